@@ -1,0 +1,53 @@
+# Everything runs in a local .venv; `make demo` and `make test` need nothing but Python >= 3.11 (with venv) and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+JOBS ?= 2
+
+.PHONY: demo test lint bench smoke conformance check-python clean
+
+demo: $(VENV)/run.stamp
+	@$(BIN)/optprobe demo
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -p no:cacheprovider
+
+lint: $(VENV)/lint.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m pytest bench -q -p no:cacheprovider --benchmark-only --benchmark-columns=min,median,rounds,ops
+
+conformance: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.probes.conformance
+
+# The built wheel, without the source tree's packages on the path.
+smoke: $(VENV)/lint.stamp
+	sh tests/smoke.sh $(PYTHON)
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'optprobe needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ...' >&2; exit 2; }
+
+$(VENV)/bin/python: | check-python
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp
+	$(PIP) install -c constraints.txt pytest pytest-xdist hypothesis pytest-benchmark iced-x86
+	@touch $@
+
+$(VENV)/lint.stamp: $(VENV)/test.stamp
+	$(PIP) install -c constraints.txt ruff pyright import-linter coverage build hatchling
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The emulated SMP machine: vCPUs on Unicorn, RAM, page tables, traps and interrupts, images, snapshots. Unicorn is imported here only."""

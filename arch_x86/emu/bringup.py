@@ -1,0 +1,94 @@
+"""What an image needs run before its first call: the resolvers of indirect functions, and the set-up of each thread. Answers to
+glibc's elf/dl-irel.h (``elf_ifunc_invoke``) and to what elf/rtld.c does before it enters a program.
+
+All of it is guest code on the machine's own CPUs, before anybody can probe it; clock, registers and stacks then start anew.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from engine.errors import InputError
+from engine.image import Symbol
+from engine.kallsyms import Kallsyms
+
+if TYPE_CHECKING:
+    from arch_x86.emu.execute import Executor
+    from arch_x86.emu.fault import GuestFault
+
+__all__ = ("bring_up",)
+
+_LIMIT: Final = 1_000_000
+_MASK: Final = (1 << 64) - 1
+
+
+def bring_up(executor: Executor) -> None:
+    """Bring the machine of ``executor`` up, once. A name that is an indirect function then leads to what its resolver chose.
+
+    A resolver may ask the system for something: the answer is ENOSYS, as of a kernel that does not know the call.
+
+    :raises InputError: a resolver that a relocation needs, or a set-up function, died or did not end; the machine is closed.
+    """
+    machine = executor.machine
+    if machine.is_up:
+        return
+    machine.is_up = True
+    image = machine.image
+    indirect = [symbol for symbol in image.symbols if symbol.indirect]
+    if not (image.deferred or image.thread_setup or indirect):
+        return
+    before = [cpu.save() for cpu in machine.cpus]
+    executor.has_system = False
+    try:
+        answers = _relocate(executor)
+        for cpu in range(len(machine.cpus)):
+            for addr in image.thread_setup:
+                fault = _call(executor, addr, cpu)
+                if fault is not None:
+                    raise InputError(f"{image.name}: setting a thread up died at {fault.place}: {fault.kind}: {fault.explain}")
+        moved = [symbol for each in indirect if (symbol := _target(executor, each, answers)) is not None]
+    except InputError:
+        machine.close()
+        raise
+    executor.has_system = True
+    machine.kallsyms = Kallsyms(image, moved)
+    machine.clock = 0
+    for cpu, state, task in zip(machine.cpus, before, machine.tasks, strict=True):
+        cpu.restore(state)
+        task.reset()
+        size = machine.config.stack_pages * 4096
+        machine.ram.write(task.stack_top - size, bytes(size))
+
+
+def _relocate(executor: Executor) -> dict[int, int]:
+    """Do the deferred relocations. Returns what each resolver answered."""
+    machine = executor.machine
+    answers: dict[int, int] = {}
+    for item in machine.image.deferred:
+        if item.resolver not in answers:
+            fault = _call(executor, item.resolver)
+            if fault is not None:
+                name = item.symbol or machine.kallsyms.describe(item.resolver)
+                raise InputError(f"{machine.image.name}: the resolver of {name} died at {fault.place}: {fault.kind}: {fault.explain}")
+            answers[item.resolver] = machine.cpus[0].registers()[0]
+        if not machine.ram.write(item.place, struct.pack("<Q", (answers[item.resolver] + item.addend) & _MASK)):
+            raise InputError(f"{machine.image.name}: an indirect function's address goes to {item.place:#x}, which is not writable")
+    return answers
+
+
+def _target(executor: Executor, symbol: Symbol, answers: dict[int, int]) -> Symbol | None:
+    """The function that callers of indirect function ``symbol`` get, under its name. None where the resolver does not say."""
+    machine = executor.machine
+    if symbol.addr not in answers:
+        answers[symbol.addr] = 0 if _call(executor, symbol.addr) is not None else machine.cpus[0].registers()[0]
+    addr = answers[symbol.addr]
+    if not machine.image.is_text(addr):
+        return None
+    found = machine.kallsyms.lookup(addr)
+    return Symbol(symbol.name, addr, found[0].size - found[1] if found is not None else 0)
+
+
+def _call(executor: Executor, addr: int, cpu: int = 0) -> GuestFault | None:
+    executor.begin_call(cpu, addr)
+    return executor.run_call(cpu, _LIMIT)

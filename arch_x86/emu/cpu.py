@@ -1,0 +1,282 @@
+"""A vCPU: a Unicorn instance, its fetch view, and exceptions as frames on the guest stack.
+
+:meth:`Cpu.run` returns an exit reason and the number of instructions retired, as KVM_RUN does; nothing is
+decided inside a callback. Traps and interrupts are delivered as the CPU would (SDM vol. 3, 6.14): SS, RSP, RFLAGS, CS, RIP
+on a 16-byte aligned stack, an error code where the vector has one, IF and TF cleared, on to a guest stub.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import Enum, auto
+from typing import Final
+
+from arch_x86.emu.frames import FrameStore
+from arch_x86.emu.memory import PageTables, Ram
+from arch_x86.emu.uc import RFLAGS, RSP, UC_ERR_INSN_INVALID, Context, UcInstance
+from arch_x86.text.version import PAGE_SIZE, TextPage, TextVersion
+
+__all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "FLAG_DF", "FLAG_IF", "FLAG_TF", "Cpu", "CpuState", "ExitReason")
+
+CODE_SELECTOR: Final = 0x08
+DATA_SELECTOR: Final = 0x10
+FLAG_TF: Final = 1 << 8
+FLAG_IF: Final = 1 << 9
+FLAG_DF: Final = 1 << 10
+_FLAG_NT: Final = 1 << 14
+_FLAG_RF: Final = 1 << 16
+_RED_ZONE: Final = 128
+_FRAME: Final = struct.Struct("<5Q")
+_FRAME_CODE: Final = struct.Struct("<6Q")
+_TRAPS: Final = frozenset({1, 3, 4})
+_PAGE_FAULT: Final = 14
+_CONTRIBUTORY: Final = frozenset({0, 8, 10, 11, 12, 13, 14})
+
+
+class ExitReason(Enum):
+    """Why :meth:`Cpu.run` came back."""
+
+    BUDGET = auto()
+    """The budget is spent."""
+    EXCEPTION = auto()
+    """An exception: :attr:`Cpu.vector`; nothing has been delivered yet."""
+    HYPERCALL = auto()
+    """A ``hlt`` was executed; RIP is behind it."""
+    SYSCALL = auto()
+    """``syscall`` or ``sysenter``: there is no system here."""
+    STUCK = auto()
+    """The emulator gave up: :attr:`Cpu.error`."""
+
+
+class CpuState:
+    """All of one vCPU at a moment; see :meth:`Cpu.save`."""
+
+    __slots__ = ("context", "interrupts", "retired", "rip", "view")
+
+    def __init__(self, context: Context, rip: int, retired: int, interrupts: int, view: TextVersion) -> None:
+        self.context = context
+        self.rip = rip
+        self.retired = retired
+        self.interrupts = interrupts
+        self.view = view
+
+
+class Cpu:
+    """vCPU ``index`` of a machine.
+
+    ``view`` is the text version that it fetches from; ``retired`` and ``interrupts`` count since the machine was built.
+    A page of the image's text appears in its page tables when it is first executed or read: of a library, few ever are, and each
+    costs a look for what must trap. The machine's own text is there at once, so that CR2 stays as a guest's page fault set it.
+    """
+
+    __slots__ = (
+        "_frames",
+        "_lazy",
+        "_mapped",
+        "_present",
+        "_ram",
+        "_scratch",
+        "_tables",
+        "_waiting",
+        "error",
+        "index",
+        "interrupts",
+        "red_zone",
+        "retired",
+        "uc",
+        "vector",
+        "view",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        uc: UcInstance,
+        *,
+        ram: Ram,
+        tables: PageTables,
+        frames: FrameStore,
+        view: TextVersion,
+        red_zone: bool,
+    ) -> None:
+        self.index = index
+        self.uc = uc
+        self.view = view
+        self.red_zone = red_zone
+        self.retired = 0
+        self.interrupts = 0
+        self.vector = -1
+        self.error = 0
+        self._ram = ram
+        self._tables = tables
+        self._frames = frames
+        self._mapped: TextVersion | None = None
+        self._present: dict[int, TextPage] = {}
+        self._waiting: dict[int, TextPage] = {}
+        self._scratch = uc.new_context()
+        self._lazy = uc.tells_fetches
+
+    # Fetch view -------------------------------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        """Make the page tables agree with :attr:`view`."""
+        index, tables, frames = self.index, self._tables, self._frames
+        for page in self.view.changes_from(self._mapped):
+            if page.vpn in self._present or not (self._lazy and frames.guards.concern(page.vpn)):
+                self._show_page(page)
+            else:
+                self._waiting[page.vpn] = page
+        if self._mapped is not None:
+            for page in self.view.lacks(self._mapped):
+                self._waiting.pop(page.vpn, None)
+                if self._present.pop(page.vpn, None) is not None:
+                    tables.unmap(index, page.vpn)
+        self._mapped = self.view
+        self.uc.flush_tlb()
+
+    def _page_in(self, began: int) -> int | None:
+        """Show the page whose absence ended a run. Returns how many instructions retired; None when the fault is the guest's own."""
+        uc = self.uc
+        page = self._waiting.pop(uc.cr2 // PAGE_SIZE, None)
+        if page is None:
+            return None
+        # Nothing of a block whose text can't be fetched has begun; an instruction that can't load has.
+        retired = began if uc.was_fetch(self._scratch) else began - 1
+        uc.forget_exception(self._scratch)
+        self._show_page(page)
+        return retired
+
+    def _show_page(self, page: TextPage) -> None:
+        if page.vpn not in self._present:
+            for stray in self._frames.guards.strays(page.vpn):
+                self.uc.trap_at(stray)
+        self._present[page.vpn] = page
+        self._tables.map_code(self.index, page.vpn, self._frames.frame(page))
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def rip(self) -> int:
+        """Address of the next instruction."""
+        return self.uc.rip
+
+    @rip.setter
+    def rip(self, value: int) -> None:
+        self.uc.rip = value
+
+    def run(self, budget: int) -> tuple[ExitReason, int]:
+        """Execute at most ``budget`` (above 0) instructions.
+
+        :returns: why it ended, and how many instructions retired: a trap counts the instruction that caused it, a
+            fault does not; a REP iteration counts as one.
+        """
+        if self.view is not self._mapped:
+            self._show()
+        uc = self.uc
+        done = 0
+        while True:
+            began = done + uc.start(budget - done)
+            vector = uc.vector
+            if vector != _PAGE_FAULT or (retired := self._page_in(began)) is None:
+                break
+            done = retired
+            if done >= budget:
+                self.retired += budget
+                return ExitReason.BUDGET, budget
+        if vector is None and uc.err == 0:
+            if began > budget:
+                self.retired += budget
+                return ExitReason.BUDGET, budget
+            self.retired += began
+            return ExitReason.HYPERCALL, began
+        return self._exception(vector, began)
+
+    def _exception(self, vector: int | None, began: int) -> tuple[ExitReason, int]:
+        uc = self.uc
+        self.error = uc.err
+        if vector is None and uc.err == UC_ERR_INSN_INVALID:
+            vector = 6
+        if vector is None:
+            self.retired += began - 1
+            return ExitReason.STUCK, began - 1
+        if vector >= 0x100:
+            self.retired += began
+            return ExitReason.SYSCALL, began
+        if vector in _CONTRIBUTORY:
+            uc.forget_exception(self._scratch)
+        retired = began if vector in _TRAPS or vector > 31 else began - 1
+        self.retired += retired
+        self.vector = vector
+        return ExitReason.EXCEPTION, retired
+
+    def run_uncounted(self) -> ExitReason:
+        """Execute until something happens, without counting instructions (as fast as the emulator goes, and without a limit)."""
+        if self.view is not self._mapped:
+            self._show()
+        if self._waiting:  # without a count Unicorn may leave its loop at a fault that it does not report
+            for page in self._waiting.values():
+                self._show_page(page)
+            self._waiting.clear()
+            self.uc.flush_tlb()
+        uc = self.uc
+        uc.start_uncounted()
+        if uc.vector is None and uc.err == 0:
+            return ExitReason.HYPERCALL
+        return self._exception(uc.vector, 1)[0]
+
+    # Registers --------------------------------------------------------------------------------------------------------
+
+    @property
+    def rflags(self) -> int:
+        """RFLAGS."""
+        self.uc.load()
+        return self.uc.gpr[RFLAGS]
+
+    def registers(self) -> tuple[int, ...]:
+        """The 16 general registers in encoding order (rax, rcx, rdx, rbx, rsp, ...), then RFLAGS."""
+        self.uc.load()
+        return tuple(self.uc.gpr)
+
+    # Delivery ---------------------------------------------------------------------------------------------------------
+
+    def push_frame(self, handler: int, error_code: int | None = None) -> bool:
+        """Deliver an exception or interrupt: frame on the stack, IF and TF clear, RIP at ``handler``.
+
+        Where the image has a red zone the frame first skips the 128 bytes under RSP. False, and nothing done, when the stack is
+        not mapped there (a CPU would take a double fault).
+        """
+        uc = self.uc
+        uc.load()
+        rsp, rflags = uc.gpr[RSP], uc.gpr[RFLAGS]
+        top = ((rsp - _RED_ZONE if self.red_zone else rsp) & ~15) & 0xFFFF_FFFF_FFFF_FFFF
+        words = (uc.rip, CODE_SELECTOR, rflags, rsp, DATA_SELECTOR)
+        frame = _FRAME.pack(*words) if error_code is None else _FRAME_CODE.pack(error_code, *words)
+        if not self._ram.write(top - len(frame), frame):
+            return False
+        uc.set_stack_and_flags(top - len(frame), rflags & ~(FLAG_IF | FLAG_TF | _FLAG_NT | _FLAG_RF))
+        uc.rip = handler
+        return True
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def save(self) -> CpuState:
+        """A copy of everything but memory."""
+        context = self.uc.new_context()
+        self.uc.save(context)
+        return CpuState(context, self.uc.rip, self.retired, self.interrupts, self.view)
+
+    def save_into(self, state: CpuState) -> None:
+        """:meth:`save` into a state that is not needed any more."""
+        self.uc.save(state.context)
+        state.rip = self.uc.rip
+        state.retired = self.retired
+        state.interrupts = self.interrupts
+        state.view = self.view
+
+    def restore(self, state: CpuState) -> None:
+        """Go back to ``state``."""
+        self.uc.restore(state.context)
+        self.uc.rip = state.rip
+        self.retired = state.retired
+        self.interrupts = state.interrupts
+        self.view = state.view

@@ -1,0 +1,78 @@
+"""Explaining a guest fault: kind, place and disassembly in one line."""
+
+from __future__ import annotations
+
+from arch_x86.emu.cpu import Cpu
+from arch_x86.emu.fault import FaultKind, GuestFault
+from arch_x86.emu.guards import guard_reason
+from arch_x86.emu.machine import Machine
+from arch_x86.isa.decode import decode
+from arch_x86.probes.ptregs import PtRegs
+
+__all__ = ("diagnose", "make_fault")
+
+_UD2 = b"\x0f\x0b"
+_BY_VECTOR = {
+    0: FaultKind.DIVIDE_ERROR,
+    1: FaultKind.DEBUG,
+    3: FaultKind.BREAKPOINT,
+    6: FaultKind.INVALID_OPCODE,
+    13: FaultKind.GENERAL_PROTECTION,
+}
+_WORDS = {
+    FaultKind.WRITE_TO_CODE: "writes to code at {cr2:#x}",
+    FaultKind.WRITE_TO_CONSTANT: "writes to read-only data at {cr2:#x}",
+    FaultKind.UNMAPPED_ACCESS: "accesses unmapped memory at {cr2:#x}",
+    FaultKind.UNMAPPED_FETCH: "execution reached unmapped memory at {rip:#x}",
+    FaultKind.NO_EXECUTE: "execution reached data at {rip:#x}",
+    FaultKind.GENERAL_PROTECTION: "general protection fault (a non-canonical address or a privileged operation)",
+    FaultKind.DIVIDE_ERROR: "divide error",
+    FaultKind.INVALID_OPCODE: "invalid opcode",
+    FaultKind.BREAKPOINT: "breakpoint that no probe put there (int3 padding or filler)",
+    FaultKind.DEBUG: "single-step trap that no probe asked for",
+    FaultKind.SOFTWARE_INTERRUPT: "software interrupt: there is no system here",
+    FaultKind.SYSTEM_CALL: "system call: there is no system here",
+    FaultKind.HALT: "hlt",
+    FaultKind.DOUBLE_FAULT: "the stack is not mapped where a trap frame would go (stack overflow, or RSP holds something else)",
+    FaultKind.EMULATOR: "the emulator gave up (Unicorn error {error})",
+}
+
+
+def make_fault(machine: Machine, cpu: int, rip: int, kind: FaultKind, explain: str) -> GuestFault:
+    """A fault at ``rip`` with the function it lies in."""
+    found = machine.kallsyms.lookup(rip)
+    symbol, offset = (found[0].name, found[1]) if found else ("", 0)
+    return GuestFault(cpu=cpu, rip=rip, symbol=symbol, offset=offset, kind=kind, explain=explain)
+
+
+def _page_fault_kind(machine: Machine, rip: int, cr2: int) -> FaultKind:
+    fetch = cr2 == rip or (rip < cr2 < rip + 15 and cr2 % 4096 == 0 and not machine.ram.mapped(rip))
+    if fetch:
+        return FaultKind.NO_EXECUTE if machine.read(cr2, 1) is not None else FaultKind.UNMAPPED_FETCH
+    if machine.text.store.covers(cr2, 1):
+        return FaultKind.WRITE_TO_CODE
+    return FaultKind.WRITE_TO_CONSTANT if machine.read(cr2, 1) is not None else FaultKind.UNMAPPED_ACCESS
+
+
+def diagnose(
+    machine: Machine, vcpu: Cpu, rip: int, kind: FaultKind | None, *, vector: int | None = None, regs: PtRegs | None = None
+) -> GuestFault:
+    """The fault record for an exception ``vector`` (or a given ``kind``) at ``rip``."""
+    del regs  # the registers at the fault are for the timeline of a later part
+    cr2 = vcpu.uc.cr2
+    # The image's own bytes, not the text: a probe's breakpoint would hide the instruction that faulted.
+    code = machine.image.read(rip, 15) if machine.image.is_text(rip) else machine.text.read(rip, 15)
+    insn = decode(code, rip) if code else None
+    guarded = guard_reason(insn) if insn is not None and vector == 6 else None
+    if kind is None:
+        kind = _page_fault_kind(machine, rip, cr2) if vector == 14 else _BY_VECTOR.get(vector or 0, FaultKind.EMULATOR)
+    if guarded is not None:
+        kind = FaultKind.UNSUPPORTED_OPCODE
+        words = f"uses {guarded}"
+    elif kind is FaultKind.INVALID_OPCODE and insn is not None and insn.raw != _UD2 and not insn.text.startswith("ud"):
+        kind = FaultKind.UNSUPPORTED_OPCODE
+        words = "is an instruction that the emulator does not support"
+    else:
+        words = _WORDS[kind].format(cr2=cr2, rip=rip, error=vcpu.error)
+    shown = f"`{insn.text}` [{insn.raw.hex(' ')}]: " if insn is not None else f"[{code.hex(' ')}]: " if code else ""
+    return make_fault(machine, vcpu.index, rip, kind, shown + words)

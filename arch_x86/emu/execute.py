@@ -1,0 +1,289 @@
+"""Running guest code: calls, turns, traps to their stubs and handlers, injected interrupts, faults.
+
+Everything that happens between two guest instructions happens here, outside of the emulator's callbacks.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from arch_x86.emu.bringup import bring_up
+from arch_x86.emu.cpu import FLAG_IF, FLAG_TF, Cpu, ExitReason
+from arch_x86.emu.diagnose import diagnose, make_fault
+from arch_x86.emu.fault import FaultKind, GuestFault
+from arch_x86.emu.images.routines import ENDINGS
+from arch_x86.emu.machine import Machine
+from arch_x86.emu.stubs import VECTORS
+from arch_x86.emu.task import TaskState
+from arch_x86.emu.uc import RAX, RDI, RFLAGS, RSI, RSP
+from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
+from engine.errors import EngineBug
+
+__all__ = ("INTEGER_ARGUMENTS", "Executor", "InterruptPlan")
+
+INTEGER_ARGUMENTS: Final = (7, 6, 2, 1, 8, 9)
+"""Registers of the integer arguments (System V ABI 3.2.3): rdi, rsi, rdx, rcx, r8, r9, as indices into ``UcInstance.gpr``."""
+_FLAGS_AT_CALL: Final = 0x202
+_HANDLER_MAX: Final = 1_000
+_ENOSYS: Final = -38 & (1 << 64) - 1
+_PAUSE: Final = b"\xf3\x90"
+_BREAKPOINT, _DEBUG, _PAGE_FAULT = 3, 1, 14
+_ERROR_WRITE, _ERROR_FETCH = 2, 16
+
+
+class InterruptPlan(Protocol):
+    """When external interrupts come, in retired instructions of the vCPU they hit."""
+
+    def due(self, cpu: int, retired: int) -> int | None:
+        """Instructions from now to the next interrupt of ``cpu`` (0: now; None: never)."""
+        ...
+
+    def taken(self, cpu: int, retired: int) -> None:
+        """It was delivered, and its handler will have returned when ``retired`` instructions have retired: what the handler itself
+        runs does not count, or a short period would never let the interrupted code go on."""
+        ...
+
+
+class Executor:
+    """Runs the vCPUs of one machine, which it brings up first if nobody has.
+
+    :ivar has_system: false while the machine comes up: a system call then fails by ENOSYS, where else it ends the call.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._exception_at = machine.stubs.exceptions
+        self._handler_length: int | None = None
+        self.has_system = True
+        bring_up(self)
+
+    # Calls ------------------------------------------------------------------------------------------------------------
+
+    def begin_call(self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()) -> None:
+        """Set vCPU ``cpu`` up as if just called at ``addr`` (System V: at most 6 integers and 8 doubles, DF clear, stack aligned)."""
+        task = self.machine.tasks[cpu]
+        if task.state is TaskState.RUNNING:
+            raise EngineBug(f"CPU {cpu} is still in a call")
+        if len(integers) > len(INTEGER_ARGUMENTS) or len(floats) > 8:
+            raise EngineBug("more arguments than registers")
+        vcpu = self.machine.cpus[cpu]
+        uc = vcpu.uc
+        top = task.stack_top - 64
+        for index in range(16):
+            uc.gpr[index] = 0
+        for register, value in zip(INTEGER_ARGUMENTS, integers, strict=False):
+            uc.gpr[register] = value & (1 << 64) - 1
+        uc.gpr[RAX] = len(floats)
+        uc.gpr[RSP] = top - 8
+        uc.gpr[RFLAGS] = _FLAGS_AT_CALL
+        uc.store()
+        uc.write_xmm(b"".join(struct.pack("<d8x", value) for value in floats).ljust(256, b"\0"))
+        self.machine.ram.write(top - 8, struct.pack("<Q", self.machine.stubs.call_return))
+        vcpu.rip = addr
+        task.base_rsp = top
+        task.state = TaskState.RUNNING
+        task.fault = None
+        task.started = vcpu.retired
+
+    def running(self, cpu: int) -> bool:
+        """True while a call is under way on ``cpu``."""
+        return self.machine.tasks[cpu].state is TaskState.RUNNING
+
+    # Turns ------------------------------------------------------------------------------------------------------------
+
+    def advance(self, cpu: int, budget: int, plan: InterruptPlan | None = None) -> int:
+        """Run ``cpu`` for ``budget`` retired instructions, or until its call ends. Returns how many retired."""
+        machine = self.machine
+        vcpu, task = machine.cpus[cpu], machine.tasks[cpu]
+        left = budget
+        while left > 0 and task.state is TaskState.RUNNING:
+            chunk = left
+            if plan is not None:
+                due = plan.due(cpu, vcpu.retired)
+                if due == 0:
+                    if self.interrupt(cpu):
+                        plan.taken(cpu, vcpu.retired + self._measure_handler(vcpu))
+                        continue
+                    due = 1  # held back by IF: look again after each instruction
+                if due is not None:
+                    chunk = min(left, due)
+            reason, retired = vcpu.run(chunk)
+            machine.clock += retired
+            left -= retired
+            if reason is not ExitReason.BUDGET:
+                self._exit(vcpu, reason)
+                if retired == 0 and task.state is TaskState.RUNNING:
+                    left -= 1  # a fault that a handler mends without progress must not hang us
+        return budget - left
+
+    def run_call(self, cpu: int, limit: int, plan: InterruptPlan | None = None) -> GuestFault | None:
+        """Run one vCPU to the end of its call, at most ``limit`` instructions."""
+        self.advance(cpu, limit, plan)
+        if self.running(cpu):
+            self.limit_reached(cpu, limit)
+        return self.machine.tasks[cpu].fault
+
+    def limit_reached(self, cpu: int, limit: int) -> None:
+        """End the call on ``cpu`` with an instruction-limit fault."""
+        vcpu = self.machine.cpus[cpu]
+        text = f"the call did not end within {limit} instructions (--max-instructions)"
+        self._end(vcpu, make_fault(self.machine, cpu, vcpu.rip, FaultKind.INSTRUCTION_LIMIT, text))
+
+    def run_uncounted(self, cpu: int) -> GuestFault | None:
+        """Run one vCPU to the end of its call as fast as the emulator goes: no count, no limit, no interrupts."""
+        vcpu, task = self.machine.cpus[cpu], self.machine.tasks[cpu]
+        while task.state is TaskState.RUNNING:
+            self._exit(vcpu, vcpu.run_uncounted())
+        return task.fault
+
+    def interrupt(self, cpu: int) -> bool:
+        """Deliver an external interrupt, if IF allows one here."""
+        vcpu = self.machine.cpus[cpu]
+        vcpu.uc.load()
+        if not vcpu.uc.gpr[RFLAGS] & FLAG_IF:
+            return False
+        if not vcpu.push_frame(self.machine.stubs.interrupt):
+            self._stack_gone(vcpu)
+            return True
+        vcpu.interrupts += 1
+        return True
+
+    def _measure_handler(self, vcpu: Cpu) -> int:
+        """Instructions that the interrupt handler retires: found by running it once in single steps, and going back."""
+        if self._handler_length is None:
+            snap = self.machine.snapshot()
+            retired = vcpu.retired
+            while not vcpu.rflags & FLAG_IF and vcpu.retired - retired < _HANDLER_MAX:
+                vcpu.run(1)
+            self._handler_length = vcpu.retired - retired
+            self.machine.restore(snap)
+            self.machine.release(snap)
+        return self._handler_length
+
+    # Exits ------------------------------------------------------------------------------------------------------------
+
+    def _exit(self, vcpu: Cpu, reason: ExitReason) -> None:
+        match reason:
+            case ExitReason.HYPERCALL:
+                self._hypercall(vcpu)
+            case ExitReason.EXCEPTION:
+                self._exception(vcpu)
+            case ExitReason.SYSCALL if not self.has_system:
+                vcpu.uc.load()
+                vcpu.uc.gpr[RAX] = _ENOSYS
+                vcpu.uc.store()
+            case ExitReason.SYSCALL:
+                self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SYSTEM_CALL))
+            case ExitReason.STUCK:
+                self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, FaultKind.EMULATOR))
+            case ExitReason.BUDGET:
+                pass
+
+    def _exception(self, vcpu: Cpu) -> None:
+        """Into the guest's stub for the vector; what has none ends the call."""
+        handler = self._exception_at.get(vcpu.vector)
+        if handler is None:
+            kind = FaultKind.DOUBLE_FAULT if vcpu.vector == 8 else FaultKind.SOFTWARE_INTERRUPT
+            length = 2 if kind is FaultKind.SOFTWARE_INTERRUPT else 0
+            self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - length, kind))
+            return
+        code = None
+        if VECTORS[vcpu.vector][1]:
+            code = self._error_code(vcpu) if vcpu.vector == _PAGE_FAULT else 0
+        if not vcpu.push_frame(handler, code):
+            self._stack_gone(vcpu)
+
+    def _error_code(self, vcpu: Cpu) -> int:
+        """#PF error code (SDM vol. 3, 4.7). Unicorn does not give it: a present page faults on writes and on fetches only."""
+        addr, rip = vcpu.uc.cr2, vcpu.rip
+        fetch = addr == rip or (rip < addr < rip + 15 and addr % 4096 == 0)
+        present = self.machine.read(addr, 1) is not None
+        if fetch:
+            return _ERROR_FETCH | present
+        return (_ERROR_WRITE | 1) if present else 0
+
+    def _stack_gone(self, vcpu: Cpu) -> None:
+        self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, FaultKind.DOUBLE_FAULT))
+
+    def _hypercall(self, vcpu: Cpu) -> None:
+        machine = self.machine
+        name = machine.stubs.hypercalls.get(vcpu.rip)
+        if name == "call_return":
+            machine.tasks[vcpu.index].state = TaskState.IDLE
+        elif name == "optimized_callback":
+            self._optimized_callback(vcpu)
+        elif name == "schedule":
+            pass  # a voluntary schedule(): nobody else to run
+        elif name is not None:
+            self._trap(vcpu, int(name.partition(":")[2]))
+        elif vcpu.rip - 1 in machine.import_at:
+            missing = machine.import_at[vcpu.rip - 1]
+            kind = FaultKind.ABORT if missing in ENDINGS else FaultKind.UNRESOLVED_FUNCTION
+            text = f"is not defined in the image; give it a value with --stub {missing}=ret:N, or name a library by --with LIB"
+            text = f"{missing}: {ENDINGS[missing]}" if missing in ENDINGS else f"{missing} {text}"
+            caller = machine.ram.read_u64(vcpu.registers()[RSP]) or vcpu.rip
+            self._end(vcpu, make_fault(machine, vcpu.index, caller, kind, text))
+        else:
+            self._end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
+
+    def _regs_at(self, addr: int) -> PtRegs:
+        data = self.machine.ram.read(addr, PT_REGS_SIZE)
+        if data is None:
+            raise EngineBug(f"pt_regs at {addr:#x} are not in guest memory")
+        return PtRegs.unpack(data)
+
+    def _trap(self, vcpu: Cpu, vector: int) -> None:
+        """A trap stub has pushed pt_regs and asks what to do."""
+        machine = self.machine
+        vcpu.uc.load()
+        at = vcpu.uc.gpr[RSP]
+        regs = self._regs_at(at)
+        handler = machine.trap_handler
+        if handler is not None:
+            if vector == _BREAKPOINT:
+                mine = handler.int3(vcpu.index, regs)
+            elif vector == _DEBUG:
+                mine = handler.debug(vcpu.index, regs)
+            else:
+                mine = handler.fault(vcpu.index, regs, vector)
+            if mine:
+                if regs.flags & FLAG_TF and machine.text.read(regs.ip, 2) == _PAUSE:
+                    self._step_pause(vcpu, regs)
+                machine.ram.write(at, regs.pack())
+                return
+        fixup = next((e.fixup for e in machine.image.exception_table if e.insn == regs.ip), None)
+        if fixup is not None and vector not in (_BREAKPOINT, _DEBUG):
+            regs.ip = fixup
+            machine.ram.write(at, regs.pack())
+            return
+        rip = regs.ip - 1 if vector == _BREAKPOINT else regs.ip
+        if handler is not None:
+            rip = handler.original_ip(rip)
+        self._end(vcpu, diagnose(machine, vcpu, rip, None, vector=vector, regs=regs))
+
+    def _step_pause(self, vcpu: Cpu, regs: PtRegs) -> None:
+        """Unicorn leaves its loop at ``pause`` and forgets the single-step trap behind it: take the step, and the trap, here."""
+        assert self.machine.trap_handler is not None
+        regs.ip += len(_PAUSE)
+        vcpu.retired += 1
+        self.machine.clock += 1
+        self.machine.trap_handler.debug(vcpu.index, regs)
+
+    def _optimized_callback(self, vcpu: Cpu) -> None:
+        """A detour buffer calls: rdi is its number, rsi its pt_regs."""
+        vcpu.uc.load()
+        op_id, at = vcpu.uc.gpr[RDI], vcpu.uc.gpr[RSI]
+        handler = self.machine.trap_handler
+        if handler is None:
+            raise EngineBug("a detour buffer ran on a machine without probes")
+        regs = self._regs_at(at)
+        regs.sp = at + PT_REGS_SIZE + (128 if vcpu.red_zone else 0)
+        handler.optimized_callback(vcpu.index, op_id, regs)
+        self.machine.ram.write(at, regs.pack())
+
+    def _end(self, vcpu: Cpu, fault: GuestFault) -> None:
+        task = self.machine.tasks[vcpu.index]
+        task.state = TaskState.FAULTED
+        task.fault = fault

@@ -1,0 +1,60 @@
+"""Guest faults: how a call ends when the emulated program dies. A result with an explanation, never an exception of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ("FaultKind", "GuestFault")
+
+
+class FaultKind(StrEnum):
+    """Closed list of what can end a call."""
+
+    WRITE_TO_CODE = "write-to-code"
+    WRITE_TO_CONSTANT = "write-to-constant"
+    UNMAPPED_ACCESS = "unmapped-access"
+    UNMAPPED_FETCH = "unmapped-fetch"
+    NO_EXECUTE = "no-execute"
+    GENERAL_PROTECTION = "general-protection"
+    DIVIDE_ERROR = "divide-error"
+    INVALID_OPCODE = "invalid-opcode"
+    UNSUPPORTED_OPCODE = "unsupported-opcode"
+    BREAKPOINT = "breakpoint"
+    DEBUG = "debug"
+    SOFTWARE_INTERRUPT = "software-interrupt"
+    SYSTEM_CALL = "system-call"
+    HALT = "halt"
+    DOUBLE_FAULT = "double-fault"
+    UNRESOLVED_FUNCTION = "unresolved-function"
+    ABORT = "abort"
+    INSTRUCTION_LIMIT = "instruction-limit"
+    EMULATOR = "emulator"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFault:
+    """Where and why. ``symbol`` is "" where RIP lies in no function; ``explain`` is one line with the disassembly."""
+
+    cpu: int
+    rip: int
+    symbol: str
+    offset: int
+    kind: FaultKind
+    explain: str
+
+    def to_json(self) -> dict[str, object]:
+        """The ``fault`` object of ``optprobe run --json``."""
+        return {
+            "cpu": self.cpu,
+            "rip": self.rip,
+            "symbol": self.symbol,
+            "offset": self.offset,
+            "kind": str(self.kind),
+            "explain": self.explain,
+        }
+
+    @property
+    def place(self) -> str:
+        """``symbol+0xoffset``, or the bare address."""
+        return f"{self.symbol}+{self.offset:#x}" if self.symbol else f"{self.rip:#x}"

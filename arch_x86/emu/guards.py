@@ -1,0 +1,164 @@
+"""Instructions that must not reach the emulator: it would run them wrongly, silently, or differently on each machine.
+
+Unicorn 2.1.4 decodes 128-bit AVX as if it were SSE (``vpaddb xmm0, xmm1, xmm2`` adds xmm2 to xmm0); ``rdtsc`` gives the host's
+time and ``rdrand``/``rdseed`` real random numbers. All are found by decoding the functions that may hold one; outside of functions,
+where code can't be told from data, by asking what an instruction would be if one started there.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.insn import Branch, Insn
+from arch_x86.text.version import PAGE_SIZE
+from engine.image import Image, Segment
+
+__all__ = ("Guards", "guard_reason")
+
+# A cheap look for bytes that could start such an instruction; only functions with a match are decoded.
+_SUSPECT: Final = re.compile(
+    rb"[\xc4\xc5\x62][\x00-\xff]{2}|\x0f\x31|\x0f\x01\xf9|\x0f\xc7[\xf0-\xff]|\x66[\x66\x67\xf2\xf3\x40-\x47]*(?:[\x70-\x7f\xc2\xc3\xe0-\xe3\xe8\xe9\xeb\xff]|\x0f[\x80-\x8f])",
+    re.DOTALL,
+)
+_ANYWHERE: Final = re.compile(rb"(?=" + _SUSPECT.pattern + rb")", re.DOTALL)  # matches that overlap, too
+_PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3, *range(0x40, 0x50)))
+_NEAR: Final = frozenset({Branch.JMP, Branch.JCC, Branch.CALL, Branch.LOOP, Branch.RET, Branch.JMP_INDIRECT_REG, Branch.CALL_INDIRECT_REG})
+_OPERAND_SIZE: Final = 0x66
+_REX_W: Final = 8
+# BMI1 and BMI2 are VEX-encoded and emulated well: 0f38 f2, f3, f5, f6, f7 and 0f3a f0.
+_BMI_0F38: Final = frozenset({0xF2, 0xF3, 0xF5, 0xF6, 0xF7})
+
+
+def _is_bmi(raw: bytes) -> bool:
+    if raw[0] != 0xC4:
+        return False
+    page, opcode = raw[1] & 0x1F, raw[3]
+    return (page == 2 and opcode in _BMI_0F38) or (page == 3 and opcode == 0xF0)
+
+
+def guard_reason(insn: Insn) -> str | None:
+    """Why ``insn`` has to trap, in a few words, or None when it may run."""
+    raw = insn.raw
+    if insn.vex:
+        start = len(insn.prefixes)
+        body = raw[start:]
+        return None if _is_bmi(body) else "AVX, which the emulator does not support"
+    if insn.branch in _NEAR and _OPERAND_SIZE in insn.prefixes and not insn.rex & _REX_W:
+        return "an operand-size prefix on a near branch, which processors read differently"
+    if insn.opcode == b"\x0f\x31" or raw.endswith(b"\x0f\x01\xf9"):
+        return "the time-stamp counter, which would make runs differ"
+    if insn.opcode == b"\x0f\xc7" and insn.modrm is not None and insn.modrm >= 0xF0:
+        return "a hardware random number, which would make runs differ"
+    return None
+
+
+class Guards:
+    """The instructions of ``image`` to guard, found a page at a time: most of a library is never executed."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._spans = _spans(image)
+        self._starts = [start for start, _ in self._spans]
+        text = [segment for segment in image.segments if segment.executable]
+        self._pages = frozenset(vpn for s in text for vpn in range(s.addr // PAGE_SIZE, -(-s.end // PAGE_SIZE)))
+        self._gaps = _gaps(text, self._spans)
+        self._gap_starts = [start for start, _ in self._gaps]
+        self._found: dict[int, tuple[tuple[int, bytes], ...]] = {}
+
+    def in_page(self, vpn: int) -> tuple[tuple[int, bytes], ...]:
+        """``(address, bytes)`` of each one that has a byte in page ``vpn``, in address order."""
+        first, last = vpn * PAGE_SIZE, (vpn + 1) * PAGE_SIZE
+        found: list[tuple[int, bytes]] = []
+        at = max(bisect_right(self._starts, first) - 1, 0)
+        while at < len(self._spans) and self._spans[at][0] < last:
+            found += (guard for guard in self._in_span(at) if guard[0] < last and guard[0] + len(guard[1]) > first)
+            at += 1
+        return tuple(found)
+
+    def concern(self, vpn: int) -> bool:
+        """True when page ``vpn`` holds code of the image, which has to be looked at."""
+        return vpn in self._pages
+
+    def strays(self, vpn: int) -> list[int]:
+        """Addresses in page ``vpn``, outside of all functions, where such an instruction starts if an instruction starts there.
+
+        Nobody knows what is code there, so nothing can be replaced: the emulator has to stop when it comes to one of them.
+        """
+        first, last = vpn * PAGE_SIZE, (vpn + 1) * PAGE_SIZE
+        found: set[int] = set()
+        for at in range(max(bisect_right(self._gap_starts, first) - 1, 0), len(self._gaps)):
+            start, size = self._gaps[at]
+            if start >= last:
+                break
+            low, high = max(start, first), min(start + size, last)
+            code = self._image.read(low, high - low + MAX_INSN_SIZE) if low < high else b""
+            for match in _ANYWHERE.finditer(code):
+                offsets = (offset for offset in _with_prefixes(code, match.start()) if offset < high - low)
+                found.update(low + offset for offset in offsets if _is_guarded(code, offset))
+        return sorted(found)
+
+    def _in_span(self, at: int) -> tuple[tuple[int, bytes], ...]:
+        found = self._found.get(at)
+        if found is None:
+            start, size = self._spans[at]
+            code = self._image.read(start, size)
+            found = self._found[at] = tuple(_guards_in(start, code)) if _SUSPECT.search(code) else ()
+        return found
+
+
+def _spans(image: Image) -> list[tuple[int, int]]:
+    """Address and size of what no earlier function covers, of each function."""
+    spans: list[tuple[int, int]] = []
+    done = 0
+    for function in image.functions:
+        start = max(function.addr, done)
+        if function.addr + function.size <= start or not image.is_text(function.addr):
+            continue
+        segment = image.segment_at(start)
+        done = min(function.addr + function.size, segment.end if segment is not None else start)
+        if done > start:
+            spans.append((start, done - start))
+    return spans
+
+
+def _gaps(text: Sequence[Segment], spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Address and size of what lies between the functions, in address order."""
+    gaps: list[tuple[int, int]] = []
+    for segment in sorted(text, key=lambda segment: segment.addr):
+        done = segment.addr
+        for start, size in spans[bisect_left(spans, (segment.addr, 0)) : bisect_left(spans, (segment.end, 0))]:
+            if start > done:
+                gaps.append((done, start - done))
+            done = start + size
+        if segment.end > done:
+            gaps.append((done, segment.end - done))
+    return gaps
+
+
+def _with_prefixes(code: bytes, offset: int) -> Iterator[int]:
+    """``offset``, and each place before it from which nothing but prefixes lead to it."""
+    yield offset
+    while offset and code[offset - 1] in _PREFIXES:
+        offset -= 1
+        yield offset
+
+
+def _is_guarded(code: bytes, offset: int) -> bool:
+    insn = decode(code[offset : offset + MAX_INSN_SIZE], 0)
+    return insn is not None and guard_reason(insn) is not None
+
+
+def _guards_in(addr: int, code: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset < len(code):
+        insn = decode(code[offset : offset + 15], addr + offset)
+        if insn is None:
+            offset += 1
+            continue
+        if guard_reason(insn) is not None:
+            yield insn.addr, insn.raw
+        offset += insn.length

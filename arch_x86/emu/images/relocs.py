@@ -1,0 +1,147 @@
+"""Relocation arithmetic. Pure: a type and the operands of its formula in, the bytes to store out.
+
+Source: System V ABI, AMD64 supplement 1.0, section 4.4.1 with tables 4.9 and 4.10 (letters S, A, P, G and GOT as there).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, cast
+
+from elftools.elf.enums import ENUM_RELOC_TYPE_x64
+
+__all__ = (
+    "COPY",
+    "DTPMOD64",
+    "DTPOFF64",
+    "GLOB_DAT",
+    "GOTTPOFF",
+    "GOT_TYPES",
+    "INDIRECT_TYPES",
+    "IRELATIVE",
+    "JUMP_SLOT",
+    "LOADER_TYPES",
+    "NONE",
+    "PC32",
+    "PLT32",
+    "RELATIVE",
+    "RELATIVE_TYPES",
+    "THREAD_TYPES",
+    "TLSDESC",
+    "compute",
+    "supported",
+    "type_name",
+    "width",
+)
+
+NONE: Final = 0
+PC32: Final = 2
+PLT32: Final = 4
+COPY: Final = 5
+GLOB_DAT: Final = 6
+JUMP_SLOT: Final = 7
+RELATIVE: Final = 8
+DTPMOD64: Final = 16
+DTPOFF64: Final = 17
+GOTTPOFF: Final = 22
+TLSDESC: Final = 36
+IRELATIVE: Final = 37
+RELATIVE_TYPES: Final = frozenset((8, 38))
+GOT_TYPES: Final = frozenset((9, GOTTPOFF, 41, 42))
+"""GOTPCREL, GOTTPOFF, GOTPCRELX, REX_GOTPCRELX: the operand is the symbol's slot in the GOT."""
+INDIRECT_TYPES: Final = frozenset((1, GLOB_DAT, JUMP_SLOT))
+"""Those that ld.so fills with the answer of an indirect function's resolver: 64, GLOB_DAT, JUMP_SLOT."""
+THREAD_TYPES: Final = frozenset((DTPMOD64, DTPOFF64, 18, GOTTPOFF, 23, TLSDESC))
+"""DTPMOD64, DTPOFF64, TPOFF64, GOTTPOFF, TPOFF32, TLSDESC: they are about thread-local data."""
+LOADER_TYPES: Final = frozenset((COPY, TLSDESC, IRELATIVE))
+"""Those that do more than store the value of a formula."""
+
+_UNNAMED: Final = {32: "R_X86_64_SIZE32", 33: "R_X86_64_SIZE64", 38: "R_X86_64_RELATIVE64", 41: "R_X86_64_GOTPCRELX"}
+_NAMES: Final = {
+    **{number: name for name, number in cast("dict[str, object]", ENUM_RELOC_TYPE_x64).items() if isinstance(number, int)},
+    **_UNNAMED,  # pyelftools 0.33 lacks these
+}
+
+
+class _Fits(Enum):
+    """What the stored value must survive: nothing is lost when the CPU extends it to 64 bits in this way."""
+
+    ANY = "any"
+    ZERO_EXTENDED = "zero"
+    SIGN_EXTENDED = "sign"
+    EITHER = "either"
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    size: int
+    pc_relative: bool = False
+    fits: _Fits = _Fits.SIGN_EXTENDED
+    addend: bool = True
+
+
+_ABSOLUTE: Final = _Form(8, fits=_Fits.ANY)
+_SLOT: Final = _Form(8, fits=_Fits.ANY, addend=False)
+_RELATIVE: Final = _Form(4, pc_relative=True)
+_FORMS: Final = {
+    1: _ABSOLUTE,  # R_X86_64_64: S + A
+    PC32: _RELATIVE,  # S + A - P
+    PLT32: _RELATIVE,  # L + A - P; L is S, as there is no need of a PLT
+    GLOB_DAT: _SLOT,  # S
+    JUMP_SLOT: _SLOT,  # S
+    RELATIVE: _ABSOLUTE,  # B + A, with B given as S
+    9: _RELATIVE,  # GOTPCREL: G + GOT + A - P, with the slot's address given as S
+    10: _Form(4, fits=_Fits.ZERO_EXTENDED),  # R_X86_64_32
+    11: _Form(4),  # R_X86_64_32S
+    12: _Form(2, fits=_Fits.EITHER),  # R_X86_64_16
+    13: _Form(2, pc_relative=True),  # R_X86_64_PC16
+    14: _Form(1, fits=_Fits.EITHER),  # R_X86_64_8
+    15: _Form(1, pc_relative=True),  # R_X86_64_PC8
+    DTPMOD64: _SLOT,  # the module; here the offset of its block from the thread pointer, which serves as well
+    DTPOFF64: _ABSOLUTE,  # S + A, with S from the start of the module's block
+    18: _ABSOLUTE,  # TPOFF64: S + A, with S from the thread pointer
+    GOTTPOFF: _RELATIVE,  # G + GOT + A - P, with the slot's address given as S
+    23: _Form(4),  # TPOFF32: S + A, with S from the thread pointer
+    24: _Form(8, pc_relative=True, fits=_Fits.ANY),  # R_X86_64_PC64
+    38: _ABSOLUTE,  # RELATIVE64
+    41: _RELATIVE,  # GOTPCRELX
+    42: _RELATIVE,  # REX_GOTPCRELX
+}
+
+
+def type_name(kind: int) -> str:
+    """``4`` -> ``"R_X86_64_PLT32"``; a number without a name is said as such."""
+    return _NAMES.get(kind, f"R_X86_64 relocation type {kind}")
+
+
+def supported(kind: int) -> bool:
+    """True when :func:`compute` knows ``kind`` (``NONE`` has nothing to compute)."""
+    return kind in _FORMS
+
+
+def width(kind: int) -> int:
+    """Bytes that a supported ``kind`` stores."""
+    return _FORMS[kind].size
+
+
+def compute(kind: int, symbol: int, addend: int, place: int) -> bytes | None:
+    """The bytes for a supported ``kind`` at address ``place``, None when the value does not fit (an overflow).
+
+    :param symbol: the formula's S; the load bias for RELATIVE, the address of the symbol's GOT slot for the GOT types.
+    """
+    form = _FORMS[kind]
+    value = (symbol + (addend if form.addend else 0) - (place if form.pc_relative else 0)) % (1 << 64)
+    bits = 8 * form.size
+    signed = value - (1 << 64) if value >> 63 else value
+    zero, sign = value >> bits == 0, -(1 << bits - 1) <= signed < 1 << bits - 1
+    match form.fits:
+        case _Fits.ANY:
+            good = True
+        case _Fits.ZERO_EXTENDED:
+            good = zero
+        case _Fits.SIGN_EXTENDED:
+            good = sign
+        case _Fits.EITHER:
+            good = zero or sign
+    return (value % (1 << bits)).to_bytes(form.size, "little") if good else None

@@ -1,0 +1,69 @@
+"""Where the machine puts what an image does not bring along: stubs, slots, detour buffers, per-CPU areas, stacks, buffers.
+
+Everything lies within a few dozen MiB behind the image, so that rel32 jumps and calls reach it from any text (2 GiB) and an
+image linked at a kernel address gets kernel addresses throughout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from arch_x86.text.version import PAGE_SIZE
+from engine.errors import InputError
+from engine.image import Image
+
+__all__ = ("IMPORT_CELL", "Layout", "plan_layout")
+
+IMPORT_CELL: Final = 16
+"""Bytes of stub code for each imported function."""
+_MIB: Final = 1 << 20
+_SLOTS_SIZE: Final = 4 * _MIB
+_DETOURS_SIZE: Final = 24 * _MIB
+_TOP: Final = (1 << 64) - 256 * _MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Virtual addresses. Areas ``slots`` and ``detours`` are text, the rest is data. ``thread_pages``: for thread-local data, a CPU."""
+
+    stubs: int
+    slots: int
+    slots_size: int
+    detours: int
+    detours_size: int
+    gdt: int
+    per_cpu: int
+    thread_pages: int
+    stacks: int
+    heap: int
+
+    def gs_base(self, cpu: int) -> int:
+        """Per-CPU area of ``cpu``, one page."""
+        return self.per_cpu + (2 + self.thread_pages) * cpu * PAGE_SIZE
+
+    def fs_base(self, cpu: int) -> int:
+        """Thread control block of ``cpu``, one page; thread-local data lies below it."""
+        return self.gs_base(cpu) + (1 + self.thread_pages) * PAGE_SIZE
+
+
+def plan_layout(image: Image, cpus: int, stack_pages: int) -> Layout:
+    """Addresses for a machine of ``cpus`` vCPUs with ``stack_pages`` pages of stack each.
+
+    :raises InputError: no room between the image's end and the top of the address space.
+    """
+    ends = [s.end for s in image.segments] + [i.addr + IMPORT_CELL for i in image.imports]
+    if not ends:
+        raise InputError(f"{image.name}: the image has no code; give one with at least one executable segment")
+    base = (max(ends) + _MIB) & -_MIB
+    if base >= _TOP:
+        raise InputError(f"{image.name}: ends at {max(ends):#x}; it must end below {_TOP - _MIB:#x}, to leave room for the machine")
+    stubs = base
+    slots = base + _MIB
+    detours = slots + _SLOTS_SIZE
+    gdt = detours + _DETOURS_SIZE
+    per_cpu = gdt + PAGE_SIZE
+    thread_pages = max(1, -(-len(image.thread_image) // PAGE_SIZE))
+    stacks = per_cpu + ((2 + thread_pages) * cpus + 1) * PAGE_SIZE
+    heap = stacks + cpus * (stack_pages + 1) * PAGE_SIZE + PAGE_SIZE
+    return Layout(stubs, slots, _SLOTS_SIZE, detours, _DETOURS_SIZE, gdt, per_cpu, thread_pages, stacks, heap)

@@ -1,0 +1,158 @@
+"""Guest-physical memory and the page tables that show it to the vCPUs (SDM vol. 3, 4.5: 4-level paging).
+
+Three host mappings, shared by all vCPUs of a machine: data RAM (from physical 0; what a snapshot copies), page tables (one
+tree a vCPU, so that each can have its own fetch view) and code frames (immutable pages of text). Virtual addresses are the image's own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Final
+
+from arch_x86.text.version import PAGE_SIZE
+from engine.errors import EngineBug
+
+__all__ = ("FRAMES_AT", "TABLES_AT", "PageTables", "Ram")
+
+TABLES_AT: Final = 0x8000_0000
+FRAMES_AT: Final = 0x1_0000_0000
+_PRESENT, _WRITABLE, _ACCESSED, _DIRTY = 1, 2, 0x20, 0x40
+_NO_EXECUTE: Final = 1 << 63
+_DATA: Final = _PRESENT | _WRITABLE | _ACCESSED | _DIRTY | _NO_EXECUTE
+_CONST: Final = _PRESENT | _ACCESSED | _DIRTY | _NO_EXECUTE
+_CODE: Final = _PRESENT | _ACCESSED | _DIRTY
+_LINK: Final = _PRESENT | _WRITABLE | _ACCESSED
+_MASK48: Final = (1 << 36) - 1
+
+
+def _host_of(room: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(room))
+
+
+class Ram:
+    """Data memory of ``pages`` pages at most; pages are handed out in order and :attr:`used` bytes are in use.
+
+    ``read``/``write`` take virtual addresses and return or raise nothing but ``None``/False on unmapped ones,
+    because a bad pointer is the guest's fault, not ours.
+    """
+
+    def __init__(self, pages: int) -> None:
+        self.size = pages * PAGE_SIZE
+        self.room = mmap.mmap(-1, self.size)
+        self.host = _host_of(self.room)
+        self.used = 0
+        self._at: dict[int, int] = {}
+
+    def map(self, vpn: int) -> int:
+        """Back one virtual page with the next free page; returns its physical address."""
+        if vpn in self._at:
+            return self._at[vpn]
+        if self.used + PAGE_SIZE > self.size:
+            raise EngineBug(f"out of guest RAM: {self.size} bytes are in use")
+        phys = self.used
+        self.used += PAGE_SIZE
+        self._at[vpn] = phys
+        return phys
+
+    def mapped(self, addr: int) -> bool:
+        """True when ``addr`` is data memory."""
+        return addr // PAGE_SIZE in self._at
+
+    def physical(self, addr: int) -> int | None:
+        """Physical address (also the offset in :attr:`room`) of a virtual one."""
+        page = self._at.get(addr >> 12)
+        return None if page is None else page | (addr & 0xFFF)
+
+    def virtual(self, phys: int) -> int:
+        """Virtual address of a physical one."""
+        page = phys & ~0xFFF
+        return next((vpn << 12 for vpn, at in self._at.items() if at == page), 0) | (phys & 0xFFF)
+
+    def pages(self) -> list[tuple[int, int]]:
+        """``(virtual page number, physical address)`` of each page in use, in physical order."""
+        return sorted(self._at.items(), key=lambda item: item[1])
+
+    def read(self, addr: int, size: int) -> bytes | None:
+        """``size`` bytes at virtual ``addr``, or None when any of them is unmapped."""
+        offset = addr & 0xFFF
+        page = self._at.get(addr >> 12)
+        if page is None:
+            return None
+        if offset + size <= PAGE_SIZE:
+            return self.room[page + offset : page + offset + size]
+        head = PAGE_SIZE - offset
+        tail = self.read(addr + head, size - head)
+        return None if tail is None else self.room[page + offset : page + PAGE_SIZE] + tail
+
+    def write(self, addr: int, data: bytes) -> bool:
+        """Store ``data`` at virtual ``addr``; False, with nothing written, when any of it is unmapped."""
+        offset = addr & 0xFFF
+        page = self._at.get(addr >> 12)
+        if page is None:
+            return False
+        if offset + len(data) <= PAGE_SIZE:
+            self.room[page + offset : page + offset + len(data)] = data
+            return True
+        head = PAGE_SIZE - offset
+        if not self.write(addr + head, data[head:]):
+            return False
+        self.room[page + offset : page + PAGE_SIZE] = data[:head]
+        return True
+
+    def read_u64(self, addr: int) -> int | None:
+        """A little-endian quad word, or None when unmapped."""
+        data = self.read(addr, 8)
+        return None if data is None else int.from_bytes(data, "little")
+
+
+class PageTables:
+    """One 4-level tree for each of ``trees`` vCPUs, in one host mapping of ``tables_max`` table pages."""
+
+    def __init__(self, trees: int, tables_max: int) -> None:
+        self.size = tables_max * PAGE_SIZE
+        self.room = mmap.mmap(-1, self.size)
+        self.host = _host_of(self.room)
+        self._quads = memoryview(self.room).cast("Q")
+        self._next = trees
+        self._leaves: list[dict[int, int]] = [{} for _ in range(trees)]
+
+    def root(self, tree: int) -> int:
+        """CR3 of a tree."""
+        return TABLES_AT + tree * PAGE_SIZE
+
+    def _leaf(self, tree: int, vpn: int) -> int:
+        """Index (in quad words) of the entry for ``vpn``, making the tables on the way."""
+        at = self._leaves[tree].get(vpn)
+        if at is not None:
+            return at
+        table = tree
+        for level in (27, 18, 9):
+            at = table * 512 + ((vpn >> level) & 511)
+            entry = self._quads[at]
+            if not entry & _PRESENT:
+                if (self._next + 1) * PAGE_SIZE > self.size:
+                    raise EngineBug("out of page tables")
+                entry = self._quads[at] = (TABLES_AT + self._next * PAGE_SIZE) | _LINK
+                self._next += 1
+            table = ((entry & 0xFFFF_FFFF_F000) - TABLES_AT) // PAGE_SIZE
+        at = self._leaves[tree][vpn] = table * 512 + (vpn & 511)
+        return at
+
+    def map_data(self, vpn: int, phys: int) -> None:
+        """Readable, writable, not executable, in every tree."""
+        for tree in range(len(self._leaves)):
+            self._quads[self._leaf(tree, vpn & _MASK48)] = phys | _DATA
+
+    def map_const(self, vpn: int, phys: int) -> None:
+        """Readable only, in every tree."""
+        for tree in range(len(self._leaves)):
+            self._quads[self._leaf(tree, vpn & _MASK48)] = phys | _CONST
+
+    def map_code(self, tree: int, vpn: int, phys: int) -> None:
+        """Readable and executable, in one tree. The vCPU has to flush its TLB."""
+        self._quads[self._leaf(tree, vpn & _MASK48)] = phys | _CODE
+
+    def unmap(self, tree: int, vpn: int) -> None:
+        """Make a page absent in one tree. The vCPU has to flush its TLB."""
+        self._quads[self._leaf(tree, vpn & _MASK48)] = 0

@@ -1,0 +1,33 @@
+"""What each vCPU finds through its segment bases: the kernel's per-CPU area (GS) and a thread (FS) as the System V ABI lays it out."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from arch_x86.emu.layout import Layout
+from arch_x86.emu.memory import Ram
+from arch_x86.text.version import PAGE_SIZE
+
+__all__ = ("fill_cpu_areas",)
+
+_CANARY: Final = struct.pack("<Q", 0xB10C_5EED_0BAD_CA00)
+_CANARY_AT: Final = 0x28  # of both: the stack protector's place in the kernel (GS) and in user space (FS)
+_SELF_AT: Final = 0x10  # tcbhead_t.self of glibc
+
+
+def fill_cpu_areas(ram: Ram, layout: Layout, cpu: int, thread_image: bytes, map_data: Callable[[int], None]) -> None:
+    """Map the two areas of ``cpu`` by ``map_data`` (a page number) and give them their first content.
+
+    :param thread_image: ends where the thread control block begins.
+    """
+    gs, fs = layout.gs_base(cpu), layout.fs_base(cpu)
+    map_data(gs // PAGE_SIZE)
+    for page in range(layout.thread_pages + 1):
+        map_data(fs // PAGE_SIZE - layout.thread_pages + page)
+    ram.write(gs + _CANARY_AT, _CANARY)
+    ram.write(fs - len(thread_image), thread_image)
+    ram.write(fs, struct.pack("<Q", fs))
+    ram.write(fs + _SELF_AT, struct.pack("<Q", fs))
+    ram.write(fs + _CANARY_AT, _CANARY)

@@ -1,0 +1,421 @@
+"""One Unicorn instance, driven by direct calls into its library. The only module that imports unicorn.
+
+The binding's own methods cost 3 to 30 us a call; the same C functions called with prebuilt ctypes arrays cost 0.2 to 1 us.
+What it keeps to (each measured on 2.1.4): a run leaves by ``hlt`` or by its count, never by a stop address; the count
+is always above 0; no Python runs inside a callback but for noting the vector and asking for the stop.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p, cast
+from typing import Any, Final
+
+import unicorn.unicorn_py3.unicorn as _binding  # pyright: ignore[reportMissingTypeStubs]
+from unicorn import unicorn_const as uc_const  # pyright: ignore[reportMissingTypeStubs]
+from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
+
+from engine.errors import EngineBug
+
+__all__ = ("GPR_NAMES", "NO_LIMIT", "Context", "Probe", "UcInstance", "UcPool")
+
+_LIB: Final[Any] = _binding.uclib  # pyright: ignore[reportUnknownMemberType]
+
+
+def _function(name: str, *arguments: Any) -> Any:
+    """A library function that keeps the GIL (releasing it costs more than most of these calls take)."""
+    pointer = cast(getattr(_LIB, name), c_void_p).value
+    assert pointer is not None
+    return ctypes.PYFUNCTYPE(c_int, *arguments)(pointer)
+
+
+_open = _function("uc_open", c_int, c_int, c_void_p)
+_close = _function("uc_close", c_void_p)
+_emu_start = _function("uc_emu_start", c_void_p, c_uint64, c_uint64, c_uint64, c_size_t)
+_emu_stop = _function("uc_emu_stop", c_void_p)
+_reg_read = _function("uc_reg_read", c_void_p, c_int, c_void_p)
+_reg_write = _function("uc_reg_write", c_void_p, c_int, c_void_p)
+_reg_read_batch = _function("uc_reg_read_batch", c_void_p, c_void_p, c_void_p, c_int)
+_reg_write_batch = _function("uc_reg_write_batch", c_void_p, c_void_p, c_void_p, c_int)
+_context_alloc = _function("uc_context_alloc", c_void_p, c_void_p)
+_context_free = _function("uc_context_free", c_void_p)
+_context_save = _function("uc_context_save", c_void_p, c_void_p)
+_context_restore = _function("uc_context_restore", c_void_p, c_void_p)
+_mem_map_ptr = _function("uc_mem_map_ptr", c_void_p, c_uint64, c_size_t, c_uint32, c_void_p)
+_mem_unmap = _function("uc_mem_unmap", c_void_p, c_uint64, c_size_t)
+_INTR_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
+_SYSCALL_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+_CODE_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
+
+UC_OK: Final = 0
+UC_ERR_INSN_INVALID: Final = uc_const.UC_ERR_INSN_INVALID
+_CTL_FLUSH_TB: Final = uc_const.UC_CTL_TB_FLUSH | (uc_const.UC_CTL_IO_WRITE << 30)
+
+GPR_NAMES: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+"""The order in which :attr:`UcInstance.gpr` holds the general registers (their encoding order); RFLAGS follows at index 16."""
+
+RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
+RFLAGS: Final = 16
+_BATCH_IDS: Final = (*(getattr(x86, f"UC_X86_REG_{name.upper()}") for name in GPR_NAMES), x86.UC_X86_REG_EFLAGS)
+_VECTOR_IDS: Final = (*(x86.UC_X86_REG_XMM0 + i for i in range(16)), x86.UC_X86_REG_MXCSR)
+_VECTOR_SIZE: Final = 16 * 16 + 4
+NO_LIMIT: Final = 0x0123_4567_89AB
+"""A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
+_VECTOR_INVALID: Final = 6
+_ERROR_FETCH: Final = 16
+_VECTOR_SYSCALL: Final = 0x100
+"""Pseudo vector for ``syscall``/``sysenter``, which Unicorn would silently skip."""
+
+
+class Probe:
+    """Offsets inside Unicorn's private structures, found by measuring them (``calibration``); None where none was found.
+
+    ``counter``: offset in ``uc_struct`` of the number of instructions that the last run began.
+    ``exception``: offset in a saved context of the number of the last exception taken, which Unicorn never clears
+    (a second page fault would then become a double fault).
+    ``error_code``: offset in a saved context of the last page fault's error code.
+    """
+
+    __slots__ = ("counter", "error_code", "exception")
+
+    def __init__(self, counter: int | None = None, exception: int | None = None, error_code: int | None = None) -> None:
+        self.counter = counter
+        self.exception = exception
+        self.error_code = error_code
+
+
+class Context:
+    """Room for one saved CPU state; give it back with :meth:`UcPool.release_context` or let it be collected."""
+
+    __slots__ = ("pointer", "size")
+
+    def __init__(self, handle: int, size: int) -> None:
+        pointer = c_void_p()
+        _check(_context_alloc(handle, byref(pointer)), "uc_context_alloc")
+        assert pointer.value is not None
+        self.pointer: int = pointer.value
+        self.size = size
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", 0):
+            _context_free(self.pointer)
+            self.pointer = 0
+
+
+def _check(code: int, what: str) -> None:
+    if code != UC_OK:
+        raise EngineBug(f"{what} failed: Unicorn error {code}")
+
+
+class UcInstance:
+    """A bare x86-64 CPU in long mode with paging. ``rip`` lives here between runs, everything else in Unicorn.
+
+    ``vector`` after a run: the exception that ended it, or None. ``err``: Unicorn's error code of that run.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_counter",
+        "_cr3",
+        "_fallback_count",
+        "_fallback_limit",
+        "_ids",
+        "_keep",
+        "_probe",
+        "_scratch",
+        "_scratch_at",
+        "_slots",
+        "_traps",
+        "_vector_ids",
+        "_vector_slots",
+        "_vectors",
+        "err",
+        "gpr",
+        "handle",
+        "mapped",
+        "rip",
+        "vector",
+    )
+
+    def __init__(self, probe: Probe) -> None:
+        handle = c_void_p()
+        _check(_open(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64, byref(handle)), "uc_open")
+        assert handle.value is not None
+        self.handle: int = handle.value
+        self._probe = probe
+        self.gpr = (c_uint64 * 17)()
+        self._ids = (c_int * 17)(*_BATCH_IDS)
+        base = ctypes.addressof(self.gpr)
+        self._slots = (c_void_p * 17)(*[base + 8 * i for i in range(17)])
+        self._vectors = (ctypes.c_uint8 * _VECTOR_SIZE)()
+        self._vector_ids = (c_int * 17)(*_VECTOR_IDS)
+        base = ctypes.addressof(self._vectors)
+        self._vector_slots = (c_void_p * 17)(*[base + 16 * i for i in range(17)])
+        self._scratch = c_uint64()
+        self._scratch_at = ctypes.addressof(self._scratch)
+        self._cr3 = c_uint64()
+        self._keep: list[object] = []
+        self._callbacks: list[object] = []
+        self._fallback_count = 0
+        self._fallback_limit = 0
+        self._counter: c_uint64 | None = None
+        self._traps: list[int] = []
+        self.mapped: list[tuple[int, int]] = []
+        self.rip = 0
+        self.vector: int | None = None
+        self.err = UC_OK
+        self._hook()
+
+    def _hook(self) -> None:
+        stop, handle = _emu_stop, self.handle
+
+        def intr(_uc: int, number: int, _data: int) -> None:
+            self.vector = number
+            stop(handle)
+
+        def syscall(_uc: int, _data: int) -> None:
+            self.vector = _VECTOR_SYSCALL
+            stop(handle)
+
+        self._add_hook(uc_const.UC_HOOK_INTR, _INTR_CALLBACK(intr))
+        self._add_hook(uc_const.UC_HOOK_INSN, _SYSCALL_CALLBACK(syscall), x86.UC_X86_INS_SYSCALL)
+        self._add_hook(uc_const.UC_HOOK_INSN, _SYSCALL_CALLBACK(syscall), x86.UC_X86_INS_SYSENTER)
+        if self._probe.counter is not None:
+            self._counter = c_uint64.from_address(self.handle + self._probe.counter)
+        else:
+            self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(self._count_one))
+
+    def _count_one(self, _uc: int, _address: int, _size: int, _data: int) -> None:
+        """The slow way to count, where the counter was not found: a callback before each instruction, which also ends the run."""
+        self._fallback_count += 1
+        if self._fallback_count > self._fallback_limit:
+            _emu_stop(self.handle)
+
+    def _add_hook(self, kind: int, callback: Any, instruction: int | None = None, *, begin: int = 1, end: int = 0) -> int:
+        hook = c_size_t()
+        extra = () if instruction is None else (c_int(instruction),)
+        code = _LIB.uc_hook_add(c_void_p(self.handle), byref(hook), c_int(kind), callback, None, c_uint64(begin), c_uint64(end), *extra)
+        _check(code, "uc_hook_add")
+        self._callbacks.append(callback)
+        return hook.value
+
+    def trap_at(self, addr: int) -> None:
+        """Raise #UD instead of executing an instruction that starts at ``addr``, which has not been executed yet. For good: until
+        :meth:`unmap_all`.
+        """
+        stop, handle = _emu_stop, self.handle
+
+        def invalid(_uc: int, _address: int, _size: int, _data: int) -> None:
+            self.vector = _VECTOR_INVALID
+            stop(handle)
+
+        self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(invalid), begin=addr, end=addr))
+
+    def close(self) -> None:
+        """Free the instance; it must not be used afterwards."""
+        if self.handle:
+            _close(self.handle)
+            self.handle = 0
+            self._keep.clear()
+
+    # Memory -----------------------------------------------------------------------------------------------------------
+
+    def map_host(self, phys: int, size: int, host: int, owner: object) -> None:
+        """Show ``size`` bytes of host memory at ``host`` as guest-physical memory at ``phys``; ``owner`` is kept alive."""
+        _check(_mem_map_ptr(self.handle, phys, size, uc_const.UC_PROT_ALL, host), "uc_mem_map_ptr")
+        self._keep.append(owner)
+        self.mapped.append((phys, size))
+
+    def unmap_all(self) -> None:
+        """Forget all memory and all translations (before the instance goes back to a pool)."""
+        for phys, size in self.mapped:
+            _check(_mem_unmap(self.handle, phys, size), "uc_mem_unmap")
+        self.mapped.clear()
+        self._keep.clear()
+        for hook in self._traps:
+            _check(_LIB.uc_hook_del(c_void_p(self.handle), c_size_t(hook)), "uc_hook_del")
+            self._callbacks.pop()
+        self._traps.clear()
+        self.flush_translations()
+
+    def flush_translations(self) -> None:
+        """Drop every translated block (17 us; needed when a physical page of text gets new content)."""
+        _check(_LIB.uc_ctl(c_void_p(self.handle), c_int(_CTL_FLUSH_TB)), "uc_ctl_flush_tb")
+
+    def enter_long_mode(self, cr3: int, gdt: int, gdt_limit: int, code_selector: int, data_selector: int) -> None:
+        """Paging on with write protection in ring 0 and no-execute; segments from the GDT at linear address ``gdt``."""
+        self.write_msr(0xC0000080, 0xD01)  # EFER: SCE, LME, LMA, NXE
+        self.write_reg(x86.UC_X86_REG_CR3, cr3)
+        self.write_reg(x86.UC_X86_REG_CR4, 0x620)  # PAE, OSFXSR, OSXMMEXCPT
+        self.write_reg(x86.UC_X86_REG_CR0, 0x80010033)  # PG, WP, NE, ET, MP, PE
+        table = _Mmr(0, gdt, gdt_limit, 0)
+        _check(_reg_write(self.handle, x86.UC_X86_REG_GDTR, byref(table)), "GDTR")
+        self.write_reg(x86.UC_X86_REG_CS, code_selector)
+        for segment in (x86.UC_X86_REG_SS, x86.UC_X86_REG_DS, x86.UC_X86_REG_ES):
+            self.write_reg(segment, data_selector)
+        self.write_reg(x86.UC_X86_REG_MXCSR, 0x1F80)  # as after reset: all exceptions masked
+        self._cr3.value = cr3
+
+    def flush_tlb(self) -> None:
+        """Look page tables up anew; translated blocks of unchanged physical pages stay (0.6 us)."""
+        _reg_write(self.handle, x86.UC_X86_REG_CR3, byref(self._cr3))
+
+    # Registers --------------------------------------------------------------------------------------------------------
+
+    def read_reg(self, register: int) -> int:
+        """One 64-bit register, by Unicorn's number."""
+        _reg_read(self.handle, register, self._scratch_at)
+        return self._scratch.value
+
+    def write_reg(self, register: int, value: int) -> None:
+        """Set one 64-bit register, by Unicorn's number."""
+        self._scratch.value = value
+        _check(_reg_write(self.handle, register, self._scratch_at), f"writing register {register}")
+
+    def write_msr(self, number: int, value: int) -> None:
+        """WRMSR."""
+        msr = _Msr(number, value)
+        _check(_reg_write(self.handle, x86.UC_X86_REG_MSR, byref(msr)), f"writing MSR {number:#x}")
+
+    def load(self) -> None:
+        """Read the 16 general registers and RFLAGS into :attr:`gpr` (0.6 us)."""
+        _reg_read_batch(self.handle, self._ids, self._slots, 17)
+
+    def store(self) -> None:
+        """Write :attr:`gpr` back (0.6 us)."""
+        _reg_write_batch(self.handle, self._ids, self._slots, 17)
+
+    def set_stack_and_flags(self, rsp: int, rflags: int) -> None:
+        """What an exception frame changes."""
+        self._scratch.value = rsp
+        _reg_write(self.handle, x86.UC_X86_REG_RSP, self._scratch_at)
+        self._scratch.value = rflags
+        _reg_write(self.handle, x86.UC_X86_REG_EFLAGS, self._scratch_at)
+
+    @property
+    def cr2(self) -> int:
+        """The address of the last page fault."""
+        return self.read_reg(x86.UC_X86_REG_CR2)
+
+    def set_bases(self, fs: int, gs: int) -> None:
+        """FS and GS base addresses."""
+        self.write_reg(x86.UC_X86_REG_FS_BASE, fs)
+        self.write_reg(x86.UC_X86_REG_GS_BASE, gs)
+
+    def vector_state(self) -> bytes:
+        """XMM0 to XMM15 (256 bytes) and MXCSR (4 bytes)."""
+        _reg_read_batch(self.handle, self._vector_ids, self._vector_slots, 17)
+        return bytes(self._vectors)
+
+    def write_xmm(self, values: bytes) -> None:
+        """Set XMM0 to XMM15 from 256 bytes."""
+        ctypes.memmove(self._vectors, values, 256)
+        _reg_write_batch(self.handle, self._vector_ids, self._vector_slots, 16)
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def start(self, count: int) -> int:
+        """Run from :attr:`rip` until ``hlt``, an exception or ``count`` instructions; count must be above 0.
+
+        :returns: the number of instructions that began (a REP iteration counts as one): one more than ``count``
+            when the count ended the run, and the one that faulted is in it.
+        """
+        self.vector = None
+        self._fallback_count = 0
+        self._fallback_limit = count
+        counter = self._counter
+        self.err = _emu_start(self.handle, self.rip, 0, 0, count if counter is not None else NO_LIMIT)
+        _reg_read(self.handle, x86.UC_X86_REG_RIP, self._scratch_at)
+        self.rip = self._scratch.value
+        return self._fallback_count if counter is None else counter.value
+
+    def start_uncounted(self) -> None:
+        """Run until ``hlt`` or an exception, without counting. Going back to :meth:`start` may drop translations."""
+        self.vector = None
+        self.err = _emu_start(self.handle, self.rip, 0, 0, 0)
+        _reg_read(self.handle, x86.UC_X86_REG_RIP, self._scratch_at)
+        self.rip = self._scratch.value
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def new_context(self) -> Context:
+        """Room for one saved state of any instance."""
+        return Context(self.handle, _LIB.uc_context_size(c_void_p(self.handle)))
+
+    def save(self, context: Context) -> None:
+        """Save all CPU state but :attr:`rip` (0.2 us)."""
+        _context_save(self.handle, context.pointer)
+
+    def restore(self, context: Context) -> None:
+        """Go back to a saved state (0.7 us). The TLB is not flushed."""
+        _context_restore(self.handle, context.pointer)
+
+    def forget_exception(self, context: Context) -> None:
+        """Clear Unicorn's memory of the exception just taken: nobody delivers it there, so nobody else does.
+
+        Without it a page fault after a page fault becomes a double fault. ``context`` is scratch room.
+        """
+        offset = self._probe.exception
+        if offset is None:
+            return
+        self.save(context)
+        ctypes.c_int32.from_address(context.pointer + offset).value = -1
+        self.restore(context)
+
+    @property
+    def tells_fetches(self) -> bool:
+        """True when :meth:`was_fetch` has an answer, and a fault can be taken back."""
+        return self._probe.error_code is not None and self._probe.exception is not None
+
+    def was_fetch(self, context: Context) -> bool:
+        """After a page fault: an instruction was being fetched. ``context`` is scratch room."""
+        offset = self._probe.error_code
+        assert offset is not None
+        self.save(context)
+        return bool(ctypes.c_int32.from_address(context.pointer + offset).value & _ERROR_FETCH)
+
+
+class _Mmr(ctypes.Structure):
+    """uc_x86_mmr: selector, base, limit, flags."""
+
+    _fields_ = (("selector", ctypes.c_uint16), ("base", c_uint64), ("limit", c_uint32), ("flags", c_uint32))
+
+
+class _Msr(ctypes.Structure):
+    """uc_x86_msr: number and value."""
+
+    _fields_ = (("rid", c_uint32), ("value", c_uint64))
+
+
+class UcPool:
+    """Instances ready for use: a new one costs 8 ms and 3 MB with its first run, a pooled one next to nothing."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+        self._free: list[UcInstance] = []
+        self._clean: Context | None = None
+
+    def take(self) -> UcInstance:
+        """An instance without memory and in reset state."""
+        if not self._free:
+            instance = UcInstance(self.probe)
+            if self._clean is None:
+                self._clean = instance.new_context()
+                instance.save(self._clean)
+            return instance
+        instance = self._free.pop()
+        assert self._clean is not None
+        instance.restore(self._clean)
+        instance.rip = 0
+        return instance
+
+    def give(self, instance: UcInstance) -> None:
+        """Take an instance back."""
+        instance.unmap_all()
+        self._free.append(instance)
+
+    def close(self) -> None:
+        """Free the idle instances."""
+        for instance in self._free:
+            instance.close()
+        self._free.clear()

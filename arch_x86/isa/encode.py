@@ -1,0 +1,58 @@
+"""The few encodings that probing writes: INT3, JMP rel32, CALL rel32. Answers to asm/text-patching.h.
+
+Addresses are unsigned 64-bit integers; a distance that 32 bits can't hold is an error, never a wrapped displacement.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import Final
+
+from arch_x86.isa.insn import ADDRESS_MASK
+from engine.errors import KprobeError
+
+__all__ = ("CALL32_SIZE", "DISP32_SIZE", "INT3", "INT3_SIZE", "JMP32_SIZE", "RelativeRangeError", "call32", "jmp32", "rel32")
+
+INT3: Final = b"\xcc"
+INT3_SIZE: Final = 1
+JMP32_SIZE: Final = 5
+CALL32_SIZE: Final = 5
+DISP32_SIZE: Final = 4
+
+_SIGN: Final = 1 << 63
+
+
+class RelativeRangeError(KprobeError):
+    """A relative displacement would not fit into 32 signed bits. The kernel's -ERANGE."""
+
+    def __init__(self, source: int, target: int) -> None:
+        super().__init__(errno.ERANGE, f"{target:#x} is out of the reach of a 32-bit displacement from {source:#x}")
+        self.source = source
+        self.target = target
+
+
+def rel32(source: int, target: int) -> int:
+    """Signed distance from ``source`` (the address behind the instruction) to ``target``.
+
+    :raises RelativeRangeError: it is not within +-2 GiB.
+    """
+    distance = _signed(target) - _signed(source)  # as the processor adds: the last and the first byte of memory are neighbours
+    if not -0x8000_0000 <= distance <= 0x7FFF_FFFF:
+        raise RelativeRangeError(source, target)
+    return distance
+
+
+def jmp32(source: int, target: int) -> bytes:
+    """``jmp target``, 5 bytes to be placed at ``source``."""
+    return struct.pack("<Bi", 0xE9, rel32(source + JMP32_SIZE, target))
+
+
+def call32(source: int, target: int) -> bytes:
+    """``call target``, 5 bytes to be placed at ``source``."""
+    return struct.pack("<Bi", 0xE8, rel32(source + CALL32_SIZE, target))
+
+
+def _signed(addr: int) -> int:
+    addr &= ADDRESS_MASK
+    return addr - (1 << 64) if addr & _SIGN else addr

@@ -1,0 +1,139 @@
+"""A workbench: image, machine, executor, control plane and kprobes core, wired. What most users of the API start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from arch_x86.emu.execute import Executor, InterruptPlan
+from arch_x86.emu.fault import GuestFault
+from arch_x86.emu.machine import Machine, MachineConfig
+from arch_x86.emu.task import TaskState
+from arch_x86.emu.uc import UcPool
+from arch_x86.probes.arch import X86Arch, X86Areas
+from arch_x86.text.poke import StopMachinePoke
+from engine.image import Image
+from engine.kprobe import Kprobe, Method
+from engine.kprobes import Kprobes
+from engine.profile import LINUX_2010, Profile
+from engine.sync import ControlPlane
+
+__all__ = ("TURN", "Workbench")
+
+_TO_THE_END = 1 << 40
+TURN = 1_000
+"""Instructions that each vCPU runs in its turn."""
+
+
+class Workbench:
+    """A machine ready to probe.
+
+    :ivar machine: the vCPUs, memory and text.
+    :ivar kprobes: ``register_kprobe`` and the rest.
+    :ivar plane: control tasks, virtual time, the counts of ``stop_machine``.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        *,
+        cpus: int = 1,
+        config: MachineConfig | None = None,
+        pool: UcPool | None = None,
+        profile: Profile = LINUX_2010,
+    ) -> None:
+        config = replace(config or MachineConfig(), int3_gap=profile.steps_by_int3)
+        self.image = image
+        self.machine = Machine(image, cpus=cpus, config=config, pool=pool)
+        self.executor = Executor(self.machine)
+        self.plane = ControlPlane(self)
+        self.interrupts: InterruptPlan | None = None
+        self.limit: int | None = None
+        layout = self.machine.layout
+        areas = X86Areas((layout.slots, layout.slots_size), (layout.detours, layout.detours_size), self.machine.stubs.optimized_callback)
+        poke = StopMachinePoke(self.machine.text, self.plane)
+        self.arch = X86Arch(image, self.machine.text, poke, areas, self.machine.ram, cpus, profile, self.machine.guard)
+        self.machine.trap_handler = self.arch
+        self.machine.participants.append(self.arch)
+        self.kprobes = Kprobes(self.arch, self.plane, self.machine.kallsyms)
+
+    def close(self) -> None:
+        """Give the emulator instances back."""
+        self.machine.close()
+
+    # Hardware, as the control plane sees it -----------------------------------------------------------------------------
+
+    @property
+    def jiffies(self) -> int:
+        """Virtual time."""
+        return self.machine.jiffies
+
+    def run_turn(self) -> bool:
+        """One turn of each vCPU that is in a call; False when all are idle."""
+        progress = False
+        for index, task in enumerate(self.machine.tasks):
+            if task.state is TaskState.RUNNING:
+                self._turn(index, TURN)
+                progress = True
+        return progress
+
+    def _turn(self, cpu: int, budget: int) -> None:
+        executor, machine = self.executor, self.machine
+        if self.limit is not None:
+            spent = machine.cpus[cpu].retired - machine.tasks[cpu].started
+            if spent >= self.limit:
+                executor.limit_reached(cpu, self.limit)
+                return
+            budget = min(budget, self.limit - spent)
+        executor.advance(cpu, budget, self.interrupts)
+
+    def advance_to(self, jiffy: int) -> None:
+        """Nobody runs: the clock jumps."""
+        self.machine.clock = max(self.machine.clock, jiffy * self.machine.config.jiffy)
+
+    def quiescent(self) -> tuple[tuple[bool, int], ...]:
+        """A vCPU between calls is at a quiescent point; inside one it passes none (there is no ``schedule()`` yet)."""
+        return tuple((task.state is not TaskState.RUNNING, 0) for task in self.machine.tasks)
+
+    # Calls ------------------------------------------------------------------------------------------------------------
+
+    def start_call(self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()) -> None:
+        """Begin a call; :meth:`finish_calls` runs it."""
+        self.executor.begin_call(cpu, addr, integers, floats)
+
+    def finish_calls(self) -> list[GuestFault]:
+        """Let every vCPU run to the end of its call, in turns. Returns the faults."""
+        while True:
+            running = [index for index, task in enumerate(self.machine.tasks) if task.state is TaskState.RUNNING]
+            if not running:
+                break
+            if len(running) == 1:  # nobody to take turns with
+                self._turn(running[0], _TO_THE_END)
+            else:
+                self.run_turn()
+        return [task.fault for task in self.machine.tasks if task.fault is not None]
+
+    def call(self, symbol: str, *integers: int, cpu: int = 0) -> int:
+        """Call a function by name on ``cpu`` and return RAX, for tests and notebooks.
+
+        :raises LookupError: no such function.
+        :raises RuntimeError: the call ended in a guest fault.
+        """
+        found = self.machine.kallsyms.lookup_name(symbol)
+        if found is None:
+            raise LookupError(symbol)
+        self.start_call(cpu, found.addr, integers)
+        while self.executor.running(cpu):
+            self._turn(cpu, _TO_THE_END)
+        fault = self.machine.tasks[cpu].fault
+        if fault is not None:
+            raise RuntimeError(f"{fault.place}: {fault.kind}: {fault.explain}")
+        return self.machine.cpus[cpu].registers()[0]
+
+    # Probes -----------------------------------------------------------------------------------------------------------
+
+    def method(self, p: Kprobe) -> Method:
+        """How a hit on a registered probe would run now."""
+        entry = self.kprobes.get_kprobe(p.at)
+        assert entry is not None
+        return self.arch.method_of(entry)

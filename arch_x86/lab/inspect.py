@@ -1,0 +1,64 @@
+"""``optprobe inspect``: what may be done with each instruction of a function, as a listing for a person or as JSON."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from typing import Final, TextIO
+
+from arch_x86.lab.inspect_page import InspectPage
+from arch_x86.probes.code import CodeCache
+from arch_x86.probes.inspect import inspect_functions, named_functions, write_inspect_json
+from engine.image import Image
+from engine.report.columns import ascii_text
+from engine.report.terminal import Progress, Style, count
+
+__all__ = ("inspect_image",)
+
+_NAME_MAX: Final = 40
+
+
+def inspect_image(out: TextIO, image: Image, symbol: str | None = None, *, as_json: bool = False, buffers: bool = False) -> None:
+    """Write the report on the functions called ``symbol``, or on all, to ``out``.
+
+    :raises InputError: there is no such function; nothing is written then.
+    """
+    live = Progress(f"inspect {ascii_text(image.name)[:_NAME_MAX]}") if _goes_to_a_file(out) else None
+
+    def update(done: int, total: int) -> None:
+        if live is not None:
+            live.update(done, total, "functions")
+
+    try:
+        if as_json:
+            write_inspect_json(out, image, symbol, buffers, update)
+        else:
+            _write_page(out, image, symbol, buffers, update)
+    finally:
+        if live is not None:
+            live.clear()
+
+
+def _goes_to_a_file(out: TextIO) -> bool:
+    """Only then is there a need to show progress: anywhere else, what appears is the progress."""
+    try:
+        return stat.S_ISREG(os.fstat(out.fileno()).st_mode)
+    except OSError:  # io.UnsupportedOperation is one: not a file at all
+        return False
+
+
+def _write_page(out: TextIO, image: Image, symbol: str | None, buffers: bool, update: Callable[[int, int], None]) -> None:
+    functions = named_functions(image, symbol)
+    cache = CodeCache(image)
+    page = InspectPage(image, cache, Style.for_stream(out), buffers=buffers)
+    _write(out, page.legend())
+    if symbol is None:
+        _write(out, ("", f"{ascii_text(image.name)[:_NAME_MAX]}: {count(len(functions), 'function')}"))
+    for number, report in enumerate(inspect_functions(cache, functions, buffers=buffers)):
+        update(number, len(functions))
+        _write(out, page.function(report))
+
+
+def _write(out: TextIO, lines: Iterable[str]) -> None:
+    out.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,85 @@
+"""What a finished call left behind, and how two of them differ: the second net under every oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from arch_x86.emu.machine import Machine
+from arch_x86.emu.uc import GPR_NAMES
+from arch_x86.text.version import PAGE_SIZE
+
+__all__ = ("Outcome", "OutcomeReader")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Registers (16 general, then RFLAGS), vector state, and the memory that the call could write and its caller may read.
+
+    Left out: the dead stack under the final RSP, and the machine's own per-CPU page.
+    """
+
+    registers: tuple[int, ...]
+    vectors: bytes
+    memory: tuple[bytes, ...]
+    fault: str | None
+
+
+class OutcomeReader:
+    """Reads outcomes of calls on one CPU of one machine; made after all buffers are allocated."""
+
+    def __init__(self, machine: Machine, cpu: int) -> None:
+        self._machine = machine
+        self._cpu = cpu
+        own = {machine.layout.gs_base(i) // PAGE_SIZE for i in range(len(machine.cpus))}
+        stack_top = machine.tasks[cpu].stack_top
+        low = stack_top // PAGE_SIZE - machine.config.stack_pages
+        own |= set(range(low, stack_top // PAGE_SIZE))
+        self._spans = _merge(machine, own)
+        top = machine.ram.physical(machine.tasks[cpu].base_rsp)
+        assert top is not None
+        self._spans.append((top, top + stack_top - machine.tasks[cpu].base_rsp))
+
+    def read(self) -> Outcome:
+        """The state now."""
+        machine = self._machine
+        fault = machine.tasks[self._cpu].fault
+        vcpu = machine.cpus[self._cpu]
+        room = machine.ram.room
+        return Outcome(
+            registers=vcpu.registers(),
+            vectors=vcpu.uc.vector_state(),
+            memory=tuple(room[start:stop] for start, stop in self._spans),
+            fault=f"{fault.place}: {fault.kind}: {fault.explain}" if fault is not None else None,
+        )
+
+    def explain(self, got: Outcome, want: Outcome) -> str | None:
+        """The first difference in one line, or None where there is none."""
+        if got == want:
+            return None
+        if got.fault != want.fault:
+            return f"guest fault at {got.fault}" if got.fault else f"no guest fault, though the unprobed run had one at {want.fault}"
+        for name, new, old in zip((*GPR_NAMES, "rflags"), got.registers, want.registers, strict=True):
+            if new != old:
+                return f"{name} is {new:#x}, without the probe {old:#x}"
+        if got.vectors != want.vectors:
+            at = next(i for i, (x, y) in enumerate(zip(got.vectors, want.vectors, strict=True)) if x != y)
+            return f"{'mxcsr' if at >= 256 else f'xmm{at // 16}'} differs"
+        for (start, _), new, old in zip(self._spans, got.memory, want.memory, strict=True):
+            if new != old:
+                at = next(i for i, (x, y) in enumerate(zip(new, old, strict=True)) if x != y)
+                where = self._machine.ram.virtual(start + at)
+                return f"memory at {where:#x} is {new[at]:#04x}, without the probe {old[at]:#04x}"
+        return "the runs differ"
+
+
+def _merge(machine: Machine, own: set[int]) -> list[tuple[int, int]]:
+    """Physical spans of all data pages but ``own``."""
+    spans: list[tuple[int, int]] = []
+    for vpn, phys in machine.ram.pages():
+        if vpn in own:
+            continue
+        if spans and spans[-1][1] == phys:
+            spans[-1] = (spans[-1][0], phys + PAGE_SIZE)
+        else:
+            spans.append((phys, phys + PAGE_SIZE))
+    return spans

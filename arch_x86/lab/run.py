@@ -1,0 +1,205 @@
+"""``optprobe run``: register probes, wait for the optimizer, make the call on each CPU, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from arch_x86.emu.execute import InterruptPlan
+from arch_x86.emu.fault import GuestFault
+from arch_x86.emu.machine import MachineConfig
+from arch_x86.emu.uc import UcPool
+from arch_x86.lab.bench import Workbench
+from arch_x86.lab.calls import check_arguments, place_call, require_function, result_f64
+from engine.arguments import Argument
+from engine.errors import InputError
+from engine.image import Image
+from engine.kprobe import Kprobe, Method
+from engine.kprobe_events import ProbeSpec
+from engine.profile import LINUX_2010, Profile
+
+__all__ = ("CallResult", "ExecOptions", "ProbeResult", "RunResult", "run_image")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExecOptions:
+    """Options common to the commands that execute. ``max_instructions`` bounds each call."""
+
+    profile: Profile = LINUX_2010
+    cpus: int = 1
+    max_instructions: int = 100_000_000
+    stubs: dict[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """One CPU's call. ``result`` is RAX unsigned, ``result_f64`` the low double of XMM0; None after a fault."""
+
+    cpu: int
+    symbol: str
+    result: int | None
+    result_f64: float | None
+    instructions: int
+    buffers: tuple[bytes, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """An entry of ``calls``."""
+        return {
+            "cpu": self.cpu,
+            "symbol": self.symbol,
+            "result": self.result,
+            "result_f64": self.result_f64,
+            "instructions": self.instructions,
+            "buffers": [content.hex() for content in self.buffers],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """One probe. ``method`` is the state when the call started."""
+
+    spec: str
+    symbol: str
+    offset: int
+    method: Method
+    hits: int
+    misses: int
+
+    def to_json(self) -> dict[str, object]:
+        """An entry of ``probes``."""
+        return {
+            "spec": self.spec,
+            "symbol": self.symbol,
+            "offset": self.offset,
+            "method": str(self.method),
+            "hits": self.hits,
+            "misses": self.misses,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What ``run`` answers. ``fault`` is that of the lowest CPU that has one."""
+
+    profile: str
+    calls: tuple[CallResult, ...]
+    probes: tuple[ProbeResult, ...]
+    interrupts: int
+    stop_machine: int
+    syncs: int
+    fault: GuestFault | None
+
+    def to_json(self) -> dict[str, object]:
+        """The document of ``optprobe run --json``."""
+        return {
+            "schema": 1,
+            "profile": self.profile,
+            "calls": [call.to_json() for call in self.calls],
+            "probes": [probe.to_json() for probe in self.probes],
+            "interrupts": self.interrupts,
+            "stop_machine": self.stop_machine,
+            "syncs": self.syncs,
+            "fault": self.fault.to_json() if self.fault else None,
+        }
+
+
+class _Counted:
+    """A probe and how often its handler ran."""
+
+    __slots__ = ("hits", "probe", "spec")
+
+    def __init__(self, spec: ProbeSpec) -> None:
+        self.spec = spec
+        self.hits = 0
+        self.probe = Kprobe(addr=spec.address, symbol_name=spec.symbol, offset=spec.offset, pre_handler=self._hit)
+
+    def _hit(self, _p: Kprobe, _regs: object) -> int:
+        self.hits += 1
+        return 0
+
+
+def run_image(
+    image: Image,
+    symbol: str,
+    arguments: Sequence[Argument] = (),
+    probes: Sequence[ProbeSpec] = (),
+    *,
+    interrupts: InterruptPlan | None = None,
+    optimize: bool = True,
+    options: ExecOptions | None = None,
+    pool: UcPool | None = None,
+) -> RunResult:
+    """One run. vCPUs take turns of 1,000 instructions in order.
+
+    :raises InputError: no such function, arguments that do not fit, a probe kind that is not there yet.
+    :raises KprobeError: a probe is refused.
+    """
+    options = options or ExecOptions()
+    check_arguments(arguments)
+    for spec in probes:
+        if spec.is_return or spec.fetchargs:
+            what = "return probes" if spec.is_return else "fetch arguments"
+            raise InputError(f"probe {spec.text!r}: {what} are not supported yet; write p SYM+OFF or SYM+0xOFF")
+    bench = Workbench(image, cpus=options.cpus, config=MachineConfig(stubs=options.stubs), pool=pool, profile=options.profile)
+    try:
+        return _run(bench, symbol, arguments, probes, interrupts, optimize, options)
+    finally:
+        bench.close()
+
+
+def _run(
+    bench: Workbench,
+    symbol: str,
+    arguments: Sequence[Argument],
+    probes: Sequence[ProbeSpec],
+    interrupts: InterruptPlan | None,
+    optimize: bool,
+    options: ExecOptions,
+) -> RunResult:
+    machine, kprobes = bench.machine, bench.kprobes
+    function = require_function(bench.image, machine.kallsyms, symbol)
+    kprobes.kprobes_allow_optimization = optimize
+    counted = [_Counted(spec) for spec in probes]
+    for one in counted:
+        kprobes.register_kprobe(one.probe)
+    if optimize:
+        kprobes.wait_for_kprobe_optimizer()
+    methods = [bench.method(one.probe) for one in counted]
+    bench.interrupts = interrupts
+    bench.limit = options.max_instructions
+    frames = [place_call(machine, function.addr, arguments) for _ in machine.cpus]
+    for cpu, frame in enumerate(frames):
+        bench.start_call(cpu, frame.addr, frame.integers, frame.floats)
+    bench.finish_calls()
+    calls: list[CallResult] = []
+    for cpu, frame in enumerate(frames):
+        vcpu, task = machine.cpus[cpu], machine.tasks[cpu]
+        ended = task.fault is None
+        after = tuple(machine.ram.read(addr, len(content)) or b"" for addr, content in frame.buffers)
+        calls.append(
+            CallResult(
+                cpu=cpu,
+                symbol=symbol,
+                result=vcpu.registers()[0] if ended else None,
+                result_f64=result_f64(vcpu.uc.vector_state()) if ended else None,
+                instructions=vcpu.retired - task.started,
+                buffers=after,
+            )
+        )
+    return RunResult(
+        profile=options.profile.name,
+        calls=tuple(calls),
+        probes=tuple(_probe_result(bench, one, method) for one, method in zip(counted, methods, strict=True)),
+        interrupts=sum(cpu.interrupts for cpu in machine.cpus),
+        stop_machine=bench.plane.stats.stop_machine,
+        syncs=bench.plane.stats.syncs,
+        fault=next((task.fault for task in machine.tasks if task.fault is not None), None),
+    )
+
+
+def _probe_result(bench: Workbench, one: _Counted, method: Method) -> ProbeResult:
+    found = bench.machine.kallsyms.lookup(one.probe.at)
+    name, offset = (found[0].name, found[1]) if found else ("", 0)
+    if one.spec.symbol is not None:  # of several names at one address, the user's
+        name, offset = one.spec.symbol, one.spec.offset
+    return ProbeResult(one.spec.text, name, offset, method, one.hits, one.probe.nmissed)

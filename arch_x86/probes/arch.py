@@ -1,0 +1,245 @@
+"""The x86 side of the core's contract: arch_prepare_kprobe() and its siblings. Answers to arch/x86/kernel/kprobes.c (2.6.38).
+
+Effects only: what to write is planned by the pure modules beside this one, and written through a poke protocol.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from arch_x86.isa.encode import INT3, JMP32_SIZE, jmp32
+from arch_x86.probes.boost import is_boostable
+from arch_x86.probes.breakpoint import BreakpointHandler, GuestMemory
+from arch_x86.probes.code import CodeCache
+from arch_x86.probes.detour import Detour, build_detour
+from arch_x86.probes.eligibility import can_probe
+from arch_x86.probes.optimize import OptimizePlan, can_optimize
+from arch_x86.probes.records import Ainsn, OptInsn
+from arch_x86.probes.recover import recover
+from arch_x86.probes.slot import build_slot
+from arch_x86.probes.stepping import stepping_for
+from arch_x86.text.poke import MAX_POKE_BATCH, PokeProtocol, TextPokeParam
+from arch_x86.text.space import TextSpace
+from arch_x86.text.version import PAGE_SIZE
+from engine.arch import ArchCallbacks
+from engine.errors import EngineBug, KprobeError
+from engine.image import Image
+from engine.insn_slots import SlotCache
+from engine.kprobe import AggrKprobe, Kprobe, Method
+from engine.profile import LINUX_2010, Profile
+
+__all__ = ("MAX_OPTIMIZED_LENGTH", "X86Arch", "X86Areas")
+
+MAX_OPTIMIZED_LENGTH: Final = 20
+"""Most bytes of whole instructions that a 5-byte jump can replace: 4 + the longest instruction that may be copied, 16."""
+_SLOT_SIZE: Final = 16
+_DETOUR_SIZE: Final = 192
+
+
+@dataclass(frozen=True, slots=True)
+class X86Areas:
+    """Where slots and detour buffers go (address, size in bytes), and what a detour buffer calls."""
+
+    slots: tuple[int, int]
+    detours: tuple[int, int]
+    callback: int
+
+
+def _nobody_asks(_addr: int, _raw: bytes) -> None:
+    """A copy that needs no announcement."""
+
+
+class X86Arch(BreakpointHandler):
+    """Prepares, arms, optimizes and undoes probes in one machine's text, and takes its traps."""
+
+    def __init__(
+        self,
+        image: Image,
+        text: TextSpace,
+        poke: PokeProtocol,
+        areas: X86Areas,
+        memory: GuestMemory,
+        cpus: int,
+        profile: Profile = LINUX_2010,
+        copied: Callable[[int, bytes], None] | None = None,
+    ) -> None:
+        """:param copied: told the address and bytes of each copied instruction before it is written to a slot or detour buffer."""
+
+        def text_byte(addr: int) -> int | None:
+            data = text.read(addr, 1)
+            return data[0] if data else None
+
+        super().__init__(cpus, stepping_for(profile, memory), text_byte)
+        self.profile = profile
+        self.image = image
+        self.code = CodeCache(image, self.recovered)
+        self._copied = copied or _nobody_asks
+        self.poke = poke
+        self._text = text
+        self._lookup: Callable[[int], Kprobe | None] = lambda _addr: None
+        self._areas = areas
+        self.slots = SlotCache(*areas.slots, _SLOT_SIZE, PAGE_SIZE, self._add_page)
+        self.detours = SlotCache(*areas.detours, _DETOUR_SIZE, PAGE_SIZE, self._add_page)
+        self._copies: dict[int, Kprobe] = {}
+        text.listeners.append(lambda write: self.code.text_changed(write.addr, len(write.data)))
+
+    def _add_page(self, addr: int) -> None:
+        self._text.add_page(addr // PAGE_SIZE, INT3 * PAGE_SIZE)
+
+    def recovered(self, addr: int, size: int) -> bytes:
+        """The text without probes; what is not text (data that the image brings) as loaded."""
+        if not self._text.store.covers(addr, 1):
+            return self.image.read(addr, size)
+        return recover(self._text, self._lookup, addr, size)
+
+    @property
+    def max_optimized_len(self) -> int:
+        """MAX_OPTIMIZED_LENGTH."""
+        return MAX_OPTIMIZED_LENGTH
+
+    @property
+    def batch_max(self) -> int:
+        """MAX_OPTIMIZE_PROBES."""
+        return MAX_POKE_BATCH
+
+    def attach(self, core: ArchCallbacks) -> None:
+        """The core whose probes these are."""
+        super().attach(core)
+        self._lookup = core.get_kprobe
+
+    # Plain probes -----------------------------------------------------------------------------------------------------
+
+    def arch_check_text(self, addr: int) -> None:
+        """Refuse what 6.1 refuses. Raises KprobeError with EINVAL, EILSEQ, EOPNOTSUPP or ENOSPC."""
+        verdict = can_probe(self.code, addr)
+        if verdict.errno:
+            # 6.1 looks the symbol up first and answers ENOENT where there is none; 2.6.38 asks whether it is text: EINVAL.
+            outside = verdict.errno == errno.ENOENT and not self.profile.unmapped_is_enoent
+            code = errno.EINVAL if outside else verdict.errno
+            raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}")
+
+    def arch_prepare_kprobe(self, p: Kprobe) -> None:
+        """Copy the instruction to a slot: with a jump back behind it where it can be boosted."""
+        function = self.code.function_at(p.at)
+        insn = function.insn_at(p.at) if function is not None else None
+        if insn is None:
+            raise EngineBug(f"no instruction at {p.at:#x}, though a probe may go there")
+        boostable = self.stepping.wants_jump_back(p) and is_boostable(self.code, p.at)
+        slot = self.slots.get()
+        try:
+            copy = build_slot(insn, slot, boostable)
+        except KprobeError:
+            self.slots.free(slot)
+            raise
+        self._copied(slot, copy[: insn.length])
+        self.poke.text_poke(slot, copy, f"slot of {p.at:#x}")
+        p.ainsn = Ainsn(insn, slot, boostable)
+        self._copies[slot] = p
+
+    def arch_remove_kprobe(self, p: Kprobe) -> None:
+        """Poison and free the slot."""
+        ainsn: Ainsn = p.ainsn
+        self.poke.text_poke(ainsn.slot, INT3 * _SLOT_SIZE, f"freed slot of {p.at:#x}")
+        self.slots.free(ainsn.slot)
+        del self._copies[ainsn.slot]
+
+    def arch_arm_kprobe(self, p: Kprobe) -> None:
+        """The breakpoint goes in."""
+        self.poke.text_poke(p.at, INT3, f"arm {p.at:#x}")
+
+    def arch_disarm_kprobe(self, p: Kprobe) -> None:
+        """The first byte comes back."""
+        ainsn: Ainsn = p.ainsn
+        self.poke.text_poke(p.at, ainsn.opcode, f"disarm {p.at:#x}")
+
+    # Optimized probes -------------------------------------------------------------------------------------------------
+
+    def arch_prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
+        """Build the detour buffer, where the site can be optimized."""
+        plan = can_optimize(self.code, op.at)
+        if not isinstance(plan, OptimizePlan):
+            return
+        at = self.detours.get()
+        try:
+            detour = build_detour(plan, at, op_id=op.op_id, callback=self._areas.callback, red_zone=self.image.red_zone)
+            jump = jmp32(op.at, at)
+        except KprobeError:  # out of the reach of a rel32: stays a breakpoint, as in the kernel
+            self.detours.free(at)
+            return
+        if len(detour.code) > _DETOUR_SIZE:
+            raise EngineBug(f"a detour buffer of {len(detour.code)} bytes; {_DETOUR_SIZE} are reserved")
+        self._announce_copies(plan, detour)
+        self.poke.text_poke(at, detour.code, f"detour buffer of {op.at:#x}")
+        original = b"".join(insn.raw for insn in plan.insns)[:JMP32_SIZE]
+        op.optinsn = OptInsn(detour, plan.size, original, jump)
+        self._copies[at] = op
+
+    def _announce_copies(self, plan: OptimizePlan, detour: Detour) -> None:
+        offset = detour.copied_start
+        for insn in plan.insns:
+            self._copied(detour.addr + offset, detour.code[offset : offset + insn.length])
+            offset += insn.length
+
+    def arch_remove_optimized_kprobe(self, op: AggrKprobe) -> None:
+        """Poison and free the detour buffer."""
+        if op.optinsn is None:
+            return
+        optinsn: OptInsn = op.optinsn
+        at = optinsn.detour.addr
+        self.poke.text_poke(at, INT3 * _DETOUR_SIZE, f"freed detour buffer of {op.at:#x}")
+        self.detours.free(at)
+        del self._copies[at]
+        op.optinsn = None
+
+    def arch_check_optimized_kprobe(self, op: AggrKprobe) -> bool:
+        """False while a live probe sits inside the replaced bytes."""
+        optinsn: OptInsn = op.optinsn
+        for offset in range(1, optinsn.size):
+            other = self.core.get_kprobe(op.at + offset)
+            if other is not None and not other.disabled:
+                return False
+        return True
+
+    def arch_within_optimized_kprobe(self, op: AggrKprobe, addr: int) -> bool:
+        """True when ``addr`` lies behind the first and before the end of the replaced instructions."""
+        optinsn: OptInsn = op.optinsn
+        return op.at <= addr < op.at + optinsn.size
+
+    def arch_optimize_kprobes(self, ops: Sequence[AggrKprobe]) -> None:
+        """Jumps go in, one batch."""
+        self.poke.text_poke_smp_batch([self._param(op, op.optinsn.jump, "optimize") for op in ops])
+
+    def arch_unoptimize_kprobes(self, ops: Sequence[AggrKprobe]) -> None:
+        """Breakpoints and the original tails come back, one batch."""
+        self.poke.text_poke_smp_batch([self._param(op, INT3 + op.optinsn.original[1:], "unoptimize") for op in ops])
+
+    def arch_unoptimize_kprobe(self, op: AggrKprobe) -> None:
+        """The same for one, at once."""
+        self.poke.text_poke_smp(op.at, INT3 + op.optinsn.original[1:], f"force unoptimize {op.at:#x}")
+
+    def _param(self, op: AggrKprobe, data: bytes, verb: str) -> TextPokeParam:
+        return TextPokeParam(op.at, data, f"{verb} {op.at:#x}")
+
+    # Reports ----------------------------------------------------------------------------------------------------------
+
+    def method_of(self, p: Kprobe) -> Method:
+        """How a hit on table entry ``p`` would run the probed instruction now."""
+        if isinstance(p, AggrKprobe) and p.jump_in_text:
+            return Method.OPTIMIZED
+        if self.stepping.boosts(p):
+            return Method.BOOSTED
+        return Method.EMULATED if self.stepping.emulates(p.ainsn) is not None else Method.INT3
+
+    def original_ip(self, ip: int) -> int:
+        """The probed instruction whose copy holds ``ip``; ``ip`` itself outside of slots and detour buffers."""
+        for start, p in self._copies.items():
+            if isinstance(p, AggrKprobe) and p.optinsn is not None and start == p.optinsn.detour.addr:
+                offset = ip - p.optinsn.copied
+                if 0 <= offset < p.optinsn.detour.copied_len:
+                    return p.at + offset
+            elif start <= ip < start + _SLOT_SIZE:
+                return p.at
+        return ip

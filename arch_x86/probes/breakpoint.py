@@ -1,0 +1,179 @@
+"""The hit path: int3, single step, detour callback, faults inside a step. Answers to kprobe_handler(), post_kprobe_handler(),
+kprobe_fault_handler() and optimized_callback() in arch/x86/kernel/kprobes.c (2.6.38).
+
+Runs between two guest instructions, on the pt_regs that a guest stub has pushed. IF is clear from the breakpoint to the end of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from arch_x86.probes.ptregs import PtRegs
+from arch_x86.probes.records import Ainsn, OptInsn
+from arch_x86.probes.singlestep import FLAG_TF
+from arch_x86.probes.stepping import KprobeCtlblk, Stepping
+from engine.arch import ArchCallbacks
+from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
+
+__all__ = ("BreakpointHandler", "GuestMemory")
+
+_INT3: Final = 0xCC
+_STEPPING: Final = (KprobeStatus.HIT_SS, KprobeStatus.REENTER)
+_MASK: Final = (1 << 64) - 1
+
+
+class GuestMemory(Protocol):
+    """Guest data by virtual address."""
+
+    def read_u64(self, addr: int) -> int | None:
+        """A quad word, or None when unmapped."""
+        ...
+
+    def write(self, addr: int, data: bytes) -> bool:
+        """False when unmapped."""
+        ...
+
+
+class BreakpointHandler:
+    """The traps of all CPUs.
+
+    :param text_byte: reads one byte of the current text.
+    :param stepping: how an instruction runs that is not boosted.
+    """
+
+    def __init__(self, cpus: int, stepping: Stepping, text_byte: Callable[[int], int | None]) -> None:
+        self.ctlblk = [KprobeCtlblk() for _ in range(cpus)]
+        self.stepping = stepping
+        self._text_byte = text_byte
+        self._core: ArchCallbacks | None = None
+
+    def attach(self, core: ArchCallbacks) -> None:
+        """The core whose probes these are."""
+        self._core = core
+
+    @property
+    def core(self) -> ArchCallbacks:
+        """The attached core."""
+        assert self._core is not None
+        return self._core
+
+    def save_state(self) -> Any:
+        """For a snapshot."""
+        return [(b.current, b.status, b.old_flags, b.saved_flags, b.prev) for b in self.ctlblk]
+
+    def restore_state(self, state: Any) -> None:
+        """From a snapshot."""
+        for block, saved in zip(self.ctlblk, state, strict=True):
+            block.current, block.status, block.old_flags, block.saved_flags, block.prev = saved
+
+    # int3 -------------------------------------------------------------------------------------------------------------
+
+    def int3(self, cpu: int, regs: PtRegs) -> bool:
+        """#BP. False: nobody's breakpoint."""
+        addr = regs.ip - 1
+        block = self.ctlblk[cpu]
+        p = self.core.get_kprobe(addr)
+        if p is None:
+            running = block.current
+            if running is not None and block.status in _STEPPING and self.stepping.step_ended(running.ainsn, regs, by_int3=True):
+                self._after_step(block, running, regs)
+                return True
+            if self._text_byte(addr) == _INT3:
+                return False
+            regs.ip = addr  # the breakpoint was removed after the hit: run what is there now
+            return True
+        if block.current is not None:
+            self.core.kprobes_inc_nmissed_count(p)
+            self._setup_singlestep(block, p, regs, reenter=True)
+            return True
+        block.current = p
+        block.status = KprobeStatus.HIT_ACTIVE
+        if p.pre_handler is not None and p.pre_handler(p, regs):
+            block.current = None  # the handler has set ip itself
+            return True
+        self._setup_singlestep(block, p, regs, reenter=False)
+        return True
+
+    def _setup_singlestep(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs, *, reenter: bool) -> None:
+        """Send the CPU to the detour's copies, to the boosted copy, or to a single step."""
+        if isinstance(p, AggrKprobe) and p.optimized:
+            optinsn: OptInsn = p.optinsn
+            regs.ip = optinsn.copied
+            if not reenter:
+                block.current = None
+            return
+        ainsn: Ainsn = p.ainsn
+        if self.stepping.boosts(p):
+            if not reenter:
+                block.current = None
+            regs.ip = ainsn.slot
+            return
+        if reenter:
+            block.prev = (block.current, block.status, block.old_flags, block.saved_flags)
+            block.current = p
+            block.status = KprobeStatus.REENTER
+        else:
+            block.status = KprobeStatus.HIT_SS
+        if self.stepping.begin(block, ainsn, regs):
+            self._post_process(block, p, regs)
+
+    # After the step ---------------------------------------------------------------------------------------------------
+
+    def debug(self, cpu: int, regs: PtRegs) -> bool:
+        """#DB. False: nobody was stepping."""
+        block = self.ctlblk[cpu]
+        p = block.current
+        if p is None or block.status not in _STEPPING or not self.stepping.step_ended(p.ainsn, regs, by_int3=False):
+            return False
+        self._after_step(block, p, regs)
+        return True
+
+    def _after_step(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
+        self.stepping.resume(block, p.ainsn, regs)
+        self._post_process(block, p, regs)
+
+    def _post_process(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
+        """The instruction is done: post_handler, then back to the hit that this one interrupted."""
+        if block.status is not KprobeStatus.REENTER and p.post_handler is not None:
+            block.status = KprobeStatus.HIT_SSDONE
+            p.post_handler(p, regs, 0)
+        self._leave(block)
+
+    def _leave(self, block: KprobeCtlblk) -> None:
+        if block.prev is not None:
+            block.current, block.status, block.old_flags, block.saved_flags = block.prev
+            block.prev = None
+        else:
+            block.current = None
+
+    # Faults -----------------------------------------------------------------------------------------------------------
+
+    def fault(self, cpu: int, regs: PtRegs, vector: int) -> bool:
+        """A fault; in a single step it is put back to the original instruction, for whoever handles it next."""
+        del vector
+        block = self.ctlblk[cpu]
+        p = block.current
+        if p is not None and block.status in _STEPPING:
+            regs.ip = p.at
+            regs.flags = regs.flags & ~FLAG_TF | block.old_flags
+            self._leave(block)
+        return False
+
+    # Optimized --------------------------------------------------------------------------------------------------------
+
+    def optimized_callback(self, cpu: int, op_id: int, regs: PtRegs) -> None:
+        """A detour buffer calls. Its probe may be disabled already, while the jump waits to be undone: then nothing runs."""
+        op = self.core.find_optimized(op_id)
+        if op is None or op.disabled:
+            return
+        block = self.ctlblk[cpu]
+        if block.current is not None:
+            self.core.kprobes_inc_nmissed_count(op)
+            return
+        regs.ip = op.at + 1
+        regs.orig_ax = _MASK
+        block.current = op
+        block.status = KprobeStatus.HIT_ACTIVE
+        self.core.opt_pre_handler(op, regs)
+        block.current = None

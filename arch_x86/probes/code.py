@@ -1,0 +1,278 @@
+"""Functions, decoded once and kept. Answers to the linear sweeps of can_probe() and can_optimize() (arch/x86/kernel/kprobes/core.c, opt.c).
+
+6.1 decodes a function from its first byte for every question; here one sweep answers all of them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.insn import LINUX_6_1, Branch, Insn, KernelQuirks
+from engine.image import Image, Range, ReservedKind, Symbol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ("FUNCTION_SIZE_MAX", "CodeCache", "FunctionCode", "RangeIndex")
+
+FUNCTION_SIZE_MAX: Final = 1 << 22
+"""Bytes of one function that are looked at. More than any compiler makes; a symbol over gigabytes of zeros does not stop the show."""
+
+_JUMPS = frozenset((Branch.JMP, Branch.JCC, Branch.LOOP))  # CALL comes back, so 6.1 does not look at it
+_INDIRECT_JUMPS = frozenset((Branch.JMP_INDIRECT_REG, Branch.JMP_INDIRECT_MEM, Branch.JMP_FAR))
+_OFF_LIMITS = frozenset((ReservedKind.JUMP_LABEL, ReservedKind.STATIC_CALL, ReservedKind.BUG, ReservedKind.ALTERNATIVES))
+_JUMP_OPCODES = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE9, 0xEB))
+
+
+class FunctionCode:
+    """One function's bytes and what they decode to.
+
+    ``size`` is the symbol's, cut where the next symbol starts (kallsyms knows no nesting) or the segment ends. ``code`` goes up to
+    14 bytes further, for a last instruction that does. The sweep starts at the symbol and goes instruction by instruction to the
+    end, or to the first bytes that are none: ``decoded_size`` bytes.
+    """
+
+    def __init__(self, symbol: Symbol, size: int, code: bytes, quirks: KernelQuirks = LINUX_6_1) -> None:
+        self.symbol = symbol
+        self.start = symbol.addr
+        self.size = min(size, len(code))
+        self.code = code
+        self.quirks = quirks
+
+    @property
+    def end(self) -> int:
+        """Address of the byte behind the function."""
+        return self.start + self.size
+
+    @cached_property
+    def insns(self) -> dict[int, Insn]:
+        """Offset -> instruction, in order."""
+        insns: dict[int, Insn] = {}
+        offset = 0
+        while offset < self.size:
+            insn = decode(self.code[offset : offset + MAX_INSN_SIZE], self.start + offset, self.quirks)
+            if insn is None:
+                break
+            insns[offset] = insn
+            offset += insn.length
+        return insns
+
+    @cached_property
+    def decoded_size(self) -> int:
+        """Offset at which the sweep ended: ``size`` or a little more, less where bytes decode to nothing."""
+        if not self.insns:
+            return 0
+        offset, last = next(reversed(self.insns.items()))
+        return offset + last.length
+
+    @property
+    def decodable(self) -> bool:
+        """True when all of the function is instructions."""
+        return self.decoded_size >= self.size
+
+    @cached_property
+    def boundaries(self) -> frozenset[int]:
+        """Addresses at which the sweep found instructions."""
+        return frozenset(self.start + offset for offset in self.insns)
+
+    def insn_at(self, addr: int) -> Insn | None:
+        """The instruction that starts at ``addr`` in the sweep."""
+        return self.insns.get(addr - self.start)
+
+    @cached_property
+    def jump_targets(self) -> tuple[int, ...]:
+        """Where the function's own jumps go, sorted; calls and indirect jumps are not among them."""
+        targets = {target for insn in self.insns.values() if (target := self._jump_target(insn)) is not None}
+        return tuple(sorted(targets))
+
+    @cached_property
+    def has_indirect_jump(self) -> bool:
+        """True when a jump's target can't be read off the code: through a register, memory, or to another segment."""
+        return any(self._is_indirect_jump(insn) for insn in self.insns.values())
+
+    def jumps_into(self, first: int, last: int) -> bool:
+        """True when a jump of this function goes to an address from ``first`` to ``last`` (both included)."""
+        at = bisect_left(self.jump_targets, first)
+        return at < len(self.jump_targets) and self.jump_targets[at] <= last
+
+    def _jump_target(self, insn: Insn) -> int | None:
+        if insn.branch in _JUMPS:
+            return insn.target
+        if insn.vex and self.quirks.vex_as_legacy and insn.opcode[0] in _JUMP_OPCODES:
+            return insn.end + insn.immediate
+        return None
+
+    def _is_indirect_jump(self, insn: Insn) -> bool:
+        if insn.branch in _INDIRECT_JUMPS:
+            return True
+        return insn.vex and self.quirks.vex_as_legacy and insn.opcode[0] == 0xEA
+
+
+class CodeCache:
+    """The functions of one image, found by address in O(log n), decoded when first asked for.
+
+    ``read(addr, size)`` gives the text with all probes taken out, as recover_probed_instruction() does; the default is the image as
+    loaded. Whoever changes that text says so by :meth:`invalidate`.
+    """
+
+    def __init__(self, image: Image, read: Callable[[int, int], bytes] | None = None, quirks: KernelQuirks = LINUX_6_1) -> None:
+        self.image = image
+        self.read = read or image.read
+        self.quirks = quirks
+        self._symbols = _distinct(image.functions)
+        self._starts = [symbol.addr for symbol in self._symbols]
+        self._functions: dict[int, FunctionCode] = {}
+        self._latest: FunctionCode | None = None
+        self._exception_addresses = sorted({entry.insn for entry in image.exception_table})
+        self._exceptions = frozenset(self._exception_addresses)
+        self._touches: dict[int, bool] = {}
+        self.blacklist = RangeIndex((*image.blacklist, *_blacklisted_parts(image)))
+        self.off_limits = RangeIndex(
+            (
+                *image.blacklist,
+                *_blacklisted_parts(image),
+                *(Range(item.addr, item.size) for item in image.reserved if item.kind in _OFF_LIMITS),
+            )
+        )
+        self.reserved = {
+            kind: RangeIndex(Range(item.addr, item.size) for item in image.reserved if item.kind is kind) for kind in ReservedKind
+        }
+        self.ftrace_sites = frozenset(item.addr for item in image.reserved if item.kind is ReservedKind.FTRACE_SITE)
+
+    @property
+    def functions(self) -> tuple[Symbol, ...]:
+        """Function symbols in address order, one for each address."""
+        return self._symbols
+
+    def function_at(self, addr: int) -> FunctionCode | None:
+        """The function that holds ``addr``, or None."""
+        function = self._latest
+        if function is not None and function.start <= addr < function.end:
+            return function
+        at = bisect_right(self._starts, addr) - 1
+        if at < 0:
+            return None
+        function = self._functions.get(at)
+        if function is None:
+            function = self._functions[at] = self._load(at)
+        if addr >= function.end:
+            return None
+        self._latest = function
+        return function
+
+    def insn_at(self, addr: int) -> Insn | None:
+        """What decodes at ``addr``, boundary or not."""
+        function = self.function_at(addr)
+        found = None if function is None else function.insns.get(addr - function.start)
+        return found or decode(self.read(addr, MAX_INSN_SIZE), addr, self.quirks)
+
+    def invalidate(self, addr: int, size: int) -> None:
+        """Forget what was decoded from any of the ``size`` bytes from ``addr``."""
+        self._latest = None
+        for at in range(max(bisect_right(self._starts, addr) - 1, 0), len(self._starts)):
+            if self._starts[at] >= addr + size:
+                break
+            self._functions.pop(at, None)
+        # A function's last instruction may reach into the next one's bytes.
+        at = bisect_right(self._starts, addr) - 2
+        while at >= 0 and self._symbols[at].addr + self._size(at) + MAX_INSN_SIZE > addr:
+            self._functions.pop(at, None)
+            at -= 1
+
+    def text_changed(self, addr: int, size: int) -> None:
+        """The text was written there: forget the functions whose bytes, probes taken out, are others now."""
+        at = max(bisect_right(self._starts, addr) - 2, 0)
+        while at < len(self._starts) and self._starts[at] < addr + size:
+            function = self._functions.get(at)
+            if function is not None:
+                low = max(addr, function.start)
+                high = min(addr + size, function.start + len(function.code))
+                if low < high and self.read(low, high - low) != function.code[low - function.start : high - function.start]:
+                    self.invalidate(low, high - low)
+            at += 1
+
+    def in_exception_table(self, addr: int) -> bool:
+        """search_exception_tables(): a fault at ``addr`` goes on elsewhere."""
+        return addr in self._exceptions
+
+    def touches_exception_table(self, function: FunctionCode) -> bool:
+        """True when an instruction of ``function`` has a fixup, so that one may lead into it."""
+        known = self._touches.get(function.start)
+        if known is None:
+            addresses = self._exception_addresses
+            at = bisect_left(addresses, function.start)
+            known = False
+            while not known and at < len(addresses) and addresses[at] < function.end:
+                known = addresses[at] - function.start in function.insns
+                at += 1
+            self._touches[function.start] = known
+        return known
+
+    def jumps_indirectly(self, function: FunctionCode) -> bool:
+        """True when ``function`` jumps to where the code doesn't say, retpoline thunks included."""
+        thunks = self.image.indirect_thunks
+        return function.has_indirect_jump or (thunks is not None and function.jumps_into(thunks.addr, thunks.end))
+
+    def _size(self, at: int) -> int:
+        """The symbol's size, cut at the next symbol; a symbol without one lasts until there."""
+        symbol = self._symbols[at]
+        room = self._starts[at + 1] - symbol.addr if at + 1 < len(self._starts) else None
+        if symbol.size == 0:
+            segment = self.image.segment_at(symbol.addr)
+            left = 0 if segment is None else segment.end - symbol.addr
+            return left if room is None else min(room, left)
+        return symbol.size if room is None else min(symbol.size, room)
+
+    def _load(self, at: int) -> FunctionCode:
+        symbol, size = self._symbols[at], self._size(at)
+        if not self.image.is_text(symbol.addr):
+            return FunctionCode(symbol, 0, b"", self.quirks)
+        size = min(size, FUNCTION_SIZE_MAX)
+        return FunctionCode(symbol, size, self.read(symbol.addr, size + MAX_INSN_SIZE - 1), self.quirks)
+
+
+class RangeIndex:
+    """Which of many ranges, possibly overlapping, touch some bytes: O(log n)."""
+
+    def __init__(self, ranges: Iterable[Range]) -> None:
+        merged: list[list[int]] = []
+        for start, end in sorted((item.addr, item.end) for item in ranges if item.size > 0):
+            if merged and start <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], end)
+            else:
+                merged.append([start, end])
+        self._starts = [start for start, _end in merged]
+        self._ends = [end for _start, end in merged]
+
+    def __contains__(self, addr: int) -> bool:
+        return self.overlaps(addr, 1)
+
+    def overlaps(self, addr: int, size: int) -> bool:
+        """True when a range holds any of the ``size`` bytes from ``addr``."""
+        at = bisect_left(self._starts, addr + size) - 1
+        return at >= 0 and self._ends[at] > addr
+
+
+def _blacklisted_parts(image: Image) -> list[Range]:
+    """Parts that the compiler split off (``foo.cold``, ``foo.isra.0``) share the fate of ``foo``."""
+    blacklist = RangeIndex(image.blacklist)
+    parts: list[Range] = []
+    for symbol in image.functions:
+        name, dot, _suffix = symbol.name.partition(".")
+        base = image.by_name.get(name) if dot else None
+        if base is not None and base.addr in blacklist:
+            parts.append(Range(symbol.addr, symbol.size))
+    return parts
+
+
+def _distinct(functions: Iterable[Symbol]) -> tuple[Symbol, ...]:
+    """One symbol for each address: the first name of the longest."""
+    chosen: dict[int, Symbol] = {}
+    for symbol in functions:  # by address, size, name
+        known = chosen.get(symbol.addr)
+        if known is None or symbol.size > known.size:
+            chosen[symbol.addr] = symbol
+    return tuple(chosen.values())

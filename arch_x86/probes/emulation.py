@@ -1,0 +1,149 @@
+"""Doing a probed branch on ``pt_regs`` instead of running a copy. Answers to kprobe_emulate_*() (arch/x86/kernel/kprobes/core.c, 6.1).
+
+``regs.ip`` is behind the int3 on entry. The int3 stub leaves a gap under the interrupted stack for what is pushed here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol, assert_never
+
+from arch_x86.isa.insn import Insn
+from arch_x86.probes.emulate import Emulation
+from arch_x86.probes.ptregs import PtRegs
+
+__all__ = ("StackMemory", "condition_holds", "emulate")
+
+_CF, _PF, _ZF, _SF, _IF, _OF = 1 << 0, 1 << 2, 1 << 6, 1 << 7, 1 << 9, 1 << 11
+_MASK: Final = (1 << 64) - 1
+_MASK32: Final = (1 << 32) - 1
+_GPR: Final = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+_LOOPE, _LOOP, _JRCXZ = 0xE1, 0xE2, 0xE3
+_RET_IMM, _RETF_IMM = 0xC2, 0xCA
+
+
+class StackMemory(Protocol):
+    """The guest's stack."""
+
+    def read_u64(self, addr: int) -> int | None:
+        """A quad word, or None when unmapped."""
+        ...
+
+    def write(self, addr: int, data: bytes) -> bool:
+        """False when unmapped."""
+        ...
+
+
+def _push(regs: PtRegs, memory: StackMemory, value: int) -> None:
+    regs.sp = (regs.sp - 8) & _MASK
+    memory.write(regs.sp, (value & _MASK).to_bytes(8, "little"))
+
+
+def _pop(regs: PtRegs, memory: StackMemory) -> int:
+    value = memory.read_u64(regs.sp) or 0
+    regs.sp = (regs.sp + 8) & _MASK
+    return value
+
+
+def condition_holds(code: int, flags: int) -> bool:
+    """Condition ``code`` (0 to 15: the low nibble of a Jcc's opcode) under ``flags`` (SDM vol. 1, appendix B)."""
+    carry, zero, less = bool(flags & _CF), bool(flags & _ZF), bool(flags & _SF) != bool(flags & _OF)
+    match code >> 1:
+        case 0:
+            holds = bool(flags & _OF)
+        case 1:
+            holds = carry
+        case 2:
+            holds = zero
+        case 3:
+            holds = carry or zero
+        case 4:
+            holds = bool(flags & _SF)
+        case 5:
+            holds = bool(flags & _PF)
+        case 6:
+            holds = less
+        case _:
+            holds = zero or less
+    return holds != bool(code & 1)
+
+
+def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
+    """LOOPcc and JRCXZ; with a 67 prefix they count in ECX."""
+    narrow = 0x67 in insn.prefixes
+    mask = _MASK32 if narrow else _MASK
+    kind = insn.opcode[0]
+    count = regs.cx & mask
+    if kind == _JRCXZ:
+        return count == 0
+    left = (count - 1) & mask
+    if warts and narrow:  # 6.1 decrements the low half in place
+        regs.cx = (regs.cx & ~_MASK32) | left
+    else:
+        regs.cx = left
+    more = count != 0 if warts else left != 0
+    if kind == _LOOP:
+        return more
+    return more and bool(regs.flags & _ZF) == (kind == _LOOPE)
+
+
+def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
+    narrow = 0x66 in insn.prefixes and not warts  # 6.1 does not look at the prefix
+    match insn.opcode[0]:
+        case 0xFA:  # CLI
+            regs.flags &= ~_IF
+        case 0xFB:  # STI
+            regs.flags |= _IF
+        case 0x9C if narrow:
+            regs.sp = (regs.sp - 2) & _MASK
+            memory.write(regs.sp, (regs.flags & 0xFFFF).to_bytes(2, "little"))
+        case 0x9C:  # PUSHF
+            _push(regs, memory, regs.flags)
+        case _ if narrow:
+            regs.flags = regs.flags & ~0xFFFF | (memory.read_u64(regs.sp) or 0) & 0xFFFF
+            regs.sp = (regs.sp + 2) & _MASK
+        case _:  # POPF
+            regs.flags = _pop(regs, memory)
+
+
+def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
+    """Do ``insn``, whose emulation is ``kind``.
+
+    :param warts: repeat what 6.1 gets wrong: LOOP counts one too high, RET imm16 does not release its arguments.
+    """
+    target = insn.end
+    match kind:
+        case Emulation.IF_MODIFIERS:
+            _modify_if(insn, regs, memory, warts=warts)
+        case Emulation.RET:
+            target = _pop(regs, memory)
+            if insn.opcode[0] in (_RET_IMM, _RETF_IMM) and not warts:
+                regs.sp = (regs.sp + (insn.immediate & 0xFFFF)) & _MASK
+        case Emulation.CALL:
+            _push(regs, memory, insn.end)
+            target = _target(insn)
+        case Emulation.JMP:
+            target = _target(insn)
+        case Emulation.JCC:
+            if condition_holds(insn.opcode[-1] & 15, regs.flags):
+                target = _target(insn)
+        case Emulation.LOOP:
+            if _loop_taken(insn, regs, warts=warts):
+                target = _target(insn)
+        case Emulation.CALL_INDIRECT:
+            target = _register(insn, regs)
+            _push(regs, memory, insn.end)
+        case Emulation.JMP_INDIRECT:
+            target = _register(insn, regs)
+        case _:
+            assert_never(kind)
+    regs.ip = target & _MASK
+
+
+def _target(insn: Insn) -> int:
+    """Where a relative branch leads. What 6.1 only takes for one (a VEX opcode byte, read as the legacy opcode) has the target it reads."""
+    return insn.end + insn.immediate if insn.target is None else insn.target
+
+
+def _register(insn: Insn, regs: PtRegs) -> int:
+    """The register of a register-indirect branch."""
+    return int(getattr(regs, _GPR[insn.rm | (insn.rex & 1) << 3]))

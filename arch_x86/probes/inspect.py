@@ -1,0 +1,252 @@
+"""What 6.1 would answer for every byte of a function: the model behind ``optprobe inspect``.
+
+Slots and detour buffers are shown at hypothetical addresses behind the image: every site's slot at the first page
+boundary at least 1 MiB behind the image's end, every site's detour buffer one page later, the callback one page behind that. The
+callback's first argument is 0.
+"""
+
+from __future__ import annotations
+
+import json
+from errno import EILSEQ
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from arch_x86.isa.disasm import disassemble
+from arch_x86.isa.encode import RelativeRangeError
+from arch_x86.probes.boost import is_boostable
+from arch_x86.probes.code import CodeCache
+from arch_x86.probes.detour import build_detour
+from arch_x86.probes.eligibility import ProbeRefusal, can_probe, is_ftrace_site
+from arch_x86.probes.emulate import Emulation, emulation_of
+from arch_x86.probes.optimize import OptimizePlan, Unoptimizable, can_optimize
+from arch_x86.probes.site_report import Buffer, BufferAddresses, SiteReport
+from arch_x86.probes.slot import build_slot
+from engine.errors import InputError
+from engine.kallsyms import Kallsyms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from arch_x86.isa.insn import Insn
+    from engine.image import Image, Symbol
+
+__all__ = (
+    "Buffer",
+    "BufferAddresses",
+    "FunctionReport",
+    "SiteReport",
+    "inspect_function",
+    "inspect_functions",
+    "inspect_json",
+    "named_functions",
+    "write_inspect_json",
+)
+
+SCHEMA: Final = 1
+_SITES_A_WRITE: Final = 512
+
+
+class FunctionReport:
+    """One function, and its sites as they are asked for: all of them at once are 200 bytes and more for each byte of text.
+
+    ``size`` is that of the code: the symbol's, cut at the next symbol, or up to there where the symbol has none; 0 outside of text.
+    """
+
+    def __init__(self, cache: CodeCache, symbol: Symbol, *, buffers: bool = False) -> None:
+        self.symbol = symbol.name
+        self.addr = symbol.addr
+        self._cache = cache
+        self._function = cache.function_at(symbol.addr)
+        self.size = 0 if self._function is None else max(self._function.end - symbol.addr, 0)
+        self._addresses = BufferAddresses.behind(cache.image) if buffers else None
+
+    @property
+    def insns(self) -> dict[int, Insn]:
+        """Offset -> instruction: the sites at which one starts."""
+        return {} if self._function is None else self._function.insns
+
+    @property
+    def decoded_size(self) -> int:
+        """Offset behind the last instruction; up to there, a byte at which none starts is inside of one."""
+        return 0 if self._function is None else self._function.decoded_size
+
+    @property
+    def sites(self) -> tuple[SiteReport, ...]:
+        """All offsets, made anew each time."""
+        return tuple(map(self.site, range(self.size)))
+
+    def to_json(self) -> dict[str, Any]:
+        """One element of ``functions``."""
+        return {"symbol": self.symbol, "addr": self.addr, "size": self.size, "sites": [site.to_json() for site in self.sites]}
+
+    def site(self, offset: int) -> SiteReport:
+        """The report on one offset, from 0 to ``size`` - 1."""
+        cache, addr = self._cache, self.addr + offset
+        insn = self.insns.get(offset)
+        verdict = can_probe(cache, addr)
+        probed = insn if verdict else None
+        emulated: Emulation | None = None
+        boostable: bool | None = None
+        outcome: OptimizePlan | Unoptimizable = Unoptimizable.NOT_PROBEABLE
+        slot = detour = None
+        if probed is not None:
+            ftrace = is_ftrace_site(cache, addr)
+            emulated = None if ftrace else emulation_of(probed, cache.quirks)
+            boostable = not ftrace and is_boostable(cache, addr)
+            outcome = can_optimize(cache, addr)
+            if self._addresses is not None and not ftrace:
+                slot = _slot(probed, boostable, self._addresses)
+                detour = _detour(outcome, self._addresses, cache.image.red_zone)
+        return SiteReport(
+            offset=offset,
+            insn=None if insn is None else _text(insn),
+            length=None if insn is None else insn.length,
+            errno=verdict.errno,
+            probe_reason=verdict.reason,
+            boostable=boostable,
+            emulated=emulated,
+            plan=outcome if isinstance(outcome, OptimizePlan) else None,
+            reason=outcome if isinstance(outcome, Unoptimizable) else None,
+            slot=slot,
+            detour=detour,
+        )
+
+    def json_parts(self) -> Iterator[str]:
+        """The text of ``json.dumps(self.to_json())``, a little at a time."""
+        yield f'{{"symbol": {json.dumps(self.symbol)}, "addr": {self.addr}, "size": {self.size}, "sites": ['
+        sites = self._site_texts()
+        before = ""
+        while some := ", ".join(islice(sites, _SITES_A_WRITE)):
+            yield before + some
+            before = ", "
+        yield "]}"
+
+    def notable_sites(self) -> Iterator[SiteReport]:
+        """The sites without those inside of instructions of which there is no more to say than that."""
+        insns, plain = self.insns, self._plain_size()
+        for offset in range(self.size):
+            if offset >= plain or offset in insns:
+                yield self.site(offset)
+
+    def _site_texts(self) -> Iterator[str]:
+        """Three of four sites are inside an instruction and differ in nothing but the offset."""
+        insns, plain = self.insns, self._plain_size()
+        for offset in range(self.size):
+            if offset < plain and offset not in insns:
+                yield f'{{"offset": {offset}{_INSIDE}'
+            else:
+                yield self.site(offset).json_text()
+
+    def _plain_size(self) -> int:
+        """Up to here the image's lists say nothing about any offset, and instructions follow each other."""
+        cache = self._cache
+        if cache.off_limits.overlaps(self.addr, self.size):
+            return 0
+        if not cache.ftrace_sites.isdisjoint(range(self.addr, self.addr + self.size)):
+            return 0
+        return min(self.decoded_size, self.size)
+
+
+def inspect_function(cache: CodeCache, symbol: str | Symbol, *, buffers: bool = False) -> FunctionReport:
+    """The report on one function, by name (the first that is called so) or symbol.
+
+    :raises InputError: the image has no such function.
+    """
+    found = named_functions(cache.image, symbol)[0] if isinstance(symbol, str) else symbol
+    return FunctionReport(cache, found, buffers=buffers)
+
+
+def named_functions(image: Image, name: str | None = None) -> list[Symbol]:
+    """The functions called ``name`` (static ones of several files may be), or all; in address order, none twice.
+
+    :raises InputError: there is none called so.
+    """
+    chosen = {(symbol.addr, symbol.name): symbol for symbol in image.functions if name is None or symbol.name == name}
+    if name is not None and not chosen:
+        raise InputError(f"{image.name}: no function {name!r}; there is {Kallsyms(image).suggest(name)}")
+    return list(chosen.values())
+
+
+def inspect_functions(cache: CodeCache, functions: Iterable[Symbol], *, buffers: bool = False) -> Iterator[FunctionReport]:
+    """One report after another. Use each before the next: what was decoded for it is forgotten then, or it would fill the memory."""
+    last: FunctionReport | None = None
+    for symbol in functions:
+        if last is not None and last.addr != symbol.addr:
+            cache.invalidate(last.addr, max(last.size, 1))
+        last = FunctionReport(cache, symbol, buffers=buffers)
+        yield last
+
+
+def write_inspect_json(
+    out: TextIO, image: Image, symbol: str | None = None, buffers: bool = False, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """The same document as :func:`inspect_json`, written as it is made: a MiB of text makes 250 MB of it.
+
+    :param progress: is told how many functions of how many are done.
+    :raises InputError: the image has no function ``symbol``; nothing is written then.
+    """
+    functions = named_functions(image, symbol)
+    out.write(f'{{"schema": {SCHEMA}, "image": {json.dumps(image.name)}, "functions": [')
+    for number, report in enumerate(inspect_functions(CodeCache(image), functions, buffers=buffers)):
+        if progress is not None:
+            progress(number, len(functions))
+        out.write(", " * (number > 0))
+        out.writelines(report.json_parts())
+    out.write("]}\n")
+
+
+def inspect_json(image: Image, symbol: str | None = None, buffers: bool = False) -> dict[str, Any]:
+    """The document of ``optprobe inspect --json``.
+
+    :raises InputError: the image has no function ``symbol``.
+    """
+    functions = inspect_functions(CodeCache(image), named_functions(image, symbol), buffers=buffers)
+    return {"schema": SCHEMA, "image": image.name, "functions": [report.to_json() for report in functions]}
+
+
+_INSIDE: Final = (
+    SiteReport(
+        offset=0,
+        insn=None,
+        length=None,
+        errno=EILSEQ,
+        probe_reason=ProbeRefusal.NOT_BOUNDARY,
+        boostable=None,
+        emulated=None,
+        plan=None,
+        reason=Unoptimizable.NOT_PROBEABLE,
+    )
+    .json_text()
+    .removeprefix('{"offset": 0')
+)
+"""The JSON text of a site inside an instruction, from behind its offset."""
+
+
+def _text(insn: Insn) -> str:
+    """The instruction's text. But for relative branches it does not depend on the address, and code repeats itself."""
+    return insn.text if insn.target is not None else _text_anywhere(insn.raw)
+
+
+@lru_cache(maxsize=1 << 15)
+def _text_anywhere(raw: bytes) -> str:
+    return disassemble(raw, 0)
+
+
+def _slot(insn: Insn, boostable: bool, addresses: BufferAddresses) -> Buffer | None:
+    """None where the hypothetical address is out of reach."""
+    try:
+        return Buffer(addresses.slot, build_slot(insn, addresses.slot, boostable))
+    except RelativeRangeError:
+        return None
+
+
+def _detour(outcome: OptimizePlan | Unoptimizable, addresses: BufferAddresses, red_zone: bool) -> Buffer | None:
+    if not isinstance(outcome, OptimizePlan):
+        return None
+    try:
+        detour = build_detour(outcome, addresses.detour, op_id=0, callback=addresses.callback, red_zone=red_zone)
+    except RelativeRangeError:
+        return None
+    return Buffer(detour.addr, detour.code, (detour.copied_start, detour.copied_len))

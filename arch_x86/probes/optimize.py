@@ -1,0 +1,109 @@
+"""Whether a probe can become a jump, and which instructions that replaces. Answers to can_optimize(), insn_jump_into_range() and
+copy_optimized_instructions() (arch/x86/kernel/kprobes/opt.c).
+
+"Can't be optimized" is an answer, not an error: the probe stays a breakpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from arch_x86.isa.encode import DISP32_SIZE, INT3_SIZE, JMP32_SIZE
+from arch_x86.probes.boost import can_boost
+from arch_x86.probes.eligibility import can_probe, is_ftrace_site
+from arch_x86.probes.relocate import copy_refusal
+from engine.image import ReservedKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from arch_x86.isa.insn import Insn
+    from arch_x86.probes.code import CodeCache, FunctionCode
+
+__all__ = ("REPLACED_SIZE_MAX", "OptimizePlan", "Unoptimizable", "can_optimize")
+
+REPLACED_SIZE_MAX: Final = JMP32_SIZE - 1 + 15
+"""Four bytes of short instructions and a longest one."""
+
+
+class Unoptimizable(StrEnum):
+    """Why a probe stays a breakpoint: the closed list."""
+
+    NOT_PROBEABLE = "not-probeable"
+    FTRACE_SITE = "ftrace-site"
+    NO_ROOM = "no-room"
+    EXCEPTION_TABLE = "exception-table"
+    UNDECODABLE = "undecodable"
+    INDIRECT_JUMP = "indirect-jump"
+    JUMP_INTO_RANGE = "jump-into-range"
+    FIRST_NOT_BOOSTABLE = "first-not-boostable"
+    LATER_NOT_BOOSTABLE = "later-not-boostable"
+    NOT_COPYABLE = "not-copyable"
+    RESERVED_TEXT = "reserved-text"
+    NEIGHBOUR_PROBE = "neighbour-probe"
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizePlan:
+    """The jump at ``addr`` replaces ``insns``, ``size`` bytes (5 to 19), which run in the detour instead."""
+
+    addr: int
+    insns: tuple[Insn, ...]
+    size: int
+
+    @property
+    def end(self) -> int:
+        """Where the detour jumps back to."""
+        return self.addr + self.size
+
+
+_RESERVED: Final = (ReservedKind.FTRACE, ReservedKind.ALTERNATIVES, ReservedKind.JUMP_LABEL, ReservedKind.STATIC_CALL)
+
+
+def can_optimize(cache: CodeCache, addr: int, is_probed: Callable[[int], bool] | None = None) -> OptimizePlan | Unoptimizable:
+    """The plan for a probe at ``addr``, or why there is none. ``is_probed(a)``: another enabled probe sits at ``a``."""
+    if not can_probe(cache, addr):
+        return Unoptimizable.NOT_PROBEABLE
+    if is_ftrace_site(cache, addr):
+        return Unoptimizable.FTRACE_SITE
+    function = cache.function_at(addr)
+    if function is None:
+        return Unoptimizable.NOT_PROBEABLE
+    if function.end - addr < JMP32_SIZE:
+        return Unoptimizable.NO_ROOM
+    return _function_refusal(cache, function, addr) or _plan(cache, addr, is_probed)
+
+
+def _function_refusal(cache: CodeCache, function: FunctionCode, addr: int) -> Unoptimizable | None:
+    """What the whole function says against a jump at ``addr``: nothing may arrive inside of it."""
+    if cache.touches_exception_table(function):
+        return Unoptimizable.EXCEPTION_TABLE
+    if not function.decodable:
+        return Unoptimizable.UNDECODABLE
+    if cache.jumps_indirectly(function):
+        return Unoptimizable.INDIRECT_JUMP
+    # 6.1 includes the address behind the jump, which would be harmless.
+    if function.jumps_into(addr + INT3_SIZE, addr + INT3_SIZE + DISP32_SIZE):
+        return Unoptimizable.JUMP_INTO_RANGE
+    return None
+
+
+def _plan(cache: CodeCache, addr: int, is_probed: Callable[[int], bool] | None) -> OptimizePlan | Unoptimizable:
+    """Whole instructions from ``addr`` on until the jump has room."""
+    insns: list[Insn] = []
+    size = 0
+    while size < JMP32_SIZE:
+        insn = cache.insn_at(addr + size)
+        if insn is None or copy_refusal(insn) is not None:
+            return Unoptimizable.NOT_COPYABLE
+        if not can_boost(insn, in_exception_table=cache.in_exception_table(insn.addr)):
+            return Unoptimizable.LATER_NOT_BOOSTABLE if insns else Unoptimizable.FIRST_NOT_BOOSTABLE
+        insns.append(insn)
+        size += insn.length
+    if any(cache.reserved[kind].overlaps(addr, size) for kind in _RESERVED):
+        return Unoptimizable.RESERVED_TEXT
+    if is_probed is not None and any(is_probed(addr + offset) for offset in range(1, size)):
+        return Unoptimizable.NEIGHBOUR_PROBE
+    return OptimizePlan(addr, tuple(insns), size)

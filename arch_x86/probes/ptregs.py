@@ -1,0 +1,71 @@
+"""struct pt_regs (arch/x86/include/asm/ptrace.h, 64-bit): the interrupted state as it lies on the guest stack.
+
+21 quad words, r15 lowest. A trap stub pushes them, handlers read and change them, the stub pops them again.
+"""
+
+from __future__ import annotations
+
+import struct
+from operator import attrgetter
+from typing import Final
+
+__all__ = ("PT_REGS_SIZE", "PtRegs")
+
+_FIELDS: Final = (
+    "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax",
+    "cx", "dx", "si", "di", "orig_ax", "ip", "cs", "flags", "sp", "ss",
+)  # fmt: skip
+_all_fields: Final = attrgetter(*_FIELDS)
+_LAYOUT: Final = struct.Struct("<21Q")
+PT_REGS_SIZE: Final = _LAYOUT.size
+_MASK: Final = (1 << 64) - 1
+
+
+class PtRegs:
+    """Registers by the kernel's names; each is an unsigned 64-bit integer."""
+
+    __slots__ = _FIELDS
+
+    r15: int
+    r14: int
+    r13: int
+    r12: int
+    bp: int
+    bx: int
+    r11: int
+    r10: int
+    r9: int
+    r8: int
+    ax: int
+    cx: int
+    dx: int
+    si: int
+    di: int
+    orig_ax: int
+    ip: int
+    cs: int
+    flags: int
+    sp: int
+    ss: int
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PtRegs:
+        """From :data:`PT_REGS_SIZE` bytes of guest memory."""
+        regs = cls()
+        (
+            regs.r15, regs.r14, regs.r13, regs.r12, regs.bp, regs.bx, regs.r11, regs.r10, regs.r9, regs.r8, regs.ax,
+            regs.cx, regs.dx, regs.si, regs.di, regs.orig_ax, regs.ip, regs.cs, regs.flags, regs.sp, regs.ss,
+        ) = _LAYOUT.unpack(data)  # fmt: skip
+        return regs
+
+    def pack(self) -> bytes:
+        """To :data:`PT_REGS_SIZE` bytes; values are cut to 64 bits as a store would."""
+        values = _all_fields(self)
+        try:
+            return _LAYOUT.pack(*values)
+        except struct.error:  # a handler stored something negative or too wide
+            return _LAYOUT.pack(*[value & _MASK for value in values])
+
+    def argument(self, number: int) -> int:
+        """Integer argument ``number`` (0 to 5) of the System V calling convention, at a function's entry."""
+        return (self.di, self.si, self.dx, self.cx, self.r8, self.r9)[number]

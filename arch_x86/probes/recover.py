@@ -1,0 +1,50 @@
+"""The text as it would be without probes. Answers to recover_probed_instruction() and __recover_optprobed_insn()
+(arch/x86/kernel/kprobes): whoever decodes a function that has probes in it must see the original bytes.
+
+Decided by what the text holds, not by a probe's state: a breakpoint at a first byte, a jump, and what lies between the two while one is
+being turned into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from arch_x86.isa.encode import INT3, JMP32_SIZE
+from arch_x86.probes.records import Ainsn, OptInsn
+from arch_x86.text.space import TextSpace
+from engine.kprobe import AggrKprobe, Kprobe
+
+__all__ = ("recover",)
+
+_INT3 = INT3[0]
+_JMP = 0xE9
+
+
+def recover(text: TextSpace, lookup: Callable[[int], Kprobe | None], addr: int, size: int) -> bytes:
+    """``size`` bytes of the current text with every probe's breakpoint and jump taken out; shorter where text ends.
+
+    :param lookup: the probe in the table at an address (get_kprobe).
+    """
+    before = JMP32_SIZE - 1  # a jump that starts in front of `addr` may reach into it
+    while before and not text.store.covers(addr - before, 1):
+        before -= 1
+    data = bytearray(text.read(addr - before, before + size + JMP32_SIZE - 1))
+    start = addr - before
+    for offset in range(min(before + size, len(data))):
+        if data[offset] == _INT3 or data[offset] == _JMP:
+            p = lookup(start + offset)
+            if p is not None and p.ainsn is not None:
+                _take_out(data, offset, p)
+    return bytes(data[before : before + size])
+
+
+def _take_out(data: bytearray, offset: int, p: Kprobe) -> None:
+    ainsn: Ainsn = p.ainsn
+    if isinstance(p, AggrKprobe) and p.optinsn is not None:
+        optinsn: OptInsn = p.optinsn
+        tail = bytes(data[offset + 1 : offset + JMP32_SIZE])
+        if tail == optinsn.jump[1 : 1 + len(tail)]:
+            data[offset + 1 : offset + JMP32_SIZE] = optinsn.original[1 : 1 + len(tail)]
+            data[offset] = ainsn.opcode[0]
+    if data[offset] == _INT3:
+        data[offset] = ainsn.opcode[0]

@@ -1,0 +1,70 @@
+"""Copies of instructions for another address. Answers to __copy_instruction() (arch/x86/kernel/kprobes/core.c).
+
+Bytes are copied verbatim; only a RIP-relative displacement changes, so that it leads to the same address. Nothing is re-encoded:
+a copy that can't be made is refused.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from arch_x86.isa.encode import rel32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from arch_x86.isa.insn import Insn
+
+__all__ = ("CopyRefusal", "copy_instruction", "copy_instructions", "copy_refusal")
+
+_INT3 = 0xCC
+_POP_DS = 0x1F  # refused as a stack-segment load by 6.1; does not exist in 64-bit mode
+_MOV_SREG = 0x8E
+_SS = 2
+
+
+class CopyRefusal(StrEnum):
+    """Why no copy of an instruction may be executed."""
+
+    FORCED_EMULATION = "forced-emulation prefix"
+    BREAKPOINT = "breakpoint"
+    STACK_SEGMENT = "loads the stack segment"
+
+
+def copy_refusal(insn: Insn) -> CopyRefusal | None:
+    """Why 6.1 won't copy ``insn``, None when it will. Interrupts are held off behind a load of SS, and with them the single-step trap."""
+    if insn.forced_emulation:
+        return CopyRefusal.FORCED_EMULATION
+    opcode = insn.opcode[0]
+    if opcode == _INT3:
+        return CopyRefusal.BREAKPOINT
+    if opcode == _POP_DS or (opcode == _MOV_SREG and insn.reg == _SS):
+        return CopyRefusal.STACK_SEGMENT
+    return None
+
+
+def copy_instruction(insn: Insn, to: int) -> bytes:
+    """The bytes of ``insn`` for address ``to``.
+
+    :raises RelativeRangeError: its RIP-relative operand is out of reach from there.
+    """
+    target = insn.memory_address
+    if target is None:
+        return insn.raw
+    distance = rel32(to + insn.length, target)
+    at = insn.disp_offset
+    return insn.raw[:at] + struct.pack("<i", distance) + insn.raw[at + 4 :]
+
+
+def copy_instructions(insns: Iterable[Insn], to: int) -> bytes:
+    """Copies of ``insns`` one behind the other, the first at ``to``.
+
+    :raises RelativeRangeError: as :func:`copy_instruction`.
+    """
+    copies: list[bytes] = []
+    for insn in insns:
+        copies.append(copy_instruction(insn, to))
+        to += insn.length
+    return b"".join(copies)

@@ -1,0 +1,107 @@
+"""What ``optprobe inspect`` says about one byte offset, as data and as JSON text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from arch_x86.probes.eligibility import ProbeRefusal
+    from arch_x86.probes.emulate import Emulation
+    from arch_x86.probes.optimize import OptimizePlan, Unoptimizable
+    from engine.image import Image
+
+__all__ = ("Buffer", "BufferAddresses", "SiteReport")
+
+_PAGE: Final = 1 << 12
+_GAP: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BufferAddresses:
+    """Where slots, detour buffers and the callback would be."""
+
+    slot: int
+    detour: int
+    callback: int
+
+    @classmethod
+    def behind(cls, image: Image) -> BufferAddresses:
+        """The stated ones: see the module's description."""
+        last = max((segment.end for segment in image.segments), default=0)
+        base = (last + _GAP + _PAGE - 1) & -_PAGE
+        return cls(base, base + _PAGE, base + 2 * _PAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Bytes at an address; ``copied``: start and length of the copied instructions in a detour buffer."""
+
+    addr: int
+    code: bytes
+    copied: tuple[int, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the ``slot`` and ``detour`` fields."""
+        document: dict[str, Any] = {"addr": self.addr, "hex": self.code.hex()}
+        if self.copied is not None:
+            document["copied"] = list(self.copied)
+        return document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteReport:
+    """One byte offset. ``insn`` and ``length`` are None where no instruction starts; ``boostable`` is where no probe goes."""
+
+    offset: int
+    insn: str | None
+    length: int | None
+    errno: int
+    probe_reason: ProbeRefusal | None
+    boostable: bool | None
+    emulated: Emulation | None
+    plan: OptimizePlan | None
+    reason: Unoptimizable | None
+    slot: Buffer | None = None
+    detour: Buffer | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """One element of ``sites``."""
+        return {
+            "offset": self.offset,
+            "insn": self.insn,
+            "length": self.length,
+            "probe": -self.errno,
+            "probe_reason": self.probe_reason,
+            "boostable": self.boostable,
+            "emulated": self.emulated,
+            "optimizable": self.plan is not None,
+            "reason": self.reason,
+            "replaced_length": None if self.plan is None else self.plan.size,
+            "slot": None if self.slot is None else self.slot.to_json(),
+            "detour": None if self.detour is None else self.detour.to_json(),
+        }
+
+    def json_text(self) -> str:
+        """The text of ``json.dumps(self.to_json())``; where there are no buffers, in a third of the time."""
+        if self.slot is not None or self.detour is not None:
+            return json.dumps(self.to_json())
+        return (
+            f'{{"offset": {self.offset}, "insn": {json.dumps(self.insn)}, "length": {_number(self.length)}, "probe": {-self.errno}, '
+            f'"probe_reason": {_word(self.probe_reason)}, "boostable": {_BOOLEANS[self.boostable]}, "emulated": {_word(self.emulated)}, '
+            f'"optimizable": {_BOOLEANS[self.plan is not None]}, "reason": {_word(self.reason)}, '
+            f'"replaced_length": {_number(self.plan and self.plan.size)}, "slot": null, "detour": null}}'
+        )
+
+
+_BOOLEANS: Final = {None: "null", False: "false", True: "true"}
+
+
+def _number(number: int | None) -> str:
+    return "null" if number is None else str(number)
+
+
+def _word(word: str | None) -> str:
+    """Members of the closed lists, which have nothing to escape."""
+    return "null" if word is None else f'"{word}"'

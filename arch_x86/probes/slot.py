@@ -1,0 +1,40 @@
+"""Single-step slots. Answers to prepare_singlestep() (arch/x86/kernel/kprobes/core.c): a copy, and what brings control back."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from arch_x86.isa.decode import MAX_INSN_SIZE
+from arch_x86.isa.encode import INT3, INT3_SIZE, jmp32
+from arch_x86.probes.boost import fits_jump_back
+from arch_x86.probes.relocate import copy_instruction
+from engine.errors import KprobeError
+
+if TYPE_CHECKING:
+    from arch_x86.isa.insn import Insn
+
+__all__ = ("SLOT_SIZE", "build_slot", "fits_slot")
+
+SLOT_SIZE: Final = MAX_INSN_SIZE
+
+
+def fits_slot(insn: Insn) -> bool:
+    """True when a slot has room for ``insn`` and an INT3: false for 15-byte instructions."""
+    return insn.length + INT3_SIZE <= SLOT_SIZE
+
+
+def build_slot(insn: Insn, slot_addr: int, boostable: bool) -> bytes:
+    """The slot's bytes: ``insn`` for ``slot_addr``, then a jump to the instruction behind the probe, or INT3.
+
+    ``boostable`` asks for the jump; it gives way to INT3 where there is no room for it.
+
+    :raises RelativeRangeError: ``slot_addr`` is too far from the instruction, or from what its operand refers to.
+    :raises KprobeError: ENOSPC, no room for INT3 either.
+    """
+    if not fits_slot(insn):
+        raise KprobeError(errno.ENOSPC, f"{insn.length}-byte instruction at {insn.addr:#x} leaves no room in a {SLOT_SIZE}-byte slot")
+    copy = copy_instruction(insn, slot_addr)
+    if boostable and fits_jump_back(insn):
+        return copy + jmp32(slot_addr + len(copy), insn.end)
+    return copy + INT3

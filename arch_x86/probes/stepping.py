@@ -1,0 +1,165 @@
+"""The two ways to run a probed instruction that can't be boosted: TF (2.6.38), or a second int3 and emulation (since v5.14).
+
+Answers to setup_singlestep() and resume_execution()/resume_singlestep() in arch/x86/kernel/kprobes/core.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from arch_x86.isa.insn import LINUX_6_1, NO_QUIRKS
+from arch_x86.probes.emulate import Emulation, emulation_of
+from arch_x86.probes.emulation import StackMemory, emulate
+from arch_x86.probes.ptregs import PtRegs
+from arch_x86.probes.records import Ainsn
+from arch_x86.probes.singlestep import FLAG_IF, FLAG_TF, changes_interrupt_flag, fixup_after_step
+from engine.kprobe import Kprobe, KprobeStatus
+from engine.profile import Profile
+
+__all__ = ("Int3Stepping", "KprobeCtlblk", "Stepping", "TrapFlagStepping", "stepping_for")
+
+_MASK: Final = (1 << 64) - 1
+_INT3_SIZE: Final = 1
+
+
+@dataclass(slots=True)
+class KprobeCtlblk:
+    """One CPU's hit in progress (struct kprobe_ctlblk and current_kprobe)."""
+
+    current: Kprobe | None = None
+    status: KprobeStatus = KprobeStatus.HIT_ACTIVE
+    old_flags: int = 0
+    saved_flags: int = 0
+    prev: tuple[Kprobe | None, KprobeStatus, int, int] | None = None
+
+
+class Stepping(Protocol):
+    """How the instruction of a hit runs. ``ainsn`` is the probe's prepared copy."""
+
+    def wants_jump_back(self, p: Kprobe) -> bool:
+        """Whether the copy of ``p`` should end in a jump back, where it may."""
+        ...
+
+    def boosts(self, p: Kprobe) -> bool:
+        """Whether a hit on ``p`` runs the copy and its jump back."""
+        ...
+
+    def emulates(self, ainsn: Ainsn) -> Emulation | None:
+        """How a hit that is not boosted is emulated, None when it is stepped."""
+        ...
+
+    def begin(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> bool:
+        """Send the CPU to the copy; True when the instruction is done already."""
+        ...
+
+    def step_ended(self, ainsn: Ainsn, regs: PtRegs, *, by_int3: bool) -> bool:
+        """Whether this trap is the end of the step of ``ainsn``."""
+        ...
+
+    def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
+        """Put right what the copy's address left in ``regs`` and on the stack."""
+        ...
+
+
+class TrapFlagStepping:
+    """2.6.38: TF steps the copy; the trap behind it is #DB; what depends on the copy's address is put right afterwards."""
+
+    def __init__(self, memory: StackMemory) -> None:
+        self._memory = memory
+
+    def wants_jump_back(self, p: Kprobe) -> bool:
+        """Always: whether it is used is decided at each hit."""
+        del p
+        return True
+
+    def boosts(self, p: Kprobe) -> bool:
+        """Unless somebody wants a post_handler."""
+        ainsn: Ainsn = p.ainsn
+        return ainsn.boostable and p.post_handler is None
+
+    def emulates(self, ainsn: Ainsn) -> Emulation | None:
+        """Nothing is."""
+        del ainsn
+        return None
+
+    def begin(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> bool:
+        """TF on, IF off, on to the copy."""
+        block.saved_flags = block.old_flags = regs.flags & (FLAG_TF | FLAG_IF)
+        if changes_interrupt_flag(ainsn.insn):
+            block.saved_flags &= ~FLAG_IF
+        regs.flags = (regs.flags | FLAG_TF) & ~FLAG_IF
+        regs.ip = ainsn.slot
+        return False
+
+    def step_ended(self, ainsn: Ainsn, regs: PtRegs, *, by_int3: bool) -> bool:
+        """The next #DB is it."""
+        del ainsn, regs
+        return not by_int3
+
+    def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
+        """Flags, a pushed return address, pushed flags, RIP."""
+        fixup = fixup_after_step(ainsn.insn)
+        regs.flags &= ~FLAG_TF
+        delta = ainsn.insn.addr - ainsn.slot
+        if fixup.pushed_flags:
+            top = (self._memory.read_u64(regs.sp) or 0) & ~(FLAG_TF | FLAG_IF)
+            self._memory.write(regs.sp, (top | block.old_flags).to_bytes(8, "little"))
+        if fixup.return_address:
+            top = self._memory.read_u64(regs.sp) or 0
+            self._memory.write(regs.sp, (top + delta & _MASK).to_bytes(8, "little"))
+        if fixup.relative_ip:
+            regs.ip = regs.ip + delta & _MASK
+        regs.flags |= block.saved_flags
+
+
+class Int3Stepping:
+    """Since v5.14: branches and what touches IF are emulated, the rest runs into a second int3 behind the copy, with IF off.
+
+    A copy ends in a jump back only if the probe that prepared it had no post_handler; one that joins later is never called (6.1).
+    """
+
+    def __init__(self, memory: StackMemory, *, warts: bool) -> None:
+        self._memory = memory
+        self._warts = warts
+        self._quirks = LINUX_6_1 if warts else NO_QUIRKS
+
+    def wants_jump_back(self, p: Kprobe) -> bool:
+        """Unless the first probe there has a post_handler."""
+        return p.post_handler is None
+
+    def boosts(self, p: Kprobe) -> bool:
+        """Wherever the copy ends in a jump back."""
+        ainsn: Ainsn = p.ainsn
+        return ainsn.boostable
+
+    def emulates(self, ainsn: Ainsn) -> Emulation | None:
+        """Branches, pushf, popf, cli, sti."""
+        return emulation_of(ainsn.insn, self._quirks)
+
+    def begin(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> bool:
+        """Emulate, or IF off and on to the copy."""
+        block.saved_flags = block.old_flags = regs.flags & FLAG_IF
+        kind = self.emulates(ainsn)
+        if kind is not None:
+            emulate(kind, ainsn.insn, regs, self._memory, warts=self._warts)
+            return True
+        regs.flags &= ~FLAG_IF
+        regs.ip = ainsn.slot
+        return False
+
+    def step_ended(self, ainsn: Ainsn, regs: PtRegs, *, by_int3: bool) -> bool:
+        """An int3 right behind the copy."""
+        return by_int3 and regs.ip == ainsn.slot + ainsn.insn.length + _INT3_SIZE
+
+    def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
+        """IF, and RIP from behind the second int3 to behind the original."""
+        regs.flags |= block.saved_flags
+        regs.ip = ainsn.insn.end
+
+
+def stepping_for(profile: Profile, memory: StackMemory) -> Stepping:
+    """The profile's way."""
+    if profile.steps_by_int3:
+        return Int3Stepping(memory, warts=profile.emulation_warts)
+    return TrapFlagStepping(memory)

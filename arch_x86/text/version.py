@@ -1,0 +1,166 @@
+"""Text as immutable versions: pages of 4096 bytes named by their content, in groups, and versions that are tuples of groups.
+
+A poke makes a version, a refresh of a vCPU's fetch view selects one. Equal contents are one object, so that whoever maps
+pages into an emulator (and has translated them) meets the same page again when a patch is undone. The groups keep a
+poke's cost nearly flat in the size of the text: 10,000 detour buffers are 400 pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+from weakref import WeakValueDictionary
+
+__all__ = ("PAGE_SIZE", "TextGroup", "TextPage", "TextStore", "TextVersion")
+
+PAGE_SIZE: Final = 4096
+_GROUP: Final = 32
+
+
+class TextPage:
+    """One page of code at virtual page number ``vpn``; ``content`` is 4096 bytes and never changes."""
+
+    __slots__ = ("__weakref__", "content", "vpn")
+
+    def __init__(self, vpn: int, content: bytes) -> None:
+        self.vpn = vpn
+        self.content = content
+
+
+class TextGroup:
+    """Up to 32 consecutive pages of a version."""
+
+    __slots__ = ("__weakref__", "pages")
+
+    def __init__(self, pages: tuple[TextPage, ...]) -> None:
+        self.pages = pages
+
+
+class TextVersion:
+    """All text pages of a machine at one moment, in the order in which the store got them."""
+
+    __slots__ = ("__weakref__", "groups")
+
+    def __init__(self, groups: tuple[TextGroup, ...]) -> None:
+        self.groups = groups
+
+    def changes_from(self, other: TextVersion | None) -> Iterator[TextPage]:
+        """The pages of this version that ``other`` does not have (all of them for None)."""
+        before = () if other is None else other.groups
+        for at, group in enumerate(self.groups):
+            if at >= len(before):
+                yield from group.pages
+            elif before[at] is not group:
+                old = before[at].pages
+                for i, page in enumerate(group.pages):
+                    if i >= len(old) or old[i] is not page:
+                        yield page
+
+    def lacks(self, other: TextVersion) -> Iterator[TextPage]:
+        """The pages of ``other`` that lie behind the end of this version."""
+        for at, group in enumerate(other.groups):
+            have = len(self.groups[at].pages) if at < len(self.groups) else 0
+            yield from group.pages[have:]
+
+
+class TextStore:
+    """Makes and interns pages, groups and versions.
+
+    Recent transitions are kept, so that a poke seen before costs a dictionary look-up (and keeps its pages alive).
+
+    :param initial: content of each text page, by virtual page number.
+    :param transitions_max: how many recent transitions are kept.
+    """
+
+    def __init__(self, initial: dict[int, bytes], *, transitions_max: int = 1024) -> None:
+        self._index: dict[int, int] = {}
+        self._pages: WeakValueDictionary[tuple[int, bytes], TextPage] = WeakValueDictionary()
+        self._groups: WeakValueDictionary[tuple[TextPage, ...], TextGroup] = WeakValueDictionary()
+        self._versions: WeakValueDictionary[tuple[TextGroup, ...], TextVersion] = WeakValueDictionary()
+        self._transitions: dict[tuple[TextVersion, int, bytes], TextVersion] = {}
+        self._transitions_max = transitions_max
+        version = self._version(())
+        for vpn in sorted(initial):
+            version = self.extend(version, vpn, initial[vpn])
+        self.initial = version
+
+    def _page(self, vpn: int, content: bytes) -> TextPage:
+        key = (vpn, content)
+        page = self._pages.get(key)
+        if page is None:
+            page = self._pages[key] = TextPage(vpn, content)
+        return page
+
+    def _group(self, pages: tuple[TextPage, ...]) -> TextGroup:
+        group = self._groups.get(pages)
+        if group is None:
+            group = self._groups[pages] = TextGroup(pages)
+        return group
+
+    def _version(self, groups: tuple[TextGroup, ...]) -> TextVersion:
+        version = self._versions.get(groups)
+        if version is None:
+            version = self._versions[groups] = TextVersion(groups)
+        return version
+
+    def extend(self, version: TextVersion, vpn: int, content: bytes) -> TextVersion:
+        """``version`` with one page more. ``vpn`` must be new to the store and ``version`` its newest in extent."""
+        at = self._index.setdefault(vpn, len(self._index))
+        page = self._page(vpn, content)
+        if at % _GROUP == 0:
+            return self._version((*version.groups, self._group((page,))))
+        last = self._group((*version.groups[-1].pages, page))
+        return self._version((*version.groups[:-1], last))
+
+    def covers(self, addr: int, size: int) -> bool:
+        """True when all of the ``size`` bytes from ``addr`` are text."""
+        return size > 0 and all(vpn in self._index for vpn in range(addr // PAGE_SIZE, (addr + size - 1) // PAGE_SIZE + 1))
+
+    def read(self, version: TextVersion, addr: int, size: int) -> bytes:
+        """``size`` bytes of text in ``version``, ending early where text ends."""
+        out = b""
+        while size > 0:
+            vpn, offset = divmod(addr, PAGE_SIZE)
+            at = self._index.get(vpn)
+            if at is None or at >= _GROUP * (len(version.groups) - 1) + len(version.groups[-1].pages):
+                break
+            take = min(size, PAGE_SIZE - offset)
+            out += version.groups[at // _GROUP].pages[at % _GROUP].content[offset : offset + take]
+            addr += take
+            size -= take
+        return out
+
+    def write(self, version: TextVersion, addr: int, data: bytes) -> TextVersion:
+        """The version that differs from ``version`` in ``data`` at ``addr``; the caller has checked :meth:`covers`."""
+        key = (version, addr, data)
+        known = self._transitions.get(key)
+        if known is not None:
+            return known
+        made = self.write_many(version, ((addr, data),))
+        if len(self._transitions) >= self._transitions_max:
+            del self._transitions[next(iter(self._transitions))]
+        self._transitions[key] = made
+        return made
+
+    def write_many(self, version: TextVersion, writes: Iterable[tuple[int, bytes]]) -> TextVersion:
+        """The version that differs from ``version`` in all of ``writes`` (address, bytes): each page is made once."""
+        contents: dict[int, bytearray] = {}
+        for addr, data in writes:
+            done = 0
+            while done < len(data):
+                vpn, offset = divmod(addr + done, PAGE_SIZE)
+                take = min(len(data) - done, PAGE_SIZE - offset)
+                at = self._index[vpn]
+                content = contents.get(at)
+                if content is None:
+                    content = contents[at] = bytearray(version.groups[at // _GROUP].pages[at % _GROUP].content)
+                content[offset : offset + take] = data[done : done + take]
+                done += take
+        groups = list(version.groups)
+        touched: dict[int, list[TextPage]] = {}
+        for at, content in contents.items():
+            pages = touched.setdefault(at // _GROUP, list(groups[at // _GROUP].pages))
+            pages[at % _GROUP] = self._page(pages[at % _GROUP].vpn, bytes(content))
+        for at, pages in touched.items():
+            groups[at] = self._group(tuple(pages))
+        return self._version(tuple(groups))

@@ -1,0 +1,113 @@
+"""The contracts between the kprobes core, the arch layer and the machine. Answers to the arch_* declarations of
+include/linux/kprobes.h and to what kernel/kprobes.c asks of the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from engine.kprobe import AggrKprobe, Kprobe
+
+__all__ = ("Arch", "ArchCallbacks", "MachinePort")
+
+
+class ArchCallbacks(Protocol):
+    """What the arch layer asks the core on a hit."""
+
+    def get_kprobe(self, addr: int) -> Kprobe | None:
+        """The probe (or aggregator) in the table at ``addr``."""
+        ...
+
+    def find_optimized(self, op_id: int) -> AggrKprobe | None:
+        """The aggregator whose detour buffer carries ``op_id``."""
+        ...
+
+    def kprobes_inc_nmissed_count(self, p: Kprobe) -> None:
+        """Count a miss, on every child of an aggregator."""
+        ...
+
+    def opt_pre_handler(self, op: AggrKprobe, regs: object) -> None:
+        """Run the children's pre_handlers on the optimized path: what they return is ignored."""
+        ...
+
+
+class Arch(Protocol):
+    """The arch layer. Errors are KprobeError with the kernel's errno."""
+
+    def attach(self, core: ArchCallbacks) -> None:
+        """Called once by the core."""
+        ...
+
+    def arch_check_text(self, addr: int) -> None:
+        """Refuse an address where no probe may go (outside of text, blacklisted, reserved). Raises KprobeError."""
+        ...
+
+    def arch_prepare_kprobe(self, p: Kprobe) -> None:
+        """Check the instruction at ``p.addr`` and copy it to a single-step slot. Raises KprobeError."""
+        ...
+
+    def arch_remove_kprobe(self, p: Kprobe) -> None:
+        """Free the slot."""
+        ...
+
+    def arch_arm_kprobe(self, p: Kprobe) -> None:
+        """Write the breakpoint."""
+        ...
+
+    def arch_disarm_kprobe(self, p: Kprobe) -> None:
+        """Write the original first byte back."""
+        ...
+
+    def arch_prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
+        """Set ``op.optinsn`` to a prepared detour buffer, or leave it None where the site can't be optimized."""
+        ...
+
+    def arch_remove_optimized_kprobe(self, op: AggrKprobe) -> None:
+        """Free the detour buffer."""
+        ...
+
+    def arch_check_optimized_kprobe(self, op: AggrKprobe) -> bool:
+        """False while another probe sits inside the bytes that the jump would replace."""
+        ...
+
+    def arch_within_optimized_kprobe(self, op: AggrKprobe, addr: int) -> bool:
+        """True when ``addr`` lies inside the bytes that the jump replaces."""
+        ...
+
+    def arch_optimize_kprobes(self, ops: Sequence[AggrKprobe]) -> None:
+        """Breakpoints into jumps, one batch."""
+        ...
+
+    def arch_unoptimize_kprobes(self, ops: Sequence[AggrKprobe]) -> None:
+        """Jumps back into breakpoints, one batch."""
+        ...
+
+    def arch_unoptimize_kprobe(self, op: AggrKprobe) -> None:
+        """One jump back into a breakpoint, at once."""
+        ...
+
+    @property
+    def max_optimized_len(self) -> int:
+        """Most bytes that a jump can replace (MAX_OPTIMIZED_LENGTH)."""
+        ...
+
+    @property
+    def batch_max(self) -> int:
+        """Most probes a batch (MAX_OPTIMIZE_PROBES)."""
+        ...
+
+
+class MachinePort(Protocol):
+    """What control code asks of the machine. Waits return when the machine has come so far; the vCPUs run meanwhile."""
+
+    def synchronize_sched(self, why: str) -> None:
+        """Until every vCPU has passed a quiescent point that began after now."""
+        ...
+
+    def schedule_delayed_work(self, work: Callable[[], None], delay: int, name: str) -> None:
+        """Run ``work`` as a control task ``delay`` jiffies from now."""
+        ...
+
+    def wait_until(self, ready: Callable[[], bool], why: str) -> None:
+        """Until ``ready()``; raises Deadlock when nothing left in the machine can bring it about."""
+        ...

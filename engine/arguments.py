@@ -1,0 +1,95 @@
+"""Call arguments in the command line's syntax: ``N``, ``f64:X``, ``buf:HEX``, ``buf:@FILE``, ``buf:+SIZE``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from engine.errors import InputError
+
+__all__ = ("Argument", "BufferArgument", "DoubleArgument", "IntegerArgument", "parse_argument", "parse_number")
+
+BUFFER_MAX: Final = 8 << 20
+"""Largest buffer in bytes."""
+_FORMS: Final = "an integer (5, -3, 0x10), f64:1.5, buf:HEX, buf:@FILE or buf:+SIZE"
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerArgument:
+    """Goes into the next integer register; -2^63 to 2^64 - 1."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class DoubleArgument:
+    """Goes into the next vector register."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class BufferArgument:
+    """A fresh buffer a CPU; its address goes into the next integer register."""
+
+    content: bytes
+
+
+Argument = IntegerArgument | DoubleArgument | BufferArgument
+
+
+def parse_number(text: str, what: str, *, least: int | None = None, most: int | None = None) -> int:
+    """A decimal or 0x integer within bounds.
+
+    :raises InputError: it is none; ``what`` names it in the message.
+    """
+    try:
+        value = int(text, 0)
+    except ValueError:
+        raise InputError(f"{what}: {text!r} is not a number; give one such as 5 or 0x10") from None
+    if (least is not None and value < least) or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"{least} to {most}"
+        raise InputError(f"{what}: {value} is out of range; give {bounds}")
+    return value
+
+
+def parse_argument(text: str) -> Argument:
+    """One ``--arg``.
+
+    :raises InputError: it has none of the forms, the file can't be read, or the buffer is empty or larger than 8 MiB.
+    """
+    if text.startswith("f64:"):
+        try:
+            return DoubleArgument(float(text[4:]))
+        except ValueError:
+            raise InputError(f"--arg {text}: {text[4:]!r} is not a floating-point number; give one such as f64:1.5") from None
+    if text.startswith("buf:"):
+        return BufferArgument(_buffer(text, text[4:]))
+    try:
+        value = int(text, 0)
+    except ValueError:
+        raise InputError(f"--arg {text}: give {_FORMS}") from None
+    if not -(1 << 63) <= value < 1 << 64:
+        raise InputError(f"--arg {text}: does not fit in 64 bits; give -2^63 to 2^64 - 1")
+    return IntegerArgument(value)
+
+
+def _buffer(text: str, body: str) -> bytes:
+    if body.startswith("+"):
+        return bytes(parse_number(body[1:], f"--arg {text}", least=1, most=BUFFER_MAX))
+    if body.startswith("@"):
+        try:
+            content = Path(body[1:]).read_bytes()
+        except OSError as error:
+            raise InputError(f"--arg {text}: {error.strerror}; give a file that can be read") from None
+    else:
+        try:
+            content = bytes.fromhex(body)
+        except ValueError:
+            raise InputError(f"--arg {text}: not hexadecimal; give pairs of hex digits, such as buf:0a1b") from None
+    if not content:
+        raise InputError(f"--arg {text}: an empty buffer; give at least one byte")
+    if len(content) > BUFFER_MAX:
+        raise InputError(f"--arg {text}: {len(content)} bytes; a buffer has at most {BUFFER_MAX}")
+    return content

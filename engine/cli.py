@@ -1,0 +1,248 @@
+"""The ``optprobe`` command: argument parsing, and the one place that wires arch_x86 into the engine.
+
+Exit status: 0 good; 1 a failed check or a guest fault; 2 bad usage or input, with one line that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from engine.arguments import parse_argument, parse_number
+from engine.errors import InputError, KprobeError
+from engine.interrupts import parse_interrupts
+from engine.kprobe_events import parse_spec
+from engine.profile import profile_named
+from engine.report.terminal import Progress, Style, count, table
+
+if TYPE_CHECKING:
+    from arch_x86.lab.jobs import VerifyResult
+    from arch_x86.lab.run import ExecOptions, RunResult
+    from engine.image import Image
+
+__all__ = ("main",)
+
+_GOOD, _BAD, _USAGE = 0, 1, 2
+_INTERRUPTED = 130
+_SHOWN_MAX = 20
+_IMAGE_HELP = "ELF object, executable or shared object, .s assembly, or code-image JSON"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def _executing(parser: argparse.ArgumentParser, *, cpus: bool) -> None:
+    """Options common to the commands that execute."""
+    parser.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
+    parser.add_argument("--call", metavar="SYMBOL", required=True, help="the function to call")
+    parser.add_argument(
+        "--arg", metavar="A", action="append", default=[], dest="arguments", help="next argument: N, f64:X, buf:HEX, buf:@FILE, buf:+SIZE"
+    )
+    parser.add_argument("--stub", metavar="SYM=ret:N", action="append", default=[], help="an unresolved function that returns N")
+    parser.add_argument("--with", metavar="LIB", action="append", default=[], dest="libraries", help="a shared library to resolve from")
+    parser.add_argument("--profile", metavar="P", default="linux-2010", help="whose behaviour: linux-2010 or linux-6.1 (linux-2010)")
+    parser.add_argument("--preempt", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--max-instructions", metavar="N", default="100000000", help="bound on each call (100000000)")
+    parser.add_argument("--jobs", metavar="N", default="1", help="processes to use (1)")
+    parser.add_argument("--cpus", metavar="N", default="1", help="vCPUs, 1 to 8 (1)" if cpus else argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="optprobe",
+        description="A laboratory for patching live x86-64 code: kprobes on an emulated SMP machine.",
+        epilog="Exit status: 0 good; 1 a failed check or a guest fault; 2 bad usage or input.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
+    run = commands.add_parser("run", help="probe a function, call it, and report", description="Probe a function, call it, and report.")
+    _executing(run, cpus=True)
+    run.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], or SYM+0xOFF")
+    run.add_argument("--interrupts", metavar="WHEN", default="none", help="none, every:N or random:SEED:MEAN (none)")
+    run.add_argument("--no-optimize", action="store_true", help="leave probes as breakpoints")
+    verify = commands.add_parser(
+        "verify",
+        help="probe every instruction a call executes, one at a time, and compare",
+        description="Put one probe at a time on every instruction boundary that a call executes, by every method that the site allows, "
+        "and compare with the unprobed run.",
+    )
+    _executing(verify, cpus=False)
+    verify.add_argument("--interrupts", metavar="WHERE", default="none", help="none, boundaries or sample:SEED:N (none)")
+    inspect = commands.add_parser(
+        "inspect",
+        help="where probes can go, and where jumps, instruction by instruction",
+        description="Show of each instruction whether it can be probed, boosted and optimized, and why not.",
+    )
+    inspect.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
+    inspect.add_argument("symbol", metavar="SYMBOL", nargs="?", help="the function to show (all)")
+    inspect.add_argument("--buffers", action="store_true", help="show the slot and the detour buffer of each site, too")
+    inspect.add_argument("--json", action="store_true", help="print one JSON document")
+    demo = commands.add_parser("demo", help="watch a probe being armed, optimized and undone", description="Watch a probe live.")
+    demo.add_argument("--image", metavar="IMAGE", help=argparse.SUPPRESS)
+    return parser
+
+
+def _options(args: argparse.Namespace) -> ExecOptions:
+    from arch_x86.emu.images import parse_stub
+    from arch_x86.emu.machine import CPUS_MAX
+    from arch_x86.lab.run import ExecOptions
+
+    if args.preempt:
+        raise InputError("--preempt: preemption is not there yet; leave it out")
+    return ExecOptions(
+        profile=profile_named(args.profile),
+        cpus=parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
+        max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1, most=1 << 62),
+        stubs=dict(parse_stub(stub) for stub in args.stub),
+    )
+
+
+def _load(args: argparse.Namespace) -> Image:
+    from arch_x86.emu.images import load_image
+
+    given = vars(args)  # inspect has neither of the two
+    stubs = [stub.partition("=")[0] for stub in given.get("stub", ())]
+    image = load_image(args.image, libraries=given.get("libraries", ()), stubs=stubs)
+    for warning in image.warnings:
+        print(f"optprobe: {image.name}: {warning}", file=sys.stderr)
+    return image
+
+
+def _print_json(document: dict[str, object]) -> None:
+    print(json.dumps(document, allow_nan=False))
+
+
+# run ------------------------------------------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace) -> int:
+    from arch_x86.lab.run import run_image
+
+    options = _options(args)
+    parse_number(args.jobs, "--jobs", least=1, most=256)
+    arguments = [parse_argument(text) for text in args.arguments]
+    specs = [parse_spec(text) for text in args.probe]
+    interrupts = parse_interrupts(args.interrupts)
+    result = run_image(
+        _load(args), args.call, arguments, specs, interrupts=interrupts, optimize=not args.no_optimize, options=options
+    )  # fmt: skip
+    if args.json:
+        _print_json(result.to_json())
+    else:
+        _show_run(result, Style.for_stream(sys.stdout))
+    return _BAD if result.fault is not None else _GOOD
+
+
+def _show_run(result: RunResult, style: Style) -> None:
+    for call in result.calls:
+        value = "no result" if call.result is None else f"{call.result} ({call.result:#x})"
+        print(f"{style.paint(f'cpu {call.cpu}', 'bold')}  {call.symbol} -> {value}, {count(call.instructions, 'instruction')}")
+        for index, content in enumerate(call.buffers):
+            shown = content[:32].hex(" ") + (f" ... {len(content)} bytes" if len(content) > 32 else "")
+            print(f"       buf {index}: {shown}")
+    if result.probes:
+        print()
+        rows = [(p.spec, f"{p.symbol}+{p.offset:#x}", str(p.method), str(p.hits), str(p.misses)) for p in result.probes]
+        print(table(("PROBE", "SITE", "METHOD", "HITS", "MISSES"), rows, right=(3, 4)))
+    print()
+    print(f"{count(result.interrupts, 'interrupt')}, {result.stop_machine} stop_machine, {count(result.syncs, 'sync')}")
+    if result.fault is not None:
+        fault = result.fault
+        print(style.paint(f"guest fault on cpu {fault.cpu} at {fault.place} ({fault.rip:#x}): {fault.kind}", "red", "bold"))
+        print(f"  {fault.explain}")
+
+
+# verify ---------------------------------------------------------------------------------------------------------------
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from arch_x86.lab.jobs import verify_image
+    from arch_x86.lab.verify import parse_sweep
+
+    options = _options(args)
+    if options.cpus != 1:
+        raise InputError("--cpus: verify works on one vCPU; leave it out")
+    jobs = parse_number(args.jobs, "--jobs", least=1, most=256)
+    arguments = [parse_argument(text) for text in args.arguments]
+    sweep = parse_sweep(args.interrupts)
+    image = _load(args)
+    progress = Progress(f"verify {args.call}")
+    try:
+        result = verify_image(
+            image,
+            args.call,
+            arguments,
+            sweep=sweep,
+            options=options,
+            jobs=jobs,
+            progress=lambda done, total, failures: progress.update(done, total, count(failures, "failure")),
+        )
+    finally:
+        progress.clear()
+    if args.json:
+        _print_json(result.to_json())
+    else:
+        _show_verify(args, result, Style.for_stream(sys.stdout))
+    return _GOOD if result.good else _BAD
+
+
+def _show_verify(args: argparse.Namespace, result: VerifyResult, style: Style) -> None:
+    verdict = style.paint("good", "green", "bold") if result.good else style.paint("bad", "red", "bold")
+    print(f"{args.call}: {verdict}")
+    if result.golden_fault is not None:
+        print(f"  the unprobed call ends in a guest fault at {result.golden_fault}")
+        return
+    print(
+        f"  {count(result.sites, 'site')}, {count(result.runs, 'run')} of a call that executes "
+        f"{count(result.instructions, 'instruction')} unprobed; {count(len(result.failures), 'failure')}"
+    )
+    for failure in result.failures[:_SHOWN_MAX]:
+        when = "" if failure.interrupt_at is None else f", interrupt after {failure.interrupt_at} instructions"
+        print(f"  {style.paint(f'{failure.symbol}+{failure.offset:#x}', 'bold')} {failure.method}{when}: {failure.explain}")
+    if len(result.failures) > _SHOWN_MAX:
+        print(f"  and {len(result.failures) - _SHOWN_MAX} more (--json has all)")
+    if result.sites == 0:
+        print("  no instruction of the call accepts a probe")
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from arch_x86.lab.inspect import inspect_image
+
+    inspect_image(sys.stdout, _load(args), args.symbol, as_json=args.json, buffers=args.buffers)
+    return _GOOD
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from arch_x86.lab.demo import run_demo
+
+    return run_demo(args.image, Style.for_stream(sys.stdout))
+
+
+_COMMANDS = {"run": _run, "verify": _verify, "inspect": _inspect, "demo": _demo}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. ``argv`` without the program's name; returns the exit status."""
+    try:
+        args = _parser().parse_args(argv)
+        status = _COMMANDS[args.command](args)
+        sys.stdout.flush()
+        return status
+    except (InputError, KprobeError) as error:
+        print(f"optprobe: {error}", file=sys.stderr)
+        return _USAGE
+    except KeyboardInterrupt:
+        print("optprobe: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`optprobe ... | head`): no message, and none from the interpreter's own flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BAD

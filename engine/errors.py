@@ -1,0 +1,63 @@
+"""The one error hierarchy. Errors that the kernel would return carry its ``errno`` (include/uapi/asm-generic/errno-base.h).
+
+Three families, by whose turn it is to act:
+
+* :class:`InputError` — the user's: an image, an argument or a SPEC is wrong. One line, exit status 2.
+* :class:`KprobeError` — the caller's: the kernel would have returned ``-errno`` here.
+* :class:`EngineBug` — ours: an invariant of the engine itself is broken.
+
+A guest that faults is a result (``GuestFault`` records in the machine), never an exception out of the API.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+
+__all__ = (
+    "Deadlock",
+    "EngineBug",
+    "InputError",
+    "KprobeError",
+    "OptprobeError",
+    "errno_name",
+)
+
+
+def errno_name(code: int) -> str:
+    """``22`` or ``-22`` -> ``"EINVAL"``; a number without a name prints as itself.
+
+    The kernel's ``ENOTSUPP``/``EOPNOTSUPP`` (95) has two names in C; the kernel's kprobes code says EOPNOTSUPP.
+    """
+    number = abs(code)
+    if number == _errno.EOPNOTSUPP:
+        return "EOPNOTSUPP"
+    return _errno.errorcode.get(number, str(number))
+
+
+class OptprobeError(Exception):
+    """Root of everything this project raises on purpose."""
+
+
+class InputError(OptprobeError):
+    """Bad usage or bad input: the message is one line that says what is wrong and what would be right."""
+
+
+class KprobeError(OptprobeError):
+    """The kernel would have returned ``-errno`` from this call.
+
+    :param errno: positive errno value, such as ``errno.EILSEQ``.
+    :param reason: a short clause in plain words, without the errno's name.
+    """
+
+    def __init__(self, errno: int, reason: str) -> None:
+        super().__init__(f"{errno_name(errno)}: {reason}")
+        self.errno = errno
+        self.reason = reason
+
+
+class EngineBug(OptprobeError):
+    """This should never happen: an invariant of the engine broke. Please report it with the scenario."""
+
+
+class Deadlock(OptprobeError):
+    """A control task waits for something that nothing left in the machine can bring about."""

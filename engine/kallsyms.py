@@ -1,0 +1,55 @@
+"""Symbol look-up both ways. Answers to kernel/kallsyms.c."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from engine.image import Image, Symbol
+
+__all__ = ("Kallsyms",)
+
+
+class Kallsyms:
+    """The function symbols of one image.
+
+    :param chosen: the functions that indirect ones turned out to be, under the names of those.
+    """
+
+    def __init__(self, image: Image, chosen: Sequence[Symbol] = ()) -> None:
+        self._image = image
+        self._chosen = {s.name: s for s in reversed(chosen)}
+        self._ordered = sorted((*image.functions, *chosen), key=lambda s: (s.addr, -s.size))
+        self._starts = [s.addr for s in self._ordered]
+
+    def lookup_name(self, name: str) -> Symbol | None:
+        """The function called ``name``, or None (kallsyms_lookup_name)."""
+        symbol = self._image.by_name.get(name)
+        if symbol is None or not symbol.function:
+            return None
+        return self._chosen.get(name, symbol) if symbol.indirect else symbol
+
+    def lookup(self, addr: int) -> tuple[Symbol, int] | None:
+        """The function that holds ``addr`` and the offset in it, or None (kallsyms_lookup)."""
+        at = bisect_right(self._starts, addr) - 1
+        while at >= 0:
+            symbol = self._ordered[at]
+            if addr in symbol or (symbol.size == 0 and symbol.addr == addr):
+                return symbol, addr - symbol.addr
+            if symbol.size:
+                return None
+            at -= 1
+        return None
+
+    def describe(self, addr: int) -> str:
+        """``symbol+0xoffset``, or the bare address in hex."""
+        found = self.lookup(addr)
+        return f"{found[0].name}+{found[1]:#x}" if found else f"{addr:#x}"
+
+    def suggest(self, name: str) -> str:
+        """A hint for a name that is not there: close matches, or the first few functions."""
+        from difflib import get_close_matches
+
+        names = sorted({s.name for s in self._ordered})
+        close = get_close_matches(name, names, n=3) or names[:5]
+        return ", ".join(close) if close else "(the image has no function symbols)"

@@ -1,0 +1,180 @@
+"""Probe records. Answers to include/linux/kprobes.h.
+
+A *plain* probe is what a user registers. An *aggregator* stands in the table in place of the probes at one address as soon as
+there is a second one or the address can be optimized; it owns the detour buffer and the place in the optimizer's queues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, IntFlag, StrEnum
+from typing import Any, Final, Protocol
+
+__all__ = (
+    "AggrKprobe",
+    "Kprobe",
+    "KprobeFlag",
+    "KprobeStatus",
+    "Method",
+    "PostHandler",
+    "PreHandler",
+    "Queue",
+    "Regs",
+)
+
+
+class KprobeFlag(IntFlag):
+    """``kprobe.flags``, with the kernel's numbers."""
+
+    GONE = 1
+    DISABLED = 2
+    OPTIMIZED = 4
+    FTRACE = 8
+
+
+class KprobeStatus(Enum):
+    """Where a hit is (KPROBE_HIT_* in include/asm-generic/kprobes.h)."""
+
+    HIT_ACTIVE = 1
+    HIT_SS = 2
+    REENTER = 4
+    HIT_SSDONE = 8
+
+
+class Queue(Enum):
+    """Which of the optimizer's lists an aggregator is on."""
+
+    NONE = "none"
+    OPTIMIZING = "optimizing"
+    UNOPTIMIZING = "unoptimizing"
+    FREEING = "freeing"
+
+
+class Method(StrEnum):
+    """How a hit at a site runs the probed instruction."""
+
+    INT3 = "int3"
+    """Breakpoint, then a single step on the copy."""
+    BOOSTED = "boosted"
+    """Breakpoint, then the copy and a jump back."""
+    EMULATED = "emulated"
+    """Breakpoint, then the host does what the instruction would."""
+    OPTIMIZED = "optimized"
+    """A jump to the detour buffer."""
+
+
+_NO_FLAGS: Final = KprobeFlag(0)
+_GONE: Final = KprobeFlag.GONE.value
+_OPTIMIZED: Final = KprobeFlag.OPTIMIZED.value
+_DISABLED_OR_GONE: Final = (KprobeFlag.DISABLED | KprobeFlag.GONE).value
+
+
+class Regs(Protocol):
+    """What every handler may count on; the arch layer's pt_regs has more."""
+
+    ip: int
+    sp: int
+    flags: int
+
+
+PreHandler = Callable[["Kprobe", Any], "int | None"]
+"""``pre_handler(p, regs)``: non-zero means that the handler has set ``regs.ip`` itself (int3 path only)."""
+PostHandler = Callable[["Kprobe", Any, int], None]
+"""``post_handler(p, regs, flags)``: after the probed instruction; forbids boosting and optimizing."""
+
+
+class Kprobe:
+    """One probe, at ``addr`` or at ``symbol_name`` + ``offset`` (bytes), not both.
+
+    ``flags`` may be ``KprobeFlag.DISABLED`` on registration. ``nmissed`` counts hits whose handler could not run. ``ainsn`` belongs
+    to the arch layer. Registering sets ``addr``.
+    """
+
+    __slots__ = ("addr", "ainsn", "flags", "nmissed", "offset", "parent", "post_handler", "pre_handler", "symbol_name")
+
+    def __init__(
+        self,
+        *,
+        addr: int | None = None,
+        symbol_name: str | None = None,
+        offset: int = 0,
+        pre_handler: PreHandler | None = None,
+        post_handler: PostHandler | None = None,
+        flags: KprobeFlag = _NO_FLAGS,
+    ) -> None:
+        self.addr = addr
+        self.symbol_name = symbol_name
+        self.offset = offset
+        self.pre_handler = pre_handler
+        self.post_handler = post_handler
+        self.flags = flags
+        self.nmissed = 0
+        self.ainsn: Any = None
+        self.parent: AggrKprobe | None = None
+
+    @property
+    def at(self) -> int:
+        """The address of a registered probe."""
+        assert self.addr is not None
+        return self.addr
+
+    @property
+    def disabled(self) -> bool:
+        """DISABLED or GONE."""
+        return self.flags.value & _DISABLED_OR_GONE != 0  # plain integers: operations on flags cost a microsecond
+
+    @property
+    def gone(self) -> bool:
+        """The code under it was removed."""
+        return self.flags.value & _GONE != 0
+
+    def __repr__(self) -> str:
+        where = f"{self.symbol_name}+{self.offset:#x}" if self.symbol_name else f"{self.addr or 0:#x}"
+        return f"<{type(self).__name__} {where} {self.flags!r}>"
+
+
+class AggrKprobe(Kprobe):
+    """An aggregator (struct optimized_kprobe whose kp has children).
+
+    ``children``: newest first. ``optinsn``: the arch layer's prepared detour buffer, or None. ``op_id``: what its detour buffer
+    passes to the callback.
+    """
+
+    __slots__ = ("children", "op_id", "optinsn", "queue")
+
+    def __init__(self, op_id: int) -> None:
+        super().__init__()
+        self.children: list[Kprobe] = []
+        self.optinsn: Any = None
+        self.queue = Queue.NONE
+        self.op_id = op_id
+
+    @property
+    def optready(self) -> bool:
+        """Its detour buffer is prepared."""
+        return self.optinsn is not None
+
+    @property
+    def optimized(self) -> bool:
+        """OPTIMIZED is set: the jump is in the text, or the probe waits for it."""
+        return self.flags.value & _OPTIMIZED != 0
+
+    @property
+    def jump_in_text(self) -> bool:
+        """The text holds the relative jump: optimized and not queued, or not yet undone."""
+        return self.queue is Queue.UNOPTIMIZING or (self.optimized and self.queue is Queue.NONE)
+
+    @property
+    def unused(self) -> bool:
+        """Disabled and without children: it is going to be reclaimed."""
+        return self.disabled and not self.children
+
+    @property
+    def queued(self) -> bool:
+        """On one of the optimizer's lists."""
+        return self.queue is not Queue.NONE
+
+    @property
+    def disarmed(self) -> bool:
+        """Disabled and on no list."""
+        return self.disabled and not self.queued

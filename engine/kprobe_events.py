@@ -1,0 +1,75 @@
+"""Probe definitions in ``kprobe_events`` syntax (Documentation/trace/kprobetrace.rst).
+
+``p[:[GRP/]EVENT] SYM[+OFF]|ADDR [FETCHARGS]``, ``r[MAXACTIVE][:[GRP/]EVENT] SYM``, or a bare ``SYM+0xOFF``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from engine.errors import InputError
+
+__all__ = ("ProbeSpec", "parse_spec")
+
+_HEAD: Final = re.compile(r"^(?P<kind>[pr])(?P<max>\d*)(?::(?:(?P<group>[A-Za-z_]\w*)/)?(?P<event>[A-Za-z_]\w*))?$")
+_PLACE: Final = re.compile(r"^(?P<symbol>[A-Za-z_.$][\w.$@]*)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|\d+))?$")
+_ADDRESS: Final = re.compile(r"^0[xX][0-9a-fA-F]+$")
+_RIGHT: Final = "write SYM, SYM+0xOFF, or p[:[GRP/]EVENT] SYM[+OFF]"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSpec:
+    """One definition. ``symbol`` and ``offset`` (bytes), or ``address``; ``text`` is what the user wrote."""
+
+    text: str
+    symbol: str | None
+    offset: int
+    address: int | None = None
+    is_return: bool = False
+    maxactive: int | None = None
+    group: str | None = None
+    event: str | None = None
+    fetchargs: tuple[str, ...] = ()
+
+
+def parse_spec(text: str) -> ProbeSpec:
+    """Parse one definition.
+
+    :raises InputError: it has none of the forms above.
+    """
+    words = text.split()
+    if not words:
+        raise InputError(f"probe {text!r}: empty; {_RIGHT}")
+    head = _HEAD.match(words[0]) if len(words) > 1 else None
+    if len(words) > 1 and head is None:
+        raise InputError(f"probe {text!r}: {words[0]!r} is not p or r with an event name; {_RIGHT}")
+    place = words[1] if head is not None else words[0]
+    is_return = head is not None and head["kind"] == "r"
+    if head is not None and head["kind"] == "p" and head["max"]:
+        raise InputError(f"probe {text!r}: only r takes a MAXACTIVE number; {_RIGHT}")
+    symbol, offset, address = _place(text, place)
+    if is_return and (offset or address is not None):
+        raise InputError(f"probe {text!r}: a return probe goes to a function's entry; write r[MAXACTIVE] SYM")
+    return ProbeSpec(
+        text=text,
+        symbol=symbol,
+        offset=offset,
+        address=address,
+        is_return=is_return,
+        maxactive=int(head["max"]) if head is not None and head["max"] else None,
+        group=head["group"] if head is not None else None,
+        event=head["event"] if head is not None else None,
+        fetchargs=tuple(words[2:]),
+    )
+
+
+def _place(text: str, place: str) -> tuple[str | None, int, int | None]:
+    if _ADDRESS.match(place):
+        return None, 0, int(place, 16)
+    found = _PLACE.match(place)
+    if found is None:
+        raise InputError(f"probe {text!r}: {place!r} is not a symbol with an offset; {_RIGHT}")
+    offset = found["offset"]
+    return found["symbol"], int(offset, 16 if offset[:2].lower() == "0x" else 10) if offset else 0, None

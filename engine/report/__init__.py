@@ -1,0 +1,1 @@
+"""What a person sees: terminal text. JSON documents come from the results themselves."""

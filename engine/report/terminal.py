@@ -1,0 +1,75 @@
+"""Terminal output: colour where a person looks, plain text in a pipe, progress on standard error only on a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Final, TextIO
+
+__all__ = ("Progress", "Style", "count", "table")
+
+_CODES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36"}
+
+
+class Style:
+    """Paints text, or leaves it alone."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+
+    @classmethod
+    def for_stream(cls, stream: TextIO) -> Style:
+        """Colour on a terminal, unless NO_COLOR is set or the terminal is dumb."""
+        return cls(stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb")
+
+    def paint(self, text: str, *names: str) -> str:
+        """``text`` in the named colours: bold, dim, red, green, yellow, blue, magenta, cyan."""
+        if not self.enabled or not names or not text:
+            return text
+        return f"\x1b[{';'.join(_CODES[name] for name in names)}m{text}\x1b[0m"
+
+
+class Progress:
+    """One line on a terminal that is rewritten; nothing at all in a pipe."""
+
+    def __init__(self, label: str, stream: TextIO | None = None) -> None:
+        self._label = label
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._shown = ""
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """``done`` of ``total``."""
+        if not self._live:
+            return
+        share = 100 * done // total if total else 100
+        filled = share * 30 // 100
+        line = f"{self._label} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total} {note}"[:99]
+        if line != self._shown:
+            self._stream.write(f"\r{line}\x1b[K")
+            self._stream.flush()
+            self._shown = line
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._live and self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._shown = ""
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 site``, ``1,024 sites``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:
+    """Columns two blanks apart; those in ``right`` are set to the right."""
+    cells = [tuple(header), *(tuple(row) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    to_right = set(right)
+    return "\n".join(
+        "  ".join(cell.rjust(w) if i in to_right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in cells
+    )

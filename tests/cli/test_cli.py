@@ -1,0 +1,207 @@
+"""Laws of the command line: JSON as the design has it, one clear line and exit status 2 for bad input, faults as results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.cli import main
+
+pytestmark = pytest.mark.smoke
+
+ELF = Path(__file__).resolve().parents[2] / "workloads" / "elf"
+SHA = str(ELF / "sha256.o")
+ABC = ["--call", "sha256", "--arg", "buf:616263", "--arg", "3", "--arg", "buf:+32"]
+DIGEST = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    status = main(list(argv))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+class TestRun:
+    def test_json_has_the_keys_of_the_design_and_the_right_answers(self, capsys):
+        status, out, err = run(capsys, "run", SHA, *ABC, "--probe", "p:my/ev sha256", "--probe", "compress+0x2f9", "--json", "--cpus", "2")
+        document = json.loads(out)
+        assert (status, err) == (0, "")
+        assert list(document) == ["schema", "profile", "calls", "probes", "interrupts", "stop_machine", "syncs", "fault"]
+        assert (document["schema"], document["profile"], document["fault"]) == (1, "linux-2010", None)
+        assert [list(call) for call in document["calls"]] == [["cpu", "symbol", "result", "result_f64", "instructions", "buffers"]] * 2
+        assert [call["buffers"] for call in document["calls"]] == [["616263", DIGEST]] * 2
+        assert [call["result"] for call in document["calls"]] == [int.from_bytes(bytes.fromhex(DIGEST)[:8], "big")] * 2
+        assert document["probes"] == [
+            {"spec": "p:my/ev sha256", "symbol": "sha256", "offset": 0, "method": "optimized", "hits": 2, "misses": 0},
+            {"spec": "compress+0x2f9", "symbol": "compress", "offset": 0x2F9, "method": "optimized", "hits": 128, "misses": 0},
+        ]
+
+    def test_no_optimize_leaves_breakpoints(self, capsys):
+        _, out, _ = run(capsys, "run", SHA, *ABC, "--probe", "sha256", "--no-optimize", "--json")
+        document = json.loads(out)
+        assert document["probes"][0]["method"] == "boosted"
+        assert document["stop_machine"] == 0
+
+    @pytest.mark.parametrize("when", ["every:1", "every:97", "random:3:50"])
+    def test_interrupts_leave_the_result_alone(self, capsys, when):
+        status, out, _ = run(capsys, "run", SHA, *ABC, "--probe", "compress+0x2f9", "--interrupts", when, "--json")
+        document = json.loads(out)
+        assert status == 0
+        assert document["calls"][0]["buffers"][1] == DIGEST
+        assert document["probes"][0]["hits"] == 64
+        assert document["interrupts"] > 10
+
+    def test_a_guest_fault_is_exit_status_1_with_the_place(self, capsys):
+        status, out, _ = run(capsys, "run", SHA, "--call", "sha256", "--arg", "0x10", "--arg", "64", "--arg", "0x20", "--json")
+        fault = json.loads(out)["fault"]
+        assert status == 1
+        assert list(fault) == ["cpu", "rip", "symbol", "offset", "kind", "explain"]
+        assert fault["kind"] == "unmapped-access"
+        assert json.loads(out)["calls"][0]["result"] is None
+
+    def test_max_instructions_ends_an_endless_loop(self, capsys, tmp_path):
+        source = tmp_path / "loop.s"
+        source.write_text("spin:\n  jmp spin\n")
+        status, out, _ = run(capsys, "run", str(source), "--call", "spin", "--max-instructions", "5000", "--json")
+        document = json.loads(out)
+        assert status == 1
+        assert document["fault"]["kind"] == "instruction-limit"
+        assert document["calls"][0]["instructions"] == 5000
+
+    def test_text_output_has_no_escape_codes_in_a_pipe(self, capsys):
+        status, out, _ = run(capsys, "run", SHA, *ABC, "--probe", "sha256")
+        assert status == 0
+        assert "\x1b" not in out
+        assert "optimized" in out
+
+    def test_a_double_result_is_given(self, capsys, tmp_path):
+        source = tmp_path / "add.s"
+        source.write_text("add2:\n  addsd xmm0, xmm1\n  ret\n")
+        _, out, _ = run(capsys, "run", str(source), "--call", "add2", "--arg", "f64:1.5", "--arg", "f64:2.25", "--json")
+        assert json.loads(out)["calls"][0]["result_f64"] == 3.75
+
+    def test_an_unresolved_function_returns_what_stub_says(self, capsys, tmp_path):
+        image = {
+            "format": "code-image",
+            "version": 1,
+            "segments": [{"addr": 0x400000, "hex": "b807000000c3"}],
+            "symbols": [{"name": "seven", "addr": 0x400000, "size": 6}],
+        }
+        path = tmp_path / "image.json"
+        path.write_text(json.dumps(image))
+        status, out, _ = run(capsys, "run", str(path), "--call", "seven", "--stub", "other=ret:3", "--json")
+        assert status == 0
+        assert json.loads(out)["calls"][0]["result"] == 7
+
+
+class TestVerify:
+    def test_json_has_the_keys_of_the_design(self, capsys):
+        status, out, err = run(
+            capsys, "verify", str(ELF / "sse2.o"), "--call", "sse2_find", "--arg", "buf:6162", "--arg", "2", "--arg", "buf:62", "--arg", "1", "--json"
+        )  # fmt: skip
+        document = json.loads(out)
+        assert (status, err) == (0, "")
+        assert list(document) == ["schema", "verdict", "sites", "runs", "failures"]
+        assert document["verdict"] == "good"
+        assert document["runs"] >= 2 * document["sites"]
+
+    def test_a_failure_is_exit_status_1_and_names_site_method_and_difference(self, capsys, tmp_path):
+        source = tmp_path / "zone.s"  # keeps data under RSP, though assembly images have no red zone
+        source.write_text("f:\n  mov [rsp - 24], rdi\n  nop\n  mov rax, [rsp - 24]\n  ret\n")
+        image = tmp_path / "zone.json"
+        code = "48897c24e890488b4424e8c3"
+        image.write_text(
+            json.dumps(
+                {
+                    "format": "code-image",
+                    "version": 1,
+                    "segments": [{"addr": 0x400000, "hex": code}],
+                    "symbols": [{"name": "f", "addr": 0x400000, "size": 12}],
+                    "red_zone": False,
+                }
+            )
+        )
+        status, out, _ = run(capsys, "verify", str(image), "--call", "f", "--arg", "77", "--json")
+        document = json.loads(out)
+        assert status == 1
+        assert document["verdict"] == "bad"
+        assert {"symbol", "offset", "method", "interrupt_at", "explain"} == set(document["failures"][0])
+
+
+BAD = {
+    "no such file": (["run", "nowhere.o", "--call", "f"], "nowhere.o"),
+    "not an ELF": (["run", __file__, "--call", "f"], "test_cli.py"),
+    "unknown symbol": (["run", SHA, "--call", "sha255"], "sha256"),
+    "unknown probe symbol": (["run", SHA, *ABC, "--probe", "compres"], "compress"),
+    "inside an instruction": (["run", SHA, *ABC, "--probe", "sha256+0x1"], "EILSEQ"),
+    "outside the image": (["run", SHA, *ABC, "--probe", "0x1234"], "EINVAL"),
+    "beyond the function": (["run", SHA, *ABC, "--probe", "sha256+0x100000"], "E"),
+    "no CPUs": (["run", SHA, *ABC, "--cpus", "0"], "1 to 8"),
+    "nine CPUs": (["run", SHA, *ABC, "--cpus", "9"], "1 to 8"),
+    "malformed SPEC": (["run", SHA, *ABC, "--probe", "p:!! sha256"], "p:!!"),
+    "empty SPEC": (["run", SHA, *ABC, "--probe", ""], "SYM"),
+    "return probe": (["run", SHA, *ABC, "--probe", "r sha256"], "return probes"),
+    "malformed argument": (["run", SHA, "--call", "sha256", "--arg", "buf:abc"], "hex"),
+    "too many arguments": (["run", SHA, "--call", "sha256", *["--arg", "1"] * 7], "at most 6"),
+    "malformed interrupts": (["run", SHA, *ABC, "--interrupts", "often"], "every:N"),
+    "malformed sweep": (["verify", SHA, *ABC, "--interrupts", "every:3"], "boundaries"),
+    "unknown profile": (["run", SHA, *ABC, "--profile", "linux-9"], "linux-2010"),
+    "malformed stub": (["run", SHA, *ABC, "--stub", "x=5"], "ret:"),
+    "no jobs": (["verify", SHA, *ABC, "--jobs", "0"], "--jobs"),
+    "no limit": (["run", SHA, *ABC, "--max-instructions", "0"], "--max-instructions"),
+    "no call": (["run", SHA], "--call"),
+    "unknown command": (["frobnicate"], "frobnicate"),
+    "no command": ([], "COMMAND"),
+    "unknown option": (["run", SHA, *ABC, "--fast"], "--fast"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_status_2(capsys, case):
+    argv, words = BAD[case]
+    status, out, err = run(capsys, *argv)
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("optprobe: ")
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("cut", [0, 3, 16, 40, 63, 64, 100, 1000])
+def test_a_truncated_elf_is_bad_input(capsys, tmp_path, cut):
+    path = tmp_path / "cut.o"
+    path.write_bytes(Path(SHA).read_bytes()[:cut])
+    status, out, err = run(capsys, "run", str(path), "--call", "sha256")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "cut.o" in err
+
+
+@pytest.mark.parametrize(("offset", "value", "words"), [(4, 1, "32-bit"), (5, 2, "big-endian"), (18, 183, "x86-64")])
+def test_an_elf_of_another_kind_is_bad_input(capsys, tmp_path, offset, value, words):
+    data = bytearray(Path(SHA).read_bytes())
+    data[offset] = value
+    path = tmp_path / "other.o"
+    path.write_bytes(data)
+    status, _, err = run(capsys, "run", str(path), "--call", "sha256")
+    assert status == 2
+    assert words in err
+
+
+class TestProcess:
+    def test_the_module_and_a_pipe_that_closes_early_end_quietly(self):
+        shell = f"{sys.executable} -m engine demo --image {SHA} | head -1"
+        done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=60, check=False, cwd=ELF.parents[1])
+        assert done.stdout.startswith("optprobe")
+        assert done.stderr == ""
+
+    def test_the_demo_says_that_all_is_as_it_should_be_within_100_columns(self, capsys):
+        status, out, _ = run(capsys, "demo", "--image", SHA)
+        assert status == 0
+        assert "all as it should be" in out
+        assert max(map(len, out.splitlines())) <= 100
+        assert "\x1b" not in out

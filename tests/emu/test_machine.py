@@ -1,0 +1,339 @@
+"""Laws of the machine: calls, traps as frames, interrupts, faults as results, snapshots."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from arch_x86.emu.calibration import calibrate
+from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, ExitReason
+from arch_x86.emu.fault import FaultKind, GuestFault
+from arch_x86.emu.machine import Machine, MachineConfig
+from arch_x86.emu.stubs import GS_INTERRUPTS
+from arch_x86.emu.uc import RSP, Probe, UcPool
+from engine.errors import EngineBug, InputError
+from engine.image import ExceptionEntry, Image, Import, Segment
+from engine.interrupts import EveryPlan
+from tests.conftest import BASE, asm_image
+
+pytestmark = pytest.mark.smoke
+
+SUM = "l: add rax, rdi; push rax; pop rbx; dec rsi; jnz l; ret"
+
+
+class TestCalls:
+    def test_a_call_returns_rax_and_counts_what_retired(self, rig):
+        r = rig(SUM)
+        assert r.call(3, 10) == 30
+        assert r.machine.cpus[0].retired == 10 * 5 + 1 + 1  # loop, ret, and the hlt that the call returns to
+
+    def test_integer_arguments_arrive_in_system_v_order(self, rig):
+        r = rig(
+            "shl rdi, 8; or rdi, rsi; shl rdi, 8; or rdi, rdx; shl rdi, 8; or rdi, rcx; shl rdi, 8; or rdi, r8; shl rdi, 8; or rdi, r9; mov rax, rdi; ret"
+        )
+        assert r.call(1, 2, 3, 4, 5, 6) == 0x010203040506
+
+    def test_the_stack_is_aligned_and_df_is_clear_at_entry(self, rig):
+        r = rig("lea rax, [rsp + 8]; and rax, 15; pushfq; pop rcx; and rcx, 0x400; or rax, rcx; ret")
+        assert r.call() == 0
+
+    def test_each_cpu_has_its_own_registers_stack_and_per_cpu_areas(self, rig):
+        r = rig("mov rax, rsp; ret", "mov rcx, 0; mov rax, qword ptr fs:[rcx]; ret", cpus=2)
+        assert r.call(cpu=0) != r.call(cpu=1)
+        assert r.call(cpu=0, function="g") != r.call(cpu=1, function="g")
+
+    def test_ram_is_shared_between_cpus(self, rig):
+        r = rig("mov rax, [rdi]; mov [rdi], rsi; ret", cpus=2)
+        where = r.machine.allocate(8)
+        assert r.call(where, 77, cpu=0) == 0
+        assert r.call(where, 78, cpu=1) == 77
+
+    def test_a_stack_protector_canary_is_at_fs_0x28(self, rig):
+        r = rig("mov rcx, 0x28; mov rax, qword ptr fs:[rcx]; ret")
+        assert r.call() & 0xFF == 0
+        assert r.call() != 0
+
+    def test_eight_cpus_are_the_most_and_one_the_least(self, pool):
+        for cpus in (0, 9):
+            with pytest.raises(InputError, match="1 to 8"):
+                Machine(asm_image("ret"), cpus=cpus, pool=pool)
+
+    def test_code_at_a_kernel_address_runs_there(self, rig):
+        base = 0xFFFF_FFFF_8100_0000
+        assert rig("lea rax, [rip - 7]; ret", base=base).call() == base
+
+
+class TestRun:
+    def test_a_budget_is_exact(self, rig):
+        r = rig(SUM)
+        r.begin(1, 100)
+        cpu = r.machine.cpus[0]
+        for n in (1, 2, 3, 7, 50):
+            before = cpu.retired
+            assert cpu.run(n) == (ExitReason.BUDGET, n)
+            assert cpu.retired - before == n
+
+    def test_any_cut_of_a_run_gives_the_same_end(self, rig):
+        r = rig(SUM)
+        assert r.call(5, 40) == 200
+        end = r.machine.cpus[0].registers()
+        for step in (1, 3, 17):
+            r.begin(5, 40)
+            while r.executor.running(0):
+                r.executor.advance(0, step)
+            assert r.machine.cpus[0].registers() == end
+
+    def test_counting_by_callback_agrees_with_the_private_counter(self, pool):
+        assert pool.probe.counter is not None, "calibration found no counter in this build of Unicorn"
+        seen = []
+        for probe in (calibrate(), Probe()):
+            machine = Machine(asm_image(SUM), pool=UcPool(probe))
+            from arch_x86.emu.execute import Executor
+
+            executor = Executor(machine)
+            executor.begin_call(0, BASE, (3, 50))
+            trace = [executor.advance(0, n) for n in (1, 5, 100, 1000)]
+            seen.append((trace, machine.cpus[0].retired, machine.cpus[0].registers()))
+            machine.close()
+        assert seen[0] == seen[1]
+
+    def test_an_uncounted_run_ends_like_a_counted_one(self, rig):
+        r = rig(SUM)
+        counted = r.call(7, 1000)
+        r.begin(7, 1000)
+        assert r.executor.run_uncounted(0) is None
+        assert r.rax() == counted
+
+    def test_a_rep_iteration_counts_as_one(self, rig):
+        r = rig("mov rcx, rsi; rep stosb; ret")
+        where = r.machine.allocate(64)
+        lengths = []
+        for n in (10, 20):
+            before = r.machine.cpus[0].retired
+            r.call(where, n)
+            lengths.append(r.machine.cpus[0].retired - before)
+        assert lengths[1] - lengths[0] == 10
+
+
+FAULTS = {
+    "write to its own code": ("mov [rip - 4], rax; ret", FaultKind.WRITE_TO_CODE, 0, "writes to code at 0x10000003"),
+    "division by zero": ("xor ecx, ecx; div ecx; ret", FaultKind.DIVIDE_ERROR, 2, "div ecx"),
+    "jump outside": ("mov rax, 0x55550000; jmp rax", FaultKind.UNMAPPED_FETCH, None, "0x55550000"),
+    "load from nowhere": ("mov rcx, 0x1234567; mov rax, [rcx]; ret", FaultKind.UNMAPPED_ACCESS, 7, "0x1234567"),
+    "non-canonical address": ("mov rax, 0x8000000000000000; mov rbx, [rax]; ret", FaultKind.GENERAL_PROTECTION, 10, "rbx"),
+    "stray int3": ("nop; int3; ret", FaultKind.BREAKPOINT, 1, "no probe"),
+    "software interrupt": ("int 0x80; ret", FaultKind.SOFTWARE_INTERRUPT, 0, "int 0x80"),
+    "system call": ("syscall; ret", FaultKind.SYSTEM_CALL, 0, "syscall"),
+    "hlt": ("nop; hlt; ret", FaultKind.HALT, 1, "hlt"),
+    "stack overflow": ("l: push rax; jmp l", FaultKind.DOUBLE_FAULT, 0, "stack"),
+    "128-bit AVX": ("nop; vpaddb xmm0, xmm1, xmm2; ret", FaultKind.UNSUPPORTED_OPCODE, 1, "vpaddb xmm0, xmm1, xmm2"),
+    "256-bit AVX": ("vpaddb ymm0, ymm1, ymm2; ret", FaultKind.UNSUPPORTED_OPCODE, 0, "AVX"),
+    "vzeroupper": ("nop; vzeroupper; ret", FaultKind.UNSUPPORTED_OPCODE, 1, "AVX"),
+    "time-stamp counter": ("rdtsc; ret", FaultKind.UNSUPPORTED_OPCODE, 0, "runs differ"),
+    "random number": ("rdrand rax; ret", FaultKind.UNSUPPORTED_OPCODE, 0, "runs differ"),
+    "ud2": ("ud2", FaultKind.INVALID_OPCODE, 0, "ud2"),
+    "executing data": ("mov rax, rsp; jmp rax", FaultKind.NO_EXECUTE, None, "data"),
+    "endless loop": ("l: jmp l", FaultKind.INSTRUCTION_LIMIT, 0, "1000 instructions"),
+    "endless loop with interrupts off": ("cli; l: jmp l", FaultKind.INSTRUCTION_LIMIT, 1, "1000 instructions"),
+}  # fmt: skip
+
+
+class TestFaults:
+    @pytest.mark.parametrize("case", FAULTS)
+    def test_a_guest_fault_is_a_result_with_place_and_disassembly(self, rig, case):
+        text, kind, offset, words = FAULTS[case]
+        fault = rig(text).call(limit=1000 if "endless" in case else 100_000)
+        assert isinstance(fault, GuestFault)
+        assert fault.kind is kind
+        assert words in fault.explain
+        assert (fault.symbol, fault.offset) == (("f", offset) if offset is not None else ("", 0))
+
+    def test_the_machine_goes_on_after_a_fault_and_a_second_fault_is_no_double_fault(self, rig):
+        r = rig("mov rax, [rdi]; ret")
+        where = r.machine.allocate(8, struct.pack("<Q", 42))
+        for _ in range(3):
+            assert r.call(0x10).kind is FaultKind.UNMAPPED_ACCESS
+            assert r.call(where) == 42
+
+    def test_an_exception_table_entry_sends_a_fault_to_its_fixup(self, rig):
+        r = rig("mov rax, [rdi]; ret", "mov eax, 7; ret", exception_table=(ExceptionEntry(BASE, BASE + 256),))
+        assert r.call(0x10) == 7
+        assert r.call(0x10) == 7  # also a second time: the emulator keeps no memory of the first fault
+
+    def test_a_16_bit_branch_traps_because_processors_disagree(self, rig):
+        fault = rig(".byte 0x66; call l; l: ret").call()
+        assert (fault.kind, fault.offset) == (FaultKind.UNSUPPORTED_OPCODE, 0)
+        assert rig("mov eax, 5; .byte 0x66, 0x48; jmp l; int3; l: ret").call() == 5  # REX.W overrides the prefix
+
+    def test_an_import_traps_by_name_only_when_called(self, rig):
+        far = BASE + 0x1000
+        r = rig("test edi, edi; jz l; mov rax, 0x10001000; call rax; l: ret", imports=(Import("missing", far),))
+        assert r.call(0) == 0
+        fault = r.call(1)
+        assert fault.kind is FaultKind.UNRESOLVED_FUNCTION
+        assert "--stub missing=ret:N" in fault.explain
+
+    def test_an_import_with_a_stub_returns_its_value(self, rig):
+        config = MachineConfig(stubs={"missing": -2})
+        r = rig("mov rax, 0x10001000; jmp rax", imports=(Import("missing", BASE + 0x1000),), config=config)
+        assert r.call() == (1 << 64) - 2
+
+    def test_read_only_data_cannot_be_written(self, pool):
+        from tests.conftest import Rig
+
+        code = asm_image("mov [rdi], rax; ret").segments
+        data = Segment(BASE + 0x4000, b"const", 5, executable=False)
+        r = Rig(Image(name="ro", segments=(*code, data), symbols=asm_image("ret").symbols), pool)
+        fault = r.call(BASE + 0x4000)
+        assert fault.kind is FaultKind.WRITE_TO_CONSTANT
+        r.machine.close()
+
+    def test_code_and_writable_data_on_one_page_are_refused(self, pool):
+        image = Image(
+            name="mixed", segments=(Segment(BASE, b"\xc3", 1), Segment(BASE + 64, b"x", 1, writable=True, executable=False)), symbols=()
+        )
+        with pytest.raises(InputError, match="pages of their own"):
+            Machine(image, pool=pool)
+
+
+class TestInterrupts:
+    @pytest.mark.parametrize("period", [1, 2, 7, 50])
+    def test_interrupts_at_any_period_change_nothing_but_time(self, rig, period):
+        r = rig(SUM)
+        assert r.call(3, 40) == 120
+        plain = r.machine.cpus[0].registers()
+        assert r.call(3, 40, plan=EveryPlan(period)) == 120
+        cpu = r.machine.cpus[0]
+        assert cpu.registers() == plain
+        assert cpu.interrupts == 200 // period if period > 1 else cpu.interrupts >= 199
+        assert r.machine.ram.read_u64(r.machine.layout.gs_base(0) + GS_INTERRUPTS) == cpu.interrupts
+
+    def test_an_interrupt_waits_until_if_is_set(self, rig):
+        r = rig("cli; nop; nop; sti; nop; ret")
+        r.begin()
+        delivered = []
+        for _ in range(5):
+            delivered.append(r.executor.interrupt(0))
+            if delivered[-1]:
+                r.machine.cpus[0].run(1)
+                while not r.machine.cpus[0].rflags & FLAG_IF:
+                    r.machine.cpus[0].run(1)
+            r.executor.advance(0, 1)
+        assert delivered == [True, False, False, False, True]
+
+    def test_the_frame_is_real_aligned_and_holds_the_interrupted_state(self, rig):
+        r = rig("sub rsp, 24; std; nop; ret")
+        r.begin()
+        r.executor.advance(0, 2)
+        cpu = r.machine.cpus[0]
+        rsp, rip, flags = cpu.registers()[RSP], cpu.rip, cpu.rflags
+        assert r.executor.interrupt(0)
+        at = cpu.registers()[RSP]
+        words = struct.unpack("<5Q", r.machine.ram.read(at, 40))
+        assert words == (rip, 0x08, flags, rsp, 0x10)
+        assert (at + 40) % 16 == 0
+        assert flags & FLAG_DF
+        assert not cpu.rflags & FLAG_IF
+
+    @pytest.mark.parametrize("red_zone", [False, True])
+    def test_the_red_zone_survives_exactly_where_the_image_has_one(self, rig, red_zone):
+        r = rig("mov [rsp - 24], rdi; nop; mov rax, [rsp - 24]; ret", red_zone=red_zone)
+        assert r.call(99) == 99
+        assert (r.call(99, plan=EveryPlan(1)) == 99) is red_zone
+
+    def test_an_interrupt_nests_in_an_exception_handler_that_sets_if(self, rig):
+        r = rig(SUM)
+        r.begin(1, 5)
+        assert r.executor.interrupt(0)
+        assert not r.executor.interrupt(0)  # an interrupt gate: IF is clear in the handler
+        cpu = r.machine.cpus[0]
+        cpu.uc.load()
+        cpu.uc.set_stack_and_flags(cpu.uc.gpr[RSP], cpu.uc.gpr[16] | FLAG_IF)
+        assert r.executor.interrupt(0)
+        assert r.executor.run_call(0, 10_000) is None
+        assert r.rax() == 5
+
+
+class TestSnapshots:
+    def test_restore_brings_back_registers_memory_text_tasks_and_clock(self, rig):
+        r = rig(SUM, "mov qword ptr [rdi], 1; ret", cpus=2)
+        m = r.machine
+        where = m.allocate(8)
+        r.begin(2, 30)
+        r.executor.advance(0, 33)
+        snap = m.snapshot()
+        state = m.cpus[0].registers(), m.cpus[0].rip, m.cpus[0].retired, m.clock
+        text = m.text.current
+        r.executor.advance(0, 40)
+        m.text.write(BASE, b"\xcc", reason="test")
+        r.call(where, cpu=1, function="g")
+        m.restore(snap)
+        assert (m.cpus[0].registers(), m.cpus[0].rip, m.cpus[0].retired, m.clock) == state
+        assert m.text.current is text
+        assert m.ram.read_u64(where) == 0
+        r.executor.run_call(0, 1000)
+        assert r.rax() == 60
+
+    def test_one_snapshot_serves_many_restores_with_one_trace(self, rig):
+        r = rig(SUM)
+        r.begin(2, 30)
+        r.executor.advance(0, 10)
+        snap = r.machine.snapshot()
+        ends = set()
+        for _ in range(20):
+            r.machine.restore(snap)
+            r.executor.run_call(0, 1000)
+            ends.add((r.machine.cpus[0].registers(), r.machine.clock))
+        assert len(ends) == 1
+
+    def test_vector_state_is_part_of_a_snapshot(self, rig):
+        r = rig("movq xmm5, rdi; ret", "movq rax, xmm5; ret")
+        r.call(11)
+        snap = r.machine.snapshot()
+        r.call(12)
+        r.machine.restore(snap)
+        assert r.machine.cpus[0].uc.vector_state()[80:88] == struct.pack("<Q", 11)
+
+
+class TestText:
+    def test_a_poke_is_seen_by_every_cpu_and_undoing_it_gives_the_same_version(self, rig):
+        r = rig("mov eax, 1; ret", cpus=2)
+        first = r.machine.text.current
+        assert [r.call(cpu=c) for c in (0, 1)] == [1, 1]
+        r.machine.text.write(BASE + 1, b"\x02", reason="test")
+        assert [r.call(cpu=c) for c in (0, 1)] == [2, 2]
+        r.machine.text.write(BASE + 1, b"\x01", reason="test")
+        assert r.machine.text.current is first
+        assert [r.call(cpu=c) for c in (0, 1)] == [1, 1]
+
+    def test_fetch_views_of_two_cpus_can_differ(self, rig):
+        r = rig("mov eax, 1; ret", cpus=2)
+        old = r.machine.text.current
+        r.machine.text.write(BASE + 1, b"\x02", reason="test")
+        r.machine.cpus[1].view = old
+        assert [r.call(cpu=c) for c in (0, 1)] == [2, 1]
+
+    def test_a_write_across_a_page_border_is_whole(self, rig):
+        r = rig("nop; " * 4093 + "mov eax, 0x01010101; ret")
+        r.machine.text.write(BASE + 4094, b"\x02\x02\x02\x02", reason="test")
+        assert r.call() == 0x02020202
+
+    def test_ten_thousand_versions_run_right_though_frames_are_recycled(self, rig):
+        r = rig("mov eax, 1; ret")
+        r.machine.frames._limit = 512
+        for value in range(0, 10_000, 7):
+            r.machine.text.write(BASE + 1, struct.pack("<I", value), reason="test")
+            assert r.call() == value
+
+    def test_a_write_outside_of_text_is_a_bug_of_ours(self, rig):
+        r = rig("ret")
+        with pytest.raises(EngineBug, match="outside text"):
+            r.machine.text.write(0x1234, b"\x90", reason="test")
+
+
+class TestCalibration:
+    def test_both_private_offsets_are_found_in_the_pinned_unicorn(self):
+        probe = calibrate()
+        assert probe.counter is not None
+        assert probe.exception is not None

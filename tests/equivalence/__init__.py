@@ -1,0 +1,1 @@
+"""Copies of instructions do what the instructions do: both are executed, from the same random states."""

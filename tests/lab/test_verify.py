@@ -1,0 +1,185 @@
+"""``verify`` is silent on sound code and catches each fault planted in the copy, the detour and the interrupt path, one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from arch_x86.emu import machine as machine_module
+from arch_x86.emu.cpu import Cpu
+from arch_x86.lab.jobs import verify_image
+from arch_x86.lab.verify import Sweep, parse_sweep
+from arch_x86.probes import arch as arch_module
+from arch_x86.probes import stepping as stepping_module
+from engine.arguments import IntegerArgument
+from engine.errors import InputError
+from tests.conftest import asm_image
+
+# A carry over the probed instructions, a RIP-relative load, a call, a loop, callee-saved registers and the red zone.
+CODE = """
+push rbx; push rbp
+mov ecx, 3; xor eax, eax; mov rbx, rdi; mov [rsp - 24], rdi
+l: add rbx, [rip + 0x1ec]; adc rax, rbx; lea rbp, [rax + rbx*2]; imul rax, rbp; sub ecx, 1; jnz l
+call 0x10000100
+add rax, [rsp - 24]
+pop rbp; pop rbx; ret
+"""
+HELPER = "mov rdx, [rsp]; lea rax, [rax + rdx]; ret"
+
+
+def check(sweep: str = "none", *, text: str = CODE, red_zone: bool = False):
+    image = asm_image(text, HELPER, "mov rax, 0xf23456789abcdef1; ret", red_zone=red_zone)
+    return verify_image(image, "f", [IntegerArgument(0xFEDCBA9876543210)], sweep=parse_sweep(sweep))
+
+
+def test_sound_code_is_good_with_an_interrupt_at_every_boundary():
+    code = CODE.replace("mov [rsp - 24], rdi", "nop").replace("add rax, [rsp - 24]", "nop")
+    result = check("boundaries", text=code)
+    assert result.good
+    assert result.failures == ()
+    assert result.sites > 15
+    assert result.runs > result.sites * result.instructions
+
+
+def test_a_red_zone_is_kept_in_every_method_where_the_image_has_one():
+    # The call would overwrite what lies under RSP; this keeps data there over ordinary instructions only.
+    code = "mov [rsp - 8], rdi; mov [rsp - 128], rdi; add rdi, 5; xor eax, eax; add rax, [rsp - 8]; add rax, [rsp - 128]; ret"
+    assert check("boundaries", text=code, red_zone=True).good
+    assert not check(text=code, red_zone=False).good
+
+
+def test_the_answer_does_not_depend_on_the_number_of_jobs():
+    image = asm_image("mov eax, edi; mov [rsp - 8], rdi; add eax, 3; mov rdx, [rsp - 8]; lea rax, [rax + rdx]; ret")
+    answers = [
+        verify_image(image, "f", [IntegerArgument(5)], sweep=Sweep("sample", 7, 5), jobs=jobs).to_json() for jobs in (1, 2)
+    ]  # fmt: skip
+    assert answers[0] == answers[1]
+    assert answers[0]["verdict"] == "bad"
+
+
+def test_a_sample_is_the_same_for_the_same_seed_and_smaller_than_the_whole():
+    one, again, whole = (check(sweep, text=SOUND) for sweep in ("sample:1:4", "sample:1:4", "boundaries"))
+    assert one == again
+    assert one.runs < whole.runs
+
+
+def test_a_rep_instruction_is_one_pass_boosted_and_one_hit_an_iteration_stepped():
+    code = "mov rcx, rdi; and ecx, 7; lea rdi, [rsp - 256]; xor eax, eax; rep stosb; mov rax, rcx; ret"
+    for value in (0, 1, 5):
+        image = asm_image(code)
+        assert verify_image(image, "f", [IntegerArgument(value)], sweep=Sweep("boundaries")).good
+
+
+def test_a_call_that_faults_unprobed_is_bad_and_says_so():
+    result = check(text="xor ecx, ecx; div ecx; ret")
+    assert not result.good
+    assert "div ecx" in (result.golden_fault or "")
+
+
+@pytest.mark.parametrize("text", ["", "all", "sample", "sample:1", "sample:x:3", "sample:1:0"])
+def test_a_malformed_sweep_is_refused(text):
+    with pytest.raises(InputError):
+        parse_sweep(text)
+
+
+def patched_detour(monkeypatch, change):
+    original = arch_module.build_detour
+
+    def build(*args, **kwargs):
+        detour = original(*args, **kwargs)
+        code = change(detour.code)
+        assert len(code) == len(detour.code)
+        assert code != detour.code, "the plant took no root"
+        return dataclasses.replace(detour, code=code)
+
+    monkeypatch.setattr(arch_module, "build_detour", build)
+
+
+def plant_copy_without_rip_fixup(monkeypatch):
+    """The slot holds the instruction as it is, so its RIP-relative operand is somewhere else."""
+    original = arch_module.build_slot
+    monkeypatch.setattr(arch_module, "build_slot", lambda insn, at, boost: insn.raw + original(insn, at, boost)[insn.length :])
+
+
+def plant_boost_jump_one_byte_late(monkeypatch):
+    """The boosted copy jumps back behind the first byte of the next instruction."""
+    original = arch_module.build_slot
+
+    def build(insn, at, boost):
+        code = bytearray(original(insn, at, boost))
+        if boost:
+            code[insn.length + 1] = (code[insn.length + 1] + 1) & 0xFF
+        return bytes(code)
+
+    monkeypatch.setattr(arch_module, "build_slot", build)
+
+
+def plant_return_address_of_the_copy(monkeypatch):
+    """A stepped call leaves the copy's return address on the stack."""
+    original = stepping_module.fixup_after_step
+    monkeypatch.setattr(stepping_module, "fixup_after_step", lambda insn: dataclasses.replace(original(insn), return_address=False))
+
+
+def plant_detour_without_flags(monkeypatch):
+    """The detour drops the saved flags instead of restoring them."""
+    patched_detour(monkeypatch, lambda code: code.replace(b"\x48\x83\xc4\x18\x9d", b"\x48\x83\xc4\x20\x90"))
+
+
+def plant_detour_that_loses_a_register(monkeypatch):
+    """The detour pops rcx's word into rax."""
+    patched_detour(monkeypatch, lambda code: code.replace(b"\x58\x59\x5a\x5e\x5f", b"\x59\x58\x5a\x5e\x5f"))
+
+
+def plant_detour_copy_without_rip_fixup(monkeypatch):
+    """The detour's RIP-relative copy loads from somewhere else."""
+
+    def change(code):
+        at = code.rfind(b"\x48\x03\x1d")
+        return code if at < 0 else code[: at + 3] + bytes([code[at + 3] ^ 8]) + code[at + 4 :]
+
+    original = arch_module.build_detour
+    monkeypatch.setattr(
+        arch_module, "build_detour", lambda *a, **k: (d := original(*a, **k)) and dataclasses.replace(d, code=change(d.code))
+    )  # fmt: skip
+
+
+def plant_interrupt_handler_that_clobbers_rbx(monkeypatch):
+    """The interrupt handler's frame pops rbx's word into rbp and the other way round."""
+    original = machine_module.build_stubs
+
+    def build(base, **options):
+        stubs = original(base, **options)
+        at = stubs.interrupt - base
+        tail = stubs.code[at:].replace(b"\x5d\x5b", b"\x5b\x5d")
+        return dataclasses.replace(stubs, code=stubs.code[:at] + tail)
+
+    monkeypatch.setattr(machine_module, "build_stubs", build)
+
+
+def plant_interrupt_frame_with_the_carry_lost(monkeypatch):
+    """The frame saves the flags without the carry."""
+    original = Cpu.push_frame
+
+    def push(self, handler, error_code=None):
+        done = original(self, handler, error_code)
+        self.uc.load()
+        at = self.uc.gpr[4] + 16
+        flags = self._ram.read_u64(at)
+        self._ram.write(at, (flags & ~1).to_bytes(8, "little"))
+        return done
+
+    monkeypatch.setattr(Cpu, "push_frame", push)
+
+
+PLANTS = [value for name, value in sorted(globals().items()) if name.startswith("plant_")]
+SOUND = CODE.replace("mov [rsp - 24], rdi", "nop").replace("add rax, [rsp - 24]", "nop")
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+def test_a_planted_fault_is_caught(monkeypatch, plant):
+    plant(monkeypatch)
+    result = check("boundaries" if "interrupt" in plant.__name__ else "none", text=SOUND)
+    assert not result.good
+    assert result.failures
+    assert all(failure.explain for failure in result.failures)
