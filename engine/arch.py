@@ -67,7 +67,7 @@ class Arch(Protocol):
         ...
 
     def arch_check_optimized_kprobe(self, op: AggrKprobe) -> bool:
-        """False while another probe sits inside the bytes that the jump would replace."""
+        """False while another probe sits inside the bytes that the jump would replace (whose bytes are int3 or jump there)."""
         ...
 
     def arch_within_optimized_kprobe(self, op: AggrKprobe, addr: int) -> bool:
@@ -91,17 +91,16 @@ class Arch(Protocol):
         """Most bytes that a jump can replace (MAX_OPTIMIZED_LENGTH)."""
         ...
 
-    @property
-    def batch_max(self) -> int:
-        """Most probes a batch (MAX_OPTIMIZE_PROBES)."""
-        ...
-
 
 class MachinePort(Protocol):
     """What control code asks of the machine. Waits return when the machine has come so far; the vCPUs run meanwhile."""
 
     def synchronize_sched(self, why: str) -> None:
         """Until every vCPU has passed a quiescent point that began after now."""
+        ...
+
+    def synchronize_rcu_tasks(self, why: str) -> None:
+        """Until every task has passed a voluntary schedule() or ended its call since now."""
         ...
 
     def schedule_delayed_work(self, work: Callable[[], None], delay: int, name: str) -> None:

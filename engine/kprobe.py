@@ -30,6 +30,7 @@ class KprobeFlag(IntFlag):
     DISABLED = 2
     OPTIMIZED = 4
     FTRACE = 8
+    ON_FUNC_ENTRY = 16
 
 
 class KprobeStatus(Enum):
@@ -113,6 +114,11 @@ class Kprobe:
         self.parent: AggrKprobe | None = None
 
     @property
+    def kind(self) -> str:
+        """The letter that debugfs shows: k; r for the entry of a return probe."""
+        return "k"
+
+    @property
     def at(self) -> int:
         """The address of a registered probe."""
         assert self.addr is not None
@@ -160,18 +166,13 @@ class AggrKprobe(Kprobe):
         return self.flags.value & _OPTIMIZED != 0
 
     @property
-    def jump_in_text(self) -> bool:
-        """The text holds the relative jump: optimized and not queued, or not yet undone."""
-        return self.queue is Queue.UNOPTIMIZING or (self.optimized and self.queue is Queue.NONE)
-
-    @property
     def unused(self) -> bool:
         """Disabled and without children: it is going to be reclaimed."""
         return self.disabled and not self.children
 
     @property
     def queued(self) -> bool:
-        """On one of the optimizer's lists."""
+        """On one of the optimizer's lists (kprobe_queued)."""
         return self.queue is not Queue.NONE
 
     @property

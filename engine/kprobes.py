@@ -1,4 +1,4 @@
-"""The kprobes core: table, registration, arming, enabling. Answers to kernel/kprobes.c as of 6274de4984a6.
+"""The kprobes core: table, registration, arming, enabling. Answers to kernel/kprobes.c, at 6274de4984a6 and v6.1.
 
 One object per machine holds what the kernel keeps in statics. Lock order: module_mutex, kprobe_mutex, online_cpus, text_mutex.
 """
@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum, auto
 from typing import Any
 
 from engine.aggregate import aggr_post_handler, aggr_pre_handler, nmissed_of, opt_pre_handler
 from engine.arch import Arch
-from engine.errors import EngineBug, KprobeError
+from engine.errors import KprobeError
 from engine.kallsyms import Kallsyms
-from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
+from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag
 from engine.optimizer import Optimizer
+from engine.optprobes import Optprobes
+from engine.profile import LINUX_2010, Profile
 from engine.sync import ControlPlane, Mutex
 
 __all__ = ("Kprobes",)
+
+_OFFSET_MASK = (1 << 32) - 1
 
 
 class _Bottom(Enum):
@@ -39,35 +43,47 @@ class Kprobes:
     ``kprobes_allow_optimization`` is the sysctl ``kprobes-optimization``, ``kprobes_all_disarmed`` the inverse of debugfs ``enabled``.
     """
 
-    def __init__(self, arch: Arch, plane: ControlPlane, kallsyms: Kallsyms) -> None:
+    def __init__(self, arch: Arch, plane: ControlPlane, kallsyms: Kallsyms, profile: Profile = LINUX_2010) -> None:
         self.arch = arch
         self.plane = plane
         self.kallsyms = kallsyms
+        self.profile = profile
         self.kprobe_table: dict[int, Kprobe] = {}
-        self.kprobes_allow_optimization = True
+        self.kprobes_allow_optimization = profile.optprobes
         self.kprobes_all_disarmed = False
         self.module_mutex = Mutex("module_mutex", 1, plane)
         self.kprobe_mutex = Mutex("kprobe_mutex", 2, plane)
         self.online_cpus = Mutex("online_cpus", 3, plane)
         self.text_mutex = Mutex("text_mutex", 4, plane)
-        self._ops: dict[int, AggrKprobe] = {}
-        self._next_op_id = 1
-        locks = (self.module_mutex, self.kprobe_mutex, self.online_cpus, self.text_mutex)
-        self.optimizer = Optimizer(arch, plane, self, locks)
+        self.optimizer = Optimizer(arch, plane, self, profile)
+        self.optprobes = Optprobes(arch, self.optimizer, self, profile)
         arch.attach(self)
 
+    # Locks ------------------------------------------------------------------------------------------------------------
+
     @contextmanager
-    def locked(self, why: str) -> Generator[None]:
-        """kprobe_mutex for the table, and below it what touching text needs."""
+    def _held(self, why: str, *locks: Mutex) -> Generator[None]:
         taken: list[Mutex] = []
         try:
-            for lock in (self.kprobe_mutex, self.online_cpus, self.text_mutex):
+            for lock in locks:
                 lock.acquire(why)
                 taken.append(lock)
             yield
         finally:
             for lock in reversed(taken):
                 lock.release()
+
+    def locked(self, why: str) -> AbstractContextManager[None]:
+        """kprobe_mutex for the table, and below it what touching text needs."""
+        return self._held(why, self.kprobe_mutex, self.online_cpus, self.text_mutex)
+
+    def locked_tables(self, why: str) -> AbstractContextManager[None]:
+        """What a pass of the optimizer holds throughout."""
+        return self._held(why, self.module_mutex, self.kprobe_mutex)
+
+    def locked_text(self, why: str) -> AbstractContextManager[None]:
+        """What touching text needs."""
+        return self._held(why, self.online_cpus, self.text_mutex)
 
     # Look-ups ---------------------------------------------------------------------------------------------------------
 
@@ -77,15 +93,11 @@ class Kprobes:
 
     def get_optimized_kprobe(self, addr: int) -> AggrKprobe | None:
         """The optimization-ready probe whose replaced bytes hold ``addr`` behind their first, or None."""
-        for back in range(1, self.arch.max_optimized_len):
-            p = self.kprobe_table.get(addr - back)
-            if isinstance(p, AggrKprobe) and p.optready and self.arch.arch_within_optimized_kprobe(p, addr):
-                return p
-        return None
+        return self.optprobes.get_optimized_kprobe(addr)
 
     def find_optimized(self, op_id: int) -> AggrKprobe | None:
         """The aggregator whose detour buffer carries ``op_id``, until it is freed."""
-        return self._ops.get(op_id)
+        return self.optprobes.find_optimized(op_id)
 
     def kprobes_inc_nmissed_count(self, p: Kprobe) -> None:
         """Count a miss, on every child of an aggregator."""
@@ -99,54 +111,57 @@ class Kprobes:
     # Registration -----------------------------------------------------------------------------------------------------
 
     def _kprobe_addr(self, p: Kprobe) -> int:
+        unknown = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
+        offset = p.offset & _OFFSET_MASK if self.profile.offset_is_cut else p.offset
         if p.symbol_name is not None and p.addr is not None:
             raise KprobeError(errno.EINVAL, "give an address or a symbol, not both")
         if p.symbol_name is not None:
             symbol = self.kallsyms.lookup_name(p.symbol_name)
             if symbol is None:
-                raise KprobeError(errno.ENOENT, f"no function {p.symbol_name}; there is {self.kallsyms.suggest(p.symbol_name)}")
-            return symbol.addr + p.offset
-        if p.addr is None:
+                raise KprobeError(unknown, f"no function {p.symbol_name}; there is {self.kallsyms.suggest(p.symbol_name)}")
+            return symbol.addr + offset
+        if not p.addr:
             raise KprobeError(errno.EINVAL, "give an address or a symbol")
-        return p.addr + p.offset
+        return p.addr + offset
 
     def _is_live(self, p: Kprobe) -> bool:
-        """``p`` itself is registered now (as an entry of the table, or as a child of one)."""
+        """``p`` itself is registered now, as an entry of the table or as a child of one (__get_valid_kprobe)."""
         if p.addr is None:
             return False
         entry = self.kprobe_table.get(p.addr)
-        return entry is p or (isinstance(entry, AggrKprobe) and p.parent is entry)
+        return entry is p or (isinstance(entry, AggrKprobe) and any(child is p for child in entry.children))
 
     def register_kprobe(self, p: Kprobe) -> None:
-        """Put a probe in place and arm it (unless it comes with DISABLED).
+        """Put a probe in place and arm it (unless it comes with DISABLED, the one flag that is looked at).
 
-        :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not probeable), ENOENT (no such
+        ``addr`` stays set once the place is known, also when the place is refused, so a probe that names a symbol needs ``addr = None``
+        before it is registered again.
+
+        :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not probeable), ENOENT or EINVAL (no such
             symbol), EILSEQ (inside an instruction), EOPNOTSUPP, ENOSPC, EBUSY (an unused probe there is about to be reclaimed).
         """
         if self._is_live(p):
             raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
-        addr = self._kprobe_addr(p)
-        self.arch.arch_check_text(addr)
-        given = p.addr, p.offset, p.flags
-        p.addr = addr
+        p.addr = addr = self._kprobe_addr(p)
         p.offset = p.offset if p.symbol_name is not None else 0
         p.flags &= KprobeFlag.DISABLED
         p.nmissed = 0
         p.parent = None
-        try:
-            with self.locked("register_kprobe"):
-                old = self.get_kprobe(addr)
-                if old is not None:
-                    self._register_aggr_kprobe(old, p)
-                    return
-                self.arch.arch_prepare_kprobe(p)
-                self.kprobe_table[addr] = p
-                if not self.kprobes_all_disarmed and not p.disabled:
-                    self._arm_kprobe(p)
-                self._try_to_optimize_kprobe(p)
-        except KprobeError:
-            p.addr, p.offset, p.flags = given
-            raise
+        self.arch.arch_check_text(addr)
+        with self.locked("register_kprobe"):
+            if self.profile.marks_entries:
+                found = self.kallsyms.lookup(addr)
+                if found is not None and found[1] == 0:
+                    p.flags |= KprobeFlag.ON_FUNC_ENTRY
+            old = self.get_kprobe(addr)
+            if old is not None:
+                self._register_aggr_kprobe(old, p)
+                return
+            self.arch.arch_prepare_kprobe(p)
+            self.kprobe_table[addr] = p
+            if not self.kprobes_all_disarmed and not p.disabled:
+                self.optprobes.arm_kprobe(p)
+            self._try_to_optimize_kprobe(p)
 
     def register_kprobes(self, ps: Sequence[Kprobe]) -> None:
         """Register all of ``ps`` or none: when one fails, those before it are unregistered again.
@@ -165,17 +180,6 @@ class Kprobes:
 
     # Aggregation ------------------------------------------------------------------------------------------------------
 
-    def _alloc_aggr_kprobe(self, p: Kprobe) -> AggrKprobe:
-        """An aggregator for the address of ``p``, its detour buffer prepared where the site allows it."""
-        op = AggrKprobe(self._next_op_id)
-        self._next_op_id += 1
-        op.addr = p.addr
-        op.symbol_name, op.offset = p.symbol_name, p.offset
-        self.arch.arch_prepare_optimized_kprobe(op)
-        if op.optready:
-            self._ops[op.op_id] = op
-        return op
-
     def _init_aggr_kprobe(self, ap: AggrKprobe, p: Kprobe) -> None:
         """``ap`` takes the place of ``p`` in the table and ``p`` becomes its first child."""
         ap.ainsn = p.ainsn
@@ -189,24 +193,29 @@ class Kprobes:
 
     def _try_to_optimize_kprobe(self, p: Kprobe) -> None:
         """Make an aggregator of a first probe, if its address can be optimized."""
-        ap = self._alloc_aggr_kprobe(p)
+        ap = self.optprobes.alloc_aggr_kprobe(p)
         if not ap.optready:
             return
         self._init_aggr_kprobe(ap, p)
-        self.optimize_kprobe(ap)
+        self.optprobes.optimize_kprobe(ap)
 
     def _register_aggr_kprobe(self, old: Kprobe, p: Kprobe) -> None:
         """A second or later probe at an address."""
         if isinstance(old, AggrKprobe):
             ap = old
             if ap.unused:
-                raise KprobeError(errno.EBUSY, f"{ap!r} is unused and about to be reclaimed; wait for the optimizer")
+                self._reuse_unused_kprobe(ap)
         else:
-            ap = self._alloc_aggr_kprobe(old)
+            ap = self.optprobes.alloc_aggr_kprobe(old)
             self._init_aggr_kprobe(ap, old)
+        if ap.gone:
+            # Its code was removed, and its slot with it; now there is code again.
+            self.arch.arch_prepare_kprobe(ap)
+            self.optprobes.prepare_optimized_kprobe(ap)
+            ap.flags = ap.flags & ~KprobeFlag.GONE | KprobeFlag.DISABLED
         p.ainsn = ap.ainsn
         if p.post_handler is not None:
-            self.unoptimize_kprobe(ap, force=True)
+            self.optprobes.unoptimize_kprobe(ap, force=True)
         ap.children.insert(0, p)
         p.parent = ap
         if p.post_handler is not None:
@@ -214,7 +223,16 @@ class Kprobes:
         if ap.disabled and not p.disabled:
             ap.flags &= ~KprobeFlag.DISABLED
             if not self.kprobes_all_disarmed:
-                self._arm_kprobe(ap)
+                self.optprobes.arm_kprobe(ap)
+
+    def _reuse_unused_kprobe(self, ap: AggrKprobe) -> None:
+        """The last user of ``ap`` is gone and the optimizer has not come yet: its jump still stands."""
+        if not self.profile.rescues_unused:
+            raise KprobeError(errno.EBUSY, f"{ap!r} is unused and about to be reclaimed; wait for the optimizer")
+        if not ap.optready:
+            raise KprobeError(errno.EINVAL, f"{ap!r} is unused, and was not optimized")
+        ap.flags &= ~KprobeFlag.DISABLED
+        self.optprobes.optimize_kprobe(ap)
 
     # Unregistration ---------------------------------------------------------------------------------------------------
 
@@ -234,7 +252,7 @@ class Kprobes:
         if p.post_handler is not None and not p.gone and not any(child.post_handler for child in entry.children):
             entry.post_handler = None
         if not entry.disabled and not self.kprobes_all_disarmed:
-            self.optimize_kprobe(entry)
+            self.optprobes.optimize_kprobe(entry)
         return _Bottom.NOTHING
 
     def _unregister_bottom(self, p: Kprobe, bottom: _Bottom) -> None:
@@ -246,7 +264,7 @@ class Kprobes:
             case _Bottom.LAST_CHILD:
                 assert parent is not None
                 parent.children.clear()
-                self.free_aggr_kprobe(parent)
+                self.optprobes.free_aggr_kprobe(parent)
             case _Bottom.NOTHING:
                 pass
         p.parent = None
@@ -268,10 +286,10 @@ class Kprobes:
         with self.locked("unregister_kprobes"):
             for p in ps:
                 bottom = self._unregister_top(p)
-                if bottom is None:
-                    p.addr = None
-                else:
+                if bottom is not None:
                     gone.append((p, bottom))
+                elif all(p is not other for other, _ in gone):
+                    p.addr = None
         if not gone:
             return 0
         self.plane.synchronize_sched("unregister_kprobes")
@@ -280,89 +298,44 @@ class Kprobes:
         return len(gone)
 
     def unhash(self, op: AggrKprobe) -> None:
-        """Take an unused aggregator out of the table (the optimizer does)."""
-        if self.kprobe_table.get(op.at) is not op:
-            raise EngineBug(f"{op!r} is not in the table")
-        del self.kprobe_table[op.at]
+        """Take an unused aggregator out of the table, if it is still there."""
+        if self.kprobe_table.get(op.at) is op:
+            del self.kprobe_table[op.at]
 
     def free_aggr_kprobe(self, op: AggrKprobe) -> None:
         """Free an unused aggregator's slot and detour buffer."""
-        if op.children:
-            raise EngineBug(f"{op!r} still has children")
-        self.arch.arch_remove_optimized_kprobe(op)
-        self.arch.arch_remove_kprobe(op)
-        self._ops.pop(op.op_id, None)
-
-    # Optimizing -------------------------------------------------------------------------------------------------------
-
-    def optimize_kprobe(self, p: Kprobe) -> None:
-        """Queue ``p`` for optimizing, if everything allows it; one that waits to be undone is only dequeued."""
-        if not isinstance(p, AggrKprobe) or not p.optready or not self.kprobes_allow_optimization:
-            return
-        if p.disabled or self.kprobes_all_disarmed or p.post_handler is not None:
-            return
-        if not self.arch.arch_check_optimized_kprobe(p) or p.optimized:
-            return
-        p.flags |= KprobeFlag.OPTIMIZED
-        if p.queue is Queue.UNOPTIMIZING:
-            self.optimizer.dequeue(p)
-        else:
-            self.optimizer.queue_optimize(p)
-
-    def unoptimize_kprobe(self, p: Kprobe, *, force: bool = False) -> None:
-        """Queue an optimized probe for undoing; one still waiting to be optimized is only dequeued.
-
-        :param force: undo it at once, with a stop_machine of its own.
-        """
-        if not isinstance(p, AggrKprobe) or p.disarmed:
-            return
-        if not p.optimized:
-            if force and p.queue is Queue.UNOPTIMIZING:
-                self.optimizer.dequeue(p)
-                self._force_unoptimize(p)
-            return
-        p.flags &= ~KprobeFlag.OPTIMIZED
-        if p.queue is Queue.OPTIMIZING:
-            self.optimizer.dequeue(p)
-        elif force:
-            self._force_unoptimize(p)
-        else:
-            self.optimizer.queue_unoptimize(p)
-
-    def _force_unoptimize(self, op: AggrKprobe) -> None:
-        self.arch.arch_unoptimize_kprobe(op)
-        if op.disabled:
-            self.arch.arch_disarm_kprobe(op)
+        self.optprobes.free_aggr_kprobe(op)
 
     def wait_for_kprobe_optimizer(self) -> None:
         """Until both lists are empty and no pass is scheduled or under way."""
         self.optimizer.wait()
 
-    # Arming -----------------------------------------------------------------------------------------------------------
+    # Code that goes away ----------------------------------------------------------------------------------------------
 
-    def _arm_kprobe(self, p: Kprobe) -> None:
-        """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first."""
-        self.text_mutex.assert_held()
-        neighbour = self.get_optimized_kprobe(p.at)
-        if neighbour is not None:
-            self.unoptimize_kprobe(neighbour, force=True)
-        self.arch.arch_arm_kprobe(p)
-        self.optimize_kprobe(p)
+    def kill_kprobe(self, entry: Kprobe) -> None:
+        """The code under a table's entry is gone: so are the probes there, their slot and detour buffer. The text is not touched."""
+        self.kprobe_mutex.assert_held()
+        entry.flags |= KprobeFlag.GONE
+        if isinstance(entry, AggrKprobe):
+            for child in entry.children:
+                child.flags |= KprobeFlag.GONE
+            entry.post_handler = None
+            self.optprobes.kill_optimized_kprobe(entry)
+        self.arch.arch_remove_kprobe(entry)
 
-    def _disarm_kprobe(self, p: Kprobe) -> bool:
-        """Take the breakpoint away. False: the probe is queued, so the optimizer will."""
-        self.text_mutex.assert_held()
-        self.unoptimize_kprobe(p)
-        if isinstance(p, AggrKprobe) and p.queued:
-            return False
-        self.arch.arch_disarm_kprobe(p)
-        return True
+    def kprobes_module_going(self, start: int, size: int) -> int:
+        """The ``size`` bytes of text at ``start`` are about to be freed (kprobes_module_callback).
 
-    def _reoptimize_neighbour(self, addr: int) -> None:
-        """A probe at ``addr`` no longer hinders the one whose replaced bytes it lies in."""
-        neighbour = self.get_optimized_kprobe(addr)
-        if neighbour is not None:
-            self.optimize_kprobe(neighbour)
+        Nobody may be executing them. The probes in them stay registered, as GONE, until they are unregistered; when the code is there
+        again, a probe registered at their address gets a slot of its own.
+
+        :returns: how many addresses had a probe.
+        """
+        with self.locked("module going"):
+            entries = [p for addr, p in self.kprobe_table.items() if start <= addr < start + size and not p.gone]
+            for entry in entries:
+                self.kill_kprobe(entry)
+        return len(entries)
 
     # Enabling ---------------------------------------------------------------------------------------------------------
 
@@ -376,10 +349,15 @@ class Kprobes:
         if entry is not p:
             p.flags |= KprobeFlag.DISABLED
         if entry is p or (isinstance(entry, AggrKprobe) and all(child.disabled for child in entry.children)):
-            disarmed = self._disarm_kprobe(entry)
+            disarmed = False
+            # While all are disarmed, or under a disabled aggregator, there is no breakpoint to take away.
+            if not self.kprobes_all_disarmed and not entry.disabled:
+                disarmed = self.optprobes.disarm_kprobe(entry)
+                if disarmed and not self.profile.reoptimizes_neighbour:
+                    self.optprobes.reoptimize_neighbour(entry.at)
             entry.flags |= KprobeFlag.DISABLED
-            if disarmed:
-                self._reoptimize_neighbour(entry.at)
+            if disarmed and self.profile.reoptimizes_neighbour:
+                self.optprobes.reoptimize_neighbour(entry.at)
         return entry
 
     def disable_kprobe(self, p: Kprobe) -> None:
@@ -406,4 +384,4 @@ class Kprobes:
                 p.flags &= ~KprobeFlag.DISABLED
             if not self.kprobes_all_disarmed and entry.disabled:
                 entry.flags &= ~KprobeFlag.DISABLED
-                self._arm_kprobe(entry)
+                self.optprobes.arm_kprobe(entry)

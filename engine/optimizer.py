@@ -1,24 +1,18 @@
-"""The delayed optimizer. Answers to kprobe_optimizer() and its lists in kernel/kprobes.c (6274de4984a6).
+"""The delayed optimizer: its lists and its pass. Answers to kprobe_optimizer() in kernel/kprobes.c, at 6274de4984a6 and v6.1.
 
-State of an aggregator = flag OPTIMIZED x the list it is on:
-
-| OPTIMIZED | list | the text holds | meaning |
-| --- | --- | --- | --- |
-| no | none | int3 | breakpoint only |
-| yes | optimizing | int3 | waits to be optimized |
-| yes | none | jump | optimized |
-| no | unoptimizing | jump | waits to be undone; hits still take the detour |
-| no | freeing | int3, or nothing | cleaned, freed at the end of this pass |
+What a list and the flag OPTIMIZED mean together is :mod:`engine.transitions`' business.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol
 
 from engine.arch import Arch, MachinePort
 from engine.errors import EngineBug
 from engine.kprobe import AggrKprobe, KprobeFlag, Queue
-from engine.sync import Mutex
+from engine.profile import Profile
 
 __all__ = ("OPTIMIZE_DELAY", "Optimizer", "OptimizerHost")
 
@@ -27,13 +21,21 @@ OPTIMIZE_DELAY: Final = 5
 
 
 class OptimizerHost(Protocol):
-    """What the optimizer needs of the table."""
+    """What the optimizer needs of the table and its locks."""
 
     kprobes_all_disarmed: bool
     kprobes_allow_optimization: bool
 
+    def locked_tables(self, why: str) -> AbstractContextManager[None]:
+        """The locks of the tables: held for a whole pass."""
+        ...
+
+    def locked_text(self, why: str) -> AbstractContextManager[None]:
+        """Below them, what touching text needs."""
+        ...
+
     def unhash(self, op: AggrKprobe) -> None:
-        """Take an unused aggregator out of the table."""
+        """Take an unused aggregator out of the table, if it is still there."""
         ...
 
     def free_aggr_kprobe(self, op: AggrKprobe) -> None:
@@ -42,49 +44,57 @@ class OptimizerHost(Protocol):
 
 
 class Optimizer:
-    """Queues and the delayed work. ``passes`` counts how often the work ran."""
+    """Lists and the delayed work. ``passes`` counts how often the work ran."""
 
-    def __init__(self, arch: Arch, port: MachinePort, host: OptimizerHost, locks: tuple[Mutex, ...]) -> None:
+    def __init__(self, arch: Arch, port: MachinePort, host: OptimizerHost, profile: Profile) -> None:
         self._arch = arch
         self._port = port
         self._host = host
-        self._locks = locks
+        self._profile = profile
         # Insertion-ordered sets: taking one out of the middle must not cost a scan.
-        self._optimizing: dict[AggrKprobe, None] = {}
-        self._unoptimizing: dict[AggrKprobe, None] = {}
+        self.lists: dict[Queue, dict[AggrKprobe, None]] = {queue: {} for queue in Queue if queue is not Queue.NONE}
         self._pending = False
         self._running = False
         self.passes = 0
 
-    # Queues -----------------------------------------------------------------------------------------------------------
+    # Lists ------------------------------------------------------------------------------------------------------------
 
-    def queue_optimize(self, op: AggrKprobe) -> None:
-        """Put ``op`` on the optimizing list and kick."""
-        op.queue = Queue.OPTIMIZING
-        self._optimizing[op] = None
-        self.kick()
-
-    def queue_unoptimize(self, op: AggrKprobe) -> None:
-        """Put ``op`` on the unoptimizing list and kick."""
-        op.queue = Queue.UNOPTIMIZING
-        self._unoptimizing[op] = None
-        self.kick()
+    def put(self, op: AggrKprobe, queue: Queue) -> None:
+        """Put ``op`` on a list; what waits for a pass gets one."""
+        if op.queue is not Queue.NONE:
+            raise EngineBug(f"{op!r} is on the {op.queue.value} list already")
+        op.queue = queue
+        self.lists[queue][op] = None
+        if queue is not Queue.FREEING:
+            self.kick()
 
     def dequeue(self, op: AggrKprobe) -> None:
         """Take ``op`` off the list it is on."""
-        match op.queue:
-            case Queue.OPTIMIZING:
-                del self._optimizing[op]
-            case Queue.UNOPTIMIZING:
-                del self._unoptimizing[op]
-            case Queue.NONE | Queue.FREEING:
-                raise EngineBug(f"{op!r} is not on a list that can be left ({op.queue.value})")
+        if op.queue is Queue.NONE:
+            raise EngineBug(f"{op!r} is on no list")
+        del self.lists[op.queue][op]
         op.queue = Queue.NONE
+
+    def force_unoptimize(self, op: AggrKprobe) -> None:
+        """Write the breakpoint over the jump of ``op`` now."""
+        self._arch.arch_unoptimize_kprobe(op)
+
+    def disarm(self, op: AggrKprobe) -> None:
+        """Write the original first byte of ``op`` now."""
+        self._arch.arch_disarm_kprobe(op)
+
+    def _optimizes(self) -> bool:
+        return self._host.kprobes_allow_optimization and not self._host.kprobes_all_disarmed
+
+    @property
+    def waiting(self) -> bool:
+        """A list holds something that a pass would take."""
+        return bool(self.lists[Queue.UNOPTIMIZING]) or (self._optimizes() and bool(self.lists[Queue.OPTIMIZING]))
 
     @property
     def idle(self) -> bool:
-        """Nothing queued, scheduled or under way."""
-        return not (self._pending or self._running or self._optimizing or self._unoptimizing)
+        """Nothing to take, scheduled or under way."""
+        return not (self._pending or self._running or self.waiting)
 
     def kick(self) -> None:
         """Schedule a pass, unless one is scheduled already."""
@@ -103,58 +113,73 @@ class Optimizer:
         self._pending = False
         self._running = True
         self.passes += 1
-        for lock in self._locks:
-            lock.acquire("kprobe_optimizer")
         try:
-            # 1. Undo what is listed, so that its probes stop using their detour buffers.
-            freeing = self._do_unoptimize()
-            # 2. Wait: a CPU may be inside the bytes about to be replaced, or inside a detour buffer about to be freed.
-            self._port.synchronize_sched("kprobe_optimizer")
-            # 3. Optimize what is listed.
-            self._do_optimize()
-            # 4. Free what step 1 took out of the table.
-            for op in freeing:
-                op.queue = Queue.NONE
-                self._host.free_aggr_kprobe(op)
+            with self._host.locked_tables("kprobe_optimizer"), self._text(whole_pass=True):
+                # 1. Undo what is listed, so that its probes stop using their detour buffers.
+                with self._text(whole_pass=False):
+                    self._do_unoptimize()
+                # 2. Wait: a CPU may be inside the bytes about to be replaced, or inside a detour buffer about to be freed.
+                if self._profile.waits_for_tasks:
+                    self._port.synchronize_rcu_tasks("kprobe_optimizer")
+                else:
+                    self._port.synchronize_sched("kprobe_optimizer")
+                # 3. Optimize what is listed.
+                with self._text(whole_pass=False):
+                    self._do_optimize()
+                # 4. Free what step 1 took out of the table.
+                self._do_free_cleaned()
         finally:
-            for lock in reversed(self._locks):
-                lock.release()
             self._running = False
         # 5. More than a batch was listed, or something came meanwhile.
-        if self._optimizing or self._unoptimizing:
+        if self.waiting:
             self.kick()
 
-    def _batch(self, queue: dict[AggrKprobe, None]) -> list[AggrKprobe]:
-        batch = [op for op, _ in zip(queue, range(self._arch.batch_max), strict=False)]
+    @contextmanager
+    def _text(self, *, whole_pass: bool) -> Generator[None]:
+        """The text locks, around the whole pass or around each step that writes, as the kernel has it."""
+        if self._profile.pass_holds_text_lock is whole_pass:
+            with self._host.locked_text("kprobe_optimizer"):
+                yield
+        else:
+            yield
+
+    def _batch(self, queue: Queue) -> list[AggrKprobe]:
+        """The next batch of a list, taken off it."""
+        listed = self.lists[queue]
+        most = len(listed) if self._profile.pass_max is None else self._profile.pass_max
+        batch = [op for op, _ in zip(listed, range(most), strict=False)]
         for op in batch:
-            del queue[op]
+            self.dequeue(op)
         return batch
 
-    def _do_unoptimize(self) -> list[AggrKprobe]:
-        batch = self._batch(self._unoptimizing)
-        if not batch:
-            return []
-        self._arch.arch_unoptimize_kprobes(batch)
-        freeing: list[AggrKprobe] = []
-        for op in batch:
-            op.queue = Queue.NONE
-            if op.disabled:
+    def _do_unoptimize(self) -> None:
+        batch = self._batch(Queue.UNOPTIMIZING)
+        if batch:
+            self._arch.arch_unoptimize_kprobes(batch)
+            for op in batch:
+                self.put(op, Queue.FREEING)
+        for op in tuple(self.lists[Queue.FREEING]):
+            self._profile.transitions.restored(op)
+            if not op.gone and (op.disabled or self._host.kprobes_all_disarmed):
                 self._arch.arch_disarm_kprobe(op)
             if op.unused:
                 self._host.unhash(op)
-                op.queue = Queue.FREEING
-                freeing.append(op)
-        return freeing
+            else:
+                self.dequeue(op)
 
     def _do_optimize(self) -> None:
-        if self._host.kprobes_all_disarmed or not self._host.kprobes_allow_optimization:
+        if not self._optimizes():
             return
-        batch = self._batch(self._optimizing)
+        batch = self._batch(Queue.OPTIMIZING)
         if not batch:
             return
         for op in batch:
             if op.disabled or not op.flags & KprobeFlag.OPTIMIZED:
                 raise EngineBug(f"{op!r} waits to be optimized but is not live")
         self._arch.arch_optimize_kprobes(batch)
-        for op in batch:
-            op.queue = Queue.NONE
+
+    def _do_free_cleaned(self) -> None:
+        for op in tuple(self.lists[Queue.FREEING]):
+            self.dequeue(op)
+            if op.unused:  # else it was taken into use again while the pass waited
+                self._host.free_aggr_kprobe(op)

@@ -1,36 +1,114 @@
 """Which kernel's behaviour a machine shows. One object a profile; what differs hangs on it, not on comparisons of names.
 
-``linux-2010``: kernel/kprobes.c as of 6274de4984a6 with the 2.6.38 arch code. ``linux-6.1``: what a 6.1.192 was measured to do; as far
-as it is there: the hit path (what is boosted, emulated, stepped), not yet the core's batches and locks.
+``linux-2010``: kernel/kprobes.c as of 6274de4984a6 with the 2.6.38 arch code. ``linux-6.1``: what a 6.1.192 was measured to do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from engine.errors import InputError
+from engine.transitions import ClearedAtOnce, ClearedWhenRestored, Transitions
 
 __all__ = ("LINUX_6_1", "LINUX_2010", "PROFILES", "Profile", "profile_named")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
-    """Switches of the hit path.
+    """The differences between kernels.
 
-    ``steps_by_int3``: the copy is followed by a second int3 and branches are emulated (since v5.14); else TF steps it and fix-ups follow.
-    ``emulation_warts``: LOOP is emulated with its count one too high, and RET imm16 without releasing its arguments.
-    ``unmapped_is_enoent``: a probe outside all text answers ENOENT instead of EINVAL.
+    Hit path:
+
+    :ivar steps_by_int3: the copy is followed by a second int3 and branches are emulated (since v5.14); else TF steps it and
+        fix-ups follow.
+    :ivar emulation_warts: LOOP is emulated with its count one too high, and RET imm16 without releasing its arguments.
+
+    Text:
+
+    :ivar pokes_by_breakpoint: every probe is poked on its own, behind an int3, with core syncs (``text_poke_bp``); else one
+        ``stop_machine`` a batch.
+    :ivar pass_max: most probes that a pass of the optimizer takes in each direction; None: all.
+
+    Core:
+
+    :ivar transitions: how the flag OPTIMIZED and the lists follow each other.
+    :ivar optprobes: CONFIG_OPTPROBES, jump optimization is compiled in.
+    :ivar preemption: CONFIG_PREEMPTION.
+    :ivar lookup_is_enoent: an unknown symbol, or an address outside all text, answers ENOENT; else EINVAL.
+    :ivar offset_is_cut: the offset of a probe is taken modulo 2^32.
+    :ivar rescues_unused: a probe registered where an unused aggregator waits to be reclaimed takes it over; else EBUSY.
+    :ivar reoptimizes_neighbour: what a probe inside its bytes has kept from being optimized is optimized when that probe is
+        disarmed; else that fails, since the neighbour is not marked disabled yet when the question is asked.
+    :ivar looks_at_nearest_only: whether an address lies in replaced bytes is asked of the nearest probe before it only, be that
+        one disabled; else of each.
+    :ivar disarms_by_force: disarming all probes undoes every jump on the spot; else the optimizer does it.
+    :ivar dying_blocks: a disabled probe that still waits on a list keeps a jump off its address (f1c97a1b4ef7).
+    :ivar marks_entries: a probe at a function's first byte has the flag ON_FUNC_ENTRY.
+    :ivar pass_holds_text_lock: a pass of the optimizer holds ``text_mutex`` throughout, its wait included.
+    :ivar waits_for_tasks: its wait is ``synchronize_rcu_tasks`` (a preempted task is waited for); else ``synchronize_sched``.
     """
 
     name: str
     steps_by_int3: bool
     emulation_warts: bool
-    unmapped_is_enoent: bool
+    pokes_by_breakpoint: bool
+    pass_max: int | None
+    transitions: Transitions
+    optprobes: bool = True
+    preemption: bool = False
+    lookup_is_enoent: bool
+    offset_is_cut: bool
+    rescues_unused: bool
+    reoptimizes_neighbour: bool
+    looks_at_nearest_only: bool
+    disarms_by_force: bool
+    dying_blocks: bool
+    marks_entries: bool
+    pass_holds_text_lock: bool
+    waits_for_tasks: bool
+
+    def without_optprobes(self) -> Profile:
+        """The same kernel built without CONFIG_OPTPROBES."""
+        return replace(self, name=f"{self.name} without OPTPROBES", optprobes=False)
 
 
-LINUX_2010: Final = Profile(name="linux-2010", steps_by_int3=False, emulation_warts=False, unmapped_is_enoent=False)
-LINUX_6_1: Final = Profile(name="linux-6.1", steps_by_int3=True, emulation_warts=True, unmapped_is_enoent=True)
+LINUX_2010: Final = Profile(
+    name="linux-2010",
+    steps_by_int3=False,
+    emulation_warts=False,
+    pokes_by_breakpoint=False,
+    pass_max=256,
+    transitions=ClearedAtOnce(),
+    lookup_is_enoent=False,
+    offset_is_cut=False,
+    rescues_unused=False,
+    reoptimizes_neighbour=True,
+    looks_at_nearest_only=False,
+    disarms_by_force=False,
+    dying_blocks=False,
+    marks_entries=False,
+    pass_holds_text_lock=False,
+    waits_for_tasks=False,
+)
+LINUX_6_1: Final = Profile(
+    name="linux-6.1",
+    steps_by_int3=True,
+    emulation_warts=True,
+    pokes_by_breakpoint=True,
+    pass_max=None,
+    transitions=ClearedWhenRestored(),
+    lookup_is_enoent=True,
+    offset_is_cut=True,
+    rescues_unused=True,
+    reoptimizes_neighbour=False,
+    looks_at_nearest_only=True,
+    disarms_by_force=True,
+    dying_blocks=True,
+    marks_entries=True,
+    pass_holds_text_lock=True,
+    waits_for_tasks=True,
+)
 PROFILES: Final = (LINUX_2010, LINUX_6_1)
 
 

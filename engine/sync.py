@@ -39,6 +39,10 @@ class Hardware(Protocol):
         """For each vCPU: is it at a quiescent point now, and how many has it passed."""
         ...
 
+    def sync_core(self, cpu: int) -> bool:
+        """Synchronize what ``cpu`` fetches with the text, if it takes an interrupt now; False where IF forbids it."""
+        ...
+
 
 @dataclass(slots=True)
 class ControlStats:
@@ -246,6 +250,22 @@ class ControlPlane:
             return all(idle or count > old for (idle, count), (_, old) in zip(now, before, strict=True))
 
         self.wait_until(passed, f"synchronize_sched ({why})")
+
+    def synchronize_rcu_tasks(self, why: str) -> None:
+        """Until every task has passed a voluntary ``schedule()`` or ended its call. Where no task can be preempted, a task off its CPU
+        has done so, and what is left to wait for are the vCPUs."""
+        self.synchronize_sched(why)
+
+    def text_poke_sync(self, why: str) -> None:
+        """Interrupt every vCPU at a boundary with IF set, so that each fetches what the text is now."""
+        self.stats.syncs += 1
+        left = set(range(len(self._hardware.quiescent())))
+
+        def synced() -> bool:
+            left.difference_update([cpu for cpu in left if self._hardware.sync_core(cpu)])
+            return not left
+
+        self.wait_until(synced, f"text_poke_sync ({why})")
 
     def stop_machine(self, fn: Callable[[], None], why: str) -> None:
         """Run ``fn`` while every vCPU is parked at a quiescent point."""

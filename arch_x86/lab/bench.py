@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from arch_x86.emu.cpu import FLAG_IF
 from arch_x86.emu.execute import Executor, InterruptPlan
 from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.machine import Machine, MachineConfig
 from arch_x86.emu.task import TaskState
 from arch_x86.emu.uc import UcPool
 from arch_x86.probes.arch import X86Arch, X86Areas
-from arch_x86.text.poke import StopMachinePoke
+from arch_x86.text.poke import PokeProtocol, StopMachinePoke, TextPokeBp
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
 from engine.kprobes import Kprobes
@@ -51,11 +52,11 @@ class Workbench:
         self.limit: int | None = None
         layout = self.machine.layout
         areas = X86Areas((layout.slots, layout.slots_size), (layout.detours, layout.detours_size), self.machine.stubs.optimized_callback)
-        poke = StopMachinePoke(self.machine.text, self.plane)
+        poke: PokeProtocol = (TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke)(self.machine.text, self.plane)
         self.arch = X86Arch(image, self.machine.text, poke, areas, self.machine.ram, cpus, profile, self.machine.guard)
         self.machine.trap_handler = self.arch
         self.machine.participants.append(self.arch)
-        self.kprobes = Kprobes(self.arch, self.plane, self.machine.kallsyms)
+        self.kprobes = Kprobes(self.arch, self.plane, self.machine.kallsyms, profile)
 
     def close(self) -> None:
         """Give the emulator instances back."""
@@ -94,6 +95,10 @@ class Workbench:
     def quiescent(self) -> tuple[tuple[bool, int], ...]:
         """A vCPU between calls is at a quiescent point; inside one it passes none (there is no ``schedule()`` yet)."""
         return tuple((task.state is not TaskState.RUNNING, 0) for task in self.machine.tasks)
+
+    def sync_core(self, cpu: int) -> bool:
+        """An inter-processor interrupt, which nobody between calls can refuse. What is fetched is coherent here."""
+        return not self.executor.running(cpu) or bool(self.machine.cpus[cpu].rflags & FLAG_IF)
 
     # Calls ------------------------------------------------------------------------------------------------------------
 

@@ -224,7 +224,7 @@ def _undo(pool: UcPool, *, batched: bool) -> tuple[int, int, bool]:
             entry = kprobes.get_kprobe(p.at)
             assert entry is not None
             with kprobes.locked("one at a time"):
-                kprobes.unoptimize_kprobe(entry, force=True)
+                kprobes.optprobes.unoptimize_kprobe(entry, force=True)
             kprobes.unregister_kprobe(p)
     kprobes.wait_for_kprobe_optimizer()
     segment = image.segments[0]

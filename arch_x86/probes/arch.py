@@ -17,11 +17,12 @@ from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import Detour, build_detour
 from arch_x86.probes.eligibility import can_probe
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
+from arch_x86.probes.ptregs import PtRegs
 from arch_x86.probes.records import Ainsn, OptInsn
 from arch_x86.probes.recover import recover
 from arch_x86.probes.slot import build_slot
 from arch_x86.probes.stepping import stepping_for
-from arch_x86.text.poke import MAX_POKE_BATCH, PokeProtocol, TextPokeParam
+from arch_x86.text.poke import PokeProtocol, TextPokeParam
 from arch_x86.text.space import TextSpace
 from arch_x86.text.version import PAGE_SIZE
 from engine.arch import ArchCallbacks
@@ -100,11 +101,6 @@ class X86Arch(BreakpointHandler):
         """MAX_OPTIMIZED_LENGTH."""
         return MAX_OPTIMIZED_LENGTH
 
-    @property
-    def batch_max(self) -> int:
-        """MAX_OPTIMIZE_PROBES."""
-        return MAX_POKE_BATCH
-
     def attach(self, core: ArchCallbacks) -> None:
         """The core whose probes these are."""
         super().attach(core)
@@ -117,7 +113,7 @@ class X86Arch(BreakpointHandler):
         verdict = can_probe(self.code, addr)
         if verdict.errno:
             # 6.1 looks the symbol up first and answers ENOENT where there is none; 2.6.38 asks whether it is text: EINVAL.
-            outside = verdict.errno == errno.ENOENT and not self.profile.unmapped_is_enoent
+            outside = verdict.errno == errno.ENOENT and not self.profile.lookup_is_enoent
             code = errno.EINVAL if outside else verdict.errno
             raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}")
 
@@ -140,20 +136,23 @@ class X86Arch(BreakpointHandler):
         self._copies[slot] = p
 
     def arch_remove_kprobe(self, p: Kprobe) -> None:
-        """Poison and free the slot."""
-        ainsn: Ainsn = p.ainsn
+        """Poison and free the slot, if there still is one."""
+        ainsn: Ainsn | None = p.ainsn
+        if ainsn is None:
+            return
         self.poke.text_poke(ainsn.slot, INT3 * _SLOT_SIZE, f"freed slot of {p.at:#x}")
         self.slots.free(ainsn.slot)
         del self._copies[ainsn.slot]
+        p.ainsn = None
 
     def arch_arm_kprobe(self, p: Kprobe) -> None:
         """The breakpoint goes in."""
-        self.poke.text_poke(p.at, INT3, f"arm {p.at:#x}")
+        self.poke.text_poke_byte(p.at, INT3, f"arm {p.at:#x}")
 
     def arch_disarm_kprobe(self, p: Kprobe) -> None:
         """The first byte comes back."""
         ainsn: Ainsn = p.ainsn
-        self.poke.text_poke(p.at, ainsn.opcode, f"disarm {p.at:#x}")
+        self.poke.text_poke_byte(p.at, ainsn.opcode, f"disarm {p.at:#x}")
 
     # Optimized probes -------------------------------------------------------------------------------------------------
 
@@ -195,11 +194,16 @@ class X86Arch(BreakpointHandler):
         op.optinsn = None
 
     def arch_check_optimized_kprobe(self, op: AggrKprobe) -> bool:
-        """False while a live probe sits inside the replaced bytes."""
+        """False while another probe has its breakpoint or jump inside the replaced bytes; where the kernel thinks of it, also a disabled
+        one whose jump waits to be undone.
+        """
         optinsn: OptInsn = op.optinsn
         for offset in range(1, optinsn.size):
             other = self.core.get_kprobe(op.at + offset)
-            if other is not None and not other.disabled:
+            if other is None:
+                continue
+            waits = self.profile.dying_blocks and isinstance(other, AggrKprobe) and other.queued
+            if waits or not other.disabled:
                 return False
         return True
 
@@ -209,25 +213,33 @@ class X86Arch(BreakpointHandler):
         return op.at <= addr < op.at + optinsn.size
 
     def arch_optimize_kprobes(self, ops: Sequence[AggrKprobe]) -> None:
-        """Jumps go in, one batch."""
-        self.poke.text_poke_smp_batch([self._param(op, op.optinsn.jump, "optimize") for op in ops])
+        """Jumps go in."""
+        self.poke.text_poke_jumps([TextPokeParam(op.at, op.optinsn.jump, f"optimize {op.at:#x}", op.optinsn.detour.addr) for op in ops])
 
     def arch_unoptimize_kprobes(self, ops: Sequence[AggrKprobe]) -> None:
-        """Breakpoints and the original tails come back, one batch."""
-        self.poke.text_poke_smp_batch([self._param(op, INT3 + op.optinsn.original[1:], "unoptimize") for op in ops])
+        """Breakpoints and the original tails come back."""
+        self.poke.text_poke_breakpoints([self._undo(op, "unoptimize") for op in ops])
 
     def arch_unoptimize_kprobe(self, op: AggrKprobe) -> None:
         """The same for one, at once."""
-        self.poke.text_poke_smp(op.at, INT3 + op.optinsn.original[1:], f"force unoptimize {op.at:#x}")
+        self.poke.text_poke_breakpoints([self._undo(op, "force unoptimize")])
 
-    def _param(self, op: AggrKprobe, data: bytes, verb: str) -> TextPokeParam:
-        return TextPokeParam(op.at, data, f"{verb} {op.at:#x}")
+    def _undo(self, op: AggrKprobe, verb: str) -> TextPokeParam:
+        return TextPokeParam(op.at, INT3 + op.optinsn.original[1:], f"{verb} {op.at:#x}")
+
+    def int3(self, cpu: int, regs: PtRegs) -> bool:
+        """#BP: the poke protocol is asked first, whose breakpoint it may be."""
+        target = self.poke.bp_target(regs.ip - 1)
+        if target is not None:
+            regs.ip = target
+            return True
+        return super().int3(cpu, regs)
 
     # Reports ----------------------------------------------------------------------------------------------------------
 
     def method_of(self, p: Kprobe) -> Method:
         """How a hit on table entry ``p`` would run the probed instruction now."""
-        if isinstance(p, AggrKprobe) and p.jump_in_text:
+        if isinstance(p, AggrKprobe) and p.optinsn is not None and self._text.read(p.at, JMP32_SIZE) == p.optinsn.jump:
             return Method.OPTIMIZED
         if self.stepping.boosts(p):
             return Method.BOOSTED

@@ -68,7 +68,7 @@ class TestRegistration:
         ("where", "code"),
         [
             ({"symbol_name": "f", "offset": 1}, errno.EILSEQ),
-            ({"symbol_name": "nosuch"}, errno.ENOENT),
+            ({"symbol_name": "nosuch"}, errno.EINVAL),
             ({"symbol_name": "f", "addr": BASE}, errno.EINVAL),
             ({}, errno.EINVAL),
             ({"addr": 0x1234}, errno.EINVAL),

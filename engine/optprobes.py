@@ -1,0 +1,139 @@
+"""Jump optimization of the core: aggregators' detour buffers, collisions of neighbours. Answers to the CONFIG_OPTPROBES part of
+kernel/kprobes.c.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from engine.arch import Arch
+from engine.errors import EngineBug
+from engine.kprobe import AggrKprobe, Kprobe, Queue
+from engine.optimizer import Optimizer
+from engine.profile import Profile
+
+__all__ = ("Optprobes", "ProbeTable")
+
+
+class ProbeTable(Protocol):
+    """What is asked of the core."""
+
+    kprobes_all_disarmed: bool
+    kprobes_allow_optimization: bool
+
+    def get_kprobe(self, addr: int) -> Kprobe | None:
+        """The probe (or aggregator) in the table at ``addr``."""
+        ...
+
+    def unhash(self, op: AggrKprobe) -> None:
+        """Take an unused aggregator out of the table, if it is still there."""
+        ...
+
+
+class Optprobes:
+    """What arming and disarming do beyond one byte. All of it needs kprobe_mutex, and text_mutex where text changes."""
+
+    def __init__(self, arch: Arch, optimizer: Optimizer, table: ProbeTable, profile: Profile) -> None:
+        self._arch = arch
+        self._optimizer = optimizer
+        self._table = table
+        self._profile = profile
+        self._by_id: dict[int, AggrKprobe] = {}
+        self._next_id = 1
+
+    # Aggregators ------------------------------------------------------------------------------------------------------
+
+    def alloc_aggr_kprobe(self, p: Kprobe) -> AggrKprobe:
+        """An aggregator for the address of ``p``, its detour buffer prepared where the site allows it."""
+        op = AggrKprobe(self._next_id)
+        self._next_id += 1
+        op.addr = p.addr
+        op.symbol_name, op.offset = p.symbol_name, p.offset
+        self.prepare_optimized_kprobe(op)
+        return op
+
+    def prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
+        """Try to build its detour buffer."""
+        if not self._profile.optprobes:
+            return
+        self._arch.arch_prepare_optimized_kprobe(op)
+        if op.optready:
+            self._by_id[op.op_id] = op
+
+    def free_aggr_kprobe(self, op: AggrKprobe) -> None:
+        """Free an unused aggregator's slot and detour buffer."""
+        if op.children:
+            raise EngineBug(f"{op!r} still has children")
+        self._arch.arch_remove_optimized_kprobe(op)
+        self._arch.arch_remove_kprobe(op)
+        self._by_id.pop(op.op_id, None)
+
+    def kill_optimized_kprobe(self, op: AggrKprobe) -> None:
+        """The code under ``op`` is gone: off the lists, detour buffer freed, text not touched. An unused one leaves the table, too."""
+        if op.queued:
+            self._optimizer.dequeue(op)
+        self._profile.transitions.restored(op)
+        if op.unused:
+            self._table.unhash(op)
+            self._optimizer.put(op, Queue.FREEING)
+            self._optimizer.kick()
+        self._arch.arch_remove_optimized_kprobe(op)
+        self._by_id.pop(op.op_id, None)
+
+    def find_optimized(self, op_id: int) -> AggrKprobe | None:
+        """The aggregator whose detour buffer carries ``op_id``, until it is freed."""
+        return self._by_id.get(op_id)
+
+    # Optimizing -------------------------------------------------------------------------------------------------------
+
+    def get_optimized_kprobe(self, addr: int) -> AggrKprobe | None:
+        """The optimization-ready probe whose replaced bytes hold ``addr`` behind their first, or None."""
+        for back in range(1, self._arch.max_optimized_len):
+            p = self._table.get_kprobe(addr - back)
+            if isinstance(p, AggrKprobe) and p.optready and self._arch.arch_within_optimized_kprobe(p, addr):
+                return p
+            if p is not None and self._profile.looks_at_nearest_only:
+                return None
+        return None
+
+    def optimize_kprobe(self, p: Kprobe) -> None:
+        """Queue ``p`` for optimizing, if everything allows it; one that waits to be undone is only dequeued."""
+        table = self._table
+        if not isinstance(p, AggrKprobe) or not p.optready or not table.kprobes_allow_optimization:
+            return
+        if p.disabled or table.kprobes_all_disarmed or p.post_handler is not None:
+            return
+        if self._arch.arch_check_optimized_kprobe(p):
+            self._profile.transitions.optimize(p, self._optimizer)
+
+    def unoptimize_kprobe(self, p: Kprobe, *, force: bool = False) -> None:
+        """Queue an optimized probe for undoing; one still waiting to be optimized is only dequeued.
+
+        :param force: undo it at once.
+        """
+        if isinstance(p, AggrKprobe) and not p.disarmed:
+            self._profile.transitions.unoptimize(p, self._optimizer, force=force)
+
+    # Arming -----------------------------------------------------------------------------------------------------------
+
+    def arm_kprobe(self, p: Kprobe) -> None:
+        """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first."""
+        neighbour = self.get_optimized_kprobe(p.at)
+        if neighbour is not None:
+            self.unoptimize_kprobe(neighbour, force=True)
+        self._arch.arch_arm_kprobe(p)
+        self.optimize_kprobe(p)
+
+    def disarm_kprobe(self, p: Kprobe) -> bool:
+        """Take the breakpoint away. False: the probe is queued, so the optimizer will."""
+        self.unoptimize_kprobe(p, force=self._table.kprobes_all_disarmed and self._profile.disarms_by_force)
+        if isinstance(p, AggrKprobe) and p.queued:
+            return False
+        self._arch.arch_disarm_kprobe(p)
+        return True
+
+    def reoptimize_neighbour(self, addr: int) -> None:
+        """A probe at ``addr`` was disarmed: optimize the one whose replaced bytes it lies in, if nothing hinders that."""
+        neighbour = self.get_optimized_kprobe(addr)
+        if neighbour is not None:
+            self.optimize_kprobe(neighbour)

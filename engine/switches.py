@@ -1,0 +1,59 @@
+"""The global switches: sysctl debug.kprobes-optimization and debugfs kprobes/enabled. Answers to optimize_all_kprobes(),
+unoptimize_all_kprobes(), arm_all_kprobes() and disarm_all_kprobes() in kernel/kprobes.c.
+
+Both wait for the optimizer with no lock held that it takes. The commit of 2010 waits with kprobe_mutex held when optimization is
+switched off, and never wakes: that is mended in both profiles.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from engine.errors import KprobeError
+from engine.kprobes import Kprobes
+
+__all__ = ("set_kprobes_enabled", "set_kprobes_optimization")
+
+
+def set_kprobes_optimization(core: Kprobes, *, on: bool) -> None:
+    """Allow optimization and queue all that can be optimized, or forbid it, undo every jump and wait until that is done.
+
+    Setting what is set already changes nothing.
+
+    :raises KprobeError: ENOENT without CONFIG_OPTPROBES, which has no such switch.
+    """
+    if not core.profile.optprobes:
+        raise KprobeError(errno.ENOENT, "debug.kprobes-optimization: this kernel is built without CONFIG_OPTPROBES")
+    with core.locked("kprobes-optimization"):
+        if core.kprobes_allow_optimization is on:
+            return
+        core.kprobes_allow_optimization = on
+        for p in tuple(core.kprobe_table.values()):
+            if p.disabled:
+                continue
+            if on:
+                core.optprobes.optimize_kprobe(p)
+            else:
+                core.optprobes.unoptimize_kprobe(p)
+    if not on:
+        core.wait_for_kprobe_optimizer()
+
+
+def set_kprobes_enabled(core: Kprobes, *, on: bool) -> None:
+    """Arm every probe that is not disabled, or disarm all and wait until no jump is left.
+
+    Setting what is set already changes nothing.
+    """
+    with core.locked("kprobes enabled"):
+        if core.kprobes_all_disarmed is not on:
+            return
+        core.kprobes_all_disarmed = not on  # first: arming asks for it before it optimizes
+        for p in tuple(core.kprobe_table.values()):
+            if p.disabled:
+                continue
+            if on:
+                core.optprobes.arm_kprobe(p)
+            else:
+                core.optprobes.disarm_kprobe(p)  # without a look at neighbours: they go, too
+    if not on:
+        core.wait_for_kprobe_optimizer()
