@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.arguments import parse_argument, parse_number
 from engine.errors import InputError, KprobeError
@@ -29,6 +29,7 @@ __all__ = ("main",)
 _GOOD, _BAD, _USAGE = 0, 1, 2
 _INTERRUPTED = 130
 _SHOWN_MAX = 20
+_SCRIPT_MAX = 1 << 22
 _IMAGE_HELP = "ELF object, executable or shared object, .s assembly, or code-image JSON"
 
 
@@ -39,20 +40,25 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
-def _executing(parser: argparse.ArgumentParser, *, cpus: bool) -> None:
-    """Options common to the commands that execute."""
+def _calling(parser: argparse.ArgumentParser, *, cpus: bool) -> None:
+    """What names the call, and the options common to the commands that execute."""
     parser.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
     parser.add_argument("--call", metavar="SYMBOL", required=True, help="the function to call")
     parser.add_argument(
         "--arg", metavar="A", action="append", default=[], dest="arguments", help="next argument: N, f64:X, buf:HEX, buf:@FILE, buf:+SIZE"
     )
+    _executing(parser, cpus="1" if cpus else None)
+
+
+def _executing(parser: argparse.ArgumentParser, *, cpus: str | None) -> None:
+    """Options common to the commands that execute. ``cpus``: the default number, None where there is no choice."""
     parser.add_argument("--stub", metavar="SYM=ret:N", action="append", default=[], help="an unresolved function that returns N")
     parser.add_argument("--with", metavar="LIB", action="append", default=[], dest="libraries", help="a shared library to resolve from")
     parser.add_argument("--profile", metavar="P", default="linux-2010", help="whose behaviour: linux-2010 or linux-6.1 (linux-2010)")
     parser.add_argument("--preempt", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--max-instructions", metavar="N", default="100000000", help="bound on each call (100000000)")
     parser.add_argument("--jobs", metavar="N", default="1", help="processes to use (1)")
-    parser.add_argument("--cpus", metavar="N", default="1", help="vCPUs, 1 to 8 (1)" if cpus else argparse.SUPPRESS)
+    parser.add_argument("--cpus", metavar="N", default=cpus or "1", help=f"vCPUs, 1 to 8 ({cpus})" if cpus else argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -64,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
     run = commands.add_parser("run", help="probe a function, call it, and report", description="Probe a function, call it, and report.")
-    _executing(run, cpus=True)
+    _calling(run, cpus=True)
     run.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], or SYM+0xOFF")
     run.add_argument("--interrupts", metavar="WHEN", default="none", help="none, every:N or random:SEED:MEAN (none)")
     run.add_argument("--no-optimize", action="store_true", help="leave probes as breakpoints")
@@ -74,8 +80,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Put one probe at a time on every instruction boundary that a call executes, by every method that the site allows, "
         "and compare with the unprobed run.",
     )
-    _executing(verify, cpus=False)
+    _calling(verify, cpus=False)
     verify.add_argument("--interrupts", metavar="WHERE", default="none", help="none, boundaries or sample:SEED:N (none)")
+    script = commands.add_parser(
+        "script",
+        help="run operations one a line, and show the state after each",
+        description="Run operations (reg, unreg, dis, en, call, wait, ...), one a line, and show the state after each.",
+        epilog="docs/script.md has the operations.",
+    )
+    script.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
+    script.add_argument("script", metavar="FILE", help="the operations; - for standard input")
+    _executing(script, cpus="2")
     inspect = commands.add_parser(
         "inspect",
         help="where probes can go, and where jumps, instruction by instruction",
@@ -213,6 +228,42 @@ def _show_verify(args: argparse.Namespace, result: VerifyResult, style: Style) -
         print("  no instruction of the call accepts a probe")
 
 
+# script ---------------------------------------------------------------------------------------------------------------
+
+
+def _script(args: argparse.Namespace) -> int:
+    from arch_x86.lab.script import run_script
+    from engine.script_ops import parse_script
+
+    options = _options(args)
+    operations = parse_script(_read_script(args.script), args.script)
+    status = _GOOD
+    for line in run_script(_load(args), operations, options):
+        print(json.dumps(line, allow_nan=False) if args.json else _script_line(line))
+        if "fault" in line:
+            status = _BAD
+    return status
+
+
+def _read_script(name: str) -> str:
+    try:
+        if name == "-":
+            return sys.stdin.read(_SCRIPT_MAX)
+        with open(name, encoding="utf-8") as file:
+            return file.read(_SCRIPT_MAX)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: {error}; give a text file of operations, one a line") from None
+
+
+def _script_line(line: dict[str, Any]) -> str:
+    keys = (f"{key}={value}" for key, value in line.items() if key not in ("op", "list", "fault"))
+    probes = "  ".join(f"{place}{flags}" for place, flags in line["list"])
+    fault = (
+        f"  guest fault at {line['fault']['symbol']}+{line['fault']['offset']:#x}: {line['fault']['explain']}" if "fault" in line else ""
+    )
+    return f"{line['op']:<28} {' '.join(keys)}{fault}" + (f"\n{'':<28} list: {probes}" if probes else "")
+
+
 def _inspect(args: argparse.Namespace) -> int:
     from arch_x86.lab.inspect import inspect_image
 
@@ -226,7 +277,7 @@ def _demo(args: argparse.Namespace) -> int:
     return run_demo(args.image, Style.for_stream(sys.stdout))
 
 
-_COMMANDS = {"run": _run, "verify": _verify, "inspect": _inspect, "demo": _demo}
+_COMMANDS = {"run": _run, "verify": _verify, "script": _script, "inspect": _inspect, "demo": _demo}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

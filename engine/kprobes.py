@@ -124,7 +124,7 @@ class Kprobes:
             raise KprobeError(errno.EINVAL, "give an address or a symbol")
         return p.addr + offset
 
-    def _is_live(self, p: Kprobe) -> bool:
+    def is_registered(self, p: Kprobe) -> bool:
         """``p`` itself is registered now, as an entry of the table or as a child of one (__get_valid_kprobe)."""
         if p.addr is None:
             return False
@@ -140,7 +140,7 @@ class Kprobes:
         :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not probeable), ENOENT or EINVAL (no such
             symbol), EILSEQ (inside an instruction), EOPNOTSUPP, ENOSPC, EBUSY (an unused probe there is about to be reclaimed).
         """
-        if self._is_live(p):
+        if self.is_registered(p):
             raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
         p.addr = addr = self._kprobe_addr(p)
         p.offset = p.offset if p.symbol_name is not None else 0
@@ -341,7 +341,7 @@ class Kprobes:
 
     def _disable(self, p: Kprobe) -> Kprobe | None:
         """Disable ``p`` and, with its last live child, the aggregator. Returns the table's entry, None when not registered."""
-        if not self._is_live(p):
+        if not self.is_registered(p):
             return None
         entry = self.kprobe_table[p.at]
         if p.disabled:
@@ -375,7 +375,7 @@ class Kprobes:
         :raises KprobeError: EINVAL when it is not registered or its code is gone.
         """
         with self.locked("enable_kprobe"):
-            if not self._is_live(p):
+            if not self.is_registered(p):
                 raise KprobeError(errno.EINVAL, f"{p!r} is not registered")
             if p.gone:
                 raise KprobeError(errno.EINVAL, f"the code under {p!r} is gone")

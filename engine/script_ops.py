@@ -1,0 +1,133 @@
+"""Operation scripts: one operation a line, ``#`` starts a comment. What ``optprobe script`` runs.
+
+| operation | means |
+| --- | --- |
+| ``reg ID PLACE [sym\\|both] [post] [disabled]`` | register a fresh probe, by address; by symbol and offset; or wrongly by both |
+| ``rereg ID [PLACE]`` | register the same object again |
+| ``unreg ID``, ``dis ID``, ``en ID``, ``cnt ID`` | unregister, disable, enable, count its hits |
+| ``callfn ID SYM``, ``chip ID PLACE`` | its handler calls SYM; or sets ip to PLACE and returns 1 |
+| ``st PLACE`` | only look |
+| ``call SYM xN`` | N calls on CPU 0, with 1 as first argument |
+| ``wait``, ``sleep JIFFIES`` | until the optimizer is idle; let time pass |
+| ``sysctl kprobes-optimization=0\\|1``, ``debugfs enabled=0\\|1`` | the global switches |
+
+PLACE is ``SYM+DEC`` or ``0xADDR+DEC``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from engine.errors import InputError
+
+__all__ = ("Operation", "Place", "parse_script")
+
+_PLACE: Final = re.compile(r"^(?P<base>[A-Za-z_.$][\w.$@]*|0[xX][0-9a-fA-F]{1,16})(?:\+(?P<offset>\d{1,19}))?$")
+_PROBE_WORDS: Final = ("unreg", "dis", "en", "cnt")
+_SWITCHES: Final = {"sysctl": "kprobes-optimization", "debugfs": "enabled"}
+_REG_WORDS: Final = frozenset({"sym", "both", "post", "disabled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """``symbol`` or ``address``, and ``offset`` bytes."""
+
+    symbol: str | None
+    address: int | None
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One line. ``text``: as written, with single spaces. What a verb does not take is None, empty or 0.
+
+    ``number``: of calls or jiffies, or the new value of a switch.
+    """
+
+    text: str
+    verb: str
+    probe: str | None = None
+    place: Place | None = None
+    symbol: str | None = None
+    words: frozenset[str] = frozenset()
+    number: int = 0
+
+
+def parse_script(text: str, name: str) -> list[Operation]:
+    """All operations of a script.
+
+    :param name: the file's, for messages.
+    :raises InputError: a line is none; the message names it.
+    """
+    found: list[Operation] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if words:
+            try:
+                found.append(_operation(words))
+            except InputError as error:
+                raise InputError(f"{name}, line {number}: {error}") from None
+    return found
+
+
+def _operation(words: Sequence[str]) -> Operation:
+    verb, rest, text = words[0], words[1:], " ".join(words)
+    match verb, len(rest):
+        case "reg", n if n >= 2:
+            return Operation(text, verb, rest[0], _place(rest[1]), words=_flags(rest[2:]))
+        case "rereg", 1 | 2:
+            return Operation(text, verb, rest[0])
+        case (("unreg" | "dis" | "en" | "cnt"), 1):
+            return Operation(text, verb, rest[0])
+        case "callfn", 2:
+            return Operation(text, verb, rest[0], symbol=rest[1])
+        case "chip", 2:
+            return Operation(text, verb, rest[0], _place(rest[1]))
+        case "st", 1:
+            return Operation(text, verb, place=_place(rest[0]))
+        case "call", 2 if re.fullmatch(r"x\d{1,9}", rest[1]):
+            return Operation(text, verb, symbol=rest[0], number=int(rest[1][1:]))
+        case "wait", 0:
+            return Operation(text, verb)
+        case "sleep", 1 if re.fullmatch(r"\d{1,9}", rest[0]):
+            return Operation(text, verb, number=int(rest[0]))
+        case (("sysctl" | "debugfs"), 1) if rest[0] in (f"{_SWITCHES[verb]}=0", f"{_SWITCHES[verb]}=1"):
+            return Operation(text, verb, number=int(rest[0][-1]))
+        case _:
+            raise InputError(f"{text!r} is not an operation; {_usage(verb)}")
+
+
+def _usage(verb: str) -> str:
+    forms = {
+        "reg": "write reg ID SYM+DEC [sym|both] [post] [disabled]",
+        "rereg": "write rereg ID",
+        "callfn": "write callfn ID SYM",
+        "chip": "write chip ID SYM+DEC",
+        "st": "write st SYM+DEC",
+        "call": "write call SYM xN",
+        "wait": "write wait",
+        "sleep": "write sleep JIFFIES",
+        "sysctl": "write sysctl kprobes-optimization=0 or =1",
+        "debugfs": "write debugfs enabled=0 or =1",
+    } | {word: f"write {word} ID" for word in _PROBE_WORDS}
+    return forms.get(verb, f"an operation is one of {', '.join(sorted(forms))}")
+
+
+def _flags(words: Sequence[str]) -> frozenset[str]:
+    unknown = [word for word in words if word not in _REG_WORDS]
+    if unknown:
+        raise InputError(f"reg takes no {unknown[0]!r}; write sym, both, post or disabled behind the place")
+    if {"sym", "both"} <= set(words):
+        raise InputError("reg takes sym or both, not the two together")
+    return frozenset(words)
+
+
+def _place(text: str) -> Place:
+    found = _PLACE.match(text)
+    if found is None:
+        raise InputError(f"{text!r} is not a place; write SYM+DEC or 0xADDR+DEC")
+    base, offset = found["base"], int(found["offset"] or 0)
+    return Place(None, int(base, 16), offset) if base[:2].lower() == "0x" else Place(base, None, offset)
