@@ -354,10 +354,10 @@ class Kprobes:
             if not self.kprobes_all_disarmed and not entry.disabled:
                 disarmed = self.optprobes.disarm_kprobe(entry)
                 if disarmed and not self.profile.reoptimizes_neighbour:
-                    self.optprobes.reoptimize_neighbour(entry.at)
+                    self.optprobes.reoptimize_neighbours(entry.at)
             entry.flags |= KprobeFlag.DISABLED
             if disarmed and self.profile.reoptimizes_neighbour:
-                self.optprobes.reoptimize_neighbour(entry.at)
+                self.optprobes.reoptimize_neighbours(entry.at)
         return entry
 
     def disable_kprobe(self, p: Kprobe) -> None:

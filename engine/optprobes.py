@@ -4,6 +4,7 @@ kernel/kprobes.c.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from engine.arch import Arch
@@ -53,8 +54,8 @@ class Optprobes:
         return op
 
     def prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
-        """Try to build its detour buffer."""
-        if not self._profile.optprobes:
+        """Try to build its detour buffer, unless it has one."""
+        if op.optready or not self._profile.optprobes:
             return
         self._arch.arch_prepare_optimized_kprobe(op)
         if op.optready:
@@ -86,15 +87,19 @@ class Optprobes:
 
     # Optimizing -------------------------------------------------------------------------------------------------------
 
-    def get_optimized_kprobe(self, addr: int) -> AggrKprobe | None:
-        """The optimization-ready probe whose replaced bytes hold ``addr`` behind their first, or None."""
+    def _covering(self, addr: int) -> Iterator[AggrKprobe]:
+        """The optimization-ready probes whose replaced bytes hold ``addr`` behind their first, nearest first."""
         for back in range(1, self._arch.max_optimized_len):
             p = self._table.get_kprobe(addr - back)
             if isinstance(p, AggrKprobe) and p.optready and self._arch.arch_within_optimized_kprobe(p, addr):
-                return p
+                yield p
             if p is not None and self._profile.looks_at_nearest_only:
-                return None
-        return None
+                return
+
+    def get_optimized_kprobe(self, addr: int) -> AggrKprobe | None:
+        """The optimization-ready probe whose replaced bytes hold ``addr`` behind their first, or None. Of several, one with a jump."""
+        found = list(self._covering(addr))
+        return next((p for p in found if p.optimized or p.queued), found[0] if found else None)
 
     def optimize_kprobe(self, p: Kprobe) -> None:
         """Queue ``p`` for optimizing, if everything allows it; one that waits to be undone is only dequeued."""
@@ -118,8 +123,7 @@ class Optprobes:
 
     def arm_kprobe(self, p: Kprobe) -> None:
         """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first."""
-        neighbour = self.get_optimized_kprobe(p.at)
-        if neighbour is not None:
+        for neighbour in self._covering(p.at):
             self.unoptimize_kprobe(neighbour, force=True)
         self._arch.arch_arm_kprobe(p)
         self.optimize_kprobe(p)
@@ -132,8 +136,7 @@ class Optprobes:
         self._arch.arch_disarm_kprobe(p)
         return True
 
-    def reoptimize_neighbour(self, addr: int) -> None:
-        """A probe at ``addr`` was disarmed: optimize the one whose replaced bytes it lies in, if nothing hinders that."""
-        neighbour = self.get_optimized_kprobe(addr)
-        if neighbour is not None:
+    def reoptimize_neighbours(self, addr: int) -> None:
+        """A probe at ``addr`` was disarmed: optimize those whose replaced bytes it lies in, if nothing else hinders that."""
+        for neighbour in self._covering(addr):
             self.optimize_kprobe(neighbour)

@@ -1,0 +1,77 @@
+"""Single-line faults in the core, each of which the state machine must find: ``python -m tests.engine.mutants``.
+
+Each is made in a copy of the project, where ``test_core_machine.py`` is run; it has to fail. Exit status 1 when one survives.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """In ``file``, ``old`` (which occurs once) becomes ``new``: ``fault``."""
+
+    fault: str
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS: Final = (
+    Mutant("a new probe does not force back the jump it lies in", "engine/optprobes.py", "            self.unoptimize_kprobe(neighbour, force=True)", "            pass"),
+    Mutant("another probe in the bytes does not keep the jump off", "engine/optprobes.py", "if self._arch.arch_check_optimized_kprobe(p):", "if True:"),
+    Mutant("a post_handler that joins does not force the jump back", "engine/kprobes.py", "        if p.post_handler is not None:\n            self.optprobes.unoptimize_kprobe(ap, force=True)", "        if False:\n            self.optprobes.unoptimize_kprobe(ap, force=True)"),
+    Mutant("the last post_handler goes and the aggregator keeps its own", "engine/kprobes.py", "            entry.post_handler = None\n        if not entry.disabled", "            pass\n        if not entry.disabled"),
+    Mutant("the newest probe runs last", "engine/kprobes.py", "ap.children.insert(0, p)", "ap.children.append(p)"),
+    Mutant("a disabled probe's handler runs behind a jump", "engine/aggregate.py", "if child.pre_handler is not None and not child.disabled:\n            child.pre_handler(child, regs)", "if child.pre_handler is not None:\n            child.pre_handler(child, regs)"),
+    Mutant("the optimizer undoes the jump and leaves the breakpoint of a disabled probe", "engine/optimizer.py", "if not op.gone and (op.disabled or", "if not op.gone and (False or"),
+    Mutant("enabling does not arm", "engine/kprobes.py", "entry.flags &= ~KprobeFlag.DISABLED\n                self.optprobes.arm_kprobe(entry)", "entry.flags &= ~KprobeFlag.DISABLED\n                pass"),
+    Mutant("a probe waiting for its jump is not dequeued when it is taken back", "engine/transitions.py", "        op.flags &= ~KprobeFlag.OPTIMIZED\n        if op.queued:\n            queues.dequeue(op)\n        elif force:", "        op.flags &= ~KprobeFlag.OPTIMIZED\n        if op.queued:\n            pass\n        elif force:"),
+    Mutant("an unused probe is never reclaimed", "engine/optimizer.py", "if op.unused:  # else", "if False:  # else"),
+    Mutant("disarming all leaves what waits for the optimizer armed", "engine/optimizer.py", "or (self._host.kprobes_all_disarmed", "or (False"),
+    Mutant("arming all arms the disabled ones, too", "engine/switches.py", "            if p.disabled:\n                continue\n            if on:\n                core.optprobes.arm_kprobe(p)", "            if on:\n                core.optprobes.arm_kprobe(p)"),
+    Mutant("a pass does not undo what is listed behind the first", "engine/optimizer.py", "batch = [op for op, _ in zip(listed, range(most), strict=False)]", "batch = [op for op, _ in zip(listed, range(min(most, 1)), strict=False)]"),
+    Mutant("code that is gone leaves its probes on the optimizer's lists", "engine/optprobes.py", "if op.queued:\n            self._optimizer.dequeue(op)\n        self._profile", "if False:\n            self._optimizer.dequeue(op)\n        self._profile"),
+)  # fmt: skip
+
+
+def survives(mutant: Mutant, tree: Path) -> bool:
+    """The test passes on the faulty copy."""
+    path = tree / mutant.file
+    source = path.read_text()
+    if source.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.file}: the line of {mutant.fault!r} is there {source.count(mutant.old)} times")
+    path.write_text(source.replace(mutant.old, mutant.new))
+    try:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-p", "no:cacheprovider", "tests/engine/test_core_machine.py"]
+        return subprocess.run(command, cwd=tree, capture_output=True, timeout=600).returncode == 0
+    finally:
+        path.write_text(source)
+
+
+def main() -> int:
+    """All of them; one line each."""
+    alive = 0
+    with tempfile.TemporaryDirectory() as name:
+        tree = Path(name)
+        for part in ("engine", "arch_x86", "tests", "workloads"):
+            shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", tree)
+        for mutant in MUTANTS:
+            lives = survives(mutant, tree)
+            alive += lives
+            print(f"{'SURVIVES' if lives else 'found   '}  {mutant.fault}", flush=True)
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

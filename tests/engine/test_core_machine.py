@@ -1,0 +1,280 @@
+"""The core driven at random, on the real machine with real code, against :mod:`tests.engine.core_model`.
+
+``tests/engine/mutants.py`` makes each of these single-line changes to the core in turn, and this test finds every one:
+see its table.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from arch_x86.isa.encode import jmp32
+from arch_x86.lab.bench import Workbench
+from arch_x86.probes.optimize import OptimizePlan, can_optimize
+from engine.debugfs import listed_probes, status_words
+from engine.errors import KprobeError
+from engine.kprobe import Kprobe, KprobeFlag
+from engine.profile import LINUX_6_1, LINUX_2010, Profile
+from engine.switches import set_kprobes_enabled, set_kprobes_optimization
+from tests.conftest import BASE, asm_image
+from tests.engine.core_model import CoreModel, ModelProbe
+
+INT3, JMP = 0xCC, 0xE9
+CODE = "nop; nop; mov eax, edi; add rax, rdi; nop; lea rax, [rax + 1]; mov ecx, 5; add rax, rcx; xor edx, edx; ret"
+BOUNDARIES = (0, 1, 2, 4, 7, 8, 12, 17, 20, 22)
+SIZE = 23
+# 6.1 but for two faults of its own that this machine finds at once, and that have tests of their own (test_finds.py).
+MENDED_6_1 = replace(LINUX_6_1, looks_at_nearest_only=False, reoptimizes_neighbour=True)
+EXAMPLES = int(os.environ.get("OPTPROBE_EXAMPLES", "300"))
+
+
+class CoreMachine(RuleBasedStateMachine):
+    """One vCPU, one function of 10 instructions with probes anywhere in it."""
+
+    profile: Profile
+    pool: object
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Workbench(asm_image(CODE), pool=self.pool, profile=self.profile)
+        self.kprobes = self.bench.kprobes
+        self.original = self.bench.image.read(BASE, SIZE)
+        plans = {offset: can_optimize(self.bench.arch.code, BASE + offset) for offset in BOUNDARIES}
+        sizes = {offset: plan.size for offset, plan in plans.items() if isinstance(plan, OptimizePlan)}
+        assert len(sizes) >= 6
+        self.model = CoreModel(sizes, self.profile.rescues_unused)
+        self.calls: list[tuple[str, Kprobe]] = []
+        self.loaded = True
+
+    def teardown(self) -> None:
+        """Everything goes, and leaves no trace."""
+        for probe in self.model.probes():
+            self.kprobes.unregister_kprobe(probe.kprobe)
+        set_kprobes_enabled(self.kprobes, on=True)
+        self.kprobes.wait_for_kprobe_optimizer()
+        assert not self.loaded or self.text() == self.original
+        leaked = set() if self.profile.rescues_unused else self.model.leaked
+        assert {addr - BASE for addr in self.kprobes.kprobe_table} <= leaked | self._just_leaked()
+        left = len(self.kprobes.kprobe_table)
+        assert (self.bench.arch.slots.used, self.bench.arch.detours.used) == (left, left)
+        self.bench.close()
+
+    def _just_leaked(self) -> set[int]:
+        return set() if self.profile.rescues_unused else set(self.kprobes_unused())
+
+    def kprobes_unused(self) -> list[int]:
+        return [addr - BASE for addr, p in self.kprobes.kprobe_table.items() if p.disabled]
+
+    def text(self) -> bytes:
+        return self.bench.machine.text.read(BASE, SIZE)
+
+    def pick(self, index: int) -> ModelProbe:
+        probes = self.model.probes()
+        return probes[index % len(probes)]
+
+    # Rules ------------------------------------------------------------------------------------------------------------
+
+    @rule(
+        offset=st.sampled_from(BOUNDARIES), post=st.sampled_from((False, False, False, True)), enabled=st.sampled_from((True, True, False))
+    )
+    def register(self, offset, post, enabled):
+        kprobe = Kprobe(symbol_name="f", offset=offset, flags=KprobeFlag(0 if enabled else KprobeFlag.DISABLED))
+        kprobe.pre_handler = lambda p, _regs: self.calls.append(("pre", p))
+        if post:
+            kprobe.post_handler = lambda p, _regs, _flags: self.calls.append(("post", p))
+        dead = not self.profile.rescues_unused and (offset in self.model.dying or offset in self.model.leaked)
+        if not enabled and offset in self.model.dying | self.model.leaked:
+            return  # see test_finds.py
+        if not self.loaded or (dead and offset not in self.model.sites):
+            with pytest.raises(KprobeError) as refused:
+                self.kprobes.register_kprobe(kprobe)
+            outside = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
+            assert refused.value.errno == (errno.EBUSY if self.loaded else outside)
+            return
+        jumped = self.text()[offset] == JMP
+        was_armed = self.model.armed(offset)
+        self.kprobes.register_kprobe(kprobe)
+        self.model.register(kprobe, offset, post=post, enabled=enabled)
+        if jumped and not was_armed and self.text()[offset] == INT3:
+            self.model.rearmed.add(offset)
+
+    @rule(offset=st.integers(0, SIZE - 1).filter(lambda o: o not in BOUNDARIES))
+    @precondition(lambda self: self.loaded)
+    def register_off_a_boundary(self, offset):
+        with pytest.raises(KprobeError) as refused:
+            self.kprobes.register_kprobe(Kprobe(symbol_name="f", offset=offset))
+        assert refused.value.errno == errno.EILSEQ
+
+    @rule(index=st.integers(0, 30))
+    @precondition(lambda self: self.model.sites)
+    def register_again(self, index):
+        with pytest.raises(KprobeError) as refused:
+            self.kprobes.register_kprobe(self.pick(index).kprobe)
+        assert refused.value.errno == errno.EINVAL
+
+    @rule(index=st.integers(0, 30))
+    @precondition(lambda self: self.model.sites)
+    def unregister(self, index):
+        probe = self.pick(index)
+        offset = probe.site
+        assert self.kprobes.unregister_kprobe(probe.kprobe)
+        assert not self.kprobes.unregister_kprobe(probe.kprobe)
+        self.model.unregister(probe)
+        if offset not in self.model.sites and self.loaded and self.text()[offset] != self.original[offset]:
+            assert offset in self.model.jump_sizes, "only a jump is undone later"
+            self.model.dying.add(offset)
+
+    @rule(index=st.integers(0, 30))
+    @precondition(lambda self: self.model.sites)
+    def disable(self, index):
+        probe = self.pick(index)
+        self.kprobes.disable_kprobe(probe.kprobe)
+        self.model.disable(probe)
+
+    @rule(index=st.integers(0, 30))
+    @precondition(lambda self: self.model.sites)
+    def enable(self, index):
+        probe = self.pick(index)
+        if probe.gone:
+            with pytest.raises(KprobeError) as refused:
+                self.kprobes.enable_kprobe(probe.kprobe)
+            assert refused.value.errno == errno.EINVAL
+            return
+        jumped, was_armed = self.text()[probe.site] == JMP, self.model.armed(probe.site)
+        self.kprobes.enable_kprobe(probe.kprobe)
+        self.model.enable(probe)
+        if jumped and not was_armed and self.text()[probe.site] == INT3:
+            self.model.rearmed.add(probe.site)
+
+    @rule(on=st.sampled_from((True, True, True, False)))
+    def switch_optimization(self, on):
+        set_kprobes_optimization(self.kprobes, on=on)
+        if on and not self.model.allowed:
+            self.model.blocked = {o for o in self.model.blocked if not self.model.armed(o)}
+        self.model.allowed = on
+        if not on:
+            self._settled()
+
+    @rule(on=st.sampled_from((True, True, True, False)))
+    def switch_all(self, on):
+        changed = self.model.all_disarmed is on
+        set_kprobes_enabled(self.kprobes, on=on)
+        self.model.all_disarmed = not on
+        if changed and on:
+            # Armed in the order of the table: one armed before a neighbour in its bytes is forced back again.
+            self.model.blocked |= {o for o in self.model.sites if any(self.model.armed(i) for i in self.model.inside(o))}
+        if not on:
+            self._settled()
+
+    @rule(jiffies=st.integers(0, 7))
+    def time_passes(self, jiffies):
+        self.bench.plane.sleep(jiffies)
+        if self.loaded:
+            touched = {o for o in BOUNDARIES if self.text()[o] != self.original[o]}
+            self.model.dying &= touched
+            if self.profile.rescues_unused:
+                self.model.leaked &= touched
+
+    @rule()
+    def wait(self):
+        self.kprobes.wait_for_kprobe_optimizer()
+        self._settled()
+
+    @rule(argument=st.integers(0, 1 << 40))
+    @precondition(lambda self: self.loaded)
+    def call(self, argument):
+        if not self.profile.rescues_unused and any(map(self.model.spoilt, self.model.rearmed)):
+            return  # see test_finds.py
+        self.calls.clear()
+        eax = argument & 0xFFFFFFFF
+        assert self.bench.call("f", argument) == (eax + argument + 6) & (1 << 64) - 1
+        pre = [p.kprobe for offset in BOUNDARIES if offset in self.model.sites for p in self.model.called(offset)]
+        assert [p for kind, p in self.calls if kind == "pre"] == pre
+        if not self.profile.steps_by_int3:  # 6.1 never calls one that joins a boosted copy
+            post = [p.kprobe for offset in BOUNDARIES if offset in self.model.sites for p in self.model.called(offset) if p.post]
+            assert [p for kind, p in self.calls if kind == "post"] == post
+
+    @rule(really=st.integers(0, 7).map(lambda n: n == 0))
+    @precondition(lambda self: self.loaded and hasattr(self.bench.machine, "unload_text"))
+    def remove_the_code(self, really):
+        if not really:
+            return
+        self.kprobes.kprobes_module_going(BASE, 4096)
+        self.bench.machine.unload_text(BASE, 4096)
+        self.model.code_gone()
+        self.loaded = False
+
+    @rule()
+    @precondition(lambda self: not self.loaded)
+    def load_the_code(self):
+        self.bench.machine.load_text(BASE, 4096)
+        self.loaded = True
+        assert self.text() == self.original
+
+    # What must hold ---------------------------------------------------------------------------------------------------
+
+    def _settled(self) -> None:
+        """The optimizer is idle: what is queued nowhere stands."""
+        self.model.dying.clear()
+        if self.profile.rescues_unused:
+            self.model.leaked.clear()
+        if not self.loaded:
+            return
+        text = self.text()
+        self.model.rearmed = {o for o in self.model.rearmed if text[o] == INT3 and self.model.armed(o)}
+        for offset in BOUNDARIES:
+            if not self._covered(text, offset):
+                touched = text[offset] != self.original[offset]
+                assert touched == self.model.armed(offset), f"+{offset}: {text.hex(' ')}"
+            if self.model.must_jump(offset):
+                assert text[offset] == JMP, f"+{offset}: {text.hex(' ')}"
+
+    def _covered(self, text: bytes, offset: int) -> bool:
+        """Inside the bytes of a jump, or of what a breakpoint has left of one."""
+        jumps = {start for start in BOUNDARIES if text[start] == JMP} | self.model.rearmed
+        return any(start < offset < start + 5 for start in jumps)
+
+    @invariant()
+    def text_is_whole(self):
+        """Every instruction is its own, a breakpoint where one may be, or a whole jump to a detour buffer in use where one may be."""
+        if not self.loaded:
+            return
+        text, at = self.text(), 0
+        while at < SIZE:
+            if text[at] == self.original[at]:
+                at += 1
+                continue
+            known = at in self.model.sites or at in self.model.dying | self.model.leaked
+            if text[at] == INT3 and known:
+                entry = self.kprobes.get_kprobe(BASE + at)
+                stale = at in self.model.rearmed and text[at + 1 : at + 5] == entry.optinsn.jump[1:]
+                at += 5 if stale else 1
+                continue
+            assert text[at] == JMP, f"+{at}: {text.hex(' ')}"
+            target = BASE + at + 5 + int.from_bytes(text[at + 1 : at + 5], "little", signed=True)
+            assert text[at : at + 5] == jmp32(BASE + at, target)
+            assert self.bench.arch.detours.owns(target)
+            assert self.model.may_jump(at) or at in self.model.dying or not self.kprobes.optimizer.idle, f"+{at}"
+            assert not any(self.model.armed(other) for other in self.model.inside(at)), f"+{at}"
+            at += 5
+
+    @invariant()
+    def the_list_is_right(self):
+        shown = [(p.at - BASE, status_words(p, entry)) for p, entry in listed_probes(self.kprobes)]
+        assert [(at, words.replace("[OPTIMIZED]", "")) for at, words in shown] == self.model.listed()
+        for at, words in shown:
+            if "[OPTIMIZED]" in words:
+                assert self.model.may_jump(at) or at in self.model.rearmed or not self.kprobes.optimizer.idle
+
+
+@pytest.mark.parametrize(("profile", "share"), [(LINUX_2010, 1.0), (MENDED_6_1, 0.5)], ids=["linux-2010", "linux-6.1"])
+def test_the_core_does_what_a_plain_model_says(profile, share, pool):
+    machine = type("Machine", (CoreMachine,), {"profile": profile, "pool": pool})
+    run_state_machine_as_test(machine, settings=settings(max_examples=max(1, int(EXAMPLES * share)), stateful_step_count=50))
