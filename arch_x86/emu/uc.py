@@ -8,6 +8,7 @@ is always above 0; no Python runs inside a callback but for noting the vector an
 from __future__ import annotations
 
 import ctypes
+import mmap
 from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p, cast
 from typing import Any, Final
 
@@ -61,6 +62,7 @@ _VECTOR_IDS: Final = (*(x86.UC_X86_REG_XMM0 + i for i in range(16)), x86.UC_X86_
 _VECTOR_SIZE: Final = 16 * 16 + 4
 NO_LIMIT: Final = 0x0123_4567_89AB
 """A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
+_PAGE: Final = 4096
 _VECTOR_INVALID: Final = 6
 _ERROR_FETCH: Final = 16
 _VECTOR_SYSCALL: Final = 0x100
@@ -165,6 +167,16 @@ class UcInstance:
         self.vector: int | None = None
         self.err = UC_OK
         self._hook()
+        self._settle_ram()
+
+    def _settle_ram(self) -> None:
+        """Map a page and forget it: in an instance whose memory was never unmapped, Unicorn gives two mappings the same place in its
+        RAM numbering, and then runs one's translations for the other's text.
+        """
+        room = mmap.mmap(-1, _PAGE)
+        host = ctypes.addressof(ctypes.c_char.from_buffer(room))
+        _check(_mem_map_ptr(self.handle, 0, _PAGE, uc_const.UC_PROT_ALL, host), "uc_mem_map_ptr")
+        _check(_mem_unmap(self.handle, 0, _PAGE), "uc_mem_unmap")
 
     def _hook(self) -> None:
         stop, handle = _emu_stop, self.handle

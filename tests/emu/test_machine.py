@@ -9,13 +9,13 @@ import pytest
 from arch_x86.emu.calibration import calibrate
 from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, ExitReason
 from arch_x86.emu.fault import FaultKind, GuestFault
-from arch_x86.emu.machine import Machine, MachineConfig
+from arch_x86.emu.machine import Machine, MachineConfig, new_pool
 from arch_x86.emu.stubs import GS_INTERRUPTS
 from arch_x86.emu.uc import RSP, Probe, UcPool
 from engine.errors import EngineBug, InputError
 from engine.image import ExceptionEntry, Image, Import, Segment
 from engine.interrupts import EveryPlan
-from tests.conftest import BASE, asm_image
+from tests.conftest import BASE, Rig, asm_image
 
 pytestmark = pytest.mark.smoke
 
@@ -180,8 +180,6 @@ class TestFaults:
         assert r.call() == (1 << 64) - 2
 
     def test_read_only_data_cannot_be_written(self, pool):
-        from tests.conftest import Rig
-
         code = asm_image("mov [rdi], rax; ret").segments
         data = Segment(BASE + 0x4000, b"const", 5, executable=False)
         r = Rig(Image(name="ro", segments=(*code, data), symbols=asm_image("ret").symbols), pool)
@@ -319,12 +317,17 @@ class TestText:
         r.machine.text.write(BASE + 4094, b"\x02\x02\x02\x02", reason="test")
         assert r.call() == 0x02020202
 
-    def test_ten_thousand_versions_run_right_though_frames_are_recycled(self, rig):
-        r = rig("mov eax, 1; ret")
-        r.machine.frames._limit = 512
-        for value in range(0, 10_000, 7):
-            r.machine.text.write(BASE + 1, struct.pack("<I", value), reason="test")
-            assert r.call() == value
+    @pytest.mark.parametrize("limit", [512, 4096])
+    def test_versions_beyond_one_chunk_of_frames_run_right_on_fresh_and_on_pooled_instances(self, limit):
+        pool = new_pool()  # of its own: what an instance did before must not matter
+        for _ in range(2):
+            r = Rig(asm_image("mov eax, 1; ret"), pool)
+            r.machine.frames._limit = limit  # 512: frames are recycled; 4096: there is a chunk more each 512 pages
+            for value in range(0, 10_000, 7):
+                r.machine.text.write(BASE + 1, struct.pack("<I", value), reason="test")
+                assert r.call() == value
+            r.machine.close()
+        pool.close()
 
     def test_a_write_outside_of_text_is_a_bug_of_ours(self, rig):
         r = rig("ret")
