@@ -1,10 +1,10 @@
-"""Where Unicorn keeps three numbers that its interface does not give, found by looking for them at run time.
+"""Where Unicorn keeps four numbers that its interface does not give, found by looking for them at run time.
 
 The instruction counter: a run that ends early does not say how far it came. The last exception: Unicorn remembers it for
 the double-fault rule (SDM vol. 3, 6.15), but only delivery through an IDT, which it does not have, would clear it. The page fault's
-error code: only it tells a fetch from a load. All are found by content, checked by a second measurement, and done without where the
-check fails: counting falls back on a callback an instruction, an exception is forgotten only with the instance, and all text
-is mapped from the start.
+error code: only it tells a fetch from a load. Whether an ``int n`` raised an exception: it has the same vector as fault n. All are
+found by content, checked by a second measurement, and done without where the check fails: counting falls back on a callback an
+instruction, an exception is forgotten only with the instance, all text is mapped from the start, and ``int 13`` is taken for #GP.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ __all__ = ("calibrate",)
 _PAGE_FAULT = 14
 _LOAD = b"\x8b\x04\x25\x00\x00\x10\x00\xf4"  # mov eax, [0x00100000], which is not mapped
 _STORE = b"\x89\x04\x25\x00\x00\x10\x00\xf4"
+_INT_14 = b"\xcd\x0e\xf4"
 _JUMP = b"\xe9\xfb\x9f\x0f\x00\xf4"  # from 0x6000 to 0x100000
 
 
@@ -33,7 +34,12 @@ def calibrate() -> Probe:
         instance.map_host(0, 0x8000, host, room)
         counter = _find_counter(instance, room)
         _enter_paging(instance, room)
-        return Probe(counter=counter, exception=_find_exception(instance, room), error_code=_find_error_code(instance, room))
+        return Probe(
+            counter=counter,
+            exception=_find_exception(instance, room),
+            error_code=_find_field(instance, room, {_LOAD: 0, _STORE: 2, _JUMP: 16}),  # SDM vol. 3, 4.7
+            software=_find_field(instance, room, {_LOAD: 0, _STORE: 0, _INT_14: 1}),
+        )
     finally:
         instance.close()
 
@@ -81,12 +87,13 @@ def _find_exception(instance: UcInstance, room: mmap.mmap) -> int | None:
     return found[0] * 4 if len(found) == 1 else None
 
 
-def _find_error_code(instance: UcInstance, room: mmap.mmap) -> int | None:
-    """The one 32-bit field that is 0 after a load from nowhere, 2 after a store and 16 after a jump there (SDM vol. 3, 4.7)."""
+def _find_field(instance: UcInstance, room: mmap.mmap, values: dict[bytes, int]) -> int | None:
+    """The one 32-bit field of the context that has these values after these pieces of code, there and back."""
     before = instance.new_context()
     instance.save(before)
-    runs = [_fault(instance, room, before, code) for code in (_LOAD, _STORE, _JUMP, _STORE, _LOAD)]
-    found = [i for i, values in enumerate(zip(*runs, strict=False)) if values == (0, 2, 16, 2, 0)]
+    order = (*values, *reversed(values))
+    runs = [_fault(instance, room, before, code) for code in order]
+    found = [i for i, seen in enumerate(zip(*runs, strict=False)) if seen == tuple(values[code] for code in order)]
     return found[0] * 4 if len(found) == 1 else None
 
 

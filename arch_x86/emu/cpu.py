@@ -29,7 +29,10 @@ _RED_ZONE: Final = 128
 _FRAME: Final = struct.Struct("<5Q")
 _FRAME_CODE: Final = struct.Struct("<6Q")
 _TRAPS: Final = frozenset({1, 3, 4})
-_PAGE_FAULT: Final = 14
+_BREAKPOINT, _INVALID, _PAGE_FAULT = 3, 6, 14
+_INT3: Final = 0xCC
+_CANONICAL: Final = 1 << 47
+_MASK: Final = (1 << 64) - 1
 _CONTRIBUTORY: Final = frozenset({0, 8, 10, 11, 12, 13, 14})
 
 
@@ -42,6 +45,8 @@ class ExitReason(Enum):
     """An exception: :attr:`Cpu.vector`; nothing has been delivered yet."""
     HYPERCALL = auto()
     """A ``hlt`` was executed; RIP is behind it."""
+    SOFTWARE = auto()
+    """An ``int n``: RIP is behind it."""
     SYSCALL = auto()
     """``syscall`` or ``sysenter``: there is no system here."""
     STUCK = auto()
@@ -76,6 +81,7 @@ class Cpu:
         "_present",
         "_ram",
         "_scratch",
+        "_strays",
         "_tables",
         "_waiting",
         "error",
@@ -112,6 +118,7 @@ class Cpu:
         self._frames = frames
         self._mapped: TextVersion | None = None
         self._present: dict[int, TextPage] = {}
+        self._strays: dict[int, dict[int, bytes]] = {}
         self._waiting: dict[int, TextPage] = {}
         self._scratch = uc.new_context()
         self._lazy = uc.tells_fetches
@@ -147,9 +154,17 @@ class Cpu:
         return retired
 
     def _show_page(self, page: TextPage) -> None:
-        if page.vpn not in self._present:
-            for stray in self._frames.guards.strays(page.vpn):
-                self.uc.trap_at(stray)
+        strays = self._strays.get(page.vpn)
+        if strays is None:
+            strays = self._strays[page.vpn] = self._frames.guards.strays(page.vpn)
+            for addr in strays:
+                self.uc.trap_at(addr)
+        for addr, raw in strays.items():
+            offset = addr % PAGE_SIZE
+            if raw.startswith(page.content[offset : offset + len(raw)]):
+                self.uc.patched.discard(addr)
+            else:
+                self.uc.patched.add(addr)
         self._present[page.vpn] = page
         self._tables.map_code(self.index, page.vpn, self._frames.frame(page))
 
@@ -195,19 +210,33 @@ class Cpu:
         uc = self.uc
         self.error = uc.err
         if vector is None and uc.err == UC_ERR_INSN_INVALID:
-            vector = 6
+            vector = _INVALID
         if vector is None:
-            self.retired += began - 1
-            return ExitReason.STUCK, began - 1
+            retired = max(0, began - 1)
+            self.retired += retired
+            return ExitReason.STUCK, retired
         if vector >= 0x100:
             self.retired += began
             return ExitReason.SYSCALL, began
+        self.vector = vector
+        software = self._was_software(vector)
+        # Where nothing could be fetched, nothing has begun: the last that did is the branch there.
+        canonical = uc.rip + _CANONICAL & _MASK < 2 * _CANONICAL
+        nothing_begun = not canonical or (vector == _PAGE_FAULT and uc.was_fetch(self._scratch))
         if vector in _CONTRIBUTORY:
             uc.forget_exception(self._scratch)
-        retired = began if vector in _TRAPS or vector > 31 else began - 1
+        retired = began if software or nothing_begun or vector in _TRAPS else max(0, began - 1)
         self.retired += retired
-        self.vector = vector
-        return ExitReason.EXCEPTION, retired
+        return ExitReason.SOFTWARE if software else ExitReason.EXCEPTION, retired
+
+    def _was_software(self, vector: int) -> bool:
+        """An ``int n`` raised ``vector``, which is not what a breakpoint (one byte) or a fault does."""
+        if vector > 31:
+            return True
+        if vector == _BREAKPOINT:
+            page = self._present.get((self.uc.rip - 1) // PAGE_SIZE)
+            return page is not None and page.content[(self.uc.rip - 1) % PAGE_SIZE] != _INT3
+        return vector != _INVALID and self.uc.was_software(self._scratch)
 
     def run_uncounted(self) -> ExitReason:
         """Execute until something happens, without counting instructions (as fast as the emulator goes, and without a limit)."""
@@ -248,7 +277,7 @@ class Cpu:
         uc = self.uc
         uc.load()
         rsp, rflags = uc.gpr[RSP], uc.gpr[RFLAGS]
-        top = ((rsp - _RED_ZONE if self.red_zone else rsp) & ~15) & 0xFFFF_FFFF_FFFF_FFFF
+        top = ((rsp - _RED_ZONE if self.red_zone else rsp) & ~15) & _MASK
         words = (uc.rip, CODE_SELECTOR, rflags, rsp, DATA_SELECTOR)
         frame = _FRAME.pack(*words) if error_code is None else _FRAME_CODE.pack(error_code, *words)
         if not self._ram.write(top - len(frame), frame):

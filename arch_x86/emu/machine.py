@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 
 from arch_x86.emu.calibration import calibrate
 from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR, Cpu, CpuState
-from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.frames import FrameStore
 from arch_x86.emu.guards import Guards, guard_reason
 from arch_x86.emu.layout import IMPORT_CELL, plan_layout
@@ -74,7 +73,11 @@ class TrapHandler(Protocol):
         ...
 
     def original_ip(self, ip: int) -> int:
-        """Where the instruction at ``ip`` really stands, if that is a copy."""
+        """The probed instruction whose slot or detour buffer holds ``ip``; ``ip`` itself where none does."""
+        ...
+
+    def call_died(self, cpu: int) -> None:
+        """The call on ``cpu`` ended in a fault: no hit is in progress there any more."""
         ...
 
     def optimized_callback(self, cpu: int, op_id: int, regs: PtRegs) -> None:
@@ -292,7 +295,3 @@ class Machine:
     def release(self, snap: Snapshot) -> None:
         """``snap`` is not needed any more: its room is used again."""
         self._spare.append(snap)
-
-    def fault_of(self, cpu: int) -> GuestFault | None:
-        """How the call on ``cpu`` died, or None."""
-        return self.tasks[cpu].fault
