@@ -59,6 +59,23 @@ class TestCalls:
             with pytest.raises(InputError, match="1 to 8"):
                 Machine(asm_image("ret"), cpus=cpus, pool=pool)
 
+    @pytest.mark.parametrize("base", [0x1000, 0x7FFF_EFE0_0000, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_EFE0_0000])
+    def test_code_runs_at_both_ends_of_both_halves_of_the_address_space(self, rig, base):
+        r = rig("push rdi; lea rax, [rip - 8]; mov [rdx], rsi; pop rcx; ret", base=base)
+        buffer = r.machine.allocate(4096 * 2048)
+        assert r.call(1, 2, buffer) == base
+        assert r.machine.ram.read_u64(buffer) == 2
+
+    @pytest.mark.parametrize("base", [0x7FFF_F000_0000, 0x7FFF_FFFF_E000, 0x7FFF_FFFF_F000, (1 << 64) - (256 << 20), (1 << 64) - 4096])
+    @pytest.mark.parametrize("size", [1, 4096])
+    def test_code_with_no_room_behind_it_is_refused_by_name_and_limit(self, pool, base, size):
+        with pytest.raises(InputError, match=r"asm: ends at 0x.*; it must end below 0x"):
+            Machine(asm_image("nop; " * (size - 1) + "ret", base=base), pool=pool)
+
+    def test_code_at_address_0_is_refused(self, pool):
+        with pytest.raises(InputError, match="code at address 0"):
+            Machine(asm_image("ret", base=0), pool=pool)
+
     def test_code_at_a_kernel_address_runs_there(self, rig):
         base = 0xFFFF_FFFF_8100_0000
         assert rig("lea rax, [rip - 7]; ret", base=base).call() == base
