@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from arch_x86.emu.bringup import bring_up
 from arch_x86.emu.cpu import FLAG_IF, Cpu, ExitReason
@@ -42,6 +42,14 @@ class InterruptPlan(Protocol):
     def taken(self, cpu: int, retired: int) -> None:
         """It was delivered, and its handler will have returned when ``retired`` instructions have retired: what the handler itself
         runs does not count, or a short period would never let the interrupted code go on."""
+        ...
+
+    def save_state(self) -> Any:
+        """For a snapshot."""
+        ...
+
+    def restore_state(self, state: Any) -> None:
+        """From a snapshot; None: as never used."""
         ...
 
 

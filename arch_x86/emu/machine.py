@@ -27,7 +27,7 @@ from arch_x86.isa.decode import decode
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.space import TextSpace, TextWrite
 from arch_x86.text.version import PAGE_SIZE, TextStore, TextVersion
-from engine.errors import InputError
+from engine.errors import EngineBug, InputError
 from engine.image import Image
 from engine.kallsyms import Kallsyms
 
@@ -257,7 +257,11 @@ class Machine:
     # Snapshots --------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Everything: vCPUs, RAM in use, text and fetch views, tasks, clock, participants. Give it back with :meth:`release`."""
+        """vCPUs, RAM in use, text and fetch views, tasks, clock, participants. Give it back with :meth:`release`.
+
+        Left out: what control code keeps (registered probes, control tasks, timers), what Python handlers keep, and which pages are
+        mapped: buffers allocated and text pages made later stay, so a snapshot is for going back within what stands at present.
+        """
         used = self.ram.used
         if self._spare and len(self._spare[-1].ram) >= used:
             snap = self._spare.pop()
@@ -277,7 +281,13 @@ class Machine:
         """Go back to ``snap``, which stays good.
 
         :param keep_text: leave the text, and what every vCPU fetches, as it is now (another probe is in place than when it was taken).
+        :raises EngineBug: text pages (for slots or detour buffers) were made since, and ``keep_text`` is false.
         """
+        if not keep_text and snap.text.extent < self.text.current.extent:
+            raise EngineBug(
+                f"the snapshot has {snap.text.extent} pages of text, the machine {self.text.current.extent} by now: "
+                "restore it with keep_text, or take it when the probes are in place"
+            )
         ctypes.memmove(self.ram.host, snap.ram, snap.ram_len)
         for cpu, state in zip(self.cpus, snap.cpus, strict=True):
             cpu.restore(state)

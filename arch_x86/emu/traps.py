@@ -17,7 +17,6 @@ from engine.errors import EngineBug
 __all__ = ("Traps",)
 
 _DEBUG, _BREAKPOINT = 1, 3
-_RED_ZONE: Final = 128
 _NOP: Final = b"\x90"
 _REPE: Final = 0xF3
 _REX_B: Final = 1
@@ -84,6 +83,5 @@ class Traps:
         if handler is None:
             raise EngineBug("a detour buffer ran on a machine without probes")
         regs = self._regs_at(at)
-        regs.sp = at + PT_REGS_SIZE + (_RED_ZONE if vcpu.red_zone else 0)
         handler.optimized_callback(vcpu.index, op_id, regs)
         self._machine.ram.write(at, regs.pack())

@@ -14,7 +14,7 @@ from arch_x86.emu.stubs import GS_INTERRUPTS
 from arch_x86.emu.uc import RSP, Probe, UcPool
 from engine.errors import EngineBug, InputError
 from engine.image import ExceptionEntry, Image, Import, Segment
-from engine.interrupts import EveryPlan
+from engine.interrupts import EveryPlan, parse_interrupts
 from tests.conftest import BASE, Rig, asm_image
 
 pytestmark = pytest.mark.smoke
@@ -346,6 +346,42 @@ class TestSnapshots:
             r.executor.run_call(0, 1000)
             ends.add((r.machine.cpus[0].registers(), r.machine.clock))
         assert len(ends) == 1
+
+    @pytest.mark.parametrize("plan", ["every:7", "random:3:9"])
+    @pytest.mark.parametrize("late", [False, True])
+    def test_an_interrupt_plan_plays_alike_after_each_restore(self, workbench, plan, late):
+        bench = workbench(SUM, cpus=2)
+        machine = bench.machine
+        bench.interrupts = parse_interrupts(plan)
+        for cpu in (0, 1):
+            bench.start_call(cpu, BASE, (1, 60 + cpu))
+            bench.executor.advance(cpu, 50, bench.interrupts)
+        if late:  # the plan was not there yet when the snapshot was taken
+            bench.interrupts = None
+        snap = machine.snapshot()
+        bench.interrupts = bench.interrupts or parse_interrupts(plan)
+        traces = []
+        for _ in range(3):
+            machine.restore(snap)
+            trace = []
+            while any(bench.executor.running(cpu) for cpu in (0, 1)):
+                for cpu in (0, 1):
+                    bench.executor.advance(cpu, 1, bench.interrupts)
+                    trace.append((machine.cpus[cpu].rip, machine.cpus[cpu].interrupts))
+            traces.append(trace)
+        assert traces[0] == traces[1] == traces[2]
+        assert machine.cpus[1].interrupts > 10
+
+    def test_a_snapshot_of_less_text_is_refused_unless_the_text_stays(self, rig):
+        r = rig("mov eax, 1; ret")
+        snap = r.machine.snapshot()
+        r.machine.text.add_page(r.machine.layout.slots >> 12, b"\xc3" * 4096)
+        with pytest.raises(EngineBug, match="keep_text"):
+            r.machine.restore(snap)
+        assert r.call() == 1
+        r.machine.restore(snap, keep_text=True)
+        assert r.machine.text.read(r.machine.layout.slots, 1) == b"\xc3"
+        r.machine.restore(r.machine.snapshot())
 
     def test_vector_state_is_part_of_a_snapshot(self, rig):
         r = rig("movq xmm5, rdi; ret", "movq rax, xmm5; ret")
