@@ -16,7 +16,7 @@ from arch_x86.emu.memory import PageTables, Ram
 from arch_x86.emu.uc import RFLAGS, RSP, UC_ERR_INSN_INVALID, Context, UcInstance
 from arch_x86.text.version import PAGE_SIZE, TextPage, TextVersion
 
-__all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "FLAG_DF", "FLAG_IF", "FLAG_TF", "Cpu", "CpuState", "ExitReason")
+__all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "FLAG_DF", "FLAG_IF", "FLAG_TF", "Cpu", "CpuState", "ExitReason", "NmiPhase")
 
 CODE_SELECTOR: Final = 0x08
 DATA_SELECTOR: Final = 0x10
@@ -53,17 +53,32 @@ class ExitReason(Enum):
     """The emulator gave up: :attr:`Cpu.error`."""
 
 
+class NmiPhase(Enum):
+    """Where a vCPU is with an NMI: blocked further ones are from its delivery to its ``iretq``."""
+
+    NONE = auto()
+    """Nowhere; or, after ``RETURNING``, until the stub is left."""
+    ENTERED = auto()
+    RETURNING = auto()
+    """The host's handler has run; the rest of the stub is left."""
+
+
 class CpuState:
     """All of one vCPU at a moment; see :meth:`Cpu.save`."""
 
-    __slots__ = ("context", "interrupts", "retired", "rip", "view")
+    __slots__ = ("context", "interrupts", "nmi", "retired", "rip", "view")
 
-    def __init__(self, context: Context, rip: int, retired: int, interrupts: int, view: TextVersion) -> None:
+    def __init__(self, context: Context, cpu: Cpu) -> None:
         self.context = context
-        self.rip = rip
-        self.retired = retired
-        self.interrupts = interrupts
-        self.view = view
+        self.keep(cpu)
+
+    def keep(self, cpu: Cpu) -> None:
+        """What the context does not hold."""
+        self.rip = cpu.rip
+        self.retired = cpu.retired
+        self.interrupts = cpu.interrupts
+        self.nmi = cpu.nmi
+        self.view = cpu.view
 
 
 class Cpu:
@@ -87,6 +102,7 @@ class Cpu:
         "error",
         "index",
         "interrupts",
+        "nmi",
         "red_zone",
         "retired",
         "uc",
@@ -111,6 +127,7 @@ class Cpu:
         self.red_zone = red_zone
         self.retired = 0
         self.interrupts = 0
+        self.nmi = NmiPhase.NONE
         self.vector = -1
         self.error = 0
         self._ram = ram
@@ -266,6 +283,11 @@ class Cpu:
         self.uc.load()
         return tuple(self.uc.gpr)
 
+    @property
+    def in_shadow(self) -> bool:
+        """The last instruction was STI or MOV SS: no interrupt is delivered before the next one has been executed."""
+        return self.uc.in_shadow(self._scratch)
+
     # Delivery ---------------------------------------------------------------------------------------------------------
 
     def push_frame(self, handler: int, error_code: int | None = None) -> bool:
@@ -292,15 +314,12 @@ class Cpu:
         """A copy of everything but memory."""
         context = self.uc.new_context()
         self.uc.save(context)
-        return CpuState(context, self.uc.rip, self.retired, self.interrupts, self.view)
+        return CpuState(context, self)
 
     def save_into(self, state: CpuState) -> None:
         """:meth:`save` into a state that is not needed any more."""
         self.uc.save(state.context)
-        state.rip = self.uc.rip
-        state.retired = self.retired
-        state.interrupts = self.interrupts
-        state.view = self.view
+        state.keep(self)
 
     def restore(self, state: CpuState) -> None:
         """Go back to ``state``."""
@@ -308,4 +327,5 @@ class Cpu:
         self.uc.rip = state.rip
         self.retired = state.retired
         self.interrupts = state.interrupts
+        self.nmi = state.nmi
         self.view = state.view

@@ -9,7 +9,7 @@ from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP
 from arch_x86.isa.decode import MAX_INSN_SIZE, decode
 
-__all__ = ("diagnose", "make_fault", "original_place")
+__all__ = ("diagnose", "instruction_with", "make_fault", "original_place")
 
 _UD2 = b"\x0f\x0b"
 _INT_N = b"\xcd"
@@ -75,7 +75,7 @@ def original_place(machine: Machine, vcpu: Cpu, rip: int, rsp: int | None = None
     return machine.trap_handler.original_ip(rip) if machine.trap_handler is not None else rip
 
 
-def _instruction_with(machine: Machine, addr: int) -> int:
+def instruction_with(machine: Machine, addr: int) -> int:
     """Start of the image's instruction that has a byte at ``addr``; ``addr`` itself where no function tells."""
     found = machine.kallsyms.lookup(addr)
     if found is None or not machine.image.is_text(addr):
@@ -99,7 +99,7 @@ def diagnose(
     """The fault record for an exception ``vector`` (or a given ``kind``) at ``rip``, where the stack pointer is ``rsp``."""
     at, rip = rip, original_place(machine, vcpu, rip, rsp)
     if kind in _BEHIND:
-        rip = _instruction_with(machine, rip)
+        rip = instruction_with(machine, rip)
     cr2 = vcpu.uc.cr2
     # The image's own bytes, not the text: a probe's breakpoint would hide the instruction that faulted.
     code = machine.image.read(rip, 15) if machine.image.is_text(rip) else machine.text.read(rip, 15)

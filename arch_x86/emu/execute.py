@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from arch_x86.emu.bringup import bring_up
-from arch_x86.emu.cpu import FLAG_IF, Cpu, ExitReason
+from arch_x86.emu.cpu import FLAG_IF, Cpu, ExitReason, NmiPhase
 from arch_x86.emu.diagnose import diagnose, make_fault, original_place
 from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.emu.images.routines import ENDINGS
@@ -93,6 +93,7 @@ class Executor:
         uc.write_xmm(b"".join(struct.pack("<d8x", value) for value in floats).ljust(256, b"\0"))
         self.machine.ram.write(top - 8, struct.pack("<Q", self.machine.stubs.call_return))
         vcpu.rip = addr
+        vcpu.nmi = NmiPhase.NONE
         task.base_rsp = top
         task.state = TaskState.RUNNING
         task.fault = None
@@ -150,15 +151,29 @@ class Executor:
         return task.fault
 
     def interrupt(self, cpu: int) -> bool:
-        """Deliver an external interrupt, if IF allows one here."""
+        """Deliver an external interrupt, if IF allows one here and the last instruction was neither STI nor MOV SS."""
         vcpu = self.machine.cpus[cpu]
         vcpu.uc.load()
-        if not vcpu.uc.gpr[RFLAGS] & FLAG_IF:
+        if not vcpu.uc.gpr[RFLAGS] & FLAG_IF or vcpu.in_shadow:
             return False
         if not vcpu.push_frame(self.machine.stubs.interrupt):
             self._stack_gone(vcpu)
             return True
         vcpu.interrupts += 1
+        return True
+
+    def deliver_nmi(self, cpu: int) -> bool:
+        """Deliver a non-maskable interrupt to ``cpu``, which is in a call, at the present boundary, whatever IF says.
+
+        :returns: False, and nothing done, while the last one has not returned and right behind MOV SS: try again an instruction later.
+        """
+        vcpu = self.machine.cpus[cpu]
+        if self._traps.nmi_is_blocked(vcpu):
+            return False
+        if vcpu.push_frame(self.machine.stubs.nmi):
+            vcpu.nmi = NmiPhase.ENTERED
+        else:
+            self._stack_gone(vcpu)
         return True
 
     def _measure_handler(self, vcpu: Cpu) -> int:
@@ -235,6 +250,8 @@ class Executor:
             machine.tasks[vcpu.index].state = TaskState.IDLE
         elif name == "optimized_callback":
             self._traps.optimized_callback(vcpu)
+        elif name == "nmi":
+            self._traps.nmi(vcpu)
         elif name == "schedule":
             pass  # a voluntary schedule(): nobody else to run
         elif name is not None:

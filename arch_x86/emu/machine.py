@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -116,6 +116,7 @@ class Machine:
     """An image loaded into a machine of ``cpus`` vCPUs.
 
     :param pool: emulator instances to reuse; a machine without one makes its own.
+    :ivar nmi_handler: called with the vCPU's number and the interrupted registers, which it may change, on each NMI.
     :raises InputError: more than 8 vCPUs or none, or an image that can't be laid out.
     """
 
@@ -129,6 +130,7 @@ class Machine:
         self.kallsyms = Kallsyms(image)
         self.clock = 0
         self.trap_handler: TrapHandler | None = None
+        self.nmi_handler: Callable[[int, PtRegs], None] | None = None
         self.participants: list[Participant] = []
         self.import_at: dict[int, str] = {}
         self.is_up = False

@@ -12,10 +12,12 @@ from typing import Final
 from arch_x86.isa.assemble import assemble
 from arch_x86.isa.decode import decode
 
-__all__ = ("GS_INTERRUPTS", "VECTORS", "Stubs", "build_stubs")
+__all__ = ("GS_INTERRUPTS", "GS_NMIS", "VECTORS", "Stubs", "build_stubs")
 
 GS_INTERRUPTS: Final = 0xF00
 """Offset in the per-CPU area of the number of interrupts that this CPU's handler has taken."""
+GS_NMIS: Final = 0xF08
+"""The same of NMIs."""
 
 VECTORS: Final = {
     0: ("divide_error", False),
@@ -43,9 +45,8 @@ _EXCEPTION: Final = f"{_PUSH_ALL}; hlt; {_POP_ALL}; add rsp, 8; iretq"
 _GAP: Final = "; ".join(["push qword ptr [rsp + 40]"] * 6)
 _GAP_SIZE: Final = 48
 # A real handler saves what it uses, and leaves nothing under its stack pointer as it was: this one uses every register,
-# sets the flags that nobody expects, scribbles over the 128 bytes under it, and counts.
-_INTERRUPT: Final = f"""
-{_PUSH_ALL}
+# sets the flags that nobody expects, scribbles over the 128 bytes under it, and counts. So does that of the NMI, which asks the host, too.
+_HOSTILE: Final = """
 cld
 mov rax, 0x5a5a5a5aa5a5a5a5
 lea rdi, [rsp - 128]
@@ -53,13 +54,13 @@ mov ecx, 16
 rep stosq
 mov rbx, rax; mov rdx, rax; mov rsi, rax; mov rbp, rax; mov r8, rax; mov r9, rax; mov r10, rax; mov r11, rax
 mov r12, rax; mov r13, rax; mov r14, rax; mov r15, rax
-mov ecx, {GS_INTERRUPTS}
+mov ecx, {counter}
 inc qword ptr gs:[rcx]
 add rax, rax
 std
-{_POP_ALL}
-iretq
 """
+_INTERRUPT: Final = f"{_PUSH_ALL}{_HOSTILE.format(counter=GS_INTERRUPTS)}{_POP_ALL}; iretq"
+_NMI: Final = f"push -1; {_PUSH_ALL}{_HOSTILE.format(counter=GS_NMIS)}hlt; {_POP_ALL}; add rsp, 8; iretq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Stubs:
     call_return: int
     schedule: int
     interrupt: int
+    nmi: int
     optimized_callback: int
     exceptions: dict[int, int]
     hypercalls: dict[int, str]
@@ -115,7 +117,8 @@ def build_stubs(base: int, *, int3_gap: bool = False) -> Stubs:
         else:
             exceptions[vector] = add(name, f"push -1; {_EXCEPTION}", behind=(1, 0))
     interrupt = add("interrupt", _INTERRUPT)
-    return Stubs(bytes(code), call_return, schedule, interrupt, callback, exceptions, hypercalls, frames)
+    nmi = add("nmi", _NMI)  # the last one: what stands behind its start is its own
+    return Stubs(bytes(code), call_return, schedule, interrupt, nmi, callback, exceptions, hypercalls, frames)
 
 
 def _frames(body: bytes, at: int, depth: int, behind: tuple[int, int], gap: int) -> Iterator[tuple[int, tuple[int, int]]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from arch_x86.emu.cpu import FLAG_TF, Cpu
-from arch_x86.emu.diagnose import diagnose
+from arch_x86.emu.cpu import FLAG_TF, Cpu, NmiPhase
+from arch_x86.emu.diagnose import diagnose, instruction_with, original_place
 from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RDI, RSI, RSP
@@ -18,6 +18,7 @@ __all__ = ("Traps",)
 
 _DEBUG, _BREAKPOINT = 1, 3
 _NOP: Final = b"\x90"
+_STI: Final = b"\xfb"
 _REPE: Final = 0xF3
 _REX_B: Final = 1
 
@@ -54,6 +55,33 @@ class Traps:
             return None
         rip = regs.ip - 1 if vector == _BREAKPOINT else regs.ip
         return diagnose(machine, vcpu, rip, None, vector=vector, rsp=regs.sp)
+
+    # NMIs -------------------------------------------------------------------------------------------------------------
+
+    def nmi(self, vcpu: Cpu) -> None:
+        """The NMI's stub has pushed pt_regs and asks what to do."""
+        vcpu.uc.load()
+        at = vcpu.uc.gpr[RSP]
+        if self._machine.nmi_handler is not None:
+            regs = self._regs_at(at)
+            self._machine.nmi_handler(vcpu.index, regs)
+            self._machine.ram.write(at, regs.pack())
+        vcpu.nmi = NmiPhase.RETURNING
+
+    def nmi_is_blocked(self, vcpu: Cpu) -> bool:
+        """By one that has not returned yet, or because MOV SS was just executed: its user is about to load RSP, too."""
+        stubs = self._machine.stubs
+        if vcpu.nmi is NmiPhase.ENTERED or (vcpu.nmi is NmiPhase.RETURNING and vcpu.rip in stubs.frames and vcpu.rip > stubs.nmi):
+            return True
+        return vcpu.in_shadow and not self._is_behind_sti(vcpu)
+
+    def _is_behind_sti(self, vcpu: Cpu) -> bool:
+        machine = self._machine
+        rip = instruction_with(machine, original_place(machine, vcpu, vcpu.rip - 1))
+        insn = decode(machine.image.read(rip, MAX_INSN_SIZE), rip)
+        return insn is not None and insn.opcode == _STI
+
+    # Traps ------------------------------------------------------------------------------------------------------------
 
     def _regs_at(self, addr: int) -> PtRegs:
         data = self._machine.ram.read(addr, PT_REGS_SIZE)

@@ -18,7 +18,7 @@ from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
 from engine.errors import EngineBug
 
-__all__ = ("GPR_NAMES", "NO_LIMIT", "Context", "Probe", "UcInstance", "UcPool")
+__all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "Context", "Probe", "UcInstance", "UcPool")
 
 _LIB: Final[Any] = _binding.uclib  # pyright: ignore[reportUnknownMemberType]
 
@@ -71,6 +71,7 @@ NO_LIMIT: Final = 0x0123_4567_89AB
 _PAGE: Final = 4096
 _VECTOR_INVALID: Final = 6
 _ERROR_FETCH: Final = 16
+SHADOW: Final = 1 << 3
 _VECTOR_SYSCALL: Final = 0x100
 """Pseudo vector for ``syscall``/``sysenter``, which Unicorn would silently skip."""
 
@@ -83,17 +84,24 @@ class Probe:
     (a second page fault would then become a double fault).
     ``error_code``: offset in a saved context of the last page fault's error code.
     ``software``: offset in a saved context of whether an ``int n`` raised the last exception.
+    ``shadow``: offset in a saved context of the word whose bit :data:`SHADOW` is set right after STI and MOV SS.
     """
 
-    __slots__ = ("counter", "error_code", "exception", "software")
+    __slots__ = ("counter", "error_code", "exception", "shadow", "software")
 
     def __init__(
-        self, counter: int | None = None, exception: int | None = None, error_code: int | None = None, software: int | None = None
+        self,
+        counter: int | None = None,
+        exception: int | None = None,
+        error_code: int | None = None,
+        software: int | None = None,
+        shadow: int | None = None,
     ) -> None:
         self.counter = counter
         self.exception = exception
         self.error_code = error_code
         self.software = software
+        self.shadow = shadow
 
 
 class Context:
@@ -407,6 +415,10 @@ class UcInstance:
     def was_software(self, context: Context) -> bool:
         """After an exception: an ``int n`` raised it, as far as can be told; RIP is behind it. ``context`` is scratch room."""
         return bool(self._private(context, self._probe.software))
+
+    def in_shadow(self, context: Context) -> bool:
+        """The last instruction was STI or MOV SS, as far as can be told. ``context`` is scratch room."""
+        return bool(self._private(context, self._probe.shadow) & SHADOW)
 
     def _private(self, context: Context, offset: int | None) -> int:
         if offset is None:

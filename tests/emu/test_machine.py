@@ -269,18 +269,18 @@ class TestInterrupts:
         assert cpu.interrupts == 200 // period if period > 1 else cpu.interrupts >= 199
         assert r.machine.ram.read_u64(r.machine.layout.gs_base(0) + GS_INTERRUPTS) == cpu.interrupts
 
-    def test_an_interrupt_waits_until_if_is_set(self, rig):
-        r = rig("cli; nop; nop; sti; nop; ret")
+    def test_an_interrupt_waits_until_if_is_set_and_one_instruction_more(self, rig):
+        r = rig("cli; nop; nop; sti; nop; nop; ret")
         r.begin()
         delivered = []
-        for _ in range(5):
+        for _ in range(6):
             delivered.append(r.executor.interrupt(0))
             if delivered[-1]:
                 r.machine.cpus[0].run(1)
                 while not r.machine.cpus[0].rflags & FLAG_IF:
                     r.machine.cpus[0].run(1)
             r.executor.advance(0, 1)
-        assert delivered == [True, False, False, False, True]
+        assert delivered == [True, False, False, False, False, True]
 
     def test_the_frame_is_real_aligned_and_holds_the_interrupted_state(self, rig):
         r = rig("sub rsp, 24; std; nop; ret")
@@ -437,4 +437,4 @@ class TestCalibration:
     def test_the_private_offsets_are_found_in_the_pinned_unicorn(self):
         probe = calibrate()
         assert probe.counter is not None
-        assert None not in (probe.exception, probe.error_code, probe.software)
+        assert None not in (probe.exception, probe.error_code, probe.software, probe.shadow)
