@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any, cast
 
 from engine.arguments import parse_number
 from engine.errors import InputError
@@ -32,6 +33,14 @@ class EveryPlan:
         del cpu
         return self._period
 
+    def save_state(self) -> Any:
+        """For a snapshot of the machine whose retired instructions these are."""
+        return dict(self._next)
+
+    def restore_state(self, state: Any) -> None:
+        """Go back: the interrupts that follow are those that followed then. None: as never used."""
+        self._next = dict(cast("dict[int, int]", state or {}))
+
 
 class RandomPlan(EveryPlan):
     """Gaps drawn evenly from 1 to 2 * ``mean`` - 1, from a generator a CPU, so that CPUs do not disturb each other."""
@@ -54,6 +63,19 @@ class RandomPlan(EveryPlan):
             random = self._random[cpu] = Random(self._seed * 64 + cpu)
         # getrandbits is stable across Python versions; randrange need not be.
         return 1 + random.getrandbits(48) % (2 * self._mean - 1)
+
+    def save_state(self) -> Any:
+        """The generators, too."""
+        return super().save_state(), {cpu: random.getstate() for cpu, random in self._random.items()}
+
+    def restore_state(self, state: Any) -> None:
+        """Go back, or start anew."""
+        due, generators = cast("tuple[Any, dict[int, Any]]", state or (None, {}))
+        super().restore_state(due)
+        self._random.clear()
+        for cpu, generator in generators.items():
+            self._random[cpu] = Random()
+            self._random[cpu].setstate(generator)
 
 
 def parse_interrupts(text: str) -> EveryPlan | None:

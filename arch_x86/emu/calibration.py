@@ -1,10 +1,11 @@
-"""Where Unicorn keeps three numbers that its interface does not give, found by looking for them at run time.
+"""Where Unicorn keeps five numbers that its interface does not give, found by looking for them at run time.
 
 The instruction counter: a run that ends early does not say how far it came. The last exception: Unicorn remembers it for
 the double-fault rule (SDM vol. 3, 6.15), but only delivery through an IDT, which it does not have, would clear it. The page fault's
-error code: only it tells a fetch from a load. All are found by content, checked by a second measurement, and done without where the
-check fails: counting falls back on a callback an instruction, an exception is forgotten only with the instance, and all text
-is mapped from the start.
+error code: only it tells a fetch from a load. Whether an ``int n`` raised an exception: it has the same vector as fault n. Whether STI
+or MOV SS holds interrupts back for another instruction: it is us who deliver them. All are found by content, checked by a second
+measurement, and done without where the check fails: counting falls back on a callback an instruction, an exception is forgotten only
+with the instance, all text is mapped from the start, ``int 13`` is taken for #GP, and interrupts come right after STI.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import mmap
 import struct
 from ctypes import c_size_t, c_void_p
 
-from arch_x86.emu.uc import NO_LIMIT, Context, Probe, UcInstance
+from arch_x86.emu.uc import NO_LIMIT, SHADOW, Context, Probe, UcInstance
 
 __all__ = ("calibrate",)
 
 _PAGE_FAULT = 14
+_DATA_SELECTOR = 16
 _LOAD = b"\x8b\x04\x25\x00\x00\x10\x00\xf4"  # mov eax, [0x00100000], which is not mapped
 _STORE = b"\x89\x04\x25\x00\x00\x10\x00\xf4"
+_INT_14 = b"\xcd\x0e\xf4"
 _JUMP = b"\xe9\xfb\x9f\x0f\x00\xf4"  # from 0x6000 to 0x100000
 
 
@@ -33,7 +36,13 @@ def calibrate() -> Probe:
         instance.map_host(0, 0x8000, host, room)
         counter = _find_counter(instance, room)
         _enter_paging(instance, room)
-        return Probe(counter=counter, exception=_find_exception(instance, room), error_code=_find_error_code(instance, room))
+        return Probe(
+            counter=counter,
+            exception=_find_exception(instance, room),
+            error_code=_find_field(instance, room, {_LOAD: 0, _STORE: 2, _JUMP: 16}),  # SDM vol. 3, 4.7
+            software=_find_field(instance, room, {_LOAD: 0, _STORE: 0, _INT_14: 1}),
+            shadow=_find_shadow(instance, room),
+        )
     finally:
         instance.close()
 
@@ -69,7 +78,7 @@ def _enter_paging(instance: UcInstance, room: mmap.mmap) -> None:
     for page in range(8):
         struct.pack_into("<Q", room, 0x4000 + 8 * page, (0x1000 * page) | 3)
     struct.pack_into("<3Q", room, 0x7000, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
-    instance.enter_long_mode(0x1000, 0x7000, 0x17, 8, 16)
+    instance.enter_long_mode(0x1000, 0x7000, 0x17, 8, _DATA_SELECTOR)
 
 
 def _find_exception(instance: UcInstance, room: mmap.mmap) -> int | None:
@@ -81,13 +90,39 @@ def _find_exception(instance: UcInstance, room: mmap.mmap) -> int | None:
     return found[0] * 4 if len(found) == 1 else None
 
 
-def _find_error_code(instance: UcInstance, room: mmap.mmap) -> int | None:
-    """The one 32-bit field that is 0 after a load from nowhere, 2 after a store and 16 after a jump there (SDM vol. 3, 4.7)."""
+def _find_field(instance: UcInstance, room: mmap.mmap, values: dict[bytes, int]) -> int | None:
+    """The one 32-bit field of the context that has these values after these pieces of code, there and back."""
     before = instance.new_context()
     instance.save(before)
-    runs = [_fault(instance, room, before, code) for code in (_LOAD, _STORE, _JUMP, _STORE, _LOAD)]
-    found = [i for i, values in enumerate(zip(*runs, strict=False)) if values == (0, 2, 16, 2, 0)]
+    order = (*values, *reversed(values))
+    runs = [_fault(instance, room, before, code) for code in order]
+    found = [i for i, seen in enumerate(zip(*runs, strict=False)) if seen == tuple(values[code] for code in order)]
     return found[0] * 4 if len(found) == 1 else None
+
+
+def _find_shadow(instance: UcInstance, room: mmap.mmap) -> int | None:
+    """The one 32-bit field that has one bit more, :data:`SHADOW`, right after ``sti`` and after ``mov ss``, and only then."""
+    found: list[set[int]] = []
+    for code in (b"\x90\xfb\x90\x90", b"\x90\x8e\xd0\x90\x90"):  # sti; mov ss, eax
+        before = instance.new_context()
+        instance.save(before)
+        room[0x6000 : 0x6000 + len(code)] = code
+        instance.flush_translations()
+        instance.load()
+        instance.gpr[0] = _DATA_SELECTOR
+        instance.store()
+        instance.rip = 0x6000
+        seen: list[tuple[int, ...]] = []
+        for _ in range(3):
+            instance.start(1)
+            after = instance.new_context()
+            instance.save(after)
+            seen.append(_words(after))
+        instance.restore(before)
+        plain, shadowed, later = seen
+        found.append({i for i, word in enumerate(plain) if not word & SHADOW and shadowed[i] == word | SHADOW and later[i] == word})
+    both = found[0] & found[1]
+    return both.pop() * 4 if len(both) == 1 else None
 
 
 def _fault(instance: UcInstance, room: mmap.mmap, before: Context, code: bytes) -> tuple[int, ...]:

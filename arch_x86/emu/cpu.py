@@ -16,7 +16,7 @@ from arch_x86.emu.memory import PageTables, Ram
 from arch_x86.emu.uc import RFLAGS, RSP, UC_ERR_INSN_INVALID, Context, UcInstance
 from arch_x86.text.version import PAGE_SIZE, TextPage, TextVersion
 
-__all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "FLAG_DF", "FLAG_IF", "FLAG_TF", "Cpu", "CpuState", "ExitReason")
+__all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "FLAG_DF", "FLAG_IF", "FLAG_TF", "Cpu", "CpuState", "ExitReason", "NmiPhase")
 
 CODE_SELECTOR: Final = 0x08
 DATA_SELECTOR: Final = 0x10
@@ -29,7 +29,10 @@ _RED_ZONE: Final = 128
 _FRAME: Final = struct.Struct("<5Q")
 _FRAME_CODE: Final = struct.Struct("<6Q")
 _TRAPS: Final = frozenset({1, 3, 4})
-_PAGE_FAULT: Final = 14
+_BREAKPOINT, _INVALID, _PAGE_FAULT = 3, 6, 14
+_INT3: Final = 0xCC
+_CANONICAL: Final = 1 << 47
+_MASK: Final = (1 << 64) - 1
 _CONTRIBUTORY: Final = frozenset({0, 8, 10, 11, 12, 13, 14})
 
 
@@ -42,23 +45,40 @@ class ExitReason(Enum):
     """An exception: :attr:`Cpu.vector`; nothing has been delivered yet."""
     HYPERCALL = auto()
     """A ``hlt`` was executed; RIP is behind it."""
+    SOFTWARE = auto()
+    """An ``int n``: RIP is behind it."""
     SYSCALL = auto()
     """``syscall`` or ``sysenter``: there is no system here."""
     STUCK = auto()
     """The emulator gave up: :attr:`Cpu.error`."""
 
 
+class NmiPhase(Enum):
+    """Where a vCPU is with an NMI: blocked further ones are from its delivery to its ``iretq``."""
+
+    NONE = auto()
+    """Nowhere; or, after ``RETURNING``, until the stub is left."""
+    ENTERED = auto()
+    RETURNING = auto()
+    """The host's handler has run; the rest of the stub is left."""
+
+
 class CpuState:
     """All of one vCPU at a moment; see :meth:`Cpu.save`."""
 
-    __slots__ = ("context", "interrupts", "retired", "rip", "view")
+    __slots__ = ("context", "interrupts", "nmi", "retired", "rip", "view")
 
-    def __init__(self, context: Context, rip: int, retired: int, interrupts: int, view: TextVersion) -> None:
+    def __init__(self, context: Context, cpu: Cpu) -> None:
         self.context = context
-        self.rip = rip
-        self.retired = retired
-        self.interrupts = interrupts
-        self.view = view
+        self.keep(cpu)
+
+    def keep(self, cpu: Cpu) -> None:
+        """What the context does not hold."""
+        self.rip = cpu.rip
+        self.retired = cpu.retired
+        self.interrupts = cpu.interrupts
+        self.nmi = cpu.nmi
+        self.view = cpu.view
 
 
 class Cpu:
@@ -76,11 +96,13 @@ class Cpu:
         "_present",
         "_ram",
         "_scratch",
+        "_strays",
         "_tables",
         "_waiting",
         "error",
         "index",
         "interrupts",
+        "nmi",
         "red_zone",
         "retired",
         "uc",
@@ -105,6 +127,7 @@ class Cpu:
         self.red_zone = red_zone
         self.retired = 0
         self.interrupts = 0
+        self.nmi = NmiPhase.NONE
         self.vector = -1
         self.error = 0
         self._ram = ram
@@ -112,6 +135,7 @@ class Cpu:
         self._frames = frames
         self._mapped: TextVersion | None = None
         self._present: dict[int, TextPage] = {}
+        self._strays: dict[int, dict[int, bytes]] = {}
         self._waiting: dict[int, TextPage] = {}
         self._scratch = uc.new_context()
         self._lazy = uc.tells_fetches
@@ -147,9 +171,17 @@ class Cpu:
         return retired
 
     def _show_page(self, page: TextPage) -> None:
-        if page.vpn not in self._present:
-            for stray in self._frames.guards.strays(page.vpn):
-                self.uc.trap_at(stray)
+        strays = self._strays.get(page.vpn)
+        if strays is None:
+            strays = self._strays[page.vpn] = self._frames.guards.strays(page.vpn)
+            for addr in strays:
+                self.uc.trap_at(addr)
+        for addr, raw in strays.items():
+            offset = addr % PAGE_SIZE
+            if raw.startswith(page.content[offset : offset + len(raw)]):
+                self.uc.patched.discard(addr)
+            else:
+                self.uc.patched.add(addr)
         self._present[page.vpn] = page
         self._tables.map_code(self.index, page.vpn, self._frames.frame(page))
 
@@ -195,19 +227,33 @@ class Cpu:
         uc = self.uc
         self.error = uc.err
         if vector is None and uc.err == UC_ERR_INSN_INVALID:
-            vector = 6
+            vector = _INVALID
         if vector is None:
-            self.retired += began - 1
-            return ExitReason.STUCK, began - 1
+            retired = max(0, began - 1)
+            self.retired += retired
+            return ExitReason.STUCK, retired
         if vector >= 0x100:
             self.retired += began
             return ExitReason.SYSCALL, began
+        self.vector = vector
+        software = self._was_software(vector)
+        # Where nothing could be fetched, nothing has begun: the last that did is the branch there.
+        canonical = uc.rip + _CANONICAL & _MASK < 2 * _CANONICAL
+        nothing_begun = not canonical or (vector == _PAGE_FAULT and uc.was_fetch(self._scratch))
         if vector in _CONTRIBUTORY:
             uc.forget_exception(self._scratch)
-        retired = began if vector in _TRAPS or vector > 31 else began - 1
+        retired = began if software or nothing_begun or vector in _TRAPS else max(0, began - 1)
         self.retired += retired
-        self.vector = vector
-        return ExitReason.EXCEPTION, retired
+        return ExitReason.SOFTWARE if software else ExitReason.EXCEPTION, retired
+
+    def _was_software(self, vector: int) -> bool:
+        """An ``int n`` raised ``vector``, which is not what a breakpoint (one byte) or a fault does."""
+        if vector > 31:
+            return True
+        if vector == _BREAKPOINT:
+            page = self._present.get((self.uc.rip - 1) // PAGE_SIZE)
+            return page is not None and page.content[(self.uc.rip - 1) % PAGE_SIZE] != _INT3
+        return vector != _INVALID and self.uc.was_software(self._scratch)
 
     def run_uncounted(self) -> ExitReason:
         """Execute until something happens, without counting instructions (as fast as the emulator goes, and without a limit)."""
@@ -237,6 +283,11 @@ class Cpu:
         self.uc.load()
         return tuple(self.uc.gpr)
 
+    @property
+    def in_shadow(self) -> bool:
+        """The last instruction was STI or MOV SS: no interrupt is delivered before the next one has been executed."""
+        return self.uc.in_shadow(self._scratch)
+
     # Delivery ---------------------------------------------------------------------------------------------------------
 
     def push_frame(self, handler: int, error_code: int | None = None) -> bool:
@@ -248,7 +299,7 @@ class Cpu:
         uc = self.uc
         uc.load()
         rsp, rflags = uc.gpr[RSP], uc.gpr[RFLAGS]
-        top = ((rsp - _RED_ZONE if self.red_zone else rsp) & ~15) & 0xFFFF_FFFF_FFFF_FFFF
+        top = ((rsp - _RED_ZONE if self.red_zone else rsp) & ~15) & _MASK
         words = (uc.rip, CODE_SELECTOR, rflags, rsp, DATA_SELECTOR)
         frame = _FRAME.pack(*words) if error_code is None else _FRAME_CODE.pack(error_code, *words)
         if not self._ram.write(top - len(frame), frame):
@@ -263,15 +314,12 @@ class Cpu:
         """A copy of everything but memory."""
         context = self.uc.new_context()
         self.uc.save(context)
-        return CpuState(context, self.uc.rip, self.retired, self.interrupts, self.view)
+        return CpuState(context, self)
 
     def save_into(self, state: CpuState) -> None:
         """:meth:`save` into a state that is not needed any more."""
         self.uc.save(state.context)
-        state.rip = self.uc.rip
-        state.retired = self.retired
-        state.interrupts = self.interrupts
-        state.view = self.view
+        state.keep(self)
 
     def restore(self, state: CpuState) -> None:
         """Go back to ``state``."""
@@ -279,4 +327,5 @@ class Cpu:
         self.uc.rip = state.rip
         self.retired = state.retired
         self.interrupts = state.interrupts
+        self.nmi = state.nmi
         self.view = state.view

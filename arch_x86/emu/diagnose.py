@@ -6,12 +6,15 @@ from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.emu.guards import guard_reason
 from arch_x86.emu.machine import Machine
-from arch_x86.isa.decode import decode
-from arch_x86.probes.ptregs import PtRegs
+from arch_x86.emu.uc import RSP
+from arch_x86.isa.decode import MAX_INSN_SIZE, decode
 
-__all__ = ("diagnose", "make_fault")
+__all__ = ("diagnose", "instruction_with", "make_fault", "original_place")
 
 _UD2 = b"\x0f\x0b"
+_INT_N = b"\xcd"
+_FRAME_RSP = 24
+_BEHIND = (FaultKind.SOFTWARE_INTERRUPT, FaultKind.SYSTEM_CALL)  # known by the address behind them, and prefixes vary the length
 _BY_VECTOR = {
     0: FaultKind.DIVIDE_ERROR,
     1: FaultKind.DEBUG,
@@ -54,21 +57,62 @@ def _page_fault_kind(machine: Machine, rip: int, cr2: int) -> FaultKind:
     return FaultKind.WRITE_TO_CONSTANT if machine.read(cr2, 1) is not None else FaultKind.UNMAPPED_ACCESS
 
 
+def original_place(machine: Machine, vcpu: Cpu, rip: int, rsp: int | None = None) -> int:
+    """The image's instruction that brought ``vcpu`` to ``rip``: out of stubs by the frames on the stack, out of copies by the probe.
+
+    :param rsp: the stack pointer at ``rip``, where it is not the present one.
+    """
+    rsp = vcpu.registers()[RSP] if rsp is None else rsp
+    while rip in machine.stubs.frames:
+        depth, behind = machine.stubs.frames[rip]
+        came_from, before = machine.ram.read_u64(rsp + depth), machine.ram.read_u64(rsp + depth + _FRAME_RSP)
+        if came_from is None or before is None:
+            break
+        rip = came_from - behind
+        if before <= rsp:  # no frame, or not the guest's stack any more
+            break
+        rsp = before
+    return machine.trap_handler.original_ip(rip) if machine.trap_handler is not None else rip
+
+
+def instruction_with(machine: Machine, addr: int) -> int:
+    """Start of the image's instruction that has a byte at ``addr``; ``addr`` itself where no function tells."""
+    found = machine.kallsyms.lookup(addr)
+    if found is None or not machine.image.is_text(addr):
+        return addr
+    symbol, offset = found
+    code = machine.image.read(symbol.addr, offset + MAX_INSN_SIZE)
+    at = 0
+    while at <= offset:
+        insn = decode(code[at : at + MAX_INSN_SIZE], symbol.addr + at)
+        if insn is None:
+            break
+        if at + insn.length > offset:
+            return symbol.addr + at
+        at += insn.length
+    return addr
+
+
 def diagnose(
-    machine: Machine, vcpu: Cpu, rip: int, kind: FaultKind | None, *, vector: int | None = None, regs: PtRegs | None = None
+    machine: Machine, vcpu: Cpu, rip: int, kind: FaultKind | None, *, vector: int | None = None, rsp: int | None = None
 ) -> GuestFault:
-    """The fault record for an exception ``vector`` (or a given ``kind``) at ``rip``."""
-    del regs  # the registers at the fault are for the timeline of a later part
+    """The fault record for an exception ``vector`` (or a given ``kind``) at ``rip``, where the stack pointer is ``rsp``."""
+    at, rip = rip, original_place(machine, vcpu, rip, rsp)
+    if kind in _BEHIND:
+        rip = instruction_with(machine, rip)
     cr2 = vcpu.uc.cr2
     # The image's own bytes, not the text: a probe's breakpoint would hide the instruction that faulted.
     code = machine.image.read(rip, 15) if machine.image.is_text(rip) else machine.text.read(rip, 15)
     insn = decode(code, rip) if code else None
     guarded = guard_reason(insn) if insn is not None and vector == 6 else None
     if kind is None:
-        kind = _page_fault_kind(machine, rip, cr2) if vector == 14 else _BY_VECTOR.get(vector or 0, FaultKind.EMULATOR)
+        kind = _page_fault_kind(machine, at, cr2) if vector == 14 else _BY_VECTOR.get(vector or 0, FaultKind.EMULATOR)
     if guarded is not None:
         kind = FaultKind.UNSUPPORTED_OPCODE
         words = f"uses {guarded}"
+    elif vector == 6 and insn is not None and insn.opcode == _INT_N:  # `int 6`, which the emulator takes for an invalid opcode
+        kind = FaultKind.SOFTWARE_INTERRUPT
+        words = _WORDS[kind]
     elif kind is FaultKind.INVALID_OPCODE and insn is not None and insn.raw != _UD2 and not insn.text.startswith("ud"):
         kind = FaultKind.UNSUPPORTED_OPCODE
         words = "is an instruction that the emulator does not support"

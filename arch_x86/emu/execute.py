@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from arch_x86.emu.bringup import bring_up
-from arch_x86.emu.cpu import FLAG_IF, FLAG_TF, Cpu, ExitReason
-from arch_x86.emu.diagnose import diagnose, make_fault
+from arch_x86.emu.cpu import FLAG_IF, Cpu, ExitReason, NmiPhase
+from arch_x86.emu.diagnose import diagnose, make_fault, original_place
 from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.emu.images.routines import ENDINGS
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.stubs import VECTORS
 from arch_x86.emu.task import TaskState
-from arch_x86.emu.uc import RAX, RDI, RFLAGS, RSI, RSP
-from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
+from arch_x86.emu.traps import Traps
+from arch_x86.emu.uc import RAX, RFLAGS, RSP
 from engine.errors import EngineBug
 
 __all__ = ("INTEGER_ARGUMENTS", "Executor", "InterruptPlan")
@@ -28,8 +28,7 @@ INTEGER_ARGUMENTS: Final = (7, 6, 2, 1, 8, 9)
 _FLAGS_AT_CALL: Final = 0x202
 _HANDLER_MAX: Final = 1_000
 _ENOSYS: Final = -38 & (1 << 64) - 1
-_PAUSE: Final = b"\xf3\x90"
-_BREAKPOINT, _DEBUG, _PAGE_FAULT = 3, 1, 14
+_PAGE_FAULT: Final = 14
 _ERROR_WRITE, _ERROR_FETCH = 2, 16
 
 
@@ -45,6 +44,14 @@ class InterruptPlan(Protocol):
         runs does not count, or a short period would never let the interrupted code go on."""
         ...
 
+    def save_state(self) -> Any:
+        """For a snapshot."""
+        ...
+
+    def restore_state(self, state: Any) -> None:
+        """From a snapshot; None: as never used."""
+        ...
+
 
 class Executor:
     """Runs the vCPUs of one machine, which it brings up first if nobody has.
@@ -55,6 +62,7 @@ class Executor:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._exception_at = machine.stubs.exceptions
+        self._traps = Traps(machine)
         self._handler_length: int | None = None
         self.has_system = True
         bring_up(self)
@@ -62,7 +70,9 @@ class Executor:
     # Calls ------------------------------------------------------------------------------------------------------------
 
     def begin_call(self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()) -> None:
-        """Set vCPU ``cpu`` up as if just called at ``addr`` (System V: at most 6 integers and 8 doubles, DF clear, stack aligned)."""
+        """Set vCPU ``cpu`` up as if just called at ``addr`` (System V: at most 6 integers and 8 doubles, DF clear, stack aligned, x87
+        and MXCSR as after reset).
+        """
         task = self.machine.tasks[cpu]
         if task.state is TaskState.RUNNING:
             raise EngineBug(f"CPU {cpu} is still in a call")
@@ -79,9 +89,11 @@ class Executor:
         uc.gpr[RSP] = top - 8
         uc.gpr[RFLAGS] = _FLAGS_AT_CALL
         uc.store()
+        uc.reset_floating_point()
         uc.write_xmm(b"".join(struct.pack("<d8x", value) for value in floats).ljust(256, b"\0"))
         self.machine.ram.write(top - 8, struct.pack("<Q", self.machine.stubs.call_return))
         vcpu.rip = addr
+        vcpu.nmi = NmiPhase.NONE
         task.base_rsp = top
         task.state = TaskState.RUNNING
         task.fault = None
@@ -129,7 +141,7 @@ class Executor:
         """End the call on ``cpu`` with an instruction-limit fault."""
         vcpu = self.machine.cpus[cpu]
         text = f"the call did not end within {limit} instructions (--max-instructions)"
-        self._end(vcpu, make_fault(self.machine, cpu, vcpu.rip, FaultKind.INSTRUCTION_LIMIT, text))
+        self._end(vcpu, make_fault(self.machine, cpu, original_place(self.machine, vcpu, vcpu.rip), FaultKind.INSTRUCTION_LIMIT, text))
 
     def run_uncounted(self, cpu: int) -> GuestFault | None:
         """Run one vCPU to the end of its call as fast as the emulator goes: no count, no limit, no interrupts."""
@@ -139,15 +151,29 @@ class Executor:
         return task.fault
 
     def interrupt(self, cpu: int) -> bool:
-        """Deliver an external interrupt, if IF allows one here."""
+        """Deliver an external interrupt, if IF allows one here and the last instruction was neither STI nor MOV SS."""
         vcpu = self.machine.cpus[cpu]
         vcpu.uc.load()
-        if not vcpu.uc.gpr[RFLAGS] & FLAG_IF:
+        if not vcpu.uc.gpr[RFLAGS] & FLAG_IF or vcpu.in_shadow:
             return False
         if not vcpu.push_frame(self.machine.stubs.interrupt):
             self._stack_gone(vcpu)
             return True
         vcpu.interrupts += 1
+        return True
+
+    def deliver_nmi(self, cpu: int) -> bool:
+        """Deliver a non-maskable interrupt to ``cpu``, which is in a call, at the present boundary, whatever IF says.
+
+        :returns: False, and nothing done, while the last one has not returned and right behind MOV SS: try again an instruction later.
+        """
+        vcpu = self.machine.cpus[cpu]
+        if self._traps.nmi_is_blocked(vcpu):
+            return False
+        if vcpu.push_frame(self.machine.stubs.nmi):
+            vcpu.nmi = NmiPhase.ENTERED
+        else:
+            self._stack_gone(vcpu)
         return True
 
     def _measure_handler(self, vcpu: Cpu) -> int:
@@ -165,11 +191,22 @@ class Executor:
     # Exits ------------------------------------------------------------------------------------------------------------
 
     def _exit(self, vcpu: Cpu, reason: ExitReason) -> None:
+        try:
+            self._handle(vcpu, reason)
+        except BaseException as error:  # of a handler, as a rule: nobody can go on with this call, but with the next one
+            text = f"{type(error).__name__} was raised while a trap was handled"
+            rip = original_place(self.machine, vcpu, vcpu.rip - (reason is ExitReason.HYPERCALL))
+            self._end(vcpu, make_fault(self.machine, vcpu.index, rip, FaultKind.HANDLER_ERROR, text))
+            raise
+
+    def _handle(self, vcpu: Cpu, reason: ExitReason) -> None:
         match reason:
             case ExitReason.HYPERCALL:
                 self._hypercall(vcpu)
             case ExitReason.EXCEPTION:
                 self._exception(vcpu)
+            case ExitReason.SOFTWARE:
+                self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SOFTWARE_INTERRUPT))
             case ExitReason.SYSCALL if not self.has_system:
                 vcpu.uc.load()
                 vcpu.uc.gpr[RAX] = _ENOSYS
@@ -185,9 +222,8 @@ class Executor:
         """Into the guest's stub for the vector; what has none ends the call."""
         handler = self._exception_at.get(vcpu.vector)
         if handler is None:
-            kind = FaultKind.DOUBLE_FAULT if vcpu.vector == 8 else FaultKind.SOFTWARE_INTERRUPT
-            length = 2 if kind is FaultKind.SOFTWARE_INTERRUPT else 0
-            self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - length, kind))
+            kind = FaultKind.DOUBLE_FAULT if vcpu.vector == 8 else FaultKind.GENERAL_PROTECTION
+            self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, kind))
             return
         code = None
         if VECTORS[vcpu.vector][1]:
@@ -213,11 +249,15 @@ class Executor:
         if name == "call_return":
             machine.tasks[vcpu.index].state = TaskState.IDLE
         elif name == "optimized_callback":
-            self._optimized_callback(vcpu)
+            self._traps.optimized_callback(vcpu)
+        elif name == "nmi":
+            self._traps.nmi(vcpu)
         elif name == "schedule":
             pass  # a voluntary schedule(): nobody else to run
         elif name is not None:
-            self._trap(vcpu, int(name.partition(":")[2]))
+            fault = self._traps.trap(vcpu, int(name.partition(":")[2]))
+            if fault is not None:
+                self._end(vcpu, fault)
         elif vcpu.rip - 1 in machine.import_at:
             missing = machine.import_at[vcpu.rip - 1]
             kind = FaultKind.ABORT if missing in ENDINGS else FaultKind.UNRESOLVED_FUNCTION
@@ -228,62 +268,9 @@ class Executor:
         else:
             self._end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
 
-    def _regs_at(self, addr: int) -> PtRegs:
-        data = self.machine.ram.read(addr, PT_REGS_SIZE)
-        if data is None:
-            raise EngineBug(f"pt_regs at {addr:#x} are not in guest memory")
-        return PtRegs.unpack(data)
-
-    def _trap(self, vcpu: Cpu, vector: int) -> None:
-        """A trap stub has pushed pt_regs and asks what to do."""
-        machine = self.machine
-        vcpu.uc.load()
-        at = vcpu.uc.gpr[RSP]
-        regs = self._regs_at(at)
-        handler = machine.trap_handler
-        if handler is not None:
-            if vector == _BREAKPOINT:
-                mine = handler.int3(vcpu.index, regs)
-            elif vector == _DEBUG:
-                mine = handler.debug(vcpu.index, regs)
-            else:
-                mine = handler.fault(vcpu.index, regs, vector)
-            if mine:
-                if regs.flags & FLAG_TF and machine.text.read(regs.ip, 2) == _PAUSE:
-                    self._step_pause(vcpu, regs)
-                machine.ram.write(at, regs.pack())
-                return
-        fixup = next((e.fixup for e in machine.image.exception_table if e.insn == regs.ip), None)
-        if fixup is not None and vector not in (_BREAKPOINT, _DEBUG):
-            regs.ip = fixup
-            machine.ram.write(at, regs.pack())
-            return
-        rip = regs.ip - 1 if vector == _BREAKPOINT else regs.ip
-        if handler is not None:
-            rip = handler.original_ip(rip)
-        self._end(vcpu, diagnose(machine, vcpu, rip, None, vector=vector, regs=regs))
-
-    def _step_pause(self, vcpu: Cpu, regs: PtRegs) -> None:
-        """Unicorn leaves its loop at ``pause`` and forgets the single-step trap behind it: take the step, and the trap, here."""
-        assert self.machine.trap_handler is not None
-        regs.ip += len(_PAUSE)
-        vcpu.retired += 1
-        self.machine.clock += 1
-        self.machine.trap_handler.debug(vcpu.index, regs)
-
-    def _optimized_callback(self, vcpu: Cpu) -> None:
-        """A detour buffer calls: rdi is its number, rsi its pt_regs."""
-        vcpu.uc.load()
-        op_id, at = vcpu.uc.gpr[RDI], vcpu.uc.gpr[RSI]
-        handler = self.machine.trap_handler
-        if handler is None:
-            raise EngineBug("a detour buffer ran on a machine without probes")
-        regs = self._regs_at(at)
-        regs.sp = at + PT_REGS_SIZE + (128 if vcpu.red_zone else 0)
-        handler.optimized_callback(vcpu.index, op_id, regs)
-        self.machine.ram.write(at, regs.pack())
-
     def _end(self, vcpu: Cpu, fault: GuestFault) -> None:
         task = self.machine.tasks[vcpu.index]
         task.state = TaskState.FAULTED
         task.fault = fault
+        if self.machine.trap_handler is not None:
+            self.machine.trap_handler.call_died(vcpu.index)

@@ -29,6 +29,7 @@ class FaultKind(StrEnum):
     UNRESOLVED_FUNCTION = "unresolved-function"
     ABORT = "abort"
     INSTRUCTION_LIMIT = "instruction-limit"
+    HANDLER_ERROR = "handler-error"
     EMULATOR = "emulator"
 
 

@@ -83,13 +83,13 @@ class Guards:
         """True when page ``vpn`` holds code of the image, which has to be looked at."""
         return vpn in self._pages
 
-    def strays(self, vpn: int) -> list[int]:
-        """Addresses in page ``vpn``, outside of all functions, where such an instruction starts if an instruction starts there.
+    def strays(self, vpn: int) -> dict[int, bytes]:
+        """Address and bytes of each one that starts in page ``vpn``, outside of all functions, if an instruction starts there.
 
         Nobody knows what is code there, so nothing can be replaced: the emulator has to stop when it comes to one of them.
         """
         first, last = vpn * PAGE_SIZE, (vpn + 1) * PAGE_SIZE
-        found: set[int] = set()
+        found: dict[int, bytes] = {}
         for at in range(max(bisect_right(self._gap_starts, first) - 1, 0), len(self._gaps)):
             start, size = self._gaps[at]
             if start >= last:
@@ -97,9 +97,11 @@ class Guards:
             low, high = max(start, first), min(start + size, last)
             code = self._image.read(low, high - low + MAX_INSN_SIZE) if low < high else b""
             for match in _ANYWHERE.finditer(code):
-                offsets = (offset for offset in _with_prefixes(code, match.start()) if offset < high - low)
-                found.update(low + offset for offset in offsets if _is_guarded(code, offset))
-        return sorted(found)
+                for offset in _with_prefixes(code, match.start()):
+                    insn = decode(code[offset : offset + MAX_INSN_SIZE], 0) if offset < high - low else None
+                    if insn is not None and guard_reason(insn) is not None:
+                        found[low + offset] = insn.raw
+        return found
 
     def _in_span(self, at: int) -> tuple[tuple[int, bytes], ...]:
         found = self._found.get(at)
@@ -145,11 +147,6 @@ def _with_prefixes(code: bytes, offset: int) -> Iterator[int]:
     while offset and code[offset - 1] in _PREFIXES:
         offset -= 1
         yield offset
-
-
-def _is_guarded(code: bytes, offset: int) -> bool:
-    insn = decode(code[offset : offset + MAX_INSN_SIZE], 0)
-    return insn is not None and guard_reason(insn) is not None
 
 
 def _guards_in(addr: int, code: bytes) -> Iterator[tuple[int, bytes]]:

@@ -20,7 +20,8 @@ IMPORT_CELL: Final = 16
 _MIB: Final = 1 << 20
 _SLOTS_SIZE: Final = 4 * _MIB
 _DETOURS_SIZE: Final = 24 * _MIB
-_TOP: Final = (1 << 64) - 256 * _MIB
+_ROOM: Final = 256 * _MIB
+_HALF: Final = 1 << 47
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +51,17 @@ class Layout:
 def plan_layout(image: Image, cpus: int, stack_pages: int) -> Layout:
     """Addresses for a machine of ``cpus`` vCPUs with ``stack_pages`` pages of stack each.
 
-    :raises InputError: no room between the image's end and the top of the address space.
+    :raises InputError: no room between the image's end and the top of its half of the address space, or text in page 0.
     """
     ends = [s.end for s in image.segments] + [i.addr + IMPORT_CELL for i in image.imports]
     if not ends:
         raise InputError(f"{image.name}: the image has no code; give one with at least one executable segment")
     base = (max(ends) + _MIB) & -_MIB
-    if base >= _TOP:
-        raise InputError(f"{image.name}: ends at {max(ends):#x}; it must end below {_TOP - _MIB:#x}, to leave room for the machine")
+    top = (_HALF if max(ends) <= _HALF else 1 << 64) - _ROOM
+    if base >= top:
+        raise InputError(f"{image.name}: ends at {max(ends):#x}; it must end below {top - _MIB:#x}, to leave room for the machine")
+    if image.is_text(0):  # Unicorn 2.1.4 takes a page fault at -4096 there
+        raise InputError(f"{image.name}: has code at address 0, where the emulator can't run any; move it to {PAGE_SIZE:#x} or above")
     stubs = base
     slots = base + _MIB
     detours = slots + _SLOTS_SIZE

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from arch_x86.emu.calibration import calibrate
 from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR, Cpu, CpuState
-from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.frames import FrameStore
 from arch_x86.emu.guards import Guards, guard_reason
 from arch_x86.emu.layout import IMPORT_CELL, plan_layout
@@ -28,7 +27,7 @@ from arch_x86.isa.decode import decode
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.space import TextSpace, TextWrite
 from arch_x86.text.version import PAGE_SIZE, TextStore, TextVersion
-from engine.errors import InputError
+from engine.errors import EngineBug, InputError
 from engine.image import Image
 from engine.kallsyms import Kallsyms
 
@@ -74,7 +73,11 @@ class TrapHandler(Protocol):
         ...
 
     def original_ip(self, ip: int) -> int:
-        """Where the instruction at ``ip`` really stands, if that is a copy."""
+        """The probed instruction whose slot or detour buffer holds ``ip``; ``ip`` itself where none does."""
+        ...
+
+    def call_died(self, cpu: int) -> None:
+        """The call on ``cpu`` ended in a fault: no hit is in progress there any more."""
         ...
 
     def optimized_callback(self, cpu: int, op_id: int, regs: PtRegs) -> None:
@@ -113,6 +116,7 @@ class Machine:
     """An image loaded into a machine of ``cpus`` vCPUs.
 
     :param pool: emulator instances to reuse; a machine without one makes its own.
+    :ivar nmi_handler: called with the vCPU's number and the interrupted registers, which it may change, on each NMI.
     :raises InputError: more than 8 vCPUs or none, or an image that can't be laid out.
     """
 
@@ -126,6 +130,7 @@ class Machine:
         self.kallsyms = Kallsyms(image)
         self.clock = 0
         self.trap_handler: TrapHandler | None = None
+        self.nmi_handler: Callable[[int, PtRegs], None] | None = None
         self.participants: list[Participant] = []
         self.import_at: dict[int, str] = {}
         self.is_up = False
@@ -254,7 +259,11 @@ class Machine:
     # Snapshots --------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Everything: vCPUs, RAM in use, text and fetch views, tasks, clock, participants. Give it back with :meth:`release`."""
+        """vCPUs, RAM in use, text and fetch views, tasks, clock, participants. Give it back with :meth:`release`.
+
+        Left out: what control code keeps (registered probes, control tasks, timers), what Python handlers keep, and which pages are
+        mapped: buffers allocated and text pages made later stay, so a snapshot is for going back within what stands at present.
+        """
         used = self.ram.used
         if self._spare and len(self._spare[-1].ram) >= used:
             snap = self._spare.pop()
@@ -274,7 +283,13 @@ class Machine:
         """Go back to ``snap``, which stays good.
 
         :param keep_text: leave the text, and what every vCPU fetches, as it is now (another probe is in place than when it was taken).
+        :raises EngineBug: text pages (for slots or detour buffers) were made since, and ``keep_text`` is false.
         """
+        if not keep_text and snap.text.extent < self.text.current.extent:
+            raise EngineBug(
+                f"the snapshot has {snap.text.extent} pages of text, the machine {self.text.current.extent} by now: "
+                "restore it with keep_text, or take it when the probes are in place"
+            )
         ctypes.memmove(self.ram.host, snap.ram, snap.ram_len)
         for cpu, state in zip(self.cpus, snap.cpus, strict=True):
             cpu.restore(state)
@@ -292,7 +307,3 @@ class Machine:
     def release(self, snap: Snapshot) -> None:
         """``snap`` is not needed any more: its room is used again."""
         self._spare.append(snap)
-
-    def fault_of(self, cpu: int) -> GuestFault | None:
-        """How the call on ``cpu`` died, or None."""
-        return self.tasks[cpu].fault

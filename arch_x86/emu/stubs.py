@@ -5,15 +5,19 @@ Fixed templates. A ``hlt`` in a stub is a hypercall: the run ends behind it and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from arch_x86.isa.assemble import assemble
+from arch_x86.isa.decode import decode
 
-__all__ = ("GS_INTERRUPTS", "VECTORS", "Stubs", "build_stubs")
+__all__ = ("GS_INTERRUPTS", "GS_NMIS", "VECTORS", "Stubs", "build_stubs")
 
 GS_INTERRUPTS: Final = 0xF00
 """Offset in the per-CPU area of the number of interrupts that this CPU's handler has taken."""
+GS_NMIS: Final = 0xF08
+"""The same of NMIs."""
 
 VECTORS: Final = {
     0: ("divide_error", False),
@@ -26,6 +30,9 @@ VECTORS: Final = {
 """Exceptions that have a stub: name, and whether the CPU pushes an error code (SDM vol. 3, table 6-1)."""
 
 _BREAKPOINT: Final = 3
+_PUSHES: Final = frozenset((*range(0x50, 0x58), 0x6A))
+_POPS: Final = range(0x58, 0x60)
+_ADD_IMM8, _HLT, _GROUP_5, _GROUP_5_PUSH = 0x83, 0xF4, 0xFF, 6
 _PUSH_ALL: Final = "; ".join(
     f"push {r}" for r in ("rdi", "rsi", "rdx", "rcx", "rax", "r8", "r9", "r10", "r11", "rbx", "rbp", "r12", "r13", "r14", "r15")
 )
@@ -36,10 +43,10 @@ _POP_ALL: Final = "; ".join(
 _EXCEPTION: Final = f"{_PUSH_ALL}; hlt; {_POP_ALL}; add rsp, 8; iretq"
 # Six words copied down: a gap above the frame, where the handler of a breakpoint may emulate a push (since v5.2).
 _GAP: Final = "; ".join(["push qword ptr [rsp + 40]"] * 6)
+_GAP_SIZE: Final = 48
 # A real handler saves what it uses, and leaves nothing under its stack pointer as it was: this one uses every register,
-# sets the flags that nobody expects, scribbles over the 128 bytes under it, and counts.
-_INTERRUPT: Final = f"""
-{_PUSH_ALL}
+# sets the flags that nobody expects, scribbles over the 128 bytes under it, and counts. So does that of the NMI, which asks the host, too.
+_HOSTILE: Final = """
 cld
 mov rax, 0x5a5a5a5aa5a5a5a5
 lea rdi, [rsp - 128]
@@ -47,26 +54,32 @@ mov ecx, 16
 rep stosq
 mov rbx, rax; mov rdx, rax; mov rsi, rax; mov rbp, rax; mov r8, rax; mov r9, rax; mov r10, rax; mov r11, rax
 mov r12, rax; mov r13, rax; mov r14, rax; mov r15, rax
-mov ecx, {GS_INTERRUPTS}
+mov ecx, {counter}
 inc qword ptr gs:[rcx]
 add rax, rax
 std
-{_POP_ALL}
-iretq
 """
+_INTERRUPT: Final = f"{_PUSH_ALL}{_HOSTILE.format(counter=GS_INTERRUPTS)}{_POP_ALL}; iretq"
+_NMI: Final = f"push -1; {_PUSH_ALL}{_HOSTILE.format(counter=GS_NMIS)}hlt; {_POP_ALL}; add rsp, 8; iretq"
 
 
 @dataclass(frozen=True, slots=True)
 class Stubs:
-    """Addresses in the stub page. ``hypercalls`` maps the address behind each ``hlt`` to its name."""
+    """Addresses in the stub page. ``hypercalls`` maps the address behind each ``hlt`` to its name.
+
+    ``frames`` says where a stub that stands at an address was entered from: how far above RSP the interrupted RIP (or the return
+    address) lies, and how many bytes that RIP is behind the instruction in question.
+    """
 
     code: bytes
     call_return: int
     schedule: int
     interrupt: int
+    nmi: int
     optimized_callback: int
     exceptions: dict[int, int]
     hypercalls: dict[int, str]
+    frames: dict[int, tuple[int, int]]
 
 
 def build_stubs(base: int, *, int3_gap: bool = False) -> Stubs:
@@ -76,8 +89,9 @@ def build_stubs(base: int, *, int3_gap: bool = False) -> Stubs:
     """
     code = bytearray()
     hypercalls: dict[int, str] = {}
+    frames: dict[int, tuple[int, int]] = {}
 
-    def add(name: str, text: str) -> int:
+    def add(name: str, text: str, *, depth: int = 0, behind: tuple[int, int] = (0, 0), gap: int = 0) -> int:
         code.extend(b"\xcc" * (-len(code) % 16))
         at = base + len(code)
         body = assemble(text, at)
@@ -85,15 +99,49 @@ def build_stubs(base: int, *, int3_gap: bool = False) -> Stubs:
             # The one f4 byte of each template is its hlt: none of the other instructions here contains one.
             assert body.count(b"\xf4") == 1, name
             hypercalls[at + body.index(b"\xf4") + 1] = name
+        frames.update(_frames(body, at, depth, behind, gap))
         code.extend(body)
         return at
 
     call_return = add("call_return", "hlt")
-    schedule = add("schedule", "hlt; ret")
-    callback = add("optimized_callback", "hlt; ret")
+    frames.clear()  # nobody has entered this one: the call is over
+    schedule = add("schedule", "hlt; ret", behind=(1, 1))
+    callback = add("optimized_callback", "hlt; ret", behind=(1, 1))
     exceptions: dict[int, int] = {}
     for vector, (_name, has_code) in VECTORS.items():
-        gap = f"{_GAP}; " if int3_gap and vector == _BREAKPOINT else ""
-        exceptions[vector] = add(f"exception:{vector}", _EXCEPTION if has_code else f"push -1; {gap}{_EXCEPTION}")
+        name = f"exception:{vector}"
+        if vector != _BREAKPOINT:
+            exceptions[vector] = add(name, _EXCEPTION if has_code else f"push -1; {_EXCEPTION}", depth=8 * has_code)
+        elif int3_gap:
+            exceptions[vector] = add(name, f"push -1; {_GAP}; {_EXCEPTION}", behind=(1, 0), gap=_GAP_SIZE)
+        else:
+            exceptions[vector] = add(name, f"push -1; {_EXCEPTION}", behind=(1, 0))
     interrupt = add("interrupt", _INTERRUPT)
-    return Stubs(bytes(code), call_return, schedule, interrupt, callback, exceptions, hypercalls)
+    nmi = add("nmi", _NMI)  # the last one: what stands behind its start is its own
+    return Stubs(bytes(code), call_return, schedule, interrupt, nmi, callback, exceptions, hypercalls, frames)
+
+
+def _frames(body: bytes, at: int, depth: int, behind: tuple[int, int], gap: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """For each instruction of a stub at ``at``, what :attr:`Stubs.frames` says.
+
+    :param depth: bytes on the stack below the interrupted RIP on entry.
+    :param behind: up to the ``hlt``, and after it, when the host has had its say on where to go on.
+    :param gap: by how much the frame that the host sees, and that is in use after the ``hlt``, is a copy lower down.
+    """
+    offset = 0
+    asked = False
+    while offset < len(body):
+        insn = decode(body[offset:], at + offset)
+        assert insn is not None
+        yield insn.addr, (depth, behind[asked])
+        opcode = insn.opcode[0]
+        if opcode in _PUSHES or (opcode == _GROUP_5 and insn.reg == _GROUP_5_PUSH):
+            depth += 8
+        elif opcode in _POPS:
+            depth -= 8
+        elif opcode == _ADD_IMM8:
+            depth -= insn.immediate
+        elif opcode == _HLT:
+            depth -= gap
+            asked = True
+        offset += insn.length

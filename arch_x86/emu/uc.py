@@ -8,6 +8,7 @@ is always above 0; no Python runs inside a callback but for noting the vector an
 from __future__ import annotations
 
 import ctypes
+import mmap
 from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p, cast
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
 from engine.errors import EngineBug
 
-__all__ = ("GPR_NAMES", "NO_LIMIT", "Context", "Probe", "UcInstance", "UcPool")
+__all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "Context", "Probe", "UcInstance", "UcPool")
 
 _LIB: Final[Any] = _binding.uclib  # pyright: ignore[reportUnknownMemberType]
 
@@ -58,11 +59,19 @@ RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 RFLAGS: Final = 16
 _BATCH_IDS: Final = (*(getattr(x86, f"UC_X86_REG_{name.upper()}") for name in GPR_NAMES), x86.UC_X86_REG_EFLAGS)
 _VECTOR_IDS: Final = (*(x86.UC_X86_REG_XMM0 + i for i in range(16)), x86.UC_X86_REG_MXCSR)
+_FLOATING_POINT: Final = (
+    (x86.UC_X86_REG_FPCW, 0x37F),
+    (x86.UC_X86_REG_FPSW, 0),
+    (x86.UC_X86_REG_FPTAG, 0xFFFF),
+    (x86.UC_X86_REG_MXCSR, 0x1F80),
+)
 _VECTOR_SIZE: Final = 16 * 16 + 4
 NO_LIMIT: Final = 0x0123_4567_89AB
 """A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
+_PAGE: Final = 4096
 _VECTOR_INVALID: Final = 6
 _ERROR_FETCH: Final = 16
+SHADOW: Final = 1 << 3
 _VECTOR_SYSCALL: Final = 0x100
 """Pseudo vector for ``syscall``/``sysenter``, which Unicorn would silently skip."""
 
@@ -74,14 +83,25 @@ class Probe:
     ``exception``: offset in a saved context of the number of the last exception taken, which Unicorn never clears
     (a second page fault would then become a double fault).
     ``error_code``: offset in a saved context of the last page fault's error code.
+    ``software``: offset in a saved context of whether an ``int n`` raised the last exception.
+    ``shadow``: offset in a saved context of the word whose bit :data:`SHADOW` is set right after STI and MOV SS.
     """
 
-    __slots__ = ("counter", "error_code", "exception")
+    __slots__ = ("counter", "error_code", "exception", "shadow", "software")
 
-    def __init__(self, counter: int | None = None, exception: int | None = None, error_code: int | None = None) -> None:
+    def __init__(
+        self,
+        counter: int | None = None,
+        exception: int | None = None,
+        error_code: int | None = None,
+        software: int | None = None,
+        shadow: int | None = None,
+    ) -> None:
         self.counter = counter
         self.exception = exception
         self.error_code = error_code
+        self.software = software
+        self.shadow = shadow
 
 
 class Context:
@@ -111,6 +131,7 @@ class UcInstance:
     """A bare x86-64 CPU in long mode with paging. ``rip`` lives here between runs, everything else in Unicorn.
 
     ``vector`` after a run: the exception that ended it, or None. ``err``: Unicorn's error code of that run.
+    ``patched``: addresses of :meth:`trap_at` where something else stands at present.
     """
 
     __slots__ = (
@@ -133,6 +154,7 @@ class UcInstance:
         "gpr",
         "handle",
         "mapped",
+        "patched",
         "rip",
         "vector",
     )
@@ -160,17 +182,29 @@ class UcInstance:
         self._fallback_limit = 0
         self._counter: c_uint64 | None = None
         self._traps: list[int] = []
+        self.patched: set[int] = set()
         self.mapped: list[tuple[int, int]] = []
         self.rip = 0
         self.vector: int | None = None
         self.err = UC_OK
         self._hook()
+        self._settle_ram()
+
+    def _settle_ram(self) -> None:
+        """Map a page and forget it: in an instance whose memory was never unmapped, Unicorn gives two mappings the same place in its
+        RAM numbering, and then runs one's translations for the other's text.
+        """
+        room = mmap.mmap(-1, _PAGE)
+        host = ctypes.addressof(ctypes.c_char.from_buffer(room))
+        _check(_mem_map_ptr(self.handle, 0, _PAGE, uc_const.UC_PROT_ALL, host), "uc_mem_map_ptr")
+        _check(_mem_unmap(self.handle, 0, _PAGE), "uc_mem_unmap")
 
     def _hook(self) -> None:
         stop, handle = _emu_stop, self.handle
 
         def intr(_uc: int, number: int, _data: int) -> None:
-            self.vector = number
+            if self.vector != _VECTOR_SYSCALL:  # stepped by TF, a system call is followed by #DB in the same run
+                self.vector = number
             stop(handle)
 
         def syscall(_uc: int, _data: int) -> None:
@@ -200,14 +234,15 @@ class UcInstance:
         return hook.value
 
     def trap_at(self, addr: int) -> None:
-        """Raise #UD instead of executing an instruction that starts at ``addr``, which has not been executed yet. For good: until
-        :meth:`unmap_all`.
+        """Raise #UD instead of executing an instruction that starts at ``addr``, which has not been executed yet, while ``addr`` is not
+        in :attr:`patched`. Until :meth:`unmap_all`.
         """
         stop, handle = _emu_stop, self.handle
 
         def invalid(_uc: int, _address: int, _size: int, _data: int) -> None:
-            self.vector = _VECTOR_INVALID
-            stop(handle)
+            if addr not in self.patched:
+                self.vector = _VECTOR_INVALID
+                stop(handle)
 
         self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(invalid), begin=addr, end=addr))
 
@@ -236,6 +271,7 @@ class UcInstance:
             _check(_LIB.uc_hook_del(c_void_p(self.handle), c_size_t(hook)), "uc_hook_del")
             self._callbacks.pop()
         self._traps.clear()
+        self.patched.clear()
         self.flush_translations()
 
     def flush_translations(self) -> None:
@@ -253,7 +289,7 @@ class UcInstance:
         self.write_reg(x86.UC_X86_REG_CS, code_selector)
         for segment in (x86.UC_X86_REG_SS, x86.UC_X86_REG_DS, x86.UC_X86_REG_ES):
             self.write_reg(segment, data_selector)
-        self.write_reg(x86.UC_X86_REG_MXCSR, 0x1F80)  # as after reset: all exceptions masked
+        self.reset_floating_point()
         self._cr3.value = cr3
 
     def flush_tlb(self) -> None:
@@ -306,6 +342,11 @@ class UcInstance:
         """XMM0 to XMM15 (256 bytes) and MXCSR (4 bytes)."""
         _reg_read_batch(self.handle, self._vector_ids, self._vector_slots, 17)
         return bytes(self._vectors)
+
+    def reset_floating_point(self) -> None:
+        """x87 as after FNINIT and MXCSR as after reset: all exceptions masked, none pending, nearest, 64-bit precision, empty stack."""
+        for register, value in _FLOATING_POINT:
+            self.write_reg(register, value)
 
     def write_xmm(self, values: bytes) -> None:
         """Set XMM0 to XMM15 from 256 bytes."""
@@ -368,11 +409,22 @@ class UcInstance:
         return self._probe.error_code is not None and self._probe.exception is not None
 
     def was_fetch(self, context: Context) -> bool:
-        """After a page fault: an instruction was being fetched. ``context`` is scratch room."""
-        offset = self._probe.error_code
-        assert offset is not None
+        """After a page fault: an instruction was being fetched, as far as can be told. ``context`` is scratch room."""
+        return bool(self._private(context, self._probe.error_code) & _ERROR_FETCH)
+
+    def was_software(self, context: Context) -> bool:
+        """After an exception: an ``int n`` raised it, as far as can be told; RIP is behind it. ``context`` is scratch room."""
+        return bool(self._private(context, self._probe.software))
+
+    def in_shadow(self, context: Context) -> bool:
+        """The last instruction was STI or MOV SS, as far as can be told. ``context`` is scratch room."""
+        return bool(self._private(context, self._probe.shadow) & SHADOW)
+
+    def _private(self, context: Context, offset: int | None) -> int:
+        if offset is None:
+            return 0
         self.save(context)
-        return bool(ctypes.c_int32.from_address(context.pointer + offset).value & _ERROR_FETCH)
+        return ctypes.c_int32.from_address(context.pointer + offset).value
 
 
 class _Mmr(ctypes.Structure):

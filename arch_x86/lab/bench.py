@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from arch_x86.emu.cpu import FLAG_IF
 from arch_x86.emu.execute import Executor, InterruptPlan
@@ -55,12 +56,25 @@ class Workbench:
         poke: PokeProtocol = (TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke)(self.machine.text, self.plane)
         self.arch = X86Arch(image, self.machine.text, poke, areas, self.machine.ram, cpus, profile, self.machine.guard)
         self.machine.trap_handler = self.arch
-        self.machine.participants.append(self.arch)
+        self.machine.participants += (self.arch, self)
         self.kprobes = Kprobes(self.arch, self.plane, self.machine.kallsyms, profile)
 
     def close(self) -> None:
         """Give the emulator instances back."""
         self.machine.close()
+
+    # Snapshots ---------------------------------------------------------------------------------------------------------
+
+    def save_state(self) -> Any:
+        """How far the interrupt plan has come."""
+        plan = self.interrupts
+        return None if plan is None else (plan, plan.save_state())
+
+    def restore_state(self, state: Any) -> None:
+        """The plan of then goes back; another one, set since, starts anew: from here on it always plays alike."""
+        plan, then = state or (None, None)
+        if self.interrupts is not None:
+            self.interrupts.restore_state(then if plan is self.interrupts else None)
 
     # Hardware, as the control plane sees it -----------------------------------------------------------------------------
 

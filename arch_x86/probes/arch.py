@@ -246,12 +246,13 @@ class X86Arch(BreakpointHandler):
         return Method.EMULATED if self.stepping.emulates(p.ainsn) is not None else Method.INT3
 
     def original_ip(self, ip: int) -> int:
-        """The probed instruction whose copy holds ``ip``; ``ip`` itself outside of slots and detour buffers."""
+        """The probed instruction whose slot or detour buffer holds ``ip``, or in a detour the later one whose copy does; ``ip`` itself
+        outside of both."""
         for start, p in self._copies.items():
             if isinstance(p, AggrKprobe) and p.optinsn is not None and start == p.optinsn.detour.addr:
-                offset = ip - p.optinsn.copied
-                if 0 <= offset < p.optinsn.detour.copied_len:
-                    return p.at + offset
+                if start <= ip < start + _DETOUR_SIZE:
+                    offset = ip - p.optinsn.copied
+                    return p.at + offset if 0 <= offset < p.optinsn.detour.copied_len else p.at
             elif start <= ip < start + _SLOT_SIZE:
                 return p.at
         return ip

@@ -67,6 +67,10 @@ class BreakpointHandler:
         for block, saved in zip(self.ctlblk, state, strict=True):
             block.current, block.status, block.old_flags, block.saved_flags, block.prev = saved
 
+    def call_died(self, cpu: int) -> None:
+        """Whatever hit was in progress on ``cpu`` never ends."""
+        self.ctlblk[cpu] = KprobeCtlblk()
+
     # int3 -------------------------------------------------------------------------------------------------------------
 
     def int3(self, cpu: int, regs: PtRegs) -> bool:

@@ -44,6 +44,11 @@ class TextVersion:
     def __init__(self, groups: tuple[TextGroup, ...]) -> None:
         self.groups = groups
 
+    @property
+    def extent(self) -> int:
+        """Number of pages; a store's versions of later moments never have fewer."""
+        return _GROUP * (len(self.groups) - 1) + len(self.groups[-1].pages) if self.groups else 0
+
     def changes_from(self, other: TextVersion | None) -> Iterator[TextPage]:
         """The pages of this version that ``other`` does not have (all of them for None)."""
         before = () if other is None else other.groups
@@ -122,7 +127,7 @@ class TextStore:
         while size > 0:
             vpn, offset = divmod(addr, PAGE_SIZE)
             at = self._index.get(vpn)
-            if at is None or at >= _GROUP * (len(version.groups) - 1) + len(version.groups[-1].pages):
+            if at is None or at >= version.extent:
                 break
             take = min(size, PAGE_SIZE - offset)
             out += version.groups[at // _GROUP].pages[at % _GROUP].content[offset : offset + take]

@@ -9,13 +9,13 @@ import pytest
 from arch_x86.emu.calibration import calibrate
 from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, ExitReason
 from arch_x86.emu.fault import FaultKind, GuestFault
-from arch_x86.emu.machine import Machine, MachineConfig
+from arch_x86.emu.machine import Machine, MachineConfig, new_pool
 from arch_x86.emu.stubs import GS_INTERRUPTS
 from arch_x86.emu.uc import RSP, Probe, UcPool
 from engine.errors import EngineBug, InputError
 from engine.image import ExceptionEntry, Image, Import, Segment
-from engine.interrupts import EveryPlan
-from tests.conftest import BASE, asm_image
+from engine.interrupts import EveryPlan, parse_interrupts
+from tests.conftest import BASE, Rig, asm_image
 
 pytestmark = pytest.mark.smoke
 
@@ -59,12 +59,40 @@ class TestCalls:
             with pytest.raises(InputError, match="1 to 8"):
                 Machine(asm_image("ret"), cpus=cpus, pool=pool)
 
+    @pytest.mark.parametrize("base", [0x1000, 0x7FFF_EFE0_0000, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_EFE0_0000])
+    def test_code_runs_at_both_ends_of_both_halves_of_the_address_space(self, rig, base):
+        r = rig("push rdi; lea rax, [rip - 8]; mov [rdx], rsi; pop rcx; ret", base=base)
+        buffer = r.machine.allocate(4096 * 2048)
+        assert r.call(1, 2, buffer) == base
+        assert r.machine.ram.read_u64(buffer) == 2
+
+    @pytest.mark.parametrize("base", [0x7FFF_F000_0000, 0x7FFF_FFFF_E000, 0x7FFF_FFFF_F000, (1 << 64) - (256 << 20), (1 << 64) - 4096])
+    @pytest.mark.parametrize("size", [1, 4096])
+    def test_code_with_no_room_behind_it_is_refused_by_name_and_limit(self, pool, base, size):
+        with pytest.raises(InputError, match=r"asm: ends at 0x.*; it must end below 0x"):
+            Machine(asm_image("nop; " * (size - 1) + "ret", base=base), pool=pool)
+
+    def test_code_at_address_0_is_refused(self, pool):
+        with pytest.raises(InputError, match="code at address 0"):
+            Machine(asm_image("ret", base=0), pool=pool)
+
     def test_code_at_a_kernel_address_runs_there(self, rig):
         base = 0xFFFF_FFFF_8100_0000
         assert rig("lea rax, [rip - 7]; ret", base=base).call() == base
 
 
 class TestRun:
+    def test_a_call_begins_with_floating_point_state_as_after_reset(self, rig):
+        state = "fnstcw [rsp - 8]; fnstsw [rsp - 6]; stmxcsr [rsp - 4]; mov rax, [rsp - 8]; ret"
+        spoil = "mov qword ptr [rsp - 8], 0x7fff; ldmxcsr [rsp - 8]; fldz; mov word ptr [rsp - 8], 0xc3f; fldcw [rsp - 8]; "
+        spoil += "fld1; fldz; fdivp st(1), st(0); test edi, edi; jz l; ud2; l: ret"
+        r = rig(state, spoil)
+        fresh = r.call()
+        assert fresh == 0x1F80_0000_037F
+        for dies in (0, 1):
+            assert isinstance(r.call(dies, function="g"), GuestFault) == dies
+            assert r.call() == fresh
+
     def test_a_budget_is_exact(self, rig):
         r = rig(SUM)
         r.begin(1, 100)
@@ -124,6 +152,16 @@ FAULTS = {
     "non-canonical address": ("mov rax, 0x8000000000000000; mov rbx, [rax]; ret", FaultKind.GENERAL_PROTECTION, 10, "rbx"),
     "stray int3": ("nop; int3; ret", FaultKind.BREAKPOINT, 1, "no probe"),
     "software interrupt": ("int 0x80; ret", FaultKind.SOFTWARE_INTERRUPT, 0, "int 0x80"),
+    "software divide error": ("nop; int 0; ret", FaultKind.SOFTWARE_INTERRUPT, 1, "int 0"),
+    "software single step": ("nop; .byte 0xcd, 1; ret", FaultKind.SOFTWARE_INTERRUPT, 1, "int 1"),
+    "software breakpoint, 2 bytes": (".byte 0xcd, 3; ret", FaultKind.SOFTWARE_INTERRUPT, 0, "int 3"),
+    "software invalid opcode": ("nop; int 6; div ecx", FaultKind.SOFTWARE_INTERRUPT, 1, "int 6"),
+    "software double fault": ("nop; int 8; ret", FaultKind.SOFTWARE_INTERRUPT, 1, "int 8"),
+    "software general protection": ("nop; int 13; hlt", FaultKind.SOFTWARE_INTERRUPT, 1, "int 0xd"),
+    "software page fault": ("nop; int 14; mov rax, [rax]", FaultKind.SOFTWARE_INTERRUPT, 1, "int 0xe"),
+    "software interrupt with a prefix": ("nop; .byte 0x66; int 0x80; ret", FaultKind.SOFTWARE_INTERRUPT, 1, "66 cd 80"),
+    "system call with a prefix": ("nop; .byte 0x48; syscall; ret", FaultKind.SYSTEM_CALL, 1, "48 0f 05"),
+    "sysenter": ("nop; sysenter; ret", FaultKind.SYSTEM_CALL, 1, "sysenter"),
     "system call": ("syscall; ret", FaultKind.SYSTEM_CALL, 0, "syscall"),
     "hlt": ("nop; hlt; ret", FaultKind.HALT, 1, "hlt"),
     "stack overflow": ("l: push rax; jmp l", FaultKind.DOUBLE_FAULT, 0, "stack"),
@@ -148,6 +186,30 @@ class TestFaults:
         assert fault.kind is kind
         assert words in fault.explain
         assert (fault.symbol, fault.offset) == (("f", offset) if offset is not None else ("", 0))
+
+    def test_a_fault_after_a_software_interrupt_is_a_fault_again(self, rig):
+        r = rig("int 13", "ud2", "xor ecx, ecx; div ecx", "int3")
+        for function, kind in (("g", "invalid-opcode"), ("h", "divide-error"), ("i", "breakpoint")):
+            assert r.call().kind is FaultKind.SOFTWARE_INTERRUPT
+            assert r.call(function=function).kind == kind
+
+    @pytest.mark.parametrize("target", [0x55_5500_0000, 1 << 63, BASE])
+    def test_a_branch_to_nowhere_is_one_retired_instruction(self, rig, target):
+        # BASE: data, since the code is elsewhere; each goes through the stub, 15 pushes and a hlt (and -1 for the error code if none)
+        r = rig(f"mov rax, {target:#x}; jmp rax", base=BASE + 0x100000)
+        r.machine._map_data(BASE >> 12)
+        assert isinstance(r.call(), GuestFault)
+        assert r.machine.cpus[0].retired == 2 + 16
+
+    def test_nothing_retires_less_than_nothing(self, rig):
+        for text in ("ud2", "rdtsc", "xor eax, eax; ret"):
+            r = rig(text)
+            cpu = r.machine.cpus[0]
+            r.begin()
+            if "xor" in text:
+                cpu.rip = 0x1234_5000  # nothing was executed before the fetch fails
+            assert cpu.run(10) == (ExitReason.EXCEPTION, 0)
+            assert cpu.retired == 0
 
     def test_the_machine_goes_on_after_a_fault_and_a_second_fault_is_no_double_fault(self, rig):
         r = rig("mov rax, [rdi]; ret")
@@ -180,8 +242,6 @@ class TestFaults:
         assert r.call() == (1 << 64) - 2
 
     def test_read_only_data_cannot_be_written(self, pool):
-        from tests.conftest import Rig
-
         code = asm_image("mov [rdi], rax; ret").segments
         data = Segment(BASE + 0x4000, b"const", 5, executable=False)
         r = Rig(Image(name="ro", segments=(*code, data), symbols=asm_image("ret").symbols), pool)
@@ -209,18 +269,18 @@ class TestInterrupts:
         assert cpu.interrupts == 200 // period if period > 1 else cpu.interrupts >= 199
         assert r.machine.ram.read_u64(r.machine.layout.gs_base(0) + GS_INTERRUPTS) == cpu.interrupts
 
-    def test_an_interrupt_waits_until_if_is_set(self, rig):
-        r = rig("cli; nop; nop; sti; nop; ret")
+    def test_an_interrupt_waits_until_if_is_set_and_one_instruction_more(self, rig):
+        r = rig("cli; nop; nop; sti; nop; nop; ret")
         r.begin()
         delivered = []
-        for _ in range(5):
+        for _ in range(6):
             delivered.append(r.executor.interrupt(0))
             if delivered[-1]:
                 r.machine.cpus[0].run(1)
                 while not r.machine.cpus[0].rflags & FLAG_IF:
                     r.machine.cpus[0].run(1)
             r.executor.advance(0, 1)
-        assert delivered == [True, False, False, False, True]
+        assert delivered == [True, False, False, False, False, True]
 
     def test_the_frame_is_real_aligned_and_holds_the_interrupted_state(self, rig):
         r = rig("sub rsp, 24; std; nop; ret")
@@ -287,6 +347,42 @@ class TestSnapshots:
             ends.add((r.machine.cpus[0].registers(), r.machine.clock))
         assert len(ends) == 1
 
+    @pytest.mark.parametrize("plan", ["every:7", "random:3:9"])
+    @pytest.mark.parametrize("late", [False, True])
+    def test_an_interrupt_plan_plays_alike_after_each_restore(self, workbench, plan, late):
+        bench = workbench(SUM, cpus=2)
+        machine = bench.machine
+        bench.interrupts = parse_interrupts(plan)
+        for cpu in (0, 1):
+            bench.start_call(cpu, BASE, (1, 60 + cpu))
+            bench.executor.advance(cpu, 50, bench.interrupts)
+        if late:  # the plan was not there yet when the snapshot was taken
+            bench.interrupts = None
+        snap = machine.snapshot()
+        bench.interrupts = bench.interrupts or parse_interrupts(plan)
+        traces = []
+        for _ in range(3):
+            machine.restore(snap)
+            trace = []
+            while any(bench.executor.running(cpu) for cpu in (0, 1)):
+                for cpu in (0, 1):
+                    bench.executor.advance(cpu, 1, bench.interrupts)
+                    trace.append((machine.cpus[cpu].rip, machine.cpus[cpu].interrupts))
+            traces.append(trace)
+        assert traces[0] == traces[1] == traces[2]
+        assert machine.cpus[1].interrupts > 10
+
+    def test_a_snapshot_of_less_text_is_refused_unless_the_text_stays(self, rig):
+        r = rig("mov eax, 1; ret")
+        snap = r.machine.snapshot()
+        r.machine.text.add_page(r.machine.layout.slots >> 12, b"\xc3" * 4096)
+        with pytest.raises(EngineBug, match="keep_text"):
+            r.machine.restore(snap)
+        assert r.call() == 1
+        r.machine.restore(snap, keep_text=True)
+        assert r.machine.text.read(r.machine.layout.slots, 1) == b"\xc3"
+        r.machine.restore(r.machine.snapshot())
+
     def test_vector_state_is_part_of_a_snapshot(self, rig):
         r = rig("movq xmm5, rdi; ret", "movq rax, xmm5; ret")
         r.call(11)
@@ -319,12 +415,17 @@ class TestText:
         r.machine.text.write(BASE + 4094, b"\x02\x02\x02\x02", reason="test")
         assert r.call() == 0x02020202
 
-    def test_ten_thousand_versions_run_right_though_frames_are_recycled(self, rig):
-        r = rig("mov eax, 1; ret")
-        r.machine.frames._limit = 512
-        for value in range(0, 10_000, 7):
-            r.machine.text.write(BASE + 1, struct.pack("<I", value), reason="test")
-            assert r.call() == value
+    @pytest.mark.parametrize("limit", [512, 4096])
+    def test_versions_beyond_one_chunk_of_frames_run_right_on_fresh_and_on_pooled_instances(self, limit):
+        pool = new_pool()  # of its own: what an instance did before must not matter
+        for _ in range(2):
+            r = Rig(asm_image("mov eax, 1; ret"), pool)
+            r.machine.frames._limit = limit  # 512: frames are recycled; 4096: there is a chunk more each 512 pages
+            for value in range(0, 10_000, 7):
+                r.machine.text.write(BASE + 1, struct.pack("<I", value), reason="test")
+                assert r.call() == value
+            r.machine.close()
+        pool.close()
 
     def test_a_write_outside_of_text_is_a_bug_of_ours(self, rig):
         r = rig("ret")
@@ -333,7 +434,7 @@ class TestText:
 
 
 class TestCalibration:
-    def test_both_private_offsets_are_found_in_the_pinned_unicorn(self):
+    def test_the_private_offsets_are_found_in_the_pinned_unicorn(self):
         probe = calibrate()
         assert probe.counter is not None
-        assert probe.exception is not None
+        assert None not in (probe.exception, probe.error_code, probe.software, probe.shadow)

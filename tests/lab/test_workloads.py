@@ -110,3 +110,11 @@ def test_the_same_run_twice_gives_the_same_json(pool):
     ]
     assert found[0] == found[1]
     assert found[0]["interrupts"] > 10
+
+
+def test_verify_with_one_and_with_two_jobs_agree_on_a_call_that_makes_a_thousand_text_versions():
+    arguments = [parse_argument(text) for text in ("buf:616263", "3", "buf:+32")]
+    one, two = (verify_image(image("sha256.o"), "sha256", arguments, sweep=Sweep(), jobs=jobs) for jobs in (1, 2))
+    assert one == two
+    assert one.good
+    assert one.runs > 700

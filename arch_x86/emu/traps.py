@@ -1,0 +1,115 @@
+"""What a trap stub and a detour buffer ask of the host: pt_regs to the kprobes layer and back. Answers to do_int3(), do_debug() and
+do_trap() in arch/x86/kernel/traps.c."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from arch_x86.emu.cpu import FLAG_TF, Cpu, NmiPhase
+from arch_x86.emu.diagnose import diagnose, instruction_with, original_place
+from arch_x86.emu.fault import GuestFault
+from arch_x86.emu.machine import Machine
+from arch_x86.emu.uc import RDI, RSI, RSP
+from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
+from engine.errors import EngineBug
+
+__all__ = ("Traps",)
+
+_DEBUG, _BREAKPOINT = 1, 3
+_NOP: Final = b"\x90"
+_STI: Final = b"\xfb"
+_REPE: Final = 0xF3
+_REX_B: Final = 1
+
+
+class Traps:
+    """The traps of all vCPUs of ``machine``."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def trap(self, vcpu: Cpu, vector: int) -> GuestFault | None:
+        """A trap stub has pushed pt_regs and asks what to do. The fault that ends the call, where nobody knows."""
+        machine = self._machine
+        vcpu.uc.load()
+        at = vcpu.uc.gpr[RSP]
+        regs = self._regs_at(at)
+        handler = machine.trap_handler
+        if handler is not None:
+            if vector == _BREAKPOINT:
+                mine = handler.int3(vcpu.index, regs)
+            elif vector == _DEBUG:
+                mine = handler.debug(vcpu.index, regs)
+            else:
+                mine = handler.fault(vcpu.index, regs, vector)
+            if mine:
+                if regs.flags & FLAG_TF:
+                    self._step_pause(vcpu, regs)
+                machine.ram.write(at, regs.pack())
+                return None
+        fixup = next((e.fixup for e in machine.image.exception_table if e.insn == regs.ip), None)
+        if fixup is not None and vector not in (_BREAKPOINT, _DEBUG):
+            regs.ip = fixup
+            machine.ram.write(at, regs.pack())
+            return None
+        rip = regs.ip - 1 if vector == _BREAKPOINT else regs.ip
+        return diagnose(machine, vcpu, rip, None, vector=vector, rsp=regs.sp)
+
+    # NMIs -------------------------------------------------------------------------------------------------------------
+
+    def nmi(self, vcpu: Cpu) -> None:
+        """The NMI's stub has pushed pt_regs and asks what to do."""
+        vcpu.uc.load()
+        at = vcpu.uc.gpr[RSP]
+        if self._machine.nmi_handler is not None:
+            regs = self._regs_at(at)
+            self._machine.nmi_handler(vcpu.index, regs)
+            self._machine.ram.write(at, regs.pack())
+        vcpu.nmi = NmiPhase.RETURNING
+
+    def nmi_is_blocked(self, vcpu: Cpu) -> bool:
+        """By one that has not returned yet, or because MOV SS was just executed: its user is about to load RSP, too."""
+        stubs = self._machine.stubs
+        if vcpu.nmi is NmiPhase.ENTERED or (vcpu.nmi is NmiPhase.RETURNING and vcpu.rip in stubs.frames and vcpu.rip > stubs.nmi):
+            return True
+        return vcpu.in_shadow and not self._is_behind_sti(vcpu)
+
+    def _is_behind_sti(self, vcpu: Cpu) -> bool:
+        machine = self._machine
+        rip = instruction_with(machine, original_place(machine, vcpu, vcpu.rip - 1))
+        insn = decode(machine.image.read(rip, MAX_INSN_SIZE), rip)
+        return insn is not None and insn.opcode == _STI
+
+    # Traps ------------------------------------------------------------------------------------------------------------
+
+    def _regs_at(self, addr: int) -> PtRegs:
+        data = self._machine.ram.read(addr, PT_REGS_SIZE)
+        if data is None:
+            raise EngineBug(f"pt_regs at {addr:#x} are not in guest memory")
+        return PtRegs.unpack(data)
+
+    def _step_pause(self, vcpu: Cpu, regs: PtRegs) -> None:
+        """Unicorn leaves its loop at ``pause`` and forgets the single-step trap behind it: take the step, and the trap, here."""
+        code = self._machine.text.read(regs.ip, MAX_INSN_SIZE)
+        if _REPE not in code:
+            return
+        insn = decode(code, regs.ip)
+        if insn is None or insn.opcode != _NOP or _REPE not in insn.prefixes or insn.rex & _REX_B:
+            return
+        assert self._machine.trap_handler is not None
+        regs.ip += insn.length
+        vcpu.retired += 1
+        self._machine.clock += 1
+        self._machine.trap_handler.debug(vcpu.index, regs)
+
+    def optimized_callback(self, vcpu: Cpu) -> None:
+        """A detour buffer calls: rdi is its number, rsi its pt_regs."""
+        vcpu.uc.load()
+        op_id, at = vcpu.uc.gpr[RDI], vcpu.uc.gpr[RSI]
+        handler = self._machine.trap_handler
+        if handler is None:
+            raise EngineBug("a detour buffer ran on a machine without probes")
+        regs = self._regs_at(at)
+        handler.optimized_callback(vcpu.index, op_id, regs)
+        self._machine.ram.write(at, regs.pack())
