@@ -10,10 +10,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NoReturn
 
 from engine.arguments import parse_argument, parse_number
-from engine.errors import InputError, KprobeError
+from engine.errors import InputError, KprobeError, WorkerDied
 from engine.interrupts import parse_interrupts
 from engine.kprobe_events import parse_spec
 from engine.profile import profile_named
@@ -30,6 +31,10 @@ _GOOD, _BAD, _USAGE = 0, 1, 2
 _INTERRUPTED = 130
 _SHOWN_MAX = 20
 _IMAGE_HELP = "ELF object, executable or shared object, .s assembly, or code-image JSON"
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C, and how far the command had come."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -175,16 +180,17 @@ def _verify(args: argparse.Namespace) -> int:
     sweep = parse_sweep(args.interrupts)
     image = _load(args)
     progress = Progress(f"verify {args.call}")
+    reached = "before the first step"
+
+    def report(done: int, total: int, note: str) -> None:
+        nonlocal reached
+        reached = f"after {done:,} of {total:,} {note}"
+        progress.update(done, total, note)
+
     try:
-        result = verify_image(
-            image,
-            args.call,
-            arguments,
-            sweep=sweep,
-            options=options,
-            jobs=jobs,
-            progress=lambda done, total, failures: progress.update(done, total, count(failures, "failure")),
-        )
+        result = verify_image(image, args.call, arguments, sweep=sweep, options=options, jobs=jobs, progress=report)
+    except KeyboardInterrupt:
+        raise _Interrupted(reached) from None
     finally:
         progress.clear()
     if args.json:
@@ -197,8 +203,10 @@ def _verify(args: argparse.Namespace) -> int:
 def _show_verify(args: argparse.Namespace, result: VerifyResult, style: Style) -> None:
     verdict = style.paint("good", "green", "bold") if result.good else style.paint("bad", "red", "bold")
     print(f"{args.call}: {verdict}")
-    if result.golden_fault is not None:
-        print(f"  the unprobed call ends in a guest fault at {result.golden_fault}")
+    if result.fault is not None:
+        fault = result.fault
+        print(f"  the unprobed call ends in a guest fault at {fault.place} ({fault.rip:#x}): {fault.kind}")
+        print(f"  {fault.explain}")
         return
     print(
         f"  {count(result.sites, 'site')}, {count(result.runs, 'run')} of a call that executes "
@@ -229,19 +237,31 @@ def _demo(args: argparse.Namespace) -> int:
 _COMMANDS = {"run": _run, "verify": _verify, "inspect": _inspect, "demo": _demo}
 
 
+def _interruptible(command: str) -> AbstractContextManager[None]:
+    if command == "inspect":  # executes nothing
+        return nullcontext()
+    from arch_x86.emu.sigint import interruptible
+
+    return interruptible()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. ``argv`` without the program's name; returns the exit status."""
     try:
         args = _parser().parse_args(argv)
-        status = _COMMANDS[args.command](args)
+        with _interruptible(args.command):
+            status = _COMMANDS[args.command](args)
         sys.stdout.flush()
         return status
     except (InputError, KprobeError) as error:
         print(f"optprobe: {error}", file=sys.stderr)
         return _USAGE
-    except KeyboardInterrupt:
-        print("optprobe: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"optprobe: interrupted {error}".rstrip(), file=sys.stderr)
         return _INTERRUPTED
+    except WorkerDied as error:
+        print(f"optprobe: {error}", file=sys.stderr)
+        return _BAD
     except BrokenPipeError:
         # The reader went away (`optprobe ... | head`): no message, and none from the interpreter's own flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,6 +19,7 @@ __all__ = (
     "InputError",
     "KprobeError",
     "OptprobeError",
+    "WorkerDied",
     "errno_name",
 )
 
@@ -54,6 +55,10 @@ class KprobeError(OptprobeError):
         self.errno = errno
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[KprobeError], tuple[int, str]]:
+        """Pickled as it is made, not by its message: it has to come back from worker processes."""
+        return type(self), (self.errno, self.reason)
+
 
 class EngineBug(OptprobeError):
     """This should never happen: an invariant of the engine broke. Please report it with the scenario."""
@@ -61,3 +66,7 @@ class EngineBug(OptprobeError):
 
 class Deadlock(OptprobeError):
     """A control task waits for something that nothing left in the machine can bring about."""
+
+
+class WorkerDied(OptprobeError):
+    """A process that had part of the work ended without a result."""

@@ -279,7 +279,6 @@ class Executor:
         if handler is None:
             raise EngineBug("a detour buffer ran on a machine without probes")
         regs = self._regs_at(at)
-        regs.sp = at + PT_REGS_SIZE + (128 if vcpu.red_zone else 0)
         handler.optimized_callback(vcpu.index, op_id, regs)
         self.machine.ram.write(at, regs.pack())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p, cast
+from types import FrameType
 from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as _binding  # pyright: ignore[reportMissingTypeStubs]
@@ -17,7 +18,7 @@ from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
 from engine.errors import EngineBug
 
-__all__ = ("GPR_NAMES", "NO_LIMIT", "Context", "Probe", "UcInstance", "UcPool")
+__all__ = ("GPR_NAMES", "NO_LIMIT", "Context", "Probe", "UcInstance", "UcPool", "in_callback")
 
 _LIB: Final[Any] = _binding.uclib  # pyright: ignore[reportUnknownMemberType]
 
@@ -59,12 +60,26 @@ RFLAGS: Final = 16
 _BATCH_IDS: Final = (*(getattr(x86, f"UC_X86_REG_{name.upper()}") for name in GPR_NAMES), x86.UC_X86_REG_EFLAGS)
 _VECTOR_IDS: Final = (*(x86.UC_X86_REG_XMM0 + i for i in range(16)), x86.UC_X86_REG_MXCSR)
 _VECTOR_SIZE: Final = 16 * 16 + 4
+_FPU_IDS: Final = (
+    *(x86.UC_X86_REG_FP0 + i for i in range(8)),
+    x86.UC_X86_REG_FPCW,
+    x86.UC_X86_REG_FPSW,
+    x86.UC_X86_REG_FPTAG,
+)
 NO_LIMIT: Final = 0x0123_4567_89AB
 """A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
 _VECTOR_INVALID: Final = 6
 _ERROR_FETCH: Final = 16
 _VECTOR_SYSCALL: Final = 0x100
 """Pseudo vector for ``syscall``/``sysenter``, which Unicorn would silently skip."""
+
+
+_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "_count_one"})
+
+
+def in_callback(frame: FrameType | None) -> bool:
+    """True for the frame of a callback from the emulator, where an exception would be lost."""
+    return frame is not None and frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES
 
 
 class Probe:
@@ -119,6 +134,9 @@ class UcInstance:
         "_cr3",
         "_fallback_count",
         "_fallback_limit",
+        "_fpu",
+        "_fpu_ids",
+        "_fpu_slots",
         "_ids",
         "_keep",
         "_probe",
@@ -151,6 +169,9 @@ class UcInstance:
         self._vector_ids = (c_int * 17)(*_VECTOR_IDS)
         base = ctypes.addressof(self._vectors)
         self._vector_slots = (c_void_p * 17)(*[base + 16 * i for i in range(17)])
+        self._fpu = (ctypes.c_uint8 * 16 * len(_FPU_IDS))()
+        self._fpu_ids = (c_int * len(_FPU_IDS))(*_FPU_IDS)
+        self._fpu_slots = (c_void_p * len(_FPU_IDS))(*[ctypes.addressof(slot) for slot in self._fpu])
         self._scratch = c_uint64()
         self._scratch_at = ctypes.addressof(self._scratch)
         self._cr3 = c_uint64()
@@ -254,6 +275,8 @@ class UcInstance:
         for segment in (x86.UC_X86_REG_SS, x86.UC_X86_REG_DS, x86.UC_X86_REG_ES):
             self.write_reg(segment, data_selector)
         self.write_reg(x86.UC_X86_REG_MXCSR, 0x1F80)  # as after reset: all exceptions masked
+        self.write_reg(x86.UC_X86_REG_FPCW, 0x37F)  # as after FNINIT: all exceptions masked, 64-bit precision
+        self.write_reg(x86.UC_X86_REG_FPTAG, 0xFFFF)  # all empty
         self._cr3.value = cr3
 
     def flush_tlb(self) -> None:
@@ -311,6 +334,14 @@ class UcInstance:
         """Set XMM0 to XMM15 from 256 bytes."""
         ctypes.memmove(self._vectors, values, 256)
         _reg_write_batch(self.handle, self._vector_ids, self._vector_slots, 16)
+
+    def fpu_state(self) -> bytes:
+        """16 bytes each of the x87 registers R0 to R7 (80 bits; MMX in the low 64), the control, the status and the tag word.
+
+        Without the addresses of the last x87 instruction and its operand: that of a copy is not the original's.
+        """
+        _reg_read_batch(self.handle, self._fpu_ids, self._fpu_slots, len(_FPU_IDS))
+        return bytes(self._fpu)
 
     # Running ----------------------------------------------------------------------------------------------------------
 

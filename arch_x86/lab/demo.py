@@ -71,7 +71,7 @@ def _choose(verifier: Verifier) -> int:
     code = verifier.bench.arch.code
     best = max(
         (addr for addr in verifier.sites() if isinstance(can_optimize(code, addr), OptimizePlan)),
-        key=lambda addr: (verifier.golden.passes[addr], -addr),
+        key=lambda addr: (len(verifier.golden.passes[addr]), -addr),
         default=None,
     )
     if best is None:
@@ -88,7 +88,7 @@ def _show_life(image: Image, pool: UcPool, style: Style) -> bool:
     kallsyms, kprobes = bench.machine.kallsyms, bench.kprobes
     print(style.paint("optprobe: a kprobe's life on real machine code", "bold"))
     print(f"SHA-256 of {len(_MESSAGE)} bytes, compiled by gcc -O2, {count(verifier.golden.instructions, 'instruction')} a call.")
-    print(f"The probe goes to {kallsyms.describe(addr)}, executed {count(verifier.golden.passes[addr], 'time')} in a call.")
+    print(f"The probe goes to {kallsyms.describe(addr)}, executed {count(len(verifier.golden.passes[addr]), 'time')} in a call.")
     probe = Kprobe(addr=addr, pre_handler=lambda _p, _regs: 0)
 
     def name(target: int) -> str:
@@ -161,7 +161,7 @@ def _show_hits(image: Image, pool: UcPool, style: Style) -> bool:
         start = machine.cpus[0].retired
         bench.call("sha256", message, len(_MESSAGE), out)
         same = machine.ram.read(out, 32) == want
-        passes = verifier.golden.passes[addr]
+        passes = len(verifier.golden.passes[addr])
         rows.append((str(used), how, str(passes), str(hits), f"{machine.cpus[0].retired - start:,}", "equal" if same else "DIFFERS"))
         good &= used is method and hits == passes and same
         bench.kprobes.unregister_kprobe(probe)
