@@ -209,6 +209,12 @@ class TestInterrupts:
         assert cpu.interrupts == 200 // period if period > 1 else cpu.interrupts >= 199
         assert r.machine.ram.read_u64(r.machine.layout.gs_base(0) + GS_INTERRUPTS) == cpu.interrupts
 
+    @pytest.mark.parametrize("room", [0, 8, 40, 48, 100])
+    def test_an_interrupt_for_whose_handler_the_stack_has_no_room_is_a_double_fault(self, rig, room):
+        r = rig(f"sub rsp, {16 * 4096 - 72 - room}; l: inc rax; jmp l", config=MachineConfig(stack_pages=16))
+        fault = r.call(plan=EveryPlan(5), limit=1000)
+        assert fault.kind is FaultKind.DOUBLE_FAULT
+
     def test_an_interrupt_waits_until_if_is_set(self, rig):
         r = rig("cli; nop; nop; sti; nop; ret")
         r.begin()
