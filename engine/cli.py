@@ -6,12 +6,14 @@ Exit status: 0 good; 1 a failed check or a guest fault; 2 bad usage or input, wi
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.arguments import parse_argument, parse_number
 from engine.errors import InputError, KprobeError, WorkerDied
@@ -30,6 +32,7 @@ __all__ = ("main",)
 _GOOD, _BAD, _USAGE = 0, 1, 2
 _INTERRUPTED = 130
 _SHOWN_MAX = 20
+_NEGATIVE = re.compile(r"-[0-9]")
 _IMAGE_HELP = "ELF object, executable or shared object, .s assembly, or code-image JSON"
 
 
@@ -38,13 +41,17 @@ class _Interrupted(KeyboardInterrupt):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line, and whose help does not hide that it can't be written."""
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see {self.prog} --help")
+        shorter = re.sub(r"\S{200,}", lambda word: word[0][:197] + "...", message)
+        raise InputError(f"{shorter}; see {self.prog} --help")
 
 
-def _executing(parser: argparse.ArgumentParser, *, cpus: bool) -> None:
+def _executing(parser: argparse.ArgumentParser, *, cpus: bool, jobs: str) -> None:
     """Options common to the commands that execute."""
     parser.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
     parser.add_argument("--call", metavar="SYMBOL", required=True, help="the function to call")
@@ -56,7 +63,7 @@ def _executing(parser: argparse.ArgumentParser, *, cpus: bool) -> None:
     parser.add_argument("--profile", metavar="P", default="linux-2010", help="whose behaviour: linux-2010 or linux-6.1 (linux-2010)")
     parser.add_argument("--preempt", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--max-instructions", metavar="N", default="100000000", help="bound on each call (100000000)")
-    parser.add_argument("--jobs", metavar="N", default="1", help="processes to use (1)")
+    parser.add_argument("--jobs", metavar="N", default="1", help=jobs)
     parser.add_argument("--cpus", metavar="N", default="1", help="vCPUs, 1 to 8 (1)" if cpus else argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -69,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
     run = commands.add_parser("run", help="probe a function, call it, and report", description="Probe a function, call it, and report.")
-    _executing(run, cpus=True)
+    _executing(run, cpus=True, jobs="no effect: run uses one process")
     run.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], or SYM+0xOFF")
     run.add_argument("--interrupts", metavar="WHEN", default="none", help="none, every:N or random:SEED:MEAN (none)")
     run.add_argument("--no-optimize", action="store_true", help="leave probes as breakpoints")
@@ -79,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Put one probe at a time on every instruction boundary that a call executes, by every method that the site allows, "
         "and compare with the unprobed run.",
     )
-    _executing(verify, cpus=False)
+    _executing(verify, cpus=False, jobs="processes to use (1)")
     verify.add_argument("--interrupts", metavar="WHERE", default="none", help="none, boundaries or sample:SEED:N (none)")
     inspect = commands.add_parser(
         "inspect",
@@ -117,7 +124,7 @@ def _load(args: argparse.Namespace) -> Image:
     stubs = [stub.partition("=")[0] for stub in given.get("stub", ())]
     image = load_image(args.image, libraries=given.get("libraries", ()), stubs=stubs)
     for warning in image.warnings:
-        print(f"optprobe: {image.name}: {warning}", file=sys.stderr)
+        _complain(f"{image.name}: {warning}")
     return image
 
 
@@ -247,22 +254,64 @@ def _interruptible(command: str) -> AbstractContextManager[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. ``argv`` without the program's name; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names are the user's: what the locale lacks is shown escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
-        args = _parser().parse_args(argv)
-        with _interruptible(args.command):
-            status = _COMMANDS[args.command](args)
-        sys.stdout.flush()
-        return status
+        return _main(sys.argv[1:] if argv is None else argv)
     except (InputError, KprobeError) as error:
-        print(f"optprobe: {error}", file=sys.stderr)
+        _complain(str(error))
         return _USAGE
     except KeyboardInterrupt as error:
-        print(f"optprobe: interrupted {error}".rstrip(), file=sys.stderr)
+        _complain(f"interrupted {error}".rstrip())
         return _INTERRUPTED
     except WorkerDied as error:
-        print(f"optprobe: {error}", file=sys.stderr)
+        _complain(str(error))
         return _BAD
-    except BrokenPipeError:
-        # The reader went away (`optprobe ... | head`): no message, and none from the interpreter's own flush at exit.
+    except BrokenPipeError:  # the reader went away (`optprobe ... | head`)
+        _give_up_output()
+        return _BAD
+    except OSError as error:
+        _give_up_output()
+        _complain(f"cannot write the output: {error.strerror or error}")
+        return _BAD
+
+
+def _main(argv: Sequence[str]) -> int:
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `>&-`
+        _complain("cannot write the output: standard output is closed")
+        return _BAD
+    try:
+        args = _parser().parse_args(_join_negative(argv))
+    except SystemExit as done:  # --help
+        sys.stdout.flush()
+        return int(done.code or 0)
+    with _interruptible(args.command):
+        status = _COMMANDS[args.command](args)
+    sys.stdout.flush()
+    return status
+
+
+def _join_negative(argv: Sequence[str]) -> list[str]:
+    """``--arg -0x10`` as ``--arg=-0x10``: argparse would take -0x10 for an option."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] == "--arg" and _NEGATIVE.match(word):
+            words[-1] = f"--arg={word}"
+        else:
+            words.append(word)
+    return words
+
+
+def _complain(message: str) -> None:
+    """One line on standard error, whatever is in it and wherever that goes."""
+    line = message if message.isprintable() else message.encode("unicode_escape").decode("ascii")
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `2>&-`
+        with suppress(OSError):
+            print(f"optprobe: {line}", file=sys.stderr, flush=True)
+
+
+def _give_up_output() -> None:
+    """What is still buffered goes nowhere, lest the interpreter complains when it flushes at its end."""
+    with suppress(OSError):  # not a file, in a test
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BAD

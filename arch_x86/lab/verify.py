@@ -26,7 +26,7 @@ from arch_x86.probes.eligibility import can_probe
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.version import TextVersion
 from engine.arguments import Argument, parse_number
-from engine.errors import EngineBug, InputError
+from engine.errors import EngineBug, InputError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
 
@@ -60,9 +60,9 @@ def parse_sweep(text: str) -> Sweep:
     if text in ("none", "boundaries"):
         return Sweep(text)
     if words[0] == "sample" and len(words) == 3:
-        what = f"--interrupts {text}"
+        what = f"--interrupts {printable(text)}"
         return Sweep("sample", parse_number(words[1], what, least=0), parse_number(words[2], what, least=1, most=1_000_000))
-    raise InputError(f"--interrupts {text}: unknown; give none, boundaries or sample:SEED:N")
+    raise InputError(f"--interrupts {printable(text)}: unknown; give none, boundaries or sample:SEED:N")
 
 
 @dataclass(frozen=True, slots=True)
