@@ -1,6 +1,7 @@
 """The ``optprobe`` command: argument parsing, and the one place that wires arch_x86 into the engine.
 
-Exit status: 0 good; 1 a failed check or a guest fault; 2 bad usage or input, with one line that says what is wrong.
+Exit status: 0 good; 1 a failed check, a guest fault or output that can't be written; 2 bad usage or input, with one line that says
+what is wrong; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="optprobe",
         description="A laboratory for patching live x86-64 code: kprobes on an emulated SMP machine.",
-        epilog="Exit status: 0 good; 1 a failed check or a guest fault; 2 bad usage or input.",
+        epilog="Exit status: 0 good; 1 a failed check, a guest fault or output that can't be written; 2 bad usage or input; "
+        "130 after Ctrl-C.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
     run = commands.add_parser("run", help="probe a function, call it, and report", description="Probe a function, call it, and report.")

@@ -178,10 +178,10 @@ def _show_interrupts(image: Image, pool: UcPool, style: Style) -> bool:
     addr = _choose(verifier)
     progress = Progress("interrupts")
     _heading(style, "4. An interrupt at every boundary of the call, the probe optimized")
-    failures = list(
-        verifier.check_method(addr, Method.OPTIMIZED, Sweep("boundaries"), lambda done, total: progress.update(done, total))
-    )  # fmt: skip
-    progress.clear()
+    try:
+        failures = list(verifier.check_method(addr, Method.OPTIMIZED, Sweep("boundaries"), progress.update))
+    finally:
+        progress.clear()
     runs = verifier.runs - 1
     outcome = "equal to the unprobed run every time" if not failures else f"{len(failures)} DIFFERENT from the unprobed run"
     print(f"  {count(runs, 'run')}, each with one interrupt: between any two instructions of the function,")

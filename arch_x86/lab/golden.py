@@ -57,6 +57,8 @@ class PassLog:
         if number >= len(self._first):
             return None if self._hashes[number] == _hash(seen) else f"at pass {number + 1} other registers than the site had"
         had = self._first[number]
+        if had == seen:
+            return None
         for name, new, old in zip(_NAMES, seen, had, strict=True):
             if new != old:
                 return f"at pass {number + 1} {name} = {new:#x}, where the site had {old:#x}"

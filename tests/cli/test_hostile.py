@@ -156,10 +156,11 @@ def test_a_refused_probe_is_named_by_its_spec_its_place_and_its_errno(capsys, sp
 
 RUN = f"optprobe run {SHA} --call sha256 --arg buf:616263 --arg 3 --arg buf:+32"
 INSPECT = f"optprobe inspect {SHA}"
+DEMO = f"optprobe demo --image {SHA}"
 
 
 class TestOutput:
-    @pytest.mark.parametrize("command", [RUN, f"{RUN} --json", INSPECT, f"{INSPECT} --json", "optprobe demo", "optprobe --help"])
+    @pytest.mark.parametrize("command", [RUN, f"{RUN} --json", INSPECT, f"{INSPECT} --json", DEMO, "optprobe --help"])
     @pytest.mark.parametrize("where", [">&-", ">/dev/full"])
     def test_output_that_can_not_be_written_is_one_line_and_exit_status_1(self, command, where):
         done = shell(f"{command} {where}")
@@ -200,4 +201,4 @@ class TestOutput:
         assert one_line(done.stderr)
 
     def test_the_demo_prints_the_same_twice(self):
-        assert shell("optprobe demo").stdout == shell("optprobe demo").stdout
+        assert shell(DEMO).stdout == shell(DEMO).stdout

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import pickle
 
 import pytest
 from unicorn import x86_const
 
 from arch_x86.emu import machine as machine_module
 from arch_x86.emu.cpu import Cpu
+from arch_x86.emu.fault import FaultKind, GuestFault, GuestFaultError
 from arch_x86.lab.jobs import verify_image
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Sweep, Verifier, parse_sweep
 from arch_x86.probes import arch as arch_module
 from arch_x86.probes import stepping as stepping_module
 from engine.arguments import BufferArgument, IntegerArgument
-from engine.errors import InputError
+from engine.errors import InputError, KprobeError, WorkerDied
 from tests.conftest import asm_image
 
 # A carry over the probed instructions, a RIP-relative load, a call, a loop, callee-saved registers, x87 and the red zone.
@@ -318,3 +321,20 @@ def test_a_register_shown_wrong_late_is_found(monkeypatch):
     assert {failure.explain for failure in result.failures} == {
         "the handler was shown wrong registers: at pass 121 other registers than the site had"
     }
+
+
+def test_a_worker_that_dies_is_told_and_no_other_is_left():
+    def kill(done: int, _total: int, _note: str) -> None:
+        if done:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with pytest.raises(WorkerDied):
+        verify_image(asm_image(SOUND, HELPER, "ret"), "f", sweep=Sweep("boundaries"), jobs=2, progress=kill)
+    assert multiprocessing.active_children() == []
+
+
+def test_an_error_in_a_worker_comes_back_as_it_is():
+    for error in (KprobeError(84, "why"), GuestFaultError(GuestFault(0, 1, "f", 2, FaultKind.HALT, "why"))):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
