@@ -293,6 +293,13 @@ class TestSnapshots:
             ends.add((r.machine.cpus[0].registers(), r.machine.clock))
         assert len(ends) == 1
 
+    def test_x87_starts_as_after_fninit_and_its_state_is_readable(self, rig):
+        r = rig("fnstcw [rsp - 8]; movzx eax, word ptr [rsp - 8]; fld1; ret")
+        assert r.call() == 0x37F
+        state = r.machine.cpus[0].uc.fpu_state()
+        assert state[16 * 7 : 16 * 7 + 10] == bytes.fromhex("0000000000000080ff3f")
+        assert state[16 * 9 : 16 * 9 + 2] == bytes.fromhex("0038")  # TOP is 7
+
     def test_vector_state_is_part_of_a_snapshot(self, rig):
         r = rig("movq xmm5, rdi; ret", "movq rax, xmm5; ret")
         r.call(11)
