@@ -12,7 +12,7 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.calls import check_arguments, place_call, require_function, result_f64
 from engine.arguments import Argument
-from engine.errors import InputError
+from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
 from engine.kprobe_events import ProbeSpec
@@ -139,7 +139,7 @@ def run_image(
     for spec in probes:
         if spec.is_return or spec.fetchargs:
             what = "return probes" if spec.is_return else "fetch arguments"
-            raise InputError(f"probe {spec.text!r}: {what} are not supported yet; write p SYM+OFF or SYM+0xOFF")
+            raise InputError(f"probe '{printable(spec.text)}': {what} are not supported yet; write p SYM+OFF or SYM+0xOFF")
     bench = Workbench(image, cpus=options.cpus, config=MachineConfig(stubs=options.stubs), pool=pool, profile=options.profile)
     try:
         return _run(bench, symbol, arguments, probes, interrupts, optimize, options)
@@ -161,7 +161,10 @@ def _run(
     kprobes.kprobes_allow_optimization = optimize
     counted = [_Counted(spec) for spec in probes]
     for one in counted:
-        kprobes.register_kprobe(one.probe)
+        try:
+            kprobes.register_kprobe(one.probe)
+        except KprobeError as error:
+            raise KprobeError(error.errno, f"probe '{printable(one.spec.text)}'{_place(bench, one.spec)}: {error.reason}") from None
     if optimize:
         kprobes.wait_for_kprobe_optimizer()
     methods = [bench.method(one.probe) for one in counted]
@@ -195,6 +198,12 @@ def _run(
         syncs=bench.plane.stats.syncs,
         fault=next((task.fault for task in machine.tasks if task.fault is not None), None),
     )
+
+
+def _place(bench: Workbench, spec: ProbeSpec) -> str:
+    """Where a refused probe would have gone, unless its SPEC says the same."""
+    place = bench.machine.kallsyms.describe(spec.address or 0) if spec.symbol is None else f"{spec.symbol}+{spec.offset:#x}"
+    return "" if place == spec.text else f" at {printable(place)}"
 
 
 def _probe_result(bench: Workbench, one: _Counted, method: Method) -> ProbeResult:
