@@ -6,7 +6,7 @@ One object per machine holds what the kernel keeps in statics. Lock order: modul
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum, auto
 from typing import Any
@@ -16,6 +16,7 @@ from engine.arch import Arch
 from engine.errors import KprobeError
 from engine.kallsyms import Kallsyms
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag
+from engine.kretprobes import Kretprobes
 from engine.optimizer import Optimizer
 from engine.optprobes import Optprobes
 from engine.profile import LINUX_2010, Profile
@@ -57,6 +58,11 @@ class Kprobes:
         self.text_mutex = Mutex("text_mutex", 4, plane)
         self.optimizer = Optimizer(arch, plane, self, profile)
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)
+        self.kretprobes = Kretprobes(self, arch)
+        self.register_kretprobe = self.kretprobes.register_kretprobe
+        self.register_kretprobes = self.kretprobes.register_kretprobes
+        self.unregister_kretprobe = self.kretprobes.unregister_kretprobe
+        self.unregister_kretprobes = self.kretprobes.unregister_kretprobes
         arch.attach(self)
 
     # Locks ------------------------------------------------------------------------------------------------------------
@@ -110,7 +116,8 @@ class Kprobes:
 
     # Registration -----------------------------------------------------------------------------------------------------
 
-    def _kprobe_addr(self, p: Kprobe) -> int:
+    def kprobe_addr(self, p: Kprobe) -> int:
+        """Where ``p`` asks to go. Raises KprobeError: EINVAL (address and symbol both or neither), ENOENT or EINVAL (no such symbol)."""
         unknown = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
         offset = p.offset & _OFFSET_MASK if self.profile.offset_is_cut else p.offset
         if p.symbol_name is not None and p.addr is not None:
@@ -142,7 +149,7 @@ class Kprobes:
         """
         if self.is_registered(p):
             raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
-        p.addr = addr = self._kprobe_addr(p)
+        p.addr = addr = self.kprobe_addr(p)
         p.offset = p.offset if p.symbol_name is not None else 0
         p.flags &= KprobeFlag.DISABLED
         p.nmissed = 0
@@ -274,12 +281,13 @@ class Kprobes:
         """:meth:`unregister_kprobes` of one."""
         return self.unregister_kprobes([p]) == 1
 
-    def unregister_kprobes(self, ps: Iterable[Kprobe]) -> int:
+    def unregister_kprobes(self, ps: Iterable[Kprobe], *, disarmed: Callable[[], None] | None = None) -> int:
         """Take probes out of service, with one grace period for all; no handler of theirs runs after the return.
 
         A jump is undone later, by the optimizer. A probe that is not registered changes nothing.
         ``addr`` of an unregistered probe stays set, so one that names a symbol needs ``addr = None`` before it is registered again.
 
+        :param disarmed: called with the locks held, before the grace period.
         :returns: how many were registered.
         """
         gone: list[tuple[Kprobe, _Bottom]] = []
@@ -290,6 +298,8 @@ class Kprobes:
                     gone.append((p, bottom))
                 elif all(p is not other for other, _ in gone):
                     p.addr = None
+            if disarmed is not None:
+                disarmed()
         if not gone:
             return 0
         self.plane.synchronize_sched("unregister_kprobes")

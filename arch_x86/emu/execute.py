@@ -248,12 +248,17 @@ class Executor:
         name = machine.stubs.hypercalls.get(vcpu.rip)
         if name == "call_return":
             machine.tasks[vcpu.index].state = TaskState.IDLE
+            self._call_ended(vcpu)
         elif name == "optimized_callback":
             self._traps.optimized_callback(vcpu)
+        elif name == "trampoline":
+            if not self._traps.trampoline(vcpu):
+                text = "returned to the return probes' trampoline, though no probed call is open"
+                self._end(vcpu, make_fault(machine, vcpu.index, vcpu.rip - 1, FaultKind.ABORT, text))
         elif name == "nmi":
             self._traps.nmi(vcpu)
         elif name == "schedule":
-            pass  # a voluntary schedule(): nobody else to run
+            machine.tasks[vcpu.index].passed += 1  # nobody else to run, but a quiescent point
         elif name is not None:
             fault = self._traps.trap(vcpu, int(name.partition(":")[2]))
             if fault is not None:
@@ -274,3 +279,8 @@ class Executor:
         task.fault = fault
         if self.machine.trap_handler is not None:
             self.machine.trap_handler.call_died(vcpu.index)
+        self._call_ended(vcpu)
+
+    def _call_ended(self, vcpu: Cpu) -> None:
+        for listener in self.machine.call_ended:
+            listener(vcpu.index)

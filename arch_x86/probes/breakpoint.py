@@ -45,6 +45,7 @@ class BreakpointHandler:
     def __init__(self, cpus: int, stepping: Stepping, text_byte: Callable[[int], int | None]) -> None:
         self.ctlblk = [KprobeCtlblk() for _ in range(cpus)]
         self.stepping = stepping
+        self.cpu = 0  # whose trap is being handled (smp_processor_id)
         self._text_byte = text_byte
         self._core: ArchCallbacks | None = None
 
@@ -75,6 +76,7 @@ class BreakpointHandler:
 
     def int3(self, cpu: int, regs: PtRegs) -> bool:
         """#BP. False: nobody's breakpoint."""
+        self.cpu = cpu
         addr = regs.ip - 1
         block = self.ctlblk[cpu]
         p = self.core.get_kprobe(addr)
@@ -126,6 +128,7 @@ class BreakpointHandler:
 
     def debug(self, cpu: int, regs: PtRegs) -> bool:
         """#DB. False: nobody was stepping."""
+        self.cpu = cpu
         block = self.ctlblk[cpu]
         p = block.current
         if p is None or block.status not in _STEPPING or not self.stepping.step_ended(p.ainsn, regs, by_int3=False):
@@ -171,6 +174,7 @@ class BreakpointHandler:
         op = self.core.find_optimized(op_id)
         if op is None or op.disabled:
             return
+        self.cpu = cpu
         block = self.ctlblk[cpu]
         if block.current is not None:
             self.core.kprobes_inc_nmissed_count(op)
@@ -181,3 +185,21 @@ class BreakpointHandler:
         block.status = KprobeStatus.HIT_ACTIVE
         self.core.opt_pre_handler(op, regs)
         block.current = None
+
+    # Handlers ---------------------------------------------------------------------------------------------------------
+
+    def arch_set_current_kprobe(self, p: Kprobe | None) -> None:
+        """A handler of ``p`` runs on this CPU, outside of a hit; None: no more."""
+        block = self.ctlblk[self.cpu]
+        block.current = p
+        block.status = KprobeStatus.HIT_ACTIVE
+
+    @property
+    def current_task(self) -> int:
+        """Whose trap is being handled: without a scheduler each CPU has one task."""
+        return self.cpu
+
+    @property
+    def possible_cpus(self) -> int:
+        """How many there are."""
+        return len(self.ctlblk)
