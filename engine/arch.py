@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
+from engine.aggregate import CurrentInstance
 from engine.kprobe import AggrKprobe, Kprobe
 from engine.kretprobes import KretprobeInstance, Kretprobes
 
@@ -37,7 +38,7 @@ class ArchCallbacks(Protocol):
         ...
 
 
-class Arch(Protocol):
+class Arch(CurrentInstance, Protocol):
     """The arch layer. Errors are KprobeError with the kernel's errno."""
 
     def attach(self, core: ArchCallbacks) -> None:

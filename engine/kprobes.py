@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from enum import Enum, auto
 from typing import Any
 
-from engine.aggregate import aggr_post_handler, aggr_pre_handler, nmissed_of, opt_pre_handler
+from engine.aggregate import AggrHandlers, nmissed_of
 from engine.arch import Arch
 from engine.errors import KprobeError
 from engine.kallsyms import Kallsyms
@@ -58,6 +58,7 @@ class Kprobes:
         self.text_mutex = Mutex("text_mutex", 4, plane)
         self.optimizer = Optimizer(arch, plane, self, profile)
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)
+        self.aggr = AggrHandlers(arch)
         self.kretprobes = Kretprobes(self, arch)
         self.register_kretprobe = self.kretprobes.register_kretprobe
         self.register_kretprobes = self.kretprobes.register_kretprobes
@@ -112,7 +113,7 @@ class Kprobes:
 
     def opt_pre_handler(self, op: AggrKprobe, regs: Any) -> None:
         """Run the children's pre_handlers on the optimized path."""
-        opt_pre_handler(op, regs)
+        self.aggr.opt_pre_handler(op, regs)
 
     # Registration -----------------------------------------------------------------------------------------------------
 
@@ -144,11 +145,14 @@ class Kprobes:
         ``addr`` stays set once the place is known, also when the place is refused, so a probe that names a symbol needs ``addr = None``
         before it is registered again.
 
-        :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not probeable), ENOENT or EINVAL (no such
-            symbol), EILSEQ (inside an instruction), EOPNOTSUPP, ENOSPC, EBUSY (an unused probe there is about to be reclaimed).
+        :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not probeable, a handler that this kernel does
+            not have), ENOENT or EINVAL (no such symbol), EILSEQ (inside an instruction), EOPNOTSUPP, ENOSPC, EBUSY (an unused probe
+            there is about to be reclaimed).
         """
         if self.is_registered(p):
             raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
+        if p.fault_handler is not None and not self.profile.fault_handlers:
+            raise KprobeError(errno.EINVAL, "fault_handler: not there any more since v5.14")
         p.addr = addr = self.kprobe_addr(p)
         p.offset = p.offset if p.symbol_name is not None else 0
         p.flags &= KprobeFlag.DISABLED
@@ -191,9 +195,10 @@ class Kprobes:
         """``ap`` takes the place of ``p`` in the table and ``p`` becomes its first child."""
         ap.ainsn = p.ainsn
         ap.flags = p.flags & ~KprobeFlag.OPTIMIZED
-        ap.pre_handler = aggr_pre_handler
+        ap.pre_handler = self.aggr.pre_handler
+        ap.fault_handler = self.aggr.fault_handler
         if p.post_handler is not None and not p.gone:
-            ap.post_handler = aggr_post_handler
+            ap.post_handler = self.aggr.post_handler
         ap.children = [p]
         p.parent = ap
         self.kprobe_table[p.at] = ap
@@ -226,7 +231,7 @@ class Kprobes:
         ap.children.insert(0, p)
         p.parent = ap
         if p.post_handler is not None:
-            ap.post_handler = aggr_post_handler
+            ap.post_handler = self.aggr.post_handler
         if ap.disabled and not p.disabled:
             ap.flags &= ~KprobeFlag.DISABLED
             if not self.kprobes_all_disarmed:

@@ -135,7 +135,7 @@ class Kretprobes:
             cpus = self._arch.possible_cpus
             rp.maxactive = max(10, 2 * cpus) if core.profile.preemption else cpus
         kp.pre_handler = self._entered
-        kp.post_handler = None
+        kp.post_handler = kp.fault_handler = None
         rp.nmissed = 0
         rp.instances = tuple(KretprobeInstance(rp) for _ in range(rp.maxactive))
         rp.free_instances = list(rp.instances)
@@ -265,10 +265,17 @@ class Kretprobes:
         """How many calls of ``task`` are open."""
         return len(self._open.get(task, ()))
 
+    def drop_calls(self, task: Hashable, keep: int) -> None:
+        """Of the open calls of ``task`` only the ``keep`` oldest will return."""
+        stack = self._open.get(task, [])
+        while len(stack) > keep:
+            self._recycle(stack.pop())
+        if not stack:
+            self._open.pop(task, None)
+
     def flush_task(self, task: Hashable) -> None:
         """``task`` is dead: its open calls never return (kprobe_flush_task)."""
-        for ri in reversed(self._open.pop(task, [])):
-            self._recycle(ri)
+        self.drop_calls(task, 0)
 
     # Snapshots --------------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,11 @@ class Profile:
         several probes on a call the trampoline for all but the newest, which is entered first. Unregistering switches handlers off before
         the grace period (since v5.18). Else ``regs.ip`` is the trampoline's, ``ri.ret_addr`` is right, and they are switched off after it.
     :ivar loses_declined: an instance whose ``entry_handler`` declined is never free again.
+
+    Handlers:
+
+    :ivar handlers_take_interrupts: in a detour and on a return handlers run with IF as the interrupted code has it; else with IF clear.
+    :ivar fault_handlers: probes have a ``fault_handler`` (until v5.14), and a fault in a handler counts as a miss.
     """
 
     name: str
@@ -76,6 +81,8 @@ class Profile:
     waits_for_tasks: bool
     rethook: bool
     loses_declined: bool
+    handlers_take_interrupts: bool
+    fault_handlers: bool
 
     def without_optprobes(self) -> Profile:
         """The same kernel built without CONFIG_OPTPROBES."""
@@ -101,6 +108,8 @@ LINUX_2010: Final = Profile(
     waits_for_tasks=False,
     rethook=False,
     loses_declined=True,
+    handlers_take_interrupts=False,
+    fault_handlers=True,
 )
 LINUX_6_1: Final = Profile(
     name="linux-6.1",
@@ -121,6 +130,8 @@ LINUX_6_1: Final = Profile(
     waits_for_tasks=True,
     rethook=True,
     loses_declined=False,
+    handlers_take_interrupts=True,
+    fault_handlers=False,
 )
 PROFILES: Final = (LINUX_2010, LINUX_6_1)
 

@@ -1,11 +1,14 @@
-"""Guest faults: how a call ends when the emulated program dies. A result with an explanation, never an exception of ours."""
+"""Guest faults: how a call ends when the emulated program dies. A result with an explanation; an exception only for who asks for no more
+than the call's value."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ("FaultKind", "GuestFault")
+from engine.errors import OptprobeError
+
+__all__ = ("FaultKind", "GuestFault", "GuestFaultError")
 
 
 class FaultKind(StrEnum):
@@ -59,3 +62,15 @@ class GuestFault:
     def place(self) -> str:
         """``symbol+0xoffset``, or the bare address."""
         return f"{self.symbol}+{self.offset:#x}" if self.symbol else f"{self.rip:#x}"
+
+
+class GuestFaultError(OptprobeError):
+    """A call whose value was asked for has none: :attr:`fault` says why."""
+
+    def __init__(self, fault: GuestFault) -> None:
+        super().__init__(f"{fault.place}: {fault.kind}: {fault.explain}")
+        self.fault = fault
+
+    def __reduce__(self) -> tuple[type[GuestFaultError], tuple[GuestFault]]:
+        """Pickled as it is made, not by its message."""
+        return type(self), (self.fault,)

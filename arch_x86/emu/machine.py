@@ -76,6 +76,19 @@ class TrapHandler(Protocol):
         """The probed instruction whose slot or detour buffer holds ``ip``; ``ip`` itself where none does."""
         ...
 
+    @property
+    def handlers_take_interrupts(self) -> bool:
+        """Handlers outside of a breakpoint run with IF as the interrupted code has it; else clear, as in a breakpoint."""
+        ...
+
+    def hit_in_progress(self, cpu: int) -> Any:
+        """What to go back to by :meth:`resume_hit`, when a guest function that a handler on ``cpu`` calls dies."""
+        ...
+
+    def resume_hit(self, cpu: int, hit: Any) -> None:
+        """Forget what came since."""
+        ...
+
     def return_trampoline(self, cpu: int, regs: PtRegs) -> bool:
         """A function with a return probe has returned, with ``regs`` as its caller will have them: put the return address under
         ``regs.sp``. False: no such call is open."""

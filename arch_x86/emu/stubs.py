@@ -92,6 +92,7 @@ class Stubs:
 
     code: bytes
     call_return: int
+    nested_return: int
     schedule: int
     interrupt: int
     nmi: int
@@ -126,7 +127,8 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
         return at
 
     call_return = add("call_return", "hlt")
-    frames.clear()  # nobody has entered this one: the call is over
+    nested_return = add("nested_return", "hlt")
+    frames.clear()  # nobody has entered these: the call is over
     schedule = add("schedule", "hlt; ret", behind=(1, 1))
     callback = add("optimized_callback", "hlt; ret", behind=(1, 1))
     skip = return_skip(red_zone=red_zone)
@@ -145,7 +147,20 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
             exceptions[vector] = add(name, f"push -1; {_EXCEPTION}", behind=(1, 0))
     interrupt = add("interrupt", _INTERRUPT)
     nmi = add("nmi", _NMI)  # the last one: what stands behind its start is its own
-    return Stubs(bytes(code), call_return, schedule, interrupt, nmi, callback, trampoline, asks, exceptions, hypercalls, frames)
+    return Stubs(
+        code=bytes(code),
+        call_return=call_return,
+        nested_return=nested_return,
+        schedule=schedule,
+        interrupt=interrupt,
+        nmi=nmi,
+        optimized_callback=callback,
+        trampoline=trampoline,
+        trampoline_asks=asks,
+        exceptions=exceptions,
+        hypercalls=hypercalls,
+        frames=frames,
+    )
 
 
 def _frames(body: bytes, at: int, depth: int, behind: tuple[int, int], gap: int) -> Iterator[tuple[int, tuple[int, int]]]:

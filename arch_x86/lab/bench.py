@@ -152,6 +152,16 @@ class Workbench:
             raise RuntimeError(f"{fault.place}: {fault.kind}: {fault.explain}")
         return self.machine.cpus[cpu].registers()[0]
 
+    def call_nested(self, cpu: int, addr: int, *integers: int) -> int:
+        """Call a guest function from a handler that runs on ``cpu``, and return RAX; see :meth:`Executor.call_nested`.
+
+        :raises GuestFaultError: it died.
+        """
+        if self.limit is None:
+            return self.executor.call_nested(cpu, addr, *integers)
+        spent = self.machine.cpus[cpu].retired - self.machine.tasks[cpu].started
+        return self.executor.call_nested(cpu, addr, *integers, limit=self.limit - spent)
+
     # Probes -----------------------------------------------------------------------------------------------------------
 
     def method(self, p: Kprobe) -> Method:

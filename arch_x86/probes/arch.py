@@ -76,7 +76,7 @@ class X86Arch(BreakpointHandler):
             data = text.read(addr, 1)
             return data[0] if data else None
 
-        super().__init__(cpus, stepping_for(profile, memory), text_byte)
+        super().__init__(cpus, stepping_for(profile, memory), text_byte, profile)
         self.profile = profile
         self.image = image
         self.code = CodeCache(image, self.recovered)
