@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from engine.kprobe import AggrKprobe, Kprobe
 
-__all__ = ("aggr_post_handler", "aggr_pre_handler", "nmissed_of", "opt_pre_handler")
+__all__ = ("AggrHandlers", "CurrentInstance", "nmissed_of")
 
 
-def aggr_pre_handler(p: Kprobe, regs: Any) -> int:
-    """Run the live children's pre_handlers, newest first; the first that returns non-zero ends the chain (int3 path)."""
-    assert isinstance(p, AggrKprobe)
-    for child in tuple(p.children):
-        if child.pre_handler is not None and not child.disabled and child.pre_handler(child, regs):
-            return 1
-    return 0
+class CurrentInstance(Protocol):
+    """What is known of the CPU whose trap is being handled."""
+
+    @property
+    def kprobe_instance(self) -> Kprobe | None:
+        """Of an aggregator's hit in progress, the child whose handler runs."""
+        ...
+
+    @kprobe_instance.setter
+    def kprobe_instance(self, p: Kprobe | None) -> None: ...
 
 
-def aggr_post_handler(p: Kprobe, regs: Any, flags: int) -> None:
-    """Run the live children's post_handlers, newest first."""
-    assert isinstance(p, AggrKprobe)
-    for child in tuple(p.children):
-        if child.post_handler is not None and not child.disabled:
-            child.post_handler(child, regs, flags)
+class AggrHandlers:
+    """The handlers that aggregators have. Each calls those of the live children."""
 
+    def __init__(self, cpu: CurrentInstance) -> None:
+        self._cpu = cpu
 
-def opt_pre_handler(op: AggrKprobe, regs: Any) -> None:
-    """Run the live children's pre_handlers, newest first, on the optimized path: what they return is ignored."""
-    for child in tuple(op.children):
-        if child.pre_handler is not None and not child.disabled:
-            child.pre_handler(child, regs)
+    def pre_handler(self, p: Kprobe, regs: Any) -> int:
+        """Newest first; the first that returns non-zero ends the chain (int3 path)."""
+        assert isinstance(p, AggrKprobe)
+        for child in tuple(p.children):
+            if child.pre_handler is not None and not child.disabled:
+                self._cpu.kprobe_instance = child
+                if child.pre_handler(child, regs):
+                    self._cpu.kprobe_instance = None
+                    return 1
+            self._cpu.kprobe_instance = None
+        return 0
+
+    def opt_pre_handler(self, op: AggrKprobe, regs: Any) -> None:
+        """Newest first, on the optimized path: what they return is ignored."""
+        for child in tuple(op.children):
+            if child.pre_handler is not None and not child.disabled:
+                self._cpu.kprobe_instance = child
+                child.pre_handler(child, regs)
+            self._cpu.kprobe_instance = None
+
+    def post_handler(self, p: Kprobe, regs: Any, flags: int) -> None:
+        """Newest first."""
+        assert isinstance(p, AggrKprobe)
+        for child in tuple(p.children):
+            if child.post_handler is not None and not child.disabled:
+                self._cpu.kprobe_instance = child
+                child.post_handler(child, regs, flags)
+                self._cpu.kprobe_instance = None
+
+    def fault_handler(self, p: Kprobe, regs: Any, trapnr: int) -> int:
+        """That of the child whose handler runs; in a single step, where none does, each until one returns non-zero."""
+        assert isinstance(p, AggrKprobe)
+        running = self._cpu.kprobe_instance
+        asked = tuple(child for child in p.children if not child.disabled) if running is None else (running,)
+        return int(any(child.fault_handler(child, regs, trapnr) for child in asked if child.fault_handler is not None))
 
 
 def nmissed_of(p: Kprobe) -> tuple[Kprobe, ...]:

@@ -3,10 +3,12 @@ include/linux/kprobes.h and to what kernel/kprobes.c asks of the scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
 
+from engine.aggregate import CurrentInstance
 from engine.kprobe import AggrKprobe, Kprobe
+from engine.kretprobes import KretprobeInstance, Kretprobes
 
 __all__ = ("Arch", "ArchCallbacks", "MachinePort")
 
@@ -30,8 +32,13 @@ class ArchCallbacks(Protocol):
         """Run the children's pre_handlers on the optimized path: what they return is ignored."""
         ...
 
+    @property
+    def kretprobes(self) -> Kretprobes:
+        """Who knows where a probed function returns to."""
+        ...
 
-class Arch(Protocol):
+
+class Arch(CurrentInstance, Protocol):
     """The arch layer. Errors are KprobeError with the kernel's errno."""
 
     def attach(self, core: ArchCallbacks) -> None:
@@ -84,6 +91,29 @@ class Arch(Protocol):
 
     def arch_unoptimize_kprobe(self, op: AggrKprobe) -> None:
         """One jump back into a breakpoint, at once."""
+        ...
+
+    def arch_prepare_kretprobe(self, ri: KretprobeInstance, regs: Any) -> bool:
+        """At a function's entry: note the return address and its place in ``ri``, and put the trampoline there. False: can't be read."""
+        ...
+
+    def arch_set_current_kprobe(self, p: Kprobe | None) -> None:
+        """From now on a handler of ``p`` runs on this CPU, and other probes that it hits are missed; None: no more."""
+        ...
+
+    @property
+    def trampoline(self) -> int:
+        """Where functions with a return probe return to."""
+        ...
+
+    @property
+    def current_task(self) -> Hashable:
+        """Whose trap is being handled."""
+        ...
+
+    @property
+    def possible_cpus(self) -> int:
+        """num_possible_cpus()."""
         ...
 
     @property

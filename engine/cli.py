@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
     run = commands.add_parser("run", help="probe a function, call it, and report", description="Probe a function, call it, and report.")
     _calling(run, cpus=True, jobs=_NO_JOBS)
-    run.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], or SYM+0xOFF")
+    run.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], r[MAX][:EVENT] SYM, or SYM+0xOFF")
     run.add_argument("--interrupts", metavar="WHEN", default="none", help="none, every:N or random:SEED:MEAN (none)")
     run.add_argument("--no-optimize", action="store_true", help="leave probes as breakpoints")
     verify = commands.add_parser(

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 __all__ = (
     "AggrKprobe",
+    "FaultHandler",
     "Kprobe",
     "KprobeFlag",
     "KprobeStatus",
@@ -84,6 +85,11 @@ PostHandler = Callable[["Kprobe", Any, int], None]
 """``post_handler(p, regs, flags)``: after the probed instruction; forbids boosting and optimizing."""
 
 
+FaultHandler = Callable[["Kprobe", Any, int], "int | None"]
+"""``fault_handler(p, regs, trapnr)``: a fault in what a handler of ``p`` called, at ``regs.ip``, or in the single step of the probed
+instruction, with ``regs.ip`` there. Non-zero: it is mended, go on at ``regs.ip``. linux-2010 only."""
+
+
 class Kprobe:
     """One probe, at ``addr`` or at ``symbol_name`` + ``offset`` (bytes), not both.
 
@@ -91,7 +97,7 @@ class Kprobe:
     to the arch layer. Registering sets ``addr``.
     """
 
-    __slots__ = ("addr", "ainsn", "flags", "nmissed", "offset", "parent", "post_handler", "pre_handler", "symbol_name")
+    __slots__ = ("addr", "ainsn", "fault_handler", "flags", "nmissed", "offset", "parent", "post_handler", "pre_handler", "symbol_name")
 
     def __init__(
         self,
@@ -101,6 +107,7 @@ class Kprobe:
         offset: int = 0,
         pre_handler: PreHandler | None = None,
         post_handler: PostHandler | None = None,
+        fault_handler: FaultHandler | None = None,
         flags: KprobeFlag = _NO_FLAGS,
     ) -> None:
         self.addr = addr
@@ -108,6 +115,7 @@ class Kprobe:
         self.offset = offset
         self.pre_handler = pre_handler
         self.post_handler = post_handler
+        self.fault_handler = fault_handler
         self.flags = flags
         self.nmissed = 0
         self.ainsn: Any = None

@@ -6,16 +6,17 @@ One object per machine holds what the kernel keeps in statics. Lock order: modul
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum, auto
 from typing import Any
 
-from engine.aggregate import aggr_post_handler, aggr_pre_handler, nmissed_of, opt_pre_handler
+from engine.aggregate import AggrHandlers, nmissed_of
 from engine.arch import Arch
 from engine.errors import KprobeError
 from engine.kallsyms import Kallsyms
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag
+from engine.kretprobes import Kretprobes
 from engine.optimizer import Optimizer
 from engine.optprobes import Optprobes
 from engine.profile import LINUX_2010, Profile
@@ -57,6 +58,12 @@ class Kprobes:
         self.text_mutex = Mutex("text_mutex", 4, plane)
         self.optimizer = Optimizer(arch, plane, self, profile)
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)
+        self.aggr = AggrHandlers(arch)
+        self.kretprobes = Kretprobes(self, arch)
+        self.register_kretprobe = self.kretprobes.register_kretprobe
+        self.register_kretprobes = self.kretprobes.register_kretprobes
+        self.unregister_kretprobe = self.kretprobes.unregister_kretprobe
+        self.unregister_kretprobes = self.kretprobes.unregister_kretprobes
         arch.attach(self)
 
     # Locks ------------------------------------------------------------------------------------------------------------
@@ -106,11 +113,12 @@ class Kprobes:
 
     def opt_pre_handler(self, op: AggrKprobe, regs: Any) -> None:
         """Run the children's pre_handlers on the optimized path."""
-        opt_pre_handler(op, regs)
+        self.aggr.opt_pre_handler(op, regs)
 
     # Registration -----------------------------------------------------------------------------------------------------
 
-    def _kprobe_addr(self, p: Kprobe) -> int:
+    def kprobe_addr(self, p: Kprobe) -> int:
+        """Where ``p`` asks to go. Raises KprobeError: EINVAL (address and symbol both or neither), ENOENT or EINVAL (no such symbol)."""
         unknown = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
         offset = p.offset & _OFFSET_MASK if self.profile.offset_is_cut else p.offset
         if p.symbol_name is not None and p.addr is not None:
@@ -137,12 +145,15 @@ class Kprobes:
         ``addr`` stays set once the place is known, also when the place is refused, so a probe that names a symbol needs ``addr = None``
         before it is registered again.
 
-        :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not probeable), ENOENT or EINVAL (no such
-            symbol), EILSEQ (inside an instruction), EOPNOTSUPP, ENOSPC, EBUSY (an unused probe there is about to be reclaimed).
+        :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not probeable, a handler that this kernel does
+            not have), ENOENT or EINVAL (no such symbol), EILSEQ (inside an instruction), EOPNOTSUPP, ENOSPC, EBUSY (an unused probe
+            there is about to be reclaimed).
         """
         if self.is_registered(p):
             raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
-        p.addr = addr = self._kprobe_addr(p)
+        if p.fault_handler is not None and not self.profile.fault_handlers:
+            raise KprobeError(errno.EINVAL, "fault_handler: not there any more since v5.14")
+        p.addr = addr = self.kprobe_addr(p)
         p.offset = p.offset if p.symbol_name is not None else 0
         p.flags &= KprobeFlag.DISABLED
         p.nmissed = 0
@@ -184,9 +195,10 @@ class Kprobes:
         """``ap`` takes the place of ``p`` in the table and ``p`` becomes its first child."""
         ap.ainsn = p.ainsn
         ap.flags = p.flags & ~KprobeFlag.OPTIMIZED
-        ap.pre_handler = aggr_pre_handler
+        ap.pre_handler = self.aggr.pre_handler
+        ap.fault_handler = self.aggr.fault_handler
         if p.post_handler is not None and not p.gone:
-            ap.post_handler = aggr_post_handler
+            ap.post_handler = self.aggr.post_handler
         ap.children = [p]
         p.parent = ap
         self.kprobe_table[p.at] = ap
@@ -219,7 +231,7 @@ class Kprobes:
         ap.children.insert(0, p)
         p.parent = ap
         if p.post_handler is not None:
-            ap.post_handler = aggr_post_handler
+            ap.post_handler = self.aggr.post_handler
         if ap.disabled and not p.disabled:
             ap.flags &= ~KprobeFlag.DISABLED
             if not self.kprobes_all_disarmed:
@@ -274,12 +286,13 @@ class Kprobes:
         """:meth:`unregister_kprobes` of one."""
         return self.unregister_kprobes([p]) == 1
 
-    def unregister_kprobes(self, ps: Iterable[Kprobe]) -> int:
+    def unregister_kprobes(self, ps: Iterable[Kprobe], *, disarmed: Callable[[], None] | None = None) -> int:
         """Take probes out of service, with one grace period for all; no handler of theirs runs after the return.
 
         A jump is undone later, by the optimizer. A probe that is not registered changes nothing.
         ``addr`` of an unregistered probe stays set, so one that names a symbol needs ``addr = None`` before it is registered again.
 
+        :param disarmed: called with the locks held, before the grace period.
         :returns: how many were registered.
         """
         gone: list[tuple[Kprobe, _Bottom]] = []
@@ -290,6 +303,8 @@ class Kprobes:
                     gone.append((p, bottom))
                 elif all(p is not other for other, _ in gone):
                     p.addr = None
+            if disarmed is not None:
+                disarmed()
         if not gone:
             return 0
         self.plane.synchronize_sched("unregister_kprobes")

@@ -47,6 +47,18 @@ class Profile:
     :ivar marks_entries: a probe at a function's first byte has the flag ON_FUNC_ENTRY.
     :ivar pass_holds_text_lock: a pass of the optimizer holds ``text_mutex`` throughout, its wait included.
     :ivar waits_for_tasks: its wait is ``synchronize_rcu_tasks`` (a preempted task is waited for); else ``synchronize_sched``.
+
+    Return probes:
+
+    :ivar rethook: a return handler sees the return address in ``regs.ip``, and in ``ri.ret_addr`` what its probe found on the stack: of
+        several probes on a call the trampoline for all but the newest, which is entered first. Unregistering switches handlers off before
+        the grace period (since v5.18). Else ``regs.ip`` is the trampoline's, ``ri.ret_addr`` is right, and they are switched off after it.
+    :ivar loses_declined: an instance whose ``entry_handler`` declined is never free again.
+
+    Handlers:
+
+    :ivar handlers_take_interrupts: in a detour and on a return handlers run with IF as the interrupted code has it; else with IF clear.
+    :ivar fault_handlers: probes have a ``fault_handler`` (until v5.14), and a fault in a handler counts as a miss.
     """
 
     name: str
@@ -67,6 +79,10 @@ class Profile:
     marks_entries: bool
     pass_holds_text_lock: bool
     waits_for_tasks: bool
+    rethook: bool
+    loses_declined: bool
+    handlers_take_interrupts: bool
+    fault_handlers: bool
 
     def without_optprobes(self) -> Profile:
         """The same kernel built without CONFIG_OPTPROBES."""
@@ -90,6 +106,10 @@ LINUX_2010: Final = Profile(
     marks_entries=False,
     pass_holds_text_lock=False,
     waits_for_tasks=False,
+    rethook=False,
+    loses_declined=True,
+    handlers_take_interrupts=False,
+    fault_handlers=True,
 )
 LINUX_6_1: Final = Profile(
     name="linux-6.1",
@@ -108,6 +128,10 @@ LINUX_6_1: Final = Profile(
     marks_entries=True,
     pass_holds_text_lock=True,
     waits_for_tasks=True,
+    rethook=True,
+    loses_declined=False,
+    handlers_take_interrupts=True,
+    fault_handlers=False,
 )
 PROFILES: Final = (LINUX_2010, LINUX_6_1)
 

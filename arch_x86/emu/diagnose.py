@@ -72,7 +72,11 @@ def original_place(machine: Machine, vcpu: Cpu, rip: int, rsp: int | None = None
         if before <= rsp:  # no frame, or not the guest's stack any more
             break
         rsp = before
-    return machine.trap_handler.original_ip(rip) if machine.trap_handler is not None else rip
+    if machine.trap_handler is None:
+        return rip
+    if machine.stubs.trampoline <= rip < machine.stubs.trampoline_asks:
+        rip = machine.trap_handler.pending_return(vcpu.index) or rip
+    return machine.trap_handler.original_ip(rip)
 
 
 def instruction_with(machine: Machine, addr: int) -> int:

@@ -12,9 +12,10 @@ from typing import Any, Final, Protocol
 from arch_x86.emu.bringup import bring_up
 from arch_x86.emu.cpu import FLAG_IF, Cpu, ExitReason, NmiPhase
 from arch_x86.emu.diagnose import diagnose, make_fault, original_place
-from arch_x86.emu.fault import FaultKind, GuestFault
+from arch_x86.emu.fault import FaultKind, GuestFault, GuestFaultError
 from arch_x86.emu.images.routines import ENDINGS
 from arch_x86.emu.machine import Machine
+from arch_x86.emu.nested import INTEGER_ARGUMENTS, NestedCall
 from arch_x86.emu.stubs import VECTORS
 from arch_x86.emu.task import TaskState
 from arch_x86.emu.traps import Traps
@@ -23,9 +24,8 @@ from engine.errors import EngineBug
 
 __all__ = ("INTEGER_ARGUMENTS", "Executor", "InterruptPlan")
 
-INTEGER_ARGUMENTS: Final = (7, 6, 2, 1, 8, 9)
-"""Registers of the integer arguments (System V ABI 3.2.3): rdi, rsi, rdx, rcx, r8, r9, as indices into ``UcInstance.gpr``."""
 _FLAGS_AT_CALL: Final = 0x202
+_NESTED_MAX: Final = 100_000_000
 _ENOSYS: Final = -38 & (1 << 64) - 1
 _PAGE_FAULT: Final = 14
 _ERROR_WRITE, _ERROR_FETCH = 2, 16
@@ -63,6 +63,10 @@ class Executor:
         self._exception_at = machine.stubs.exceptions
         self._traps = Traps(machine)
         self._handler_length: int | None = None
+        self._plan: InterruptPlan | None = None
+        self._handling: list[int] = []  # CPUs whose traps are being handled, innermost last
+        self._nested: list[NestedCall] = []
+        self._nested_fault: GuestFault | None = None
         self.has_system = True
         bring_up(self)
 
@@ -109,6 +113,7 @@ class Executor:
         machine = self.machine
         vcpu, task = machine.cpus[cpu], machine.tasks[cpu]
         left = budget
+        self._plan = plan
         while left > 0 and task.state is TaskState.RUNNING:
             chunk = left
             if plan is not None:
@@ -124,10 +129,65 @@ class Executor:
             machine.clock += retired
             left -= retired
             if reason is not ExitReason.BUDGET:
+                before = vcpu.retired
                 self._exit(vcpu, reason)
+                left -= vcpu.retired - before  # of guest functions that handlers called
                 if retired == 0 and task.state is TaskState.RUNNING:
                     left -= 1  # a fault that a handler mends without progress must not hang us
         return budget - left
+
+    def call_nested(self, cpu: int, addr: int, *integers: int, limit: int = _NESTED_MAX) -> int:
+        """Call the guest function at ``addr`` from a handler of ``cpu``, with integer arguments, and return RAX.
+
+        The function runs on the interrupted task's stack, below all that is in use there; what was interrupted comes back whole. Probes
+        that it passes are missed, since a handler is running. It takes interrupts where handlers do.
+
+        :param limit: most instructions it may retire.
+        :raises GuestFaultError: it died. A handler that lets this through ends the call that it interrupted, by the same fault.
+        :raises EngineBug: no trap of ``cpu`` is being handled, or there are more arguments than registers.
+        """
+        if not self._handling or self._handling[-1] != cpu:
+            raise EngineBug(f"no handler runs on CPU {cpu}")
+        if len(integers) > len(INTEGER_ARGUMENTS):
+            raise EngineBug("more arguments than registers")
+        vcpu = self.machine.cpus[cpu]
+        nested = NestedCall(self.machine, vcpu)
+        self._nested.append(nested)
+        died = True
+        try:
+            if nested.enter(addr, integers):
+                self._run_nested(nested, limit)
+            else:
+                self._stack_gone(vcpu)
+            died = nested.fault is not None
+            result = vcpu.registers()[RAX]
+        finally:
+            self._nested.pop()
+            nested.leave(died=died)
+        if nested.fault is not None:
+            self._nested_fault = nested.fault
+            raise GuestFaultError(nested.fault)
+        return result
+
+    def _run_nested(self, nested: NestedCall, limit: int) -> None:
+        vcpu, plan = nested.vcpu, self._plan
+        end = vcpu.retired + limit
+        while not nested.over:
+            left = end - vcpu.retired
+            if left <= 0:
+                self.limit_reached(vcpu.index, limit)
+                break
+            due = None if plan is None else plan.due(vcpu.index, vcpu.retired)
+            if plan is not None and due == 0:
+                if self.interrupt(vcpu.index):
+                    plan.taken(vcpu.index, vcpu.retired + self._measure_handler(vcpu))
+                    continue
+                due = 1
+            reason, retired = vcpu.run(left if due is None else min(left, due))
+            self.machine.clock += retired
+            if reason is not ExitReason.BUDGET:
+                self._exit(vcpu, reason)
+                end -= retired == 0
 
     def run_call(self, cpu: int, limit: int, plan: InterruptPlan | None = None) -> GuestFault | None:
         """Run one vCPU to the end of its call, at most ``limit`` instructions."""
@@ -145,6 +205,7 @@ class Executor:
     def run_uncounted(self, cpu: int) -> GuestFault | None:
         """Run one vCPU to the end of its call as fast as the emulator goes: no count, no limit, no interrupts."""
         vcpu, task = self.machine.cpus[cpu], self.machine.tasks[cpu]
+        self._plan = None
         while task.state is TaskState.RUNNING:
             self._exit(vcpu, vcpu.run_uncounted())
         return task.fault
@@ -193,13 +254,24 @@ class Executor:
     # Exits ------------------------------------------------------------------------------------------------------------
 
     def _exit(self, vcpu: Cpu, reason: ExitReason) -> None:
+        self._handling.append(vcpu.index)
         try:
             self._handle(vcpu, reason)
+        except GuestFaultError as error:
+            if error.fault is not self._nested_fault:
+                self._handler_raised(vcpu, reason, error)
+                raise
+            self._end(vcpu, error.fault)
         except BaseException as error:  # of a handler, as a rule: nobody can go on with this call, but with the next one
-            text = f"{type(error).__name__} was raised while a trap was handled"
-            rip = original_place(self.machine, vcpu, vcpu.rip - (reason is ExitReason.HYPERCALL))
-            self._end(vcpu, make_fault(self.machine, vcpu.index, rip, FaultKind.HANDLER_ERROR, text))
+            self._handler_raised(vcpu, reason, error)
             raise
+        finally:
+            self._handling.pop()
+
+    def _handler_raised(self, vcpu: Cpu, reason: ExitReason, error: BaseException) -> None:
+        text = f"{type(error).__name__} was raised while a trap was handled"
+        rip = original_place(self.machine, vcpu, vcpu.rip - (reason is ExitReason.HYPERCALL))
+        self._end(vcpu, make_fault(self.machine, vcpu.index, rip, FaultKind.HANDLER_ERROR, text))
 
     def _handle(self, vcpu: Cpu, reason: ExitReason) -> None:
         match reason:
@@ -250,12 +322,21 @@ class Executor:
         name = machine.stubs.hypercalls.get(vcpu.rip)
         if name == "call_return":
             machine.tasks[vcpu.index].state = TaskState.IDLE
+            self._call_ended(vcpu)
         elif name == "optimized_callback":
             self._traps.optimized_callback(vcpu)
+        elif name == "trampoline":
+            if not self._traps.trampoline(vcpu):
+                text = "returned to the return probes' trampoline, though no probed call is open"
+                self._end(vcpu, make_fault(machine, vcpu.index, vcpu.rip - 1, FaultKind.ABORT, text))
+        elif name == "nested_return" and self._nested and self._nested[-1].vcpu is vcpu:
+            self._nested[-1].end()
+        elif name == "nested_return":
+            self._end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
         elif name == "nmi":
             self._traps.nmi(vcpu)
         elif name == "schedule":
-            pass  # a voluntary schedule(): nobody else to run
+            machine.tasks[vcpu.index].passed += not self._nested  # nobody else to run, but a quiescent point, outside of handlers
         elif name is not None:
             fault = self._traps.trap(vcpu, int(name.partition(":")[2]))
             if fault is not None:
@@ -271,8 +352,16 @@ class Executor:
             self._end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
 
     def _end(self, vcpu: Cpu, fault: GuestFault) -> None:
+        if self._nested and self._nested[-1].vcpu is vcpu:
+            self._nested[-1].end(fault)  # whoever called decides what becomes of the rest
+            return
         task = self.machine.tasks[vcpu.index]
         task.state = TaskState.FAULTED
         task.fault = fault
         if self.machine.trap_handler is not None:
             self.machine.trap_handler.call_died(vcpu.index)
+        self._call_ended(vcpu)
+
+    def _call_ended(self, vcpu: Cpu) -> None:
+        for listener in self.machine.call_ended:
+            listener(vcpu.index)

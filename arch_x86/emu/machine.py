@@ -76,6 +76,28 @@ class TrapHandler(Protocol):
         """The probed instruction whose slot or detour buffer holds ``ip``; ``ip`` itself where none does."""
         ...
 
+    @property
+    def handlers_take_interrupts(self) -> bool:
+        """Handlers outside of a breakpoint run with IF as the interrupted code has it; else clear, as in a breakpoint."""
+        ...
+
+    def hit_in_progress(self, cpu: int) -> Any:
+        """What to go back to by :meth:`resume_hit`, when a guest function that a handler on ``cpu`` calls dies."""
+        ...
+
+    def resume_hit(self, cpu: int, hit: Any) -> None:
+        """Forget what came since."""
+        ...
+
+    def return_trampoline(self, cpu: int, regs: PtRegs) -> bool:
+        """A function with a return probe has returned, with ``regs`` as its caller will have them: put the return address under
+        ``regs.sp``. False: no such call is open."""
+        ...
+
+    def pending_return(self, cpu: int) -> int | None:
+        """Where the innermost open call with a return probe on ``cpu`` will return to; None when none is open."""
+        ...
+
     def call_died(self, cpu: int) -> None:
         """The call on ``cpu`` ended in a fault: no hit is in progress there any more."""
         ...
@@ -116,6 +138,7 @@ class Machine:
     """An image loaded into a machine of ``cpus`` vCPUs.
 
     :param pool: emulator instances to reuse; a machine without one makes its own.
+    :ivar call_ended: called with the vCPU's number when a call on it is over, however it ended.
     :ivar nmi_handler: called with the vCPU's number and the interrupted registers, which it may change, on each NMI.
     :raises InputError: more than 8 vCPUs or none, or an image that can't be laid out.
     """
@@ -126,11 +149,12 @@ class Machine:
         self.image = image
         self.config = config or MachineConfig()
         self.layout = plan_layout(image, cpus, self.config.stack_pages)
-        self.stubs = build_stubs(self.layout.stubs, int3_gap=self.config.int3_gap)
+        self.stubs = build_stubs(self.layout.stubs, int3_gap=self.config.int3_gap, red_zone=image.red_zone)
         self.kallsyms = Kallsyms(image)
         self.clock = 0
         self.trap_handler: TrapHandler | None = None
         self.nmi_handler: Callable[[int, PtRegs], None] | None = None
+        self.call_ended: list[Callable[[int], None]] = []
         self.participants: list[Participant] = []
         self.import_at: dict[int, str] = {}
         self.is_up = False

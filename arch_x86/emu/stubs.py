@@ -12,7 +12,7 @@ from typing import Final
 from arch_x86.isa.assemble import assemble
 from arch_x86.isa.decode import decode
 
-__all__ = ("GS_INTERRUPTS", "GS_NMIS", "VECTORS", "Stubs", "build_stubs")
+__all__ = ("GS_INTERRUPTS", "GS_NMIS", "VECTORS", "Stubs", "build_stubs", "return_skip")
 
 GS_INTERRUPTS: Final = 0xF00
 """Offset in the per-CPU area of the number of interrupts that this CPU's handler has taken."""
@@ -32,7 +32,7 @@ VECTORS: Final = {
 _BREAKPOINT: Final = 3
 _PUSHES: Final = frozenset((*range(0x50, 0x58), 0x6A))
 _POPS: Final = range(0x58, 0x60)
-_ADD_IMM8, _HLT, _GROUP_5, _GROUP_5_PUSH = 0x83, 0xF4, 0xFF, 6
+_ADD_IMM8, _HLT, _GROUP_5, _GROUP_5_PUSH, _PUSHF, _POPF, _LEA = 0x83, 0xF4, 0xFF, 6, 0x9C, 0x9D, 0x8D
 _PUSH_ALL: Final = "; ".join(
     f"push {r}" for r in ("rdi", "rsi", "rdx", "rcx", "rax", "r8", "r9", "r10", "r11", "rbx", "rbp", "r12", "r13", "r14", "r15")
 )
@@ -61,6 +61,24 @@ std
 """
 _INTERRUPT: Final = f"{_PUSH_ALL}{_HOSTILE.format(counter=GS_INTERRUPTS)}{_POP_ALL}; iretq"
 _NMI: Final = f"push -1; {_PUSH_ALL}{_HOSTILE.format(counter=GS_NMIS)}hlt; {_POP_ALL}; add rsp, 8; iretq"
+# A function with a return probe returns here. The word that its RET popped is the slot for the real return address: the host puts it
+# there, and a RET of ours pops it again. {skip}: down to below that word, and below the red zone where there is one.
+_TRAMPOLINE: Final = f"""
+lea rsp, [rsp - {{skip}}]
+push 0x10; push rsp; pushfq; cld; push 8; push 0; push -1
+{_PUSH_ALL}
+hlt
+{_POP_ALL}
+add rsp, 24
+popfq
+lea rsp, [rsp + {{skip}} + 8]
+ret
+"""
+
+
+def return_skip(*, red_zone: bool) -> int:
+    """How far below the caller's RSP the trampoline's ``pt_regs`` ends."""
+    return 128 if red_zone else 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +86,29 @@ class Stubs:
     """Addresses in the stub page. ``hypercalls`` maps the address behind each ``hlt`` to its name.
 
     ``frames`` says where a stub that stands at an address was entered from: how far above RSP the interrupted RIP (or the return
-    address) lies, and how many bytes that RIP is behind the instruction in question.
+    address) lies, and how many bytes that RIP is behind the instruction in question. Between ``trampoline`` and ``trampoline_asks`` the
+    stack does not say it: who keeps the return addresses does.
     """
 
     code: bytes
     call_return: int
+    nested_return: int
     schedule: int
     interrupt: int
     nmi: int
     optimized_callback: int
+    trampoline: int
+    trampoline_asks: int
     exceptions: dict[int, int]
     hypercalls: dict[int, str]
     frames: dict[int, tuple[int, int]]
 
 
-def build_stubs(base: int, *, int3_gap: bool = False) -> Stubs:
+def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) -> Stubs:
     """The stub page for address ``base``: at most 4096 bytes, padded by the caller.
 
     :param int3_gap: leave room between the interrupted stack and the frame of a breakpoint, for emulated pushes.
+    :param red_zone: leave the 128 bytes under RSP alone in the return probes' trampoline.
     """
     code = bytearray()
     hypercalls: dict[int, str] = {}
@@ -104,9 +127,15 @@ def build_stubs(base: int, *, int3_gap: bool = False) -> Stubs:
         return at
 
     call_return = add("call_return", "hlt")
-    frames.clear()  # nobody has entered this one: the call is over
+    nested_return = add("nested_return", "hlt")
+    frames.clear()  # nobody has entered these: the call is over
     schedule = add("schedule", "hlt; ret", behind=(1, 1))
     callback = add("optimized_callback", "hlt; ret", behind=(1, 1))
+    skip = return_skip(red_zone=red_zone)
+    trampoline = add("trampoline", _TRAMPOLINE.format(skip=skip), depth=skip - 8)
+    asks = next(at for at, name in hypercalls.items() if name == "trampoline")
+    for at in [at for at in frames if trampoline <= at < asks]:
+        del frames[at]  # the stack says nothing of where it is returned to before the host has answered
     exceptions: dict[int, int] = {}
     for vector, (_name, has_code) in VECTORS.items():
         name = f"exception:{vector}"
@@ -118,7 +147,20 @@ def build_stubs(base: int, *, int3_gap: bool = False) -> Stubs:
             exceptions[vector] = add(name, f"push -1; {_EXCEPTION}", behind=(1, 0))
     interrupt = add("interrupt", _INTERRUPT)
     nmi = add("nmi", _NMI)  # the last one: what stands behind its start is its own
-    return Stubs(bytes(code), call_return, schedule, interrupt, nmi, callback, exceptions, hypercalls, frames)
+    return Stubs(
+        code=bytes(code),
+        call_return=call_return,
+        nested_return=nested_return,
+        schedule=schedule,
+        interrupt=interrupt,
+        nmi=nmi,
+        optimized_callback=callback,
+        trampoline=trampoline,
+        trampoline_asks=asks,
+        exceptions=exceptions,
+        hypercalls=hypercalls,
+        frames=frames,
+    )
 
 
 def _frames(body: bytes, at: int, depth: int, behind: tuple[int, int], gap: int) -> Iterator[tuple[int, tuple[int, int]]]:
@@ -135,12 +177,14 @@ def _frames(body: bytes, at: int, depth: int, behind: tuple[int, int], gap: int)
         assert insn is not None
         yield insn.addr, (depth, behind[asked])
         opcode = insn.opcode[0]
-        if opcode in _PUSHES or (opcode == _GROUP_5 and insn.reg == _GROUP_5_PUSH):
+        if opcode in _PUSHES or opcode == _PUSHF or (opcode == _GROUP_5 and insn.reg == _GROUP_5_PUSH):
             depth += 8
-        elif opcode in _POPS:
+        elif opcode in _POPS or opcode == _POPF:
             depth -= 8
         elif opcode == _ADD_IMM8:
             depth -= insn.immediate
+        elif opcode == _LEA and asked:
+            depth = 0
         elif opcode == _HLT:
             depth -= gap
             asked = True

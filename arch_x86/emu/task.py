@@ -21,10 +21,11 @@ class TaskState(Enum):
 class Task:
     """One task; on a machine without a scheduler each vCPU has one.
 
+    ``passed``: how often it has called ``schedule()``.
     ``stack_top`` is the first address above its stack. ``base_rsp`` is RSP as the call's caller would see it after the return.
     """
 
-    __slots__ = ("base_rsp", "fault", "name", "stack_top", "started", "state")
+    __slots__ = ("base_rsp", "fault", "name", "passed", "stack_top", "started", "state")
 
     def __init__(self, name: str, stack_top: int) -> None:
         self.name = name
@@ -33,6 +34,7 @@ class Task:
         self.state = TaskState.IDLE
         self.fault: GuestFault | None = None
         self.started = 0
+        self.passed = 0
 
     def reset(self) -> None:
         """As it was made."""
@@ -43,8 +45,8 @@ class Task:
 
     def save(self) -> tuple[Any, ...]:
         """For a snapshot."""
-        return (self.state, self.fault, self.base_rsp, self.started)
+        return (self.state, self.fault, self.base_rsp, self.started, self.passed)
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """From a snapshot."""
-        self.state, self.fault, self.base_rsp, self.started = saved
+        self.state, self.fault, self.base_rsp, self.started, self.passed = saved

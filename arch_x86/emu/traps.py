@@ -9,6 +9,7 @@ from arch_x86.emu.cpu import FLAG_TF, Cpu, NmiPhase
 from arch_x86.emu.diagnose import diagnose, instruction_with, original_place
 from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.machine import Machine
+from arch_x86.emu.stubs import return_skip
 from arch_x86.emu.uc import RDI, RSI, RSP
 from arch_x86.isa.decode import MAX_INSN_SIZE, decode
 from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
@@ -102,6 +103,19 @@ class Traps:
         vcpu.retired += 1
         self._machine.clock += 1
         self._machine.trap_handler.debug(vcpu.index, regs)
+
+    def trampoline(self, vcpu: Cpu) -> bool:
+        """The return probes' trampoline asks where to go on. False: nowhere."""
+        machine = self._machine
+        vcpu.uc.load()
+        at = vcpu.uc.gpr[RSP]
+        regs = self._regs_at(at)
+        regs.sp = at + PT_REGS_SIZE + return_skip(red_zone=vcpu.red_zone)
+        handler = machine.trap_handler
+        if handler is None or not handler.return_trampoline(vcpu.index, regs):
+            return False
+        machine.ram.write(at, regs.pack())
+        return True
 
     def optimized_callback(self, vcpu: Cpu) -> None:
         """A detour buffer calls: rdi is its number, rsi its pt_regs."""

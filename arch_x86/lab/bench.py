@@ -53,11 +53,14 @@ class Workbench:
         self.interrupts: InterruptPlan | None = None
         self.limit: int | None = None
         layout = self.machine.layout
-        areas = X86Areas((layout.slots, layout.slots_size), (layout.detours, layout.detours_size), self.machine.stubs.optimized_callback)
+        stubs = self.machine.stubs
+        slots, detours = (layout.slots, layout.slots_size), (layout.detours, layout.detours_size)
+        areas = X86Areas(slots, detours, stubs.optimized_callback, stubs.trampoline)
         poke: PokeProtocol = (TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke)(self.machine.text, self.plane)
         self.arch = X86Arch(image, self.machine.text, poke, areas, self.machine.ram, cpus, profile, self.machine.guard)
         self.machine.trap_handler = self.arch
         self.machine.participants += (self.arch, self)
+        self.machine.call_ended.append(self.arch.call_ended)
         self.kprobes = Kprobes(self.arch, self.plane, self.machine.kallsyms, profile)
 
     def close(self) -> None:
@@ -108,8 +111,8 @@ class Workbench:
         self.machine.clock = max(self.machine.clock, jiffy * self.machine.config.jiffy)
 
     def quiescent(self) -> tuple[tuple[bool, int], ...]:
-        """A vCPU between calls is at a quiescent point; inside one it passes none (there is no ``schedule()`` yet)."""
-        return tuple((task.state is not TaskState.RUNNING, 0) for task in self.machine.tasks)
+        """A vCPU between calls is at a quiescent point; inside one it passes one at each ``schedule()``."""
+        return tuple((task.state is not TaskState.RUNNING, task.passed) for task in self.machine.tasks)
 
     def sync_core(self, cpu: int) -> bool:
         """An inter-processor interrupt, which nobody between calls can refuse. What is fetched is coherent here."""
@@ -146,6 +149,16 @@ class Workbench:
         if fault is not None:
             raise GuestFaultError(fault)
         return self.machine.cpus[cpu].registers()[0]
+
+    def call_nested(self, cpu: int, addr: int, *integers: int) -> int:
+        """Call a guest function from a handler that runs on ``cpu``, and return RAX; see :meth:`Executor.call_nested`.
+
+        :raises GuestFaultError: it died.
+        """
+        if self.limit is None:
+            return self.executor.call_nested(cpu, addr, *integers)
+        spent = self.machine.cpus[cpu].retired - self.machine.tasks[cpu].started
+        return self.executor.call_nested(cpu, addr, *integers, limit=self.limit - spent)
 
     # Probes -----------------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from arch_x86.emu.execute import InterruptPlan
 from arch_x86.emu.fault import GuestFault
@@ -16,9 +18,13 @@ from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
 from engine.kprobe_events import ProbeSpec
+from engine.kprobes import Kprobes
+from engine.kretprobes import Kretprobe
 from engine.profile import LINUX_2010, Profile
 
 __all__ = ("CallResult", "ExecOptions", "ProbeResult", "RunResult", "run_image")
+
+_MAXACTIVE_MAX: Final = 4096  # KRETPROBE_MAXACTIVE_MAX in kernel/trace/trace_kprobe.c
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,18 +110,38 @@ class RunResult:
 
 
 class _Counted:
-    """A probe and how often its handler ran."""
+    """A probe, or a return probe and its entry, and how often the handler ran."""
 
-    __slots__ = ("hits", "probe", "spec")
+    __slots__ = ("hits", "probe", "returns", "spec")
 
     def __init__(self, spec: ProbeSpec) -> None:
         self.spec = spec
         self.hits = 0
-        self.probe = Kprobe(addr=spec.address, symbol_name=spec.symbol, offset=spec.offset, pre_handler=self._hit)
+        self.returns: Kretprobe | None = None
+        if spec.is_return:
+            maxactive = spec.maxactive or 0
+            self.returns = Kretprobe(addr=spec.address, symbol_name=spec.symbol, handler=self._hit, maxactive=maxactive)
+            self.probe: Kprobe = self.returns.kp
+        else:
+            self.probe = Kprobe(addr=spec.address, symbol_name=spec.symbol, offset=spec.offset, pre_handler=self._hit)
 
-    def _hit(self, _p: Kprobe, _regs: object) -> int:
+    def _hit(self, _probe: object, _regs: object) -> int:
         self.hits += 1
         return 0
+
+    def register(self, kprobes: Kprobes) -> None:
+        """Put it in place. Raises KprobeError."""
+        if self.returns is None:
+            kprobes.register_kprobe(self.probe)
+        elif self.returns.maxactive > _MAXACTIVE_MAX:
+            raise KprobeError(errno.E2BIG, f"{self.returns.maxactive} calls at once; a return probe follows {_MAXACTIVE_MAX} at most")
+        else:
+            kprobes.register_kretprobe(self.returns)
+
+    @property
+    def misses(self) -> int:
+        """Hits whose handler could not run."""
+        return self.probe.nmissed + (self.returns.nmissed if self.returns is not None else 0)
 
 
 def run_image(
@@ -131,15 +157,14 @@ def run_image(
 ) -> RunResult:
     """One run. vCPUs take turns of 1,000 instructions in order.
 
-    :raises InputError: no such function, arguments that do not fit, a probe kind that is not there yet.
+    :raises InputError: no such function, arguments that do not fit, a probe with fetch arguments.
     :raises KprobeError: a probe is refused.
     """
     options = options or ExecOptions()
     check_arguments(arguments)
     for spec in probes:
-        if spec.is_return or spec.fetchargs:
-            what = "return probes" if spec.is_return else "fetch arguments"
-            raise InputError(f"probe '{printable(spec.text)}': {what} are not supported yet; write p SYM+OFF or SYM+0xOFF")
+        if spec.fetchargs:
+            raise InputError(f"probe '{printable(spec.text)}': fetch arguments are not supported yet; write p SYM+OFF, r SYM or SYM+0xOFF")
     bench = Workbench(image, cpus=options.cpus, config=MachineConfig(stubs=options.stubs), pool=pool, profile=options.profile)
     try:
         return _run(bench, symbol, arguments, probes, interrupts, optimize, options)
@@ -162,7 +187,7 @@ def _run(
     counted = [_Counted(spec) for spec in probes]
     for one in counted:
         try:
-            kprobes.register_kprobe(one.probe)
+            one.register(kprobes)
         except KprobeError as error:
             raise KprobeError(error.errno, f"probe '{printable(one.spec.text)}'{_place(bench, one.spec)}: {error.reason}") from None
     if optimize:
@@ -211,4 +236,4 @@ def _probe_result(bench: Workbench, one: _Counted, method: Method) -> ProbeResul
     name, offset = (found[0].name, found[1]) if found else ("", 0)
     if one.spec.symbol is not None:  # of several names at one address, the user's
         name, offset = one.spec.symbol, one.spec.offset
-    return ProbeResult(one.spec.text, name, offset, method, one.hits, one.probe.nmissed)
+    return ProbeResult(one.spec.text, name, offset, method, one.hits, one.misses)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from arch_x86.isa.encode import INT3, JMP32_SIZE, jmp32
 from arch_x86.probes.boost import is_boostable
@@ -16,6 +16,7 @@ from arch_x86.probes.breakpoint import BreakpointHandler, GuestMemory
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import Detour, build_detour
 from arch_x86.probes.eligibility import can_probe
+from arch_x86.probes.kretprobe import hook_return, return_from_trampoline
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.probes.records import Ainsn, OptInsn
@@ -30,6 +31,7 @@ from engine.errors import EngineBug, KprobeError
 from engine.image import Image
 from engine.insn_slots import SlotCache
 from engine.kprobe import AggrKprobe, Kprobe, Method
+from engine.kretprobes import KretprobeInstance
 from engine.profile import LINUX_2010, Profile
 
 __all__ = ("MAX_OPTIMIZED_LENGTH", "X86Arch", "X86Areas")
@@ -42,11 +44,12 @@ _DETOUR_SIZE: Final = 192
 
 @dataclass(frozen=True, slots=True)
 class X86Areas:
-    """Where slots and detour buffers go (address, size in bytes), and what a detour buffer calls."""
+    """Where slots and detour buffers go (address, size in bytes), what a detour buffer calls, and where probed functions return to."""
 
     slots: tuple[int, int]
     detours: tuple[int, int]
     callback: int
+    trampoline: int
 
 
 def _nobody_asks(_addr: int, _raw: bytes) -> None:
@@ -73,13 +76,14 @@ class X86Arch(BreakpointHandler):
             data = text.read(addr, 1)
             return data[0] if data else None
 
-        super().__init__(cpus, stepping_for(profile, memory), text_byte)
+        super().__init__(cpus, stepping_for(profile, memory), text_byte, profile)
         self.profile = profile
         self.image = image
         self.code = CodeCache(image, self.recovered)
         self._copied = copied or _nobody_asks
         self.poke = poke
         self._text = text
+        self._memory = memory
         self._lookup: Callable[[int], Kprobe | None] = lambda _addr: None
         self._areas = areas
         self.slots = SlotCache(*areas.slots, _SLOT_SIZE, PAGE_SIZE, self._add_page)
@@ -234,6 +238,40 @@ class X86Arch(BreakpointHandler):
             regs.ip = target
             return True
         return super().int3(cpu, regs)
+
+    # Return probes ----------------------------------------------------------------------------------------------------
+
+    @property
+    def trampoline(self) -> int:
+        """Where probed functions return to."""
+        return self._areas.trampoline
+
+    def arch_prepare_kretprobe(self, ri: KretprobeInstance, regs: PtRegs) -> bool:
+        """The trampoline takes the place of the return address. False: there is no stack."""
+        return hook_return(ri, regs, self._memory, self.trampoline)
+
+    def return_trampoline(self, cpu: int, regs: PtRegs) -> bool:
+        """The trampoline asks. False: no call is open there."""
+        self.cpu = cpu
+        return return_from_trampoline(self.core.kretprobes, regs, self._memory, self.trampoline)
+
+    def pending_return(self, cpu: int) -> int | None:
+        """Where the innermost probed call on ``cpu`` will return to."""
+        return self.core.kretprobes.pending_return(cpu)
+
+    def call_ended(self, cpu: int) -> None:
+        """The call on ``cpu`` is over: what is still open there never returns."""
+        self.core.kretprobes.flush_task(cpu)
+
+    def save_state(self) -> Any:
+        """For a snapshot."""
+        return super().save_state(), self.core.kretprobes.save_state()
+
+    def restore_state(self, state: Any) -> None:
+        """From a snapshot."""
+        hits, returns = state
+        super().restore_state(hits)
+        self.core.kretprobes.restore_state(returns)
 
     # Reports ----------------------------------------------------------------------------------------------------------
 

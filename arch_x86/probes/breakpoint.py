@@ -15,6 +15,7 @@ from arch_x86.probes.singlestep import FLAG_TF
 from arch_x86.probes.stepping import KprobeCtlblk, Stepping
 from engine.arch import ArchCallbacks
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
+from engine.profile import Profile
 
 __all__ = ("BreakpointHandler", "GuestMemory")
 
@@ -42,10 +43,13 @@ class BreakpointHandler:
     :param stepping: how an instruction runs that is not boosted.
     """
 
-    def __init__(self, cpus: int, stepping: Stepping, text_byte: Callable[[int], int | None]) -> None:
+    def __init__(self, cpus: int, stepping: Stepping, text_byte: Callable[[int], int | None], profile: Profile) -> None:
         self.ctlblk = [KprobeCtlblk() for _ in range(cpus)]
         self.stepping = stepping
+        self.cpu = 0  # whose trap is being handled (smp_processor_id)
         self._text_byte = text_byte
+        self._fault_handlers = profile.fault_handlers
+        self.handlers_take_interrupts = profile.handlers_take_interrupts
         self._core: ArchCallbacks | None = None
 
     def attach(self, core: ArchCallbacks) -> None:
@@ -60,21 +64,32 @@ class BreakpointHandler:
 
     def save_state(self) -> Any:
         """For a snapshot."""
-        return [(b.current, b.status, b.old_flags, b.saved_flags, b.prev) for b in self.ctlblk]
+        return [block.saved() for block in self.ctlblk]
 
     def restore_state(self, state: Any) -> None:
         """From a snapshot."""
         for block, saved in zip(self.ctlblk, state, strict=True):
-            block.current, block.status, block.old_flags, block.saved_flags, block.prev = saved
+            block.restore(saved)
 
     def call_died(self, cpu: int) -> None:
         """Whatever hit was in progress on ``cpu`` never ends."""
-        self.ctlblk[cpu] = KprobeCtlblk()
+        self.ctlblk[cpu].restore(KprobeCtlblk().saved())
+
+    def hit_in_progress(self, cpu: int) -> Any:
+        """For :meth:`resume_hit`."""
+        return self.ctlblk[cpu].saved(), self.core.kretprobes.open_calls(cpu)
+
+    def resume_hit(self, cpu: int, hit: Any) -> None:
+        """What a handler on ``cpu`` has called since died."""
+        saved, calls = hit
+        self.ctlblk[cpu].restore(saved)
+        self.core.kretprobes.drop_calls(cpu, calls)
 
     # int3 -------------------------------------------------------------------------------------------------------------
 
     def int3(self, cpu: int, regs: PtRegs) -> bool:
         """#BP. False: nobody's breakpoint."""
+        self.cpu = cpu
         addr = regs.ip - 1
         block = self.ctlblk[cpu]
         p = self.core.get_kprobe(addr)
@@ -126,6 +141,7 @@ class BreakpointHandler:
 
     def debug(self, cpu: int, regs: PtRegs) -> bool:
         """#DB. False: nobody was stepping."""
+        self.cpu = cpu
         block = self.ctlblk[cpu]
         p = block.current
         if p is None or block.status not in _STEPPING or not self.stepping.step_ended(p.ainsn, regs, by_int3=False):
@@ -154,15 +170,28 @@ class BreakpointHandler:
     # Faults -----------------------------------------------------------------------------------------------------------
 
     def fault(self, cpu: int, regs: PtRegs, vector: int) -> bool:
-        """A fault; in a single step it is put back to the original instruction, for whoever handles it next."""
-        del vector
+        """A fault. In a single step it is put back to the original instruction, and that hit is over. True: a fault_handler mended it.
+
+        The header of the kernel promises fault_handler a fault in the probed instruction; its code keeps to that in handlers only.
+        """
+        self.cpu = cpu
         block = self.ctlblk[cpu]
         p = block.current
-        if p is not None and block.status in _STEPPING:
+        if p is None:
+            return False
+        status = block.status
+        if status in _STEPPING:
             regs.ip = p.at
             regs.flags = regs.flags & ~FLAG_TF | block.old_flags
             self._leave(block)
-        return False
+            if status is KprobeStatus.REENTER:  # in what a handler of another probe called
+                assert block.current is not None
+                p, status = block.current, block.status
+        if not self._fault_handlers:
+            return False
+        if status not in _STEPPING:
+            self.core.kprobes_inc_nmissed_count(p)
+        return p.fault_handler is not None and bool(p.fault_handler(p, regs, vector))
 
     # Optimized --------------------------------------------------------------------------------------------------------
 
@@ -171,6 +200,7 @@ class BreakpointHandler:
         op = self.core.find_optimized(op_id)
         if op is None or op.disabled:
             return
+        self.cpu = cpu
         block = self.ctlblk[cpu]
         if block.current is not None:
             self.core.kprobes_inc_nmissed_count(op)
@@ -181,3 +211,30 @@ class BreakpointHandler:
         block.status = KprobeStatus.HIT_ACTIVE
         self.core.opt_pre_handler(op, regs)
         block.current = None
+
+    # Handlers ---------------------------------------------------------------------------------------------------------
+
+    def arch_set_current_kprobe(self, p: Kprobe | None) -> None:
+        """A handler of ``p`` runs on this CPU, outside of a hit; None: no more."""
+        block = self.ctlblk[self.cpu]
+        block.current = p
+        block.status = KprobeStatus.HIT_ACTIVE
+
+    @property
+    def kprobe_instance(self) -> Kprobe | None:
+        """On this CPU: of an aggregator's hit in progress, the child whose handler runs."""
+        return self.ctlblk[self.cpu].instance
+
+    @kprobe_instance.setter
+    def kprobe_instance(self, p: Kprobe | None) -> None:
+        self.ctlblk[self.cpu].instance = p
+
+    @property
+    def current_task(self) -> int:
+        """Whose trap is being handled: without a scheduler each CPU has one task."""
+        return self.cpu
+
+    @property
+    def possible_cpus(self) -> int:
+        """How many there are."""
+        return len(self.ctlblk)

@@ -6,7 +6,7 @@ Answers to setup_singlestep() and resume_execution()/resume_singlestep() in arch
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from arch_x86.isa.insn import LINUX_6_1, NO_QUIRKS
 from arch_x86.probes.emulate import Emulation, emulation_of
@@ -25,13 +25,22 @@ _INT3_SIZE: Final = 1
 
 @dataclass(slots=True)
 class KprobeCtlblk:
-    """One CPU's hit in progress (struct kprobe_ctlblk and current_kprobe)."""
+    """One CPU's hit in progress (struct kprobe_ctlblk, current_kprobe and kprobe_instance)."""
 
     current: Kprobe | None = None
     status: KprobeStatus = KprobeStatus.HIT_ACTIVE
     old_flags: int = 0
     saved_flags: int = 0
     prev: tuple[Kprobe | None, KprobeStatus, int, int] | None = None
+    instance: Kprobe | None = None
+
+    def saved(self) -> tuple[Any, ...]:
+        """For :meth:`restore`."""
+        return self.current, self.status, self.old_flags, self.saved_flags, self.prev, self.instance
+
+    def restore(self, saved: tuple[Any, ...]) -> None:
+        """As it was."""
+        self.current, self.status, self.old_flags, self.saved_flags, self.prev, self.instance = saved
 
 
 class Stepping(Protocol):

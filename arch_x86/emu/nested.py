@@ -1,0 +1,73 @@
+"""Guest functions that a handler calls while its trap is being handled, on the interrupted task's stack."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, FLAG_TF, Cpu
+from arch_x86.emu.fault import GuestFault
+from arch_x86.emu.machine import Machine
+from arch_x86.emu.uc import RFLAGS, RSP
+
+__all__ = ("INTEGER_ARGUMENTS", "NestedCall")
+
+INTEGER_ARGUMENTS: Final = (7, 6, 2, 1, 8, 9)
+"""Registers of the integer arguments (System V ABI 3.2.3): rdi, rsi, rdx, rcx, r8, r9, as indices into ``UcInstance.gpr``."""
+_RED_ZONE: Final = 128
+_MASK: Final = (1 << 64) - 1
+
+
+class NestedCall:
+    """One such call on ``vcpu``: what it interrupts is kept, registers, vector state and hit in progress, and comes back by :meth:`leave`.
+
+    :ivar over: it has returned, or died: then ``fault`` says how.
+    """
+
+    __slots__ = ("_context", "_hit", "_machine", "_nmi", "_rip", "fault", "over", "vcpu")
+
+    def __init__(self, machine: Machine, vcpu: Cpu) -> None:
+        self.vcpu = vcpu
+        self.over = False
+        self.fault: GuestFault | None = None
+        self._machine = machine
+        self._rip, self._nmi = vcpu.rip, vcpu.nmi
+        self._context = vcpu.uc.new_context()
+        vcpu.uc.save(self._context)
+        handler = machine.trap_handler
+        self._hit: Any = None if handler is None else handler.hit_in_progress(vcpu.index)
+
+    def enter(self, addr: int, integers: Sequence[int]) -> bool:
+        """Set the vCPU up as if just called at ``addr``, below all that is live on the stack. False: the stack ends there."""
+        machine, uc = self._machine, self.vcpu.uc
+        uc.load()
+        flags = uc.gpr[RFLAGS] & ~(FLAG_DF | FLAG_TF)
+        if machine.trap_handler is not None and not machine.trap_handler.handlers_take_interrupts:
+            flags &= ~FLAG_IF
+        below = uc.gpr[RSP] - (_RED_ZONE if self.vcpu.red_zone else 0)
+        top = (below & ~15) - 8 & _MASK
+        if not machine.ram.write(top, struct.pack("<Q", machine.stubs.nested_return)):
+            return False
+        for index in range(16):
+            uc.gpr[index] = 0
+        for register, value in zip(INTEGER_ARGUMENTS, integers, strict=False):
+            uc.gpr[register] = value & _MASK
+        uc.gpr[RSP] = top
+        uc.gpr[RFLAGS] = flags
+        uc.store()
+        self.vcpu.rip = addr
+        return True
+
+    def end(self, fault: GuestFault | None = None) -> None:
+        """It has returned, or died by ``fault``."""
+        self.over = True
+        self.fault = fault
+
+    def leave(self, *, died: bool) -> None:
+        """Back to what it interrupted; time and counters stay as they are now."""
+        vcpu, handler = self.vcpu, self._machine.trap_handler
+        vcpu.uc.restore(self._context)
+        vcpu.rip, vcpu.nmi = self._rip, self._nmi
+        if died and handler is not None:
+            handler.resume_hit(vcpu.index, self._hit)

@@ -1,0 +1,42 @@
+"""Return probes on x86. Answers to arch_prepare_kretprobe() and trampoline_handler() in arch/x86/kernel/kprobes.c (6274de4984a6), and to
+arch/x86/kernel/rethook.c (v6.1)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from arch_x86.probes.emulation import StackMemory
+from arch_x86.probes.ptregs import PtRegs
+from engine.kretprobes import KretprobeInstance, Kretprobes
+
+__all__ = ("hook_return", "return_from_trampoline")
+
+_MASK: Final = (1 << 64) - 1
+
+
+def hook_return(ri: KretprobeInstance, regs: PtRegs, memory: StackMemory, trampoline: int) -> bool:
+    """At a function's entry, where the return address lies on top of the stack: note it in ``ri``, put ``trampoline`` there.
+
+    False, and nothing done, when the stack can't be read or written there.
+    """
+    found = memory.read_u64(regs.sp)
+    if found is None or not memory.write(regs.sp, trampoline.to_bytes(8, "little")):
+        return False
+    ri.ret_addr = found
+    ri.frame = regs.sp
+    return True
+
+
+def return_from_trampoline(probes: Kretprobes, regs: PtRegs, memory: StackMemory, trampoline: int) -> bool:
+    """The trampoline stub asks where to go on: call the handlers, and put the address where the stub's RET finds it, under ``regs.sp``.
+
+    False when no call is open there.
+    """
+    frame = regs.sp - 8 & _MASK
+    regs.ip = trampoline
+    regs.orig_ax = _MASK
+    ret_addr = probes.trampoline_handler(regs, frame)
+    if ret_addr is None:
+        return False
+    memory.write(frame, ret_addr.to_bytes(8, "little"))
+    return True
