@@ -13,8 +13,6 @@ from engine.arguments import BUFFER_MAX
 from engine.cli import main
 from tests.emu.images.elf_builder import FUNC, Object
 
-pytestmark = pytest.mark.smoke
-
 ROOT = Path(__file__).resolve().parents[2]
 SHA = str(ROOT / "workloads" / "elf" / "sha256.o")
 ABC = ["--call", "sha256", "--arg", "buf:616263", "--arg", "3", "--arg", "buf:+32"]
