@@ -104,7 +104,7 @@ def _verifier(pool: UcPool) -> tuple[Verifier, int]:
     arguments = (BufferArgument(struct.pack("<2i", 5, 3)), IntegerArgument(2))
     verifier = Verifier(shipped("qsort.o"), "sort_i32", arguments, options=ExecOptions(), pool=pool)
     code = verifier.bench.arch.code
-    once = [addr for addr in verifier.sites() if verifier.golden.passes[addr] == 1]
+    once = [addr for addr in verifier.sites() if len(verifier.golden.passes[addr]) == 1]
     return verifier, max(addr for addr in once if isinstance(can_optimize(code, addr), OptimizePlan))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from engine.errors import InputError
+from engine.errors import InputError, printable
 
 __all__ = ("Argument", "BufferArgument", "DoubleArgument", "IntegerArgument", "parse_argument", "parse_number")
 
@@ -47,10 +47,10 @@ def parse_number(text: str, what: str, *, least: int | None = None, most: int | 
     try:
         value = int(text, 0)
     except ValueError:
-        raise InputError(f"{what}: {text!r} is not a number; give one such as 5 or 0x10") from None
+        raise InputError(f"{what}: {printable(text)} is not a number; give one such as 5 or 0x10") from None
     if (least is not None and value < least) or (most is not None and value > most):
         bounds = f"at least {least}" if most is None else f"{least} to {most}"
-        raise InputError(f"{what}: {value} is out of range; give {bounds}")
+        raise InputError(f"{what}: {printable(text)} is out of range; give {bounds}")
     return value
 
 
@@ -63,33 +63,43 @@ def parse_argument(text: str) -> Argument:
         try:
             return DoubleArgument(float(text[4:]))
         except ValueError:
-            raise InputError(f"--arg {text}: {text[4:]!r} is not a floating-point number; give one such as f64:1.5") from None
+            raise InputError(f"--arg {printable(text)}: not a floating-point number; give one such as f64:1.5") from None
     if text.startswith("buf:"):
         return BufferArgument(_buffer(text, text[4:]))
     try:
         value = int(text, 0)
-    except ValueError:
-        raise InputError(f"--arg {text}: give {_FORMS}") from None
+    except ValueError:  # also more than 4300 digits
+        raise InputError(f"--arg {printable(text)}: give {_FORMS}") from None
     if not -(1 << 63) <= value < 1 << 64:
-        raise InputError(f"--arg {text}: does not fit in 64 bits; give -2^63 to 2^64 - 1")
+        raise InputError(f"--arg {printable(text)}: does not fit in 64 bits; give -2^63 to 2^64 - 1")
     return IntegerArgument(value)
 
 
 def _buffer(text: str, body: str) -> bytes:
     if body.startswith("+"):
-        return bytes(parse_number(body[1:], f"--arg {text}", least=1, most=BUFFER_MAX))
+        return bytes(parse_number(body[1:], f"--arg {printable(text)}", least=1, most=BUFFER_MAX))
     if body.startswith("@"):
-        try:
-            content = Path(body[1:]).read_bytes()
-        except OSError as error:
-            raise InputError(f"--arg {text}: {error.strerror}; give a file that can be read") from None
+        content = _file(text, Path(body[1:]))
     else:
         try:
             content = bytes.fromhex(body)
         except ValueError:
-            raise InputError(f"--arg {text}: not hexadecimal; give pairs of hex digits, such as buf:0a1b") from None
+            raise InputError(f"--arg {printable(text)}: not hexadecimal; give pairs of hex digits, such as buf:0a1b") from None
     if not content:
-        raise InputError(f"--arg {text}: an empty buffer; give at least one byte")
+        raise InputError(f"--arg {printable(text)}: an empty buffer; give at least one byte")
     if len(content) > BUFFER_MAX:
-        raise InputError(f"--arg {text}: {len(content)} bytes; a buffer has at most {BUFFER_MAX}")
+        raise InputError(f"--arg {printable(text)}: more than {BUFFER_MAX} bytes, the most that a buffer has; give a shorter one")
     return content
+
+
+def _file(text: str, path: Path) -> bytes:
+    """The file's content, or one byte more than a buffer may have."""
+    try:
+        if not path.is_file():  # reading a FIFO or a terminal would wait, a device may never end
+            what = "not a regular file" if path.exists() else "no such file"
+            raise InputError(f"--arg {printable(text)}: {what}; give a file that can be read")
+        with path.open("rb") as file:
+            return file.read(BUFFER_MAX + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"--arg {printable(text)}: {reason}; give a file that can be read") from None

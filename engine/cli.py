@@ -1,19 +1,23 @@
 """The ``optprobe`` command: argument parsing, and the one place that wires arch_x86 into the engine.
 
-Exit status: 0 good; 1 a failed check or a guest fault; 2 bad usage or input, with one line that says what is wrong.
+Exit status: 0 good; 1 a failed check, a guest fault or output that can't be written; 2 bad usage or input, with one line that says
+what is wrong; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.arguments import parse_argument, parse_number
-from engine.errors import InputError, KprobeError
+from engine.errors import InputError, KprobeError, WorkerDied
 from engine.interrupts import parse_interrupts
 from engine.kprobe_events import parse_spec
 from engine.profile import profile_named
@@ -30,34 +34,44 @@ _GOOD, _BAD, _USAGE = 0, 1, 2
 _INTERRUPTED = 130
 _SHOWN_MAX = 20
 _SCRIPT_MAX = 1 << 22
+_NO_JOBS = "no effect: this command uses one process"
+_NEGATIVE = re.compile(r"-[0-9]")
 _IMAGE_HELP = "ELF object, executable or shared object, .s assembly, or code-image JSON"
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C, and how far the command had come."""
+
+
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line, and whose help does not hide that it can't be written."""
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see {self.prog} --help")
+        shorter = re.sub(r"\S{200,}", lambda word: word[0][:197] + "...", message)
+        raise InputError(f"{shorter}; see {self.prog} --help")
 
 
-def _calling(parser: argparse.ArgumentParser, *, cpus: bool) -> None:
+def _calling(parser: argparse.ArgumentParser, *, cpus: bool, jobs: str) -> None:
     """What names the call, and the options common to the commands that execute."""
     parser.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
     parser.add_argument("--call", metavar="SYMBOL", required=True, help="the function to call")
     parser.add_argument(
         "--arg", metavar="A", action="append", default=[], dest="arguments", help="next argument: N, f64:X, buf:HEX, buf:@FILE, buf:+SIZE"
     )
-    _executing(parser, cpus="1" if cpus else None)
+    _executing(parser, cpus="1" if cpus else None, jobs=jobs)
 
 
-def _executing(parser: argparse.ArgumentParser, *, cpus: str | None) -> None:
+def _executing(parser: argparse.ArgumentParser, *, cpus: str | None, jobs: str) -> None:
     """Options common to the commands that execute. ``cpus``: the default number, None where there is no choice."""
     parser.add_argument("--stub", metavar="SYM=ret:N", action="append", default=[], help="an unresolved function that returns N")
     parser.add_argument("--with", metavar="LIB", action="append", default=[], dest="libraries", help="a shared library to resolve from")
     parser.add_argument("--profile", metavar="P", default="linux-2010", help="whose behaviour: linux-2010 or linux-6.1 (linux-2010)")
     parser.add_argument("--preempt", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--max-instructions", metavar="N", default="100000000", help="bound on each call (100000000)")
-    parser.add_argument("--jobs", metavar="N", default="1", help="processes to use (1)")
+    parser.add_argument("--jobs", metavar="N", default="1", help=jobs)
     parser.add_argument("--cpus", metavar="N", default=cpus or "1", help=f"vCPUs, 1 to 8 ({cpus})" if cpus else argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -66,11 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="optprobe",
         description="A laboratory for patching live x86-64 code: kprobes on an emulated SMP machine.",
-        epilog="Exit status: 0 good; 1 a failed check or a guest fault; 2 bad usage or input.",
+        epilog="Exit status: 0 good; 1 a failed check, a guest fault or output that can't be written; 2 bad usage or input; "
+        "130 after Ctrl-C.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
     run = commands.add_parser("run", help="probe a function, call it, and report", description="Probe a function, call it, and report.")
-    _calling(run, cpus=True)
+    _calling(run, cpus=True, jobs=_NO_JOBS)
     run.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], r[MAX][:EVENT] SYM, or SYM+0xOFF")
     run.add_argument("--interrupts", metavar="WHEN", default="none", help="none, every:N or random:SEED:MEAN (none)")
     run.add_argument("--no-optimize", action="store_true", help="leave probes as breakpoints")
@@ -80,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Put one probe at a time on every instruction boundary that a call executes, by every method that the site allows, "
         "and compare with the unprobed run.",
     )
-    _calling(verify, cpus=False)
+    _calling(verify, cpus=False, jobs="processes to use (1)")
     verify.add_argument("--interrupts", metavar="WHERE", default="none", help="none, boundaries or sample:SEED:N (none)")
     script = commands.add_parser(
         "script",
@@ -90,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     script.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
     script.add_argument("script", metavar="FILE", help="the operations; - for standard input")
-    _executing(script, cpus="2")
+    _executing(script, cpus="2", jobs=_NO_JOBS)
     inspect = commands.add_parser(
         "inspect",
         help="where probes can go, and where jumps, instruction by instruction",
@@ -127,7 +142,7 @@ def _load(args: argparse.Namespace) -> Image:
     stubs = [stub.partition("=")[0] for stub in given.get("stub", ())]
     image = load_image(args.image, libraries=given.get("libraries", ()), stubs=stubs)
     for warning in image.warnings:
-        print(f"optprobe: {image.name}: {warning}", file=sys.stderr)
+        _complain(f"{image.name}: {warning}")
     return image
 
 
@@ -190,16 +205,17 @@ def _verify(args: argparse.Namespace) -> int:
     sweep = parse_sweep(args.interrupts)
     image = _load(args)
     progress = Progress(f"verify {args.call}")
+    reached = "before the first step"
+
+    def report(done: int, total: int, note: str) -> None:
+        nonlocal reached
+        reached = f"after {done:,} of {total:,} {note}"
+        progress.update(done, total, note)
+
     try:
-        result = verify_image(
-            image,
-            args.call,
-            arguments,
-            sweep=sweep,
-            options=options,
-            jobs=jobs,
-            progress=lambda done, total, failures: progress.update(done, total, count(failures, "failure")),
-        )
+        result = verify_image(image, args.call, arguments, sweep=sweep, options=options, jobs=jobs, progress=report)
+    except KeyboardInterrupt:
+        raise _Interrupted(reached) from None
     finally:
         progress.clear()
     if args.json:
@@ -212,8 +228,10 @@ def _verify(args: argparse.Namespace) -> int:
 def _show_verify(args: argparse.Namespace, result: VerifyResult, style: Style) -> None:
     verdict = style.paint("good", "green", "bold") if result.good else style.paint("bad", "red", "bold")
     print(f"{args.call}: {verdict}")
-    if result.golden_fault is not None:
-        print(f"  the unprobed call ends in a guest fault at {result.golden_fault}")
+    if result.fault is not None:
+        fault = result.fault
+        print(f"  the unprobed call ends in a guest fault at {fault.place} ({fault.rip:#x}): {fault.kind}")
+        print(f"  {fault.explain}")
         return
     print(
         f"  {count(result.sites, 'site')}, {count(result.runs, 'run')} of a call that executes "
@@ -280,20 +298,74 @@ def _demo(args: argparse.Namespace) -> int:
 _COMMANDS = {"run": _run, "verify": _verify, "script": _script, "inspect": _inspect, "demo": _demo}
 
 
+def _interruptible(command: str) -> AbstractContextManager[None]:
+    if command == "inspect":  # executes nothing
+        return nullcontext()
+    from arch_x86.emu.sigint import interruptible
+
+    return interruptible()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. ``argv`` without the program's name; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names are the user's: what the locale lacks is shown escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
-        args = _parser().parse_args(argv)
-        status = _COMMANDS[args.command](args)
-        sys.stdout.flush()
-        return status
+        return _main(sys.argv[1:] if argv is None else argv)
     except (InputError, KprobeError) as error:
-        print(f"optprobe: {error}", file=sys.stderr)
+        _complain(str(error))
         return _USAGE
-    except KeyboardInterrupt:
-        print("optprobe: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        _complain(f"interrupted {error}".rstrip())
         return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader went away (`optprobe ... | head`): no message, and none from the interpreter's own flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except WorkerDied as error:
+        _complain(str(error))
         return _BAD
+    except BrokenPipeError:  # the reader went away (`optprobe ... | head`)
+        _give_up_output()
+        return _BAD
+    except OSError as error:
+        _give_up_output()
+        _complain(f"cannot write the output: {error.strerror or error}")
+        return _BAD
+
+
+def _main(argv: Sequence[str]) -> int:
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `>&-`
+        _complain("cannot write the output: standard output is closed")
+        return _BAD
+    try:
+        args = _parser().parse_args(_join_negative(argv))
+    except SystemExit as done:  # --help
+        sys.stdout.flush()
+        return int(done.code or 0)
+    with _interruptible(args.command):
+        status = _COMMANDS[args.command](args)
+    sys.stdout.flush()
+    return status
+
+
+def _join_negative(argv: Sequence[str]) -> list[str]:
+    """``--arg -0x10`` as ``--arg=-0x10``: argparse would take -0x10 for an option."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] == "--arg" and _NEGATIVE.match(word):
+            words[-1] = f"--arg={word}"
+        else:
+            words.append(word)
+    return words
+
+
+def _complain(message: str) -> None:
+    """One line on standard error, whatever is in it and wherever that goes."""
+    line = message if message.isprintable() else message.encode("unicode_escape").decode("ascii")
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `2>&-`
+        with suppress(OSError):
+            print(f"optprobe: {line}", file=sys.stderr, flush=True)
+
+
+def _give_up_output() -> None:
+    """What is still buffered goes nowhere, lest the interpreter complains when it flushes at its end."""
+    with suppress(OSError):  # not a file, in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,8 @@ Three families, by whose turn it is to act:
 * :class:`KprobeError` — the caller's: the kernel would have returned ``-errno`` here.
 * :class:`EngineBug` — ours: an invariant of the engine itself is broken.
 
-A guest that faults is a result (``GuestFault`` records in the machine), never an exception out of the API.
+A guest that faults is a result (``GuestFault`` records in the machine); only who asks for a call's value alone gets an exception, one
+that carries the record.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ __all__ = (
     "InputError",
     "KprobeError",
     "OptprobeError",
+    "WorkerDied",
     "errno_name",
+    "printable",
 )
 
 
@@ -32,6 +35,12 @@ def errno_name(code: int) -> str:
     if number == _errno.EOPNOTSUPP:
         return "EOPNOTSUPP"
     return _errno.errorcode.get(number, str(number))
+
+
+def printable(text: str) -> str:
+    """``text`` as it may stand in a one-line message: what does not print is escaped, what is long is cut."""
+    shown = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
 class OptprobeError(Exception):
@@ -54,6 +63,10 @@ class KprobeError(OptprobeError):
         self.errno = errno
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[KprobeError], tuple[int, str]]:
+        """Pickled as it is made, not by its message: it has to come back from worker processes."""
+        return type(self), (self.errno, self.reason)
+
 
 class EngineBug(OptprobeError):
     """This should never happen: an invariant of the engine broke. Please report it with the scenario."""
@@ -61,3 +74,7 @@ class EngineBug(OptprobeError):
 
 class Deadlock(OptprobeError):
     """A control task waits for something that nothing left in the machine can bring about."""
+
+
+class WorkerDied(OptprobeError):
+    """A process that had part of the work ended without a result."""

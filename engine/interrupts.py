@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, cast
 
 from engine.arguments import parse_number
-from engine.errors import InputError
+from engine.errors import InputError, printable
 
 __all__ = ("EveryPlan", "RandomPlan", "parse_interrupts")
 
@@ -87,8 +87,8 @@ def parse_interrupts(text: str) -> EveryPlan | None:
     if words == ["none"]:
         return None
     if words[0] == "every" and len(words) == 2:
-        return EveryPlan(parse_number(words[1], f"--interrupts {text}", least=1, most=1 << 40))
+        return EveryPlan(parse_number(words[1], f"--interrupts {printable(text)}", least=1, most=1 << 40))
     if words[0] == "random" and len(words) == 3:
-        seed = parse_number(words[1], f"--interrupts {text}", least=0, most=1 << 64)
-        return RandomPlan(seed, parse_number(words[2], f"--interrupts {text}", least=1, most=1 << 40))
-    raise InputError(f"--interrupts {text}: unknown; give {_FORMS}")
+        seed = parse_number(words[1], f"--interrupts {printable(text)}", least=0, most=1 << 64)
+        return RandomPlan(seed, parse_number(words[2], f"--interrupts {printable(text)}", least=1, most=1 << 40))
+    raise InputError(f"--interrupts {printable(text)}: unknown; give {_FORMS}")

@@ -9,13 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from engine.errors import InputError
+from engine.errors import InputError, printable
 
 __all__ = ("ProbeSpec", "parse_spec")
 
-_HEAD: Final = re.compile(r"^(?P<kind>[pr])(?P<max>\d*)(?::(?:(?P<group>[A-Za-z_]\w*)/)?(?P<event>[A-Za-z_]\w*))?$")
-_PLACE: Final = re.compile(r"^(?P<symbol>[A-Za-z_.$][\w.$@]*)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|\d+))?$")
+_HEAD: Final = re.compile(r"^(?P<kind>[pr])(?P<max>\d*)(?::(?:(?P<group>[A-Za-z_]\w*)/)?(?P<event>[A-Za-z_]\w*))?$", re.ASCII)
+_PLACE: Final = re.compile(r"^(?P<symbol>[A-Za-z_.$][\w.$@]*)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|[0-9]+))?$")
 _ADDRESS: Final = re.compile(r"^0[xX][0-9a-fA-F]+$")
+_TOO_LARGE: Final = 1 << 64
 _RIGHT: Final = "write SYM, SYM+0xOFF, or p[:[GRP/]EVENT] SYM[+OFF]"
 
 
@@ -41,24 +42,24 @@ def parse_spec(text: str) -> ProbeSpec:
     """
     words = text.split()
     if not words:
-        raise InputError(f"probe {text!r}: empty; {_RIGHT}")
+        raise InputError(f"probe '{printable(text)}': empty; {_RIGHT}")
     head = _HEAD.match(words[0]) if len(words) > 1 else None
     if len(words) > 1 and head is None:
-        raise InputError(f"probe {text!r}: {words[0]!r} is not p or r with an event name; {_RIGHT}")
+        raise InputError(f"probe '{printable(text)}': '{printable(words[0])}' is not p or r with an event name; {_RIGHT}")
     place = words[1] if head is not None else words[0]
     is_return = head is not None and head["kind"] == "r"
     if head is not None and head["kind"] == "p" and head["max"]:
-        raise InputError(f"probe {text!r}: only r takes a MAXACTIVE number; {_RIGHT}")
+        raise InputError(f"probe '{printable(text)}': only r takes a MAXACTIVE number; {_RIGHT}")
     symbol, offset, address = _place(text, place)
     if is_return and (offset or address is not None):
-        raise InputError(f"probe {text!r}: a return probe goes to a function's entry; write r[MAXACTIVE] SYM")
+        raise InputError(f"probe '{printable(text)}': a return probe goes to a function's entry; write r[MAXACTIVE] SYM")
     return ProbeSpec(
         text=text,
         symbol=symbol,
         offset=offset,
         address=address,
         is_return=is_return,
-        maxactive=int(head["max"]) if head is not None and head["max"] else None,
+        maxactive=_number(text, head["max"]) if head is not None and head["max"] else None,
         group=head["group"] if head is not None else None,
         event=head["event"] if head is not None else None,
         fetchargs=tuple(words[2:]),
@@ -67,9 +68,20 @@ def parse_spec(text: str) -> ProbeSpec:
 
 def _place(text: str, place: str) -> tuple[str | None, int, int | None]:
     if _ADDRESS.match(place):
-        return None, 0, int(place, 16)
+        return None, 0, _number(text, place)
     found = _PLACE.match(place)
     if found is None:
-        raise InputError(f"probe {text!r}: {place!r} is not a symbol with an offset; {_RIGHT}")
+        raise InputError(f"probe '{printable(text)}': '{printable(place)}' is not a symbol with an offset; {_RIGHT}")
     offset = found["offset"]
-    return found["symbol"], int(offset, 16 if offset[:2].lower() == "0x" else 10) if offset else 0, None
+    return found["symbol"], _number(text, offset) if offset else 0, None
+
+
+def _number(text: str, digits: str) -> int:
+    base = 16 if digits[:2].lower() == "0x" else 10
+    try:
+        value = int(digits, base)
+    except ValueError:  # more than 4300 digits
+        value = _TOO_LARGE
+    if value >= _TOO_LARGE:
+        raise InputError(f"probe '{printable(text)}': a number does not fit 64 bits; {_RIGHT}")
+    return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from engine.errors import InputError
+from engine.errors import InputError, printable
 from engine.transitions import ClearedAtOnce, ClearedWhenRestored, Transitions
 
 __all__ = ("LINUX_6_1", "LINUX_2010", "PROFILES", "Profile", "profile_named")
@@ -148,4 +148,4 @@ def profile_named(name: str) -> Profile:
     for profile in PROFILES:
         if profile.name == name:
             return profile
-    raise InputError(f"--profile {name}: not there; give one of {', '.join(p.name for p in PROFILES)}")
+    raise InputError(f"--profile {printable(name)}: not there; give one of {', '.join(p.name for p in PROFILES)}")

@@ -26,7 +26,6 @@ __all__ = ("INTEGER_ARGUMENTS", "Executor", "InterruptPlan")
 
 _FLAGS_AT_CALL: Final = 0x202
 _NESTED_MAX: Final = 100_000_000
-_HANDLER_MAX: Final = 1_000
 _ENOSYS: Final = -38 & (1 << 64) - 1
 _PAGE_FAULT: Final = 14
 _ERROR_WRITE, _ERROR_FETCH = 2, 16
@@ -238,15 +237,18 @@ class Executor:
         return True
 
     def _measure_handler(self, vcpu: Cpu) -> int:
-        """Instructions that the interrupt handler retires: found by running it once in single steps, and going back."""
+        """Instructions that the interrupt handler retires: found by stepping through it once, on an empty stack, and going back."""
         if self._handler_length is None:
-            snap = self.machine.snapshot()
-            retired = vcpu.retired
-            while not vcpu.rflags & FLAG_IF and vcpu.retired - retired < _HANDLER_MAX:
-                vcpu.run(1)
-            self._handler_length = vcpu.retired - retired
-            self.machine.restore(snap)
-            self.machine.release(snap)
+            machine = self.machine
+            snap = machine.snapshot()
+            vcpu.uc.set_stack_and_flags(machine.tasks[vcpu.index].stack_top, FLAG_IF)
+            vcpu.push_frame(machine.stubs.interrupt)
+            before = vcpu.retired
+            while vcpu.run(1)[0] is ExitReason.BUDGET and not vcpu.rflags & FLAG_IF:
+                pass
+            self._handler_length = vcpu.retired - before
+            machine.restore(snap)
+            machine.release(snap)
         return self._handler_length
 
     # Exits ------------------------------------------------------------------------------------------------------------

@@ -81,9 +81,8 @@ class Ram:
             return None
         if offset + size <= PAGE_SIZE:
             return self.room[page + offset : page + offset + size]
-        head = PAGE_SIZE - offset
-        tail = self.read(addr + head, size - head)
-        return None if tail is None else self.room[page + offset : page + PAGE_SIZE] + tail
+        pieces = self._pieces(addr, size)
+        return None if pieces is None else b"".join(self.room[start:end] for start, end in pieces)
 
     def write(self, addr: int, data: bytes) -> bool:
         """Store ``data`` at virtual ``addr``; False, with nothing written, when any of it is unmapped."""
@@ -94,11 +93,28 @@ class Ram:
         if offset + len(data) <= PAGE_SIZE:
             self.room[page + offset : page + offset + len(data)] = data
             return True
-        head = PAGE_SIZE - offset
-        if not self.write(addr + head, data[head:]):
+        pieces = self._pieces(addr, len(data))
+        if pieces is None:
             return False
-        self.room[page + offset : page + PAGE_SIZE] = data[:head]
+        done = 0
+        for start, end in pieces:
+            self.room[start:end] = data[done : done + end - start]
+            done += end - start
         return True
+
+    def _pieces(self, addr: int, size: int) -> list[tuple[int, int]] | None:
+        """Start and end in :attr:`room` of what lies on each page, or None when any of it is unmapped."""
+        pieces: list[tuple[int, int]] = []
+        end = addr + size
+        while addr < end:
+            page = self._at.get(addr >> 12)
+            if page is None:
+                return None
+            offset = addr & 0xFFF
+            length = min(PAGE_SIZE - offset, end - addr)
+            pieces.append((page + offset, page + offset + length))
+            addr += length
+        return pieces
 
     def read_u64(self, addr: int) -> int | None:
         """A little-endian quad word, or None when unmapped."""

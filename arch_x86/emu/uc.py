@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p, cast
+from types import FrameType
 from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as _binding  # pyright: ignore[reportMissingTypeStubs]
@@ -18,7 +19,7 @@ from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
 from engine.errors import EngineBug
 
-__all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "Context", "Probe", "UcInstance", "UcPool")
+__all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "Context", "Probe", "UcInstance", "UcPool", "in_callback")
 
 _LIB: Final[Any] = _binding.uclib  # pyright: ignore[reportUnknownMemberType]
 
@@ -66,6 +67,12 @@ _FLOATING_POINT: Final = (
     (x86.UC_X86_REG_MXCSR, 0x1F80),
 )
 _VECTOR_SIZE: Final = 16 * 16 + 4
+_FPU_IDS: Final = (
+    *(x86.UC_X86_REG_FP0 + i for i in range(8)),
+    x86.UC_X86_REG_FPCW,
+    x86.UC_X86_REG_FPSW,
+    x86.UC_X86_REG_FPTAG,
+)
 NO_LIMIT: Final = 0x0123_4567_89AB
 """A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
 _PAGE: Final = 4096
@@ -74,6 +81,14 @@ _ERROR_FETCH: Final = 16
 SHADOW: Final = 1 << 3
 _VECTOR_SYSCALL: Final = 0x100
 """Pseudo vector for ``syscall``/``sysenter``, which Unicorn would silently skip."""
+
+
+_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "_count_one"})
+
+
+def in_callback(frame: FrameType | None) -> bool:
+    """True for the frame of a callback from the emulator, where an exception would be lost."""
+    return frame is not None and frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES
 
 
 class Probe:
@@ -140,6 +155,9 @@ class UcInstance:
         "_cr3",
         "_fallback_count",
         "_fallback_limit",
+        "_fpu",
+        "_fpu_ids",
+        "_fpu_slots",
         "_ids",
         "_keep",
         "_probe",
@@ -173,6 +191,9 @@ class UcInstance:
         self._vector_ids = (c_int * 17)(*_VECTOR_IDS)
         base = ctypes.addressof(self._vectors)
         self._vector_slots = (c_void_p * 17)(*[base + 16 * i for i in range(17)])
+        self._fpu = (ctypes.c_uint8 * 16 * len(_FPU_IDS))()
+        self._fpu_ids = (c_int * len(_FPU_IDS))(*_FPU_IDS)
+        self._fpu_slots = (c_void_p * len(_FPU_IDS))(*[ctypes.addressof(slot) for slot in self._fpu])
         self._scratch = c_uint64()
         self._scratch_at = ctypes.addressof(self._scratch)
         self._cr3 = c_uint64()
@@ -352,6 +373,14 @@ class UcInstance:
         """Set XMM0 to XMM15 from 256 bytes."""
         ctypes.memmove(self._vectors, values, 256)
         _reg_write_batch(self.handle, self._vector_ids, self._vector_slots, 16)
+
+    def fpu_state(self) -> bytes:
+        """16 bytes each of the x87 registers R0 to R7 (80 bits; MMX in the low 64), the control, the status and the tag word.
+
+        Without the addresses of the last x87 instruction and its operand: that of a copy is not the original's.
+        """
+        _reg_read_batch(self.handle, self._fpu_ids, self._fpu_slots, len(_FPU_IDS))
+        return bytes(self._fpu)
 
     # Running ----------------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from arch_x86.emu.cpu import FLAG_IF
 from arch_x86.emu.execute import Executor, InterruptPlan
-from arch_x86.emu.fault import GuestFault
+from arch_x86.emu.fault import GuestFault, GuestFaultError
 from arch_x86.emu.machine import Machine, MachineConfig
 from arch_x86.emu.stubs import GS_JPROBE_SP
 from arch_x86.emu.task import TaskState
 from arch_x86.emu.uc import UcPool
+from arch_x86.lab.calls import require_function
 from arch_x86.probes.arch import X86Arch, X86Areas
 from arch_x86.probes.jprobe import JprobeStub
 from arch_x86.text.poke import PokeProtocol, StopMachinePoke, TextPokeBp
@@ -142,18 +143,15 @@ class Workbench:
     def call(self, symbol: str, *integers: int, cpu: int = 0) -> int:
         """Call a function by name on ``cpu`` and return RAX, for tests and notebooks.
 
-        :raises LookupError: no such function.
-        :raises RuntimeError: the call ended in a guest fault.
+        :raises InputError: no such function.
+        :raises GuestFaultError: the call ended in a guest fault.
         """
-        found = self.machine.kallsyms.lookup_name(symbol)
-        if found is None:
-            raise LookupError(symbol)
-        self.start_call(cpu, found.addr, integers)
+        self.start_call(cpu, require_function(self.image, self.machine.kallsyms, symbol).addr, integers)
         while self.executor.running(cpu):
             self._turn(cpu, _TO_THE_END)
         fault = self.machine.tasks[cpu].fault
         if fault is not None:
-            raise RuntimeError(f"{fault.place}: {fault.kind}: {fault.explain}")
+            raise GuestFaultError(fault)
         return self.machine.cpus[cpu].registers()[0]
 
     def call_nested(self, cpu: int, addr: int, *integers: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from arch_x86.emu.execute import INTEGER_ARGUMENTS
 from arch_x86.emu.machine import Machine
 from engine.arguments import Argument, BufferArgument, DoubleArgument, IntegerArgument
-from engine.errors import InputError
+from engine.errors import InputError, printable
 from engine.image import Image, Symbol
 from engine.kallsyms import Kallsyms
 
@@ -34,9 +34,9 @@ def require_function(image: Image, kallsyms: Kallsyms, name: str) -> Symbol:
     """
     symbol = kallsyms.lookup_name(name)
     if symbol is None:
-        raise InputError(f"{image.name}: no function {name!r}; there is {kallsyms.suggest(name)}")
+        raise InputError(f"{image.name}: no function {printable(name)}; there is {kallsyms.suggest(name)}")
     if not image.is_text(symbol.addr):
-        raise InputError(f"{image.name}: {name!r} lies outside of the image's code; choose another function")
+        raise InputError(f"{image.name}: {printable(name)} lies outside of the image's code; choose another function")
     return symbol
 
 

@@ -1,38 +1,49 @@
-"""``verify`` over several processes. The sites are cut into pieces; results come back in the order of the sites, whatever ``jobs`` is."""
+"""``verify`` over several processes. Results come back in the order of the sites, whatever ``jobs`` is."""
 
 from __future__ import annotations
 
 import multiprocessing
+import signal
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeAlias
 
+from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.uc import UcPool
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Failure, Sweep, Verifier
 from engine.arguments import Argument
+from engine.errors import OptprobeError, WorkerDied
 from engine.image import Image
+from engine.report.terminal import count
 
 __all__ = ("VerifyResult", "verify_image")
 
-_PIECES_PER_JOB = 8
+Report: TypeAlias = Callable[[int, int, str], None]
+Pipe: TypeAlias = "Connection[Any, Any]"
+_Checked: TypeAlias = tuple[int, list[Failure]]
+"""Runs and failures of one site."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What ``verify`` answers. ``golden_fault``: the unprobed call itself died."""
+    """What ``verify`` answers. ``fault``: the unprobed call itself died."""
 
     sites: int
     runs: int
     failures: tuple[Failure, ...]
     instructions: int
-    golden_fault: str | None = None
+    fault: GuestFault | None = None
 
     @property
     def good(self) -> bool:
         """No failure, the unprobed call ended well, and at least one site was checked."""
-        return not self.failures and self.golden_fault is None and self.sites > 0
+        return not self.failures and self.fault is None and self.sites > 0
 
     def to_json(self) -> dict[str, object]:
         """The document of ``optprobe verify --json``."""
@@ -42,26 +53,22 @@ class VerifyResult:
             "sites": self.sites,
             "runs": self.runs,
             "failures": [failure.to_json() for failure in self.failures],
+            "fault": self.fault.to_json() if self.fault else None,
         }
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _Call:
+    """What a worker process has to know."""
+
     image: Image
     symbol: str
     arguments: tuple[Argument, ...]
     options: ExecOptions
     sweep: Sweep
-    sites: tuple[int, ...]
 
 
-def _check_piece(piece: _Piece) -> tuple[int, list[Failure]]:
-    with closing(Verifier(piece.image, piece.symbol, piece.arguments, options=piece.options)) as verifier:
-        failures = [failure for addr in piece.sites for failure in verifier.check_site(addr, piece.sweep)]
-        return verifier.runs, failures
-
-
-def _silent(_done: int, _total: int, _failures: int) -> None:
+def _silent(_done: int, _total: int, _note: str) -> None:
     """No progress report."""
 
 
@@ -74,38 +81,137 @@ def verify_image(
     options: ExecOptions | None = None,
     jobs: int = 1,
     pool: UcPool | None = None,
-    progress: Callable[[int, int, int], None] | None = None,
+    progress: Report | None = None,
 ) -> VerifyResult:
     """Check every site of a call.
 
     :param jobs: processes; 1 works in this one.
     :param pool: emulator instances to reuse in this process.
-    :param progress: called as ``progress(sites done, sites in all, failures)``.
+    :param progress: called as ``progress(done, total, note)``, of instructions first and then of sites, as the note says.
     :raises InputError: no such function, or arguments that do not fit.
     """
     options = options or ExecOptions()
     report = progress or _silent
-    with closing(Verifier(image, symbol, arguments, options=options, pool=pool)) as verifier:
+    with closing(
+        Verifier(
+            image,
+            symbol,
+            arguments,
+            options=options,
+            pool=pool,
+            progress=lambda done, total: report(done, total, "instructions of the unprobed call"),
+        )
+    ) as verifier:
         golden = verifier.golden
         if golden.fault is not None:
             return VerifyResult(0, 0, (), golden.instructions, golden.fault)
         sites = verifier.sites()
         if jobs == 1 or len(sites) < 2:
-            failures: list[Failure] = []
-            for done, addr in enumerate(sites):
-                report(done, len(sites), len(failures))
-                failures.extend(verifier.check_site(addr, sweep))
-            report(len(sites), len(sites), len(failures))
+            failures = _check_here(verifier, sites, sweep, report)
             return VerifyResult(len(sites), verifier.runs, tuple(failures), golden.instructions)
-    size = max(1, -(-len(sites) // (jobs * _PIECES_PER_JOB)))
-    pieces = [_Piece(image, symbol, tuple(arguments), options, sweep, tuple(sites[at : at + size])) for at in range(0, len(sites), size)]
-    results: dict[int, tuple[int, list[Failure]]] = {}
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as workers:
-        futures = {workers.submit(_check_piece, piece): index for index, piece in enumerate(pieces)}
-        for future in as_completed(futures):
-            results[futures[future]] = future.result()
-            done = sum(len(pieces[index].sites) for index in results)
-            report(done, len(sites), sum(len(found) for _, found in results.values()))
-    runs = sum(count for count, _ in results.values())
-    ordered = tuple(failure for index in range(len(pieces)) for failure in results[index][1])
+    call = _Call(image, symbol, tuple(arguments), options, sweep)
+    results = _check_elsewhere(call, sites, min(jobs, len(sites)), report)
+    runs = sum(number for number, _ in results)
+    ordered = tuple(failure for _, found in results for failure in found)
     return VerifyResult(len(sites), runs, ordered, golden.instructions)
+
+
+def _check_here(verifier: Verifier, sites: Sequence[int], sweep: Sweep, report: Report) -> list[Failure]:
+    failures: list[Failure] = []
+    for number, addr in enumerate(sites):
+        found = count(len(failures), "failure")
+        report(number, len(sites), f"sites, {found}")
+
+        def within(done: int, total: int, *, site: int = number, found: str = found) -> None:
+            report(site, len(sites), f"sites, {found}, interrupt {done} of {total}")
+
+        failures.extend(verifier.check_site(addr, sweep, within))
+    report(len(sites), len(sites), f"sites, {count(len(failures), 'failure')}")
+    return failures
+
+
+# Worker processes -----------------------------------------------------------------------------------------------------
+
+
+def _work(pipe: Pipe, call: _Call) -> None:
+    """A worker: addresses of sites in, runs and failures out, until nobody asks any more."""
+    try:
+        with closing(Verifier(call.image, call.symbol, call.arguments, options=call.options)) as verifier:
+            while True:
+                addr: int = pipe.recv()
+                before = verifier.runs
+                failures = list(verifier.check_site(addr, call.sweep))
+                pipe.send((verifier.runs - before, failures))
+    except OptprobeError as error:
+        pipe.send(error)
+    except (EOFError, OSError):  # whoever asked has gone
+        return
+
+
+def _check_elsewhere(call: _Call, sites: Sequence[int], jobs: int, report: Report) -> list[_Checked]:
+    """What each site came to, in their order. Whatever ends this early, Ctrl-C for one, ends the workers at once."""
+    results: dict[int, _Checked] = {}
+    waiting = deque(range(len(sites)))
+    busy: dict[Pipe, int] = {}
+    workers = _Workers(call)
+    failures = 0
+    report(0, len(sites), "sites")
+    try:
+        for _ in range(jobs):
+            pipe = workers.start()
+            busy[pipe] = waiting.popleft()
+            pipe.send(sites[busy[pipe]])
+        while busy:
+            for pipe in wait(list(busy)):
+                assert isinstance(pipe, Connection)
+                answer = _receive(pipe)
+                results[busy.pop(pipe)] = answer
+                failures += len(answer[1])
+                report(len(results), len(sites), f"sites, {count(failures, 'failure')}")
+                if waiting:
+                    busy[pipe] = waiting.popleft()
+                    pipe.send(sites[busy[pipe]])
+    except (EOFError, OSError):
+        raise WorkerDied("a worker process died, perhaps for lack of memory; use fewer --jobs") from None
+    finally:
+        workers.end()
+    return [results[index] for index in range(len(sites))]
+
+
+def _receive(pipe: Pipe) -> _Checked:
+    answer: _Checked | OptprobeError = pipe.recv()
+    if isinstance(answer, OptprobeError):
+        raise answer
+    return answer
+
+
+class _Workers:
+    """Processes that :func:`_work`. Not an executor of the standard library: those can't be ended in the middle of a task."""
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        self._context = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # starting it clears SIGINT from the signal mask, which start() relies on
+        self._running: list[tuple[Pipe, SpawnProcess]] = []
+
+    def start(self) -> Pipe:
+        """One more; returns our end of its pipe."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs, self._call), daemon=True)
+        # A terminal sends Ctrl-C to all of its processes, but who started a worker ends it: it inherits the mask.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+            self._running.append((ours, process))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+        return ours
+
+    def end(self) -> None:
+        """End all of them."""
+        for _, process in self._running:
+            process.terminate()
+        for pipe, process in self._running:
+            process.join()
+            pipe.close()

@@ -11,15 +11,19 @@ from arch_x86.text.version import PAGE_SIZE
 __all__ = ("Outcome", "OutcomeReader")
 
 
+_FPU_NAMES = (*(f"x87 register {i}" for i in range(8)), "x87 control word", "x87 status word", "x87 tag word")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Registers (16 general, then RFLAGS), vector state, and the memory that the call could write and its caller may read.
+    """Registers (16 general, then RFLAGS), vector and x87 state, and the memory that the call could write and its caller may read.
 
     Left out: the dead stack under the final RSP, and the machine's own per-CPU page.
     """
 
     registers: tuple[int, ...]
     vectors: bytes
+    fpu: bytes
     memory: tuple[bytes, ...]
     fault: str | None
 
@@ -48,6 +52,7 @@ class OutcomeReader:
         return Outcome(
             registers=vcpu.registers(),
             vectors=vcpu.uc.vector_state(),
+            fpu=vcpu.uc.fpu_state(),
             memory=tuple(room[start:stop] for start, stop in self._spans),
             fault=f"{fault.place}: {fault.kind}: {fault.explain}" if fault is not None else None,
         )
@@ -64,6 +69,11 @@ class OutcomeReader:
         if got.vectors != want.vectors:
             at = next(i for i, (x, y) in enumerate(zip(got.vectors, want.vectors, strict=True)) if x != y)
             return f"{'mxcsr' if at >= 256 else f'xmm{at // 16}'} differs"
+        for index, name in enumerate(_FPU_NAMES):
+            part = slice(16 * index, 16 * index + 16)
+            if got.fpu[part] != want.fpu[part]:
+                new, old = (int.from_bytes(state[part], "little") for state in (got.fpu, want.fpu))
+                return f"{name} is {new:#x}, without the probe {old:#x}"
         for (start, _), new, old in zip(self._spans, got.memory, want.memory, strict=True):
             if new != old:
                 at = next(i for i, (x, y) in enumerate(zip(new, old, strict=True)) if x != y)

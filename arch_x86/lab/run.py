@@ -14,7 +14,7 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.calls import check_arguments, place_call, require_function, result_f64
 from engine.arguments import Argument
-from engine.errors import InputError, KprobeError
+from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
 from engine.kprobe_events import ProbeSpec
@@ -164,7 +164,7 @@ def run_image(
     check_arguments(arguments)
     for spec in probes:
         if spec.fetchargs:
-            raise InputError(f"probe {spec.text!r}: fetch arguments are not supported yet; write p SYM+OFF, r SYM or SYM+0xOFF")
+            raise InputError(f"probe '{printable(spec.text)}': fetch arguments are not supported yet; write p SYM+OFF, r SYM or SYM+0xOFF")
     bench = Workbench(image, cpus=options.cpus, config=MachineConfig(stubs=options.stubs), pool=pool, profile=options.profile)
     try:
         return _run(bench, symbol, arguments, probes, interrupts, optimize, options)
@@ -186,7 +186,10 @@ def _run(
     kprobes.kprobes_allow_optimization = optimize
     counted = [_Counted(spec) for spec in probes]
     for one in counted:
-        one.register(kprobes)
+        try:
+            one.register(kprobes)
+        except KprobeError as error:
+            raise KprobeError(error.errno, f"probe '{printable(one.spec.text)}'{_place(bench, one.spec)}: {error.reason}") from None
     if optimize:
         kprobes.wait_for_kprobe_optimizer()
     methods = [bench.method(one.probe) for one in counted]
@@ -220,6 +223,12 @@ def _run(
         syncs=bench.plane.stats.syncs,
         fault=next((task.fault for task in machine.tasks if task.fault is not None), None),
     )
+
+
+def _place(bench: Workbench, spec: ProbeSpec) -> str:
+    """Where a refused probe would have gone, unless its SPEC says the same."""
+    place = bench.machine.kallsyms.describe(spec.address or 0) if spec.symbol is None else f"{spec.symbol}+{spec.offset:#x}"
+    return "" if place == spec.text else f" at {printable(place)}"
 
 
 def _probe_result(bench: Workbench, one: _Counted, method: Method) -> ProbeResult:

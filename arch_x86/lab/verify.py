@@ -1,34 +1,45 @@
 """``optprobe verify``: one probe at a time over every instruction boundary that a call executes, by every method that the site
 allows, with or without an interrupt at each boundary, against the unprobed run.
 
-Compared: result, memory, all general registers, vector registers, flags, the stack pointer; and hits against passes.
+Compared: result, memory, all general registers, vector and x87 registers, flags, the stack pointer; hits against passes; and the
+registers that the handler is shown at each hit against those that the unprobed run had there.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Final, TypeAlias
 
+from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR
+from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.machine import MachineConfig, Snapshot
-from arch_x86.emu.uc import RCX, UcPool
+from arch_x86.emu.uc import UcPool
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.calls import check_arguments, place_call, require_function
+from arch_x86.lab.golden import Golden, PassLog, saw, step_through
 from arch_x86.lab.outcome import OutcomeReader
 from arch_x86.lab.run import ExecOptions
 from arch_x86.probes.arch import MAX_OPTIMIZED_LENGTH
 from arch_x86.probes.eligibility import can_probe
+from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.version import TextVersion
 from engine.arguments import Argument, parse_number
-from engine.errors import EngineBug, InputError
+from engine.errors import EngineBug, InputError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
 
-__all__ = ("Failure", "Golden", "Sweep", "Verifier", "parse_sweep")
+__all__ = ("Failure", "Sweep", "Verifier", "parse_sweep")
 
+Progress: TypeAlias = Callable[[int, int], None]
 _METHODS = (Method.INT3, Method.EMULATED, Method.BOOSTED, Method.OPTIMIZED)
 _WITH_POST = (Method.INT3, Method.EMULATED)
+_HIT_MAX: Final = 200
+"""Instructions that a hit may add by any method: above the dearest, a step that is trapped and returned to."""
+_INTERRUPT_MAX: Final = 1_000
+"""The same of one interrupt."""
+_NO_SYSCALL: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +60,9 @@ def parse_sweep(text: str) -> Sweep:
     if text in ("none", "boundaries"):
         return Sweep(text)
     if words[0] == "sample" and len(words) == 3:
-        what = f"--interrupts {text}"
+        what = f"--interrupts {printable(text)}"
         return Sweep("sample", parse_number(words[1], what, least=0), parse_number(words[2], what, least=1, most=1_000_000))
-    raise InputError(f"--interrupts {text}: unknown; give none, boundaries or sample:SEED:N")
+    raise InputError(f"--interrupts {printable(text)}: unknown; give none, boundaries or sample:SEED:N")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,29 +86,22 @@ class Failure:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """The unprobed run. ``passes``: how often each instruction of the image was executed, in order of first execution.
-
-    ``steps``: the same with each iteration of a REP instruction counted, since a single step ends after each one and comes back to
-    the breakpoint (as it does on Linux).
-    """
-
-    passes: dict[int, int]
-    steps: dict[int, int]
-    instructions: int
-    result: int
-    fault: str | None
-
-
 class Verifier:
     """Checks the sites of one call. Used by one process; :mod:`arch_x86.lab.jobs` spreads sites over several.
 
+    :param progress: called as ``progress(done, total)`` while the unprobed call is stepped.
     :raises InputError: no such function, or arguments that do not fit.
     """
 
     def __init__(
-        self, image: Image, symbol: str, arguments: Sequence[Argument], *, options: ExecOptions, pool: UcPool | None = None
+        self,
+        image: Image,
+        symbol: str,
+        arguments: Sequence[Argument],
+        *,
+        options: ExecOptions,
+        pool: UcPool | None = None,
+        progress: Progress | None = None,
     ) -> None:
         check_arguments(arguments)
         self.image = image
@@ -105,16 +109,16 @@ class Verifier:
         machine = self.bench.machine
         function = require_function(image, machine.kallsyms, symbol)
         self._frame = place_call(machine, function.addr, arguments)
-        self._limit = options.max_instructions
         self._profile = options.profile
         self.base = machine.snapshot()
+        self._site = 0
+        self._log = PassLog()
         self._hits = 0
+        self._wrong: str | None = None
         self.runs = 0
         self._begin()
         self._reader = OutcomeReader(machine, 0)
-        self.golden = self._run_golden()
-        self._want = self._reader.read()
-        self._probed_limit = 100 * self.golden.instructions + 10_000
+        self.golden = self._run_golden(options.max_instructions, progress or _silent)
 
     def close(self) -> None:
         """Give the emulator back."""
@@ -128,37 +132,16 @@ class Verifier:
         frame = self._frame
         self.bench.start_call(0, frame.addr, frame.integers, frame.floats)
 
-    def _run_golden(self) -> Golden:
-        machine, executor = self.bench.machine, self.bench.executor
-        vcpu, task = machine.cpus[0], machine.tasks[0]
-        passes: Counter[int] = Counter()
-        steps: Counter[int] = Counter()
-        while executor.running(0):
-            rip = vcpu.rip
-            counted = self.image.is_text(rip)
-            rep = counted and self._is_rep(rip)
-            before = vcpu.registers()[RCX] if rep else 0
-            executor.advance(0, 1)
-            while rep and vcpu.rip == rip and executor.running(0):
-                executor.advance(0, 1)
-            if counted:
-                passes[rip] += 1
-                steps[rip] += max(1, before - vcpu.registers()[RCX]) if rep else 1
-            if vcpu.retired - task.started >= self._limit:
-                executor.limit_reached(0, self._limit)
-        fault = task.fault
-        return Golden(
-            passes=dict(passes),
-            steps=dict(steps),
-            instructions=vcpu.retired - task.started,
-            result=vcpu.registers()[0],
-            fault=f"{fault.place}: {fault.kind}: {fault.explain}" if fault is not None else None,
-        )
-
-    def _is_rep(self, addr: int) -> bool:
-        function = self.bench.arch.code.function_at(addr)
-        insn = function.insn_at(addr) if function is not None else None
-        return insn is not None and (0xF3 in insn.prefixes or 0xF2 in insn.prefixes) and insn.opcode[0] in _STRING_OPCODES
+    def _run_golden(self, limit: int, progress: Progress) -> Golden:
+        """At full speed first: what never ends, or ends badly, is not worth stepping."""
+        machine = self.bench.machine
+        self.bench.executor.run_call(0, limit)
+        self._want = self._reader.read()
+        instructions = machine.cpus[0].retired - machine.tasks[0].started
+        if machine.tasks[0].fault is not None:
+            return Golden({}, {}, instructions, machine.tasks[0].fault)
+        self._begin()
+        return step_through(self.bench, instructions, progress)
 
     # Sites ------------------------------------------------------------------------------------------------------------
 
@@ -166,18 +149,18 @@ class Verifier:
         """Boundaries that the call executes and that accept a probe, in address order."""
         return [addr for addr in sorted(self.golden.passes) if not can_probe(self.bench.arch.code, addr).errno]
 
-    def check_site(self, addr: int, sweep: Sweep) -> Iterator[Failure]:
+    def check_site(self, addr: int, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
         """Every method that the site allows."""
         for method in _METHODS:
-            yield from self.check_method(addr, method, sweep)
+            yield from self.check_method(addr, method, sweep, progress)
 
-    def check_method(
-        self, addr: int, method: Method, sweep: Sweep, progress: Callable[[int, int], None] | None = None
-    ) -> Iterator[Failure]:
+    def check_method(self, addr: int, method: Method, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
         """One method; nothing where the site does not allow it. ``progress(done, total)`` counts interrupt positions."""
         probe = self._register(addr, method)
         if probe is not None:
             yield from self._check(addr, method, sweep, progress)
+            # Back to where no call is under way: the optimizer would wait for its end, which a probed call need not have.
+            self.bench.machine.restore(self.base, keep_text=True)
             self._unregister(probe)
 
     def _register(self, addr: int, method: Method) -> Kprobe | None:
@@ -200,28 +183,44 @@ class Verifier:
         if text.read(addr, len(original)) != original:
             raise EngineBug(f"the text at {addr:#x} was not restored")
 
-    def _hit(self, _p: Kprobe, _regs: object) -> int:
+    def _hit(self, _p: Kprobe, regs: PtRegs) -> int:
+        if self._wrong is None:
+            self._wrong = self._check_registers(regs)
         self._hits += 1
         return 0
 
+    def _check_registers(self, regs: PtRegs) -> str | None:
+        """What the handler is shown against what the unprobed run had there; ``ip`` is behind the breakpoint's one byte."""
+        for name, new, old in (
+            ("ip", regs.ip, self._site + 1),
+            ("cs", regs.cs, CODE_SELECTOR),
+            ("ss", regs.ss, DATA_SELECTOR),
+            ("orig_ax", regs.orig_ax, _NO_SYSCALL),
+        ):
+            if new != old:
+                return f"at pass {self._hits + 1} {name} = {new:#x}, which should be {old:#x}"
+        return self._log.explain(self._hits, saw(regs))
+
     # Runs -------------------------------------------------------------------------------------------------------------
 
-    def _check(self, addr: int, method: Method, sweep: Sweep, progress: Callable[[int, int], None] | None) -> Iterator[Failure]:
+    def _check(self, addr: int, method: Method, sweep: Sweep, progress: Progress | None) -> Iterator[Failure]:
+        # Under TF a REP instruction comes back to its breakpoint after each iteration.
+        by_step = method is Method.INT3 and not self._profile.steps_by_int3
+        self._site, self._log = addr, self.golden.hits(addr, by_step=by_step)
         self._begin()
-        self._hits = 0
+        self._hits, self._wrong = 0, None
         start = self.bench.machine.snapshot()
         text = self.bench.machine.text.current
         length = self.bench.machine.cpus[0].retired
-        yield from self._finish(addr, method, None)
+        failure = self._finish(addr, method, None)
         length = self.bench.machine.cpus[0].retired - length
-        match sweep.kind:
-            case "boundaries":
-                yield from self._interrupt_at(addr, method, start, range(length), progress)
-            case "sample":
-                random = Random(f"{sweep.seed}:{addr - self.image.functions[0].addr}:{method}")
-                yield from self._interrupt_at(addr, method, start, _sample(random, length, sweep.count), progress)
-            case _:
-                pass
+        if failure is not None:  # every interrupted run would fail in the same way
+            yield failure
+        elif sweep.kind == "boundaries":
+            yield from self._interrupt_at(addr, method, start, range(length), progress)
+        elif sweep.kind == "sample":
+            random = Random(f"{sweep.seed}:{addr - self.image.functions[0].addr}:{method}")
+            yield from self._interrupt_at(addr, method, start, _sample(random, length, sweep.count), progress)
         self._assert_text(text)
         self.bench.machine.release(start)
 
@@ -229,21 +228,24 @@ class Verifier:
         if self.bench.machine.text.current is not text:
             raise EngineBug("the text changed during a run")
 
-    def _finish(self, addr: int, method: Method, interrupt_at: int | None) -> Iterator[Failure]:
+    def _finish(self, addr: int, method: Method, interrupt_at: int | None) -> Failure | None:
         """Run to the end and compare."""
-        self.bench.executor.run_call(0, self._probed_limit)
+        limit = 2 * self.golden.instructions + _HIT_MAX * len(self._log) + _INTERRUPT_MAX
+        fault = self.bench.executor.run_call(0, limit)
         self.runs += 1
-        got = self._reader.read()
-        explain = self._reader.explain(got, self._want)
-        # Under TF a REP instruction comes back to its breakpoint after each iteration.
-        by_step = method is Method.INT3 and not self._profile.steps_by_int3
-        passes = (self.golden.steps if by_step else self.golden.passes)[addr]
-        if explain is None and self._hits != passes:
-            explain = f"{self._hits} hits, though the site was passed {passes} times"
-        if explain is not None:
-            found = self.bench.machine.kallsyms.lookup(addr)
-            symbol, offset = (found[0].name, found[1]) if found else ("", addr)
-            yield Failure(symbol, offset, method, interrupt_at, explain)
+        if fault is not None and fault.kind is FaultKind.INSTRUCTION_LIMIT:
+            explain = f"does not end: {limit:,} instructions so far; the unprobed call has {self.golden.instructions:,}"
+        else:
+            explain = self._reader.explain(self._reader.read(), self._want)
+        if explain is None and self._hits != len(self._log):
+            explain = f"{self._hits} hits, though the site was passed {len(self._log)} times"
+        if explain is None and self._wrong is not None:
+            explain = f"the handler was shown wrong registers: {self._wrong}"
+        if explain is None:
+            return None
+        found = self.bench.machine.kallsyms.lookup(addr)
+        symbol, offset = (found[0].name, found[1]) if found else ("", addr)
+        return Failure(symbol, offset, method, interrupt_at, explain)
 
     def _interrupt_at(
         self,
@@ -251,12 +253,12 @@ class Verifier:
         method: Method,
         start: Snapshot,
         positions: Sequence[int],
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> Iterator[Failure]:
         """For each position: run there, deliver an interrupt where IF lets one in, run to the end."""
         machine, executor = self.bench.machine, self.bench.executor
         machine.restore(start)
-        self._hits = 0
+        self._hits, self._wrong = 0, None
         first = machine.cpus[0].retired
         for done, position in enumerate(positions):
             if progress is not None and done % 256 == 0:
@@ -265,15 +267,14 @@ class Verifier:
             if ahead > 0:
                 executor.advance(0, ahead)
             here = machine.snapshot()
-            hits = self._hits
+            seen = self._hits, self._wrong
             if executor.running(0) and executor.interrupt(0):
-                yield from self._finish(addr, method, position)
+                failure = self._finish(addr, method, position)
+                if failure is not None:
+                    yield failure
             machine.restore(here)
             machine.release(here)
-            self._hits = hits
-
-
-_STRING_OPCODES = frozenset({0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF, 0x6C, 0x6D, 0x6E, 0x6F})
+            self._hits, self._wrong = seen
 
 
 def _sample(random: Random, length: int, count: int) -> Sequence[int]:
@@ -284,6 +285,10 @@ def _sample(random: Random, length: int, count: int) -> Sequence[int]:
     while len(chosen) < count:
         chosen.add(random.getrandbits(64) % length)
     return sorted(chosen)
+
+
+def _silent(_done: int, _total: int) -> None:
+    """No progress report."""
 
 
 def _ignore(_p: Kprobe, _regs: object, _flags: int) -> None:

@@ -36,7 +36,7 @@ class Progress:
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
         self._label = label
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
+        self._live = self._stream is not None and self._stream.isatty()  # pyright: ignore[reportUnnecessaryComparison]  # None when closed
         self._shown = ""
 
     def update(self, done: int, total: int, note: str = "") -> None:

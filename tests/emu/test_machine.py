@@ -269,6 +269,12 @@ class TestInterrupts:
         assert cpu.interrupts == 200 // period if period > 1 else cpu.interrupts >= 199
         assert r.machine.ram.read_u64(r.machine.layout.gs_base(0) + GS_INTERRUPTS) == cpu.interrupts
 
+    @pytest.mark.parametrize("room", [0, 8, 40, 48, 100])
+    def test_an_interrupt_for_whose_handler_the_stack_has_no_room_is_a_double_fault(self, rig, room):
+        r = rig(f"sub rsp, {16 * 4096 - 72 - room}; l: inc rax; jmp l", config=MachineConfig(stack_pages=16))
+        fault = r.call(plan=EveryPlan(5), limit=1000)
+        assert fault.kind is FaultKind.DOUBLE_FAULT
+
     def test_an_interrupt_waits_until_if_is_set_and_one_instruction_more(self, rig):
         r = rig("cli; nop; nop; sti; nop; nop; ret")
         r.begin()
@@ -382,6 +388,13 @@ class TestSnapshots:
         r.machine.restore(snap, keep_text=True)
         assert r.machine.text.read(r.machine.layout.slots, 1) == b"\xc3"
         r.machine.restore(r.machine.snapshot())
+
+    def test_x87_starts_as_after_fninit_and_its_state_is_readable(self, rig):
+        r = rig("fnstcw [rsp - 8]; movzx eax, word ptr [rsp - 8]; fld1; ret")
+        assert r.call() == 0x37F
+        state = r.machine.cpus[0].uc.fpu_state()
+        assert state[16 * 7 : 16 * 7 + 10] == bytes.fromhex("0000000000000080ff3f")
+        assert state[16 * 9 : 16 * 9 + 2] == bytes.fromhex("0038")  # TOP is 7
 
     def test_vector_state_is_part_of_a_snapshot(self, rig):
         r = rig("movq xmm5, rdi; ret", "movq rax, xmm5; ret")

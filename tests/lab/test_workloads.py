@@ -54,7 +54,7 @@ def test_an_unprobed_call_gives_the_reference_result(pool, name):
 def test_a_probe_on_any_executed_boundary_by_any_method_changes_nothing_and_hits_equal_passes(pool, name):
     for case in of(name):
         result = verify_image(image(name), case.symbol, arguments(case), sweep=Sweep(), pool=pool)
-        assert result.good, (case.name, result.failures[:3], result.golden_fault)
+        assert result.good, (case.name, result.failures[:3], result.fault)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.smoke if n == "lz-match" else ()) for n in IN_FULL])

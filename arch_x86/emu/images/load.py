@@ -12,6 +12,7 @@ from arch_x86.emu.images.codeimage import load_code_image
 from arch_x86.emu.images.elf import load_elf
 from arch_x86.emu.images.elf_header import ELF_MAGIC
 from arch_x86.emu.images.memory import IMAGE_LIMIT, printable
+from arch_x86.emu.images.stub import check_stubs
 from engine.errors import InputError
 from engine.image import Image
 
@@ -32,8 +33,14 @@ def load_image(
     :param libraries: shared objects that define what an ELF image lacks, in look-up order. The dynamic linker that one of them
         names (PT_INTERP) is loaded too where it defines something that nobody else does: glibc keeps its CPU features there.
     :param stubs: functions that get a value from the user, so that no library defines them.
-    :raises InputError: no such file, or nothing that can be loaded; one line that says why.
+    :raises InputError: no such file, or nothing that can be loaded, or a stub that nothing would call; one line that says why.
     """
+    image = _load(path, text_base, libraries, stubs)
+    check_stubs(image, stubs)
+    return image
+
+
+def _load(path: str | Path, text_base: int | None, libraries: Sequence[str | Path], stubs: Collection[str]) -> Image:
     name = _name(path)
     data = _read(Path(path))
     if data.startswith(ELF_MAGIC):
@@ -76,7 +83,7 @@ def _read(path: Path) -> bytes:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise InputError(f"{shown}: a directory; {_WANTED}")
-        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        if not stat.S_ISREG(mode):  # reading a FIFO would wait for a writer, a device may never end
             raise InputError(f"{shown}: not a regular file; {_WANTED}")
         with path.open("rb") as file:
             data = file.read(IMAGE_LIMIT + 1)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from engine.errors import InputError
+from engine.errors import InputError, printable
 from engine.image import Segment
 
 __all__ = ("ADDRESS_LIMIT", "DEFAULT_BASE", "IMAGE_LIMIT", "PAGE", "Area", "Memory", "check_base", "page_up", "printable")
@@ -19,12 +19,6 @@ IMAGE_LIMIT: Final = 1 << 30
 DEFAULT_BASE: Final = 0x10000000
 """Where images without an address of their own go: below 2 GiB, so that R_X86_64_32 and R_X86_64_32S both reach."""
 _CANONICAL: Final = 1 << 47
-
-
-def printable(text: str) -> str:
-    """``text`` as it may stand in a one-line message: what does not print is escaped, what is long is cut."""
-    shown = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-    return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
 def page_up(addr: int) -> int:

@@ -1,0 +1,38 @@
+"""Ctrl-C while the emulator runs. An exception raised in one of its callbacks would be lost, and with it the stop that was asked for."""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+from arch_x86.emu.uc import in_callback
+
+__all__ = ("interruptible",)
+
+_AGAIN: Final = 0.005
+"""Seconds until Ctrl-C is tried again; a callback takes microseconds."""
+
+
+def _on_sigint(_number: int, frame: FrameType | None) -> None:
+    if not in_callback(frame):
+        raise KeyboardInterrupt
+    threading.Timer(_AGAIN, _thread.interrupt_main).start()
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """Within, SIGINT raises KeyboardInterrupt, but never in a callback. Where SIGINT is handled otherwise or ignored, nothing changes."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _on_sigint)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,133 @@
+"""The unprobed run that ``verify`` compares with: which instructions the call passes, how often, and with which registers."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from arch_x86.emu.fault import GuestFault
+from arch_x86.emu.uc import GPR_NAMES, RCX
+from arch_x86.lab.bench import Workbench
+from arch_x86.probes.ptregs import PtRegs
+
+__all__ = ("Golden", "PassLog", "saw", "step_through")
+
+_IN_FULL: Final = 64
+_REPORT_EVERY: Final = 4096
+_NAMES: Final = (*GPR_NAMES, "rflags")
+_REPEATS: Final = (0xF2, 0xF3)
+_STRING_OPCODES: Final = frozenset({0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF, 0x6C, 0x6D, 0x6E, 0x6F})
+
+Registers = tuple[int, ...]
+"""The 16 general registers in encoding order, then RFLAGS."""
+
+
+def saw(regs: PtRegs) -> Registers:
+    """What a handler was shown."""
+    return (
+        regs.ax, regs.cx, regs.dx, regs.bx, regs.sp, regs.bp, regs.si, regs.di,
+        regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15, regs.flags,
+    )  # fmt: skip
+
+
+class PassLog:
+    """The registers at each pass of one instruction: the first passes in full, a hash of the others, which may be millions."""
+
+    __slots__ = ("_first", "_hashes")
+
+    def __init__(self) -> None:
+        self._first: list[Registers] = []
+        self._hashes = array("q")
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def add(self, registers: Registers) -> None:
+        """One more pass."""
+        if len(self._first) < _IN_FULL:
+            self._first.append(registers)
+        self._hashes.append(_hash(registers))
+
+    def explain(self, number: int, seen: Registers) -> str | None:
+        """How ``seen`` differs from the registers at pass ``number`` (from 0), in one clause; None where it does not."""
+        if number >= len(self._hashes):
+            return None  # one hit too many is told as such
+        if number >= len(self._first):
+            return None if self._hashes[number] == _hash(seen) else f"at pass {number + 1} other registers than the site had"
+        had = self._first[number]
+        if had == seen:
+            return None
+        for name, new, old in zip(_NAMES, seen, had, strict=True):
+            if new != old:
+                return f"at pass {number + 1} {name} = {new:#x}, where the site had {old:#x}"
+        return None
+
+
+def _hash(registers: Registers) -> int:
+    # Not hash() of the tuple: that of an int is taken modulo 2^61 - 1, so 7 and -1 would be the same.
+    return hash(array("Q", registers).tobytes())
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """The unprobed run. ``passes``: the instructions of the image that it executed, in order of first execution.
+
+    ``steps``: of REP instructions, with each iteration a pass, since a single step ends after each one and comes back to the
+    breakpoint (as it does on Linux).
+    """
+
+    passes: dict[int, PassLog]
+    steps: dict[int, PassLog]
+    instructions: int
+    fault: GuestFault | None
+
+    def hits(self, addr: int, *, by_step: bool) -> PassLog:
+        """What the handler of a probe at ``addr`` should see. ``by_step``: the instruction is single-stepped by TF."""
+        log = self.passes[addr]
+        return self.steps.get(addr, log) if by_step else log
+
+
+def step_through(bench: Workbench, instructions: int, progress: Callable[[int, int], None]) -> Golden:
+    """Step a call that has just begun to its end.
+
+    :param instructions: how many it retires at full speed; the stepping stops there in any case.
+    """
+    machine, executor = bench.machine, bench.executor
+    vcpu, task = machine.cpus[0], machine.tasks[0]
+    passes: dict[int, PassLog] = {}
+    steps: dict[int, PassLog] = {}
+    end = task.started + instructions
+    report_at = vcpu.retired
+    while executor.running(0) and vcpu.retired < end:
+        if vcpu.retired >= report_at:
+            progress(vcpu.retired - task.started, instructions)
+            report_at = vcpu.retired + _REPORT_EVERY
+        rip = vcpu.rip
+        if not bench.image.is_text(rip):
+            executor.advance(0, 1)
+            continue
+        registers = vcpu.registers()
+        passes.setdefault(rip, PassLog()).add(registers)
+        executor.advance(0, 1)
+        if not _is_rep(bench, rip):
+            continue
+        iterations = [registers]
+        while vcpu.rip == rip and executor.running(0) and vcpu.retired < end:
+            iterations.append(vcpu.registers())
+            executor.advance(0, 1)
+        # The emulator takes one more step where RCX is 0 already; the CPU does not.
+        count = max(1, registers[RCX] - vcpu.registers()[RCX])
+        log = steps.setdefault(rip, PassLog())
+        for one in iterations[:count]:
+            log.add(one)
+    if executor.running(0):
+        executor.limit_reached(0, instructions)
+    return Golden(passes, steps, vcpu.retired - task.started, task.fault)
+
+
+def _is_rep(bench: Workbench, addr: int) -> bool:
+    function = bench.arch.code.function_at(addr)
+    insn = function.insn_at(addr) if function is not None else None
+    return insn is not None and any(byte in insn.prefixes for byte in _REPEATS) and insn.opcode[0] in _STRING_OPCODES
