@@ -34,7 +34,8 @@ class AggrHandlers:
             if child.pre_handler is not None and not child.disabled:
                 self._cpu.kprobe_instance = child
                 if child.pre_handler(child, regs):
-                    self._cpu.kprobe_instance = None
+                    if child.break_handler is None:
+                        self._cpu.kprobe_instance = None
                     return 1
             self._cpu.kprobe_instance = None
         return 0
@@ -55,6 +56,13 @@ class AggrHandlers:
                 self._cpu.kprobe_instance = child
                 child.post_handler(child, regs, flags)
                 self._cpu.kprobe_instance = None
+
+    def break_handler(self, p: Kprobe, regs: Any) -> int:
+        """That of the child whose pre_handler has ended the chain."""
+        assert isinstance(p, AggrKprobe)
+        waiting = self._cpu.kprobe_instance
+        self._cpu.kprobe_instance = None
+        return int(waiting is not None and waiting.break_handler is not None and bool(waiting.break_handler(waiting, regs)))
 
     def fault_handler(self, p: Kprobe, regs: Any, trapnr: int) -> int:
         """That of the child whose handler runs; in a single step, where none does, each until one returns non-zero."""

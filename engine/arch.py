@@ -97,6 +97,14 @@ class Arch(CurrentInstance, Protocol):
         """At a function's entry: note the return address and its place in ``ri``, and put the trampoline there. False: can't be read."""
         ...
 
+    def arch_setjmp(self, entry: int, regs: Any) -> None:
+        """Keep ``regs`` and the top of the stack of this CPU's hit, and make ``regs`` go on at ``entry``."""
+        ...
+
+    def arch_longjmp(self, regs: Any) -> bool:
+        """This breakpoint is that of ``jprobe_return``: put them back. False: it is not."""
+        ...
+
     def arch_set_current_kprobe(self, p: Kprobe | None) -> None:
         """From now on a handler of ``p`` runs on this CPU, and other probes that it hits are missed; None: no more."""
         ...

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 __all__ = (
     "AggrKprobe",
+    "BreakHandler",
     "FaultHandler",
     "Kprobe",
     "KprobeFlag",
@@ -89,6 +90,10 @@ FaultHandler = Callable[["Kprobe", Any, int], "int | None"]
 """``fault_handler(p, regs, trapnr)``: a fault in what a handler of ``p`` called, at ``regs.ip``, or in the single step of the probed
 instruction, with ``regs.ip`` there. Non-zero: it is mended, go on at ``regs.ip``. linux-2010 only."""
 
+BreakHandler = Callable[["Kprobe", Any], "int | None"]
+"""``break_handler(p, regs)``: a breakpoint of nobody's, after ``pre_handler`` has set ``regs.ip`` and returned non-zero. Non-zero: ``regs``
+are those of the hit again, run the probed instruction. Forbids optimizing. linux-2010 only."""
+
 
 class Kprobe:
     """One probe, at ``addr`` or at ``symbol_name`` + ``offset`` (bytes), not both.
@@ -97,7 +102,19 @@ class Kprobe:
     to the arch layer. Registering sets ``addr``.
     """
 
-    __slots__ = ("addr", "ainsn", "fault_handler", "flags", "nmissed", "offset", "parent", "post_handler", "pre_handler", "symbol_name")
+    __slots__ = (
+        "addr",
+        "ainsn",
+        "break_handler",
+        "fault_handler",
+        "flags",
+        "nmissed",
+        "offset",
+        "parent",
+        "post_handler",
+        "pre_handler",
+        "symbol_name",
+    )
 
     def __init__(
         self,
@@ -108,6 +125,7 @@ class Kprobe:
         pre_handler: PreHandler | None = None,
         post_handler: PostHandler | None = None,
         fault_handler: FaultHandler | None = None,
+        break_handler: BreakHandler | None = None,
         flags: KprobeFlag = _NO_FLAGS,
     ) -> None:
         self.addr = addr
@@ -116,6 +134,7 @@ class Kprobe:
         self.pre_handler = pre_handler
         self.post_handler = post_handler
         self.fault_handler = fault_handler
+        self.break_handler = break_handler
         self.flags = flags
         self.nmissed = 0
         self.ainsn: Any = None
@@ -150,8 +169,8 @@ class Kprobe:
 class AggrKprobe(Kprobe):
     """An aggregator (struct optimized_kprobe whose kp has children).
 
-    ``children``: newest first. ``optinsn``: the arch layer's prepared detour buffer, or None. ``op_id``: what its detour buffer
-    passes to the callback.
+    ``children``: newest first, one with a ``break_handler`` last. ``optinsn``: the arch layer's prepared detour buffer, or None.
+    ``op_id``: what its detour buffer passes to the callback.
     """
 
     __slots__ = ("children", "op_id", "optinsn", "queue")

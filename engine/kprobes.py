@@ -14,6 +14,7 @@ from typing import Any
 from engine.aggregate import AggrHandlers, nmissed_of
 from engine.arch import Arch
 from engine.errors import KprobeError
+from engine.jprobes import Jprobes
 from engine.kallsyms import Kallsyms
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag
 from engine.kretprobes import Kretprobes
@@ -60,6 +61,9 @@ class Kprobes:
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)
         self.aggr = AggrHandlers(arch)
         self.kretprobes = Kretprobes(self, arch)
+        self.jprobes = Jprobes(self, arch)
+        self.register_jprobe, self.register_jprobes = self.jprobes.register_jprobe, self.jprobes.register_jprobes
+        self.unregister_jprobe, self.unregister_jprobes = self.jprobes.unregister_jprobe, self.jprobes.unregister_jprobes
         self.register_kretprobe = self.kretprobes.register_kretprobe
         self.register_kretprobes = self.kretprobes.register_kretprobes
         self.unregister_kretprobe = self.kretprobes.unregister_kretprobe
@@ -147,12 +151,14 @@ class Kprobes:
 
         :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not probeable, a handler that this kernel does
             not have), ENOENT or EINVAL (no such symbol), EILSEQ (inside an instruction), EOPNOTSUPP, ENOSPC, EBUSY (an unused probe
-            there is about to be reclaimed).
+            there is about to be reclaimed), EEXIST (a second break_handler there).
         """
         if self.is_registered(p):
             raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
         if p.fault_handler is not None and not self.profile.fault_handlers:
             raise KprobeError(errno.EINVAL, "fault_handler: not there any more since v5.14")
+        if p.break_handler is not None and not self.profile.jprobes:
+            raise KprobeError(errno.EINVAL, "break_handler: not there any more since v4.19")
         p.addr = addr = self.kprobe_addr(p)
         p.offset = p.offset if p.symbol_name is not None else 0
         p.flags &= KprobeFlag.DISABLED
@@ -199,6 +205,8 @@ class Kprobes:
         ap.fault_handler = self.aggr.fault_handler
         if p.post_handler is not None and not p.gone:
             ap.post_handler = self.aggr.post_handler
+        if p.break_handler is not None and not p.gone:
+            ap.break_handler = self.aggr.break_handler
         ap.children = [p]
         p.parent = ap
         self.kprobe_table[p.at] = ap
@@ -225,10 +233,16 @@ class Kprobes:
             self.arch.arch_prepare_kprobe(ap)
             self.optprobes.prepare_optimized_kprobe(ap)
             ap.flags = ap.flags & ~KprobeFlag.GONE | KprobeFlag.DISABLED
-        p.ainsn = ap.ainsn
-        if p.post_handler is not None:
+        if p.post_handler is not None or p.break_handler is not None:
             self.optprobes.unoptimize_kprobe(ap, force=True)
-        ap.children.insert(0, p)
+        if p.break_handler is None:
+            ap.children.insert(0, p)
+        elif ap.break_handler is None:
+            ap.children.append(p)
+            ap.break_handler = self.aggr.break_handler
+        else:
+            raise KprobeError(errno.EEXIST, f"{p!r}: one with a break_handler is there already, and two can't be")
+        p.ainsn = ap.ainsn
         p.parent = ap
         if p.post_handler is not None:
             ap.post_handler = self.aggr.post_handler
@@ -261,6 +275,8 @@ class Kprobes:
             return _Bottom.LAST_CHILD
         # Others remain, or the jump is still being undone: the optimizer will reclaim the aggregator.
         entry.children.remove(p)
+        if p.break_handler is not None and not p.gone:
+            entry.break_handler = None
         if p.post_handler is not None and not p.gone and not any(child.post_handler for child in entry.children):
             entry.post_handler = None
         if not entry.disabled and not self.kprobes_all_disarmed:
@@ -334,7 +350,7 @@ class Kprobes:
         if isinstance(entry, AggrKprobe):
             for child in entry.children:
                 child.flags |= KprobeFlag.GONE
-            entry.post_handler = None
+            entry.post_handler = entry.break_handler = None
             self.optprobes.kill_optimized_kprobe(entry)
         self.arch.arch_remove_kprobe(entry)
 

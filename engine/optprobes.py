@@ -106,7 +106,7 @@ class Optprobes:
         table = self._table
         if not isinstance(p, AggrKprobe) or not p.optready or not table.kprobes_allow_optimization:
             return
-        if p.disabled or table.kprobes_all_disarmed or p.post_handler is not None:
+        if p.disabled or table.kprobes_all_disarmed or p.post_handler is not None or p.break_handler is not None:
             return
         if self._arch.arch_check_optimized_kprobe(p):
             self._profile.transitions.optimize(p, self._optimizer)

@@ -58,6 +58,7 @@ class Profile:
     Handlers:
 
     :ivar handlers_take_interrupts: in a detour and on a return handlers run with IF as the interrupted code has it; else with IF clear.
+    :ivar jprobes: jumper probes, and ``break_handler`` of probes (until v4.19).
     :ivar fault_handlers: probes have a ``fault_handler`` (until v5.14), and a fault in a handler counts as a miss.
     """
 
@@ -83,6 +84,7 @@ class Profile:
     loses_declined: bool
     handlers_take_interrupts: bool
     fault_handlers: bool
+    jprobes: bool
 
     def without_optprobes(self) -> Profile:
         """The same kernel built without CONFIG_OPTPROBES."""
@@ -110,6 +112,7 @@ LINUX_2010: Final = Profile(
     loses_declined=True,
     handlers_take_interrupts=False,
     fault_handlers=True,
+    jprobes=True,
 )
 LINUX_6_1: Final = Profile(
     name="linux-6.1",
@@ -132,6 +135,7 @@ LINUX_6_1: Final = Profile(
     loses_declined=False,
     handlers_take_interrupts=True,
     fault_handlers=False,
+    jprobes=False,
 )
 PROFILES: Final = (LINUX_2010, LINUX_6_1)
 

@@ -24,6 +24,7 @@ from arch_x86.emu.stubs import build_stubs
 from arch_x86.emu.task import Task
 from arch_x86.emu.uc import UcPool
 from arch_x86.isa.decode import decode
+from arch_x86.isa.encode import jmp32
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.space import TextSpace, TextWrite
 from arch_x86.text.version import PAGE_SIZE, TextStore, TextVersion
@@ -203,6 +204,8 @@ class Machine:
             value = (self.config.stubs or {}).get(imported.name)
             # mov rax, imm64; ret  -- or a hlt, which the host reports by name
             code = b"\xf4" if value is None else b"\x48\xb8" + struct.pack("<Q", value & (1 << 64) - 1) + b"\xc3"
+            if imported.name == "jprobe_return" and value is None:
+                code = jmp32(imported.addr, self.stubs.jprobe_return)
             at = imported.addr % PAGE_SIZE
             page[at : at + IMPORT_CELL] = code.ljust(IMPORT_CELL, _FILL)
             self.import_at[imported.addr] = imported.name

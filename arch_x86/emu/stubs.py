@@ -12,12 +12,14 @@ from typing import Final
 from arch_x86.isa.assemble import assemble
 from arch_x86.isa.decode import decode
 
-__all__ = ("GS_INTERRUPTS", "GS_NMIS", "VECTORS", "Stubs", "build_stubs", "return_skip")
+__all__ = ("GS_INTERRUPTS", "GS_JPROBE_SP", "GS_NMIS", "VECTORS", "Stubs", "build_stubs", "return_skip")
 
 GS_INTERRUPTS: Final = 0xF00
 """Offset in the per-CPU area of the number of interrupts that this CPU's handler has taken."""
 GS_NMIS: Final = 0xF08
 """The same of NMIs."""
+GS_JPROBE_SP: Final = 0xF10
+"""Offset of RSP as it was when this CPU's jumper probe was hit."""
 
 VECTORS: Final = {
     0: ("divide_error", False),
@@ -61,6 +63,8 @@ std
 """
 _INTERRUPT: Final = f"{_PUSH_ALL}{_HOSTILE.format(counter=GS_INTERRUPTS)}{_POP_ALL}; iretq"
 _NMI: Final = f"push -1; {_PUSH_ALL}{_HOSTILE.format(counter=GS_NMIS)}hlt; {_POP_ALL}; add rsp, 8; iretq"
+# The entry function of a jumper probe ends here, however deep: the frame of the breakpoint must not lie in what will be put back.
+_JPROBE_RETURN: Final = f"mov ecx, {GS_JPROBE_SP}; mov rsp, qword ptr gs:[rcx]; int3; nop"
 # A function with a return probe returns here. The word that its RET popped is the slot for the real return address: the host puts it
 # there, and a RET of ours pops it again. {skip}: down to below that word, and below the red zone where there is one.
 _TRAMPOLINE: Final = f"""
@@ -93,6 +97,8 @@ class Stubs:
     code: bytes
     call_return: int
     nested_return: int
+    jprobe_return: int
+    jprobe_return_end: int
     schedule: int
     interrupt: int
     nmi: int
@@ -128,6 +134,8 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
 
     call_return = add("call_return", "hlt")
     nested_return = add("nested_return", "hlt")
+    jprobe_return = add("jprobe_return", _JPROBE_RETURN)
+    jprobe_return_end = base + len(code)
     frames.clear()  # nobody has entered these: the call is over
     schedule = add("schedule", "hlt; ret", behind=(1, 1))
     callback = add("optimized_callback", "hlt; ret", behind=(1, 1))
@@ -151,6 +159,8 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
         code=bytes(code),
         call_return=call_return,
         nested_return=nested_return,
+        jprobe_return=jprobe_return,
+        jprobe_return_end=jprobe_return_end,
         schedule=schedule,
         interrupt=interrupt,
         nmi=nmi,

@@ -10,10 +10,12 @@ from arch_x86.emu.cpu import FLAG_IF
 from arch_x86.emu.execute import Executor, InterruptPlan
 from arch_x86.emu.fault import GuestFault, GuestFaultError
 from arch_x86.emu.machine import Machine, MachineConfig
+from arch_x86.emu.stubs import GS_JPROBE_SP
 from arch_x86.emu.task import TaskState
 from arch_x86.emu.uc import UcPool
 from arch_x86.lab.calls import require_function
 from arch_x86.probes.arch import X86Arch, X86Areas
+from arch_x86.probes.jprobe import JprobeStub
 from arch_x86.text.poke import PokeProtocol, StopMachinePoke, TextPokeBp
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
@@ -55,7 +57,9 @@ class Workbench:
         layout = self.machine.layout
         stubs = self.machine.stubs
         slots, detours = (layout.slots, layout.slots_size), (layout.detours, layout.detours_size)
-        areas = X86Areas(slots, detours, stubs.optimized_callback, stubs.trampoline)
+        saved_sp = tuple(layout.gs_base(cpu) + GS_JPROBE_SP for cpu in range(cpus))
+        jprobe = JprobeStub(stubs.jprobe_return, stubs.jprobe_return_end, saved_sp)
+        areas = X86Areas(slots, detours, stubs.optimized_callback, stubs.trampoline, jprobe)
         poke: PokeProtocol = (TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke)(self.machine.text, self.plane)
         self.arch = X86Arch(image, self.machine.text, poke, areas, self.machine.ram, cpus, profile, self.machine.guard)
         self.machine.trap_handler = self.arch

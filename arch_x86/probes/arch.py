@@ -16,6 +16,7 @@ from arch_x86.probes.breakpoint import BreakpointHandler, GuestMemory
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import Detour, build_detour
 from arch_x86.probes.eligibility import can_probe
+from arch_x86.probes.jprobe import JprobeStub, longjmp, setjmp
 from arch_x86.probes.kretprobe import hook_return, return_from_trampoline
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from arch_x86.probes.ptregs import PtRegs
@@ -44,12 +45,14 @@ _DETOUR_SIZE: Final = 192
 
 @dataclass(frozen=True, slots=True)
 class X86Areas:
-    """Where slots and detour buffers go (address, size in bytes), what a detour buffer calls, and where probed functions return to."""
+    """Where slots and detour buffers go (address, size in bytes), what a detour buffer calls, where probed functions return to, and
+    how jumper probes do."""
 
     slots: tuple[int, int]
     detours: tuple[int, int]
     callback: int
     trampoline: int
+    jprobe: JprobeStub
 
 
 def _nobody_asks(_addr: int, _raw: bytes) -> None:
@@ -259,8 +262,18 @@ class X86Arch(BreakpointHandler):
         """Where the innermost probed call on ``cpu`` will return to."""
         return self.core.kretprobes.pending_return(cpu)
 
+    def arch_setjmp(self, entry: int, regs: PtRegs) -> None:
+        """To the guest code of a jumper probe."""
+        setjmp(self.ctlblk[self.cpu], entry, regs, self._memory, self._areas.jprobe.saved_sp[self.cpu])
+
+    def arch_longjmp(self, regs: PtRegs) -> bool:
+        """Back from it. False: this breakpoint is not that of ``jprobe_return``."""
+        stub = self._areas.jprobe
+        return stub.start <= regs.ip - 1 < stub.end and longjmp(self.ctlblk[self.cpu], regs, self._memory)
+
     def call_ended(self, cpu: int) -> None:
-        """The call on ``cpu`` is over: what is still open there never returns."""
+        """The call on ``cpu`` is over: what is still open there never returns, and no hit is in progress."""
+        self.call_died(cpu)
         self.core.kretprobes.flush_task(cpu)
 
     def save_state(self) -> Any:

@@ -99,7 +99,10 @@ class BreakpointHandler:
                 self._after_step(block, running, regs)
                 return True
             if self._text_byte(addr) == _INT3:
-                return False
+                if running is None or running.break_handler is None or not running.break_handler(running, regs):
+                    return False
+                self._setup_singlestep(block, running, regs, reenter=False)
+                return True
             regs.ip = addr  # the breakpoint was removed after the hit: run what is there now
             return True
         if block.current is not None:
@@ -109,7 +112,9 @@ class BreakpointHandler:
         block.current = p
         block.status = KprobeStatus.HIT_ACTIVE
         if p.pre_handler is not None and p.pre_handler(p, regs):
-            block.current = None  # the handler has set ip itself
+            # The handler has set ip itself; the hit goes on if a break_handler is to end it.
+            if p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None):
+                block.current = None
             return True
         self._setup_singlestep(block, p, regs, reenter=False)
         return True

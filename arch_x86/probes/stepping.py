@@ -25,7 +25,10 @@ _INT3_SIZE: Final = 1
 
 @dataclass(slots=True)
 class KprobeCtlblk:
-    """One CPU's hit in progress (struct kprobe_ctlblk, current_kprobe and kprobe_instance)."""
+    """One CPU's hit in progress (struct kprobe_ctlblk, current_kprobe and kprobe_instance).
+
+    ``jprobe``: pt_regs and top words of the stack of the function whose jumper probe runs.
+    """
 
     current: Kprobe | None = None
     status: KprobeStatus = KprobeStatus.HIT_ACTIVE
@@ -33,14 +36,15 @@ class KprobeCtlblk:
     saved_flags: int = 0
     prev: tuple[Kprobe | None, KprobeStatus, int, int] | None = None
     instance: Kprobe | None = None
+    jprobe: tuple[bytes, tuple[int, ...]] | None = None
 
     def saved(self) -> tuple[Any, ...]:
         """For :meth:`restore`."""
-        return self.current, self.status, self.old_flags, self.saved_flags, self.prev, self.instance
+        return self.current, self.status, self.old_flags, self.saved_flags, self.prev, self.instance, self.jprobe
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """As it was."""
-        self.current, self.status, self.old_flags, self.saved_flags, self.prev, self.instance = saved
+        self.current, self.status, self.old_flags, self.saved_flags, self.prev, self.instance, self.jprobe = saved
 
 
 class Stepping(Protocol):
