@@ -1,0 +1,144 @@
+"""Faults of the kernels themselves that the state machine finds, each as the shortest sequence that shows it, and where it is mended."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+import pytest
+
+from arch_x86.emu.fault import GuestFaultError
+from arch_x86.lab.bench import Workbench
+from engine.errors import KprobeError
+from engine.kprobe import Kprobe, KprobeFlag
+from engine.profile import LINUX_6_1, LINUX_2010
+from engine.switches import set_kprobes_optimization
+from tests.conftest import BASE, asm_image
+
+INT3, JMP = 0xCC, 0xE9
+NONE = KprobeFlag(0)
+NOPS = "nop; nop; mov eax, edi; add rax, rdi; nop; lea rax, [rax + 1]; ret"
+
+
+@pytest.fixture
+def bench_of(pool):
+    made: list[Workbench] = []
+
+    def make(profile):
+        made.append(Workbench(asm_image(NOPS), pool=pool, profile=profile))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
+
+
+def probe(bench, offset: int, flags: KprobeFlag = NONE) -> Kprobe:
+    p = Kprobe(symbol_name="f", offset=offset, flags=flags)
+    bench.kprobes.register_kprobe(p)
+    return p
+
+
+def text(bench, size: int = 8) -> bytes:
+    return bench.machine.text.read(BASE, size)
+
+
+class TestAProbeBehindADisabledOneInsideAJump:
+    """get_optimized_kprobe() stops at the nearest probe in front, be that disabled, and does not see the jump that starts before it."""
+
+    def test_is_written_into_the_jump_by_6_1(self, bench_of):
+        bench = bench_of(LINUX_6_1)
+        probe(bench, 0)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        probe(bench, 1, KprobeFlag.DISABLED)
+        probe(bench, 2)
+        assert (text(bench)[0], text(bench)[2]) == (JMP, INT3)
+
+    @pytest.mark.parametrize("profile", [LINUX_2010, replace(LINUX_6_1, looks_at_nearest_only=False)], ids=["linux-2010", "mended"])
+    def test_forces_the_jump_back_where_all_are_asked(self, bench_of, profile):
+        bench = bench_of(profile)
+        probe(bench, 0)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        probe(bench, 1, KprobeFlag.DISABLED)
+        probe(bench, 2)
+        assert text(bench)[:3] == bytes((INT3, 0x90, INT3))
+        assert bench.call("f", 5) == 11
+
+
+class TestDisableEnableDisableBeforeTheOptimizerCame:
+    """Arming writes a breakpoint over the jump that still stands, and leaves the jump's tail behind it."""
+
+    @staticmethod
+    def provoke(bench) -> None:
+        p = probe(bench, 0)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        bench.kprobes.disable_kprobe(p)
+        bench.kprobes.enable_kprobe(p)
+        bench.kprobes.disable_kprobe(p)
+
+    def test_lets_a_hit_run_into_the_tail_in_2010(self, bench_of):
+        bench = bench_of(LINUX_2010)
+        self.provoke(bench)
+        assert text(bench)[0] == INT3
+        with pytest.raises(GuestFaultError):
+            bench.call("f", 5)
+
+    def test_is_safe_in_6_1_which_keeps_the_flag_until_the_bytes_are_back(self, bench_of):
+        bench = bench_of(LINUX_6_1)
+        self.provoke(bench)
+        assert text(bench)[0] == INT3
+        assert bench.call("f", 5) == 11
+
+
+class TestADyingProbeThatANeighbourForcesBack:
+    """It leaves the unoptimizing list without being reclaimed."""
+
+    def test_answers_ebusy_for_good_in_2010(self, bench_of):
+        bench = bench_of(LINUX_2010)
+        a = probe(bench, 0)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        bench.kprobes.unregister_kprobe(a)
+        b = probe(bench, 1)
+        bench.kprobes.unregister_kprobe(b)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        assert text(bench) == bench.image.read(BASE, 8)
+        with pytest.raises(KprobeError) as refused:
+            probe(bench, 0)
+        assert refused.value.errno == errno.EBUSY
+
+    def test_is_reclaimed_by_6_1(self, bench_of):
+        bench = bench_of(LINUX_6_1)
+        a = probe(bench, 0)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        bench.kprobes.unregister_kprobe(a)
+        b = probe(bench, 1)
+        bench.kprobes.unregister_kprobe(b)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        assert not bench.kprobes.kprobe_table
+        probe(bench, 0)
+
+
+def test_a_disabled_probe_that_takes_over_a_dying_one_leaves_its_jump_for_good_in_6_1(bench_of):
+    bench = bench_of(LINUX_6_1)
+    a = probe(bench, 0)
+    bench.kprobes.wait_for_kprobe_optimizer()
+    bench.kprobes.unregister_kprobe(a)
+    b = probe(bench, 0, KprobeFlag.DISABLED)
+    bench.kprobes.unregister_kprobe(b)
+    bench.kprobes.wait_for_kprobe_optimizer()
+    assert text(bench)[0] == JMP
+    assert bench.kprobes.kprobe_table[BASE].flags == KprobeFlag.OPTIMIZED | KprobeFlag.ON_FUNC_ENTRY
+
+
+@pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda profile: profile.name)
+def test_switching_optimization_off_waits_without_what_the_optimizer_needs(bench_of, profile):
+    """The commit of 2010 holds kprobe_mutex while it waits for a pass that takes it."""
+    bench = bench_of(profile)
+    probe(bench, 0)
+    bench.kprobes.wait_for_kprobe_optimizer()
+    assert text(bench)[0] == JMP
+    set_kprobes_optimization(bench.kprobes, on=False)
+    assert text(bench)[0] == INT3
+    set_kprobes_optimization(bench.kprobes, on=True)
+    bench.kprobes.wait_for_kprobe_optimizer()
+    assert text(bench)[0] == JMP
