@@ -160,7 +160,8 @@ class Optimizer:
                 self.put(op, Queue.FREEING)
         for op in tuple(self.lists[Queue.FREEING]):
             self._profile.transitions.restored(op)
-            if not op.gone and (op.disabled or self._host.kprobes_all_disarmed):
+            all_go = self._host.kprobes_all_disarmed and not self._profile.disarms_by_force
+            if not op.gone and (op.disabled or all_go):
                 self._arch.arch_disarm_kprobe(op)
             if op.unused:
                 self._host.unhash(op)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from engine.arch import Arch
 from engine.errors import EngineBug
-from engine.kprobe import AggrKprobe, Kprobe, Queue
+from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.optimizer import Optimizer
 from engine.profile import Profile
 
@@ -73,7 +73,7 @@ class Optprobes:
         """The code under ``op`` is gone: off the lists, detour buffer freed, text not touched. An unused one leaves the table, too."""
         if op.queued:
             self._optimizer.dequeue(op)
-        self._profile.transitions.restored(op)
+        op.flags &= ~KprobeFlag.OPTIMIZED
         if op.unused:
             self._table.unhash(op)
             self._optimizer.put(op, Queue.FREEING)

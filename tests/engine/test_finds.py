@@ -118,6 +118,31 @@ class TestADyingProbeThatANeighbourForcesBack:
         probe(bench, 0)
 
 
+class TestAProbeArmedAroundADisabledOneWhoseJumpStillStands:
+    """arch_check_optimized_kprobe() asked only whether the other is disabled, so the first is optimized at once (f1c97a1b4ef7)."""
+
+    @staticmethod
+    def provoke(bench) -> None:
+        a, b = probe(bench, 0), probe(bench, 4)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        assert (text(bench)[0], text(bench)[4]) == (INT3, JMP)
+        bench.kprobes.disable_kprobe(a)
+        bench.kprobes.disable_kprobe(b)
+        bench.kprobes.enable_kprobe(a)
+        assert (text(bench)[0], text(bench)[4]) == (INT3, JMP)
+
+    def test_leads_back_into_the_middle_of_that_jump_in_2010(self, bench_of):
+        bench = bench_of(LINUX_2010)
+        self.provoke(bench)
+        with pytest.raises(GuestFaultError):
+            bench.call("f", 5)
+
+    def test_waits_in_6_1(self, bench_of):
+        bench = bench_of(LINUX_6_1)
+        self.provoke(bench)
+        assert bench.call("f", 5) == 11
+
+
 def test_a_disabled_probe_that_takes_over_a_dying_one_leaves_its_jump_for_good_in_6_1(bench_of):
     bench = bench_of(LINUX_6_1)
     a = probe(bench, 0)
