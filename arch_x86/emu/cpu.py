@@ -28,6 +28,8 @@ _FLAG_RF: Final = 1 << 16
 _RED_ZONE: Final = 128
 _FRAME: Final = struct.Struct("<5Q")
 _FRAME_CODE: Final = struct.Struct("<6Q")
+_DEBUG: Final = 1
+_INT_1: Final = b"\xcd\x01"
 _TRAPS: Final = frozenset({1, 3, 4})
 _BREAKPOINT, _INVALID, _PAGE_FAULT = 3, 6, 14
 _INT3: Final = 0xCC
@@ -236,15 +238,20 @@ class Cpu:
             self.retired += began
             return ExitReason.SYSCALL, began
         self.vector = vector
-        software = self._was_software(vector)
+        if self._was_software(vector):
+            self.retired += began
+            return ExitReason.SOFTWARE, began
+        if vector in _TRAPS:
+            self.retired += began
+            return ExitReason.EXCEPTION, began
         # Where nothing could be fetched, nothing has begun: the last that did is the branch there.
         canonical = uc.rip + _CANONICAL & _MASK < 2 * _CANONICAL
         nothing_begun = not canonical or (vector == _PAGE_FAULT and uc.was_fetch(self._scratch))
         if vector in _CONTRIBUTORY:
             uc.forget_exception(self._scratch)
-        retired = began if software or nothing_begun or vector in _TRAPS else max(0, began - 1)
+        retired = began if nothing_begun else max(0, began - 1)
         self.retired += retired
-        return ExitReason.SOFTWARE if software else ExitReason.EXCEPTION, retired
+        return ExitReason.EXCEPTION, retired
 
     def _was_software(self, vector: int) -> bool:
         """An ``int n`` raised ``vector``, which is not what a breakpoint (one byte) or a fault does."""
@@ -253,6 +260,10 @@ class Cpu:
         if vector == _BREAKPOINT:
             page = self._present.get((self.uc.rip - 1) // PAGE_SIZE)
             return page is not None and page.content[(self.uc.rip - 1) % PAGE_SIZE] != _INT3
+        if vector == _DEBUG:  # one a single step: ask only where the instruction can have been `int 1`
+            page, offset = self._present.get(self.uc.rip // PAGE_SIZE), self.uc.rip % PAGE_SIZE
+            if page is not None and offset >= 2 and page.content[offset - 2 : offset] != _INT_1:
+                return False
         return vector != _INVALID and self.uc.was_software(self._scratch)
 
     def run_uncounted(self) -> ExitReason:

@@ -61,6 +61,8 @@ class Executor:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._exception_at = machine.stubs.exceptions
+        names = machine.stubs.hypercalls.items()
+        self._vector_of = {at: int(name.partition(":")[2]) for at, name in names if name.startswith("exception:")}
         self._traps = Traps(machine)
         self._handler_length: int | None = None
         self._plan: InterruptPlan | None = None
@@ -254,6 +256,9 @@ class Executor:
     # Exits ------------------------------------------------------------------------------------------------------------
 
     def _exit(self, vcpu: Cpu, reason: ExitReason) -> None:
+        if reason is ExitReason.EXCEPTION:  # no handler runs before its stub asks
+            self._exception(vcpu)
+            return
         self._handling.append(vcpu.index)
         try:
             self._handle(vcpu, reason)
@@ -277,8 +282,6 @@ class Executor:
         match reason:
             case ExitReason.HYPERCALL:
                 self._hypercall(vcpu)
-            case ExitReason.EXCEPTION:
-                self._exception(vcpu)
             case ExitReason.SOFTWARE:
                 self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SOFTWARE_INTERRUPT))
             case ExitReason.SYSCALL if not self.has_system:
@@ -289,7 +292,7 @@ class Executor:
                 self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SYSTEM_CALL))
             case ExitReason.STUCK:
                 self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, FaultKind.EMULATOR))
-            case ExitReason.BUDGET:
+            case ExitReason.EXCEPTION | ExitReason.BUDGET:
                 pass
 
     def _exception(self, vcpu: Cpu) -> None:
@@ -319,6 +322,12 @@ class Executor:
 
     def _hypercall(self, vcpu: Cpu) -> None:
         machine = self.machine
+        vector = self._vector_of.get(vcpu.rip)
+        if vector is not None:
+            fault = self._traps.trap(vcpu, vector)
+            if fault is not None:
+                self._end(vcpu, fault)
+            return
         name = machine.stubs.hypercalls.get(vcpu.rip)
         if name == "call_return":
             machine.tasks[vcpu.index].state = TaskState.IDLE
@@ -337,10 +346,6 @@ class Executor:
             self._traps.nmi(vcpu)
         elif name == "schedule":
             machine.tasks[vcpu.index].passed += not self._nested  # nobody else to run, but a quiescent point, outside of handlers
-        elif name is not None:
-            fault = self._traps.trap(vcpu, int(name.partition(":")[2]))
-            if fault is not None:
-                self._end(vcpu, fault)
         elif vcpu.rip - 1 in machine.import_at:
             missing = machine.import_at[vcpu.rip - 1]
             kind = FaultKind.ABORT if missing in ENDINGS else FaultKind.UNRESOLVED_FUNCTION
