@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: demo test lint bench smoke conformance check-python clean
+.PHONY: demo test lint bench smoke conformance mutants check-python clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/optprobe demo
@@ -25,6 +25,9 @@ bench: $(VENV)/test.stamp
 
 conformance: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.probes.conformance
+
+mutants: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.engine.mutants
 
 # The built wheel, without the source tree's packages on the path.
 smoke: $(VENV)/lint.stamp

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.arguments import parse_argument, parse_number
-from engine.errors import InputError, KprobeError, WorkerDied
+from engine.errors import InputError, KprobeError, WorkerDied, printable
 from engine.interrupts import parse_interrupts
 from engine.kprobe_events import parse_spec
 from engine.profile import profile_named
@@ -264,13 +264,17 @@ def _script(args: argparse.Namespace) -> int:
 
 
 def _read_script(name: str) -> str:
+    wanted = "give a text file of operations, one a line, or - for standard input"
+    if name != "-" and not os.path.isfile(name):
+        raise InputError(f"{printable(name)}: {'not a regular file' if os.path.exists(name) else 'no such file'}; {wanted}")
     try:
-        if name == "-":
-            return sys.stdin.read(_SCRIPT_MAX)
-        with open(name, encoding="utf-8") as file:
-            return file.read(_SCRIPT_MAX)
+        with nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8") as file:
+            text = file.read(_SCRIPT_MAX + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: {error}; give a text file of operations, one a line") from None
+        raise InputError(f"{printable(name)}: {error}; {wanted}") from None
+    if len(text) > _SCRIPT_MAX:
+        raise InputError(f"{printable(name)}: over {_SCRIPT_MAX:,} characters; cut it into several scripts")
+    return text
 
 
 def _script_line(line: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Final
 
+from engine.batch import register_all
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, KprobeFlag
 
@@ -108,15 +109,7 @@ class Jprobes:
 
         :raises KprobeError: EINVAL for an empty list, or the first failure.
         """
-        if not jps:
-            raise KprobeError(errno.EINVAL, "an empty list of jumper probes")
-        for index, jp in enumerate(jps):
-            try:
-                self.register_jprobe(jp)
-            except KprobeError:
-                if index:
-                    self.unregister_jprobes(jps[:index])
-                raise
+        register_all(jps, self.register_jprobe, self.unregister_jprobes)
 
     def unregister_jprobe(self, jp: Jprobe) -> bool:
         """:meth:`unregister_jprobes` of one."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.aggregate import AggrHandlers, nmissed_of
 from engine.arch import Arch
+from engine.batch import register_all
 from engine.errors import KprobeError
 from engine.jprobes import Jprobes
 from engine.kallsyms import Kallsyms
@@ -185,15 +186,7 @@ class Kprobes:
 
         :raises KprobeError: EINVAL for an empty list, or the first failure.
         """
-        if not ps:
-            raise KprobeError(errno.EINVAL, "an empty list of probes")
-        for index, p in enumerate(ps):
-            try:
-                self.register_kprobe(p)
-            except KprobeError:
-                if index:
-                    self.unregister_kprobes(ps[:index])
-                raise
+        register_all(ps, self.register_kprobe, self.unregister_kprobes)
 
     # Aggregation ------------------------------------------------------------------------------------------------------
 

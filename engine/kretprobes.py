@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from engine.batch import register_all
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, KprobeFlag
 
@@ -151,15 +152,7 @@ class Kretprobes:
 
         :raises KprobeError: EINVAL for an empty list, or the first failure.
         """
-        if not rps:
-            raise KprobeError(errno.EINVAL, "an empty list of return probes")
-        for index, rp in enumerate(rps):
-            try:
-                self.register_kretprobe(rp)
-            except KprobeError:
-                if index:
-                    self.unregister_kretprobes(rps[:index])
-                raise
+        register_all(rps, self.register_kretprobe, self.unregister_kretprobes)
 
     def unregister_kretprobe(self, rp: Kretprobe) -> bool:
         """:meth:`unregister_kretprobes` of one."""
@@ -172,8 +165,8 @@ class Kretprobes:
 
         :returns: how many were registered.
         """
-        rps = tuple(rps)
-        gone = [rp for rp in self._registered if rp in rps]
+        rps = dict.fromkeys(rps)
+        gone = [rp for rp in rps if rp in self._registered]
 
         def forget() -> None:
             for rp in gone:

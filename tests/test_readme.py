@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from pathlib import Path
@@ -41,6 +42,22 @@ def test_a_command_of_the_readme_prints_what_it_shows(block, capsys, monkeypatch
         assert printed == expected.rstrip("\n")
 
 
+PIPES = re.findall(r"^    \$ (printf .*)$", TEXT + (ROOT / "docs" / "script.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", PIPES)
+def test_a_script_piped_in_runs_and_says_no_error(line, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    printed, _, command = line.partition(" | ")
+    monkeypatch.setattr("sys.stdin", io.StringIO(shlex.split(printed)[1].replace("\\n", "\n")))
+    assert main(shlex.split(command)[1:]) == 0
+    out, err = capsys.readouterr()
+    assert len([one for one in out.splitlines() if not one.startswith(" ")]) == 4
+    assert "rc=-" not in out
+    assert '"rc": -' not in out
+    assert err == ""
+
+
 def test_the_python_example_runs_and_prints_what_its_comments_say(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     source = next(block for block in BLOCKS if block.startswith("from arch_x86"))
@@ -52,6 +69,7 @@ def test_the_python_example_runs_and_prints_what_its_comments_say(capsys, monkey
 
 def test_there_are_at_least_three_commands_and_every_linked_file_exists():
     assert len(COMMANDS) >= 3
+    assert len(PIPES) == 2
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (ROOT / target).exists(), target
 

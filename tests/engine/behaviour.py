@@ -33,10 +33,14 @@ class Scenario:
 
 @dataclass(slots=True)
 class Agreement:
-    """Of one scenario: steps compared, and the differences: operation, what."""
+    """Of one scenario: steps compared, and the differences: number of the step, its operation, key, what.
+
+    ``syncs``: what was done, our core syncs, the interrupts that were seen.
+    """
 
     compared: int = 0
-    differences: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    differences: list[tuple[int, str, str, str]] = field(default_factory=list[tuple[int, str, str, str]])
+    syncs: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
 
 
 def scenarios() -> list[Scenario]:
@@ -88,21 +92,23 @@ def compare(scenario: Scenario, image: Image, pool: Any = None) -> Agreement:
     for addr, mine, real in texts:
         tails.learn(addr, mine, real)
     agreement = Agreement(len(lines))
-    for (addr, mine, real), line, step in zip(texts, lines, scenario.steps, strict=True):
+    for number, ((addr, mine, real), line, step) in enumerate(zip(texts, lines, scenario.steps, strict=True)):
         found = list(_differences(line, step))
         if not tails.equal(addr, mine, real):
-            found.append(f"text {mine.hex()}, real {real.hex()}")
-        agreement.differences += [(step["op"], text) for text in found]
+            found.append(("text", f"{mine.hex()}, real {real.hex()}"))
+        agreement.differences += [(number, step["op"], *one) for one in found]
+        if "ipis" in step:
+            agreement.syncs.append((step["op"].split()[0], line["syncs"], step["ipis"]))
     return agreement
 
 
-def _differences(line: dict[str, Any], step: dict[str, Any]) -> Iterator[str]:
+def _differences(line: dict[str, Any], step: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key in _COMPARED + _COUNTS:
         if line.get(key) != step.get(key):
-            yield f"{key} {line.get(key)}, real {step.get(key)}"
+            yield key, f"{line.get(key)}, real {step.get(key)}"
     if "lastip" in step and line.get("lastip") != step["lastip"].split()[0]:
-        yield f"lastip {line.get('lastip')}, real {step['lastip']}"
+        yield "lastip", f"{line.get('lastip')}, real {step['lastip']}"
     if "list" in step and line["list"] != step["list"]:
-        yield f"list {line['list']}, real {step['list']}"
+        yield "list", f"{line['list']}, real {step['list']}"
     if "ipis" in step and line["syncs"] > step["ipis"]:
-        yield f"{line['syncs']} syncs, real {step['ipis']} IPIs"
+        yield "syncs", f"{line['syncs']}, real {step['ipis']} IPIs"

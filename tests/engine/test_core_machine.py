@@ -1,7 +1,22 @@
 """The core driven at random, on the real machine with real code, against :mod:`tests.engine.core_model`.
 
-``tests/engine/mutants.py`` makes each of these single-line changes to the core in turn, and this test finds every one:
-see its table.
+It finds each of these single-line changes to the core (``make mutants`` makes one after the other in a copy, and runs this):
+
+1. a new probe does not force back the jump it lies in;
+2. another probe in the bytes does not keep the jump off;
+3. a post_handler that joins does not force the jump back;
+4. the last post_handler goes and the aggregator keeps its own;
+5. the newest probe runs last;
+6. a disabled probe's handler runs behind a jump;
+7. the optimizer undoes the jump and leaves the breakpoint of a disabled probe;
+8. enabling does not arm;
+9. a probe waiting for its jump is not dequeued when it is taken back;
+10. an unused probe is never reclaimed;
+11. disarming all leaves what waits for the optimizer armed;
+12. arming all arms the disabled ones, too;
+13. code that is gone leaves its probes on the optimizer's lists.
+
+``OPTPROBE_EXAMPLES`` (300) makes it longer: of linux-2010 as many, of linux-6.1 half.
 """
 
 from __future__ import annotations
@@ -61,16 +76,10 @@ class CoreMachine(RuleBasedStateMachine):
         self.kprobes.wait_for_kprobe_optimizer()
         assert not self.loaded or self.text() == self.original
         leaked = set() if self.profile.rescues_unused else self.model.leaked
-        assert {addr - BASE for addr in self.kprobes.kprobe_table} <= leaked | self._just_leaked()
+        assert {addr - BASE for addr in self.kprobes.kprobe_table} == leaked
         left = len(self.kprobes.kprobe_table)
         assert (self.bench.arch.slots.used, self.bench.arch.detours.used) == (left, left)
         self.bench.close()
-
-    def _just_leaked(self) -> set[int]:
-        return set() if self.profile.rescues_unused else set(self.kprobes_unused())
-
-    def kprobes_unused(self) -> list[int]:
-        return [addr - BASE for addr, p in self.kprobes.kprobe_table.items() if p.disabled]
 
     def text(self) -> bytes:
         return self.bench.machine.text.read(BASE, SIZE)

@@ -93,8 +93,8 @@ class TestDisableEnableDisableBeforeTheOptimizerCame:
 class TestADyingProbeThatANeighbourForcesBack:
     """It leaves the unoptimizing list without being reclaimed."""
 
-    def test_answers_ebusy_for_good_in_2010(self, bench_of):
-        bench = bench_of(LINUX_2010)
+    @staticmethod
+    def provoke(bench) -> None:
         a = probe(bench, 0)
         bench.kprobes.wait_for_kprobe_optimizer()
         bench.kprobes.unregister_kprobe(a)
@@ -102,18 +102,17 @@ class TestADyingProbeThatANeighbourForcesBack:
         bench.kprobes.unregister_kprobe(b)
         bench.kprobes.wait_for_kprobe_optimizer()
         assert text(bench) == bench.image.read(BASE, 8)
+
+    def test_answers_ebusy_for_good_in_2010(self, bench_of):
+        bench = bench_of(LINUX_2010)
+        self.provoke(bench)
         with pytest.raises(KprobeError) as refused:
             probe(bench, 0)
         assert refused.value.errno == errno.EBUSY
 
     def test_is_reclaimed_by_6_1(self, bench_of):
         bench = bench_of(LINUX_6_1)
-        a = probe(bench, 0)
-        bench.kprobes.wait_for_kprobe_optimizer()
-        bench.kprobes.unregister_kprobe(a)
-        b = probe(bench, 1)
-        bench.kprobes.unregister_kprobe(b)
-        bench.kprobes.wait_for_kprobe_optimizer()
+        self.provoke(bench)
         assert not bench.kprobes.kprobe_table
         probe(bench, 0)
 
