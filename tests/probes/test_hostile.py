@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from engine.image import ExceptionEntry, Image, Range, Reserved, ReservedKind, S
 from tests.probes.images import image_of
 
 ADDRESSES = st.one_of(st.integers(0, 64), st.integers(0x1000, 0x1040), st.integers((1 << 64) - 64, (1 << 64) - 1))
+BASE = 0x1000
 SIZES = st.one_of(st.integers(0, 40), st.just(1 << 40))
 
 
@@ -51,11 +53,22 @@ def test_any_image_gets_answers(image: Image, addresses: list[int]) -> None:
         cache.invalidate(addr, 16)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_random_bytes_as_functions(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_ten_thousand_functions_of_random_bytes_get_an_answer_for_each_byte(seed: int) -> None:
     draw = random.Random(seed)
-    text = draw.randbytes(512)
-    document = inspect_json(image_of(text, red_zone=bool(seed & 1)), buffers=True)
+    sizes = [draw.randrange(1, 40) for _ in range(2_500)]
+    text = draw.randbytes(sum(sizes))
+    starts = [0, *accumulate(sizes)]
+    symbols = tuple(Symbol(f"f{n}", BASE + start, size) for n, (start, size) in enumerate(zip(starts, sizes, strict=False)))
+    image = Image(name="random", segments=(Segment(BASE, text, len(text)),), symbols=symbols, red_zone=bool(seed & 1))
+    document = inspect_json(image, buffers=True)
+    assert [len(function["sites"]) for function in document["functions"]] == sizes
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_long_function_of_random_bytes_gets_an_answer_for_each(seed: int) -> None:
+    text = random.Random(seed).randbytes(5_000)
+    document = inspect_json(image_of(text), buffers=True)
     assert len(document["functions"][0]["sites"]) == len(text)
 
 
