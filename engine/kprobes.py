@@ -316,7 +316,8 @@ class Kprobes:
                 disarmed()
         if not gone:
             return 0
-        self.plane.synchronize_sched("unregister_kprobes")
+        if self.profile.has("unregister-wait"):
+            self.plane.synchronize_sched("unregister_kprobes")
         for p, bottom in gone:
             self._unregister_bottom(p, bottom)
         return len(gone)

@@ -119,13 +119,15 @@ class Optimizer:
                 with self._text(whole_pass=False):
                     self._do_unoptimize()
                 # 2. Wait: a CPU may be inside the bytes about to be replaced, or inside a detour buffer about to be freed.
-                if self._profile.waits_for_tasks:
-                    self._port.synchronize_rcu_tasks("kprobe_optimizer")
-                else:
-                    self._port.synchronize_sched("kprobe_optimizer")
+                if not self._profile.has("free-wait"):
+                    self._do_free_cleaned()
+                if self._profile.has("quiescence"):
+                    self._wait()
                 # 3. Optimize what is listed.
                 with self._text(whole_pass=False):
                     self._do_optimize()
+                if not self._profile.has("quiescence"):
+                    self._wait()
                 # 4. Free what step 1 took out of the table.
                 self._do_free_cleaned()
         finally:
@@ -133,6 +135,12 @@ class Optimizer:
         # 5. More than a batch was listed, or something came meanwhile.
         if self.waiting:
             self.kick()
+
+    def _wait(self) -> None:
+        if self._profile.waits_for_tasks:
+            self._port.synchronize_rcu_tasks("kprobe_optimizer")
+        else:
+            self._port.synchronize_sched("kprobe_optimizer")
 
     @contextmanager
     def _text(self, *, whole_pass: bool) -> Generator[None]:
@@ -158,6 +166,8 @@ class Optimizer:
             self._arch.arch_unoptimize_kprobes(batch)
             for op in batch:
                 self.put(op, Queue.FREEING)
+        elif not self._profile.has("4fbd2f83fda0"):
+            return
         for op in tuple(self.lists[Queue.FREEING]):
             self._profile.transitions.restored(op)
             all_go = self._host.kprobes_all_disarmed and not self._profile.disarms_by_force

@@ -123,9 +123,12 @@ class Optprobes:
 
     def arm_kprobe(self, p: Kprobe) -> None:
         """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first."""
-        for neighbour in self._covering(p.at):
-            self.unoptimize_kprobe(neighbour, force=True)
-        self._arch.arch_arm_kprobe(p)
+        if self._profile.has("collision-unoptimize"):
+            for neighbour in self._covering(p.at):
+                self.unoptimize_kprobe(neighbour, force=True)
+        jumps = isinstance(p, AggrKprobe) and p.queue is Queue.UNOPTIMIZING
+        if not (jumps and self._profile.rearms_whole and self._profile.has("f66c0447cca1")):
+            self._arch.arch_arm_kprobe(p)
         self.optimize_kprobe(p)
 
     def disarm_kprobe(self, p: Kprobe) -> bool:

@@ -40,6 +40,8 @@ class Profile:
     :ivar rescues_unused: a probe registered where an unused aggregator waits to be reclaimed takes it over; else EBUSY.
     :ivar reoptimizes_neighbour: what a probe inside its bytes has kept from being optimized is optimized when that probe is
         disarmed; else that fails, since the neighbour is not marked disabled yet when the question is asked.
+    :ivar rearms_whole: a probe armed again while its jump waits to be undone keeps that jump; else a breakpoint goes over its first
+        byte, and the flag OPTIMIZED alone says what stands behind it.
     :ivar looks_at_nearest_only: whether an address lies in replaced bytes is asked of the nearest probe before it only, be that
         one disabled; else of each.
     :ivar disarms_by_force: disarming all probes undoes every jump on the spot; else the optimizer does it.
@@ -58,6 +60,7 @@ class Profile:
     Handlers:
 
     :ivar handlers_take_interrupts: in a detour and on a return handlers run with IF as the interrupted code has it; else with IF clear.
+    :ivar without: safety steps that are left out, to see what they are for; see :mod:`engine.steps`.
     :ivar jprobes: jumper probes, and ``break_handler`` of probes (until v4.19).
     :ivar fault_handlers: probes have a ``fault_handler`` (until v5.14), and a fault in a handler counts as a miss.
     """
@@ -74,6 +77,7 @@ class Profile:
     offset_is_cut: bool
     rescues_unused: bool
     reoptimizes_neighbour: bool
+    rearms_whole: bool
     looks_at_nearest_only: bool
     disarms_by_force: bool
     dying_blocks: bool
@@ -85,6 +89,11 @@ class Profile:
     handlers_take_interrupts: bool
     fault_handlers: bool
     jprobes: bool
+    without: frozenset[str] = frozenset()
+
+    def has(self, step: str) -> bool:
+        """Whether the safety step of that name (:mod:`engine.steps`) is taken."""
+        return step not in self.without
 
     def without_optprobes(self) -> Profile:
         """The same kernel built without CONFIG_OPTPROBES."""
@@ -102,6 +111,7 @@ LINUX_2010: Final = Profile(
     offset_is_cut=False,
     rescues_unused=False,
     reoptimizes_neighbour=True,
+    rearms_whole=True,
     looks_at_nearest_only=False,
     disarms_by_force=False,
     dying_blocks=False,
@@ -125,6 +135,7 @@ LINUX_6_1: Final = Profile(
     offset_is_cut=True,
     rescues_unused=True,
     reoptimizes_neighbour=False,
+    rearms_whole=False,
     looks_at_nearest_only=True,
     disarms_by_force=True,
     dying_blocks=True,

@@ -2,7 +2,7 @@
 unoptimize_all_kprobes(), arm_all_kprobes() and disarm_all_kprobes() in kernel/kprobes.c.
 
 Both wait for the optimizer with no lock held that it takes. The commit of 2010 waits with kprobe_mutex held when optimization is
-switched off, and never wakes: that is mended in both profiles.
+switched off, and never wakes: that is mended in both profiles (``--without sysctl-deadlock`` has it again).
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def set_kprobes_optimization(core: Kprobes, *, on: bool) -> None:
                 core.optprobes.optimize_kprobe(p)
             else:
                 core.optprobes.unoptimize_kprobe(p)
+        if not on and not core.profile.has("sysctl-deadlock"):
+            core.wait_for_kprobe_optimizer()
     if not on:
         core.wait_for_kprobe_optimizer()
 

@@ -126,6 +126,7 @@ class Mutex:
         if self.owner is not None:
             plane.wait_until(lambda: self.owner is None, f"{self.name} ({why})")
         self.owner = task
+        plane.lock_taken(self.name)
 
     def release(self) -> None:
         """Drop it; only the owner may."""
@@ -134,6 +135,7 @@ class Mutex:
             raise EngineBug(f"{task} drops {self.name}, which {self.owner} holds")
         self._plane.lock_order.leaving(task, self)
         self.owner = None
+        self._plane.lock_dropped(self.name)
 
     def __enter__(self) -> Self:
         self.acquire("with")
@@ -170,6 +172,20 @@ class ControlPlane:
     def jiffies(self) -> int:
         """Virtual time."""
         return self._hardware.jiffies
+
+    # Points: an exploration may go on elsewhere here (engine.explore.plane); nothing happens at them otherwise ---------------
+
+    def point(self, at: str) -> None:
+        """A named preemption point."""
+
+    def lock_taken(self, name: str) -> None:
+        """The current task has taken a lock."""
+
+    def lock_dropped(self, name: str) -> None:
+        """The current task has dropped a lock."""
+
+    def traps_over(self, why: str) -> None:
+        """Until no trap is being handled that began before now: between two turns of the vCPUs none is."""
 
     # Waiting ----------------------------------------------------------------------------------------------------------
 

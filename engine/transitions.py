@@ -18,7 +18,7 @@ from typing import Protocol
 
 from engine.kprobe import AggrKprobe, KprobeFlag, Queue
 
-__all__ = ("ClearedAtOnce", "ClearedWhenRestored", "Queues", "Transitions")
+__all__ = ("CancelledByFlag", "ClearedAtOnce", "ClearedWhenRestored", "Queues", "Transitions")
 
 
 class Queues(Protocol):
@@ -116,6 +116,32 @@ class ClearedWhenRestored:
                 self._force(op, queues)
                 queues.dequeue(op)
                 queues.put(op, Queue.FREEING)
+        elif op.queued:
+            queues.dequeue(op)
+            op.flags &= ~KprobeFlag.OPTIMIZED
+        elif force:
+            self._force(op, queues)
+        else:
+            queues.put(op, Queue.UNOPTIMIZING)
+
+    def _force(self, op: AggrKprobe, queues: Queues) -> None:
+        queues.force_unoptimize(op)
+        self.restored(op)
+
+    def restored(self, op: AggrKprobe) -> None:
+        """Now the flag goes."""
+        op.flags &= ~KprobeFlag.OPTIMIZED
+
+
+class CancelledByFlag(ClearedAtOnce):
+    """6.1 without e4add247789e: OPTIMIZED stays until the bytes are restored, but is still what decisions are taken back by."""
+
+    def unoptimize(self, op: AggrKprobe, queues: Queues, *, force: bool) -> None:
+        """Whatever list it is on, it leaves it and loses the flag."""
+        if not op.optimized:
+            if force and op.queued:
+                queues.dequeue(op)
+                self._force(op, queues)
         elif op.queued:
             queues.dequeue(op)
             op.flags &= ~KprobeFlag.OPTIMIZED

@@ -13,7 +13,7 @@ from typing import Final
 
 from arch_x86.emu.frames import FrameStore
 from arch_x86.emu.memory import PageTables, Ram
-from arch_x86.emu.uc import RFLAGS, RSP, UC_ERR_INSN_INVALID, Context, UcInstance
+from arch_x86.emu.uc import RFLAGS, RSP, UC_ERR_INSN_INVALID, VECTOR_WATCH, Context, UcInstance
 from arch_x86.text.version import PAGE_SIZE, TextPage, TextVersion
 
 __all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "FLAG_DF", "FLAG_IF", "FLAG_TF", "Cpu", "CpuState", "ExitReason", "NmiPhase")
@@ -51,6 +51,8 @@ class ExitReason(Enum):
     """An ``int n``: RIP is behind it."""
     SYSCALL = auto()
     """``syscall`` or ``sysenter``: there is no system here."""
+    WATCH = auto()
+    """The next instruction is a watched one (:meth:`UcInstance.watch`)."""
     STUCK = auto()
     """The emulator gave up: :attr:`Cpu.error`."""
 
@@ -234,6 +236,9 @@ class Cpu:
             retired = max(0, began - 1)
             self.retired += retired
             return ExitReason.STUCK, retired
+        if vector == VECTOR_WATCH:
+            self.retired += began - 1
+            return ExitReason.WATCH, began - 1
         if vector >= 0x100:
             self.retired += began
             return ExitReason.SYSCALL, began

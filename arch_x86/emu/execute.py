@@ -63,7 +63,7 @@ class Executor:
         self._exception_at = machine.stubs.exceptions
         names = machine.stubs.hypercalls.items()
         self._vector_of = {at: int(name.partition(":")[2]) for at, name in names if name.startswith("exception:")}
-        self._traps = Traps(machine)
+        self.traps = Traps(machine)
         self._handler_length: int | None = None
         self._plan: InterruptPlan | None = None
         self._handling: list[int] = []  # CPUs whose traps are being handled, innermost last
@@ -132,7 +132,7 @@ class Executor:
             left -= retired
             if reason is not ExitReason.BUDGET:
                 before = vcpu.retired
-                self._exit(vcpu, reason)
+                self.handle_exit(vcpu, reason)
                 left -= vcpu.retired - before  # of guest functions that handlers called
                 if retired == 0 and task.state is TaskState.RUNNING:
                     left -= 1  # a fault that a handler mends without progress must not hang us
@@ -188,7 +188,7 @@ class Executor:
             reason, retired = vcpu.run(left if due is None else min(left, due))
             self.machine.clock += retired
             if reason is not ExitReason.BUDGET:
-                self._exit(vcpu, reason)
+                self.handle_exit(vcpu, reason)
                 end -= retired == 0
 
     def run_call(self, cpu: int, limit: int, plan: InterruptPlan | None = None) -> GuestFault | None:
@@ -202,14 +202,14 @@ class Executor:
         """End the call on ``cpu`` with an instruction-limit fault."""
         vcpu = self.machine.cpus[cpu]
         text = f"the call did not end within {limit} instructions (--max-instructions)"
-        self._end(vcpu, make_fault(self.machine, cpu, original_place(self.machine, vcpu, vcpu.rip), FaultKind.INSTRUCTION_LIMIT, text))
+        self.end(vcpu, make_fault(self.machine, cpu, original_place(self.machine, vcpu, vcpu.rip), FaultKind.INSTRUCTION_LIMIT, text))
 
     def run_uncounted(self, cpu: int) -> GuestFault | None:
         """Run one vCPU to the end of its call as fast as the emulator goes: no count, no limit, no interrupts."""
         vcpu, task = self.machine.cpus[cpu], self.machine.tasks[cpu]
         self._plan = None
         while task.state is TaskState.RUNNING:
-            self._exit(vcpu, vcpu.run_uncounted())
+            self.handle_exit(vcpu, vcpu.run_uncounted())
         return task.fault
 
     def interrupt(self, cpu: int) -> bool:
@@ -230,7 +230,7 @@ class Executor:
         :returns: False, and nothing done, while the last one has not returned and right behind MOV SS: try again an instruction later.
         """
         vcpu = self.machine.cpus[cpu]
-        if self._traps.nmi_is_blocked(vcpu):
+        if self.traps.nmi_is_blocked(vcpu):
             return False
         if vcpu.push_frame(self.machine.stubs.nmi):
             vcpu.nmi = NmiPhase.ENTERED
@@ -255,7 +255,8 @@ class Executor:
 
     # Exits ------------------------------------------------------------------------------------------------------------
 
-    def _exit(self, vcpu: Cpu, reason: ExitReason) -> None:
+    def handle_exit(self, vcpu: Cpu, reason: ExitReason) -> None:
+        """Do what has to be done before ``vcpu``, whose run ended for ``reason``, can go on."""
         if reason is ExitReason.EXCEPTION:  # no handler runs before its stub asks
             self._exception(vcpu)
             return
@@ -266,7 +267,7 @@ class Executor:
             if error.fault is not self._nested_fault:
                 self._handler_raised(vcpu, reason, error)
                 raise
-            self._end(vcpu, error.fault)
+            self.end(vcpu, error.fault)
         except BaseException as error:  # of a handler, as a rule: nobody can go on with this call, but with the next one
             self._handler_raised(vcpu, reason, error)
             raise
@@ -276,23 +277,23 @@ class Executor:
     def _handler_raised(self, vcpu: Cpu, reason: ExitReason, error: BaseException) -> None:
         text = f"{type(error).__name__} was raised while a trap was handled"
         rip = original_place(self.machine, vcpu, vcpu.rip - (reason is ExitReason.HYPERCALL))
-        self._end(vcpu, make_fault(self.machine, vcpu.index, rip, FaultKind.HANDLER_ERROR, text))
+        self.end(vcpu, make_fault(self.machine, vcpu.index, rip, FaultKind.HANDLER_ERROR, text))
 
     def _handle(self, vcpu: Cpu, reason: ExitReason) -> None:
         match reason:
             case ExitReason.HYPERCALL:
                 self._hypercall(vcpu)
             case ExitReason.SOFTWARE:
-                self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SOFTWARE_INTERRUPT))
+                self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SOFTWARE_INTERRUPT))
             case ExitReason.SYSCALL if not self.has_system:
                 vcpu.uc.load()
                 vcpu.uc.gpr[RAX] = _ENOSYS
                 vcpu.uc.store()
             case ExitReason.SYSCALL:
-                self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SYSTEM_CALL))
+                self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SYSTEM_CALL))
             case ExitReason.STUCK:
-                self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, FaultKind.EMULATOR))
-            case ExitReason.EXCEPTION | ExitReason.BUDGET:
+                self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, FaultKind.EMULATOR))
+            case ExitReason.EXCEPTION | ExitReason.BUDGET | ExitReason.WATCH:
                 pass
 
     def _exception(self, vcpu: Cpu) -> None:
@@ -300,7 +301,7 @@ class Executor:
         handler = self._exception_at.get(vcpu.vector)
         if handler is None:
             kind = FaultKind.DOUBLE_FAULT if vcpu.vector == 8 else FaultKind.GENERAL_PROTECTION
-            self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, kind))
+            self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, kind))
             return
         code = None
         if VECTORS[vcpu.vector][1]:
@@ -318,32 +319,32 @@ class Executor:
         return (_ERROR_WRITE | 1) if present else 0
 
     def _stack_gone(self, vcpu: Cpu) -> None:
-        self._end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, FaultKind.DOUBLE_FAULT))
+        self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, FaultKind.DOUBLE_FAULT))
 
     def _hypercall(self, vcpu: Cpu) -> None:
         machine = self.machine
         vector = self._vector_of.get(vcpu.rip)
         if vector is not None:
-            fault = self._traps.trap(vcpu, vector)
+            fault = self.traps.trap(vcpu, vector)
             if fault is not None:
-                self._end(vcpu, fault)
+                self.end(vcpu, fault)
             return
         name = machine.stubs.hypercalls.get(vcpu.rip)
         if name == "call_return":
             machine.tasks[vcpu.index].state = TaskState.IDLE
             self._call_ended(vcpu)
         elif name == "optimized_callback":
-            self._traps.optimized_callback(vcpu)
+            self.traps.optimized_callback(vcpu)
         elif name == "trampoline":
-            if not self._traps.trampoline(vcpu):
+            if not self.traps.trampoline(vcpu):
                 text = "returned to the return probes' trampoline, though no probed call is open"
-                self._end(vcpu, make_fault(machine, vcpu.index, vcpu.rip - 1, FaultKind.ABORT, text))
+                self.end(vcpu, make_fault(machine, vcpu.index, vcpu.rip - 1, FaultKind.ABORT, text))
         elif name == "nested_return" and self._nested and self._nested[-1].vcpu is vcpu:
             self._nested[-1].end()
         elif name == "nested_return":
-            self._end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
+            self.end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
         elif name == "nmi":
-            self._traps.nmi(vcpu)
+            self.traps.nmi(vcpu)
         elif name == "schedule":
             machine.tasks[vcpu.index].passed += not self._nested  # nobody else to run, but a quiescent point, outside of handlers
         elif vcpu.rip - 1 in machine.import_at:
@@ -352,11 +353,12 @@ class Executor:
             text = f"is not defined in the image; give it a value with --stub {missing}=ret:N, or name a library by --with LIB"
             text = f"{missing}: {ENDINGS[missing]}" if missing in ENDINGS else f"{missing} {text}"
             caller = machine.ram.read_u64(vcpu.registers()[RSP]) or vcpu.rip
-            self._end(vcpu, make_fault(machine, vcpu.index, caller, kind, text))
+            self.end(vcpu, make_fault(machine, vcpu.index, caller, kind, text))
         else:
-            self._end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
+            self.end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
 
-    def _end(self, vcpu: Cpu, fault: GuestFault) -> None:
+    def end(self, vcpu: Cpu, fault: GuestFault) -> None:
+        """The call on ``vcpu`` dies of ``fault``; or the guest function that a handler calls there does."""
         if self._nested and self._nested[-1].vcpu is vcpu:
             self._nested[-1].end(fault)  # whoever called decides what becomes of the rest
             return

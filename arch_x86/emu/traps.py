@@ -35,7 +35,7 @@ class Traps:
         machine = self._machine
         vcpu.uc.load()
         at = vcpu.uc.gpr[RSP]
-        regs = self._regs_at(at)
+        regs = self.regs_at(at)
         handler = machine.trap_handler
         if handler is not None:
             if vector == _BREAKPOINT:
@@ -45,10 +45,19 @@ class Traps:
             else:
                 mine = handler.fault(vcpu.index, regs, vector)
             if mine:
-                if regs.flags & FLAG_TF:
-                    self._step_pause(vcpu, regs)
-                machine.ram.write(at, regs.pack())
+                self.resume(vcpu, at, regs)
                 return None
+        return self.refuse(vcpu, vector, at, regs)
+
+    def resume(self, vcpu: Cpu, at: int, regs: PtRegs) -> None:
+        """The trap whose pt_regs lie at ``at`` is handled: go on with ``regs``."""
+        if regs.flags & FLAG_TF:
+            self._step_pause(vcpu, regs)
+        self._machine.ram.write(at, regs.pack())
+
+    def refuse(self, vcpu: Cpu, vector: int, at: int, regs: PtRegs) -> GuestFault | None:
+        """The trap is not the kprobes layer's. The fault that ends the call, unless the image's exception table knows better."""
+        machine = self._machine
         fixup = next((e.fixup for e in machine.image.exception_table if e.insn == regs.ip), None)
         if fixup is not None and vector not in (_BREAKPOINT, _DEBUG):
             regs.ip = fixup
@@ -64,7 +73,7 @@ class Traps:
         vcpu.uc.load()
         at = vcpu.uc.gpr[RSP]
         if self._machine.nmi_handler is not None:
-            regs = self._regs_at(at)
+            regs = self.regs_at(at)
             self._machine.nmi_handler(vcpu.index, regs)
             self._machine.ram.write(at, regs.pack())
         vcpu.nmi = NmiPhase.RETURNING
@@ -84,7 +93,8 @@ class Traps:
 
     # Traps ------------------------------------------------------------------------------------------------------------
 
-    def _regs_at(self, addr: int) -> PtRegs:
+    def regs_at(self, addr: int) -> PtRegs:
+        """The pt_regs at guest address ``addr``."""
         data = self._machine.ram.read(addr, PT_REGS_SIZE)
         if data is None:
             raise EngineBug(f"pt_regs at {addr:#x} are not in guest memory")
@@ -109,7 +119,7 @@ class Traps:
         machine = self._machine
         vcpu.uc.load()
         at = vcpu.uc.gpr[RSP]
-        regs = self._regs_at(at)
+        regs = self.regs_at(at)
         regs.sp = at + PT_REGS_SIZE + return_skip(red_zone=vcpu.red_zone)
         handler = machine.trap_handler
         if handler is None or not handler.return_trampoline(vcpu.index, regs):
@@ -124,6 +134,6 @@ class Traps:
         handler = self._machine.trap_handler
         if handler is None:
             raise EngineBug("a detour buffer ran on a machine without probes")
-        regs = self._regs_at(at)
+        regs = self.regs_at(at)
         handler.optimized_callback(vcpu.index, op_id, regs)
         self._machine.ram.write(at, regs.pack())

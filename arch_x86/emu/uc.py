@@ -19,7 +19,7 @@ from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
 from engine.errors import EngineBug
 
-__all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "Context", "Probe", "UcInstance", "UcPool", "in_callback")
+__all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "VECTOR_WATCH", "Context", "Probe", "UcInstance", "UcPool", "in_callback")
 
 _LIB: Final[Any] = _binding.uclib  # pyright: ignore[reportUnknownMemberType]
 
@@ -81,9 +81,11 @@ _ERROR_FETCH: Final = 16
 SHADOW: Final = 1 << 3
 _VECTOR_SYSCALL: Final = 0x100
 """Pseudo vector for ``syscall``/``sysenter``, which Unicorn would silently skip."""
+VECTOR_WATCH: Final = 0x101
+"""Pseudo vector: the next instruction is one of :meth:`UcInstance.watch`; it has not been executed."""
 
 
-_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "_count_one"})
+_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "_count_one"})
 
 
 def in_callback(frame: FrameType | None) -> bool:
@@ -158,6 +160,7 @@ class UcInstance:
         "_fpu",
         "_fpu_ids",
         "_fpu_slots",
+        "_from",
         "_ids",
         "_keep",
         "_probe",
@@ -203,6 +206,7 @@ class UcInstance:
         self._fallback_limit = 0
         self._counter: c_uint64 | None = None
         self._traps: list[int] = []
+        self._from: int | None = None
         self.patched: set[int] = set()
         self.mapped: list[tuple[int, int]] = []
         self.rip = 0
@@ -266,6 +270,21 @@ class UcInstance:
                 stop(handle)
 
         self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(invalid), begin=addr, end=addr))
+
+    def watch(self, begin: int, end: int) -> None:
+        """End a run by :data:`VECTOR_WATCH` before each instruction that starts in ``[begin, end)``, but for the one it starts with. Until
+        :meth:`unmap_all`; nothing there may have been translated yet.
+        """
+        stop, handle = _emu_stop, self.handle
+
+        def watched(_uc: int, address: int, _size: int, _data: int) -> None:
+            if address == self._from:
+                self._from = None
+            else:
+                self.vector = VECTOR_WATCH
+                stop(handle)
+
+        self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(watched), begin=begin, end=end - 1))
 
     def close(self) -> None:
         """Free the instance; it must not be used afterwards."""
@@ -393,6 +412,7 @@ class UcInstance:
         self.vector = None
         self._fallback_count = 0
         self._fallback_limit = count
+        self._from = self.rip
         counter = self._counter
         self.err = _emu_start(self.handle, self.rip, 0, 0, count if counter is not None else NO_LIMIT)
         _reg_read(self.handle, x86.UC_X86_REG_RIP, self._scratch_at)

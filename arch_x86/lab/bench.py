@@ -17,17 +17,33 @@ from arch_x86.lab.calls import require_function
 from arch_x86.probes.arch import X86Arch, X86Areas
 from arch_x86.probes.jprobe import JprobeStub
 from arch_x86.text.poke import PokeProtocol, StopMachinePoke, TextPokeBp
+from arch_x86.text.space import TextSpace
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
 from engine.kprobes import Kprobes
 from engine.profile import LINUX_2010, Profile
 from engine.sync import ControlPlane
 
-__all__ = ("TURN", "Workbench")
+__all__ = ("TURN", "Workbench", "build_arch")
 
 _TO_THE_END = 1 << 40
 TURN = 1_000
 """Instructions that each vCPU runs in its turn."""
+
+
+def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: Profile) -> X86Arch:
+    """The arch layer of ``machine``, which pokes ``text`` as the profile does, under ``plane``."""
+    layout, stubs = machine.layout, machine.stubs
+    saved_sp = tuple(layout.gs_base(cpu.index) + GS_JPROBE_SP for cpu in machine.cpus)
+    areas = X86Areas(
+        (layout.slots, layout.slots_size),
+        (layout.detours, layout.detours_size),
+        stubs.optimized_callback,
+        stubs.trampoline,
+        JprobeStub(stubs.jprobe_return, stubs.jprobe_return_end, saved_sp),
+    )
+    poke: PokeProtocol = (TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke)(text, plane, profile.without)
+    return X86Arch(machine.image, text, poke, areas, machine.ram, len(machine.cpus), profile, machine.guard)
 
 
 class Workbench:
@@ -54,14 +70,7 @@ class Workbench:
         self.plane = ControlPlane(self)
         self.interrupts: InterruptPlan | None = None
         self.limit: int | None = None
-        layout = self.machine.layout
-        stubs = self.machine.stubs
-        slots, detours = (layout.slots, layout.slots_size), (layout.detours, layout.detours_size)
-        saved_sp = tuple(layout.gs_base(cpu) + GS_JPROBE_SP for cpu in range(cpus))
-        jprobe = JprobeStub(stubs.jprobe_return, stubs.jprobe_return_end, saved_sp)
-        areas = X86Areas(slots, detours, stubs.optimized_callback, stubs.trampoline, jprobe)
-        poke: PokeProtocol = (TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke)(self.machine.text, self.plane)
-        self.arch = X86Arch(image, self.machine.text, poke, areas, self.machine.ram, cpus, profile, self.machine.guard)
+        self.arch = build_arch(self.machine, self.machine.text, self.plane, profile)
         self.machine.trap_handler = self.arch
         self.machine.participants += (self.arch, self)
         self.machine.call_ended.append(self.arch.call_ended)

@@ -6,10 +6,11 @@ Effects only: what to write is planned by the pure modules beside this one, and 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from arch_x86.isa.decode import MAX_INSN_SIZE, decode
 from arch_x86.isa.encode import INT3, JMP32_SIZE, jmp32
 from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.breakpoint import BreakpointHandler, GuestMemory
@@ -101,7 +102,7 @@ class X86Arch(BreakpointHandler):
         """The text without probes; what is not text (data that the image brings) as loaded."""
         if not self._text.store.covers(addr, 1):
             return self.image.read(addr, size)
-        return recover(self._text, self._lookup, addr, size)
+        return recover(self._text, self._lookup, addr, size, queued=self.profile.has("868a6fc0ca24"))
 
     @property
     def max_optimized_len(self) -> int:
@@ -165,7 +166,7 @@ class X86Arch(BreakpointHandler):
 
     def arch_prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
         """Build the detour buffer, where the site can be optimized."""
-        plan = can_optimize(self.code, op.at)
+        plan = can_optimize(self.code, op.at, jumps_in=not self.profile.has("jump-range-check"))
         if not isinstance(plan, OptimizePlan):
             return
         at = self.detours.get()
@@ -205,6 +206,8 @@ class X86Arch(BreakpointHandler):
         one whose jump waits to be undone.
         """
         optinsn: OptInsn = op.optinsn
+        if not self.profile.has("neighbour-check"):
+            return True
         for offset in range(1, optinsn.size):
             other = self.core.get_kprobe(op.at + offset)
             if other is None:
@@ -236,11 +239,16 @@ class X86Arch(BreakpointHandler):
 
     def int3(self, cpu: int, regs: PtRegs) -> bool:
         """#BP: the poke protocol is asked first, whose breakpoint it may be."""
-        target = self.poke.bp_target(regs.ip - 1)
-        if target is not None:
-            regs.ip = target
+        if self.poke.bp_holds(regs.ip - 1):
+            self.bp_resume(regs)
             return True
         return super().int3(cpu, regs)
+
+    def bp_resume(self, regs: PtRegs) -> None:
+        """Go on where the poke protocol says."""
+        target = self.poke.bp_target()
+        assert target is not None
+        regs.ip = target
 
     # Return probes ----------------------------------------------------------------------------------------------------
 
@@ -295,6 +303,36 @@ class X86Arch(BreakpointHandler):
         if self.stepping.boosts(p):
             return Method.BOOSTED
         return Method.EMULATED if self.stepping.emulates(p.ainsn) is not None else Method.INT3
+
+    def in_use(self, addr: int) -> bool:
+        """``addr`` lies in a slot or detour buffer that is in use."""
+        base, size = self._areas.detours
+        step, start = (_DETOUR_SIZE, base) if base <= addr < base + size else (_SLOT_SIZE, self._areas.slots[0])
+        page, offset = divmod(addr - start, PAGE_SIZE)
+        return start + page * PAGE_SIZE + offset - offset % step in self._copies
+
+    def watch_ranges(self) -> Iterator[tuple[int, int]]:
+        """Where in slots and detour buffers in use it matters what others do meanwhile: each slot, the entry of each detour buffer, and
+        all behind its epilogue. What lies between runs on the stack and on registers alone.
+        """
+        for start, p in self._copies.items():
+            if isinstance(p, AggrKprobe) and p.optinsn is not None and start == p.optinsn.detour.addr:
+                yield start, start + 1
+                yield p.optinsn.copied, start + len(p.optinsn.detour.code)
+            else:
+                yield start, start + _SLOT_SIZE
+
+    def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
+        """The instructions of ``image`` in the ``size`` bytes from ``addr``, at least one, by address."""
+        insns: dict[int, bytes] = {}
+        at = addr
+        while at < addr + max(size, 1):
+            insn = decode(image.read(at, MAX_INSN_SIZE), at)
+            if insn is None:
+                break
+            insns[at] = insn.raw
+            at += insn.length
+        return insns
 
     def original_ip(self, ip: int) -> int:
         """The probed instruction whose slot or detour buffer holds ``ip``, or in a detour the later one whose copy does; ``ip`` itself

@@ -49,6 +49,8 @@ class BreakpointHandler:
         self.cpu = 0  # whose trap is being handled (smp_processor_id)
         self._text_byte = text_byte
         self._fault_handlers = profile.fault_handlers
+        self._asks_for_removed = profile.has("int3-gone")
+        self._asks_for_disabled = profile.has("disabled-check")
         self.handlers_take_interrupts = profile.handlers_take_interrupts
         self._core: ArchCallbacks | None = None
 
@@ -89,16 +91,26 @@ class BreakpointHandler:
 
     def int3(self, cpu: int, regs: PtRegs) -> bool:
         """#BP. False: nobody's breakpoint."""
+        p = self.core.get_kprobe(regs.ip - 1)
+        over = self.int3_found(cpu, regs, p)
+        if over is not None:
+            return over
+        assert p is not None
+        if not self.int3_handle(cpu, regs, p):
+            self.int3_resume(cpu, regs, p)
+        return True
+
+    def int3_found(self, cpu: int, regs: PtRegs, p: Kprobe | None) -> bool | None:
+        """``p`` is what the table had there. None: its handler is next; else the hit is over, and whether it was anybody's."""
         self.cpu = cpu
         addr = regs.ip - 1
         block = self.ctlblk[cpu]
-        p = self.core.get_kprobe(addr)
         if p is None:
             running = block.current
             if running is not None and block.status in _STEPPING and self.stepping.step_ended(running.ainsn, regs, by_int3=True):
                 self._after_step(block, running, regs)
                 return True
-            if self._text_byte(addr) == _INT3:
+            if not self._asks_for_removed or self._text_byte(addr) == _INT3:
                 if running is None or running.break_handler is None or not running.break_handler(running, regs):
                     return False
                 self._setup_singlestep(block, running, regs, reenter=False)
@@ -111,13 +123,21 @@ class BreakpointHandler:
             return True
         block.current = p
         block.status = KprobeStatus.HIT_ACTIVE
-        if p.pre_handler is not None and p.pre_handler(p, regs):
-            # The handler has set ip itself; the hit goes on if a break_handler is to end it.
-            if p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None):
-                block.current = None
-            return True
-        self._setup_singlestep(block, p, regs, reenter=False)
+        return None
+
+    def int3_handle(self, cpu: int, regs: PtRegs, p: Kprobe) -> bool:
+        """Run the pre_handler. True: it has set ip itself, and the hit is over; if a break_handler is to end it, it goes on."""
+        self.cpu = cpu
+        block = self.ctlblk[cpu]
+        if p.pre_handler is None or not p.pre_handler(p, regs):
+            return False
+        if p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None):
+            block.current = None
         return True
+
+    def int3_resume(self, cpu: int, regs: PtRegs, p: Kprobe) -> None:
+        """The handlers are done: run the probed instruction."""
+        self._setup_singlestep(self.ctlblk[cpu], p, regs, reenter=False)
 
     def _setup_singlestep(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs, *, reenter: bool) -> None:
         """Send the CPU to the detour's copies, to the boosted copy, or to a single step."""
@@ -202,20 +222,35 @@ class BreakpointHandler:
 
     def optimized_callback(self, cpu: int, op_id: int, regs: PtRegs) -> None:
         """A detour buffer calls. Its probe may be disabled already, while the jump waits to be undone: then nothing runs."""
+        op = self.optimized_found(cpu, op_id, regs)
+        if op is not None:
+            self.optimized_handle(cpu, regs, op)
+            self.optimized_done(cpu)
+
+    def optimized_found(self, cpu: int, op_id: int, regs: PtRegs) -> AggrKprobe | None:
+        """The probe whose handlers are next; None: nobody's are."""
         op = self.core.find_optimized(op_id)
-        if op is None or op.disabled:
-            return
+        if op is None or (op.disabled and self._asks_for_disabled):
+            return None
         self.cpu = cpu
         block = self.ctlblk[cpu]
         if block.current is not None:
             self.core.kprobes_inc_nmissed_count(op)
-            return
+            return None
         regs.ip = op.at + 1
         regs.orig_ax = _MASK
         block.current = op
         block.status = KprobeStatus.HIT_ACTIVE
+        return op
+
+    def optimized_handle(self, cpu: int, regs: PtRegs, op: AggrKprobe) -> None:
+        """Run the pre_handlers."""
+        self.cpu = cpu
         self.core.opt_pre_handler(op, regs)
-        block.current = None
+
+    def optimized_done(self, cpu: int) -> None:
+        """They are done."""
+        self.ctlblk[cpu].current = None
 
     # Handlers ---------------------------------------------------------------------------------------------------------
 

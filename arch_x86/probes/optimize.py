@@ -62,8 +62,13 @@ class OptimizePlan:
 _RESERVED: Final = (ReservedKind.FTRACE, ReservedKind.ALTERNATIVES, ReservedKind.JUMP_LABEL, ReservedKind.STATIC_CALL)
 
 
-def can_optimize(cache: CodeCache, addr: int, is_probed: Callable[[int], bool] | None = None) -> OptimizePlan | Unoptimizable:
-    """The plan for a probe at ``addr``, or why there is none. ``is_probed(a)``: another enabled probe sits at ``a``."""
+def can_optimize(
+    cache: CodeCache, addr: int, is_probed: Callable[[int], bool] | None = None, *, jumps_in: bool = False
+) -> OptimizePlan | Unoptimizable:
+    """The plan for a probe at ``addr``, or why there is none. ``is_probed(a)``: another enabled probe sits at ``a``.
+
+    :param jumps_in: do not ask whether the function jumps into the range.
+    """
     if not can_probe(cache, addr):
         return Unoptimizable.NOT_PROBEABLE
     if is_ftrace_site(cache, addr):
@@ -73,7 +78,10 @@ def can_optimize(cache: CodeCache, addr: int, is_probed: Callable[[int], bool] |
         return Unoptimizable.NOT_PROBEABLE
     if function.end - addr < JMP32_SIZE:
         return Unoptimizable.NO_ROOM
-    return _function_refusal(cache, function, addr) or _plan(cache, addr, is_probed)
+    refusal = _function_refusal(cache, function, addr)
+    if jumps_in and refusal is Unoptimizable.JUMP_INTO_RANGE:
+        refusal = None
+    return refusal or _plan(cache, addr, is_probed)
 
 
 def _function_refusal(cache: CodeCache, function: FunctionCode, addr: int) -> Unoptimizable | None:

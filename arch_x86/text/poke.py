@@ -33,6 +33,10 @@ class CoreSync(Protocol):
         """Interrupt every vCPU, at a boundary with IF set."""
         ...
 
+    def traps_over(self, why: str) -> None:
+        """Wait until no CPU reads the descriptor of a poke any more."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TextPokeParam:
@@ -66,17 +70,25 @@ class PokeProtocol(Protocol):
         """Turn jumps back into breakpoints with the original bytes behind them, so that no CPU runs a mixture of any."""
         ...
 
-    def bp_target(self, addr: int) -> int | None:
-        """Where a CPU goes on that hit the breakpoint at ``addr`` while the protocol is at work there; None: it is not."""
+    def bp_holds(self, addr: int) -> bool:
+        """The protocol is at work at ``addr``, and the breakpoint there is its own."""
+        ...
+
+    def bp_target(self) -> int | None:
+        """Where a CPU goes on that hit it."""
         ...
 
 
 class StopMachinePoke:
-    """2.6.38: one byte is written as it is, a jump, or a batch of at most :data:`MAX_POKE_BATCH`, under one ``stop_machine``."""
+    """2.6.38: one byte is written as it is, a jump, or a batch of at most :data:`MAX_POKE_BATCH`, under one ``stop_machine``.
 
-    def __init__(self, text: TextSpace, stopper: StopMachine) -> None:
+    :param without: safety steps left out: ``stop-machine``, the jump is written while the CPUs run.
+    """
+
+    def __init__(self, text: TextSpace, stopper: StopMachine, without: frozenset[str] = frozenset()) -> None:
         self._text = text
         self._stopper = stopper
+        self._stops = "stop-machine" not in without
 
     def text_poke(self, addr: int, data: bytes, reason: str) -> None:
         """No CPU has to be stopped."""
@@ -94,9 +106,13 @@ class StopMachinePoke:
         """One ``stop_machine``."""
         self._text_poke_smp_batch(params)
 
-    def bp_target(self, addr: int) -> int | None:
+    def bp_holds(self, addr: int) -> bool:
         """No CPU runs while the bytes change."""
         del addr
+        return False
+
+    def bp_target(self) -> int | None:
+        """Nobody asks."""
         return None
 
     def _text_poke_smp_batch(self, params: Sequence[TextPokeParam]) -> None:
@@ -105,19 +121,28 @@ class StopMachinePoke:
         if len(params) > MAX_POKE_BATCH:
             raise ValueError(f"a batch of {len(params)} pokes; at most {MAX_POKE_BATCH} go into one stop_machine")
         writes = [TextWrite(param.addr, param.data, None, param.reason) for param in params]
-        self._stopper.stop_machine(lambda: self._text.write_batch(writes), f"text_poke_smp_batch of {len(params)}")
+        if self._stops:
+            self._stopper.stop_machine(lambda: self._text.write_batch(writes), f"text_poke_smp_batch of {len(params)}")
+            return
+        for write in writes:
+            self._text.write(write.addr, write.data, reason=write.reason)
 
 
 class TextPokeBp:
     """6.1: each jump goes in behind a breakpoint, while the CPUs run (text_poke_bp): breakpoint, sync, tail, sync, first byte, sync.
 
     A jump goes out in two steps: breakpoint, sync, tail, sync. The kprobes layer handles the hits in between, since the probe is there.
+
+    :param without: safety steps left out: ``bp-int3-first``, ``bp-sync-1`` to ``-3``, ``bp-handler``, ``bp-refs`` (the descriptor of a
+        poke is used for the next one while a CPU still reads it), ``unopt-sync-1``, ``unopt-sync-2``.
     """
 
-    def __init__(self, text: TextSpace, syncer: CoreSync) -> None:
+    def __init__(self, text: TextSpace, syncer: CoreSync, without: frozenset[str] = frozenset()) -> None:
         self._text = text
         self._syncer = syncer
+        self._without = without
         self._at: TextPokeParam | None = None
+        self._last: TextPokeParam | None = None
 
     def text_poke(self, addr: int, data: bytes, reason: str) -> None:
         """No CPU has to know."""
@@ -130,22 +155,32 @@ class TextPokeBp:
     def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
         """Three syncs each."""
         for param in params:
-            self._at = param
-            self._write(param.addr, INT3, f"{param.reason}: breakpoint")
-            self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail")
-            self._write(param.addr, param.data[:1], f"{param.reason}: first byte")
+            self._at = self._last = param
+            if "bp-int3-first" in self._without:
+                self._write(param.addr, param.data, param.reason, "bp-sync-3")
+            else:
+                self._write(param.addr, INT3, f"{param.reason}: breakpoint", "bp-sync-1")
+                self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail", "bp-sync-2")
+                self._write(param.addr, param.data[:1], f"{param.reason}: first byte", "bp-sync-3")
             self._at = None
+            if "bp-refs" not in self._without:
+                self._syncer.traps_over(f"{param.reason}: references")
 
     def text_poke_breakpoints(self, params: Sequence[TextPokeParam]) -> None:
         """Two syncs each."""
         for param in params:
-            self._write(param.addr, param.data[:1], f"{param.reason}: breakpoint")
-            self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail")
+            self._write(param.addr, param.data[:1], f"{param.reason}: breakpoint", "unopt-sync-1")
+            self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail", "unopt-sync-2")
 
-    def bp_target(self, addr: int) -> int | None:
-        """The jump's destination, while it is going in at ``addr``."""
-        return self._at.target if self._at is not None and self._at.addr == addr else None
+    def bp_holds(self, addr: int) -> bool:
+        """A jump is going in at ``addr``."""
+        return self._at is not None and self._at.addr == addr and "bp-handler" not in self._without
 
-    def _write(self, addr: int, data: bytes, reason: str) -> None:
+    def bp_target(self) -> int | None:
+        """Its destination: of the poke that has the descriptor now, or had it last."""
+        return self._last.target if self._last is not None else None
+
+    def _write(self, addr: int, data: bytes, reason: str, sync: str = "") -> None:
         self._text.write(addr, data, reason=reason)
-        self._syncer.text_poke_sync(reason)
+        if sync not in self._without:
+            self._syncer.text_poke_sync(reason)

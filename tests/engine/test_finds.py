@@ -12,6 +12,7 @@ from arch_x86.lab.bench import Workbench
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, KprobeFlag
 from engine.profile import LINUX_6_1, LINUX_2010
+from engine.steps import without
 from engine.switches import set_kprobes_optimization
 from tests.conftest import BASE, asm_image
 
@@ -76,12 +77,18 @@ class TestDisableEnableDisableBeforeTheOptimizerCame:
         bench.kprobes.enable_kprobe(p)
         bench.kprobes.disable_kprobe(p)
 
-    def test_lets_a_hit_run_into_the_tail_in_2010(self, bench_of):
-        bench = bench_of(LINUX_2010)
+    def test_lets_a_hit_run_into_the_tail_in_2010_as_it_was(self, bench_of):
+        bench = bench_of(without(LINUX_2010, frozenset({"f66c0447cca1"})))
         self.provoke(bench)
         assert text(bench)[0] == INT3
         with pytest.raises(GuestFaultError):
             bench.call("f", 5)
+
+    def test_keeps_the_whole_jump_in_2010_as_mended(self, bench_of):
+        bench = bench_of(LINUX_2010)
+        self.provoke(bench)
+        assert text(bench)[0] == JMP
+        assert bench.call("f", 5) == 11
 
     def test_is_safe_in_6_1_which_keeps_the_flag_until_the_bytes_are_back(self, bench_of):
         bench = bench_of(LINUX_6_1)

@@ -1,0 +1,176 @@
+"""What a scenario's control tasks do: the core's operations, with a note of what each probe may and must do meanwhile.
+
+The notes are what the hit oracle goes by. A probe is ``ON`` from the return of the operation that armed it to the start of the next one
+that concerns it, and then the number that goes with it changes, so that a pass can tell whether anything happened during it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from enum import IntEnum
+from functools import partial
+from typing import Any
+
+from engine.errors import KprobeError
+from engine.kprobe import Kprobe, KprobeFlag
+from engine.kprobes import Kprobes
+from engine.kretprobes import Kretprobe
+from engine.switches import set_kprobes_enabled, set_kprobes_optimization
+
+__all__ = ("Control", "Life", "Lives")
+
+HitLog = Callable[[int, Any], "int | None"]
+Lives = tuple[tuple["Life", int], ...]
+
+
+class Life(IntEnum):
+    """What holds for a probe between two operations."""
+
+    OFF = 0
+    """Not registered: no handler may run."""
+    CHANGING = 1
+    """An operation is under way that concerns it: a hit or none."""
+    ON = 2
+    """Registered and enabled: each pass over the armed text is a hit or a miss."""
+    DISABLED = 3
+    """Registered, disabled: no pass that begins now is a hit."""
+
+
+class Control:
+    """The operations, on one control state's core.
+
+    :param hit: called with a probe's number (in the order of :meth:`kprobe` calls) and the registers, when its handler runs.
+    """
+
+    def __init__(self, core: Kprobes, hit: HitLog) -> None:
+        self.core = core
+        self._hit = hit
+        self.probes: list[Kprobe] = []
+        self.returns: dict[int, Kretprobe] = {}
+        self._life: list[Life] = []
+        self._epoch: list[int] = []
+
+    # Probes -----------------------------------------------------------------------------------------------------------
+
+    def kprobe(self, symbol: str, offset: int = 0, *, post: bool = False, disabled: bool = False) -> Kprobe:
+        """A probe whose handler counts; ``post``: with a post_handler, too; ``disabled``: registered so."""
+        number = len(self.probes)
+
+        def pre_handler(p: Kprobe, regs: Any) -> int:
+            del p
+            self._hit(number, regs)
+            return 0
+
+        flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)
+        p = Kprobe(symbol_name=symbol, offset=offset, pre_handler=pre_handler, post_handler=_nothing if post else None, flags=flags)
+        self._add(p)
+        return p
+
+    def kretprobe(self, symbol: str, maxactive: int = 4) -> Kretprobe:
+        """A return probe whose handler counts."""
+        number = len(self.probes)
+        rp = Kretprobe(symbol_name=symbol, handler=partial(self._returned, number), maxactive=maxactive)
+        self._add(rp.kp)
+        self.returns[number] = rp
+        return rp
+
+    def _returned(self, number: int, _ri: object, regs: Any) -> int:
+        self._hit(number, regs)
+        return 0
+
+    def _add(self, p: Kprobe) -> None:
+        self.probes.append(p)
+        self._life.append(Life.OFF)
+        self._epoch.append(0)
+
+    @property
+    def lives(self) -> Lives:
+        """Of each probe, what holds for it, and since how many changes."""
+        return tuple(zip(self._life, self._epoch, strict=True))
+
+    @property
+    def _armed(self) -> Life:
+        return Life.CHANGING if self.core.kprobes_all_disarmed else Life.ON
+
+    def _numbers(self, *ps: Kprobe) -> list[int]:
+        return [n for n, known in enumerate(self.probes) if any(known is p for p in ps)]
+
+    @contextmanager
+    def _changing(self, numbers: list[int], after: Life) -> Generator[None]:
+        self.core.plane.point("next operation")
+        before = [self._life[n] for n in numbers]
+        for n in numbers:
+            self._life[n] = Life.CHANGING
+            self._epoch[n] += 1
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            for n, life in zip(numbers, before, strict=True):
+                self._life[n] = after if done else life
+                self._epoch[n] += 1
+
+    # Operations ---------------------------------------------------------------------------------------------------------
+
+    def register(self, p: Kprobe) -> bool:
+        """register_kprobe(). False: the core refused it."""
+        after = Life.DISABLED if p.flags & KprobeFlag.DISABLED else self._armed
+        try:
+            with self._changing(self._numbers(p), after):
+                p.addr = None if p.symbol_name is not None else p.addr
+                self.core.register_kprobe(p)
+        except KprobeError:
+            return False
+        return True
+
+    def unregister(self, *ps: Kprobe) -> None:
+        """unregister_kprobes()."""
+        with self._changing(self._numbers(*ps), Life.OFF):
+            self.core.unregister_kprobes(ps)
+
+    def disable(self, p: Kprobe) -> None:
+        """disable_kprobe()."""
+        with self._changing(self._numbers(p), Life.DISABLED):
+            self.core.disable_kprobe(p)
+
+    def enable(self, p: Kprobe) -> None:
+        """enable_kprobe()."""
+        with self._changing(self._numbers(p), self._armed):
+            self.core.enable_kprobe(p)
+
+    def register_return(self, rp: Kretprobe) -> None:
+        """register_kretprobe()."""
+        with self._changing(self._numbers(rp.kp), Life.ON):
+            self.core.register_kretprobe(rp)
+
+    def unregister_return(self, rp: Kretprobe) -> None:
+        """unregister_kretprobe()."""
+        with self._changing(self._numbers(rp.kp), Life.OFF):
+            self.core.unregister_kretprobe(rp)
+
+    def settle(self) -> None:
+        """wait_for_kprobe_optimizer()."""
+        self.core.wait_for_kprobe_optimizer()
+
+    def optimization(self, *, on: bool) -> None:
+        """sysctl debug.kprobes-optimization."""
+        self.core.plane.point("next operation")
+        set_kprobes_optimization(self.core, on=on)
+
+    def switch(self, *, on: bool) -> None:
+        """debugfs kprobes/enabled: while it is off, whether a probe that is on is hit is left open."""
+        numbers = [n for n, p in enumerate(self.probes) if self.core.is_registered(p) and not p.disabled]
+        with self._changing(numbers, Life.ON if on else Life.CHANGING):
+            set_kprobes_enabled(self.core, on=on)
+
+    def module_going(self, start: int, size: int) -> None:
+        """kprobes_module_going(): nobody executes there any more, and nobody will."""
+        numbers = [n for n, p in enumerate(self.probes) if p.addr is not None and start <= p.addr < start + size]
+        with self._changing(numbers, Life.OFF):
+            self.core.kprobes_module_going(start, size)
+
+
+def _nothing(_p: Kprobe, _regs: object, _flags: int) -> None:
+    """A post_handler: it forbids boosting and optimizing."""

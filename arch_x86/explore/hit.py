@@ -1,0 +1,156 @@
+"""A hit, a piece at a time: what lies between two pieces is a choice point.
+
+The pieces are those of :class:`BreakpointHandler`; what a CPU knows between two of them is a small record that can be kept and gone
+back to, with probes by name, since another control state may have come meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+from arch_x86.emu.cpu import Cpu
+from arch_x86.emu.execute import Executor
+from arch_x86.emu.uc import RDI, RSI, RSP
+from arch_x86.explore.world import World
+from arch_x86.probes.ptregs import PtRegs
+from arch_x86.probes.stepping import KprobeCtlblk
+from engine.kprobe import AggrKprobe, KprobeStatus
+
+__all__ = ("NO_HIT", "Block", "Hit", "HitKind", "HitPhase", "advance_hit", "load_block", "store_block")
+
+_BREAKPOINT: Final = 3
+Block = tuple[Any, ...]
+"""A CPU's :class:`KprobeCtlblk` with probes by name."""
+NO_HIT: Final[Block] = (0, KprobeStatus.HIT_ACTIVE.value, 0, 0, None, 0, None)
+
+
+class HitKind(IntEnum):
+    """Which way the CPU came."""
+
+    INT3 = 1
+    OPTIMIZED = 2
+
+
+class HitPhase(IntEnum):
+    """What is next."""
+
+    TRAP = 1
+    """The frame is pushed; the table has not been asked."""
+    POKE = 2
+    """The breakpoint is the poke protocol's, whose descriptor has not been read."""
+    FOUND = 3
+    """The probe is found; its handler has not run."""
+    HANDLED = 4
+    """The handlers have run; where to go on is not set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A hit in progress. ``at``: guest address of its pt_regs. ``probe``: name of what the table had. ``argument``: the detour's number."""
+
+    kind: HitKind
+    phase: HitPhase
+    at: int
+    probe: int = 0
+    argument: int = 0
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """For a state's hash."""
+        return (self.kind, self.phase, self.at, self.probe, self.argument)
+
+
+def begin_int3(vcpu: Cpu) -> Hit:
+    """The breakpoint's stub asks."""
+    vcpu.uc.load()
+    return Hit(HitKind.INT3, HitPhase.TRAP, vcpu.uc.gpr[RSP])
+
+
+def begin_optimized(vcpu: Cpu) -> Hit:
+    """A detour buffer asks."""
+    vcpu.uc.load()
+    return Hit(HitKind.OPTIMIZED, HitPhase.TRAP, vcpu.uc.gpr[RSI], argument=vcpu.uc.gpr[RDI])
+
+
+def load_block(world: World, cpu: int, block: Block) -> None:
+    """The CPU's block, in this world."""
+    current, status, old_flags, saved_flags, prev, instance, jprobe = block
+    if prev is not None:
+        prev = (world.named(prev[0]), KprobeStatus(prev[1]), *prev[2:])
+    world.arch.ctlblk[cpu].restore(
+        (world.named(current), KprobeStatus(status), old_flags, saved_flags, prev, world.named(instance), jprobe)
+    )
+
+
+def store_block(world: World, cpu: int) -> Block:
+    """The CPU's block, by names."""
+    block: KprobeCtlblk = world.arch.ctlblk[cpu]
+    prev = block.prev
+    if prev is not None:
+        prev = (world.name_of(prev[0]), prev[1].value, *prev[2:])
+    name = world.name_of
+    return (name(block.current), block.status.value, block.old_flags, block.saved_flags, prev, name(block.instance), block.jprobe)
+
+
+def advance_hit(executor: Executor, world: World, cpu: int, hit: Hit) -> Hit | None:
+    """The next piece of ``hit`` on ``cpu``, whose block is loaded. None: the hit is over, and the CPU goes on, or its call has ended."""
+    vcpu = executor.machine.cpus[cpu]
+    regs = executor.traps.regs_at(hit.at)
+    step = _int3 if hit.kind is HitKind.INT3 else _optimized
+    following = step(executor, world, vcpu, hit, regs)
+    if following is not None:
+        executor.machine.ram.write(hit.at, regs.pack())
+    return following
+
+
+def _at(hit: Hit, phase: HitPhase, probe: int = 0) -> Hit:
+    return Hit(hit.kind, phase, hit.at, probe, hit.argument)
+
+
+def _int3(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRegs) -> Hit | None:
+    arch, traps = world.arch, executor.traps
+    match hit.phase:
+        case HitPhase.TRAP:
+            if arch.poke.bp_holds(regs.ip - 1):
+                return _at(hit, HitPhase.POKE)
+            return _at(hit, HitPhase.FOUND, world.name_of(world.core.get_kprobe(regs.ip - 1)))
+        case HitPhase.POKE:
+            arch.bp_resume(regs)
+        case HitPhase.FOUND:
+            p = world.named(hit.probe)
+            over = arch.int3_found(vcpu.index, regs, p)
+            if over is False:
+                fault = traps.refuse(vcpu, _BREAKPOINT, hit.at, regs)
+                if fault is not None:
+                    executor.end(vcpu, fault)
+                return None
+            if over is None:
+                assert p is not None
+                if not arch.int3_handle(vcpu.index, regs, p):
+                    return _at(hit, HitPhase.HANDLED, hit.probe)
+        case HitPhase.HANDLED:
+            p = world.named(hit.probe)
+            assert p is not None
+            arch.int3_resume(vcpu.index, regs, p)
+    traps.resume(vcpu, hit.at, regs)
+    return None
+
+
+def _optimized(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRegs) -> Hit | None:
+    arch = world.arch
+    match hit.phase:
+        case HitPhase.TRAP:
+            op = arch.optimized_found(vcpu.index, hit.argument, regs)
+            if op is not None:
+                return _at(hit, HitPhase.FOUND, world.name_of(op))
+        case HitPhase.FOUND:
+            p = world.named(hit.probe)
+            assert isinstance(p, AggrKprobe)
+            arch.optimized_handle(vcpu.index, regs, p)
+            return _at(hit, HitPhase.HANDLED, hit.probe)
+        case _:
+            arch.optimized_done(vcpu.index)
+    executor.machine.ram.write(hit.at, regs.pack())
+    return None

@@ -1,0 +1,150 @@
+"""What must hold on every schedule: the oracles of section 8 of the design, each an object of its own.
+
+Each answers with a :class:`Violation`, or None. They look at what the CPUs do, not at how the core does it: the second kind of oracle, the
+core's own rules, is :mod:`arch_x86.explore.invariants`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from arch_x86.emu.cpu import Cpu
+from arch_x86.explore.control import Life, Lives
+from arch_x86.explore.lane import Lane
+from arch_x86.isa.encode import JMP32_SIZE
+from arch_x86.text.version import TextStore, TextVersion
+from engine.explore.system import Violation, ViolationKind
+
+__all__ = ("FreedOracle", "HitOracle", "RestoredOracle", "Site", "TornOracle")
+
+_INT3: Final = 0xCC
+_JMP: Final = 0xE9
+Where = Callable[[int], str]
+
+
+@dataclass(slots=True)
+class Site:
+    """An address that gets probes. ``insns``: the original instructions from there to behind what a jump may replace, by address.
+
+    ``jumps``: every jump that was ever prepared for it. ``probes``: numbers of the scenario's probes there.
+    """
+
+    addr: int
+    insns: dict[int, bytes]
+    jumps: set[bytes] = field(default_factory=set[bytes])
+    probes: set[int] = field(default_factory=set[int])
+
+    @property
+    def end(self) -> int:
+        """Behind its last instruction."""
+        return max(addr + len(raw) for addr, raw in self.insns.items())
+
+    def armed(self, fetched: bytes) -> bool:
+        """``fetched`` at :attr:`addr` is a breakpoint or a jump of ours."""
+        return fetched != self.insns[self.addr][: len(fetched)] and fetched[0] in (_INT3, _JMP)
+
+
+class TornOracle:
+    """1. Every instruction starts on a boundary of the code that is valid there, and is decoded from one version of the text.
+
+    Near a site that is: an original instruction, whole; at a site also a breakpoint, or a whole jump that was prepared for it.
+    """
+
+    def __init__(self, store: TextStore, where: Where) -> None:
+        self._store = store
+        self._where = where
+        self.insns: dict[int, bytes] = {}
+        self.sites: dict[int, Site] = {}
+
+    def learn(self, site: Site) -> None:
+        """A site more."""
+        self.sites[site.addr] = site
+        self.insns.update(site.insns)
+
+    def check(self, cpu: Cpu) -> Violation | None:
+        """``cpu`` is about to execute the instruction at its RIP, which lies near a site."""
+        rip = cpu.rip
+        original = self.insns.get(rip)
+        if original is None:
+            return self._torn(cpu, "which is inside of an original instruction")
+        fetched = self._store.read(cpu.view, rip, max(len(original), JMP32_SIZE))
+        if fetched.startswith(original):
+            return None
+        site = self.sites.get(rip)
+        if site is not None and (fetched[0] == _INT3 or fetched[:JMP32_SIZE] in site.jumps):
+            return None
+        return self._torn(cpu, f"where {fetched[: len(original)].hex(' ')} stands for {original.hex(' ')}")
+
+    def _torn(self, cpu: Cpu, why: str) -> Violation:
+        return Violation(ViolationKind.TORN, cpu.index, cpu.rip, f"CPU {cpu.index} executes {self._where(cpu.rip)}, {why}")
+
+
+class HitOracle:
+    """3. A pass that fetched an armed site and ended while its probe was registered and enabled is one hit or one miss; one that overlaps
+    an operation on the probe may be either or neither; any other is neither. No handler runs once the probe is unregistered.
+    """
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+
+    def ran(self, lane: Lane, probe: int, lives: Lives) -> Violation | None:
+        """The handler of a probe runs."""
+        if probe < len(lives) and lives[probe][0] is Life.OFF:
+            text = f"the handler of probe {probe} runs on CPU {lane.index}, though it is not registered any more"
+            return Violation(ViolationKind.EXTRA_HIT, lane.index, None, text)
+        return None
+
+    def passed(self, lane: Lane, site: Site, lives: Lives) -> Violation | None:
+        """The pass that ``lane`` is in is over; ``lives`` holds now."""
+        assert lane.passing is not None
+        addr, armed, then, before = lane.passing
+        for probe in site.probes:
+            if probe >= len(then) or then[probe] != lives[probe] or then[probe][0] is Life.CHANGING:
+                continue
+            count = lane.counts[probe] - before[probe]
+            want = int(armed and then[probe][0] is Life.ON)
+            if count == want:
+                continue
+            kind = ViolationKind.LOST_HIT if count < want else ViolationKind.EXTRA_HIT
+            state = f"{'armed' if armed else 'not armed'}, and probe {probe} was {then[probe][0].name.lower()} throughout"
+            text = f"CPU {lane.index} passed {self._where(addr)} with {count} hits and misses, {want} expected: it was {state}"
+            return Violation(kind, lane.index, addr, text)
+        return None
+
+
+class FreedOracle:
+    """4. Nothing executes in, or returns to, a slot or detour buffer that is not in use."""
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+
+    def check(self, cpu: int, rip: int, live: Callable[[int], bool]) -> Violation | None:
+        """A CPU, or a task off its CPU, is at ``rip``, in the pages of slots or detour buffers; ``live``: whether an address there is in
+        one that is in use."""
+        if live(rip):
+            return None
+        return Violation(ViolationKind.USE_AFTER_FREE, cpu, rip, f"CPU {cpu} is at {self._where(rip)}, which was freed")
+
+
+class RestoredOracle:
+    """5. After all is unregistered the text is the original, byte for byte."""
+
+    def __init__(self, store: TextStore, private: Callable[[int], bool], where: Where) -> None:
+        self._initial = store.initial
+        self._private = private
+        self._where = where
+
+    def check(self, version: TextVersion) -> Violation | None:
+        """Every control task has ended with ``version``."""
+        originals = {page.vpn: page for page in self._initial.changes_from(None)}
+        for page in version.changes_from(self._initial):
+            old = originals.get(page.vpn)
+            if old is None or self._private(page.vpn << 12):
+                continue
+            at = next(i for i, (new, was) in enumerate(zip(page.content, old.content, strict=True)) if new != was)
+            addr = (page.vpn << 12) + at
+            text = f"{self._where(addr)} holds {page.content[at]:#04x} at the end, originally {old.content[at]:#04x}"
+            return Violation(ViolationKind.NOT_RESTORED, None, addr, text)
+        return None

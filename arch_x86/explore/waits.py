@@ -1,0 +1,84 @@
+"""When the waits of control tasks are over: section 5 of the design, on the lanes of an exploration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from arch_x86.explore.hit import HitPhase
+from arch_x86.explore.lane import Lane
+from engine.explore.plane import MachineWait, WaitKind
+
+__all__ = ("Waits",)
+
+
+class Waits:
+    """Whom each wait of a control task still waits for.
+
+    :ivar left: by control task, the vCPUs (or tasks) that have yet to come by.
+    :param takes_interrupt: whether a vCPU would take an interrupt at its present boundary.
+    :param tasks: of a vCPU, the tasks that are in the middle of a call, running or preempted.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], takes_interrupt: Callable[[int], bool], tasks: Callable[[int], frozenset[int]]) -> None:
+        self._lanes = lanes
+        self._takes_interrupt = takes_interrupt
+        self._tasks = tasks
+        self.left: dict[int, tuple[MachineWait, frozenset[int]]] = {}
+
+    def entered(self, waits: dict[int, MachineWait]) -> None:
+        """The control plane has made a step: ``waits`` is what its tasks wait for now."""
+        old = self.left
+        self.left = {
+            task: old[task] if task in old and old[task][0] == wait else (wait, self._begin(wait.kind)) for task, wait in waits.items()
+        }
+
+    def _begin(self, kind: WaitKind) -> frozenset[int]:
+        match kind:
+            case WaitKind.SCHED:
+                return frozenset(lane.index for lane in self._lanes if not lane.quiescent)
+            case WaitKind.TASKS:
+                return frozenset(task for lane in self._lanes for task in self._tasks(lane.index))
+            case WaitKind.SYNC:
+                return frozenset(lane.index for lane in self._lanes if not self._takes_interrupt(lane.index))
+            case WaitKind.STOP | WaitKind.TRAPS:
+                return frozenset()
+
+    def ran(self, lane: Lane) -> None:
+        """A vCPU has gone on."""
+        for task, (wait, left) in self.left.items():
+            if wait.kind is WaitKind.SYNC and lane.index in left and self._takes_interrupt(lane.index):
+                self.left[task] = (wait, left - {lane.index})
+
+    def quiescent(self, cpu: int) -> None:
+        """A vCPU has come to a quiescent point."""
+        self._drop(WaitKind.SCHED, cpu)
+
+    def task_passed(self, task: int) -> None:
+        """A task has called ``schedule()``, or ended its call."""
+        self._drop(WaitKind.TASKS, task)
+
+    def _drop(self, kind: WaitKind, who: int) -> None:
+        for task, (wait, left) in self.left.items():
+            if wait.kind is kind and who in left:
+                self.left[task] = (wait, left - {who})
+
+    def over(self, task: int) -> bool:
+        """A control task may go on, as far as the machine is concerned."""
+        entry = self.left.get(task)
+        if entry is None:
+            return True
+        wait, left = entry
+        if wait.kind is WaitKind.STOP:
+            return all(lane.quiescent for lane in self._lanes)
+        if wait.kind is WaitKind.TRAPS:
+            return not any(lane.hit is not None and lane.hit.phase is HitPhase.POKE for lane in self._lanes)
+        return not left
+
+    @property
+    def stopping(self) -> bool:
+        """Somebody waits for all vCPUs to be parked: who is stays so."""
+        return any(wait.kind is WaitKind.STOP for wait, _ in self.left.values())
+
+    def key(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """For a state's hash: which waits there are, the control state says."""
+        return tuple((task, tuple(sorted(left))) for task, (_, left) in self.left.items())

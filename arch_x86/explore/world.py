@@ -1,0 +1,224 @@
+"""One state of the control plane, with a core of its own: reached from the scenario's start by running control tasks step by step.
+
+A greenlet's stack can't be copied, so a state is not gone back to: it is kept, and its successor is made anew, by the same steps and one
+more. Control code meets the machine through its text and its waits only, so what it does in a step does not depend on the vCPUs; they share
+one machine, and each :class:`Node` is all that they see of the control plane: a text version, and a core to ask on a hit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final
+
+from arch_x86.emu.machine import Machine
+from arch_x86.explore.control import Control, HitLog, Lives
+from arch_x86.explore.steptext import SteppedText
+from arch_x86.lab.bench import build_arch
+from arch_x86.text.space import TextWrite
+from arch_x86.text.version import TextVersion
+from engine.explore.plane import ControlTask, MachineWait, SteppedPlane
+from engine.kprobe import AggrKprobe, Kprobe
+from engine.kprobes import Kprobes
+from engine.profile import Profile
+from engine.sync import Hardware
+
+__all__ = ("ControlCode", "Edge", "Node", "NodeTree", "Stage", "World")
+
+ControlCode = Callable[[Control], None]
+"""A control task's work: operations on the :class:`Control` that it is given."""
+
+_SCALARS: Final = (int, str, bool, float, bytes, type(None))
+
+
+@dataclass(slots=True)
+class Edge:
+    """A step of a control task: the state it leads to, and the ``writes`` of text on the way."""
+
+    node: Node
+    writes: tuple[TextWrite, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What all control states share: the machine, its profile, and who logs hits and misses (by the number of the probe)."""
+
+    machine: Machine
+    hardware: Hardware
+    profile: Profile
+    hit: HitLog
+    missed: Callable[[int], None]
+    code: Sequence[tuple[str, ControlCode]]
+
+
+class World:
+    """A core, an arch layer and control tasks, paused."""
+
+    def __init__(self, stage: Stage) -> None:
+        machine = stage.machine
+        layout = machine.layout
+        self.plane = SteppedPlane(stage.hardware)
+        end = layout.detours + layout.detours_size
+        self.text = SteppedText(machine.text.store, lambda addr: layout.slots <= addr < end, self.plane.point)
+        self.arch = build_arch(machine, self.text, self.plane, stage.profile)
+        self.core = Kprobes(self.arch, self.plane, machine.kallsyms, stage.profile)
+        self.control = Control(self.core, stage.hit)
+        self._missed = stage.missed
+        self.core.kprobes_inc_nmissed_count = self._count_misses
+        self._aggregators: dict[int, AggrKprobe] = {}
+        self._alloc = self.core.optprobes.alloc_aggr_kprobe
+        self.core.optprobes.alloc_aggr_kprobe = self._remember
+        for name, work in stage.code:
+            self.plane.spawn(name, lambda work=work: work(self.control))
+
+    def _remember(self, p: Kprobe) -> AggrKprobe:
+        """A CPU may hold on to an aggregator that the core has freed."""
+        op = self._alloc(p)
+        self._aggregators[op.op_id] = op
+        return op
+
+    def _count_misses(self, p: Kprobe) -> None:
+        for probe in p.children if isinstance(p, AggrKprobe) else [p]:
+            number = next((n for n, known in enumerate(self.control.probes) if known is probe), None)
+            if number is not None:
+                self._missed(number)
+
+    # Names of probes, which hold in every world that the same steps lead to ---------------------------------------------
+
+    def name_of(self, p: Kprobe | None) -> int:
+        """A number for ``p``: above 0 for an aggregator, below for a scenario's own probe, 0 for None."""
+        if p is None:
+            return 0
+        if isinstance(p, AggrKprobe):
+            return p.op_id
+        return -1 - next(n for n, known in enumerate(self.control.probes) if known is p)
+
+    def named(self, name: int) -> Kprobe | None:
+        """The probe with that name."""
+        if name == 0:
+            return None
+        return self._aggregators[name] if name > 0 else self.control.probes[-1 - name]
+
+    # Identity -----------------------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> Hashable:
+        """Equal for worlds that behave alike from here on: text, core, locks, and where each task stands with what it holds."""
+        core = self.core
+        table = tuple(sorted((addr, self._probe(p)) for addr, p in core.kprobe_table.items()))
+        lists = tuple(tuple(self.name_of(op) for op in listed) for listed in core.optimizer.lists.values())
+        tasks = tuple(
+            (task.name, task.at, task.done, task.started, task.again is not None, task.wait, self._stack(task)) for task in self.plane.tasks
+        )
+        switches = (len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, core.optimizer.idle)
+        return (self.text.current, table, lists, tasks, switches, self.control.lives, tuple(map(self._probe, self.control.probes)))
+
+    def _probe(self, p: Kprobe) -> Hashable:
+        slot = p.ainsn.slot if p.ainsn is not None else 0
+        own = (self.name_of(p), p.flags.value, slot, p.post_handler is not None)
+        if not isinstance(p, AggrKprobe):
+            return own
+        detour = p.optinsn.detour.addr if p.optinsn is not None else 0
+        return (*own, p.queue.value, detour, tuple(self.name_of(child) for child in p.children))
+
+    def _stack(self, task: ControlTask) -> Hashable:
+        if task.done or not task.started:
+            return ()
+        frames: list[Hashable] = []
+        frame: FrameType | None = task.body.gr_frame
+        while frame is not None:
+            frames.append((id(frame.f_code), frame.f_lasti, tuple(self._value(value) for value in frame.f_locals.values())))
+            frame = frame.f_back
+        return tuple(frames)
+
+    def _value(self, value: Any) -> Hashable:
+        if isinstance(value, _SCALARS):
+            return value
+        if isinstance(value, Kprobe):
+            return ("probe", self.name_of(value))
+        if isinstance(value, list | tuple):
+            return tuple(self._value(one) for one in value)  # pyright: ignore[reportUnknownVariableType]
+        return type(value).__name__
+
+
+class Node:
+    """One control state as the vCPUs see it.
+
+    :ivar path: the steps that led here: numbers of control tasks.
+    :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
+    :ivar held: whether each control task holds a lock.
+    :ivar waits: by control task, what of the machine's it waits for.
+    :ivar error: what ended a control task that it should not have.
+    """
+
+    __slots__ = ("children", "error", "held", "lives", "number", "path", "tasks", "version", "waits", "world")
+
+    def __init__(self, number: int, path: tuple[int, ...], world: World) -> None:
+        self.number = number
+        self.path = path
+        self.world = world
+        self.version: TextVersion = world.text.current
+        self.lives: Lives = world.control.lives
+        tasks = world.plane.tasks
+        self.tasks: tuple[int, ...] = tuple(task.index for task in tasks if task.steppable)
+        self.held: tuple[bool, ...] = tuple(world.plane.held.get(task.index, 0) > 0 for task in tasks)
+        self.waits: dict[int, MachineWait] = {task.index: task.wait for task in tasks if task.wait is not None}
+        self.error = next((task.error for task in tasks if task.error is not None), None)
+        self.children: dict[int, Edge] = {}
+
+    @property
+    def done(self) -> bool:
+        """Every control task has ended."""
+        return all(task.done for task in self.world.plane.tasks)
+
+    def at(self, task: int) -> str:
+        """Where a control task stands."""
+        one = self.world.plane.tasks[task]
+        return f"{one.name}: {one.at}"
+
+
+class NodeTree:
+    """All control states met so far. States that behave alike are one.
+
+    :param learn: called with each new one.
+    """
+
+    def __init__(self, stage: Stage, learn: Callable[[Node], None]) -> None:
+        self._stage = stage
+        self._learn = learn
+        self._known: dict[Hashable, Node] = {}
+        self.nodes: list[Node] = []
+        self.root = self._intern((), self._reach(()))
+
+    def _reach(self, path: Sequence[int]) -> World:
+        world = World(self._stage)
+        for index in path:
+            world.text.log.clear()
+            world.plane.step(index)
+        return world
+
+    def _intern(self, path: tuple[int, ...], world: World) -> Node:
+        key = world.fingerprint()
+        known = self._known.get(key)
+        if known is not None:
+            world.plane.close()
+            return known
+        node = self._known[key] = Node(len(self.nodes), path, world)
+        self.nodes.append(node)
+        self._learn(node)
+        return node
+
+    def step(self, node: Node, task: int) -> Edge:
+        """Control task ``task`` makes a step."""
+        edge = node.children.get(task)
+        if edge is None:
+            path = (*node.path, task)
+            world = self._reach(path)
+            writes = tuple(world.text.log)
+            edge = node.children[task] = Edge(self._intern(path, world), writes)
+        return edge
+
+    def close(self) -> None:
+        """End all tasks that are under way."""
+        for node in self.nodes:
+            node.world.plane.close()

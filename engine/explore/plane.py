@@ -1,0 +1,272 @@
+"""Control tasks whose every step is chosen from outside: the control plane of an exploration (section 5 of the design).
+
+Each task is ordinary Python on a greenlet. It runs from one *point* to the next: a lock taken or dropped, a text write, a wait. Who goes
+on, and when, is somebody else's choice; delayed work is one more task, which may start as soon as it was scheduled. The same choices give
+the same run, so a state of the control plane is named by the steps that led to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from engine.errors import EngineBug, OptprobeError
+from engine.sync import ControlPlane, Hardware
+
+__all__ = ("ControlTask", "MachineWait", "SteppedPlane", "WaitKind")
+
+
+class WaitKind(Enum):
+    """What a control task waits for that only the machine can bring about."""
+
+    SCHED = "synchronize_sched"
+    TASKS = "synchronize_rcu_tasks"
+    SYNC = "text_poke_sync"
+    STOP = "stop_machine"
+    TRAPS = "traps in progress"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineWait:
+    """One such wait. ``number``: 0 and 1 in turn, so that two in a row of a task are not taken for one."""
+
+    kind: WaitKind
+    why: str
+    task: int
+    number: int
+
+
+_START: Final = "start"
+_LOCKS: Final = ("module_mutex", "kprobe_mutex", "online_cpus", "text_mutex")
+
+
+class ControlTask:
+    """One control task.
+
+    :ivar at: the name of the point where it stands.
+    :ivar wait: the machine's wait that it is in, or None.
+    :ivar ready: what it waits for that control tasks bring about, or None.
+    :ivar error: what ended it, if that was an error.
+    :ivar steps: how many steps it has made.
+    """
+
+    __slots__ = (
+        "_run",
+        "_work",
+        "again",
+        "at",
+        "body",
+        "done",
+        "error",
+        "index",
+        "name",
+        "ready",
+        "started",
+        "steps",
+        "wait",
+        "waits",
+        "wants_lock",
+    )
+
+    def __init__(self, index: int, name: str, work: Callable[[], None]) -> None:
+        self.index = index
+        self.name = name
+        self.at = _START
+        self.wait: MachineWait | None = None
+        self.waits = 0
+        self.wants_lock = False
+        self.ready: Callable[[], bool] | None = None
+        self.error: BaseException | None = None
+        self.done = False
+        self.started = False
+        self.steps = 0
+
+        def run() -> None:
+            try:
+                self._work()
+            except OptprobeError as error:
+                self.error = error
+            self.done = True
+            self.at = "done"
+
+        self._work = work
+        self._run = run
+        self.again: Callable[[], None] | None = None
+        self.body: Any = None
+
+    def renew(self, work: Callable[[], None]) -> None:
+        """A task that is done has more to do, from the start."""
+        self._work = work
+        self.at = _START
+        self.done = self.started = False
+
+    def begin(self) -> None:
+        """A greenlet goes back to where it was made, so it is made by who steps it, not by the task that spawned it."""
+        self.started = True
+        self.body = greenlet(self._run)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def steppable(self) -> bool:
+        """It can make a step, as far as control tasks can tell."""
+        return not self.done and (self.ready is None or self.ready())
+
+
+class SteppedPlane(ControlPlane):
+    """A control plane that does nothing of its own accord.
+
+    :ivar tasks: in the order in which they came to be.
+    :ivar held: how many locks each task holds, by its index.
+    """
+
+    def __init__(self, hardware: Hardware) -> None:
+        super().__init__(hardware)
+        self.tasks: list[ControlTask] = []
+        self.held: dict[int, int] = {}
+        self._running: ControlTask | None = None
+        self._closing = False
+
+    def spawn(self, name: str, work: Callable[[], None]) -> ControlTask:
+        """A task more; it has not started."""
+        task = ControlTask(len(self.tasks), name, work)
+        self.tasks.append(task)
+        return task
+
+    def step(self, index: int) -> ControlTask:
+        """Let task ``index`` go on to its next point."""
+        task = self.tasks[index]
+        if self._running is not None or not task.steppable:
+            raise EngineBug(f"{task} can't make a step")
+        self._running = task
+        task.wait = task.ready = None
+        if not task.started:
+            task.begin()
+        task.steps += 1
+        try:
+            task.body.switch()
+        finally:
+            self._running = None
+        if task.done and task.again is not None:
+            task.renew(task.again)
+            task.again = None
+        return task
+
+    @property
+    def current(self) -> object:
+        """The task that makes a step; the scenario itself while it is set up."""
+        return self._caller if self._running is None else self._running
+
+    def close(self) -> None:
+        """End what has not ended, so that nothing is left to be unwound at some later time."""
+        self._closing = True
+        for task in self.tasks:
+            if task.started and not task.done:
+                self._running = task
+                task.body.throw(GreenletExit)
+        self._running = None
+
+    def _pause(self, at: str) -> None:
+        task = self._running
+        if task is None or self._closing:  # set-up code makes no steps
+            return
+        task.at = at
+        self._running = None
+        scheduler = getcurrent().parent
+        assert scheduler is not None
+        scheduler.switch()
+        self._running = task
+
+    def point(self, at: str) -> None:
+        """A named preemption point."""
+        self._pause(at)
+
+    def lock_taken(self, name: str) -> None:
+        """A lock was taken; no point, since only who wants it can tell."""
+        del name
+        self._count(+1)
+
+    def lock_dropped(self, name: str) -> None:
+        """A lock was dropped: a point if somebody waits for one."""
+        self._count(-1)
+        task = self._running
+        if task is not None and not self.held[task.index] and self._wanted:
+            self._pause(f"{name} dropped")
+
+    @property
+    def _wanted(self) -> bool:
+        """Somebody waits for a lock: it has taken the lock's order, and not the lock."""
+        return any(task.ready is not None and task.wants_lock for task in self.tasks)
+
+    def _count(self, change: int) -> None:
+        task = self._running
+        if task is not None:
+            self.held[task.index] = self.held.get(task.index, 0) + change
+
+    # Waits ------------------------------------------------------------------------------------------------------------
+
+    def wait_until(self, ready: Callable[[], bool], why: str) -> None:
+        """Until ``ready()``, which other control tasks bring about."""
+        while not ready():
+            task = self._running
+            if task is None:
+                raise EngineBug(f"set-up code waits: {why}")
+            task.ready = ready
+            task.wants_lock = why.startswith(_LOCKS)
+            self._pause(why)
+
+    def _wait(self, kind: WaitKind, why: str) -> None:
+        task = self._running
+        if task is None:
+            return  # nobody runs yet
+        task.waits ^= 1
+        task.wait = MachineWait(kind, why, task.index, task.waits)
+        self._pause(f"{kind.value} ({why})")
+
+    def sleep(self, jiffies: int) -> None:
+        """Time is who runs how long, which is a choice anyway: a point."""
+        self._pause(f"sleep {jiffies}")
+
+    def schedule_delayed_work(self, work: Callable[[], None], delay: int, name: str) -> None:
+        """A task, which may start at once: how long a delay is against the vCPUs' instructions is a choice, too.
+
+        Work of one name is one task, which never runs beside itself (as a workqueue has it); asked for while it runs, it runs again.
+        """
+        del delay
+        task = next((task for task in self.tasks if task.name == name), None)
+        if task is None:
+            self.spawn(name, work)
+        elif task.done:
+            task.renew(work)
+        else:
+            task.again = work
+
+    def synchronize_sched(self, why: str) -> None:
+        """Until every vCPU has passed a quiescent point that began after now."""
+        self.stats.grace_periods += 1
+        self._wait(WaitKind.SCHED, why)
+
+    def synchronize_rcu_tasks(self, why: str) -> None:
+        """Until every task has passed a voluntary ``schedule()`` or ended its call."""
+        self.stats.grace_periods += 1
+        self._wait(WaitKind.TASKS, why)
+
+    def text_poke_sync(self, why: str) -> None:
+        """Until every vCPU has taken an interrupt."""
+        self.stats.syncs += 1
+        self._wait(WaitKind.SYNC, why)
+
+    def traps_over(self, why: str) -> None:
+        """Until no trap is being handled that began before now (the last reference to a poke's descriptor is dropped)."""
+        self._wait(WaitKind.TRAPS, why)
+
+    def stop_machine(self, fn: Callable[[], None], why: str) -> None:
+        """Run ``fn`` in one step, with every vCPU parked."""
+        self._wait(WaitKind.STOP, why)
+        self.stats.stop_machine += 1
+        fn()

@@ -1,0 +1,109 @@
+"""What can be explored: a system that offers choices, takes one, and can be gone back with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+__all__ = ("Choice", "Coverage", "System", "Trace", "Violation", "ViolationKind")
+
+
+class ViolationKind(StrEnum):
+    """What can go wrong; the words of the command's JSON."""
+
+    TORN = "torn-instruction"
+    WRONG_RESULT = "wrong-result"
+    LOST_HIT = "lost-hit"
+    EXTRA_HIT = "extra-hit"
+    USE_AFTER_FREE = "use-after-free"
+    NOT_RESTORED = "text-not-restored"
+    INVARIANT = "invariant"
+    DEADLOCK = "deadlock"
+    GUEST_FAULT = "guest-fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that must not happen, on ``cpu`` (None: in a control task) at ``rip``."""
+
+    kind: ViolationKind
+    cpu: int | None
+    rip: int | None
+    explain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to go on.
+
+    :ivar actor: who does a step: ``0``, ``1``, ... a vCPU, ``c0``, ``c1``, ... a control task; ``i0`` an interrupt on vCPU 0, ``n0`` an NMI
+        there, ``p0`` an interrupt whose return gives vCPU 0 to another task.
+    :ivar cost: what it takes of the preemption bound.
+    """
+
+    actor: str
+    cost: int
+
+
+@dataclass(slots=True)
+class Coverage:
+    """How often hits took each way, and what was seen of text writes that met CPUs in flight, over all schedules."""
+
+    int3: int = 0
+    boosted: int = 0
+    stepped: int = 0
+    jump: int = 0
+    in_flight_at_write: int = 0
+    parked_in_range: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """An entry of the command's document."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+Trace = tuple[Any, str, int] | None
+"""What came before, an actor, and how many steps it made; None at the start. Shared by all states with that past."""
+
+
+class System(Protocol):
+    """Deterministic: the same choices from the start give the same states."""
+
+    @property
+    def trace(self) -> Trace:
+        """How the present state came about."""
+        ...
+
+    @property
+    def violation(self) -> Violation | None:
+        """What is wrong in the present state."""
+        ...
+
+    def reset(self) -> None:
+        """To the start."""
+        ...
+
+    def choices(self) -> Sequence[Choice]:
+        """How to go on from here; the first goes on as before, where that can be. None: the end."""
+        ...
+
+    def take(self, actor: str, most: int | None = None) -> int:
+        """Let ``actor`` go on to the next choice point, or for ``most`` steps at most. Returns how many steps it made."""
+        ...
+
+    def save(self) -> Any:
+        """The present state, to go back to."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Go back; ``state`` stays good."""
+        ...
+
+    def release(self, state: Any) -> None:
+        """``state`` is not needed any more."""
+        ...
+
+    def key(self) -> int:
+        """Equal for states from which the same can happen, with the same verdicts. Deterministic."""
+        ...

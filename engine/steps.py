@@ -1,0 +1,83 @@
+"""Safety steps by name: what ``--without`` can leave out, to show what each is for, and the kernels' own mends, by commit.
+
+A step that is left out is left out in one place; :meth:`engine.profile.Profile.has` is the question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from engine.errors import InputError, printable
+from engine.profile import LINUX_6_1, LINUX_2010, Profile
+from engine.transitions import CancelledByFlag, ClearedAtOnce
+
+__all__ = ("STEPS", "Step", "steps_of", "without")
+
+_BOTH: Final = frozenset({LINUX_2010.name, LINUX_6_1.name})
+_OLD: Final = frozenset({LINUX_2010.name})
+_NEW: Final = frozenset({LINUX_6_1.name})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. ``profiles``: where it means something."""
+
+    name: str
+    profiles: frozenset[str]
+    what: str
+
+
+STEPS: Final = (
+    Step("quiescence", _BOTH, "the optimizer waits for quiescence before it writes jumps"),
+    Step("stop-machine", _OLD, "every CPU is parked while a jump is written"),
+    Step("unregister-wait", _BOTH, "unregister_kprobe() waits before it frees the slot"),
+    Step("free-wait", _BOTH, "the optimizer waits before it frees a detour buffer"),
+    Step("slot-reuse-wait", _BOTH, "a dirty slot is not used again before a grace period"),
+    Step("disabled-check", _BOTH, "the optimized callback asks whether its probe is disabled"),
+    Step("jump-range-check", _BOTH, "no jump replaces bytes that the function itself jumps into"),
+    Step("neighbour-check", _BOTH, "no jump replaces bytes that have another probe"),
+    Step("collision-unoptimize", _BOTH, "a new probe inside a jump's bytes forces that jump back first"),
+    Step("int3-gone", _BOTH, "a hit whose breakpoint was removed meanwhile runs the instruction again"),
+    Step("bp-int3-first", _NEW, "a jump goes in behind a breakpoint"),
+    Step("bp-sync-1", _NEW, "a core sync behind the breakpoint"),
+    Step("bp-sync-2", _NEW, "a core sync behind the jump's tail"),
+    Step("bp-sync-3", _NEW, "a core sync behind the jump's first byte"),
+    Step("bp-handler", _NEW, "whoever hits that breakpoint goes on at the jump's destination"),
+    Step("bp-refs", _NEW, "the next poke waits for who still reads the last one's descriptor"),
+    Step("unopt-sync-1", _NEW, "a core sync behind the breakpoint over a jump that goes out"),
+    Step("unopt-sync-2", _NEW, "a core sync behind the tail of a jump that goes out"),
+    Step("f66c0447cca1", _BOTH, "OPTIMIZED stays set while the jump's tail stands; in linux-2010: so does a jump that is armed again"),
+    Step("e4add247789e", _NEW, "a decision to optimize is taken back by what list the probe is on"),
+    Step("868a6fc0ca24", _NEW, "the original bytes under a jump that is being undone are recovered from its detour buffer"),
+    Step("f1c97a1b4ef7", _NEW, "a disabled neighbour that still waits on a list keeps a jump off its bytes"),
+    Step("4fbd2f83fda0", _NEW, "a probe forced back while it waited to be undone goes on to the freeing list"),
+    Step("sysctl-deadlock", _OLD, "kprobes-optimization=0 waits for the optimizer with no lock held that it takes"),
+)
+
+
+def steps_of(profile: Profile) -> tuple[Step, ...]:
+    """The steps that mean something in ``profile``."""
+    return tuple(step for step in STEPS if profile.name in step.profiles)
+
+
+def without(profile: Profile, names: frozenset[str]) -> Profile:
+    """``profile`` with the named steps left out.
+
+    :raises InputError: there is no such step, or it means nothing in this profile.
+    """
+    known = {step.name: step for step in STEPS}
+    for name in sorted(names):
+        if name not in known:
+            raise InputError(f"--without {printable(name)}: no such step; give one of {', '.join(s.name for s in steps_of(profile))}")
+        if profile.name not in known[name].profiles:
+            where = ", ".join(sorted(known[name].profiles))
+            raise InputError(f"--without {name}: means nothing in {profile.name}; it is a step of {where}")
+    ablated = replace(profile, without=profile.without | names)
+    if profile.name == LINUX_6_1.name and "f66c0447cca1" in names:
+        ablated = replace(ablated, transitions=ClearedAtOnce())
+    elif "e4add247789e" in names:
+        ablated = replace(ablated, transitions=CancelledByFlag())
+    if "f1c97a1b4ef7" in names:
+        ablated = replace(ablated, dying_blocks=False)
+    return ablated
