@@ -122,7 +122,7 @@ class Executor:
                 due = plan.due(cpu, vcpu.retired)
                 if due == 0:
                     if self.interrupt(cpu):
-                        plan.taken(cpu, vcpu.retired + self._measure_handler(vcpu))
+                        plan.taken(cpu, vcpu.retired + self.handler_length(vcpu))
                         continue
                     due = 1  # held back by IF: look again after each instruction
                 if due is not None:
@@ -182,7 +182,7 @@ class Executor:
             due = None if plan is None else plan.due(vcpu.index, vcpu.retired)
             if plan is not None and due == 0:
                 if self.interrupt(vcpu.index):
-                    plan.taken(vcpu.index, vcpu.retired + self._measure_handler(vcpu))
+                    plan.taken(vcpu.index, vcpu.retired + self.handler_length(vcpu))
                     continue
                 due = 1
             reason, retired = vcpu.run(left if due is None else min(left, due))
@@ -238,7 +238,7 @@ class Executor:
             self._stack_gone(vcpu)
         return True
 
-    def _measure_handler(self, vcpu: Cpu) -> int:
+    def handler_length(self, vcpu: Cpu) -> int:
         """Instructions that the interrupt handler retires: found by stepping through it once, on an empty stack, and going back."""
         if self._handler_length is None:
             machine = self.machine

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arch_x86.explore.control import Lives
 from arch_x86.explore.hit import NO_HIT, Block, Hit
+
+if TYPE_CHECKING:
+    from arch_x86.explore.parking import Parked
 
 __all__ = ("Lane", "Mode", "Passing")
 
@@ -27,23 +30,26 @@ class Mode(IntEnum):
 class Lane:
     """One vCPU.
 
-    :ivar calls: how many calls it has begun.
+    :ivar task: number of the task that runs; ``parked``: those that do not.
+    :ivar calls: how many calls the task has begun.
     :ivar hit: the hit whose next piece is to come, or None.
     :ivar block: the kprobes layer's record of the hit in progress.
     :ivar quiet: it stands in ``schedule()``: a quiescent point.
     :ivar passing: the pass over a site that it is in.
-    :ivar counts: hits and misses of each probe so far on this vCPU, together.
+    :ivar counts: hits and misses of each probe so far in the task that runs, together.
     :ivar position: steps made.
     """
 
-    __slots__ = ("block", "calls", "counts", "hit", "index", "mode", "passing", "position", "quiet")
+    __slots__ = ("block", "calls", "counts", "hit", "index", "mode", "parked", "passing", "position", "quiet", "task")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.reset(0)
 
-    def reset(self, probes: int) -> None:
+    def reset(self, probes: int, parked: tuple[Parked, ...] = ()) -> None:
         """As at the start of a schedule."""
+        self.task = 2 * self.index
+        self.parked = parked
         self.mode = Mode.IDLE
         self.calls = 0
         self.hit: Hit | None = None
@@ -52,6 +58,11 @@ class Lane:
         self.passing: Passing | None = None
         self.counts: tuple[int, ...] = (0,) * probes
         self.position = 0
+
+    @property
+    def over(self) -> bool:
+        """All calls of all its tasks are made."""
+        return self.mode is Mode.DONE and not self.parked
 
     @property
     def quiescent(self) -> bool:
@@ -67,15 +78,20 @@ class Lane:
 
     def save(self) -> tuple[Any, ...]:
         """For :meth:`restore`."""
-        return (self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position)
+        return (
+            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position, self.task, self.parked
+        )  # fmt: skip
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Go back."""
-        self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position = saved
+        (
+            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position, self.task, self.parked
+        ) = saved  # fmt: skip
 
     def key(self) -> tuple[Any, ...]:
         """For a state's hash: all but the position."""
         hit = self.hit.key if self.hit is not None else 0
         passing = self.passing
         done = tuple(now - then for now, then in zip(self.counts, passing[3], strict=False)) if passing is not None else ()
-        return (self.mode, self.calls, hit, self.block, self.quiet, passing and passing[:3], done)
+        parked = tuple(one.key() for one in self.parked)
+        return (self.mode, self.calls, hit, self.block, self.quiet, passing and passing[:3], done, self.task, parked)

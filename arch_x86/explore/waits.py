@@ -16,13 +16,21 @@ class Waits:
 
     :ivar left: by control task, the vCPUs (or tasks) that have yet to come by.
     :param takes_interrupt: whether a vCPU would take an interrupt at its present boundary.
+    :param stops: whether ``stop_machine`` can park a vCPU where it stands.
     :param tasks: of a vCPU, the tasks that are in the middle of a call, running or preempted.
     """
 
-    def __init__(self, lanes: Sequence[Lane], takes_interrupt: Callable[[int], bool], tasks: Callable[[int], frozenset[int]]) -> None:
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        takes_interrupt: Callable[[int], bool],
+        tasks: Callable[[int], frozenset[int]],
+        stops: Callable[[int], bool],
+    ) -> None:
         self._lanes = lanes
         self._takes_interrupt = takes_interrupt
         self._tasks = tasks
+        self._stops = stops
         self.left: dict[int, tuple[MachineWait, frozenset[int]]] = {}
 
     def entered(self, waits: dict[int, MachineWait]) -> None:
@@ -69,7 +77,7 @@ class Waits:
             return True
         wait, left = entry
         if wait.kind is WaitKind.STOP:
-            return all(lane.quiescent for lane in self._lanes)
+            return all(self._stops(lane.index) for lane in self._lanes)
         if wait.kind is WaitKind.TRAPS:
             return not any(lane.hit is not None and lane.hit.phase is HitPhase.POKE for lane in self._lanes)
         return not left

@@ -131,7 +131,7 @@ class X86Arch(BreakpointHandler):
         insn = function.insn_at(p.at) if function is not None else None
         if insn is None:
             raise EngineBug(f"no instruction at {p.at:#x}, though a probe may go there")
-        boostable = self.stepping.wants_jump_back(p) and is_boostable(self.code, p.at)
+        boostable = self.stepping.wants_jump_back(p) and not self.profile.preemption and is_boostable(self.code, p.at)
         slot = self.slots.get()
         try:
             copy = build_slot(insn, slot, boostable)

@@ -1,0 +1,95 @@
+"""A case: everything that an exploration depends on, and the system that it makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from arch_x86.emu.execute import Executor
+from arch_x86.emu.machine import Machine, MachineConfig
+from arch_x86.emu.uc import UcPool
+from arch_x86.explore.running import Plan
+from arch_x86.explore.system import X86System
+from arch_x86.explore.world import ControlCode
+from arch_x86.lab.calls import check_arguments, place_call, require_function
+from engine.arguments import Argument
+from engine.image import Image
+from engine.profile import Profile
+
+__all__ = ("Case", "fingerprint", "open_case")
+
+_STACK_PAGES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """What to explore.
+
+    :ivar call: on every vCPU, ``arguments`` as on the command line; made ``calls`` times.
+    :ivar code: the control tasks, by name. ``tag`` says what they do, for the fingerprint.
+    :ivar fetch: the fetch model.
+    :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
+    """
+
+    image: Image
+    call: str
+    arguments: tuple[Argument, ...] = ()
+    calls: int = 3
+    cpus: int = 1
+    profile: Profile
+    preempt: bool = False
+    fetch: str = "coherent"
+    interrupts: bool = True
+    nmis: bool = False
+    resched: tuple[int, ...] = ()
+    reduce: bool = True
+    limit: int = 1_000_000
+    stubs: dict[str, int] = field(default_factory=dict[str, int])
+    code: Sequence[tuple[str, ControlCode]]
+    tag: str
+
+
+def fingerprint(case: Case) -> str:
+    """8 hexadecimal digits of all that decides what a schedule does."""
+    digest = blake2b(digest_size=4)
+    for segment in case.image.segments:
+        digest.update(f"{segment.addr:x}:{len(segment.data)}:{segment.executable}".encode())
+        digest.update(segment.data)
+    profile = case.profile
+    words = (case.call, case.arguments, case.calls, case.cpus, profile.name, sorted(profile.without), case.preempt, case.fetch, case.nmis)
+    digest.update(repr((words, case.resched, sorted(case.stubs.items()), case.tag)).encode())
+    return digest.hexdigest()
+
+
+def open_case(case: Case, pool: UcPool | None = None) -> X86System:
+    """A machine for ``case``, brought up, with the calls placed and the control tasks not started.
+
+    :raises InputError: no such function, or arguments that do not fit.
+    """
+    check_arguments(case.arguments)
+    config = MachineConfig(
+        int3_gap=case.profile.steps_by_int3, stack_pages=_STACK_PAGES, stubs=case.stubs, heap_pages=_heap_pages(case)
+    )  # fmt: skip
+    machine = Machine(case.image, cpus=case.cpus, config=config, pool=pool)
+    executor = Executor(machine)
+    function = require_function(case.image, machine.kallsyms, case.call)
+    tasks = [2 * cpu + second for cpu in range(case.cpus) for second in range(1 + case.preempt)]
+    calls = {task: (place_call(machine, function.addr, case.arguments), 1 if task % 2 else case.calls) for task in tasks}
+    plan = Plan(
+        calls=calls,
+        code=tuple(case.code),
+        profile=case.profile,
+        interrupts=case.interrupts,
+        nmis=case.nmis,
+        preempt=case.preempt,
+        reduce=case.reduce,
+        limit=case.limit,
+    )
+    return X86System(machine, executor, plan)
+
+
+def _heap_pages(case: Case) -> int:
+    """Room for the buffers of all vCPUs, and a little."""
+    sizes = [len(getattr(argument, "content", b"")) for argument in case.arguments]
+    return 64 + 2 * case.cpus * sum(2 + size // 4096 for size in sizes)

@@ -1,0 +1,94 @@
+"""Tasks off their CPU: a register context, a stack, and where each goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from arch_x86.emu.cpu import Cpu
+from arch_x86.emu.machine import Machine
+from arch_x86.emu.uc import RSP, Context
+from arch_x86.explore.lane import Lane, Mode, Passing
+
+__all__ = ("Parked", "new_task", "park", "switch_to")
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """One task that is not running. Nothing in it changes.
+
+    :ivar task: its number: 2 * vCPU, and one more for the second.
+    :ivar rip: where the CPU goes on; ``resume``: the instruction that was interrupted.
+    :ivar preempted: it was switched out by an interrupt, in the middle of what it did.
+    """
+
+    task: int
+    mode: Mode
+    calls: int
+    passing: Passing | None
+    counts: tuple[int, ...]
+    quiet: bool
+    preempted: bool
+    rip: int
+    resume: int
+    registers: tuple[int, ...]
+    stack_top: int
+    saved: tuple[Any, ...]
+    context: Context
+
+    @property
+    def in_call(self) -> bool:
+        """Neither between calls nor in ``schedule()``."""
+        return self.mode is Mode.CALL and not self.quiet
+
+    def key(self) -> tuple[Any, ...]:
+        """For a state's hash; its stack is hashed with the memory."""
+        passing = self.passing
+        done = tuple(now - then for now, then in zip(self.counts, passing[3], strict=False)) if passing is not None else ()
+        return (self.task, self.mode, self.calls, passing and passing[:3], done, self.quiet, self.preempted, self.rip, self.registers)
+
+    def stack(self, machine: Machine) -> memoryview | bytes:
+        """What is live on its stack."""
+        low, top = machine.ram.physical(self.registers[RSP] - 128), machine.ram.physical(self.stack_top - 1)
+        return machine.ram.room[low : top + 1] if low is not None and top is not None else b""
+
+
+def new_task(task: int, cpu: Cpu, stack_top: int, saved: tuple[Any, ...], probes: int) -> Parked:
+    """A task that has not begun its first call, with the registers of ``cpu``."""
+    context = cpu.uc.new_context()
+    cpu.uc.save(context)
+    return Parked(task, Mode.IDLE, 0, None, (0,) * probes, False, False, 0, 0, (0,) * 17, stack_top, saved, context)
+
+
+def park(machine: Machine, lane: Lane, resume: int, *, preempted: bool) -> Parked:
+    """The task that runs on the lane's vCPU, as it stands."""
+    cpu, task = machine.cpus[lane.index], machine.tasks[lane.index]
+    context = cpu.uc.new_context()
+    cpu.uc.save(context)
+    registers = cpu.registers() if lane.mode is Mode.CALL else (0,) * 17
+    return Parked(
+        task=lane.task,
+        mode=lane.mode,
+        calls=lane.calls,
+        passing=lane.passing,
+        counts=lane.counts,
+        quiet=lane.quiet,
+        preempted=preempted,
+        rip=cpu.rip,
+        resume=resume,
+        registers=registers,
+        stack_top=task.stack_top,
+        saved=task.save(),
+        context=context,
+    )
+
+
+def switch_to(machine: Machine, lane: Lane, parked: Parked) -> None:
+    """Let ``parked`` run on the lane's vCPU."""
+    cpu, task = machine.cpus[lane.index], machine.tasks[lane.index]
+    cpu.uc.restore(parked.context)
+    cpu.rip = parked.rip
+    task.stack_top = parked.stack_top
+    task.restore(parked.saved)
+    lane.task, lane.mode, lane.calls = parked.task, parked.mode, parked.calls
+    lane.passing, lane.counts, lane.quiet = parked.passing, parked.counts, parked.quiet

@@ -1,0 +1,352 @@
+"""The vCPUs of an exploration: each runs to its next choice point, and the oracles look at what it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from arch_x86.emu.cpu import FLAG_IF, ExitReason
+from arch_x86.emu.execute import Executor
+from arch_x86.emu.machine import Machine
+from arch_x86.emu.task import TaskState
+from arch_x86.emu.uc import GPR_NAMES
+from arch_x86.explore.hit import HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
+from arch_x86.explore.lane import Lane, Mode
+from arch_x86.explore.oracles import FreedOracle, HitOracle, Site, TornOracle
+from arch_x86.explore.parking import park, switch_to
+from arch_x86.explore.waits import Waits
+from arch_x86.explore.world import ControlCode, Node
+from arch_x86.lab.calls import CallFrame
+from arch_x86.probes.singlestep import FLAG_TF
+from engine.explore.system import Coverage, Violation, ViolationKind
+from engine.kprobe import AggrKprobe
+from engine.profile import Profile
+
+__all__ = ("CpuSide", "Plan")
+
+_BIG: Final = 1 << 40
+_CALLBACK, _INT3_STUB = "optimized_callback", "exception:3"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What happens in a scenario.
+
+    :ivar calls: of each task, its call and how often it makes it. The tasks of vCPU ``n`` are ``2n`` and, with ``preempt``, ``2n + 1``.
+    :ivar code: the control tasks, by name.
+    :ivar interrupts: external interrupts may come at every boundary that is a choice point.
+    :ivar nmis: NMIs, too.
+    :ivar preempt: each vCPU has a second task, which makes the call once, and an interrupt may give it the CPU.
+    :ivar reduce: choice points are where something of the vCPU meets somebody else's doing; else at every instruction.
+    :ivar limit: most instructions of one call.
+    :ivar restores: after the last control task has ended the text has to be the original.
+    """
+
+    calls: dict[int, tuple[CallFrame, int]]
+    code: tuple[tuple[str, ControlCode], ...]
+    profile: Profile
+    interrupts: bool = True
+    nmis: bool = False
+    preempt: bool = False
+    reduce: bool = True
+    limit: int = 1_000_000
+    restores: bool = True
+
+
+class CpuSide:
+    """The vCPUs, and what is known of the places where it matters what they do.
+
+    :ivar violation: the first thing that went wrong in the present state.
+    :ivar node: the control state that the vCPUs see.
+    :ivar points: pairs of a vCPU's position and a control state that were met.
+    """
+
+    node: Node
+
+    def __init__(self, machine: Machine, executor: Executor, plan: Plan) -> None:
+        self.machine = machine
+        self.executor = executor
+        self.plan = plan
+        self.coverage = Coverage()
+        self.points: set[tuple[int, int, int]] = set()
+        self.violation: Violation | None = None
+        layout = machine.layout
+        self._buffers = range(layout.slots, layout.detours + layout.detours_size)
+        self._lanes = [Lane(cpu.index) for cpu in machine.cpus]
+        self._lane = self._lanes[0]
+        self._waits = Waits(self._lanes, self._takes_interrupt, self._tasks_of, self._stops)
+        self.torn = TornOracle(machine.text.store, self.where)
+        self.hits = HitOracle(self.where)
+        self.freed = FreedOracle(self.where)
+        self._sites: dict[int, Site] = self.torn.sites
+        self._watched: set[int] = set()
+        self._new_watches: list[tuple[int, int]] = []
+        self._golden: dict[int, list[tuple[Any, ...]]] = {}
+        self._handler_length = executor.handler_length(machine.cpus[0])
+
+    def where(self, addr: int) -> str:
+        """An address as people name it."""
+        found = self.machine.kallsyms.lookup(addr)
+        if found is not None:
+            return f"{found[0].name}+{found[1]:#x}"
+        if addr in self._buffers:
+            layout = self.machine.layout
+            return f"{'slot' if addr < layout.detours else 'detour buffer'} {addr:#x}"
+        return f"{addr:#x}"
+
+    # Places -----------------------------------------------------------------------------------------------------------
+
+    def _learn_places(self, node: Node) -> None:
+        """A new control state: its sites, jumps and buffers, and what of them to watch."""
+        image, arch = self.machine.image, node.world.arch
+        for number, p in enumerate(node.world.control.probes):
+            if p.addr is None:
+                continue
+            entry = node.world.core.get_kprobe(p.addr)
+            size = entry.optinsn.size if isinstance(entry, AggrKprobe) and entry.optinsn is not None else 0
+            site = self._sites.get(p.addr)
+            if site is None or site.end < p.addr + size:
+                site = Site(p.addr, arch.originals(image, p.addr, size), site.jumps if site else set(), site.probes if site else set())
+                self.torn.learn(site)
+                self._watch(site.addr, site.end + 1)
+            site.probes.add(number)
+            if isinstance(entry, AggrKprobe) and entry.optinsn is not None:
+                site.jumps.add(entry.optinsn.jump)
+        for start, end in arch.watch_ranges():
+            self._watch(start, end)
+
+    def _watch(self, start: int, end: int) -> None:
+        """Each address is watched once, or it would stop a run that starts there."""
+        for addr in range(start, end):
+            if addr not in self._watched:
+                self._watched.add(addr)
+                if self._new_watches and self._new_watches[-1][1] == addr:
+                    self._new_watches[-1] = (self._new_watches[-1][0], addr + 1)
+                else:
+                    self._new_watches.append((addr, addr + 1))
+
+    def _install_watches(self) -> None:
+        for cpu in self.machine.cpus:
+            for start, end in self._new_watches:
+                cpu.uc.watch(start, end)
+            cpu.uc.flush_translations()
+        self._new_watches.clear()
+
+    def _outcome(self, task: int) -> tuple[Any, ...]:
+        """What a call of ``task`` has left: registers, flags, vectors, buffers, fault."""
+        vcpu = self.machine.cpus[task // 2]
+        buffers = tuple(self.machine.ram.read(addr, len(content)) for addr, content in self.plan.calls[task][0].buffers)
+        fault = self.machine.tasks[task // 2].fault
+        return (vcpu.registers(), vcpu.uc.vector_state(), buffers, fault and fault.kind)
+
+    # vCPUs ------------------------------------------------------------------------------------------------------------
+
+    def _takes_interrupt(self, cpu: int) -> bool:
+        lane = self._lanes[cpu]
+        return lane.mode is not Mode.CALL or (lane.hit is None and bool(self.machine.cpus[cpu].rflags & FLAG_IF))
+
+    def _tasks_of(self, cpu: int) -> frozenset[int]:
+        lane = self._lanes[cpu]
+        inside = {one.task for one in lane.parked if one.in_call}
+        return frozenset(inside if lane.quiescent else inside | {lane.task})
+
+    def _stops(self, cpu: int) -> bool:
+        """``stop_machine`` can park it: at a quiescent point; where tasks can be preempted, anywhere that takes an interrupt."""
+        return self._lanes[cpu].quiescent or (self.plan.preempt and self._takes_interrupt(cpu))
+
+    def _preempt(self, lane: Lane) -> None:
+        """An interrupt, which on its return gives the CPU to the other task."""
+        cpu = self.machine.cpus[lane.index]
+        rip = cpu.rip
+        self.executor.interrupt(lane.index)
+        cpu.run(self._handler_length - 1)
+        self._switch(lane, rip, preempted=True)
+
+    def _switch(self, lane: Lane, resume: int, *, preempted: bool) -> None:
+        gone, following = park(self.machine, lane, resume, preempted=preempted), lane.parked[0]
+        switch_to(self.machine, lane, following)
+        lane.parked = (*lane.parked[1:], gone) if gone.mode is not Mode.DONE else lane.parked[1:]
+        self._waits.quiescent(lane.index)
+        if self._waits.left:
+            self._waits.ran(lane)
+
+    def _run(self, lane: Lane, most: int | None) -> int:
+        """To the next choice point, at least a step; at most ``most``."""
+        if most is None and not self.plan.reduce:
+            most = 1
+        self._lane = lane
+        limit = _BIG if most is None else most
+        done = 0
+        while done < limit:
+            steps, stop = self._stretch(lane, limit - done)
+            done += steps
+            if stop or self.violation is not None:
+                break
+        lane.position += done
+        if self._waits.left:
+            self._waits.ran(lane)
+        self.points.add((lane.index, lane.position, self.node.number))
+        return done
+
+    def _stretch(self, lane: Lane, limit: int) -> tuple[int, bool]:
+        """Steps made, and whether this is a choice point."""
+        if lane.mode is Mode.IDLE:
+            self._begin_call(lane)
+            return 1, False
+        if lane.hit is not None:
+            self._advance_hit(lane)
+            return 1, True
+        cpu = self.machine.cpus[lane.index]
+        lane.quiet = False
+        self._look(lane)
+        if self.violation is not None:
+            return 0, True
+        reason, retired = cpu.run(limit)
+        match reason:
+            case ExitReason.WATCH | ExitReason.BUDGET:
+                stop = True
+            case ExitReason.HYPERCALL:
+                stop = self._hypercall(lane)
+            case _:
+                stop = self._exit(lane, reason)
+        if cpu.retired - self.machine.tasks[lane.index].started > self.plan.limit and lane.mode is Mode.CALL:
+            self.executor.limit_reached(lane.index, self.plan.limit)
+            self._died(lane)
+        return max(retired, 1), stop
+
+    def _look(self, lane: Lane) -> None:
+        """Before the instruction at RIP: is it whole, and is it a site's?"""
+        cpu = self.machine.cpus[lane.index]
+        rip = cpu.rip
+        if rip in self._buffers:
+            self.violation = self.freed.check(lane.index, rip, self.node.world.arch.in_use)
+            return
+        if rip in self.machine.stubs.frames:
+            return
+        if lane.passing is not None:
+            self._pass_over(lane)
+        near = self._near(rip)
+        if near is None:
+            return
+        self.violation = self.violation or self.torn.check(cpu)
+        site = self._sites.get(rip)
+        if site is not None:
+            fetched = self.machine.text.store.read(cpu.view, rip, 5)
+            lane.passing = (rip, site.armed(fetched), self.node.lives, lane.counts)
+
+    def _near(self, rip: int) -> Site | None:
+        for site in self._sites.values():
+            if site.addr <= rip < site.end:
+                return site
+        return None
+
+    def _pass_over(self, lane: Lane) -> None:
+        assert lane.passing is not None
+        site = self._sites[lane.passing[0]]
+        self.violation = self.violation or self.hits.passed(lane, site, self.node.lives)
+        lane.passing = None
+
+    def _begin_call(self, lane: Lane) -> None:
+        frame, _ = self.plan.calls[lane.task]
+        self.executor.begin_call(lane.index, frame.addr, frame.integers, frame.floats)
+        lane.mode = Mode.CALL
+        lane.calls += 1
+
+    def _hypercall(self, lane: Lane) -> bool:
+        cpu = self.machine.cpus[lane.index]
+        name = self.machine.stubs.hypercalls.get(cpu.rip)
+        if name == _INT3_STUB:
+            self.coverage.int3 += 1
+            lane.hit = begin_int3(cpu)
+        elif name == _CALLBACK:
+            self.coverage.jump += 1
+            lane.hit = begin_optimized(cpu)
+        else:
+            return self._exit(lane, ExitReason.HYPERCALL, name)
+        return True
+
+    def _exit(self, lane: Lane, reason: ExitReason, name: str | None = None) -> bool:
+        """Whatever else ends a run is the executor's. True: a choice point."""
+        world, index = self.node.world, lane.index
+        load_block(world, index, lane.block)
+        self.executor.handle_exit(self.machine.cpus[index], reason)
+        lane.block = store_block(world, index)
+        state = self.machine.tasks[index].state
+        if state is TaskState.FAULTED:
+            self._died(lane)
+            return True
+        if state is TaskState.IDLE:
+            self._ended(lane)
+            return True
+        if name == "schedule":
+            lane.quiet = True
+            self._waits.quiescent(index)
+            self._waits.task_passed(lane.task)
+            return True
+        return reason is not ExitReason.EXCEPTION
+
+    def _advance_hit(self, lane: Lane) -> None:
+        world, index, hit = self.node.world, lane.index, lane.hit
+        assert hit is not None
+        load_block(world, index, lane.block)
+        lane.hit = advance_hit(self.executor, world, index, hit)
+        lane.block = store_block(world, index)
+        if self.machine.tasks[index].state is TaskState.FAULTED:
+            self._died(lane)
+        elif hit.kind is HitKind.INT3 and hit.phase is HitPhase.HANDLED:
+            self._note_method(hit.at)
+
+    def _note_method(self, at: int) -> None:
+        regs = self.executor.traps.regs_at(at)
+        layout = self.machine.layout
+        if regs.ip in range(layout.slots, layout.slots + layout.slots_size):
+            stepped = regs.flags & FLAG_TF or not regs.flags & FLAG_IF
+            self.coverage.stepped += bool(stepped)
+            self.coverage.boosted += not stepped
+
+    def _ended(self, lane: Lane) -> None:
+        """A call has returned."""
+        if lane.passing is not None:
+            self._pass_over(lane)
+        frame, times = self.plan.calls[lane.task]
+        got, want = self._outcome(lane.task), self._golden[lane.task][lane.calls - 1]
+        if got != want and self.violation is None:
+            text = f"call {lane.calls} of CPU {lane.index} left {_difference(got, want)}"
+            self.violation = Violation(ViolationKind.WRONG_RESULT, lane.index, frame.addr, text)
+        lane.mode = Mode.DONE if lane.calls >= times else Mode.IDLE
+        self._waits.quiescent(lane.index)
+        self._waits.task_passed(lane.task)
+
+    def _died(self, lane: Lane) -> None:
+        lane.mode = Mode.DONE
+        lane.hit = None
+        fault = self.machine.tasks[lane.index].fault
+        assert fault is not None
+        if self.violation is not None:
+            return
+        rip = self.machine.cpus[lane.index].rip
+        if fault.rip in self._buffers and not self.node.world.arch.in_use(fault.rip):
+            self.violation = self.freed.check(lane.index, fault.rip, self.node.world.arch.in_use)
+        if self.violation is None:
+            text = f"CPU {lane.index} at {fault.place}: {fault.kind}: {fault.explain}"
+            self.violation = Violation(ViolationKind.GUEST_FAULT, lane.index, fault.rip or rip, text)
+
+    # Handlers ---------------------------------------------------------------------------------------------------------
+
+    def _hit(self, probe: int, _regs: Any) -> int:
+        lane = self._lane
+        lane.count(probe)
+        self.violation = self.violation or self.hits.ran(lane, probe, self.node.lives)
+        return 0
+
+    def _missed(self, probe: int) -> None:
+        self._lane.count(probe)
+
+
+def _difference(got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
+
+    for name, new, old in zip((*GPR_NAMES, "rflags"), got[0], want[0], strict=True):
+        if new != old:
+            return f"{name} = {new:#x}, without probes {old:#x}"
+    parts = ("vector registers", "a buffer", "the fault")
+    return next(f"{part} that differs from the unprobed run" for part, new, old in zip(parts, got[1:], want[1:], strict=True) if new != old)

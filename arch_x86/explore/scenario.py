@@ -1,0 +1,164 @@
+"""Scenarios: named cases in Python, for ``optprobe explore`` and ``matrix``.
+
+@scenario(image=TEXT, call="work", arguments=("5",), calls=2, cpus=1)
+def register(setup: Setup) -> None:
+    \"\"\"A probe goes in and out.\"\"\"
+    @setup.control
+    def main(k: Control) -> None:
+        p = k.kprobe("work", 4)
+        k.register(p)
+        k.settle()
+        k.unregister(p)
+        k.settle()
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, TypeVar
+
+from arch_x86.emu.images import load_image
+from arch_x86.emu.images.asmtext import load_asm
+from arch_x86.explore.case import Case
+from arch_x86.explore.control import Control
+from arch_x86.explore.world import ControlCode
+from engine.arguments import parse_argument
+from engine.errors import InputError, printable
+from engine.image import Image
+from engine.profile import Profile
+
+__all__ = ("Scenario", "Setup", "load_scenarios", "scenario")
+
+Body = TypeVar("Body", bound=Callable[[Control], None])
+PROFILES: Final = ("linux-2010", "linux-6.1")
+
+
+class Setup:
+    """What a scenario's function is given."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.code: list[tuple[str, ControlCode]] = []
+
+    def control(self, body: Body) -> Body:
+        """A control task more, by the name of the function. It runs from the start for each control state: keep no state outside of it."""
+        self.code.append((body.__name__, body))
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A named case. ``profiles``: where it makes sense; ``preemptions``: the bound that it is meant for; ``without``: steps that it leaves
+    out, so that it shows what they are for.
+    """
+
+    name: str
+    doc: str
+    image: str
+    call: str
+    build: Callable[[Setup], None]
+    arguments: tuple[str, ...] = ()
+    calls: int = 2
+    cpus: int = 1
+    preempt: bool = False
+    nmis: bool = False
+    interrupts: bool = True
+    preemptions: int = 2
+    profiles: tuple[str, ...] = PROFILES
+    without: tuple[str, ...] = ()
+    source: str = field(default="", compare=False)
+
+    def case(self, profile: Profile, *, cpus: int | None = None, preempt: bool | None = None) -> Case:
+        """The case in ``profile``, steps left out as there."""
+        setup = Setup(profile)
+        self.build(setup)
+        return Case(
+            image=_image(self.image),
+            call=self.call,
+            arguments=tuple(parse_argument(text) for text in self.arguments),
+            calls=self.calls,
+            cpus=self.cpus if cpus is None else cpus,
+            profile=profile,
+            preempt=self.preempt if preempt is None else preempt,
+            nmis=self.nmis,
+            interrupts=self.interrupts,
+            code=setup.code,
+            tag=f"{self.name}:{self.source}",
+        )
+
+
+@lru_cache(maxsize=64)
+def _image(text: str) -> Image:
+    """Assembly text, or the path of a file."""
+    return load_asm(text, "scenario") if "\n" in text or ";" in text else load_image(text)
+
+
+def scenario(
+    *,
+    image: str,
+    call: str,
+    arguments: Sequence[str] = (),
+    calls: int = 2,
+    cpus: int = 1,
+    preempt: bool = False,
+    nmis: bool = False,
+    interrupts: bool = True,
+    preemptions: int = 2,
+    profiles: Sequence[str] = PROFILES,
+    without: Sequence[str] = (),
+) -> Callable[[Callable[[Setup], None]], Scenario]:
+    """Makes a :class:`Scenario` of a function that places control tasks.
+
+    :param image: assembly text, or a file's path.
+    :param arguments: of the call, as on the command line.
+    """
+
+    def make(build: Callable[[Setup], None]) -> Scenario:
+        doc = (build.__doc__ or "").strip()
+        return Scenario(
+            build.__name__.replace("_", "-"),
+            doc,
+            image,
+            call,
+            build,
+            tuple(arguments),
+            calls,
+            cpus,
+            preempt,
+            nmis,
+            interrupts,
+            preemptions,
+            tuple(profiles),
+            tuple(without),
+        )
+
+    return make
+
+
+def load_scenarios(spec: str) -> list[Scenario]:
+    """Those of ``FILE.py``, or the one of ``FILE.py::NAME``, in the file's order.
+
+    :raises InputError: no such file or scenario, or the file does not run.
+    """
+    name, _, wanted = spec.partition("::")
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"{printable(name)}: no such file; give a Python file of scenarios, FILE.py or FILE.py::SCENARIO")
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = runpy.run_path(str(path))
+    except Exception as error:
+        raise InputError(f"{printable(name)}: {type(error).__name__}: {printable(str(error))}") from None
+    found = [replace(value, source=text) for value in names.values() if isinstance(value, Scenario)]
+    if not found:
+        raise InputError(f"{printable(name)}: no scenario; decorate a function with arch_x86.explore.scenario.scenario")
+    if not wanted:
+        return found
+    chosen = [one for one in found if one.name == wanted.replace("_", "-")]
+    if not chosen:
+        raise InputError(f"{printable(name)}: no scenario {printable(wanted)}; there is {', '.join(one.name for one in found)}")
+    return chosen

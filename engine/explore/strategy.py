@@ -1,0 +1,86 @@
+"""What every strategy has in common: an outcome, a way to say how far it is, and a second run of some schedules to see that they repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from engine.errors import EngineBug
+from engine.explore.schedule import Segments, replay, segments_of
+from engine.explore.system import System, Violation
+
+__all__ = ("Found", "Outcome", "Progress", "ReplayDivergence", "Strategy", "check_repeats")
+
+RECHECK_EVERY: Final = 100
+"""One schedule in so many is run twice."""
+
+
+class ReplayDivergence(EngineBug):
+    """The same schedule did something else the second time: something is not deterministic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A violation, and the schedule that shows it."""
+
+    violation: Violation
+    segments: Segments
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a strategy has done.
+
+    :ivar schedules: runs to an end, or to a state that was met before.
+    :ivar merged: how many of them the latter.
+    :ivar rechecked: how many were run twice.
+    :ivar exhaustive: nothing was left out within the bound.
+    """
+
+    schedules: int = 0
+    merged: int = 0
+    rechecked: int = 0
+    exhaustive: bool = False
+    found: list[Found] = field(default_factory=list[Found])
+
+
+Progress = Callable[[Outcome], None]
+
+
+class Strategy(Protocol):
+    """One way to choose schedules."""
+
+    def run(self, system: System, progress: Progress | None = None) -> Outcome:
+        """Explore ``system`` from its start."""
+        ...
+
+
+def check_repeats(system: System) -> None:
+    """Run the schedule that led to the present state again, and compare.
+
+    :raises ReplayDivergence: the states, or the verdicts, differ.
+    """
+    key, violation, trace = system.key(), system.violation, system.trace
+    segments = segments_of(trace)
+    system.reset()
+    for actor, steps in segments:
+        left = steps
+        while left > 0:
+            system.choices()
+            left -= max(1, system.take(actor, left))
+    if trace is not None and trace[2] == 0:  # the last thing it did was to find that it can't go on
+        system.choices()
+        system.take(trace[1], 1)
+    system.choices()
+    if system.key() != key or system.violation != violation:
+        raise ReplayDivergence(f"a schedule of {len(segments)} segments ended differently when it was run again")
+
+
+def explore_one(system: System, segments: Segments) -> Outcome:
+    """The strategy of a replay: one schedule."""
+    replay(system, segments)
+    outcome = Outcome(schedules=1)
+    if system.violation is not None:
+        outcome.found.append(Found(system.violation, segments_of(system.trace)))
+    return outcome
