@@ -115,9 +115,58 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("symbol", metavar="SYMBOL", nargs="?", help="the function to show (all)")
     inspect.add_argument("--buffers", action="store_true", help="show the slot and the detour buffer of each site, too")
     inspect.add_argument("--json", action="store_true", help="print one JSON document")
+    _explorers(commands)
     demo = commands.add_parser("demo", help="watch a probe being armed, optimized and undone", description="Watch a probe live.")
     demo.add_argument("--image", metavar="IMAGE", help=argparse.SUPPRESS)
     return parser
+
+
+def _explorers(commands: Any) -> None:
+    """check, explore, replay, matrix."""
+    check = commands.add_parser(
+        "check",
+        help="every interleaving of calls, interrupts and a probe's life, up to a bound",
+        description="Explore every interleaving of the calls with registering, optimizing, disabling, enabling and unregistering the "
+        "probes, interrupts at every boundary included, and say whether anything breaks.",
+    )
+    _calling(check, cpus=True, jobs="processes; an exhaustive search uses one")
+    check.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], r[MAX][:EVENT] SYM, or SYM+0xOFF")
+    check.add_argument("--calls", metavar="N", default="3", help="calls of each vCPU (3)")
+    check.add_argument("--resched", metavar="SYM+OFF", action="append", default=[], help="call schedule() in front of this instruction")
+    check.add_argument("--fetch", metavar="MODEL", default="coherent", help="coherent")
+    check.add_argument("--save", metavar="DIR", help="write what is found to files that replay takes")
+    _exploring(check, preemptions="2")
+    explore = commands.add_parser(
+        "explore", help="the same for scenarios in Python", description="Explore scenarios: FILE.py, or one of them, FILE.py::SCENARIO."
+    )
+    explore.add_argument("file", metavar="FILE.py[::SCENARIO]")
+    explore.add_argument("--profile", metavar="P", help="whose behaviour: linux-2010 or linux-6.1 (the scenario's first)")
+    explore.add_argument("--preempt", action="store_true", help="a second task on each vCPU, and preemption")
+    explore.add_argument("--cpus", metavar="N", help="vCPUs, 1 to 8 (the scenario's)")
+    explore.add_argument("--jobs", metavar="N", default="1", help="processes; an exhaustive search uses one")
+    explore.add_argument("--json", action="store_true", help="print one JSON document")
+    _exploring(explore, preemptions="the scenario's")
+    again = commands.add_parser(
+        "replay",
+        help="show a violation again, step by step",
+        description="Replay a file of check --save, or a SCHEDULE with -- and the arguments of the check (or explore) that found it.",
+        epilog="Exit status: 1 the violation shows again, 0 it does not, 2 the schedule is of something else.",
+    )
+    again.add_argument("what", metavar="FILE|SCHEDULE")
+    again.add_argument("--json", action="store_true", help="print one JSON document")
+    again.set_defaults(rest=[])
+
+
+def _exploring(parser: argparse.ArgumentParser, *, preemptions: str) -> None:
+    """Options common to the commands that explore."""
+    parser.add_argument("--without", metavar="STEP", action="append", default=[], help="leave a safety step out")
+    parser.add_argument("--strategy", metavar="S", default="exhaustive", help="exhaustive, random or pct (exhaustive)")
+    parser.add_argument("--preemptions", metavar="K", help=f"bound on interrupts and switches from a busy vCPU; or none ({preemptions})")
+    parser.add_argument("--max-schedules", metavar="N", help="stop after so many schedules (exhaustive: no limit; else 10000)")
+    parser.add_argument("--seed", metavar="N", default="0", help="of random and pct (0)")
+    parser.add_argument("--no-reduction", action="store_true", help="choose at every instruction, not only where others could tell")
+    parser.add_argument("--no-hashing", action="store_true", help="go on from states that were met before, too")
+    parser.add_argument("--recheck", action="store_true", help="run every schedule twice and compare (else one in 100)")
 
 
 def _options(args: argparse.Namespace) -> ExecOptions:
@@ -299,7 +348,50 @@ def _demo(args: argparse.Namespace) -> int:
     return run_demo(args.image, Style.for_stream(sys.stdout))
 
 
-_COMMANDS = {"run": _run, "verify": _verify, "script": _script, "inspect": _inspect, "demo": _demo}
+def _check(args: argparse.Namespace) -> int:
+    from arch_x86.explore.commands import run_check
+
+    return run_check(args)
+
+
+def _explore(args: argparse.Namespace) -> int:
+    from arch_x86.explore.commands import run_explore
+
+    return run_explore(args)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from arch_x86.explore.commands import run_replay
+
+    return run_replay(args, _parse)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments, and what follows ``--`` of replay, as they are."""
+    words = list(argv)
+    rest: list[str] = []
+    if words and words[0] == "replay" and "--" in words:
+        rest = words[words.index("--") + 1 :]
+        words = words[: words.index("--")]
+    args = _parser().parse_args(_join_negative(words))
+    if args.command == "replay":
+        args.rest = rest
+    if args.command in ("check", "explore"):
+        args.preemptions_given = args.preemptions is not None
+        args.preemptions = args.preemptions or "2"
+    return args
+
+
+_COMMANDS = {
+    "run": _run,
+    "verify": _verify,
+    "script": _script,
+    "inspect": _inspect,
+    "demo": _demo,
+    "check": _check,
+    "explore": _explore,
+    "replay": _replay,
+}
 
 
 def _interruptible(command: str) -> AbstractContextManager[None]:
@@ -340,7 +432,7 @@ def _main(argv: Sequence[str]) -> int:
         _complain("cannot write the output: standard output is closed")
         return _BAD
     try:
-        args = _parser().parse_args(_join_negative(argv))
+        args = _parse(argv)
     except SystemExit as done:  # --help
         sys.stdout.flush()
         return int(done.code or 0)

@@ -61,8 +61,10 @@ def steps_of(profile: Profile) -> tuple[Step, ...]:
     return tuple(step for step in STEPS if profile.name in step.profiles)
 
 
-def without(profile: Profile, names: frozenset[str]) -> Profile:
+def without(profile: Profile, names: frozenset[str], *, preempt: bool = False) -> Profile:
     """``profile`` with the named steps left out.
+
+    :param preempt: built with CONFIG_PREEMPTION.
 
     :raises InputError: there is no such step, or it means nothing in this profile.
     """
@@ -73,7 +75,7 @@ def without(profile: Profile, names: frozenset[str]) -> Profile:
         if profile.name not in known[name].profiles:
             where = ", ".join(sorted(known[name].profiles))
             raise InputError(f"--without {name}: means nothing in {profile.name}; it is a step of {where}")
-    ablated = replace(profile, without=profile.without | names)
+    ablated = replace(profile, without=profile.without | names, preemption=preempt)
     if profile.name == LINUX_6_1.name and "f66c0447cca1" in names:
         ablated = replace(ablated, transitions=ClearedAtOnce())
     elif "e4add247789e" in names:

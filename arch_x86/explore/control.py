@@ -53,8 +53,10 @@ class Control:
 
     # Probes -----------------------------------------------------------------------------------------------------------
 
-    def kprobe(self, symbol: str, offset: int = 0, *, post: bool = False, disabled: bool = False) -> Kprobe:
-        """A probe whose handler counts; ``post``: with a post_handler, too; ``disabled``: registered so."""
+    def kprobe(
+        self, symbol: str | None, offset: int = 0, *, addr: int | None = None, post: bool = False, disabled: bool = False
+    ) -> Kprobe:  # fmt: skip
+        """A probe whose handler counts, at a symbol or an address; ``post``: with a post_handler, too; ``disabled``: registered so."""
         number = len(self.probes)
 
         def pre_handler(p: Kprobe, regs: Any) -> int:
@@ -63,7 +65,8 @@ class Control:
             return 0
 
         flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)
-        p = Kprobe(symbol_name=symbol, offset=offset, pre_handler=pre_handler, post_handler=_nothing if post else None, flags=flags)
+        post_handler = _nothing if post else None
+        p = Kprobe(addr=addr, symbol_name=symbol, offset=offset, pre_handler=pre_handler, post_handler=post_handler, flags=flags)
         self._add(p)
         return p
 
@@ -114,14 +117,16 @@ class Control:
 
     # Operations ---------------------------------------------------------------------------------------------------------
 
-    def register(self, p: Kprobe) -> bool:
-        """register_kprobe(). False: the core refused it."""
+    def register(self, p: Kprobe, *, must: bool = False) -> bool:
+        """register_kprobe(). False: the core refused it; with ``must`` that is an error."""
         after = Life.DISABLED if p.flags & KprobeFlag.DISABLED else self._armed
         try:
             with self._changing(self._numbers(p), after):
                 p.addr = None if p.symbol_name is not None else p.addr
                 self.core.register_kprobe(p)
         except KprobeError:
+            if must:
+                raise
             return False
         return True
 

@@ -19,12 +19,13 @@ from arch_x86.explore.world import ControlCode, Node
 from arch_x86.lab.calls import CallFrame
 from arch_x86.probes.singlestep import FLAG_TF
 from engine.explore.system import Coverage, Violation, ViolationKind
-from engine.kprobe import AggrKprobe
+from engine.kprobe import AggrKprobe, Method
 from engine.profile import Profile
 
 __all__ = ("CpuSide", "Plan")
 
 _BIG: Final = 1 << 40
+_WAYS: Final = {Method.BOOSTED: "boosted", Method.INT3: "stepped"}
 _CALLBACK, _INT3_STUB = "optimized_callback", "exception:3"
 
 
@@ -72,15 +73,16 @@ class CpuSide:
         self.violation: Violation | None = None
         layout = machine.layout
         self._buffers = range(layout.slots, layout.detours + layout.detours_size)
-        self._lanes = [Lane(cpu.index) for cpu in machine.cpus]
-        self._lane = self._lanes[0]
-        self._waits = Waits(self._lanes, self._takes_interrupt, self._tasks_of, self._stops)
+        self.lanes = [Lane(cpu.index) for cpu in machine.cpus]
+        self._lane = self.lanes[0]
+        self._waits = Waits(self.lanes, self._takes_interrupt, self._tasks_of, self._stops)
         self.torn = TornOracle(machine.text.store, self.where)
         self.hits = HitOracle(self.where)
         self.freed = FreedOracle(self.where)
         self._sites: dict[int, Site] = self.torn.sites
         self._watched: set[int] = set()
         self._new_watches: list[tuple[int, int]] = []
+        self._methods: set[str] = set()
         self._golden: dict[int, list[tuple[Any, ...]]] = {}
         self._handler_length = executor.handler_length(machine.cpus[0])
 
@@ -110,6 +112,8 @@ class CpuSide:
                 self.torn.learn(site)
                 self._watch(site.addr, site.end + 1)
             site.probes.add(number)
+            if entry is not None and entry.ainsn is not None and not site.jumps:
+                self._methods.add(_WAYS.get(arch.method_of(entry), "int3"))
             if isinstance(entry, AggrKprobe) and entry.optinsn is not None:
                 site.jumps.add(entry.optinsn.jump)
         for start, end in arch.watch_ranges():
@@ -142,17 +146,17 @@ class CpuSide:
     # vCPUs ------------------------------------------------------------------------------------------------------------
 
     def _takes_interrupt(self, cpu: int) -> bool:
-        lane = self._lanes[cpu]
+        lane = self.lanes[cpu]
         return lane.mode is not Mode.CALL or (lane.hit is None and bool(self.machine.cpus[cpu].rflags & FLAG_IF))
 
     def _tasks_of(self, cpu: int) -> frozenset[int]:
-        lane = self._lanes[cpu]
+        lane = self.lanes[cpu]
         inside = {one.task for one in lane.parked if one.in_call}
         return frozenset(inside if lane.quiescent else inside | {lane.task})
 
     def _stops(self, cpu: int) -> bool:
         """``stop_machine`` can park it: at a quiescent point; where tasks can be preempted, anywhere that takes an interrupt."""
-        return self._lanes[cpu].quiescent or (self.plan.preempt and self._takes_interrupt(cpu))
+        return self.lanes[cpu].quiescent or (self.plan.preempt and self._takes_interrupt(cpu))
 
     def _preempt(self, lane: Lane) -> None:
         """An interrupt, which on its return gives the CPU to the other task."""

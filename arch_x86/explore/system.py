@@ -16,6 +16,7 @@ from arch_x86.explore.oracles import RestoredOracle
 from arch_x86.explore.parking import Parked, new_task
 from arch_x86.explore.running import CpuSide, Plan
 from arch_x86.explore.world import Node, NodeTree, Stage
+from engine.errors import KprobeError
 from engine.explore.plane import MachineWait
 from engine.explore.system import Choice, Violation, ViolationKind
 
@@ -57,7 +58,7 @@ class X86System(CpuSide):
         size = machine.config.stack_pages * 4096
         self._stacks = {task: machine.allocate(size) + size for task in plan.calls if task % 2}
         self._golden = self._run_golden()
-        self._tasks = [self._second_tasks(lane.index) for lane in self._lanes]
+        self._tasks = [self._second_tasks(lane.index) for lane in self.lanes]
         self._data = _data_spans(machine, set(self._stacks.values()))
         self._start = self._save_machine()
         self.reset()
@@ -106,12 +107,30 @@ class X86System(CpuSide):
             return ()
         return (new_task(task, self.machine.cpus[cpu], self._stacks[task], self.machine.tasks[cpu].save(), self._probes),)
 
+    def refuse_bad_start(self) -> None:
+        """Control tasks alone, before anybody runs, end well.
+
+        :raises KprobeError: the core refuses one of their probes.
+        """
+        node = self._tree.root
+        while node.tasks:
+            node = self._tree.step(node, node.tasks[0]).node
+        for task in node.world.plane.tasks:
+            if isinstance(task.error, KprobeError):
+                raise task.error
+
+    def allowed_methods(self) -> tuple[str, ...]:
+        """How the sites can be hit: words of :class:`Coverage`."""
+        if any(site.jumps for site in self._sites.values()):
+            return ("int3", "jump")
+        return ("int3", *sorted(self._methods - {"int3"}))
+
     # State ------------------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """To the start: nothing has happened."""
         self._restore_machine(self._start)
-        for lane, parked in zip(self._lanes, self._tasks, strict=True):
+        for lane, parked in zip(self.lanes, self._tasks, strict=True):
             lane.reset(self._probes, parked)
         self.violation = None
         self.trace = None
@@ -143,7 +162,7 @@ class X86System(CpuSide):
         """The present state."""
         saved = _Saved()
         saved.ram, saved.cpus, saved.tasks = self._save_machine()
-        saved.lanes = [lane.save() for lane in self._lanes]
+        saved.lanes = [lane.save() for lane in self.lanes]
         saved.left = self._waits.left.copy()
         saved.node, saved.cur, saved.trace = self.node, self.cur, self.trace
         return saved
@@ -151,7 +170,7 @@ class X86System(CpuSide):
     def restore(self, state: _Saved) -> None:
         """Go back."""
         self._restore_machine((state.ram, state.cpus, state.tasks))
-        for lane, saved in zip(self._lanes, state.lanes, strict=True):
+        for lane, saved in zip(self.lanes, state.lanes, strict=True):
             lane.restore(saved)
         self._waits.left = state.left.copy()
         self.cur, self.trace = state.cur, state.trace
@@ -176,12 +195,12 @@ class X86System(CpuSide):
             top = machine.ram.physical(task.stack_top - 1)
             if low is not None and top is not None:
                 digest.update(room[low : top + 1])
-        for lane in self._lanes:
+        for lane in self.lanes:
             for parked in lane.parked:
                 digest.update(parked.stack(machine))
         for start, end in self._data:
             digest.update(room[start:end])
-        lanes = tuple(lane.key() for lane in self._lanes)
+        lanes = tuple(lane.key() for lane in self.lanes)
         rips = tuple(cpu.rip for cpu in machine.cpus)
         actor = int(self.cur[-1:] or 0) + (0 if self.cur[:1].isdigit() else 64)
         return hash((int.from_bytes(digest.digest()), rips, lanes, self._waits.key(), self.node.number, actor))
@@ -209,14 +228,14 @@ class X86System(CpuSide):
             return ()
         cur, found = self.cur, list[Choice]()
         stopping = self._waits.stopping
-        runnable = [lane for lane in self._lanes if not lane.over and not (stopping and self._stops(lane.index))]
+        runnable = [lane for lane in self.lanes if not lane.over and not (stopping and self._stops(lane.index))]
         controls = [task for task in self.node.tasks if self._waits.over(task)]
         if not runnable and not controls:
             self._end()
             return ()
         if self.plan.reduce:
             controls = self._who_holds(controls)
-        lane = self._lanes[int(cur)] if cur[:1].isdigit() else None
+        lane = self.lanes[int(cur)] if cur[:1].isdigit() else None
         price = 0
         if lane is not None and lane in runnable:
             if lane.mode is not Mode.DONE:
@@ -256,7 +275,7 @@ class X86System(CpuSide):
             steps = self._step_control(int(actor[1:]))
             self.cur = actor
         elif kind in "isp":
-            lane = self._lanes[int(actor[1:])]
+            lane = self.lanes[int(actor[1:])]
             if kind == "i":
                 self.executor.interrupt(lane.index)
             elif kind == "p":
@@ -267,7 +286,7 @@ class X86System(CpuSide):
             self.cur = actor[1:]
         else:
             self.cur = actor
-            steps = self._run(self._lanes[int(actor)], most)
+            steps = self._run(self.lanes[int(actor)], most)
         trace = self.trace
         if trace is not None and trace[1] == actor:
             self.trace = (trace[0], actor, trace[2] + steps)
@@ -283,7 +302,7 @@ class X86System(CpuSide):
             if write.addr not in self._buffers:
                 self._note_write(write.addr)
         self._enter(edge.node)
-        for lane in self._lanes:
+        for lane in self.lanes:
             rips = [self.machine.cpus[lane.index].rip] if lane.mode is Mode.CALL else []
             for rip in (*rips, *(one.resume for one in lane.parked)):
                 if rip in self._buffers and self.violation is None:
@@ -293,7 +312,7 @@ class X86System(CpuSide):
     def _note_write(self, addr: int) -> None:
         """Coverage: who is where while live text is written."""
         site = next((site for site in self._sites.values() if site.addr <= addr < site.end), None)
-        for lane in self._lanes:
+        for lane in self.lanes:
             rips = [self.machine.cpus[lane.index].rip] if lane.mode is Mode.CALL else []
             inside = site is not None and any(site.addr < rip < site.end for rip in (*rips, *(one.resume for one in lane.parked)))
             passing = lane.passing is not None or any(one.passing is not None for one in lane.parked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import Final, TextIO
 
 __all__ = ("Progress", "Style", "count", "table")
@@ -38,6 +39,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._live = self._stream is not None and self._stream.isatty()  # pyright: ignore[reportUnnecessaryComparison]  # None when closed
         self._shown = ""
+        self._began = monotonic()
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """``done`` of ``total``."""
@@ -45,7 +47,18 @@ class Progress:
             return
         share = 100 * done // total if total else 100
         filled = share * 30 // 100
-        line = f"{self._label} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total} {note}"[:99]
+        self._write(f"{self._label} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total} {note}"[:99])
+
+    def schedules(self, done: int, most: int | None) -> None:
+        """``done`` schedules, the rate, and what is left of ``most`` at that rate."""
+        if not self._live:
+            return
+        spent = monotonic() - self._began
+        rate = done / spent if spent else 0.0
+        left = f", {(most - done) / rate:,.0f} s left" if most is not None and rate else ""
+        self._write(f"{self._label} {done:,} schedules, {rate:,.0f}/s{left}"[:99])
+
+    def _write(self, line: str) -> None:
         if line != self._shown:
             self._stream.write(f"\r{line}\x1b[K")
             self._stream.flush()

@@ -1,0 +1,184 @@
+"""``optprobe check``, ``explore`` and ``replay``: a case, a strategy, a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+
+from arch_x86.emu.uc import UcPool
+from arch_x86.explore.case import Case, fingerprint, open_case
+from arch_x86.explore.control import Control
+from arch_x86.explore.system import X86System
+from engine.errors import InputError, printable
+from engine.explore.exhaustive import Exhaustive
+from engine.explore.pct import Pct
+from engine.explore.random_walk import RandomWalk
+from engine.explore.schedule import Schedule, replay
+from engine.explore.shrink import shrink
+from engine.explore.strategy import Outcome, Strategy
+from engine.explore.system import Coverage, Violation
+from engine.kprobe_events import ProbeSpec
+
+__all__ = ("CheckResult", "Report", "Search", "check", "life_of_probes", "replay_case")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """How to search. ``preemptions``: the bound, None for none. ``violations_max``: stop after so many."""
+
+    strategy: str = "exhaustive"
+    preemptions: int | None = 2
+    max_schedules: int | None = None
+    seed: int = 0
+    hashing: bool = True
+    recheck_every: int = 100
+    violations_max: int = 1
+
+    def build(self) -> Strategy:
+        """The strategy.
+
+        :raises InputError: there is none of that name.
+        """
+        number = 10_000 if self.max_schedules is None else self.max_schedules
+        if self.strategy == "exhaustive":
+            return Exhaustive(
+                bound=self.preemptions,
+                hashing=self.hashing,
+                max_schedules=self.max_schedules,
+                violations_max=self.violations_max,
+                recheck_every=self.recheck_every,
+            )
+        if self.strategy == "random":
+            return RandomWalk(seed=self.seed, schedules=number, bound=self.preemptions, recheck_every=self.recheck_every)
+        if self.strategy == "pct":
+            return Pct(seed=self.seed, schedules=number, recheck_every=self.recheck_every)
+        raise InputError(f"--strategy {printable(self.strategy)}: unknown; give exhaustive, random or pct")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One violation. ``schedule`` is the shrunk one."""
+
+    violation: Violation
+    schedule: Schedule
+    file: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """An entry of ``violations``."""
+        v = self.violation
+        return {
+            "kind": str(v.kind),
+            "cpu": v.cpu,
+            "rip": v.rip,
+            "explain": v.explain,
+            "schedule": str(self.schedule),
+            "file": self.file,
+        }
+
+
+@dataclass(slots=True)
+class CheckResult:
+    """What a search has to say. ``missing``: methods that the sites allow and no schedule used."""
+
+    outcome: Outcome
+    cpus: int
+    preemptions: int | None
+    points: int
+    coverage: Coverage
+    missing: tuple[str, ...]
+    violations: list[Report] = field(default_factory=list[Report])
+
+    @property
+    def verdict(self) -> str:
+        """``safe``, ``violation`` or ``inconclusive``."""
+        if self.violations:
+            return "violation"
+        return "inconclusive" if self.missing else "safe"
+
+    def to_json(self) -> dict[str, object]:
+        """The document of ``optprobe check --json``."""
+        return {
+            "schema": 1,
+            "verdict": self.verdict,
+            "bound": {
+                "exhaustive": self.outcome.exhaustive,
+                "preemptions": self.preemptions,
+                "schedules": self.outcome.schedules,
+                "cpus": self.cpus,
+            },
+            "schedules": self.outcome.schedules,
+            "points": self.points,
+            "coverage": self.coverage.to_json(),
+            "violations": [report.to_json() for report in self.violations],
+        }
+
+
+def life_of_probes(specs: Sequence[ProbeSpec]) -> Callable[[Control], None]:
+    """The control task of ``check``: register, wait for the optimizer, disable, enable, wait, unregister, wait until all is freed."""
+
+    def main(k: Control) -> None:
+        returns = [k.kretprobe(spec.symbol or "", spec.maxactive or 4) for spec in specs if spec.is_return]
+        plain = [k.kprobe(spec.symbol, spec.offset, addr=spec.address) for spec in specs if not spec.is_return]
+        for p in plain:
+            k.register(p, must=True)
+        for rp in returns:
+            k.register_return(rp)
+        k.settle()
+        probes = [*plain, *(rp.kp for rp in returns)]
+        for p in probes:
+            k.disable(p)
+        for p in probes:
+            k.enable(p)
+        k.settle()
+        if plain:
+            k.unregister(*plain)
+        for rp in returns:
+            k.unregister_return(rp)
+        k.settle()
+
+    return main
+
+
+def check(
+    case: Case, search: Search, *, pool: UcPool | None = None, progress: Callable[[Outcome], None] | None = None, shrinks: bool = True
+) -> CheckResult:  # fmt: skip
+    """Explore ``case``.
+
+    :param shrinks: make what is found as small as it goes.
+    :raises InputError: the case can't be set up: no such function or probe site.
+    """
+    mark = fingerprint(case)
+    with closing(open_case(case, pool)) as system:
+        system.refuse_bad_start()
+        outcome = search.build().run(system, progress)
+        coverage = replace(system.coverage)
+        result = CheckResult(outcome, case.cpus, search.preemptions, len(system.points), coverage, _missing(system, coverage))
+        for found in outcome.found:
+            segments, violation = shrink(system, found.segments, found.violation) if shrinks else (found.segments, found.violation)
+            result.violations.append(Report(violation, Schedule(mark, segments)))
+    return result
+
+
+def _missing(system: X86System, coverage: Coverage) -> tuple[str, ...]:
+    """A check that never executed the jump proves nothing."""
+    return tuple(method for method in system.allowed_methods() if getattr(coverage, method) == 0)
+
+
+def replay_case(case: Case, schedule: Schedule, *, pool: UcPool | None = None) -> tuple[Violation | None, list[str]]:
+    """Run one schedule again: what it breaks, and its timeline.
+
+    :raises InputError: the schedule is of another case.
+    """
+    from arch_x86.explore.timeline import timeline
+
+    mark = fingerprint(case)
+    if schedule.fingerprint != mark:
+        raise InputError(
+            f"the schedule is of {schedule.fingerprint}, this is {mark}: code, call, probes or options are not those that it was found with"
+        )
+    with closing(open_case(case, pool)) as system:
+        if not replay(system, schedule.segments, strict=True):
+            raise InputError("the schedule can't be followed here: a step of it is not possible; was it changed by hand?")
+        violation = system.violation
+        return violation, list(timeline(system, schedule.segments))

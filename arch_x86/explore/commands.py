@@ -1,0 +1,179 @@
+"""The commands ``check``, ``explore``, ``replay`` and ``matrix``: options in, reports out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from arch_x86.emu.images import parse_stub
+from arch_x86.emu.machine import CPUS_MAX
+from arch_x86.explore.case import Case
+from arch_x86.explore.check import CheckResult, Search, check, replay_case
+from arch_x86.explore.saved import CheckOptions, case_of, load_saved, save
+from arch_x86.explore.scenario import Scenario, load_scenarios
+from engine.arguments import parse_number
+from engine.errors import InputError, printable
+from engine.explore.schedule import Schedule, parse_schedule
+from engine.explore.strategy import Outcome
+from engine.profile import profile_named
+from engine.report.terminal import Progress, Style, count
+from engine.steps import without
+
+__all__ = ("check_options", "run_check", "run_explore", "run_replay", "search_options")
+
+_GOOD, _BAD = 0, 1
+
+
+def check_options(args: Namespace) -> CheckOptions:
+    """What describes the case.
+
+    :raises InputError: a number or a stub is wrong.
+    """
+    return CheckOptions(
+        image=args.image,
+        call=args.call,
+        arguments=tuple(args.arguments),
+        probes=tuple(args.probe),
+        calls=parse_number(args.calls, "--calls", least=1, most=1_000),
+        cpus=parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
+        profile=args.profile,
+        preempt=args.preempt,
+        fetch=args.fetch,
+        without=tuple(sorted(set(args.without))),
+        resched=tuple(args.resched),
+        libraries=tuple(args.libraries),
+        stubs=tuple(sorted(dict(parse_stub(stub) for stub in args.stub).items())),
+        max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1),
+        reduce=not args.no_reduction,
+    )
+
+
+def search_options(args: Namespace) -> Search:
+    """How to search.
+
+    :raises InputError: an unknown strategy, or a wrong number.
+    """
+    bound = None if args.preemptions == "none" else parse_number(args.preemptions, "--preemptions", least=0, most=1_000)
+    most = None if args.max_schedules is None else parse_number(args.max_schedules, "--max-schedules", least=1)
+    search = Search(
+        strategy=args.strategy,
+        preemptions=bound,
+        max_schedules=most,
+        seed=parse_number(args.seed, "--seed", least=0),
+        hashing=not args.no_hashing,
+        recheck_every=1 if args.recheck else 100,
+    )
+    search.build()
+    parse_number(args.jobs, "--jobs", least=1, most=256)
+    return search
+
+
+def run_check(args: Namespace) -> int:
+    """``optprobe check``."""
+    options, search = check_options(args), search_options(args)
+    case = case_of(options)
+    result = _search(f"check {args.call}", case, search)
+    if args.save is not None:
+        for number, report in enumerate(result.violations):
+            file = save(Path(args.save), number, options, report.schedule, report.violation.explain)
+            result.violations[number] = replace(report, file=str(file))
+    if args.json:
+        print(json.dumps(result.to_json(), allow_nan=False))
+    else:
+        _show(args.call, case, result, Style.for_stream(sys.stdout))
+    return _GOOD if result.verdict == "safe" else _BAD
+
+
+def _search(label: str, case: Case, search: Search) -> CheckResult:
+    line = Progress(label)
+
+    def progress(outcome: Outcome) -> None:
+        line.schedules(outcome.schedules, search.max_schedules)
+
+    try:
+        return check(case, search, progress=progress)
+    finally:
+        line.clear()
+
+
+def _show(name: str, case: Case, result: CheckResult, style: Style) -> None:
+    colour = {"safe": "green", "violation": "red", "inconclusive": "yellow"}[result.verdict]
+    print(f"{name}: {style.paint(result.verdict, colour, 'bold')}")
+    bound = "no bound" if result.preemptions is None else f"preemption bound {result.preemptions}"
+    kind = "exhaustive" if result.outcome.exhaustive else "not exhaustive"
+    print(f"  {count(result.outcome.schedules, 'schedule')}, {bound}, {kind}; {count(case.cpus, 'CPU')}, {case.profile.name}")
+    c = result.coverage
+    print(f"  hits: {c.int3:,} by breakpoint ({c.boosted:,} boosted, {c.stepped:,} stepped), {c.jump:,} by jump")
+    print(f"  {c.in_flight_at_write:,} CPUs in flight while text was written, {c.parked_in_range:,} of them inside the bytes; ", end="")
+    print(f"{result.points:,} points")
+    for method in result.missing:
+        print(f"  never hit by {method}, though the site allows it: nothing is shown for that")
+    for report in result.violations:
+        print(f"  {style.paint(str(report.violation.kind), 'red', 'bold')}: {report.violation.explain}")
+        print(f"  {report.schedule}")
+        if report.file is not None:
+            print(f"  {report.file}")
+
+
+def run_explore(args: Namespace) -> int:
+    """``optprobe explore``."""
+    search = search_options(args)
+    scenarios = load_scenarios(args.file)
+    documents: list[dict[str, object]] = []
+    worst = _GOOD
+    for one in scenarios:
+        case = _scenario_case(one, args)
+        bound = search if args.preemptions_given else replace(search, preemptions=one.preemptions)
+        result = _search(f"explore {one.name}", case, bound)
+        if result.verdict != "safe":
+            worst = _BAD
+        if args.json:
+            documents.append({"scenario": one.name, **result.to_json()})
+        else:
+            _show(one.name, case, result, Style.for_stream(sys.stdout))
+    if args.json:
+        print(json.dumps({"schema": 1, "scenarios": documents}, allow_nan=False))
+    return worst
+
+
+def _scenario_case(one: Scenario, args: Namespace) -> Case:
+    profile = args.profile if args.profile is not None else one.profiles[0]
+    if profile not in one.profiles:
+        raise InputError(f"--profile {printable(profile)}: {one.name} is a scenario of {', '.join(one.profiles)}")
+    preempt = args.preempt or one.preempt
+    ablated = without(profile_named(profile), frozenset((*args.without, *one.without)), preempt=preempt)
+    cpus = None if args.cpus is None else parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX)
+    return replace(one.case(ablated, cpus=cpus, preempt=preempt), reduce=not args.no_reduction)
+
+
+def run_replay(args: Namespace, parse: Callable[[list[str]], Namespace]) -> int:
+    """``optprobe replay``. ``parse``: the parser of check's arguments."""
+    case, schedule = _replayed(args, parse)
+    violation, lines = replay_case(case, schedule)
+    if args.json:
+        found = None if violation is None else {"kind": str(violation.kind), "cpu": violation.cpu, "rip": violation.rip}
+        if found is not None and violation is not None:
+            found["explain"] = violation.explain
+        print(json.dumps({"schema": 1, "violation": found, "schedule": str(schedule), "timeline": lines}, allow_nan=False))
+    else:
+        for line in lines:
+            print(line)
+    return _GOOD if violation is None else _BAD
+
+
+def _replayed(args: Namespace, parse: Callable[[list[str]], Namespace]) -> tuple[Case, Schedule]:
+    if not args.rest:
+        return load_saved(args.what)
+    schedule = parse_schedule(args.what)
+    if args.rest[0].partition("::")[0].endswith(".py"):
+        given = parse(["explore", *args.rest])
+        scenarios = load_scenarios(given.file)
+        if len(scenarios) != 1:
+            raise InputError(f"{printable(given.file)}: {len(scenarios)} scenarios; name one, FILE.py::SCENARIO")
+        return _scenario_case(scenarios[0], given), schedule
+    given = parse(["check", *args.rest])
+    return case_of(check_options(given)), schedule
