@@ -148,19 +148,24 @@ class Cpu:
 
     def _show(self) -> None:
         """Make the page tables agree with :attr:`view`."""
-        index, tables, frames = self.index, self._tables, self._frames
+        frames = self._frames
         for page in self.view.changes_from(self._mapped):
-            if page.vpn in self._present or not (self._lazy and frames.guards.concern(page.vpn)):
+            if not page.content:
+                self._hide_page(page.vpn)
+            elif page.vpn in self._present or not (self._lazy and frames.guards.concern(page.vpn)):
                 self._show_page(page)
             else:
                 self._waiting[page.vpn] = page
         if self._mapped is not None:
             for page in self.view.lacks(self._mapped):
-                self._waiting.pop(page.vpn, None)
-                if self._present.pop(page.vpn, None) is not None:
-                    tables.unmap(index, page.vpn)
+                self._hide_page(page.vpn)
         self._mapped = self.view
         self.uc.flush_tlb()
+
+    def _hide_page(self, vpn: int) -> None:
+        self._waiting.pop(vpn, None)
+        if self._present.pop(vpn, None) is not None:
+            self._tables.unmap(self.index, vpn)
 
     def _page_in(self, began: int) -> int | None:
         """Show the page whose absence ended a run. Returns how many instructions retired; None when the fault is the guest's own."""

@@ -52,7 +52,7 @@ def _page_fault_kind(machine: Machine, rip: int, cr2: int) -> FaultKind:
     fetch = cr2 == rip or (rip < cr2 < rip + 15 and cr2 % 4096 == 0 and not machine.ram.mapped(rip))
     if fetch:
         return FaultKind.NO_EXECUTE if machine.read(cr2, 1) is not None else FaultKind.UNMAPPED_FETCH
-    if machine.text.store.covers(cr2, 1):
+    if machine.text.covers(cr2, 1):
         return FaultKind.WRITE_TO_CODE
     return FaultKind.WRITE_TO_CONSTANT if machine.read(cr2, 1) is not None else FaultKind.UNMAPPED_ACCESS
 

@@ -262,6 +262,25 @@ class Machine:
             self.ram.write(addr, content)
         return addr
 
+    def unload_text(self, start: int, size: int) -> None:
+        """The code of a module goes away: the ``size`` bytes of text from ``start``. Nobody may be executing them; who comes there later
+        faults.
+
+        :raises InputError: they are not all text of the image.
+        """
+        if size <= 0 or not all(self.image.is_text(addr) and self.text.covers(addr, 1) for addr in (start, start + size - 1)):
+            raise InputError(f"{size} bytes at {start:#x} are not text that is loaded; give a range of the image's code")
+        self.text.unload(start, size)
+
+    def load_text(self, start: int, data: bytes) -> None:
+        """Code is there again: ``data`` at a ``start`` that was unloaded.
+
+        :raises InputError: nothing, or something of another size, was unloaded there.
+        """
+        if self.text.unloaded.get(start) != start + len(data):
+            raise InputError(f"{len(data)} bytes at {start:#x}: that is not what was unloaded; give the same range")
+        self.text.load(start, data)
+
     def text_written(self, write: TextWrite, version: TextVersion) -> None:
         """Fetch model ``coherent``: every vCPU sees each write at once."""
         del write
@@ -274,7 +293,7 @@ class Machine:
         if data is not None:
             return data
         data = self.text.read(addr, size)
-        if len(data) < size:
+        if len(data) < size and not self.text.is_unloaded(addr):
             data = self.image.read(addr, size)
         return data if len(data) == size else None
 

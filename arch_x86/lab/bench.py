@@ -31,8 +31,11 @@ TURN = 1_000
 """Instructions that each vCPU runs in its turn."""
 
 
-def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: Profile) -> X86Arch:
-    """The arch layer of ``machine``, which pokes ``text`` as the profile does, under ``plane``."""
+def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: Profile, slots_max: int | None = None) -> X86Arch:
+    """The arch layer of ``machine``, which pokes ``text`` as the profile does, under ``plane``.
+
+    :param slots_max: most slots and detour buffers a page; None: what fits.
+    """
     layout, stubs = machine.layout, machine.stubs
     saved_sp = tuple(layout.gs_base(cpu.index) + GS_JPROBE_SP for cpu in machine.cpus)
     areas = X86Areas(
@@ -41,9 +44,10 @@ def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: 
         stubs.optimized_callback,
         stubs.trampoline,
         JprobeStub(stubs.jprobe_return, stubs.jprobe_return_end, saved_sp),
+        slots_max,
     )
     poke: PokeProtocol = (TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke)(text, plane, profile.without)
-    return X86Arch(machine.image, text, poke, areas, machine.ram, len(machine.cpus), profile, machine.guard)
+    return X86Arch(machine.image, text, poke, areas, machine.ram, len(machine.cpus), profile, machine.guard, plane.synchronize_sched)
 
 
 class Workbench:

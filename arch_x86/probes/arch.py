@@ -47,13 +47,14 @@ _DETOUR_SIZE: Final = 192
 @dataclass(frozen=True, slots=True)
 class X86Areas:
     """Where slots and detour buffers go (address, size in bytes), what a detour buffer calls, where probed functions return to, and
-    how jumper probes do."""
+    how jumper probes do. ``slots_max``: most slots and detour buffers a page, fewer than fit."""
 
     slots: tuple[int, int]
     detours: tuple[int, int]
     callback: int
     trampoline: int
     jprobe: JprobeStub
+    slots_max: int | None = None
 
 
 def _nobody_asks(_addr: int, _raw: bytes) -> None:
@@ -73,8 +74,11 @@ class X86Arch(BreakpointHandler):
         cpus: int,
         profile: Profile = LINUX_2010,
         copied: Callable[[int, bytes], None] | None = None,
+        grace: Callable[[str], None] | None = None,
     ) -> None:
-        """:param copied: told the address and bytes of each copied instruction before it is written to a slot or detour buffer."""
+        """:param copied: told the address and bytes of each copied instruction before it is written to a slot or detour buffer.
+        :param grace: waits for a grace period, before dirty slots are used again.
+        """
 
         def text_byte(addr: int) -> int | None:
             data = text.read(addr, 1)
@@ -90,17 +94,25 @@ class X86Arch(BreakpointHandler):
         self._memory = memory
         self._lookup: Callable[[int], Kprobe | None] = lambda _addr: None
         self._areas = areas
-        self.slots = SlotCache(*areas.slots, _SLOT_SIZE, PAGE_SIZE, self._add_page)
-        self.detours = SlotCache(*areas.detours, _DETOUR_SIZE, PAGE_SIZE, self._add_page)
+        self._grace = grace
+        self.slots = self._new_cache(areas.slots, _SLOT_SIZE, areas.slots_max)
+        self.detours = self._new_cache(areas.detours, _DETOUR_SIZE, areas.slots_max)
         self._copies: dict[int, Kprobe] = {}
         text.listeners.append(lambda write: self.code.text_changed(write.addr, len(write.data)))
+
+    def _new_cache(self, area: tuple[int, int], slot_size: int, slots_max: int | None) -> SlotCache:
+        grace = self._grace if self.profile.has("slot-reuse-wait") else None
+        return SlotCache(*area, slot_size, PAGE_SIZE, self._add_page, self._drop_page, grace, slots_max)
+
+    def _drop_page(self, addr: int) -> None:
+        self._text.remove_page(addr // PAGE_SIZE)
 
     def _add_page(self, addr: int) -> None:
         self._text.add_page(addr // PAGE_SIZE, INT3 * PAGE_SIZE)
 
     def recovered(self, addr: int, size: int) -> bytes:
         """The text without probes; what is not text (data that the image brings) as loaded."""
-        if not self._text.store.covers(addr, 1):
+        if not self._text.covers(addr, 1):
             return self.image.read(addr, size)
         return recover(self._text, self._lookup, addr, size, queued=self.profile.has("868a6fc0ca24"))
 
@@ -118,6 +130,9 @@ class X86Arch(BreakpointHandler):
 
     def arch_check_text(self, addr: int) -> None:
         """Refuse what 6.1 refuses. Raises KprobeError with EINVAL, EILSEQ, EOPNOTSUPP or ENOSPC."""
+        if self._text.is_unloaded(addr):
+            code = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
+            raise KprobeError(code, f"no probe can go to {addr:#x}: the code there was unloaded")
         verdict = can_probe(self.code, addr)
         if verdict.errno:
             # 6.1 looks the symbol up first and answers ENOENT where there is none; 2.6.38 asks whether it is text: EINVAL.
@@ -136,7 +151,7 @@ class X86Arch(BreakpointHandler):
         try:
             copy = build_slot(insn, slot, boostable)
         except KprobeError:
-            self.slots.free(slot)
+            self.slots.free(slot, dirty=False)
             raise
         self._copied(slot, copy[: insn.length])
         self.poke.text_poke(slot, copy, f"slot of {p.at:#x}")
@@ -144,14 +159,14 @@ class X86Arch(BreakpointHandler):
         self._copies[slot] = p
 
     def arch_remove_kprobe(self, p: Kprobe) -> None:
-        """Poison and free the slot, if there still is one."""
+        """Poison and free the slot, if there still is one. One that ends in a jump back is dirty: no trap tells that a CPU has left it."""
         ainsn: Ainsn | None = p.ainsn
         if ainsn is None:
             return
         self.poke.text_poke(ainsn.slot, INT3 * _SLOT_SIZE, f"freed slot of {p.at:#x}")
-        self.slots.free(ainsn.slot)
         del self._copies[ainsn.slot]
         p.ainsn = None
+        self.slots.free(ainsn.slot, dirty=ainsn.boostable)
 
     def arch_arm_kprobe(self, p: Kprobe) -> None:
         """The breakpoint goes in."""
@@ -174,7 +189,7 @@ class X86Arch(BreakpointHandler):
             detour = build_detour(plan, at, op_id=op.op_id, callback=self._areas.callback, red_zone=self.image.red_zone)
             jump = jmp32(op.at, at)
         except KprobeError:  # out of the reach of a rel32: stays a breakpoint, as in the kernel
-            self.detours.free(at)
+            self.detours.free(at, dirty=False)
             return
         if len(detour.code) > _DETOUR_SIZE:
             raise EngineBug(f"a detour buffer of {len(detour.code)} bytes; {_DETOUR_SIZE} are reserved")
@@ -197,9 +212,9 @@ class X86Arch(BreakpointHandler):
         optinsn: OptInsn = op.optinsn
         at = optinsn.detour.addr
         self.poke.text_poke(at, INT3 * _DETOUR_SIZE, f"freed detour buffer of {op.at:#x}")
-        self.detours.free(at)
         del self._copies[at]
         op.optinsn = None
+        self.detours.free(at, dirty=True)
 
     def arch_check_optimized_kprobe(self, op: AggrKprobe) -> bool:
         """False while another probe has its breakpoint or jump inside the replaced bytes; where the kernel thinks of it, also a disabled

@@ -27,7 +27,7 @@ def recover(text: TextSpace, lookup: Callable[[int], Kprobe | None], addr: int, 
     :param queued: also the jump of a probe that waits to be undone (868a6fc0ca24).
     """
     before = JMP32_SIZE - 1  # a jump that starts in front of `addr` may reach into it
-    while before and not text.store.covers(addr - before, 1):
+    while before and not text.covers(addr - before, 1):
         before -= 1
     data = bytearray(text.read(addr - before, before + size + JMP32_SIZE - 1))
     start = addr - before

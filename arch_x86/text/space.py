@@ -34,12 +34,16 @@ class FetchPort(Protocol):
 
 
 class TextSpace:
-    """Current text, over a :class:`TextStore`. ``writes`` counts them; ``listeners`` are called after each one."""
+    """Current text, over a :class:`TextStore`. ``writes`` counts them; ``listeners`` are called after each one.
+
+    ``unloaded``: start and end of each piece that was taken away.
+    """
 
     def __init__(self, store: TextStore, port: FetchPort) -> None:
         self.store = store
         self.current = store.initial
         self.writes = 0
+        self.unloaded: dict[int, int] = {}
         self.listeners: list[Callable[[TextWrite], None]] = []
         self._port = port
 
@@ -51,6 +55,42 @@ class TextSpace:
         """Make one page more of text, such as a page of instruction slots: 4096 bytes at virtual page ``vpn``."""
         self.current = self.store.extend(self.current, vpn, content)
         self._port.text_written(TextWrite(vpn * PAGE_SIZE, content, None, "new text page"), self.current)
+
+    def remove_page(self, vpn: int) -> None:
+        """Take a page of text away: nobody can execute or read it any more."""
+        self.current = self.store.remove(self.current, vpn)
+        self._port.text_written(TextWrite(vpn * PAGE_SIZE, b"", None, "text page given back"), self.current)
+
+    def covers(self, addr: int, size: int) -> bool:
+        """True when all of the ``size`` bytes from ``addr`` are text now."""
+        return self.store.covers(self.current, addr, size)
+
+    def unload(self, start: int, size: int) -> None:
+        """The ``size`` bytes of text from ``start`` are gone, as with the module that they belong to: their pages, and what is left of the
+        first and the last page, whose other part stays, is breakpoints.
+        """
+        self.unloaded[start] = start + size
+        for vpn in range(start // PAGE_SIZE, -(-(start + size) // PAGE_SIZE)):
+            low, high = max(start, vpn * PAGE_SIZE), min(start + size, (vpn + 1) * PAGE_SIZE)
+            if not self.covers(low, 1):
+                continue
+            if high - low == PAGE_SIZE:
+                self.remove_page(vpn)
+            else:
+                self.write(low, b"\xcc" * (high - low), reason="unloaded")
+
+    def load(self, start: int, data: bytes) -> None:
+        """``data`` is there again, at the ``start`` that was unloaded."""
+        del self.unloaded[start]
+        for vpn in range(start // PAGE_SIZE, -(-(start + len(data)) // PAGE_SIZE)):
+            low, high = max(start, vpn * PAGE_SIZE), min(start + len(data), (vpn + 1) * PAGE_SIZE)
+            if not self.covers(low, 1):
+                self.add_page(vpn, b"\xcc" * PAGE_SIZE)
+            self.write(low, data[low - start : high - start], reason="loaded again")
+
+    def is_unloaded(self, addr: int) -> bool:
+        """``addr`` lies in text that was unloaded."""
+        return any(start <= addr < end for start, end in self.unloaded.items())
 
     def write(self, addr: int, data: bytes, *, reason: str, cpu: int | None = None) -> None:
         """Change the text. A write that leaves the text as it is makes no new version but is still an event."""
@@ -65,7 +105,7 @@ class TextSpace:
         self._publish(version, *writes)
 
     def _check(self, addr: int, data: bytes, reason: str) -> None:
-        if not self.store.covers(addr, len(data)):
+        if not self.covers(addr, len(data)):
             raise EngineBug(f"text write outside text: {len(data)} bytes at {addr:#x} ({reason})")
 
     def _publish(self, version: TextVersion, *writes: TextWrite) -> None:

@@ -18,7 +18,7 @@ _GROUP: Final = 32
 
 
 class TextPage:
-    """One page of code at virtual page number ``vpn``; ``content`` is 4096 bytes and never changes."""
+    """One page of code at virtual page number ``vpn``; ``content`` is 4096 bytes and never changes. Empty: the page is not there."""
 
     __slots__ = ("__weakref__", "content", "vpn")
 
@@ -79,6 +79,7 @@ class TextStore:
 
     def __init__(self, initial: dict[int, bytes], *, transitions_max: int = 1024) -> None:
         self._index: dict[int, int] = {}
+        self._vpns: list[int] = []
         self._pages: WeakValueDictionary[tuple[int, bytes], TextPage] = WeakValueDictionary()
         self._groups: WeakValueDictionary[tuple[TextPage, ...], TextGroup] = WeakValueDictionary()
         self._versions: WeakValueDictionary[tuple[TextGroup, ...], TextVersion] = WeakValueDictionary()
@@ -109,28 +110,51 @@ class TextStore:
         return version
 
     def extend(self, version: TextVersion, vpn: int, content: bytes) -> TextVersion:
-        """``version`` with one page more. ``vpn`` must be new to the store and ``version`` its newest in extent."""
+        """``version`` with one page more. What other versions have at the places in between is not there in it."""
         at = self._index.setdefault(vpn, len(self._index))
+        while version.extent < at:
+            version = self._append(version, self._page(self._vpns[version.extent], b""))
+        if at == len(self._vpns):
+            self._vpns.append(vpn)
         page = self._page(vpn, content)
+        return self._replace(version, at, page) if at < version.extent else self._append(version, page)
+
+    def remove(self, version: TextVersion, vpn: int) -> TextVersion:
+        """``version`` without the page ``vpn``."""
+        return self._replace(version, self._index[vpn], self._page(vpn, b""))
+
+    def _replace(self, version: TextVersion, at: int, page: TextPage) -> TextVersion:
+        groups = list(version.groups)
+        pages = list(groups[at // _GROUP].pages)
+        pages[at % _GROUP] = page
+        groups[at // _GROUP] = self._group(tuple(pages))
+        return self._version(tuple(groups))
+
+    def _append(self, version: TextVersion, page: TextPage) -> TextVersion:
+        at = version.extent
         if at % _GROUP == 0:
             return self._version((*version.groups, self._group((page,))))
         last = self._group((*version.groups[-1].pages, page))
         return self._version((*version.groups[:-1], last))
 
-    def covers(self, addr: int, size: int) -> bool:
-        """True when all of the ``size`` bytes from ``addr`` are text."""
-        return size > 0 and all(vpn in self._index for vpn in range(addr // PAGE_SIZE, (addr + size - 1) // PAGE_SIZE + 1))
+    def covers(self, version: TextVersion, addr: int, size: int) -> bool:
+        """True when all of the ``size`` bytes from ``addr`` are text in ``version``."""
+        return size > 0 and all(self._content(version, vpn) for vpn in range(addr // PAGE_SIZE, (addr + size - 1) // PAGE_SIZE + 1))
+
+    def _content(self, version: TextVersion, vpn: int) -> bytes:
+        at = self._index.get(vpn)
+        return b"" if at is None or at >= version.extent else version.groups[at // _GROUP].pages[at % _GROUP].content
 
     def read(self, version: TextVersion, addr: int, size: int) -> bytes:
         """``size`` bytes of text in ``version``, ending early where text ends."""
         out = b""
         while size > 0:
             vpn, offset = divmod(addr, PAGE_SIZE)
-            at = self._index.get(vpn)
-            if at is None or at >= version.extent:
+            content = self._content(version, vpn)
+            if not content:
                 break
             take = min(size, PAGE_SIZE - offset)
-            out += version.groups[at // _GROUP].pages[at % _GROUP].content[offset : offset + take]
+            out += content[offset : offset + take]
             addr += take
             size -= take
         return out

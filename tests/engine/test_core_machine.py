@@ -231,7 +231,8 @@ class CoreMachine(RuleBasedStateMachine):
     def remove_the_code(self, really):
         if not really:
             return
-        self.kprobes.kprobes_module_going(BASE, 4096)
+        self.kprobes.kprobes_module_going(BASE, SIZE)
+        self.bench.machine.unload_text(BASE, SIZE)
         self.model.code_gone()
         self.loaded = False
 
@@ -244,7 +245,7 @@ class CoreMachine(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: not self.loaded)
     def load_the_code(self):
-        self.bench.machine.text.write(BASE, self.original, reason="the code is loaded again")
+        self.bench.machine.load_text(BASE, self.original)
         self.loaded = True
 
     # What must hold ---------------------------------------------------------------------------------------------------
