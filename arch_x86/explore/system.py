@@ -324,6 +324,7 @@ class _NoTime:
     """Time does not pass: what it would bring is a choice."""
 
     jiffies = 0
+    in_handler = False
 
     def run_turn(self) -> bool:
         """Nobody runs but by choice."""
