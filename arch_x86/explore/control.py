@@ -12,7 +12,9 @@ from enum import IntEnum
 from functools import partial
 from typing import Any
 
+from arch_x86.text.space import TextSpace
 from engine.errors import KprobeError
+from engine.image import Image
 from engine.kprobe import Kprobe, KprobeFlag
 from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe
@@ -43,8 +45,10 @@ class Control:
     :param hit: called with a probe's number (in the order of :meth:`kprobe` calls) and the registers, when its handler runs.
     """
 
-    def __init__(self, core: Kprobes, hit: HitLog) -> None:
+    def __init__(self, core: Kprobes, hit: HitLog, text: TextSpace, image: Image) -> None:
         self.core = core
+        self._text = text
+        self._image = image
         self._hit = hit
         self.probes: list[Kprobe] = []
         self.returns: dict[int, Kretprobe] = {}
@@ -54,10 +58,20 @@ class Control:
     # Probes -----------------------------------------------------------------------------------------------------------
 
     def kprobe(
-        self, symbol: str | None, offset: int = 0, *, addr: int | None = None, post: bool = False, disabled: bool = False
-    ) -> Kprobe:  # fmt: skip
-        """A probe whose handler counts, at a symbol or an address; ``post``: with a post_handler, too; ``disabled``: registered so."""
-        number = len(self.probes)
+        self,
+        symbol: str | None,
+        offset: int = 0,
+        *,
+        addr: int | None = None,
+        post: bool = False,
+        disabled: bool = False,
+        number: int | None = None,
+    ) -> Kprobe:
+        """A probe whose handler counts, at a symbol or an address; ``post``: with a post_handler, too; ``disabled``: registered so.
+
+        :param number: its number, where several control tasks make probes; else they are numbered as they come.
+        """
+        number = len(self.probes) if number is None else number
 
         def pre_handler(p: Kprobe, regs: Any) -> int:
             del p
@@ -67,14 +81,14 @@ class Control:
         flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)
         post_handler = _nothing if post else None
         p = Kprobe(addr=addr, symbol_name=symbol, offset=offset, pre_handler=pre_handler, post_handler=post_handler, flags=flags)
-        self._add(p)
+        self._add(p, number)
         return p
 
     def kretprobe(self, symbol: str, maxactive: int = 4) -> Kretprobe:
         """A return probe whose handler counts."""
         number = len(self.probes)
         rp = Kretprobe(symbol_name=symbol, handler=partial(self._returned, number), maxactive=maxactive)
-        self._add(rp.kp)
+        self._add(rp.kp, number)
         self.returns[number] = rp
         return rp
 
@@ -82,10 +96,12 @@ class Control:
         self._hit(number, regs)
         return 0
 
-    def _add(self, p: Kprobe) -> None:
-        self.probes.append(p)
-        self._life.append(Life.OFF)
-        self._epoch.append(0)
+    def _add(self, p: Kprobe, number: int) -> None:
+        while len(self.probes) <= number:
+            self.probes.append(Kprobe())  # of another task, which has not come to make it
+            self._life.append(Life.OFF)
+            self._epoch.append(0)
+        self.probes[number] = p
 
     @property
     def lives(self) -> Lives:
@@ -170,11 +186,23 @@ class Control:
         with self._changing(numbers, Life.ON if on else Life.CHANGING):
             set_kprobes_enabled(self.core, on=on)
 
-    def module_going(self, start: int, size: int) -> None:
-        """kprobes_module_going(): nobody executes there any more, and nobody will."""
+    def module_going(self, symbol: str) -> None:
+        """The code of a function, nobody in it, is about to be freed, and is: kprobes_module_going(), and the loader."""
+        start, size = self._extent(symbol)
         numbers = [n for n, p in enumerate(self.probes) if p.addr is not None and start <= p.addr < start + size]
         with self._changing(numbers, Life.OFF):
             self.core.kprobes_module_going(start, size)
+        self._text.unload(start, size)
+
+    def module_back(self, symbol: str) -> None:
+        """It is loaded again."""
+        self.core.plane.point("next operation")
+        start, size = self._extent(symbol)
+        self._text.load(start, self._image.read(start, size))
+
+    def _extent(self, symbol: str) -> tuple[int, int]:
+        found = self._image.by_name[symbol]
+        return found.addr, found.size
 
 
 def _nothing(_p: Kprobe, _regs: object, _flags: int) -> None:

@@ -16,6 +16,7 @@ from arch_x86.explore.lane import Lane
 from arch_x86.isa.encode import JMP32_SIZE
 from arch_x86.text.version import TextStore, TextVersion
 from engine.explore.system import Violation, ViolationKind
+from engine.kprobe import Kprobe
 
 __all__ = ("FreedOracle", "HitOracle", "RestoredOracle", "Site", "TornOracle")
 
@@ -126,6 +127,13 @@ class FreedOracle:
         if live(rip):
             return None
         return Violation(ViolationKind.USE_AFTER_FREE, cpu, rip, f"CPU {cpu} is at {self._where(rip)}, which was freed")
+
+    def check_probe(self, cpu: int, p: Kprobe | None) -> Violation | None:
+        """A hit goes on with ``p``."""
+        if p is None or p.ainsn is not None:
+            return None
+        text = f"a hit on CPU {cpu} goes on with the probe at {self._where(p.at)}, which was freed"
+        return Violation(ViolationKind.USE_AFTER_FREE, cpu, p.at, text)
 
 
 class RestoredOracle:

@@ -350,6 +350,9 @@ class CpuSide:
     def _advance_hit(self, lane: Lane) -> None:
         world, index, hit = self.node.world, lane.index, lane.hit
         assert hit is not None
+        self.violation = self.freed.check_probe(lane.index, world.named(hit.probe))
+        if self.violation is not None:
+            return
         self._load(world, lane)
         lane.hit = advance_hit(self.executor, world, index, hit)
         self._store(world, lane)

@@ -53,7 +53,7 @@ class Setup:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A named case. ``profiles``: where it makes sense; ``preemptions``: the bound that it is meant for; ``without``: steps that it leaves
-    out, so that it shows what they are for.
+    out, so that it shows what they are for; ``steps``: those that it fails without.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Scenario:
     preemptions: int = 2
     profiles: tuple[str, ...] = PROFILES
     without: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
     source: str = field(default="", compare=False)
 
     def case(self, profile: Profile, *, cpus: int | None = None, preempt: bool | None = None) -> Case:
@@ -110,6 +111,7 @@ def scenario(
     preemptions: int = 2,
     profiles: Sequence[str] = PROFILES,
     without: Sequence[str] = (),
+    steps: Sequence[str] = (),
 ) -> Callable[[Callable[[Setup], None]], Scenario]:
     """Makes a :class:`Scenario` of a function that places control tasks.
 
@@ -120,7 +122,7 @@ def scenario(
     def make(build: Callable[[Setup], None]) -> Scenario:
         doc = (build.__doc__ or "").strip()
         return Scenario(
-            build.__name__.replace("_", "-"),
+            build.__name__.removeprefix("x").replace("_", "-"),
             doc,
             image,
             call,
@@ -134,6 +136,7 @@ def scenario(
             preemptions,
             tuple(profiles),
             tuple(without),
+            tuple(steps),
         )
 
     return make

@@ -64,7 +64,7 @@ class World:
         self.text = SteppedText(machine.text.store, lambda addr: layout.slots <= addr < end, self.plane.point, whole_batches=not stage.nmis)
         self.arch = build_arch(machine, self.text, self.plane, stage.profile)
         self.core = Kprobes(self.arch, self.plane, machine.kallsyms, stage.profile)
-        self.control = Control(self.core, stage.hit)
+        self.control = Control(self.core, stage.hit, self.text, machine.image)
         self._missed = stage.missed
         self.core.kprobes_inc_nmissed_count = self._count_misses
         self._aggregators: dict[int, AggrKprobe] = {}
