@@ -8,6 +8,7 @@ import pytest
 
 from arch_x86.emu.fault import FaultKind
 from arch_x86.lab.bench import Workbench
+from arch_x86.text.space import TextSpace
 from engine.errors import EngineBug, InputError, KprobeError
 from engine.image import Image, Segment, Symbol
 from engine.kprobe import Kprobe
@@ -26,7 +27,7 @@ def image() -> Image:
         symbols.append(Symbol(f"f{i}", BASE + len(code), len(body)))
         code += body.ljust(16, b"\xcc")
     symbols.append(Symbol("spin", SPIN, 8))
-    code += b"\x48\xff\xcf\x75\xfb\x31\xc0\xc3"  # dec rdi; jne spin; xor eax, eax; ret
+    code += b"\x48\xff\xcf\x75\xfb\x31\xc0\xc3".ljust(PAGE, b"\xcc")  # dec rdi; jne spin; xor eax, eax; ret
     return Image(name="pages", segments=(Segment(BASE, code, len(code)),), symbols=tuple(symbols))
 
 
@@ -37,15 +38,16 @@ def bench(request, pool):
     made.close()
 
 
-def test_a_cpu_inside_faults_at_its_next_instruction_on_every_vcpu(bench):
+@pytest.mark.parametrize("size", [8, PAGE])
+def test_a_cpu_inside_faults_at_its_next_instruction_on_every_vcpu(bench, size):
     for cpu in range(2):
         bench.start_call(cpu, SPIN, (1 << 30,))
     bench.run_turn()
-    bench.machine.unload_text(SPIN, 8)
-    bench.machine.load_text(SPIN, bench.image.read(SPIN, 8))
+    bench.machine.unload_text(SPIN, size)
+    bench.machine.load_text(SPIN, bench.image.read(SPIN, size))
     bench.run_turn()
     assert all(bench.executor.running(cpu) for cpu in range(2)), "nobody executed while it was away"
-    bench.machine.unload_text(SPIN, 8)
+    bench.machine.unload_text(SPIN, size)
     faults = bench.finish_calls()
     assert [fault.cpu for fault in faults] == [0, 1]
     assert all(SPIN <= fault.rip < SPIN + 8 for fault in faults)
@@ -150,3 +152,44 @@ def test_a_snapshot_of_unloaded_code_goes_back_to_that(bench):
         bench.kprobes.register_kprobe(Kprobe(symbol_name="f7"))
     bench.machine.load_text(BASE, bench.image.read(BASE, PAGE))
     assert bench.call("f7") == 7
+
+
+def test_a_snapshot_does_not_go_back_over_pages_that_were_made_again(bench):
+    """There are as many pages of text as then, but a page of slots in use would not be there."""
+    ps = [Kprobe(symbol_name=f"f{i}") for i in range(300)]
+    for _ in range(2):
+        bench.kprobes.register_kprobes(ps)
+        bench.kprobes.unregister_kprobes(ps)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        bench.arch.slots.collect_garbage_slots()
+        for p in ps:
+            p.addr = None
+    snap = bench.machine.snapshot()
+    bench.machine.restore(snap)
+    bench.kprobes.register_kprobes(ps)
+    assert bench.machine.text.current.extent == snap.text.extent
+    with pytest.raises(EngineBug):
+        bench.machine.restore(snap)
+    bench.machine.restore(snap, keep_text=True)
+    assert bench.call("f299") == 299
+
+
+def test_spaces_over_one_store_take_pages_in_any_order(bench):
+    """Each has what it made, and only that; the same pages are one version, whoever made them in which order."""
+    store, port = bench.machine.text.store, bench.machine
+    one, other, third = (TextSpace(store, port) for _ in range(3))
+    vpns = [bench.machine.layout.slots // PAGE + i for i in range(40)]
+    for vpn in vpns:
+        one.add_page(vpn, b"\xc3" * PAGE)
+    other.add_page(vpns[-1], b"\xc3" * PAGE)
+    assert [other.covers(vpn * PAGE, PAGE) for vpn in vpns] == [False] * 39 + [True]
+    for vpn in vpns[:-1]:
+        one.remove_page(vpn)
+    assert one.current is other.current
+    bench.start_call(0, vpns[-1] * PAGE)
+    assert bench.finish_calls() == []
+    for cpu, vpn in enumerate(vpns[:2]):
+        bench.start_call(cpu, vpn * PAGE)
+    assert [fault.kind for fault in bench.finish_calls()] == [FaultKind.UNMAPPED_FETCH] * 2
+    assert third.current is store.initial
+    assert not third.covers(vpns[-1] * PAGE, 1)
