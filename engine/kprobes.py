@@ -97,6 +97,10 @@ class Kprobes:
         """What touching text needs."""
         return self._held(why, self.online_cpus, self.text_mutex)
 
+    def assert_text_locked(self) -> None:
+        """EngineBug unless the current task holds text_mutex: the text of probes is about to change."""
+        self.text_mutex.assert_held()
+
     # Look-ups ---------------------------------------------------------------------------------------------------------
 
     def get_kprobe(self, addr: int) -> Kprobe | None:

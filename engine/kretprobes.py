@@ -107,13 +107,16 @@ class _Saved:
 
 
 class Kretprobes:
-    """The return probes of one machine, and the instances that are open."""
+    """The return probes of one machine, and the instances that are open.
+
+    :ivar open_stacks: of each task, oldest first.
+    """
 
     def __init__(self, core: Kprobes, arch: Arch) -> None:
         self._core = core
         self._arch = arch
         self._registered: dict[Kretprobe, None] = {}
-        self._open: dict[Hashable, list[KretprobeInstance]] = {}  # a task's, oldest first
+        self.open_stacks: dict[Hashable, list[KretprobeInstance]] = {}
 
     # Registration -----------------------------------------------------------------------------------------------------
 
@@ -205,7 +208,7 @@ class Kretprobes:
             if not self._core.profile.loses_declined:
                 self._recycle(ri)
         elif self._arch.arch_prepare_kretprobe(ri, regs):
-            self._open.setdefault(self._arch.current_task, []).append(ri)
+            self.open_stacks.setdefault(self._arch.current_task, []).append(ri)
         else:  # no return address to replace
             rp.nmissed += 1
             self._recycle(ri)
@@ -219,7 +222,7 @@ class Kretprobes:
         :returns: where to go on; None when no call is open there (the kernel stops for good).
         """
         task = self._arch.current_task
-        stack = self._open.get(task, [])
+        stack = self.open_stacks.get(task, [])
         trampoline = self._arch.trampoline
         # Of several probes on a call the one that came first has the real return address; the others found the trampoline there.
         first = next((at for at in reversed(range(len(stack))) if stack[at].ret_addr != trampoline), None)
@@ -243,7 +246,7 @@ class Kretprobes:
         for ri in reversed(returning):
             self._recycle(ri)
         if not stack:
-            self._open.pop(task, None)
+            self.open_stacks.pop(task, None)
         return ret_addr
 
     def _recycle(self, ri: KretprobeInstance) -> None:
@@ -252,19 +255,19 @@ class Kretprobes:
 
     def pending_return(self, task: Hashable) -> int | None:
         """Where the innermost open call of ``task`` will return to; None when none is open."""
-        return next((ri.ret_addr for ri in reversed(self._open.get(task, [])) if ri.ret_addr != self._arch.trampoline), None)
+        return next((ri.ret_addr for ri in reversed(self.open_stacks.get(task, [])) if ri.ret_addr != self._arch.trampoline), None)
 
     def open_calls(self, task: Hashable) -> int:
         """How many calls of ``task`` are open."""
-        return len(self._open.get(task, ()))
+        return len(self.open_stacks.get(task, ()))
 
     def drop_calls(self, task: Hashable, keep: int) -> None:
         """Of the open calls of ``task`` only the ``keep`` oldest will return."""
-        stack = self._open.get(task, [])
+        stack = self.open_stacks.get(task, [])
         while len(stack) > keep:
             self._recycle(stack.pop())
         if not stack:
-            self._open.pop(task, None)
+            self.open_stacks.pop(task, None)
 
     def flush_task(self, task: Hashable) -> None:
         """``task`` is dead: its open calls never return (kprobe_flush_task)."""
@@ -274,12 +277,12 @@ class Kretprobes:
 
     def save_state(self) -> _Saved | None:
         """Which calls are open, and what each instance holds; None: nothing."""
-        if not self._registered and not self._open:
+        if not self._registered and not self.open_stacks:
             return None
-        seen = dict.fromkeys(ri for stack in self._open.values() for ri in stack)
+        seen = dict.fromkeys(ri for stack in self.open_stacks.values() for ri in stack)
         seen |= dict.fromkeys(ri for rp in self._registered for ri in rp.instances)
         return _Saved(
-            {task: tuple(stack) for task, stack in self._open.items()},
+            {task: tuple(stack) for task, stack in self.open_stacks.items()},
             {rp: (rp.instances, tuple(rp.free_instances)) for rp in self._registered},
             [(ri, ri.ret_addr, ri.frame, bytes(ri.data)) for ri in seen],
         )
@@ -287,7 +290,7 @@ class Kretprobes:
     def restore_state(self, state: _Saved | None) -> None:
         """Go back, within the probes that are registered now: one registered since has no call open."""
         state = state or _Saved({}, {}, [])
-        self._open = {task: list(stack) for task, stack in state.opened.items()}
+        self.open_stacks = {task: list(stack) for task, stack in state.opened.items()}
         for ri, ret_addr, frame, data in state.content:
             ri.ret_addr, ri.frame, ri.data[:] = ret_addr, frame, data
         for rp in self._registered:

@@ -34,6 +34,10 @@ class OptimizerHost(Protocol):
         """Below them, what touching text needs."""
         ...
 
+    def assert_text_locked(self) -> None:
+        """EngineBug unless the current task holds text_mutex."""
+        ...
+
     def unhash(self, op: AggrKprobe) -> None:
         """Take an unused aggregator out of the table, if it is still there."""
         ...
@@ -77,10 +81,12 @@ class Optimizer:
 
     def force_unoptimize(self, op: AggrKprobe) -> None:
         """Write the breakpoint over the jump of ``op`` now."""
+        self._host.assert_text_locked()
         self._arch.arch_unoptimize_kprobe(op)
 
     def disarm(self, op: AggrKprobe) -> None:
         """Write the original first byte of ``op`` now."""
+        self._host.assert_text_locked()
         self._arch.arch_disarm_kprobe(op)
 
     def _optimizes(self) -> bool:
@@ -161,6 +167,7 @@ class Optimizer:
         return batch
 
     def _do_unoptimize(self) -> None:
+        self._host.assert_text_locked()
         batch = self._batch(Queue.UNOPTIMIZING)
         if batch:
             self._arch.arch_unoptimize_kprobes(batch)
@@ -181,6 +188,7 @@ class Optimizer:
     def _do_optimize(self) -> None:
         if not self._optimizes():
             return
+        self._host.assert_text_locked()
         batch = self._batch(Queue.OPTIMIZING)
         if not batch:
             return

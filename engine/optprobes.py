@@ -26,6 +26,10 @@ class ProbeTable(Protocol):
         """The probe (or aggregator) in the table at ``addr``."""
         ...
 
+    def assert_text_locked(self) -> None:
+        """EngineBug unless the current task holds text_mutex."""
+        ...
+
     def unhash(self, op: AggrKprobe) -> None:
         """Take an unused aggregator out of the table, if it is still there."""
         ...
@@ -123,6 +127,7 @@ class Optprobes:
 
     def arm_kprobe(self, p: Kprobe) -> None:
         """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first."""
+        self._table.assert_text_locked()
         if self._profile.has("collision-unoptimize"):
             for neighbour in self._covering(p.at):
                 self.unoptimize_kprobe(neighbour, force=True)
@@ -133,6 +138,7 @@ class Optprobes:
 
     def disarm_kprobe(self, p: Kprobe) -> bool:
         """Take the breakpoint away. False: the probe is queued, so the optimizer will."""
+        self._table.assert_text_locked()
         self.unoptimize_kprobe(p, force=self._table.kprobes_all_disarmed and self._profile.disarms_by_force)
         if isinstance(p, AggrKprobe) and p.queued:
             return False

@@ -39,6 +39,11 @@ class Hardware(Protocol):
         """For each vCPU: is it at a quiescent point now, and how many has it passed."""
         ...
 
+    @property
+    def in_handler(self) -> bool:
+        """A trap is being handled just now: preemption is off, and nobody may sleep."""
+        ...
+
     def sync_core(self, cpu: int) -> bool:
         """Synchronize what ``cpu`` fetches with the text, if it takes an interrupt now; False where IF forbids it."""
         ...
@@ -121,6 +126,7 @@ class Mutex:
     def acquire(self, why: str) -> None:
         """Take it, waiting for its owner if there is one."""
         plane = self._plane
+        plane.might_sleep(f"{self.name} ({why})")
         task = plane.current
         plane.lock_order.entering(task, self)
         if self.owner is not None:
@@ -187,13 +193,20 @@ class ControlPlane:
     def traps_over(self, why: str) -> None:
         """Until no trap is being handled that began before now: between two turns of the vCPUs none is."""
 
+    def might_sleep(self, why: str) -> None:
+        """EngineBug in a handler: who calls this may have to wait."""
+        if self._hardware.in_handler:
+            raise EngineBug(f"a handler sleeps, with preemption off: {why}")
+
     # Waiting ----------------------------------------------------------------------------------------------------------
 
     def wait_until(self, ready: Callable[[], bool], why: str) -> None:
         """Return once ``ready()`` holds.
 
         :raises Deadlock: nothing is left to run that could bring it about.
+        :raises EngineBug: a handler asks.
         """
+        self.might_sleep(why)
         task = self._current
         if task is None:
             while not ready():

@@ -108,6 +108,11 @@ class Executor:
         """True while a call is under way on ``cpu``."""
         return self.machine.tasks[cpu].state is TaskState.RUNNING
 
+    @property
+    def in_handler(self) -> bool:
+        """A trap, or what else leaves guest code, is being handled now."""
+        return bool(self._handling)
+
     # Turns ------------------------------------------------------------------------------------------------------------
 
     def advance(self, cpu: int, budget: int, plan: InterruptPlan | None = None) -> int:

@@ -9,6 +9,7 @@ from arch_x86.explore.control import Lives
 from arch_x86.explore.hit import NO_HIT, Block, Hit
 
 if TYPE_CHECKING:
+    from arch_x86.emu.nested import NestedCall
     from arch_x86.explore.parking import Parked
 
 __all__ = ("Lane", "Mode", "Passing")
@@ -34,13 +35,30 @@ class Lane:
     :ivar calls: how many calls the task has begun.
     :ivar hit: the hit whose next piece is to come, or None.
     :ivar block: the kprobes layer's record of the hit in progress.
+    :ivar nmi: an NMI is being handled; its handler runs guest code in ``nested``. ``interrupted``: hit and pass in progress, and the
+        counts, when it came.
     :ivar quiet: it stands in ``schedule()``: a quiescent point.
     :ivar passing: the pass over a site that it is in.
     :ivar counts: hits and misses of each probe so far in the task that runs, together.
     :ivar position: steps made.
     """
 
-    __slots__ = ("block", "calls", "counts", "hit", "index", "mode", "parked", "passing", "position", "quiet", "task")
+    __slots__ = (
+        "block",
+        "calls",
+        "counts",
+        "hit",
+        "index",
+        "interrupted",
+        "mode",
+        "nested",
+        "nmi",
+        "parked",
+        "passing",
+        "position",
+        "quiet",
+        "task",
+    )
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -58,6 +76,9 @@ class Lane:
         self.passing: Passing | None = None
         self.counts: tuple[int, ...] = (0,) * probes
         self.position = 0
+        self.nmi = False
+        self.nested: NestedCall | None = None
+        self.interrupted: tuple[Hit | None, Passing | None, tuple[int, ...]] | None = None
 
     @property
     def over(self) -> bool:
@@ -79,13 +100,15 @@ class Lane:
     def save(self) -> tuple[Any, ...]:
         """For :meth:`restore`."""
         return (
-            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position, self.task, self.parked
+            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position, self.task, self.parked,
+            self.nmi, self.nested, self.interrupted,
         )  # fmt: skip
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Go back."""
         (
-            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position, self.task, self.parked
+            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position, self.task, self.parked,
+            self.nmi, self.nested, self.interrupted,
         ) = saved  # fmt: skip
 
     def key(self) -> tuple[Any, ...]:
@@ -94,4 +117,6 @@ class Lane:
         passing = self.passing
         done = tuple(now - then for now, then in zip(self.counts, passing[3], strict=False)) if passing is not None else ()
         parked = tuple(one.key() for one in self.parked)
-        return (self.mode, self.calls, hit, self.block, self.quiet, passing and passing[:3], done, self.task, parked)
+        hit_before = self.interrupted[0] if self.interrupted is not None else None
+        nmi = (self.nmi, self.nested is not None, hit_before.key if hit_before is not None else 0)
+        return (self.mode, self.calls, hit, self.block, self.quiet, passing and passing[:3], done, self.task, parked, nmi)

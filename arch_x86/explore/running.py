@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from arch_x86.emu.cpu import FLAG_IF, ExitReason
+from arch_x86.emu.cpu import FLAG_IF, ExitReason, NmiPhase
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
+from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.task import TaskState
 from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.explore.hit import HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
 from arch_x86.explore.lane import Lane, Mode
 from arch_x86.explore.oracles import FreedOracle, HitOracle, Site, TornOracle
 from arch_x86.explore.parking import park, switch_to
+from arch_x86.explore.returns import NO_CALLS, OpenCalls, load_calls, store_calls
 from arch_x86.explore.waits import Waits
-from arch_x86.explore.world import ControlCode, Node
+from arch_x86.explore.world import ControlCode, Node, World
 from arch_x86.lab.calls import CallFrame
 from arch_x86.probes.singlestep import FLAG_TF
 from engine.explore.system import Coverage, Violation, ViolationKind
@@ -84,6 +86,7 @@ class CpuSide:
         self._new_watches: list[tuple[int, int]] = []
         self._methods: set[str] = set()
         self._golden: dict[int, list[tuple[Any, ...]]] = {}
+        self.calls: OpenCalls = NO_CALLS
         self._handler_length = executor.handler_length(machine.cpus[0])
 
     def where(self, addr: int) -> str:
@@ -111,7 +114,8 @@ class CpuSide:
                 site = Site(p.addr, arch.originals(image, p.addr, size), site.jumps if site else set(), site.probes if site else set())
                 self.torn.learn(site)
                 self._watch(site.addr, site.end + 1)
-            site.probes.add(number)
+            if number not in node.world.control.returns:  # one pass is not one return
+                site.probes.add(number)
             if entry is not None and entry.ainsn is not None and not site.jumps:
                 self._methods.add(_WAYS.get(arch.method_of(entry), "int3"))
             if isinstance(entry, AggrKprobe) and entry.optinsn is not None:
@@ -147,7 +151,7 @@ class CpuSide:
 
     def _takes_interrupt(self, cpu: int) -> bool:
         lane = self.lanes[cpu]
-        return lane.mode is not Mode.CALL or (lane.hit is None and bool(self.machine.cpus[cpu].rflags & FLAG_IF))
+        return (lane.mode is not Mode.CALL or (lane.hit is None and bool(self.machine.cpus[cpu].rflags & FLAG_IF))) and not lane.nmi
 
     def _tasks_of(self, cpu: int) -> frozenset[int]:
         lane = self.lanes[cpu]
@@ -194,14 +198,14 @@ class CpuSide:
 
     def _stretch(self, lane: Lane, limit: int) -> tuple[int, bool]:
         """Steps made, and whether this is a choice point."""
-        if lane.mode is Mode.IDLE:
+        cpu = self.machine.cpus[lane.index]
+        if lane.mode is not Mode.CALL and not lane.nmi:
             self._begin_call(lane)
             return 1, False
         if lane.hit is not None:
             self._advance_hit(lane)
             return 1, True
-        cpu = self.machine.cpus[lane.index]
-        lane.quiet = False
+        lane.quiet = lane.quiet and lane.nmi
         self._look(lane)
         if self.violation is not None:
             return 0, True
@@ -250,6 +254,40 @@ class CpuSide:
         self.violation = self.violation or self.hits.passed(lane, site, self.node.lives)
         lane.passing = None
 
+    # NMIs -------------------------------------------------------------------------------------------------------------
+
+    def _deliver_nmi(self, lane: Lane) -> None:
+        """Its handler runs the workload's function. An idle CPU takes it on the empty stack of its task."""
+        cpu, task = self.machine.cpus[lane.index], self.machine.tasks[lane.index]
+        if lane.mode is not Mode.CALL:
+            cpu.rip = self.machine.stubs.call_return
+            cpu.uc.set_stack_and_flags(task.stack_top - 64, FLAG_IF)
+        cpu.nmi = NmiPhase.NONE
+        if self.executor.deliver_nmi(lane.index):
+            lane.interrupted = (lane.hit, lane.passing, lane.counts)
+            lane.nmi, lane.hit, lane.passing = True, None, None
+
+    def _nmi_handler(self, lane: Lane) -> None:
+        frame, _ = self.plan.calls[lane.task]
+        lane.nested = NestedCall(self.machine, self.machine.cpus[lane.index])
+        lane.nested.enter(frame.addr, frame.integers)
+
+    def _nmi_over(self, lane: Lane) -> None:
+        """The function has returned: on to the end of the stub, and to what was interrupted."""
+        cpu = self.machine.cpus[lane.index]
+        assert lane.nested is not None
+        assert lane.interrupted is not None
+        if lane.passing is not None:
+            self._pass_over(lane)
+        lane.nested.leave(died=False)
+        cpu.run(sum(addr >= cpu.rip for addr in self.machine.stubs.frames))
+        cpu.nmi = NmiPhase.NONE
+        hit, passing, counts = lane.interrupted
+        if passing is not None:  # what was counted meanwhile is not of that pass
+            before = tuple(old + now - then for old, now, then in zip(passing[3], lane.counts, counts, strict=True))
+            passing = (*passing[:3], before)
+        lane.nmi, lane.nested, lane.interrupted, lane.hit, lane.passing = False, None, None, hit, passing
+
     def _begin_call(self, lane: Lane) -> None:
         frame, _ = self.plan.calls[lane.task]
         self.executor.begin_call(lane.index, frame.addr, frame.integers, frame.floats)
@@ -265,6 +303,10 @@ class CpuSide:
         elif name == _CALLBACK:
             self.coverage.jump += 1
             lane.hit = begin_optimized(cpu)
+        elif name == "nmi":
+            self._nmi_handler(lane)
+        elif name == "nested_return" and lane.nested is not None:
+            self._nmi_over(lane)
         else:
             return self._exit(lane, ExitReason.HYPERCALL, name)
         return True
@@ -272,14 +314,17 @@ class CpuSide:
     def _exit(self, lane: Lane, reason: ExitReason, name: str | None = None) -> bool:
         """Whatever else ends a run is the executor's. True: a choice point."""
         world, index = self.node.world, lane.index
-        load_block(world, index, lane.block)
+        self._load(world, lane)
         self.executor.handle_exit(self.machine.cpus[index], reason)
-        lane.block = store_block(world, index)
         state = self.machine.tasks[index].state
+        ended = name == "call_return" and lane.mode is Mode.CALL
+        if ended or state is TaskState.FAULTED:
+            world.arch.call_ended(index)
+        self._store(world, lane)
         if state is TaskState.FAULTED:
             self._died(lane)
             return True
-        if state is TaskState.IDLE:
+        if ended:
             self._ended(lane)
             return True
         if name == "schedule":
@@ -289,12 +334,25 @@ class CpuSide:
             return True
         return reason is not ExitReason.EXCEPTION
 
+    def _load(self, world: World, lane: Lane) -> None:
+        """What the kprobes layer knows of this CPU, into the core of the present control state."""
+        load_block(world, lane.index, lane.block)
+        if world.control.returns:
+            world.arch.tasks[lane.index] = lane.task
+            load_calls(world, self.calls)
+
+    def _store(self, world: World, lane: Lane) -> None:
+        """And back."""
+        lane.block = store_block(world, lane.index)
+        if world.control.returns:
+            self.calls = store_calls(world)
+
     def _advance_hit(self, lane: Lane) -> None:
         world, index, hit = self.node.world, lane.index, lane.hit
         assert hit is not None
-        load_block(world, index, lane.block)
+        self._load(world, lane)
         lane.hit = advance_hit(self.executor, world, index, hit)
-        lane.block = store_block(world, index)
+        self._store(world, lane)
         if self.machine.tasks[index].state is TaskState.FAULTED:
             self._died(lane)
         elif hit.kind is HitKind.INT3 and hit.phase is HitPhase.HANDLED:

@@ -14,6 +14,7 @@ from arch_x86.explore.invariants import InvariantOracle
 from arch_x86.explore.lane import Mode
 from arch_x86.explore.oracles import RestoredOracle
 from arch_x86.explore.parking import Parked, new_task
+from arch_x86.explore.returns import NO_CALLS, OpenCalls
 from arch_x86.explore.running import CpuSide, Plan
 from arch_x86.explore.world import Node, NodeTree, Stage
 from engine.errors import KprobeError
@@ -29,8 +30,9 @@ _CALLBACK, _INT3_STUB = "optimized_callback", "exception:3"
 class _Saved:
     """A state to go back to."""
 
-    __slots__ = ("cpus", "cur", "lanes", "left", "node", "ram", "tasks", "trace")
+    __slots__ = ("calls", "cpus", "cur", "lanes", "left", "node", "ram", "tasks", "trace")
 
+    calls: OpenCalls
     cpus: list[CpuState]
     cur: str
     lanes: list[tuple[Any, ...]]
@@ -52,7 +54,7 @@ class X86System(CpuSide):
         self.invariants = InvariantOracle()
         self._known_bad: dict[int, Violation] = {}
         self._spare: list[list[CpuState]] = []
-        self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self._hit, self._missed, plan.code), self._learn)
+        self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self._hit, self._missed, plan.code, plan.nmis), self._learn)
         self.node = self._tree.root
         self._probes = self._dry_run()
         size = machine.config.stack_pages * 4096
@@ -136,6 +138,7 @@ class X86System(CpuSide):
         self.trace = None
         self.cur = ""
         self._waits.left = {}
+        self.calls = NO_CALLS
         self._enter(self._tree.root)
 
     def _save_machine(self) -> tuple[bytes, list[CpuState], list[tuple[Any, ...]]]:
@@ -165,6 +168,7 @@ class X86System(CpuSide):
         saved.lanes = [lane.save() for lane in self.lanes]
         saved.left = self._waits.left.copy()
         saved.node, saved.cur, saved.trace = self.node, self.cur, self.trace
+        saved.calls = self.calls
         return saved
 
     def restore(self, state: _Saved) -> None:
@@ -173,7 +177,7 @@ class X86System(CpuSide):
         for lane, saved in zip(self.lanes, state.lanes, strict=True):
             lane.restore(saved)
         self._waits.left = state.left.copy()
-        self.cur, self.trace = state.cur, state.trace
+        self.cur, self.trace, self.calls = state.cur, state.trace, state.calls
         self.violation = None
         self._show(state.node)
 
@@ -203,7 +207,7 @@ class X86System(CpuSide):
         lanes = tuple(lane.key() for lane in self.lanes)
         rips = tuple(cpu.rip for cpu in machine.cpus)
         actor = int(self.cur[-1:] or 0) + (0 if self.cur[:1].isdigit() else 64)
-        return hash((int.from_bytes(digest.digest()), rips, lanes, self._waits.key(), self.node.number, actor))
+        return hash((int.from_bytes(digest.digest()), rips, lanes, self._waits.key(), self.node.number, actor, self.calls))
 
     def _show(self, node: Node) -> None:
         """The vCPUs fetch what ``node`` has as text, and its core takes their traps."""
@@ -228,7 +232,10 @@ class X86System(CpuSide):
             return ()
         cur, found = self.cur, list[Choice]()
         stopping = self._waits.stopping
-        runnable = [lane for lane in self.lanes if not lane.over and not (stopping and self._stops(lane.index))]
+        stopped = self.node.stopped
+        runnable = [
+            lane for lane in self.lanes if lane.nmi or not (lane.over or stopped or (stopping and self._stops(lane.index)))
+        ]  # fmt: skip
         controls = [task for task in self.node.tasks if self._waits.over(task)]
         if not runnable and not controls:
             self._end()
@@ -238,9 +245,11 @@ class X86System(CpuSide):
         lane = self.lanes[int(cur)] if cur[:1].isdigit() else None
         price = 0
         if lane is not None and lane in runnable:
-            if lane.mode is not Mode.DONE:
+            if lane.mode is not Mode.DONE or lane.nmi:
                 found.append(Choice(cur, 0))
-            price = 0 if lane.mode is not Mode.CALL or (lane.quiet and self._waits.left) else 1
+            price = 0 if (lane.mode is not Mode.CALL and not lane.nmi) or (lane.quiet and self._waits.left) else 1
+            if self.plan.nmis and not lane.nmi and lane.mode is Mode.CALL:
+                found.append(Choice(f"n{cur}", 1))
             if lane.mode is Mode.CALL and lane.hit is None and self.plan.interrupts and self._takes_interrupt(lane.index):
                 found.append(Choice(f"i{cur}", 1))
                 if any(one.mode is not Mode.DONE for one in lane.parked):
@@ -249,6 +258,8 @@ class X86System(CpuSide):
             found.append(Choice(cur, 0))
         if lane is not None and lane in runnable and lane.parked and lane.quiescent:
             found.append(Choice(f"s{cur}", 0))
+        if stopped and self.plan.nmis:
+            found += [Choice(f"n{one.index}", 1) for one in self.lanes if not one.nmi]
         found += [Choice(f"c{task}", price) for task in controls if f"c{task}" != cur]
         for other in runnable:
             if other is not lane:
@@ -274,12 +285,14 @@ class X86System(CpuSide):
         if kind == "c":
             steps = self._step_control(int(actor[1:]))
             self.cur = actor
-        elif kind in "isp":
+        elif kind in "inps":
             lane = self.lanes[int(actor[1:])]
             if kind == "i":
                 self.executor.interrupt(lane.index)
             elif kind == "p":
                 self._preempt(lane)
+            elif kind == "n":
+                self._deliver_nmi(lane)
             else:
                 self._switch(lane, self.machine.cpus[lane.index].rip, preempted=False)
             steps = 1
@@ -324,6 +337,7 @@ class _NoTime:
     """Time does not pass: what it would bring is a choice."""
 
     jiffies = 0
+    in_handler = False
 
     def run_turn(self) -> bool:
         """Nobody runs but by choice."""

@@ -50,6 +50,7 @@ class Stage:
     hit: HitLog
     missed: Callable[[int], None]
     code: Sequence[tuple[str, ControlCode]]
+    nmis: bool = False
 
 
 class World:
@@ -60,7 +61,7 @@ class World:
         layout = machine.layout
         self.plane = SteppedPlane(stage.hardware)
         end = layout.detours + layout.detours_size
-        self.text = SteppedText(machine.text.store, lambda addr: layout.slots <= addr < end, self.plane.point)
+        self.text = SteppedText(machine.text.store, lambda addr: layout.slots <= addr < end, self.plane.point, whole_batches=not stage.nmis)
         self.arch = build_arch(machine, self.text, self.plane, stage.profile)
         self.core = Kprobes(self.arch, self.plane, machine.kallsyms, stage.profile)
         self.control = Control(self.core, stage.hit)
@@ -148,10 +149,11 @@ class Node:
     :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
     :ivar held: whether each control task holds a lock.
     :ivar waits: by control task, what of the machine's it waits for.
+    :ivar stopped: ``stop_machine`` runs its function.
     :ivar error: what ended a control task that it should not have.
     """
 
-    __slots__ = ("children", "error", "held", "lives", "number", "path", "tasks", "version", "waits", "world")
+    __slots__ = ("children", "error", "held", "lives", "number", "path", "stopped", "tasks", "version", "waits", "world")
 
     def __init__(self, number: int, path: tuple[int, ...], world: World) -> None:
         self.number = number
@@ -163,6 +165,7 @@ class Node:
         self.tasks: tuple[int, ...] = tuple(task.index for task in tasks if task.steppable)
         self.held: tuple[bool, ...] = tuple(world.plane.held.get(task.index, 0) > 0 for task in tasks)
         self.waits: dict[int, MachineWait] = {task.index: task.wait for task in tasks if task.wait is not None}
+        self.stopped = world.plane.stopped
         self.error = next((task.error for task in tasks if task.error is not None), None)
         self.children: dict[int, Edge] = {}
 

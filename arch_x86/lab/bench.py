@@ -131,6 +131,11 @@ class Workbench:
         """A vCPU between calls is at a quiescent point; inside one it passes one at each ``schedule()``."""
         return tuple((task.state is not TaskState.RUNNING, task.passed) for task in self.machine.tasks)
 
+    @property
+    def in_handler(self) -> bool:
+        """A trap of some vCPU is being handled."""
+        return self.executor.in_handler
+
     def sync_core(self, cpu: int) -> bool:
         """An inter-processor interrupt, which nobody between calls can refuse. What is fetched is coherent here."""
         return not self.executor.running(cpu) or bool(self.machine.cpus[cpu].rflags & FLAG_IF)

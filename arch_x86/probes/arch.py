@@ -286,7 +286,7 @@ class X86Arch(BreakpointHandler):
 
     def pending_return(self, cpu: int) -> int | None:
         """Where the innermost probed call on ``cpu`` will return to."""
-        return self.core.kretprobes.pending_return(cpu)
+        return self.core.kretprobes.pending_return(self.tasks[cpu])
 
     def arch_setjmp(self, entry: int, regs: PtRegs) -> None:
         """To the guest code of a jumper probe."""
@@ -300,7 +300,7 @@ class X86Arch(BreakpointHandler):
     def call_ended(self, cpu: int) -> None:
         """The call on ``cpu`` is over: what is still open there never returns, and no hit is in progress."""
         self.call_died(cpu)
-        self.core.kretprobes.flush_task(cpu)
+        self.core.kretprobes.flush_task(self.tasks[cpu])
 
     def save_state(self) -> Any:
         """For a snapshot."""

@@ -47,6 +47,7 @@ class BreakpointHandler:
         self.ctlblk = [KprobeCtlblk() for _ in range(cpus)]
         self.stepping = stepping
         self.cpu = 0  # whose trap is being handled (smp_processor_id)
+        self.tasks = list(range(cpus))  # which task runs on each CPU: without a scheduler each has one
         self._text_byte = text_byte
         self._fault_handlers = profile.fault_handlers
         self._asks_for_removed = profile.has("int3-gone")
@@ -79,13 +80,13 @@ class BreakpointHandler:
 
     def hit_in_progress(self, cpu: int) -> Any:
         """For :meth:`resume_hit`."""
-        return self.ctlblk[cpu].saved(), self.core.kretprobes.open_calls(cpu)
+        return self.ctlblk[cpu].saved(), self.core.kretprobes.open_calls(self.tasks[cpu])
 
     def resume_hit(self, cpu: int, hit: Any) -> None:
         """What a handler on ``cpu`` has called since died."""
         saved, calls = hit
         self.ctlblk[cpu].restore(saved)
-        self.core.kretprobes.drop_calls(cpu, calls)
+        self.core.kretprobes.drop_calls(self.tasks[cpu], calls)
 
     # int3 -------------------------------------------------------------------------------------------------------------
 
@@ -271,8 +272,8 @@ class BreakpointHandler:
 
     @property
     def current_task(self) -> int:
-        """Whose trap is being handled: without a scheduler each CPU has one task."""
-        return self.cpu
+        """Whose trap is being handled."""
+        return self.tasks[self.cpu]
 
     @property
     def possible_cpus(self) -> int:

@@ -123,6 +123,7 @@ class SteppedPlane(ControlPlane):
 
     :ivar tasks: in the order in which they came to be.
     :ivar held: how many locks each task holds, by its index.
+    :ivar stopped: ``stop_machine`` runs its function.
     """
 
     def __init__(self, hardware: Hardware) -> None:
@@ -131,6 +132,7 @@ class SteppedPlane(ControlPlane):
         self.held: dict[int, int] = {}
         self._running: ControlTask | None = None
         self._closing = False
+        self.stopped = False
 
     def spawn(self, name: str, work: Callable[[], None]) -> ControlTask:
         """A task more; it has not started."""
@@ -269,4 +271,6 @@ class SteppedPlane(ControlPlane):
         """Run ``fn`` in one step, with every vCPU parked."""
         self._wait(WaitKind.STOP, why)
         self.stats.stop_machine += 1
+        self.stopped = True
         fn()
+        self.stopped = False

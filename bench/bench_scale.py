@@ -1,0 +1,107 @@
+"""What does not grow with the number of probes: look-ups, and memory a probe; and what grows by the batch: ``stop_machine`` calls."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from arch_x86.lab.bench import Workbench
+from arch_x86.lab.demo import many_functions
+from arch_x86.text.poke import MAX_POKE_BATCH
+from engine.kprobe import Kprobe
+from engine.kretprobes import Kretprobe
+
+if TYPE_CHECKING:
+    from arch_x86.emu.uc import UcPool
+    from bench.figures import Figures
+
+_CROWDS: Final = (1, 16, 256, 257, 4_096, 16_384)
+_FEW, _MANY = 16, 16_384
+_MEASURED: Final = 16_384
+_LIMIT: Final = 4_096
+_LOOPS: Final = 20_000
+_FLAT: Final = 1.5
+
+
+def _probes(bench: Workbench, number: int) -> list[Kprobe]:
+    probes = [Kprobe(symbol_name=f"f{i}", pre_handler=_ignore) for i in range(number)]
+    bench.kprobes.register_kprobes(probes)
+    return probes
+
+
+def _ignore(_p: Kprobe, _regs: Any) -> int:
+    return 0
+
+
+@pytest.mark.parametrize("number", _CROWDS)
+def test_stop_machine_calls_to_unregister(benchmark: Any, figures: Figures, pool: UcPool, number: int) -> None:
+    """Exactly ceil(n / 256), for one call of unregister_kprobes()."""
+    bench = Workbench(many_functions(number), pool=pool)
+    probes = _probes(bench, number)
+    bench.kprobes.wait_for_kprobe_optimizer()
+    before = bench.plane.stats.stop_machine
+
+    def undo() -> None:
+        bench.kprobes.unregister_kprobes(probes)
+        bench.kprobes.wait_for_kprobe_optimizer()
+
+    benchmark.pedantic(undo, rounds=1, iterations=1)
+    stops = bench.plane.stats.stop_machine - before
+    figures.add(benchmark, f"stop_machine to unregister {number:,}", stops, "", ("==", -(-number // MAX_POKE_BATCH)))
+    bench.close()
+
+
+def test_look_ups(benchmark: Any, figures: Figures, pool: UcPool) -> None:
+    """get_kprobe() and get_optimized_kprobe() among few probes and among many, in turn."""
+    image = many_functions(_MANY)
+    few, many = (Workbench(image, pool=pool) for _ in range(2))
+    last = {bench: _probes(bench, number)[-1].at for bench, number in ((few, _FEW), (many, _MANY))}
+
+    def lap(bench: Workbench, name: str, addr: int) -> float:
+        ask = getattr(bench.kprobes, name)
+        began = perf_counter()
+        for _ in range(_LOOPS):
+            ask(addr)
+        return perf_counter() - began
+
+    for name, behind in (("get_kprobe", 0), ("get_optimized_kprobe", 1)):
+        laps = [(lap(few, name, last[few] + behind), lap(many, name, last[many] + behind)) for _ in range(9)]
+        ratio = median(m for _, m in laps) / median(f for f, _ in laps)
+        figures.add(benchmark, f"{name}: among {_MANY:,} / among {_FEW}", ratio, "x", ("<=", _FLAT))
+    benchmark(many.kprobes.get_kprobe, last[many])
+    few.close()
+    many.close()
+
+
+@pytest.mark.parametrize("kind", ["breakpoint", "optimized", "kretprobe"])
+def test_memory_a_probe(benchmark: Any, figures: Figures, pool: UcPool, kind: str) -> None:
+    """Python objects by tracemalloc, and the bytes of slots and detour buffers, whole pages; without the caches of decoded functions."""
+    bench = Workbench(many_functions(_MEASURED), pool=pool)
+    bench.kprobes.kprobes_allow_optimization = kind != "breakpoint"
+    for i in range(_MEASURED):  # decoded once for all
+        bench.arch.code.function_at(bench.image.by_name[f"f{i}"].addr)
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+
+    def register() -> list[Any]:
+        if kind != "kretprobe":
+            return list(_probes(bench, _MEASURED))
+        returns = [Kretprobe(symbol_name=f"f{i}", maxactive=1) for i in range(_MEASURED)]
+        bench.kprobes.register_kretprobes(returns)
+        return returns
+
+    kept = benchmark.pedantic(register, rounds=1, iterations=1)
+    bench.kprobes.wait_for_kprobe_optimizer()
+    gc.collect()
+    python = (tracemalloc.get_traced_memory()[0] - before) / len(kept)
+    tracemalloc.stop()
+    guest = 4_096 * (bench.arch.slots.pages + bench.arch.detours.pages) / len(kept)
+    figures.add(benchmark, f"memory a probe, {kind}: host and guest", python + guest, "B", ("<", _LIMIT))
+    figures.add(benchmark, f"memory a probe, {kind}: slots and detour buffers of it", guest, "B")
+    bench.close()
