@@ -59,7 +59,8 @@ class SlotCache:
         self._open: dict[int, _Page] = {}  # those with a free slot
         self._vacant: list[int] = []
         self._used: set[int] = set()
-        self._dirty: dict[int, None] = {}
+        self._dirty: dict[int, int] = {}  # slot: which freeing that was
+        self._freed = 0
 
     @property
     def used(self) -> int:
@@ -113,7 +114,8 @@ class SlotCache:
         if not dirty or self._grace is None:
             self._release(slot)
             return
-        self._dirty[slot] = None
+        self._freed += 1
+        self._dirty[slot] = self._freed
         if len(self._dirty) > self.slots_per_page:
             self.collect_garbage_slots()
 
@@ -129,11 +131,11 @@ class SlotCache:
 
     def collect_garbage_slots(self) -> None:
         """Make what is dirty now free again, after a grace period."""
-        garbage = tuple(self._dirty)
+        garbage = tuple(self._dirty.items())
         if self._grace is not None:
             self._grace("collect_garbage_slots")
-        for slot in garbage:
-            if slot in self._dirty:  # not collected by another task meanwhile
+        for slot, freeing in garbage:
+            if self._dirty.get(slot) == freeing:  # else another task has collected it, and it may be dirty anew: it waits anew
                 del self._dirty[slot]
                 self._release(slot)
 

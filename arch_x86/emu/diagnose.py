@@ -106,7 +106,8 @@ def diagnose(
         rip = instruction_with(machine, rip)
     cr2 = vcpu.uc.cr2
     # The image's own bytes, not the text: a probe's breakpoint would hide the instruction that faulted.
-    code = machine.image.read(rip, 15) if machine.image.is_text(rip) else machine.text.read(rip, 15)
+    unloaded = machine.text.is_unloaded(rip)
+    code = b"" if unloaded else machine.image.read(rip, 15) if machine.image.is_text(rip) else machine.text.read(rip, 15)
     insn = decode(code, rip) if code else None
     guarded = guard_reason(insn) if insn is not None and vector == 6 else None
     if kind is None:
@@ -120,6 +121,8 @@ def diagnose(
     elif kind is FaultKind.INVALID_OPCODE and insn is not None and insn.raw != _UD2 and not insn.text.startswith("ud"):
         kind = FaultKind.UNSUPPORTED_OPCODE
         words = "is an instruction that the emulator does not support"
+    elif unloaded:
+        words = f"execution reached code that was unloaded at {rip:#x}"
     else:
         words = _WORDS[kind].format(cr2=cr2, rip=rip, error=vcpu.error)
     shown = f"`{insn.text}` [{insn.raw.hex(' ')}]: " if insn is not None else f"[{code.hex(' ')}]: " if code else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -29,7 +30,7 @@ from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.space import TextSpace, TextWrite
 from arch_x86.text.version import PAGE_SIZE, TextStore, TextVersion
 from engine.errors import EngineBug, InputError
-from engine.image import Image
+from engine.image import Image, Symbol
 from engine.kallsyms import Kallsyms
 
 __all__ = ("CPUS_MAX", "Machine", "MachineConfig", "Participant", "Snapshot", "TrapHandler", "new_pool")
@@ -123,13 +124,14 @@ class Participant(Protocol):
 class Snapshot:
     """A machine's state; see :meth:`Machine.snapshot`. Legal only for the machine that took it."""
 
-    __slots__ = ("clock", "cpus", "others", "ram", "ram_len", "tasks", "text")
+    __slots__ = ("clock", "cpus", "others", "ram", "ram_len", "tasks", "text", "unloaded")
 
     def __init__(self, ram: ctypes.Array[ctypes.c_char], ram_len: int, cpus: list[CpuState], text: TextVersion) -> None:
         self.ram = ram
         self.ram_len = ram_len
         self.cpus = cpus
         self.text = text
+        self.unloaded: dict[int, int] = {}
         self.clock = 0
         self.tasks: list[tuple[Any, ...]] = []
         self.others: list[Any] = []
@@ -263,14 +265,32 @@ class Machine:
         return addr
 
     def unload_text(self, start: int, size: int) -> None:
-        """The code of a module goes away: the ``size`` bytes of text from ``start``. Nobody may be executing them; who comes there later
-        faults.
+        """The code of a module goes away: the ``size`` bytes of text from ``start``. Whoever is there, or comes there later, faults.
 
-        :raises InputError: they are not all text of the image.
+        Probes in them have to be gone before (:meth:`engine.kprobes.Kprobes.kprobes_module_going`).
+
+        :raises InputError: they are not all text of the image that is loaded, or end inside a function.
         """
-        if size <= 0 or not all(self.image.is_text(addr) and self.text.covers(addr, 1) for addr in (start, start + size - 1)):
+        end = start + size
+        inside = size > 0 and self.image.is_text(start) and self.image.is_text(end - 1)
+        if not inside or not self.text.covers(start, size) or self.text.is_unloaded(start, size):
             raise InputError(f"{size} bytes at {start:#x} are not text that is loaded; give a range of the image's code")
+        for addr in (start, end):
+            function = self._function_around(addr)
+            if function is not None:  # a jump may span what stays and what goes
+                raise InputError(f"{size} bytes at {start:#x}: {function.name} is cut in two at {addr:#x}; give whole functions")
         self.text.unload(start, size)
+
+    def _function_around(self, addr: int) -> Symbol | None:
+        """The function that has bytes on both sides of ``addr``. One without a size lasts until the next, or to the end of its segment."""
+        functions = self.image.functions
+        at = bisect_left(functions, addr, key=lambda symbol: symbol.addr)
+        if at == 0 or (at < len(functions) and functions[at].addr == addr):
+            return None
+        last = functions[at - 1]  # the longest of those that start there
+        segment = self.image.segment_at(last.addr)
+        end = last.addr + last.size if last.size or segment is None else segment.end
+        return last if addr < end else None
 
     def load_text(self, start: int, data: bytes) -> None:
         """Code is there again: ``data`` at a ``start`` that was unloaded.
@@ -293,7 +313,7 @@ class Machine:
         if data is not None:
             return data
         data = self.text.read(addr, size)
-        if len(data) < size and not self.text.is_unloaded(addr):
+        if len(data) < size and not self.text.is_unloaded(addr, size):
             data = self.image.read(addr, size)
         return data if len(data) == size else None
 
@@ -320,6 +340,7 @@ class Machine:
         snap.ram_len = used
         ctypes.memmove(snap.ram, self.ram.host, used)
         snap.text = self.text.current
+        snap.unloaded = self.text.unloaded.copy()
         snap.clock = self.clock
         snap.tasks = [task.save() for task in self.tasks]
         snap.others = [participant.save_state() for participant in self.participants]
@@ -331,9 +352,9 @@ class Machine:
         :param keep_text: leave the text, and what every vCPU fetches, as it is now (another probe is in place than when it was taken).
         :raises EngineBug: text pages (for slots or detour buffers) were made since, and ``keep_text`` is false.
         """
-        if not keep_text and snap.text.extent < self.text.current.extent:
+        if not keep_text and self._lacks_buffers(snap.text):
             raise EngineBug(
-                f"the snapshot has {snap.text.extent} pages of text, the machine {self.text.current.extent} by now: "
+                "text pages for slots or detour buffers were made since the snapshot: "
                 "restore it with keep_text, or take it when the probes are in place"
             )
         ctypes.memmove(self.ram.host, snap.ram, snap.ram_len)
@@ -344,11 +365,20 @@ class Machine:
                 cpu.view = self.text.current
         else:
             self.text.current = snap.text
+            self.text.unloaded = snap.unloaded.copy()
         self.clock = snap.clock
         for task, saved in zip(self.tasks, snap.tasks, strict=True):
             task.restore(saved)
         for participant, state in zip(self.participants, snap.others, strict=True):
             participant.restore_state(state)
+
+    def _lacks_buffers(self, version: TextVersion) -> bool:
+        """There are pages of slots or detour buffers now that ``version`` does not have, or has without content."""
+        now = self.text.current
+        if version is now:
+            return False
+        behind_image = self.layout.slots // PAGE_SIZE
+        return version.extent < now.extent or any(not page.content and page.vpn >= behind_image for page in version.changes_from(now))
 
     def release(self, snap: Snapshot) -> None:
         """``snap`` is not needed any more: its room is used again."""

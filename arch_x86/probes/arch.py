@@ -184,7 +184,10 @@ class X86Arch(BreakpointHandler):
         plan = can_optimize(self.code, op.at, jumps_in=not self.profile.has("jump-range-check"))
         if not isinstance(plan, OptimizePlan):
             return
-        at = self.detours.get()
+        try:
+            at = self.detours.get()
+        except KprobeError:  # full: stays a breakpoint, as in the kernel
+            return
         try:
             detour = build_detour(plan, at, op_id=op.op_id, callback=self._areas.callback, red_zone=self.image.red_zone)
             jump = jmp32(op.at, at)

@@ -88,9 +88,9 @@ class TextSpace:
                 self.add_page(vpn, b"\xcc" * PAGE_SIZE)
             self.write(low, data[low - start : high - start], reason="loaded again")
 
-    def is_unloaded(self, addr: int) -> bool:
-        """``addr`` lies in text that was unloaded."""
-        return any(start <= addr < end for start, end in self.unloaded.items())
+    def is_unloaded(self, addr: int, size: int = 1) -> bool:
+        """Any of the ``size`` bytes from ``addr`` lies in text that was unloaded."""
+        return any(start < addr + size and addr < end for start, end in self.unloaded.items())
 
     def write(self, addr: int, data: bytes, *, reason: str, cpu: int | None = None) -> None:
         """Change the text. A write that leaves the text as it is makes no new version but is still an event."""
