@@ -146,6 +146,16 @@ def _explorers(commands: Any) -> None:
     explore.add_argument("--jobs", metavar="N", default="1", help="processes; an exhaustive search uses one")
     explore.add_argument("--json", action="store_true", help="print one JSON document")
     _exploring(explore, preemptions="the scenario's")
+    table_ = commands.add_parser(
+        "matrix",
+        help="which safety step is needed where, from fresh runs",
+        description="Leave each safety step out, in each configuration, and say what breaks, or why nothing does.",
+    )
+    table_.add_argument("--profile", metavar="P", help="linux-2010 or linux-6.1 only (both)")
+    table_.add_argument("--no-preempt", action="store_true", help="only without preemption")
+    table_.add_argument("--jobs", metavar="N", default="1", help="processes; an exhaustive search uses one")
+    table_.add_argument("--json", action="store_true", help="print one JSON document")
+    _exploring(table_, preemptions="2", ablates=False)
     again = commands.add_parser(
         "replay",
         help="show a violation again, step by step",
@@ -157,9 +167,10 @@ def _explorers(commands: Any) -> None:
     again.set_defaults(rest=[])
 
 
-def _exploring(parser: argparse.ArgumentParser, *, preemptions: str) -> None:
+def _exploring(parser: argparse.ArgumentParser, *, preemptions: str, ablates: bool = True) -> None:
     """Options common to the commands that explore."""
-    parser.add_argument("--without", metavar="STEP", action="append", default=[], help="leave a safety step out")
+    if ablates:
+        parser.add_argument("--without", metavar="STEP", action="append", default=[], help="leave a safety step out")
     parser.add_argument("--strategy", metavar="S", default="exhaustive", help="exhaustive, random or pct (exhaustive)")
     parser.add_argument("--preemptions", metavar="K", help=f"bound on interrupts and switches from a busy vCPU; or none ({preemptions})")
     parser.add_argument("--max-schedules", metavar="N", help="stop after so many schedules (exhaustive: no limit; else 10000)")
@@ -360,6 +371,12 @@ def _explore(args: argparse.Namespace) -> int:
     return run_explore(args)
 
 
+def _matrix(args: argparse.Namespace) -> int:
+    from arch_x86.explore.commands import run_matrix
+
+    return run_matrix(args)
+
+
 def _replay(args: argparse.Namespace) -> int:
     from arch_x86.explore.commands import run_replay
 
@@ -376,7 +393,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     args = _parser().parse_args(_join_negative(words))
     if args.command == "replay":
         args.rest = rest
-    if args.command in ("check", "explore"):
+    if args.command in ("check", "explore", "matrix"):
         args.preemptions_given = args.preemptions is not None
         args.preemptions = args.preemptions or "2"
     return args
@@ -391,6 +408,7 @@ _COMMANDS = {
     "check": _check,
     "explore": _explore,
     "replay": _replay,
+    "matrix": _matrix,
 }
 
 

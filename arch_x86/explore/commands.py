@@ -13,6 +13,7 @@ from arch_x86.emu.images import parse_stub
 from arch_x86.emu.machine import CPUS_MAX
 from arch_x86.explore.case import Case
 from arch_x86.explore.check import CheckResult, Search, check, replay_case
+from arch_x86.explore.matrix import CONFIGURATIONS, Cell, matrix
 from arch_x86.explore.saved import CheckOptions, case_of, load_saved, save
 from arch_x86.explore.scenario import Scenario, load_scenarios
 from engine.arguments import parse_number
@@ -23,9 +24,10 @@ from engine.profile import profile_named
 from engine.report.terminal import Progress, Style, count
 from engine.steps import without
 
-__all__ = ("check_options", "run_check", "run_explore", "run_replay", "search_options")
+__all__ = ("check_options", "run_check", "run_explore", "run_matrix", "run_replay", "search_options")
 
 _GOOD, _BAD = 0, 1
+_MATRIX_SCHEDULES = 40_000
 
 
 def check_options(args: Namespace) -> CheckOptions:
@@ -177,3 +179,42 @@ def _replayed(args: Namespace, parse: Callable[[list[str]], Namespace]) -> tuple
         return _scenario_case(scenarios[0], given), schedule
     given = parse(["check", *args.rest])
     return case_of(check_options(given)), schedule
+
+
+def run_matrix(args: Namespace) -> int:
+    """``optprobe matrix``."""
+    search = search_options(args)
+    if search.max_schedules is None:
+        search = replace(search, max_schedules=_MATRIX_SCHEDULES)
+    columns = [one for one in CONFIGURATIONS if args.profile in (None, one.profile.name) and not (one.preempt and args.no_preempt)]
+    if args.profile is not None:
+        profile_named(args.profile)
+    line = Progress("matrix")
+    cells: list[Cell] = []
+    try:
+        for cell in matrix(search, configurations=columns, say=line.note):
+            cells.append(cell)
+            if not args.json:
+                line.clear()
+                print(_cell_line(cell))
+    finally:
+        line.clear()
+    if args.json:
+        print(json.dumps({"schema": 1, "cells": [cell.to_json() for cell in cells]}, allow_nan=False))
+    baseline_breaks = any(cell.step is None and cell.report is not None and not cell.configuration.preempt for cell in cells)
+    return _BAD if baseline_breaks else _GOOD
+
+
+def _cell_line(cell: Cell) -> str:
+    what = f"{cell.step or '(all steps)':<21} {cell.configuration.name:<24}"
+    if cell.report is None:
+        kind = "exhaustive" if cell.exhaustive else "not exhaustive"
+        why = f": {cell.argument}" if cell.argument else ""
+        verdict = "safe" if cell.step is None else "not needed here"
+        return f"{what} {verdict}{why} ({cell.schedules:,} schedules of {cell.scenario}, {kind}, {cell.seconds:.1f} s)"
+    anyway = ", as it does with all steps" if cell.breaks_anyway else ""
+    found = cell.report
+    return (
+        f"{what} {found.violation.kind}{anyway} ({found.schedule.choices} choices, {cell.seconds:.1f} s, {cell.scenario})\n"
+        f"{'':<46} {found.schedule}"
+    )

@@ -41,11 +41,12 @@ def recover(text: TextSpace, lookup: Callable[[int], Kprobe | None], addr: int, 
 
 def _take_out(data: bytearray, offset: int, p: Kprobe, *, queued: bool) -> None:
     ainsn: Ainsn = p.ainsn
-    if isinstance(p, AggrKprobe) and p.optinsn is not None and (queued or not p.queued):
+    if isinstance(p, AggrKprobe) and p.optinsn is not None:
         optinsn: OptInsn = p.optinsn
         tail = bytes(data[offset + 1 : offset + JMP32_SIZE])
         if tail == optinsn.jump[1 : 1 + len(tail)]:
-            data[offset + 1 : offset + JMP32_SIZE] = optinsn.original[1 : 1 + len(tail)]
+            if queued or not p.queued:
+                data[offset + 1 : offset + JMP32_SIZE] = optinsn.original[1 : 1 + len(tail)]
             data[offset] = ainsn.opcode[0]
     if data[offset] == _INT3:
         data[offset] = ainsn.opcode[0]

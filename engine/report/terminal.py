@@ -58,6 +58,11 @@ class Progress:
         left = f", {(most - done) / rate:,.0f} s left" if most is not None and rate else ""
         self._write(f"{self._label} {done:,} schedules, {rate:,.0f}/s{left}"[:99])
 
+    def note(self, text: str) -> None:
+        """What is being done."""
+        if self._live:
+            self._write(f"{self._label}: {text}"[:99])
+
     def _write(self, line: str) -> None:
         if line != self._shown:
             self._stream.write(f"\r{line}\x1b[K")

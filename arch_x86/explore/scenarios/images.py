@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("CALLER", "LOOP", "TOY")
+__all__ = ("CALLER", "LOOP", "TOY", "TWO")
 
 TOY = """
 .globl work
@@ -25,16 +25,28 @@ LOOP = """
 .globl work
 work:
  mov eax, edi
- nop
  mov ecx, 2
-again:
+ nop
+.Lagain:
  lea eax, [rax + rax*2]
  add eax, ecx
  sub ecx, 1
- jnz again
+ jnz .Lagain
  ret
 """
-"""A jump at +3 would replace five bytes; one at +2, six, the last of which the loop does not jump to; one at +8 is jumped to, its first."""
+"""A jump at +7 would replace the three instructions to +13, the second of which the loop jumps to."""
+
+TWO = """
+.globl work
+work:
+ lea eax, [rdi + rdi*4]
+ lea ecx, [rax + 1]
+ xor eax, ecx
+ lea edx, [rax + rax]
+ add eax, edx
+ ret
+"""
+"""Jumps at +0 (to +6) and at +8 (to +13)."""
 
 CALLER = """
 .globl work

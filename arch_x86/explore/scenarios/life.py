@@ -38,6 +38,19 @@ def stepped(setup: Setup) -> None:
 
 
 @scenario(image=TOY, call="work", arguments=("5",))
+def boosted(setup: Setup) -> None:
+    """A site that has no room for a jump: its hits run the copy and a jump back, with interrupts allowed."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        p = k.kprobe("work", 9)
+        k.register(p)
+        k.disable(p)
+        k.enable(p)
+        k.unregister(p)
+
+
+@scenario(image=TOY, call="work", arguments=("5",))
 def optimize(setup: Setup) -> None:
     """A jump goes in, and stays; at the end it goes out."""
 
@@ -214,6 +227,7 @@ def two_control_tasks(setup: Setup) -> None:
 SCENARIOS: tuple[Scenario, ...] = (
     register,
     stepped,
+    boosted,
     optimize,
     disable_enable,
     aggregation,
