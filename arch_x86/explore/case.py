@@ -83,6 +83,7 @@ def open_case(case: Case, pool: UcPool | None = None) -> X86System:
         interrupts=case.interrupts,
         nmis=case.nmis,
         preempt=case.preempt,
+        resched=frozenset(case.resched),
         reduce=case.reduce,
         limit=case.limit,
     )

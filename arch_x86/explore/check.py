@@ -79,7 +79,7 @@ class Report:
 
 @dataclass(slots=True)
 class CheckResult:
-    """What a search has to say. ``missing``: methods that the sites allow and no schedule used."""
+    """What a search has to say. ``missing``: methods that the sites allow and no schedule used; ``interrupted``: by Ctrl-C."""
 
     outcome: Outcome
     cpus: int
@@ -88,13 +88,14 @@ class CheckResult:
     coverage: Coverage
     missing: tuple[str, ...]
     violations: list[Report] = field(default_factory=list[Report])
+    interrupted: bool = False
 
     @property
     def verdict(self) -> str:
         """``safe``, ``violation`` or ``inconclusive``."""
         if self.violations:
             return "violation"
-        return "inconclusive" if self.missing else "safe"
+        return "inconclusive" if self.missing or self.interrupted else "safe"
 
     def to_json(self) -> dict[str, object]:
         """The document of ``optprobe check --json``."""
@@ -151,9 +152,14 @@ def check(
     mark = fingerprint(case)
     with closing(open_case(case, pool)) as system:
         system.refuse_bad_start()
-        outcome = search.build().run(system, progress)
+        outcome, interrupted = Outcome(), False
+        try:
+            search.build().run(system, progress, outcome)
+        except KeyboardInterrupt:
+            interrupted = True
         coverage = replace(system.coverage)
         result = CheckResult(outcome, case.cpus, search.preemptions, len(system.points), coverage, _missing(system, coverage))
+        result.interrupted = interrupted
         for found in outcome.found:
             segments, violation = shrink(system, found.segments, found.violation) if shrinks else (found.segments, found.violation)
             result.violations.append(Report(violation, Schedule(mark, segments)))

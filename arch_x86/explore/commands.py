@@ -26,7 +26,7 @@ from engine.steps import without
 
 __all__ = ("check_options", "run_check", "run_explore", "run_matrix", "run_replay", "search_options")
 
-_GOOD, _BAD = 0, 1
+_GOOD, _BAD, _INTERRUPTED = 0, 1, 130
 _MATRIX_SCHEDULES = 40_000
 
 
@@ -87,6 +87,8 @@ def run_check(args: Namespace) -> int:
         print(json.dumps(result.to_json(), allow_nan=False))
     else:
         _show(args.call, case, result, Style.for_stream(sys.stdout))
+    if result.interrupted:
+        return _INTERRUPTED
     return _GOOD if result.verdict == "safe" else _BAD
 
 
@@ -106,7 +108,7 @@ def _show(name: str, case: Case, result: CheckResult, style: Style) -> None:
     colour = {"safe": "green", "violation": "red", "inconclusive": "yellow"}[result.verdict]
     print(f"{name}: {style.paint(result.verdict, colour, 'bold')}")
     bound = "no bound" if result.preemptions is None else f"preemption bound {result.preemptions}"
-    kind = "exhaustive" if result.outcome.exhaustive else "not exhaustive"
+    kind = "exhaustive" if result.outcome.exhaustive else "interrupted" if result.interrupted else "not exhaustive"
     print(f"  {count(result.outcome.schedules, 'schedule')}, {bound}, {kind}; {count(case.cpus, 'CPU')}, {case.profile.name}")
     c = result.coverage
     print(f"  hits: {c.int3:,} by breakpoint ({c.boosted:,} boosted, {c.stepped:,} stepped), {c.jump:,} by jump")
@@ -137,6 +139,9 @@ def run_explore(args: Namespace) -> int:
             documents.append({"scenario": one.name, **result.to_json()})
         else:
             _show(one.name, case, result, Style.for_stream(sys.stdout))
+        if result.interrupted:
+            worst = _INTERRUPTED
+            break
     if args.json:
         print(json.dumps({"schema": 1, "scenarios": documents}, allow_nan=False))
     return worst

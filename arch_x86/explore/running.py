@@ -40,6 +40,7 @@ class Plan:
     :ivar interrupts: external interrupts may come at every boundary that is a choice point.
     :ivar nmis: NMIs, too.
     :ivar preempt: each vCPU has a second task, which makes the call once, and an interrupt may give it the CPU.
+    :ivar resched: in front of the instructions at these addresses a task calls ``schedule()``.
     :ivar reduce: choice points are where something of the vCPU meets somebody else's doing; else at every instruction.
     :ivar limit: most instructions of one call.
     :ivar restores: after the last control task has ended the text has to be the original.
@@ -51,6 +52,7 @@ class Plan:
     interrupts: bool = True
     nmis: bool = False
     preempt: bool = False
+    resched: frozenset[int] = frozenset()
     reduce: bool = True
     limit: int = 1_000_000
     restores: bool = True
@@ -84,6 +86,8 @@ class CpuSide:
         self._sites: dict[int, Site] = self.torn.sites
         self._watched: set[int] = set()
         self._new_watches: list[tuple[int, int]] = []
+        for addr in plan.resched:
+            self._watch(addr, addr + 1)
         self._methods: set[str] = set()
         self._golden: dict[int, list[tuple[Any, ...]]] = {}
         self.calls: OpenCalls = NO_CALLS
@@ -213,6 +217,8 @@ class CpuSide:
         match reason:
             case ExitReason.WATCH | ExitReason.BUDGET:
                 stop = True
+                if cpu.rip in self.plan.resched and not lane.nmi:
+                    self._schedules(lane)
             case ExitReason.HYPERCALL:
                 stop = self._hypercall(lane)
             case _:
@@ -328,11 +334,15 @@ class CpuSide:
             self._ended(lane)
             return True
         if name == "schedule":
-            lane.quiet = True
-            self._waits.quiescent(index)
-            self._waits.task_passed(lane.task)
+            self._schedules(lane)
             return True
         return reason is not ExitReason.EXCEPTION
+
+    def _schedules(self, lane: Lane) -> None:
+        """Its task calls ``schedule()``: a quiescent point, until it goes on."""
+        lane.quiet = True
+        self._waits.quiescent(lane.index)
+        self._waits.task_passed(lane.task)
 
     def _load(self, world: World, lane: Lane) -> None:
         """What the kprobes layer knows of this CPU, into the core of the present control state."""

@@ -48,9 +48,9 @@ class Exhaustive:
         self.recheck_every = recheck_every
         self._seen: dict[int, int] = {}
 
-    def run(self, system: System, progress: Progress | None = None) -> Outcome:
+    def run(self, system: System, progress: Progress | None = None, outcome: Outcome | None = None) -> Outcome:
         """Explore ``system`` from its start."""
-        outcome = Outcome()
+        outcome = outcome or Outcome()
         system.reset()
         left = 1 << 30 if self.bound is None else self.bound
         stack: list[_Frame] = []

@@ -25,9 +25,9 @@ class Pct:
         self.first = first
         self.recheck_every = recheck_every
 
-    def run(self, system: System, progress: Progress | None = None) -> Outcome:
+    def run(self, system: System, progress: Progress | None = None, outcome: Outcome | None = None) -> Outcome:
         """Draw and run them, up to the first violation."""
-        outcome = Outcome()
+        outcome = outcome or Outcome()
         length = self._one(system, Random(f"{self.seed}:length"), [])
         for number in range(self.first, self.first + self.schedules):
             random = Random(f"{self.seed}:{number}")

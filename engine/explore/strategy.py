@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from engine.errors import EngineBug
-from engine.explore.schedule import Segments, replay, segments_of
+from engine.explore.schedule import Segments, segments_of
 from engine.explore.system import System, Violation
 
 __all__ = ("Found", "Outcome", "Progress", "ReplayDivergence", "Strategy", "check_repeats")
@@ -51,8 +51,11 @@ Progress = Callable[[Outcome], None]
 class Strategy(Protocol):
     """One way to choose schedules."""
 
-    def run(self, system: System, progress: Progress | None = None) -> Outcome:
-        """Explore ``system`` from its start."""
+    def run(self, system: System, progress: Progress | None = None, outcome: Outcome | None = None) -> Outcome:
+        """Explore ``system`` from its start.
+
+        :param outcome: to be filled in, for who wants what there is when the run is interrupted.
+        """
         ...
 
 
@@ -75,12 +78,3 @@ def check_repeats(system: System) -> None:
     system.choices()
     if system.key() != key or system.violation != violation:
         raise ReplayDivergence(f"a schedule of {len(segments)} segments ended differently when it was run again")
-
-
-def explore_one(system: System, segments: Segments) -> Outcome:
-    """The strategy of a replay: one schedule."""
-    replay(system, segments)
-    outcome = Outcome(schedules=1)
-    if system.violation is not None:
-        outcome.found.append(Found(system.violation, segments_of(system.trace)))
-    return outcome

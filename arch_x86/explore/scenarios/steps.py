@@ -13,7 +13,7 @@ from arch_x86.explore.scenarios.life import SCENARIOS
 __all__ = ("NOT_NEEDED", "scenarios_for")
 
 
-@scenario(image=TOY, call="work", arguments=("5",))
+@scenario(image=TOY, call="work", arguments=("5",), calls=1)
 def whole_life(setup: Setup) -> None:
     """What ``check`` does: registered, optimized, disabled, enabled, optimized, unregistered."""
 
