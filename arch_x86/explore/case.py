@@ -29,6 +29,7 @@ class Case:
     :ivar call: on every vCPU, ``arguments`` as on the command line; made ``calls`` times.
     :ivar code: the control tasks, by name. ``tag`` says what they do, for the fingerprint.
     :ivar fetch: the fetch model.
+    :ivar restores: when all control tasks have ended the text has to be the original.
     :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
     """
 
@@ -44,6 +45,7 @@ class Case:
     nmis: bool = False
     resched: tuple[int, ...] = ()
     reduce: bool = True
+    restores: bool = True
     limit: int = 1_000_000
     stubs: dict[str, int] = field(default_factory=dict[str, int])
     code: Sequence[tuple[str, ControlCode]]
@@ -85,6 +87,7 @@ def open_case(case: Case, pool: UcPool | None = None) -> X86System:
         preempt=case.preempt,
         resched=frozenset(case.resched),
         reduce=case.reduce,
+        restores=case.restores,
         limit=case.limit,
     )
     return X86System(machine, executor, plan)

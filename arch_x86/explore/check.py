@@ -142,16 +142,18 @@ def life_of_probes(specs: Sequence[ProbeSpec]) -> Callable[[Control], None]:
 
 
 def check(
-    case: Case, search: Search, *, pool: UcPool | None = None, progress: Callable[[Outcome], None] | None = None, shrinks: bool = True
-) -> CheckResult:  # fmt: skip
-    """Explore ``case``.
+    case: Case, search: Search, *, pool: UcPool | None = None, progress: Callable[[Outcome], None] | None = None, refuses: bool = False
+) -> CheckResult:
+    """Explore ``case``, and make what is found as small as it goes.
 
-    :param shrinks: make what is found as small as it goes.
-    :raises InputError: the case can't be set up: no such function or probe site.
+    :param refuses: a probe that the core refuses is bad input, not a violation.
+    :raises InputError: the case can't be set up.
+    :raises KprobeError: the core refuses a probe, with ``refuses``.
     """
     mark = fingerprint(case)
     with closing(open_case(case, pool)) as system:
-        system.refuse_bad_start()
+        if refuses:
+            system.refuse_bad_start()
         outcome, interrupted = Outcome(), False
         try:
             search.build().run(system, progress, outcome)
@@ -161,7 +163,7 @@ def check(
         result = CheckResult(outcome, case.cpus, search.preemptions, len(system.points), coverage, _missing(system, coverage))
         result.interrupted = interrupted
         for found in outcome.found:
-            segments, violation = shrink(system, found.segments, found.violation) if shrinks else (found.segments, found.violation)
+            segments, violation = shrink(system, found.segments, found.violation)
             result.violations.append(Report(violation, Schedule(mark, segments)))
     return result
 

@@ -78,7 +78,7 @@ def run_check(args: Namespace) -> int:
     """``optprobe check``."""
     options, search = check_options(args), search_options(args)
     case = case_of(options)
-    result = _search(f"check {args.call}", case, search)
+    result = _search(f"check {args.call}", case, search, refuses=True)
     if args.save is not None:
         for number, report in enumerate(result.violations):
             file = save(Path(args.save), number, options, report.schedule, report.violation.explain)
@@ -92,14 +92,14 @@ def run_check(args: Namespace) -> int:
     return _GOOD if result.verdict == "safe" else _BAD
 
 
-def _search(label: str, case: Case, search: Search) -> CheckResult:
+def _search(label: str, case: Case, search: Search, *, refuses: bool = False) -> CheckResult:
     line = Progress(label)
 
     def progress(outcome: Outcome) -> None:
         line.schedules(outcome.schedules, search.max_schedules)
 
     try:
-        return check(case, search, progress=progress)
+        return check(case, search, progress=progress, refuses=refuses)
     finally:
         line.clear()
 

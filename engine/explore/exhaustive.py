@@ -74,6 +74,10 @@ class Exhaustive:
                 outcome.exhaustive = True
                 return outcome
 
+    def _price(self, choice: Choice) -> int:
+        """Without a bound nothing is spent, or equal states would not be met with as much left."""
+        return 0 if self.bound is None else choice.cost
+
     def _forward(self, system: System, left: int, stack: list[_Frame], outcome: Outcome) -> None:
         """On to the end of the schedule, or to a known state, leaving a frame wherever there was a choice."""
         while True:
@@ -88,7 +92,7 @@ class Exhaustive:
                         return
                     self._seen[key] = left
                 stack.append(_Frame(system.save(), left, choices[:0:-1]))
-            left -= choices[0].cost
+            left -= self._price(choices[0])
             system.take(choices[0].actor)
 
     def _back(self, system: System, stack: list[_Frame]) -> int:
@@ -102,4 +106,4 @@ class Exhaustive:
             system.release(frame.state)
             stack.pop()
         system.take(choice.actor)
-        return frame.left - choice.cost
+        return frame.left - self._price(choice)

@@ -17,7 +17,7 @@ __all__ = ("Schedule", "parse_schedule", "replay", "segments_of")
 
 _VERSION: Final = "v1"
 _TEXT: Final = re.compile(r"v(\d+):([0-9a-f]{8}):((?:[a-z]?\d+(?:\*\d+)?)(?:,[a-z]?\d+(?:\*\d+)?)*|)")
-_ACTORS: Final = frozenset({"", "c", "i", "n", "p"})
+_ACTORS: Final = frozenset({"", "c", "i", "n", "p", "s"})
 _STEPS_MAX: Final = 1 << 40
 Segments = tuple[tuple[str, int], ...]
 
@@ -52,7 +52,7 @@ def parse_schedule(text: str) -> Schedule:
     for word in found[3].split(",") if found[3] else ():
         actor, _, steps = word.partition("*")
         if actor.rstrip("0123456789") not in _ACTORS or len(steps) > 12 or int(steps or "1") > _STEPS_MAX:
-            raise InputError(f"schedule: '{printable(word)}' is no step; write 0*18, c0*5, i0, n0 or p0")
+            raise InputError(f"schedule: '{printable(word)}' is no step; write 0*18, c0*5, i0, n0, p0 or s0")
         segments.append((actor, int(steps or "1")))
     return Schedule(found[2], tuple(segments))
 

@@ -72,7 +72,7 @@ def check_repeats(system: System) -> None:
         while left > 0:
             system.choices()
             left -= max(1, system.take(actor, left))
-    if trace is not None and trace[2] == 0:  # the last thing it did was to find that it can't go on
+    if trace is not None and violation is not None and system.violation is None:  # the last thing it did was to find that it can't go on
         system.choices()
         system.take(trace[1], 1)
     system.choices()

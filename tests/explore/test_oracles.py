@@ -1,0 +1,211 @@
+"""Each oracle sees the fault that it is for, and is silent on the sound run: real code, real core, one step left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.check import Search, check
+from arch_x86.explore.oracles import HitOracle
+from engine.arguments import parse_argument
+from engine.explore.schedule import replay
+from engine.explore.system import ViolationKind
+from engine.kprobe import Kprobe
+from engine.profile import LINUX_6_1, LINUX_2010
+from engine.steps import without
+from tests.conftest import asm_image
+
+CODE = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; ret"
+STEPPED, SITE, INSIDE, NO_ROOM = 2, 4, 7, 9
+
+
+def life(k, offset=SITE):
+    p = k.kprobe("f", offset)
+    k.register(p)
+    k.settle()
+    k.disable(p)
+    k.enable(p)
+    k.settle()
+    k.unregister(p)
+    k.settle()
+
+
+def case(code=life, *, steps=(), profile=LINUX_2010, preempt=False, **fields) -> Case:
+    ablated = without(profile, frozenset(steps), preempt=preempt)
+    return Case(
+        image=asm_image(CODE),
+        call="f",
+        arguments=(parse_argument("5"),),
+        calls=fields.pop("calls", 1),
+        profile=ablated,
+        preempt=preempt,
+        code=[("main", code)],
+        tag="test",
+        **fields,
+    )
+
+
+def verdict(pool, *args, bound=2, **kwargs):
+    return check(case(*args, **kwargs), Search(preemptions=bound), pool=pool)
+
+
+def kinds(result) -> set[ViolationKind]:
+    return {report.violation.kind for report in result.violations}
+
+
+@pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
+def test_a_sound_life_is_safe_by_breakpoint_and_by_jump_with_cpus_in_flight_at_writes(pool, profile):
+    result = verdict(pool, profile=profile)
+    assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
+    coverage = result.coverage
+    assert min(coverage.int3, coverage.jump, coverage.boosted, coverage.in_flight_at_write, coverage.parked_in_range) > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "profile", "offset"),
+    [
+        (ViolationKind.TORN, "stop-machine", LINUX_2010, SITE),
+        (ViolationKind.TORN, "quiescence", LINUX_6_1, SITE),
+        (ViolationKind.TORN, "bp-int3-first", LINUX_6_1, SITE),
+        (ViolationKind.USE_AFTER_FREE, "free-wait", LINUX_2010, SITE),
+        (ViolationKind.USE_AFTER_FREE, "free-wait", LINUX_6_1, SITE),
+        (ViolationKind.USE_AFTER_FREE, "unregister-wait", LINUX_2010, STEPPED),
+        (ViolationKind.USE_AFTER_FREE, "unregister-wait", LINUX_6_1, NO_ROOM),
+        (ViolationKind.GUEST_FAULT, "int3-gone", LINUX_2010, SITE),
+    ],
+)
+def test_a_step_that_is_needed_is_missed(pool, kind, step, profile, offset):
+    broken = verdict(pool, lambda k: life(k, offset), steps=[step], profile=profile)
+    assert kinds(broken) == {kind}
+    assert broken.violations[0].schedule.choices <= 30
+    assert verdict(pool, lambda k: life(k, offset), profile=profile).verdict == "safe"
+
+
+@pytest.mark.parametrize(("step", "profile"), [("quiescence", LINUX_2010), ("disabled-check", LINUX_2010), ("bp-sync-2", LINUX_6_1)])
+def test_a_step_that_is_not_needed_here_is_not_missed(pool, step, profile):
+    assert verdict(pool, steps=[step], profile=profile).verdict == "safe"
+
+
+def test_preemption_breaks_the_kernel_of_2010_and_not_6_1(pool):
+    assert kinds(verdict(pool, preempt=True, bound=1)) == {ViolationKind.USE_AFTER_FREE}
+    assert verdict(pool, preempt=True, bound=1, profile=LINUX_6_1).verdict == "safe"
+
+
+def test_waiting_for_tasks_mends_the_torn_instructions_of_a_preemptible_2010(pool):
+    def optimized(k):
+        p = k.kprobe("f", SITE)
+        k.register(p)
+        k.settle()
+
+    sched = case(optimized, preempt=True, restores=False)
+    tasks = replace(sched, profile=replace(sched.profile, waits_for_tasks=True))
+    assert kinds(check(sched, Search(preemptions=1), pool=pool)) == {ViolationKind.TORN}
+    result = check(tasks, Search(preemptions=1), pool=pool)
+    assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
+
+
+def test_nobody_going_on_is_a_deadlock(pool):
+    def off(k):
+        k.register(k.kprobe("f", SITE))
+        k.settle()
+        k.optimization(on=False)
+
+    broken = verdict(pool, off, steps=["sysctl-deadlock"], bound=0)
+    assert kinds(broken) == {ViolationKind.DEADLOCK}
+    assert "kprobe_mutex" in broken.violations[0].violation.explain
+
+
+def test_text_that_is_left_changed_is_seen(pool):
+    def forgets(k):
+        k.register(k.kprobe("f", SITE))
+
+    assert kinds(verdict(pool, forgets, bound=0)) == {ViolationKind.NOT_RESTORED}
+
+
+def test_a_control_task_that_fails_is_seen(pool):
+    def fails(k):
+        k.disable(k.kprobe("f", SITE))
+
+    result = verdict(pool, fails, bound=0)
+    assert kinds(result) == {ViolationKind.INVARIANT}
+    assert "EINVAL" in result.violations[0].violation.explain
+
+
+def test_lists_and_flags_that_disagree_are_seen(pool):
+    def breaks(k):
+        p = k.kprobe("f", SITE)
+        k.register(p)
+        k.core.get_kprobe(p.at).flags &= ~4
+        k.unregister(p)
+
+    assert kinds(verdict(pool, breaks, bound=0)) == {ViolationKind.INVARIANT}
+
+
+def test_a_handler_that_changes_registers_leaves_a_wrong_result(pool):
+    def meddles(k):
+        def handler(_p, regs):
+            k._hit(0, regs)
+            regs.ax += 1
+
+        p = Kprobe(symbol_name="f", offset=SITE, pre_handler=handler)
+        k.probes.append(p)
+        k._life.append(0)
+        k._epoch.append(0)
+        k.register(p)
+        k.unregister(p)
+        k.settle()
+
+    result = verdict(pool, meddles, bound=0)
+    assert kinds(result) == {ViolationKind.WRONG_RESULT}
+    assert "rax" in result.violations[0].violation.explain
+
+
+def test_a_pass_without_a_hit_is_lost_and_one_with_two_is_extra(pool, monkeypatch):
+    for change, kind in ((-1, ViolationKind.LOST_HIT), (1, ViolationKind.EXTRA_HIT)):
+        with monkeypatch.context() as patch:
+
+            def passed(self, lane, site, lives, *, change=change, real=HitOracle.passed):
+                addr, armed, then, before = lane.passing
+                lane.passing = (addr, armed, then, tuple(n - change for n in before))
+                return real(self, lane, site, lives)
+
+            patch.setattr(HitOracle, "passed", passed)
+            assert kind in kinds(verdict(pool, bound=0))
+
+
+def test_a_handler_that_runs_after_unregistering_returned_is_extra(pool, monkeypatch):
+    monkeypatch.setattr("arch_x86.explore.oracles.FreedOracle.check", lambda *_: None)
+    monkeypatch.setattr("arch_x86.explore.oracles.FreedOracle.check_probe", lambda *_: None)
+    broken = verdict(pool, lambda k: life(k, NO_ROOM), steps=["unregister-wait"], profile=LINUX_6_1)
+    sound = verdict(pool, lambda k: life(k, NO_ROOM), profile=LINUX_6_1)
+    assert (sound.verdict, kinds(broken) <= {ViolationKind.EXTRA_HIT, ViolationKind.GUEST_FAULT}) == ("safe", True)
+    assert broken.violations
+
+
+def test_reduction_and_hashing_keep_what_is_found(pool):
+    for steps in ((), ("stop-machine",), ("free-wait",)):
+        found = []
+        for reduce, hashing in ((True, True), (False, True), (True, False)):
+            search = Search(preemptions=1, hashing=hashing)
+            found.append(kinds(check(case(steps=steps, reduce=reduce, interrupts=False), search, pool=pool)))
+        assert found[0] == found[1] == found[2]
+        assert bool(found[0]) is bool(steps)
+
+
+def test_a_schedule_found_with_reduction_replays_without(pool):
+    broken = case(steps=["free-wait"])
+    report = check(broken, Search(), pool=pool).violations[0]
+    for reduce in (True, False):
+        system = open_case(replace(broken, reduce=reduce), pool)
+        assert replay(system, report.schedule.segments, strict=True)
+        assert system.violation is not None
+        assert system.violation.kind is report.violation.kind
+        system.close()
+
+
+def test_the_same_case_explored_twice_gives_the_same_answer(pool):
+    first, second = (check(case(profile=LINUX_6_1), Search(preemptions=1, recheck_every=1), pool=pool) for _ in range(2))
+    assert first.to_json() == second.to_json()
+    assert first.outcome.rechecked == first.outcome.schedules
