@@ -8,7 +8,8 @@ one machine, and each :class:`Node` is all that they see of the control plane: a
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
 from types import FrameType
 from typing import Any, Final
 
@@ -133,12 +134,19 @@ class World:
         return tuple(frames)
 
     def _value(self, value: Any) -> Hashable:
+        """What of a local variable decides what its task will do. Objects of no kind known here are those that every world has one of."""
+        if isinstance(value, Enum):
+            return (type(value).__name__, value.name)
         if isinstance(value, _SCALARS):
             return value
         if isinstance(value, Kprobe):
             return ("probe", self.name_of(value))
         if isinstance(value, list | tuple):
             return tuple(self._value(one) for one in value)  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(value, dict):
+            return tuple((self._value(key), self._value(one)) for key, one in value.items())  # pyright: ignore[reportUnknownVariableType]
+        if is_dataclass(value) and not isinstance(value, type):
+            return (type(value).__name__, *(self._value(getattr(value, one.name)) for one in fields(value)))
         return type(value).__name__
 
 

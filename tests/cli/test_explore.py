@@ -1,0 +1,153 @@
+"""check, explore, replay and matrix on the command line: documents, exit statuses, one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.cli import main
+
+CODE = "work:\n mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax, 0x55\n ret\n"
+SCENARIO = '''
+from arch_x86.explore.scenario import scenario
+@scenario(image="IMAGE", call="work", arguments=("5",), calls=1, preemptions=1)
+def in_and_out(setup):
+    """In, and out."""
+    @setup.control
+    def main(k):
+        p = k.kprobe("work", 4)
+        k.register(p)
+        k.unregister(p)
+        k.settle()
+'''
+
+
+@pytest.fixture
+def image(tmp_path) -> str:
+    file = tmp_path / "work.s"
+    file.write_text(".globl work\n" + CODE)
+    return str(file)
+
+
+def call(capsys, *argv: str) -> tuple[int, str, str]:
+    status = main(argv)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def check(capsys, image: str, *more: str) -> tuple[int, str, str]:
+    return call(capsys, "check", image, "--call", "work", "--arg", "5", "--probe", "work+4", "--calls", "1", *more)
+
+
+def test_check_prints_the_document_of_the_design(capsys, image):
+    status, out, err = check(capsys, image, "--json")
+    document = json.loads(out)
+    assert (status, err, document["schema"], document["verdict"], document["violations"]) == (0, "", 1, "safe", [])
+    assert set(document) == {"schema", "verdict", "bound", "schedules", "points", "coverage", "violations"}
+    assert document["bound"] == {"exhaustive": True, "preemptions": 2, "schedules": document["schedules"], "cpus": 1}
+    assert set(document["coverage"]) == {"int3", "boosted", "stepped", "jump", "in_flight_at_write", "parked_in_range"}
+    assert min(document["coverage"][name] for name in ("int3", "jump", "in_flight_at_write")) > 0
+
+
+def test_a_violation_is_saved_and_replays_from_its_file_and_from_its_text(capsys, image, tmp_path):
+    ablated = ("--without", "free-wait")
+    status, out, _ = check(capsys, image, *ablated, "--json", "--save", str(tmp_path / "found"))
+    (violation,) = json.loads(out)["violations"]
+    assert (status, violation["kind"], violation["cpu"]) == (1, "use-after-free", 0)
+    assert Path(violation["file"]).parent == tmp_path / "found"
+    from_file = call(capsys, "replay", violation["file"])
+    arguments = (image, "--call", "work", "--arg", "5", "--probe", "work+4", "--calls", "1", *ablated)
+    from_text = call(capsys, "replay", violation["schedule"], "--", *arguments)
+    assert from_file == from_text
+    assert from_file[0] == 1
+    assert from_file[1].splitlines()[-1].startswith("use-after-free: ")
+    assert "work+0x4  int3" in from_file[1]
+
+
+def test_a_replay_of_something_else_is_refused(capsys, image, tmp_path):
+    _, out, _ = check(capsys, image, "--without", "free-wait", "--json")
+    schedule = json.loads(out)["violations"][0]["schedule"]
+    status, out, err = call(capsys, "replay", schedule, "--", image, "--call", "work", "--arg", "6", "--probe", "work+4", "--calls", "1")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "code, call, probes or options" in err
+
+
+def test_a_schedule_that_breaks_nothing_exits_with_0(capsys, image):
+    _, out, _ = check(capsys, image, "--without", "free-wait", "--json")
+    mark = json.loads(out)["violations"][0]["schedule"].split(":")[1]
+    arguments = (image, "--call", "work", "--arg", "5", "--probe", "work+4", "--calls", "1", "--without", "free-wait")
+    status, out, _ = call(capsys, "replay", f"v1:{mark}:c0*2,0*3", "--", *arguments)
+    assert (status, out.splitlines()[-1]) == (0, "no violation")
+
+
+@pytest.mark.parametrize(
+    "method", [("--probe", "work+2"), ("--probe", "work+9"), ("--probe", "r work"), ("--preempt", "--preemptions", "1")]
+)
+@pytest.mark.parametrize("profile", ["linux-2010", "linux-6.1"])
+def test_each_shape_and_method_has_its_check(capsys, image, profile, method):
+    probes = method if "--probe" in method else ("--probe", "work+4", *method)
+    status, out, _ = call(capsys, "check", image, "--call", "work", "--arg", "5", "--calls", "1", "--profile", profile, "--json", *probes)
+    document = json.loads(out)
+    breaks = profile == "linux-2010" and "--preempt" in method
+    assert (status, document["verdict"]) == ((1, "violation") if breaks else (0, "safe"))
+    if method[-1] == "work+2":
+        assert document["coverage"]["stepped"] > 0
+    if method[-1] == "work+9":
+        assert document["coverage"]["boosted"] > 0
+
+
+def test_a_verdict_without_a_jump_is_inconclusive(capsys, image):
+    status, out, _ = check(capsys, image, "--max-schedules", "1", "--json")
+    assert (status, json.loads(out)["verdict"]) == (1, "inconclusive")
+
+
+@pytest.mark.parametrize("strategy", ["random", "pct"])
+def test_seeded_strategies_give_the_same_document_each_time(capsys, image, strategy):
+    options = ("--strategy", strategy, "--seed", "7", "--max-schedules", "60", "--json")
+    first = check(capsys, image, *options)
+    assert first == check(capsys, image, *options)
+    assert json.loads(first[1])["bound"]["exhaustive"] is False
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--fetch", "stale"),
+        ("--without", "nothing"),
+        ("--without", "bp-refs"),
+        ("--strategy", "luck"),
+        ("--preemptions", "-1"),
+        ("--probe", "work+3"),
+        ("--probe", "nowhere"),
+        ("--calls", "0"),
+        ("--cpus", "9"),
+        ("--resched", "nowhere+1"),
+        ("--max-schedules", "0"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_status_2(capsys, image, more):
+    status, out, err = check(capsys, image, *more)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("what", ["/nowhere/at/all", "v1:00000000:0*3", "v7:00000000:0"])
+def test_a_replay_of_nothing_is_one_line_and_exit_status_2(capsys, what):
+    status, out, err = call(capsys, "replay", what)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_explore_runs_the_scenarios_of_a_file(capsys, image, tmp_path):
+    file = tmp_path / "scenarios.py"
+    file.write_text(SCENARIO.replace("IMAGE", image))
+    status, out, _ = call(capsys, "explore", str(file), "--json")
+    (one,) = json.loads(out)["scenarios"]
+    assert (status, one["scenario"], one["verdict"], one["bound"]["preemptions"]) == (0, "in-and-out", "safe", 1)
+    status, out, _ = call(capsys, "explore", f"{file}::in_and_out", "--profile", "linux-6.1")
+    assert (status, out.splitlines()[0]) == (0, "in-and-out: safe")
+
+
+def test_a_probe_may_be_parked_on_by_a_voluntary_schedule(capsys, image):
+    status, out, _ = check(capsys, image, "--resched", "work+7", "--preemptions", "1", "--json")
+    assert (status, json.loads(out)["violations"][0]["kind"]) == (1, "torn-instruction")

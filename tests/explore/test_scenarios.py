@@ -1,0 +1,99 @@
+"""The scenarios that come along: sound where they should be, and broken without the commit that mended them."""
+
+from __future__ import annotations
+
+import pytest
+
+from arch_x86.explore.case import fingerprint
+from arch_x86.explore.check import Search, check, replay_case
+from arch_x86.explore.scenario import load_scenarios
+from arch_x86.explore.scenarios import life
+from arch_x86.explore.scenarios.history import HISTORY
+from arch_x86.explore.scenarios.life import SCENARIOS
+from arch_x86.explore.scenarios.steps import scenarios_for
+from engine.errors import InputError
+from engine.explore.schedule import Schedule
+from engine.explore.system import ViolationKind
+from engine.profile import LINUX_6_1, profile_named
+from engine.steps import STEPS, steps_of, without
+
+PAIRS = [(one, name) for one in SCENARIOS for name in one.profiles]
+FAULTS = [(one, name) for one in HISTORY for name in one.profiles]
+
+
+def run(pool, scenario, profile, *, bound=1, steps=(), preempt=False):
+    ablated = without(profile_named(profile), frozenset(steps), preempt=preempt)
+    return check(scenario.case(ablated, preempt=preempt), Search(preemptions=bound), pool=pool)
+
+
+@pytest.mark.parametrize(("scenario", "profile"), PAIRS, ids=lambda value: getattr(value, "name", value))
+def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile):
+    slow = scenario is life.two_control_tasks and profile == "linux-6.1"  # 20 s with one preemption
+    result = run(pool, scenario, profile, bound=0 if slow else 1)
+    assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
+    assert result.outcome.rechecked == result.outcome.schedules // 100
+
+
+@pytest.mark.parametrize(("scenario", "profile"), FAULTS, ids=lambda value: getattr(value, "name", value))
+def test_a_fault_of_the_kernels_history_shows_without_its_commit_only(pool, scenario, profile):
+    assert run(pool, scenario, profile).verdict == "safe"
+    broken = run(pool, scenario, profile, steps=scenario.steps)
+    assert broken.verdict == "violation"
+    report = broken.violations[0]
+    assert report.schedule.choices <= 30
+    ablated = without(profile_named(profile), frozenset(scenario.steps))
+    violation, lines = replay_case(scenario.case(ablated), report.schedule, pool=pool)
+    assert violation == report.violation
+    assert str(violation.kind) in lines[-1]
+
+
+class TestFinds:
+    """What the kernels do wrong that nobody had told us."""
+
+    def test_a_task_preempted_in_a_detour_that_a_breakpoint_took_it_to_is_not_waited_for_by_6_1(self, pool):
+        """unregister_kprobe() waits by synchronize_rcu(), which a preempted task does not hold up, and frees the detour buffer."""
+        case = life.register.case(without(LINUX_6_1, frozenset(), preempt=True), preempt=True)
+        segments = (("c0", 4), ("0", 103), ("p0", 1), ("0", 47), ("p0", 1), ("0", 4), ("c0", 4))
+        violation, lines = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
+        assert violation is not None
+        assert violation.kind is ViolationKind.USE_AFTER_FREE
+        assert "detour buffer" in violation.explain
+        assert "-- interrupt; on its return another task runs --" in "".join(lines)
+
+    def test_stop_machine_does_not_cover_an_nmi_that_runs_probed_text_and_text_poke_bp_does(self, pool):
+        for profile, verdict in (("linux-2010", "violation"), ("linux-6.1", "safe")):
+            assert run(pool, life.nmi, profile).verdict == verdict
+
+
+def test_every_step_has_a_scenario_in_each_profile_where_it_means_something():
+    for step in STEPS:
+        for name in step.profiles:
+            assert any(name in one.profiles for one in scenarios_for(step.name)), (step.name, name)
+            assert step in steps_of(profile_named(name))
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        (None, ""),
+        ("x = 1", ""),
+        ("raise ValueError('no')", ""),
+        ("def", ""),
+        ("from arch_x86.explore.scenarios.life import register", "::other"),
+    ],
+)
+def test_a_file_without_the_scenario_is_refused_with_one_line(tmp_path, text, spec):
+    file = tmp_path / "scenarios.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InputError) as refused:
+        load_scenarios(f"{file}{spec}")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_scenario_of_a_file_is_found_by_name_and_its_text_is_in_the_fingerprint(tmp_path):
+    file = tmp_path / "scenarios.py"
+    file.write_text("from arch_x86.explore.scenarios.life import register, optimize\n")
+    assert [one.name for one in load_scenarios(str(file))] == ["register", "optimize"]
+    (one,) = load_scenarios(f"{file}::optimize")
+    assert one.source == file.read_text()
