@@ -182,9 +182,9 @@ class CpuSide:
         if self._waits.left:
             self._waits.ran(lane)
 
-    def _run(self, lane: Lane, most: int | None) -> int:
+    def _run(self, lane: Lane, most: int | None, *, alone: bool) -> int:
         """To the next choice point, at least a step; at most ``most``."""
-        if most is None and not self.plan.reduce:
+        if most is None and not self.plan.reduce and not alone:
             most = 1
         self._lane = lane
         limit = _BIG if most is None else most

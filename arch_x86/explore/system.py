@@ -279,7 +279,7 @@ class X86System(CpuSide):
         elif self.plan.restores:
             self.violation = self.restored.check(self.node.version)
 
-    def take(self, actor: str, most: int | None = None) -> int:
+    def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
         """One choice; see :class:`engine.explore.system.System`."""
         kind = actor[0]
         if kind == "c":
@@ -299,7 +299,7 @@ class X86System(CpuSide):
             self.cur = actor[1:]
         else:
             self.cur = actor
-            steps = self._run(self.lanes[int(actor)], most)
+            steps = self._run(self.lanes[int(actor)], most, alone=alone)
         trace = self.trace
         if trace is not None and trace[1] == actor:
             self.trace = (trace[0], actor, trace[2] + steps)

@@ -93,7 +93,7 @@ class Exhaustive:
                     self._seen[key] = left
                 stack.append(_Frame(system.save(), left, choices[:0:-1]))
             left -= self._price(choices[0])
-            system.take(choices[0].actor)
+            system.take(choices[0].actor, alone=left == 0)
 
     def _back(self, system: System, stack: list[_Frame]) -> int:
         """To the latest state with a choice left, and take it. Returns what is left of the bound; below 0: there is none."""
@@ -105,5 +105,6 @@ class Exhaustive:
         if not frame.rest:
             system.release(frame.state)
             stack.pop()
-        system.take(choice.actor)
-        return frame.left - self._price(choice)
+        left = frame.left - self._price(choice)
+        system.take(choice.actor, alone=left == 0)
+        return left

@@ -88,8 +88,11 @@ class System(Protocol):
         """How to go on from here; the first goes on as before, where that can be. None: the end."""
         ...
 
-    def take(self, actor: str, most: int | None = None) -> int:
-        """Let ``actor`` go on to the next choice point, or for ``most`` steps at most. Returns how many steps it made."""
+    def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
+        """Let ``actor`` go on to the next choice point, or for ``most`` steps at most. Returns how many steps it made.
+
+        :param alone: no choice that costs anything will be made any more: on to the next one that does not.
+        """
         ...
 
     def save(self) -> Any:

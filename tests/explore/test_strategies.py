@@ -79,7 +79,7 @@ def test_every_schedule_repeats_and_one_that_does_not_is_a_divergence():
     class Drifting(Counter):
         drift = 0
 
-        def take(self, actor, most=None):
+        def take(self, actor, most=None, *, alone=False):
             self.drift += 1
             self.cell += self.drift % 7 == 0
             return super().take(actor, most)

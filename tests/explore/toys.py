@@ -45,7 +45,7 @@ class Counter:
             return [Choice(self.cur, 0), *(Choice(a, 1) for a in live if a != self.cur)]
         return [Choice(a, 0) for a in live]
 
-    def take(self, actor: str, most: int | None = None) -> int:
+    def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
         a = int(actor)
         if self.done[a] % 2 == 0:
             self.held[a] = self.cell

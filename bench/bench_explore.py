@@ -1,0 +1,99 @@
+"""How fast schedules are explored: interrupt points on one call, schedules of two vCPUs, and memory over many schedules.
+
+Targets: 5,000 interrupt points a second on a call of about 160 instructions with the real core in the loop; 3,000 schedules a second of two
+vCPUs; memory flat over 1,000,000 schedules (measured here over 100,000; ``OPTPROBE_FULL=1`` for all).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+from arch_x86.explore.case import open_case
+from arch_x86.explore.scenario import Setup, scenario
+from arch_x86.explore.scenarios import life
+from engine.explore.exhaustive import Exhaustive
+from engine.explore.random_walk import RandomWalk
+from engine.profile import LINUX_2010
+
+if TYPE_CHECKING:
+    from arch_x86.emu.uc import UcPool
+    from bench.figures import Figures
+
+_LONG: Final = """
+.globl work
+work:
+ mov eax, edi
+ mov ecx, 38
+.Lagain:
+ lea eax, [rax + rax*2]
+ add eax, ecx
+ sub ecx, 1
+ jnz .Lagain
+ lea edx, [rax + rax]
+ add eax, edx
+ ret
+"""
+
+
+@scenario(image=_LONG, call="work", arguments=("5",), calls=1)
+def long_call(setup: Setup) -> None:
+    """A jump goes in and out beside a call of 158 instructions."""
+
+    @setup.control
+    def main(k: Any) -> None:
+        p = k.kprobe("work", 17)
+        k.register(p)
+        k.settle()
+        k.unregister(p)
+        k.settle()
+
+
+def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> None:
+    """Every boundary of the call against every control state, one preemption, no reduction: each schedule is such a point."""
+    system = open_case(replace(long_call.case(LINUX_2010), reduce=False), pool)
+    search = Exhaustive(bound=1, hashing=True, recheck_every=0, max_schedules=20_000)
+
+    def run() -> float:
+        began = perf_counter()
+        outcome = search.run(system)
+        assert not outcome.found
+        return outcome.schedules / (perf_counter() - began)
+
+    rate = benchmark.pedantic(run, rounds=1, iterations=1)
+    figures.add(benchmark, "interrupt points a second, a call of 158 instructions", rate, "", (">=", 5_000))
+    system.close()
+
+
+def test_schedules_of_two_cpus(benchmark: Any, figures: Figures, pool: UcPool) -> None:
+    """Exhaustive search of a probe's life."""
+    system = open_case(life.optimize.case(LINUX_2010, cpus=2), pool)
+    search = Exhaustive(bound=2, recheck_every=0, max_schedules=30_000)
+
+    def run() -> float:
+        began = perf_counter()
+        outcome = search.run(system)
+        assert not outcome.found
+        return outcome.schedules / (perf_counter() - began)
+
+    rate = benchmark.pedantic(run, rounds=1, iterations=1)
+    figures.add(benchmark, "schedules a second, two CPUs", rate, "", (">=", 3_000))
+    system.close()
+
+
+def test_memory_over_many_schedules(benchmark: Any, figures: Figures, pool: UcPool) -> None:
+    """Growth of the process between a tenth of the schedules and all of them."""
+    number = 1_000_000 if os.environ.get("OPTPROBE_FULL") else 20_000
+    system = open_case(life.register.case(LINUX_2010), pool)
+
+    def walk(count: int) -> int:
+        RandomWalk(seed=1, schedules=count, recheck_every=0).run(system)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    before = walk(number // 10)
+    after = benchmark.pedantic(walk, args=(number,), rounds=1, iterations=1)
+    figures.add(benchmark, f"growth of the process over {number:,} schedules", (after - before) / 1024, "MiB", ("<=", 4))
+    system.close()
