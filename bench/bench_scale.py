@@ -13,8 +13,10 @@ import pytest
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.demo import many_functions
 from arch_x86.text.poke import MAX_POKE_BATCH
+from arch_x86.text.version import PAGE_SIZE
 from engine.kprobe import Kprobe
 from engine.kretprobes import Kretprobe
+from engine.profile import LINUX_2010
 
 if TYPE_CHECKING:
     from arch_x86.emu.uc import UcPool
@@ -78,16 +80,30 @@ def test_look_ups(benchmark: Any, figures: Figures, pool: UcPool) -> None:
     many.close()
 
 
-@pytest.mark.parametrize("kind", ["breakpoint", "optimized", "kretprobe"])
-def test_memory_a_probe(benchmark: Any, figures: Figures, pool: UcPool, kind: str) -> None:
-    """Python objects by tracemalloc, and the bytes of slots and detour buffers, whole pages; without the caches of decoded functions."""
-    bench = Workbench(many_functions(_MEASURED), pool=pool)
-    bench.kprobes.kprobes_allow_optimization = kind != "breakpoint"
-    for i in range(_MEASURED):  # decoded once for all
-        bench.arch.code.function_at(bench.image.by_name[f"f{i}"].addr)
+def _traced(bench: Workbench) -> int:
+    """Bytes that Python objects take now, and slots and detour buffers, whole pages."""
     gc.collect()
+    return tracemalloc.get_traced_memory()[0] + _guest(bench)
+
+
+def _guest(bench: Workbench) -> int:
+    return PAGE_SIZE * (bench.arch.slots.pages + bench.arch.detours.pages)
+
+
+@pytest.mark.parametrize("kind", ["plain", "optimized", "kretprobe"])
+def test_memory_a_probe(benchmark: Any, figures: Figures, pool: UcPool, kind: str) -> None:
+    """Python objects by tracemalloc, and the bytes of slots and detour buffers, whole pages; with what is decoded of the probed function,
+    which all probes in it share, and which is told apart, too. A plain probe has neither aggregator nor detour buffer.
+    """
+    profile = LINUX_2010.without_optprobes() if kind == "plain" else LINUX_2010
+    bench = Workbench(many_functions(_MEASURED), pool=pool, profile=profile)
     tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
+    before = _traced(bench)
+    for i in range(_MEASURED):
+        function = bench.arch.code.function_at(bench.image.by_name[f"f{i}"].addr)
+        assert function is not None
+        assert function.decodable
+    decoded = _traced(bench)
 
     def register() -> list[Any]:
         if kind != "kretprobe":
@@ -98,10 +114,13 @@ def test_memory_a_probe(benchmark: Any, figures: Figures, pool: UcPool, kind: st
 
     kept = benchmark.pedantic(register, rounds=1, iterations=1)
     bench.kprobes.wait_for_kprobe_optimizer()
-    gc.collect()
-    python = (tracemalloc.get_traced_memory()[0] - before) / len(kept)
+    assert len(bench.kprobes.kprobe_table) == len(kept) == _MEASURED
+    assert (bench.kprobes.find_optimized(1) is None) == (kind == "plain")
+    each = (_traced(bench) - before) / _MEASURED
     tracemalloc.stop()
-    guest = 4_096 * (bench.arch.slots.pages + bench.arch.detours.pages) / len(kept)
-    figures.add(benchmark, f"memory a probe, {kind}: host and guest", python + guest, "B", ("<", _LIMIT))
-    figures.add(benchmark, f"memory a probe, {kind}: slots and detour buffers of it", guest, "B")
+    figures.add(benchmark, f"memory a probe, {kind}: host and guest", each, "B", ("<", _LIMIT))
+    figures.add(benchmark, f"memory a probe, {kind}: slots and detour buffers of it", _guest(bench) / _MEASURED, "B")
+    if kind == "plain":
+        size = bench.image.by_name["f0"].size
+        figures.add(benchmark, f"memory a probe: decoded function of {size} bytes of it", (decoded - before) / _MEASURED, "B")
     bench.close()

@@ -33,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     """Benchmarks are in ``bench_*.py``, which pytest does not take for tests by itself."""
     named = file_path.name.startswith("bench_") and file_path.suffix == ".py"
+    if parent.session.isinitpath(file_path):  # given by name: pytest takes it anyway
+        return None
     if not named or any(file_path.match(pattern) for pattern in parent.config.getini("python_files")):
         return None
     return pytest.Module.from_parent(parent, path=file_path)  # pyright: ignore[reportUnknownMemberType]

@@ -16,6 +16,7 @@ __all__ = ("ProbeSpec", "parse_spec")
 _HEAD: Final = re.compile(r"^(?P<kind>[pr])(?P<max>\d*)(?::(?:(?P<group>[A-Za-z_]\w*)/)?(?P<event>[A-Za-z_]\w*))?$", re.ASCII)
 _PLACE: Final = re.compile(r"^(?P<symbol>[A-Za-z_.$][\w.$@]*)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|[0-9]+))?$")
 _ADDRESS: Final = re.compile(r"^0[xX][0-9a-fA-F]+$")
+_NAME_MAX: Final = 64  # MAX_EVENT_NAME_LEN in kernel/trace/trace.h: of an event's name; a group's is one shorter
 _TOO_LARGE: Final = 1 << 64
 _RIGHT: Final = "write SYM, SYM+0xOFF, or p[:[GRP/]EVENT] SYM[+OFF]"
 
@@ -46,6 +47,8 @@ def parse_spec(text: str) -> ProbeSpec:
     head = _HEAD.match(words[0]) if len(words) > 1 else None
     if len(words) > 1 and head is None:
         raise InputError(f"probe '{printable(text)}': '{printable(words[0])}' is not p or r with an event name; {_RIGHT}")
+    if head is not None and (len(head["event"] or "") > _NAME_MAX or len(head["group"] or "") >= _NAME_MAX):
+        raise InputError(f"probe '{printable(text)}': a group has at most {_NAME_MAX - 1} characters, an event {_NAME_MAX}")
     place = words[1] if head is not None else words[0]
     is_return = head is not None and head["kind"] == "r"
     if head is not None and head["kind"] == "p" and head["max"]:

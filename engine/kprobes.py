@@ -303,7 +303,8 @@ class Kprobes:
         """Take probes out of service, with one grace period for all; no handler of theirs runs after the return.
 
         A jump is undone later, by the optimizer. A probe that is not registered changes nothing.
-        ``addr`` of an unregistered probe stays set, so one that names a symbol needs ``addr = None`` before it is registered again.
+        As in the kernel ``addr`` and the flag DISABLED of an unregistered probe stay set: before it is registered again clear ``flags``,
+        and ``addr`` if it names a symbol, or it comes back disabled or not at all.
 
         :param disarmed: called with the locks held, before the grace period.
         :returns: how many were registered.

@@ -107,7 +107,20 @@ class LockOrder:
         held = self._held.get(task, [])
         if not held or held[-1] is not lock:
             raise EngineBug(f"{task} drops {lock.name}, which is not the last lock it took")
-        held.pop()
+        self._drop(task, lock)
+
+    def given_up(self, task: object, lock: Mutex) -> None:
+        """``task`` could not take ``lock`` after all."""
+        self._drop(task, lock)
+
+    def ended(self, task: object) -> None:
+        """``task`` is over, and may hold nothing."""
+        if task in self._held:
+            raise EngineBug(f"{task} ends with {', '.join(lock.name for lock in self._held[task])} held")
+
+    def _drop(self, task: object, lock: Mutex) -> None:
+        held = self._held[task]
+        held.remove(lock)
         if not held:
             del self._held[task]
 
@@ -130,7 +143,11 @@ class Mutex:
         task = plane.current
         plane.lock_order.entering(task, self)
         if self.owner is not None:
-            plane.wait_until(lambda: self.owner is None, f"{self.name} ({why})")
+            try:
+                plane.wait_until(lambda: self.owner is None, f"{self.name} ({why})")
+            except BaseException:
+                plane.lock_order.given_up(task, self)
+                raise
         self.owner = task
         plane.lock_taken(self.name)
 
@@ -166,6 +183,7 @@ class ControlPlane:
         self._tasks: list[_Task] = []
         self._current: _Task | None = None
         self._caller = "caller"
+        self._stopped = False
         self.lock_order = LockOrder()
         self.stats = ControlStats()
 
@@ -194,9 +212,11 @@ class ControlPlane:
         """Until no trap is being handled that began before now: between two turns of the vCPUs none is."""
 
     def might_sleep(self, why: str) -> None:
-        """EngineBug in a handler: who calls this may have to wait."""
+        """EngineBug in a handler, and under stop_machine: who calls this may have to wait."""
         if self._hardware.in_handler:
             raise EngineBug(f"a handler sleeps, with preemption off: {why}")
+        if self._stopped:
+            raise EngineBug(f"what runs under stop_machine sleeps: {why}")
 
     # Waiting ----------------------------------------------------------------------------------------------------------
 
@@ -204,7 +224,7 @@ class ControlPlane:
         """Return once ``ready()`` holds.
 
         :raises Deadlock: nothing is left to run that could bring it about.
-        :raises EngineBug: a handler asks.
+        :raises EngineBug: a handler asks, or what runs under ``stop_machine``.
         """
         self.might_sleep(why)
         task = self._current
@@ -255,6 +275,7 @@ class ControlPlane:
             self._current = None
         if task.done:
             self._tasks.remove(task)
+            self.lock_order.ended(task)
 
     def sleep(self, jiffies: int) -> None:
         """Let ``jiffies`` pass; work that is due by then has begun."""
@@ -300,4 +321,8 @@ class ControlPlane:
         """Run ``fn`` while every vCPU is parked at a quiescent point."""
         self.wait_until(lambda: all(idle for idle, _ in self._hardware.quiescent()), f"stop_machine ({why})")
         self.stats.stop_machine += 1
-        fn()
+        self._stopped = True
+        try:
+            fn()
+        finally:
+            self._stopped = False

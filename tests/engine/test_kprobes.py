@@ -47,10 +47,11 @@ class TestRegistration:
         original = at(bench, 0, 64)
         p, _ = counting(symbol_name="f")
         for wait in (False, True):
-            p.addr = None
+            p.addr, p.flags = None, KprobeFlag(0)
             bench.kprobes.register_kprobe(p)
             if wait:
                 bench.kprobes.wait_for_kprobe_optimizer()
+            assert at(bench)[0] == (JMP if wait else INT3)
             assert bench.kprobes.unregister_kprobe(p)
             bench.kprobes.wait_for_kprobe_optimizer()
             assert at(bench, 0, 64) == original

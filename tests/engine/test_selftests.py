@@ -1,47 +1,58 @@
-"""The scenarios of the kernel's own tests, as laws: tools/testing/selftests/ftrace/test.d/kprobe/ and lib/test_kprobes.c of v6.1."""
+"""The scenarios of tools/testing/selftests/ftrace/test.d/kprobe/ of v6.1 as laws, on compiled code where one function will do."""
 
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
-from arch_x86.lab.bench import Workbench
 from arch_x86.lab.demo import many_functions
-from arch_x86.lab.run import run_image
+from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from engine.debugfs import kprobes_list
-from engine.errors import InputError, KprobeError
-from engine.image import Image
-from engine.interrupts import parse_interrupts
-from engine.kprobe import Kprobe, KprobeFlag
-from engine.kprobe_events import parse_spec
+from engine.errors import KprobeError
+from engine.image import Reserved, ReservedKind
+from engine.kprobe import Kprobe, KprobeFlag, Method
 from engine.kretprobes import Kretprobe
-from engine.profile import PROFILES
-from tests.conftest import asm_image
-from tests.engine.guests import elf
+from tests.conftest import BASE, asm_image
+from tests.engine.guests import case, elf, run_case
 
-EVERY = pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
-TARGETS = "mov eax, edi; add eax, 3; nop; nop; ret", "mov eax, edi; add eax, 5; nop; nop; ret"
-
-
-@pytest.fixture
-def bench_of(pool):
-    made: list[Workbench] = []
-
-    def make(profile, image: Image | None = None, **options):
-        made.append(Workbench(image or asm_image(*TARGETS), pool=pool, profile=profile, **options))
-        return made[-1]
-
-    yield make
-    for bench in made:
-        bench.close()
+SHA = "sha256-200"
 
 
 def listed(bench) -> list[str]:
     return kprobes_list(bench.kprobes).splitlines()
 
 
-@EVERY
+def boundaries(bench, symbol: str) -> list[int]:
+    """Offsets of the instructions of a function."""
+    start = bench.image.by_name[symbol].addr
+    return sorted(addr - start for addr in bench.arch.code.function_at(start).boundaries)
+
+
+def taken_by(bench, symbol: str, offsets, **handlers) -> tuple[list[Kprobe], set[int]]:
+    """Register at each offset: the probes that were taken, and the errnos of the others."""
+    taken: list[Kprobe] = []
+    refused: set[int] = set()
+    for offset in offsets:
+        p = Kprobe(symbol_name=symbol, offset=offset, **handlers)
+        try:
+            bench.kprobes.register_kprobe(p)
+            taken.append(p)
+        except KprobeError as error:
+            refused.add(error.errno)
+    return taken, refused
+
+
+def assert_no_trace(bench) -> None:
+    bench.kprobes.wait_for_kprobe_optimizer()
+    assert (listed(bench), bench.kprobes.kprobe_table) == ([], {})
+    assert (bench.arch.slots.used, bench.arch.detours.used) == (0, 0)
+    for segment in bench.image.segments:
+        if segment.executable:
+            assert bench.machine.text.read(segment.addr, len(segment.data)) == segment.data
+
+
 class TestMultipleKprobes:
     """multiple_kprobes.tc: exactly 256 probes, enabled and removed at once."""
 
@@ -55,10 +66,24 @@ class TestMultipleKprobes:
         assert [bench.call(f"f{i}") for i in range(256)] == list(range(256))
         assert hits == [p.at for p in probes]
         assert bench.kprobes.unregister_kprobes(probes) == 256
-        bench.kprobes.wait_for_kprobe_optimizer()
-        assert (listed(bench), bench.kprobes.kprobe_table) == ([], {})
-        segment = bench.image.segments[0]
-        assert bench.machine.text.read(segment.addr, segment.size) == segment.data
+        assert_no_trace(bench)
+
+    def test_256_probes_in_compiled_code_leave_its_result_alone_and_no_trace(self, bench_of, profile):
+        bench = bench_of(profile, elf("sha256.o"))
+        hits: set[int] = set()
+        handler = {"pre_handler": lambda p, _regs: hits.add(p.at)}
+        compress, _ = taken_by(bench, "compress", boundaries(bench, "compress"), **handler)
+        around, _ = taken_by(bench, "sha256", boundaries(bench, "sha256")[: 256 - len(compress)], **handler)
+        probes = compress + around
+        assert len(listed(bench)) == 256
+        run_case(bench, case(SHA))
+        padding = bench.image.by_name["compress"].addr + 0x2E5  # jumped over
+        assert hits >= {p.at for p in compress} - {padding} | {around[0].at}
+        bench.kprobes.unregister_kprobes(probes)
+        assert_no_trace(bench)
+        hits.clear()
+        run_case(bench, case(SHA))
+        assert hits == set()
 
     def test_a_257th_waits_for_a_pass_of_its_own_where_a_pass_is_limited(self, bench_of, profile):
         bench = bench_of(profile, many_functions(257))
@@ -67,48 +92,51 @@ class TestMultipleKprobes:
         assert bench.kprobes.optimizer.passes == (1 if profile.pass_max is None else 2)
 
 
-@EVERY
 class TestInsnBoundary:
     """kprobe_insn_boundary.tc: offsets 0 to 255 of a function, one after the other."""
 
-    def test_exactly_the_boundaries_take_a_probe_and_all_can_be_taken_away(self, bench_of, profile):
-        image = elf("sha256.o")
-        bench = bench_of(profile, image)
-        start = image.by_name["compress"].addr
-        function = bench.arch.code.function_at(start)
-        boundaries = {addr - start for addr in function.boundaries if addr - start < 256}
-        taken: list[Kprobe] = []
-        refused: set[int] = set()
-        for offset in range(256):
-            p = Kprobe(symbol_name="compress", offset=offset)
-            try:
-                bench.kprobes.register_kprobe(p)
-                taken.append(p)
-            except KprobeError as error:
-                refused.add(error.errno)
+    @pytest.mark.parametrize(("image", "symbol"), [("sha256.o", "compress"), ("qsort.o", "quicksort"), ("lz.o", "lz_decompress")])
+    def test_exactly_the_boundaries_take_a_probe_and_all_can_be_taken_away(self, bench_of, profile, image, symbol):
+        bench = bench_of(profile, elf(image))
+        taken, refused = taken_by(bench, symbol, range(256))
         assert refused == {errno.EILSEQ}
-        assert {p.at - start for p in taken} == boundaries
-        assert bench.kprobes.unregister_kprobes(taken) == len(boundaries)
-        bench.kprobes.wait_for_kprobe_optimizer()
-        assert bench.machine.text.read(start, 256) == image.read(start, 256)
+        assert [p.offset for p in taken] == [offset for offset in boundaries(bench, symbol) if offset < 256]
+        assert bench.kprobes.unregister_kprobes(taken) == len(taken)
+        assert_no_trace(bench)
 
 
-@EVERY
 class TestOptTypes:
-    """kprobe_opt_types.tc: what `list` says of a probe that can be optimized, and of one that is disabled."""
+    """kprobe_opt_types.tc: what `list` says of probes over the offsets 0 to 255 of a function."""
 
-    def test_list_says_optimized_once_the_optimizer_has_come_and_not_when_disabled(self, bench_of, profile):
+    def test_list_says_optimized_of_exactly_those_that_can_be_and_of_none_that_is_disabled(self, bench_of, profile):
+        bench = bench_of(profile, elf("sha256.o"))
+        start = bench.image.by_name["compress"].addr
+        offsets = [at for at in boundaries(bench, "compress") if at < 256]
+        said: set[int] = set()
+        for offset in offsets:
+            p = Kprobe(symbol_name="compress", offset=offset)
+            bench.kprobes.register_kprobe(p)
+            bench.kprobes.wait_for_kprobe_optimizer()
+            assert len(listed(bench)) == 1
+            if listed(bench)[0].endswith("[OPTIMIZED]"):
+                said.add(offset)
+                assert bench.method(p) is Method.OPTIMIZED
+            bench.kprobes.disable_kprobe(p)
+            bench.kprobes.wait_for_kprobe_optimizer()
+            assert listed(bench)[0].endswith("  [DISABLED]")
+            bench.kprobes.unregister_kprobe(p)
+        assert said == {at for at in offsets if isinstance(can_optimize(bench.arch.code, start + at), OptimizePlan)}
+        assert 0 < len(said) < len(offsets)
+        assert_no_trace(bench)
+
+    def test_list_says_it_again_once_a_disabled_one_is_enabled_and_the_optimizer_has_come(self, bench_of, profile):
         bench = bench_of(profile)
         p = Kprobe(symbol_name="f")
         bench.kprobes.register_kprobe(p)
-        bench.kprobes.wait_for_kprobe_optimizer()
-        assert listed(bench)[0].endswith("[OPTIMIZED]")
-        bench.kprobes.disable_kprobe(p)
-        bench.kprobes.wait_for_kprobe_optimizer()
-        assert listed(bench)[0].endswith("[DISABLED]")
-        bench.kprobes.enable_kprobe(p)
-        bench.kprobes.wait_for_kprobe_optimizer()
-        assert listed(bench)[0].endswith("[OPTIMIZED]")
+        for change, says in ((bench.kprobes.disable_kprobe, "[DISABLED]"), (bench.kprobes.enable_kprobe, "[OPTIMIZED]")):
+            change(p)
+            bench.kprobes.wait_for_kprobe_optimizer()
+            assert listed(bench)[0].endswith(f"  {says}")
 
     def test_a_return_probe_is_listed_by_its_letter(self, bench_of, profile):
         bench = bench_of(profile)
@@ -116,26 +144,47 @@ class TestOptTypes:
         assert listed(bench)[0].split()[1] == "r"
 
 
-@EVERY
 class TestMultiprobe:
     """kprobe_multiprobe.tc: several events at one place."""
 
-    def test_each_counts_and_removing_one_leaves_the_other(self, bench_of, profile):
-        bench = bench_of(profile)
-        hits: list[str] = []
-        first, second = (Kprobe(symbol_name="f", pre_handler=lambda *_, n=name: hits.append(n)) for name in ("first", "second"))
-        bench.kprobes.register_kprobes([first, second])
+    @pytest.mark.parametrize("goes", [0, 1])
+    def test_each_counts_and_removing_one_leaves_the_other(self, bench_of, profile, goes):
+        bench = bench_of(profile, elf("sha256.o"))
+        hits = [0, 0]
+
+        def count(which: int) -> None:
+            hits[which] += 1
+
+        probes = [Kprobe(symbol_name="compress", pre_handler=lambda *_, n=n: count(n)) for n in (0, 1)]
+        bench.kprobes.register_kprobes(probes)
+        run_case(bench, case(SHA))  # behind a breakpoint
+        blocks = hits[0]
+        assert hits == [blocks, blocks]
+        assert blocks > 1
         bench.kprobes.wait_for_kprobe_optimizer()
-        assert bench.call("f", 1) == 4
-        assert sorted(hits) == ["first", "second"]
-        bench.kprobes.unregister_kprobe(first)
-        hits.clear()
-        assert (bench.call("f", 1), hits) == (4, ["second"])
+        assert bench.method(probes[0]) is Method.OPTIMIZED
+        run_case(bench, case(SHA))
+        assert hits == [2 * blocks, 2 * blocks]
+        bench.kprobes.unregister_kprobe(probes[goes])
+        run_case(bench, case(SHA))
+        assert (hits[goes], hits[1 - goes]) == (2 * blocks, 3 * blocks)
+        bench.kprobes.unregister_kprobe(probes[1 - goes])
+        assert_no_trace(bench)
 
 
-@EVERY
 class TestAddRemoveAndBusy:
-    """add_and_remove.tc, busy_check.tc."""
+    """add_and_remove.tc, busy_check.tc: what is in use is not added again."""
+
+    def test_one_probe_can_be_added_and_removed_again_and_again(self, bench_of, profile):
+        bench = bench_of(profile, elf("sha256.o"))
+        p = Kprobe(symbol_name="compress")
+        for _ in range(3):
+            p.addr, p.flags = None, KprobeFlag(0)
+            bench.kprobes.register_kprobe(p)
+            bench.kprobes.wait_for_kprobe_optimizer()
+            assert bench.method(p) is Method.OPTIMIZED
+            assert bench.kprobes.unregister_kprobe(p)
+            assert_no_trace(bench)
 
     def test_the_same_probe_twice_is_refused_and_the_first_stays(self, bench_of, profile):
         bench = bench_of(profile)
@@ -148,126 +197,96 @@ class TestAddRemoveAndBusy:
         assert bench.kprobes.unregister_kprobe(p)
         assert not bench.kprobes.unregister_kprobe(p)
 
-
-class TestMaxactive:
-    """kretprobe_maxactive.tc."""
-
-    @pytest.mark.parametrize(
-        ("text", "number"), [("r f", None), ("r10 f", 10), ("r4096 f", 4096), ("r10:grp/name f", 10), ("r:name f", None)]
-    )
-    def test_is_the_number_behind_the_r(self, text, number):
-        assert parse_spec(text).maxactive == number
-
-    @pytest.mark.parametrize("text", ["p10 f", "rx f", "r-1 f", "r10a f", "r1 f+4"])
-    def test_is_refused_elsewhere(self, text):
-        with pytest.raises(InputError):
-            parse_spec(text)
-
-    @EVERY
-    def test_is_at_most_4096(self, pool, profile):
-        for number, fine in ((4096, True), (4097, False)):
-            arguments = (asm_image(*TARGETS), "f", (), [parse_spec(f"r{number} f")])
-            if fine:
-                run_image(*arguments, interrupts=parse_interrupts("none"), pool=pool)
-            else:
-                with pytest.raises(KprobeError) as refused:
-                    run_image(*arguments, interrupts=parse_interrupts("none"), pool=pool)
-                assert refused.value.errno == errno.E2BIG
-
-
-class TestEventSyntax:
-    """kprobe_eventname.tc, kprobe_syntax_errors.tc, as far as probe definitions go."""
-
-    @pytest.mark.parametrize(
-        ("text", "group", "event"),
-        [("p f", None, None), ("p:e1 f", None, "e1"), ("p:g1/e1 f", "g1", "e1"), ("p:_g/_e f+0x4", "_g", "_e"), ("r:g/e f", "g", "e")],
-    )
-    def test_names_are_group_and_event(self, text, group, event):
-        spec = parse_spec(text)
-        assert (spec.group, spec.event) == (group, event)
-
-    @pytest.mark.parametrize(
-        "text",
-        ["", "p: f", "p:1bad f", "p:a-b f", "p:g/ f", "p:/e f", "q f", "p f+", "p f+0x", "p f-4", "p +4", "p f+99999999999999999999"],
-    )
-    def test_what_is_malformed_is_refused_with_one_line(self, text):
-        with pytest.raises(InputError) as refused:
-            parse_spec(text)
-        assert "\n" not in str(refused.value)
-
-
-@EVERY
-class TestSanity:
-    """lib/test_kprobes.c: a handler in front, one behind, several at once, missed ones, returns."""
-
-    def test_a_probe_runs_its_handlers_around_the_function_once_a_call(self, bench_of, profile):
+    def test_a_place_whose_jump_still_stands_is_busy_in_2010_and_taken_over_by_6_1(self, bench_of, profile):
         bench = bench_of(profile)
-        seen: list[str] = []
-        p = Kprobe(symbol_name="f", pre_handler=lambda *_: seen.append("pre"), post_handler=lambda *_: seen.append("post"))
-        bench.kprobes.register_kprobe(p)
-        assert (bench.call("f", 7), seen) == (10, ["pre", "post"])
-        bench.kprobes.unregister_kprobe(p)
-        assert (bench.call("f", 7), seen) == (10, ["pre", "post"])
+        old, new = Kprobe(symbol_name="f"), Kprobe(symbol_name="f")
+        bench.kprobes.register_kprobe(old)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        entry = bench.kprobes.get_kprobe(BASE)
+        bench.kprobes.unregister_kprobe(old)
+        if profile.rescues_unused:
+            bench.kprobes.register_kprobe(new)
+            assert bench.kprobes.get_kprobe(BASE) is entry
+            assert bench.method(new) is Method.OPTIMIZED
+        else:
+            with pytest.raises(KprobeError) as refused:
+                bench.kprobes.register_kprobe(new)
+            assert refused.value.errno == errno.EBUSY
+            assert not bench.kprobes.unregister_kprobe(new)
+        bench.kprobes.unregister_kprobe(new)
+        assert_no_trace(bench)
 
-    def test_two_registered_together_are_each_hit_by_their_own_function(self, bench_of, profile):
-        bench = bench_of(profile)
-        seen: list[str] = []
-        probes = [Kprobe(symbol_name=name, pre_handler=lambda *_, n=name: seen.append(n)) for name in ("f", "g")]
-        bench.kprobes.register_kprobes(probes)
-        assert (bench.call("f", 1), bench.call("g", 1), seen) == (4, 6, ["f", "g"])
-        assert bench.kprobes.unregister_kprobes(probes) == 2
 
-    def test_a_hit_inside_a_handler_is_missed_and_still_runs(self, bench_of, profile):
-        bench = bench_of(profile)
-        inner: list[int] = []
+class TestFtraceSite:
+    """kprobe_ftrace.tc, and the last case of kprobe_syntax_errors.tc: a function that begins with the call of a tracer."""
 
-        def outer_handler(_p, _regs):
-            inner.append(bench.call_nested(0, bench.image.by_name["g"].addr, 1))
+    @pytest.fixture
+    def traced(self, bench_of, profile):
+        image = asm_image("nop dword ptr [rax + rax]; nop; mov eax, edi; add eax, 3; nop; nop; ret")
+        return bench_of(profile, replace(image, reserved=(Reserved(BASE, 5, ReservedKind.FTRACE_SITE),)))
 
-        outer, other = Kprobe(symbol_name="f", pre_handler=outer_handler), Kprobe(symbol_name="g", pre_handler=lambda *_: inner.append(-1))
-        bench.kprobes.register_kprobes([outer, other])
-        assert (bench.call("f", 1), inner, other.nmissed, outer.nmissed) == (4, [6], 1, 0)
-
-    def test_a_return_probe_sees_the_result_and_where_the_call_goes_back_to(self, bench_of, profile):
-        bench = bench_of(profile)
-        seen: list[tuple[str, int]] = []
-        rp = Kretprobe(
-            symbol_name="f",
-            entry_handler=lambda _ri, regs: seen.append(("entry", regs.di)),
-            handler=lambda ri, regs: seen.append(("return", regs.ax)) or seen.append(("to", ri.ret_addr)),
-        )
-        bench.kprobes.register_kretprobe(rp)
-        assert bench.call("f", 7) == 10
-        assert seen == [("entry", 7), ("return", 10), ("to", bench.machine.stubs.call_return)]
-        assert bench.kprobes.unregister_kretprobe(rp)
-        assert bench.call("f", 7) == 10
-        assert len(seen) == 3
-
-    def test_two_return_probes_registered_together_each_see_their_own_function(self, bench_of, profile):
-        bench = bench_of(profile)
-        seen: list[int] = []
-        returns = [Kretprobe(symbol_name=name, handler=lambda _ri, regs: seen.append(regs.ax)) for name in ("f", "g")]
-        bench.kprobes.register_kretprobes(returns)
-        assert (bench.call("f", 1), bench.call("g", 1), seen) == (4, 6, [4, 6])
-        assert bench.kprobes.unregister_kretprobes(returns) == 2
-
-    def test_a_disabled_one_is_not_hit(self, bench_of, profile):
-        bench = bench_of(profile)
+    def test_takes_a_probe_that_is_hit_and_is_never_a_jump(self, traced):
         hits: list[int] = []
-        p = Kprobe(symbol_name="f", pre_handler=lambda *_: hits.append(1), flags=KprobeFlag.DISABLED)
+        p = Kprobe(symbol_name="f", pre_handler=lambda _p, regs: hits.append(regs.ip))
+        traced.kprobes.register_kprobe(p)
+        traced.kprobes.wait_for_kprobe_optimizer()
+        assert (traced.call("f", 4), len(hits)) == (7, 1)
+        assert (traced.method(p) is Method.OPTIMIZED, "[OPTIMIZED]" in listed(traced)[0]) == (False, False)
+        traced.kprobes.unregister_kprobe(p)
+        assert_no_trace(traced)
+
+    def test_takes_none_inside_and_is_in_no_jump(self, traced):
+        taken, refused = taken_by(traced, "f", range(1, 5))
+        assert refused == {errno.EILSEQ}
+        assert [p.offset for p in taken] == [4]  # the nop in front of what follows is not the tracer's
+
+
+class TestNonUniqueSymbol:
+    """kprobe_non_uniq_symbol.tc: register_kprobe() itself takes the first."""
+
+    def test_a_name_that_functions_share_means_the_first_of_them(self, bench_of, profile):
+        image = asm_image("mov eax, 1; ret", "mov eax, 2; ret")
+        image = replace(image, symbols=tuple(replace(symbol, name="same") for symbol in image.symbols))
+        bench = bench_of(profile, image)
+        p = Kprobe(symbol_name="same")
         bench.kprobes.register_kprobe(p)
-        assert (bench.call("f", 1), hits) == (4, [])
-        bench.kprobes.enable_kprobe(p)
-        assert (bench.call("f", 1), hits) == (4, [1])
+        assert p.at == BASE
 
 
-@pytest.mark.parametrize("count", [1, 255, 256, 257, 600])
-def test_unregistering_n_at_once_takes_ceil_n_256_stop_machine_calls(bench_of, count):
-    bench = bench_of(PROFILES[0], many_functions(count))
+class TestProbepoint:
+    """probepoint.tc: places by address and by symbol with an offset."""
+
+    def test_an_address_and_a_symbol_with_an_offset_mean_the_same_place(self, bench_of, profile):
+        bench = bench_of(profile, elf("sha256.o"))
+        start = bench.image.by_name["sha256"].addr
+        for offset in boundaries(bench, "sha256")[:20]:
+            one, other = Kprobe(symbol_name="sha256", offset=offset), Kprobe(addr=start + offset)
+            bench.kprobes.register_kprobes([one, other])
+            assert one.at == other.at == start + offset
+            assert [line.split()[2] for line in listed(bench)] == [f"sha256+{offset:#x}"] * 2
+            bench.kprobes.unregister_kprobes([one, other])
+        assert_no_trace(bench)
+
+    def test_an_offset_may_lead_into_another_function_and_no_further_than_text(self, bench_of, profile):
+        bench = bench_of(profile, elf("sha256.o"))
+        first, second = sorted(bench.image.functions, key=lambda symbol: symbol.addr)[:2]
+        p = Kprobe(symbol_name=first.name, offset=second.addr - first.addr)
+        bench.kprobes.register_kprobe(p)
+        assert listed(bench)[0].split()[2] == f"{second.name}+0x0"
+        with pytest.raises(KprobeError) as refused:
+            bench.kprobes.register_kprobe(Kprobe(symbol_name=first.name, offset=1 << 31))
+        assert refused.value.errno == (errno.ENOENT if profile.lookup_is_enoent else errno.EINVAL)
+
+
+@pytest.mark.parametrize("count", [1, 3, 257])
+def test_taking_n_jumps_away_is_a_stop_machine_for_256_in_2010_and_three_core_syncs_each_in_6_1(bench_of, profile, count):
+    syncs, stops = (3 * count, 0) if profile.pokes_by_breakpoint else (0, -(-count // 256))
+    bench = bench_of(profile, many_functions(count))
     probes = [Kprobe(symbol_name=f"f{i}") for i in range(count)]
     bench.kprobes.register_kprobes(probes)
     bench.kprobes.wait_for_kprobe_optimizer()
-    before = bench.plane.stats.stop_machine
+    stats = bench.plane.stats
+    before = stats.syncs, stats.stop_machine
     bench.kprobes.unregister_kprobes(probes)
     bench.kprobes.wait_for_kprobe_optimizer()
-    assert bench.plane.stats.stop_machine - before == -(-count // 256)
+    assert (stats.syncs - before[0], stats.stop_machine - before[1]) == (syncs, stops)

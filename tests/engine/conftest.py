@@ -1,0 +1,32 @@
+"""Shared by the laws of the core: workbenches of any profile, closed at the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from arch_x86.lab.bench import Workbench
+from engine.image import Image
+from engine.profile import PROFILES, Profile
+from tests.conftest import asm_image
+
+TARGETS = "mov eax, edi; add eax, 3; nop; nop; ret", "mov eax, edi; add eax, 5; nop; nop; ret"
+
+
+@pytest.fixture(params=PROFILES, ids=lambda profile: profile.name)
+def profile(request) -> Profile:
+    """Every kernel in turn."""
+    return request.param
+
+
+@pytest.fixture
+def bench_of(pool):
+    """``bench_of(profile, image, cpus=1)``; the image unless given: f(n) = n + 3 and g(n) = n + 5."""
+    made: list[Workbench] = []
+
+    def make(profile: Profile, image: Image | None = None, **options) -> Workbench:
+        made.append(Workbench(image or asm_image(*TARGETS), pool=pool, profile=profile, **options))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
