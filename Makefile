@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: demo test lint bench smoke conformance mutants check-python clean
+.PHONY: demo test lint bench smoke conformance mutants campaign check-python clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/optprobe demo
@@ -28,6 +28,10 @@ conformance: $(VENV)/test.stamp
 
 mutants: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.engine.mutants
+
+# Every optimizable site of every shipped workload; goes on where it was. CAMPAIGN="--profile linux-6.1 --file other.jsonl" for more.
+campaign: $(VENV)/run.stamp
+	@$(BIN)/python -m bench.campaign $(CAMPAIGN)
 
 # The built wheel, without the source tree's packages on the path.
 smoke: $(VENV)/lint.stamp

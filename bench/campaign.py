@@ -1,0 +1,142 @@
+"""``make campaign``: check every optimizable site that the shipped workloads' calls pass, each by itself; answers go to a file.
+
+One JSON line a site, in a fixed order, written as it is found; what is in the file already is not done again, so that a run that was
+killed, however, goes on where it was, and ends with the same lines. Each site is checked in the call with the fewest instructions that passes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arch_x86.emu.images import load_image
+from arch_x86.explore.case import Case
+from arch_x86.explore.check import Search, check, life_of_probes
+from arch_x86.lab.run import ExecOptions
+from arch_x86.lab.verify import Verifier
+from arch_x86.probes.optimize import OptimizePlan, can_optimize
+from engine.arguments import parse_argument
+from engine.kprobe_events import parse_spec
+from engine.profile import profile_named
+from engine.report.terminal import Progress
+from engine.steps import without
+from workloads.reference import cases
+
+_ELF = Path(__file__).resolve().parents[1] / "workloads" / "elf"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One site, and the call that it is checked in."""
+
+    image: str
+    place: str
+    call: str
+    arguments: tuple[str, ...]
+    profile: str
+    preemptions: int
+    max_schedules: int
+
+    @property
+    def key(self) -> str:
+        """What names it in the file."""
+        return f"{self.image} {self.place} {self.profile} {self.preemptions} {self.max_schedules}"
+
+
+def sites(profile: str, preemptions: int, max_schedules: int, progress: Progress) -> Iterator[Site]:
+    """All of them, in the order of image and address."""
+    best: dict[tuple[str, int], tuple[int, str, str, tuple[str, ...]]] = {}
+    known = cases()
+    for done, one in enumerate(known):
+        progress.update(done, len(known), "calls looked at")
+        image = load_image(_ELF / one.image)
+        verifier = Verifier(image, one.symbol, [parse_argument(a) for a in one.args], options=ExecOptions())
+        code, kallsyms = verifier.bench.arch.code, verifier.bench.machine.kallsyms
+        for addr in verifier.sites():
+            found = kallsyms.lookup(addr)
+            if found is None or not isinstance(can_optimize(code, addr), OptimizePlan):
+                continue
+            here = (verifier.golden.instructions, f"{found[0].name}+{found[1]:#x}", one.symbol, one.args)
+            if here < best.get((one.image, addr), (1 << 62, "", "", ())):
+                best[one.image, addr] = here
+        verifier.close()
+    progress.clear()
+    for (image_name, _), (_, place, call, args) in sorted(best.items()):
+        yield Site(image_name, place, call, args, profile, preemptions, max_schedules)
+
+
+def check_site(site: Site) -> dict[str, Any]:
+    """The line of one site."""
+    spec = parse_spec(site.place)
+    case = Case(
+        image=load_image(_ELF / site.image),
+        call=site.call,
+        arguments=tuple(parse_argument(a) for a in site.arguments),
+        calls=1,
+        profile=without(profile_named(site.profile), frozenset()),
+        code=[("main", life_of_probes([spec]))],
+        tag=site.place,
+    )
+    result = check(case, Search(preemptions=site.preemptions, max_schedules=site.max_schedules))
+    document = result.to_json()
+    return {"site": site.key, "call": site.call, **{key: document[key] for key in ("verdict", "bound", "points", "coverage", "violations")}}
+
+
+def read(file: Path) -> dict[str, dict[str, Any]]:
+    """The answers that are there; a last line that was cut off is not one."""
+    answers: dict[str, dict[str, Any]] = {}
+    if file.exists():
+        text = file.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            file.write_text(whole, encoding="utf-8")
+        for line in whole.splitlines():
+            answer = json.loads(line)
+            answers[answer["site"]] = answer
+    return answers
+
+
+def main() -> int:
+    """Run, or go on with a run."""
+    parser = argparse.ArgumentParser(prog="make campaign")
+    parser.add_argument("--file", default="campaign.jsonl")
+    parser.add_argument("--profile", default="linux-2010")
+    parser.add_argument("--preemptions", type=int, default=1)
+    parser.add_argument("--max-schedules", type=int, default=20_000)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--sites", type=int, default=None, help="stop after so many")
+    args = parser.parse_args()
+    file, line = Path(args.file), Progress("campaign")
+    answers = read(file)
+    wanted = list(sites(args.profile, args.preemptions, args.max_schedules, line))[: args.sites]
+    left = [site for site in wanted if site.key not in answers]
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool, file.open("a", encoding="utf-8") as out:
+        for done, answer in enumerate(pool.imap(check_site, left)):
+            line.update(done, len(left), "sites")
+            out.write(json.dumps(answer) + "\n")
+            out.flush()
+            answers[answer["site"]] = answer
+    line.clear()
+    mine = [answers[site.key] for site in wanted]
+    verdicts = Counter(answer["verdict"] for answer in mine)
+    schedules = sum(answer["bound"]["schedules"] for answer in mine)
+    whole = sum(answer["bound"]["exhaustive"] for answer in mine)
+    print(
+        f"{len(mine):,} sites, {schedules:,} schedules, {whole:,} exhaustive: "
+        + ", ".join(f"{n:,} {v}" for v, n in sorted(verdicts.items()))
+    )
+    for answer in mine:
+        if answer["verdict"] != "safe":
+            print(f"  {answer['verdict']}: {answer['site']}: " + "; ".join(v["explain"] for v in answer["violations"]))
+    return 0 if set(verdicts) <= {"safe"} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
