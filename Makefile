@@ -28,6 +28,7 @@ conformance: $(VENV)/test.stamp
 
 mutants: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.engine.mutants
+	@$(BIN)/python -m tests.explore.mutants
 
 # Every optimizable site of every shipped workload; goes on where it was. CAMPAIGN="--profile linux-6.1 --file other.jsonl" for more.
 campaign: $(VENV)/run.stamp

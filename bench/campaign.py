@@ -1,7 +1,8 @@
 """``make campaign``: check every optimizable site that the shipped workloads' calls pass, each by itself; answers go to a file.
 
 One JSON line a site, in a fixed order, written as it is found; what is in the file already is not done again, so that a run that was
-killed, however, goes on where it was, and ends with the same lines. Each site is checked in the call with the fewest instructions that passes it.
+killed, however, goes on where it was, and ends with the same lines. Each site is checked in the call with the fewest instructions
+that passes it.
 """
 
 from __future__ import annotations

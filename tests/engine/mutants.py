@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,35 +45,35 @@ MUTANTS: Final = (
 )  # fmt: skip
 
 
-def survives(mutant: Mutant, tree: Path) -> bool:
-    """The test passes on the faulty copy."""
+def survives(mutant: Mutant, tree: Path, tests: Sequence[str]) -> bool:
+    """The tests pass on the faulty copy."""
     path = tree / mutant.file
     source = path.read_text()
     if source.count(mutant.old) != 1:
         raise SystemExit(f"{mutant.file}: the line of {mutant.fault!r} is there {source.count(mutant.old)} times")
     path.write_text(source.replace(mutant.old, mutant.new))
     try:
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-p", "no:cacheprovider", "tests/engine/test_core_machine.py"]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-p", "no:cacheprovider", *tests]
         environment = {**os.environ, "OPTPROBE_NO_SHRINK": "1"}
         return subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=600).returncode == 0
     finally:
         path.write_text(source)
 
 
-def main() -> int:
-    """All of them; one line each."""
+def run_all(mutants: Sequence[Mutant], tests: Sequence[str]) -> int:
+    """All of ``mutants``, against ``tests`` (arguments of pytest); one line each. Returns the exit status."""
     alive = 0
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
         for part in ("engine", "arch_x86", "tests", "workloads"):
             shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", tree)
-        for mutant in MUTANTS:
-            lives = survives(mutant, tree)
+        for mutant in mutants:
+            lives = survives(mutant, tree, tests)
             alive += lives
             print(f"{'SURVIVES' if lives else 'found   '}  {mutant.fault}", flush=True)
     return 1 if alive else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_all(MUTANTS, ["tests/engine/test_core_machine.py"]))
