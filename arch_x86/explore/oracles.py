@@ -1,16 +1,17 @@
 """What must hold on every schedule: the oracles of section 8 of the design, each an object of its own.
 
-Each answers with a :class:`Violation`, or None. They look at what the CPUs do, not at how the core does it: the second kind of oracle, the
-core's own rules, is :mod:`arch_x86.explore.invariants`.
+Each answers with a :class:`Violation`, or None. They look at what the CPUs do; number 6, the core's own rules, is
+:mod:`arch_x86.explore.invariants`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from arch_x86.emu.cpu import Cpu
+from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.explore.control import Life, Lives
 from arch_x86.explore.lane import Lane
 from arch_x86.isa.encode import JMP32_SIZE
@@ -18,7 +19,7 @@ from arch_x86.text.version import TextStore, TextVersion
 from engine.explore.system import Violation, ViolationKind
 from engine.kprobe import Kprobe
 
-__all__ = ("FreedOracle", "HitOracle", "RestoredOracle", "Site", "TornOracle")
+__all__ = ("DeadlockOracle", "FreedOracle", "HitOracle", "RestoredOracle", "ResultOracle", "Site", "TornOracle")
 
 _INT3: Final = 0xCC
 _JMP: Final = 0xE9
@@ -80,6 +81,25 @@ class TornOracle:
 
     def _torn(self, cpu: Cpu, why: str) -> Violation:
         return Violation(ViolationKind.TORN, cpu.index, cpu.rip, f"CPU {cpu.index} executes {self._where(cpu.rip)}, {why}")
+
+
+class ResultOracle:
+    """2. A call leaves what the unprobed call leaves: registers, flags, vector registers, buffers, and no fault."""
+
+    def check(self, lane: Lane, addr: int, got: tuple[Any, ...], want: tuple[Any, ...]) -> Violation | None:
+        """A call of ``addr`` on ``lane`` has ended with ``got``."""
+        if got == want:
+            return None
+        text = f"call {lane.calls} of CPU {lane.index} left {self._difference(got, want)}"
+        return Violation(ViolationKind.WRONG_RESULT, lane.index, addr, text)
+
+    def _difference(self, got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
+        for name, new, old in zip((*GPR_NAMES, "rflags"), got[0], want[0], strict=True):
+            if new != old:
+                return f"{name} = {new:#x}, without probes {old:#x}"
+        parts = ("vector registers", "a buffer", "the fault")
+        different = (part for part, new, old in zip(parts, got[1:], want[1:], strict=True) if new != old)
+        return f"{next(different)} that differs from the unprobed run"
 
 
 class HitOracle:
@@ -156,3 +176,13 @@ class RestoredOracle:
             text = f"{self._where(addr)} holds {page.content[at]:#04x} at the end, originally {old.content[at]:#04x}"
             return Violation(ViolationKind.NOT_RESTORED, None, addr, text)
         return None
+
+
+class DeadlockOracle:
+    """7. Every control task ends."""
+
+    def check(self, waiting: Sequence[str]) -> Violation | None:
+        """Nobody can go on; ``waiting``: where the control tasks stand that have not ended."""
+        if not waiting:
+            return None
+        return Violation(ViolationKind.DEADLOCK, None, None, f"nobody can go on: {'; '.join(waiting)}")

@@ -10,10 +10,9 @@ from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.task import TaskState
-from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.explore.hit import HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
 from arch_x86.explore.lane import Lane, Mode
-from arch_x86.explore.oracles import FreedOracle, HitOracle, Site, TornOracle
+from arch_x86.explore.oracles import FreedOracle, HitOracle, ResultOracle, Site, TornOracle
 from arch_x86.explore.parking import park, switch_to
 from arch_x86.explore.returns import NO_CALLS, OpenCalls, load_calls, store_calls
 from arch_x86.explore.waits import Waits
@@ -83,6 +82,7 @@ class CpuSide:
         self.torn = TornOracle(machine.text.store, self.where)
         self.hits = HitOracle(self.where)
         self.freed = FreedOracle(self.where)
+        self.results = ResultOracle()
         self._sites: dict[int, Site] = self.torn.sites
         self._watched: set[int] = set()
         self._new_watches: list[tuple[int, int]] = []
@@ -385,9 +385,7 @@ class CpuSide:
             self._pass_over(lane)
         frame, times = self.plan.calls[lane.task]
         got, want = self._outcome(lane.task), self._golden[lane.task][lane.calls - 1]
-        if got != want and self.violation is None:
-            text = f"call {lane.calls} of CPU {lane.index} left {_difference(got, want)}"
-            self.violation = Violation(ViolationKind.WRONG_RESULT, lane.index, frame.addr, text)
+        self.violation = self.violation or self.results.check(lane, frame.addr, got, want)
         lane.mode = Mode.DONE if lane.calls >= times else Mode.IDLE
         self._waits.quiescent(lane.index)
         self._waits.task_passed(lane.task)
@@ -416,12 +414,3 @@ class CpuSide:
 
     def _missed(self, probe: int) -> None:
         self._lane.count(probe)
-
-
-def _difference(got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
-
-    for name, new, old in zip((*GPR_NAMES, "rflags"), got[0], want[0], strict=True):
-        if new != old:
-            return f"{name} = {new:#x}, without probes {old:#x}"
-    parts = ("vector registers", "a buffer", "the fault")
-    return next(f"{part} that differs from the unprobed run" for part, new, old in zip(parts, got[1:], want[1:], strict=True) if new != old)

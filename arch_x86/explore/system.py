@@ -12,14 +12,14 @@ from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP
 from arch_x86.explore.invariants import InvariantOracle
 from arch_x86.explore.lane import Mode
-from arch_x86.explore.oracles import RestoredOracle
+from arch_x86.explore.oracles import DeadlockOracle, RestoredOracle
 from arch_x86.explore.parking import Parked, new_task
 from arch_x86.explore.returns import NO_CALLS, OpenCalls
 from arch_x86.explore.running import CpuSide, Plan
 from arch_x86.explore.world import Node, NodeTree, Stage
 from engine.errors import KprobeError
 from engine.explore.plane import MachineWait
-from engine.explore.system import Choice, Violation, ViolationKind
+from engine.explore.system import Choice, Violation
 
 __all__ = ("X86System",)
 
@@ -52,6 +52,7 @@ class X86System(CpuSide):
         self.cur = ""
         self.restored = RestoredOracle(machine.text.store, self._buffers.__contains__, self.where)
         self.invariants = InvariantOracle()
+        self.deadlocks = DeadlockOracle()
         self._known_bad: dict[int, Violation] = {}
         self._spare: list[list[CpuState]] = []
         self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self._hit, self._missed, plan.code, plan.nmis), self._learn)
@@ -273,10 +274,9 @@ class X86System(CpuSide):
 
     def _end(self) -> None:
         """Nobody can go on."""
-        if not self.node.done:
-            waiting = "; ".join(self.node.at(task.index) for task in self.node.world.plane.tasks if not task.done)
-            self.violation = Violation(ViolationKind.DEADLOCK, None, None, f"nobody can go on: {waiting}")
-        elif self.plan.restores:
+        waiting = [self.node.at(task.index) for task in self.node.world.plane.tasks if not task.done]
+        self.violation = self.deadlocks.check(waiting)
+        if self.violation is None and self.plan.restores:
             self.violation = self.restored.check(self.node.version)
 
     def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
