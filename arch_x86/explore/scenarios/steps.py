@@ -109,6 +109,7 @@ NOT_NEEDED: Final = {
     ("bp-sync-3", "linux-6.1"): _COHERENT,
     ("unopt-sync-1", "linux-6.1"): _COHERENT,
     ("unopt-sync-2", "linux-6.1"): _COHERENT,
+    ("unregister-wait", "linux-6.1"): "with preemption nothing is boosted, and who steps refuses the sync that comes before",
     ("int3-gone", "linux-6.1"): "behind the breakpoint's removal comes a sync with every CPU, which one in a trap refuses",
     ("bp-handler", "linux-6.1"): "the probe is in the table: its own breakpoint handler takes the hit to the detour's copies",
     ("bp-refs", "linux-6.1"): "a sync with every CPU, which a CPU in the handler refuses, comes between two pokes",
