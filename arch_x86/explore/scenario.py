@@ -14,9 +14,10 @@ def register(setup: Setup) -> None:
 
 from __future__ import annotations
 
+import inspect
 import runpy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
@@ -137,9 +138,18 @@ def scenario(
             tuple(profiles),
             tuple(without),
             tuple(steps),
+            _source(build),
         )
 
     return make
+
+
+def _source(build: Callable[[Setup], None]) -> str:
+    """The text of a scenario's function, so that a schedule of another version of it is not taken for one of this."""
+    try:
+        return inspect.getsource(build)
+    except (OSError, TypeError):  # typed in, say
+        return build.__code__.co_code.hex()
 
 
 def load_scenarios(spec: str) -> list[Scenario]:
@@ -152,11 +162,10 @@ def load_scenarios(spec: str) -> list[Scenario]:
     if not path.is_file():
         raise InputError(f"{printable(name)}: no such file; give a Python file of scenarios, FILE.py or FILE.py::SCENARIO")
     try:
-        text = path.read_text(encoding="utf-8")
         names = runpy.run_path(str(path))
     except Exception as error:
         raise InputError(f"{printable(name)}: {type(error).__name__}: {printable(str(error))}") from None
-    found = [replace(value, source=text) for value in names.values() if isinstance(value, Scenario)]
+    found = [value for value in names.values() if isinstance(value, Scenario)]
     if not found:
         raise InputError(f"{printable(name)}: no scenario; decorate a function with arch_x86.explore.scenario.scenario")
     if not wanted:

@@ -91,9 +91,23 @@ def test_a_file_without_the_scenario_is_refused_with_one_line(tmp_path, text, sp
     assert "\n" not in str(refused.value)
 
 
-def test_a_scenario_of_a_file_is_found_by_name_and_its_text_is_in_the_fingerprint(tmp_path):
+def test_a_scenario_of_a_file_is_found_by_name_and_is_the_one_that_is_imported(tmp_path):
     file = tmp_path / "scenarios.py"
     file.write_text("from arch_x86.explore.scenarios.life import register, optimize\n")
     assert [one.name for one in load_scenarios(str(file))] == ["register", "optimize"]
-    (one,) = load_scenarios(f"{file}::optimize")
-    assert one.source == file.read_text()
+    (one,) = load_scenarios(f"{life.__file__}::optimize")
+    assert fingerprint(one.case(LINUX_6_1)) == fingerprint(life.optimize.case(LINUX_6_1))
+
+
+def test_a_scenario_that_says_something_else_has_another_fingerprint(tmp_path):
+    marks = set()
+    for offset in (4, 7):
+        file = tmp_path / f"at{offset}.py"
+        file.write_text(
+            "from arch_x86.explore.scenario import scenario\n"
+            "@scenario(image='.globl f; f: mov eax, edi; ret', call='f')\n"
+            f"def one(setup):\n    setup.control(lambda k: k.kprobe('f', {offset}))\n"
+        )
+        (one,) = load_scenarios(str(file))
+        marks.add(fingerprint(one.case(LINUX_6_1)))
+    assert len(marks) == 2
