@@ -133,27 +133,22 @@ class ClearedWhenRestored:
         op.flags &= ~KprobeFlag.OPTIMIZED
 
 
-class CancelledByFlag(ClearedAtOnce):
+class CancelledByFlag(ClearedWhenRestored):
     """6.1 without e4add247789e: OPTIMIZED stays until the bytes are restored, but is still what decisions are taken back by."""
+
+    def optimize(self, op: AggrKprobe, queues: Queues) -> None:
+        """As in 2010."""
+        ClearedAtOnce().optimize(op, queues)
 
     def unoptimize(self, op: AggrKprobe, queues: Queues, *, force: bool) -> None:
         """Whatever list it is on, it leaves it and loses the flag."""
-        if not op.optimized:
-            if force and op.queued:
-                queues.dequeue(op)
-                self._force(op, queues)
-        elif op.queued:
+        if op.queued and (op.optimized or force):
             queues.dequeue(op)
-            op.flags &= ~KprobeFlag.OPTIMIZED
-        elif force:
+            if op.optimized:
+                self.restored(op)
+            else:
+                self._force(op, queues)
+        elif op.optimized and force:
             self._force(op, queues)
-        else:
+        elif op.optimized:
             queues.put(op, Queue.UNOPTIMIZING)
-
-    def _force(self, op: AggrKprobe, queues: Queues) -> None:
-        queues.force_unoptimize(op)
-        self.restored(op)
-
-    def restored(self, op: AggrKprobe) -> None:
-        """Now the flag goes."""
-        op.flags &= ~KprobeFlag.OPTIMIZED

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
-from engine.explore.schedule import segments_of
-from engine.explore.strategy import RECHECK_EVERY, Found, Outcome, Progress, check_repeats
+from engine.explore.strategy import RECHECK_EVERY, Outcome, Progress, run_numbered
 from engine.explore.system import Choice, System
 
 __all__ = ("Pct",)
@@ -27,23 +26,14 @@ class Pct:
 
     def run(self, system: System, progress: Progress | None = None, outcome: Outcome | None = None) -> Outcome:
         """Draw and run them, up to the first violation."""
-        outcome = outcome or Outcome()
         length = self._one(system, Random(f"{self.seed}:length"), [])
-        for number in range(self.first, self.first + self.schedules):
+        numbers = range(self.first, self.first + self.schedules)
+
+        def one(number: int) -> None:
             random = Random(f"{self.seed}:{number}")
-            changes = sorted(random.getrandbits(40) % max(1, length) for _ in range(self.depth - 1))
-            self._one(system, random, changes)
-            outcome.schedules += 1
-            if system.violation is not None:
-                outcome.found.append(Found(system.violation, segments_of(system.trace)))
-            if self.recheck_every and outcome.schedules % self.recheck_every == 0:
-                check_repeats(system)
-                outcome.rechecked += 1
-            if progress is not None and outcome.schedules % 64 == 0:
-                progress(outcome)
-            if outcome.found:
-                break
-        return outcome
+            self._one(system, random, sorted(random.getrandbits(40) % max(1, length) for _ in range(self.depth - 1)))
+
+        return run_numbered(system, numbers, one, outcome or Outcome(), progress, self.recheck_every)
 
     def _one(self, system: System, random: Random, changes: list[int]) -> int:
         """One schedule. Returns how many choice points it had."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from engine.explore.schedule import segments_of
-from engine.explore.strategy import RECHECK_EVERY, Found, Outcome, Progress, check_repeats
+from engine.explore.strategy import RECHECK_EVERY, Outcome, Progress, run_numbered
 from engine.explore.system import System
 
 __all__ = ("RandomWalk",)
@@ -34,20 +33,12 @@ class RandomWalk:
 
     def run(self, system: System, progress: Progress | None = None, outcome: Outcome | None = None) -> Outcome:
         """Draw and run them, up to the first violation."""
-        outcome = outcome or Outcome()
-        for number in range(self.first, self.first + self.schedules):
+        numbers = range(self.first, self.first + self.schedules)
+
+        def one(number: int) -> None:
             self._one(system, Random(f"{self.seed}:{number}"))
-            outcome.schedules += 1
-            if system.violation is not None:
-                outcome.found.append(Found(system.violation, segments_of(system.trace)))
-            if self.recheck_every and outcome.schedules % self.recheck_every == 0:
-                check_repeats(system)
-                outcome.rechecked += 1
-            if progress is not None and outcome.schedules % 64 == 0:
-                progress(outcome)
-            if outcome.found:
-                break
-        return outcome
+
+        return run_numbered(system, numbers, one, outcome or Outcome(), progress, self.recheck_every)
 
     def _one(self, system: System, random: Random) -> None:
         """Mostly on as before, or nothing would ever get far."""

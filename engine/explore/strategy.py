@@ -10,10 +10,11 @@ from engine.errors import EngineBug
 from engine.explore.schedule import Segments, segments_of
 from engine.explore.system import System, Violation
 
-__all__ = ("Found", "Outcome", "Progress", "ReplayDivergence", "Strategy", "check_repeats")
+__all__ = ("Found", "Outcome", "Progress", "ReplayDivergence", "Strategy", "check_repeats", "run_numbered")
 
 RECHECK_EVERY: Final = 100
 """One schedule in so many is run twice."""
+_PROGRESS_EVERY: Final = 64
 
 
 class ReplayDivergence(EngineBug):
@@ -78,3 +79,22 @@ def check_repeats(system: System) -> None:
     system.choices()
     if system.key() != key or system.violation != violation:
         raise ReplayDivergence(f"a schedule of {len(segments)} segments ended differently when it was run again")
+
+
+def run_numbered(
+    system: System, numbers: range, one: Callable[[int], None], outcome: Outcome, progress: Progress | None, recheck_every: int
+) -> Outcome:
+    """Run schedule ``one(n)`` for each number, up to the first violation: what the strategies that draw schedules have in common."""
+    for number in numbers:
+        one(number)
+        outcome.schedules += 1
+        if system.violation is not None:
+            outcome.found.append(Found(system.violation, segments_of(system.trace)))
+        if recheck_every and outcome.schedules % recheck_every == 0:
+            check_repeats(system)
+            outcome.rechecked += 1
+        if progress is not None and outcome.schedules % _PROGRESS_EVERY == 0:
+            progress(outcome)
+        if outcome.found:
+            break
+    return outcome
