@@ -10,7 +10,7 @@ from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.task import TaskState
-from arch_x86.explore.hit import HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
+from arch_x86.explore.hit import Hit, HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
 from arch_x86.explore.lane import Lane, Mode
 from arch_x86.explore.oracles import FreedOracle, HitOracle, ResultOracle, Site, TornOracle
 from arch_x86.explore.parking import park, switch_to
@@ -304,10 +304,8 @@ class CpuSide:
         cpu = self.machine.cpus[lane.index]
         name = self.machine.stubs.hypercalls.get(cpu.rip)
         if name == _INT3_STUB:
-            self.coverage.int3 += 1
             lane.hit = begin_int3(cpu)
         elif name == _CALLBACK:
-            self.coverage.jump += 1
             lane.hit = begin_optimized(cpu)
         elif name == "nmi":
             self._nmi_handler(lane)
@@ -368,11 +366,16 @@ class CpuSide:
         self._store(world, lane)
         if self.machine.tasks[index].state is TaskState.FAULTED:
             self._died(lane)
-        elif hit.kind is HitKind.INT3 and hit.phase is HitPhase.HANDLED:
-            self._note_method(hit.at)
+        elif hit.phase is HitPhase.HANDLED:
+            self._note_method(hit)
 
-    def _note_method(self, at: int) -> None:
-        regs = self.executor.traps.regs_at(at)
+    def _note_method(self, hit: Hit) -> None:
+        """Coverage: the handlers of a hit have run, and it goes on."""
+        if hit.kind is HitKind.OPTIMIZED:
+            self.coverage.jump += 1
+            return
+        self.coverage.int3 += 1
+        regs = self.executor.traps.regs_at(hit.at)
         layout = self.machine.layout
         if regs.ip in range(layout.slots, layout.slots + layout.slots_size):
             stepped = regs.flags & FLAG_TF or not regs.flags & FLAG_IF
