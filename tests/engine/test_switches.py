@@ -79,6 +79,47 @@ class TestSwitches:
         assert bench.call("f", 5) == 13
         assert hits == [BASE + 1]
 
+    def test_while_all_are_disarmed_enabling_and_registering_touch_no_text_and_1_arms_what_is_enabled_then(self, bench):
+        slept, slept_hits = put(bench, flags=KprobeFlag.DISABLED)
+        awake, _ = put(bench, "g")
+        bench.kprobes.wait_for_kprobe_optimizer()
+        set_kprobes_enabled(bench.kprobes, on=False)
+        writes = bench.machine.text.writes
+        bench.kprobes.enable_kprobe(slept)
+        bench.kprobes.disable_kprobe(awake)
+        assert bench.machine.text.writes == writes
+        assert bench.call("f", 5) == 13
+        set_kprobes_enabled(bench.kprobes, on=True)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        assert first(bench, BASE + 256) == bench.image.read(BASE + 256, 1)[0]
+        # The site slept on: enable_kprobe() looks at its entry only while probes are armed.
+        assert (first(bench), slept_hits) == (bench.image.read(BASE, 1)[0], [])
+        bench.kprobes.enable_kprobe(slept)
+        assert (bench.call("f", 5), len(slept_hits)) == (13, 1)
+
+    def test_what_is_taken_away_while_all_are_disarmed_leaves_no_trace(self, bench):
+        p, _ = put(bench)
+        q, _ = put(bench, "g", post_handler=lambda *_: None)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        set_kprobes_enabled(bench.kprobes, on=False)
+        assert bench.kprobes.unregister_kprobes([p, q]) == 2
+        bench.kprobes.wait_for_kprobe_optimizer()
+        set_kprobes_enabled(bench.kprobes, on=True)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        assert not bench.kprobes.kprobe_table
+        original = bench.image.segments[0].data
+        assert bench.machine.text.read(BASE, len(original)) == original
+        assert (bench.arch.slots.used, bench.arch.detours.used) == (0, 0)
+
+    def test_optimization_off_leaves_what_waits_for_its_jump_a_breakpoint(self, bench):
+        put(bench)
+        set_kprobes_optimization(bench.kprobes, on=False)
+        bench.plane.sleep(2 * OPTIMIZE_DELAY)
+        assert (first(bench), bench.kprobes.optimizer.waiting) == (INT3, False)
+        put(bench, "g")
+        bench.plane.sleep(2 * OPTIMIZE_DELAY)
+        assert first(bench, BASE + 256) == INT3
+
     def test_setting_what_is_set_changes_nothing(self, bench):
         put(bench)
         bench.kprobes.wait_for_kprobe_optimizer()
