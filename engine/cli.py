@@ -69,7 +69,8 @@ def _executing(parser: argparse.ArgumentParser, *, cpus: str | None, jobs: str) 
     parser.add_argument("--stub", metavar="SYM=ret:N", action="append", default=[], help="an unresolved function that returns N")
     parser.add_argument("--with", metavar="LIB", action="append", default=[], dest="libraries", help="a shared library to resolve from")
     parser.add_argument("--profile", metavar="P", default="linux-2010", help="whose behaviour: linux-2010 or linux-6.1 (linux-2010)")
-    parser.add_argument("--preempt", action="store_true", help=argparse.SUPPRESS)
+    preempts = "a second task on each vCPU, and preemption" if parser.prog.endswith(" check") else argparse.SUPPRESS
+    parser.add_argument("--preempt", action="store_true", help=preempts)
     parser.add_argument("--max-instructions", metavar="N", default="100000000", help="bound on each call (100000000)")
     parser.add_argument("--jobs", metavar="N", default="1", help=jobs)
     parser.add_argument("--cpus", metavar="N", default=cpus or "1", help=f"vCPUs, 1 to 8 ({cpus})" if cpus else argparse.SUPPRESS)
@@ -129,7 +130,7 @@ def _explorers(commands: Any) -> None:
         description="Explore every interleaving of the calls with registering, optimizing, disabling, enabling and unregistering the "
         "probes, interrupts at every boundary included, and say whether anything breaks.",
     )
-    _calling(check, cpus=True, jobs="processes; an exhaustive search uses one")
+    _calling(check, cpus=True, jobs=_NO_JOBS)
     check.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], r[MAX][:EVENT] SYM, or SYM+0xOFF")
     check.add_argument("--calls", metavar="N", default="3", help="calls of each vCPU (3)")
     check.add_argument("--resched", metavar="SYM+OFF", action="append", default=[], help="call schedule() in front of this instruction")
@@ -143,7 +144,7 @@ def _explorers(commands: Any) -> None:
     explore.add_argument("--profile", metavar="P", help="whose behaviour: linux-2010 or linux-6.1 (the scenario's first)")
     explore.add_argument("--preempt", action="store_true", help="a second task on each vCPU, and preemption")
     explore.add_argument("--cpus", metavar="N", help="vCPUs, 1 to 8 (the scenario's)")
-    explore.add_argument("--jobs", metavar="N", default="1", help="processes; an exhaustive search uses one")
+    explore.add_argument("--jobs", metavar="N", default="1", help=_NO_JOBS)
     explore.add_argument("--json", action="store_true", help="print one JSON document")
     _exploring(explore, preemptions="the scenario's")
     table_ = commands.add_parser(
@@ -153,7 +154,7 @@ def _explorers(commands: Any) -> None:
     )
     table_.add_argument("--profile", metavar="P", help="linux-2010 or linux-6.1 only (both)")
     table_.add_argument("--no-preempt", action="store_true", help="only without preemption")
-    table_.add_argument("--jobs", metavar="N", default="1", help="processes; an exhaustive search uses one")
+    table_.add_argument("--jobs", metavar="N", default="1", help=_NO_JOBS)
     table_.add_argument("--json", action="store_true", help="print one JSON document")
     _exploring(table_, preemptions="2", ablates=False)
     again = commands.add_parser(
@@ -186,7 +187,7 @@ def _options(args: argparse.Namespace) -> ExecOptions:
     from arch_x86.lab.run import ExecOptions
 
     if args.preempt:
-        raise InputError("--preempt: preemption is not there yet; leave it out")
+        raise InputError("--preempt: only check and explore have preemption; leave it out")
     return ExecOptions(
         profile=profile_named(args.profile),
         cpus=parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
