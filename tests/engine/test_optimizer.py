@@ -46,6 +46,14 @@ class TestDelay:
         bench.plane.sleep(4 * OPTIMIZE_DELAY)
         assert bench.kprobes.optimizer.passes == 1
 
+    def test_who_waits_waits_for_a_pass_that_is_scheduled_though_nothing_is_listed_any_more(self, bench):
+        bench.kprobes.unregister_kprobe(put(bench))
+        start = bench.jiffies
+        bench.kprobes.wait_for_kprobe_optimizer()
+        assert (bench.jiffies - start, bench.kprobes.optimizer.passes) == (OPTIMIZE_DELAY, 1)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        assert (bench.jiffies - start, bench.kprobes.optimizer.passes) == (OPTIMIZE_DELAY, 1)
+
     def test_a_pass_that_finds_nothing_left_does_not_come_again(self, bench):
         bench.kprobes.unregister_kprobe(put(bench))
         bench.plane.sleep(4 * OPTIMIZE_DELAY)
