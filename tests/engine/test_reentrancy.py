@@ -281,6 +281,35 @@ class TestReentrancy:
         assert bench.call("g", 1, 2) == 3
         assert hits == [0, 1]
 
+    @pytest.mark.parametrize("inner", METHODS)
+    @pytest.mark.parametrize("outer", METHODS)
+    def test_a_probe_hit_in_an_nmi_that_comes_in_a_hit_is_missed_and_elsewhere_counts(self, make, profile, outer, inner):
+        bench = make(PLAIN, PLAIN)
+        hits: list[int] = []
+        answers: list[int] = []
+        p = put(bench, outer, symbol_name="f", pre_handler=lambda *_: hits.append(0))
+        q = put(bench, inner, symbol_name="g", pre_handler=lambda *_: hits.append(1))
+        bench.machine.nmi_handler = lambda cpu, _regs: answers.append(bench.call_nested(cpu, G, 5, 6))
+        bench.start_call(0, BASE, (1, 2))
+        length = bench.executor.advance(0, 1_000)
+        missed: set[int] = set()
+        for boundary in range(length):
+            hits.clear()
+            answers.clear()
+            before = q.nmissed
+            bench.start_call(0, BASE, (1, 2))
+            if boundary:
+                bench.executor.advance(0, boundary)
+            assert bench.executor.deliver_nmi(0)
+            assert bench.executor.run_call(0, 1_000) is None
+            assert (bench.machine.cpus[0].registers()[0], answers, hits.count(0), p.nmissed) == (3, [11], 1, 0), boundary
+            assert hits.count(1) + q.nmissed - before == 1, boundary
+            if q.nmissed > before:
+                missed.add(boundary)
+        # Handlers take no time here: what an NMI finds of a hit in progress is its single step, up to the end of the trap behind it.
+        assert bool(missed) == (outer == "stepped")
+        assert sorted(missed) == list(range(min(missed, default=0), max(missed, default=-1) + 1))
+
     def test_a_handler_on_one_cpu_makes_no_misses_on_another(self, make, profile):
         bench = make(elf("qsort.o"), cpus=2)
         hits: list[int] = []
