@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arch_x86.explore.case import open_case
 from arch_x86.explore.scenario import Setup, scenario
 from arch_x86.explore.scenarios import life
+from engine.explore.drive import explore
 from engine.explore.exhaustive import Exhaustive
 from engine.explore.random_walk import RandomWalk
 from engine.profile import LINUX_2010
@@ -59,7 +60,7 @@ def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> Non
 
     def run() -> float:
         began = perf_counter()
-        outcome = search.run(system)
+        outcome = explore(search, system)
         assert not outcome.found
         return outcome.schedules / (perf_counter() - began)
 
@@ -75,7 +76,7 @@ def test_schedules_of_two_cpus(benchmark: Any, figures: Figures, pool: UcPool) -
 
     def run() -> float:
         began = perf_counter()
-        outcome = search.run(system)
+        outcome = explore(search, system)
         assert not outcome.found
         return outcome.schedules / (perf_counter() - began)
 
@@ -90,7 +91,7 @@ def test_memory_over_many_schedules(benchmark: Any, figures: Figures, pool: UcPo
     system = open_case(life.register.case(LINUX_2010), pool)
 
     def walk(count: int) -> int:
-        RandomWalk(seed=1, schedules=count, recheck_every=0).run(system)
+        explore(RandomWalk(seed=1, schedules=count, recheck_every=0), system)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     before = walk(number // 10)

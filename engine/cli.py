@@ -34,6 +34,7 @@ _GOOD, _BAD, _USAGE = 0, 1, 2
 _INTERRUPTED = 130
 _SHOWN_MAX = 20
 _SCRIPT_MAX = 1 << 22
+_JOBS = "processes to use, 1 to 8 of them at once (1); the result does not depend on it"
 _NO_JOBS = "no effect: this command uses one process"
 _NEGATIVE = re.compile(r"-[0-9]")
 _IMAGE_HELP = "ELF object, executable or shared object, .s assembly, or code-image JSON"
@@ -130,7 +131,7 @@ def _explorers(commands: Any) -> None:
         description="Explore every interleaving of the calls with registering, optimizing, disabling, enabling and unregistering the "
         "probes, interrupts at every boundary included, and say whether anything breaks.",
     )
-    _calling(check, cpus=True, jobs=_NO_JOBS)
+    _calling(check, cpus=True, jobs=_JOBS)
     check.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], r[MAX][:EVENT] SYM, or SYM+0xOFF")
     check.add_argument("--calls", metavar="N", default="3", help="calls of each vCPU (3)")
     check.add_argument("--resched", metavar="SYM+OFF", action="append", default=[], help="call schedule() in front of this instruction")
@@ -144,7 +145,7 @@ def _explorers(commands: Any) -> None:
     explore.add_argument("--profile", metavar="P", help="whose behaviour: linux-2010 or linux-6.1 (the scenario's first)")
     explore.add_argument("--preempt", action="store_true", help="a second task on each vCPU, and preemption")
     explore.add_argument("--cpus", metavar="N", help="vCPUs, 1 to 8 (the scenario's)")
-    explore.add_argument("--jobs", metavar="N", default="1", help=_NO_JOBS)
+    explore.add_argument("--jobs", metavar="N", default="1", help=_JOBS)
     explore.add_argument("--json", action="store_true", help="print one JSON document")
     _exploring(explore, preemptions="the scenario's")
     table_ = commands.add_parser(
@@ -154,7 +155,7 @@ def _explorers(commands: Any) -> None:
     )
     table_.add_argument("--profile", metavar="P", help="linux-2010 or linux-6.1 only (both)")
     table_.add_argument("--no-preempt", action="store_true", help="only without preemption")
-    table_.add_argument("--jobs", metavar="N", default="1", help=_NO_JOBS)
+    table_.add_argument("--jobs", metavar="N", default="1", help=_JOBS)
     table_.add_argument("--json", action="store_true", help="print one JSON document")
     _exploring(table_, preemptions="2", ablates=False)
     again = commands.add_parser(
@@ -176,6 +177,7 @@ def _exploring(parser: argparse.ArgumentParser, *, preemptions: str, ablates: bo
     parser.add_argument("--preemptions", metavar="K", help=f"bound on interrupts and switches from a busy vCPU; or none ({preemptions})")
     parser.add_argument("--max-schedules", metavar="N", help="stop after so many schedules (exhaustive: no limit; else 10000)")
     parser.add_argument("--seed", metavar="N", default="0", help="of random and pct (0)")
+    parser.add_argument("--checkpoint", metavar="DIR", help="write down what is found there, and go on from it when it was killed")
     parser.add_argument("--no-reduction", action="store_true", help="choose at every instruction, not only where others could tell")
     parser.add_argument("--no-hashing", action="store_true", help="go on from states that were met before, too")
     parser.add_argument("--recheck", action="store_true", help="run every schedule twice and compare (else one in 100)")

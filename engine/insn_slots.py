@@ -77,6 +77,12 @@ class SlotCache:
         """Pages that are mapped."""
         return len(self._pages)
 
+    @property
+    def state(self) -> tuple[object, ...]:
+        """All that decides which slots are handed out from here on."""
+        pages = tuple((page.addr, page.busy, *page.free) for page in self._open.values())
+        return (pages, tuple(self._pages), tuple(self._vacant), tuple(self._dirty), self._next_page)
+
     def get(self) -> int:
         """Address of a free slot. May wait for a grace period.
 

@@ -102,6 +102,11 @@ class Optimizer:
         """Nothing to take, scheduled or under way."""
         return not (self._pending or self._running or self.waiting)
 
+    @property
+    def due(self) -> tuple[bool, bool]:
+        """A pass is scheduled; one is under way."""
+        return (self._pending, self._running)
+
     def kick(self) -> None:
         """Schedule a pass, unless one is scheduled already."""
         if not self._pending:

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
 
 from arch_x86.emu.uc import UcPool
 from arch_x86.explore.case import Case, fingerprint, open_case
 from arch_x86.explore.control import Control
 from arch_x86.explore.system import X86System
 from engine.errors import InputError, printable
+from engine.explore.checkpoint import Checkpoint, code_mark
+from engine.explore.drive import Alone, Progress, drive
 from engine.explore.exhaustive import Exhaustive
 from engine.explore.pct import Pct
 from engine.explore.random_walk import RandomWalk
 from engine.explore.schedule import Schedule, replay
 from engine.explore.shrink import shrink
-from engine.explore.strategy import Outcome, Strategy
+from engine.explore.strategy import BATCH, Outcome, Strategy
 from engine.explore.system import Coverage, Violation
+from engine.explore.workers import Workers
 from engine.kprobe_events import ProbeSpec
 
 __all__ = ("CheckResult", "Report", "Search", "check", "life_of_probes", "replay_case")
 
+_CODE: Final = tuple(Path(__file__).resolve().parents[2] / name for name in ("engine", "arch_x86"))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """How to search. ``preemptions``: the bound, None for none. ``violations_max``: stop after so many."""
+    """How to search. ``preemptions``: the bound, None for none. ``violations_max``: stop after so many.
+
+    :ivar jobs: processes; what is found does not depend on how many. ``checkpoints``: directory of files to go on from after a kill.
+    """
 
     strategy: str = "exhaustive"
     preemptions: int | None = 2
@@ -34,6 +45,8 @@ class Search:
     hashing: bool = True
     recheck_every: int = 100
     violations_max: int = 1
+    jobs: int = 1
+    checkpoints: Path | None = None
 
     def build(self) -> Strategy:
         """The strategy.
@@ -84,11 +97,19 @@ class CheckResult:
     outcome: Outcome
     cpus: int
     preemptions: int | None
-    points: int
-    coverage: Coverage
     missing: tuple[str, ...]
     violations: list[Report] = field(default_factory=list[Report])
     interrupted: bool = False
+
+    @property
+    def coverage(self) -> Coverage:
+        """How sites were hit, and who was where while text was written."""
+        return self.outcome.coverage
+
+    @property
+    def points(self) -> int:
+        """Distinct pairs of a vCPU's position and a control state."""
+        return len(self.outcome.points)
 
     @property
     def verdict(self) -> str:
@@ -142,35 +163,51 @@ def life_of_probes(specs: Sequence[ProbeSpec]) -> Callable[[Control], None]:
 
 
 def check(
-    case: Case, search: Search, *, pool: UcPool | None = None, progress: Callable[[Outcome], None] | None = None, refuses: bool = False
-) -> CheckResult:
+    case: Case, search: Search, *, pool: UcPool | None = None, progress: Progress | None = None, refuses: bool = False
+) -> CheckResult:  # fmt: skip
     """Explore ``case``, and make what is found as small as it goes.
 
+    :param progress: called now and then with the number of schedules so far.
     :param refuses: a probe that the core refuses is bad input, not a violation.
-    :raises InputError: the case can't be set up.
+    :raises InputError: the case can't be set up, or a checkpoint is no such file.
     :raises KprobeError: the core refuses a probe, with ``refuses``.
     """
-    mark = fingerprint(case)
+    strategy = search.build()
     with closing(open_case(case, pool)) as system:
         if refuses:
             system.refuse_bad_start()
         outcome, interrupted = Outcome(), False
-        try:
-            search.build().run(system, progress, outcome)
-        except KeyboardInterrupt:
-            interrupted = True
-        coverage = replace(system.coverage)
-        result = CheckResult(outcome, case.cpus, search.preemptions, len(system.points), coverage, _missing(system, coverage))
-        result.interrupted = interrupted
+        with (
+            closing(Workers(strategy, system, lambda: open_case(case), min(search.jobs, BATCH))) as several,
+            _checkpoint(case, search) as checkpoint,
+        ):
+            crew = several if search.jobs > 1 else Alone(strategy, system)
+            try:
+                drive(strategy, crew, outcome, progress, checkpoint)
+            except KeyboardInterrupt:
+                interrupted = True
+        result = CheckResult(outcome, case.cpus, search.preemptions, _missing(system, outcome), interrupted=interrupted)
         for found in outcome.found:
             segments, violation = shrink(system, found.segments, found.violation)
-            result.violations.append(Report(violation, Schedule(mark, segments)))
+            result.violations.append(Report(violation, Schedule(fingerprint(case), segments)))
     return result
 
 
-def _missing(system: X86System, coverage: Coverage) -> tuple[str, ...]:
+@contextmanager
+def _checkpoint(case: Case, search: Search) -> Generator[Checkpoint | None]:
+    """The file of this search, if there is to be one."""
+    if search.checkpoints is None:
+        yield None
+        return
+    how = (case.reduce, case.interrupts, case.restores, case.limit, replace(search, jobs=1, checkpoints=None), code_mark(*_CODE))
+    mark = f"{fingerprint(case)}-{blake2b(repr(how).encode(), digest_size=4).hexdigest()}"
+    with closing(Checkpoint(search.checkpoints / f"{mark}.jsonl", mark)) as checkpoint:
+        yield checkpoint
+
+
+def _missing(system: X86System, outcome: Outcome) -> tuple[str, ...]:
     """A check that never executed the jump proves nothing."""
-    return tuple(method for method in system.allowed_methods() if getattr(coverage, method) == 0)
+    return tuple(method for method in system.allowed_methods() if getattr(outcome.coverage, method) == 0)
 
 
 def replay_case(case: Case, schedule: Schedule, *, pool: UcPool | None = None) -> tuple[Violation | None, list[str]]:

@@ -19,7 +19,6 @@ from arch_x86.explore.scenario import Scenario, load_scenarios
 from engine.arguments import parse_number
 from engine.errors import InputError, printable
 from engine.explore.schedule import Schedule, parse_schedule
-from engine.explore.strategy import Outcome
 from engine.profile import profile_named
 from engine.report.terminal import Progress, Style, count
 from engine.steps import without
@@ -68,9 +67,10 @@ def search_options(args: Namespace) -> Search:
         seed=parse_number(args.seed, "--seed", least=0),
         hashing=not args.no_hashing,
         recheck_every=1 if args.recheck else 100,
+        jobs=parse_number(args.jobs, "--jobs", least=1, most=256),
+        checkpoints=None if args.checkpoint is None else Path(args.checkpoint),
     )
     search.build()
-    parse_number(args.jobs, "--jobs", least=1, most=256)
     return search
 
 
@@ -95,8 +95,8 @@ def run_check(args: Namespace) -> int:
 def _search(label: str, case: Case, search: Search, *, refuses: bool = False) -> CheckResult:
     line = Progress(label)
 
-    def progress(outcome: Outcome) -> None:
-        line.schedules(outcome.schedules, search.max_schedules)
+    def progress(schedules: int) -> None:
+        line.schedules(schedules, search.max_schedules)
 
     try:
         return check(case, search, progress=progress, refuses=refuses)

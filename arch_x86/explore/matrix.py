@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
 from arch_x86.emu.uc import UcPool
-from arch_x86.explore.case import Case
 from arch_x86.explore.check import CheckResult, Report, Search, check
 from arch_x86.explore.scenario import Scenario
 from arch_x86.explore.scenarios.steps import NOT_NEEDED, scenarios_for
@@ -111,7 +110,7 @@ def _cell(
 
         def run(names: frozenset[str], one: Scenario = scenario) -> CheckResult:
             profile = without(configuration.profile, names, preempt=configuration.preempt)
-            return _deepen(one.case(profile, preempt=configuration.preempt), search, pool)
+            return check(one.case(profile, preempt=configuration.preempt), search, pool=pool)
 
         result = run(frozenset() if step is None else frozenset({step}))
         schedules += result.outcome.schedules
@@ -121,14 +120,3 @@ def _cell(
             anyway = step is not None and not is_sound(configuration, name, run)
             return Cell(step, configuration, name, result.violations[0], anyway, schedules, exhaustive, search.preemptions, seconds)
     return Cell(step, configuration, name, None, False, schedules, exhaustive, search.preemptions, perf_counter() - began)
-
-
-def _deepen(case: Case, search: Search, pool: UcPool | None) -> CheckResult:
-    """What few preemptions show is shown sooner with a small bound."""
-    bounds = (None,) if search.preemptions is None else range(search.preemptions + 1)
-    result = check(case, replace(search, preemptions=bounds[0]), pool=pool)
-    for bound in bounds[1:]:
-        if result.violations:
-            break
-        result = check(case, replace(search, preemptions=bound), pool=pool)
-    return result

@@ -26,6 +26,7 @@ from engine.profile import Profile
 __all__ = ("CpuSide", "Plan")
 
 _BIG: Final = 1 << 40
+_ODD, _ODDER, _MASK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, (1 << 64) - 1
 _WAYS: Final = {Method.BOOSTED: "boosted", Method.INT3: "stepped"}
 _CALLBACK, _INT3_STUB = "optimized_callback", "exception:3"
 
@@ -62,7 +63,7 @@ class CpuSide:
 
     :ivar violation: the first thing that went wrong in the present state.
     :ivar node: the control state that the vCPUs see.
-    :ivar points: pairs of a vCPU's position and a control state that were met.
+    :ivar points: names, of 64 bits, of the pairs of a vCPU's position and a control state that were met.
     """
 
     node: Node
@@ -72,7 +73,7 @@ class CpuSide:
         self.executor = executor
         self.plan = plan
         self.coverage = Coverage()
-        self.points: set[tuple[int, int, int]] = set()
+        self.points: set[int] = set()
         self.violation: Violation | None = None
         layout = machine.layout
         self._buffers = range(layout.slots, layout.detours + layout.detours_size)
@@ -197,7 +198,7 @@ class CpuSide:
         lane.position += done
         if self._waits.left:
             self._waits.ran(lane)
-        self.points.add((lane.index, lane.position, self.node.number))
+        self.points.add((self.node.name + lane.position * _ODD + lane.index * _ODDER) & _MASK)
         return done
 
     def _stretch(self, lane: Lane, limit: int) -> tuple[int, bool]:

@@ -140,7 +140,7 @@ class X86System(CpuSide):
         self.cur = ""
         self._waits.left = {}
         self.calls = NO_CALLS
-        self._enter(self._tree.root)
+        self._enter(self._tree.root, -1)
 
     def _save_machine(self) -> tuple[bytes, list[CpuState], list[tuple[Any, ...]]]:
         machine = self.machine
@@ -205,10 +205,11 @@ class X86System(CpuSide):
                 digest.update(parked.stack(machine))
         for start, end in self._data:
             digest.update(room[start:end])
-        lanes = tuple(lane.key() for lane in self.lanes)
-        rips = tuple(cpu.rip for cpu in machine.cpus)
+        lanes = [lane.key() for lane in self.lanes]
+        rips = [cpu.rip for cpu in machine.cpus]
         actor = int(self.cur[-1:] or 0) + (0 if self.cur[:1].isdigit() else 64)
-        return hash((int.from_bytes(digest.digest()), rips, lanes, self._waits.key(), self.node.number, actor, self.calls))
+        digest.update(repr((rips, lanes, self._waits.key(), self.node.name, actor, self.calls)).encode())
+        return int.from_bytes(digest.digest())
 
     def _show(self, node: Node) -> None:
         """The vCPUs fetch what ``node`` has as text, and its core takes their traps."""
@@ -219,9 +220,9 @@ class X86System(CpuSide):
         if self._new_watches:
             self._install_watches()
 
-    def _enter(self, node: Node) -> None:
+    def _enter(self, node: Node, stepped: int) -> None:
         self._show(node)
-        self._waits.entered(node.waits)
+        self._waits.entered(node.waits, stepped)
         if self.violation is None:
             self.violation = self._known_bad.get(node.number)
 
@@ -232,16 +233,17 @@ class X86System(CpuSide):
         if self.violation is not None:
             return ()
         cur, found = self.cur, list[Choice]()
-        stopping = self._waits.stopping
         stopped = self.node.stopped
-        runnable = [
-            lane for lane in self.lanes if lane.nmi or not (lane.over or stopped or (stopping and self._stops(lane.index)))
-        ]  # fmt: skip
-        controls = [task for task in self.node.tasks if self._waits.over(task)]
+        runnable = [lane for lane in self.lanes if lane.nmi or not (lane.over or stopped)]
+        controls: Sequence[int] = self.node.tasks
+        if self._waits.left:
+            controls = [task for task in controls if self._waits.over(task)]
+            if self._waits.stopping:
+                runnable = [lane for lane in runnable if lane.nmi or not self._stops(lane.index)]
         if not runnable and not controls:
             self._end()
             return ()
-        if self.plan.reduce:
+        if self.plan.reduce and len(controls) > 1:
             controls = self._who_holds(controls)
         lane = self.lanes[int(cur)] if cur[:1].isdigit() else None
         price = 0
@@ -261,13 +263,14 @@ class X86System(CpuSide):
             found.append(Choice(f"s{cur}", 0))
         if stopped and self.plan.nmis:
             found += [Choice(f"n{one.index}", 1) for one in self.lanes if not one.nmi]
-        found += [Choice(f"c{task}", price) for task in controls if f"c{task}" != cur]
+        if controls:
+            found += [Choice(f"c{task}", price) for task in controls if f"c{task}" != cur]
         for other in runnable:
             if other is not lane:
                 found.append(Choice(str(other.index) if other.mode is not Mode.DONE else f"s{other.index}", price))
         return found
 
-    def _who_holds(self, controls: list[int]) -> list[int]:
+    def _who_holds(self, controls: Sequence[int]) -> Sequence[int]:
         """Who else could only come to wait for the lock is not worth a choice: of the tasks that can go on, one that holds a lock."""
         holders = [task for task in controls if self.node.held[task]]
         return holders or controls
@@ -314,7 +317,7 @@ class X86System(CpuSide):
         for write in edge.writes:
             if write.addr not in self._buffers:
                 self._note_write(write.addr)
-        self._enter(edge.node)
+        self._enter(edge.node, task)
         for lane in self.lanes:
             rips = [self.machine.cpus[lane.index].rip] if lane.mode is Mode.CALL else []
             for rip in (*rips, *(one.resume for one in lane.parked)):

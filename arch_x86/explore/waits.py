@@ -33,12 +33,10 @@ class Waits:
         self._stops = stops
         self.left: dict[int, tuple[MachineWait, frozenset[int]]] = {}
 
-    def entered(self, waits: dict[int, MachineWait]) -> None:
-        """The control plane has made a step: ``waits`` is what its tasks wait for now."""
+    def entered(self, waits: dict[int, MachineWait], stepped: int) -> None:
+        """Control task ``stepped`` has made a step: ``waits`` is what they all wait for now; what it waits for is new."""
         old = self.left
-        self.left = {
-            task: old[task] if task in old and old[task][0] == wait else (wait, self._begin(wait.kind)) for task, wait in waits.items()
-        }
+        self.left = {task: old[task] if task in old and task != stepped else (wait, self._begin(wait.kind)) for task, wait in waits.items()}
 
     def _begin(self, kind: WaitKind) -> frozenset[int]:
         match kind:

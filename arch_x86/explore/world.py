@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from types import FrameType
+from functools import lru_cache
+from hashlib import blake2b
+from types import CodeType, FrameType
 from typing import Any, Final
 
 from arch_x86.emu.machine import Machine
@@ -52,6 +54,12 @@ class Stage:
     missed: Callable[[int], None]
     code: Sequence[tuple[str, ControlCode]]
     nmis: bool = False
+
+
+@lru_cache(maxsize=1024)
+def _places(code: CodeType) -> tuple[tuple[int | None, ...], ...]:
+    """Lines and columns of each instruction; its offset depends on how often it has run (PEP 659)."""
+    return tuple(code.co_positions())
 
 
 class World:
@@ -104,16 +112,23 @@ class World:
 
     # Identity -----------------------------------------------------------------------------------------------------------
 
-    def fingerprint(self) -> Hashable:
-        """Equal for worlds that behave alike from here on: text, core, locks, and where each task stands with what it holds."""
+    def name(self) -> int:
+        """64 bits, equal for worlds that behave alike from here on: text, core, locks, and where each task stands with what it holds.
+
+        The same in every process.
+        """
         core = self.core
         table = tuple(sorted((addr, self._probe(p)) for addr, p in core.kprobe_table.items()))
         lists = tuple(tuple(self.name_of(op) for op in listed) for listed in core.optimizer.lists.values())
         tasks = tuple(
-            (task.name, task.at, task.done, task.started, task.again is not None, task.wait, self._stack(task)) for task in self.plane.tasks
+            (task.name, task.at, task.done, task.started, task.again is not None, task.wait, repr(task.error), self._stack(task))
+            for task in self.plane.tasks
         )
-        switches = (len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, core.optimizer.idle)
-        return (self.text.current, table, lists, tasks, switches, self.control.lives, tuple(map(self._probe, self.control.probes)))
+        switches = (len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, core.optimizer.due)
+        probes = tuple(map(self._probe, self.control.probes))
+        room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)
+        told = repr((self.text.current.name, table, lists, tasks, switches, self.control.lives, probes, room))
+        return int.from_bytes(blake2b(told.encode(), digest_size=8).digest())
 
     def _probe(self, p: Kprobe) -> Hashable:
         slot = p.ainsn.slot if p.ainsn is not None else 0
@@ -129,7 +144,8 @@ class World:
         frames: list[Hashable] = []
         frame: FrameType | None = task.body.gr_frame
         while frame is not None:
-            frames.append((id(frame.f_code), frame.f_lasti, tuple(self._value(value) for value in frame.f_locals.values())))
+            held = tuple(self._value(value) for value in frame.f_locals.values())
+            frames.append((frame.f_code.co_qualname, _places(frame.f_code)[frame.f_lasti // 2], held))
             frame = frame.f_back
         return tuple(frames)
 
@@ -153,6 +169,7 @@ class World:
 class Node:
     """One control state as the vCPUs see it.
 
+    :ivar name: the same in every process; ``number``: in the order in which this one met it.
     :ivar path: the steps that led here: numbers of control tasks.
     :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
     :ivar held: whether each control task holds a lock.
@@ -161,10 +178,11 @@ class Node:
     :ivar error: what ended a control task that it should not have.
     """
 
-    __slots__ = ("children", "error", "held", "lives", "number", "path", "stopped", "tasks", "version", "waits", "world")
+    __slots__ = ("children", "error", "held", "lives", "name", "number", "path", "stopped", "tasks", "version", "waits", "world")
 
-    def __init__(self, number: int, path: tuple[int, ...], world: World) -> None:
+    def __init__(self, number: int, name: int, path: tuple[int, ...], world: World) -> None:
         self.number = number
+        self.name = name
         self.path = path
         self.world = world
         self.version: TextVersion = world.text.current
@@ -197,7 +215,7 @@ class NodeTree:
     def __init__(self, stage: Stage, learn: Callable[[Node], None]) -> None:
         self._stage = stage
         self._learn = learn
-        self._known: dict[Hashable, Node] = {}
+        self._known: dict[int, Node] = {}
         self.nodes: list[Node] = []
         self.root = self._intern((), self._reach(()))
 
@@ -209,12 +227,12 @@ class NodeTree:
         return world
 
     def _intern(self, path: tuple[int, ...], world: World) -> Node:
-        key = world.fingerprint()
-        known = self._known.get(key)
+        name = world.name()
+        known = self._known.get(name)
         if known is not None:
             world.plane.close()
             return known
-        node = self._known[key] = Node(len(self.nodes), path, world)
+        node = self._known[name] = Node(len(self.nodes), name, path, world)
         self.nodes.append(node)
         self._learn(node)
         return node

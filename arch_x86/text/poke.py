@@ -78,6 +78,11 @@ class PokeProtocol(Protocol):
         """Where a CPU goes on that hit it."""
         ...
 
+    @property
+    def state(self) -> tuple[object, ...]:
+        """All that these answers depend on."""
+        ...
+
 
 class StopMachinePoke:
     """2.6.38: one byte is written as it is, a jump, or a batch of at most :data:`MAX_POKE_BATCH`, under one ``stop_machine``.
@@ -114,6 +119,11 @@ class StopMachinePoke:
     def bp_target(self) -> int | None:
         """Nobody asks."""
         return None
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """Nothing is kept."""
+        return ()
 
     def _text_poke_smp_batch(self, params: Sequence[TextPokeParam]) -> None:
         if not params:
@@ -179,6 +189,11 @@ class TextPokeBp:
     def bp_target(self) -> int | None:
         """Its destination: of the poke that has the descriptor now, or had it last."""
         return self._last.target if self._last is not None else None
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """The descriptor, and the last one."""
+        return (self._at, self._last)
 
     def _write(self, addr: int, data: bytes, reason: str, sync: str = "") -> None:
         self._text.write(addr, data, reason=reason)

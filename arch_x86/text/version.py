@@ -8,6 +8,8 @@ poke's cost nearly flat in the size of the text: 10,000 detour buffers are 400 p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
+from hashlib import blake2b
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -20,20 +22,32 @@ _GROUP: Final = 32
 class TextPage:
     """One page of code at virtual page number ``vpn``; ``content`` is 4096 bytes and never changes. Empty: the page is not there."""
 
-    __slots__ = ("__weakref__", "content", "vpn")
+    __slots__ = ("__dict__", "__weakref__", "content", "vpn")
 
     def __init__(self, vpn: int, content: bytes) -> None:
         self.vpn = vpn
         self.content = content
 
+    @cached_property
+    def name(self) -> int:
+        """16 bytes of a hash of where it is and what it holds; 0 for one that is not there."""
+        if not self.content:
+            return 0
+        return int.from_bytes(blake2b(self.content, digest_size=16, salt=self.vpn.to_bytes(8, "little")).digest())
+
 
 class TextGroup:
     """Up to 32 consecutive pages of a version."""
 
-    __slots__ = ("__weakref__", "pages")
+    __slots__ = ("__dict__", "__weakref__", "pages")
 
     def __init__(self, pages: tuple[TextPage, ...]) -> None:
         self.pages = pages
+
+    @cached_property
+    def name(self) -> int:
+        """Sum of the pages' names."""
+        return sum(page.name for page in self.pages)
 
 
 class TextVersion:
@@ -43,6 +57,11 @@ class TextVersion:
 
     def __init__(self, groups: tuple[TextGroup, ...]) -> None:
         self.groups = groups
+
+    @property
+    def name(self) -> int:
+        """The same for the same pages, in whatever order the store got them, in every process."""
+        return sum(group.name for group in self.groups) % (1 << 128)
 
     @property
     def extent(self) -> int:

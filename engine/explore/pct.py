@@ -8,34 +8,30 @@ from __future__ import annotations
 
 from random import Random
 
-from engine.explore.strategy import RECHECK_EVERY, Outcome, Progress, run_numbered
+from engine.explore.numbered import Numbered
+from engine.explore.strategy import RECHECK_EVERY
 from engine.explore.system import Choice, System
 
 __all__ = ("Pct",)
 
 
-class Pct:
-    """The strategy. ``seed``, ``schedules``, ``first`` as of a random walk; ``depth``: at least 1."""
+class Pct(Numbered):
+    """The strategy. ``depth``: at least 1."""
 
     def __init__(self, *, seed: int, schedules: int, depth: int = 3, first: int = 0, recheck_every: int = RECHECK_EVERY) -> None:
-        self.seed = seed
-        self.schedules = schedules
+        super().__init__(seed=seed, schedules=schedules, first=first, recheck_every=recheck_every)
         self.depth = depth
-        self.first = first
-        self.recheck_every = recheck_every
+        self._length = 0
 
-    def run(self, system: System, progress: Progress | None = None, outcome: Outcome | None = None) -> Outcome:
-        """Draw and run them, up to the first violation."""
-        length = self._one(system, Random(f"{self.seed}:length"), [])
-        numbers = range(self.first, self.first + self.schedules)
+    def prepare(self, system: System) -> None:
+        """How long a schedule is, by one of them."""
+        self._length = self._length or self._run(system, Random(f"{self.seed}:length"), [])
 
-        def one(number: int) -> None:
-            random = Random(f"{self.seed}:{number}")
-            self._one(system, random, sorted(random.getrandbits(40) % max(1, length) for _ in range(self.depth - 1)))
+    def one(self, system: System, random: Random) -> None:
+        """With points of change all along."""
+        self._run(system, random, sorted(random.getrandbits(40) % max(1, self._length) for _ in range(self.depth - 1)))
 
-        return run_numbered(system, numbers, one, outcome or Outcome(), progress, self.recheck_every)
-
-    def _one(self, system: System, random: Random, changes: list[int]) -> int:
+    def _run(self, system: System, random: Random, changes: list[int]) -> int:
         """One schedule. Returns how many choice points it had."""
         system.reset()
         priority: dict[str, int] = {}

@@ -32,12 +32,11 @@ class WaitKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MachineWait:
-    """One such wait. ``number``: 0 and 1 in turn, so that two in a row of a task are not taken for one."""
+    """One such wait of control task ``task``."""
 
     kind: WaitKind
     why: str
     task: int
-    number: int
 
 
 _START: Final = "start"
@@ -68,7 +67,6 @@ class ControlTask:
         "started",
         "steps",
         "wait",
-        "waits",
         "wants_lock",
     )
 
@@ -77,7 +75,6 @@ class ControlTask:
         self.name = name
         self.at = _START
         self.wait: MachineWait | None = None
-        self.waits = 0
         self.wants_lock = False
         self.ready: Callable[[], bool] | None = None
         self.error: BaseException | None = None
@@ -226,8 +223,7 @@ class SteppedPlane(ControlPlane):
         task = self._running
         if task is None:
             return  # nobody runs yet
-        task.waits ^= 1
-        task.wait = MachineWait(kind, why, task.index, task.waits)
+        task.wait = MachineWait(kind, why, task.index)
         self._pause(f"{kind.value} ({why})")
 
     def sleep(self, jiffies: int) -> None:

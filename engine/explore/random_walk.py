@@ -1,11 +1,12 @@
-"""Schedules by chance, each from a seed of its own, so that which ones are run does not depend on who runs them."""
+"""Schedules by chance."""
 
 from __future__ import annotations
 
 from random import Random
 from typing import Final
 
-from engine.explore.strategy import RECHECK_EVERY, Outcome, Progress, run_numbered
+from engine.explore.numbered import Numbered
+from engine.explore.strategy import RECHECK_EVERY
 from engine.explore.system import System
 
 __all__ = ("RandomWalk",)
@@ -13,34 +14,16 @@ __all__ = ("RandomWalk",)
 _STAY: Final = 8
 
 
-class RandomWalk:
-    """The strategy.
-
-    :param seed: of the whole; schedule ``n`` is drawn from ``seed`` and ``n``.
-    :param schedules: how many.
-    :param bound: what the choices of a schedule may cost together; None: anything.
-    :param first: number of the first schedule.
-    """
+class RandomWalk(Numbered):
+    """The strategy. ``bound``: what the choices of a schedule may cost together; None: anything."""
 
     def __init__(
         self, *, seed: int, schedules: int, bound: int | None = None, first: int = 0, recheck_every: int = RECHECK_EVERY
     ) -> None:  # fmt: skip
-        self.seed = seed
-        self.schedules = schedules
+        super().__init__(seed=seed, schedules=schedules, first=first, recheck_every=recheck_every)
         self.bound = bound
-        self.first = first
-        self.recheck_every = recheck_every
 
-    def run(self, system: System, progress: Progress | None = None, outcome: Outcome | None = None) -> Outcome:
-        """Draw and run them, up to the first violation."""
-        numbers = range(self.first, self.first + self.schedules)
-
-        def one(number: int) -> None:
-            self._one(system, Random(f"{self.seed}:{number}"))
-
-        return run_numbered(system, numbers, one, outcome or Outcome(), progress, self.recheck_every)
-
-    def _one(self, system: System, random: Random) -> None:
+    def one(self, system: System, random: Random) -> None:
         """Mostly on as before, or nothing would ever get far."""
         system.reset()
         left = 1 << 30 if self.bound is None else self.bound

@@ -13,7 +13,7 @@ from typing import Final
 from engine.errors import InputError, printable
 from engine.explore.system import System, Trace
 
-__all__ = ("Schedule", "parse_schedule", "replay", "segments_of")
+__all__ = ("Schedule", "parse_schedule", "replay", "segments_from", "segments_of", "text_of")
 
 _VERSION: Final = "v1"
 _TEXT: Final = re.compile(r"v(\d+):([0-9a-f]{8}):((?:[a-z]?\d+(?:\*\d+)?)(?:,[a-z]?\d+(?:\*\d+)?)*|)")
@@ -30,12 +30,23 @@ class Schedule:
     segments: Segments
 
     def __str__(self) -> str:
-        return f"{_VERSION}:{self.fingerprint}:" + ",".join(actor if steps == 1 else f"{actor}*{steps}" for actor, steps in self.segments)
+        return f"{_VERSION}:{self.fingerprint}:{text_of(self.segments)}"
 
     @property
     def choices(self) -> int:
         """How many times somebody else goes on."""
         return len(self.segments)
+
+
+def text_of(segments: Segments) -> str:
+    """``0*18,c0*5,i0``."""
+    return ",".join(actor if steps == 1 else f"{actor}*{steps}" for actor, steps in segments)
+
+
+def segments_from(text: str) -> Segments:
+    """What :func:`text_of` wrote."""
+    words = (word.partition("*") for word in text.split(",")) if text else ()
+    return tuple((actor, int(steps or "1")) for actor, _, steps in words)
 
 
 def parse_schedule(text: str) -> Schedule:
@@ -48,13 +59,11 @@ def parse_schedule(text: str) -> Schedule:
         raise InputError(f"schedule '{printable(text.strip())}': not one; it should look like v1:9f3c21aa:0*18,c0*5,i0,0*7")
     if found[1] != _VERSION[1:]:
         raise InputError(f"schedule version v{found[1]}: unknown; this is {_VERSION}")
-    segments: list[tuple[str, int]] = []
     for word in found[3].split(",") if found[3] else ():
         actor, _, steps = word.partition("*")
         if actor.rstrip("0123456789") not in _ACTORS or len(steps) > 12 or int(steps or "1") > _STEPS_MAX:
             raise InputError(f"schedule: '{printable(word)}' is no step; write 0*18, c0*5, i0, n0, p0 or s0")
-        segments.append((actor, int(steps or "1")))
-    return Schedule(found[2], tuple(segments))
+    return Schedule(found[2], segments_from(found[3]))
 
 
 def segments_of(trace: Trace) -> Segments:

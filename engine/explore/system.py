@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 __all__ = ("Choice", "Coverage", "System", "Trace", "Violation", "ViolationKind")
 
@@ -34,8 +34,7 @@ class Violation:
     explain: str
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """One way to go on.
 
     :ivar actor: who does a step: ``0``, ``1``, ... a vCPU, ``c0``, ``c1``, ... a control task; ``i0`` an interrupt on vCPU 0, ``n0`` an NMI
@@ -58,6 +57,11 @@ class Coverage:
     in_flight_at_write: int = 0
     parked_in_range: int = 0
 
+    def add(self, other: Coverage) -> None:
+        """What other schedules have seen."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def to_json(self) -> dict[str, int]:
         """An entry of the command's document."""
         return {name: getattr(self, name) for name in self.__slots__}
@@ -68,7 +72,14 @@ Trace = tuple[Any, str, int] | None
 
 
 class System(Protocol):
-    """Deterministic: the same choices from the start give the same states."""
+    """Deterministic: the same choices from the start give the same states.
+
+    :ivar coverage: what was seen since who explores put a fresh one here; ``points``: names of pairs of a vCPU's position and a control
+        state, likewise.
+    """
+
+    coverage: Coverage
+    points: set[int]
 
     @property
     def trace(self) -> Trace:
@@ -108,5 +119,5 @@ class System(Protocol):
         ...
 
     def key(self) -> int:
-        """Equal for states from which the same can happen, with the same verdicts. Deterministic."""
+        """64 bits; equal for states from which the same can happen, with the same verdicts. The same in every process."""
         ...

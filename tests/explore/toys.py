@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
-from engine.explore.system import Choice, Violation, ViolationKind
+from engine.explore.system import Choice, Coverage, Violation, ViolationKind
 
 
 class Counter:
@@ -20,6 +21,8 @@ class Counter:
         self.bad = bad
         self.outcomes: set[int] = set()
         self.schedules: list[str] = []
+        self.coverage = Coverage()
+        self.points: set[int] = set()
         self.reset()
 
     def reset(self) -> None:
@@ -71,4 +74,5 @@ class Counter:
         pass
 
     def key(self) -> int:
-        return hash((tuple(self.done), tuple(self.held), self.cell, int(self.cur or -1)))
+        told = repr((self.done, self.held, self.cell, self.cur))
+        return int.from_bytes(blake2b(told.encode(), digest_size=8).digest())
