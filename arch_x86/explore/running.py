@@ -188,18 +188,23 @@ class CpuSide:
         if most is None and not self.plan.reduce and not alone:
             most = 1
         self._lane = lane
-        limit = _BIG if most is None else most
-        done = 0
-        while done < limit:
-            steps, stop = self._stretch(lane, limit - done)
-            done += steps
-            if stop or self.violation is not None:
+        left = _BIG if most is None else most
+        began, name = lane.position, self.node.name + lane.index * _ODDER
+        while left > 0:
+            steps, stop = self._stretch(lane, left)
+            left -= steps
+            lane.position += steps
+            if self.violation is not None:
                 break
-        lane.position += done
+            if stop:
+                # Alone: all that could be chosen here costs something, unless somebody waits for it, or it is between calls.
+                if not alone or self._waits.left or lane.quiet or lane.mode is not Mode.CALL:
+                    break
+                self.points.add((name + lane.position * _ODD) & _MASK)
         if self._waits.left:
             self._waits.ran(lane)
-        self.points.add((self.node.name + lane.position * _ODD + lane.index * _ODDER) & _MASK)
-        return done
+        self.points.add((name + lane.position * _ODD) & _MASK)
+        return lane.position - began
 
     def _stretch(self, lane: Lane, limit: int) -> tuple[int, bool]:
         """Steps made, and whether this is a choice point."""
