@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: demo test lint bench smoke conformance mutants campaign check-python clean
+.PHONY: demo test lint bench smoke conformance mutants campaign sound check-python clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/optprobe demo
@@ -33,6 +33,9 @@ mutants: $(VENV)/test.stamp
 # Every optimizable site of every shipped workload; goes on where it was. CAMPAIGN="--profile linux-6.1 --file other.jsonl" for more.
 campaign: $(VENV)/run.stamp
 	@$(BIN)/python -m bench.campaign $(CAMPAIGN)
+
+sound: $(VENV)/run.stamp
+	@$(BIN)/python -m bench.soundness $(SOUND)
 
 # The built wheel, without the source tree's packages on the path.
 smoke: $(VENV)/lint.stamp

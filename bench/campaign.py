@@ -8,8 +8,6 @@ that passes it.
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from arch_x86.explore.check import Search, check, life_of_probes
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Verifier
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
+from bench.lines import answers
 from engine.arguments import parse_argument
 from engine.kprobe_events import parse_spec
 from engine.profile import profile_named
@@ -87,21 +86,7 @@ def check_site(site: Site) -> dict[str, Any]:
     )
     result = check(case, Search(preemptions=site.preemptions, max_schedules=site.max_schedules))
     document = result.to_json()
-    return {"site": site.key, "call": site.call, **{key: document[key] for key in ("verdict", "bound", "points", "coverage", "violations")}}
-
-
-def read(file: Path) -> dict[str, dict[str, Any]]:
-    """The answers that are there; a last line that was cut off is not one."""
-    answers: dict[str, dict[str, Any]] = {}
-    if file.exists():
-        text = file.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            file.write_text(whole, encoding="utf-8")
-        for line in whole.splitlines():
-            answer = json.loads(line)
-            answers[answer["site"]] = answer
-    return answers
+    return {"key": site.key, "call": site.call, **{key: document[key] for key in ("verdict", "bound", "points", "coverage", "violations")}}
 
 
 def main() -> int:
@@ -110,22 +95,13 @@ def main() -> int:
     parser.add_argument("--file", default="campaign.jsonl")
     parser.add_argument("--profile", default="linux-2010")
     parser.add_argument("--preemptions", type=int, default=1)
-    parser.add_argument("--max-schedules", type=int, default=20_000)
+    parser.add_argument("--max-schedules", type=int, default=4_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--sites", type=int, default=None, help="stop after so many")
     args = parser.parse_args()
     file, line = Path(args.file), Progress("campaign")
-    answers = read(file)
     wanted = list(sites(args.profile, args.preemptions, args.max_schedules, line))[: args.sites]
-    left = [site for site in wanted if site.key not in answers]
-    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool, file.open("a", encoding="utf-8") as out:
-        for done, answer in enumerate(pool.imap(check_site, left)):
-            line.update(done, len(left), "sites")
-            out.write(json.dumps(answer) + "\n")
-            out.flush()
-            answers[answer["site"]] = answer
-    line.clear()
-    mine = [answers[site.key] for site in wanted]
+    mine = answers(file, wanted, check_site, jobs=args.jobs, line=line, noun="sites")
     verdicts = Counter(answer["verdict"] for answer in mine)
     schedules = sum(answer["bound"]["schedules"] for answer in mine)
     whole = sum(answer["bound"]["exhaustive"] for answer in mine)
@@ -135,7 +111,7 @@ def main() -> int:
     )
     for answer in mine:
         if answer["verdict"] != "safe":
-            print(f"  {answer['verdict']}: {answer['site']}: " + "; ".join(v["explain"] for v in answer["violations"]))
+            print(f"  {answer['verdict']}: {answer['key']}: " + "; ".join(v["explain"] for v in answer["violations"]))
     return 0 if set(verdicts) <= {"safe"} else 1
 
 

@@ -1,0 +1,43 @@
+"""Long runs whose answers go to a file, a JSON line each: what is in the file already is not done again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.report.terminal import Progress
+
+__all__ = ("answers", "read")
+
+
+def read(file: Path) -> dict[str, dict[str, Any]]:
+    """The answers that are there, by their keys; a last line that was cut off is not one."""
+    known: dict[str, dict[str, Any]] = {}
+    if file.exists():
+        text = file.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            file.write_text(whole, encoding="utf-8")
+        for line in whole.splitlines():
+            answer = json.loads(line)
+            known[answer["key"]] = answer
+    return known
+
+
+def answers(
+    file: Path, wanted: Sequence[Any], work: Callable[[Any], dict[str, Any]], *, jobs: int, line: Progress, noun: str
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The answer of each of ``wanted``, which have a ``key``; those that are not in ``file`` are worked out by ``jobs`` processes."""
+    known = read(file)
+    left = [one for one in wanted if one.key not in known]
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool, file.open("a", encoding="utf-8") as out:
+        for done, answer in enumerate(pool.imap(work, left)):
+            line.update(done, len(left), noun)
+            out.write(json.dumps(answer) + "\n")
+            out.flush()
+            known[answer["key"]] = answer
+    line.clear()
+    return [known[one.key] for one in wanted]
