@@ -30,6 +30,7 @@ class Case:
     :ivar code: the control tasks, by name. ``tag`` says what they do, for the fingerprint.
     :ivar fetch: the fetch model.
     :ivar restores: when all control tasks have ended the text has to be the original.
+    :ivar asleep: addresses in front of whose instruction a task falls asleep for ever.
     :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
     """
 
@@ -44,6 +45,7 @@ class Case:
     interrupts: bool = True
     nmis: bool = False
     resched: tuple[int, ...] = ()
+    asleep: tuple[int, ...] = ()
     reduce: bool = True
     restores: bool = True
     limit: int = 1_000_000
@@ -60,6 +62,8 @@ def fingerprint(case: Case) -> str:
         digest.update(segment.data)
     profile = case.profile
     words = (case.call, case.arguments, case.calls, case.cpus, profile.name, sorted(profile.without), case.preempt, case.fetch, case.nmis)
+    if case.asleep:
+        digest.update(repr(case.asleep).encode())
     digest.update(repr((words, case.resched, sorted(case.stubs.items()), case.tag)).encode())
     return digest.hexdigest()
 
@@ -86,6 +90,7 @@ def open_case(case: Case, pool: UcPool | None = None) -> X86System:
         nmis=case.nmis,
         preempt=case.preempt,
         resched=frozenset(case.resched),
+        asleep=frozenset(case.asleep),
         reduce=case.reduce,
         restores=case.restores,
         limit=case.limit,

@@ -52,6 +52,7 @@ class Control:
         self._hit = hit
         self.probes: list[Kprobe] = []
         self.returns: dict[int, Kretprobe] = {}
+        self._disabled: set[int] = set()
         self._life: list[Life] = []
         self._epoch: list[int] = []
 
@@ -82,6 +83,8 @@ class Control:
         post_handler = _nothing if post else None
         p = Kprobe(addr=addr, symbol_name=symbol, offset=offset, pre_handler=pre_handler, post_handler=post_handler, flags=flags)
         self._add(p, number)
+        if disabled:
+            self._disabled.add(number)
         return p
 
     def kretprobe(self, symbol: str, maxactive: int = 4) -> Kretprobe:
@@ -135,10 +138,12 @@ class Control:
 
     def register(self, p: Kprobe, *, must: bool = False) -> bool:
         """register_kprobe(). False: the core refused it; with ``must`` that is an error."""
-        after = Life.DISABLED if p.flags & KprobeFlag.DISABLED else self._armed
+        numbers = self._numbers(p)
+        disabled = not self._disabled.isdisjoint(numbers)
         try:
-            with self._changing(self._numbers(p), after):
+            with self._changing(numbers, Life.DISABLED if disabled else self._armed):
                 p.addr = None if p.symbol_name is not None else p.addr
+                p.flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)  # it keeps what unregistering has left
                 self.core.register_kprobe(p)
         except KprobeError:
             if must:

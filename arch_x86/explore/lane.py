@@ -31,7 +31,7 @@ class Mode(IntEnum):
 class Lane:
     """One vCPU.
 
-    :ivar task: number of the task that runs; ``parked``: those that do not.
+    :ivar task: number of the task that runs; ``parked``: those that do not; ``asleep``: those that never will again.
     :ivar calls: how many calls the task has begun.
     :ivar hit: the hit whose next piece is to come, or None.
     :ivar block: the kprobes layer's record of the hit in progress.
@@ -44,6 +44,7 @@ class Lane:
     """
 
     __slots__ = (
+        "asleep",
         "block",
         "calls",
         "counts",
@@ -68,6 +69,7 @@ class Lane:
         """As at the start of a schedule."""
         self.task = 2 * self.index
         self.parked = parked
+        self.asleep: tuple[Parked, ...] = ()
         self.mode = Mode.IDLE
         self.calls = 0
         self.hit: Hit | None = None
@@ -101,14 +103,14 @@ class Lane:
         """For :meth:`restore`."""
         return (
             self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position, self.task, self.parked,
-            self.nmi, self.nested, self.interrupted,
+            self.nmi, self.nested, self.interrupted, self.asleep,
         )  # fmt: skip
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Go back."""
         (
             self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position, self.task, self.parked,
-            self.nmi, self.nested, self.interrupted,
+            self.nmi, self.nested, self.interrupted, self.asleep,
         ) = saved  # fmt: skip
 
     def key(self) -> tuple[Any, ...]:
@@ -116,7 +118,7 @@ class Lane:
         hit = self.hit.key if self.hit is not None else 0
         passing = self.passing
         done = tuple(now - then for now, then in zip(self.counts, passing[3], strict=False)) if passing is not None else ()
-        parked = tuple(one.key() for one in self.parked)
+        parked = tuple(one.key() for one in (*self.parked, *self.asleep))
         hit_before = self.interrupted[0] if self.interrupted is not None else None
         nmi = (self.nmi, self.nested is not None, hit_before.key if hit_before is not None else 0)
         return (self.mode, self.calls, hit, self.block, self.quiet, passing and passing[:3], done, self.task, parked, nmi)

@@ -41,6 +41,7 @@ class Plan:
     :ivar nmis: NMIs, too.
     :ivar preempt: each vCPU has a second task, which makes the call once, and an interrupt may give it the CPU.
     :ivar resched: in front of the instructions at these addresses a task calls ``schedule()``.
+    :ivar asleep: in front of the instructions at these addresses a task falls asleep in the middle of its call, and nobody wakes it.
     :ivar reduce: choice points are where something of the vCPU meets somebody else's doing; else at every instruction.
     :ivar limit: most instructions of one call.
     :ivar restores: after the last control task has ended the text has to be the original.
@@ -53,6 +54,7 @@ class Plan:
     nmis: bool = False
     preempt: bool = False
     resched: frozenset[int] = frozenset()
+    asleep: frozenset[int] = frozenset()
     reduce: bool = True
     limit: int = 1_000_000
     restores: bool = True
@@ -87,7 +89,7 @@ class CpuSide:
         self._sites: dict[int, Site] = self.torn.sites
         self._watched: set[int] = set()
         self._new_watches: list[tuple[int, int]] = []
-        for addr in plan.resched:
+        for addr in plan.resched | plan.asleep:
             self._watch(addr, addr + 1)
         self._methods: set[str] = set()
         self._golden: dict[int, list[tuple[Any, ...]]] = {}
@@ -160,7 +162,8 @@ class CpuSide:
 
     def _tasks_of(self, cpu: int) -> frozenset[int]:
         lane = self.lanes[cpu]
-        inside = {one.task for one in lane.parked if one.in_call}
+        away = (*lane.parked, *lane.asleep) if self.plan.preempt else lane.parked  # else it is synchronize_sched()
+        inside = {one.task for one in away if one.in_call}
         return frozenset(inside if lane.quiescent else inside | {lane.task})
 
     def _stops(self, cpu: int) -> bool:
@@ -225,6 +228,8 @@ class CpuSide:
                 stop = True
                 if cpu.rip in self.plan.resched and not lane.nmi:
                     self._schedules(lane)
+                if cpu.rip in self.plan.asleep and not lane.nmi:
+                    self._falls_asleep(lane)
             case ExitReason.HYPERCALL:
                 stop = self._hypercall(lane)
             case _:
@@ -347,6 +352,15 @@ class CpuSide:
         lane.quiet = True
         self._waits.quiescent(lane.index)
         self._waits.task_passed(lane.task)
+
+    def _falls_asleep(self, lane: Lane) -> None:
+        """Its task goes off the CPU where it stands, without a call of ``schedule()`` that would count, and for ever."""
+        lane.asleep = (*lane.asleep, park(self.machine, lane, self.machine.cpus[lane.index].rip, preempted=True))
+        lane.mode, lane.passing = Mode.DONE, None
+        if lane.parked:
+            switch_to(self.machine, lane, lane.parked[0])
+            lane.parked = lane.parked[1:]
+        self._waits.quiescent(lane.index)
 
     def _load(self, world: World, lane: Lane) -> None:
         """What the kprobes layer knows of this CPU, into the core of the present control state."""

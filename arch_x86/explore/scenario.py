@@ -68,6 +68,7 @@ class Scenario:
     preempt: bool = False
     nmis: bool = False
     interrupts: bool = True
+    asleep: tuple[int, ...] = ()
     preemptions: int = 2
     profiles: tuple[str, ...] = PROFILES
     without: tuple[str, ...] = ()
@@ -78,8 +79,9 @@ class Scenario:
         """The case in ``profile``, steps left out as there."""
         setup = Setup(profile)
         self.build(setup)
+        image = _image(self.image)
         return Case(
-            image=_image(self.image),
+            image=image,
             call=self.call,
             arguments=tuple(parse_argument(text) for text in self.arguments),
             calls=self.calls,
@@ -88,6 +90,7 @@ class Scenario:
             preempt=self.preempt if preempt is None else preempt,
             nmis=self.nmis,
             interrupts=self.interrupts,
+            asleep=tuple(image.by_name[self.call].addr + offset for offset in self.asleep),
             code=setup.code,
             tag=f"{self.name}:{self.source}",
         )
@@ -109,6 +112,7 @@ def scenario(
     preempt: bool = False,
     nmis: bool = False,
     interrupts: bool = True,
+    asleep: Sequence[int] = (),
     preemptions: int = 2,
     profiles: Sequence[str] = PROFILES,
     without: Sequence[str] = (),
@@ -118,6 +122,7 @@ def scenario(
 
     :param image: assembly text, or a file's path.
     :param arguments: of the call, as on the command line.
+    :param asleep: offsets in the called function in front of whose instruction a task falls asleep in the middle of its call, for ever.
     """
 
     def make(build: Callable[[Setup], None]) -> Scenario:
@@ -134,6 +139,7 @@ def scenario(
             preempt,
             nmis,
             interrupts,
+            tuple(asleep),
             preemptions,
             tuple(profiles),
             tuple(without),

@@ -201,7 +201,7 @@ class X86System(CpuSide):
             if low is not None and top is not None:
                 digest.update(room[low : top + 1])
         for lane in self.lanes:
-            for parked in lane.parked:
+            for parked in (*lane.parked, *lane.asleep):
                 digest.update(parked.stack(machine))
         for start, end in self._data:
             digest.update(room[start:end])
@@ -278,6 +278,7 @@ class X86System(CpuSide):
     def _end(self) -> None:
         """Nobody can go on."""
         waiting = [self.node.at(task.index) for task in self.node.world.plane.tasks if not task.done]
+        waiting += [f"a task of CPU {lane.index} sleeps at {self.where(one.rip)}" for lane in self.lanes for one in lane.asleep if waiting]
         self.violation = self.deadlocks.check(waiting)
         if self.violation is None and self.plan.restores:
             self.violation = self.restored.check(self.node.version)

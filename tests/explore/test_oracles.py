@@ -194,6 +194,44 @@ def test_reduction_and_hashing_keep_what_is_found(pool):
         assert bool(found[0]) is bool(steps)
 
 
+@pytest.mark.parametrize(
+    ("profile", "preempt", "expected"), [(LINUX_6_1, True, "violation"), (LINUX_6_1, False, "safe"), (LINUX_2010, False, "safe")]
+)
+def test_a_task_that_sleeps_for_ever_in_its_call_is_a_deadlock_of_who_waits_for_tasks(pool, profile, preempt, expected):
+    """synchronize_rcu_tasks() never ends; synchronize_sched() does not wait for who is off its CPU."""
+
+    def main(k):
+        p = k.kprobe("f", SITE)
+        k.register(p)
+        k.settle()
+        k.unregister(p)
+        k.settle()
+
+    asleep = case(main, profile=profile, preempt=preempt)
+    addr = asleep.image.by_name["f"].addr + STEPPED
+    result = check(replace(asleep, asleep=(addr,)), Search(preemptions=1), pool=pool)
+    assert check(asleep, Search(preemptions=0), pool=pool).verdict != "violation"
+    assert (result.verdict == "violation") is (expected == "violation")
+    if expected == "violation":
+        assert kinds(result) == {ViolationKind.DEADLOCK}
+        explain = result.violations[0].violation.explain
+        assert "synchronize_rcu_tasks" in explain
+        assert "sleeps at f+0x2" in explain
+
+
+def test_a_probe_that_is_registered_again_is_enabled_as_it_was_at_first(pool):
+    def main(k):
+        p = k.kprobe("f", SITE)
+        for _ in range(2):
+            k.register(p)
+            assert not p.disabled
+            k.unregister(p)
+
+    result = verdict(pool, main, profile=LINUX_6_1, bound=1)
+    assert result.outcome.exhaustive
+    assert kinds(result) == set()
+
+
 def test_a_schedule_found_with_reduction_replays_without(pool):
     broken = case(steps=["free-wait"])
     report = check(broken, Search(), pool=pool).violations[0]
