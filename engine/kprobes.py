@@ -322,7 +322,8 @@ class Kprobes:
         if not gone:
             return 0
         if self.profile.has("unregister-wait"):
-            self.plane.synchronize_sched("unregister_kprobes")
+            wait = self.plane.synchronize_rcu_tasks if self.profile.unregisters_behind_tasks else self.plane.synchronize_sched
+            wait("unregister_kprobes")
         for p, bottom in gone:
             self._unregister_bottom(p, bottom)
         return len(gone)

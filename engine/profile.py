@@ -48,6 +48,8 @@ class Profile:
     :ivar dying_blocks: a disabled probe that still waits on a list keeps a jump off its address (f1c97a1b4ef7).
     :ivar marks_entries: a probe at a function's first byte has the flag ON_FUNC_ENTRY.
     :ivar pass_holds_text_lock: a pass of the optimizer holds ``text_mutex`` throughout, its wait included.
+    :ivar unregisters_behind_tasks: unregister_kprobes() waits for preempted tasks, too, since one may be in a detour buffer to which the
+        breakpoint took it; else by ``synchronize_sched``, as every kernel so far.
     :ivar waits_for_tasks: its wait is ``synchronize_rcu_tasks`` (a preempted task is waited for); else ``synchronize_sched``.
 
     Return probes:
@@ -84,6 +86,7 @@ class Profile:
     marks_entries: bool
     pass_holds_text_lock: bool
     waits_for_tasks: bool
+    unregisters_behind_tasks: bool = False
     rethook: bool
     loses_declined: bool
     handlers_take_interrupts: bool

@@ -12,7 +12,7 @@ from tests.engine.mutants import Mutant, run_all
 TESTS: Final = ("tests/explore/test_scenarios.py", "-k", "cross or history")
 MUTANTS: Final = (
     Mutant("the optimizer does not wait before it writes jumps", "engine/optimizer.py", 'if self._profile.has("quiescence"):\n                    self._wait()', 'if self._profile.has("quiescence"):\n                    pass'),
-    Mutant("unregistering does not wait before it frees", "engine/kprobes.py", 'self.plane.synchronize_sched("unregister_kprobes")', "pass"),
+    Mutant("unregistering does not wait before it frees", "engine/kprobes.py", 'wait("unregister_kprobes")', "pass"),
     Mutant("the jump leads one byte too far", "arch_x86/probes/arch.py", "jump = jmp32(op.at, at)", "jump = jmp32(op.at, at + 1)"),
     Mutant("the detour returns one byte too far", "arch_x86/probes/detour.py", "jmp32(copied_at + len(copied), plan.end)", "jmp32(copied_at + len(copied), plan.end + 1)"),
     Mutant("an undone jump leaves its tail", "arch_x86/probes/arch.py", "INT3 + op.optinsn.original[1:]", "INT3 + op.optinsn.jump[1:]"),

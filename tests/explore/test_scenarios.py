@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from arch_x86.explore.case import fingerprint
@@ -61,6 +63,14 @@ class TestFinds:
         assert violation.kind is ViolationKind.USE_AFTER_FREE
         assert "detour buffer" in violation.explain
         assert "-- interrupt; on its return another task runs --" in "".join(lines)
+
+    @pytest.mark.parametrize("scenario", [life.register, life.neighbour], ids=lambda one: one.name)
+    def test_a_wait_for_tasks_mends_that(self, pool, scenario):
+        """What 6.1 shows at this bound; the profile ``next`` is to have it."""
+        as_it_is = without(LINUX_6_1, frozenset(), preempt=True)
+        mended = replace(as_it_is, unregisters_behind_tasks=True)
+        verdicts = [check(scenario.case(one, preempt=True), Search(preemptions=1), pool=pool).verdict for one in (as_it_is, mended)]
+        assert verdicts == ["violation", "safe"]
 
     def test_a_breakpoint_that_is_removed_and_put_back_while_one_hit_of_it_is_on_its_way_is_nobodys_in_2010(self, pool):
         """The hit finds no probe; another task registers one there before it looks at the byte, which is a breakpoint again.
