@@ -62,7 +62,7 @@ def fingerprint(case: Case) -> str:
         digest.update(segment.data)
     profile = case.profile
     words = (case.call, case.arguments, case.calls, case.cpus, profile.name, sorted(profile.without), case.preempt, case.fetch, case.nmis)
-    if case.asleep:
+    if case.asleep:  # not always: schedules of before are still good
         digest.update(repr(case.asleep).encode())
     digest.update(repr((words, case.resched, sorted(case.stubs.items()), case.tag)).encode())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from arch_x86.explore.control import Control
 from arch_x86.explore.system import X86System
 from engine.errors import InputError, printable
 from engine.explore.checkpoint import Checkpoint, code_mark
-from engine.explore.drive import Alone, Progress, drive
+from engine.explore.drive import InProcess, Progress, drive
 from engine.explore.exhaustive import Exhaustive
 from engine.explore.pct import Pct
 from engine.explore.random_walk import RandomWalk
@@ -167,7 +167,7 @@ def check(
 ) -> CheckResult:  # fmt: skip
     """Explore ``case``, and make what is found as small as it goes.
 
-    :param progress: called now and then with the number of schedules so far.
+    :param progress: called now and then with the number of schedules so far, and about how many there will be.
     :param refuses: a probe that the core refuses is bad input, not a violation.
     :raises InputError: the case can't be set up, or a checkpoint is no such file.
     :raises KprobeError: the core refuses a probe, with ``refuses``.
@@ -177,13 +177,10 @@ def check(
         if refuses:
             system.refuse_bad_start()
         outcome, interrupted = Outcome(), False
-        with (
-            closing(Workers(strategy, system, lambda: open_case(case), min(search.jobs, BATCH))) as several,
-            _checkpoint(case, search) as checkpoint,
-        ):
-            crew = several if search.jobs > 1 else Alone(strategy, system)
+        several = Workers(strategy, system, lambda: open_case(case), min(search.jobs, BATCH))
+        with closing(several if search.jobs > 1 else InProcess(strategy, system)) as runner, _checkpoint(case, search) as checkpoint:
             try:
-                drive(strategy, crew, outcome, progress, checkpoint)
+                drive(strategy, runner, outcome, progress, checkpoint)
             except KeyboardInterrupt:
                 interrupted = True
         result = CheckResult(outcome, case.cpus, search.preemptions, _missing(system, outcome), interrupted=interrupted)

@@ -95,8 +95,8 @@ def run_check(args: Namespace) -> int:
 def _search(label: str, case: Case, search: Search, *, refuses: bool = False) -> CheckResult:
     line = Progress(label)
 
-    def progress(schedules: int) -> None:
-        line.schedules(schedules, search.max_schedules)
+    def progress(schedules: int, expected: int | None) -> None:
+        line.schedules(schedules, expected)
 
     try:
         return check(case, search, progress=progress, refuses=refuses)

@@ -1,4 +1,4 @@
-"""Leads a search: parts go to a crew, and what they come to is put together in the strategy's order."""
+"""Leads a search: parts go to who runs them, and what they come to is put together in the strategy's order."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from engine.explore.checkpoint import Checkpoint
 from engine.explore.strategy import Outcome, PartResult, Strategy, Tick
 from engine.explore.system import System
 
-__all__ = ("Alone", "Crew", "Progress", "drive", "explore")
+__all__ = ("InProcess", "PartRunner", "Progress", "drive", "explore")
 
-Progress = Callable[[int], None]
-"""Called now and then with the number of schedules so far."""
+Progress = Callable[[int, int | None], None]
+"""Called now and then with the number of schedules so far, and about how many there will be, where that can be told."""
 
 
-class Crew(Protocol):
+class PartRunner(Protocol):
     """Who works on parts."""
 
     def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
@@ -32,7 +32,7 @@ class Crew(Protocol):
         ...
 
 
-class Alone:
+class InProcess:
     """This process on its own."""
 
     def __init__(self, strategy: Strategy, system: System) -> None:
@@ -53,7 +53,7 @@ class Alone:
 
 
 def drive(
-    strategy: Strategy, crew: Crew, outcome: Outcome, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+    strategy: Strategy, runner: PartRunner, outcome: Outcome, progress: Progress | None = None, checkpoint: Checkpoint | None = None
 ) -> Outcome:
     """Search to the end.
 
@@ -65,10 +65,10 @@ def drive(
 
         def tick(schedules: int) -> None:
             if progress is not None:
-                progress(outcome.schedules + schedules)
+                progress(outcome.schedules + schedules, strategy.expected(outcome))
 
         keys = b""
-        for number, result in enumerate(chain(known, crew.work(parts[len(known) :], tick))):
+        for number, result in enumerate(chain(known, runner.work(parts[len(known) :], tick))):
             if checkpoint is not None and number >= len(known):
                 checkpoint.write(result)
             outcome.add(result)
@@ -76,10 +76,10 @@ def drive(
             keys += result.keys
             if result.found and len(outcome.found) >= strategy.violations_max:
                 return outcome
-        crew.learn(keys)
+        runner.learn(keys)
     return outcome
 
 
 def explore(strategy: Strategy, system: System, progress: Progress | None = None) -> Outcome:
     """Search ``system`` to the end, in this process."""
-    return drive(strategy, Alone(strategy, system), Outcome(), progress)
+    return drive(strategy, InProcess(strategy, system), Outcome(), progress)

@@ -61,6 +61,9 @@ class Exhaustive:
         self.recheck_every = recheck_every
         self.seen: set[int] = set()
         self._waiting: dict[int, list[Group]] = {}
+        self._level = 0
+        self._before = 0
+        self._begun_starts = 0
         self._begun = False
 
     def batch(self, outcome: Outcome) -> Sequence[_Part]:
@@ -77,6 +80,8 @@ class Exhaustive:
             outcome.exhaustive &= len(outcome.found) < self.violations_max
             return ()
         level, most = min(levels), min(PART_SCHEDULES, left)
+        if level > self._level:
+            self._level, self._before, self._begun_starts = level, outcome.schedules, 0
         groups = self._waiting[level]
         number = max(1, min(BATCH, left // PART_SCHEDULES, len(groups)))
         phase, violations = outcome.schedules, self.violations_max - len(outcome.found)
@@ -90,6 +95,7 @@ class Exhaustive:
         while end < len(groups) and (end == at or weight + groups[end][1] <= GROUP_STARTS):
             weight += groups[end][1]
             end += 1
+        self._begun_starts += weight
         blobs = tuple(blob for _, _, blob in groups[at:end])
         del groups[at:end]
         return blobs
@@ -101,6 +107,15 @@ class Exhaustive:
     def merge(self, result: PartResult) -> None:
         """Its groups wait for their turn."""
         self._queue(result.groups)
+
+    def expected(self, outcome: Outcome) -> int | None:
+        """By what the starts of the last level have come to so far."""
+        done = outcome.schedules - self._before
+        if self._level != self.bound or not done:
+            return self.max_schedules
+        left = sum(weight for _, weight, _ in self._waiting.get(self._level, ()))
+        expected = outcome.schedules + done * left // self._begun_starts
+        return expected if self.max_schedules is None else min(expected, self.max_schedules)
 
     def learn(self, keys: bytes) -> None:
         """States that are not gone on from any more."""

@@ -93,7 +93,7 @@ class Navigator:
     def go(self, number: int) -> None:
         """To the end of the path of start ``number``; the one before it was the last that was gone to."""
         system, path = self._system, self._starts[number][0]
-        shared = _common(path, self._starts[number - 1][0]) if number else 0
+        shared = self._parting[number - 1][-1] if number else 0
         while self._kept and self._kept[-1][0] > shared:
             system.release(self._kept.pop()[1])
         at = 0

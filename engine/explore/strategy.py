@@ -90,9 +90,8 @@ Tick = Callable[[int], None]
 
 
 class Strategy(Protocol):
-    """One way to choose schedules. The first two methods are of who leads a search, the other two of who works on a part."""
+    """One way to choose schedules. The first three methods are of who leads a search, the other two of who works on a part."""
 
-    max_schedules: int | None
     violations_max: int
 
     def batch(self, outcome: Outcome) -> Sequence[Any]:
@@ -101,6 +100,10 @@ class Strategy(Protocol):
 
     def merge(self, result: PartResult) -> None:
         """What the next part has come to; in order."""
+        ...
+
+    def expected(self, outcome: Outcome) -> int | None:
+        """About how many schedules there will be in all; None: that can't be told yet."""
         ...
 
     def learn(self, keys: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A crew of processes, each with a system of its own. Results do not depend on how many there are."""
+"""Parts of a search in several processes, each with a system of its own. Results do not depend on how many there are."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Workers:
         self._system = system
         self._make = make
         self._number = number
-        self._hands: list[tuple[BaseProcess, Connection]] = []
+        self._processes: list[tuple[BaseProcess, Connection]] = []
 
     def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
         """What each comes to, in order, whoever is done first."""
-        if len(parts) < 2 and not self._hands:
+        if len(parts) < 2 and not self._processes:
             for part in parts:
                 yield self._strategy.work(self._system, part, tick)
             return
-        if not self._hands:
-            self._hire()
-        idle = [connection for _, connection in self._hands]
+        if not self._processes:
+            self._start()
+        idle = [connection for _, connection in self._processes]
         busy: dict[Connection, int] = {}
         done: dict[int, PartResult] = {}
         given, asked, schedules = 0, 0, 0
@@ -63,16 +63,16 @@ class Workers:
                 asked += 1
                 yield result
 
-    def _hire(self) -> None:
+    def _start(self) -> None:
         context = multiprocessing.get_context("fork")
         for _ in range(self._number):
             ours, theirs = context.Pipe()
-            hand = context.Process(target=_serve, args=(theirs, ours, self._make, self._strategy), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, ours, self._make, self._strategy), daemon=True)
             with warnings.catch_warnings():  # a child makes its own machine and takes no lock that a thread may hold
                 warnings.simplefilter("ignore", DeprecationWarning)
-                hand.start()
+                process.start()
             theirs.close()
-            self._hands.append((hand, ours))
+            self._processes.append((process, ours))
 
     def _receive(self, connection: Connection) -> PartResult:
         try:
@@ -86,18 +86,18 @@ class Workers:
 
     def learn(self, keys: bytes) -> None:
         """All of them."""
-        if not self._hands:
+        if not self._processes:
             self._strategy.learn(keys)
-        for _, connection in self._hands:
+        for _, connection in self._processes:
             connection.send(keys)
 
     def close(self) -> None:
         """They end, whatever they do."""
-        for hand, connection in self._hands:
+        for process, connection in self._processes:
             connection.close()
-            hand.terminate()
-            hand.join()
-        self._hands.clear()
+            process.terminate()
+            process.join()
+        self._processes.clear()
 
 
 def _serve(connection: Connection, parents: Connection, make: Callable[[], System], strategy: Strategy) -> None:
@@ -117,5 +117,5 @@ def _serve(connection: Connection, parents: Connection, make: Callable[[], Syste
         try:
             system = system or make()
             connection.send(strategy.work(system, asked))
-        except OptprobeError as error:
+        except Exception as error:  # whatever it is, it is the search's, which is led elsewhere
             connection.send(error)

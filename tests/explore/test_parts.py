@@ -18,7 +18,7 @@ from arch_x86.explore.case import open_case
 from arch_x86.explore.check import Search, check
 from arch_x86.explore.scenarios import life
 from engine.errors import InputError
-from engine.explore import drive
+from engine.explore import drive, exhaustive
 from engine.explore.checkpoint import Checkpoint, code_mark
 from engine.explore.exhaustive import Exhaustive
 from engine.explore.paths import Navigator, StartWriter, starts_of
@@ -54,6 +54,7 @@ def test_results_do_not_depend_on_the_number_of_processes(pool, steps, options):
     case = life.optimize.case(without(LINUX_6_1, frozenset(steps)))
     one, three = (check(case, replace(options, jobs=jobs), pool=pool) for jobs in (1, 3))
     assert one.outcome == three.outcome
+    assert bool(one.violations) is ("quiescence" in steps)
     assert one.to_json() == three.to_json()
     if options.max_schedules is not None and not one.violations:
         assert one.outcome.schedules == options.max_schedules
@@ -78,7 +79,7 @@ def test_a_part_comes_to_the_same_in_a_process_that_has_met_nothing_else(pool, p
 
 
 def test_levels_go_on_from_each_state_once_and_reach_what_depth_first_search_reaches():
-    """Each state is met first where it costs least, so the keys of all parts of a batch that lie apart hardly overlap."""
+    """The states are those of a plain search of the graph, and so are the outcomes."""
     toy = Counter(3, (3, 3, 1))
     strategy = Exhaustive(bound=None, recheck_every=0, violations_max=10**9)
     outcome = drive.explore(strategy, toy)
@@ -102,6 +103,16 @@ def test_levels_go_on_from_each_state_once_and_reach_what_depth_first_search_rea
     assert toy.outcomes == plain.outcomes
 
 
+@pytest.mark.parametrize("most", [1, 2, 7])
+@pytest.mark.parametrize(("actors", "rounds", "count"), [(2, 2, 70), (3, 1, 90), (2, 3, 924)])
+def test_what_a_part_hands_back_is_visited_once_too(monkeypatch, most, actors, rounds, count):
+    monkeypatch.setattr(exhaustive, "PART_SCHEDULES", most)
+    toy = Counter(actors, rounds)
+    outcome = drive.explore(Exhaustive(bound=None, hashing=False, recheck_every=0), toy)
+    assert (outcome.schedules, outcome.exhaustive) == (count, True)
+    assert len(set(toy.schedules)) == len(toy.schedules) == count
+
+
 def test_going_from_start_to_start_gives_the_states_that_their_paths_lead_to():
     toy = Counter(3, 2)
     paths = ["0*3,1*2", "0*3,1*2", "0*3,1*4,2", "0*3,1*4,2*3", "0,2*4", "0,2*2,1", "1*4,0*4", ""]
@@ -116,6 +127,17 @@ def test_going_from_start_to_start_gives_the_states_that_their_paths_lead_to():
                 plain.take(actor)
         assert toy.key() == plain.key()
     navigator.close()
+
+
+def test_how_many_schedules_there_will_be_is_told_once_the_last_level_is_under_way():
+    strategy, told = Exhaustive(bound=3, hashing=False, recheck_every=0), []
+    outcome = drive.explore(strategy, Counter(3, 3), lambda done, expected: told.append((done, expected)))
+    known = [expected for _, expected in told if expected is not None]
+    assert told[0][1] is None
+    assert 0.8 < known[-1] / outcome.schedules < 1.25
+    capped = Exhaustive(bound=3, hashing=False, recheck_every=0, max_schedules=500)
+    drive.explore(capped, Counter(3, 3), lambda done, expected: told.append((done, expected)))
+    assert told[-1][1] == 500
 
 
 def test_starts_are_kept_as_text_and_come_back_in_order():
