@@ -62,6 +62,7 @@ class X86System(CpuSide):
         self._stacks = {task: machine.allocate(size) + size for task in plan.calls if task % 2}
         self._golden = self._run_golden()
         self._tasks = [self._second_tasks(lane.index) for lane in self.lanes]
+        self._data_names: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         self._data = _data_spans(machine, set(self._stacks.values()))
         self._start = self._save_machine()
         self.reset()
@@ -203,8 +204,12 @@ class X86System(CpuSide):
         for lane in self.lanes:
             for parked in (*lane.parked, *lane.asleep):
                 digest.update(parked.stack(machine))
-        for start, end in self._data:
-            digest.update(room[start:end])
+        for span in self._data:
+            data = bytes(room[span[0] : span[1]])
+            known = self._data_names.get(span)
+            if known is None or known[0] != data:  # it seldom changes, and comparing is faster than hashing
+                known = self._data_names[span] = (data, blake2b(data, digest_size=16).digest())
+            digest.update(known[1])
         lanes = [lane.key() for lane in self.lanes]
         rips = [cpu.rip for cpu in machine.cpus]
         actor = int(self.cur[-1:] or 0) + (0 if self.cur[:1].isdigit() else 64)
