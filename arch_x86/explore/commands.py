@@ -215,7 +215,7 @@ def _cell_line(cell: Cell) -> str:
     if cell.report is None:
         kind = "exhaustive" if cell.exhaustive else "not exhaustive"
         why = f": {cell.argument}" if cell.argument else ""
-        verdict = "safe" if cell.step is None else "not needed here"
+        verdict = "nothing found" if not cell.exhaustive else "safe" if cell.step is None else "not needed here"
         return f"{what} {verdict}{why} ({cell.schedules:,} schedules of {cell.scenario}, {kind}, {cell.seconds:.1f} s)"
     anyway = ", as it does with all steps" if cell.breaks_anyway else ""
     found = cell.report

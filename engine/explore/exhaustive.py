@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from engine.explore.paths import GROUP_STARTS, Navigator, StartWriter, starts_of
+from engine.explore.paths import Navigator, StartWriter, starts_of
 from engine.explore.schedule import segments_of
 from engine.explore.strategy import BATCH, RECHECK_EVERY, TICK_EVERY, Found, Group, Outcome, PartResult, Tick, check_repeats
 from engine.explore.system import Choice, Coverage, System, Trace
 
 __all__ = ("Exhaustive",)
 
+_PART_STARTS: Final = 128
 PART_SCHEDULES: Final = 1_000
 """A part hands back what is left after so many."""
 _NO_BOUND: Final = 1 << 30
@@ -85,14 +86,14 @@ class Exhaustive:
         groups = self._waiting[level]
         number = max(1, min(BATCH, left // PART_SCHEDULES, len(groups)))
         phase, violations = outcome.schedules, self.violations_max - len(outcome.found)
-        apart = len(groups) / number
-        chosen = [self._some(groups, int(at * apart)) for at in reversed(range(number))]
+        apart, starts = len(groups) / number, min(_PART_STARTS, sum(weight for _, weight, _ in groups) // number)
+        chosen = [self._some(groups, int(at * apart), starts) for at in reversed(range(number))]
         return [_Part(level, blobs, most, phase, violations) for blobs in reversed(chosen)]
 
-    def _some(self, groups: list[Group], at: int) -> tuple[bytes, ...]:
-        """Groups from ``at`` on that make a part together. Parts of a batch lie apart: what is near meets the same states."""
+    def _some(self, groups: list[Group], at: int, starts: int) -> tuple[bytes, ...]:
+        """Groups from ``at`` on that make a part of about ``starts``. Parts of a batch lie apart: what is near meets the same states."""
         weight, end = 0, at
-        while end < len(groups) and (end == at or weight + groups[end][1] <= GROUP_STARTS):
+        while end < len(groups) and (end == at or weight + groups[end][1] <= starts):
             weight += groups[end][1]
             end += 1
         self._begun_starts += weight

@@ -12,8 +12,8 @@ from engine.explore.system import System, Trace
 
 __all__ = ("GROUP_STARTS", "Navigator", "Start", "StartWriter", "starts_of")
 
-GROUP_STARTS: Final = 128
-"""About so many starts make a part."""
+GROUP_STARTS: Final = 16
+"""About so many starts make a group, which stays together."""
 Start = tuple[Segments, str]
 """A path, and who goes on behind it; "": whoever is first there."""
 

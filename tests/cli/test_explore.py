@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.cli import main
+from engine.profile import LINUX_2010
+from engine.steps import steps_of
 
 CODE = "work:\n mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax, 0x55\n ret\n"
 SCENARIO = '''
@@ -151,3 +153,22 @@ def test_explore_runs_the_scenarios_of_a_file(capsys, image, tmp_path):
 def test_a_probe_may_be_parked_on_by_a_voluntary_schedule(capsys, image):
     status, out, _ = check(capsys, image, "--resched", "work+7", "--preemptions", "1", "--json")
     assert (status, json.loads(out)["violations"][0]["kind"]) == (1, "torn-instruction")
+
+
+def test_the_matrix_says_of_each_step_what_breaks_without_it_or_why_nothing_does(capsys):
+    status, out, err = call(capsys, "matrix", "--profile", "linux-2010", "--no-preempt", "--preemptions", "1", "--json")
+    cells = {cell["step"]: cell for cell in json.loads(out)["cells"]}
+    assert (status, err, set(cells)) == (0, "", {None, *(step.name for step in steps_of(LINUX_2010))})
+    assert {name for name, cell in cells.items() if cell["verdict"] == "safe"} == {None, "quiescence", "slot-reuse-wait", "disabled-check"}
+    for name, cell in cells.items():
+        assert (cell["violation"] is None) == (cell["verdict"] == "safe")
+        assert cell["exhaustive"] or cell["violation"]
+        assert (cell["argument"] is not None) == (cell["verdict"] == "safe" and name is not None)
+
+
+def test_a_cell_that_was_not_searched_to_its_end_is_not_said_to_be_safe(capsys):
+    _, out, _ = call(capsys, "matrix", "--profile", "linux-2010", "--no-preempt", "--max-schedules", "40")
+    first, second, third = out.splitlines()[:3]
+    assert "nothing found (40 schedules of whole-life, not exhaustive" in first
+    assert "nothing found: stop_machine parks no CPU inside a call" in second
+    assert "torn-instruction" in third
