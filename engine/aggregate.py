@@ -30,23 +30,30 @@ class AggrHandlers:
     def pre_handler(self, p: Kprobe, regs: Any) -> int:
         """Newest first; the first that returns non-zero ends the chain (int3 path)."""
         assert isinstance(p, AggrKprobe)
-        for child in tuple(p.children):
-            if child.pre_handler is not None and not child.disabled:
-                self._cpu.kprobe_instance = child
-                if child.pre_handler(child, regs):
-                    if child.break_handler is None:
-                        self._cpu.kprobe_instance = None
-                    return 1
-            self._cpu.kprobe_instance = None
+        return int(any(self.child_pre_handler(child, regs) for child in tuple(p.children)))
+
+    def child_pre_handler(self, child: Kprobe, regs: Any) -> int:
+        """One child's part of :meth:`pre_handler`."""
+        if child.pre_handler is not None and not child.disabled:
+            self._cpu.kprobe_instance = child
+            if child.pre_handler(child, regs):
+                if child.break_handler is None:
+                    self._cpu.kprobe_instance = None
+                return 1
+        self._cpu.kprobe_instance = None
         return 0
 
     def opt_pre_handler(self, op: AggrKprobe, regs: Any) -> None:
         """Newest first, on the optimized path: what they return is ignored."""
         for child in tuple(op.children):
-            if child.pre_handler is not None and not child.disabled:
-                self._cpu.kprobe_instance = child
-                child.pre_handler(child, regs)
-            self._cpu.kprobe_instance = None
+            self.child_opt_pre_handler(child, regs)
+
+    def child_opt_pre_handler(self, child: Kprobe, regs: Any) -> None:
+        """One child's part of :meth:`opt_pre_handler`."""
+        if child.pre_handler is not None and not child.disabled:
+            self._cpu.kprobe_instance = child
+            child.pre_handler(child, regs)
+        self._cpu.kprobe_instance = None
 
     def post_handler(self, p: Kprobe, regs: Any, flags: int) -> None:
         """Newest first."""

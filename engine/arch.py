@@ -32,6 +32,14 @@ class ArchCallbacks(Protocol):
         """Run the children's pre_handlers on the optimized path: what they return is ignored."""
         ...
 
+    def child_pre_handler(self, child: Kprobe, regs: object) -> int:
+        """Run that of one child only."""
+        ...
+
+    def child_opt_pre_handler(self, child: Kprobe, regs: object) -> None:
+        """The same on the optimized path."""
+        ...
+
     @property
     def kretprobes(self) -> Kretprobes:
         """Who knows where a probed function returns to."""

@@ -124,6 +124,14 @@ class Kprobes:
         """Run the children's pre_handlers on the optimized path."""
         self.aggr.opt_pre_handler(op, regs)
 
+    def child_pre_handler(self, child: Kprobe, regs: Any) -> int:
+        """Run the pre_handler of one child of the probe that was hit, for who takes a hit in pieces."""
+        return self.aggr.child_pre_handler(child, regs)
+
+    def child_opt_pre_handler(self, child: Kprobe, regs: Any) -> None:
+        """The same on the optimized path."""
+        self.aggr.child_opt_pre_handler(child, regs)
+
     # Registration -----------------------------------------------------------------------------------------------------
 
     def kprobe_addr(self, p: Kprobe) -> int:

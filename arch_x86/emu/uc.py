@@ -48,6 +48,7 @@ _mem_unmap = _function("uc_mem_unmap", c_void_p, c_uint64, c_size_t)
 _INTR_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
 _SYSCALL_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 _CODE_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
+_WRITE_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_uint64, c_int, ctypes.c_int64, c_void_p)
 
 UC_OK: Final = 0
 UC_ERR_INSN_INVALID: Final = uc_const.UC_ERR_INSN_INVALID
@@ -85,7 +86,7 @@ VECTOR_WATCH: Final = 0x101
 """Pseudo vector: the next instruction is one of :meth:`UcInstance.watch`; it has not been executed."""
 
 
-_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "_count_one"})
+_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "_count_one"})
 
 
 def in_callback(frame: FrameType | None) -> bool:
@@ -286,6 +287,25 @@ class UcInstance:
 
         self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(watched), begin=begin, end=end - 1))
 
+    def record_writes(self, writes: set[tuple[int, int]]) -> None:
+        """Put physical address and size of each store from now on into ``writes``. Until :meth:`unmap_all`, or :meth:`stop_recording`."""
+
+        def wrote(_uc: int, _kind: int, address: int, size: int, _value: int, _data: int) -> None:
+            writes.add((address, size))
+
+        self._traps.append(self._add_hook(uc_const.UC_HOOK_MEM_WRITE, _WRITE_CALLBACK(wrote)))
+        self.flush_translations()
+
+    def stop_recording(self) -> None:
+        """Take back the last :meth:`record_writes`, behind which no other hook was added."""
+        self._remove_hook()
+        self.flush_translations()
+
+    def _remove_hook(self) -> None:
+        """The last one."""
+        _check(_LIB.uc_hook_del(c_void_p(self.handle), c_size_t(self._traps.pop())), "uc_hook_del")
+        self._callbacks.pop()
+
     def close(self) -> None:
         """Free the instance; it must not be used afterwards."""
         if self.handle:
@@ -307,10 +327,8 @@ class UcInstance:
             _check(_mem_unmap(self.handle, phys, size), "uc_mem_unmap")
         self.mapped.clear()
         self._keep.clear()
-        for hook in self._traps:
-            _check(_LIB.uc_hook_del(c_void_p(self.handle), c_size_t(hook)), "uc_hook_del")
-            self._callbacks.pop()
-        self._traps.clear()
+        while self._traps:
+            self._remove_hook()
         self.patched.clear()
         self.flush_translations()
 

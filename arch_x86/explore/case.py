@@ -31,6 +31,8 @@ class Case:
     :ivar fetch: the fetch model.
     :ivar restores: when all control tasks have ended the text has to be the original.
     :ivar asleep: addresses in front of whose instruction a task falls asleep for ever.
+    :ivar reduce: choice points are where something meets somebody else's doing; ``apart``: of tasks that share nothing one at a time is in
+        the middle of its call. See :class:`arch_x86.explore.running.Plan`.
     :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
     """
 
@@ -47,6 +49,7 @@ class Case:
     resched: tuple[int, ...] = ()
     asleep: tuple[int, ...] = ()
     reduce: bool = True
+    apart: bool = True
     restores: bool = True
     limit: int = 1_000_000
     stubs: dict[str, int] = field(default_factory=dict[str, int])
@@ -92,6 +95,7 @@ def open_case(case: Case, pool: UcPool | None = None) -> X86System:
         resched=frozenset(case.resched),
         asleep=frozenset(case.asleep),
         reduce=case.reduce,
+        apart=case.apart,
         restores=case.restores,
         limit=case.limit,
     )

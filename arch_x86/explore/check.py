@@ -196,7 +196,7 @@ def _checkpoint(case: Case, search: Search) -> Generator[Checkpoint | None]:
     if search.checkpoints is None:
         yield None
         return
-    how = (case.reduce, case.interrupts, case.restores, case.limit, replace(search, jobs=1, checkpoints=None), code_mark(*_CODE))
+    how = (case.reduce, case.apart, case.interrupts, case.restores, case.limit, replace(search, jobs=1, checkpoints=None), code_mark(*_CODE))
     mark = f"{fingerprint(case)}-{blake2b(repr(how).encode(), digest_size=4).hexdigest()}"
     with closing(Checkpoint(search.checkpoints / f"{mark}.jsonl", mark)) as checkpoint:
         yield checkpoint
@@ -219,7 +219,7 @@ def replay_case(case: Case, schedule: Schedule, *, pool: UcPool | None = None) -
         raise InputError(
             f"the schedule is of {schedule.fingerprint}, this is {mark}: code, call, probes or options are not those that it was found with"
         )
-    with closing(open_case(case, pool)) as system:
+    with closing(open_case(replace(case, reduce=False), pool)) as system:  # whatever was chosen can be chosen
         if not replay(system, schedule.segments, strict=True):
             raise InputError("the schedule can't be followed here: a step of it is not possible; was it changed by hand?")
         violation = system.violation

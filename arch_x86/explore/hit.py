@@ -16,7 +16,7 @@ from arch_x86.emu.uc import RDI, RSI, RSP
 from arch_x86.explore.world import World
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.probes.stepping import KprobeCtlblk
-from engine.kprobe import AggrKprobe, KprobeStatus
+from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
 
 __all__ = ("NO_HIT", "Block", "Hit", "HitKind", "HitPhase", "advance_hit", "load_block", "store_block")
 
@@ -44,22 +44,28 @@ class HitPhase(IntEnum):
     """The probe is found; its handler has not run."""
     HANDLED = 4
     """The handlers have run; where to go on is not set."""
+    BETWEEN = 5
+    """The handlers of some of the probes there have run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A hit in progress. ``at``: guest address of its pt_regs. ``probe``: name of what the table had. ``argument``: the detour's number."""
+    """A hit in progress. ``at``: guest address of its pt_regs. ``probe``: name of what the table had. ``argument``: the detour's number.
+    ``children``: names of those whose handlers are still to run, as they were listed when the first one ran: whoever joins meanwhile
+    comes in front, and whoever leaves is disabled.
+    """
 
     kind: HitKind
     phase: HitPhase
     at: int
     probe: int = 0
     argument: int = 0
+    children: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[int, ...]:
         """For a state's hash."""
-        return (self.kind, self.phase, self.at, self.probe, self.argument)
+        return (self.kind, self.phase, self.at, self.probe, self.argument, *self.children)
 
 
 def begin_int3(vcpu: Cpu) -> Hit:
@@ -85,8 +91,10 @@ def load_block(world: World, cpu: int, block: Block) -> None:
 
 
 def store_block(world: World, cpu: int) -> Block:
-    """The CPU's block, by names."""
+    """The CPU's block, by names. With no hit in progress nothing of it counts."""
     block: KprobeCtlblk = world.arch.ctlblk[cpu]
+    if block.current is None and block.prev is None and block.instance is None:
+        return NO_HIT
     prev = block.prev
     if prev is not None:
         prev = (world.name_of(prev[0]), prev[1].value, *prev[2:])
@@ -105,8 +113,19 @@ def advance_hit(executor: Executor, world: World, cpu: int, hit: Hit) -> Hit | N
     return following
 
 
-def _at(hit: Hit, phase: HitPhase, probe: int = 0) -> Hit:
-    return Hit(hit.kind, phase, hit.at, probe, hit.argument)
+def _at(hit: Hit, phase: HitPhase, probe: int = 0, children: tuple[int, ...] = ()) -> Hit:
+    return Hit(hit.kind, phase, hit.at, probe, hit.argument, children)
+
+
+def _next_child(world: World, hit: Hit, p: Kprobe) -> tuple[Kprobe | None, Hit]:
+    """Whose handler is next (None: that of ``p`` itself), and what the hit is behind it."""
+    children = hit.children
+    if hit.phase is HitPhase.FOUND and isinstance(p, AggrKprobe):
+        children = tuple(world.name_of(child) for child in p.children)
+    if not children:
+        return None, _at(hit, HitPhase.HANDLED, hit.probe)
+    phase = HitPhase.BETWEEN if children[1:] else HitPhase.HANDLED
+    return world.named(children[0]), _at(hit, phase, hit.probe, children[1:])
 
 
 def _int3(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRegs) -> Hit | None:
@@ -128,14 +147,27 @@ def _int3(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRegs) -
                 return None
             if over is None:
                 assert p is not None
-                if not arch.int3_handle(vcpu.index, regs, p):
-                    return _at(hit, HitPhase.HANDLED, hit.probe)
+                return _int3_handlers(world, vcpu, hit, regs, p) or _gone_on(executor, vcpu, hit, regs)
+        case HitPhase.BETWEEN:
+            p = world.named(hit.probe)
+            assert p is not None
+            return _int3_handlers(world, vcpu, hit, regs, p) or _gone_on(executor, vcpu, hit, regs)
         case HitPhase.HANDLED:
             p = world.named(hit.probe)
             assert p is not None
             arch.int3_resume(vcpu.index, regs, p)
-    traps.resume(vcpu, hit.at, regs)
-    return None
+    return _gone_on(executor, vcpu, hit, regs)
+
+
+def _int3_handlers(world: World, vcpu: Cpu, hit: Hit, regs: PtRegs, p: Kprobe) -> Hit | None:
+    """One handler. None: it has set ip itself, and the hit is over."""
+    child, following = _next_child(world, hit, p)
+    return None if world.arch.int3_handle(vcpu.index, regs, p, child) else following
+
+
+def _gone_on(executor: Executor, vcpu: Cpu, hit: Hit, regs: PtRegs) -> None:
+    """The hit is over."""
+    executor.traps.resume(vcpu, hit.at, regs)
 
 
 def _optimized(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRegs) -> Hit | None:
@@ -145,11 +177,12 @@ def _optimized(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRe
             op = arch.optimized_found(vcpu.index, hit.argument, regs)
             if op is not None:
                 return _at(hit, HitPhase.FOUND, world.name_of(op))
-        case HitPhase.FOUND:
+        case HitPhase.FOUND | HitPhase.BETWEEN:
             p = world.named(hit.probe)
             assert isinstance(p, AggrKprobe)
-            arch.optimized_handle(vcpu.index, regs, p)
-            return _at(hit, HitPhase.HANDLED, hit.probe)
+            child, following = _next_child(world, hit, p)
+            arch.optimized_handle(vcpu.index, regs, p, child)
+            return following
         case _:
             arch.optimized_done(vcpu.index)
     executor.machine.ram.write(hit.at, regs.pack())

@@ -12,10 +12,19 @@ if TYPE_CHECKING:
     from arch_x86.emu.nested import NestedCall
     from arch_x86.explore.parking import Parked
 
-__all__ = ("Lane", "Mode", "Passing")
+__all__ = ("Lane", "Mode", "Passing", "passing_key")
 
 Passing = tuple[int, bool, Lives, tuple[int, ...]]
 """A pass over a site: its address, whether its text was armed when it was fetched, what held for each probe, and what was counted."""
+
+
+def passing_key(passing: Passing | None, counts: tuple[int, ...], lives: Lives) -> tuple[Any, ...]:
+    """What the verdict on a pass depends on: of a probe that anything happened to since, nothing is asked."""
+    if passing is None:
+        return ()
+    addr, armed, then, before = passing
+    counted = tuple(counts[n] - before[n] if n < len(then) and then[n] == life and n < len(before) else -1 for n, life in enumerate(lives))
+    return (addr, armed, counted)
 
 
 class Mode(IntEnum):
@@ -35,8 +44,8 @@ class Lane:
     :ivar calls: how many calls the task has begun.
     :ivar hit: the hit whose next piece is to come, or None.
     :ivar block: the kprobes layer's record of the hit in progress.
-    :ivar nmi: an NMI is being handled; its handler runs guest code in ``nested``. ``interrupted``: hit and pass in progress, and the
-        counts, when it came.
+    :ivar nmi: an NMI is being handled; its handler runs guest code in ``nested``. ``interrupted``: hit and pass in progress, the
+        counts and the registers, when it came.
     :ivar quiet: it stands in ``schedule()``: a quiescent point.
     :ivar passing: the pass over a site that it is in.
     :ivar counts: hits and misses of each probe so far in the task that runs, together.
@@ -80,7 +89,7 @@ class Lane:
         self.position = 0
         self.nmi = False
         self.nested: NestedCall | None = None
-        self.interrupted: tuple[Hit | None, Passing | None, tuple[int, ...]] | None = None
+        self.interrupted: tuple[Hit | None, Passing | None, tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
     def over(self) -> bool:
@@ -113,12 +122,21 @@ class Lane:
             self.nmi, self.nested, self.interrupted, self.asleep,
         ) = saved  # fmt: skip
 
-    def key(self) -> tuple[Any, ...]:
-        """For a state's hash: all but the position."""
+    @property
+    def live(self) -> bool:
+        """What its registers and stack hold matters: it is in a call, or in an NMI."""
+        return self.mode is Mode.CALL or self.nmi
+
+    def key(self, lives: Lives) -> tuple[Any, ...]:
+        """For a state's hash: all that what comes depends on but registers and stack, which the next call makes anew."""
+        away = tuple(one.key(lives) for one in self.parked)
+        asleep = tuple(one.task for one in self.asleep)
+        if not self.live:
+            return (self.mode, self.calls, self.task, away, asleep)
         hit = self.hit.key if self.hit is not None else 0
-        passing = self.passing
-        done = tuple(now - then for now, then in zip(self.counts, passing[3], strict=False)) if passing is not None else ()
-        parked = tuple(one.key() for one in (*self.parked, *self.asleep))
-        hit_before = self.interrupted[0] if self.interrupted is not None else None
-        nmi = (self.nmi, self.nested is not None, hit_before.key if hit_before is not None else 0)
-        return (self.mode, self.calls, hit, self.block, self.quiet, passing and passing[:3], done, self.task, parked, nmi)
+        nmi: tuple[Any, ...] = (self.nested is not None,) if self.nmi else ()
+        if self.interrupted is not None:
+            before, passing, counts, registers = self.interrupted
+            nmi = (*nmi, before.key if before is not None else 0, passing_key(passing, counts, lives), registers)
+        passing = passing_key(self.passing, self.counts, lives)
+        return (self.mode, self.calls, self.task, away, asleep, hit, self.block, self.quiet, passing, nmi)

@@ -6,7 +6,7 @@ Each answers with a :class:`Violation`, or None. They look at what the CPUs do; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from arch_x86.text.version import TextStore, TextVersion
 from engine.explore.system import Violation, ViolationKind
 from engine.kprobe import Kprobe
 
-__all__ = ("DeadlockOracle", "FreedOracle", "HitOracle", "RestoredOracle", "ResultOracle", "Site", "TornOracle")
+__all__ = ("DeadlockOracle", "FreedOracle", "HitOracle", "MemoryOracle", "RestoredOracle", "ResultOracle", "Site", "TornOracle")
 
 _INT3: Final = 0xCC
 _JMP: Final = 0xE9
@@ -83,8 +83,40 @@ class TornOracle:
         return Violation(ViolationKind.TORN, cpu.index, cpu.rip, f"CPU {cpu.index} executes {self._where(cpu.rip)}, {why}")
 
 
+class MemoryOracle:
+    """2. Memory that no unprobed call writes is as it was at the start.
+
+    :param spans: physical spans that calls may write.
+    """
+
+    def __init__(self, ram: bytes, pages: Sequence[tuple[int, int]], spans: Sequence[range]) -> None:
+        own = sorted((span.start, span.stop) for span in spans)
+        self._kept = [(begin, ram[begin:end]) for page in pages for begin, end in _without(page, own)]
+
+    def check(self, room: bytes | bytearray | memoryview) -> Violation | None:
+        """``room``: the RAM, at the end of a schedule."""
+        for begin, content in self._kept:
+            if room[begin : begin + len(content)] != content:
+                at = next(i for i, value in enumerate(content) if room[begin + i] != value)
+                text = f"a byte that no unprobed call writes, at physical address {begin + at:#x}, has changed"
+                return Violation(ViolationKind.WRONG_RESULT, None, None, text)
+        return None
+
+
+def _without(page: tuple[int, int], own: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """What of ``page`` lies outside of the spans ``own``, which ascend."""
+    at, end = page
+    for begin, stop in own:
+        if begin < end and stop > at:
+            if begin > at:
+                yield at, begin
+            at = max(at, stop)
+    if at < end:
+        yield at, end
+
+
 class ResultOracle:
-    """2. A call leaves what the unprobed call leaves: registers, flags, vector registers, buffers, and no fault."""
+    """2. A call leaves what the unprobed call leaves: registers, flags, vector and x87 registers, buffers, and no fault."""
 
     def check(self, lane: Lane, addr: int, got: tuple[Any, ...], want: tuple[Any, ...]) -> Violation | None:
         """A call of ``addr`` on ``lane`` has ended with ``got``."""
@@ -97,7 +129,7 @@ class ResultOracle:
         for name, new, old in zip((*GPR_NAMES, "rflags"), got[0], want[0], strict=True):
             if new != old:
                 return f"{name} = {new:#x}, without probes {old:#x}"
-        parts = ("vector registers", "a buffer", "the fault")
+        parts = ("vector registers", "x87 registers", "a buffer", "the fault")
         different = (part for part, new, old in zip(parts, got[1:], want[1:], strict=True) if new != old)
         return f"{next(different)} that differs from the unprobed run"
 

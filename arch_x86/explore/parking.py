@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP, Context
-from arch_x86.explore.lane import Lane, Mode, Passing
+from arch_x86.explore.control import Lives
+from arch_x86.explore.lane import Lane, Mode, Passing, passing_key
 
-__all__ = ("Parked", "new_task", "park", "switch_to")
+__all__ = ("Parked", "live_stack", "new_task", "park", "switch_to")
+
+RED_ZONE_SIZE: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Parked:
     rip: int
     resume: int
     registers: tuple[int, ...]
+    vectors: bytes
     stack_top: int
     saved: tuple[Any, ...]
     context: Context
@@ -41,23 +45,30 @@ class Parked:
         """Neither between calls nor in ``schedule()``."""
         return self.mode is Mode.CALL and not self.quiet
 
-    def key(self) -> tuple[Any, ...]:
+    def key(self, lives: Lives) -> tuple[Any, ...]:
         """For a state's hash; its stack is hashed with the memory."""
-        passing = self.passing
-        done = tuple(now - then for now, then in zip(self.counts, passing[3], strict=False)) if passing is not None else ()
-        return (self.task, self.mode, self.calls, passing and passing[:3], done, self.quiet, self.preempted, self.rip, self.registers)
+        if self.mode is not Mode.CALL:
+            return (self.task, self.mode, self.calls)
+        passing = passing_key(self.passing, self.counts, lives)
+        return (self.task, self.calls, passing, self.quiet, self.preempted, self.rip, self.registers, self.vectors)
 
     def stack(self, machine: Machine) -> memoryview | bytes:
         """What is live on its stack."""
-        low, top = machine.ram.physical(self.registers[RSP] - 128), machine.ram.physical(self.stack_top - 1)
-        return machine.ram.room[low : top + 1] if low is not None and top is not None else b""
+        return b"" if self.mode is not Mode.CALL else live_stack(machine, self.registers[RSP], self.stack_top)
+
+
+def live_stack(machine: Machine, rsp: int, top: int) -> memoryview | bytes:
+    """What is live on a stack that ends at ``top``: what lies below, but for the red zone, was left by who has gone."""
+    red_zone = RED_ZONE_SIZE if machine.image.red_zone else 0
+    low, last = machine.ram.physical(rsp - red_zone), machine.ram.physical(top - 1)
+    return machine.ram.room[low : last + 1] if low is not None and last is not None else b""
 
 
 def new_task(task: int, cpu: Cpu, stack_top: int, saved: tuple[Any, ...], probes: int) -> Parked:
     """A task that has not begun its first call, with the registers of ``cpu``."""
     context = cpu.uc.new_context()
     cpu.uc.save(context)
-    return Parked(task, Mode.IDLE, 0, None, (0,) * probes, False, False, 0, 0, (0,) * 17, stack_top, saved, context)
+    return Parked(task, Mode.IDLE, 0, None, (0,) * probes, False, False, 0, 0, (0,) * 17, b"", stack_top, saved, context)
 
 
 def park(machine: Machine, lane: Lane, resume: int, *, preempted: bool) -> Parked:
@@ -77,6 +88,7 @@ def park(machine: Machine, lane: Lane, resume: int, *, preempted: bool) -> Parke
         rip=cpu.rip,
         resume=resume,
         registers=registers,
+        vectors=cpu.uc.vector_state() + cpu.uc.fpu_state() if lane.mode is Mode.CALL else b"",
         stack_top=task.stack_top,
         saved=task.save(),
         context=context,

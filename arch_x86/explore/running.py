@@ -43,6 +43,7 @@ class Plan:
     :ivar resched: in front of the instructions at these addresses a task calls ``schedule()``.
     :ivar asleep: in front of the instructions at these addresses a task falls asleep in the middle of its call, and nobody wakes it.
     :ivar reduce: choice points are where something of the vCPU meets somebody else's doing; else at every instruction.
+    :ivar apart: of tasks that share nothing one at a time is in the middle of its call (:mod:`arch_x86.explore.apart`); with ``reduce`` only.
     :ivar limit: most instructions of one call.
     :ivar restores: after the last control task has ended the text has to be the original.
     """
@@ -56,6 +57,7 @@ class Plan:
     resched: frozenset[int] = frozenset()
     asleep: frozenset[int] = frozenset()
     reduce: bool = True
+    apart: bool = True
     limit: int = 1_000_000
     restores: bool = True
 
@@ -148,17 +150,19 @@ class CpuSide:
         self._new_watches.clear()
 
     def _outcome(self, task: int) -> tuple[Any, ...]:
-        """What a call of ``task`` has left: registers, flags, vectors, buffers, fault."""
+        """What a call of ``task`` has left: registers, flags, vectors, x87, buffers, fault."""
         vcpu = self.machine.cpus[task // 2]
         buffers = tuple(self.machine.ram.read(addr, len(content)) for addr, content in self.plan.calls[task][0].buffers)
         fault = self.machine.tasks[task // 2].fault
-        return (vcpu.registers(), vcpu.uc.vector_state(), buffers, fault and fault.kind)
+        return (vcpu.registers(), vcpu.uc.vector_state(), vcpu.uc.fpu_state(), buffers, fault and fault.kind)
 
     # vCPUs ------------------------------------------------------------------------------------------------------------
 
     def _takes_interrupt(self, cpu: int) -> bool:
-        lane = self.lanes[cpu]
-        return (lane.mode is not Mode.CALL or (lane.hit is None and bool(self.machine.cpus[cpu].rflags & FLAG_IF))) and not lane.nmi
+        lane, vcpu = self.lanes[cpu], self.machine.cpus[cpu]
+        if lane.nmi:
+            return False
+        return lane.mode is not Mode.CALL or (lane.hit is None and bool(vcpu.rflags & FLAG_IF) and not vcpu.in_shadow)
 
     def _tasks_of(self, cpu: int) -> frozenset[int]:
         lane = self.lanes[cpu]
@@ -280,8 +284,9 @@ class CpuSide:
             cpu.rip = self.machine.stubs.call_return
             cpu.uc.set_stack_and_flags(task.stack_top - 64, FLAG_IF)
         cpu.nmi = NmiPhase.NONE
+        registers = cpu.registers() if lane.mode is Mode.CALL else ()
         if self.executor.deliver_nmi(lane.index):
-            lane.interrupted = (lane.hit, lane.passing, lane.counts)
+            lane.interrupted = (lane.hit, lane.passing, lane.counts, registers)
             lane.nmi, lane.hit, lane.passing = True, None, None
 
     def _nmi_handler(self, lane: Lane) -> None:
@@ -299,7 +304,7 @@ class CpuSide:
         lane.nested.leave(died=False)
         cpu.run(sum(addr >= cpu.rip for addr in self.machine.stubs.frames))
         cpu.nmi = NmiPhase.NONE
-        hit, passing, counts = lane.interrupted
+        hit, passing, counts, _ = lane.interrupted
         if passing is not None:  # what was counted meanwhile is not of that pass
             before = tuple(old + now - then for old, now, then in zip(passing[3], lane.counts, counts, strict=True))
             passing = (*passing[:3], before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -10,10 +10,11 @@ from arch_x86.emu.cpu import CpuState
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP
+from arch_x86.explore.apart import others_in_flight, own_writes
 from arch_x86.explore.invariants import InvariantOracle
-from arch_x86.explore.lane import Mode
-from arch_x86.explore.oracles import DeadlockOracle, RestoredOracle
-from arch_x86.explore.parking import Parked, new_task
+from arch_x86.explore.lane import Lane, Mode
+from arch_x86.explore.oracles import DeadlockOracle, MemoryOracle, RestoredOracle
+from arch_x86.explore.parking import Parked, live_stack, new_task
 from arch_x86.explore.returns import NO_CALLS, OpenCalls
 from arch_x86.explore.running import CpuSide, Plan
 from arch_x86.explore.world import Node, NodeTree, Stage
@@ -60,11 +61,14 @@ class X86System(CpuSide):
         self._probes = self._dry_run()
         size = machine.config.stack_pages * 4096
         self._stacks = {task: machine.allocate(size) + size for task in plan.calls if task % 2}
-        self._golden = self._run_golden()
+        self._golden, shares = self._run_golden()
+        self._apart = plan.reduce and plan.apart and not (shares or self._tree.nodes[-1].world.control.returns)
         self._tasks = [self._second_tasks(lane.index) for lane in self.lanes]
         self._data_names: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         self._data = _data_spans(machine, set(self._stacks.values()))
         self._start = self._save_machine()
+        own = [span for task in plan.calls for span in self._own_spans(task, machine.tasks[task // 2].stack_top)]
+        self.memory = MemoryOracle(self._start[0], self._data, own) if not shares else None
         self.reset()
 
     def close(self) -> None:
@@ -87,23 +91,40 @@ class X86System(CpuSide):
             self._known_bad[node.number] = bad
         self._learn_places(node)
 
-    def _run_golden(self) -> dict[int, list[tuple[Any, ...]]]:
-        """The unprobed calls, one task after the other: what each leaves behind."""
+    def _run_golden(self) -> tuple[dict[int, list[tuple[Any, ...]]], bool]:
+        """The unprobed calls, one task after the other: what each leaves behind, and whether one wrote where others might read."""
         start = self._save_machine()
         golden: dict[int, list[tuple[Any, ...]]] = {}
+        shares = False
         for number, (frame, times) in self.plan.calls.items():
             cpu = number // 2
-            task = self.machine.tasks[cpu]
+            task, uc = self.machine.tasks[cpu], self.machine.cpus[cpu].uc
             first = task.stack_top
             task.stack_top = self._stacks.get(number, first)
-            outcomes = golden[number] = []
+            outcomes, writes = list[tuple[Any, ...]](), set[tuple[int, int]]()
+            uc.record_writes(writes)
             for _ in range(times):
                 self.executor.begin_call(cpu, frame.addr, frame.integers, frame.floats)
                 self.executor.run_call(cpu, self.plan.limit)
                 outcomes.append(self._outcome(number))
+            uc.stop_recording()
+            golden[number] = outcomes
+            shares = shares or not own_writes(writes, self._own_spans(number, task.stack_top))
             task.stack_top = first
         self._restore_machine(start)
-        return golden
+        return golden, shares
+
+    def _own_spans(self, number: int, top: int) -> Iterator[range]:
+        """Physical spans of what only task ``number`` has: its stack, which ends at ``top``, and its buffers."""
+        machine = self.machine
+        pages = [(top - 4096 * (n + 1), 4096) for n in range(machine.config.stack_pages)]
+        for addr, content in self.plan.calls[number][0].buffers:
+            last = addr + len(content) - 1
+            pages += [(at, min(last + 1, (at | 4095) + 1) - at) for at in (addr, *range((addr | 4095) + 1, last + 1, 4096))]
+        for addr, size in pages:
+            phys = machine.ram.physical(addr)
+            if phys is not None and size > 0:
+                yield range(phys, phys + size)
 
     def _second_tasks(self, cpu: int) -> tuple[Parked, ...]:
         task = 2 * cpu + 1
@@ -192,17 +213,15 @@ class X86System(CpuSide):
         machine = self.machine
         digest = blake2b(digest_size=8)
         room = machine.ram.room
-        for cpu, task in zip(machine.cpus, machine.tasks, strict=True):
-            uc = cpu.uc
-            uc.load()
-            digest.update(uc.gpr)
-            digest.update(uc.vector_state())
-            low = machine.ram.physical(uc.gpr[RSP] - 128)
-            top = machine.ram.physical(task.stack_top - 1)
-            if low is not None and top is not None:
-                digest.update(room[low : top + 1])
-        for lane in self.lanes:
-            for parked in (*lane.parked, *lane.asleep):
+        for lane, cpu, task in zip(self.lanes, machine.cpus, machine.tasks, strict=True):
+            if lane.live:
+                uc = cpu.uc
+                uc.load()
+                digest.update(uc.gpr)
+                digest.update(uc.vector_state())
+                digest.update(uc.fpu_state())
+                digest.update(live_stack(machine, uc.gpr[RSP], task.stack_top))
+            for parked in lane.parked:
                 digest.update(parked.stack(machine))
         for span in self._data:
             data = bytes(room[span[0] : span[1]])
@@ -210,10 +229,11 @@ class X86System(CpuSide):
             if known is None or known[0] != data:  # it seldom changes, and comparing is faster than hashing
                 known = self._data_names[span] = (data, blake2b(data, digest_size=16).digest())
             digest.update(known[1])
-        lanes = [lane.key() for lane in self.lanes]
-        rips = [cpu.rip for cpu in machine.cpus]
-        actor = int(self.cur[-1:] or 0) + (0 if self.cur[:1].isdigit() else 64)
-        digest.update(repr((rips, lanes, self._waits.key(), self.node.name, actor, self.calls)).encode())
+        lanes = [lane.key(self.node.lives) for lane in self.lanes]
+        rips = [cpu.rip for lane, cpu in zip(self.lanes, machine.cpus, strict=True) if lane.live]
+        current = self._current
+        who = -1 if current is None else current.index
+        digest.update(repr((rips, lanes, self._waits.key(), self.node.name, who, self.calls)).encode())
         return int.from_bytes(digest.digest())
 
     def _show(self, node: Node) -> None:
@@ -230,6 +250,12 @@ class X86System(CpuSide):
         self._waits.entered(node.waits, stepped)
         if self.violation is None:
             self.violation = self._known_bad.get(node.number)
+
+    @property
+    def _current(self) -> Lane | None:
+        """The vCPU that went on last, if it is not between calls: whom to leave may cost something."""
+        lane = self.lanes[int(self.cur)] if self.cur[:1].isdigit() else None
+        return lane if lane is not None and lane.live else None
 
     # Choices ----------------------------------------------------------------------------------------------------------
 
@@ -250,30 +276,44 @@ class X86System(CpuSide):
             return ()
         if self.plan.reduce and len(controls) > 1:
             controls = self._who_holds(controls)
-        lane = self.lanes[int(cur)] if cur[:1].isdigit() else None
+        lane = self._current
         price = 0
+        whole = lane is not None and self._goes_whole(lane)
         if lane is not None and lane in runnable:
-            if lane.mode is not Mode.DONE or lane.nmi:
-                found.append(Choice(cur, 0))
-            price = 0 if (lane.mode is not Mode.CALL and not lane.nmi) or (lane.quiet and self._waits.left) else 1
-            if self.plan.nmis and not lane.nmi and lane.mode is Mode.CALL:
-                found.append(Choice(f"n{cur}", 1))
-            if lane.mode is Mode.CALL and lane.hit is None and self.plan.interrupts and self._takes_interrupt(lane.index):
-                found.append(Choice(f"i{cur}", 1))
-                if any(one.mode is not Mode.DONE for one in lane.parked):
-                    found.append(Choice(f"p{cur}", 1))
-        elif cur[:1] == "c" and int(cur[1:]) in controls:
             found.append(Choice(cur, 0))
-        if lane is not None and lane in runnable and lane.parked and lane.quiescent:
-            found.append(Choice(f"s{cur}", 0))
+            price = 0 if lane.quiet and self._waits.left and not lane.nmi else 1
+            if not whole:
+                found += self._events(lane)
+            if lane.parked and lane.quiescent:
+                found.append(Choice(f"s{cur}", 0))
         if stopped and self.plan.nmis:
-            found += [Choice(f"n{one.index}", 1) for one in self.lanes if not one.nmi]
-        if controls:
-            found += [Choice(f"c{task}", price) for task in controls if f"c{task}" != cur]
+            found += [Choice(f"n{one.index}", 1) for one in self.lanes if not one.nmi and not self._goes_whole(one)]
+        if price and whole:
+            return found
+        found += [Choice(f"c{task}", price) for task in controls]
         for other in runnable:
-            if other is not lane:
-                found.append(Choice(str(other.index) if other.mode is not Mode.DONE else f"s{other.index}", price))
+            if other is lane:
+                continue
+            if other.mode is not Mode.DONE or other.nmi:
+                found.append(Choice(str(other.index), price))
+            if other.parked and other.quiescent:
+                found.append(Choice(f"s{other.index}", price))
+        found.sort(key=lambda choice: choice.actor != cur)
         return found
+
+    def _goes_whole(self, lane: Lane) -> bool:
+        """Nothing that costs anything has to happen to ``lane`` before its call is over (:mod:`arch_x86.explore.apart`)."""
+        return self._apart and others_in_flight(self.lanes, lane)
+
+    def _events(self, lane: Lane) -> Iterator[Choice]:
+        """What can happen to a vCPU that runs: an NMI, an interrupt, one that gives the CPU to another task."""
+        cpu = self.machine.cpus[lane.index]
+        if self.plan.nmis and not lane.nmi and lane.mode is Mode.CALL and not self.executor.traps.nmi_is_blocked(cpu):
+            yield Choice(f"n{lane.index}", 1)
+        if lane.mode is Mode.CALL and lane.hit is None and self.plan.interrupts and self._takes_interrupt(lane.index):
+            yield Choice(f"i{lane.index}", 1)
+            if any(one.mode is not Mode.DONE for one in lane.parked):
+                yield Choice(f"p{lane.index}", 1)
 
     def _who_holds(self, controls: Sequence[int]) -> Sequence[int]:
         """Who else could only come to wait for the lock is not worth a choice: of the tasks that can go on, one that holds a lock."""
@@ -287,6 +327,8 @@ class X86System(CpuSide):
         self.violation = self.deadlocks.check(waiting)
         if self.violation is None and self.plan.restores:
             self.violation = self.restored.check(self.node.version)
+        if self.violation is None and self.memory is not None:
+            self.violation = self.memory.check(self.machine.ram.room)
 
     def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
         """One choice; see :class:`engine.explore.system.System`."""
@@ -308,7 +350,8 @@ class X86System(CpuSide):
             self.cur = actor[1:]
         else:
             self.cur = actor
-            steps = self._run(self.lanes[int(actor)], most, alone=alone)
+            lane = self.lanes[int(actor)]
+            steps = self._run(lane, most, alone=alone or self._goes_whole(lane))
         trace = self.trace
         if trace is not None and trace[1] == actor:
             self.trace = (trace[0], actor, trace[2] + steps)

@@ -126,11 +126,15 @@ class BreakpointHandler:
         block.status = KprobeStatus.HIT_ACTIVE
         return None
 
-    def int3_handle(self, cpu: int, regs: PtRegs, p: Kprobe) -> bool:
-        """Run the pre_handler. True: it has set ip itself, and the hit is over; if a break_handler is to end it, it goes on."""
+    def int3_handle(self, cpu: int, regs: PtRegs, p: Kprobe, child: Kprobe | None = None) -> bool:
+        """Run the pre_handler. True: it has set ip itself, and the hit is over; if a break_handler is to end it, it goes on.
+
+        :param child: run only that of this child of ``p``.
+        """
         self.cpu = cpu
         block = self.ctlblk[cpu]
-        if p.pre_handler is None or not p.pre_handler(p, regs):
+        handled = self.core.child_pre_handler(child, regs) if child is not None else p.pre_handler is not None and p.pre_handler(p, regs)
+        if not handled:
             return False
         if p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None):
             block.current = None
@@ -244,10 +248,13 @@ class BreakpointHandler:
         block.status = KprobeStatus.HIT_ACTIVE
         return op
 
-    def optimized_handle(self, cpu: int, regs: PtRegs, op: AggrKprobe) -> None:
-        """Run the pre_handlers."""
+    def optimized_handle(self, cpu: int, regs: PtRegs, op: AggrKprobe, child: Kprobe | None = None) -> None:
+        """Run the pre_handlers, or that of one child only."""
         self.cpu = cpu
-        self.core.opt_pre_handler(op, regs)
+        if child is None:
+            self.core.opt_pre_handler(op, regs)
+        else:
+            self.core.child_opt_pre_handler(child, regs)
 
     def optimized_done(self, cpu: int) -> None:
         """They are done."""

@@ -146,6 +146,7 @@ class _Walk:
         self._system = system
         self._part = part
         self._tick = tick
+        self._key = 0
         self._left = (_NO_BOUND if strategy.bound is None else strategy.bound) - part.level
         self._fresh: dict[int, None] = {}
         self._writer = StartWriter()
@@ -200,7 +201,7 @@ class _Walk:
             if not choices:
                 return True
             if len(choices) > 1 and self._strategy.hashing:
-                key = system.key()
+                key = self._key = system.key()
                 if key in self._strategy.seen or key in self._fresh:
                     self._result.merged += 1
                     return True
@@ -221,7 +222,7 @@ class _Walk:
         result.schedules += 1
         if system.violation is not None:
             result.found.append(Found(system.violation, segments_of(system.trace)))
-        if every and (self._part.phase + result.schedules) % every == 0:
+        if every and (self._key + self._part.phase + result.schedules) % every == 0:  # the key: parts are shorter than that
             check_repeats(system)
             result.rechecked += 1
         if self._tick is not None and result.schedules % TICK_EVERY == 0:

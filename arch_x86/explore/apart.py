@@ -1,0 +1,32 @@
+"""Tasks that share nothing: only one of them has to be in the middle of its call at a time.
+
+A task meets the control tasks through the text that it fetches, the core's answer to its hits, and the waits that it holds up; another task
+only through memory. Take a schedule in which something goes wrong with one task's call, and leave out what all other tasks do. What is
+left is a schedule: a wait has fewer to wait for, and a control task that could go on sooner need not. It costs no more, and the same
+goes wrong in it. So who could be preempted, interrupted, or run past a control step, while another task is in the middle of a call, is
+not: its calls are made whole. That keeps what a search finds, and takes the product of two tasks' positions out of it.
+
+It holds where calls write to their own stack and buffers only, which is looked at when they run without probes, and where no return
+probe is about, whose instances all tasks draw from one pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from arch_x86.explore.lane import Lane, Mode
+
+__all__ = ("others_in_flight", "own_writes")
+
+
+def others_in_flight(lanes: Iterable[Lane], lane: Lane) -> bool:
+    """A task that does not run on ``lane`` now is in the middle of its call."""
+    return any(one.mode is Mode.CALL for one in lane.parked) or any(
+        other.mode is Mode.CALL or other.nmi or any(one.mode is Mode.CALL for one in other.parked) for other in lanes if other is not lane
+    )
+
+
+def own_writes(writes: Iterable[tuple[int, int]], own: Iterable[range]) -> bool:
+    """Each of ``writes`` (physical address and size in bytes) lies in one of the spans ``own``."""
+    spans = tuple(own)
+    return all(any(addr in span and addr + size <= span.stop for span in spans) for addr, size in writes)

@@ -1,0 +1,138 @@
+"""Tasks that share nothing: one at a time in the middle of its call. What a search finds stays the same; what it costs does not."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arch_x86.explore.apart import own_writes
+from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.lane import Mode
+from arch_x86.explore.scenarios import life
+from engine.arguments import parse_argument
+from engine.explore.drive import explore
+from engine.explore.exhaustive import Exhaustive
+from engine.explore.random_walk import RandomWalk
+from engine.explore.system import ViolationKind
+from engine.kprobe import Kprobe
+from engine.profile import LINUX_6_1, LINUX_2010, profile_named
+from engine.steps import without
+from tests.conftest import asm_image
+
+
+def every_violation(case, pool, bound):
+    """What breaks, whichever CPU it is on; and how many schedules it took."""
+    with closing(open_case(case, pool)) as system:
+        outcome = explore(Exhaustive(bound=bound, recheck_every=0, violations_max=10**9), system)
+    told = {(found.violation.kind, re.sub(r"CPU \d|call \d|0x[0-9a-f]{6,}", "_", found.violation.explain)) for found in outcome.found}
+    return told, outcome.schedules
+
+
+@pytest.mark.parametrize(
+    ("step", "profile", "preempt", "cpus"),
+    [
+        (None, "linux-2010", False, 2),
+        ("free-wait", "linux-2010", False, 2),
+        ("unregister-wait", "linux-6.1", False, 2),
+    ],
+)
+def test_what_breaks_with_any_number_of_tasks_in_flight_breaks_with_one(pool, step, profile, preempt, cpus):
+    """Two preemptions, so that two tasks can be in flight at once; a call each."""
+    ablated = without(profile_named(profile), frozenset({step} - {None}), preempt=preempt)
+    scenario = life.boosted if step == "unregister-wait" else life.optimize
+    case = replace(scenario.case(ablated, cpus=cpus, preempt=preempt), calls=1)
+    apart, few = every_violation(case, pool, 2)
+    together, many = every_violation(replace(case, apart=False), pool, 2)
+    assert apart == together
+    assert bool(apart) is (step is not None)
+    assert few < many
+
+
+def test_a_search_never_has_two_tasks_in_the_middle_of_a_call_while_a_control_task_goes_on(pool):
+    seen = []
+    for apart in (True, False):
+        case = replace(life.register.case(LINUX_2010, cpus=2), apart=apart, calls=1)
+        with closing(open_case(case, pool)) as system:
+            most = 0
+
+            def take(actor, *args, system=system, real=system.take, **kwargs):
+                nonlocal most
+                if actor[0] == "c":
+                    most = max(most, sum(lane.mode is Mode.CALL for lane in system.lanes))
+                return real(actor, *args, **kwargs)
+
+            system.take = take
+            explore(RandomWalk(seed=1, schedules=300, bound=2, recheck_every=0), system)
+            seen.append(most)
+    assert seen == [1, 2]
+
+
+def case_of(code: str, *, preempt: bool = False, **fields) -> Case:
+    def main(k):
+        p = k.kprobe("f")
+        k.register(p)
+        k.unregister(p)
+
+    fields.setdefault("arguments", (parse_argument("5"),))
+    profile = without(LINUX_2010, frozenset(), preempt=preempt)
+    return Case(
+        image=asm_image(code), call="f", calls=1, cpus=2, profile=profile, preempt=preempt, code=[("main", main)], tag="t", **fields
+    )
+
+
+OWN_STACK = "push rdi; mov [rsp], rsi; pop rax; ret"
+OWN_BUFFER = "mov byte ptr [rdi], 1; mov byte ptr [rdi + 8191], 2; xor eax, eax; ret"
+BEHIND_IT = "mov byte ptr [rdi + 200], 2; xor eax, eax; ret"
+PER_CPU = "mov qword ptr gs:[256], rdi; ret"
+
+
+@pytest.mark.parametrize(
+    ("code", "argument", "apart"),
+    [
+        (OWN_STACK, "5", True),
+        (OWN_BUFFER, "buf:+8192", True),
+        (BEHIND_IT, "buf:+100", False),
+        (PER_CPU, "5", False),
+    ],
+    ids=["own stack", "own buffer", "behind it", "per-CPU area"],
+)
+@pytest.mark.parametrize("preempt", [False, True])
+def test_calls_that_write_elsewhere_are_not_taken_for_apart(pool, code, argument, apart, preempt):
+    """Also of the tasks of one vCPU, which have its per-CPU area in common."""
+    with closing(open_case(case_of(code, preempt=preempt, arguments=(parse_argument(argument),)), pool)) as system:
+        assert system._apart is apart
+
+
+def test_return_probes_share_their_instances(pool):
+    with closing(open_case(life.kretprobe_removal.case(LINUX_6_1, cpus=2), pool)) as system:
+        assert not system._apart
+
+
+@given(st.integers(0, 300), st.integers(1, 8))
+def test_a_write_is_ones_own_if_each_byte_of_it_is(addr, size):
+    spans = [range(10, 50), range(100, 200)]
+    whole = any(all(at in span for at in range(addr, addr + size)) for span in spans)
+    assert own_writes([(addr, size)], spans) is whole
+
+
+def test_a_byte_that_no_unprobed_call_writes_and_that_has_changed_is_a_wrong_result(pool):
+    buffer = (parse_argument("buf:+100"),)
+
+    def meddles(k, offset):
+        def handler(_p, regs):
+            k.core.arch._memory.write(regs.di + offset, b"\x77")
+
+        p = Kprobe(symbol_name="f", pre_handler=handler)
+        k.probes.append(p)
+        k.core.register_kprobe(p)
+
+    for offset, seen in ((200, {ViolationKind.WRONG_RESULT}), (0, set())):  # what the call itself writes it writes again
+        case = case_of("mov byte ptr [rdi], 1; ret", arguments=buffer, restores=False)
+        told, _ = every_violation(replace(case, code=[("main", lambda k, at=offset: meddles(k, at))]), pool, 0)
+        assert {kind for kind, _ in told} == seen
+        assert all("no unprobed call writes" in explain for _, explain in told)

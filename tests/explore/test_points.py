@@ -1,0 +1,194 @@
+"""Where choices are, and which states are one: laws of the choice points and of the names of states."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.control import Life
+from arch_x86.explore.hit import HitPhase
+from arch_x86.explore.lane import Mode
+from arch_x86.explore.scenarios import life
+from engine.arguments import parse_argument
+from engine.explore.plane import WaitKind
+from engine.profile import LINUX_6_1, LINUX_2010
+from tests.conftest import asm_image
+
+PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
+
+
+def idle(k):
+    k.kprobe("f")
+    k.settle()
+
+
+@contextmanager
+def opened(pool, code: str, control=idle, **fields):
+    fields.setdefault("arguments", (parse_argument("5"),))
+    fields.setdefault("profile", LINUX_2010)
+    case = Case(image=asm_image(code), call="f", calls=fields.pop("calls", 1), code=[("main", control)], tag="t", **fields)
+    with closing(open_case(case, pool)) as system:
+        yield system
+
+
+def walk(system):
+    """On as before, to the end of the call; before each step where the vCPU is, and what can be chosen there."""
+    while True:
+        actors = [choice.actor for choice in system.choices()]
+        if "0" not in actors:
+            return
+        if system.lanes[0].mode is Mode.CALL:
+            cpu = system.machine.cpus[0]
+            yield system.where(cpu.rip), cpu.registers(), actors
+        system.take("0", 1)
+
+
+def test_no_interrupt_comes_behind_sti_and_mov_ss_and_no_nmi_behind_mov_ss(pool):
+    code = "cli; nop; sti; nop; mov eax, ss; mov ss, eax; nop; ret"
+    with opened(pool, code, reduce=False, nmis=True) as system:
+        at = {place: actors for place, _, actors in walk(system)}
+    held_back = {place for place, actors in at.items() if place.startswith("f+") and "i0" not in actors}
+    assert held_back == {"f+0x1", "f+0x2", "f+0x3", "f+0x8"}  # IF clear twice; behind STI; behind MOV SS
+    assert {place for place, actors in at.items() if place.startswith("f+") and "n0" not in actors} == {"f+0x8"}
+
+
+def test_a_preempted_task_goes_on_behind_the_shadow_of_sti(pool):
+    """An interrupt that is held back preempts nobody: nothing of the function runs in its place."""
+    with opened(pool, "cli; sti; inc eax; ret", reduce=False, preempt=True) as system:
+        at = {place: actors for place, _, actors in walk(system)}
+    assert "p0" not in at["f+0x2"]
+    assert "p0" in at["f+0x4"]
+
+
+@pytest.mark.parametrize("site", [6, 3], ids=["probed", "not probed"])
+def test_a_rep_instruction_can_be_left_between_its_iterations_where_it_is_watched(pool, site):
+    """With a probe on it, or with every boundary a choice."""
+
+    def control(k):
+        p = k.kprobe("f", site)
+        k.register(p)
+        k.unregister(p)
+
+    code = "push 3; pop rcx; mov rsi, rdi; rep lodsb; xor esi, esi; ret"
+    with opened(pool, code, control, reduce=site == 6, arguments=(parse_argument("buf:010203"),)) as system:
+        left = [registers[1] for place, registers, actors in walk(system) if place == "f+0x6" and {"i0", "c0"} <= {*actors}]
+    assert left == [3, 2, 1, 0]
+
+
+THREE = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; ret"
+
+
+def three_probes(k, *, settle: bool):
+    for _ in range(3):
+        k.register(k.kprobe("f", 4))
+    if settle:
+        k.settle()
+    k.unregister(k.probes[1])
+    k.unregister(k.probes[0], k.probes[2])
+    k.settle()
+
+
+@contextmanager
+def all_in_place(pool, profile, *, jump: bool):
+    """The control tasks have gone on alone until all three are in place, and one is about to be unregistered."""
+    with opened(pool, THREE, partial(three_probes, settle=jump), profile=profile) as system:
+        system.reset()
+        while sum(now is Life.ON for now, _ in system.node.lives) < 3 or system.node.world.plane.tasks[0].at != "next operation":
+            system.take(system.choices()[0].actor)
+        yield system
+
+
+@PROFILES
+@pytest.mark.parametrize("jump", [False, True], ids=["int3", "jump"])
+def test_each_handler_of_a_hit_is_a_piece_of_its_own(pool, profile, jump):
+    """By breakpoint and by jump: others go on in between."""
+    with all_in_place(pool, profile, jump=jump) as system:
+        phases, counts = [], []
+        while system.lanes[0].mode is not Mode.DONE:
+            hit = system.lanes[0].hit
+            if hit is not None and hit.phase is not HitPhase.TRAP:
+                phases.append(hit.phase)
+                counts.append(system.lanes[0].counts)
+                assert any(choice.actor[0] == "c" for choice in system.choices())
+            system.take("0")
+    assert phases == [HitPhase.FOUND, HitPhase.BETWEEN, HitPhase.BETWEEN, HitPhase.HANDLED]
+    assert counts == [(0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)]  # newest first
+
+
+@PROFILES
+@pytest.mark.parametrize("jump", [False, True], ids=["int3", "jump"])
+def test_a_probe_that_leaves_between_two_handlers_of_a_hit_is_not_called_by_it_and_the_others_are(pool, profile, jump):
+    with all_in_place(pool, profile, jump=jump) as system:
+        while system.lanes[0].hit is None or system.lanes[0].hit.phase is not HitPhase.BETWEEN:
+            system.take("0", 1)
+        while "c0" in [choice.actor for choice in system.choices()]:
+            system.take("c0")
+        assert system.node.waits[0].kind is WaitKind.SCHED  # for this hit
+        while system.lanes[0].mode is Mode.CALL:
+            system.take("0")
+        assert system.lanes[0].counts == (1, 0, 1)
+        assert system.violation is None
+
+
+@PROFILES
+def test_a_vcpu_between_calls_is_the_same_however_its_last_call_went(pool, profile):
+    """Registers, stack and what the kprobes layer kept of the last hit are dead; how many calls are made is not."""
+    case = replace(life.boosted.case(profile), calls=2)
+    with closing(open_case(case, pool)) as system:
+
+        def armed_and_called():
+            system.reset()
+            while not system.node.lives or system.node.lives[0][0] is not Life.ON:
+                system.take("c0")
+
+        def call():
+            system.take("0")
+            while system.lanes[0].mode is Mode.CALL:
+                system.take("0")
+
+        armed_and_called()
+        call()
+        hit = system.key()
+        system.reset()
+        call()
+        while not system.node.lives or system.node.lives[0][0] is not Life.ON:
+            system.take("c0")
+        assert system.key() == hit
+        call()
+        assert system.key() != hit
+
+
+def test_states_that_differ_in_a_register_the_stack_x87_or_the_flags_of_a_call_are_two(pool):
+    code = "push rdi; fld1; pop rax; fstp st(0); ret"
+    with opened(pool, code, reduce=False) as system:
+        system.take("0", 3)
+        here = system.save()
+        cpu = system.machine.cpus[0]
+        first = system.key()
+        names = {first}
+        for change in ("register", "stack", "flags", "x87"):
+            system.restore(here)
+            uc = cpu.uc
+            uc.load()
+            if change == "register":
+                uc.gpr[3] ^= 1
+                uc.store()
+            elif change == "stack":
+                system.machine.ram.write(uc.gpr[4], b"\x77")
+            elif change == "flags":
+                uc.gpr[16] ^= 1
+                uc.store()
+            else:
+                uc.reset_floating_point()
+            names.add(system.key())
+        system.restore(here)
+        assert system.key() == first
+        uc = cpu.uc
+        uc.load()
+        system.machine.ram.write(uc.gpr[4] - 8, b"\x77")  # below: dead, where there is no red zone
+        assert system.key() == first
+    assert len(names) == 5
