@@ -6,6 +6,10 @@ left is a schedule: a wait has fewer to wait for, and a control task that could 
 goes wrong in it. So who could be preempted, interrupted, or run past a control step, while another task is in the middle of a call, is
 not: its calls are made whole. That keeps what a search finds, and takes the product of two tasks' positions out of it.
 
+For the same reason it does not matter, while one is in the middle of a call, what the others have left to do: that call ends in a state
+that was met without it, since at every control step all tasks may be between calls, with any number of them made, at no cost. So a state
+with a task in a call is one whatever the others have left; and if all calls go alike, a state without is one whichever vCPU has how many.
+
 It holds where calls write to their own stack and buffers only, which is looked at when they run without probes, and where no return
 probe is about, whose instances all tasks draw from one pool.
 """

@@ -127,16 +127,22 @@ class Lane:
         """What its registers and stack hold matters: it is in a call, or in an NMI."""
         return self.mode is Mode.CALL or self.nmi
 
+    @property
+    def idle(self) -> bool:
+        """None of its tasks is in the middle of a call."""
+        return not (self.live or self.asleep or any(one.mode is Mode.CALL for one in self.parked))
+
     def key(self, lives: Lives) -> tuple[Any, ...]:
         """For a state's hash: all that what comes depends on but registers and stack, which the next call makes anew."""
-        away = tuple(one.key(lives) for one in self.parked)
+        away = tuple(sorted(one.key(lives) for one in self.parked))
         asleep = tuple(one.task for one in self.asleep)
-        if not self.live:
-            return (self.mode, self.calls, self.task, away, asleep)
+        if not self.live:  # which of two tasks between calls the CPU has is all the same
+            here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
+            return (tuple(sorted((*here, *away))), asleep)
         hit = self.hit.key if self.hit is not None else 0
         nmi: tuple[Any, ...] = (self.nested is not None,) if self.nmi else ()
         if self.interrupted is not None:
             before, passing, counts, registers = self.interrupted
             nmi = (*nmi, before.key if before is not None else 0, passing_key(passing, counts, lives), registers)
         passing = passing_key(self.passing, self.counts, lives)
-        return (self.mode, self.calls, self.task, away, asleep, hit, self.block, self.quiet, passing, nmi)
+        return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, nmi)

@@ -48,7 +48,7 @@ class Parked:
     def key(self, lives: Lives) -> tuple[Any, ...]:
         """For a state's hash; its stack is hashed with the memory."""
         if self.mode is not Mode.CALL:
-            return (self.task, self.mode, self.calls)
+            return (self.task, self.calls)
         passing = passing_key(self.passing, self.counts, lives)
         return (self.task, self.calls, passing, self.quiet, self.preempted, self.rip, self.registers, self.vectors)
 

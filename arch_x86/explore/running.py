@@ -204,9 +204,11 @@ class CpuSide:
             if self.violation is not None:
                 break
             if stop:
-                # Alone: all that could be chosen here costs something, unless somebody waits for it, or it is between calls.
-                if not alone or self._waits.left or lane.quiet or lane.mode is not Mode.CALL:
+                # Alone: all that could be chosen here costs something, unless it stands in schedule(), or is between calls.
+                if not alone or lane.quiet or lane.mode is not Mode.CALL:
                     break
+                if self._waits.left:
+                    self._waits.ran(lane)
                 self.points.add((name + lane.position * _ODD) & _MASK)
         if self._waits.left:
             self._waits.ran(lane)
@@ -334,6 +336,8 @@ class CpuSide:
     def _exit(self, lane: Lane, reason: ExitReason, name: str | None = None) -> bool:
         """Whatever else ends a run is the executor's. True: a choice point."""
         world, index = self.node.world, lane.index
+        if self._goes_on_freed(lane):
+            return True
         self._load(world, lane)
         self.executor.handle_exit(self.machine.cpus[index], reason)
         state = self.machine.tasks[index].state
@@ -380,11 +384,16 @@ class CpuSide:
         if world.control.returns:
             self.calls = store_calls(world)
 
+    def _goes_on_freed(self, lane: Lane, probe: int = 0) -> bool:
+        """A hit goes on: with the probe of that name, and the one that the CPU says it is in, if it does."""
+        for name in {probe, lane.block[0]}:
+            self.violation = self.violation or self.freed.check_probe(lane.index, self.node.world.named(name))
+        return self.violation is not None
+
     def _advance_hit(self, lane: Lane) -> None:
         world, index, hit = self.node.world, lane.index, lane.hit
         assert hit is not None
-        self.violation = self.freed.check_probe(lane.index, world.named(hit.probe))
-        if self.violation is not None:
+        if self._goes_on_freed(lane, hit.probe):
             return
         self._load(world, lane)
         lane.hit = advance_hit(self.executor, world, index, hit)

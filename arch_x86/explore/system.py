@@ -61,8 +61,9 @@ class X86System(CpuSide):
         self._probes = self._dry_run()
         size = machine.config.stack_pages * 4096
         self._stacks = {task: machine.allocate(size) + size for task in plan.calls if task % 2}
-        self._golden, shares = self._run_golden()
+        self._golden, shares, alike = self._run_golden()
         self._apart = plan.reduce and plan.apart and not (shares or self._tree.nodes[-1].world.control.returns)
+        self._alike = self._apart and alike
         self._tasks = [self._second_tasks(lane.index) for lane in self.lanes]
         self._data_names: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         self._data = _data_spans(machine, set(self._stacks.values()))
@@ -91,28 +92,34 @@ class X86System(CpuSide):
             self._known_bad[node.number] = bad
         self._learn_places(node)
 
-    def _run_golden(self) -> tuple[dict[int, list[tuple[Any, ...]]], bool]:
-        """The unprobed calls, one task after the other: what each leaves behind, and whether one wrote where others might read."""
+    def _run_golden(self) -> tuple[dict[int, list[tuple[Any, ...]]], bool, bool]:
+        """The unprobed calls, one task after the other: what each leaves behind, whether one wrote where others might read, and whether
+        all tasks' calls go alike.
+        """
         start = self._save_machine()
         golden: dict[int, list[tuple[Any, ...]]] = {}
+        ways: list[list[tuple[Any, ...]]] = []
         shares = False
         for number, (frame, times) in self.plan.calls.items():
             cpu = number // 2
             task, uc = self.machine.tasks[cpu], self.machine.cpus[cpu].uc
             first = task.stack_top
             task.stack_top = self._stacks.get(number, first)
-            outcomes, writes = list[tuple[Any, ...]](), set[tuple[int, int]]()
+            outcomes, writes, way = list[tuple[Any, ...]](), set[tuple[int, int]](), list[tuple[Any, ...]]()
             uc.record_writes(writes)
             for _ in range(times):
                 self.executor.begin_call(cpu, frame.addr, frame.integers, frame.floats)
                 self.executor.run_call(cpu, self.plan.limit)
                 outcomes.append(self._outcome(number))
+                way.append((self.machine.cpus[cpu].retired - task.started, *outcomes[-1][3:]))  # registers hold addresses
             uc.stop_recording()
             golden[number] = outcomes
+            ways.append(way)
             shares = shares or not own_writes(writes, self._own_spans(number, task.stack_top))
             task.stack_top = first
         self._restore_machine(start)
-        return golden, shares
+        longest = max(ways, key=len)
+        return golden, shares, all(way == longest[: len(way)] for way in ways)
 
     def _own_spans(self, number: int, top: int) -> Iterator[range]:
         """Physical spans of what only task ``number`` has: its stack, which ends at ``top``, and its buffers."""
@@ -229,12 +236,24 @@ class X86System(CpuSide):
             if known is None or known[0] != data:  # it seldom changes, and comparing is faster than hashing
                 known = self._data_names[span] = (data, blake2b(data, digest_size=16).digest())
             digest.update(known[1])
-        lanes = [lane.key(self.node.lives) for lane in self.lanes]
+        lanes = self._lane_names()
         rips = [cpu.rip for lane, cpu in zip(self.lanes, machine.cpus, strict=True) if lane.live]
         current = self._current
         who = -1 if current is None else current.index
         digest.update(repr((rips, lanes, self._waits.key(), self.node.name, who, self.calls)).encode())
         return int.from_bytes(digest.digest())
+
+    def _lane_names(self) -> tuple[Any, ...]:
+        """What the vCPUs are doing. Of tasks apart, what those between calls have left is left out while another one is in a call: it ends
+        in a state that was met without it. If all calls go alike, it is all the same which of the vCPUs between calls has how many left.
+        """
+        lives, lanes = self.node.lives, self.lanes
+        busy = [(lane.index, lane.key(lives)) for lane in lanes if not (self._apart and lane.idle)]
+        if busy:
+            return tuple(busy)
+        if not self._alike:
+            return tuple(lane.key(lives) for lane in lanes)
+        return tuple(sorted(sorted((self.plan.calls[task][1], done) for task, done in lane.key(lives)[0]) for lane in lanes))
 
     def _show(self, node: Node) -> None:
         """The vCPUs fetch what ``node`` has as text, and its core takes their traps."""
@@ -265,6 +284,10 @@ class X86System(CpuSide):
             return ()
         cur, found = self.cur, list[Choice]()
         stopped = self.node.stopped
+        lane = self._current
+        whole = lane is not None and self._goes_whole(lane)
+        if lane is not None and whole and not (lane.quiet or stopped or self._waits.stopping):
+            return (Choice(cur, 0),)
         runnable = [lane for lane in self.lanes if lane.nmi or not (lane.over or stopped)]
         controls: Sequence[int] = self.node.tasks
         if self._waits.left:
@@ -276,9 +299,7 @@ class X86System(CpuSide):
             return ()
         if self.plan.reduce and len(controls) > 1:
             controls = self._who_holds(controls)
-        lane = self._current
         price = 0
-        whole = lane is not None and self._goes_whole(lane)
         if lane is not None and lane in runnable:
             found.append(Choice(cur, 0))
             price = 0 if lane.quiet and self._waits.left and not lane.nmi else 1
@@ -346,6 +367,8 @@ class X86System(CpuSide):
                 self._deliver_nmi(lane)
             else:
                 self._switch(lane, self.machine.cpus[lane.index].rip, preempted=False)
+                if lane.mode is Mode.IDLE:  # which of two idle tasks has the CPU is all the same, so one that gets it makes its call
+                    self._begin_call(lane)
             steps = 1
             self.cur = actor[1:]
         else:

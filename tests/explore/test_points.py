@@ -64,6 +64,17 @@ def test_a_preempted_task_goes_on_behind_the_shadow_of_sti(pool):
     assert "p0" in at["f+0x4"]
 
 
+def test_between_calls_either_task_of_a_vcpu_may_go_on(pool):
+    with opened(pool, "inc eax; ret", preempt=True) as system:
+        assert {"0", "s0"} <= {choice.actor for choice in system.choices()}
+        system.take("s0")
+        assert (system.lanes[0].task, system.lanes[0].mode) == (1, Mode.CALL)
+        while system.lanes[0].mode is Mode.CALL:
+            system.take("0")
+        system.take("s0")
+        assert (system.lanes[0].task, system.lanes[0].mode) == (0, Mode.CALL)
+
+
 @pytest.mark.parametrize("site", [6, 3], ids=["probed", "not probed"])
 def test_a_rep_instruction_can_be_left_between_its_iterations_where_it_is_watched(pool, site):
     """With a probe on it, or with every boundary a choice."""
