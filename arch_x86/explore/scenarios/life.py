@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from arch_x86.explore.control import Control
 from arch_x86.explore.scenario import Scenario, Setup, scenario
-from arch_x86.explore.scenarios.images import CALLER, TOY
+from arch_x86.explore.scenarios.images import CALLER, TOY, TWO
 
 __all__ = ("SCENARIOS",)
 
@@ -229,6 +229,20 @@ def two_control_tasks(setup: Setup) -> None:
         k.settle()
 
 
+@scenario(image=TWO, call="work", arguments=("5",), calls=1)
+def two_jumps(setup: Setup) -> None:
+    """Two probes optimized in one pass."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        first, second = k.kprobe("work", 0), k.kprobe("work", 8)
+        k.register(first)
+        k.register(second)
+        k.settle()
+        k.unregister(first, second)
+        k.settle()
+
+
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False)
 def nmi(setup: Setup) -> None:
     """NMIs, whose handler runs the probed function: stop_machine does not cover them, text_poke_bp does."""
@@ -257,4 +271,5 @@ SCENARIOS: tuple[Scenario, ...] = (
     optimization_switch,
     enabled_switch,
     two_control_tasks,
+    two_jumps,
 )

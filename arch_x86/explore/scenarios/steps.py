@@ -43,20 +43,6 @@ def jump_into_range(setup: Setup) -> None:
 
 
 @scenario(image=TWO, call="work", arguments=("5",), calls=1)
-def two_jumps(setup: Setup) -> None:
-    """Two probes optimized in one pass."""
-
-    @setup.control
-    def main(k: Control) -> None:
-        first, second = k.kprobe("work", 0), k.kprobe("work", 8)
-        k.register(first)
-        k.register(second)
-        k.settle()
-        k.unregister(first, second)
-        k.settle()
-
-
-@scenario(image=TWO, call="work", arguments=("5",), calls=1)
 def slot_reuse(setup: Setup) -> None:
     """A slot is freed, and the next probe asks for one."""
 
@@ -70,7 +56,7 @@ def slot_reuse(setup: Setup) -> None:
         k.settle()
 
 
-_BY_NAME: Final = {one.name: one for one in (*SCENARIOS, *HISTORY, whole_life, jump_into_range, two_jumps, slot_reuse)}
+_BY_NAME: Final = {one.name: one for one in (*SCENARIOS, *HISTORY, whole_life, jump_into_range, slot_reuse)}
 _SHOWN_BY: Final = {
     "unregister-wait": ("stepped", "boosted"),
     "slot-reuse-wait": ("slot-reuse",),
