@@ -47,9 +47,7 @@ STEPS: Final = (
     Step("bp-refs", _NEW, "the next poke waits for who still reads the last one's descriptor"),
     Step("unopt-sync-1", _NEW, "a core sync behind the breakpoint over a jump that goes out"),
     Step("unopt-sync-2", _NEW, "a core sync behind the tail of a jump that goes out"),
-    Step(
-        "f66c0447cca1", _ALL, "OPTIMIZED stays set while the jump's tail stands; in linux-2010 and next: so does a jump that is armed again"
-    ),
+    Step("f66c0447cca1", _ALL, "OPTIMIZED stays set while the jump's tail stands; but in 6.1: a jump that is armed again stays whole"),
     Step("e4add247789e", _NEW, "a decision to optimize is taken back by what list the probe is on"),
     Step("868a6fc0ca24", _NEW, "the original bytes under a jump that is being undone are recovered from its detour buffer"),
     Step("f1c97a1b4ef7", _NEW, "a disabled neighbour that still waits on a list keeps a jump off its bytes"),
