@@ -58,7 +58,7 @@ def slot_reuse(setup: Setup) -> None:
 
 _BY_NAME: Final = {one.name: one for one in (*SCENARIOS, *HISTORY, whole_life, jump_into_range, slot_reuse)}
 _SHOWN_BY: Final = {
-    "unregister-wait": ("stepped", "boosted"),
+    "unregister-wait": ("stepped", "boosted", "register"),
     "slot-reuse-wait": ("slot-reuse",),
     "jump-range-check": ("jump-into-range",),
     "neighbour-check": ("neighbour-first",),
@@ -84,20 +84,23 @@ _COHERENT: Final = "with coherent fetches every CPU sees a write at once"
 _OWN_FLAG: Final = "each probe under the aggregator has a flag of its own, and that is asked, too"
 _AFTER_GRACE: Final = "a slot is freed behind a grace period already, so nobody is in a dirty one"
 
+_BY_BREAKPOINT: Final = {
+    "disabled-check": _OWN_FLAG,
+    "slot-reuse-wait": _AFTER_GRACE,
+    "bp-sync-1": _COHERENT,
+    "bp-sync-2": _COHERENT,
+    "bp-sync-3": _COHERENT,
+    "unopt-sync-1": _COHERENT,
+    "unopt-sync-2": _COHERENT,
+    "int3-gone": "behind the breakpoint's removal comes a sync with every CPU, which one in a trap refuses",
+    "bp-handler": "the probe is in the table: its own breakpoint handler takes the hit to the detour's copies",
+    "bp-refs": "a sync with every CPU, which a CPU in the handler refuses, comes between two pokes",
+}
+
 NOT_NEEDED: Final = {
     ("quiescence", "linux-2010"): "stop_machine parks no CPU inside a call",
     ("disabled-check", "linux-2010"): _OWN_FLAG,
-    ("disabled-check", "linux-6.1"): _OWN_FLAG,
     ("slot-reuse-wait", "linux-2010"): _AFTER_GRACE,
-    ("slot-reuse-wait", "linux-6.1"): _AFTER_GRACE,
-    ("bp-sync-1", "linux-6.1"): _COHERENT,
-    ("bp-sync-2", "linux-6.1"): _COHERENT,
-    ("bp-sync-3", "linux-6.1"): _COHERENT,
-    ("unopt-sync-1", "linux-6.1"): _COHERENT,
-    ("unopt-sync-2", "linux-6.1"): _COHERENT,
-    ("unregister-wait", "linux-6.1"): "with preemption nothing is boosted, and who steps refuses the sync that comes before",
-    ("int3-gone", "linux-6.1"): "behind the breakpoint's removal comes a sync with every CPU, which one in a trap refuses",
-    ("bp-handler", "linux-6.1"): "the probe is in the table: its own breakpoint handler takes the hit to the detour's copies",
-    ("bp-refs", "linux-6.1"): "a sync with every CPU, which a CPU in the handler refuses, comes between two pokes",
+    **{(step, profile): why for profile in ("linux-6.1", "next") for step, why in _BY_BREAKPOINT.items()},
 }
 """By step and profile, why leaving it out breaks nothing."""
