@@ -14,7 +14,15 @@ It finds each of these single-line changes to the core (``make mutants`` makes o
 10. an unused probe is never reclaimed;
 11. disarming all leaves what waits for the optimizer armed;
 12. arming all arms the disabled ones, too;
-13. code that is gone leaves its probes on the optimizer's lists.
+13. code that is gone leaves its probes on the optimizer's lists;
+
+and, of what ``next`` mends of 6.1, of these:
+
+14. nobody is asked when a neighbour's jump is undone;
+15. what is enabled while all are disarmed sleeps on;
+16. a disabled probe that takes over a dying one enables it;
+17. a post_handler that joins a boosted probe is not called;
+18. what an operation arms and disarms is disarmed only.
 
 ``OPTPROBE_EXAMPLES`` (300) makes it longer: of linux-2010 as many, of the others half. For ``next`` the model has no exceptions: what may
 be optimized is, once the optimizer is idle, and who is enabled is called, post_handlers, too.
@@ -235,6 +243,21 @@ class CoreMachine(RuleBasedStateMachine):
             self.model.blocked |= {o for o in self.model.sites if any(self.model.armed(i) for i in self.model.inside(o))}
         if not on:
             self._settled()
+
+    @rule(index=st.integers(0, 30))
+    @precondition(lambda self: self.model.sites)
+    def nap_while_all_are_disarmed(self, index):
+        self.switch_all(False)
+        self.disable(index)
+        self.enable(index)
+        self.switch_all(True)
+
+    @rule(index=st.integers(0, 30), enabled=st.booleans())
+    @precondition(lambda self: self.loaded and self.model.dying | self.model.leaked)
+    def take_over(self, index, enabled):
+        """A new probe where nobody is left and the optimizer has not come."""
+        waiting = sorted(self.model.dying | self.model.leaked)
+        self.register_one(waiting[index % len(waiting)], post=False, enabled=enabled)
 
     @rule(jiffies=st.integers(0, 7))
     def time_passes(self, jiffies):
