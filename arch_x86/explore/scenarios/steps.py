@@ -56,14 +56,29 @@ def slot_reuse(setup: Setup) -> None:
         k.settle()
 
 
-_BY_NAME: Final = {one.name: one for one in (*SCENARIOS, *HISTORY, whole_life, jump_into_range, slot_reuse)}
+@scenario(image=TWO, call="work", arguments=("5",), calls=1)
+def two_passes(setup: Setup) -> None:
+    """A probe optimized, then another one: in next, too, two batches of pokes."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        first, second = k.kprobe("work", 0), k.kprobe("work", 8)
+        k.register(first)
+        k.settle()
+        k.register(second)
+        k.settle()
+        k.unregister(first, second)
+        k.settle()
+
+
+_BY_NAME: Final = {one.name: one for one in (*SCENARIOS, *HISTORY, whole_life, jump_into_range, slot_reuse, two_passes)}
 _SHOWN_BY: Final = {
     "unregister-wait": ("stepped", "boosted", "register"),
     "slot-reuse-wait": ("slot-reuse",),
     "jump-range-check": ("jump-into-range",),
     "neighbour-check": ("neighbour-first",),
     "collision-unoptimize": ("neighbour",),
-    "bp-refs": ("two-jumps",),
+    "bp-refs": ("two-jumps", "two-passes"),
     "sysctl-deadlock": ("sysctl-deadlock",),
     "f66c0447cca1": ("f66c0447cca1",),
     "e4add247789e": ("e4add247789e",),
