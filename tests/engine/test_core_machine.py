@@ -224,11 +224,14 @@ class CoreMachine(RuleBasedStateMachine):
             assert self.model.forgets, "a breakpoint over a jump that stands"
             self.model.rearmed.add(probe.site)
 
+    def holds_an_armed_one(self, offset):
+        return any(self.model.armed(other) for other in self.model.inside(offset))
+
     @rule(on=st.sampled_from((True, True, True, False)))
     def switch_optimization(self, on):
         set_kprobes_optimization(self.kprobes, on=on)
         if on and not self.model.allowed:
-            self.model.blocked = {o for o in self.model.blocked if not self.model.armed(o)}
+            self.model.blocked = {o for o in self.model.blocked if not self.model.armed(o) or self.holds_an_armed_one(o)}
         self.model.allowed = on
         if not on:
             self._settled()
@@ -240,12 +243,12 @@ class CoreMachine(RuleBasedStateMachine):
         self.model.all_disarmed = not on
         if changed and on:
             # Armed in the order of the table: one armed before a neighbour in its bytes is forced back again.
-            self.model.blocked |= {o for o in self.model.sites if any(self.model.armed(i) for i in self.model.inside(o))}
+            self.model.blocked |= set(filter(self.holds_an_armed_one, self.model.sites))
         if not on:
             self._settled()
 
     @rule(index=st.integers(0, 30))
-    @precondition(lambda self: self.model.sites)
+    @precondition(lambda self: self.model.sites and self.profile.enables_while_disarmed)
     def nap_while_all_are_disarmed(self, index):
         self.switch_all(False)
         self.disable(index)
@@ -253,7 +256,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.switch_all(True)
 
     @rule(index=st.integers(0, 30), enabled=st.booleans())
-    @precondition(lambda self: self.loaded and self.model.dying | self.model.leaked)
+    @precondition(lambda self: self.loaded and not self.profile.rescue_enables and self.model.dying | self.model.leaked)
     def take_over(self, index, enabled):
         """A new probe where nobody is left and the optimizer has not come."""
         waiting = sorted(self.model.dying | self.model.leaked)
