@@ -63,7 +63,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cpus", type=int, default=3, help="up to so many")
     args = parser.parse_args()
-    kinds = (("linux-2010", False), ("linux-6.1", False), ("linux-6.1", True))
+    kinds = (("linux-2010", False), ("linux-6.1", False), ("linux-6.1", True), ("next", False), ("next", True))
     wanted = [
         Run(name, profile, preempt, cpus, 3 if cpus == 1 else 2, args.max_schedules)
         for cpus in range(1, args.cpus + 1)

@@ -65,12 +65,12 @@ class Arch(CurrentInstance, Protocol):
         """Free the slot."""
         ...
 
-    def arch_arm_kprobe(self, p: Kprobe) -> None:
-        """Write the breakpoint."""
+    def arch_arm_kprobes(self, ps: Sequence[Kprobe]) -> None:
+        """Write the breakpoints (arch_arm_kprobe), in one batch where the kernel has such."""
         ...
 
-    def arch_disarm_kprobe(self, p: Kprobe) -> None:
-        """Write the original first byte back."""
+    def arch_disarm_kprobes(self, ps: Sequence[Kprobe]) -> None:
+        """Write the original first bytes back (arch_disarm_kprobe), likewise."""
         ...
 
     def arch_prepare_optimized_kprobe(self, op: AggrKprobe) -> None:

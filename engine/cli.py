@@ -69,7 +69,7 @@ def _executing(parser: argparse.ArgumentParser, *, cpus: str | None, jobs: str) 
     """Options common to the commands that execute. ``cpus``: the default number, None where there is no choice."""
     parser.add_argument("--stub", metavar="SYM=ret:N", action="append", default=[], help="an unresolved function that returns N")
     parser.add_argument("--with", metavar="LIB", action="append", default=[], dest="libraries", help="a shared library to resolve from")
-    parser.add_argument("--profile", metavar="P", default="linux-2010", help="whose behaviour: linux-2010 or linux-6.1 (linux-2010)")
+    parser.add_argument("--profile", metavar="P", default="linux-2010", help="whose behaviour: linux-2010, linux-6.1 or next (linux-2010)")
     preempts = "a second task on each vCPU, and preemption" if parser.prog.endswith(" check") else argparse.SUPPRESS
     parser.add_argument("--preempt", action="store_true", help=preempts)
     parser.add_argument("--max-instructions", metavar="N", default="100000000", help="bound on each call (100000000)")
@@ -142,7 +142,7 @@ def _explorers(commands: Any) -> None:
         "explore", help="the same for scenarios in Python", description="Explore scenarios: FILE.py, or one of them, FILE.py::SCENARIO."
     )
     explore.add_argument("file", metavar="FILE.py[::SCENARIO]")
-    explore.add_argument("--profile", metavar="P", help="whose behaviour: linux-2010 or linux-6.1 (the scenario's first)")
+    explore.add_argument("--profile", metavar="P", help="whose behaviour: linux-2010, linux-6.1 or next (the scenario's first)")
     explore.add_argument("--preempt", action="store_true", help="a second task on each vCPU, and preemption")
     explore.add_argument("--cpus", metavar="N", help="vCPUs, 1 to 8 (the scenario's)")
     explore.add_argument("--jobs", metavar="N", default="1", help=_JOBS)
@@ -153,7 +153,7 @@ def _explorers(commands: Any) -> None:
         help="which safety step is needed where, from fresh runs",
         description="Leave each safety step out, in each configuration, and say what breaks, or why nothing does.",
     )
-    table_.add_argument("--profile", metavar="P", help="linux-2010 or linux-6.1 only (both)")
+    table_.add_argument("--profile", metavar="P", help="linux-2010, linux-6.1 or next only (all)")
     table_.add_argument("--no-preempt", action="store_true", help="only without preemption")
     table_.add_argument("--jobs", metavar="N", default="1", help=_JOBS)
     table_.add_argument("--json", action="store_true", help="print one JSON document")

@@ -98,8 +98,8 @@ are those of the hit again, run the probed instruction. Forbids optimizing. linu
 class Kprobe:
     """One probe, at ``addr`` or at ``symbol_name`` + ``offset`` (bytes), not both.
 
-    ``flags`` may be ``KprobeFlag.DISABLED`` on registration. ``nmissed`` counts hits whose handler could not run. ``ainsn`` belongs
-    to the arch layer. Registering sets ``addr``.
+    ``flags`` may be ``KprobeFlag.DISABLED`` on registration; ``given`` are those of then. ``nmissed`` counts hits whose handler could
+    not run. ``ainsn`` belongs to the arch layer. Registering sets ``addr``.
     """
 
     __slots__ = (
@@ -108,6 +108,7 @@ class Kprobe:
         "break_handler",
         "fault_handler",
         "flags",
+        "given",
         "nmissed",
         "offset",
         "parent",
@@ -136,6 +137,7 @@ class Kprobe:
         self.fault_handler = fault_handler
         self.break_handler = break_handler
         self.flags = flags
+        self.given = flags
         self.nmissed = 0
         self.ainsn: Any = None
         self.parent: AggrKprobe | None = None

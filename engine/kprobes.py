@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.aggregate import AggrHandlers, nmissed_of
 from engine.arch import Arch
+from engine.arming import Arming
 from engine.batch import register_all
 from engine.errors import KprobeError
 from engine.jprobes import Jprobes
@@ -58,6 +59,7 @@ class Kprobes:
         self.kprobe_mutex = Mutex("kprobe_mutex", 2, plane)
         self.online_cpus = Mutex("online_cpus", 3, plane)
         self.text_mutex = Mutex("text_mutex", 4, plane)
+        self.arming = Arming(arch, together=profile.pokes_together)
         self.optimizer = Optimizer(arch, plane, self, profile)
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)
         self.aggr = AggrHandlers(arch)
@@ -85,9 +87,14 @@ class Kprobes:
             for lock in reversed(taken):
                 lock.release()
 
-    def locked(self, why: str) -> AbstractContextManager[None]:
-        """kprobe_mutex for the table, and below it what touching text needs."""
-        return self._held(why, self.kprobe_mutex, self.online_cpus, self.text_mutex)
+    @contextmanager
+    def locked(self, why: str) -> Generator[None]:
+        """kprobe_mutex for the table, and below it what touching text needs. What is to be armed or disarmed is when they are dropped."""
+        with self._held(why, self.kprobe_mutex, self.online_cpus, self.text_mutex):
+            try:
+                yield
+            finally:
+                self.arming.flush()
 
     def locked_tables(self, why: str) -> AbstractContextManager[None]:
         """What a pass of the optimizer holds throughout."""
@@ -166,6 +173,12 @@ class Kprobes:
             not have), ENOENT or EINVAL (no such symbol), EILSEQ (inside an instruction), EOPNOTSUPP, ENOSPC, EBUSY (an unused probe
             there is about to be reclaimed), EEXIST (a second break_handler there).
         """
+        self._check(p)
+        with self.locked("register_kprobe"):
+            self._register(p)
+
+    def _check(self, p: Kprobe) -> None:
+        """Refuse what can be refused before the table is looked at, and make ``p`` a fresh probe."""
         if self.is_registered(p):
             raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
         if p.fault_handler is not None and not self.profile.fault_handlers:
@@ -174,31 +187,42 @@ class Kprobes:
             raise KprobeError(errno.EINVAL, "break_handler: not there any more since v4.19")
         p.addr = addr = self.kprobe_addr(p)
         p.offset = p.offset if p.symbol_name is not None else 0
-        p.flags &= KprobeFlag.DISABLED
+        p.flags = p.given = p.flags & KprobeFlag.DISABLED
         p.nmissed = 0
         p.parent = None
         self.arch.arch_check_text(addr)
-        with self.locked("register_kprobe"):
-            if self.profile.marks_entries:
-                found = self.kallsyms.lookup(addr)
-                if found is not None and found[1] == 0:
-                    p.flags |= KprobeFlag.ON_FUNC_ENTRY
-            old = self.get_kprobe(addr)
-            if old is not None:
-                self._register_aggr_kprobe(old, p)
-                return
-            self.arch.arch_prepare_kprobe(p)
-            self.kprobe_table[addr] = p
-            if not self.kprobes_all_disarmed and not p.disabled:
-                self.optprobes.arm_kprobe(p)
-            self._try_to_optimize_kprobe(p)
+
+    def _register(self, p: Kprobe) -> None:
+        """With the locks held."""
+        addr = p.at
+        if self.profile.marks_entries:
+            found = self.kallsyms.lookup(addr)
+            if found is not None and found[1] == 0:
+                p.flags |= KprobeFlag.ON_FUNC_ENTRY
+        old = self.get_kprobe(addr)
+        if old is not None:
+            self._register_aggr_kprobe(old, p)
+            return
+        self.arch.arch_prepare_kprobe(p)
+        self.kprobe_table[addr] = p
+        if not self.kprobes_all_disarmed and not p.disabled:
+            self.optprobes.arm_kprobe(p)
+        self._try_to_optimize_kprobe(p)
+
+    def register_locked(self, p: Kprobe) -> None:
+        """:meth:`register_kprobe` of one of several, with the locks held."""
+        self._check(p)
+        self._register(p)
 
     def register_kprobes(self, ps: Sequence[Kprobe]) -> None:
         """Register all of ``ps`` or none: when one fails, those before it are unregistered again.
 
         :raises KprobeError: EINVAL for an empty list, or the first failure.
         """
-        register_all(ps, self.register_kprobe, self.unregister_kprobes)
+        if self.arming.together:
+            register_all(ps, self.register_locked, self.unregister_kprobes, self.locked("register_kprobes"))
+        else:
+            register_all(ps, self.register_kprobe, self.unregister_kprobes)
 
     # Aggregation ------------------------------------------------------------------------------------------------------
 
@@ -229,7 +253,7 @@ class Kprobes:
         if isinstance(old, AggrKprobe):
             ap = old
             if ap.unused:
-                self._reuse_unused_kprobe(ap)
+                self._reuse_unused_kprobe(ap, p)
         else:
             ap = self.optprobes.alloc_aggr_kprobe(old)
             self._init_aggr_kprobe(ap, old)
@@ -256,22 +280,39 @@ class Kprobes:
             if not self.kprobes_all_disarmed:
                 self.optprobes.arm_kprobe(ap)
 
-    def _reuse_unused_kprobe(self, ap: AggrKprobe) -> None:
+    def _reuse_unused_kprobe(self, ap: AggrKprobe, p: Kprobe) -> None:
         """The last user of ``ap`` is gone and the optimizer has not come yet: its jump still stands."""
         if not self.profile.rescues_unused:
             raise KprobeError(errno.EBUSY, f"{ap!r} is unused and about to be reclaimed; wait for the optimizer")
         if not ap.optready:
             raise KprobeError(errno.EINVAL, f"{ap!r} is unused, and was not optimized")
+        if p.disabled and not self.profile.rescue_enables:
+            return  # a disabled probe's: the optimizer goes on undoing its jump
         ap.flags &= ~KprobeFlag.DISABLED
         self.optprobes.optimize_kprobe(ap)
 
     # Unregistration ---------------------------------------------------------------------------------------------------
 
-    def _unregister_top(self, p: Kprobe) -> _Bottom | None:
-        """Take ``p`` out of service. None: it was not registered."""
-        entry = self._disable(p)
-        if entry is None:
-            return None
+    def _unregister_tops(self, ps: Iterable[Kprobe]) -> list[tuple[Kprobe, _Bottom]]:
+        """Take out of service which of ``ps`` are registered."""
+        gone: dict[Kprobe, _Bottom] = {}
+        for group in self.arming.groups(ps):
+            entries: dict[Kprobe, Kprobe] = {}
+            for p in group:
+                if p in gone or p in entries:
+                    continue
+                entry = self._disable(p)
+                if entry is None:
+                    p.addr = None
+                else:
+                    entries[p] = entry
+            self.arming.flush()  # who hits a breakpoint that still stands has to find its probe
+            for p, entry in entries.items():
+                gone[p] = self._unregister_top(p, entry)
+        return list(gone.items())
+
+    def _unregister_top(self, p: Kprobe, entry: Kprobe) -> _Bottom:
+        """Take the disabled ``p`` out of ``entry``, or that out of the table."""
         if not isinstance(entry, AggrKprobe):
             del self.kprobe_table[entry.at]
             return _Bottom.INDEPENDENT
@@ -302,6 +343,8 @@ class Kprobes:
                 pass
         p.parent = None
         p.ainsn = None
+        if self.profile.gives_flags_back:
+            p.flags = p.given
 
     def unregister_kprobe(self, p: Kprobe) -> bool:
         """:meth:`unregister_kprobes` of one."""
@@ -311,20 +354,15 @@ class Kprobes:
         """Take probes out of service, with one grace period for all; no handler of theirs runs after the return.
 
         A jump is undone later, by the optimizer. A probe that is not registered changes nothing.
-        As in the kernel ``addr`` and the flag DISABLED of an unregistered probe stay set: before it is registered again clear ``flags``,
-        and ``addr`` if it names a symbol, or it comes back disabled or not at all.
+        As in the kernel ``addr`` of an unregistered probe stays set: clear it before a probe that names a symbol is registered again, or
+        it is refused. So does the flag DISABLED, with which it comes back disabled; in ``next`` its ``flags`` are those that it was
+        registered with.
 
         :param disarmed: called with the locks held, before the grace period.
         :returns: how many were registered.
         """
-        gone: list[tuple[Kprobe, _Bottom]] = []
         with self.locked("unregister_kprobes"):
-            for p in ps:
-                bottom = self._unregister_top(p)
-                if bottom is not None:
-                    gone.append((p, bottom))
-                elif all(p is not other for other, _ in gone):
-                    p.addr = None
+            gone = self._unregister_tops(ps)
             if disarmed is not None:
                 disarmed()
         if not gone:
@@ -344,6 +382,10 @@ class Kprobes:
     def free_aggr_kprobe(self, op: AggrKprobe) -> None:
         """Free an unused aggregator's slot and detour buffer."""
         self.optprobes.free_aggr_kprobe(op)
+
+    def reoptimize_neighbours(self, addr: int) -> None:
+        """A probe at ``addr`` has gone, text and all: optimize those whose replaced bytes it lay in, if nothing else hinders that."""
+        self.optprobes.reoptimize_neighbours(addr)
 
     def wait_for_kprobe_optimizer(self) -> None:
         """Until both lists are empty and no pass is scheduled or under way."""
@@ -421,6 +463,7 @@ class Kprobes:
             entry = self.kprobe_table[p.at]
             if p is not entry:
                 p.flags &= ~KprobeFlag.DISABLED
-            if not self.kprobes_all_disarmed and entry.disabled:
+            if entry.disabled and (self.profile.enables_while_disarmed or not self.kprobes_all_disarmed):
                 entry.flags &= ~KprobeFlag.DISABLED
-                self.optprobes.arm_kprobe(entry)
+                if not self.kprobes_all_disarmed:
+                    self.optprobes.arm_kprobe(entry)

@@ -126,6 +126,9 @@ class Kretprobes:
         :raises KprobeError: EINVAL (not a function's first byte, registered already), E2BIG (in linux-6.1: more than 4096 bytes of data
             an instance), and what register_kprobe() answers.
         """
+        self._register(rp, self._core.register_kprobe)
+
+    def _register(self, rp: Kretprobe, register: Callable[[Kprobe], None]) -> None:
         core, kp = self._core, rp.kp
         if core.is_registered(kp):
             raise KprobeError(errno.EINVAL, f"{rp!r} is registered already")
@@ -145,7 +148,7 @@ class Kretprobes:
         rp.free_instances = list(rp.instances)
         self._registered[rp] = None
         try:
-            core.register_kprobe(kp)
+            register(kp)
         except KprobeError:
             self._forget(rp)
             raise
@@ -155,7 +158,12 @@ class Kretprobes:
 
         :raises KprobeError: EINVAL for an empty list, or the first failure.
         """
-        register_all(rps, self.register_kretprobe, self.unregister_kretprobes)
+        core = self._core
+        if core.arming.together:
+            locks = core.locked("register_kretprobes")
+            register_all(rps, lambda rp: self._register(rp, core.register_locked), self.unregister_kretprobes, locks)
+        else:
+            register_all(rps, self.register_kretprobe, self.unregister_kretprobes)
 
     def unregister_kretprobe(self, rp: Kretprobe) -> bool:
         """:meth:`unregister_kretprobes` of one."""

@@ -5,11 +5,12 @@ What a list and the flag OPTIMIZED mean together is :mod:`engine.transitions`' b
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol
 
 from engine.arch import Arch, MachinePort
+from engine.arming import Arming
 from engine.errors import EngineBug
 from engine.kprobe import AggrKprobe, KprobeFlag, Queue
 from engine.profile import Profile
@@ -23,6 +24,7 @@ OPTIMIZE_DELAY: Final = 5
 class OptimizerHost(Protocol):
     """What the optimizer needs of the table and its locks."""
 
+    arming: Arming
     kprobes_all_disarmed: bool
     kprobes_allow_optimization: bool
 
@@ -44,6 +46,10 @@ class OptimizerHost(Protocol):
 
     def free_aggr_kprobe(self, op: AggrKprobe) -> None:
         """Free an unused aggregator's slot and detour buffer."""
+        ...
+
+    def reoptimize_neighbours(self, addr: int) -> None:
+        """A probe at ``addr`` has gone, text and all: optimize those whose replaced bytes it lay in, if nothing else hinders that."""
         ...
 
 
@@ -87,7 +93,7 @@ class Optimizer:
     def disarm(self, op: AggrKprobe) -> None:
         """Write the original first byte of ``op`` now."""
         self._host.assert_text_locked()
-        self._arch.arch_disarm_kprobe(op)
+        self._arch.arch_disarm_kprobes([op])
 
     def _optimizes(self) -> bool:
         return self._host.kprobes_allow_optimization and not self._host.kprobes_all_disarmed
@@ -180,15 +186,26 @@ class Optimizer:
                 self.put(op, Queue.FREEING)
         elif not self._profile.has("4fbd2f83fda0"):
             return
-        for op in tuple(self.lists[Queue.FREEING]):
+        for group in self._host.arming.groups(tuple(self.lists[Queue.FREEING])):
+            self._do_disarm(group)
+
+    def _do_disarm(self, ops: Sequence[AggrKprobe]) -> None:
+        """Their jumps are undone: their breakpoints go, too, where nobody needs them, and what nobody uses leaves the table."""
+        for op in ops:
             self._profile.transitions.restored(op)
-            all_go = self._host.kprobes_all_disarmed and not self._profile.disarms_by_force
-            if not op.gone and (op.disabled or all_go):
-                self._arch.arch_disarm_kprobe(op)
+        all_go = self._host.kprobes_all_disarmed and not self._profile.disarms_by_force
+        going = [op for op in ops if not op.gone and (op.disabled or all_go)]
+        if going:
+            self._arch.arch_disarm_kprobes(going)
+        for op in ops:
             if op.unused:
                 self._host.unhash(op)
             else:
                 self.dequeue(op)
+        if self._profile.reoptimizes_later:
+            for op in ops:
+                if op.disabled:
+                    self._host.reoptimize_neighbours(op.at)
 
     def _do_optimize(self) -> None:
         if not self._optimizes():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from engine.arch import Arch
+from engine.arming import Arming
 from engine.errors import EngineBug
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.optimizer import Optimizer
@@ -19,6 +20,7 @@ __all__ = ("Optprobes", "ProbeTable")
 class ProbeTable(Protocol):
     """What is asked of the core."""
 
+    arming: Arming
     kprobes_all_disarmed: bool
     kprobes_allow_optimization: bool
 
@@ -133,7 +135,7 @@ class Optprobes:
                 self.unoptimize_kprobe(neighbour, force=True)
         jumps = isinstance(p, AggrKprobe) and p.queue is Queue.UNOPTIMIZING
         if not (jumps and self._profile.rearms_whole and self._profile.has("f66c0447cca1")):
-            self._arch.arch_arm_kprobe(p)
+            self._table.arming.arm(p)
         self.optimize_kprobe(p)
 
     def disarm_kprobe(self, p: Kprobe) -> bool:
@@ -142,7 +144,7 @@ class Optprobes:
         self.unoptimize_kprobe(p, force=self._table.kprobes_all_disarmed and self._profile.disarms_by_force)
         if isinstance(p, AggrKprobe) and p.queued:
             return False
-        self._arch.arch_disarm_kprobe(p)
+        self._table.arming.disarm(p)
         return True
 
     def reoptimize_neighbours(self, addr: int) -> None:

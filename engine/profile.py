@@ -1,6 +1,7 @@
 """Which kernel's behaviour a machine shows. One object a profile; what differs hangs on it, not on comparisons of names.
 
 ``linux-2010``: kernel/kprobes.c as of 6274de4984a6 with the 2.6.38 arch code. ``linux-6.1``: what a 6.1.192 was measured to do.
+``next``: what a kernel could do, knowing what this tool shows: the core of 6.1 with its faults mended, and pokes that share core syncs.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from engine.errors import InputError, printable
-from engine.transitions import ClearedAtOnce, ClearedWhenRestored, Transitions
+from engine.transitions import ClearedAtOnce, ClearedWhenRestored, TakenBackFromFreeing, Transitions
 
-__all__ = ("LINUX_6_1", "LINUX_2010", "PROFILES", "Profile", "profile_named")
+__all__ = ("LINUX_6_1", "LINUX_2010", "NEXT", "PROFILES", "Profile", "profile_named")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,11 +24,15 @@ class Profile:
     :ivar steps_by_int3: the copy is followed by a second int3 and branches are emulated (since v5.14); else TF steps it and
         fix-ups follow.
     :ivar emulation_warts: LOOP is emulated with its count one too high, and RET imm16 without releasing its arguments.
+    :ivar slot_has_both: a slot has a copy that ends in a jump back, where that may be, and one that ends in int3 behind it, so a
+        post_handler that joins a boosted probe is called; else the first probe decides for good how the one copy ends.
 
     Text:
 
     :ivar pokes_by_breakpoint: every probe is poked on its own, behind an int3, with core syncs (``text_poke_bp``); else one
         ``stop_machine`` a batch.
+    :ivar pokes_together: behind an int3, but up to 256 jumps of a pass share their core syncs, and so do breakpoints that one operation
+        puts in or takes out.
     :ivar pass_max: most probes that a pass of the optimizer takes in each direction; None: all.
 
     Core:
@@ -38,12 +43,18 @@ class Profile:
     :ivar lookup_is_enoent: an unknown symbol, or an address outside all text, answers ENOENT; else EINVAL.
     :ivar offset_is_cut: the offset of a probe is taken modulo 2^32.
     :ivar rescues_unused: a probe registered where an unused aggregator waits to be reclaimed takes it over; else EBUSY.
+    :ivar rescue_enables: that enables it, also for a probe that comes disabled, whose leaving then leaves the jump for good; else it
+        stays disabled as long as its probes are.
     :ivar reoptimizes_neighbour: what a probe inside its bytes has kept from being optimized is optimized when that probe is
         disarmed; else that fails, since the neighbour is not marked disabled yet when the question is asked.
+    :ivar reoptimizes_later: also where the neighbour had a jump itself, when that is undone.
     :ivar rearms_whole: a probe armed again while its jump waits to be undone keeps that jump; else a breakpoint goes over its first
         byte, and the flag OPTIMIZED alone says what stands behind it.
     :ivar looks_at_nearest_only: whether an address lies in replaced bytes is asked of the nearest probe before it only, be that
         one disabled; else of each.
+    :ivar enables_while_disarmed: a probe enabled while all are disarmed is armed when all are; else it sleeps on, unless its aggregator
+        was awake.
+    :ivar gives_flags_back: an unregistered probe has the flags that it was registered with; else those that it had last.
     :ivar disarms_by_force: disarming all probes undoes every jump on the spot; else the optimizer does it.
     :ivar dying_blocks: a disabled probe that still waits on a list keeps a jump off its address (f1c97a1b4ef7).
     :ivar marks_entries: a probe at a function's first byte has the flag ON_FUNC_ENTRY.
@@ -70,7 +81,9 @@ class Profile:
     name: str
     steps_by_int3: bool
     emulation_warts: bool
+    slot_has_both: bool = False
     pokes_by_breakpoint: bool
+    pokes_together: bool = False
     pass_max: int | None
     transitions: Transitions
     optprobes: bool = True
@@ -78,9 +91,13 @@ class Profile:
     lookup_is_enoent: bool
     offset_is_cut: bool
     rescues_unused: bool
+    rescue_enables: bool = True
     reoptimizes_neighbour: bool
+    reoptimizes_later: bool = False
     rearms_whole: bool
     looks_at_nearest_only: bool
+    enables_while_disarmed: bool = False
+    gives_flags_back: bool = False
     disarms_by_force: bool
     dying_blocks: bool
     marks_entries: bool
@@ -151,7 +168,25 @@ LINUX_6_1: Final = Profile(
     fault_handlers=False,
     jprobes=False,
 )
-PROFILES: Final = (LINUX_2010, LINUX_6_1)
+NEXT: Final = replace(
+    LINUX_6_1,
+    name="next",
+    emulation_warts=False,
+    slot_has_both=True,
+    pokes_together=True,
+    transitions=TakenBackFromFreeing(),
+    offset_is_cut=False,
+    rescue_enables=False,
+    reoptimizes_neighbour=True,
+    reoptimizes_later=True,
+    rearms_whole=True,
+    looks_at_nearest_only=False,
+    enables_while_disarmed=True,
+    gives_flags_back=True,
+    disarms_by_force=False,  # so that one pass of the optimizer undoes all jumps together; who disarms all waits for it anyway
+    unregisters_behind_tasks=True,
+)
+PROFILES: Final = (LINUX_2010, LINUX_6_1, NEXT)
 
 
 def profile_named(name: str) -> Profile:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from engine.errors import InputError, printable
-from engine.profile import LINUX_6_1, LINUX_2010, Profile
-from engine.transitions import CancelledByFlag, ClearedAtOnce
+from engine.profile import LINUX_6_1, LINUX_2010, NEXT, Profile
+from engine.transitions import CancelledByFlag, ClearedAtOnce, ClearedWhenRestored
 
 __all__ = ("STEPS", "Step", "steps_of", "without")
 
-_BOTH: Final = frozenset({LINUX_2010.name, LINUX_6_1.name})
 _OLD: Final = frozenset({LINUX_2010.name})
-_NEW: Final = frozenset({LINUX_6_1.name})
+_NEW: Final = frozenset({LINUX_6_1.name, NEXT.name})
+_ALL: Final = _OLD | _NEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,16 @@ class Step:
 
 
 STEPS: Final = (
-    Step("quiescence", _BOTH, "the optimizer waits for quiescence before it writes jumps"),
+    Step("quiescence", _ALL, "the optimizer waits for quiescence before it writes jumps"),
     Step("stop-machine", _OLD, "every CPU is parked while a jump is written"),
-    Step("unregister-wait", _BOTH, "unregister_kprobe() waits before it frees the slot"),
-    Step("free-wait", _BOTH, "the optimizer waits before it frees a detour buffer"),
-    Step("slot-reuse-wait", _BOTH, "a dirty slot is not used again before a grace period"),
-    Step("disabled-check", _BOTH, "the optimized callback asks whether its probe is disabled"),
-    Step("jump-range-check", _BOTH, "no jump replaces bytes that the function itself jumps into"),
-    Step("neighbour-check", _BOTH, "no jump replaces bytes that have another probe"),
-    Step("collision-unoptimize", _BOTH, "a new probe inside a jump's bytes forces that jump back first"),
-    Step("int3-gone", _BOTH, "a hit whose breakpoint was removed meanwhile runs the instruction again"),
+    Step("unregister-wait", _ALL, "unregister_kprobe() waits before it frees the slot"),
+    Step("free-wait", _ALL, "the optimizer waits before it frees a detour buffer"),
+    Step("slot-reuse-wait", _ALL, "a dirty slot is not used again before a grace period"),
+    Step("disabled-check", _ALL, "the optimized callback asks whether its probe is disabled"),
+    Step("jump-range-check", _ALL, "no jump replaces bytes that the function itself jumps into"),
+    Step("neighbour-check", _ALL, "no jump replaces bytes that have another probe"),
+    Step("collision-unoptimize", _ALL, "a new probe inside a jump's bytes forces that jump back first"),
+    Step("int3-gone", _ALL, "a hit whose breakpoint was removed meanwhile runs the instruction again"),
     Step("bp-int3-first", _NEW, "a jump goes in behind a breakpoint"),
     Step("bp-sync-1", _NEW, "a core sync behind the breakpoint"),
     Step("bp-sync-2", _NEW, "a core sync behind the jump's tail"),
@@ -47,7 +47,7 @@ STEPS: Final = (
     Step("bp-refs", _NEW, "the next poke waits for who still reads the last one's descriptor"),
     Step("unopt-sync-1", _NEW, "a core sync behind the breakpoint over a jump that goes out"),
     Step("unopt-sync-2", _NEW, "a core sync behind the tail of a jump that goes out"),
-    Step("f66c0447cca1", _BOTH, "OPTIMIZED stays set while the jump's tail stands; in linux-2010: so does a jump that is armed again"),
+    Step("f66c0447cca1", _ALL, "OPTIMIZED stays set while the jump's tail stands; but in 6.1: a jump that is armed again stays whole"),
     Step("e4add247789e", _NEW, "a decision to optimize is taken back by what list the probe is on"),
     Step("868a6fc0ca24", _NEW, "the original bytes under a jump that is being undone are recovered from its detour buffer"),
     Step("f1c97a1b4ef7", _NEW, "a disabled neighbour that still waits on a list keeps a jump off its bytes"),
@@ -76,7 +76,7 @@ def without(profile: Profile, names: frozenset[str], *, preempt: bool = False) -
             where = ", ".join(sorted(known[name].profiles))
             raise InputError(f"--without {name}: means nothing in {profile.name}; it is a step of {where}")
     ablated = replace(profile, without=profile.without | names, preemption=preempt)
-    if profile.name == LINUX_6_1.name and "f66c0447cca1" in names:
+    if "f66c0447cca1" in names and isinstance(profile.transitions, ClearedWhenRestored):
         ablated = replace(ablated, transitions=ClearedAtOnce())
     elif "e4add247789e" in names:
         ablated = replace(ablated, transitions=CancelledByFlag())

@@ -2,7 +2,7 @@
 unoptimize_all_kprobes(), arm_all_kprobes() and disarm_all_kprobes() in kernel/kprobes.c.
 
 Both wait for the optimizer with no lock held that it takes. The commit of 2010 waits with kprobe_mutex held when optimization is
-switched off, and never wakes: that is mended in both profiles (``--without sysctl-deadlock`` has it again).
+switched off, and never wakes: that is mended in every profile (``--without sysctl-deadlock`` has it again).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from engine.kprobe import AggrKprobe, KprobeFlag, Queue
 
-__all__ = ("CancelledByFlag", "ClearedAtOnce", "ClearedWhenRestored", "Queues", "Transitions")
+__all__ = ("CancelledByFlag", "ClearedAtOnce", "ClearedWhenRestored", "Queues", "TakenBackFromFreeing", "Transitions")
 
 
 class Queues(Protocol):
@@ -131,6 +131,16 @@ class ClearedWhenRestored:
     def restored(self, op: AggrKprobe) -> None:
         """Now the flag goes."""
         op.flags &= ~KprobeFlag.OPTIMIZED
+
+
+class TakenBackFromFreeing(ClearedWhenRestored):
+    """As 6.1, but one that was forced back while it waited to be undone, and is in use again, waits for its jump again."""
+
+    def optimize(self, op: AggrKprobe, queues: Queues) -> None:
+        """Off the freeing list, if it is there: 6.1 forgets that it may be optimized."""
+        if op.queue is Queue.FREEING:
+            queues.dequeue(op)
+        super().optimize(op, queues)
 
 
 class CancelledByFlag(ClearedWhenRestored):

@@ -11,7 +11,7 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.explore.check import CheckResult, Report, Search, check
 from arch_x86.explore.scenario import Scenario
 from arch_x86.explore.scenarios.steps import NOT_NEEDED, scenarios_for
-from engine.profile import LINUX_6_1, LINUX_2010, Profile
+from engine.profile import PROFILES, Profile
 from engine.steps import STEPS, without
 
 __all__ = ("CONFIGURATIONS", "Cell", "Configuration", "matrix")
@@ -30,7 +30,7 @@ class Configuration:
         return f"{self.profile.name}{', preemptible' if self.preempt else ''}"
 
 
-CONFIGURATIONS: Final = tuple(Configuration(profile, preempt) for profile in (LINUX_2010, LINUX_6_1) for preempt in (False, True))
+CONFIGURATIONS: Final = tuple(Configuration(profile, preempt) for profile in PROFILES for preempt in (False, True))
 
 
 @dataclass(frozen=True, slots=True)

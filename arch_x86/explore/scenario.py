@@ -35,7 +35,7 @@ from engine.profile import Profile
 __all__ = ("Scenario", "Setup", "load_scenarios", "scenario")
 
 Body = TypeVar("Body", bound=Callable[[Control], None])
-PROFILES: Final = ("linux-2010", "linux-6.1")
+PROFILES: Final = ("linux-2010", "linux-6.1", "next")
 
 
 class Setup:

@@ -124,7 +124,8 @@ class World:
             (task.name, task.at, task.done, task.started, task.again is not None, task.wait, repr(task.error), self._stack(task))
             for task in self.plane.tasks
         )
-        switches = (len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, core.optimizer.due)
+        waiting = tuple((addr, self.name_of(p), on) for addr, (p, on) in core.arming.waiting.items())
+        switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, core.optimizer.due)
         probes = tuple(map(self._probe, self.control.probes))
         room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)
         told = repr((self.text.current.name, table, lists, tasks, switches, self.control.lives, probes, room))

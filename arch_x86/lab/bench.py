@@ -17,6 +17,7 @@ from arch_x86.lab.calls import require_function
 from arch_x86.probes.arch import X86Arch, X86Areas
 from arch_x86.probes.jprobe import JprobeStub
 from arch_x86.text.poke import PokeProtocol, StopMachinePoke, TextPokeBp
+from arch_x86.text.poke_batch import TextPokeBpBatch
 from arch_x86.text.space import TextSpace
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
@@ -29,6 +30,12 @@ __all__ = ("TURN", "Workbench", "build_arch")
 _TO_THE_END = 1 << 40
 TURN = 1_000
 """Instructions that each vCPU runs in its turn."""
+
+
+def _poke_of(profile: Profile) -> type[StopMachinePoke | TextPokeBp | TextPokeBpBatch]:
+    if profile.pokes_together:
+        return TextPokeBpBatch
+    return TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke
 
 
 def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: Profile, slots_max: int | None = None) -> X86Arch:
@@ -46,7 +53,7 @@ def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: 
         JprobeStub(stubs.jprobe_return, stubs.jprobe_return_end, saved_sp),
         slots_max,
     )
-    poke: PokeProtocol = (TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke)(text, plane, profile.without)
+    poke: PokeProtocol = _poke_of(profile)(text, plane, profile.without)
     return X86Arch(machine.image, text, poke, areas, machine.ram, len(machine.cpus), profile, machine.guard, plane.synchronize_sched)
 
 

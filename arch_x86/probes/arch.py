@@ -40,7 +40,7 @@ __all__ = ("MAX_OPTIMIZED_LENGTH", "X86Arch", "X86Areas")
 
 MAX_OPTIMIZED_LENGTH: Final = 20
 """Most bytes of whole instructions that a 5-byte jump can replace: 4 + the longest instruction that may be copied, 16."""
-_SLOT_SIZE: Final = 16
+_COPY_SIZE: Final = 16
 _DETOUR_SIZE: Final = 192
 
 
@@ -95,7 +95,8 @@ class X86Arch(BreakpointHandler):
         self._lookup: Callable[[int], Kprobe | None] = lambda _addr: None
         self._areas = areas
         self._grace = grace
-        self.slots = self._new_cache(areas.slots, _SLOT_SIZE, areas.slots_max)
+        self.slot_size = 2 * _COPY_SIZE if profile.slot_has_both else _COPY_SIZE
+        self.slots = self._new_cache(areas.slots, self.slot_size, areas.slots_max)
         self.detours = self._new_cache(areas.detours, _DETOUR_SIZE, areas.slots_max)
         self._copies: dict[int, Kprobe] = {}
         text.listeners.append(lambda write: self.code.text_changed(write.addr, len(write.data)))
@@ -148,14 +149,18 @@ class X86Arch(BreakpointHandler):
             raise EngineBug(f"no instruction at {p.at:#x}, though a probe may go there")
         boostable = self.stepping.wants_jump_back(p) and not self.profile.preemption and is_boostable(self.code, p.at)
         slot = self.slots.get()
+        places = [(slot, boostable)]
+        if self.profile.slot_has_both and boostable:
+            places = [(slot, False), (slot + _COPY_SIZE, True)]
         try:
-            copy = build_slot(insn, slot, boostable)
+            copies = [(at, build_slot(insn, at, jumps_back)) for at, jumps_back in places]
         except KprobeError:
             self.slots.free(slot, dirty=False)
             raise
-        self._copied(slot, copy[: insn.length])
-        self.poke.text_poke(slot, copy, f"slot of {p.at:#x}")
-        p.ainsn = Ainsn(insn, slot, boostable)
+        for at, copy in copies:
+            self._copied(at, copy[: insn.length])
+            self.poke.text_poke(at, copy, f"slot of {p.at:#x}")
+        p.ainsn = Ainsn(insn, slot, places[-1][0] if boostable else None)
         self._copies[slot] = p
 
     def arch_remove_kprobe(self, p: Kprobe) -> None:
@@ -163,19 +168,18 @@ class X86Arch(BreakpointHandler):
         ainsn: Ainsn | None = p.ainsn
         if ainsn is None:
             return
-        self.poke.text_poke(ainsn.slot, INT3 * _SLOT_SIZE, f"freed slot of {p.at:#x}")
+        self.poke.text_poke(ainsn.slot, INT3 * self.slot_size, f"freed slot of {p.at:#x}")
         del self._copies[ainsn.slot]
         p.ainsn = None
         self.slots.free(ainsn.slot, dirty=ainsn.boostable)
 
-    def arch_arm_kprobe(self, p: Kprobe) -> None:
-        """The breakpoint goes in."""
-        self.poke.text_poke_byte(p.at, INT3, f"arm {p.at:#x}")
+    def arch_arm_kprobes(self, ps: Sequence[Kprobe]) -> None:
+        """The breakpoints go in."""
+        self.poke.text_poke_bytes([TextPokeParam(p.at, INT3, f"arm {p.at:#x}") for p in ps])
 
-    def arch_disarm_kprobe(self, p: Kprobe) -> None:
-        """The first byte comes back."""
-        ainsn: Ainsn = p.ainsn
-        self.poke.text_poke_byte(p.at, ainsn.opcode, f"disarm {p.at:#x}")
+    def arch_disarm_kprobes(self, ps: Sequence[Kprobe]) -> None:
+        """The first bytes come back."""
+        self.poke.text_poke_bytes([TextPokeParam(p.at, p.ainsn.opcode, f"disarm {p.at:#x}") for p in ps])
 
     # Optimized probes -------------------------------------------------------------------------------------------------
 
@@ -264,7 +268,7 @@ class X86Arch(BreakpointHandler):
 
     def bp_resume(self, regs: PtRegs) -> None:
         """Go on where the poke protocol says."""
-        target = self.poke.bp_target()
+        target = self.poke.bp_target(regs.ip - 1)
         assert target is not None
         regs.ip = target
 
@@ -325,7 +329,7 @@ class X86Arch(BreakpointHandler):
     def in_use(self, addr: int) -> bool:
         """``addr`` lies in a slot or detour buffer that is in use."""
         base, size = self._areas.detours
-        step, start = (_DETOUR_SIZE, base) if base <= addr < base + size else (_SLOT_SIZE, self._areas.slots[0])
+        step, start = (_DETOUR_SIZE, base) if base <= addr < base + size else (self.slot_size, self._areas.slots[0])
         page, offset = divmod(addr - start, PAGE_SIZE)
         return start + page * PAGE_SIZE + offset - offset % step in self._copies
 
@@ -338,7 +342,7 @@ class X86Arch(BreakpointHandler):
                 yield start, start + 1
                 yield p.optinsn.copied, start + len(p.optinsn.detour.code)
             else:
-                yield start, start + _SLOT_SIZE
+                yield start, start + self.slot_size
 
     def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
         """The instructions of ``image`` in the ``size`` bytes from ``addr``, at least one, by address."""
@@ -360,6 +364,6 @@ class X86Arch(BreakpointHandler):
                 if start <= ip < start + _DETOUR_SIZE:
                     offset = ip - p.optinsn.copied
                     return p.at + offset if 0 <= offset < p.optinsn.detour.copied_len else p.at
-            elif start <= ip < start + _SLOT_SIZE:
+            elif start <= ip < start + self.slot_size:
                 return p.at
         return ip

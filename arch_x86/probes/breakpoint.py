@@ -156,7 +156,8 @@ class BreakpointHandler:
         if self.stepping.boosts(p):
             if not reenter:
                 block.current = None
-            regs.ip = ainsn.slot
+            assert ainsn.boosted is not None
+            regs.ip = ainsn.boosted
             return
         if reenter:
             block.prev = (block.current, block.status, block.old_flags, block.saved_flags)

@@ -12,11 +12,17 @@ __all__ = ("Ainsn", "OptInsn")
 
 @dataclass(frozen=True, slots=True)
 class Ainsn:
-    """The probed instruction as it was, and its copy at ``slot``; ``boostable``: the copy ends in a jump back."""
+    """The probed instruction as it was, and its copy at ``slot``; ``boosted``: the copy that ends in a jump back, which may be the same
+    one, or None."""
 
     insn: Insn
     slot: int
-    boostable: bool
+    boosted: int | None
+
+    @property
+    def boostable(self) -> bool:
+        """There is a copy that ends in a jump back."""
+        return self.boosted is not None
 
     @property
     def opcode(self) -> bytes:

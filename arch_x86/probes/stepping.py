@@ -129,22 +129,24 @@ class TrapFlagStepping:
 class Int3Stepping:
     """Since v5.14: branches and what touches IF are emulated, the rest runs into a second int3 behind the copy, with IF off.
 
-    A copy ends in a jump back only if the probe that prepared it had no post_handler; one that joins later is never called (6.1).
+    A copy ends in a jump back only if the probe that prepared it had no post_handler; one that joins later is never called (6.1). With
+    ``both`` copies in each slot it is asked at each hit.
     """
 
-    def __init__(self, memory: StackMemory, *, warts: bool) -> None:
+    def __init__(self, memory: StackMemory, *, warts: bool, both: bool = False) -> None:
         self._memory = memory
         self._warts = warts
+        self._both = both
         self._quirks = LINUX_6_1 if warts else NO_QUIRKS
 
     def wants_jump_back(self, p: Kprobe) -> bool:
         """Unless the first probe there has a post_handler."""
-        return p.post_handler is None
+        return self._both or p.post_handler is None
 
     def boosts(self, p: Kprobe) -> bool:
-        """Wherever the copy ends in a jump back."""
+        """Wherever the copy ends in a jump back; where there is another one, unless somebody wants a post_handler."""
         ainsn: Ainsn = p.ainsn
-        return ainsn.boostable
+        return ainsn.boostable and not (self._both and p.post_handler is not None)
 
     def emulates(self, ainsn: Ainsn) -> Emulation | None:
         """Branches, pushf, popf, cli, sti."""
@@ -174,5 +176,5 @@ class Int3Stepping:
 def stepping_for(profile: Profile, memory: StackMemory) -> Stepping:
     """The profile's way."""
     if profile.steps_by_int3:
-        return Int3Stepping(memory, warts=profile.emulation_warts)
+        return Int3Stepping(memory, warts=profile.emulation_warts, both=profile.slot_has_both)
     return TrapFlagStepping(memory)

@@ -15,7 +15,7 @@ from arch_x86.text.space import TextSpace, TextWrite
 __all__ = ("MAX_POKE_BATCH", "CoreSync", "PokeProtocol", "StopMachine", "StopMachinePoke", "TextPokeBp", "TextPokeParam")
 
 MAX_POKE_BATCH: Final = 256
-"""Most text pokes that one stop_machine applies (MAX_OPTIMIZE_PROBES)."""
+"""Most text pokes that one stop_machine applies (MAX_OPTIMIZE_PROBES), or that share their core syncs (TP_VEC_MAX)."""
 
 
 class StopMachine(Protocol):
@@ -40,7 +40,7 @@ class CoreSync(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextPokeParam:
-    """One probe's jump going in or out (struct text_poke_param): the ``data`` for ``addr``, at most 5 bytes.
+    """One probe's jump or breakpoint going in or out (struct text_poke_param): the ``data`` for ``addr``, at most 5 bytes.
 
     ``target``: where a CPU goes on that meets the breakpoint which stands there meanwhile; None: whoever handles breakpoints decides.
     """
@@ -58,8 +58,8 @@ class PokeProtocol(Protocol):
         """Write bytes that nobody executes yet, or any more."""
         ...
 
-    def text_poke_byte(self, addr: int, data: bytes, reason: str) -> None:
-        """Write one byte that every CPU may see at any time: a breakpoint, or the first byte of an instruction under it."""
+    def text_poke_bytes(self, params: Sequence[TextPokeParam]) -> None:
+        """Write single bytes that every CPU may see at any time: breakpoints, or the first bytes of the instructions under them."""
         ...
 
     def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
@@ -74,8 +74,8 @@ class PokeProtocol(Protocol):
         """The protocol is at work at ``addr``, and the breakpoint there is its own."""
         ...
 
-    def bp_target(self) -> int | None:
-        """Where a CPU goes on that hit it."""
+    def bp_target(self, addr: int) -> int | None:
+        """Where a CPU goes on that hit the one at ``addr``."""
         ...
 
     @property
@@ -99,9 +99,10 @@ class StopMachinePoke:
         """No CPU has to be stopped."""
         self._text.write(addr, data, reason=reason)
 
-    def text_poke_byte(self, addr: int, data: bytes, reason: str) -> None:
+    def text_poke_bytes(self, params: Sequence[TextPokeParam]) -> None:
         """No CPU has to be stopped: the old or the new byte, both are whole."""
-        self._text.write(addr, data, reason=reason)
+        for param in params:
+            self._text.write(param.addr, param.data, reason=param.reason)
 
     def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
         """One ``stop_machine``."""
@@ -116,8 +117,9 @@ class StopMachinePoke:
         del addr
         return False
 
-    def bp_target(self) -> int | None:
+    def bp_target(self, addr: int) -> int | None:
         """Nobody asks."""
+        del addr
         return None
 
     @property
@@ -158,9 +160,10 @@ class TextPokeBp:
         """No CPU has to know."""
         self._text.write(addr, data, reason=reason)
 
-    def text_poke_byte(self, addr: int, data: bytes, reason: str) -> None:
-        """One byte, and one sync."""
-        self._write(addr, data, reason)
+    def text_poke_bytes(self, params: Sequence[TextPokeParam]) -> None:
+        """One sync each."""
+        for param in params:
+            self._write(param.addr, param.data, param.reason)
 
     def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
         """Three syncs each."""
@@ -186,8 +189,9 @@ class TextPokeBp:
         """A jump is going in at ``addr``."""
         return self._at is not None and self._at.addr == addr and "bp-handler" not in self._without
 
-    def bp_target(self) -> int | None:
-        """Its destination: of the poke that has the descriptor now, or had it last."""
+    def bp_target(self, addr: int) -> int | None:
+        """Its destination: of the poke that has the descriptor now, or had it last, wherever that was."""
+        del addr
         return self._last.target if self._last is not None else None
 
     @property

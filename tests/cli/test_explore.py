@@ -87,7 +87,7 @@ def test_a_schedule_that_breaks_nothing_exits_with_0(capsys, image):
 @pytest.mark.parametrize(
     "method", [("--probe", "work+2"), ("--probe", "work+9"), ("--probe", "r work"), ("--preempt", "--preemptions", "1")]
 )
-@pytest.mark.parametrize("profile", ["linux-2010", "linux-6.1"])
+@pytest.mark.parametrize("profile", ["linux-2010", "linux-6.1", "next"])
 def test_each_shape_and_method_has_its_check(capsys, image, profile, method):
     probes = method if "--probe" in method else ("--probe", "work+4", *method)
     status, out, _ = call(capsys, "check", image, "--call", "work", "--arg", "5", "--calls", "1", "--profile", profile, "--json", *probes)

@@ -44,6 +44,18 @@ def test_no_time_passes_but_by_wait_sleep_and_call(monkeypatch, capsys):
     assert texts == ["cc", "cc", "e9"]
 
 
+def test_profile_next_keeps_the_whole_jump_where_6_1_leaves_a_breakpoint_over_its_first_byte(monkeypatch, capsys):
+    text = f"reg 0 {FUNCTION}+0\nwait\ndis 0\nen 0\nwait\ncall {FUNCTION} x1\ncnt 0\nunreg 0\nwait\n"
+    answers = {}
+    for profile in ("linux-6.1", "next"):
+        status, out, _ = script(monkeypatch, capsys, text, "--json", "--profile", profile)
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert (status, lines[6]["hits"], lines[-1]["list"]) == (0, 1, [])
+        answers[profile] = [(line["text"][:2], line["queue"], line["syncs"]) for line in lines[:4] if "text" in line]
+    assert answers["next"] == [("cc", "optimizing", 1), ("e9", "unoptimizing", 0), ("e9", "none", 0)]
+    assert answers["linux-6.1"] == [*answers["next"][:2], ("cc", "none", 1)]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

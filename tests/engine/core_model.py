@@ -33,10 +33,17 @@ class Site:
 
 @dataclass(slots=True)
 class CoreModel:
-    """``jump_sizes``: bytes that a jump at an offset would replace, for offsets that can be optimized at all."""
+    """``jump_sizes``: bytes that a jump at an offset would replace, for offsets that can be optimized at all.
+
+    ``reuses_dying``, ``rescue_enables``, ``enables_while_disarmed``: as the profile has it. ``forgets``: there are things after which what
+    may be optimized is not.
+    """
 
     jump_sizes: dict[int, int]
     reuses_dying: bool
+    rescue_enables: bool = True
+    enables_while_disarmed: bool = False
+    forgets: bool = True
     sites: dict[int, Site] = field(default_factory=dict)
     all_disarmed: bool = False
     allowed: bool = True
@@ -75,7 +82,7 @@ class CoreModel:
 
     def must_jump(self, offset: int) -> bool:
         """And nothing has happened after which the kernel forgets to."""
-        return self.may_jump(offset) and offset not in self.blocked and offset not in self.rearmed
+        return self.may_jump(offset) and not (self.forgets and (offset in self.blocked or offset in self.rearmed))
 
     def spoilt(self, offset: int) -> bool:
         """2010: armed over its jump and disabled before the optimizer came, it runs into what is left of the jump on a hit."""
@@ -107,7 +114,7 @@ class CoreModel:
             if self.reuses_dying and (dying or offset in self.leaked):
                 if not dying:
                     self.blocked.add(offset)  # forced back, and on its way to the freeing list
-                site.disabled = False
+                site.disabled = not enabled and not self.rescue_enables
                 self.dying.discard(offset)
                 self.leaked.discard(offset)
             elif enabled and not self.all_disarmed:
@@ -138,11 +145,12 @@ class CoreModel:
         site = self.sites[probe.site]
         if site.aggregated:
             probe.enabled = True
-        if self.all_disarmed or not site.disabled:
-            return  # while all are disarmed, a site that is disabled sleeps on
+        if not site.disabled or (self.all_disarmed and not self.enables_while_disarmed):
+            return  # while all are disarmed, a site that is disabled sleeps on in the kernels
         probe.enabled = True
         site.disabled = False
-        self._arm(probe.site)
+        if not self.all_disarmed:
+            self._arm(probe.site)
 
     def unregister(self, probe: ModelProbe) -> None:
         self._disable(probe)

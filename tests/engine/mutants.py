@@ -36,12 +36,17 @@ MUTANTS: Final = (
     Mutant("the newest probe runs last", "engine/kprobes.py", "ap.children.insert(0, p)", "ap.children.append(p)"),
     Mutant("a disabled probe's handler runs behind a jump", "engine/aggregate.py", "if child.pre_handler is not None and not child.disabled:\n                self._cpu.kprobe_instance = child\n                child.pre_handler(child, regs)", "if child.pre_handler is not None:\n                self._cpu.kprobe_instance = child\n                child.pre_handler(child, regs)"),
     Mutant("the optimizer undoes the jump and leaves the breakpoint of a disabled probe", "engine/optimizer.py", "if not op.gone and (op.disabled or", "if not op.gone and (False or"),
-    Mutant("enabling does not arm", "engine/kprobes.py", "entry.flags &= ~KprobeFlag.DISABLED\n                self.optprobes.arm_kprobe(entry)", "entry.flags &= ~KprobeFlag.DISABLED\n                pass"),
+    Mutant("enabling does not arm", "engine/kprobes.py", "                if not self.kprobes_all_disarmed:\n                    self.optprobes.arm_kprobe(entry)", "                pass"),
     Mutant("a probe waiting for its jump is not dequeued when it is taken back", "engine/transitions.py", "        op.flags &= ~KprobeFlag.OPTIMIZED\n        if op.queued:\n            queues.dequeue(op)\n        elif force:", "        op.flags &= ~KprobeFlag.OPTIMIZED\n        if op.queued:\n            pass\n        elif force:"),
     Mutant("an unused probe is never reclaimed", "engine/optimizer.py", "if op.unused:  # else", "if False:  # else"),
     Mutant("disarming all leaves what waits for the optimizer armed", "engine/optimizer.py", "or all_go)", "or False)"),
     Mutant("arming all arms the disabled ones, too", "engine/switches.py", "            if p.disabled:\n                continue\n            if on:\n                core.optprobes.arm_kprobe(p)", "            if on:\n                core.optprobes.arm_kprobe(p)"),
     Mutant("code that is gone leaves its probes on the optimizer's lists", "engine/optprobes.py", "if op.queued:\n            self._optimizer.dequeue(op)\n        op.flags", "if False:\n            self._optimizer.dequeue(op)\n        op.flags"),
+    Mutant("next: nobody is asked when a neighbour's jump is undone", "engine/optimizer.py", "if self._profile.reoptimizes_later:", "if False:"),
+    Mutant("next: what is enabled while all are disarmed sleeps on", "engine/kprobes.py", "(self.profile.enables_while_disarmed or not self.kprobes_all_disarmed)", "not self.kprobes_all_disarmed"),
+    Mutant("next: a disabled probe that takes over a dying one enables it", "engine/kprobes.py", "if p.disabled and not self.profile.rescue_enables:", "if False:"),
+    Mutant("next: a post_handler that joins a boosted probe is not called", "arch_x86/probes/stepping.py", "return ainsn.boostable and not (self._both and p.post_handler is not None)", "return ainsn.boostable"),
+    Mutant("next: what an operation arms and disarms is disarmed only", "engine/arming.py", "        if armed:\n", "        if False:\n"),
 )  # fmt: skip
 
 

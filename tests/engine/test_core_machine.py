@@ -14,9 +14,18 @@ It finds each of these single-line changes to the core (``make mutants`` makes o
 10. an unused probe is never reclaimed;
 11. disarming all leaves what waits for the optimizer armed;
 12. arming all arms the disabled ones, too;
-13. code that is gone leaves its probes on the optimizer's lists.
+13. code that is gone leaves its probes on the optimizer's lists;
 
-``OPTPROBE_EXAMPLES`` (300) makes it longer: of linux-2010 as many, of linux-6.1 half.
+and, of what ``next`` mends of 6.1, of these:
+
+14. nobody is asked when a neighbour's jump is undone;
+15. what is enabled while all are disarmed sleeps on;
+16. a disabled probe that takes over a dying one enables it;
+17. a post_handler that joins a boosted probe is not called;
+18. what an operation arms and disarms is disarmed only.
+
+``OPTPROBE_EXAMPLES`` (300) makes it longer: of linux-2010 as many, of the others half. For ``next`` the model has no exceptions: what may
+be optimized is, once the optimizer is idle, and who is enabled is called, post_handlers, too.
 """
 
 from __future__ import annotations
@@ -36,7 +45,7 @@ from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from engine.debugfs import listed_probes, status_words
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, KprobeFlag
-from engine.profile import LINUX_6_1, LINUX_2010, Profile
+from engine.profile import LINUX_6_1, LINUX_2010, NEXT, Profile
 from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 from tests.conftest import BASE, asm_image
 from tests.engine.core_model import CoreModel, ModelProbe
@@ -64,7 +73,13 @@ class CoreMachine(RuleBasedStateMachine):
         plans = {offset: can_optimize(self.bench.arch.code, BASE + offset) for offset in BOUNDARIES}
         sizes = {offset: plan.size for offset, plan in plans.items() if isinstance(plan, OptimizePlan)}
         assert len(sizes) >= 6
-        self.model = CoreModel(sizes, self.profile.rescues_unused)
+        self.model = CoreModel(
+            sizes,
+            self.profile.rescues_unused,
+            self.profile.rescue_enables,
+            self.profile.enables_while_disarmed,
+            forgets=not self.profile.reoptimizes_later,
+        )
         self.calls: list[tuple[str, Kprobe]] = []
         self.loaded = True
 
@@ -110,13 +125,17 @@ class CoreMachine(RuleBasedStateMachine):
     def register_a_plain_one(self, offset):
         self.register_one(offset, post=False, enabled=True)
 
-    def register_one(self, offset, *, post, enabled):
-        kprobe = Kprobe(symbol_name="f", offset=offset, flags=KprobeFlag(0 if enabled else KprobeFlag.DISABLED))
+    def fresh(self, offset, *, disabled=False):
+        kprobe = Kprobe(symbol_name="f", offset=offset, flags=KprobeFlag(KprobeFlag.DISABLED if disabled else 0))
         kprobe.pre_handler = lambda p, _regs: self.calls.append(("pre", p))
+        return kprobe
+
+    def register_one(self, offset, *, post, enabled):
+        kprobe = self.fresh(offset, disabled=not enabled)
         if post:
             kprobe.post_handler = lambda p, _regs, _flags: self.calls.append(("post", p))
         dead = not self.profile.rescues_unused and (offset in self.model.dying or offset in self.model.leaked)
-        if not enabled and offset in self.model.dying | self.model.leaked:
+        if not enabled and self.profile.rescue_enables and offset in self.model.dying | self.model.leaked:
             return  # see test_finds.py
         if dead and offset not in self.model.sites:
             with pytest.raises(KprobeError) as refused:
@@ -127,7 +146,7 @@ class CoreMachine(RuleBasedStateMachine):
         was_armed = self.model.armed(offset)
         self.kprobes.register_kprobe(kprobe)
         self.model.register(kprobe, offset, post=post, enabled=enabled)
-        if jumped and not was_armed and self.text()[offset] == INT3:
+        if jumped and not was_armed and self.model.forgets and self.text()[offset] == INT3:
             self.model.rearmed.add(offset)
 
     @rule(offset=st.integers(0, SIZE - 1).filter(lambda o: o not in BOUNDARIES))
@@ -148,13 +167,39 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.sites)
     def unregister(self, index):
         probe = self.pick(index)
-        offset = probe.site
         assert self.kprobes.unregister_kprobe(probe.kprobe)
         assert not self.kprobes.unregister_kprobe(probe.kprobe)
+        self.gone(probe)
+
+    def gone(self, probe):
+        offset = probe.site
         self.model.unregister(probe)
-        if offset not in self.model.sites and self.loaded and self.text()[offset] != self.original[offset]:
+        if offset in self.model.sites or not self.loaded or self._covered(self.text(), offset):
+            return
+        if self.text()[offset] != self.original[offset]:
             assert offset in self.model.jump_sizes, "only a jump is undone later"
             self.model.dying.add(offset)
+
+    @rule(offsets=st.lists(st.sampled_from(BOUNDARIES), min_size=2, max_size=4))
+    @precondition(lambda self: self.loaded and self.profile.pokes_together)
+    def register_several(self, offsets):
+        probes = [self.fresh(offset) for offset in offsets]
+        before = self.bench.plane.stats.syncs
+        forced = sum(self.text()[o] == JMP for o in BOUNDARIES)
+        self.kprobes.register_kprobes(probes)
+        assert self.bench.plane.stats.syncs - before <= 1 + 2 * forced, "one sync for all, two for each jump that is forced back"
+        for kprobe, offset in zip(probes, offsets, strict=True):
+            self.model.register(kprobe, offset, post=False, enabled=True)
+
+    @rule(indexes=st.lists(st.integers(0, 30), min_size=2, max_size=4))
+    @precondition(lambda self: self.model.sites and self.profile.pokes_together)
+    def unregister_several(self, indexes):
+        probes = list(dict.fromkeys(map(self.pick, indexes)))
+        before = self.bench.plane.stats.syncs
+        assert self.kprobes.unregister_kprobes([p.kprobe for p in probes] * 2) == len(probes)
+        assert self.bench.plane.stats.syncs - before <= 1
+        for probe in probes:
+            self.gone(probe)
 
     @rule(index=st.integers(0, 30))
     @precondition(lambda self: self.model.sites)
@@ -176,13 +221,17 @@ class CoreMachine(RuleBasedStateMachine):
         self.kprobes.enable_kprobe(probe.kprobe)
         self.model.enable(probe)
         if jumped and not was_armed and self.text()[probe.site] == INT3:
+            assert self.model.forgets, "a breakpoint over a jump that stands"
             self.model.rearmed.add(probe.site)
+
+    def holds_an_armed_one(self, offset):
+        return any(self.model.armed(other) for other in self.model.inside(offset))
 
     @rule(on=st.sampled_from((True, True, True, False)))
     def switch_optimization(self, on):
         set_kprobes_optimization(self.kprobes, on=on)
         if on and not self.model.allowed:
-            self.model.blocked = {o for o in self.model.blocked if not self.model.armed(o)}
+            self.model.blocked = {o for o in self.model.blocked if not self.model.armed(o) or self.holds_an_armed_one(o)}
         self.model.allowed = on
         if not on:
             self._settled()
@@ -194,9 +243,24 @@ class CoreMachine(RuleBasedStateMachine):
         self.model.all_disarmed = not on
         if changed and on:
             # Armed in the order of the table: one armed before a neighbour in its bytes is forced back again.
-            self.model.blocked |= {o for o in self.model.sites if any(self.model.armed(i) for i in self.model.inside(o))}
+            self.model.blocked |= set(filter(self.holds_an_armed_one, self.model.sites))
         if not on:
             self._settled()
+
+    @rule(index=st.integers(0, 30))
+    @precondition(lambda self: self.model.sites and self.profile.enables_while_disarmed)
+    def nap_while_all_are_disarmed(self, index):
+        self.switch_all(False)
+        self.disable(index)
+        self.enable(index)
+        self.switch_all(True)
+
+    @rule(index=st.integers(0, 30), enabled=st.booleans())
+    @precondition(lambda self: self.loaded and not self.profile.rescue_enables and self.model.dying | self.model.leaked)
+    def take_over(self, index, enabled):
+        """A new probe where nobody is left and the optimizer has not come."""
+        waiting = sorted(self.model.dying | self.model.leaked)
+        self.register_one(waiting[index % len(waiting)], post=False, enabled=enabled)
 
     @rule(jiffies=st.integers(0, 7))
     def time_passes(self, jiffies):
@@ -222,7 +286,7 @@ class CoreMachine(RuleBasedStateMachine):
         assert self.bench.call("f", argument) == (eax + argument + 6) & (1 << 64) - 1
         pre = [p.kprobe for offset in BOUNDARIES if offset in self.model.sites for p in self.model.called(offset)]
         assert [p for kind, p in self.calls if kind == "pre"] == pre
-        if not self.profile.steps_by_int3:  # 6.1 never calls one that joins a boosted copy
+        if self.profile.slot_has_both or not self.profile.steps_by_int3:  # 6.1 never calls one that joins a boosted copy
             post = [p.kprobe for offset in BOUNDARIES if offset in self.model.sites for p in self.model.called(offset) if p.post]
             assert [p for kind, p in self.calls if kind == "post"] == post
 
@@ -304,7 +368,10 @@ class CoreMachine(RuleBasedStateMachine):
                 assert self.model.may_jump(at) or at in self.model.rearmed or not self.kprobes.optimizer.idle
 
 
-@pytest.mark.parametrize(("profile", "share"), [(LINUX_2010, 1.0), (MENDED_6_1, 0.5)], ids=["linux-2010", "linux-6.1"])
+SHARES = [(LINUX_2010, 1.0), (MENDED_6_1, 0.5), (NEXT, 0.5)]
+
+
+@pytest.mark.parametrize(("profile", "share"), SHARES, ids=["linux-2010", "linux-6.1", "next"])
 def test_the_core_does_what_a_plain_model_says(profile, share, pool):
     machine = type("Machine", (CoreMachine,), {"profile": profile, "pool": pool})
     chosen = settings(max_examples=max(1, int(EXAMPLES * share)), stateful_step_count=50)

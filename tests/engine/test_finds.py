@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 
 import pytest
 
@@ -11,7 +10,7 @@ from arch_x86.emu.fault import GuestFaultError
 from arch_x86.lab.bench import Workbench
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, KprobeFlag
-from engine.profile import LINUX_6_1, LINUX_2010
+from engine.profile import LINUX_6_1, LINUX_2010, NEXT, PROFILES
 from engine.steps import without
 from engine.switches import set_kprobes_optimization
 from tests.conftest import BASE, asm_image
@@ -55,7 +54,7 @@ class TestAProbeBehindADisabledOneInsideAJump:
         probe(bench, 2)
         assert (text(bench)[0], text(bench)[2]) == (JMP, INT3)
 
-    @pytest.mark.parametrize("profile", [LINUX_2010, replace(LINUX_6_1, looks_at_nearest_only=False)], ids=["linux-2010", "mended"])
+    @pytest.mark.parametrize("profile", [LINUX_2010, NEXT], ids=lambda profile: profile.name)
     def test_forces_the_jump_back_where_all_are_asked(self, bench_of, profile):
         bench = bench_of(profile)
         probe(bench, 0)
@@ -84,8 +83,9 @@ class TestDisableEnableDisableBeforeTheOptimizerCame:
         with pytest.raises(GuestFaultError):
             bench.call("f", 5)
 
-    def test_keeps_the_whole_jump_in_2010_as_mended(self, bench_of):
-        bench = bench_of(LINUX_2010)
+    @pytest.mark.parametrize("profile", [LINUX_2010, NEXT], ids=lambda profile: profile.name)
+    def test_keeps_the_whole_jump_in_2010_as_mended(self, bench_of, profile):
+        bench = bench_of(profile)
         self.provoke(bench)
         assert text(bench)[0] == JMP
         assert bench.call("f", 5) == 11
@@ -117,8 +117,9 @@ class TestADyingProbeThatANeighbourForcesBack:
             probe(bench, 0)
         assert refused.value.errno == errno.EBUSY
 
-    def test_is_reclaimed_by_6_1(self, bench_of):
-        bench = bench_of(LINUX_6_1)
+    @pytest.mark.parametrize("profile", [LINUX_6_1, NEXT], ids=lambda profile: profile.name)
+    def test_is_reclaimed_by_6_1(self, bench_of, profile):
+        bench = bench_of(profile)
         self.provoke(bench)
         assert not bench.kprobes.kprobe_table
         probe(bench, 0)
@@ -143,8 +144,9 @@ class TestAProbeArmedAroundADisabledOneWhoseJumpStillStands:
         with pytest.raises(GuestFaultError):
             bench.call("f", 5)
 
-    def test_waits_in_6_1(self, bench_of):
-        bench = bench_of(LINUX_6_1)
+    @pytest.mark.parametrize("profile", [LINUX_6_1, NEXT], ids=lambda profile: profile.name)
+    def test_waits_in_6_1(self, bench_of, profile):
+        bench = bench_of(profile)
         self.provoke(bench)
         assert bench.call("f", 5) == 11
 
@@ -161,7 +163,7 @@ def test_a_disabled_probe_that_takes_over_a_dying_one_leaves_its_jump_for_good_i
     assert bench.kprobes.kprobe_table[BASE].flags == KprobeFlag.OPTIMIZED | KprobeFlag.ON_FUNC_ENTRY
 
 
-@pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda profile: profile.name)
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 def test_switching_optimization_off_waits_without_what_the_optimizer_needs(bench_of, profile):
     """The commit of 2010 holds kprobe_mutex while it waits for a pass that takes it."""
     bench = bench_of(profile)

@@ -16,7 +16,7 @@ from engine.interrupts import EveryPlan
 from engine.kprobe import Kprobe, KprobeFlag, Method
 from engine.kprobe_events import parse_spec
 from engine.kretprobes import DATA_SIZE_MAX, Kretprobe
-from engine.profile import LINUX_6_1, LINUX_2010
+from engine.profile import PROFILES
 from tests.conftest import BASE, asm_image
 from tests.engine.guests import case, elf, interrupted_everywhere, run_case, start_case, workbench_of
 
@@ -25,7 +25,7 @@ G = BASE + 256
 ADDING_XMM = "mov eax, edi; nop; nop; nop; add eax, edi; movq xmm0, rdi; cmp edi, 99; ret"
 
 
-@pytest.fixture(params=[LINUX_2010, LINUX_6_1], ids=lambda profile: profile.name)
+@pytest.fixture(params=PROFILES, ids=lambda profile: profile.name)
 def profile(request):
     return request.param
 

@@ -18,7 +18,7 @@ from engine.image import ExceptionEntry
 from engine.interrupts import EveryPlan
 from engine.kprobe import Kprobe, Method
 from engine.kretprobes import Kretprobe
-from engine.profile import LINUX_6_1, LINUX_2010
+from engine.profile import LINUX_6_1, LINUX_2010, PROFILES
 from engine.script_ops import parse_script
 from tests.conftest import BASE, asm_image
 from tests.engine.guests import case, elf, interrupted_everywhere, run_case, start_case, workbench_of
@@ -35,7 +35,7 @@ CLOBBER = (
 METHODS = ("stepped", "boosted", "jump")
 
 
-@pytest.fixture(params=[LINUX_2010, LINUX_6_1], ids=lambda profile: profile.name)
+@pytest.fixture(params=PROFILES, ids=lambda profile: profile.name)
 def profile(request):
     return request.param
 

@@ -279,8 +279,9 @@ class TestProbepoint:
 
 
 @pytest.mark.parametrize("count", [1, 3, 257])
-def test_taking_n_jumps_away_is_a_stop_machine_for_256_in_2010_and_three_core_syncs_each_in_6_1(bench_of, profile, count):
-    syncs, stops = (3 * count, 0) if profile.pokes_by_breakpoint else (0, -(-count // 256))
+def test_taking_n_jumps_away_is_a_stop_machine_for_256_in_2010_three_core_syncs_each_in_6_1_and_for_256_in_next(bench_of, profile, count):
+    batches = -(-count // 256)
+    syncs, stops = (3 * (batches if profile.pokes_together else count), 0) if profile.pokes_by_breakpoint else (0, batches)
     bench = bench_of(profile, many_functions(count))
     probes = [Kprobe(symbol_name=f"f{i}") for i in range(count)]
     bench.kprobes.register_kprobes(probes)

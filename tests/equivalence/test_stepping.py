@@ -10,17 +10,16 @@ import pytest
 from arch_x86.emu.uc import RCX, RSP
 from arch_x86.isa.encode import INT3
 from engine.kprobe import Method
-from engine.profile import LINUX_6_1, LINUX_2010, Profile
+from engine.profile import LINUX_6_1, LINUX_2010, NEXT, Profile
 from tests.equivalence.hits import HitBench, is_rep
 from tests.equivalence.states import State
 from tests.equivalence.world import USER
 
 _IF, _DF, _ZF = 1 << 9, 1 << 10, 1 << 6
-SOUND_6_1 = replace(LINUX_6_1, emulation_warts=False)
 _CONDITIONS = (1, 1 << 2, 1 << 6, 1 << 7, 1 << 11)  # CF, PF, ZF, SF, OF
 
 
-@pytest.fixture(params=[LINUX_2010, SOUND_6_1], ids=["trap-flag", "emulated"])
+@pytest.fixture(params=[LINUX_2010, NEXT], ids=["trap-flag", "emulated"])
 def hits(pool, request):
     """``hits("hex", ...)``: cells to probe."""
     made: list[HitBench] = []

@@ -8,7 +8,7 @@ from arch_x86.explore.scenarios.images import TOY
 
 __all__ = ("HISTORY",)
 
-_NEW = ("linux-6.1",)
+_NEW = ("linux-6.1", "next")
 
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=1, profiles=("linux-2010",), steps=("sysctl-deadlock",))

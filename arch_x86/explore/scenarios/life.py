@@ -1,18 +1,18 @@
 """A probe's life, and what can cross it, under load.
 
-Each is sound in linux-2010 and linux-6.1 without preemption, but for ``nmi`` in linux-2010, and ``two_control_tasks`` there with two
-preemptions: a hit that finds its probe gone takes the breakpoint of the next one at the same address for nobody's.
+Each is sound in next, and without preemption in linux-2010 and linux-6.1, but for ``nmi`` in linux-2010, and ``two_control_tasks`` there
+with two preemptions: a hit that finds its probe gone takes the breakpoint of the next one at the same address for nobody's.
 
 With preemption linux-2010 breaks in all that optimize; linux-6.1 in ``register`` and ``neighbour``: a task that is preempted in a detour
 buffer to which a breakpoint took it (the probe waits to be optimized) is not waited for when the probe is unregistered before the jump
-is in.
+is in; next does.
 """
 
 from __future__ import annotations
 
 from arch_x86.explore.control import Control
 from arch_x86.explore.scenario import Scenario, Setup, scenario
-from arch_x86.explore.scenarios.images import CALLER, TOY
+from arch_x86.explore.scenarios.images import CALLER, TOY, TWO
 
 __all__ = ("SCENARIOS",)
 
@@ -229,6 +229,20 @@ def two_control_tasks(setup: Setup) -> None:
         k.settle()
 
 
+@scenario(image=TWO, call="work", arguments=("5",), calls=1)
+def two_jumps(setup: Setup) -> None:
+    """Two probes optimized in one pass."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        first, second = k.kprobe("work", 0), k.kprobe("work", 8)
+        k.register(first)
+        k.register(second)
+        k.settle()
+        k.unregister(first, second)
+        k.settle()
+
+
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False)
 def nmi(setup: Setup) -> None:
     """NMIs, whose handler runs the probed function: stop_machine does not cover them, text_poke_bp does."""
@@ -257,4 +271,5 @@ SCENARIOS: tuple[Scenario, ...] = (
     optimization_switch,
     enabled_switch,
     two_control_tasks,
+    two_jumps,
 )

@@ -43,20 +43,6 @@ def jump_into_range(setup: Setup) -> None:
 
 
 @scenario(image=TWO, call="work", arguments=("5",), calls=1)
-def two_jumps(setup: Setup) -> None:
-    """Two probes optimized in one pass."""
-
-    @setup.control
-    def main(k: Control) -> None:
-        first, second = k.kprobe("work", 0), k.kprobe("work", 8)
-        k.register(first)
-        k.register(second)
-        k.settle()
-        k.unregister(first, second)
-        k.settle()
-
-
-@scenario(image=TWO, call="work", arguments=("5",), calls=1)
 def slot_reuse(setup: Setup) -> None:
     """A slot is freed, and the next probe asks for one."""
 
@@ -70,14 +56,29 @@ def slot_reuse(setup: Setup) -> None:
         k.settle()
 
 
-_BY_NAME: Final = {one.name: one for one in (*SCENARIOS, *HISTORY, whole_life, jump_into_range, two_jumps, slot_reuse)}
+@scenario(image=TWO, call="work", arguments=("5",), calls=1)
+def two_passes(setup: Setup) -> None:
+    """A probe optimized, then another one: in next, too, two batches of pokes."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        first, second = k.kprobe("work", 0), k.kprobe("work", 8)
+        k.register(first)
+        k.settle()
+        k.register(second)
+        k.settle()
+        k.unregister(first, second)
+        k.settle()
+
+
+_BY_NAME: Final = {one.name: one for one in (*SCENARIOS, *HISTORY, whole_life, jump_into_range, slot_reuse, two_passes)}
 _SHOWN_BY: Final = {
-    "unregister-wait": ("stepped", "boosted"),
+    "unregister-wait": ("stepped", "boosted", "register"),
     "slot-reuse-wait": ("slot-reuse",),
     "jump-range-check": ("jump-into-range",),
     "neighbour-check": ("neighbour-first",),
     "collision-unoptimize": ("neighbour",),
-    "bp-refs": ("two-jumps",),
+    "bp-refs": ("two-jumps", "two-passes"),
     "sysctl-deadlock": ("sysctl-deadlock",),
     "f66c0447cca1": ("f66c0447cca1",),
     "e4add247789e": ("e4add247789e",),
@@ -98,20 +99,23 @@ _COHERENT: Final = "with coherent fetches every CPU sees a write at once"
 _OWN_FLAG: Final = "each probe under the aggregator has a flag of its own, and that is asked, too"
 _AFTER_GRACE: Final = "a slot is freed behind a grace period already, so nobody is in a dirty one"
 
+_BY_BREAKPOINT: Final = {
+    "disabled-check": _OWN_FLAG,
+    "slot-reuse-wait": _AFTER_GRACE,
+    "bp-sync-1": _COHERENT,
+    "bp-sync-2": _COHERENT,
+    "bp-sync-3": _COHERENT,
+    "unopt-sync-1": _COHERENT,
+    "unopt-sync-2": _COHERENT,
+    "int3-gone": "behind the breakpoint's removal comes a sync with every CPU, which one in a trap refuses",
+    "bp-handler": "the probe is in the table: its own breakpoint handler takes the hit to the detour's copies",
+    "bp-refs": "a sync with every CPU, which a CPU in the handler refuses, comes between two pokes",
+}
+
 NOT_NEEDED: Final = {
     ("quiescence", "linux-2010"): "stop_machine parks no CPU inside a call",
     ("disabled-check", "linux-2010"): _OWN_FLAG,
-    ("disabled-check", "linux-6.1"): _OWN_FLAG,
     ("slot-reuse-wait", "linux-2010"): _AFTER_GRACE,
-    ("slot-reuse-wait", "linux-6.1"): _AFTER_GRACE,
-    ("bp-sync-1", "linux-6.1"): _COHERENT,
-    ("bp-sync-2", "linux-6.1"): _COHERENT,
-    ("bp-sync-3", "linux-6.1"): _COHERENT,
-    ("unopt-sync-1", "linux-6.1"): _COHERENT,
-    ("unopt-sync-2", "linux-6.1"): _COHERENT,
-    ("unregister-wait", "linux-6.1"): "with preemption nothing is boosted, and who steps refuses the sync that comes before",
-    ("int3-gone", "linux-6.1"): "behind the breakpoint's removal comes a sync with every CPU, which one in a trap refuses",
-    ("bp-handler", "linux-6.1"): "the probe is in the table: its own breakpoint handler takes the hit to the detour's copies",
-    ("bp-refs", "linux-6.1"): "a sync with every CPU, which a CPU in the handler refuses, comes between two pokes",
+    **{(step, profile): why for profile in ("linux-6.1", "next") for step, why in _BY_BREAKPOINT.items()},
 }
 """By step and profile, why leaving it out breaks nothing."""

@@ -1,0 +1,112 @@
+"""Pokes of a whole pass behind shared core syncs. Answers to text_poke_bp_batch() in arch/x86/kernel/alternative.c (6.1).
+
+Linux has it for static calls and jump labels; its kprobes poke one probe at a time (:class:`arch_x86.text.poke.TextPokeBp`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from arch_x86.isa.encode import INT3
+from arch_x86.text.poke import MAX_POKE_BATCH, CoreSync, TextPokeParam
+from arch_x86.text.space import TextSpace
+
+__all__ = ("TextPokeBpBatch",)
+
+Batch = tuple[TextPokeParam, ...]
+
+
+def _addr(param: TextPokeParam) -> int:
+    return param.addr
+
+
+def _batches(params: Sequence[TextPokeParam]) -> list[Batch]:
+    """By address, at most :data:`MAX_POKE_BATCH` each."""
+    ordered = sorted(params, key=_addr)
+    return [tuple(ordered[start : start + MAX_POKE_BATCH]) for start in range(0, len(ordered), MAX_POKE_BATCH)]
+
+
+class TextPokeBpBatch:
+    """Of a batch all breakpoints go in, sync, all tails, sync, all first bytes, sync; then one wait for who still reads the vector of it.
+
+    Jumps go out in two steps, all breakpoints, sync, all tails, sync. The kprobes layer handles the hits in between: their probes are in
+    the table with OPTIMIZED set, so a hit goes on at the detour's copies, whatever the tail behind the breakpoint is. Single bytes share a
+    sync, too.
+
+    :param without: safety steps left out, as of ``TextPokeBp``. Without ``bp-refs`` the vector is used again while a CPU that found its
+        poke in it has not read it yet, and that CPU reads what stands in its place.
+    """
+
+    def __init__(self, text: TextSpace, syncer: CoreSync, without: frozenset[str] = frozenset()) -> None:
+        self._text = text
+        self._syncer = syncer
+        self._without = without
+        self._busy = False
+        self._vector: Batch = ()
+
+    def text_poke(self, addr: int, data: bytes, reason: str) -> None:
+        """No CPU has to know."""
+        self._text.write(addr, data, reason=reason)
+
+    def text_poke_bytes(self, params: Sequence[TextPokeParam]) -> None:
+        """One sync a batch."""
+        for batch in _batches(params):
+            for param in batch:
+                self._text.write(param.addr, param.data, reason=param.reason)
+            self._sync(batch, "bytes")
+
+    def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
+        """Three syncs a batch."""
+        for batch in _batches(params):
+            self._vector, self._busy = batch, True
+            if "bp-int3-first" in self._without:
+                for param in batch:
+                    self._text.write(param.addr, param.data, reason=param.reason)
+            else:
+                for param in batch:
+                    self._text.write(param.addr, INT3, reason=f"{param.reason}: breakpoint")
+                self._sync(batch, "breakpoints", "bp-sync-1")
+                for param in batch:
+                    self._text.write(param.addr + 1, param.data[1:], reason=f"{param.reason}: tail")
+                self._sync(batch, "tails", "bp-sync-2")
+                for param in batch:
+                    self._text.write(param.addr, param.data[:1], reason=f"{param.reason}: first byte")
+            self._sync(batch, "first bytes", "bp-sync-3")
+            self._busy = False
+            if "bp-refs" not in self._without:
+                self._syncer.traps_over(f"text_poke_bp_batch of {len(batch)}: references")
+                self._vector = ()
+
+    def text_poke_breakpoints(self, params: Sequence[TextPokeParam]) -> None:
+        """Two syncs a batch."""
+        for batch in _batches(params):
+            for param in batch:
+                self._text.write(param.addr, param.data[:1], reason=f"{param.reason}: breakpoint")
+            self._sync(batch, "breakpoints", "unopt-sync-1")
+            for param in batch:
+                self._text.write(param.addr + 1, param.data[1:], reason=f"{param.reason}: tail")
+            self._sync(batch, "tails", "unopt-sync-2")
+
+    def bp_holds(self, addr: int) -> bool:
+        """A jump of the batch under way is going in at ``addr``."""
+        if not self._busy or "bp-handler" in self._without:
+            return False
+        index = self._place(addr)
+        return index < len(self._vector) and self._vector[index].addr == addr
+
+    def bp_target(self, addr: int) -> int | None:
+        """Its destination. Where the vector is another batch's by now: that of what stands in its place."""
+        return self._vector[min(self._place(addr), len(self._vector) - 1)].target if self._vector else None
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """The vector, and whether its batch is under way."""
+        return (self._busy, self._vector)
+
+    def _place(self, addr: int) -> int:
+        return bisect_left(self._vector, addr, key=_addr)
+
+    def _sync(self, batch: Batch, what: str, step: str = "") -> None:
+        if step not in self._without:
+            self._syncer.text_poke_sync(f"text_poke_bp_batch of {len(batch)}: {what}")
