@@ -196,7 +196,8 @@ def _checkpoint(case: Case, search: Search) -> Generator[Checkpoint | None]:
     if search.checkpoints is None:
         yield None
         return
-    how = (case.reduce, case.apart, case.interrupts, case.restores, case.limit, replace(search, jobs=1, checkpoints=None), code_mark(*_CODE))
+    options = (case.reduce, case.apart, case.interrupts, case.restores, case.limit)
+    how = (*options, replace(search, jobs=1, checkpoints=None), code_mark(*_CODE))
     mark = f"{fingerprint(case)}-{blake2b(repr(how).encode(), digest_size=4).hexdigest()}"
     with closing(Checkpoint(search.checkpoints / f"{mark}.jsonl", mark)) as checkpoint:
         yield checkpoint

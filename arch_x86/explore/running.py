@@ -43,7 +43,7 @@ class Plan:
     :ivar resched: in front of the instructions at these addresses a task calls ``schedule()``.
     :ivar asleep: in front of the instructions at these addresses a task falls asleep in the middle of its call, and nobody wakes it.
     :ivar reduce: choice points are where something of the vCPU meets somebody else's doing; else at every instruction.
-    :ivar apart: of tasks that share nothing one at a time is in the middle of its call (:mod:`arch_x86.explore.apart`); with ``reduce`` only.
+    :ivar apart: with ``reduce``, of tasks that share nothing one at a time is in the middle of its call (:mod:`arch_x86.explore.apart`).
     :ivar limit: most instructions of one call.
     :ivar restores: after the last control task has ended the text has to be the original.
     """

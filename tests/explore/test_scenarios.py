@@ -33,7 +33,6 @@ def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile):
         bound = 1 if profile == "linux-2010" else 0
     result = run(pool, scenario, profile, bound=bound)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
-    assert result.outcome.rechecked >= result.outcome.schedules // 200  # about one in 100
 
 
 @pytest.mark.parametrize(("scenario", "profile"), FAULTS, ids=lambda value: getattr(value, "name", value))

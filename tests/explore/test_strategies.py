@@ -89,6 +89,13 @@ def test_every_schedule_repeats_and_one_that_does_not_is_a_divergence():
         drive.explore(Exhaustive(bound=None, recheck_every=1), Drifting(2, 2))
 
 
+@pytest.mark.parametrize("hashing", [True, False])
+def test_about_one_schedule_in_a_hundred_is_run_twice(hashing):
+    """However short the parts are that a search is cut into."""
+    outcome = drive.explore(Exhaustive(bound=None, hashing=hashing, max_schedules=20_000), Counter(3, (3, 3, 2)))
+    assert outcome.schedules / 130 < outcome.rechecked < outcome.schedules / 75
+
+
 def test_a_shrunk_schedule_has_the_fewest_switches_and_then_the_fewest_steps():
     toy = Counter(2, 3, bad=(3,))
     found = drive.explore(RandomWalk(seed=3, schedules=10_000), toy).found[0]

@@ -1,0 +1,104 @@
+"""One check for each instruction shape and method: whatever is copied, boosted, stepped, emulated or replaced by a jump, in flight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from arch_x86.emu.images import load_image
+from arch_x86.explore.case import Case
+from arch_x86.explore.check import Search, check, life_of_probes
+from arch_x86.isa.disasm import disassemble
+from arch_x86.lab.run import ExecOptions
+from arch_x86.lab.verify import Verifier
+from arch_x86.probes.boost import is_boostable
+from arch_x86.probes.optimize import OptimizePlan, can_optimize
+from engine.arguments import parse_argument
+from engine.explore.system import ViolationKind
+from engine.kprobe_events import parse_spec
+from engine.profile import LINUX_6_1, LINUX_2010
+from engine.steps import without
+from workloads.reference import cases
+
+ELF = Path(__file__).resolve().parents[2] / "workloads" / "elf"
+IMAGES = ("shapes_flow.o", "shapes_jcc.o", "shapes_misc.o", "shapes_rip.o", "shapes_str.o")
+
+
+def shapes_of(image: str) -> dict[tuple[str, bool, str], tuple[int, str, str, tuple[str, ...]]]:
+    """By mnemonic, whether RIP-relative, and method: the shortest call that executes one, and where."""
+    best: dict[tuple[str, bool, str], tuple[int, str, str, tuple[str, ...]]] = {}
+    loaded = load_image(ELF / image)
+    for one in cases():
+        if one.image != image:
+            continue
+        verifier = Verifier(loaded, one.symbol, [parse_argument(a) for a in one.args], options=ExecOptions())
+        code, kallsyms = verifier.bench.arch.code, verifier.bench.machine.kallsyms
+        for addr in verifier.sites():
+            found, function = kallsyms.lookup(addr), code.function_at(addr)
+            if found is None or function is None:
+                continue
+            insn = function.insn_at(addr)
+            methods = ["boosted" if is_boostable(code, addr) else "not boosted"]
+            methods += ["jump"] if isinstance(can_optimize(code, addr), OptimizePlan) else []
+            for method in methods:
+                shape = (
+                    " ".join(disassemble(insn.raw, addr).split()[: 2 if insn.raw[0] in (0xF0, 0xF2, 0xF3) else 1]),
+                    insn.rip_relative,
+                    method,
+                )
+                here = (verifier.golden.instructions, f"{found[0].name}+{found[1]:#x}", one.symbol, one.args)
+                best[shape] = min(here, best.get(shape, (1 << 62, "", "", ())))
+        verifier.close()
+    return best
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    known: dict[str, dict] = {}
+
+    def of(image: str):
+        if image not in known:
+            known[image] = shapes_of(image)
+        return known[image]
+
+    return of
+
+
+def in_and_out(spec):
+    """A breakpoint, a jump where that may be, and out again: the pokes of 6.1 have four times the steps of 2010."""
+
+    def main(k):
+        p = k.kprobe(spec.symbol, spec.offset)
+        k.register(p)
+        k.settle()
+        k.unregister(p)
+        k.settle()
+
+    return main
+
+
+@pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
+@pytest.mark.parametrize("image", IMAGES)
+def test_each_shape_and_method_is_safe_in_flight_but_for_loop_as_6_1_emulates_it(pool, shapes, image, profile):
+    """A probe's life beside a call, every boundary, one preemption, exhaustive; each way was taken, also while text was written."""
+    for (mnemonic, _, method), (_, place, symbol, arguments) in sorted(shapes(image).items()):
+        spec = parse_spec(place)
+        case = Case(
+            image=load_image(ELF / image),
+            call=symbol,
+            arguments=tuple(parse_argument(text) for text in arguments),
+            calls=1,
+            profile=without(profile, frozenset()),
+            code=[("main", life_of_probes([spec]) if profile is LINUX_2010 else in_and_out(spec))],
+            tag=place,
+        )
+        result = check(case, Search(preemptions=1), pool=pool)
+        shape = (mnemonic, method, place, result.violations)
+        if profile.emulation_warts and mnemonic.startswith("loop"):
+            assert {report.violation.kind for report in result.violations} == {ViolationKind.WRONG_RESULT}, shape
+            continue
+        assert (result.verdict, result.outcome.exhaustive) == ("safe", True), shape
+        assert result.coverage.int3, shape
+        assert result.coverage.in_flight_at_write, shape
+        assert result.coverage.jump or method != "jump", shape
