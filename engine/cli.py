@@ -136,7 +136,6 @@ def _explorers(commands: Any) -> None:
     check.add_argument("--calls", metavar="N", default="3", help="calls of each vCPU (3)")
     check.add_argument("--resched", metavar="SYM+OFF", action="append", default=[], help="call schedule() in front of this instruction")
     check.add_argument("--fetch", metavar="MODEL", default="coherent", help="coherent")
-    check.add_argument("--save", metavar="DIR", help="write what is found to files that replay takes")
     _exploring(check, preemptions="2")
     explore = commands.add_parser(
         "explore", help="the same for scenarios in Python", description="Explore scenarios: FILE.py, or one of them, FILE.py::SCENARIO."
@@ -161,7 +160,7 @@ def _explorers(commands: Any) -> None:
     again = commands.add_parser(
         "replay",
         help="show a violation again, step by step",
-        description="Replay a file of check --save, or a SCHEDULE with -- and the arguments of the check (or explore) that found it.",
+        description="Replay a file of --save, or a SCHEDULE with -- and the arguments of the check (or explore) that found it.",
         epilog="Exit status: 1 the violation shows again, 0 it does not, 2 the schedule is of something else.",
     )
     again.add_argument("what", metavar="FILE|SCHEDULE")
@@ -172,6 +171,7 @@ def _explorers(commands: Any) -> None:
 def _exploring(parser: argparse.ArgumentParser, *, preemptions: str, ablates: bool = True) -> None:
     """Options common to the commands that explore."""
     if ablates:
+        parser.add_argument("--save", metavar="DIR", help="write what is found to files that replay takes")
         parser.add_argument("--without", metavar="STEP", action="append", default=[], help="leave a safety step out")
     parser.add_argument("--strategy", metavar="S", default="exhaustive", help="exhaustive, random or pct (exhaustive)")
     parser.add_argument("--preemptions", metavar="K", help=f"bound on interrupts and switches from a busy vCPU; or none ({preemptions})")

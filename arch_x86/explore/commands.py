@@ -14,14 +14,13 @@ from arch_x86.emu.machine import CPUS_MAX
 from arch_x86.explore.case import Case
 from arch_x86.explore.check import CheckResult, Search, check, replay_case
 from arch_x86.explore.matrix import CONFIGURATIONS, Cell, matrix
-from arch_x86.explore.saved import CheckOptions, case_of, load_saved, save
+from arch_x86.explore.saved import CheckOptions, ScenarioOptions, case_of, load_saved, save, scenario_case
 from arch_x86.explore.scenario import Scenario, load_scenarios
 from engine.arguments import parse_number
 from engine.errors import InputError, printable
 from engine.explore.schedule import Schedule, parse_schedule
 from engine.profile import profile_named
 from engine.report.terminal import Progress, Style, count
-from engine.steps import without
 
 __all__ = ("check_options", "run_check", "run_explore", "run_matrix", "run_replay", "search_options")
 
@@ -79,10 +78,7 @@ def run_check(args: Namespace) -> int:
     options, search = check_options(args), search_options(args)
     case = case_of(options)
     result = _search(f"check {args.call}", case, search, refuses=True)
-    if args.save is not None:
-        for number, report in enumerate(result.violations):
-            file = save(Path(args.save), number, options, report.schedule, report.violation.explain)
-            result.violations[number] = replace(report, file=str(file))
+    _save(args.save, result, options)
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False))
     else:
@@ -90,6 +86,14 @@ def run_check(args: Namespace) -> int:
     if result.interrupted:
         return _INTERRUPTED
     return _GOOD if result.verdict == "safe" else _BAD
+
+
+def _save(directory: str | None, result: CheckResult, options: CheckOptions | ScenarioOptions) -> None:
+    """What was found goes to files, if there is a directory for them."""
+    if directory is not None:
+        for number, report in enumerate(result.violations):
+            file = save(Path(directory), number, options, report.schedule, report.violation.explain)
+            result.violations[number] = replace(report, file=str(file))
 
 
 def _search(label: str, case: Case, search: Search, *, refuses: bool = False) -> CheckResult:
@@ -130,9 +134,11 @@ def run_explore(args: Namespace) -> int:
     documents: list[dict[str, object]] = []
     worst = _GOOD
     for one in scenarios:
-        case = _scenario_case(one, args)
+        options = _scenario_options(one, args)
+        case = scenario_case(one, options)
         bound = search if args.preemptions_given else replace(search, preemptions=one.preemptions)
         result = _search(f"explore {one.name}", case, bound)
+        _save(args.save, result, options)
         if result.verdict != "safe":
             worst = _BAD
         if args.json:
@@ -147,14 +153,16 @@ def run_explore(args: Namespace) -> int:
     return worst
 
 
-def _scenario_case(one: Scenario, args: Namespace) -> Case:
-    profile = args.profile if args.profile is not None else one.profiles[0]
-    if profile not in one.profiles:
-        raise InputError(f"--profile {printable(profile)}: {one.name} is a scenario of {', '.join(one.profiles)}")
-    preempt = args.preempt or one.preempt
-    ablated = without(profile_named(profile), frozenset((*args.without, *one.without)), preempt=preempt)
-    cpus = None if args.cpus is None else parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX)
-    return replace(one.case(ablated, cpus=cpus, preempt=preempt), reduce=not args.no_reduction)
+def _scenario_options(one: Scenario, args: Namespace) -> ScenarioOptions:
+    return ScenarioOptions(
+        file=args.file.partition("::")[0],
+        name=one.name,
+        profile=args.profile,
+        preempt=args.preempt,
+        cpus=None if args.cpus is None else parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
+        without=tuple(args.without),
+        reduce=not args.no_reduction,
+    )
 
 
 def run_replay(args: Namespace, parse: Callable[[list[str]], Namespace]) -> int:
@@ -181,7 +189,7 @@ def _replayed(args: Namespace, parse: Callable[[list[str]], Namespace]) -> tuple
         scenarios = load_scenarios(given.file)
         if len(scenarios) != 1:
             raise InputError(f"{printable(given.file)}: {len(scenarios)} scenarios; name one, FILE.py::SCENARIO")
-        return _scenario_case(scenarios[0], given), schedule
+        return scenario_case(scenarios[0], _scenario_options(scenarios[0], given)), schedule
     given = parse(["check", *args.rest])
     return case_of(check_options(given)), schedule
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import Any, Final
 
 from arch_x86.emu.cpu import Cpu
@@ -93,7 +94,7 @@ class MemoryOracle:
         own = sorted((span.start, span.stop) for span in spans)
         self._kept = [(begin, ram[begin:end]) for page in pages for begin, end in _without(page, own)]
 
-    def check(self, room: bytes | bytearray | memoryview) -> Violation | None:
+    def check(self, room: mmap) -> Violation | None:
         """``room``: the RAM, at the end of a schedule."""
         for begin, content in self._kept:
             if room[begin : begin + len(content)] != content:

@@ -1,4 +1,8 @@
-"""A violation in a file: image bytes, arguments, probes, options and schedule, all that a replay needs."""
+"""A violation in a file: image bytes, arguments, probes, options and schedule, all that a replay needs.
+
+Of a scenario it is the name of its Python file: a file that is replayed runs no code that its reader has not put there. Its fingerprint
+tells when that has changed.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import base64
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from arch_x86.emu.images import load_image
 from arch_x86.explore.case import Case
 from arch_x86.explore.check import life_of_probes
+from arch_x86.explore.scenario import Scenario, load_scenarios
 from engine.arguments import parse_argument, parse_number
 from engine.errors import InputError, printable
 from engine.explore.schedule import Schedule, parse_schedule
@@ -21,9 +26,10 @@ from engine.kprobe_events import parse_spec
 from engine.profile import profile_named
 from engine.steps import without
 
-__all__ = ("CheckOptions", "case_of", "load_saved", "save")
+__all__ = ("CheckOptions", "ScenarioOptions", "case_of", "load_saved", "save", "scenario_case")
 
 _FORMAT: Final = "optprobe-schedule"
+_VERSION: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +51,32 @@ class CheckOptions:
     stubs: tuple[tuple[str, int], ...] = ()
     max_instructions: int = 1_000_000
     reduce: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScenarioOptions:
+    """What ``explore`` was asked of one scenario. None: as the scenario says."""
+
+    file: str
+    name: str = ""
+    profile: str | None = None
+    preempt: bool = False
+    cpus: int | None = None
+    without: tuple[str, ...] = ()
+    reduce: bool = True
+
+
+def scenario_case(one: Scenario, options: ScenarioOptions) -> Case:
+    """The case that scenario ``one`` is with these options.
+
+    :raises InputError: one of them is wrong.
+    """
+    profile = one.profiles[0] if options.profile is None else options.profile
+    if profile not in one.profiles:
+        raise InputError(f"--profile {printable(profile)}: {one.name} is a scenario of {', '.join(one.profiles)}")
+    preempt = options.preempt or one.preempt
+    ablated = without(profile_named(profile), frozenset((*options.without, *one.without)), preempt=preempt)
+    return replace(one.case(ablated, cpus=options.cpus, preempt=preempt), reduce=options.reduce)
 
 
 def case_of(options: CheckOptions, image: Image | None = None) -> Case:
@@ -92,20 +124,28 @@ def _place(image: Image, text: str) -> int:
     return symbol.addr + spec.offset
 
 
-def save(directory: Path, number: int, options: CheckOptions, schedule: Schedule, explain: str) -> Path:
+def save(directory: Path, number: int, options: CheckOptions | ScenarioOptions, schedule: Schedule, explain: str) -> Path:
     """Write one violation to ``directory``, which is made if need be. Returns the file.
 
     :raises InputError: it can't be written.
     """
-    document = {
-        "format": _FORMAT,
-        "version": 1,
-        "explain": explain,
-        "schedule": str(schedule),
+    told = _check_document(options) if isinstance(options, CheckOptions) else _scenario_document(options)
+    document = {"format": _FORMAT, "version": _VERSION, "explain": explain, "schedule": str(schedule), **told}
+    file = directory / f"violation-{schedule.fingerprint}-{number}.json"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--save {printable(str(directory))}: {error.strerror}; give a directory that can be written to") from None
+    return file
+
+
+def _check_document(options: CheckOptions) -> dict[str, Any]:
+    return {
         "image": _file(options.image),
         "libraries": [_file(name) for name in options.libraries],
         "call": options.call,
-        "arguments": list(options.arguments),
+        "arguments": [_with_content(text) for text in options.arguments],
         "probes": list(options.probes),
         "options": {
             "calls": options.calls,
@@ -119,13 +159,23 @@ def save(directory: Path, number: int, options: CheckOptions, schedule: Schedule
             "max_instructions": options.max_instructions,
         },
     }
-    file = directory / f"violation-{schedule.fingerprint}-{number}.json"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--save {printable(str(directory))}: {error.strerror}; give a directory that can be written to") from None
-    return file
+
+
+def _scenario_document(options: ScenarioOptions) -> dict[str, Any]:
+    return {
+        "scenario": {"file": str(Path(options.file).resolve()), "name": options.name},
+        "options": {
+            "cpus": options.cpus,
+            "profile": options.profile,
+            "preempt": options.preempt,
+            "without": list(options.without),
+        },
+    }
+
+
+def _with_content(argument: str) -> str:
+    """A buffer filled from a file, by what is in it now."""
+    return f"buf:{Path(argument[5:]).read_bytes().hex()}" if argument.startswith("buf:@") else argument
 
 
 def _file(name: str) -> dict[str, str]:
@@ -140,12 +190,29 @@ def load_saved(name: str) -> tuple[Case, Schedule]:
     """
     try:
         document = json.loads(Path(name).read_text(encoding="utf-8"))
-        if document["format"] != _FORMAT or document["version"] != 1:
-            raise InputError(f"{printable(name)}: not a schedule of this version; give a file that check --save wrote")
+        if document["format"] != _FORMAT or document["version"] != _VERSION:
+            raise InputError(f"{printable(name)}: not a schedule of this version; give a file that --save wrote")
+        schedule = parse_schedule(document["schedule"])
+        if "scenario" in document:
+            return _scenario(document), schedule
         with tempfile.TemporaryDirectory() as room:
-            return _case(document, Path(room)), parse_schedule(document["schedule"])
+            return _case(document, Path(room)), schedule
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{printable(name)}: {printable(str(error))}; give a file that check --save wrote") from None
+        raise InputError(f"{printable(name)}: {printable(str(error))}; give a file that --save wrote") from None
+
+
+def _scenario(document: Mapping[str, Any]) -> Case:
+    given, where = document["options"], document["scenario"]
+    options = ScenarioOptions(
+        file=str(where["file"]),
+        name=str(where["name"]),
+        profile=None if given["profile"] is None else str(given["profile"]),
+        preempt=bool(given["preempt"]),
+        cpus=None if given["cpus"] is None else parse_number(str(given["cpus"]), "cpus", least=1),
+        without=_texts(given["without"]),
+    )
+    (one,) = load_scenarios(f"{options.file}::{options.name}")
+    return scenario_case(one, options)
 
 
 def _case(document: Mapping[str, Any], room: Path) -> Case:

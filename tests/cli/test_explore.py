@@ -80,7 +80,7 @@ def test_a_schedule_that_breaks_nothing_exits_with_0(capsys, image):
     _, out, _ = check(capsys, image, "--without", "free-wait", "--json")
     mark = json.loads(out)["violations"][0]["schedule"].split(":")[1]
     arguments = (image, "--call", "work", "--arg", "5", "--probe", "work+4", "--calls", "1", "--without", "free-wait")
-    status, out, _ = call(capsys, "replay", f"v1:{mark}:c0*2,0*3", "--", *arguments)
+    status, out, _ = call(capsys, "replay", f"v2:{mark}:c0*2,0*3", "--", *arguments)
     assert (status, out.splitlines()[-1]) == (0, "no violation")
 
 
@@ -88,7 +88,7 @@ def test_a_schedule_that_breaks_nothing_exits_with_0(capsys, image):
     "method", [("--probe", "work+2"), ("--probe", "work+9"), ("--probe", "r work"), ("--preempt", "--preemptions", "1")]
 )
 @pytest.mark.parametrize("profile", ["linux-2010", "linux-6.1", "next"])
-def test_each_shape_and_method_has_its_check(capsys, image, profile, method):
+def test_each_method_has_its_check(capsys, image, profile, method):
     probes = method if "--probe" in method else ("--probe", "work+4", *method)
     status, out, _ = call(capsys, "check", image, "--call", "work", "--arg", "5", "--calls", "1", "--profile", profile, "--json", *probes)
     document = json.loads(out)
@@ -134,7 +134,7 @@ def test_what_is_wrong_is_one_line_and_exit_status_2(capsys, image, more):
     assert (status, out, err.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.parametrize("what", ["/nowhere/at/all", "v1:00000000:0*3", "v7:00000000:0"])
+@pytest.mark.parametrize("what", ["/nowhere/at/all", "v2:00000000:0*3", "v1:00000000:0"])
 def test_a_replay_of_nothing_is_one_line_and_exit_status_2(capsys, what):
     status, out, err = call(capsys, "replay", what)
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -148,6 +148,50 @@ def test_explore_runs_the_scenarios_of_a_file(capsys, image, tmp_path):
     assert (status, one["scenario"], one["verdict"], one["bound"]["preemptions"]) == (0, "in-and-out", "safe", 1)
     status, out, _ = call(capsys, "explore", f"{file}::in_and_out", "--profile", "linux-6.1")
     assert (status, out.splitlines()[0]) == (0, "in-and-out: safe")
+
+
+BROKEN = SCENARIO.replace("in_and_out", "breaks").replace("preemptions=1", "preemptions=1, without=('free-wait',)")
+
+
+def test_explore_saves_what_it_finds_and_a_file_whose_scenario_has_changed_is_refused(capsys, image, tmp_path):
+    file = tmp_path / "scenarios.py"
+    file.write_text(SCENARIO.replace("IMAGE", image) + BROKEN.replace("IMAGE", image))
+    options = ("--save", str(tmp_path / "found"), "--cpus", "2", "--json")
+    status, out, _ = call(capsys, "explore", str(file), *options)
+    sound, broken = json.loads(out)["scenarios"]
+    assert (status, sound["violations"], broken["verdict"]) == (1, [], "violation")
+    (violation,) = broken["violations"]
+    from_text = call(capsys, "replay", violation["schedule"], "--", f"{file}::breaks", "--cpus", "2")
+    from_file = call(capsys, "replay", violation["file"])
+    assert from_file == from_text
+    assert from_file[0] == 1
+    file.write_text(file.read_text().replace("k.unregister(p)", "k.disable(p)\n        k.unregister(p)"))
+    status, out, err = call(capsys, "replay", violation["file"])
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    file.unlink()
+    status, out, err = call(capsys, "replay", violation["file"])
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_a_buffer_from_a_file_is_saved_with_what_was_in_it(capsys, image, tmp_path):
+    data = tmp_path / "data"
+    data.write_bytes(b"12345678")
+    arguments = ("--arg", f"buf:@{data}", "--without", "free-wait", "--save", str(tmp_path / "found"))
+    _, out, _ = check(capsys, image, *arguments, "--json")
+    (violation,) = json.loads(out)["violations"]
+    data.unlink()
+    assert call(capsys, "replay", violation["file"])[0] == 1
+
+
+def test_explore_and_matrix_say_the_same_with_any_number_of_processes(capsys, image, tmp_path):
+    file = tmp_path / "scenarios.py"
+    file.write_text(SCENARIO.replace("IMAGE", image))
+    for command in (
+        ("explore", str(file), "--cpus", "2", "--preemptions", "2"),
+        ("matrix", "--profile", "linux-2010", "--no-preempt", "--preemptions", "1", "--max-schedules", "1500"),
+    ):
+        first, second = (call(capsys, *command, "--json", "--jobs", jobs) for jobs in ("1", "2"))
+        assert first == second
 
 
 def test_a_probe_may_be_parked_on_by_a_voluntary_schedule(capsys, image):
