@@ -177,6 +177,7 @@ def _exploring(parser: argparse.ArgumentParser, *, preemptions: str, ablates: bo
     parser.add_argument("--preemptions", metavar="K", help=f"bound on interrupts and switches from a busy vCPU; or none ({preemptions})")
     parser.add_argument("--max-schedules", metavar="N", help="stop after so many schedules (exhaustive: no limit; else 10000)")
     parser.add_argument("--seed", metavar="N", default="0", help="of random and pct (0)")
+    parser.add_argument("--depth", metavar="D", default="3", help="of pct: points of change, and one more (3)")
     parser.add_argument("--checkpoint", metavar="DIR", help="write down what is found there, and go on from it when it was killed")
     parser.add_argument("--no-reduction", action="store_true", help="choose at every instruction, not only where others could tell")
     parser.add_argument("--no-hashing", action="store_true", help="go on from states that were met before, too")

@@ -33,7 +33,7 @@ _CODE: Final = tuple(Path(__file__).resolve().parents[2] / name for name in ("en
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """How to search. ``preemptions``: the bound, None for none. ``violations_max``: stop after so many.
+    """How to search. ``preemptions``: the bound, None for none; pct has another one, its ``depth``. ``violations_max``: stop after so many.
 
     :ivar jobs: processes; what is found does not depend on how many. ``checkpoints``: directory of files to go on from after a kill.
     """
@@ -42,6 +42,7 @@ class Search:
     preemptions: int | None = 2
     max_schedules: int | None = None
     seed: int = 0
+    depth: int = 3
     hashing: bool = True
     recheck_every: int = 100
     violations_max: int = 1
@@ -65,7 +66,7 @@ class Search:
         if self.strategy == "random":
             return RandomWalk(seed=self.seed, schedules=number, bound=self.preemptions, recheck_every=self.recheck_every)
         if self.strategy == "pct":
-            return Pct(seed=self.seed, schedules=number, recheck_every=self.recheck_every)
+            return Pct(seed=self.seed, schedules=number, depth=self.depth, recheck_every=self.recheck_every)
         raise InputError(f"--strategy {printable(self.strategy)}: unknown; give exhaustive, random or pct")
 
 
@@ -183,7 +184,8 @@ def check(
                 drive(strategy, runner, outcome, progress, checkpoint)
             except KeyboardInterrupt:
                 interrupted = True
-        result = CheckResult(outcome, case.cpus, search.preemptions, _missing(system, outcome), interrupted=interrupted)
+        bound = None if search.strategy == "pct" else search.preemptions
+        result = CheckResult(outcome, case.cpus, bound, _missing(system, outcome), interrupted=interrupted)
         for found in outcome.found:
             segments, violation = shrink(system, found.segments, found.violation)
             result.violations.append(Report(violation, Schedule(fingerprint(case), segments)))

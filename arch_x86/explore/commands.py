@@ -64,6 +64,7 @@ def search_options(args: Namespace) -> Search:
         preemptions=bound,
         max_schedules=most,
         seed=parse_number(args.seed, "--seed", least=0),
+        depth=parse_number(args.depth, "--depth", least=1, most=1_000),
         hashing=not args.no_hashing,
         recheck_every=1 if args.recheck else 100,
         jobs=parse_number(args.jobs, "--jobs", least=1, most=256),

@@ -110,7 +110,16 @@ def test_seeded_strategies_give_the_same_document_each_time(capsys, image, strat
     options = ("--strategy", strategy, "--seed", "7", "--max-schedules", "60", "--json")
     first = check(capsys, image, *options)
     assert first == check(capsys, image, *options)
-    assert json.loads(first[1])["bound"]["exhaustive"] is False
+    bound = json.loads(first[1])["bound"]
+    assert (bound["exhaustive"], bound["preemptions"]) == (False, 2 if strategy == "random" else None)
+
+
+def test_pct_takes_a_depth(capsys, image):
+    deep, flat = (
+        check(capsys, image, "--strategy", "pct", "--max-schedules", "60", "--depth", depth, "--json", "--without", "free-wait")
+        for depth in ("6", "1")
+    )
+    assert json.loads(deep[1])["points"] > json.loads(flat[1])["points"]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +134,7 @@ def test_seeded_strategies_give_the_same_document_each_time(capsys, image, strat
         ("--probe", "nowhere"),
         ("--calls", "0"),
         ("--cpus", "9"),
+        ("--depth", "0"),
         ("--resched", "nowhere+1"),
         ("--max-schedules", "0"),
     ],
