@@ -1,0 +1,78 @@
+"""``make necessity``: the tables of the README and of docs/findings.md, in Markdown, from a fresh run of the matrix."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from arch_x86.explore.check import Search
+from arch_x86.explore.matrix import CONFIGURATIONS, Cell, Configuration, matrix
+from engine.profile import NEXT
+from engine.report.terminal import Progress
+
+_KERNELS: Final = tuple(one for one in CONFIGURATIONS if one.profile is not NEXT)
+_NEXT: Final = tuple(one for one in CONFIGURATIONS if one.profile is NEXT)
+
+
+def _notes(cells: Iterable[Cell]) -> list[str]:
+    """Why steps are not needed, each once, in the order of the table."""
+    return list(dict.fromkeys(cell.argument for cell in cells if cell.report is None and cell.argument is not None))
+
+
+def _cell(cell: Cell | None, notes: Sequence[str]) -> str:
+    if cell is None:
+        return ""
+    if cell.report is not None:
+        kind = str(cell.report.violation.kind)
+        return f"{kind} anyway" if cell.breaks_anyway else f"{kind}: {cell.report.schedule.choices} choices, {cell.seconds:.1f} s"
+    note = f" [{notes.index(cell.argument) + 1}]" if cell.argument is not None else ""
+    if not cell.exhaustive:
+        return f"not found in {cell.schedules:,} schedules{note}"
+    return f"safe ({cell.schedules:,} schedules, exhaustive)" if cell.step is None else f"not needed ({cell.schedules:,} schedules){note}"
+
+
+def table(cells: Sequence[Cell], columns: Sequence[Configuration], notes: Sequence[str]) -> list[str]:
+    """A row a step, a column a configuration."""
+    steps = list(dict.fromkeys(cell.step for cell in cells))
+    known = {(cell.step, cell.configuration.name): cell for cell in cells}
+    lines = [f"| left out | {' | '.join(one.name for one in columns)} |", f"|{' --- |' * (len(columns) + 1)}"]
+    for step in steps:
+        row = [known.get((step, one.name)) for one in columns]
+        if any(row):
+            lines.append(f"| {'nothing' if step is None else f'`{step}`'} | {' | '.join(_cell(cell, notes) for cell in row)} |")
+    return lines
+
+
+def schedules(cells: Iterable[Cell]) -> list[str]:
+    """A row a violation."""
+    lines = ["| left out | in | scenario | schedule |", "| --- | --- | --- | --- |"]
+    for cell in cells:
+        if cell.report is not None and not cell.breaks_anyway:
+            step = "nothing" if cell.step is None else f"`{cell.step}`"
+            lines.append(f"| {step} | {cell.configuration.name} | {cell.scenario} | `{cell.report.schedule}` |")
+    return lines
+
+
+def main() -> int:
+    """Run, and print."""
+    parser = argparse.ArgumentParser(prog="make necessity")
+    parser.add_argument("--max-schedules", type=int, default=400_000)
+    parser.add_argument("--preemptions", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    line = Progress("necessity")
+    search = Search(preemptions=args.preemptions, max_schedules=args.max_schedules, jobs=args.jobs)
+    cells = list(matrix(search, say=line.note))
+    line.clear()
+    notes = _notes(cells)
+    print(*table(cells, _KERNELS, notes), "", sep="\n")
+    print(*(f"{number}. {note[0].upper()}{note[1:]}." for number, note in enumerate(notes, 1)), "", sep="\n")
+    print(*table(cells, _NEXT, notes), "", sep="\n")
+    print(*schedules(cells), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
