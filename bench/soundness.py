@@ -20,6 +20,7 @@ from engine.profile import profile_named
 from engine.report.terminal import Progress, table
 from engine.steps import without
 
+_KINDS = (("linux-2010", False), ("linux-6.1", False), ("linux-6.1", True), ("next", False), ("next", True))
 _BY_NAME = {one.name: one for one in (*SCENARIOS, *HISTORY)}
 
 
@@ -62,8 +63,9 @@ def main() -> int:
     parser.add_argument("--max-schedules", type=int, default=100_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cpus", type=int, default=3, help="up to so many")
+    parser.add_argument("--profiles", default="linux-2010,linux-6.1,next")
     args = parser.parse_args()
-    kinds = (("linux-2010", False), ("linux-6.1", False), ("linux-6.1", True), ("next", False), ("next", True))
+    kinds = [one for one in _KINDS if one[0] in args.profiles.split(",")]
     wanted = [
         Run(name, profile, preempt, cpus, 3 if cpus == 1 else 2, args.max_schedules)
         for cpus in range(1, args.cpus + 1)

@@ -25,9 +25,13 @@ __all__ = ("others_in_flight", "own_writes")
 
 def others_in_flight(lanes: Iterable[Lane], lane: Lane) -> bool:
     """A task that does not run on ``lane`` now is in the middle of its call."""
-    return any(one.mode is Mode.CALL for one in lane.parked) or any(
-        other.mode is Mode.CALL or other.nmi or any(one.mode is Mode.CALL for one in other.parked) for other in lanes if other is not lane
-    )
+    for other in lanes:
+        if other is not lane and (other.mode is Mode.CALL or other.nmi):
+            return True
+        for one in other.parked:
+            if one.mode is Mode.CALL:
+                return True
+    return False
 
 
 def own_writes(writes: Iterable[tuple[int, int]], own: Iterable[range]) -> bool:

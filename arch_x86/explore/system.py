@@ -51,6 +51,7 @@ class X86System(CpuSide):
         super().__init__(machine, executor, plan)
         self.trace: Any = None
         self.cur = ""
+        self._lane_of = {str(lane.index): lane for lane in self.lanes}
         self.restored = RestoredOracle(machine.text.store, self._buffers.__contains__, self.where)
         self.invariants = InvariantOracle()
         self.deadlocks = DeadlockOracle()
@@ -253,7 +254,7 @@ class X86System(CpuSide):
             return tuple(busy)
         if not self._alike:
             return tuple(lane.key(lives) for lane in lanes)
-        return tuple(sorted(sorted((self.plan.calls[task][1], done) for task, done in lane.key(lives)[0]) for lane in lanes))
+        return tuple(sorted(map(self._left, lanes)))
 
     def _show(self, node: Node) -> None:
         """The vCPUs fetch what ``node`` has as text, and its core takes their traps."""
@@ -273,7 +274,7 @@ class X86System(CpuSide):
     @property
     def _current(self) -> Lane | None:
         """The vCPU that went on last, if it is not between calls: whom to leave may cost something."""
-        lane = self.lanes[int(self.cur)] if self.cur[:1].isdigit() else None
+        lane = self._lane_of.get(self.cur)
         return lane if lane is not None and lane.live else None
 
     # Choices ----------------------------------------------------------------------------------------------------------
@@ -282,45 +283,59 @@ class X86System(CpuSide):
         """How to go on; as before first, where that can be."""
         if self.violation is not None:
             return ()
-        cur, found = self.cur, list[Choice]()
-        stopped = self.node.stopped
-        lane = self._current
+        node, waits, lane = self.node, self._waits, self._current
+        stopped, stopping = node.stopped, bool(waits.left) and waits.stopping
         whole = lane is not None and self._goes_whole(lane)
-        if lane is not None and whole and not (lane.quiet or stopped or self._waits.stopping):
-            return (Choice(cur, 0),)
-        runnable = [lane for lane in self.lanes if lane.nmi or not (lane.over or stopped)]
-        controls: Sequence[int] = self.node.tasks
-        if self._waits.left:
-            controls = [task for task in controls if self._waits.over(task)]
-            if self._waits.stopping:
-                runnable = [lane for lane in runnable if lane.nmi or not self._stops(lane.index)]
+        if lane is not None and whole and not (lane.quiet or stopped or stopping):
+            return (Choice(self.cur, 0),)
+        runnable = [one for one in self.lanes if one.nmi or not (stopped or one.over or (stopping and self._stops(one.index)))]
+        controls: Sequence[int] = [task for task in node.tasks if waits.over(task)] if waits.left else node.tasks
         if not runnable and not controls:
             self._end()
             return ()
         if self.plan.reduce and len(controls) > 1:
             controls = self._who_holds(controls)
-        price = 0
+        price, found = 0, list[Choice]()
         if lane is not None and lane in runnable:
-            found.append(Choice(cur, 0))
-            price = 0 if lane.quiet and self._waits.left and not lane.nmi else 1
+            found.append(Choice(self.cur, 0))
+            price = 0 if lane.quiet and waits.left and not lane.nmi else 1
             if not whole:
                 found += self._events(lane)
             if lane.parked and lane.quiescent:
-                found.append(Choice(f"s{cur}", 0))
+                found.append(Choice(f"s{self.cur}", 0))
         if stopped and self.plan.nmis:
             found += [Choice(f"n{one.index}", 1) for one in self.lanes if not one.nmi and not self._goes_whole(one)]
         if price and whole:
             return found
-        found += [Choice(f"c{task}", price) for task in controls]
-        for other in runnable:
-            if other is lane:
-                continue
-            if other.mode is not Mode.DONE or other.nmi:
-                found.append(Choice(str(other.index), price))
-            if other.parked and other.quiescent:
-                found.append(Choice(f"s{other.index}", price))
-        found.sort(key=lambda choice: choice.actor != cur)
+        first = len(found)
+        for task in controls:
+            found.append(Choice(f"c{task}", price))
+        for other in self._different(runnable):
+            if other is not lane:
+                found += self._other(other, price)
+        for index in range(first, len(found)):
+            if found[index].actor == self.cur:
+                found.insert(0, found.pop(index))
+                break
         return found
+
+    def _different(self, lanes: Sequence[Lane]) -> Sequence[Lane]:
+        """While a task is in a call, of the vCPUs that are between alike ones the first will do."""
+        if not self._alike or len(lanes) < 3 or all(lane.idle for lane in lanes):
+            return lanes
+        seen = set[tuple[Any, ...]]()
+        return [lane for lane in lanes if not lane.idle or not ((left := self._left(lane)) in seen or seen.add(left))]
+
+    def _left(self, lane: Lane) -> tuple[Any, ...]:
+        """What calls the tasks of a vCPU between calls have left, whoever they are."""
+        return tuple(sorted((self.plan.calls[task][1], done) for task, done in lane.key(())[0]))
+
+    def _other(self, lane: Lane, price: int) -> Iterator[Choice]:
+        """How a vCPU can go on that was not the last to do so."""
+        if lane.mode is not Mode.DONE or lane.nmi:
+            yield Choice(str(lane.index), price)
+        if lane.parked and lane.quiescent:
+            yield Choice(f"s{lane.index}", price)
 
     def _goes_whole(self, lane: Lane) -> bool:
         """Nothing that costs anything has to happen to ``lane`` before its call is over (:mod:`arch_x86.explore.apart`)."""

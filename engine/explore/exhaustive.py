@@ -197,7 +197,10 @@ class _Walk:
         """On to the end of the schedule, or to a known state, leaving a frame wherever there was a choice. False: others go on."""
         system, left, level = self._system, self._left, self._part.level
         while True:
-            choices = [choice for choice in system.choices() if choice.cost <= left]
+            choices = system.choices()
+            free = [choice for choice in choices if choice.cost == 0]
+            if len(free) < len(choices):
+                choices = [choice for choice in choices if choice.cost <= left]
             if not choices:
                 return True
             if len(choices) > 1 and self._strategy.hashing:
@@ -206,7 +209,6 @@ class _Walk:
                     self._result.merged += 1
                     return True
                 self._fresh[key] = None
-            free = [choice for choice in choices if choice.cost == 0]
             if len(free) < len(choices):
                 for cost in sorted({choice.cost for choice in choices} - {0}):
                     self._writer.add(level + cost, system.trace, [choice.actor for choice in choices if choice.cost == cost])
