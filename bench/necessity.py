@@ -25,8 +25,8 @@ def _cell(cell: Cell | None, notes: Sequence[str]) -> str:
     if cell is None:
         return ""
     if cell.report is not None:
-        kind = str(cell.report.violation.kind)
-        return f"{kind} anyway" if cell.breaks_anyway else f"{kind}: {cell.report.schedule.choices} choices, {cell.seconds:.1f} s"
+        told = f"{cell.report.violation.kind}{' anyway' if cell.breaks_anyway else ''}"
+        return f"{told}: {cell.report.schedule.choices} choices, {cell.seconds:.1f} s"
     note = f" [{notes.index(cell.argument) + 1}]" if cell.argument is not None else ""
     if not cell.exhaustive:
         return f"not found in {cell.schedules:,} schedules{note}"
@@ -49,8 +49,8 @@ def schedules(cells: Iterable[Cell]) -> list[str]:
     """A row a violation."""
     lines = ["| left out | in | scenario | schedule |", "| --- | --- | --- | --- |"]
     for cell in cells:
-        if cell.report is not None and not cell.breaks_anyway:
-            step = "nothing" if cell.step is None else f"`{cell.step}`"
+        if cell.report is not None:
+            step = "nothing" if cell.step is None else f"`{cell.step}`{', anyway' if cell.breaks_anyway else ''}"
             lines.append(f"| {step} | {cell.configuration.name} | {cell.scenario} | `{cell.report.schedule}` |")
     return lines
 

@@ -86,7 +86,7 @@ VECTOR_WATCH: Final = 0x101
 """Pseudo vector: the next instruction is one of :meth:`UcInstance.watch`; it has not been executed."""
 
 
-_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "_count_one"})
+_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "began", "_count_one"})
 
 
 def in_callback(frame: FrameType | None) -> bool:
@@ -165,6 +165,7 @@ class UcInstance:
         "_ids",
         "_keep",
         "_probe",
+        "_recording",
         "_scratch",
         "_scratch_at",
         "_slots",
@@ -208,6 +209,7 @@ class UcInstance:
         self._counter: c_uint64 | None = None
         self._traps: list[int] = []
         self._from: int | None = None
+        self._recording = 0
         self.patched: set[int] = set()
         self.mapped: list[tuple[int, int]] = []
         self.rip = 0
@@ -287,18 +289,29 @@ class UcInstance:
 
         self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(watched), begin=begin, end=end - 1))
 
-    def record_writes(self, writes: set[tuple[int, int]]) -> None:
-        """Put physical address and size of each store from now on into ``writes``. Until :meth:`unmap_all`, or :meth:`stop_recording`."""
+    def record(self, writes: set[tuple[int, int]], executed: dict[int, int]) -> None:
+        """Put physical address and size of each store into ``writes``, and count in ``executed`` how often its addresses are executed.
+
+        Until :meth:`stop_recording`, before which no other hook may be added.
+        """
 
         def wrote(_uc: int, _kind: int, address: int, size: int, _value: int, _data: int) -> None:
             writes.add((address, size))
 
+        def began(_uc: int, address: int, _size: int, _data: int) -> None:
+            executed[address] += 1
+
         self._traps.append(self._add_hook(uc_const.UC_HOOK_MEM_WRITE, _WRITE_CALLBACK(wrote)))
+        for addr in executed:
+            self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(began), begin=addr, end=addr))
+        self._recording = 1 + len(executed)
         self.flush_translations()
 
     def stop_recording(self) -> None:
-        """Take back the last :meth:`record_writes`, behind which no other hook was added."""
-        self._remove_hook()
+        """Take back the last :meth:`record`."""
+        for _ in range(self._recording):
+            self._remove_hook()
+        self._recording = 0
         self.flush_translations()
 
     def _remove_hook(self) -> None:

@@ -10,8 +10,8 @@ For the same reason it does not matter, while one is in the middle of a call, wh
 that was met without it, since at every control step all tasks may be between calls, with any number of them made, at no cost. So a state
 with a task in a call is one whatever the others have left; and if all calls go alike, a state without is one whichever vCPU has how many.
 
-It holds where calls write to their own stack and buffers only, which is looked at when they run without probes, and where no return
-probe is about, whose instances all tasks draw from one pool.
+It holds where calls write to their own stack and buffers only, which is looked at when they run without probes, and where the
+instances of a return probe, which all tasks draw from one pool, are enough for all of them at once (:mod:`arch_x86.explore.unprobed`).
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Control:
             self._disabled.add(number)
         return p
 
-    def kretprobe(self, symbol: str, maxactive: int = 4) -> Kretprobe:
+    def kretprobe(self, symbol: str, maxactive: int = 8) -> Kretprobe:
         """A return probe whose handler counts."""
         number = len(self.probes)
         rp = Kretprobe(symbol_name=symbol, handler=partial(self._returned, number), maxactive=maxactive)

@@ -10,13 +10,14 @@ from arch_x86.emu.cpu import CpuState
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP
-from arch_x86.explore.apart import others_in_flight, own_writes
+from arch_x86.explore.apart import others_in_flight
 from arch_x86.explore.invariants import InvariantOracle
 from arch_x86.explore.lane import Lane, Mode
 from arch_x86.explore.oracles import DeadlockOracle, MemoryOracle, RestoredOracle
 from arch_x86.explore.parking import Parked, live_stack, new_task
 from arch_x86.explore.returns import NO_CALLS, OpenCalls
 from arch_x86.explore.running import CpuSide, Plan
+from arch_x86.explore.unprobed import Unprobed, own_spans, run_unprobed
 from arch_x86.explore.world import Node, NodeTree, Stage
 from engine.errors import KprobeError
 from engine.explore.plane import MachineWait
@@ -62,15 +63,17 @@ class X86System(CpuSide):
         self._probes = self._dry_run()
         size = machine.config.stack_pages * 4096
         self._stacks = {task: machine.allocate(size) + size for task in plan.calls if task % 2}
-        self._golden, shares, alike = self._run_golden()
-        self._apart = plan.reduce and plan.apart and not (shares or self._tree.nodes[-1].world.control.returns)
-        self._alike = self._apart and alike
+        unprobed = self._run_unprobed()
+        self._golden = unprobed.outcomes
+        enough = unprobed.instances_suffice(self._tree.nodes[-1].world.control.returns.values())
+        self._apart = plan.reduce and plan.apart and enough and not unprobed.shares
+        self._alike = self._apart and unprobed.alike
         self._tasks = [self._second_tasks(lane.index) for lane in self.lanes]
         self._data_names: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         self._data = _data_spans(machine, set(self._stacks.values()))
         self._start = self._save_machine()
-        own = [span for task in plan.calls for span in self._own_spans(task, machine.tasks[task // 2].stack_top)]
-        self.memory = MemoryOracle(self._start[0], self._data, own) if not shares else None
+        own = [span for task in plan.calls for span in own_spans(executor, plan.calls, task, machine.tasks[task // 2].stack_top)]
+        self.memory = MemoryOracle(self._start[0], self._data, own) if not unprobed.shares else None
         self.reset()
 
     def close(self) -> None:
@@ -93,46 +96,13 @@ class X86System(CpuSide):
             self._known_bad[node.number] = bad
         self._learn_places(node)
 
-    def _run_golden(self) -> tuple[dict[int, list[tuple[Any, ...]]], bool, bool]:
-        """The unprobed calls, one task after the other: what each leaves behind, whether one wrote where others might read, and whether
-        all tasks' calls go alike.
-        """
+    def _run_unprobed(self) -> Unprobed:
         start = self._save_machine()
-        golden: dict[int, list[tuple[Any, ...]]] = {}
-        ways: list[list[tuple[Any, ...]]] = []
-        shares = False
-        for number, (frame, times) in self.plan.calls.items():
-            cpu = number // 2
-            task, uc = self.machine.tasks[cpu], self.machine.cpus[cpu].uc
-            first = task.stack_top
-            task.stack_top = self._stacks.get(number, first)
-            outcomes, writes, way = list[tuple[Any, ...]](), set[tuple[int, int]](), list[tuple[Any, ...]]()
-            uc.record_writes(writes)
-            for _ in range(times):
-                self.executor.begin_call(cpu, frame.addr, frame.integers, frame.floats)
-                self.executor.run_call(cpu, self.plan.limit)
-                outcomes.append(self._outcome(number))
-                way.append((self.machine.cpus[cpu].retired - task.started, *outcomes[-1][3:]))  # registers hold addresses
-            uc.stop_recording()
-            golden[number] = outcomes
-            ways.append(way)
-            shares = shares or not own_writes(writes, self._own_spans(number, task.stack_top))
-            task.stack_top = first
+        returns = self._tree.nodes[-1].world.control.returns.values()
+        plan = self.plan
+        unprobed = run_unprobed(self.executor, plan.calls, self._stacks, plan.limit, self._outcome, [rp.kp.at for rp in returns])
         self._restore_machine(start)
-        longest = max(ways, key=len)
-        return golden, shares, all(way == longest[: len(way)] for way in ways)
-
-    def _own_spans(self, number: int, top: int) -> Iterator[range]:
-        """Physical spans of what only task ``number`` has: its stack, which ends at ``top``, and its buffers."""
-        machine = self.machine
-        pages = [(top - 4096 * (n + 1), 4096) for n in range(machine.config.stack_pages)]
-        for addr, content in self.plan.calls[number][0].buffers:
-            last = addr + len(content) - 1
-            pages += [(at, min(last + 1, (at | 4095) + 1) - at) for at in (addr, *range((addr | 4095) + 1, last + 1, 4096))]
-        for addr, size in pages:
-            phys = machine.ram.physical(addr)
-            if phys is not None and size > 0:
-                yield range(phys, phys + size)
+        return unprobed
 
     def _second_tasks(self, cpu: int) -> tuple[Parked, ...]:
         task = 2 * cpu + 1

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arch_x86.emu.images.asmtext import load_asm
 from arch_x86.explore.apart import own_writes
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.lane import Mode
@@ -39,12 +40,14 @@ def every_violation(case, pool, bound):
         (None, "linux-2010", False, 2),
         ("free-wait", "linux-2010", False, 2),
         ("unregister-wait", "linux-6.1", False, 2),
+        ("kretprobe", "linux-2010", False, 2),
     ],
 )
 def test_what_breaks_with_any_number_of_tasks_in_flight_breaks_with_one(pool, step, profile, preempt, cpus):
     """Two preemptions, so that two tasks can be in flight at once; a call each."""
-    ablated = without(profile_named(profile), frozenset({step} - {None}), preempt=preempt)
-    scenario = life.boosted if step == "unregister-wait" else life.optimize
+    scenario = {"unregister-wait": life.boosted, "kretprobe": life.kretprobe_removal}.get(step, life.optimize)
+    steps = {"free-wait"} if step == "kretprobe" else {step} - {None}
+    ablated = without(profile_named(profile), frozenset(steps), preempt=preempt)
     case = replace(scenario.case(ablated, cpus=cpus, preempt=preempt), calls=1)
     apart, few = every_violation(case, pool, 2)
     together, many = every_violation(replace(case, apart=False), pool, 2)
@@ -108,9 +111,25 @@ def test_calls_that_write_elsewhere_are_not_taken_for_apart(pool, code, argument
         assert system._apart is apart
 
 
-def test_return_probes_share_their_instances(pool):
-    with closing(open_case(life.kretprobe_removal.case(LINUX_6_1, cpus=2), pool)) as system:
-        assert not system._apart
+@pytest.mark.parametrize(("maxactive", "apart"), [(2, True), (1, False)])
+def test_return_probes_keep_tasks_apart_if_no_call_can_find_their_instances_taken(pool, maxactive, apart):
+    def control(k):
+        k.register_return(k.kretprobe("inner", maxactive=maxactive))
+
+    case = replace(life.kretprobe_removal.case(LINUX_6_1, cpus=2), code=[("main", control)], restores=False)
+    with closing(open_case(case, pool)) as system:
+        assert system._apart is apart
+
+
+def test_a_call_that_enters_a_probed_function_twice_may_take_two_instances(pool):
+    def control(k):
+        k.register_return(k.kretprobe("g", maxactive=2))
+
+    text = ".globl f\nf:\n call g\n call g\n ret\n.globl g\ng:\n inc eax\n ret\n"
+    case = Case(image=load_asm(text, "t"), call="f", calls=1, cpus=1, profile=LINUX_2010, code=[("main", control)], tag="t", restores=False)
+    for cpus, apart in ((1, True), (2, False)):
+        with closing(open_case(replace(case, cpus=cpus), pool)) as system:
+            assert system._apart is apart
 
 
 @given(st.integers(0, 300), st.integers(1, 8))
