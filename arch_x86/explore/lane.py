@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from arch_x86.emu.nested import NestedCall
     from arch_x86.explore.parking import Parked
 
-__all__ = ("Lane", "Mode", "Passing", "passing_key")
+__all__ = ("Lane", "Mode", "Passing", "counted_since", "passing_key")
 
 Passing = tuple[int, bool, Lives, tuple[int, ...]]
 """A pass over a site: its address, whether its text was armed when it was fetched, what held for each probe, and what was counted."""
@@ -23,8 +23,13 @@ def passing_key(passing: Passing | None, counts: tuple[int, ...], lives: Lives) 
     if passing is None:
         return ()
     addr, armed, then, before = passing
-    counted = tuple(counts[n] - before[n] if n < len(then) and then[n] == life and n < len(before) else -1 for n, life in enumerate(lives))
+    counted = tuple(counted_since(n, counts, before) if n < len(then) and then[n] == life else -1 for n, life in enumerate(lives))
     return (addr, armed, counted)
+
+
+def counted_since(probe: int, counts: tuple[int, ...], before: tuple[int, ...]) -> int:
+    """Hits and misses of a probe; of one that was made since, there were none before."""
+    return (counts[probe] if probe < len(counts) else 0) - (before[probe] if probe < len(before) else 0)
 
 
 class Mode(IntEnum):
@@ -135,7 +140,7 @@ class Lane:
     def key(self, lives: Lives) -> tuple[Any, ...]:
         """For a state's hash: all that what comes depends on but registers and stack, which the next call makes anew."""
         away = tuple(sorted(one.key(lives) for one in self.parked))
-        asleep = tuple(one.task for one in self.asleep)
+        asleep = tuple((one.task, one.rip) for one in self.asleep)
         if not self.live:  # which of two tasks between calls the CPU has is all the same
             here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
             return (tuple(sorted((*here, *away))), asleep)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.explore.control import Life, Lives
-from arch_x86.explore.lane import Lane
+from arch_x86.explore.lane import Lane, counted_since
 from arch_x86.isa.encode import JMP32_SIZE
 from arch_x86.text.version import TextStore, TextVersion
 from engine.explore.system import Violation, ViolationKind
@@ -157,7 +157,7 @@ class HitOracle:
         for probe in site.probes:
             if probe >= len(then) or then[probe] != lives[probe] or then[probe][0] is Life.CHANGING:
                 continue
-            count = lane.counts[probe] - before[probe]
+            count = counted_since(probe, lane.counts, before)
             want = int(armed and then[probe][0] is Life.ON)
             if count == want:
                 continue

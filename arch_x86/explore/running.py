@@ -174,6 +174,11 @@ class CpuSide:
         """``stop_machine`` can park it: at a quiescent point; where tasks can be preempted, anywhere that takes an interrupt."""
         return self.lanes[cpu].quiescent or (self.plan.preempt and self._takes_interrupt(cpu))
 
+    def _is_parked(self, lane: Lane) -> bool:
+        """``stop_machine`` has it, or would have it here; an NMI goes on."""
+        waits = self._waits
+        return not lane.nmi and (self.node.stopped or (bool(waits.left) and waits.stopping and self._stops(lane.index)))
+
     def _preempt(self, lane: Lane) -> None:
         """An interrupt, which on its return gives the CPU to the other task."""
         cpu = self.machine.cpus[lane.index]
@@ -204,8 +209,8 @@ class CpuSide:
             if self.violation is not None:
                 break
             if stop:
-                # Alone: all that could be chosen here costs something, unless it stands in schedule(), or is between calls.
-                if not alone or lane.quiet or lane.mode is not Mode.CALL:
+                # Alone: all that could be chosen here costs something, unless it stands in schedule(), is between calls, or is parked.
+                if not alone or lane.quiet or lane.mode is not Mode.CALL or self._is_parked(lane):
                     break
                 if self._waits.left:
                     self._waits.ran(lane)
@@ -227,7 +232,7 @@ class CpuSide:
         lane.quiet = lane.quiet and lane.nmi
         self._look(lane)
         if self.violation is not None:
-            return 0, True
+            return 1, True  # the step that it would have been
         reason, retired = cpu.run(limit)
         match reason:
             case ExitReason.WATCH | ExitReason.BUDGET:
@@ -292,7 +297,7 @@ class CpuSide:
             lane.nmi, lane.hit, lane.passing = True, None, None
 
     def _nmi_handler(self, lane: Lane) -> None:
-        frame, _ = self.plan.calls[lane.task]
+        frame, _ = self.plan.calls[lane.task if lane.mode is Mode.CALL else 2 * lane.index]
         lane.nested = NestedCall(self.machine, self.machine.cpus[lane.index])
         lane.nested.enter(frame.addr, frame.integers)
 

@@ -19,7 +19,7 @@ from arch_x86.explore.returns import NO_CALLS, OpenCalls
 from arch_x86.explore.running import CpuSide, Plan
 from arch_x86.explore.unprobed import Unprobed, own_spans, run_unprobed
 from arch_x86.explore.world import Node, NodeTree, Stage
-from engine.errors import KprobeError
+from engine.errors import InputError, KprobeError
 from engine.explore.plane import MachineWait
 from engine.explore.system import Choice, Violation
 
@@ -57,20 +57,21 @@ class X86System(CpuSide):
         self.invariants = InvariantOracle()
         self.deadlocks = DeadlockOracle()
         self._known_bad: dict[int, Violation] = {}
+        self._apart = False
         self._spare: list[list[CpuState]] = []
         self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self._hit, self._missed, plan.code, plan.nmis), self._learn)
         self.node = self._tree.root
         self._probes = self._dry_run()
         size = machine.config.stack_pages * 4096
         self._stacks = {task: machine.allocate(size) + size for task in plan.calls if task % 2}
-        unprobed = self._run_unprobed()
+        self._unprobed = unprobed = self._run_unprobed()
         self._golden = unprobed.outcomes
         enough = unprobed.instances_suffice(self._tree.nodes[-1].world.control.returns.values())
         self._apart = plan.reduce and plan.apart and enough and not unprobed.shares
         self._alike = self._apart and unprobed.alike
         self._tasks = [self._second_tasks(lane.index) for lane in self.lanes]
         self._data_names: dict[tuple[int, int], tuple[bytes, bytes]] = {}
-        self._data = _data_spans(machine, set(self._stacks.values()))
+        self._data = _data_spans(machine, set(self._stacks.values()), per_cpu=unprobed.shares)
         self._start = self._save_machine()
         own = [span for task in plan.calls for span in own_spans(executor, plan.calls, task, machine.tasks[task // 2].stack_top)]
         self.memory = MemoryOracle(self._start[0], self._data, own) if not unprobed.shares else None
@@ -95,6 +96,10 @@ class X86System(CpuSide):
         if bad is not None:
             self._known_bad[node.number] = bad
         self._learn_places(node)
+        if self._apart and not self._unprobed.instances_suffice(node.world.control.returns.values()):
+            raise InputError(
+                "a return probe comes only with some schedules, so it is not known what tasks share; explore with --no-reduction"
+            )
 
     def _run_unprobed(self) -> Unprobed:
         start = self._save_machine()
@@ -198,6 +203,7 @@ class X86System(CpuSide):
                 digest.update(uc.gpr)
                 digest.update(uc.vector_state())
                 digest.update(uc.fpu_state())
+                digest.update(b"\1" if cpu.in_shadow else b"\0")
                 digest.update(live_stack(machine, uc.gpr[RSP], task.stack_top))
             for parked in lane.parked:
                 digest.update(parked.stack(machine))
@@ -322,9 +328,16 @@ class X86System(CpuSide):
                 yield Choice(f"p{lane.index}", 1)
 
     def _who_holds(self, controls: Sequence[int]) -> Sequence[int]:
-        """Who else could only come to wait for the lock is not worth a choice: of the tasks that can go on, one that holds a lock."""
-        holders = [task for task in controls if self.node.held[task]]
-        return holders or controls
+        """While one that holds a lock can go on, who else could only come to wait for one is not worth a choice."""
+        if not any(self.node.held[task] for task in controls):
+            return controls
+        return [task for task in controls if self.node.held[task] or not self._only_waits(task)]
+
+    def _only_waits(self, task: int) -> bool:
+        """The next step of a control task does nothing but come to wait for a lock that another one has."""
+        node = self.node
+        following = self._tree.step(node, task).node
+        return task in following.locked_out and following.version is node.version
 
     def _end(self) -> None:
         """Nobody can go on."""
@@ -416,9 +429,12 @@ class _NoTime:
         return True
 
 
-def _data_spans(machine: Machine, tops: set[int]) -> list[tuple[int, int]]:
-    """Physical spans of the data pages but per-CPU areas and stacks: those of the machine's tasks, and what ends at ``tops``."""
-    own = {machine.layout.gs_base(cpu.index) >> 12 for cpu in machine.cpus}
+def _data_spans(machine: Machine, tops: set[int], *, per_cpu: bool) -> list[tuple[int, int]]:
+    """Physical spans of the data pages but stacks: those of the machine's tasks, and what ends at ``tops``.
+
+    :param per_cpu: with per-CPU areas.
+    """
+    own = set[int]() if per_cpu else {machine.layout.gs_base(cpu.index) >> 12 for cpu in machine.cpus}
     for stack_top in (*(task.stack_top for task in machine.tasks), *tops):
         top = stack_top >> 12
         own |= set(range(top - machine.config.stack_pages, top))

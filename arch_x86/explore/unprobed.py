@@ -36,7 +36,7 @@ class Unprobed:
 
     def instances_suffice(self, returns: Iterable[Kretprobe]) -> bool:
         """No call finds the instances of a return probe taken, even if all tasks are in all the calls that they ever make at once."""
-        return all(rp.maxactive >= len(self.outcomes) * self.entries.get(rp.kp.at, 0) for rp in returns)
+        return all(rp.kp.addr is None or rp.maxactive >= len(self.outcomes) * self.entries.get(rp.kp.addr, 1 << 30) for rp in returns)
 
 
 def run_unprobed(

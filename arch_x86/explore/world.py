@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
+from pathlib import Path
+from traceback import walk_tb
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -21,6 +23,7 @@ from arch_x86.explore.steptext import SteppedText
 from arch_x86.lab.bench import build_arch
 from arch_x86.text.space import TextWrite
 from arch_x86.text.version import TextVersion
+from engine.errors import InputError, OptprobeError, printable
 from engine.explore.plane import ControlTask, MachineWait, SteppedPlane
 from engine.kprobe import AggrKprobe, Kprobe
 from engine.kprobes import Kprobes
@@ -62,6 +65,21 @@ def _places(code: CodeType) -> tuple[tuple[int | None, ...], ...]:
     return tuple(code.co_positions())
 
 
+def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
+    """What a scenario's own code raises is for who wrote it.
+
+    :raises InputError: it raised something of its own: a violation, as every error that a control task ends in.
+    """
+    try:
+        work(control)
+    except OptprobeError:
+        raise
+    except Exception as error:
+        own = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code is work.__code__]
+        where = f"{Path(work.__code__.co_filename).name}:{own[0]}: " if own else ""
+        raise InputError(f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}") from error
+
+
 class World:
     """A core, an arch layer and control tasks, paused."""
 
@@ -80,7 +98,7 @@ class World:
         self._alloc = self.core.optprobes.alloc_aggr_kprobe
         self.core.optprobes.alloc_aggr_kprobe = self._remember
         for name, work in stage.code:
-            self.plane.spawn(name, lambda work=work: work(self.control))
+            self.plane.spawn(name, partial(_run_scenario, name, work, self.control))
 
     def _remember(self, p: Kprobe) -> AggrKprobe:
         """A CPU may hold on to an aggregator that the core has freed."""
@@ -102,7 +120,10 @@ class World:
             return 0
         if isinstance(p, AggrKprobe):
             return p.op_id
-        return -1 - next(n for n, known in enumerate(self.control.probes) if known is p)
+        number = next((n for n, known in enumerate(self.control.probes) if known is p), None)
+        if number is None:
+            raise InputError(f"{p!r}: not one that the explorer knows; make probes by Control.kprobe()")
+        return -1 - number
 
     def named(self, name: int) -> Kprobe | None:
         """The probe with that name."""
@@ -160,6 +181,8 @@ class World:
             return ("probe", self.name_of(value))
         if isinstance(value, list | tuple):
             return tuple(self._value(one) for one in value)  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(value, set | frozenset):
+            return tuple(sorted(repr(self._value(one)) for one in value))  # pyright: ignore[reportUnknownVariableType]
         if isinstance(value, dict):
             return tuple((self._value(key), self._value(one)) for key, one in value.items())  # pyright: ignore[reportUnknownVariableType]
         if is_dataclass(value) and not isinstance(value, type):
@@ -173,13 +196,27 @@ class Node:
     :ivar name: the same in every process; ``number``: in the order in which this one met it.
     :ivar path: the steps that led here: numbers of control tasks.
     :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
-    :ivar held: whether each control task holds a lock.
+    :ivar held: whether each control task holds a lock; ``locked_out``: those that wait for one.
     :ivar waits: by control task, what of the machine's it waits for.
     :ivar stopped: ``stop_machine`` runs its function.
     :ivar error: what ended a control task that it should not have.
     """
 
-    __slots__ = ("children", "error", "held", "lives", "name", "number", "path", "stopped", "tasks", "version", "waits", "world")
+    __slots__ = (
+        "children",
+        "error",
+        "held",
+        "lives",
+        "locked_out",
+        "name",
+        "number",
+        "path",
+        "stopped",
+        "tasks",
+        "version",
+        "waits",
+        "world",
+    )
 
     def __init__(self, number: int, name: int, path: tuple[int, ...], world: World) -> None:
         self.number = number
@@ -191,6 +228,7 @@ class Node:
         tasks = world.plane.tasks
         self.tasks: tuple[int, ...] = tuple(task.index for task in tasks if task.steppable)
         self.held: tuple[bool, ...] = tuple(world.plane.held.get(task.index, 0) > 0 for task in tasks)
+        self.locked_out = frozenset(task.index for task in tasks if task.ready is not None and task.wants_lock and not task.steppable)
         self.waits: dict[int, MachineWait] = {task.index: task.wait for task in tasks if task.wait is not None}
         self.stopped = world.plane.stopped
         self.error = next((task.error for task in tasks if task.error is not None), None)
