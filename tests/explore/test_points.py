@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -9,13 +10,20 @@ from functools import partial
 import pytest
 
 from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.check import Search, check
 from arch_x86.explore.control import Life
 from arch_x86.explore.hit import HitPhase
 from arch_x86.explore.lane import Mode
 from arch_x86.explore.scenarios import life
+from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.arguments import parse_argument
+from engine.explore.drive import explore
+from engine.explore.exhaustive import Exhaustive
 from engine.explore.plane import WaitKind
+from engine.explore.schedule import replay, text_of
+from engine.explore.system import ViolationKind
 from engine.profile import LINUX_6_1, LINUX_2010
+from engine.steps import without
 from tests.conftest import asm_image
 
 PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
@@ -203,3 +211,85 @@ def test_states_that_differ_in_a_register_the_stack_x87_or_the_flags_of_a_call_a
         system.machine.ram.write(uc.gpr[4] - 8, b"\x77")  # below: dead, where there is no red zone
         assert system.key() == first
     assert len(names) == 5
+
+
+def test_a_control_task_is_put_off_only_if_all_it_does_is_to_come_to_wait_for_a_lock(pool):
+    """While one that holds a lock can go on; who has something else to do may come in between."""
+
+    def holder(k):
+        with k.core.locked("test"):
+            for _ in range(3):
+                k.core.plane.point("holds")
+
+    def wants(k):
+        with k.core.locked("test"):
+            k.core.plane.point("got it")
+
+    def writes(k):
+        k.core.plane.point("a step")
+
+    case = Case(image=asm_image("ret"), call="f", calls=1, profile=LINUX_2010, code=[], tag="t", restores=False)
+    with closing(open_case(replace(case, code=[("a", holder), ("b", wants), ("c", writes)]), pool)) as system:
+        system.take("c0")
+        assert {choice.actor for choice in system.choices()} == {"c0", "c2", "0"}
+        system.take("c2")
+        assert {choice.actor for choice in system.choices()} == {"c0", "c2", "0"}
+    with closing(open_case(replace(case, code=[("a", holder), ("b", wants), ("c", writes)], reduce=False), pool)) as system:
+        system.take("c0")
+        assert {choice.actor for choice in system.choices()} == {"c0", "c1", "c2", "0"}
+
+
+def test_each_schedule_that_breaks_can_be_followed_step_by_step_without_reduction(pool):
+    """Also where stop_machine parks a task in the middle of a call that is otherwise made whole."""
+    (scenario,) = scenarios_for("jump-range-check")
+    case = scenario.case(without(LINUX_2010, frozenset({"jump-range-check"}), preempt=True), preempt=True)
+    with closing(open_case(case, pool)) as system:
+        found = explore(Exhaustive(bound=1, recheck_every=0, violations_max=10**9), system).found
+    assert len(found) > 100
+    with closing(open_case(replace(case, reduce=False), pool)) as system:
+        for one in found[::5]:
+            assert replay(system, one.segments, strict=True), text_of(one.segments)
+            assert system.violation is not None
+            assert system.violation.kind is one.violation.kind
+
+
+def test_per_cpu_memory_is_part_of_a_state_where_calls_write_there(pool):
+    for code, seen in (("mov qword ptr gs:[256], rdi; ret", True), ("mov eax, edi; ret", False)):
+        with opened(pool, code) as system:
+            before = system.key()
+            system.machine.ram.write(system.machine.layout.gs_base(0) + 512, b"\x77")
+            assert (system.key() != before) is seen
+
+
+def test_a_probe_that_only_some_schedules_make_is_counted_from_then_on(pool):
+    def first(k):
+        p = k.kprobe("f", 0, number=0)
+        k.register(p)
+        k.unregister(p)
+        k.settle()
+
+    def second(k):
+        p = k.kprobe("f", 0, number=1)
+        if k.register(p):
+            k.unregister(p)
+        else:
+            q = k.kprobe("f", 2, number=2)
+            k.register(q)
+            k.unregister(q)
+
+    case = Case(
+        image=asm_image("inc eax; inc eax; nop; ret"), call="f", calls=1, profile=LINUX_2010, code=[("a", first), ("b", second)], tag="t"
+    )
+    result = check(case, Search(preemptions=1), pool=pool)
+    assert (result.violations, result.outcome.exhaustive) == ([], True)
+
+
+def test_what_a_scenario_raises_is_a_violation_that_says_where(pool):
+    def raises(k):
+        k.register(k.kprobe("f"))
+        raise ValueError("no such thing")
+
+    case = Case(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=[("main", raises)], tag="t")
+    (report,) = check(case, Search(preemptions=0), pool=pool).violations
+    assert report.violation.kind is ViolationKind.INVARIANT
+    assert re.search(r"test_points.py:\d+: control task main: ValueError: no such thing", report.violation.explain)
