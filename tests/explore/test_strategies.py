@@ -107,6 +107,17 @@ def test_a_shrunk_schedule_has_the_fewest_switches_and_then_the_fewest_steps():
     assert toy.violation is not None
 
 
+def test_wherever_it_starts_from_a_shrunk_schedule_has_as_few_switches_as_any_that_breaks():
+    for bad in ((2,), (3,), (4,)):
+        toy = Counter(3, (2, 2, 1), bad=bad)
+        found = explore(toy, hashing=False).found
+        fewest = min(len(one.segments) for one in found)
+        most = max(found, key=lambda one: len(one.segments))
+        assert len(most.segments) > fewest
+        segments, violation = shrink(toy, most.segments, most.violation)
+        assert (len(segments), violation.kind) == (fewest, most.violation.kind)
+
+
 def test_random_schedules_do_not_depend_on_who_runs_them():
     whole, first, second = Counter(2, 3), Counter(2, 3), Counter(2, 3)
     drive.explore(RandomWalk(seed=5, schedules=40, recheck_every=0), whole)
