@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -183,6 +184,11 @@ def run_replay(args: Namespace, parse: Callable[[list[str]], Namespace]) -> int:
 
 def _replayed(args: Namespace, parse: Callable[[list[str]], Namespace]) -> tuple[Case, Schedule]:
     if not args.rest:
+        if re.match(r"v\d+:[0-9a-f]{8}:", args.what) and not Path(args.what).exists():
+            parse_schedule(args.what)
+            raise InputError(
+                "a schedule alone says not of what; write -- behind it, and the arguments of the check or explore that found it"
+            )
         return load_saved(args.what)
     schedule = parse_schedule(args.what)
     if args.rest[0].partition("::")[0].endswith(".py"):

@@ -148,6 +148,7 @@ def test_what_is_wrong_is_one_line_and_exit_status_2(capsys, image, more):
 def test_a_replay_of_nothing_is_one_line_and_exit_status_2(capsys, what):
     status, out, err = call(capsys, "replay", what)
     assert (status, out, err.count("\n")) == (2, "", 1)
+    assert ("No such file" in err) is what.startswith("/")
 
 
 def test_explore_runs_the_scenarios_of_a_file(capsys, image, tmp_path):
