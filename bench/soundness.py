@@ -60,7 +60,7 @@ def main() -> int:
     """Run, or go on with a run."""
     parser = argparse.ArgumentParser(prog="make sound")
     parser.add_argument("--file", default="soundness.jsonl")
-    parser.add_argument("--max-schedules", type=int, default=100_000)
+    parser.add_argument("--max-schedules", type=int, default=3_000_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cpus", type=int, default=3, help="up to so many")
     parser.add_argument("--profiles", default="linux-2010,linux-6.1,next")
