@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from arch_x86.text.space import TextSpace
 from engine.errors import KprobeError
@@ -20,8 +20,10 @@ from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe
 from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 
-__all__ = ("Control", "Life", "Lives")
+__all__ = ("BETWEEN_OPERATIONS", "Control", "Life", "Lives")
 
+BETWEEN_OPERATIONS: Final = "next operation"
+"""Name of the point in front of each operation."""
 HitLog = Callable[[int, Any], "int | None"]
 Lives = tuple[tuple["Life", int], ...]
 
@@ -42,6 +44,8 @@ class Life(IntEnum):
 class Control:
     """The operations, on one control state's core.
 
+    :ivar told: of each control task, by its index, how many operations it has begun, and what those have answered that can answer more
+        than one thing. What the task's code keeps where nobody can look at it (the position of a loop, say) is decided by that.
     :param hit: called with a probe's number (in the order of :meth:`kprobe` calls) and the registers, when its handler runs.
     """
 
@@ -52,6 +56,7 @@ class Control:
         self._hit = hit
         self.probes: list[Kprobe] = []
         self.returns: dict[int, Kretprobe] = {}
+        self.told: dict[int, tuple[int, tuple[bool, ...]]] = {}
         self._disabled: set[int] = set()
         self._life: list[Life] = []
         self._epoch: list[int] = []
@@ -118,9 +123,26 @@ class Control:
     def _numbers(self, *ps: Kprobe) -> list[int]:
         return [n for n, known in enumerate(self.probes) if any(known is p for p in ps)]
 
+    def _begin(self) -> None:
+        """The current control task begins an operation."""
+        self.core.plane.point(BETWEEN_OPERATIONS)
+        task = self._task
+        begun, answers = self.told.get(task, (0, ()))
+        self.told[task] = (begun + 1, answers)
+
+    def _answers(self, answer: bool) -> bool:
+        """An operation of the current control task ends with ``answer``."""
+        begun, answers = self.told[self._task]
+        self.told[self._task] = (begun, (*answers, answer))
+        return answer
+
+    @property
+    def _task(self) -> int:
+        return getattr(self.core.plane.current, "index", -1)
+
     @contextmanager
     def _changing(self, numbers: list[int], after: Life) -> Generator[None]:
-        self.core.plane.point("next operation")
+        self._begin()
         before = [self._life[n] for n in numbers]
         for n in numbers:
             self._life[n] = Life.CHANGING
@@ -148,8 +170,8 @@ class Control:
         except KprobeError:
             if must:
                 raise
-            return False
-        return True
+            return self._answers(False)
+        return self._answers(True)
 
     def unregister(self, *ps: Kprobe) -> None:
         """unregister_kprobes()."""
@@ -178,11 +200,12 @@ class Control:
 
     def settle(self) -> None:
         """wait_for_kprobe_optimizer()."""
+        self._begin()
         self.core.wait_for_kprobe_optimizer()
 
     def optimization(self, *, on: bool) -> None:
         """sysctl debug.kprobes-optimization."""
-        self.core.plane.point("next operation")
+        self._begin()
         set_kprobes_optimization(self.core, on=on)
 
     def switch(self, *, on: bool) -> None:
@@ -201,7 +224,7 @@ class Control:
 
     def module_back(self, symbol: str) -> None:
         """It is loaded again."""
-        self.core.plane.point("next operation")
+        self._begin()
         start, size = self._extent(symbol)
         self._text.load(start, self._image.read(start, size))
 

@@ -18,7 +18,7 @@ import inspect
 import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -46,7 +46,8 @@ class Setup:
         self.code: list[tuple[str, ControlCode]] = []
 
     def control(self, body: Body) -> Body:
-        """A control task more, by the name of the function. It runs from the start for each control state: keep no state outside of it."""
+        """A control task more, by the name of the function. It runs from the start for each control state, and the scenario's function with it: what that keeps is
+        shared by its tasks. Keep nothing outside of the scenario's function."""
         self.code.append((body.__name__, body))
         return body
 
@@ -77,8 +78,6 @@ class Scenario:
 
     def case(self, profile: Profile, *, cpus: int | None = None, preempt: bool | None = None) -> Case:
         """The case in ``profile``, steps left out as there."""
-        setup = Setup(profile)
-        self.build(setup)
         image = _image(self.image)
         return Case(
             image=image,
@@ -91,9 +90,15 @@ class Scenario:
             nmis=self.nmis,
             interrupts=self.interrupts,
             asleep=tuple(image.by_name[self.call].addr + offset for offset in self.asleep),
-            code=setup.code,
+            code=partial(self._control_tasks, profile),
             tag=f"{self.name}:{self.source}",
         )
+
+    def _control_tasks(self, profile: Profile) -> Sequence[tuple[str, ControlCode]]:
+        """The control tasks, which share what the scenario's function keeps outside of theirs."""
+        setup = Setup(profile)
+        self.build(setup)
+        return setup.code
 
 
 @lru_cache(maxsize=64)

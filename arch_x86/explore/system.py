@@ -266,11 +266,11 @@ class X86System(CpuSide):
             return (Choice(self.cur, 0),)
         runnable = [one for one in self.lanes if one.nmi or not (stopped or one.over or (stopping and self._stops(one.index)))]
         controls: Sequence[int] = [task for task in node.tasks if waits.over(task)] if waits.left else node.tasks
+        if self.plan.reduce and len(controls) > 1:
+            controls = self._without_who_waits(controls)
         if not runnable and not controls:
             self._end()
             return ()
-        if self.plan.reduce and len(controls) > 1:
-            controls = self._who_holds(controls)
         price, found = 0, list[Choice]()
         if lane is not None and lane in runnable:
             found.append(Choice(self.cur, 0))
@@ -322,22 +322,23 @@ class X86System(CpuSide):
         cpu = self.machine.cpus[lane.index]
         if self.plan.nmis and not lane.nmi and lane.mode is Mode.CALL and not self.executor.traps.nmi_is_blocked(cpu):
             yield Choice(f"n{lane.index}", 1)
-        if lane.mode is Mode.CALL and lane.hit is None and self.plan.interrupts and self._takes_interrupt(lane.index):
+        if lane.mode is Mode.CALL and self.plan.interrupts and self._takes_interrupt(lane.index):
             yield Choice(f"i{lane.index}", 1)
-            if any(one.mode is not Mode.DONE for one in lane.parked):
+            if self._preempts(lane.index) and any(one.mode is not Mode.DONE for one in lane.parked):
                 yield Choice(f"p{lane.index}", 1)
 
-    def _who_holds(self, controls: Sequence[int]) -> Sequence[int]:
+    def _without_who_waits(self, controls: Sequence[int]) -> Sequence[int]:
         """While one that holds a lock can go on, who else could only come to wait for one is not worth a choice."""
         if not any(self.node.held[task] for task in controls):
             return controls
         return [task for task in controls if self.node.held[task] or not self._only_waits(task)]
 
     def _only_waits(self, task: int) -> bool:
-        """The next step of a control task does nothing but come to wait for a lock that another one has."""
-        node = self.node
-        following = self._tree.step(node, task).node
-        return task in following.locked_out and following.version is node.version
+        """The next step of a control task does nothing but come to wait for a lock that delayed work has."""
+        if self.node.others_operate(task):
+            return False
+        following = self._tree.step(self.node, task).node
+        return following.is_alike_but_for(task, self.node) and following.locked_out(task)
 
     def _end(self) -> None:
         """Nobody can go on."""
@@ -353,12 +354,12 @@ class X86System(CpuSide):
         """One choice; see :class:`engine.explore.system.System`."""
         kind = actor[0]
         if kind == "c":
-            steps = self._step_control(int(actor[1:]))
+            steps = self._step_control(int(actor[1:]), most)
             self.cur = actor
         elif kind in "inps":
             lane = self.lanes[int(actor[1:])]
             if kind == "i":
-                self.executor.interrupt(lane.index)
+                self._interrupt(lane)
             elif kind == "p":
                 self._preempt(lane)
             elif kind == "n":
@@ -382,7 +383,28 @@ class X86System(CpuSide):
 
     # Control ----------------------------------------------------------------------------------------------------------
 
-    def _step_control(self, task: int) -> int:
+    def _step_control(self, task: int, most: int | None) -> int:
+        self._follow(task)
+        steps = 1
+        while self.plan.reduce and most != steps and self.violation is None and self._goes_on(task):
+            self._follow(task)
+            steps += 1
+        return steps
+
+    def _goes_on(self, task: int) -> bool:
+        """It makes no difference whether anybody comes before the next step of a control task (docs/explore.md, "Locks").
+
+        One step is that from the last lock that the task dropped to the end of its operation, or to a wait, if that changes nothing that
+        anybody shares: what the operation reads there goes into its result only. The other is that which takes a lock, if the others
+        left are delayed work only, so that no other operation can change what this one has looked at before.
+        """
+        node = self.node
+        if node.just_dropped(task):
+            following = self._tree.step(node, task).node
+            return following.is_alike_but_for(task, node) and following.has_returned(task)
+        return node.takes_lock(task) and not node.others_operate(task)
+
+    def _follow(self, task: int) -> None:
         edge = self._tree.step(self.node, task)
         for write in edge.writes:
             if write.addr not in self._buffers:
@@ -393,7 +415,6 @@ class X86System(CpuSide):
             for rip in (*rips, *(one.resume for one in lane.parked)):
                 if rip in self._buffers and self.violation is None:
                     self.violation = self.freed.check(lane.index, rip, edge.node.world.arch.in_use)
-        return 1
 
     def _note_write(self, addr: int) -> None:
         """Coverage: who is where while live text is written."""
