@@ -87,7 +87,7 @@ def run_check(args: Namespace) -> int:
         _show(args.call, case, result, Style.for_stream(sys.stdout))
     if result.interrupted:
         return _INTERRUPTED
-    return _GOOD if result.verdict == "safe" else _BAD
+    return _GOOD if result.good else _BAD
 
 
 def _save(directory: str | None, result: CheckResult, options: CheckOptions | ScenarioOptions) -> None:
@@ -111,7 +111,7 @@ def _search(label: str, case: Case, search: Search, *, refuses: bool = False) ->
 
 
 def _show(name: str, case: Case, result: CheckResult, style: Style) -> None:
-    colour = {"safe": "green", "violation": "red", "inconclusive": "yellow"}[result.verdict]
+    colour = {"safe": "green", "nothing-found": "yellow", "violation": "red", "inconclusive": "yellow"}[result.verdict]
     print(f"{name}: {style.paint(result.verdict, colour, 'bold')}")
     bound = "no bound" if result.preemptions is None else f"preemption bound {result.preemptions}"
     kind = "exhaustive" if result.outcome.exhaustive else "interrupted" if result.interrupted else "not exhaustive"
@@ -139,9 +139,13 @@ def run_explore(args: Namespace) -> int:
         options = _scenario_options(one, args)
         case = scenario_case(one, options)
         bound = search if args.preemptions_given else replace(search, preemptions=one.preemptions)
-        result = _search(f"explore {one.name}", case, bound)
+        try:
+            result = _search(f"explore {one.name}", case, bound)
+        except KeyboardInterrupt:  # while it was set up
+            worst = _INTERRUPTED
+            break
         _save(args.save, result, options)
-        if result.verdict != "safe":
+        if not result.good:
             worst = _BAD
         if args.json:
             documents.append({"scenario": one.name, **result.to_json()})
@@ -211,16 +215,21 @@ def run_matrix(args: Namespace) -> int:
         profile_named(args.profile)
     line = Progress("matrix")
     cells: list[Cell] = []
+    interrupted = False
     try:
         for cell in matrix(search, configurations=columns, say=line.note):
             cells.append(cell)
             if not args.json:
                 line.clear()
-                print(_cell_line(cell))
+                print(_cell_line(cell), flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
     finally:
         line.clear()
     if args.json:
-        print(json.dumps({"schema": 1, "cells": [cell.to_json() for cell in cells]}, allow_nan=False))
+        print(json.dumps({"schema": 1, "interrupted": interrupted, "cells": [cell.to_json() for cell in cells]}, allow_nan=False))
+    if interrupted:
+        return _INTERRUPTED
     baseline_breaks = any(cell.step is None and cell.report is not None and not cell.configuration.preempt for cell in cells)
     return _BAD if baseline_breaks else _GOOD
 

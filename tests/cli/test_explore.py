@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from arch_x86.explore import check as check_module
 from engine.cli import main
+from engine.explore.exhaustive import _Walk
 from engine.profile import LINUX_2010
 from engine.steps import steps_of
 
@@ -39,6 +44,28 @@ def call(capsys, *argv: str) -> tuple[int, str, str]:
     return status, out, err
 
 
+@contextmanager
+def ctrl_c_after(monkeypatch, schedules: int) -> Generator[None]:
+    """Ctrl-C comes when a search goes on behind so many schedules."""
+    ended = 0
+    forward, count = _Walk._forward, _Walk._ended
+
+    def interrupted(self):
+        if ended >= schedules:
+            raise KeyboardInterrupt
+        return forward(self)
+
+    def counted(self):
+        nonlocal ended
+        ended += 1
+        count(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Walk, "_forward", interrupted)
+        patch.setattr(_Walk, "_ended", counted)
+        yield
+
+
 def check(capsys, image: str, *more: str) -> tuple[int, str, str]:
     return call(capsys, "check", image, "--call", "work", "--arg", "5", "--probe", "work+4", "--calls", "1", *more)
 
@@ -47,7 +74,8 @@ def test_check_prints_the_document_of_the_design(capsys, image):
     status, out, err = check(capsys, image, "--json")
     document = json.loads(out)
     assert (status, err, document["schema"], document["verdict"], document["violations"]) == (0, "", 1, "safe", [])
-    assert set(document) == {"schema", "verdict", "bound", "schedules", "points", "coverage", "violations"}
+    assert list(document) == ["schema", "verdict", "interrupted", "bound", "schedules", "points", "coverage", "violations"]
+    assert document["interrupted"] is False
     assert document["bound"] == {"exhaustive": True, "preemptions": 2, "schedules": document["schedules"], "cpus": 1}
     assert set(document["coverage"]) == {"int3", "boosted", "stepped", "jump", "in_flight_at_write", "parked_in_range"}
     assert min(document["coverage"][name] for name in ("int3", "jump", "in_flight_at_write")) > 0
@@ -103,6 +131,57 @@ def test_each_method_has_its_check(capsys, image, profile, method):
 def test_a_verdict_without_a_jump_is_inconclusive(capsys, image):
     status, out, _ = check(capsys, image, "--max-schedules", "1", "--json")
     assert (status, json.loads(out)["verdict"]) == (1, "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict"),
+    [
+        ((), "safe"),
+        (("--max-schedules", "100000"), "safe"),
+        (("--max-schedules", "700"), "nothing-found"),
+        (("--strategy", "random", "--max-schedules", "60"), "nothing-found"),
+        (("--strategy", "pct", "--max-schedules", "60"), "nothing-found"),
+        (("--strategy", "random", "--max-schedules", "1"), "inconclusive"),
+    ],
+)
+def test_safe_is_said_of_a_search_to_the_end_only(capsys, image, more, verdict):
+    status, out, _ = check(capsys, image, *more, "--json")
+    document = json.loads(out)
+    assert (status, document["verdict"], document["violations"]) == (verdict == "inconclusive", verdict, [])
+    assert document["bound"]["exhaustive"] is (verdict == "safe")
+    assert check(capsys, image, *more)[1].splitlines()[0] == f"work: {verdict}"
+
+
+def test_ctrl_c_in_the_middle_of_a_search_is_said_and_nothing_of_it_is_safe(capsys, image, monkeypatch):
+    """Interrupted when every method has been used, and before one has."""
+    for after, verdict in ((700, "nothing-found"), (0, "inconclusive")):
+        with ctrl_c_after(monkeypatch, after):
+            status, out, err = check(capsys, image, "--json")
+        document = json.loads(out)
+        assert (status, err, document["verdict"], document["interrupted"]) == (130, "", verdict, True)
+
+
+def test_what_was_found_is_shown_when_ctrl_c_ends_its_shrinking(capsys, image, monkeypatch):
+    def shrink(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check_module, "shrink", shrink)
+    status, out, _ = check(capsys, image, "--without", "free-wait", "--json")
+    document = json.loads(out)
+    assert (status, document["verdict"], document["interrupted"]) == (130, "violation", True)
+    assert document["violations"][0]["kind"] == "use-after-free"
+
+
+def test_the_matrix_ends_at_ctrl_c_without_the_cell_that_was_cut_off(capsys, monkeypatch):
+    options = ("matrix", "--profile", "linux-2010", "--no-preempt", "--max-schedules", "40")
+    with ctrl_c_after(monkeypatch, 60):  # in the second cell
+        status, out, err = call(capsys, *options, "--json")
+    document = json.loads(out)
+    assert (status, err, document["interrupted"]) == (130, "", True)
+    assert [(cell["step"], cell["verdict"]) for cell in document["cells"]] == [(None, "nothing-found")]
+    with ctrl_c_after(monkeypatch, 60):
+        status, out, err = call(capsys, *options)
+    assert (status, err, out.count("\n")) == (130, "", 1)
 
 
 @pytest.mark.parametrize("strategy", ["random", "pct"])
