@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.arguments import parse_argument, parse_number
-from engine.errors import InputError, KprobeError, WorkerDied, printable
+from engine.errors import InputError, KprobeError, UnprobedFault, WorkerDied, printable
 from engine.interrupts import parse_interrupts
 from engine.kprobe_events import parse_spec
 from engine.profile import profile_named
@@ -437,7 +437,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         _complain(f"interrupted {error}".rstrip())
         return _INTERRUPTED
-    except WorkerDied as error:
+    except (UnprobedFault, WorkerDied) as error:
         _complain(str(error))
         return _BAD
     except BrokenPipeError:  # the reader went away (`optprobe ... | head`)

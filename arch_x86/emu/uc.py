@@ -76,6 +76,8 @@ _FPU_IDS: Final = (
 )
 NO_LIMIT: Final = 0x0123_4567_89AB
 """A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
+_RUN_MAX: Final = 1 << 20
+"""Ctrl-C is noticed between two runs of the emulator only, so none is longer: 8 ms at full speed, below a second with a callback each."""
 _PAGE: Final = 4096
 _VECTOR_INVALID: Final = 6
 _ERROR_FETCH: Final = 16
@@ -441,9 +443,20 @@ class UcInstance:
             when the count ended the run, and the one that faulted is in it.
         """
         self.vector = None
+        self._from = self.rip
+        begun = 0
+        while count > _RUN_MAX:
+            done = self._start(_RUN_MAX)
+            if done <= _RUN_MAX or self.vector is not None or self.err != UC_OK:
+                return begun + done
+            begun += _RUN_MAX
+            count -= _RUN_MAX
+        return begun + self._start(count)
+
+    def _start(self, count: int) -> int:
+        """One run of the emulator, which nothing from outside can end; see :meth:`start`."""
         self._fallback_count = 0
         self._fallback_limit = count
-        self._from = self.rip
         counter = self._counter
         self.err = _emu_start(self.handle, self.rip, 0, 0, count if counter is not None else NO_LIMIT)
         _reg_read(self.handle, x86.UC_X86_REG_RIP, self._scratch_at)

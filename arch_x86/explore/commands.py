@@ -18,7 +18,7 @@ from arch_x86.explore.matrix import CONFIGURATIONS, Cell, matrix
 from arch_x86.explore.saved import CheckOptions, ScenarioOptions, case_of, load_saved, save, scenario_case
 from arch_x86.explore.scenario import Scenario, load_scenarios
 from engine.arguments import parse_number
-from engine.errors import InputError, printable
+from engine.errors import InputError, UnprobedFault, printable
 from engine.explore.schedule import Schedule, parse_schedule
 from engine.profile import profile_named
 from engine.report.terminal import Progress, Style, count
@@ -144,6 +144,10 @@ def run_explore(args: Namespace) -> int:
         except KeyboardInterrupt:  # while it was set up
             worst = _INTERRUPTED
             break
+        except UnprobedFault as error:
+            print(f"optprobe: {one.name}: {error}", file=sys.stderr, flush=True)
+            worst = _BAD
+            continue
         _save(args.save, result, options)
         if not result.good:
             worst = _BAD
@@ -174,7 +178,10 @@ def _scenario_options(one: Scenario, args: Namespace) -> ScenarioOptions:
 def run_replay(args: Namespace, parse: Callable[[list[str]], Namespace]) -> int:
     """``optprobe replay``. ``parse``: the parser of check's arguments."""
     case, schedule = _replayed(args, parse)
-    violation, lines = replay_case(case, schedule)
+    try:
+        violation, lines = replay_case(case, schedule)
+    except UnprobedFault as error:  # no violation, which exit status 1 would say
+        raise InputError(f"there is nothing to replay: {error}") from None
     if args.json:
         found = None if violation is None else {"kind": str(violation.kind), "cpu": violation.cpu, "rip": violation.rip}
         if found is not None and violation is not None:

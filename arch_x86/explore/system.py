@@ -17,7 +17,7 @@ from arch_x86.explore.oracles import DeadlockOracle, MemoryOracle, RestoredOracl
 from arch_x86.explore.parking import Parked, live_stack, new_task
 from arch_x86.explore.returns import NO_CALLS, OpenCalls
 from arch_x86.explore.running import CpuSide, Plan
-from arch_x86.explore.unprobed import Unprobed, own_spans, run_unprobed
+from arch_x86.explore.unprobed import Unprobed, own_spans, refuse_bad_calls, run_unprobed
 from arch_x86.explore.world import Node, NodeTree, Stage
 from engine.errors import InputError, KprobeError
 from engine.explore.plane import MachineWait
@@ -105,6 +105,8 @@ class X86System(CpuSide):
         start = self._save_machine()
         returns = self._tree.nodes[-1].world.control.returns.values()
         plan = self.plan
+        refuse_bad_calls(self.executor, plan.calls, self._stacks, plan.limit)
+        self._restore_machine(start)
         unprobed = run_unprobed(self.executor, plan.calls, self._stacks, plan.limit, self._outcome, [rp.kp.at for rp in returns])
         self._restore_machine(start)
         return unprobed

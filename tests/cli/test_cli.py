@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -217,6 +218,46 @@ class TestProcess:
         assert out == ""
         assert err.startswith("optprobe: interrupted")
         assert err.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("run", "IMAGE", "--call", "f"),
+            ("run", "IMAGE", "--call", "f", "--probe", "f", "--interrupts", "every:100000000"),
+            ("run", "IMAGE", "--call", "f", "--cpus", "2"),
+            ("verify", "IMAGE", "--call", "f"),
+            ("script", "IMAGE", "SCRIPT", "--json"),
+            ("check", "IMAGE", "--call", "f", "--probe", "f"),
+        ],
+        ids=lambda words: " ".join(words),
+    )
+    def test_ctrl_c_ends_an_endless_call_within_a_second(self, capsys, tmp_path, words):
+        image, script = tmp_path / "loop.s", tmp_path / "script"
+        image.write_text(".globl f\nf: mov [rsp-64], rax\n inc rax\n jmp f\n")
+        script.write_text("reg 0 f+0\ncall f x1\n")
+        argv = [{"IMAGE": str(image), "SCRIPT": str(script)}.get(word, word) for word in words]
+        sent: list[float] = []
+
+        def ctrl_c() -> None:
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timer = threading.Timer(0.5, ctrl_c)
+        timer.start()
+        status, _, err = run(capsys, *argv, "--max-instructions", "4000000000000")
+        assert time.monotonic() - sent[0] < 2
+        assert (status, err.count("\n")) == (130, 1)
+        assert err.startswith("optprobe: interrupted")
+
+    def test_ctrl_c_ends_a_process_in_an_endless_call_within_two_seconds(self, tmp_path):
+        image = tmp_path / "loop.s"
+        image.write_text(".globl f\nf: inc rax\n jmp f\n")
+        argv = [sys.executable, "-m", "engine", "run", str(image), "--call", "f", "--max-instructions", "4000000000000"]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ELF.parents[1])
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=2)
+        assert (process.returncode, err) == (130, "optprobe: interrupted\n")
 
     def test_the_demo_says_that_all_is_as_it_should_be_within_100_columns(self, capsys):
         status, out, _ = run(capsys, "demo", "--image", SHA)

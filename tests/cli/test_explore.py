@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from arch_x86.explore import check as check_module
-from engine.cli import main
+from arch_x86.explore.case import fingerprint
+from arch_x86.explore.commands import check_options
+from arch_x86.explore.saved import case_of
+from engine.cli import _parse, main
 from engine.explore.exhaustive import _Walk
 from engine.profile import LINUX_2010
 from engine.steps import steps_of
@@ -181,6 +185,47 @@ def test_the_matrix_ends_at_ctrl_c_without_the_cell_that_was_cut_off(capsys, mon
     with ctrl_c_after(monkeypatch, 60):
         status, out, err = call(capsys, *options)
     assert (status, err, out.count("\n")) == (130, "", 1)
+
+
+BAD_CALLS = {
+    "dies": ("xor ecx, ecx\n div ecx\n ret\n", "ends in a guest fault at work+0x2 (0x10000002): divide-error: "),
+    "never ends": ("l: mov [rsp-8], rax\n inc rax\n jmp l\n", "does not end: it is at work+0x"),
+    "dies the second time": (
+        "mov eax, 1\n sub eax, [rdi]\n mov dword ptr [rdi], 1\n xor edx, edx\n div eax\n ret\n",
+        "the unprobed call, made 2 times, ends in a guest fault at work+0x",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_a_call_that_is_bad_unprobed_is_said_to_be_so_in_one_line_within_seconds(capsys, tmp_path, name):
+    text, says = BAD_CALLS[name]
+    image, scenarios = tmp_path / "bad.s", tmp_path / "bad.py"
+    image.write_text(f".globl work\nwork:\n {text}")
+    scenarios.write_text(
+        SCENARIO.replace("IMAGE", str(image)).replace('"work", 4', '"work", 0').replace("calls=1", "calls=2").replace('"5"', '"buf:+8"')
+    )
+    options = (str(image), "--call", "work", "--arg", "buf:+8", "--probe", "work", "--calls", "2")
+    began = time.process_time()
+    quick = ("--max-instructions", "100000")
+    for command in (("check", *options), ("check", *options, *quick, "--json"), ("explore", str(scenarios))):
+        status, out, err = call(capsys, *command)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("optprobe: ")
+        assert says in err
+    assert time.process_time() - began < 20
+    mark = fingerprint(case_of(check_options(_parse(["check", *options]))))
+    assert call(capsys, "replay", f"v2:{mark}:0*3", "--", *options, *quick)[0] == 2
+
+
+def test_explore_goes_on_behind_a_scenario_whose_call_is_bad(capsys, image, tmp_path):
+    bad, scenarios = tmp_path / "bad.s", tmp_path / "scenarios.py"
+    bad.write_text(".globl work\nwork:\n ud2\n mov eax, edi\n ret\n")
+    scenarios.write_text(SCENARIO.replace("IMAGE", str(bad)).replace("in_and_out", "bad") + SCENARIO.replace("IMAGE", image))
+    status, out, err = call(capsys, "explore", str(scenarios), "--json")
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith("optprobe: bad: the unprobed call ends in a guest fault at work+0x0")
+    assert [(one["scenario"], one["verdict"]) for one in json.loads(out)["scenarios"]] == [("in-and-out", "safe")]
 
 
 @pytest.mark.parametrize("strategy", ["random", "pct"])
