@@ -49,6 +49,7 @@ def check_options(args: Namespace) -> CheckOptions:
         libraries=tuple(args.libraries),
         stubs=tuple(sorted(dict(parse_stub(stub) for stub in args.stub).items())),
         max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1),
+        red_zone=args.red_zone,
         reduce=not args.no_reduction,
     )
 
@@ -79,6 +80,8 @@ def run_check(args: Namespace) -> int:
     """``optprobe check``."""
     options, search = check_options(args), search_options(args)
     case = case_of(options)
+    for warning in case.image.warnings:
+        _complain(f"{case.image.name}: {warning}")
     result = _search(f"check {args.call}", case, search, refuses=True)
     _save(args.save, result, options)
     if args.json:
@@ -88,6 +91,11 @@ def run_check(args: Namespace) -> int:
     if result.interrupted:
         return _INTERRUPTED
     return _GOOD if result.good else _BAD
+
+
+def _complain(line: str) -> None:
+    """One line on standard error."""
+    print(f"optprobe: {line}", file=sys.stderr, flush=True)
 
 
 def _save(directory: str | None, result: CheckResult, options: CheckOptions | ScenarioOptions) -> None:
@@ -145,7 +153,7 @@ def run_explore(args: Namespace) -> int:
             worst = _INTERRUPTED
             break
         except UnprobedFault as error:
-            print(f"optprobe: {one.name}: {error}", file=sys.stderr, flush=True)
+            _complain(f"{one.name}: {error}")
             worst = _BAD
             continue
         _save(args.save, result, options)
