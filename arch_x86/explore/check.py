@@ -93,7 +93,11 @@ class Report:
 
 @dataclass(slots=True)
 class CheckResult:
-    """What a search has to say. ``missing``: methods that the sites allow and no schedule used; ``interrupted``: by Ctrl-C."""
+    """What a search has to say.
+
+    :ivar missing: methods that the sites allow and no schedule used. ``interrupted``: Ctrl-C ended it.
+    :ivar refused: a line for each probe that the core refused when the control tasks ran alone.
+    """
 
     outcome: Outcome
     cpus: int
@@ -101,6 +105,7 @@ class CheckResult:
     missing: tuple[str, ...]
     violations: list[Report] = field(default_factory=list[Report])
     interrupted: bool = False
+    refused: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> Coverage:
@@ -198,7 +203,7 @@ def check(
             except KeyboardInterrupt:
                 interrupted = True
         bound = None if search.strategy == "pct" else search.preemptions
-        result = CheckResult(outcome, case.cpus, bound, _missing(system, outcome), interrupted=interrupted)
+        result = CheckResult(outcome, case.cpus, bound, _missing(system, outcome), interrupted=interrupted, refused=system.refused)
         for found in outcome.found:
             segments, violation = found.segments, found.violation
             try:

@@ -130,6 +130,8 @@ def _show(name: str, case: Case, result: CheckResult, style: Style) -> None:
     print(f"{result.points:,} points")
     for method in result.missing:
         print(f"  never hit by {method}, though the site allows it: nothing is shown for that")
+    for line in result.refused:
+        print(f"  {line}")
     for report in result.violations:
         print(f"  {style.paint(str(report.violation.kind), 'red', 'bold')}: {report.violation.explain}")
         print(f"  {report.schedule}")

@@ -10,20 +10,26 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from arch_x86.text.space import TextSpace
-from engine.errors import KprobeError
+from engine.errors import InputError, KprobeError
 from engine.image import Image
 from engine.kprobe import Kprobe, KprobeFlag
 from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe
 from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 
-__all__ = ("Control", "Life", "Lives")
+__all__ = ("Control", "EndlessTaskError", "Life", "Lives")
+
+_SETTLES_MAX: Final = 1_000
 
 HitLog = Callable[[int, Any], "int | None"]
 Lives = tuple[tuple["Life", int], ...]
+
+
+class EndlessTaskError(InputError):
+    """A control task does not come to an end."""
 
 
 class Life(IntEnum):
@@ -43,6 +49,7 @@ class Control:
     """The operations, on one control state's core.
 
     :param hit: called with a probe's number (in the order of :meth:`kprobe` calls) and the registers, when its handler runs.
+    :ivar refused: a line for each probe that the core has refused, for the user.
     """
 
     def __init__(self, core: Kprobes, hit: HitLog, text: TextSpace, image: Image) -> None:
@@ -52,6 +59,8 @@ class Control:
         self._hit = hit
         self.probes: list[Kprobe] = []
         self.returns: dict[int, Kretprobe] = {}
+        self.refused: list[str] = []
+        self._settled: tuple[object, int] = (None, 0)
         self._disabled: set[int] = set()
         self._life: list[Life] = []
         self._epoch: list[int] = []
@@ -145,9 +154,11 @@ class Control:
                 p.addr = None if p.symbol_name is not None else p.addr
                 p.flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)  # it keeps what unregistering has left
                 self.core.register_kprobe(p)
-        except KprobeError:
+        except KprobeError as error:
             if must:
                 raise
+            place = f"{p.addr or 0:#x}" if p.symbol_name is None else f"{p.symbol_name}+{p.offset:#x}"
+            self.refused.append(f"control task {self.core.plane.current!r}: register_kprobe({place}) was refused: {error}")
             return False
         return True
 
@@ -177,7 +188,17 @@ class Control:
             self.core.unregister_kretprobe(rp)
 
     def settle(self) -> None:
-        """wait_for_kprobe_optimizer()."""
+        """wait_for_kprobe_optimizer().
+
+        :raises EndlessTaskError: it has been called again and again in one step, where there is nothing to wait for.
+        """
+        task = self.core.plane.current
+        step = (task, getattr(task, "steps", 0))
+        self._settled = (step, self._settled[1] + 1 if self._settled[0] == step else 0)
+        if self._settled[1] >= _SETTLES_MAX:
+            raise EndlessTaskError(
+                f"control task {task!r}: k.settle() was called {_SETTLES_MAX:,} times with nothing to wait for; a control task has to end"
+            )
         self.core.wait_for_kprobe_optimizer()
 
     def optimization(self, *, on: bool) -> None:

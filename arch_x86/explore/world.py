@@ -18,7 +18,7 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from arch_x86.emu.machine import Machine
-from arch_x86.explore.control import Control, HitLog, Lives
+from arch_x86.explore.control import Control, EndlessTaskError, HitLog, Lives
 from arch_x86.explore.steptext import SteppedText
 from arch_x86.lab.bench import build_arch
 from arch_x86.text.space import TextWrite
@@ -285,6 +285,27 @@ class NodeTree:
             writes = tuple(world.text.log)
             edge = node.children[task] = Edge(self._intern(path, world), writes)
         return edge
+
+    def run_alone(self, most: int, *, in_turns: bool) -> tuple[list[int] | None, str]:
+        """The steps of the control tasks up to their end, when nobody else runs: first come first, or in turns.
+
+        :returns: None after ``most`` steps; and where the last of the tasks to make a step stands.
+        :raises EndlessTaskError: one of them has said that it does not end.
+        """
+        world, path = World(self._stage), list[int]()
+        tasks = world.plane.tasks
+        try:
+            while steppable := [task.index for task in tasks if task.steppable]:
+                if len(path) == most:
+                    return None, f"{tasks[path[-1]].name}: {tasks[path[-1]].at}"
+                last = path[-1] if path and in_turns else -1
+                path.append(next((index for index in steppable if index > last), steppable[0]))
+                error = world.plane.step(path[-1]).error
+                if isinstance(error, EndlessTaskError):
+                    raise error
+            return path, ""
+        finally:
+            world.plane.close()
 
     def close(self) -> None:
         """End all tasks that are under way."""

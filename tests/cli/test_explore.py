@@ -228,6 +228,56 @@ def test_explore_goes_on_behind_a_scenario_whose_call_is_bad(capsys, image, tmp_
     assert [(one["scenario"], one["verdict"]) for one in json.loads(out)["scenarios"]] == [("in-and-out", "safe")]
 
 
+def scenario_of(tmp_path, image: str, *bodies: str) -> str:
+    """A scenario file whose control tasks do what the bodies say, as lines of a function of ``k``."""
+    tasks = "".join(f"    @setup.control\n    def task{n}(k):\n        {body}\n" for n, body in enumerate(bodies))
+    head = f"from arch_x86.explore.scenario import scenario\nimage, call = {image!r}, 'work'\n"
+    decorator = "@scenario(image=image, call=call, arguments=('5',), calls=1, preemptions=1)\n"
+    file = tmp_path / "tasks.py"
+    file.write_text(f"{head}{decorator}def tasks(setup):\n{tasks}")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [("0x1000", "ENOENT: no probe can go to 0x10001000"), ("1", "EILSEQ: no probe can go to 0x10000001")],
+)
+def test_a_refused_probe_is_false_and_is_said_in_one_line(capsys, image, tmp_path, place, error):
+    body = f"assert not k.register(k.kprobe('work', {place})); p = k.kprobe('work', 4); assert k.register(p); k.settle(); k.unregister(p)"
+    scenarios = scenario_of(tmp_path, image, body)
+    status, out, err = call(capsys, "explore", scenarios, "--profile", "linux-6.1")
+    assert (status, err, out.splitlines()[0]) == (0, "", "tasks: safe")
+    told = [line for line in out.splitlines() if "refused" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"  control task task0: register_kprobe(work+{int(place, 0):#x}) was refused: {error}")
+    (document,) = json.loads(call(capsys, "explore", scenarios, "--profile", "linux-6.1", "--json")[1])["scenarios"]
+    assert "refused" not in document
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "while True: k.settle()",
+        "p = k.kprobe('work', 4)\n        while True: k.register(p); k.unregister(p)",
+        "n = 0\n        while True: n += 1; k.settle()",
+    ],
+    ids=["same state", "round", "new states"],
+)
+def test_a_control_task_that_never_ends_is_said_to_in_one_line(capsys, image, tmp_path, body):
+    status, out, err = call(capsys, "explore", scenario_of(tmp_path, image, "k.settle()", body), "--max-schedules", "10")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("optprobe: control task task1")
+    assert "a control task has to end" in err
+
+
+def test_a_control_task_may_wait_in_a_loop_for_another_one(capsys, image, tmp_path):
+    waits = "k.kprobe('work', 4, number=1)\n        while not k.probes[0].symbol_name: k.optimization(on=True)"
+    sets = "k.optimization(on=True); k.kprobe('work', 7, number=0)"
+    _, out, err = call(capsys, "explore", scenario_of(tmp_path, image, waits, sets), "--max-schedules", "50", "--json")
+    (document,) = json.loads(out)["scenarios"]
+    assert (err, document["violations"], document["schedules"] > 1) == ("", [], True)
+
+
 @pytest.mark.parametrize("strategy", ["random", "pct"])
 def test_seeded_strategies_give_the_same_document_each_time(capsys, image, strategy):
     options = ("--strategy", strategy, "--seed", "7", "--max-schedules", "60", "--json")
