@@ -233,7 +233,7 @@ class TestProcess:
     def test_ctrl_c_ends_a_long_call_within_a_second(self, capsys, tmp_path, monkeypatch, words):
         """The signal comes when the emulator is at work. Without cuts the call takes 15 seconds or more."""
         image, script = tmp_path / "loop.s", tmp_path / "script"
-        image.write_text(".globl f\nf: mov [rsp-64], rax\n inc rax\n jmp f\n")
+        image.write_text(".globl f\nf: lea rcx, [rdi + 1]\nl: mov [rsp-64], rax\n inc rax\n jmp l\n")
         script.write_text("reg 0 f+0\ncall f x1\n")
         argv = [{"IMAGE": str(image), "SCRIPT": str(script)}.get(word, word) for word in words]
         began: list[float] = []
