@@ -13,19 +13,23 @@ from functools import partial
 from typing import Any, Final
 
 from arch_x86.text.space import TextSpace
-from engine.errors import KprobeError
+from engine.errors import InputError, KprobeError
 from engine.image import Image
 from engine.kprobe import Kprobe, KprobeFlag
 from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe
 from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 
-__all__ = ("BETWEEN_OPERATIONS", "Control", "Life", "Lives")
+__all__ = ("BETWEEN_OPERATIONS", "Control", "EndlessTaskError", "Life", "Lives")
 
 BETWEEN_OPERATIONS: Final = "next operation"
 """Name of the point in front of each operation."""
 HitLog = Callable[[int, Any], "int | None"]
 Lives = tuple[tuple["Life", int], ...]
+
+
+class EndlessTaskError(InputError):
+    """A control task does not come to an end."""
 
 
 class Life(IntEnum):
@@ -47,6 +51,7 @@ class Control:
     :ivar told: of each control task, by its index, how many operations it has begun, and what those have answered that can answer more
         than one thing. What the task's code keeps where nobody can look at it (the position of a loop, say) is decided by that.
     :param hit: called with a probe's number (in the order of :meth:`kprobe` calls) and the registers, when its handler runs.
+    :ivar refused: a line for each probe that the core has refused, for the user.
     """
 
     def __init__(self, core: Kprobes, hit: HitLog, text: TextSpace, image: Image) -> None:
@@ -57,6 +62,7 @@ class Control:
         self.probes: list[Kprobe] = []
         self.returns: dict[int, Kretprobe] = {}
         self.told: dict[int, tuple[int, tuple[bool, ...]]] = {}
+        self.refused: list[str] = []
         self._disabled: set[int] = set()
         self._life: list[Life] = []
         self._epoch: list[int] = []
@@ -167,9 +173,11 @@ class Control:
                 p.addr = None if p.symbol_name is not None else p.addr
                 p.flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)  # it keeps what unregistering has left
                 self.core.register_kprobe(p)
-        except KprobeError:
+        except KprobeError as error:
             if must:
                 raise
+            place = f"{p.addr or 0:#x}" if p.symbol_name is None else f"{p.symbol_name}+{p.offset:#x}"
+            self.refused.append(f"control task {self.core.plane.current!r}: register_kprobe({place}) was refused: {error}")
             return self._answers(False)
         return self._answers(True)
 

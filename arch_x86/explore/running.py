@@ -117,6 +117,8 @@ class CpuSide:
             if p.addr is None:
                 continue
             entry = node.world.core.get_kprobe(p.addr)
+            if entry is None and p.addr not in self._sites:
+                continue  # refused, or not there yet: nothing is written for it
             size = entry.optinsn.size if isinstance(entry, AggrKprobe) and entry.optinsn is not None else 0
             site = self._sites.get(p.addr)
             if site is None or site.end < p.addr + size:

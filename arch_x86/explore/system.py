@@ -11,13 +11,14 @@ from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP
 from arch_x86.explore.apart import others_in_flight
+from arch_x86.explore.control import EndlessTaskError
 from arch_x86.explore.invariants import InvariantOracle
 from arch_x86.explore.lane import Lane, Mode
 from arch_x86.explore.oracles import DeadlockOracle, MemoryOracle, RestoredOracle
 from arch_x86.explore.parking import Parked, live_stack, new_task
 from arch_x86.explore.returns import NO_CALLS, OpenCalls
 from arch_x86.explore.running import CpuSide, Plan
-from arch_x86.explore.unprobed import Unprobed, own_spans, run_unprobed
+from arch_x86.explore.unprobed import Unprobed, own_spans, refuse_bad_calls, run_unprobed
 from arch_x86.explore.world import Node, NodeTree, Stage
 from engine.errors import InputError, KprobeError
 from engine.explore.plane import MachineWait
@@ -26,6 +27,8 @@ from engine.explore.system import Choice, Violation
 __all__ = ("X86System",)
 
 _BIG: Final = 1 << 40
+_STEPS_ALONE: Final = 5_000
+"""Steps in which all control tasks, alone, have to end."""
 _CALLBACK, _INT3_STUB = "optimized_callback", "exception:3"
 
 
@@ -46,7 +49,11 @@ class _Saved:
 
 
 class X86System(CpuSide):
-    """One scenario on one machine. See :class:`engine.explore.system.System`."""
+    """One scenario on one machine. See :class:`engine.explore.system.System`.
+
+    :ivar refused: a line for each probe that the core refuses when the control tasks run alone.
+    :raises InputError: a control task does not end.
+    """
 
     def __init__(self, machine: Machine, executor: Executor, plan: Plan) -> None:
         super().__init__(machine, executor, plan)
@@ -84,11 +91,30 @@ class X86System(CpuSide):
     # Setting up -------------------------------------------------------------------------------------------------------
 
     def _dry_run(self) -> int:
-        """Run the control tasks alone, first come first, to meet their sites and buffers. Returns how many probes there are."""
-        node = self._tree.root
-        while node.tasks:
-            node = self._tree.step(node, node.tasks[0]).node
-        return len(node.world.control.probes)
+        """Run the control tasks alone, to meet their sites and buffers. Returns how many probes there are.
+
+        :raises EndlessTaskError: one of them does not end.
+        """
+        nodes = self._run_alone()
+        self.refused = tuple(dict.fromkeys(line for node in nodes for line in node.world.control.refused))
+        return len(nodes[-1].world.control.probes)
+
+    def _run_alone(self) -> list[Node]:
+        """The control states on the way when the control tasks run alone: first come first. Where that does not end, it is in turns:
+        one may wait in a loop for what another one does.
+
+        :raises EndlessTaskError: that does not end, either.
+        """
+        path, _ = self._tree.run_alone(_STEPS_ALONE, in_turns=False)
+        if path is None:
+            path, where = self._tree.run_alone(_STEPS_ALONE, in_turns=True)
+            if path is None:
+                steps = f"{_STEPS_ALONE:,} steps of the control tasks alone"
+                raise EndlessTaskError(f"control task {where}: it has not ended after {steps}; a control task has to end")
+        nodes = [self._tree.root]
+        for task in path:
+            nodes.append(self._tree.step(nodes[-1], task).node)
+        return nodes
 
     def _learn(self, node: Node) -> None:
         """A new control state: what to watch in it, and whether it is sound."""
@@ -105,6 +131,8 @@ class X86System(CpuSide):
         start = self._save_machine()
         returns = self._tree.nodes[-1].world.control.returns.values()
         plan = self.plan
+        refuse_bad_calls(self.executor, plan.calls, self._stacks, plan.limit)
+        self._restore_machine(start)
         unprobed = run_unprobed(self.executor, plan.calls, self._stacks, plan.limit, self._outcome, [rp.kp.at for rp in returns])
         self._restore_machine(start)
         return unprobed
@@ -120,10 +148,7 @@ class X86System(CpuSide):
 
         :raises KprobeError: the core refuses one of their probes.
         """
-        node = self._tree.root
-        while node.tasks:
-            node = self._tree.step(node, node.tasks[0]).node
-        for task in node.world.plane.tasks:
+        for task in self._run_alone()[-1].world.plane.tasks:
             if isinstance(task.error, KprobeError):
                 raise task.error
 

@@ -296,6 +296,24 @@ class NodeTree:
             edge = node.children[task] = Edge(self._intern(path, world), writes)
         return edge
 
+    def run_alone(self, most: int, *, in_turns: bool) -> tuple[list[int] | None, str]:
+        """The steps of the control tasks up to their end, when nobody else runs: first come first, or in turns.
+
+        :returns: None after ``most`` steps; and where the last of the tasks to make a step stands.
+        """
+        world, path = World(self._stage), list[int]()
+        tasks = world.plane.tasks
+        try:
+            while steppable := [task.index for task in tasks if task.steppable]:
+                if len(path) == most:
+                    return None, f"{tasks[path[-1]].name}: {tasks[path[-1]].at}"
+                last = path[-1] if path and in_turns else -1
+                path.append(next((index for index in steppable if index > last), steppable[0]))
+                world.plane.step(path[-1])
+            return path, ""
+        finally:
+            world.plane.close()
+
     def close(self) -> None:
         """End all tasks that are under way."""
         for node in self.nodes:
