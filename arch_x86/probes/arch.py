@@ -85,7 +85,6 @@ class X86Arch(BreakpointHandler):
             return data[0] if data else None
 
         super().__init__(cpus, stepping_for(profile, memory), text_byte, profile)
-        self.profile = profile
         self.image = image
         self.code = CodeCache(image, self.recovered)
         self._copied = copied or _nobody_asks
@@ -286,7 +285,11 @@ class X86Arch(BreakpointHandler):
     def return_trampoline(self, cpu: int, regs: PtRegs) -> bool:
         """The trampoline asks. False: no call is open there."""
         self.cpu = cpu
-        return return_from_trampoline(self.core.kretprobes, regs, self._memory, self.trampoline)
+        self._returning[cpu] = True
+        try:
+            return return_from_trampoline(self.core.kretprobes, regs, self._memory, self.trampoline)
+        finally:
+            self._returning[cpu] = False
 
     def pending_return(self, cpu: int) -> int | None:
         """Where the innermost probed call on ``cpu`` will return to."""
