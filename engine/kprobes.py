@@ -146,7 +146,7 @@ class Kprobes:
         unknown = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
         offset = p.offset & _OFFSET_MASK if self.profile.offset_is_cut else p.offset
         if p.symbol_name is not None and p.addr is not None:
-            raise KprobeError(errno.EINVAL, "give an address or a symbol, not both")
+            raise KprobeError(errno.EINVAL, "give an address or a symbol, not both; the address of a probe that was registered stays set")
         if p.symbol_name is not None:
             symbol = self.kallsyms.lookup_name(p.symbol_name)
             if symbol is None:
@@ -178,14 +178,14 @@ class Kprobes:
             self._register(p)
 
     def _check(self, p: Kprobe) -> None:
-        """Refuse what can be refused before the table is looked at, and make ``p`` a fresh probe."""
-        if self.is_registered(p):
-            raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
+        """Refuse what can be refused without a look at the text, which others may be writing, and make ``p`` a fresh probe."""
         if p.fault_handler is not None and not self.profile.fault_handlers:
             raise KprobeError(errno.EINVAL, "fault_handler: not there any more since v5.14")
         if p.break_handler is not None and not self.profile.jprobes:
             raise KprobeError(errno.EINVAL, "break_handler: not there any more since v4.19")
         p.addr = addr = self.kprobe_addr(p)
+        if self.is_registered(p):  # asked of the place that it names now: the caller may have cleared its address
+            raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
         p.offset = p.offset if p.symbol_name is not None else 0
         p.flags = p.given = p.flags & KprobeFlag.DISABLED
         p.nmissed = 0
