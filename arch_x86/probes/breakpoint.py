@@ -135,7 +135,7 @@ class BreakpointHandler:
         return None
 
     def _reenter(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
-        """A hit within a hit, in what a handler calls or in an NMI: a miss, whose instruction runs, where this kernel can (reenter_kprobe)."""
+        """A hit within a hit, in what a handler calls or in an NMI: a miss whose instruction runs, if the kernel can (reenter_kprobe)."""
         status = block.status
         if status not in self.profile.misses_in:
             first = block.current

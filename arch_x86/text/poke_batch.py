@@ -33,9 +33,7 @@ class TextPokeBpBatch:
     :param most: most pokes in a batch.
     """
 
-    def __init__(
-        self, text: TextSpace, syncer: CoreSync, without: frozenset[str] = frozenset(), most: int = MAX_POKE_BATCH
-    ) -> None:
+    def __init__(self, text: TextSpace, syncer: CoreSync, without: frozenset[str] = frozenset(), most: int = MAX_POKE_BATCH) -> None:
         self._text = text
         self._syncer = syncer
         self._without = without

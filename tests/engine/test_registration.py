@@ -107,7 +107,6 @@ class TestRefusals:
         assert p.flags == passed & DISABLED
         assert state(bench, RET) == State("original" if passed & DISABLED else "int3", passed & DISABLED, Queue.NONE)
 
-
     def test_an_instruction_is_looked_at_with_the_text_locked_and_an_address_before(self, bench_of, profile, monkeypatch):
         """Else who registers beside a jump that goes in would take half of it for the function's code."""
         bench = bench_of(profile, asm_image(NOPS))

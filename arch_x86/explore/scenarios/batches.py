@@ -1,7 +1,7 @@
 """More probes than one batch holds, with batches of one or two, so that what happens between two batches is explored, too.
 
-In linux-2010 a pass of the optimizer then takes that many probes in each direction and comes again for the rest; in ``next`` that many pokes
-share their core syncs. linux-6.1 has no batches: there these are scenarios of several probes.
+In linux-2010 a pass of the optimizer then takes that many probes in each direction and comes again for the rest; in ``next`` that many
+pokes share their core syncs. linux-6.1 has no batches: there these are scenarios of several probes.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ work:
 """
 """Jumps at +0 (to +6) and at +8 (to +13)."""
 
-THREE = TWO + """
+THREE = f"""{TWO}
 .globl mod
 mod:
  lea eax, [rdi + rdi*4]

@@ -1,7 +1,8 @@
 """A probe's life, and what can cross it, under load.
 
-Each is sound in next, and without preemption in linux-2010 and linux-6.1, but for ``nmi`` and ``nmi_stepped`` in linux-2010, and ``two_control_tasks`` there
-with two preemptions: a hit that finds its probe gone takes the breakpoint of the next one at the same address for nobody's.
+Each is sound in next, and without preemption in linux-2010 and linux-6.1, but for ``nmi`` and ``nmi_stepped`` in linux-2010, and
+``two_control_tasks`` there with two preemptions: a hit that finds its probe gone takes the breakpoint of the next one at the same address
+for nobody's.
 
 With preemption linux-2010 breaks in all that optimize; linux-6.1 in ``register`` and ``neighbour``: a task that is preempted in a detour
 buffer to which a breakpoint took it (the probe waits to be optimized) is not waited for when the probe is unregistered before the jump
