@@ -153,6 +153,15 @@ class TestAProbeArmedAroundADisabledOneWhoseJumpStillStands:
         assert bench.call("f", 5) == 11
 
     @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+    def test_stays_one_when_it_comes_while_the_other_waits(self, bench_of, profile):
+        bench = bench_of(profile)
+        other = probe(bench, 4)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        bench.kprobes.disable_kprobe(other)
+        probe(bench, 0)
+        assert bench.call("f", 5) == 11
+
+    @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
     def test_stays_one_when_a_whole_batch_of_others_is_undone_first(self, bench_of, profile):
         """The neighbour was listed first, so it is the last to be undone, in a pass of its own."""
         bench = bench_of(replace(profile, batch=1))

@@ -131,6 +131,19 @@ def test_one_that_stops_the_kernel_ends_a_call_whose_value_is_asked_for(make, pr
         assert bench.call("f", 1, 2) == 3
 
 
+def test_only_the_int3_behind_the_copy_ends_a_step(bench_of, profile):
+    """One in the code that an NMI runs meanwhile is nobody's, whoever steps."""
+    bench = bench_of(profile, asm_image(PLAIN, "nop; int3; ret"))
+    put(bench, "stepped", "f")
+    bench.machine.nmi_handler = lambda cpu, _regs: bench.call_nested(cpu, G)
+    bench.start_call(0, F, (1, 2))
+    while status(bench) is not KprobeStatus.HIT_SS:
+        bench.executor.advance(0, 1)
+    assert bench.executor.deliver_nmi(0)
+    fault = bench.executor.run_call(0, 1_000)
+    assert (fault.kind, fault.place) == (FaultKind.BREAKPOINT, "g+0x1")
+
+
 @pytest.mark.parametrize("scenario", [life.nmi_stepped, life.nmi_boosted], ids=lambda one: one.name)
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 def test_the_explorer_finds_what_2010_can_not_take_and_nothing_else(pool, profile, scenario):
