@@ -146,7 +146,7 @@ class Kprobes:
         unknown = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
         offset = p.offset & _OFFSET_MASK if self.profile.offset_is_cut else p.offset
         if p.symbol_name is not None and p.addr is not None:
-            raise KprobeError(errno.EINVAL, "give an address or a symbol, not both; the address of a probe that was registered stays set")
+            raise KprobeError(errno.EINVAL, "give an address or a symbol, not both")
         if p.symbol_name is not None:
             symbol = self.kallsyms.lookup_name(p.symbol_name)
             if symbol is None:
@@ -183,14 +183,18 @@ class Kprobes:
             raise KprobeError(errno.EINVAL, "fault_handler: not there any more since v5.14")
         if p.break_handler is not None and not self.profile.jprobes:
             raise KprobeError(errno.EINVAL, "break_handler: not there any more since v4.19")
+        self._refuse_registered(p)  # by the address that it has, for the better word: with a symbol that address is refused below
         p.addr = addr = self.kprobe_addr(p)
-        if self.is_registered(p):  # asked of the place that it names now: the caller may have cleared its address
-            raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
+        self._refuse_registered(p)  # by the place that it names: the caller may have cleared its address
         p.offset = p.offset if p.symbol_name is not None else 0
         p.flags = p.given = p.flags & KprobeFlag.DISABLED
         p.nmissed = 0
         p.parent = None
         self.arch.arch_check_text(addr)
+
+    def _refuse_registered(self, p: Kprobe) -> None:
+        if self.is_registered(p):
+            raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
 
     def _register(self, p: Kprobe) -> None:
         """With the locks held."""
