@@ -72,6 +72,8 @@ def fingerprint(case: Case) -> str:
     words = (case.call, case.arguments, case.calls, case.cpus, profile.name, sorted(profile.without), case.preempt, case.fetch, case.nmis)
     if case.asleep:  # not always: schedules of before are still good
         digest.update(repr(case.asleep).encode())
+    if profile.batch is not None:  # likewise
+        digest.update(f"batch {profile.batch}".encode())
     digest.update(repr((words, case.resched, sorted(case.stubs.items()), case.tag)).encode())
     return digest.hexdigest()
 

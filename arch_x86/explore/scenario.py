@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import runpy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -55,7 +55,7 @@ class Setup:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A named case. ``profiles``: where it makes sense; ``preemptions``: the bound that it is meant for; ``without``: steps that it leaves
-    out, so that it shows what they are for; ``steps``: those that it fails without.
+    out, so that it shows what they are for; ``steps``: those that it fails without; ``batch``: of :class:`engine.profile.Profile`.
     """
 
     name: str
@@ -74,10 +74,13 @@ class Scenario:
     profiles: tuple[str, ...] = PROFILES
     without: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    batch: int | None = None
     source: str = field(default="", compare=False)
 
     def case(self, profile: Profile, *, cpus: int | None = None, preempt: bool | None = None) -> Case:
         """The case in ``profile``, steps left out as there."""
+        if self.batch is not None:
+            profile = replace(profile, batch=self.batch)
         image = _image(self.image)
         return Case(
             image=image,
@@ -122,13 +125,19 @@ def scenario(
     profiles: Sequence[str] = PROFILES,
     without: Sequence[str] = (),
     steps: Sequence[str] = (),
+    batch: int | None = None,
 ) -> Callable[[Callable[[Setup], None]], Scenario]:
     """Makes a :class:`Scenario` of a function that places control tasks.
 
     :param image: assembly text, or a file's path.
     :param arguments: of the call, as on the command line.
     :param asleep: offsets in the called function in front of whose instruction a task falls asleep in the middle of its call, for ever.
+    :param batch: most probes that a pass takes in each direction in linux-2010, most pokes that share their core syncs in ``next``: so that
+        two or three probes are more than a batch. None: the kernel's 256.
+    :raises InputError: ``batch`` is less than one.
     """
+    if batch is not None and batch < 1:
+        raise InputError(f"batch={batch}: a batch holds one probe at least; leave it out for the kernel's 256")
 
     def make(build: Callable[[Setup], None]) -> Scenario:
         doc = (build.__doc__ or "").strip()
@@ -149,6 +158,7 @@ def scenario(
             tuple(profiles),
             tuple(without),
             tuple(steps),
+            batch,
             _source(build),
         )
 
