@@ -18,7 +18,8 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from arch_x86.emu.machine import Machine
-from arch_x86.explore.control import Control, HitLog, Lives
+from arch_x86.explore.control import Control, HandlerLog
+from arch_x86.explore.lives import Lives
 from arch_x86.explore.steptext import SteppedText
 from arch_x86.lab.bench import build_arch
 from arch_x86.text.space import TextWrite
@@ -48,13 +49,12 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What all control states share: the machine, its profile, and who logs hits and misses (by the number of the probe)."""
+    """What all control states share: the machine, its profile, and who is told of the handlers that run."""
 
     machine: Machine
     hardware: Hardware
     profile: Profile
-    hit: HitLog
-    missed: Callable[[int], None]
+    log: HandlerLog
     code: Sequence[tuple[str, ControlCode]]
     nmis: bool = False
 
@@ -91,9 +91,8 @@ class World:
         self.text = SteppedText(machine.text.store, lambda addr: layout.slots <= addr < end, self.plane.point, whole_batches=not stage.nmis)
         self.arch = build_arch(machine, self.text, self.plane, stage.profile)
         self.core = Kprobes(self.arch, self.plane, machine.kallsyms, stage.profile)
-        self.control = Control(self.core, stage.hit, self.text, machine.image)
-        self._missed = stage.missed
-        self.core.kprobes_inc_nmissed_count = self._count_misses
+        self.control = Control(self.core, stage.log, self.text, machine.image)
+        self.plane.lock_listeners.append(self.control.lock_taken)
         self._aggregators: dict[int, AggrKprobe] = {}
         self._alloc = self.core.optprobes.alloc_aggr_kprobe
         self.core.optprobes.alloc_aggr_kprobe = self._remember
@@ -106,12 +105,6 @@ class World:
         self._aggregators[op.op_id] = op
         return op
 
-    def _count_misses(self, p: Kprobe) -> None:
-        for probe in p.children if isinstance(p, AggrKprobe) else [p]:
-            number = next((n for n, known in enumerate(self.control.probes) if known is probe), None)
-            if number is not None:
-                self._missed(number)
-
     # Names of probes, which hold in every world that the same steps lead to ---------------------------------------------
 
     def name_of(self, p: Kprobe | None) -> int:
@@ -120,7 +113,7 @@ class World:
             return 0
         if isinstance(p, AggrKprobe):
             return p.op_id
-        number = next((n for n, known in enumerate(self.control.probes) if known is p), None)
+        number = self.control.number_of(p)
         if number is None:
             raise InputError(f"{p!r}: not one that the explorer knows; make probes by Control.kprobe()")
         return -1 - number
@@ -149,7 +142,9 @@ class World:
         switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, core.optimizer.due)
         probes = tuple(map(self._probe, self.control.probes))
         room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)
-        told = repr((self.text.current.name, table, lists, tasks, switches, self.control.lives, probes, room))
+        control = self.control
+        expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)
+        told = repr((self.text.current.name, table, lists, tasks, switches, expected, probes, room))
         return int.from_bytes(blake2b(told.encode(), digest_size=8).digest())
 
     def _probe(self, p: Kprobe) -> Hashable:

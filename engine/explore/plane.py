@@ -121,6 +121,7 @@ class SteppedPlane(ControlPlane):
     :ivar tasks: in the order in which they came to be.
     :ivar held: how many locks each task holds, by its index.
     :ivar stopped: ``stop_machine`` runs its function.
+    :ivar lock_listeners: called with the name of each lock that a task has taken; it is the ``current`` one.
     """
 
     def __init__(self, hardware: Hardware) -> None:
@@ -130,6 +131,7 @@ class SteppedPlane(ControlPlane):
         self._running: ControlTask | None = None
         self._closing = False
         self.stopped = False
+        self.lock_listeners: list[Callable[[str], None]] = []
 
     def spawn(self, name: str, work: Callable[[], None]) -> ControlTask:
         """A task more; it has not started."""
@@ -187,8 +189,9 @@ class SteppedPlane(ControlPlane):
 
     def lock_taken(self, name: str) -> None:
         """A lock was taken; no point, since only who wants it can tell."""
-        del name
         self._count(+1)
+        for listener in self.lock_listeners:
+            listener(name)
 
     def lock_dropped(self, name: str) -> None:
         """A lock was dropped: a point if somebody waits for one."""
