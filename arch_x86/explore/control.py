@@ -49,6 +49,7 @@ class Control:
 
     :param log: told of each handler that runs.
     :ivar probes: by number, in the order of :meth:`kprobe` and :meth:`kretprobe` calls. ``returns``: the return probes among them.
+    :ivar instances: of each registration of a return probe, by its number and which one it was, also when it is unregistered.
     :ivar ledger: what is expected of each of them.
     :ivar broken: what an operation has promised, and did not keep when it returned; None as long as there is no such thing.
     """
@@ -60,6 +61,7 @@ class Control:
         self._log = log
         self.probes: list[Kprobe] = []
         self.returns: dict[int, Kretprobe] = {}
+        self.instances: dict[tuple[int, int], tuple[KretprobeInstance, ...]] = {}
         self._disabled: set[int] = set()
         self.ledger = Ledger(sleeps_on=not core.profile.enables_while_disarmed)
         self.broken: str | None = None
@@ -141,6 +143,8 @@ class Control:
             return
         self.ledger.locked(operation)
         for n in operation.numbers:
+            if n in self.returns:
+                self.instances.setdefault((n, self.ledger.registration(n)), self.returns[n].instances)
             addr = self.probes[n].addr
             if addr is not None and self._text.read(addr, 1) == _JMP:
                 self.ledger.jumped.add(n)

@@ -19,11 +19,12 @@ _HANDLING: Final = (HitPhase.BETWEEN, HitPhase.HANDLED)
 
 
 class Interrupted(NamedTuple):
-    """What a CPU was doing when an NMI came: hit, pass and single step in progress, and its registers."""
+    """What a CPU was doing when an NMI came: hit, pass and single step in progress, the kprobes layer's record, and its registers."""
 
     hit: Hit | None
     passing: Pass | None
     stepping: bool
+    block: Block
     registers: tuple[int, ...]
 
     @property
@@ -147,7 +148,7 @@ class Lane:
         hit = self.hit.key if self.hit is not None else 0
         nmi: tuple[Any, ...] = (self.nested is not None,) if self.nmi else ()
         if self.interrupted is not None:
-            before, passing, stepping, registers = self.interrupted
-            nmi = (*nmi, before.key if before is not None else 0, pass_key(passing, lives), stepping, registers)
+            before, passing, stepping, block, registers = self.interrupted
+            nmi = (*nmi, before.key if before is not None else 0, pass_key(passing, lives), stepping, block, registers)
         passing = pass_key(self.passing, lives)
         return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)

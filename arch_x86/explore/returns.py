@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ("NO_CALLS", "OpenCalls", "load_calls", "store_calls")
 
 _Call = tuple[int, int, int, int, int]
-"""Number of the probe (-1: unregistered), which registration of it, number of its instance, the return address, and where that lay."""
+"""Number of the probe (-1: nobody knows), which registration of it, number of its instance, the return address, and where that lay."""
 _Taken = tuple[int, int, tuple[int, ...]]
 """Number of the probe, which registration of it, and which of its instances are not free."""
 OpenCalls = tuple[tuple[tuple[Hashable, tuple[_Call, ...]], ...], tuple[_Taken, ...]]
@@ -23,16 +23,16 @@ NO_CALLS: OpenCalls = ((), ())
 
 def load_calls(world: World, calls: OpenCalls) -> None:
     """They are open in ``world``; each instance that is not noted as taken is free."""
-    returns, ledger = world.control.returns, world.control.ledger
+    returns, ledger, instances = world.control.returns, world.control.ledger, world.control.instances
     stacks: dict[Hashable, list[KretprobeInstance]] = {}
     for task, stack in calls[0]:
         stacks[task] = []
         for number, registration, index, ret_addr, frame in stack:
-            rp = returns.get(number)
-            if rp is not None and ledger.registration(number) == registration and index < len(rp.instances):
-                ri = rp.instances[index]
-            else:  # its probe is unregistered: the call still has to find home
-                ri = KretprobeInstance(rp or next(iter(returns.values())))
+            known = instances.get((number, registration), ())
+            if index < len(known):  # whether its probe is still to be asked, it says itself
+                ri = known[index]
+            else:
+                ri = KretprobeInstance(next(iter(returns.values())))
                 ri.rp = None
             ri.ret_addr, ri.frame = ret_addr, frame
             stacks[task].append(ri)
@@ -46,8 +46,7 @@ def load_calls(world: World, calls: OpenCalls) -> None:
 def store_calls(world: World) -> OpenCalls:
     """What is open in ``world``."""
     returns, ledger = world.control.returns, world.control.ledger
-    known = {id(ri): (number, index) for number, rp in returns.items() for index, ri in enumerate(rp.instances)}
-    names = {one: (number, ledger.registration(number), index) for one, (number, index) in known.items()}
+    names = {id(ri): (*key, index) for key, made in world.control.instances.items() for index, ri in enumerate(made)}
     stacks = tuple(
         (task, tuple((*names.get(id(ri), (-1, 0, 0)), ri.ret_addr, ri.frame) for ri in stack))
         for task, stack in world.core.kretprobes.open_stacks.items()

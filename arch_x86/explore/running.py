@@ -11,7 +11,7 @@ from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.task import TaskState
 from arch_x86.explore.entry_oracle import EntryOracle
-from arch_x86.explore.hit import Hit, HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
+from arch_x86.explore.hit import NO_HIT, Hit, HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
 from arch_x86.explore.lane import Interrupted, Lane, Mode
 from arch_x86.explore.oracles import FreedOracle, ResultOracle, Site, TornOracle
 from arch_x86.explore.parking import park, switch_to
@@ -282,8 +282,17 @@ class CpuSide:
     def _pass_over(self, lane: Lane) -> None:
         assert lane.passing is not None
         self.witness.passed(self._sites[lane.passing.addr])
-        self.violation = self.violation or self.witness.verdict()
+        self.violation = self.violation or self.witness.verdict() or self._still_in_hit(lane)
         lane.passing, lane.stepping = None, False
+
+    def _still_in_hit(self, lane: Lane) -> Violation | None:
+        """A hit is over: the CPU's record of it has to be what it was before."""
+        before = NO_HIT if lane.interrupted is None else lane.interrupted.block
+        if lane.block == before:
+            return None
+        rip = self.machine.cpus[lane.index].rip
+        text = f"CPU {lane.index} goes on at {self.where(rip)}, and its record says that it is still in the last hit"
+        return Violation(ViolationKind.INVARIANT, lane.index, rip, text)
 
     # NMIs -------------------------------------------------------------------------------------------------------------
 
@@ -296,7 +305,7 @@ class CpuSide:
         cpu.nmi = NmiPhase.NONE
         registers = cpu.registers() if lane.mode is Mode.CALL else ()
         if self.executor.deliver_nmi(lane.index):
-            lane.interrupted = Interrupted(lane.hit, lane.passing, lane.stepping, registers)
+            lane.interrupted = Interrupted(lane.hit, lane.passing, lane.stepping, lane.block, registers)
             lane.nmi, lane.hit, lane.passing, lane.stepping = True, None, None, False
 
     def _nmi_handler(self, lane: Lane) -> None:
@@ -314,7 +323,7 @@ class CpuSide:
         lane.nested.leave(died=False)
         cpu.run(sum(addr >= cpu.rip for addr in self.machine.stubs.frames))
         cpu.nmi = NmiPhase.NONE
-        hit, passing, stepping, _ = lane.interrupted
+        hit, passing, stepping, _, _ = lane.interrupted
         lane.nmi, lane.nested, lane.interrupted = False, None, None
         lane.hit, lane.passing, lane.stepping = hit, passing, stepping
 
@@ -350,6 +359,8 @@ class CpuSide:
         self._handle(world, lane, reason, name)
         state = self.machine.tasks[index].state
         ended = name == "call_return" and lane.mode is Mode.CALL
+        if ended:
+            self.violation = self.violation or self._still_in_hit(lane)
         if ended or state is TaskState.FAULTED:
             world.arch.call_ended(index)
         self._store(world, lane)
