@@ -5,7 +5,7 @@ The model is the explorer's own: it learns of a call when an entry_handler runs,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from arch_x86.explore.lives import Life, Lives
@@ -122,6 +122,17 @@ class ReturnOracle:
         ret_addr, ip = (one.found, one.ret_addr) if self._rethook else (one.ret_addr, self._trampoline)
         wanted = (("ri.ret_addr", got.ret_addr, ret_addr), ("regs.ip", got.ip, ip), ("RAX", got.value, value))
         return next((f"{name} = {new:#x} for {old:#x}" for name, new, old in wanted if new != old), None)
+
+    def balanced(self, cpu: int, taken: Sequence[tuple[int, int, tuple[int, ...]]]) -> Violation | None:
+        """A call has returned. Of each registration of a return probe that has instances in use, ``taken`` says which: as many as calls."""
+        for probe, registration, indices in taken:
+            calls = self._in_use(probe, registration)
+            if len(indices) != calls:
+                text = (
+                    f"return probe {probe} has {len(indices)} instances in use when a call returns on CPU {cpu}, and {calls} calls are open"
+                )
+                return Violation(ViolationKind.INVARIANT, cpu, None, text)
+        return None
 
     def ended(self, cpu: int, task: int) -> Violation | None:
         """A task's call, the outermost one, has ended."""

@@ -364,6 +364,8 @@ class CpuSide:
         if ended or state is TaskState.FAULTED:
             world.arch.call_ended(index)
         self._store(world, lane)
+        if name == "trampoline":
+            self.violation = self.violation or self.witness.calls.balanced(index, self.calls[1])
         if state is TaskState.FAULTED:
             self._died(lane)
             return True

@@ -363,13 +363,13 @@ FAULTS = {
         Kretprobes, "_entered", misses_for_nothing, returns, LOST, "8 of its 8 are free", image=G
     ),
     "instances of a return probe are never free again": Fault(
-        Kretprobes, "_recycle", nothing, lambda k: returns(k, 1), LOST, "1 of its 1 are free", image=G
+        Kretprobes, "_recycle", nothing, returns, BROKEN, "has 1 instances in use", image=G
     ),
     "two calls share an instance of a return probe": Fault(
         Kretprobes, "_entered", takes_what_is_taken, lambda k: returns(k, 1), EXTRA, "with all its 1 instances taken", image=DEEP
     ),
     "a return probe's handler is called after it has gone": Fault(
-        Kretprobes, "_forget", keeps_the_handler, returns, EXTRA, "for no call", image=G, resched=(0x10000103,)
+        Kretprobes, "_forget", keeps_the_handler, returns, EXTRA, "for no call", image=G, bound=1, resched=(0x10000106,)
     ),
     "a detour buffer leaves DF as it was": Fault(
         detour, "PLAIN", replace(detour.PLAIN, enter=detour.PLAIN.enter.replace(b"\xfc", b"\x90")), in_and_out, BROKEN, "with DF set",
@@ -387,10 +387,8 @@ FAULTS = {
 def test_a_planted_fault_is_found_and_sound_code_is_not_accused(pool, monkeypatch, name):
     fault = FAULTS[name]
     image = asm_image(*fault.image) if isinstance(fault.image, tuple) else fault.image
-    restores = fault.code is not two_for_good
-    one = case(
-        fault.code, profile=fault.profile, image=image, calls=fault.calls, nmis=fault.nmis, interrupts=not fault.nmis, restores=restores
-    )
+    some = {"nmis": fault.nmis, "resched": fault.resched, "interrupts": not fault.nmis and not fault.resched}
+    one = case(fault.code, profile=fault.profile, image=image, calls=fault.calls, restores=fault.code is not two_for_good, **some)
     assert found(pool, one, fault.bound) == []
     where = import_module(fault.where) if isinstance(fault.where, str) else fault.where
     monkeypatch.setattr(where, fault.name, fault.fault)
