@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from arch_x86.emu.cpu import FLAG_IF, ExitReason, NmiPhase
+from arch_x86.emu.cpu import FLAG_IF, Cpu, ExitReason, NmiPhase
+from arch_x86.emu.entry import wrong_entry
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.task import TaskState
-from arch_x86.explore.entry_oracle import EntryOracle
 from arch_x86.explore.hit import NO_HIT, Hit, HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
 from arch_x86.explore.lane import Interrupted, Lane, Mode
 from arch_x86.explore.oracles import FreedOracle, ResultOracle, Site, TornOracle
@@ -88,7 +88,6 @@ class CpuSide:
         self._waits = Waits(self.lanes, self._takes_interrupt, self._tasks_of, self._stops)
         self.torn = TornOracle(machine.text.store, self.where)
         self.freed = FreedOracle(self.where)
-        self.entries = EntryOracle(machine)
         self.witness = Witness(machine, plan.profile, self.where)
         self.results = ResultOracle()
         self._sites: dict[int, Site] = self.torn.sites
@@ -338,10 +337,10 @@ class CpuSide:
         name = self.machine.stubs.hypercalls.get(cpu.rip)
         if name == _INT3_STUB:
             lane.hit = begin_int3(cpu)
-            self.violation = self.violation or self.entries.breakpoint(cpu)
+            self._look_at_entry(cpu)
         elif name == _CALLBACK:
             lane.hit = begin_optimized(cpu)
-            self.violation = self.violation or self.entries.detour(cpu)
+            self._look_at_entry(cpu)
         elif name == "nmi":
             self._nmi_handler(lane)
         elif name == "nested_return" and lane.nested is not None:
@@ -349,6 +348,12 @@ class CpuSide:
         else:
             return self._exit(lane, ExitReason.HYPERCALL, name)
         return True
+
+    def _look_at_entry(self, cpu: Cpu) -> None:
+        """A stub asks for handlers: are things as they may expect?"""
+        wrong = wrong_entry(self.machine, cpu)
+        if wrong is not None and self.violation is None:
+            self.violation = Violation(ViolationKind.INVARIANT, cpu.index, cpu.rip, f"CPU {cpu.index}: {wrong}")
 
     def _exit(self, lane: Lane, reason: ExitReason, name: str | None = None) -> bool:
         """Whatever else ends a run is the executor's. True: a choice point."""
@@ -382,7 +387,7 @@ class CpuSide:
         cpu, witness = self.machine.cpus[lane.index], self.witness
         returning = witness.call_returns() if name == "trampoline" else None
         if returning is not None:
-            self.violation = self.violation or self.entries.trampoline(cpu)
+            self._look_at_entry(cpu)
         missed = witness.misses(world)
         self.executor.handle_exit(cpu, reason)
         witness.missed(world, missed)
