@@ -1,10 +1,10 @@
 """What decides how a control task goes on, beside what all tasks share: where its code stands, and what its local variables hold.
 
-A control state has to be told from another one by all of it, or the explorer takes one for the other and never sees what comes after. Python
-shows where each frame stands and what its variables hold, those of closures included. It does not show what an unfinished statement keeps:
-the position of a ``for`` loop, or what calls before in the same expression have returned. For a scenario's code these are decided by how
-many operations it has begun and what they have answered, which is therefore part of the name. The code of optprobe itself is written so
-that its variables tell (``tests/explore/test_laws.py`` holds it to that).
+A control state has to be told from another one by all of it, or the explorer takes one for the other and never sees what comes after.
+Python shows where each frame stands and what its variables hold, those of closures included. It does not show what an unfinished statement
+keeps: the position of a ``for`` loop, or what calls before in the same expression have returned. For a scenario's code these are decided
+by how many operations it has begun and what they have answered, which is therefore part of the name. The code of optprobe itself is
+written so that its variables tell (``tests/explore/test_laws.py`` holds it to that).
 
 What can't be told apart (a file, a lock, an iterator that does not say where it is) is refused, by the name of its variable.
 """
@@ -16,7 +16,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import lru_cache, partial
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from engine.errors import InputError
 from engine.kprobe import Kprobe
@@ -69,8 +69,8 @@ class LocalState:
             return self.value(value, own=own)
         except _Untold as error:
             raise InputError(
-                f"control task {self._task}: the variable {name} holds a {error.args[0]}, and two of these can't be told apart; keep numbers, "
-                "texts, lists, dictionaries, probes or objects of your own in variables"
+                f"control task {self._task}: the variable {name} holds a {error.args[0]}, and two of these can't be told apart; "
+                "keep numbers, texts, lists, dictionaries, probes or objects of your own in variables"
             ) from None
 
     def value(self, value: Any, *, own: bool = False) -> Hashable:
@@ -98,7 +98,7 @@ class LocalState:
         def told(one: Any) -> Hashable:
             return self.value(one, own=own)
 
-        kind = type(value)
+        kind = cast("type[Any]", type(value))
         if kind in (list, tuple):
             return (kind.__name__, *map(told, value))
         if kind in (set, frozenset):

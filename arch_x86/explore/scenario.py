@@ -46,8 +46,11 @@ class Setup:
         self.code: list[tuple[str, ControlCode]] = []
 
     def control(self, body: Body) -> Body:
-        """A control task more, by the name of the function. It runs from the start for each control state, and the scenario's function with it: what that keeps is
-        shared by its tasks. Keep nothing outside of the scenario's function."""
+        """A control task more, by the name of the function.
+
+        It runs from the start for each control state, and the scenario's function with it: what that keeps is shared by its tasks. Keep
+        nothing outside of the scenario's function.
+        """
         self.code.append((body.__name__, body))
         return body
 

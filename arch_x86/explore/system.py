@@ -16,6 +16,7 @@ from arch_x86.explore.invariants import InvariantOracle
 from arch_x86.explore.lane import Lane, Mode
 from arch_x86.explore.oracles import DeadlockOracle, MemoryOracle, RestoredOracle
 from arch_x86.explore.parking import Parked, live_stack, new_task
+from arch_x86.explore.return_oracle import OpenCalls as ModelCalls
 from arch_x86.explore.returns import NO_CALLS, OpenCalls
 from arch_x86.explore.running import CpuSide, Plan
 from arch_x86.explore.unprobed import Unprobed, own_spans, refuse_bad_calls, run_unprobed
@@ -35,9 +36,10 @@ _CALLBACK, _INT3_STUB = "optimized_callback", "exception:3"
 class _Saved:
     """A state to go back to."""
 
-    __slots__ = ("calls", "cpus", "cur", "lanes", "left", "node", "ram", "tasks", "trace")
+    __slots__ = ("calls", "cpus", "cur", "lanes", "left", "node", "opened", "ram", "tasks", "trace")
 
     calls: OpenCalls
+    opened: ModelCalls
     cpus: list[CpuState]
     cur: str
     lanes: list[tuple[Any, ...]]
@@ -66,9 +68,9 @@ class X86System(CpuSide):
         self._known_bad: dict[int, Violation] = {}
         self._apart = False
         self._spare: list[list[CpuState]] = []
-        self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self._hit, self._missed, plan.code, plan.nmis), self._learn)
+        self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self.witness, plan.code, plan.nmis), self._learn)
         self.node = self._tree.root
-        self._probes = self._dry_run()
+        self._dry_run()
         size = machine.config.stack_pages * 4096
         self._stacks = {task: machine.allocate(size) + size for task in plan.calls if task % 2}
         self._unprobed = unprobed = self._run_unprobed()
@@ -90,14 +92,13 @@ class X86System(CpuSide):
 
     # Setting up -------------------------------------------------------------------------------------------------------
 
-    def _dry_run(self) -> int:
-        """Run the control tasks alone, to meet their sites and buffers. Returns how many probes there are.
+    def _dry_run(self) -> None:
+        """Run the control tasks alone, to meet their sites and buffers.
 
         :raises EndlessTaskError: one of them does not end.
         """
         nodes = self._run_alone()
         self.refused = tuple(dict.fromkeys(line for node in nodes for line in node.world.control.refused))
-        return len(nodes[-1].world.control.probes)
 
     def _run_alone(self) -> list[Node]:
         """The control states on the way when the control tasks run alone: first come first. Where that does not end, it is in turns:
@@ -133,7 +134,8 @@ class X86System(CpuSide):
         plan = self.plan
         refuse_bad_calls(self.executor, plan.calls, self._stacks, plan.limit)
         self._restore_machine(start)
-        unprobed = run_unprobed(self.executor, plan.calls, self._stacks, plan.limit, self._outcome, [rp.kp.at for rp in returns])
+        entries = [rp.kp.addr for rp in returns if rp.kp.addr is not None]  # one that was never registered has none
+        unprobed = run_unprobed(self.executor, plan.calls, self._stacks, plan.limit, self._outcome, entries)
         self._restore_machine(start)
         return unprobed
 
@@ -141,7 +143,7 @@ class X86System(CpuSide):
         task = 2 * cpu + 1
         if task not in self._stacks:
             return ()
-        return (new_task(task, self.machine.cpus[cpu], self._stacks[task], self.machine.tasks[cpu].save(), self._probes),)
+        return (new_task(task, self.machine.cpus[cpu], self._stacks[task], self.machine.tasks[cpu].save()),)
 
     def refuse_bad_start(self) -> None:
         """Control tasks alone, before anybody runs, end well.
@@ -164,12 +166,13 @@ class X86System(CpuSide):
         """To the start: nothing has happened."""
         self._restore_machine(self._start)
         for lane, parked in zip(self.lanes, self._tasks, strict=True):
-            lane.reset(self._probes, parked)
+            lane.reset(parked)
         self.violation = None
         self.trace = None
         self.cur = ""
         self._waits.left = {}
         self.calls = NO_CALLS
+        self.witness.calls.opened = ()
         self._enter(self._tree.root, -1)
 
     def _save_machine(self) -> tuple[bytes, list[CpuState], list[tuple[Any, ...]]]:
@@ -199,7 +202,7 @@ class X86System(CpuSide):
         saved.lanes = [lane.save() for lane in self.lanes]
         saved.left = self._waits.left.copy()
         saved.node, saved.cur, saved.trace = self.node, self.cur, self.trace
-        saved.calls = self.calls
+        saved.calls, saved.opened = self.calls, self.witness.calls.opened
         return saved
 
     def restore(self, state: _Saved) -> None:
@@ -209,6 +212,7 @@ class X86System(CpuSide):
             lane.restore(saved)
         self._waits.left = state.left.copy()
         self.cur, self.trace, self.calls = state.cur, state.trace, state.calls
+        self.witness.calls.opened = state.opened
         self.violation = None
         self._show(state.node)
 
@@ -242,7 +246,7 @@ class X86System(CpuSide):
         rips = [cpu.rip for lane, cpu in zip(self.lanes, machine.cpus, strict=True) if lane.live]
         current = self._current
         who = -1 if current is None else current.index
-        digest.update(repr((rips, lanes, self._waits.key(), self.node.name, who, self.calls)).encode())
+        digest.update(repr((rips, lanes, self._waits.key(), self.node.name, who, self.calls, self.witness.calls.opened)).encode())
         return int.from_bytes(digest.digest())
 
     def _lane_names(self) -> tuple[Any, ...]:
@@ -259,7 +263,7 @@ class X86System(CpuSide):
 
     def _show(self, node: Node) -> None:
         """The vCPUs fetch what ``node`` has as text, and its core takes their traps."""
-        self.node = node
+        self.node = self.witness.node = node
         for cpu in self.machine.cpus:
             cpu.view = node.version
         self.machine.trap_handler = node.world.arch

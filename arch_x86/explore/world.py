@@ -15,7 +15,8 @@ from pathlib import Path
 from traceback import walk_tb
 
 from arch_x86.emu.machine import Machine
-from arch_x86.explore.control import BETWEEN_OPERATIONS, Control, HitLog, Lives
+from arch_x86.explore.control import BETWEEN_OPERATIONS, Control, HandlerLog
+from arch_x86.explore.lives import Lives
 from arch_x86.explore.local_state import LocalState
 from arch_x86.explore.steptext import SteppedText
 from arch_x86.lab.bench import build_arch
@@ -33,7 +34,7 @@ __all__ = ("ControlCode", "ControlCodes", "Edge", "Node", "NodeTree", "Stage", "
 ControlCode = Callable[[Control], None]
 """A control task's work: operations on the :class:`Control` that it is given."""
 ControlCodes = Callable[[], Sequence[tuple[str, ControlCode]]]
-"""Makes the control tasks' work, by name, anew for each world: what it keeps outside of its functions is shared by the tasks of one world."""
+"""Makes the control tasks' work, by name, anew for each world: what it keeps outside of its functions the tasks of one world share."""
 
 
 @dataclass(slots=True)
@@ -46,14 +47,13 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What all control states share: the machine, its profile, who logs hits and misses (by the number of the probe), and ``code``, which
-    makes the control tasks' work."""
+    """What all control states share: the machine, its profile, who is told of the handlers that run, and ``code``, which makes the control
+    tasks' work."""
 
     machine: Machine
     hardware: Hardware
     profile: Profile
-    hit: HitLog
-    missed: Callable[[int], None]
+    log: HandlerLog
     code: ControlCodes
     nmis: bool = False
 
@@ -89,9 +89,8 @@ class World:
         self.text = SteppedText(machine.text.store, lambda addr: layout.slots <= addr < end, self.plane.point, whole_batches=not stage.nmis)
         self.arch = build_arch(machine, self.text, self.plane, stage.profile)
         self.core = Kprobes(self.arch, self.plane, machine.kallsyms, stage.profile)
-        self.control = Control(self.core, stage.hit, self.text, machine.image)
-        self._missed = stage.missed
-        self.core.kprobes_inc_nmissed_count = self._count_misses
+        self.control = Control(self.core, stage.log, self.text, machine.image)
+        self.plane.lock_listeners.append(self.control.lock_taken)
         self._aggregators: dict[int, AggrKprobe] = {}
         self._alloc = self.core.optprobes.alloc_aggr_kprobe
         self.core.optprobes.alloc_aggr_kprobe = self._remember
@@ -105,12 +104,6 @@ class World:
         self._aggregators[op.op_id] = op
         return op
 
-    def _count_misses(self, p: Kprobe) -> None:
-        for probe in p.children if isinstance(p, AggrKprobe) else [p]:
-            number = next((n for n, known in enumerate(self.control.probes) if known is probe), None)
-            if number is not None:
-                self._missed(number)
-
     # Names of probes, which hold in every world that the same steps lead to ---------------------------------------------
 
     def name_of(self, p: Kprobe | None) -> int:
@@ -119,7 +112,7 @@ class World:
             return 0
         if isinstance(p, AggrKprobe):
             return p.op_id
-        number = next((n for n, known in enumerate(self.control.probes) if known is p), None)
+        number = self.control.number_of(p)
         if number is None:
             raise InputError(f"{p!r}: not one that the explorer knows; make probes by Control.kprobe()")
         return -1 - number
@@ -133,9 +126,9 @@ class World:
     # Identity -----------------------------------------------------------------------------------------------------------
 
     def name(self) -> tuple[int, tuple[int, ...], int]:
-        """64 bits each of what all tasks share, of each control task, and of the whole, equal for worlds that behave alike from here on: text, core, locks, and where each task stands with what it holds.
+        """64 bits of what all control tasks share (text, core, slots), of each task (where it stands, with what), and of the whole.
 
-        The same in every process.
+        Worlds whose whole is equal behave alike from here on. The same in every process.
         """
         core = self.core
         table = tuple(sorted((addr, self._probe(p)) for addr, p in core.kprobe_table.items()))
@@ -145,8 +138,10 @@ class World:
         switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, core.optimizer.due)
         probes = tuple(map(self._probe, self.control.probes))
         room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)
+        control = self.control
         shared = _digest((self.text.current.name, table, lists, switches, probes, room))
-        return shared, tasks, _digest((shared, tasks, self.control.lives))
+        expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)
+        return shared, tasks, _digest((shared, tasks, expected))
 
     def _probe(self, p: Kprobe) -> Hashable:
         slot = p.ainsn.slot if p.ainsn is not None else 0

@@ -13,6 +13,7 @@ from random import Random
 from typing import Final, TypeAlias
 
 from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR
+from arch_x86.emu.entry import wrong_entry
 from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.machine import MachineConfig, Snapshot
 from arch_x86.emu.uc import UcPool
@@ -201,11 +202,20 @@ class Verifier:
 
     def _hit(self, _p: Kprobe, regs: PtRegs) -> int:
         if self._wrong is None:
-            self._wrong = self._check_registers(regs)
+            self._wrong = self._explain_registers(regs) or self._check_entry()
         if self._method is Method.OPTIMIZED and regs.sp in self._log.under:  # a detour buffer pushes before anybody is asked
             self._pushed.pushing_by_itself(regs.sp, self._log.under[regs.sp])
         self._hits += 1
         return 0
+
+    def _check_entry(self) -> str | None:
+        """What a handler may rely on besides."""
+        wrong = wrong_entry(self.bench.machine, self.bench.machine.cpus[0])
+        return None if wrong is None else f"at pass {self._hits + 1} {wrong}"
+
+    def _explain_registers(self, regs: PtRegs) -> str | None:
+        wrong = self._check_registers(regs)
+        return None if wrong is None else f"the handler was shown wrong registers: {wrong}"
 
     def _check_registers(self, regs: PtRegs) -> str | None:
         """What the handler is shown against what the unprobed run had there; ``ip`` is behind the breakpoint's one byte."""
@@ -261,7 +271,7 @@ class Verifier:
         if explain is None and self._hits != len(self._log):
             explain = f"{self._hits} hits, though the site was passed {len(self._log)} times"
         if explain is None and self._wrong is not None:
-            explain = f"the handler was shown wrong registers: {self._wrong}"
+            explain = self._wrong
         if explain is None:
             return None
         found = self.bench.machine.kallsyms.lookup(addr)

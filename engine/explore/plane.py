@@ -1,8 +1,8 @@
 """Control tasks whose every step is chosen from outside: the control plane of an exploration (section 5 of the design).
 
 Each task is ordinary Python on a greenlet. It runs from one *point* to the next: before it takes a lock, after it has dropped its last
-one, before a text write, in a wait. Who goes on, and when, is somebody else's choice; delayed work is one more task, which may start as soon
-as it was scheduled. The same choices give the same run, so a state of the control plane is named by the steps that led to it.
+one, before a text write, in a wait. Who goes on, and when, is somebody else's choice; delayed work is one more task, which may start as
+soon as it was scheduled. The same choices give the same run, so a state of the control plane is named by the steps that led to it.
 
 What a task does while it holds a lock and what it does before and behind can be separated by another task only at a point. So a task that
 holds no lock stops in front of each lock that it takes, and behind the last that it drops, as long as another task is there to come in
@@ -145,6 +145,7 @@ class SteppedPlane(ControlPlane):
     :ivar tasks: in the order in which they came to be.
     :ivar held: how many locks each task holds, by its index.
     :ivar stopped: ``stop_machine`` runs its function.
+    :ivar lock_listeners: called with the name of each lock that a task has taken; it is the ``current`` one.
     """
 
     def __init__(self, hardware: Hardware) -> None:
@@ -154,6 +155,7 @@ class SteppedPlane(ControlPlane):
         self._running: ControlTask | None = None
         self._closing = False
         self.stopped = False
+        self.lock_listeners: list[Callable[[str], None]] = []
 
     def spawn(self, name: str, work: Callable[[], None], *, delayed: bool = False) -> ControlTask:
         """A task more; it has not started."""
@@ -214,7 +216,7 @@ class SteppedPlane(ControlPlane):
         """A point in front of the first lock that a task takes, and of each that somebody owns."""
         task = self._running
         if task is None:
-            if lock.owner is not None or not (self.held.get(task.index) or self._alone(task)):
+            if lock.owner is not None:
                 raise EngineBug(f"set-up code waits: {lock.name} ({why})")
             return
         if lock.owner is not None or not (self.held.get(task.index) or self._alone(task)):
@@ -223,8 +225,9 @@ class SteppedPlane(ControlPlane):
 
     def lock_taken(self, name: str) -> None:
         """A lock was taken. The point was in front of it."""
-        del name
         self._count(+1)
+        for listener in self.lock_listeners:
+            listener(name)
 
     def lock_dropped(self, name: str) -> None:
         """A lock was dropped: a point, if it was the task's last one and another task is there."""

@@ -12,9 +12,11 @@ import pytest
 
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
-from arch_x86.explore.control import BETWEEN_OPERATIONS, Life
+from arch_x86.explore.control import BETWEEN_OPERATIONS
 from arch_x86.explore.hit import HitPhase
 from arch_x86.explore.lane import Mode
+from arch_x86.explore.lives import Life
+from arch_x86.explore.passes import Seen
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.arguments import parse_argument
@@ -138,11 +140,11 @@ def test_each_handler_of_a_hit_is_a_piece_of_its_own(pool, profile, jump):
             hit = system.lanes[0].hit
             if hit is not None and hit.phase is not HitPhase.TRAP:
                 phases.append(hit.phase)
-                counts.append(system.lanes[0].counts)
+                counts.append([n for _, n in system.lanes[0].passing.seen])
                 assert any(choice.actor[0] == "c" for choice in system.choices())
             system.take("0")
     assert phases == [HitPhase.FOUND, HitPhase.BETWEEN, HitPhase.BETWEEN, HitPhase.HANDLED]
-    assert counts == [(0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)]  # newest first
+    assert counts == [[], [2], [2, 1], [2, 1, 0]]  # newest first
 
 
 @PROFILES
@@ -154,9 +156,11 @@ def test_a_probe_that_leaves_between_two_handlers_of_a_hit_is_not_called_by_it_a
         while "c0" in [choice.actor for choice in system.choices()]:
             system.take("c0")
         assert system.node.waits[0].kind is WaitKind.SCHED  # for this hit
+        seen = ()
         while system.lanes[0].mode is Mode.CALL:
             system.take("0")
-        assert system.lanes[0].counts == (1, 0, 1)
+            seen = system.lanes[0].passing.seen if system.lanes[0].passing is not None else seen
+        assert seen == ((Seen.HIT, 2), (Seen.HIT, 0))
         assert system.violation is None
 
 
