@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("CALLER", "LOOP", "TOY", "TWO")
+__all__ = ("CALLER", "LOOP", "RECURSIVE", "SHORT", "TOY", "TWO")
 
 TOY = """
 .globl work
@@ -65,3 +65,33 @@ inner:
  ret
 """
 """``work`` calls ``inner``, both of which can have return probes."""
+
+RECURSIVE = """
+.globl work
+work:
+ push rbx
+ mov ebx, edi
+ lea eax, [rdi + rdi*4]
+ test edi, edi
+ jz .Lout
+ lea edi, [rbx - 1]
+ call work
+ add eax, ebx
+.Lout:
+ pop rbx
+ ret
+"""
+"""Calls itself as often as its argument says: so many calls of one function are open at once."""
+
+SHORT = """
+.globl work
+work:
+ push rbx
+ lea ebx, [rdi + rdi*4]
+ push rcx
+ pop rcx
+ lea eax, [rbx + rbx*2]
+ pop rbx
+ ret
+"""
+"""A jump at +0 replaces instructions of 1, 3 and 1 bytes: others begin at the first byte behind its own, and at the last that it replaces."""
