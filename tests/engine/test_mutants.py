@@ -63,9 +63,10 @@ def test_the_lines_that_run_are_seen_in_control_tasks_too(pool):
     from arch_x86.explore.scenarios.life import stepped
     from engine.profile import LINUX_2010
 
-    with LineLog(("engine",)) as log:
+    name = "engine/kprobes.py"
+    source = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    with LineLog({name: range(1, len(source))}) as log:
         check(stepped.case(LINUX_2010), Search(preemptions=0), pool=pool)
-    source = (ROOT / "engine/kprobes.py").read_text(encoding="utf-8").splitlines()
-    run = {source[line - 1].strip() for line in log.lines()["engine/kprobes.py"]}
+    run = {source[line - 1].strip() for line in log.lines()[name]}
     assert "self.arch.arch_prepare_kprobe(p)" in run  # of register_kprobe(), on a greenlet
     assert "return _Bottom.LAST_CHILD" not in run

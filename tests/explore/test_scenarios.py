@@ -10,6 +10,7 @@ from arch_x86.explore.scenario import load_scenarios
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
+from arch_x86.explore.scenarios.load import LOAD
 from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.errors import InputError
 from engine.explore.schedule import Schedule
@@ -18,6 +19,7 @@ from engine.profile import LINUX_6_1, LINUX_2010, profile_named
 from engine.steps import STEPS, steps_of, without
 
 PAIRS = [(one, name) for one in SCENARIOS for name in one.profiles]
+LOADED = [(one, name) for one in LOAD for name in one.profiles]
 FAULTS = [(one, name) for one in HISTORY for name in one.profiles]
 
 
@@ -31,6 +33,13 @@ def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile):
     bound = 1 if profile == "next" or scenario is life.two_jumps else 2  # to save time; `make sound` has more
     if scenario is life.two_control_tasks:  # 12 s with one preemption; linux-2010: see TestFinds
         bound = 1 if profile == "linux-2010" else 0
+    result = run(pool, scenario, profile, bound=bound)
+    assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
+
+
+@pytest.mark.parametrize(("scenario", "profile"), LOADED, ids=lambda value: getattr(value, "name", value))
+def test_what_meets_under_load_breaks_nothing(pool, scenario, profile):
+    bound = min(scenario.preemptions, int(profile == "linux-2010"))  # to save time; `make mutants` has more
     result = run(pool, scenario, profile, bound=bound)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
 

@@ -50,6 +50,11 @@ def _scenarios() -> Sequence[Scenario]:
     return tuple(found.values())
 
 
+def _most(one: Scenario) -> int:
+    """The bound up to which it is searched in a few seconds."""
+    return 0 if one.name == "two-control-tasks" else min(one.preemptions, 1)
+
+
 def _of_scenario(one: Scenario, profile: Profile, bound: int) -> Explored:
     slow = one.name == "two-control-tasks" or (bound > 0 and profile.name != "linux-2010")
     return Explored(
@@ -90,13 +95,13 @@ def _checks(profile: Profile) -> Sequence[Explored]:
 
 def explored() -> list[Explored]:
     """All, in the order in which they are tried."""
-    found: list[Explored] = []
-    for bound in (0, 1):
-        for one in _scenarios():
-            for profile in PROFILES:
-                if profile.name in one.profiles and bound <= one.preemptions and (one.name, profile.name) not in _UNSOUND:
-                    if not (bound and one.name == "two-control-tasks"):
-                        found.append(_of_scenario(one, profile, bound))
+    found = [
+        _of_scenario(one, profile, bound)
+        for bound in (0, 1)
+        for one in _scenarios()
+        for profile in PROFILES
+        if profile.name in one.profiles and (one.name, profile.name) not in _UNSOUND and bound <= _most(one)
+    ]
     for profile in PROFILES:
         found += _checks(profile)
     return sorted(found, key=lambda one: one.tier)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final, Self
@@ -16,14 +16,15 @@ from tests.faults.fault import Fault
 
 __all__ = ("ROOT", "LineLog", "changed_lines", "may_find")
 
+_COMPOUND: Final = (ast.ClassDef, ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match)
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class LineLog:
-    """A context in which it is noted which lines of the files under ``parts`` run."""
+    """A context in which it is noted which of the ``wanted`` lines run, by file from the project's root. Each is looked for once only."""
 
-    def __init__(self, parts: Sequence[str]) -> None:
-        self._prefixes = tuple(f"{ROOT / part}/" for part in parts)
+    def __init__(self, wanted: Mapping[str, Iterable[int]]) -> None:
+        self._wanted = {str(ROOT / name): set(lines) for name, lines in wanted.items()}
         self._left: dict[CodeType, set[int]] = {}
         self._seen: dict[str, set[int]] = {}
 
@@ -38,19 +39,20 @@ class LineLog:
         code = frame.f_code
         left = self._left.get(code)
         if left is None:
-            mine = code.co_filename.startswith(self._prefixes)
-            left = self._left[code] = {line for _, _, line in code.co_lines() if line} if mine else set()
+            wanted = self._wanted.get(code.co_filename)
+            left = self._left[code] = {line for _, _, line in code.co_lines() if line in wanted} if wanted else set()
         return self._line if left else None
 
     def _line(self, frame: FrameType, event: str, _argument: Any) -> Any:
-        if event == "line":
-            code = frame.f_code
-            self._left[code].discard(frame.f_lineno)
-            self._seen.setdefault(code.co_filename, set()).add(frame.f_lineno)
+        code, line = frame.f_code, frame.f_lineno
+        left = self._left[code]
+        if event == "line" and line in left:
+            left.discard(line)
+            self._seen.setdefault(code.co_filename, set()).add(line)
         return self._line
 
     def lines(self) -> dict[str, list[int]]:
-        """By file, from the project's root."""
+        """Those that have run."""
         return {str(Path(name).relative_to(ROOT)): sorted(lines) for name, lines in self._seen.items()}
 
 
@@ -67,9 +69,8 @@ def changed_lines(fault: Fault, source: str) -> range | None:
             continue
         if isinstance(node, ast.FunctionDef):
             inside = inside or node.body[0].lineno <= first <= node.end_lineno
-        elif not isinstance(node, ast.ClassDef | ast.If | ast.For | ast.While | ast.With | ast.Try | ast.Match):
-            if node.lineno <= last and first <= node.end_lineno:
-                low, high = min(low, node.lineno), max(high, node.end_lineno)
+        elif not isinstance(node, _COMPOUND) and node.lineno <= last and first <= node.end_lineno:
+            low, high = min(low, node.lineno), max(high, node.end_lineno)
     # What is put in between two statements runs when either does; what is taken away is missed where it ran.
     return range(low - 1, high + 2) if inside else None
 

@@ -16,7 +16,7 @@ from arch_x86.emu.machine import new_pool
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Sweep, Verifier
 from engine.arguments import parse_argument
-from engine.profile import LINUX_2010, LINUX_6_1, NEXT, Profile
+from engine.profile import LINUX_6_1, LINUX_2010, NEXT, Profile
 
 __all__ = ("first_found", "main")
 
@@ -70,18 +70,19 @@ f:
 _REGISTER: Final = """
 .globl f
 f:
- lea r12, [rip + 13]
- lea rax, [rdi + 2]
- jmp r12
+ lea r12, [rip + 11]
+ mov ecx, 0
+ mov eax, edi
  nop
-.Lback:
- add rax, 5
+ lea edx, [rdi + 1]
+.Lagain:
+ add eax, 5
+ add ecx, edx
+ cmp ecx, 8
+ je .Lout
+ jmp r12
+.Lout:
  ret
-.Lon:
- lea rcx, [rip - 12]
- add rax, 1
- nop dword ptr [rax + rax]
- jmp rcx
 """
 _LOOPS: Final = """
 .globl f
@@ -131,7 +132,7 @@ def first_found() -> str | None:
     """The first failure."""
     try:
         return next(_failures(), None)
-    except Exception as error:  # noqa: BLE001: whatever a faulty tree raises, it is noticed
+    except Exception as error:  # whatever a faulty tree raises, it is noticed
         return f"{type(error).__name__}: {error}"
 
 

@@ -94,4 +94,4 @@ work:
  pop rbx
  ret
 """
-"""A jump at +0 replaces instructions of 1, 3 and 1 bytes: others begin at the first byte behind its own, and at the last that it replaces."""
+"""A jump at +0 replaces instructions of 1, 3 and 1 bytes: others begin at the first byte behind its own, and at the last one."""

@@ -293,6 +293,22 @@ def forced_back_while_it_waits(setup: Setup) -> None:
         k.settle()
 
 
+@scenario(image=TOY, call="work", arguments=("5",), calls=1)
+def forced_back_and_gone(setup: Setup) -> None:
+    """A probe inside the bytes of one that is disabled, and whose jump waits to be undone; that one goes as it is."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        outer, inner = k.kprobe("work", 4), k.kprobe("work", 7, post=True)
+        k.register(outer)
+        k.settle()
+        k.disable(outer)
+        k.register(inner)
+        k.unregister(outer)
+        k.unregister(inner)
+        k.settle()
+
+
 @scenario(image=TWO, call="work", arguments=("5",), calls=1)
 def two_jumps_backwards(setup: Setup) -> None:
     """Two probes optimized in one pass, the one with the higher address listed first."""
@@ -419,6 +435,7 @@ LOAD: tuple[Scenario, ...] = (
     neighbour_at_first_byte,
     neighbour_at_last_byte,
     forced_back_while_it_waits,
+    forced_back_and_gone,
     two_jumps_backwards,
     two_return_probes,
     return_of_recursion,
