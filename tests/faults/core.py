@@ -82,6 +82,7 @@ _SWITCH: Final = (
 _PASS: Final = (
     Fault("the pass does not wait before it writes jumps", _OPTIMIZER, 'if self._profile.has("quiescence"):\n                    self._wait()', 'if self._profile.has("quiescence"):\n                    pass', Kind.WAITS),
     Fault("a detour buffer is freed before the wait", _OPTIMIZER, 'if not self._profile.has("free-wait"):', "if True:", Kind.FREED),
+    Fault("the pass runs without the locks of the tables", _OPTIMIZER, 'with self._host.locked_tables("kprobe_optimizer"), self._text(whole_pass=True):', "with self._text(whole_pass=True):", Kind.LOCKS),
     Fault("the pass optimizes without the lock of the text", _OPTIMIZER, "                with self._text(whole_pass=False):\n                    self._do_optimize()", "                self._do_optimize()", Kind.LOCKS),
     Fault("the wait for the optimizer returns while a pass is under way", _OPTIMIZER, "not (self._pending or self._running or self.waiting)", "not (self._pending or self.waiting)", Kind.PROMISE),
     Fault("the wait for the optimizer returns while a pass is scheduled", _OPTIMIZER, "not (self._pending or self._running or self.waiting)", "not self._running", Kind.PROMISE),

@@ -11,9 +11,21 @@ from tests.faults.fault import Fault
 from tests.faults.machine import MACHINE
 from tests.faults.text import TEXT
 
-__all__ = ("FAULTS", "looked_at_by")
+__all__ = ("CHANGES_NOTHING", "FAULTS", "looked_at_by")
 
 FAULTS: Final = (*CORE, *ARCH, *TEXT, *MACHINE)
+
+CHANGES_NOTHING: Final = {
+    "the pass frees what was taken into use again": (
+        "of what it has undone the pass takes off the list for freeing what is in use, with the tables locked, before it waits"
+    ),
+    "kprobes-optimization=1 lists disabled probes, too": "who lists one asks whether it is disabled",
+    "the replaced size is taken as the jump's 5 where neighbours are looked for": (
+        "the last of the replaced instructions begins within the first five bytes, so no neighbour lies behind them"
+    ),
+    "next: what an operation disarms is disarmed before what it arms": "no operation does both",
+}
+"""Faults that look like some, and are not planted: why each changes nothing."""
 
 _CORE: Final = (
     "tests/engine/test_optimizer.py",

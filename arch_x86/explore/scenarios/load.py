@@ -389,7 +389,7 @@ def module_going_while_listed(setup: Setup) -> None:
 
     @setup.control
     def main(k: Control) -> None:
-        ours, theirs = k.kprobe("work", 9), k.kprobe("mod", 0)
+        ours, theirs = k.kprobe("work", 4), k.kprobe("mod", 0)
         k.register(ours)
         k.register(theirs)
         k.settle()
@@ -398,6 +398,7 @@ def module_going_while_listed(setup: Setup) -> None:
         k.settle()
         k.module_back("mod")
         k.unregister(ours)
+        k.settle()
 
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1)
@@ -406,7 +407,8 @@ def module_back_with_a_new_probe(setup: Setup) -> None:
 
     @setup.control
     def main(k: Control) -> None:
-        before, after = k.kprobe("mod", 0), k.kprobe("mod", 0)
+        ours, before, after = k.kprobe("work", 4), k.kprobe("mod", 0), k.kprobe("mod", 0)
+        k.register(ours)
         k.register(before)
         k.settle()
         k.module_going("mod")
@@ -414,7 +416,7 @@ def module_back_with_a_new_probe(setup: Setup) -> None:
         k.register(after)
         k.settle()
         k.unregister(before)
-        k.unregister(after)
+        k.unregister(after, ours)
         k.settle()
 
 
