@@ -60,13 +60,13 @@ def _of_scenario(one: Scenario, profile: Profile, bound: int) -> Explored:
     return Explored(
         f"{one.name} in {profile.name}, bound {bound}",
         int(slow),
-        lambda: one.case(without(profile, frozenset())),
+        lambda: one.case(without(profile, frozenset(), preempt=one.preempt)),
         Search(preemptions=bound, max_schedules=MOST_SCHEDULES),
     )
 
 
 _CHECKED: Final = (
-    ("pushes.s", ".globl f\nf: push rbx; mov ebx, edi; lea eax, [rbx + rbx*2]; pop rbx; add eax, 7; ret", ("f", "f+0x3"), 1, True),
+    ("pushes.s", ".globl f\nf: push rbx; mov ebx, edi; lea eax, [rbx + rbx*2]; pop rbx; add eax, 7; ret", ("f",), 1, True),
     ("calls.s", ".globl f\nf: push rdi; call g; pop rdi; add eax, edi; ret\n.globl g\ng: lea eax, [rdi + 1]; add eax, edi; ret", ("r:f g", "f+0x1"), 1, True),
     ("jumps.s", ".globl f\nf: cmp edi, 3; jle .Ls; xor eax, eax; ret\n.Ls: mov eax, edi; mov ecx, 2\n.Ll: add eax, ecx; loop .Ll; ret", ("f+0x3", "f"), 1, True),
     ("two.s", ".globl f\nf: mov eax, edi; inc eax; ret", ("f+0x2",), 2, False),
@@ -88,9 +88,12 @@ def _checks(profile: Profile) -> Sequence[Explored]:
                 tag=name,
             )
 
-        return Explored(f"check {name} in {profile.name}, bound 0", 0, build, Search(preemptions=0, max_schedules=MOST_SCHEDULES))
+        return Explored(
+            f"check {name} in {profile.name}, bound {cpus - 1}", cpus - 1, build, Search(preemptions=cpus - 1, max_schedules=MOST_SCHEDULES)
+        )
 
-    return [make(*one) for one in _CHECKED if profile.emulation_warts is False or one[0] != "jumps.s"]
+    left_out = {"linux-2010": (), "linux-6.1": ("jumps.s", "two.s"), "next": ("two.s",)}  # 6.1's LOOP is wrong; two.s takes long
+    return [make(*one) for one in _CHECKED if one[0] not in left_out[profile.name]]
 
 
 def explored() -> list[Explored]:

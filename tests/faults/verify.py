@@ -32,8 +32,9 @@ f:
  jmp .Lover
  nop; nop; nop; nop; nop; nop; nop; nop
 .Lover:
- mov r9d, dword ptr [rip - 15]
- add r9d, dword ptr [rip - 18]
+ mov edx, edi
+ mov r9d, dword ptr [rip - 17]
+ add r9d, dword ptr [rip - 20]
  lea rax, [r9 + r10]
  cmp edi, 5
  jle .Lless
@@ -41,8 +42,10 @@ f:
 .Lless:
  pushfq
  pop rcx
+ xor rcx, 1
  push rcx
  popfq
+ adc rax, rcx
  call g
  add rax, rbx
  pop rbx
@@ -58,7 +61,8 @@ _FLAGS: Final = """
 f:
  mov rax, rdi
  cli
- add rax, 3
+ pushfq
+ pop rdx
  sti
  nop
  std
@@ -91,6 +95,7 @@ f:
  xor eax, eax
 .Lagain:
  add eax, edi
+ lea edx, [rax + 1]
  loop .Lagain
  ret
 """

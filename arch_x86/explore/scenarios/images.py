@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("CALLER", "LOOP", "RECURSIVE", "SHORT", "TOY", "TWO")
+__all__ = ("CALLER", "DIRECTION", "LOOP", "RECURSIVE", "SHORT", "TOY", "TWO")
 
 TOY = """
 .globl work
@@ -95,3 +95,15 @@ work:
  ret
 """
 """A jump at +0 replaces instructions of 1, 3 and 1 bytes: others begin at the first byte behind its own, and at the last one."""
+
+DIRECTION = """
+.globl work
+work:
+ std
+ lea eax, [rdi + rdi*4]
+ lea ecx, [rax + 1]
+ cld
+ xor eax, ecx
+ ret
+"""
+"""DF is set at +1, where a jump replaces two instructions, and at +4."""

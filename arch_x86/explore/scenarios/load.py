@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from arch_x86.explore.control import Control
 from arch_x86.explore.scenario import Scenario, Setup, scenario
-from arch_x86.explore.scenarios.images import CALLER, RECURSIVE, SHORT, TOY, TWO
+from arch_x86.explore.scenarios.images import CALLER, DIRECTION, RECURSIVE, SHORT, TOY, TWO
 
 __all__ = ("LOAD",)
 
@@ -366,6 +366,33 @@ def return_and_entry(setup: Setup) -> None:
         k.settle()
 
 
+@scenario(image=CALLER, call="work", arguments=("5",), calls=1, preempt=True, interrupts=False, preemptions=1, profiles=_NEW)
+def return_of_a_preempted_task(setup: Setup) -> None:
+    """A task is preempted in the middle of a call that a return probe follows, which goes meanwhile: the call ends as if unprobed."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        rp = k.kretprobe("inner")
+        k.register_return(rp)
+        k.unregister_return(rp)
+
+
+# What a handler may rely on -------------------------------------------------------------------------------------------
+
+
+@scenario(image=DIRECTION, call="work", arguments=("5",), calls=1)
+def direction(setup: Setup) -> None:
+    """DF is set where a probe is hit, by breakpoint and by jump: its handler has it clear, and the code goes on with it set."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        p = k.kprobe("work", 1)
+        k.register(p)
+        k.settle()
+        k.unregister(p)
+        k.settle()
+
+
 # Hits within hits -----------------------------------------------------------------------------------------------------
 
 
@@ -442,6 +469,8 @@ LOAD: tuple[Scenario, ...] = (
     two_return_probes,
     return_of_recursion,
     return_and_entry,
+    return_of_a_preempted_task,
+    direction,
     nmi_boosted,
     module_going_while_listed,
     module_back_with_a_new_probe,
