@@ -76,12 +76,12 @@ work:
  jz .Lout
  lea edi, [rbx - 1]
  call work
- add eax, ebx
+ sub eax, ebx
 .Lout:
  pop rbx
  ret
 """
-"""Calls itself as often as its argument says: so many calls of one function are open at once."""
+"""Calls itself as often as its argument says: so many calls of one function are open at once. It returns with CF set."""
 
 SHORT = """
 .globl work
@@ -99,11 +99,13 @@ work:
 DIRECTION = """
 .globl work
 work:
+ push rbx
  std
  lea eax, [rdi + rdi*4]
  lea ecx, [rax + 1]
  cld
  xor eax, ecx
+ pop rbx
  ret
 """
-"""DF is set at +1, where a jump replaces two instructions, and at +4."""
+"""At +2, where a jump replaces two instructions, DF is set, and the stack so that a whole pt_regs leaves it unaligned."""

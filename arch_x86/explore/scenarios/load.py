@@ -386,7 +386,7 @@ def direction(setup: Setup) -> None:
 
     @setup.control
     def main(k: Control) -> None:
-        p = k.kprobe("work", 1)
+        p = k.kprobe("work", 2)
         k.register(p)
         k.settle()
         k.unregister(p)
