@@ -39,8 +39,8 @@ def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile):
 
 @pytest.mark.parametrize(("scenario", "profile"), LOADED, ids=lambda value: getattr(value, "name", value))
 def test_what_meets_under_load_breaks_nothing(pool, scenario, profile):
-    bound = min(scenario.preemptions, int(profile == "linux-2010"))  # to save time; `make mutants` has more
-    result = run(pool, scenario, profile, bound=bound)
+    bound = min(scenario.preemptions, int(profile == "linux-2010" or scenario.preempt))  # to save time; `make mutants` has more
+    result = run(pool, scenario, profile, bound=bound, preempt=scenario.preempt)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
 
 

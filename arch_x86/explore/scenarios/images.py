@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("CALLER", "DIRECTION", "LOOP", "RECURSIVE", "SHORT", "TOY", "TWO")
+__all__ = ("CALLER", "DIRECTION", "LOOP", "RECURSIVE", "SHORT", "STEPPED", "TOY", "TWO")
 
 TOY = """
 .globl work
@@ -109,3 +109,19 @@ work:
  ret
 """
 """At +2, where a jump replaces two instructions, DF is set, and the stack so that a whole pt_regs leaves it unaligned."""
+
+STEPPED = """
+.globl work
+work:
+ push rdi
+ call inner
+ pop rdi
+ add eax, edi
+ ret
+.globl inner
+inner:
+ inc edi
+ lea eax, [rdi + rdi*4]
+ ret
+"""
+"""``work`` calls ``inner``, whose first instruction is stepped."""

@@ -1,14 +1,14 @@
 """What else meets under load: two control tasks at one address or on neighbours, several probes and return probes on one function, hits
 within hits, the global switches against single operations, and code that goes away while a probe of it waits on a list.
 
-Each is small, and sound without preemption in the profiles that it names, with one switch or interrupt that costs something.
+Each is small, and sound in the profiles that it names as it says itself, with one switch or interrupt that costs something.
 """
 
 from __future__ import annotations
 
 from arch_x86.explore.control import Control
 from arch_x86.explore.scenario import Scenario, Setup, scenario
-from arch_x86.explore.scenarios.images import CALLER, DIRECTION, RECURSIVE, SHORT, TOY, TWO
+from arch_x86.explore.scenarios.images import CALLER, DIRECTION, RECURSIVE, SHORT, STEPPED, TOY, TWO
 
 __all__ = ("LOAD",)
 
@@ -366,9 +366,12 @@ def return_and_entry(setup: Setup) -> None:
         k.settle()
 
 
-@scenario(image=CALLER, call="work", arguments=("5",), calls=1, preempt=True, interrupts=False, preemptions=1, profiles=_NEW)
+@scenario(image=STEPPED, call="work", arguments=("5",), calls=1, preempt=True, preemptions=1, profiles=("linux-2010", "linux-6.1"))
 def return_of_a_preempted_task(setup: Setup) -> None:
-    """A task is preempted in the middle of a call that a return probe follows, which goes meanwhile: the call ends as if unprobed."""
+    """A task is preempted in the middle of a call that a return probe follows, which goes meanwhile: the call ends as if unprobed.
+
+    In next unregistering waits for such a task.
+    """
 
     @setup.control
     def main(k: Control) -> None:
