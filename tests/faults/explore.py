@@ -55,20 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write_lines(cases: Sequence[Explored], file: Path) -> int:
-    known: dict[str, dict[str, list[int]]] = {}
+    known: dict[str, dict[str, list[int]]] = json.loads(file.read_text()) if file.exists() else {}  # of a run that was killed
     wanted: dict[str, set[int]] = {}
     for fault in FAULTS:
         source = (ROOT / fault.file).read_text(encoding="utf-8")
         lines = changed_lines(fault, source) if fault.old in source else None
         wanted.setdefault(fault.file, set()).update(lines or ())
     for one in cases:
+        if one.name in known:
+            continue
         with LineLog(wanted) as log:
             found = first_found([one])
         if found is not None:
             print(f"without any fault: {found}", file=sys.stderr)
             return 1
         known[one.name] = log.lines()
-    file.write_text(json.dumps(known))
+        whole = file.with_suffix(".part")
+        whole.write_text(json.dumps(known))
+        whole.rename(file)
     return 0
 
 
