@@ -14,6 +14,7 @@ from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.batches import BATCHES, dying_behind_a_batch, two_batches
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
+from arch_x86.explore.scenarios.load import LOAD
 from arch_x86.explore.scenarios.steps import scenarios_for
 from arch_x86.lab.bench import Workbench
 from engine.errors import InputError
@@ -24,6 +25,7 @@ from engine.profile import LINUX_6_1, LINUX_2010, profile_named
 from engine.steps import STEPS, steps_of, without
 
 PAIRS = [(one, name) for one in SCENARIOS for name in one.profiles]
+LOADED = [(one, name) for one in LOAD for name in one.profiles]
 FAULTS = [(one, name) for one in HISTORY for name in one.profiles]
 
 
@@ -38,6 +40,13 @@ def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile):
     if scenario is life.two_control_tasks:  # 12 s with one preemption; linux-2010: see TestFinds
         bound = 1 if profile == "linux-2010" else 0
     result = run(pool, scenario, profile, bound=bound)
+    assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
+
+
+@pytest.mark.parametrize(("scenario", "profile"), LOADED, ids=lambda value: getattr(value, "name", value))
+def test_what_meets_under_load_breaks_nothing(pool, scenario, profile):
+    bound = min(scenario.preemptions, int(profile == "linux-2010" or scenario.preempt))  # to save time; `make mutants` has more
+    result = run(pool, scenario, profile, bound=bound, preempt=scenario.preempt)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
 
 
