@@ -12,16 +12,22 @@ from typing import Any, Final, Protocol
 from arch_x86.explore.lives import Effect, Ledger, Lives
 from arch_x86.explore.promises import unsettled
 from arch_x86.text.space import TextSpace
-from engine.errors import KprobeError
+from engine.errors import InputError, KprobeError
 from engine.image import Image
 from engine.kprobe import Kprobe, KprobeFlag
 from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe, KretprobeInstance
 from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 
-__all__ = ("Control", "HandlerLog")
+__all__ = ("BETWEEN_OPERATIONS", "Control", "EndlessTaskError", "HandlerLog")
 
+BETWEEN_OPERATIONS: Final = "next operation"
+"""Name of the point in front of each operation."""
 _JMP: Final = b"\xe9"
+
+
+class EndlessTaskError(InputError):
+    """A control task does not come to an end."""
 
 
 class HandlerLog(Protocol):
@@ -52,6 +58,9 @@ class Control:
     :ivar instances: of each registration of a return probe, by its number and which one it was, also when it is unregistered.
     :ivar ledger: what is expected of each of them.
     :ivar broken: what an operation has promised, and did not keep when it returned; None as long as there is no such thing.
+    :ivar told: of each control task, by its index, how many operations it has begun, and what those have answered that can answer more
+        than one thing. What the task's code keeps where nobody can look at it (the position of a loop, say) is decided by that.
+    :ivar refused: a line for each probe that the core has refused, for the user.
     """
 
     def __init__(self, core: Kprobes, log: HandlerLog, text: TextSpace, image: Image) -> None:
@@ -62,6 +71,8 @@ class Control:
         self.probes: list[Kprobe] = []
         self.returns: dict[int, Kretprobe] = {}
         self.instances: dict[tuple[int, int], tuple[KretprobeInstance, ...]] = {}
+        self.told: dict[int, tuple[int, tuple[bool, ...]]] = {}
+        self.refused: list[str] = []
         self._disabled: set[int] = set()
         self.ledger = Ledger(sleeps_on=not core.profile.enables_while_disarmed)
         self.broken: str | None = None
@@ -149,10 +160,27 @@ class Control:
             if addr is not None and self._text.read(addr, 1) == _JMP:
                 self.ledger.jumped.add(n)
 
+    def _begin(self) -> None:
+        """The current control task begins an operation."""
+        self.core.plane.point(BETWEEN_OPERATIONS)
+        task = self._task
+        begun, answers = self.told.get(task, (0, ()))
+        self.told[task] = (begun + 1, answers)
+
+    def _answers(self, answer: bool) -> bool:
+        """An operation of the current control task ends with ``answer``."""
+        begun, answers = self.told[self._task]
+        self.told[self._task] = (begun, (*answers, answer))
+        return answer
+
+    @property
+    def _task(self) -> int:
+        return getattr(self.core.plane.current, "index", -1)
+
     @contextmanager
     def _changing(self, numbers: Sequence[int], effect: Effect, *, everything: bool = False) -> Generator[None]:
         """An operation on the probes ``numbers``, or on all that are registered. Where it raises, it has no effect."""
-        self.core.plane.point("next operation")
+        self._begin()
         task = self.core.plane.current
         self.ledger.begin(task, numbers, effect, everything=everything)
         done = False
@@ -174,11 +202,13 @@ class Control:
                     p.addr = None if p.symbol_name is not None else p.addr
                     p.flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)  # it keeps what unregistering has left
                 self.core.register_kprobe(p)
-        except KprobeError:
+        except KprobeError as error:
             if must:
                 raise
-            return False
-        return True
+            place = f"{p.addr or 0:#x}" if p.symbol_name is None else f"{p.symbol_name}+{p.offset:#x}"
+            self.refused.append(f"control task {self.core.plane.current!r}: register_kprobe({place}) was refused: {error}")
+            return self._answers(False)
+        return self._answers(True)
 
     def unregister(self, *ps: Kprobe) -> None:
         """unregister_kprobes()."""
@@ -207,6 +237,7 @@ class Control:
 
     def settle(self) -> None:
         """wait_for_kprobe_optimizer()."""
+        self._begin()
         self.core.wait_for_kprobe_optimizer()
         self.broken = self.broken or unsettled(self.core)
 
@@ -230,7 +261,7 @@ class Control:
 
     def module_back(self, symbol: str) -> None:
         """It is loaded again."""
-        self.core.plane.point("next operation")
+        self._begin()
         start, size = self._extent(symbol)
         self._text.load(start, self._image.read(start, size))
 

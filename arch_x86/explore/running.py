@@ -19,7 +19,7 @@ from arch_x86.explore.passes import Pass
 from arch_x86.explore.returns import NO_CALLS, OpenCalls, load_calls, store_calls
 from arch_x86.explore.waits import Waits
 from arch_x86.explore.witness import Witness
-from arch_x86.explore.world import ControlCode, Node, World
+from arch_x86.explore.world import ControlCodes, Node, World
 from arch_x86.lab.calls import CallFrame
 from arch_x86.probes.singlestep import FLAG_TF
 from engine.explore.system import Coverage, Violation, ViolationKind
@@ -39,7 +39,7 @@ class Plan:
     """What happens in a scenario.
 
     :ivar calls: of each task, its call and how often it makes it. The tasks of vCPU ``n`` are ``2n`` and, with ``preempt``, ``2n + 1``.
-    :ivar code: the control tasks, by name.
+    :ivar code: makes the control tasks, by name, for each control state.
     :ivar interrupts: external interrupts may come at every boundary that is a choice point.
     :ivar nmis: NMIs, too.
     :ivar preempt: each vCPU has a second task, which makes the call once, and an interrupt may give it the CPU.
@@ -52,7 +52,7 @@ class Plan:
     """
 
     calls: dict[int, tuple[CallFrame, int]]
-    code: tuple[tuple[str, ControlCode], ...]
+    code: ControlCodes
     profile: Profile
     interrupts: bool = True
     nmis: bool = False
@@ -119,6 +119,8 @@ class CpuSide:
             if p.addr is None:
                 continue
             entry = node.world.core.get_kprobe(p.addr)
+            if entry is None and p.addr not in self._sites:
+                continue  # refused, or not there yet: nothing is written for it
             size = entry.optinsn.size if isinstance(entry, AggrKprobe) and entry.optinsn is not None else 0
             site = self._sites.get(p.addr)
             if site is None or site.end < p.addr + size:
@@ -160,10 +162,22 @@ class CpuSide:
     # vCPUs ------------------------------------------------------------------------------------------------------------
 
     def _takes_interrupt(self, cpu: int) -> bool:
+        """It would take one where it stands; the handlers behind a jump run with IF as the code that they interrupt has it."""
         lane, vcpu = self.lanes[cpu], self.machine.cpus[cpu]
         if lane.nmi:
             return False
-        return lane.mode is not Mode.CALL or (lane.hit is None and bool(vcpu.rflags & FLAG_IF) and not vcpu.in_shadow)
+        return lane.mode is not Mode.CALL or (bool(vcpu.rflags & FLAG_IF) and not vcpu.in_shadow)
+
+    def _preempts(self, cpu: int) -> bool:
+        """The return of an interrupt may give it to another task: not in a hit, whose handlers run with preemption off."""
+        return self.plan.preempt and self.lanes[cpu].hit is None and self._takes_interrupt(cpu)
+
+    def _interrupt(self, lane: Lane) -> None:
+        """An interrupt. In the middle of a hit its handler runs to its end at once: none of the probed code, or of ours, runs in it."""
+        cpu = self.machine.cpus[lane.index]
+        self.executor.interrupt(lane.index)
+        if lane.hit is not None:
+            cpu.run(self._handler_length)
 
     def _tasks_of(self, cpu: int) -> frozenset[int]:
         lane = self.lanes[cpu]
@@ -172,8 +186,8 @@ class CpuSide:
         return frozenset(inside if lane.quiescent else inside | {lane.task})
 
     def _stops(self, cpu: int) -> bool:
-        """``stop_machine`` can park it: at a quiescent point; where tasks can be preempted, anywhere that takes an interrupt."""
-        return self.lanes[cpu].quiescent or (self.plan.preempt and self._takes_interrupt(cpu))
+        """``stop_machine`` can park it: at a quiescent point; where tasks can be preempted, wherever one can be."""
+        return self.lanes[cpu].quiescent or self._preempts(cpu)
 
     def _is_parked(self, lane: Lane) -> bool:
         """``stop_machine`` has it, or would have it here; an NMI goes on."""

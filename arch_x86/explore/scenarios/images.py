@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("CALLER", "LOOP", "TOY", "TWO")
+__all__ = ("CALLER", "LOOP", "THREE", "TOY", "TWO")
 
 TOY = """
 .globl work
@@ -47,6 +47,15 @@ work:
  ret
 """
 """Jumps at +0 (to +6) and at +8 (to +13)."""
+
+THREE = f"""{TWO}
+.globl mod
+mod:
+ lea eax, [rdi + rdi*4]
+ lea ecx, [rax + 1]
+ ret
+"""
+"""As TWO, and ``mod``, which is not called."""
 
 CALLER = """
 .globl work
