@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Callable, Iterable
 from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p, cast
 from types import FrameType
 from typing import Any, Final
@@ -86,7 +87,7 @@ VECTOR_WATCH: Final = 0x101
 """Pseudo vector: the next instruction is one of :meth:`UcInstance.watch`; it has not been executed."""
 
 
-_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "began", "_count_one"})
+_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "began", "tell", "tell_code", "_count_one"})
 
 
 def in_callback(frame: FrameType | None) -> bool:
@@ -312,6 +313,31 @@ class UcInstance:
         for _ in range(self._recording):
             self._remove_hook()
         self._recording = 0
+        self.flush_translations()
+
+    def trace(
+        self, spans: Iterable[tuple[int, int]], touched: Callable[[int, int, int, bool], None], executing: Callable[[int], None] | None = None
+    ) -> None:  # fmt: skip
+        """Tell ``touched`` of each load and store in the physical ``spans`` (from, to), until :meth:`unmap_all`: the address of the
+        instruction, the physical address, the size in bytes, and whether it is a store.
+
+        :param executing: told the address of each instruction before it is executed.
+        """
+        handle, scratch, scratch_at, rip = self.handle, self._scratch, self._scratch_at, x86.UC_X86_REG_RIP
+
+        def tell(_uc: int, kind: int, address: int, size: int, _value: int, _data: int) -> None:
+            _reg_read(handle, rip, scratch_at)
+            touched(scratch.value, address, size, kind == uc_const.UC_MEM_WRITE)
+
+        def tell_code(_uc: int, address: int, _size: int, _data: int) -> None:
+            assert executing is not None
+            executing(address)
+
+        for begin, end in spans:
+            kind = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
+            self._traps.append(self._add_hook(kind, _WRITE_CALLBACK(tell), begin=begin, end=end - 1))
+        if executing is not None:
+            self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(tell_code)))
         self.flush_translations()
 
     def _remove_hook(self) -> None:
