@@ -88,19 +88,15 @@ class Orders:
 
     # Asked about schedules with probes ----------------------------------------------------------------------------------
 
-    def check_call(self, task: int, number: int, addr: int, outcome: CallOutcome) -> Violation | None:
-        """Call ``number`` (from 0) of ``task``, of the function at ``addr``, has left ``outcome``: does it do so in some order?"""
-        known = self.calls.get((task, number), {})
-        if name_of(outcome) in known:
+    def check_call(self, call: tuple[int, int], addr: int, name: bytes, outcome: CallOutcome) -> Violation | None:
+        """``call`` (task and number, from 0) of the function at ``addr`` has left ``outcome``, called ``name``: does it in some order?"""
+        known = self.calls.get(call, {})
+        if name in known:
             return None
         nearest = min(known.values(), key=lambda one: _distance(outcome, one), default=None)
         told = "ended, which it does in no order without probes" if nearest is None else f"left {_told(outcome, nearest)}"
-        text = f"{_call_named(task, number)} {told}; no order of unprobed calls leaves that"
-        return Violation(ViolationKind.WRONG_RESULT, task // 2, addr, text)
-
-    def knows_call(self, task: int, number: int, outcome: CallOutcome) -> bool:
-        """Some order has that call leave ``outcome``."""
-        return name_of(outcome) in self.calls.get((task, number), {})
+        text = f"{_call_named(*call)} {told}; no order of unprobed calls leaves that"
+        return Violation(ViolationKind.WRONG_RESULT, call[0] // 2, addr, text)
 
     def check_end(self, left: Left, memory: Memory, content: Callable[[int], bytes], where: Callable[[int], str]) -> Violation | None:
         """A schedule with probes has ended. ``where`` names the memory at a physical address."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from arch_x86.emu.cpu import FLAG_IF, ExitReason, NmiPhase
+from arch_x86.emu.cpu import FLAG_IF, TRAPS, ExitReason, NmiPhase
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import NestedCall
@@ -238,6 +238,8 @@ class CpuSide:
         if self.violation is not None:
             return 1, True  # the step that it would have been
         reason, retired = cpu.run(limit)
+        if reason is ExitReason.EXCEPTION and cpu.vector not in TRAPS:
+            retired += 1  # the instruction that faults is a step wherever the run began, or a schedule would mean something else without stops
         match reason:
             case ExitReason.WATCH | ExitReason.BUDGET:
                 stop = True
@@ -440,14 +442,14 @@ class CpuSide:
         """A call of ``addr`` has left ``got``: is that what it leaves without probes?"""
         if self.orders is None:
             return self.results.check(lane, addr, got, self._golden[lane.task][lane.calls - 1])
-        self.left = add_call(self.left, lane.task, name_of(got))
-        return self.orders.check_call(lane.task, lane.calls - 1, addr, got)
+        name = name_of(got)
+        self.left = add_call(self.left, lane.task, name)
+        return self.orders.check_call((lane.task, lane.calls - 1), addr, name, got)
 
     def _dies_unprobed(self, lane: Lane, outcome: tuple[Any, ...]) -> bool:
         """A call dies as it does in some order without probes, which is taken down as what it has left."""
-        if self.orders is None or not self.orders.knows_call(lane.task, lane.calls - 1, outcome):
+        if self.orders is None or self._judge(lane, 0, outcome) is not None:
             return False
-        self.left = add_call(self.left, lane.task, name_of(outcome))
         return True
 
     def _died(self, lane: Lane) -> None:
@@ -460,6 +462,7 @@ class CpuSide:
         rip = self.machine.cpus[lane.index].rip
         if fault.rip in self._buffers and not self.node.world.arch.in_use(fault.rip):
             self.violation = self.freed.check(lane.index, fault.rip, self.node.world.arch.in_use)
+        if self.violation is not None:
             return
         if self._dies_unprobed(lane, how_it_died(fault, self._outcome(lane.task)[3])):
             lane.passing = None
