@@ -24,6 +24,8 @@ Left = Mapping[int, tuple[bytes, ...]]
 """Of each task that has ended a call, the names (:func:`name_of`) of what its calls have left, in their order."""
 Memory = Mapping[int, bytes]
 """By physical address, the name of the content of each span of data that is not as it was at the start."""
+Content = Callable[[int], tuple[bytes, bytes]]
+"""Gives what the span of data at a physical address held at the start, and what it holds now."""
 
 _CONTENTS_MOST: Final = 4096
 """So many contents of memory are kept, to say in which byte two endings differ; of others it is only said that they do."""
@@ -79,12 +81,12 @@ class Orders:
         self.calls.setdefault((task, number), {})[name] = outcome
         return name
 
-    def note_end(self, left: Left, memory: Memory, content: Callable[[int], bytes]) -> None:
-        """An order ends so. ``content`` gives what stands in the span at a physical address."""
+    def note_end(self, left: Left, memory: Memory, content: Content) -> None:
+        """An order ends so."""
         self.endings[_ending(left, memory)] = None
         for phys, name in memory.items():
             if name not in self.contents and len(self.contents) < _CONTENTS_MOST:
-                self.contents[name] = content(phys)
+                _, self.contents[name] = content(phys)
 
     # Asked about schedules with probes ----------------------------------------------------------------------------------
 
@@ -98,7 +100,7 @@ class Orders:
         text = f"{_call_named(*call)} {told}; no order of unprobed calls leaves that"
         return Violation(ViolationKind.WRONG_RESULT, call[0] // 2, addr, text)
 
-    def check_end(self, left: Left, memory: Memory, content: Callable[[int], bytes], where: Callable[[int], str]) -> Violation | None:
+    def check_end(self, left: Left, memory: Memory, content: Content, where: Callable[[int], str]) -> Violation | None:
         """A schedule with probes has ended. ``where`` names the memory at a physical address."""
         ending = _ending(left, memory)
         if ending in self.endings:
@@ -107,7 +109,7 @@ class Orders:
         told = f"{self._told(ending, nearest, content, where)} in the order of unprobed calls that comes nearest"
         return Violation(ViolationKind.WRONG_RESULT, None, None, f"no order of unprobed calls ends like this: {told}")
 
-    def _told(self, ending: Ending, nearest: Ending, content: Callable[[int], bytes], where: Callable[[int], str]) -> str:
+    def _told(self, ending: Ending, nearest: Ending, content: Content, where: Callable[[int], str]) -> str:
         """The first thing in which two endings differ."""
         kind, which = next(_differences(ending, nearest))
         if kind == "call":
@@ -118,8 +120,9 @@ class Orders:
                 return f"{_call_named(task, number)} {'has' if got else 'has not'} ended; it {'has' if want else 'has not'}"
             return f"{_call_named(task, number)} left {_told(known[got[0]], known[want[0]])}"
         phys = which[0]
-        now, names = content(phys), dict(nearest.memory)
-        then = self.contents.get(names.get(phys, b""))
+        (then, now), names = content(phys), dict(nearest.memory)
+        if phys in names:
+            then = self.contents.get(names[phys])
         if then is None:
             return f"the memory at {where(phys)} differs from what it holds"
         at = next(at for at, (new, old) in enumerate(zip(now, then, strict=True)) if new != old)

@@ -253,10 +253,10 @@ class X86System(CpuSide):
         ram, room = self._start[0], self.machine.ram.room
         return {begin: name for (begin, end), name in digests if room[begin:end] != ram[begin:end]}
 
-    def _content(self, phys: int) -> bytes:
-        """What the span of data at ``phys`` holds."""
+    def _content(self, phys: int) -> tuple[bytes, bytes]:
+        """What the span of data at ``phys`` held at the start, and what it holds now."""
         end = next(end for begin, end in self._data if begin == phys)
-        return bytes(self.machine.ram.room[phys:end])
+        return self._start[0][phys:end], bytes(self.machine.ram.room[phys:end])
 
     def _lane_names(self) -> tuple[Any, ...]:
         """What the vCPUs are doing. Of tasks apart, what those between calls have left is left out while another one is in a call: it ends
