@@ -316,8 +316,11 @@ class UcInstance:
         self.flush_translations()
 
     def trace(
-        self, spans: Iterable[tuple[int, int]], touched: Callable[[int, int, int, bool], None], executing: Callable[[int], None] | None = None
-    ) -> None:  # fmt: skip
+        self,
+        spans: Iterable[tuple[int, int]],
+        touched: Callable[[int, int, int, bool], None],
+        executing: Callable[[int], None] | None = None,
+    ) -> None:
         """Tell ``touched`` of each load and store in the physical ``spans`` (from, to), until :meth:`unmap_all`: the address of the
         instruction, the physical address, the size in bytes, and whether it is a store.
 

@@ -1,26 +1,26 @@
-"""Calls that share data, without probes: every order in which they can meet, by the search that explores them with probes.
+"""Every order in which calls that share data can meet without probes: found by the search that also explores them with probes.
 
-The system is the same one, without control tasks. Nothing is bounded: whoever has the CPU can be left, at no cost, in front of each
-instruction that touches memory which one task writes and another one uses. Which instructions these are is not known at first. So the
-accesses of all calls are looked at, from the first, coarse exploration on, in which one call is made after the other; as soon as one shows a place
-where tasks meet that is not a choice point yet, it becomes one, and the exploration starts again. The last one finds no more.
+The system is the same one, without control tasks, and nothing has a bound: a vCPU can be left, at no cost, in front of each instruction
+that touches memory which one task writes and another one reads or writes. Which instructions these are is not known at first. So all
+accesses of memory are recorded. The first exploration has no choice points but between calls; as soon as a schedule shows an instruction
+where tasks meet, that becomes a choice point, and the exploration starts again, until one has shown no more.
 
-A schedule with probes needs no such look: without what its probes do it is one of these orders, and makes the accesses of that. If it makes
-others, something has gone wrong already, and what its calls leave will show it.
+With probes this need not be done again: the calls of a schedule make the accesses that they make without probes in the same order. If they
+make others, something has gone wrong before, and what they leave shows it.
 
-What an interrupt may do is part of an order only where it gives the CPU to the vCPU's other task, which it can where IF is set: so with
-preemption there is a choice in front of each instruction that changes IF, too.
+Of what an interrupt does only one thing is part of an order: that it gives the vCPU to its other task. It can come wherever IF is set, so
+with preemption there is a choice in front of each instruction that changes IF, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.memory import PAGE_SIZE
-from arch_x86.explore.lane import Lane, Mode
+from arch_x86.explore.lane import Lane
 from arch_x86.explore.orders import Orders, add_call
 from arch_x86.explore.running import Plan
 from arch_x86.explore.shared_access import Access, Accesses
@@ -35,15 +35,15 @@ from engine.explore.system import Choice, Violation
 __all__ = ("ORDERS_MOST", "UnprobedSystem")
 
 ORDERS_MOST: Final = 100_000
-"""With more schedules than that it is given up: half a minute."""
+"""It gives up after so many schedules, which take half a minute."""
 
 
-class _NewPoints(Exception):  # noqa: N818  # nothing is wrong
-    """There are choice points more, and all starts again."""
+class _NewPoints(Exception):
+    """A schedule has shown more choice points: the exploration starts again."""
 
 
 class UnprobedSystem(X86System):
-    """The calls of ``plan``, which has no control tasks. To be asked once, by :meth:`find_orders`, on a machine of its own."""
+    """The calls of ``plan``, which has no control tasks, on a machine of its own. :meth:`find_orders` is called once."""
 
     def __init__(self, machine: Machine, executor: Executor, plan: Plan) -> None:
         super().__init__(machine, executor, plan)
@@ -60,7 +60,7 @@ class UnprobedSystem(X86System):
             self._trace(lane, self._pages_but(self._stacks_of(lane.index) if not plan.preempt else []))
 
     def close(self) -> None:
-        """The machine goes, too."""
+        """End what is under way, and give the machine's emulators back."""
         super().close()
         self.machine.close()
 
@@ -113,7 +113,7 @@ class UnprobedSystem(X86System):
         return spans
 
     def _trace(self, lane: Lane, spans: Sequence[tuple[int, int]]) -> None:
-        """Look at the accesses of a vCPU to ``spans``; where tasks can be preempted, at what changes IF, too."""
+        """From now on record what a vCPU loads and stores in the physical ``spans``; with preemption, also what it executes."""
         seen: set[tuple[int, int, int, int, bool]] = set()
 
         def touched(rip: int, phys: int, size: int, store: bool) -> None:
@@ -130,9 +130,9 @@ class UnprobedSystem(X86System):
         self.machine.cpus[lane.index].uc.trace(spans, touched, executing if self.plan.preempt else None)
 
     def _look_for_points(self) -> None:
-        """Something was done for the first time: does it make a choice point?
+        """An access, or an instruction, was seen for the first time: does it make a choice point?
 
-        :raises _NewPoints: it does.
+        :raises _NewPoints: it does, and the exploration has to start again.
         """
         self._new = False
         met = {rip for rip in self._accesses.meeting_points() if not any(rip in span for span in self._ours)}
@@ -149,7 +149,7 @@ class UnprobedSystem(X86System):
         raise _NewPoints
 
     def _visited_stacks(self) -> Iterator[bool]:
-        """Of each vCPU, whether a task of another one was seen in its stack: then its own accesses there matter, too."""
+        """For each page of a vCPU's stacks, whether another vCPU's task touched it: then the accesses of its own tasks matter, too."""
         for lane in self.lanes:
             for span in self._stacks_of(lane.index):
                 yield any(task // 2 != lane.index for task in self._accesses.tasks_in(span))
@@ -164,32 +164,32 @@ class UnprobedSystem(X86System):
     # The system without probes ----------------------------------------------------------------------------------------
 
     def choices(self) -> Sequence[Choice]:
-        """Nothing costs anything: there is no bound."""
+        """As with probes, but that no choice costs anything, since there is no bound."""
         return [Choice(choice.actor, 0) for choice in super().choices()]
 
     def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
-        """An endless loop that meets nobody ends at the limit."""
+        """As with probes; a loop without an end and without a choice point ends at the limit of a call."""
         if most is None and self.plan.reduce:
             most = self.plan.limit
         return super().take(actor, most, alone=alone)
 
     def _events(self, lane: Lane) -> Iterator[Choice]:
-        """Of interrupts only those that give the CPU to another task."""
+        """Only the interrupts that give the vCPU to its other task."""
         return (choice for choice in super()._events(lane) if choice.actor[0] == "p")
 
     def _judge(self, lane: Lane, addr: int, got: tuple[Any, ...]) -> Violation | None:
-        """Whatever a call leaves is one of the things that it may leave."""
+        """Note what a call has left: with probes it may leave that, too."""
         del addr
         self.left = add_call(self.left, lane.task, self._found.note_call(lane.task, lane.calls - 1, got))
         return None
 
     def _dies_unprobed(self, lane: Lane, outcome: tuple[Any, ...]) -> bool:
-        """So is that it dies."""
+        """Note that a call has died, and how: with probes it may do so, too."""
         self._judge(lane, 0, outcome)
         return True
 
     def _end(self) -> None:
-        """One order has come to its end."""
+        """All calls have ended: note what they have left, and the memory."""
         if self._new:
             self._look_for_points()
         self._found.note_end(self.left, self._changed_data(), self._content)

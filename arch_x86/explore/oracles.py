@@ -20,7 +20,17 @@ from arch_x86.text.version import TextStore, TextVersion
 from engine.explore.system import Violation, ViolationKind
 from engine.kprobe import Kprobe
 
-__all__ = ("DeadlockOracle", "FreedOracle", "HitOracle", "MemoryOracle", "RestoredOracle", "ResultOracle", "Site", "TornOracle", "difference")
+__all__ = (
+    "DeadlockOracle",
+    "FreedOracle",
+    "HitOracle",
+    "MemoryOracle",
+    "RestoredOracle",
+    "ResultOracle",
+    "Site",
+    "TornOracle",
+    "difference",
+)
 
 _INT3: Final = 0xCC
 _JMP: Final = 0xE9

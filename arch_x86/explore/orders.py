@@ -1,12 +1,12 @@
-"""What calls that share data may leave: whatever calls without probes leave in some order. Filled in by :mod:`arch_x86.explore.baseline`.
+"""What calls that share data may leave with probes: what they leave without, in some order. :mod:`arch_x86.explore.baseline` finds the orders.
 
-An order is who runs when, between any two accesses of shared memory. Each one has an :class:`Ending`: what every call has left, and the
-memory at the end. With probes the calls run in some order, too, so their ending has to be one of these.
+An order says who goes on at each access of shared memory. It ends in an :class:`Ending`: what each call has left, and what is in memory. With
+probes the calls run in some order, too, so a schedule has to end in one of these endings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
@@ -133,7 +133,7 @@ def _ending(left: Left, memory: Memory) -> Ending:
     return Ending(tuple(sorted(left.items())), tuple(sorted(memory.items())))
 
 
-def _differences(one: Ending, other: Ending) -> Iterable[tuple[str, tuple[int, int]]]:
+def _differences(one: Ending, other: Ending) -> Iterator[tuple[str, tuple[int, int]]]:
     """Calls (task and number) and spans of memory (physical address) in which two endings differ."""
     first, second = dict(one.calls), dict(other.calls)
     for task in sorted({*first, *second}):

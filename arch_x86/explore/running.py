@@ -239,7 +239,7 @@ class CpuSide:
             return 1, True  # the step that it would have been
         reason, retired = cpu.run(limit)
         if reason is ExitReason.EXCEPTION and cpu.vector not in TRAPS:
-            retired += 1  # the instruction that faults is a step wherever the run began, or a schedule would mean something else without stops
+            retired += 1  # a faulting instruction is one step, also where the run did not begin with it: a schedule has to mean the same
         match reason:
             case ExitReason.WATCH | ExitReason.BUDGET:
                 stop = True
@@ -447,10 +447,8 @@ class CpuSide:
         return self.orders.check_call((lane.task, lane.calls - 1), addr, name, got)
 
     def _dies_unprobed(self, lane: Lane, outcome: tuple[Any, ...]) -> bool:
-        """A call dies as it does in some order without probes, which is taken down as what it has left."""
-        if self.orders is None or self._judge(lane, 0, outcome) is not None:
-            return False
-        return True
+        """A call that shares data has died with ``outcome``: does it die so in some order without probes? If so, others go on."""
+        return self.orders is not None and self._judge(lane, 0, outcome) is None
 
     def _died(self, lane: Lane) -> None:
         lane.mode = Mode.DONE

@@ -1,15 +1,13 @@
-"""Which instructions of which tasks load and store which bytes, and where tasks so meet each other.
+"""At which instructions tasks meet in memory.
 
-It goes in as single accesses, as they are seen; out come the addresses of those instructions before which another task may have to be let
-go on, for that can change what they load, or what their stores replace.
+What goes in is each load and store that was seen. What comes out is the addresses of the instructions that touch a byte which one task
+stores to and another one loads or stores: what they do depends on whether the other task has been there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 
 __all__ = ("Access", "Accesses")
 
@@ -64,5 +62,5 @@ class Accesses:
 
     def tasks_in(self, span: range) -> set[int]:
         """Who touched a byte of ``span``."""
-        bits = reduce(or_, (self._users[byte] for byte in span if byte in self._users), 0)
-        return {task for task in range(bits.bit_length()) if bits >> task & 1}
+        users = {self._users[byte] for byte in span if byte in self._users}
+        return {task for bits in users for task in range(bits.bit_length()) if bits >> task & 1}

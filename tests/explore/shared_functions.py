@@ -7,7 +7,7 @@ leave is no violation. Then a hit is lost on purpose, which has to be found in e
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from arch_x86.emu.machine import new_pool
@@ -114,7 +114,13 @@ FUNCTIONS: Final = tuple(
             "3",
             _NODES,
         ),
-        ("list-sum", "xor eax, eax; mov rcx, G; next: add rax, qword ptr [rcx + 8]; inc qword ptr [rcx + 8]; mov rcx, qword ptr [rcx]; test rcx, rcx; jnz next; ret", "3", _NODES[:4][:2] + (0, 7)),
+        (
+            "list-sum",
+            "xor eax, eax; mov rcx, G; next: add rax, qword ptr [rcx + 8]; inc qword ptr [rcx + 8]; mov rcx, qword ptr [rcx]; "
+            "test rcx, rcx; jnz next; ret",
+            "3",
+            (DATA_AT + 16, 0, 0, 7),
+        ),
         # Queues
         (
             "ring-put",
@@ -160,7 +166,12 @@ FUNCTIONS: Final = tuple(
         ),
         ("sequence-write", "inc dword ptr [G]; add dword ptr [G + 4], edi; inc dword ptr [G]; mov eax, dword ptr [G]; ret"),
         # Blocks
-        ("copy-in", "mov rsi, rdi; mov rdi, G + 16; mov ecx, 2; rep movsb; mov eax, dword ptr [G + 16]; inc dword ptr [rsi]; ret", "buf:01020304"),
+        (
+            "copy-in",
+            "mov rsi, rdi; mov rdi, G + 16; mov ecx, 2; rep movsb; mov eax, dword ptr [G + 16]; ret",
+            "buf:01020304",
+            (0, 0, 0x0909),
+        ),
         ("fill", f"{_TICKET} mov rdi, G + 16; mov ecx, 2; rep stosd; mov eax, dword ptr [G + 16]; ret"),
         ("histogram", "mov eax, dword ptr [G]; inc dword ptr [G]; and eax, 3; inc dword ptr [rax * 4 + G + 16]; ret"),
     )
@@ -215,11 +226,10 @@ def is_right(way: str, result: CheckResult) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Check them all, or those named; ``-k`` in front: with that bound on preemptions (2)."""
-    bound = 2
-    if arguments and arguments[0][:1] == "-":
-        bound = int(arguments.pop(0)[1:])
-    chosen = [BY_NAME[name] for name in arguments] if arguments else FUNCTIONS
+    """Check all functions, or those whose names are given. A first argument ``-1`` is a bound of 1 preemption; it is 2 otherwise."""
+    bound = int(arguments[0][1:]) if arguments and arguments[0].startswith("-") else 2
+    names = [name for name in arguments if not name.startswith("-")]
+    chosen = [BY_NAME[name] for name in names] if names else FUNCTIONS
     pool, line, rows, wrong = new_pool(), Progress("shared"), [], 0
     for function in chosen:
         line.note(function.name)
@@ -231,7 +241,6 @@ def main(arguments: list[str]) -> int:
             for way, result in found.items()
         ]
         rows.append([function.name, *cells])
-        print(function.name, cells, flush=True)
     line.clear()
     print(table(["function", *found], rows))
     print(f"{len(chosen)} functions, {wrong} wrong answers")

@@ -148,22 +148,20 @@ def test_a_function_that_shares_data_is_safe_and_a_hit_that_is_lost_there_is_fou
         assert is_right(way, result), (way, result.violations)
 
 
-def test_with_a_probe_calls_end_in_each_way_that_they_do_without(pool, monkeypatch):
-    """Whichever way the hit goes: the choice points are there in slots and detour buffers, too."""
-    function = BY_NAME[SPLIT]
-    for offset in (0, 11):
-        case = probed(function, offset, cpus=2)
-        seen = set()
-        with closing(open_case(case, pool)) as system:
-            real = Orders.check_end
+@pytest.mark.parametrize("offset", [0, 5, 16], ids=["elsewhere", "at the load", "at the store"])
+def test_with_a_probe_calls_end_in_each_way_that_they_do_without(pool, monkeypatch, offset):
+    """Wherever the probe is, and whichever way its hit goes, they can come between the load and the store."""
+    seen = set()
 
-            def check_end(self, left, memory, *rest, real=real):
-                seen.add((tuple(sorted(left.items())), tuple(sorted(memory.items()))))
-                return real(self, left, memory, *rest)
+    def check_end(self, left, memory, *rest, real=Orders.check_end):
+        seen.add((tuple(sorted(left.items())), tuple(sorted(memory.items()))))
+        return real(self, left, memory, *rest)
 
-            monkeypatch.setattr(Orders, "check_end", check_end)
-            explore(Exhaustive(bound=1), system)
-            assert seen == {*system.orders.endings}
+    monkeypatch.setattr(Orders, "check_end", check_end)
+    function = SharedFunction("f", f"mov ecx, 1; {BY_NAME[SPLIT].text}")
+    with closing(open_case(probed(function, offset, cpus=2), pool)) as system:
+        explore(Exhaustive(bound=1), system)
+        assert seen == {*system.orders.endings}
 
 
 def meddles(change):
