@@ -1,7 +1,7 @@
-"""What calls that share data may leave with probes: what they leave without, in some order. :mod:`arch_x86.explore.baseline` finds the orders.
+"""What calls that share data may leave with probes: what they leave without, in some order.
 
-An order says who goes on at each access of shared memory. It ends in an :class:`Ending`: what each call has left, and what is in memory. With
-probes the calls run in some order, too, so a schedule has to end in one of these endings.
+An order says who goes on at each access of shared memory; :mod:`arch_x86.explore.baseline` finds all. It ends in an :class:`Ending`: what
+each call has left, and what is in memory. With probes the calls run in some order, too, so a schedule has to end in one of these endings.
 """
 
 from __future__ import annotations
