@@ -59,11 +59,6 @@ class UnprobedSystem(X86System):
         for lane in self.lanes:
             self._trace(lane, self._pages_but(self._stacks_of(lane.index) if not plan.preempt else []))
 
-    def close(self) -> None:
-        """End what is under way, and give the machine's emulators back."""
-        super().close()
-        self.machine.close()
-
     def find_orders(self, most: int = ORDERS_MOST) -> Orders:
         """Explore them all.
 

@@ -97,8 +97,9 @@ class X86System(CpuSide):
         self.reset()
 
     def close(self) -> None:
-        """End what is under way."""
+        """End what is under way, and give the machine's emulators back. Nothing of the system may be used any more."""
         self._tree.close()
+        self.machine.close()
 
     # Setting up -------------------------------------------------------------------------------------------------------
 
