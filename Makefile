@@ -26,9 +26,10 @@ bench: $(VENV)/test.stamp
 conformance: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.probes.conformance
 
+# Faults planted one at a time, and a table of who finds each; goes on where it was. MUTANTS="--quick" or a word of a fault's name for less.
 mutants: $(VENV)/test.stamp
-	@$(BIN)/python -m tests.engine.mutants
-	@$(BIN)/python -m tests.explore.mutants
+	@$(if $(MUTANTS),true,$(BIN)/python -m tests.engine.mutants)
+	@$(BIN)/python -m tests.faults.run --jobs $(JOBS) $(MUTANTS)
 
 # Every optimizable site of every shipped workload; goes on where it was. CAMPAIGN="--profile linux-6.1 --file other.jsonl" for more.
 campaign: $(VENV)/run.stamp

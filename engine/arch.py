@@ -54,11 +54,14 @@ class Arch(CurrentInstance, Protocol):
         ...
 
     def arch_check_text(self, addr: int) -> None:
-        """Refuse an address where no probe may go (outside of text, blacklisted, reserved). Raises KprobeError."""
+        """Refuse an address where no probe may go (outside of text, blacklisted, reserved). Raises KprobeError.
+
+        No lock is held that keeps the text as it is, so this does not read it.
+        """
         ...
 
     def arch_prepare_kprobe(self, p: Kprobe) -> None:
-        """Check the instruction at ``p.addr`` and copy it to a single-step slot. Raises KprobeError."""
+        """With text_mutex held: check the instruction at ``p.addr`` and copy it to a single-step slot. Raises KprobeError."""
         ...
 
     def arch_remove_kprobe(self, p: Kprobe) -> None:

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engine.arguments import parse_argument, parse_number
-from engine.errors import InputError, KprobeError, WorkerDied, printable
+from engine.arguments import Argument, IntegerArgument, parse_argument, parse_number
+from engine.errors import InputError, KprobeError, UnprobedFault, WorkerDied, printable
 from engine.interrupts import parse_interrupts
 from engine.kprobe_events import parse_spec
 from engine.profile import profile_named
@@ -69,6 +69,7 @@ def _executing(parser: argparse.ArgumentParser, *, cpus: str | None, jobs: str) 
     """Options common to the commands that execute. ``cpus``: the default number, None where there is no choice."""
     parser.add_argument("--stub", metavar="SYM=ret:N", action="append", default=[], help="an unresolved function that returns N")
     parser.add_argument("--with", metavar="LIB", action="append", default=[], dest="libraries", help="a shared library to resolve from")
+    parser.add_argument("--red-zone", metavar="R", default="auto", help="the code keeps data below RSP: yes, no or auto (auto)")
     parser.add_argument("--profile", metavar="P", default="linux-2010", help="whose behaviour: linux-2010, linux-6.1 or next (linux-2010)")
     preempts = "a second task on each vCPU, and preemption" if parser.prog.endswith(" check") else argparse.SUPPRESS
     parser.add_argument("--preempt", action="store_true", help=preempts)
@@ -210,6 +211,16 @@ def _load(args: argparse.Namespace) -> Image:
     return image
 
 
+def _load_for(args: argparse.Namespace, calls: Sequence[tuple[str, Sequence[Argument]]], options: ExecOptions) -> Image:
+    """The image, with the red zone that ``--red-zone`` asks for, or that the calls show to be in use."""
+    from arch_x86.lab.redzone import with_red_zone
+
+    image, taken = with_red_zone(_load(args), args.red_zone, calls, options.stubs, options.max_instructions)
+    if taken is not None:
+        _complain(f"{image.name}: {taken}")
+    return image
+
+
 def _print_json(document: dict[str, object]) -> None:
     print(json.dumps(document, allow_nan=False))
 
@@ -225,9 +236,8 @@ def _run(args: argparse.Namespace) -> int:
     arguments = [parse_argument(text) for text in args.arguments]
     specs = [parse_spec(text) for text in args.probe]
     interrupts = parse_interrupts(args.interrupts)
-    result = run_image(
-        _load(args), args.call, arguments, specs, interrupts=interrupts, optimize=not args.no_optimize, options=options
-    )  # fmt: skip
+    image = _load_for(args, [(args.call, arguments)], options)
+    result = run_image(image, args.call, arguments, specs, interrupts=interrupts, optimize=not args.no_optimize, options=options)
     if args.json:
         _print_json(result.to_json())
     else:
@@ -267,7 +277,7 @@ def _verify(args: argparse.Namespace) -> int:
     jobs = parse_number(args.jobs, "--jobs", least=1, most=256)
     arguments = [parse_argument(text) for text in args.arguments]
     sweep = parse_sweep(args.interrupts)
-    image = _load(args)
+    image = _load_for(args, [(args.call, arguments)], options)
     progress = Progress(f"verify {args.call}")
     reached = "before the first step"
 
@@ -319,8 +329,10 @@ def _script(args: argparse.Namespace) -> int:
 
     options = _options(args)
     operations = parse_script(_read_script(args.script), args.script)
+    called = dict.fromkeys(op.symbol for op in operations if op.symbol)
+    image = _load_for(args, [(symbol, [IntegerArgument(1)]) for symbol in called], options)
     status = _GOOD
-    for line in run_script(_load(args), operations, options):
+    for line in run_script(image, operations, options):
         print(json.dumps(line, allow_nan=False) if args.json else _script_line(line))
         if "fault" in line:
             status = _BAD
@@ -437,7 +449,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         _complain(f"interrupted {error}".rstrip())
         return _INTERRUPTED
-    except WorkerDied as error:
+    except (UnprobedFault, WorkerDied) as error:
         _complain(str(error))
         return _BAD
     except BrokenPipeError:  # the reader went away (`optprobe ... | head`)

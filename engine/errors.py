@@ -20,6 +20,7 @@ __all__ = (
     "InputError",
     "KprobeError",
     "OptprobeError",
+    "UnprobedFault",
     "WorkerDied",
     "errno_name",
     "printable",
@@ -74,6 +75,10 @@ class EngineBug(OptprobeError):
 
 class Deadlock(OptprobeError):
     """A control task waits for something that nothing left in the machine can bring about."""
+
+
+class UnprobedFault(OptprobeError):
+    """The guest dies, or does not end, without any probe: a result, so exit status 1, but nothing that probes can be checked against."""
 
 
 class WorkerDied(OptprobeError):

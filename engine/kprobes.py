@@ -178,19 +178,23 @@ class Kprobes:
             self._register(p)
 
     def _check(self, p: Kprobe) -> None:
-        """Refuse what can be refused before the table is looked at, and make ``p`` a fresh probe."""
-        if self.is_registered(p):
-            raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
+        """Refuse what can be refused without a look at the text, which others may be writing, and make ``p`` a fresh probe."""
         if p.fault_handler is not None and not self.profile.fault_handlers:
             raise KprobeError(errno.EINVAL, "fault_handler: not there any more since v5.14")
         if p.break_handler is not None and not self.profile.jprobes:
             raise KprobeError(errno.EINVAL, "break_handler: not there any more since v4.19")
+        self._refuse_registered(p)  # by the address that it has, for the better word: with a symbol that address is refused below
         p.addr = addr = self.kprobe_addr(p)
+        self._refuse_registered(p)  # by the place that it names: the caller may have cleared its address
         p.offset = p.offset if p.symbol_name is not None else 0
         p.flags = p.given = p.flags & KprobeFlag.DISABLED
         p.nmissed = 0
         p.parent = None
         self.arch.arch_check_text(addr)
+
+    def _refuse_registered(self, p: Kprobe) -> None:
+        if self.is_registered(p):
+            raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
 
     def _register(self, p: Kprobe) -> None:
         """With the locks held."""

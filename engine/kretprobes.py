@@ -130,7 +130,7 @@ class Kretprobes:
 
     def _register(self, rp: Kretprobe, register: Callable[[Kprobe], None]) -> None:
         core, kp = self._core, rp.kp
-        if core.is_registered(kp):
+        if rp in self._registered or core.is_registered(kp):
             raise KprobeError(errno.EINVAL, f"{rp!r} is registered already")
         addr = core.kprobe_addr(kp)
         found = core.kallsyms.lookup(addr)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from typing import Final, Protocol
 
 from engine.arch import Arch, MachinePort
@@ -61,7 +62,8 @@ class Optimizer:
         self._port = port
         self._host = host
         self._profile = profile
-        # Insertion-ordered sets: taking one out of the middle must not cost a scan.
+        # Insertion-ordered sets: taking one out of the middle must not cost a scan. The kernel adds at the head of its lists and takes
+        # from there, so each of them is gone through from its newest member to its oldest: reversed().
         self.lists: dict[Queue, dict[AggrKprobe, None]] = {queue: {} for queue in Queue if queue is not Queue.NONE}
         self._pending = False
         self._running = False
@@ -70,7 +72,7 @@ class Optimizer:
     # Lists ------------------------------------------------------------------------------------------------------------
 
     def put(self, op: AggrKprobe, queue: Queue) -> None:
-        """Put ``op`` on a list; what waits for a pass gets one."""
+        """Put ``op`` at the head of a list; what waits for a pass gets one."""
         if op.queue is not Queue.NONE:
             raise EngineBug(f"{op!r} is on the {op.queue.value} list already")
         op.queue = queue
@@ -169,13 +171,15 @@ class Optimizer:
             yield
 
     def _batch(self, queue: Queue) -> list[AggrKprobe]:
-        """The next batch of a list, taken off it."""
-        listed = self.lists[queue]
-        most = len(listed) if self._profile.pass_max is None else self._profile.pass_max
-        batch = [op for op, _ in zip(listed, range(most), strict=False)]
+        """The next batch of a list, newest first, taken off it."""
+        batch = list(islice(reversed(self.lists[queue]), self._profile.most_in_a_pass))
         for op in batch:
             self.dequeue(op)
         return batch
+
+    def _freeing(self) -> tuple[AggrKprobe, ...]:
+        """What is to be disarmed and freed. A batch moves here member by member, each to the head, so it is met in the reverse order."""
+        return tuple(reversed(self.lists[Queue.FREEING]))
 
     def _do_unoptimize(self) -> None:
         self._host.assert_text_locked()
@@ -186,7 +190,7 @@ class Optimizer:
                 self.put(op, Queue.FREEING)
         elif not self._profile.has("4fbd2f83fda0"):
             return
-        for group in self._host.arming.groups(tuple(self.lists[Queue.FREEING])):
+        for group in self._host.arming.groups(self._freeing()):
             self._do_disarm(group)
 
     def _do_disarm(self, ops: Sequence[AggrKprobe]) -> None:
@@ -220,7 +224,7 @@ class Optimizer:
         self._arch.arch_optimize_kprobes(batch)
 
     def _do_free_cleaned(self) -> None:
-        for op in tuple(self.lists[Queue.FREEING]):
+        for op in self._freeing():
             self.dequeue(op)
             if op.unused:  # else it was taken into use again while the pass waited
                 self._host.free_aggr_kprobe(op)

@@ -91,6 +91,11 @@ class Optprobes:
         """The aggregator whose detour buffer carries ``op_id``, until it is freed."""
         return self._by_id.get(op_id)
 
+    @property
+    def prepared(self) -> int:
+        """How many aggregators have a detour buffer."""
+        return len(self._by_id)
+
     # Optimizing -------------------------------------------------------------------------------------------------------
 
     def _covering(self, addr: int) -> Iterator[AggrKprobe]:

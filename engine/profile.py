@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from engine.errors import InputError, printable
+from engine.kprobe import KprobeStatus
 from engine.transitions import ClearedAtOnce, ClearedWhenRestored, TakenBackFromFreeing, Transitions
 
 __all__ = ("LINUX_6_1", "LINUX_2010", "NEXT", "PROFILES", "Profile", "profile_named")
+
+_IN_HANDLERS: Final = frozenset({KprobeStatus.HIT_ACTIVE, KprobeStatus.HIT_SSDONE})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +29,11 @@ class Profile:
     :ivar emulation_warts: LOOP is emulated with its count one too high, and RET imm16 without releasing its arguments.
     :ivar slot_has_both: a slot has a copy that ends in a jump back, where that may be, and one that ends in int3 behind it, so a
         post_handler that joins a boosted probe is called; else the first probe decides for good how the one copy ends.
+    :ivar misses_in: a breakpoint that is hit while this CPU's last hit has one of these statuses is a miss: counted, and its instruction
+        run.
+    :ivar stops_in: in one of these the kernel stops for good: ``reenter_kprobe()`` is BUG(). In the others, the breakpoint is taken for
+        nobody's, and the kernel dies of the int3.
+    :ivar saved_hits: how many hits that were interrupted by another one a CPU has room for (``prev_kprobe``).
 
     Text:
 
@@ -34,6 +42,9 @@ class Profile:
     :ivar pokes_together: behind an int3, but up to 256 jumps of a pass share their core syncs, and so do breakpoints that one operation
         puts in or takes out.
     :ivar pass_max: most probes that a pass of the optimizer takes in each direction; None: all.
+    :ivar batch: a smaller batch than the kernel's, so that what happens between two of them can be explored with a few probes; None: the
+        kernel's own. In linux-2010 it is the most that a pass takes in each direction, in ``next`` the most pokes that share their core
+        syncs. It means nothing in linux-6.1, which pokes each probe on its own and has no limit a pass.
 
     Core:
 
@@ -72,7 +83,9 @@ class Profile:
 
     Handlers:
 
-    :ivar handlers_take_interrupts: in a detour and on a return handlers run with IF as the interrupted code has it; else with IF clear.
+    :ivar return_handlers_take_interrupts: a return probe's handler runs with IF as the code that returned has it; else with IF clear, since
+        ``trampoline_handler()`` holds ``kretprobe_hash_lock()``. Handlers behind a jump do in every kernel here: the callback has
+        ``preempt_disable()`` alone. Those behind a breakpoint never do.
     :ivar without: safety steps that are left out, to see what they are for; see :mod:`engine.steps`.
     :ivar jprobes: jumper probes, and ``break_handler`` of probes (until v4.19).
     :ivar fault_handlers: probes have a ``fault_handler`` (until v5.14), and a fault in a handler counts as a miss.
@@ -82,9 +95,13 @@ class Profile:
     steps_by_int3: bool
     emulation_warts: bool
     slot_has_both: bool = False
+    misses_in: frozenset[KprobeStatus]
+    stops_in: frozenset[KprobeStatus]
+    saved_hits: int = 1
     pokes_by_breakpoint: bool
     pokes_together: bool = False
     pass_max: int | None
+    batch: int | None = None
     transitions: Transitions
     optprobes: bool = True
     preemption: bool = False
@@ -106,7 +123,7 @@ class Profile:
     unregisters_behind_tasks: bool = False
     rethook: bool
     loses_declined: bool
-    handlers_take_interrupts: bool
+    return_handlers_take_interrupts: bool
     fault_handlers: bool
     jprobes: bool
     without: frozenset[str] = frozenset()
@@ -114,6 +131,11 @@ class Profile:
     def has(self, step: str) -> bool:
         """Whether the safety step of that name (:mod:`engine.steps`) is taken."""
         return step not in self.without
+
+    @property
+    def most_in_a_pass(self) -> int | None:
+        """Most probes that a pass of the optimizer takes in each direction; None: all."""
+        return self.pass_max if self.pass_max is None or self.batch is None else min(self.batch, self.pass_max)
 
     def without_optprobes(self) -> Profile:
         """The same kernel built without CONFIG_OPTPROBES."""
@@ -124,6 +146,8 @@ LINUX_2010: Final = Profile(
     name="linux-2010",
     steps_by_int3=False,
     emulation_warts=False,
+    misses_in=_IN_HANDLERS,
+    stops_in=frozenset({KprobeStatus.HIT_SS}),
     pokes_by_breakpoint=False,
     pass_max=256,
     transitions=ClearedAtOnce(),
@@ -134,13 +158,13 @@ LINUX_2010: Final = Profile(
     rearms_whole=True,
     looks_at_nearest_only=False,
     disarms_by_force=False,
-    dying_blocks=False,
+    dying_blocks=True,
     marks_entries=False,
     pass_holds_text_lock=False,
     waits_for_tasks=False,
     rethook=False,
     loses_declined=True,
-    handlers_take_interrupts=False,
+    return_handlers_take_interrupts=False,
     fault_handlers=True,
     jprobes=True,
 )
@@ -148,6 +172,8 @@ LINUX_6_1: Final = Profile(
     name="linux-6.1",
     steps_by_int3=True,
     emulation_warts=True,
+    misses_in=_IN_HANDLERS | {KprobeStatus.HIT_SS},  # since 6a5022a56ac3 (v3.16)
+    stops_in=frozenset({KprobeStatus.REENTER}),
     pokes_by_breakpoint=True,
     pass_max=None,
     transitions=ClearedWhenRestored(),
@@ -164,7 +190,7 @@ LINUX_6_1: Final = Profile(
     waits_for_tasks=True,
     rethook=True,
     loses_declined=False,
-    handlers_take_interrupts=True,
+    return_handlers_take_interrupts=True,
     fault_handlers=False,
     jprobes=False,
 )
@@ -173,6 +199,9 @@ NEXT: Final = replace(
     name="next",
     emulation_warts=False,
     slot_has_both=True,
+    misses_in=frozenset(KprobeStatus),
+    stops_in=frozenset(),
+    saved_hits=2,  # one missed in a handler, one missed in an NMI that comes in the step of that: no more, since NMIs don't nest
     pokes_together=True,
     transitions=TakenBackFromFreeing(),
     offset_is_cut=False,

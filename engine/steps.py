@@ -50,7 +50,7 @@ STEPS: Final = (
     Step("f66c0447cca1", _ALL, "OPTIMIZED stays set while the jump's tail stands; but in 6.1: a jump that is armed again stays whole"),
     Step("e4add247789e", _NEW, "a decision to optimize is taken back by what list the probe is on"),
     Step("868a6fc0ca24", _NEW, "the original bytes under a jump that is being undone are recovered from its detour buffer"),
-    Step("f1c97a1b4ef7", _NEW, "a disabled neighbour that still waits on a list keeps a jump off its bytes"),
+    Step("f1c97a1b4ef7", _ALL, "a disabled neighbour that still waits on a list keeps a jump off its bytes"),
     Step("4fbd2f83fda0", _NEW, "a probe forced back while it waited to be undone goes on to the freeing list"),
     Step("sysctl-deadlock", _OLD, "kprobes-optimization=0 waits for the optimizer with no lock held that it takes"),
 )

@@ -142,12 +142,11 @@ class Mutex:
         plane.might_sleep(f"{self.name} ({why})")
         task = plane.current
         plane.lock_order.entering(task, self)
-        if self.owner is not None:
-            try:
-                plane.wait_until(lambda: self.owner is None, f"{self.name} ({why})")
-            except BaseException:
-                plane.lock_order.given_up(task, self)
-                raise
+        try:
+            plane.wait_for_lock(self, why)
+        except BaseException:
+            plane.lock_order.given_up(task, self)
+            raise
         self.owner = task
         plane.lock_taken(self.name)
 
@@ -196,6 +195,14 @@ class ControlPlane:
     def jiffies(self) -> int:
         """Virtual time."""
         return self._hardware.jiffies
+
+    def wait_for_lock(self, lock: Mutex, why: str) -> None:
+        """Return once nobody owns ``lock``, which the current task is about to take.
+
+        :raises Deadlock: nothing is left to run that could drop it.
+        """
+        if lock.owner is not None:
+            self.wait_until(lambda: lock.owner is None, f"{lock.name} ({why})")
 
     # Points: an exploration may go on elsewhere here (engine.explore.plane); nothing happens at them otherwise ---------------
 

@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import struct
 from enum import Enum, auto
-from typing import Final
+from typing import Final, Protocol
 
 from arch_x86.emu.frames import FrameStore
 from arch_x86.emu.memory import PageTables, Ram
 from arch_x86.emu.uc import RFLAGS, RSP, UC_ERR_INSN_INVALID, VECTOR_WATCH, Context, UcInstance
 from arch_x86.text.version import PAGE_SIZE, TextPage, TextVersion
 
-__all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "FLAG_DF", "FLAG_IF", "FLAG_TF", "TRAPS", "Cpu", "CpuState", "ExitReason", "NmiPhase")
+__all__ = (
+    "CODE_SELECTOR",
+    "DATA_SELECTOR",
+    "FLAG_DF",
+    "FLAG_IF",
+    "FLAG_TF",
+    "TRAPS",
+    "Cpu",
+    "CpuState",
+    "ExitReason",
+    "FrameWatcher",
+    "NmiPhase",
+)
 
 CODE_SELECTOR: Final = 0x08
 DATA_SELECTOR: Final = 0x10
@@ -68,6 +80,18 @@ class NmiPhase(Enum):
     """The host's handler has run; the rest of the stub is left."""
 
 
+class FrameWatcher(Protocol):
+    """Who wants to know what the machine itself pushes on the stack that it interrupts."""
+
+    def pushing(self, cpu: Cpu) -> None:
+        """A frame is about to be pushed; memory and RSP are those of the interrupted code."""
+        ...
+
+    def pushed(self, cpu: Cpu) -> None:
+        """The host has answered the guest code that was entered, and written what it had to: all that will be pushed is there."""
+        ...
+
+
 class CpuState:
     """All of one vCPU at a moment; see :meth:`Cpu.save`."""
 
@@ -89,7 +113,8 @@ class CpuState:
 class Cpu:
     """vCPU ``index`` of a machine.
 
-    ``view`` is the text version that it fetches from; ``retired`` and ``interrupts`` count since the machine was built.
+    ``view`` is the text version that it fetches from; ``retired`` and ``interrupts`` count since the machine was built; ``watcher`` is told
+    of each frame that is pushed.
     A page of the image's text appears in its page tables when it is first executed or read: of a library, few ever are, and each
     costs a look for what must trap. The machine's own text is there at once, so that CR2 stays as a guest's page fault set it.
     """
@@ -113,6 +138,7 @@ class Cpu:
         "uc",
         "vector",
         "view",
+        "watcher",
     )
 
     def __init__(
@@ -135,6 +161,7 @@ class Cpu:
         self.nmi = NmiPhase.NONE
         self.vector = -1
         self.error = 0
+        self.watcher: FrameWatcher | None = None
         self._ram = ram
         self._tables = tables
         self._frames = frames
@@ -318,6 +345,8 @@ class Cpu:
         Where the image has a red zone the frame first skips the 128 bytes under RSP. False, and nothing done, when the stack is
         not mapped there (a CPU would take a double fault).
         """
+        if self.watcher is not None:
+            self.watcher.pushing(self)
         uc = self.uc
         uc.load()
         rsp, rflags = uc.gpr[RSP], uc.gpr[RFLAGS]

@@ -288,6 +288,8 @@ class Executor:
         match reason:
             case ExitReason.HYPERCALL:
                 self._hypercall(vcpu)
+                if vcpu.watcher is not None:
+                    vcpu.watcher.pushed(vcpu)
             case ExitReason.SOFTWARE:
                 self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SOFTWARE_INTERRUPT))
             case ExitReason.SYSCALL if not self.has_system:

@@ -31,6 +31,7 @@ class FaultKind(StrEnum):
     DOUBLE_FAULT = "double-fault"
     UNRESOLVED_FUNCTION = "unresolved-function"
     ABORT = "abort"
+    KPROBE_REENTRY = "kprobe-reentry"
     INSTRUCTION_LIMIT = "instruction-limit"
     HANDLER_ERROR = "handler-error"
     EMULATOR = "emulator"

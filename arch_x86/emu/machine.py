@@ -63,7 +63,7 @@ class TrapHandler(Protocol):
     """Who gets first look at traps: the kprobes arch layer. Each method returns True when the trap was its own."""
 
     def int3(self, cpu: int, regs: PtRegs) -> bool:
-        """#BP; ``regs.ip`` is behind the int3."""
+        """#BP; ``regs.ip`` is behind the int3. Raises ReentryError where the kernel stops for good."""
         ...
 
     def debug(self, cpu: int, regs: PtRegs) -> bool:
@@ -78,9 +78,8 @@ class TrapHandler(Protocol):
         """The probed instruction whose slot or detour buffer holds ``ip``; ``ip`` itself where none does."""
         ...
 
-    @property
-    def handlers_take_interrupts(self) -> bool:
-        """Handlers outside of a breakpoint run with IF as the interrupted code has it; else clear, as in a breakpoint."""
+    def handler_takes_interrupts(self, cpu: int) -> bool:
+        """The handler that runs on ``cpu``, if not behind a breakpoint, has IF as the interrupted code has it; else clear, as there."""
         ...
 
     def hit_in_progress(self, cpu: int) -> Any:

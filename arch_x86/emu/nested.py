@@ -43,7 +43,7 @@ class NestedCall:
         machine, uc = self._machine, self.vcpu.uc
         uc.load()
         flags = uc.gpr[RFLAGS] & ~(FLAG_DF | FLAG_TF)
-        if machine.trap_handler is not None and not machine.trap_handler.handlers_take_interrupts:
+        if machine.trap_handler is not None and not machine.trap_handler.handler_takes_interrupts(self.vcpu.index):
             flags &= ~FLAG_IF
         below = uc.gpr[RSP] - (_RED_ZONE if self.vcpu.red_zone else 0)
         top = (below & ~15) - 8 & _MASK

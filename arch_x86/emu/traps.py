@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing import Final
 
 from arch_x86.emu.cpu import FLAG_TF, Cpu, NmiPhase
-from arch_x86.emu.diagnose import diagnose, instruction_with, original_place
-from arch_x86.emu.fault import GuestFault
+from arch_x86.emu.diagnose import diagnose, instruction_with, make_fault, original_place
+from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.stubs import return_skip
 from arch_x86.emu.uc import RDI, RSI, RSP
 from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.probes.breakpoint import ReentryError
 from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
 from engine.errors import EngineBug
 
@@ -39,7 +40,10 @@ class Traps:
         handler = machine.trap_handler
         if handler is not None:
             if vector == _BREAKPOINT:
-                mine = handler.int3(vcpu.index, regs)
+                try:
+                    mine = handler.int3(vcpu.index, regs)
+                except ReentryError as error:
+                    return self.stopped(vcpu, regs, error)
             elif vector == _DEBUG:
                 mine = handler.debug(vcpu.index, regs)
             else:
@@ -54,6 +58,10 @@ class Traps:
         if regs.flags & FLAG_TF:
             self._step_pause(vcpu, regs)
         self._machine.ram.write(at, regs.pack())
+
+    def stopped(self, vcpu: Cpu, regs: PtRegs, error: ReentryError) -> GuestFault:
+        """The fault that ends the call on ``vcpu``, which hit the breakpoint in front of ``regs.ip``: the kernel stops for good."""
+        return make_fault(self._machine, vcpu.index, regs.ip - 1, FaultKind.KPROBE_REENTRY, str(error))
 
     def refuse(self, vcpu: Cpu, vector: int, at: int, regs: PtRegs) -> GuestFault | None:
         """The trap is not the kprobes layer's. The fault that ends the call, unless the image's exception table knows better."""

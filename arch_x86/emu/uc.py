@@ -77,6 +77,8 @@ _FPU_IDS: Final = (
 )
 NO_LIMIT: Final = 0x0123_4567_89AB
 """A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
+_RUN_MAX: Final = 1 << 20
+"""Ctrl-C is noticed between two runs of the emulator only, so none is longer: 8 ms at full speed, below a second with a callback each."""
 _PAGE: Final = 4096
 _VECTOR_INVALID: Final = 6
 _ERROR_FETCH: Final = 16
@@ -87,7 +89,7 @@ VECTOR_WATCH: Final = 0x101
 """Pseudo vector: the next instruction is one of :meth:`UcInstance.watch`; it has not been executed."""
 
 
-_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "began", "tell", "tell_code", "_count_one"})
+_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "loaded", "began", "tell", "_count_one"})
 
 
 def in_callback(frame: FrameType | None) -> bool:
@@ -308,39 +310,39 @@ class UcInstance:
         self._recording = 1 + len(executed)
         self.flush_translations()
 
+    def record_loads(self, seen: Callable[[int, int, int], None]) -> None:
+        """Call ``seen(physical address, RSP, RIP)`` for each load of a counted run, until :meth:`stop_recording`."""
+        registers = (x86.UC_X86_REG_RSP, x86.UC_X86_REG_RIP)
+        value = c_uint64()
+        where, handle = ctypes.addressof(value), self.handle
+
+        def loaded(_uc: int, _kind: int, address: int, _size: int, _value: int, _data: int) -> None:
+            _reg_read(handle, registers[0], where)
+            rsp = value.value
+            _reg_read(handle, registers[1], where)
+            seen(address, rsp, value.value)
+
+        self._traps.append(self._add_hook(uc_const.UC_HOOK_MEM_READ, _WRITE_CALLBACK(loaded)))
+        self._recording = 1
+        self.flush_translations()
+
     def stop_recording(self) -> None:
-        """Take back the last :meth:`record`."""
+        """Take back the last :meth:`record` or :meth:`record_loads`."""
         for _ in range(self._recording):
             self._remove_hook()
         self._recording = 0
         self.flush_translations()
 
-    def trace(
-        self,
-        spans: Iterable[tuple[int, int]],
-        touched: Callable[[int, int, int, bool], None],
-        executing: Callable[[int], None] | None = None,
-    ) -> None:
-        """Tell ``touched`` of each load and store in the physical ``spans`` (from, to), until :meth:`unmap_all`: the address of the
-        instruction, the physical address, the size in bytes, and whether it is a store.
-
-        :param executing: told the address of each instruction before it is executed.
-        """
-        handle, scratch, scratch_at, rip = self.handle, self._scratch, self._scratch_at, x86.UC_X86_REG_RIP
+    def trace(self, spans: Iterable[tuple[int, int]], touched: Callable[[int, int, int, bool], None]) -> None:
+        """Until :meth:`unmap_all`, tell ``touched`` of each load and store in the physical ``spans`` (from, to): the address of the
+        instruction, the physical address, the size in bytes, and whether it is a store."""
+        kind = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
 
         def tell(_uc: int, kind: int, address: int, size: int, _value: int, _data: int) -> None:
-            _reg_read(handle, rip, scratch_at)
-            touched(scratch.value, address, size, kind == uc_const.UC_MEM_WRITE)
-
-        def tell_code(_uc: int, address: int, _size: int, _data: int) -> None:
-            assert executing is not None
-            executing(address)
+            touched(self.read_reg(x86.UC_X86_REG_RIP), address, size, kind == uc_const.UC_MEM_WRITE)
 
         for begin, end in spans:
-            kind = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
             self._traps.append(self._add_hook(kind, _WRITE_CALLBACK(tell), begin=begin, end=end - 1))
-        if executing is not None:
-            self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(tell_code)))
         self.flush_translations()
 
     def _remove_hook(self) -> None:
@@ -470,9 +472,20 @@ class UcInstance:
             when the count ended the run, and the one that faulted is in it.
         """
         self.vector = None
+        self._from = self.rip
+        begun = 0
+        while count > _RUN_MAX:
+            done = self._start(_RUN_MAX)
+            if done <= _RUN_MAX or self.vector is not None or self.err != UC_OK:
+                return begun + done
+            begun += _RUN_MAX
+            count -= _RUN_MAX
+        return begun + self._start(count)
+
+    def _start(self, count: int) -> int:
+        """One run of the emulator, which nothing from outside can end; see :meth:`start`."""
         self._fallback_count = 0
         self._fallback_limit = count
-        self._from = self.rip
         counter = self._counter
         self.err = _emu_start(self.handle, self.rip, 0, 0, count if counter is not None else NO_LIMIT)
         _reg_read(self.handle, x86.UC_X86_REG_RIP, self._scratch_at)

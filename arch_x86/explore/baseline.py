@@ -25,7 +25,6 @@ from arch_x86.explore.orders import Orders, add_call
 from arch_x86.explore.running import Plan
 from arch_x86.explore.shared_access import Access, Accesses
 from arch_x86.explore.system import X86System
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
 from arch_x86.probes.singlestep import changes_interrupt_flag
 from engine.errors import InputError
 from engine.explore.drive import explore
@@ -50,8 +49,6 @@ class UnprobedSystem(X86System):
         self._accesses = Accesses()
         self._new = False
         self._met: set[int] = set()
-        self._flag_changes: set[int] = set()
-        self._executed: set[int] = set()
         self._found = Orders()
         self._traces_stacks = plan.preempt
         layout, stubs = machine.layout, machine.stubs.frames
@@ -108,7 +105,7 @@ class UnprobedSystem(X86System):
         return spans
 
     def _trace(self, lane: Lane, spans: Sequence[tuple[int, int]]) -> None:
-        """From now on record what a vCPU loads and stores in the physical ``spans``; with preemption, also what it executes."""
+        """From now on record what a vCPU loads and stores in the physical ``spans``."""
         seen: set[tuple[int, int, int, int, bool]] = set()
 
         def touched(rip: int, phys: int, size: int, store: bool) -> None:
@@ -117,21 +114,17 @@ class UnprobedSystem(X86System):
                 seen.add(key)
                 self._new = self._accesses.add(Access(*key)) or self._new
 
-        def executing(rip: int) -> None:
-            if rip not in self._executed:
-                self._executed.add(rip)
-                self._new = True
-
-        self.machine.cpus[lane.index].uc.trace(spans, touched, executing if self.plan.preempt else None)
+        self.machine.cpus[lane.index].uc.trace(spans, touched)
 
     def _look_for_points(self) -> None:
-        """An access, or an instruction, was seen for the first time: does it make a choice point?
+        """An access was seen for the first time: does it make a choice point?
 
         :raises _NewPoints: it does, and the exploration has to start again.
         """
         self._new = False
         met = {rip for rip in self._accesses.meeting_points() if not any(rip in span for span in self._ours)}
-        met |= {rip for rip in self._executed if self._changes_flag(rip)}
+        if self.plan.preempt:
+            met |= {addr for rip in self._accesses.instructions() for addr in self._flag_changes(rip)}
         if not self._traces_stacks and any(self._visited_stacks()):
             self._traces_stacks = True
             for lane in self.lanes:
@@ -149,12 +142,12 @@ class UnprobedSystem(X86System):
             for span in self._stacks_of(lane.index):
                 yield any(task // 2 != lane.index for task in self._accesses.tasks_in(span))
 
-    def _changes_flag(self, rip: int) -> bool:
-        """The instruction at ``rip`` of the image changes IF."""
-        if not self.machine.image.is_text(rip):
-            return False
-        insn = decode(self.machine.image.read(rip, MAX_INSN_SIZE), rip)
-        return insn is not None and changes_interrupt_flag(insn)
+    def _flag_changes(self, rip: int) -> Iterator[int]:
+        """The instructions that change IF in the function that holds ``rip``. With preemption all stacks are traced, so the RET of each
+        function that was called is among the accesses."""
+        function = self.node.world.arch.code.function_at(rip)
+        if function is not None:
+            yield from (insn.addr for insn in function.insns.values() if changes_interrupt_flag(insn))
 
     # The system without probes ----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from arch_x86.explore.baseline import ORDERS_MOST, UnprobedSystem
 from arch_x86.explore.orders import Orders
 from arch_x86.explore.running import Plan
 from arch_x86.explore.system import X86System
-from arch_x86.explore.world import ControlCode
+from arch_x86.explore.world import ControlCode, ControlCodes
 from arch_x86.lab.calls import check_arguments, place_call, require_function
 from engine.arguments import Argument
 from engine.errors import InputError, printable
@@ -31,7 +31,8 @@ class Case:
     """What to explore.
 
     :ivar call: on every vCPU, ``arguments`` as on the command line; made ``calls`` times.
-    :ivar code: the control tasks, by name. ``tag`` says what they do, for the fingerprint.
+    :ivar code: the control tasks, by name, or what makes them: that is called for each control state, so that what tasks share outside of
+        their functions is made anew with them. ``tag`` says what they do, for the fingerprint.
     :ivar fetch: the fetch model.
     :ivar restores: when all control tasks have ended the text has to be the original.
     :ivar asleep: addresses in front of whose instruction a task falls asleep for ever.
@@ -57,8 +58,12 @@ class Case:
     restores: bool = True
     limit: int = 1_000_000
     stubs: dict[str, int] = field(default_factory=dict[str, int])
-    code: Sequence[tuple[str, ControlCode]]
+    code: Sequence[tuple[str, ControlCode]] | ControlCodes
     tag: str
+
+    def control_tasks(self) -> Sequence[tuple[str, ControlCode]]:
+        """The control tasks' work, by name, for one control state."""
+        return self.code() if callable(self.code) else self.code
 
 
 def fingerprint(case: Case) -> str:
@@ -71,6 +76,8 @@ def fingerprint(case: Case) -> str:
     words = (case.call, case.arguments, case.calls, case.cpus, profile.name, sorted(profile.without), case.preempt, case.fetch, case.nmis)
     if case.asleep:  # not always: schedules of before are still good
         digest.update(repr(case.asleep).encode())
+    if profile.batch is not None:  # likewise
+        digest.update(f"batch {profile.batch}".encode())
     digest.update(repr((words, case.resched, sorted(case.stubs.items()), case.tag)).encode())
     return digest.hexdigest()
 
@@ -119,7 +126,7 @@ def _place(case: Case, pool: UcPool | None) -> tuple[Machine, Executor, Plan]:
     calls = {task: (place_call(machine, function.addr, case.arguments), 1 if task % 2 else case.calls) for task in tasks}
     plan = Plan(
         calls=calls,
-        code=tuple(case.code),
+        code=case.control_tasks,
         profile=case.profile,
         interrupts=case.interrupts,
         nmis=case.nmis,

@@ -93,7 +93,11 @@ class Report:
 
 @dataclass(slots=True)
 class CheckResult:
-    """What a search has to say. ``missing``: methods that the sites allow and no schedule used; ``interrupted``: by Ctrl-C."""
+    """What a search has to say.
+
+    :ivar missing: methods that the sites allow and no schedule used. ``interrupted``: Ctrl-C ended it.
+    :ivar refused: a line for each probe that the core refused when the control tasks ran alone.
+    """
 
     outcome: Outcome
     cpus: int
@@ -101,6 +105,7 @@ class CheckResult:
     missing: tuple[str, ...]
     violations: list[Report] = field(default_factory=list[Report])
     interrupted: bool = False
+    refused: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> Coverage:
@@ -114,16 +119,29 @@ class CheckResult:
 
     @property
     def verdict(self) -> str:
-        """``safe``, ``violation`` or ``inconclusive``."""
+        """One word for what the search showed.
+
+        ``violation``: something broke. ``inconclusive``: a method that the sites allow was never used, so nothing is shown for it, however
+        far the search came. ``safe``: every schedule within the bound was visited, and nothing broke. ``nothing-found``: nothing broke in
+        the schedules that were visited, but there are others: they were drawn at random, or the search was cut off.
+        """
         if self.violations:
             return "violation"
-        return "inconclusive" if self.missing or self.interrupted else "safe"
+        if self.missing:
+            return "inconclusive"
+        return "safe" if self.outcome.exhaustive else "nothing-found"
+
+    @property
+    def good(self) -> bool:
+        """The command's exit status is 0: nothing broke, and every method that the sites allow was used."""
+        return self.verdict in ("safe", "nothing-found")
 
     def to_json(self) -> dict[str, object]:
         """The document of ``optprobe check --json``."""
         return {
             "schema": 1,
             "verdict": self.verdict,
+            "interrupted": self.interrupted,
             "bound": {
                 "exhaustive": self.outcome.exhaustive,
                 "preemptions": self.preemptions,
@@ -185,9 +203,14 @@ def check(
             except KeyboardInterrupt:
                 interrupted = True
         bound = None if search.strategy == "pct" else search.preemptions
-        result = CheckResult(outcome, case.cpus, bound, _missing(system, outcome), interrupted=interrupted)
+        result = CheckResult(outcome, case.cpus, bound, _missing(system, outcome), interrupted=interrupted, refused=system.refused)
         for found in outcome.found:
-            segments, violation = shrink(system, found.segments, found.violation)
+            segments, violation = found.segments, found.violation
+            try:
+                if not result.interrupted:
+                    segments, violation = shrink(system, segments, violation)
+            except KeyboardInterrupt:  # it is shown as it was found
+                result.interrupted = True
             result.violations.append(Report(violation, Schedule(fingerprint(case), segments)))
     return result
 

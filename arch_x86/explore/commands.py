@@ -18,7 +18,7 @@ from arch_x86.explore.matrix import CONFIGURATIONS, Cell, matrix
 from arch_x86.explore.saved import CheckOptions, ScenarioOptions, case_of, load_saved, save, scenario_case
 from arch_x86.explore.scenario import Scenario, load_scenarios
 from engine.arguments import parse_number
-from engine.errors import InputError, printable
+from engine.errors import InputError, UnprobedFault, printable
 from engine.explore.schedule import Schedule, parse_schedule
 from engine.profile import profile_named
 from engine.report.terminal import Progress, Style, count
@@ -49,6 +49,7 @@ def check_options(args: Namespace) -> CheckOptions:
         libraries=tuple(args.libraries),
         stubs=tuple(sorted(dict(parse_stub(stub) for stub in args.stub).items())),
         max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1),
+        red_zone=args.red_zone,
         reduce=not args.no_reduction,
     )
 
@@ -79,6 +80,8 @@ def run_check(args: Namespace) -> int:
     """``optprobe check``."""
     options, search = check_options(args), search_options(args)
     case = case_of(options)
+    for warning in case.image.warnings:
+        _complain(f"{case.image.name}: {warning}")
     result = _search(f"check {args.call}", case, search, refuses=True)
     _save(args.save, result, options)
     if args.json:
@@ -87,7 +90,12 @@ def run_check(args: Namespace) -> int:
         _show(args.call, case, result, Style.for_stream(sys.stdout))
     if result.interrupted:
         return _INTERRUPTED
-    return _GOOD if result.verdict == "safe" else _BAD
+    return _GOOD if result.good else _BAD
+
+
+def _complain(line: str) -> None:
+    """One line on standard error."""
+    print(f"optprobe: {line}", file=sys.stderr, flush=True)
 
 
 def _save(directory: str | None, result: CheckResult, options: CheckOptions | ScenarioOptions) -> None:
@@ -111,7 +119,7 @@ def _search(label: str, case: Case, search: Search, *, refuses: bool = False) ->
 
 
 def _show(name: str, case: Case, result: CheckResult, style: Style) -> None:
-    colour = {"safe": "green", "violation": "red", "inconclusive": "yellow"}[result.verdict]
+    colour = {"safe": "green", "nothing-found": "yellow", "violation": "red", "inconclusive": "yellow"}[result.verdict]
     print(f"{name}: {style.paint(result.verdict, colour, 'bold')}")
     bound = "no bound" if result.preemptions is None else f"preemption bound {result.preemptions}"
     kind = "exhaustive" if result.outcome.exhaustive else "interrupted" if result.interrupted else "not exhaustive"
@@ -122,6 +130,8 @@ def _show(name: str, case: Case, result: CheckResult, style: Style) -> None:
     print(f"{result.points:,} points")
     for method in result.missing:
         print(f"  never hit by {method}, though the site allows it: nothing is shown for that")
+    for line in result.refused:
+        print(f"  {line}")
     for report in result.violations:
         print(f"  {style.paint(str(report.violation.kind), 'red', 'bold')}: {report.violation.explain}")
         print(f"  {report.schedule}")
@@ -139,9 +149,17 @@ def run_explore(args: Namespace) -> int:
         options = _scenario_options(one, args)
         case = scenario_case(one, options)
         bound = search if args.preemptions_given else replace(search, preemptions=one.preemptions)
-        result = _search(f"explore {one.name}", case, bound)
+        try:
+            result = _search(f"explore {one.name}", case, bound)
+        except KeyboardInterrupt:  # while it was set up
+            worst = _INTERRUPTED
+            break
+        except UnprobedFault as error:
+            _complain(f"{one.name}: {error}")
+            worst = _BAD
+            continue
         _save(args.save, result, options)
-        if result.verdict != "safe":
+        if not result.good:
             worst = _BAD
         if args.json:
             documents.append({"scenario": one.name, **result.to_json()})
@@ -170,7 +188,10 @@ def _scenario_options(one: Scenario, args: Namespace) -> ScenarioOptions:
 def run_replay(args: Namespace, parse: Callable[[list[str]], Namespace]) -> int:
     """``optprobe replay``. ``parse``: the parser of check's arguments."""
     case, schedule = _replayed(args, parse)
-    violation, lines = replay_case(case, schedule)
+    try:
+        violation, lines = replay_case(case, schedule)
+    except UnprobedFault as error:  # no violation, which exit status 1 would say
+        raise InputError(f"there is nothing to replay: {error}") from None
     if args.json:
         found = None if violation is None else {"kind": str(violation.kind), "cpu": violation.cpu, "rip": violation.rip}
         if found is not None and violation is not None:
@@ -211,16 +232,21 @@ def run_matrix(args: Namespace) -> int:
         profile_named(args.profile)
     line = Progress("matrix")
     cells: list[Cell] = []
+    interrupted = False
     try:
         for cell in matrix(search, configurations=columns, say=line.note):
             cells.append(cell)
             if not args.json:
                 line.clear()
-                print(_cell_line(cell))
+                print(_cell_line(cell), flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
     finally:
         line.clear()
     if args.json:
-        print(json.dumps({"schema": 1, "cells": [cell.to_json() for cell in cells]}, allow_nan=False))
+        print(json.dumps({"schema": 1, "interrupted": interrupted, "cells": [cell.to_json() for cell in cells]}, allow_nan=False))
+    if interrupted:
+        return _INTERRUPTED
     baseline_breaks = any(cell.step is None and cell.report is not None and not cell.configuration.preempt for cell in cells)
     return _BAD if baseline_breaks else _GOOD
 

@@ -1,60 +1,81 @@
 """What a scenario's control tasks do: the core's operations, with a note of what each probe may and must do meanwhile.
 
-The notes are what the hit oracle goes by. A probe is ``ON`` from the return of the operation that armed it to the start of the next one
-that concerns it, and then the number that goes with it changes, so that a pass can tell whether anything happened during it.
+The notes are what the oracles go by (:mod:`arch_x86.explore.lives`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from enum import IntEnum
-from functools import partial
-from typing import Any
+from typing import Any, Final, Protocol
 
+from arch_x86.explore.lives import Effect, Ledger, Lives
+from arch_x86.explore.promises import unsettled
 from arch_x86.text.space import TextSpace
-from engine.errors import KprobeError
+from engine.errors import InputError, KprobeError
 from engine.image import Image
 from engine.kprobe import Kprobe, KprobeFlag
 from engine.kprobes import Kprobes
-from engine.kretprobes import Kretprobe
+from engine.kretprobes import Kretprobe, KretprobeInstance
 from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 
-__all__ = ("Control", "Life", "Lives")
+__all__ = ("BETWEEN_OPERATIONS", "Control", "EndlessTaskError", "HandlerLog")
 
-HitLog = Callable[[int, Any], "int | None"]
-Lives = tuple[tuple["Life", int], ...]
+BETWEEN_OPERATIONS: Final = "next operation"
+"""Name of the point in front of each operation."""
+_JMP: Final = b"\xe9"
 
 
-class Life(IntEnum):
-    """What holds for a probe between two operations."""
+class EndlessTaskError(InputError):
+    """A control task does not come to an end."""
 
-    OFF = 0
-    """Not registered: no handler may run."""
-    CHANGING = 1
-    """An operation is under way that concerns it: a hit or none."""
-    ON = 2
-    """Registered and enabled: each pass over the armed text is a hit or a miss."""
-    DISABLED = 3
-    """Registered, disabled: no pass that begins now is a hit."""
+
+class HandlerLog(Protocol):
+    """Who is told when a handler of a scenario's probe runs. ``probe`` is the probe's number."""
+
+    def hit(self, probe: int, regs: Any) -> None:
+        """Its pre_handler runs."""
+        ...
+
+    def post(self, probe: int, regs: Any) -> None:
+        """Its post_handler runs."""
+        ...
+
+    def entered(self, probe: int, regs: Any) -> None:
+        """The entry_handler of a return probe runs."""
+        ...
+
+    def returned(self, probe: int, ri: KretprobeInstance, regs: Any) -> None:
+        """The handler of a return probe runs."""
+        ...
 
 
 class Control:
     """The operations, on one control state's core.
 
-    :param hit: called with a probe's number (in the order of :meth:`kprobe` calls) and the registers, when its handler runs.
+    :param log: told of each handler that runs.
+    :ivar probes: by number, in the order of :meth:`kprobe` and :meth:`kretprobe` calls. ``returns``: the return probes among them.
+    :ivar instances: of each registration of a return probe, by its number and which one it was, also when it is unregistered.
+    :ivar told: of each control task, by its index, how many operations it has begun, and what those have answered that can answer more
+        than one thing. What the task's code keeps where nobody can look at it (the position of a loop, say) is decided by that.
+    :ivar refused: a line for each probe that the core has refused, for the user.
+    :ivar ledger: what is expected of each of them.
+    :ivar broken: what an operation has promised, and did not keep when it returned; None as long as there is no such thing.
     """
 
-    def __init__(self, core: Kprobes, hit: HitLog, text: TextSpace, image: Image) -> None:
+    def __init__(self, core: Kprobes, log: HandlerLog, text: TextSpace, image: Image) -> None:
         self.core = core
         self._text = text
         self._image = image
-        self._hit = hit
+        self._log = log
         self.probes: list[Kprobe] = []
         self.returns: dict[int, Kretprobe] = {}
+        self.told: dict[int, tuple[int, tuple[bool, ...]]] = {}
+        self.refused: list[str] = []
+        self.instances: dict[tuple[int, int], tuple[KretprobeInstance, ...]] = {}
         self._disabled: set[int] = set()
-        self._life: list[Life] = []
-        self._epoch: list[int] = []
+        self.ledger = Ledger(sleeps_on=not core.profile.enables_while_disarmed)
+        self.broken: str | None = None
 
     # Probes -----------------------------------------------------------------------------------------------------------
 
@@ -74,65 +95,100 @@ class Control:
         """
         number = len(self.probes) if number is None else number
 
-        def pre_handler(p: Kprobe, regs: Any) -> int:
-            del p
-            self._hit(number, regs)
+        def pre_handler(_p: Kprobe, regs: Any) -> int:
+            self._log.hit(number, regs)
             return 0
 
-        flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)
-        post_handler = _nothing if post else None
-        p = Kprobe(addr=addr, symbol_name=symbol, offset=offset, pre_handler=pre_handler, post_handler=post_handler, flags=flags)
+        def post_handler(_p: Kprobe, regs: Any, _flags: int) -> None:
+            self._log.post(number, regs)
+
+        p = Kprobe(addr=addr, symbol_name=symbol, offset=offset, pre_handler=pre_handler)
+        p.post_handler = post_handler if post else None
+        p.flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)
         self._add(p, number)
         if disabled:
             self._disabled.add(number)
         return p
 
     def kretprobe(self, symbol: str, maxactive: int = 8) -> Kretprobe:
-        """A return probe whose handler counts."""
+        """A return probe whose handlers count. ``maxactive``: how many calls it can follow at once."""
         number = len(self.probes)
-        rp = Kretprobe(symbol_name=symbol, handler=partial(self._returned, number), maxactive=maxactive)
+
+        def entry_handler(_ri: KretprobeInstance, regs: Any) -> int:
+            self._log.entered(number, regs)
+            return 0
+
+        def handler(ri: KretprobeInstance, regs: Any) -> int:
+            self._log.returned(number, ri, regs)
+            return 0
+
+        rp = Kretprobe(symbol_name=symbol, handler=handler, entry_handler=entry_handler, maxactive=maxactive)
         self._add(rp.kp, number)
         self.returns[number] = rp
         return rp
 
-    def _returned(self, number: int, _ri: object, regs: Any) -> int:
-        self._hit(number, regs)
-        return 0
-
     def _add(self, p: Kprobe, number: int) -> None:
         while len(self.probes) <= number:
             self.probes.append(Kprobe())  # of another task, which has not come to make it
-            self._life.append(Life.OFF)
-            self._epoch.append(0)
         self.probes[number] = p
+        self.ledger.know(number)
 
     @property
     def lives(self) -> Lives:
         """Of each probe, what holds for it, and since how many changes."""
-        return tuple(zip(self._life, self._epoch, strict=True))
+        return self.ledger.lives
 
-    @property
-    def _armed(self) -> Life:
-        return Life.CHANGING if self.core.kprobes_all_disarmed else Life.ON
+    def number_of(self, p: Kprobe) -> int | None:
+        """The number of a probe; None: it is not one of the scenario's."""
+        return next((n for n, known in enumerate(self.probes) if known is p), None)
 
     def _numbers(self, *ps: Kprobe) -> list[int]:
         return [n for n, known in enumerate(self.probes) if any(known is p for p in ps)]
 
+    def _begin(self) -> None:
+        """The current control task begins an operation."""
+        self.core.plane.point(BETWEEN_OPERATIONS)
+        task = self._task
+        begun, answers = self.told.get(task, (0, ()))
+        self.told[task] = (begun + 1, answers)
+
+    def _answers(self, answer: bool) -> bool:
+        """An operation of the current control task ends with ``answer``."""
+        begun, answers = self.told[self._task]
+        self.told[self._task] = (begun, (*answers, answer))
+        return answer
+
+    @property
+    def _task(self) -> int:
+        return getattr(self.core.plane.current, "index", -1)
+
+    def lock_taken(self, name: str) -> None:
+        """The current task has taken a lock. Which operation on a probe came last is decided by who had kprobe_mutex last."""
+        if name != "kprobe_mutex":
+            return
+        operation = self.ledger.under_way.get(self.core.plane.current)
+        if operation is None:
+            return
+        self.ledger.locked(operation)
+        for n in operation.numbers:
+            if n in self.returns:
+                self.instances.setdefault((n, self.ledger.registration(n)), self.returns[n].instances)
+            addr = self.probes[n].addr
+            if addr is not None and self._text.read(addr, 1) == _JMP:
+                self.ledger.jumped.add(n)
+
     @contextmanager
-    def _changing(self, numbers: list[int], after: Life) -> Generator[None]:
-        self.core.plane.point("next operation")
-        before = [self._life[n] for n in numbers]
-        for n in numbers:
-            self._life[n] = Life.CHANGING
-            self._epoch[n] += 1
+    def _changing(self, numbers: Sequence[int], effect: Effect, *, everything: bool = False) -> Generator[None]:
+        """An operation on the probes ``numbers``, or on all that are registered. Where it raises, it has no effect."""
+        self._begin()
+        task = self.core.plane.current
+        self.ledger.begin(task, numbers, effect, everything=everything)
         done = False
         try:
             yield
             done = True
         finally:
-            for n, life in zip(numbers, before, strict=True):
-                self._life[n] = after if done else life
-                self._epoch[n] += 1
+            self.ledger.end(task, done=done)
 
     # Operations ---------------------------------------------------------------------------------------------------------
 
@@ -141,74 +197,74 @@ class Control:
         numbers = self._numbers(p)
         disabled = not self._disabled.isdisjoint(numbers)
         try:
-            with self._changing(numbers, Life.DISABLED if disabled else self._armed):
-                p.addr = None if p.symbol_name is not None else p.addr
-                p.flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)  # it keeps what unregistering has left
+            with self._changing(numbers, Effect(registered=True, disabled=disabled)):
+                if not self.core.is_registered(p):
+                    p.addr = None if p.symbol_name is not None else p.addr
+                    p.flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)  # it keeps what unregistering has left
                 self.core.register_kprobe(p)
-        except KprobeError:
+        except KprobeError as error:
             if must:
                 raise
-            return False
-        return True
+            place = f"{p.addr or 0:#x}" if p.symbol_name is None else f"{p.symbol_name}+{p.offset:#x}"
+            self.refused.append(f"control task {self.core.plane.current!r}: register_kprobe({place}) was refused: {error}")
+            return self._answers(False)
+        return self._answers(True)
 
     def unregister(self, *ps: Kprobe) -> None:
         """unregister_kprobes()."""
-        with self._changing(self._numbers(*ps), Life.OFF):
+        with self._changing(self._numbers(*ps), Effect(registered=False)):
             self.core.unregister_kprobes(ps)
 
     def disable(self, p: Kprobe) -> None:
         """disable_kprobe()."""
-        with self._changing(self._numbers(p), Life.DISABLED):
+        with self._changing(self._numbers(p), Effect(disabled=True)):
             self.core.disable_kprobe(p)
 
     def enable(self, p: Kprobe) -> None:
         """enable_kprobe()."""
-        with self._changing(self._numbers(p), self._armed):
+        with self._changing(self._numbers(p), Effect(disabled=False)):
             self.core.enable_kprobe(p)
 
     def register_return(self, rp: Kretprobe) -> None:
         """register_kretprobe()."""
-        with self._changing(self._numbers(rp.kp), Life.ON):
+        with self._changing(self._numbers(rp.kp), Effect(registered=True, disabled=rp.kp.disabled)):
             self.core.register_kretprobe(rp)
 
     def unregister_return(self, rp: Kretprobe) -> None:
-        """unregister_kretprobe()."""
-        with self._changing(self._numbers(rp.kp), Life.OFF):
+        """unregister_kretprobe(). One that is not registered is let be, as the kernel does."""
+        with self._changing(self._numbers(rp.kp), Effect(registered=False)):
             self.core.unregister_kretprobe(rp)
 
     def settle(self) -> None:
         """wait_for_kprobe_optimizer()."""
+        self._begin()
         self.core.wait_for_kprobe_optimizer()
+        self.broken = self.broken or unsettled(self.core)
 
     def optimization(self, *, on: bool) -> None:
         """sysctl debug.kprobes-optimization."""
-        self.core.plane.point("next operation")
-        set_kprobes_optimization(self.core, on=on)
+        with self._changing((), Effect(optimizing=on)):
+            set_kprobes_optimization(self.core, on=on)
 
     def switch(self, *, on: bool) -> None:
-        """debugfs kprobes/enabled: while it is off, whether a probe that is on is hit is left open."""
-        numbers = [n for n, p in enumerate(self.probes) if self.core.is_registered(p) and not p.disabled]
-        with self._changing(numbers, Life.ON if on else Life.CHANGING):
+        """debugfs kprobes/enabled: while it is off no probe is hit."""
+        with self._changing((), Effect(armed=on), everything=True):
             set_kprobes_enabled(self.core, on=on)
 
     def module_going(self, symbol: str) -> None:
         """The code of a function, nobody in it, is about to be freed, and is: kprobes_module_going(), and the loader."""
         start, size = self._extent(symbol)
         numbers = [n for n, p in enumerate(self.probes) if p.addr is not None and start <= p.addr < start + size]
-        with self._changing(numbers, Life.OFF):
+        with self._changing(numbers, Effect(gone=True)):
             self.core.kprobes_module_going(start, size)
         self._text.unload(start, size)
 
     def module_back(self, symbol: str) -> None:
         """It is loaded again."""
-        self.core.plane.point("next operation")
+        self._begin()
         start, size = self._extent(symbol)
         self._text.load(start, self._image.read(start, size))
 
     def _extent(self, symbol: str) -> tuple[int, int]:
         found = self._image.by_name[symbol]
         return found.addr, found.size
-
-
-def _nothing(_p: Kprobe, _regs: object, _flags: int) -> None:
-    """A post_handler: it forbids boosting and optimizing."""

@@ -14,6 +14,7 @@ from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.uc import RDI, RSI, RSP
 from arch_x86.explore.world import World
+from arch_x86.probes.breakpoint import ReentryError
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.probes.stepping import KprobeCtlblk
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
@@ -23,7 +24,7 @@ __all__ = ("NO_HIT", "Block", "Hit", "HitKind", "HitPhase", "advance_hit", "load
 _BREAKPOINT: Final = 3
 Block = tuple[Any, ...]
 """A CPU's :class:`KprobeCtlblk` with probes by name."""
-NO_HIT: Final[Block] = (0, KprobeStatus.HIT_ACTIVE.value, 0, 0, None, 0, None)
+NO_HIT: Final[Block] = (0, KprobeStatus.HIT_ACTIVE.value, 0, 0, (), 0, None)
 
 
 class HitKind(IntEnum):
@@ -83,8 +84,7 @@ def begin_optimized(vcpu: Cpu) -> Hit:
 def load_block(world: World, cpu: int, block: Block) -> None:
     """The CPU's block, in this world."""
     current, status, old_flags, saved_flags, prev, instance, jprobe = block
-    if prev is not None:
-        prev = (world.named(prev[0]), KprobeStatus(prev[1]), *prev[2:])
+    prev = tuple((world.named(name), KprobeStatus(then), *flags) for name, then, *flags in prev)
     world.arch.ctlblk[cpu].restore(
         (world.named(current), KprobeStatus(status), old_flags, saved_flags, prev, world.named(instance), jprobe)
     )
@@ -93,12 +93,10 @@ def load_block(world: World, cpu: int, block: Block) -> None:
 def store_block(world: World, cpu: int) -> Block:
     """The CPU's block, by names. With no hit in progress nothing of it counts."""
     block: KprobeCtlblk = world.arch.ctlblk[cpu]
-    if block.current is None and block.prev is None and block.instance is None:
+    if block.current is None and not block.prev and block.instance is None:
         return NO_HIT
-    prev = block.prev
-    if prev is not None:
-        prev = (world.name_of(prev[0]), prev[1].value, *prev[2:])
     name = world.name_of
+    prev = tuple((name(p), status.value, *flags) for p, status, *flags in block.prev)
     return (name(block.current), block.status.value, block.old_flags, block.saved_flags, prev, name(block.instance), block.jprobe)
 
 
@@ -139,7 +137,11 @@ def _int3(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRegs) -
             arch.bp_resume(regs)
         case HitPhase.FOUND:
             p = world.named(hit.probe)
-            over = arch.int3_found(vcpu.index, regs, p)
+            try:
+                over = arch.int3_found(vcpu.index, regs, p)
+            except ReentryError as error:
+                executor.end(vcpu, traps.stopped(vcpu, regs, error))
+                return None
             if over is False:
                 fault = traps.refuse(vcpu, _BREAKPOINT, hit.at, regs)
                 if fault is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from arch_x86.explore.promises import broken_promise
 from arch_x86.explore.world import Node
 from arch_x86.isa.encode import JMP32_SIZE
 from engine.explore.system import Violation, ViolationKind
@@ -19,7 +20,9 @@ class InvariantOracle:
 
     def check(self, node: Node) -> Violation | None:
         """What is wrong with it, or None."""
-        why = self._error(node) or self._lists(node) or (None if any(node.held) else self._text(node))
+        why = self._error(node) or self._lists(node)
+        if why is None and not any(node.held):
+            why = self._text(node) or self._children(node) or self._jumps(node) or broken_promise(node)
         return None if why is None else Violation(ViolationKind.INVARIANT, None, None, why)
 
     def _error(self, node: Node) -> str | None:
@@ -45,4 +48,38 @@ class InvariantOracle:
             armed = data[0] == _INT3 or jumps
             if not armed and not p.disabled and not core.kprobes_all_disarmed:
                 return f"{p!r} is registered and enabled, but {data.hex(' ')} stands there"
+        return None
+
+    def _children(self, node: Node) -> str | None:
+        """An aggregator and its probes agree on where they are, who belongs to whom, and what slot they have."""
+        for addr, entry in node.world.core.kprobe_table.items():
+            if entry.addr != addr:
+                return f"the table has {entry!r} at {addr:#x}"
+            if not isinstance(entry, AggrKprobe):
+                continue
+            for child in entry.children:
+                if child.addr != addr or child.parent is not entry:
+                    return f"{child!r} is listed under {entry!r}, and does not say so"
+                if not child.gone and child.ainsn is not entry.ainsn:
+                    return f"{child!r} has another slot than {entry!r}"
+        return None
+
+    def _jumps(self, node: Node) -> str | None:
+        """OPTIMIZED, the lists and the text agree, and no other probe's breakpoint lies in the bytes of a jump."""
+        core, text = node.world.core, node.world.text
+        for addr, op in core.kprobe_table.items():
+            if not isinstance(op, AggrKprobe) or op.optinsn is None or op.gone:
+                continue
+            jumps = text.read(addr, JMP32_SIZE) == op.optinsn.jump
+            if jumps and not op.optimized and op.queue is not Queue.UNOPTIMIZING:
+                return f"{op!r} has a jump, and does not say so"
+            if jumps and op.queue in (Queue.OPTIMIZING, Queue.FREEING):
+                return f"{op!r} has a jump, though it is on the {op.queue.value} list"
+            # Armed again before its jump was undone, it is a breakpoint that says it is optimized: Profile.rearms_whole.
+            if op.optimized and not jumps and not op.queued and core.profile.rearms_whole:
+                return f"{op!r} says that it is optimized, and has no jump"
+            for inside in range(addr + 1, addr + op.optinsn.size) if jumps else ():
+                other = core.get_kprobe(inside)
+                if other is not None and not other.disabled and not core.kprobes_all_disarmed:
+                    return f"{other!r} is enabled, inside of the bytes of the jump of {op!r}"
         return None

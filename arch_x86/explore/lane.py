@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from arch_x86.explore.control import Lives
-from arch_x86.explore.hit import NO_HIT, Block, Hit
+from arch_x86.explore.hit import NO_HIT, Block, Hit, HitKind, HitPhase
+from arch_x86.explore.lives import Lives
+from arch_x86.explore.passes import Pass, Seen, pass_key
 
 if TYPE_CHECKING:
     from arch_x86.emu.nested import NestedCall
     from arch_x86.explore.parking import Parked
 
-__all__ = ("Lane", "Mode", "Passing", "counted_since", "passing_key")
+__all__ = ("Interrupted", "Lane", "Mode")
 
-Passing = tuple[int, bool, Lives, tuple[int, ...]]
-"""A pass over a site: its address, whether its text was armed when it was fetched, what held for each probe, and what was counted."""
-
-
-def passing_key(passing: Passing | None, counts: tuple[int, ...], lives: Lives) -> tuple[Any, ...]:
-    """What the verdict on a pass depends on: of a probe that anything happened to since, nothing is asked."""
-    if passing is None:
-        return ()
-    addr, armed, then, before = passing
-    counted = tuple(counted_since(n, counts, before) if n < len(then) and then[n] == life else -1 for n, life in enumerate(lives))
-    return (addr, armed, counted)
+_HANDLING: Final = (HitPhase.BETWEEN, HitPhase.HANDLED)
 
 
-def counted_since(probe: int, counts: tuple[int, ...], before: tuple[int, ...]) -> int:
-    """Hits and misses of a probe; of one that was made since, there were none before."""
-    return (counts[probe] if probe < len(counts) else 0) - (before[probe] if probe < len(before) else 0)
+class Interrupted(NamedTuple):
+    """What a CPU was doing when an NMI came: hit, pass and single step in progress, the kprobes layer's record, and its registers."""
+
+    hit: Hit | None
+    passing: Pass | None
+    stepping: bool
+    block: Block
+    registers: tuple[int, ...]
+
+    @property
+    def busy(self) -> bool:
+        """It was in a hit, from where its probe was found to the end of the single step: whatever is hit meanwhile is missed."""
+        hit = self.hit
+        found = hit is not None and hit.phase is not HitPhase.TRAP and (hit.kind is HitKind.OPTIMIZED or hit.phase in _HANDLING)
+        return found or self.stepping
 
 
 class Mode(IntEnum):
@@ -49,11 +52,10 @@ class Lane:
     :ivar calls: how many calls the task has begun.
     :ivar hit: the hit whose next piece is to come, or None.
     :ivar block: the kprobes layer's record of the hit in progress.
-    :ivar nmi: an NMI is being handled; its handler runs guest code in ``nested``. ``interrupted``: hit and pass in progress, the
-        counts and the registers, when it came.
+    :ivar stepping: a probed instruction is being single-stepped: from the end of its hit's handlers to the trap behind it.
+    :ivar nmi: an NMI is being handled; its handler runs guest code in ``nested``. ``interrupted``: what it has interrupted.
     :ivar quiet: it stands in ``schedule()``: a quiescent point.
     :ivar passing: the pass over a site that it is in.
-    :ivar counts: hits and misses of each probe so far in the task that runs, together.
     :ivar position: steps made.
     """
 
@@ -61,7 +63,6 @@ class Lane:
         "asleep",
         "block",
         "calls",
-        "counts",
         "hit",
         "index",
         "interrupted",
@@ -72,14 +73,15 @@ class Lane:
         "passing",
         "position",
         "quiet",
+        "stepping",
         "task",
     )
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.reset(0)
+        self.reset()
 
-    def reset(self, probes: int, parked: tuple[Parked, ...] = ()) -> None:
+    def reset(self, parked: tuple[Parked, ...] = ()) -> None:
         """As at the start of a schedule."""
         self.task = 2 * self.index
         self.parked = parked
@@ -89,12 +91,12 @@ class Lane:
         self.hit: Hit | None = None
         self.block: Block = NO_HIT
         self.quiet = False
-        self.passing: Passing | None = None
-        self.counts: tuple[int, ...] = (0,) * probes
+        self.stepping = False
+        self.passing: Pass | None = None
         self.position = 0
         self.nmi = False
         self.nested: NestedCall | None = None
-        self.interrupted: tuple[Hit | None, Passing | None, tuple[int, ...], tuple[int, ...]] | None = None
+        self.interrupted: Interrupted | None = None
 
     @property
     def over(self) -> bool:
@@ -106,24 +108,23 @@ class Lane:
         """Idle, or in ``schedule()``."""
         return self.mode is not Mode.CALL or self.quiet
 
-    def count(self, probe: int) -> None:
-        """A hit or a miss of a probe."""
-        counts = list(self.counts)
-        counts.extend([0] * (probe + 1 - len(counts)))
-        counts[probe] += 1
-        self.counts = tuple(counts)
+    def note(self, seen: Seen, probe: int) -> None:
+        """The pass in progress sees something of a probe."""
+        one = self.passing
+        if one is not None:
+            self.passing = one._replace(seen=(*one.seen, (seen, probe)))
 
     def save(self) -> tuple[Any, ...]:
         """For :meth:`restore`."""
         return (
-            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position, self.task, self.parked,
+            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.stepping, self.position, self.task, self.parked,
             self.nmi, self.nested, self.interrupted, self.asleep,
         )  # fmt: skip
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Go back."""
         (
-            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.counts, self.position, self.task, self.parked,
+            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.stepping, self.position, self.task, self.parked,
             self.nmi, self.nested, self.interrupted, self.asleep,
         ) = saved  # fmt: skip
 
@@ -147,7 +148,7 @@ class Lane:
         hit = self.hit.key if self.hit is not None else 0
         nmi: tuple[Any, ...] = (self.nested is not None,) if self.nmi else ()
         if self.interrupted is not None:
-            before, passing, counts, registers = self.interrupted
-            nmi = (*nmi, before.key if before is not None else 0, passing_key(passing, counts, lives), registers)
-        passing = passing_key(self.passing, self.counts, lives)
-        return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, nmi)
+            before, passing, stepping, block, registers = self.interrupted
+            nmi = (*nmi, before.key if before is not None else 0, pass_key(passing, lives), stepping, block, registers)
+        passing = pass_key(self.passing, lives)
+        return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)

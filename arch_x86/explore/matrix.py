@@ -54,6 +54,13 @@ class Cell:
     seconds: float
 
     @property
+    def verdict(self) -> str:
+        """``violation``; ``safe`` when every schedule within the bound was visited; else ``nothing-found``."""
+        if self.report is not None:
+            return "violation"
+        return "safe" if self.exhaustive else "nothing-found"
+
+    @property
     def argument(self) -> str | None:
         """Why it is not needed, where it is not."""
         return NOT_NEEDED.get((self.step or "", self.configuration.profile.name))
@@ -65,7 +72,7 @@ class Cell:
             "profile": self.configuration.profile.name,
             "preempt": self.configuration.preempt,
             "scenario": self.scenario,
-            "verdict": "violation" if self.report is not None else "safe",
+            "verdict": self.verdict,
             "breaks_anyway": self.breaks_anyway,
             "violation": None if self.report is None else self.report.to_json(),
             "argument": None if self.report is not None else self.argument,
@@ -78,7 +85,10 @@ class Cell:
 def matrix(
     search: Search, *, configurations: Sequence[Configuration] = CONFIGURATIONS, pool: UcPool | None = None, say: Callable[[str], None]
 ) -> Iterator[Cell]:  # fmt: skip
-    """All cells, row by row, each from a fresh run. ``say`` is told what is being run."""
+    """All cells, row by row, each from a fresh run. ``say`` is told what is being run.
+
+    :raises KeyboardInterrupt: Ctrl-C cut a search off. The cell that it belongs to is not given, and no other one is begun.
+    """
     sound: dict[tuple[str, str], bool] = {}
 
     def is_sound(configuration: Configuration, name: str, run: Callable[[frozenset[str]], CheckResult]) -> bool:
@@ -110,7 +120,10 @@ def _cell(
 
         def run(names: frozenset[str], one: Scenario = scenario) -> CheckResult:
             profile = without(configuration.profile, names, preempt=configuration.preempt)
-            return check(one.case(profile, preempt=configuration.preempt), search, pool=pool)
+            result = check(one.case(profile, preempt=configuration.preempt), search, pool=pool)
+            if result.interrupted:
+                raise KeyboardInterrupt
+            return result
 
         result = run(frozenset() if step is None else frozenset({step}))
         schedules += result.outcome.schedules

@@ -1,7 +1,7 @@
 """What must hold on every schedule: the oracles of section 8 of the design, each an object of its own.
 
-Each answers with a :class:`Violation`, or None. They look at what the CPUs do; number 6, the core's own rules, is
-:mod:`arch_x86.explore.invariants`.
+Each answers with a :class:`Violation`, or None. They look at what the CPUs do; number 3, hits, is :mod:`arch_x86.explore.passes` and, for
+return probes, :mod:`arch_x86.explore.return_oracle`; number 6, the core's own rules, is :mod:`arch_x86.explore.invariants`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,13 @@ from typing import Any, Final
 
 from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.uc import GPR_NAMES
-from arch_x86.explore.control import Life, Lives
-from arch_x86.explore.lane import Lane, counted_since
+from arch_x86.explore.lane import Lane
 from arch_x86.isa.encode import JMP32_SIZE
 from arch_x86.text.version import TextStore, TextVersion
 from engine.explore.system import Violation, ViolationKind
 from engine.kprobe import Kprobe
 
-__all__ = (
-    "DeadlockOracle",
-    "FreedOracle",
-    "HitOracle",
-    "MemoryOracle",
-    "RestoredOracle",
-    "ResultOracle",
-    "Site",
-    "TornOracle",
-    "difference",
-)
+__all__ = ("DeadlockOracle", "FreedOracle", "MemoryOracle", "RestoredOracle", "ResultOracle", "Site", "TornOracle", "difference")
 
 _INT3: Final = 0xCC
 _JMP: Final = 0xE9
@@ -145,39 +134,6 @@ def difference(got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
     parts = ("vector registers", "x87 registers", "a buffer", "the fault")
     different = (part for part, new, old in zip(parts, got[1:], want[1:], strict=True) if new != old)
     return f"{next(different)} that differs from the unprobed run"
-
-
-class HitOracle:
-    """3. A pass that fetched an armed site and ended while its probe was registered and enabled is one hit or one miss; one that overlaps
-    an operation on the probe may be either or neither; any other is neither. No handler runs once the probe is unregistered.
-    """
-
-    def __init__(self, where: Where) -> None:
-        self._where = where
-
-    def ran(self, lane: Lane, probe: int, lives: Lives) -> Violation | None:
-        """The handler of a probe runs."""
-        if probe < len(lives) and lives[probe][0] is Life.OFF:
-            text = f"the handler of probe {probe} runs on CPU {lane.index}, though it is not registered any more"
-            return Violation(ViolationKind.EXTRA_HIT, lane.index, None, text)
-        return None
-
-    def passed(self, lane: Lane, site: Site, lives: Lives) -> Violation | None:
-        """The pass that ``lane`` is in is over; ``lives`` holds now."""
-        assert lane.passing is not None
-        addr, armed, then, before = lane.passing
-        for probe in site.probes:
-            if probe >= len(then) or then[probe] != lives[probe] or then[probe][0] is Life.CHANGING:
-                continue
-            count = counted_since(probe, lane.counts, before)
-            want = int(armed and then[probe][0] is Life.ON)
-            if count == want:
-                continue
-            kind = ViolationKind.LOST_HIT if count < want else ViolationKind.EXTRA_HIT
-            state = f"{'armed' if armed else 'not armed'}, and probe {probe} was {then[probe][0].name.lower()} throughout"
-            text = f"CPU {lane.index} passed {self._where(addr)} with {count} hits and misses, {want} expected: it was {state}"
-            return Violation(kind, lane.index, addr, text)
-        return None
 
 
 class FreedOracle:

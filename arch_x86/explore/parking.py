@@ -8,8 +8,9 @@ from typing import Any, Final
 from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP, Context
-from arch_x86.explore.control import Lives
-from arch_x86.explore.lane import Lane, Mode, Passing, passing_key
+from arch_x86.explore.lane import Lane, Mode
+from arch_x86.explore.lives import Lives
+from arch_x86.explore.passes import Pass, pass_key
 
 __all__ = ("Parked", "live_stack", "new_task", "park", "switch_to")
 
@@ -28,8 +29,7 @@ class Parked:
     task: int
     mode: Mode
     calls: int
-    passing: Passing | None
-    counts: tuple[int, ...]
+    passing: Pass | None
     quiet: bool
     preempted: bool
     rip: int
@@ -49,7 +49,7 @@ class Parked:
         """For a state's hash; its stack is hashed with the memory."""
         if self.mode is not Mode.CALL:
             return (self.task, self.calls)
-        passing = passing_key(self.passing, self.counts, lives)
+        passing = pass_key(self.passing, lives)
         return (self.task, self.calls, passing, self.quiet, self.preempted, self.rip, self.registers, self.vectors)
 
     def stack(self, machine: Machine) -> memoryview | bytes:
@@ -64,11 +64,11 @@ def live_stack(machine: Machine, rsp: int, top: int) -> memoryview | bytes:
     return machine.ram.room[low : last + 1] if low is not None and last is not None else b""
 
 
-def new_task(task: int, cpu: Cpu, stack_top: int, saved: tuple[Any, ...], probes: int) -> Parked:
+def new_task(task: int, cpu: Cpu, stack_top: int, saved: tuple[Any, ...]) -> Parked:
     """A task that has not begun its first call, with the registers of ``cpu``."""
     context = cpu.uc.new_context()
     cpu.uc.save(context)
-    return Parked(task, Mode.IDLE, 0, None, (0,) * probes, False, False, 0, 0, (0,) * 17, b"", stack_top, saved, context)
+    return Parked(task, Mode.IDLE, 0, None, False, False, 0, 0, (0,) * 17, b"", stack_top, saved, context)
 
 
 def park(machine: Machine, lane: Lane, resume: int, *, preempted: bool) -> Parked:
@@ -82,7 +82,6 @@ def park(machine: Machine, lane: Lane, resume: int, *, preempted: bool) -> Parke
         mode=lane.mode,
         calls=lane.calls,
         passing=lane.passing,
-        counts=lane.counts,
         quiet=lane.quiet,
         preempted=preempted,
         rip=cpu.rip,
@@ -103,4 +102,4 @@ def switch_to(machine: Machine, lane: Lane, parked: Parked) -> None:
     task.stack_top = parked.stack_top
     task.restore(parked.saved)
     lane.task, lane.mode, lane.calls = parked.task, parked.mode, parked.calls
-    lane.passing, lane.counts, lane.quiet = parked.passing, parked.counts, parked.quiet
+    lane.passing, lane.quiet = parked.passing, parked.quiet

@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
-from arch_x86.explore.world import World
 from engine.kretprobes import KretprobeInstance
+
+if TYPE_CHECKING:
+    from arch_x86.explore.world import World
 
 __all__ = ("NO_CALLS", "OpenCalls", "load_calls", "store_calls")
 
-OpenCalls = tuple[tuple[Hashable, tuple[tuple[int, int, int, int], ...]], ...]
-"""Of each task, oldest first: number of the probe (-1: unregistered), of its instance, the return address, and where that lay."""
-NO_CALLS: OpenCalls = ()
+_Call = tuple[int, int, int, int, int]
+"""Number of the probe (-1: nobody knows), which registration of it, number of its instance, the return address, and where that lay."""
+_Taken = tuple[int, int, tuple[int, ...]]
+"""Number of the probe, which registration of it, and which of its instances are not free."""
+OpenCalls = tuple[tuple[tuple[Hashable, tuple[_Call, ...]], ...], tuple[_Taken, ...]]
+"""Of each task its calls, oldest first; of each probe the instances that are not free, which may be more than those of its calls."""
+NO_CALLS: OpenCalls = ((), ())
 
 
 def load_calls(world: World, calls: OpenCalls) -> None:
-    """They are open in ``world``; each instance that none of them has is free."""
-    returns = world.control.returns
+    """They are open in ``world``; each instance that is not noted as taken is free."""
+    returns, ledger, instances = world.control.returns, world.control.ledger, world.control.instances
     stacks: dict[Hashable, list[KretprobeInstance]] = {}
-    busy: set[int] = set()
-    for task, stack in calls:
+    for task, stack in calls[0]:
         stacks[task] = []
-        for number, index, ret_addr, frame in stack:
-            rp = returns.get(number)
-            if rp is not None and index < len(rp.instances):
-                ri = rp.instances[index]
-                busy.add(id(ri))
-            else:  # its probe is unregistered: the call still has to find home
-                ri = KretprobeInstance(rp or next(iter(returns.values())))
+        for number, registration, index, ret_addr, frame in stack:
+            known = instances.get((number, registration), ())
+            if index < len(known):  # whether its probe is still to be asked, it says itself
+                ri = known[index]
+            else:
+                ri = KretprobeInstance(next(iter(returns.values())))
                 ri.rp = None
             ri.ret_addr, ri.frame = ret_addr, frame
             stacks[task].append(ri)
     world.core.kretprobes.open_stacks = stacks
-    for rp in returns.values():
-        rp.free_instances = [ri for ri in rp.instances if id(ri) not in busy]
+    taken = {(number, registration): indices for number, registration, indices in calls[1]}
+    for number, rp in returns.items():
+        busy = taken.get((number, ledger.registration(number)), ())
+        rp.free_instances = [ri for index, ri in enumerate(rp.instances) if index not in busy]
 
 
 def store_calls(world: World) -> OpenCalls:
     """What is open in ``world``."""
-    known = {id(ri): (number, index) for number, rp in world.control.returns.items() for index, ri in enumerate(rp.instances)}
-    return tuple(
-        (task, tuple((*known.get(id(ri), (-1, 0)), ri.ret_addr, ri.frame) for ri in stack))
+    returns, ledger = world.control.returns, world.control.ledger
+    names = {id(ri): (*key, index) for key, made in world.control.instances.items() for index, ri in enumerate(made)}
+    stacks = tuple(
+        (task, tuple((*names.get(id(ri), (-1, 0, 0)), ri.ret_addr, ri.frame) for ri in stack))
         for task, stack in world.core.kretprobes.open_stacks.items()
         if stack
     )
+    taken: list[_Taken] = []
+    for number, rp in returns.items():
+        if len(rp.free_instances) != len(rp.instances):
+            free = {id(ri) for ri in rp.free_instances}
+            taken.append((number, ledger.registration(number), tuple(n for n, ri in enumerate(rp.instances) if id(ri) not in free)))
+    return (stacks, tuple(taken))

@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from arch_x86.emu.cpu import FLAG_IF, TRAPS, ExitReason, NmiPhase
+from arch_x86.emu.cpu import FLAG_IF, TRAPS, Cpu, ExitReason, NmiPhase
+from arch_x86.emu.entry import wrong_entry
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.task import TaskState
-from arch_x86.explore.hit import Hit, HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
-from arch_x86.explore.lane import Lane, Mode
-from arch_x86.explore.oracles import FreedOracle, HitOracle, ResultOracle, Site, TornOracle
+from arch_x86.explore.hit import NO_HIT, Hit, HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
+from arch_x86.explore.lane import Interrupted, Lane, Mode
+from arch_x86.explore.oracles import FreedOracle, ResultOracle, Site, TornOracle
 from arch_x86.explore.orders import Left, Orders, add_call, how_it_died, name_of
 from arch_x86.explore.parking import park, switch_to
+from arch_x86.explore.passes import Pass
 from arch_x86.explore.returns import NO_CALLS, OpenCalls, load_calls, store_calls
 from arch_x86.explore.waits import Waits
-from arch_x86.explore.world import ControlCode, Node, World
+from arch_x86.explore.witness import Witness
+from arch_x86.explore.world import ControlCodes, Node, World
 from arch_x86.lab.calls import CallFrame
 from arch_x86.probes.singlestep import FLAG_TF
 from engine.explore.system import Coverage, Violation, ViolationKind
@@ -29,7 +32,7 @@ __all__ = ("CpuSide", "Plan")
 _BIG: Final = 1 << 40
 _ODD, _ODDER, _MASK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, (1 << 64) - 1
 _WAYS: Final = {Method.BOOSTED: "boosted", Method.INT3: "stepped"}
-_CALLBACK, _INT3_STUB = "optimized_callback", "exception:3"
+_CALLBACK, _INT3_STUB, _DEBUG_STUB = "optimized_callback", "exception:3", "exception:1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +40,7 @@ class Plan:
     """What happens in a scenario.
 
     :ivar calls: of each task, its call and how often it makes it. The tasks of vCPU ``n`` are ``2n`` and, with ``preempt``, ``2n + 1``.
-    :ivar code: the control tasks, by name.
+    :ivar code: makes the control tasks, by name, for each control state.
     :ivar interrupts: external interrupts may come at every boundary that is a choice point.
     :ivar nmis: NMIs, too.
     :ivar preempt: each vCPU has a second task, which makes the call once, and an interrupt may give it the CPU.
@@ -50,7 +53,7 @@ class Plan:
     """
 
     calls: dict[int, tuple[CallFrame, int]]
-    code: tuple[tuple[str, ControlCode], ...]
+    code: ControlCodes
     profile: Profile
     interrupts: bool = True
     nmis: bool = False
@@ -84,11 +87,10 @@ class CpuSide:
         layout = machine.layout
         self._buffers = range(layout.slots, layout.detours + layout.detours_size)
         self.lanes = [Lane(cpu.index) for cpu in machine.cpus]
-        self._lane = self.lanes[0]
         self._waits = Waits(self.lanes, self._takes_interrupt, self._tasks_of, self._stops)
         self.torn = TornOracle(machine.text.store, self.where)
-        self.hits = HitOracle(self.where)
         self.freed = FreedOracle(self.where)
+        self.witness = Witness(machine, plan.profile, self.where)
         self.results = ResultOracle()
         self._sites: dict[int, Site] = self.torn.sites
         self._watched: set[int] = set()
@@ -121,14 +123,15 @@ class CpuSide:
             if p.addr is None:
                 continue
             entry = node.world.core.get_kprobe(p.addr)
+            if entry is None and p.addr not in self._sites:
+                continue  # refused, or not there yet: nothing is written for it
             size = entry.optinsn.size if isinstance(entry, AggrKprobe) and entry.optinsn is not None else 0
             site = self._sites.get(p.addr)
             if site is None or site.end < p.addr + size:
                 site = Site(p.addr, arch.originals(image, p.addr, size), site.jumps if site else set(), site.probes if site else set())
                 self.torn.learn(site)
                 self._watch(site.addr, site.end + 1)
-            if number not in node.world.control.returns:  # one pass is not one return
-                site.probes.add(number)
+            site.probes.add(number)
             if entry is not None and entry.ainsn is not None and not site.jumps:
                 self._methods.add(_WAYS.get(arch.method_of(entry), "int3"))
             if isinstance(entry, AggrKprobe) and entry.optinsn is not None:
@@ -163,10 +166,22 @@ class CpuSide:
     # vCPUs ------------------------------------------------------------------------------------------------------------
 
     def _takes_interrupt(self, cpu: int) -> bool:
+        """It would take one where it stands; the handlers behind a jump run with IF as the code that they interrupt has it."""
         lane, vcpu = self.lanes[cpu], self.machine.cpus[cpu]
         if lane.nmi:
             return False
-        return lane.mode is not Mode.CALL or (lane.hit is None and bool(vcpu.rflags & FLAG_IF) and not vcpu.in_shadow)
+        return lane.mode is not Mode.CALL or (bool(vcpu.rflags & FLAG_IF) and not vcpu.in_shadow)
+
+    def _preempts(self, cpu: int) -> bool:
+        """The return of an interrupt may give it to another task: not in a hit, whose handlers run with preemption off."""
+        return self.plan.preempt and self.lanes[cpu].hit is None and self._takes_interrupt(cpu)
+
+    def _interrupt(self, lane: Lane) -> None:
+        """An interrupt. In the middle of a hit its handler runs to its end at once: none of the probed code, or of ours, runs in it."""
+        cpu = self.machine.cpus[lane.index]
+        self.executor.interrupt(lane.index)
+        if lane.hit is not None:
+            cpu.run(self._handler_length)
 
     def _tasks_of(self, cpu: int) -> frozenset[int]:
         lane = self.lanes[cpu]
@@ -175,8 +190,8 @@ class CpuSide:
         return frozenset(inside if lane.quiescent else inside | {lane.task})
 
     def _stops(self, cpu: int) -> bool:
-        """``stop_machine`` can park it: at a quiescent point; where tasks can be preempted, anywhere that takes an interrupt."""
-        return self.lanes[cpu].quiescent or (self.plan.preempt and self._takes_interrupt(cpu))
+        """``stop_machine`` can park it: at a quiescent point; where tasks can be preempted, wherever one can be."""
+        return self.lanes[cpu].quiescent or self._preempts(cpu)
 
     def _is_parked(self, lane: Lane) -> bool:
         """``stop_machine`` has it, or would have it here; an NMI goes on."""
@@ -203,7 +218,7 @@ class CpuSide:
         """To the next choice point, at least a step; at most ``most``."""
         if most is None and not self.plan.reduce and not alone:
             most = 1
-        self._lane = lane
+        self.witness.lane = lane
         left = _BIG if most is None else most
         began, name = lane.position, self.node.name + lane.index * _ODDER
         while left > 0:
@@ -274,7 +289,8 @@ class CpuSide:
         site = self._sites.get(rip)
         if site is not None:
             fetched = self.machine.text.store.read(cpu.view, rip, 5)
-            lane.passing = (rip, site.armed(fetched), self.node.lives, lane.counts)
+            busy = lane.interrupted is not None and lane.interrupted.busy
+            lane.passing = Pass(rip, site.armed(fetched), busy, self.node.lives)
 
     def _near(self, rip: int) -> Site | None:
         for site in self._sites.values():
@@ -284,9 +300,18 @@ class CpuSide:
 
     def _pass_over(self, lane: Lane) -> None:
         assert lane.passing is not None
-        site = self._sites[lane.passing[0]]
-        self.violation = self.violation or self.hits.passed(lane, site, self.node.lives)
-        lane.passing = None
+        self.witness.passed(self._sites[lane.passing.addr])
+        self.violation = self.violation or self.witness.verdict() or self._still_in_hit(lane)
+        lane.passing, lane.stepping = None, False
+
+    def _still_in_hit(self, lane: Lane) -> Violation | None:
+        """A hit is over: the CPU's record of it has to be what it was before."""
+        before = NO_HIT if lane.interrupted is None else lane.interrupted.block
+        if lane.block == before:
+            return None
+        rip = self.machine.cpus[lane.index].rip
+        text = f"CPU {lane.index} goes on at {self.where(rip)}, and its record says that it is still in the last hit"
+        return Violation(ViolationKind.INVARIANT, lane.index, rip, text)
 
     # NMIs -------------------------------------------------------------------------------------------------------------
 
@@ -299,8 +324,8 @@ class CpuSide:
         cpu.nmi = NmiPhase.NONE
         registers = cpu.registers() if lane.mode is Mode.CALL else ()
         if self.executor.deliver_nmi(lane.index):
-            lane.interrupted = (lane.hit, lane.passing, lane.counts, registers)
-            lane.nmi, lane.hit, lane.passing = True, None, None
+            lane.interrupted = Interrupted(lane.hit, lane.passing, lane.stepping, lane.block, registers)
+            lane.nmi, lane.hit, lane.passing, lane.stepping = True, None, None, False
 
     def _nmi_handler(self, lane: Lane) -> None:
         frame, _ = self.plan.calls[lane.task if lane.mode is Mode.CALL else 2 * lane.index]
@@ -317,11 +342,9 @@ class CpuSide:
         lane.nested.leave(died=False)
         cpu.run(sum(addr >= cpu.rip for addr in self.machine.stubs.frames))
         cpu.nmi = NmiPhase.NONE
-        hit, passing, counts, _ = lane.interrupted
-        if passing is not None:  # what was counted meanwhile is not of that pass
-            before = tuple(old + now - then for old, now, then in zip(passing[3], lane.counts, counts, strict=True))
-            passing = (*passing[:3], before)
-        lane.nmi, lane.nested, lane.interrupted, lane.hit, lane.passing = False, None, None, hit, passing
+        hit, passing, stepping, _, _ = lane.interrupted
+        lane.nmi, lane.nested, lane.interrupted = False, None, None
+        lane.hit, lane.passing, lane.stepping = hit, passing, stepping
 
     def _begin_call(self, lane: Lane) -> None:
         frame, _ = self.plan.calls[lane.task]
@@ -334,8 +357,10 @@ class CpuSide:
         name = self.machine.stubs.hypercalls.get(cpu.rip)
         if name == _INT3_STUB:
             lane.hit = begin_int3(cpu)
+            self._look_at_entry(cpu)
         elif name == _CALLBACK:
             lane.hit = begin_optimized(cpu)
+            self._look_at_entry(cpu)
         elif name == "nmi":
             self._nmi_handler(lane)
         elif name == "nested_return" and lane.nested is not None:
@@ -344,18 +369,28 @@ class CpuSide:
             return self._exit(lane, ExitReason.HYPERCALL, name)
         return True
 
+    def _look_at_entry(self, cpu: Cpu) -> None:
+        """A stub asks for handlers: are things as they may expect?"""
+        wrong = wrong_entry(self.machine, cpu)
+        if wrong is not None and self.violation is None:
+            self.violation = Violation(ViolationKind.INVARIANT, cpu.index, cpu.rip, f"CPU {cpu.index}: {wrong}")
+
     def _exit(self, lane: Lane, reason: ExitReason, name: str | None = None) -> bool:
         """Whatever else ends a run is the executor's. True: a choice point."""
         world, index = self.node.world, lane.index
         if self._goes_on_freed(lane):
             return True
         self._load(world, lane)
-        self.executor.handle_exit(self.machine.cpus[index], reason)
+        self._handle(world, lane, reason, name)
         state = self.machine.tasks[index].state
         ended = name == "call_return" and lane.mode is Mode.CALL
+        if ended:
+            self.violation = self.violation or self._still_in_hit(lane)
         if ended or state is TaskState.FAULTED:
             world.arch.call_ended(index)
         self._store(world, lane)
+        if name == "trampoline":
+            self.violation = self.violation or self.witness.calls.balanced(index, self.calls[1])
         if state is TaskState.FAULTED:
             self._died(lane)
             return True
@@ -366,6 +401,21 @@ class CpuSide:
             self._schedules(lane)
             return True
         return reason is not ExitReason.EXCEPTION
+
+    def _handle(self, world: World, lane: Lane, reason: ExitReason, name: str | None) -> None:
+        """The executor does what has to be done, and is watched."""
+        cpu, witness = self.machine.cpus[lane.index], self.witness
+        returning = witness.call_returns() if name == "trampoline" else None
+        if returning is not None:
+            self._look_at_entry(cpu)
+        missed = witness.misses(world)
+        self.executor.handle_exit(cpu, reason)
+        witness.missed(world, missed)
+        if returning is not None and self.machine.tasks[lane.index].state is not TaskState.FAULTED:
+            witness.call_returned(returning)
+        if name == _DEBUG_STUB:
+            lane.stepping = False
+        self.violation = self.violation or witness.verdict()
 
     def _schedules(self, lane: Lane) -> None:
         """Its task calls ``schedule()``: a quiescent point, until it goes on."""
@@ -407,15 +457,27 @@ class CpuSide:
         if self._goes_on_freed(lane, hit.probe):
             return
         self._load(world, lane)
+        missed, flags = self.witness.misses(world), self._flags_of(hit)
         lane.hit = advance_hit(self.executor, world, index, hit)
+        self.witness.missed(world, missed)
+        self.violation = self.violation or self.witness.verdict()
         self._store(world, lane)
+        if hit.phase is HitPhase.FOUND and not hit.probe:
+            lane.stepping = False  # a breakpoint behind the copy has ended the step, if there was one
         if self.machine.tasks[index].state is TaskState.FAULTED:
             self._died(lane)
         elif hit.phase is HitPhase.HANDLED:
-            self._note_method(hit)
+            self._note_method(lane, hit, flags)
 
-    def _note_method(self, hit: Hit) -> None:
-        """Coverage: the handlers of a hit have run, and it goes on."""
+    def _flags_of(self, hit: Hit) -> int:
+        """RFLAGS of what was hit, while a hit in progress has not changed them."""
+        return self.executor.traps.regs_at(hit.at).flags if hit.phase is HitPhase.HANDLED and hit.kind is HitKind.INT3 else 0
+
+    def _note_method(self, lane: Lane, hit: Hit, flags: int) -> None:
+        """The handlers of a hit have run, and it goes on: coverage, and whether a single step begins.
+
+        :param flags: what RFLAGS were until now.
+        """
         if hit.kind is HitKind.OPTIMIZED:
             self.coverage.jump += 1
             return
@@ -423,8 +485,12 @@ class CpuSide:
         regs = self.executor.traps.regs_at(hit.at)
         layout = self.machine.layout
         if regs.ip in range(layout.slots, layout.slots + layout.slots_size):
-            stepped = regs.flags & FLAG_TF or not regs.flags & FLAG_IF
-            self.coverage.stepped += bool(stepped)
+            if regs.flags & FLAG_TF or flags & FLAG_IF:
+                stepped = bool(regs.flags & FLAG_TF) or not regs.flags & FLAG_IF
+            else:  # interrupts were off anyway: a step is what the CPU's block says is under way
+                stepped = bool(lane.block[0])
+            lane.stepping = stepped
+            self.coverage.stepped += stepped
             self.coverage.boosted += not stepped
 
     def _ended(self, lane: Lane) -> None:
@@ -434,6 +500,8 @@ class CpuSide:
         frame, times = self.plan.calls[lane.task]
         violation = self._judge(lane, frame.addr, self._outcome(lane.task))
         self.violation = self.violation or violation
+        self.witness.call_ended()
+        self.violation = self.violation or self.witness.verdict()
         lane.mode = Mode.DONE if lane.calls >= times else Mode.IDLE
         self._waits.quiescent(lane.index)
         self._waits.task_passed(lane.task)
@@ -469,14 +537,3 @@ class CpuSide:
         else:
             text = f"CPU {lane.index} at {fault.place}: {fault.kind}: {fault.explain}"
             self.violation = Violation(ViolationKind.GUEST_FAULT, lane.index, fault.rip or rip, text)
-
-    # Handlers ---------------------------------------------------------------------------------------------------------
-
-    def _hit(self, probe: int, _regs: Any) -> int:
-        lane = self._lane
-        lane.count(probe)
-        self.violation = self.violation or self.hits.ran(lane, probe, self.node.lives)
-        return 0
-
-    def _missed(self, probe: int) -> None:
-        self._lane.count(probe)

@@ -18,6 +18,7 @@ from arch_x86.emu.images import load_image
 from arch_x86.explore.case import Case
 from arch_x86.explore.check import life_of_probes
 from arch_x86.explore.scenario import Scenario, load_scenarios
+from arch_x86.lab.redzone import with_red_zone
 from engine.arguments import parse_argument, parse_number
 from engine.errors import InputError, printable
 from engine.explore.schedule import Schedule, parse_schedule
@@ -50,6 +51,7 @@ class CheckOptions:
     libraries: tuple[str, ...] = ()
     stubs: tuple[tuple[str, int], ...] = ()
     max_instructions: int = 1_000_000
+    red_zone: str = "auto"
     reduce: bool = True
 
 
@@ -96,10 +98,16 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
             raise InputError(f"probe '{printable(spec.text)}': fetch arguments are not there yet; leave them out")
     if image is None:
         image = load_image(options.image, libraries=options.libraries, stubs=[name for name, _ in options.stubs])
+    arguments = tuple(parse_argument(text) for text in options.arguments)
+    before, stubs = image.red_zone, dict(options.stubs)
+    image, taken = with_red_zone(image, options.red_zone, [(options.call, arguments)], stubs, options.max_instructions)
+    if taken is not None:
+        image = replace(image, warnings=(*image.warnings, taken))
+    changed = f" red zone: {image.red_zone}" if image.red_zone is not before else ""  # not always: schedules of before are still good
     return Case(
         image=image,
         call=options.call,
-        arguments=tuple(parse_argument(text) for text in options.arguments),
+        arguments=arguments,
         calls=options.calls,
         cpus=options.cpus,
         profile=without(profile_named(options.profile), frozenset(options.without), preempt=options.preempt),
@@ -107,9 +115,9 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
         resched=tuple(_place(image, text) for text in options.resched),
         reduce=options.reduce,
         limit=options.max_instructions,
-        stubs=dict(options.stubs),
+        stubs=stubs,
         code=[("main", life_of_probes(specs))],
-        tag=repr([spec.text for spec in specs]),
+        tag=repr([spec.text for spec in specs]) + changed,
     )
 
 
@@ -157,6 +165,7 @@ def _check_document(options: CheckOptions) -> dict[str, Any]:
             "resched": list(options.resched),
             "stubs": [list(stub) for stub in options.stubs],
             "max_instructions": options.max_instructions,
+            "red_zone": options.red_zone,
         },
     }
 
@@ -238,6 +247,7 @@ def _case(document: Mapping[str, Any], room: Path) -> Case:
         libraries=tuple(unpack(entry, f"lib{i}") for i, entry in enumerate(document["libraries"])),
         stubs=tuple((str(name), int(value)) for name, value in given["stubs"]),
         max_instructions=parse_number(str(given["max_instructions"]), "max_instructions", least=1),
+        red_zone=str(given.get("red_zone", "auto")),
     )
     return case_of(options)
 

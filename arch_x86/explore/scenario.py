@@ -17,8 +17,8 @@ from __future__ import annotations
 import inspect
 import runpy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -46,7 +46,11 @@ class Setup:
         self.code: list[tuple[str, ControlCode]] = []
 
     def control(self, body: Body) -> Body:
-        """A control task more, by the name of the function. It runs from the start for each control state: keep no state outside of it."""
+        """A control task more, by the name of the function.
+
+        It runs from the start for each control state, and the scenario's function with it: what that keeps is shared by its tasks. Keep
+        nothing outside of the scenario's function.
+        """
         self.code.append((body.__name__, body))
         return body
 
@@ -54,7 +58,7 @@ class Setup:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A named case. ``profiles``: where it makes sense; ``preemptions``: the bound that it is meant for; ``without``: steps that it leaves
-    out, so that it shows what they are for; ``steps``: those that it fails without.
+    out, so that it shows what they are for; ``steps``: those that it fails without; ``batch``: of :class:`engine.profile.Profile`.
     """
 
     name: str
@@ -73,12 +77,13 @@ class Scenario:
     profiles: tuple[str, ...] = PROFILES
     without: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    batch: int | None = None
     source: str = field(default="", compare=False)
 
     def case(self, profile: Profile, *, cpus: int | None = None, preempt: bool | None = None) -> Case:
         """The case in ``profile``, steps left out as there."""
-        setup = Setup(profile)
-        self.build(setup)
+        if self.batch is not None:
+            profile = replace(profile, batch=self.batch)
         image = _image(self.image)
         return Case(
             image=image,
@@ -91,9 +96,15 @@ class Scenario:
             nmis=self.nmis,
             interrupts=self.interrupts,
             asleep=tuple(image.by_name[self.call].addr + offset for offset in self.asleep),
-            code=setup.code,
+            code=partial(self._control_tasks, profile),
             tag=f"{self.name}:{self.source}",
         )
+
+    def _control_tasks(self, profile: Profile) -> Sequence[tuple[str, ControlCode]]:
+        """The control tasks, which share what the scenario's function keeps outside of theirs."""
+        setup = Setup(profile)
+        self.build(setup)
+        return setup.code
 
 
 @lru_cache(maxsize=64)
@@ -117,13 +128,19 @@ def scenario(
     profiles: Sequence[str] = PROFILES,
     without: Sequence[str] = (),
     steps: Sequence[str] = (),
+    batch: int | None = None,
 ) -> Callable[[Callable[[Setup], None]], Scenario]:
     """Makes a :class:`Scenario` of a function that places control tasks.
 
     :param image: assembly text, or a file's path.
     :param arguments: of the call, as on the command line.
     :param asleep: offsets in the called function in front of whose instruction a task falls asleep in the middle of its call, for ever.
+    :param batch: most probes that a pass takes in each direction in linux-2010, most pokes that share their core syncs in ``next``: so that
+        two or three probes are more than a batch. None: the kernel's 256.
+    :raises InputError: ``batch`` is less than one.
     """
+    if batch is not None and batch < 1:
+        raise InputError(f"batch={batch}: a batch holds one probe at least; leave it out for the kernel's 256")
 
     def make(build: Callable[[Setup], None]) -> Scenario:
         doc = (build.__doc__ or "").strip()
@@ -144,6 +161,7 @@ def scenario(
             tuple(profiles),
             tuple(without),
             tuple(steps),
+            batch,
             _source(build),
         )
 

@@ -50,6 +50,10 @@ class Accesses:
         """Addresses of the instructions that touch a byte which one task stores to and another one loads or stores."""
         return {access.rip for access in self._seen if any(self._meets(byte) for byte in access.span)}
 
+    def instructions(self) -> set[int]:
+        """Addresses of all instructions that were seen."""
+        return {access.rip for access in self._seen}
+
     def _meets(self, byte: int) -> bool:
         users = self._users[byte]
         return self._writers[byte] != 0 and users & (users - 1) != 0  # of two tasks or more

@@ -13,14 +13,16 @@ from arch_x86.emu.memory import PAGE_SIZE
 from arch_x86.emu.stubs import GS_END, GS_INTERRUPTS
 from arch_x86.emu.uc import RSP
 from arch_x86.explore.apart import others_in_flight
+from arch_x86.explore.control import EndlessTaskError
 from arch_x86.explore.invariants import InvariantOracle
 from arch_x86.explore.lane import Lane, Mode
 from arch_x86.explore.oracles import DeadlockOracle, MemoryOracle, RestoredOracle
 from arch_x86.explore.orders import Left, Memory, Orders
 from arch_x86.explore.parking import Parked, live_stack, new_task
+from arch_x86.explore.return_oracle import OpenCalls as ModelCalls
 from arch_x86.explore.returns import NO_CALLS, OpenCalls
 from arch_x86.explore.running import CpuSide, Plan
-from arch_x86.explore.unprobed import Unprobed, own_spans, run_unprobed
+from arch_x86.explore.unprobed import Unprobed, own_spans, refuse_bad_calls, run_unprobed
 from arch_x86.explore.world import Node, NodeTree, Stage
 from engine.errors import InputError, KprobeError
 from engine.explore.plane import MachineWait
@@ -29,15 +31,18 @@ from engine.explore.system import Choice, Violation
 __all__ = ("X86System",)
 
 _BIG: Final = 1 << 40
+_STEPS_ALONE: Final = 5_000
+"""Steps in which all control tasks, alone, have to end."""
 _CALLBACK, _INT3_STUB = "optimized_callback", "exception:3"
 
 
 class _Saved:
     """A state to go back to."""
 
-    __slots__ = ("calls", "cpus", "cur", "ended", "lanes", "left", "node", "ram", "tasks", "trace")
+    __slots__ = ("calls", "cpus", "cur", "ended", "lanes", "left", "node", "opened", "ram", "tasks", "trace")
 
     calls: OpenCalls
+    opened: ModelCalls
     cpus: list[CpuState]
     cur: str
     ended: Left
@@ -50,7 +55,11 @@ class _Saved:
 
 
 class X86System(CpuSide):
-    """One scenario on one machine. See :class:`engine.explore.system.System`."""
+    """One scenario on one machine. See :class:`engine.explore.system.System`.
+
+    :ivar refused: a line for each probe that the core refuses when the control tasks run alone.
+    :raises InputError: a control task does not end.
+    """
 
     def __init__(self, machine: Machine, executor: Executor, plan: Plan) -> None:
         super().__init__(machine, executor, plan)
@@ -63,9 +72,9 @@ class X86System(CpuSide):
         self._known_bad: dict[int, Violation] = {}
         self._apart = False
         self._spare: list[list[CpuState]] = []
-        self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self._hit, self._missed, plan.code, plan.nmis), self._learn)
+        self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self.witness, plan.code, plan.nmis), self._learn)
         self.node = self._tree.root
-        self._probes = self._dry_run()
+        self._dry_run()
         size = machine.config.stack_pages * 4096
         self._stacks = {task: machine.allocate(size) + size for task in plan.calls if task % 2}
         self._unprobed = unprobed = self._run_unprobed()
@@ -103,12 +112,30 @@ class X86System(CpuSide):
 
     # Setting up -------------------------------------------------------------------------------------------------------
 
-    def _dry_run(self) -> int:
-        """Run the control tasks alone, first come first, to meet their sites and buffers. Returns how many probes there are."""
-        node = self._tree.root
-        while node.tasks:
-            node = self._tree.step(node, node.tasks[0]).node
-        return len(node.world.control.probes)
+    def _dry_run(self) -> None:
+        """Run the control tasks alone, to meet their sites and buffers.
+
+        :raises EndlessTaskError: one of them does not end.
+        """
+        nodes = self._run_alone()
+        self.refused = tuple(dict.fromkeys(line for node in nodes for line in node.world.control.refused))
+
+    def _run_alone(self) -> list[Node]:
+        """The control states on the way when the control tasks run alone: first come first. Where that does not end, it is in turns:
+        one may wait in a loop for what another one does.
+
+        :raises EndlessTaskError: that does not end, either.
+        """
+        path, _ = self._tree.run_alone(_STEPS_ALONE, in_turns=False)
+        if path is None:
+            path, where = self._tree.run_alone(_STEPS_ALONE, in_turns=True)
+            if path is None:
+                steps = f"{_STEPS_ALONE:,} steps of the control tasks alone"
+                raise EndlessTaskError(f"control task {where}: it has not ended after {steps}; a control task has to end")
+        nodes = [self._tree.root]
+        for task in path:
+            nodes.append(self._tree.step(nodes[-1], task).node)
+        return nodes
 
     def _learn(self, node: Node) -> None:
         """A new control state: what to watch in it, and whether it is sound."""
@@ -125,7 +152,10 @@ class X86System(CpuSide):
         start = self._save_machine()
         returns = self._tree.nodes[-1].world.control.returns.values()
         plan = self.plan
-        unprobed = run_unprobed(self.executor, plan.calls, self._stacks, plan.limit, self._outcome, [rp.kp.at for rp in returns])
+        refuse_bad_calls(self.executor, plan.calls, self._stacks, plan.limit)
+        self._restore_machine(start)
+        entries = [rp.kp.addr for rp in returns if rp.kp.addr is not None]  # one that was never registered has none
+        unprobed = run_unprobed(self.executor, plan.calls, self._stacks, plan.limit, self._outcome, entries)
         self._restore_machine(start)
         return unprobed
 
@@ -133,17 +163,14 @@ class X86System(CpuSide):
         task = 2 * cpu + 1
         if task not in self._stacks:
             return ()
-        return (new_task(task, self.machine.cpus[cpu], self._stacks[task], self.machine.tasks[cpu].save(), self._probes),)
+        return (new_task(task, self.machine.cpus[cpu], self._stacks[task], self.machine.tasks[cpu].save()),)
 
     def refuse_bad_start(self) -> None:
         """Control tasks alone, before anybody runs, end well.
 
         :raises KprobeError: the core refuses one of their probes.
         """
-        node = self._tree.root
-        while node.tasks:
-            node = self._tree.step(node, node.tasks[0]).node
-        for task in node.world.plane.tasks:
+        for task in self._run_alone()[-1].world.plane.tasks:
             if isinstance(task.error, KprobeError):
                 raise task.error
 
@@ -159,13 +186,14 @@ class X86System(CpuSide):
         """To the start: nothing has happened."""
         self._restore_machine(self._start)
         for lane, parked in zip(self.lanes, self._tasks, strict=True):
-            lane.reset(self._probes, parked)
+            lane.reset(parked)
         self.violation = None
         self.trace = None
         self.cur = ""
         self._waits.left = {}
         self.calls = NO_CALLS
         self.left = {}
+        self.witness.calls.opened = ()
         self._enter(self._tree.root, -1)
 
     def _save_machine(self) -> tuple[bytes, list[CpuState], list[tuple[Any, ...]]]:
@@ -195,7 +223,7 @@ class X86System(CpuSide):
         saved.lanes = [lane.save() for lane in self.lanes]
         saved.left = self._waits.left.copy()
         saved.node, saved.cur, saved.trace = self.node, self.cur, self.trace
-        saved.calls, saved.ended = self.calls, self.left
+        saved.calls, saved.opened, saved.ended = self.calls, self.witness.calls.opened, self.left
         return saved
 
     def restore(self, state: _Saved) -> None:
@@ -205,6 +233,7 @@ class X86System(CpuSide):
             lane.restore(saved)
         self._waits.left = state.left.copy()
         self.cur, self.trace, self.calls, self.left = state.cur, state.trace, state.calls, state.ended
+        self.witness.calls.opened = state.opened
         self.violation = None
         self._show(state.node)
 
@@ -232,7 +261,7 @@ class X86System(CpuSide):
         rips = [cpu.rip for lane, cpu in zip(self.lanes, machine.cpus, strict=True) if lane.live]
         current = self._current
         who = -1 if current is None else current.index
-        digest.update(repr((rips, lanes, self._waits.key(), self.node.name, who, self.calls)).encode())
+        digest.update(repr((rips, lanes, self._waits.key(), self.node.name, who, self.calls, self.witness.calls.opened)).encode())
         if self.left:  # the verdict at the end is on all that was left
             digest.update(repr(sorted(self.left.items())).encode())
         return int.from_bytes(digest.digest())
@@ -273,7 +302,7 @@ class X86System(CpuSide):
 
     def _show(self, node: Node) -> None:
         """The vCPUs fetch what ``node`` has as text, and its core takes their traps."""
-        self.node = node
+        self.node = self.witness.node = node
         for cpu in self.machine.cpus:
             cpu.view = node.version
         self.machine.trap_handler = node.world.arch
@@ -305,11 +334,11 @@ class X86System(CpuSide):
             return (Choice(self.cur, 0),)
         runnable = [one for one in self.lanes if one.nmi or not (stopped or one.over or (stopping and self._stops(one.index)))]
         controls: Sequence[int] = [task for task in node.tasks if waits.over(task)] if waits.left else node.tasks
+        if self.plan.reduce and len(controls) > 1:
+            controls = self._without_who_waits(controls)
         if not runnable and not controls:
             self._end()
             return ()
-        if self.plan.reduce and len(controls) > 1:
-            controls = self._who_holds(controls)
         price, found = 0, list[Choice]()
         if lane is not None and lane in runnable:
             found.append(Choice(self.cur, 0))
@@ -361,22 +390,23 @@ class X86System(CpuSide):
         cpu = self.machine.cpus[lane.index]
         if self.plan.nmis and not lane.nmi and lane.mode is Mode.CALL and not self.executor.traps.nmi_is_blocked(cpu):
             yield Choice(f"n{lane.index}", 1)
-        if lane.mode is Mode.CALL and lane.hit is None and self.plan.interrupts and self._takes_interrupt(lane.index):
+        if lane.mode is Mode.CALL and self.plan.interrupts and self._takes_interrupt(lane.index):
             yield Choice(f"i{lane.index}", 1)
-            if any(one.mode is not Mode.DONE for one in lane.parked):
+            if self._preempts(lane.index) and any(one.mode is not Mode.DONE for one in lane.parked):
                 yield Choice(f"p{lane.index}", 1)
 
-    def _who_holds(self, controls: Sequence[int]) -> Sequence[int]:
+    def _without_who_waits(self, controls: Sequence[int]) -> Sequence[int]:
         """While one that holds a lock can go on, who else could only come to wait for one is not worth a choice."""
         if not any(self.node.held[task] for task in controls):
             return controls
         return [task for task in controls if self.node.held[task] or not self._only_waits(task)]
 
     def _only_waits(self, task: int) -> bool:
-        """The next step of a control task does nothing but come to wait for a lock that another one has."""
-        node = self.node
-        following = self._tree.step(node, task).node
-        return task in following.locked_out and following.version is node.version
+        """The next step of a control task does nothing but come to wait for a lock that delayed work has."""
+        if self.node.others_operate(task):
+            return False
+        following = self._tree.step(self.node, task).node
+        return following.is_alike_but_for(task, self.node) and following.locked_out(task)
 
     def _end(self) -> None:
         """Nobody can go on."""
@@ -400,12 +430,12 @@ class X86System(CpuSide):
         """One choice; see :class:`engine.explore.system.System`."""
         kind = actor[0]
         if kind == "c":
-            steps = self._step_control(int(actor[1:]))
+            steps = self._step_control(int(actor[1:]), most)
             self.cur = actor
         elif kind in "inps":
             lane = self.lanes[int(actor[1:])]
             if kind == "i":
-                self.executor.interrupt(lane.index)
+                self._interrupt(lane)
             elif kind == "p":
                 self._preempt(lane)
             elif kind == "n":
@@ -429,7 +459,28 @@ class X86System(CpuSide):
 
     # Control ----------------------------------------------------------------------------------------------------------
 
-    def _step_control(self, task: int) -> int:
+    def _step_control(self, task: int, most: int | None) -> int:
+        self._follow(task)
+        steps = 1
+        while self.plan.reduce and most != steps and self.violation is None and self._goes_on(task):
+            self._follow(task)
+            steps += 1
+        return steps
+
+    def _goes_on(self, task: int) -> bool:
+        """It makes no difference whether anybody comes before the next step of a control task (docs/explore.md, "Locks").
+
+        One step is that from the last lock that the task dropped to the end of its operation, or to a wait, if that changes nothing that
+        anybody shares: what the operation reads there goes into its result only. The other is that which takes a lock, if the others
+        left are delayed work only, so that no other operation can change what this one has looked at before.
+        """
+        node = self.node
+        if node.just_dropped(task):
+            following = self._tree.step(node, task).node
+            return following.is_alike_but_for(task, node) and following.has_returned(task)
+        return node.takes_lock(task) and not node.others_operate(task)
+
+    def _follow(self, task: int) -> None:
         edge = self._tree.step(self.node, task)
         for write in edge.writes:
             if write.addr not in self._buffers:
@@ -440,7 +491,6 @@ class X86System(CpuSide):
             for rip in (*rips, *(one.resume for one in lane.parked)):
                 if rip in self._buffers and self.violation is None:
                     self.violation = self.freed.check(lane.index, rip, edge.node.world.arch.in_use)
-        return 1
 
     def _note_write(self, addr: int) -> None:
         """Coverage: who is where while live text is written."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arch_x86.emu.execute import Executor
+from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.memory import PAGE_SIZE
 from arch_x86.explore.apart import own_writes
 from arch_x86.lab.calls import CallFrame
+from engine.errors import UnprobedFault
 from engine.kretprobes import Kretprobe
 
-__all__ = ("Unprobed", "own_spans", "run_unprobed")
+__all__ = ("Unprobed", "own_spans", "refuse_bad_calls", "run_unprobed")
 
 Calls = dict[int, tuple[CallFrame, int]]
 """Of each task, its call and how often it makes it. Tasks ``2n`` and ``2n + 1`` are those of vCPU ``n``."""
@@ -37,6 +39,29 @@ class Unprobed:
     def instances_suffice(self, returns: Iterable[Kretprobe]) -> bool:
         """No call finds the instances of a return probe taken, even if all tasks are in all the calls that they ever make at once."""
         return all(rp.kp.addr is None or rp.maxactive >= len(self.outcomes) * self.entries.get(rp.kp.addr, 1 << 30) for rp in returns)
+
+
+def refuse_bad_calls(executor: Executor, calls: Calls, stacks: dict[int, int], limit: int) -> None:
+    """Make all calls as :func:`run_unprobed` does, at full speed: recording what one does takes a hundred times as long, and of one that
+    does not end it takes for ever. The caller restores the machine.
+
+    :raises UnprobedFault: a call dies, or retires ``limit`` instructions without coming to its end.
+    """
+    for number, (frame, times) in calls.items():
+        cpu = number // 2
+        task = executor.machine.tasks[cpu]
+        first = task.stack_top
+        task.stack_top = stacks.get(number, first)
+        for made in range(times):
+            executor.begin_call(cpu, frame.addr, frame.integers, frame.floats)
+            fault = executor.run_call(cpu, limit)
+            if fault is None:
+                continue
+            which = "unprobed call" if made == 0 else f"unprobed call, made {made + 1} times,"
+            if fault.kind is FaultKind.INSTRUCTION_LIMIT:
+                raise UnprobedFault(f"the {which} does not end: it is at {fault.place} after {limit:,} instructions")
+            raise UnprobedFault(f"the {which} ends in a guest fault at {fault.place} ({fault.rip:#x}): {fault.kind}: {fault.explain}")
+        task.stack_top = first
 
 
 def run_unprobed(

@@ -8,17 +8,16 @@ one machine, and each :class:`Node` is all that they see of the control plane: a
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from traceback import walk_tb
-from types import CodeType, FrameType
-from typing import Any, Final
 
 from arch_x86.emu.machine import Machine
-from arch_x86.explore.control import Control, HitLog, Lives
+from arch_x86.explore.control import BETWEEN_OPERATIONS, Control, HandlerLog
+from arch_x86.explore.lives import Lives
+from arch_x86.explore.local_state import LocalState
 from arch_x86.explore.steptext import SteppedText
 from arch_x86.lab.bench import build_arch
 from arch_x86.text.space import TextWrite
@@ -30,12 +29,12 @@ from engine.kprobes import Kprobes
 from engine.profile import Profile
 from engine.sync import Hardware
 
-__all__ = ("ControlCode", "Edge", "Node", "NodeTree", "Stage", "World")
+__all__ = ("ControlCode", "ControlCodes", "Edge", "Node", "NodeTree", "Stage", "World")
 
 ControlCode = Callable[[Control], None]
 """A control task's work: operations on the :class:`Control` that it is given."""
-
-_SCALARS: Final = (int, str, bool, float, bytes, type(None))
+ControlCodes = Callable[[], Sequence[tuple[str, ControlCode]]]
+"""Makes the control tasks' work, by name, anew for each world: what it keeps outside of its functions the tasks of one world share."""
 
 
 @dataclass(slots=True)
@@ -48,21 +47,15 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What all control states share: the machine, its profile, and who logs hits and misses (by the number of the probe)."""
+    """What all control states share: the machine, its profile, who is told of the handlers that run, and ``code``, which makes the control
+    tasks' work."""
 
     machine: Machine
     hardware: Hardware
     profile: Profile
-    hit: HitLog
-    missed: Callable[[int], None]
-    code: Sequence[tuple[str, ControlCode]]
+    log: HandlerLog
+    code: ControlCodes
     nmis: bool = False
-
-
-@lru_cache(maxsize=1024)
-def _places(code: CodeType) -> tuple[tuple[int | None, ...], ...]:
-    """Lines and columns of each instruction; its offset depends on how often it has run (PEP 659)."""
-    return tuple(code.co_positions())
 
 
 def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
@@ -80,6 +73,11 @@ def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
         raise InputError(f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}") from error
 
 
+def _digest(told: Hashable) -> int:
+    """64 bits of what ``told`` prints as."""
+    return int.from_bytes(blake2b(repr(told).encode(), digest_size=8).digest())
+
+
 class World:
     """A core, an arch layer and control tasks, paused."""
 
@@ -91,13 +89,13 @@ class World:
         self.text = SteppedText(machine.text.store, lambda addr: layout.slots <= addr < end, self.plane.point, whole_batches=not stage.nmis)
         self.arch = build_arch(machine, self.text, self.plane, stage.profile)
         self.core = Kprobes(self.arch, self.plane, machine.kallsyms, stage.profile)
-        self.control = Control(self.core, stage.hit, self.text, machine.image)
-        self._missed = stage.missed
-        self.core.kprobes_inc_nmissed_count = self._count_misses
+        self.control = Control(self.core, stage.log, self.text, machine.image)
+        self.plane.lock_listeners.append(self.control.lock_taken)
         self._aggregators: dict[int, AggrKprobe] = {}
         self._alloc = self.core.optprobes.alloc_aggr_kprobe
         self.core.optprobes.alloc_aggr_kprobe = self._remember
-        for name, work in stage.code:
+        self._work = dict(stage.code())
+        for name, work in self._work.items():
             self.plane.spawn(name, partial(_run_scenario, name, work, self.control))
 
     def _remember(self, p: Kprobe) -> AggrKprobe:
@@ -105,12 +103,6 @@ class World:
         op = self._alloc(p)
         self._aggregators[op.op_id] = op
         return op
-
-    def _count_misses(self, p: Kprobe) -> None:
-        for probe in p.children if isinstance(p, AggrKprobe) else [p]:
-            number = next((n for n, known in enumerate(self.control.probes) if known is probe), None)
-            if number is not None:
-                self._missed(number)
 
     # Names of probes, which hold in every world that the same steps lead to ---------------------------------------------
 
@@ -120,7 +112,7 @@ class World:
             return 0
         if isinstance(p, AggrKprobe):
             return p.op_id
-        number = next((n for n, known in enumerate(self.control.probes) if known is p), None)
+        number = self.control.number_of(p)
         if number is None:
             raise InputError(f"{p!r}: not one that the explorer knows; make probes by Control.kprobe()")
         return -1 - number
@@ -133,24 +125,23 @@ class World:
 
     # Identity -----------------------------------------------------------------------------------------------------------
 
-    def name(self) -> int:
-        """64 bits, equal for worlds that behave alike from here on: text, core, locks, and where each task stands with what it holds.
+    def name(self) -> tuple[int, tuple[int, ...], int]:
+        """64 bits of what all control tasks share (text, core, slots), of each task (where it stands, with what), and of the whole.
 
-        The same in every process.
+        Worlds whose whole is equal behave alike from here on. The same in every process.
         """
         core = self.core
         table = tuple(sorted((addr, self._probe(p)) for addr, p in core.kprobe_table.items()))
         lists = tuple(tuple(self.name_of(op) for op in listed) for listed in core.optimizer.lists.values())
-        tasks = tuple(
-            (task.name, task.at, task.done, task.started, task.again is not None, task.wait, repr(task.error), self._stack(task))
-            for task in self.plane.tasks
-        )
+        tasks = tuple(map(self._task, self.plane.tasks))
         waiting = tuple((addr, self.name_of(p), on) for addr, (p, on) in core.arming.waiting.items())
         switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, core.optimizer.due)
         probes = tuple(map(self._probe, self.control.probes))
         room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)
-        told = repr((self.text.current.name, table, lists, tasks, switches, self.control.lives, probes, room))
-        return int.from_bytes(blake2b(told.encode(), digest_size=8).digest())
+        control = self.control
+        shared = _digest((self.text.current.name, table, lists, switches, probes, room))
+        expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)
+        return shared, tasks, _digest((shared, tasks, expected))
 
     def _probe(self, p: Kprobe) -> Hashable:
         slot = p.ainsn.slot if p.ainsn is not None else 0
@@ -160,43 +151,29 @@ class World:
         detour = p.optinsn.detour.addr if p.optinsn is not None else 0
         return (*own, p.queue.value, detour, tuple(self.name_of(child) for child in p.children))
 
-    def _stack(self, task: ControlTask) -> Hashable:
-        if task.done or not task.started:
-            return ()
-        frames: list[Hashable] = []
-        frame: FrameType | None = task.body.gr_frame
-        while frame is not None:
-            held = tuple(self._value(value) for value in frame.f_locals.values())
-            frames.append((frame.f_code.co_qualname, _places(frame.f_code)[frame.f_lasti // 2], held))
-            frame = frame.f_back
-        return tuple(frames)
+    def _task(self, task: ControlTask) -> int:
+        """What is a control task's own."""
+        stands = (task.name, task.at, task.done, task.started, task.again is not None, task.wait, repr(task.error))
+        return _digest((stands, self._local(task)))
 
-    def _value(self, value: Any) -> Hashable:
-        """What of a local variable decides what its task will do. Objects of no kind known here are those that every world has one of."""
-        if isinstance(value, Enum):
-            return (type(value).__name__, value.name)
-        if isinstance(value, _SCALARS):
-            return value
-        if isinstance(value, Kprobe):
-            return ("probe", self.name_of(value))
-        if isinstance(value, list | tuple):
-            return tuple(self._value(one) for one in value)  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(value, set | frozenset):
-            return tuple(sorted(repr(self._value(one)) for one in value))  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(value, dict):
-            return tuple((self._value(key), self._value(one)) for key, one in value.items())  # pyright: ignore[reportUnknownVariableType]
-        if is_dataclass(value) and not isinstance(value, type):
-            return (type(value).__name__, *(self._value(getattr(value, one.name)) for one in fields(value)))
-        return type(value).__name__
+    def _local(self, task: ControlTask) -> Hashable:
+        """What decides how it goes on, but for where it stands."""
+        if task.done:
+            return ()
+        if not task.started:
+            return LocalState(self.name_of, task.name).value(self._work.get(task.name))
+        told = self.control.told.get(task.index)
+        return (told, LocalState(self.name_of, task.name).frames(task.body.gr_frame))
 
 
 class Node:
     """One control state as the vCPUs see it.
 
     :ivar name: the same in every process; ``number``: in the order in which this one met it.
+    :ivar shared: 64 bits of all that control tasks share; ``locals``: of each task, of what is its own.
     :ivar path: the steps that led here: numbers of control tasks.
     :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
-    :ivar held: whether each control task holds a lock; ``locked_out``: those that wait for one.
+    :ivar held: whether each control task holds a lock.
     :ivar waits: by control task, what of the machine's it waits for.
     :ivar stopped: ``stop_machine`` runs its function.
     :ivar error: what ended a control task that it should not have.
@@ -207,10 +184,11 @@ class Node:
         "error",
         "held",
         "lives",
-        "locked_out",
+        "locals",
         "name",
         "number",
         "path",
+        "shared",
         "stopped",
         "tasks",
         "version",
@@ -218,9 +196,9 @@ class Node:
         "world",
     )
 
-    def __init__(self, number: int, name: int, path: tuple[int, ...], world: World) -> None:
+    def __init__(self, number: int, name: tuple[int, tuple[int, ...], int], path: tuple[int, ...], world: World) -> None:
         self.number = number
-        self.name = name
+        self.shared, self.locals, self.name = name
         self.path = path
         self.world = world
         self.version: TextVersion = world.text.current
@@ -228,11 +206,38 @@ class Node:
         tasks = world.plane.tasks
         self.tasks: tuple[int, ...] = tuple(task.index for task in tasks if task.steppable)
         self.held: tuple[bool, ...] = tuple(world.plane.held.get(task.index, 0) > 0 for task in tasks)
-        self.locked_out = frozenset(task.index for task in tasks if task.ready is not None and task.wants_lock and not task.steppable)
         self.waits: dict[int, MachineWait] = {task.index: task.wait for task in tasks if task.wait is not None}
         self.stopped = world.plane.stopped
         self.error = next((task.error for task in tasks if task.error is not None), None)
         self.children: dict[int, Edge] = {}
+
+    def is_alike_but_for(self, task: int, other: Node) -> bool:
+        """Nobody but control task ``task`` can tell this state from ``other``."""
+        mine, theirs = (node.locals[:task] + node.locals[task + 1 :] for node in (self, other))
+        return self.shared == other.shared and mine == theirs
+
+    def just_dropped(self, task: int) -> bool:
+        """Control task ``task`` stands behind the last lock that it held."""
+        return self.world.plane.tasks[task].dropped
+
+    def has_returned(self, task: int) -> bool:
+        """Control task ``task`` stands between two operations, waits for the machine, or has ended."""
+        one = self.world.plane.tasks[task]
+        return one.done or one.wait is not None or one.at == BETWEEN_OPERATIONS
+
+    def takes_lock(self, task: int) -> bool:
+        """The next step of control task ``task`` takes a lock that nobody owns."""
+        lock = self.world.plane.tasks[task].lock
+        return lock is not None and lock.free
+
+    def others_operate(self, task: int) -> bool:
+        """Another control task of the scenario, which is not delayed work, has not ended."""
+        return any(other.index != task and not other.done and not other.delayed for other in self.world.plane.tasks)
+
+    def locked_out(self, task: int) -> bool:
+        """Control task ``task`` stands in front of a lock that another one owns."""
+        lock = self.world.plane.tasks[task].lock
+        return lock is not None and not lock.free
 
     @property
     def done(self) -> bool:
@@ -267,11 +272,11 @@ class NodeTree:
 
     def _intern(self, path: tuple[int, ...], world: World) -> Node:
         name = world.name()
-        known = self._known.get(name)
+        known = self._known.get(name[-1])
         if known is not None:
             world.plane.close()
             return known
-        node = self._known[name] = Node(len(self.nodes), name, path, world)
+        node = self._known[name[-1]] = Node(len(self.nodes), name, path, world)
         self.nodes.append(node)
         self._learn(node)
         return node
@@ -285,6 +290,24 @@ class NodeTree:
             writes = tuple(world.text.log)
             edge = node.children[task] = Edge(self._intern(path, world), writes)
         return edge
+
+    def run_alone(self, most: int, *, in_turns: bool) -> tuple[list[int] | None, str]:
+        """The steps of the control tasks up to their end, when nobody else runs: first come first, or in turns.
+
+        :returns: None after ``most`` steps; and where the last of the tasks to make a step stands.
+        """
+        world, path = World(self._stage), list[int]()
+        tasks = world.plane.tasks
+        try:
+            while steppable := [task.index for task in tasks if task.steppable]:
+                if len(path) == most:
+                    return None, f"{tasks[path[-1]].name}: {tasks[path[-1]].at}"
+                last = path[-1] if path and in_turns else -1
+                path.append(next((index for index in steppable if index > last), steppable[0]))
+                world.plane.step(path[-1])
+            return path, ""
+        finally:
+            world.plane.close()
 
     def close(self) -> None:
         """End all tasks that are under way."""

@@ -16,7 +16,7 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.lab.calls import require_function
 from arch_x86.probes.arch import X86Arch, X86Areas
 from arch_x86.probes.jprobe import JprobeStub
-from arch_x86.text.poke import PokeProtocol, StopMachinePoke, TextPokeBp
+from arch_x86.text.poke import MAX_POKE_BATCH, PokeProtocol, StopMachinePoke, TextPokeBp
 from arch_x86.text.poke_batch import TextPokeBpBatch
 from arch_x86.text.space import TextSpace
 from engine.image import Image
@@ -32,10 +32,11 @@ TURN = 1_000
 """Instructions that each vCPU runs in its turn."""
 
 
-def _poke_of(profile: Profile) -> type[StopMachinePoke | TextPokeBp | TextPokeBpBatch]:
+def _poke_of(profile: Profile, text: TextSpace, plane: ControlPlane) -> PokeProtocol:
     if profile.pokes_together:
-        return TextPokeBpBatch
-    return TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke
+        return TextPokeBpBatch(text, plane, profile.without, MAX_POKE_BATCH if profile.batch is None else profile.batch)
+    protocol = TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke
+    return protocol(text, plane, profile.without)
 
 
 def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: Profile, slots_max: int | None = None) -> X86Arch:
@@ -53,7 +54,7 @@ def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: 
         JprobeStub(stubs.jprobe_return, stubs.jprobe_return_end, saved_sp),
         slots_max,
     )
-    poke: PokeProtocol = _poke_of(profile)(text, plane, profile.without)
+    poke = _poke_of(profile, text, plane)
     return X86Arch(machine.image, text, poke, areas, machine.ram, len(machine.cpus), profile, machine.guard, plane.synchronize_sched)
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from arch_x86.emu.fault import GuestFault
-from arch_x86.emu.uc import GPR_NAMES, RCX
+from arch_x86.emu.uc import GPR_NAMES, RCX, RSP
 from arch_x86.lab.bench import Workbench
+from arch_x86.lab.pushed import is_own_stack, under
 from arch_x86.probes.ptregs import PtRegs
 
 __all__ = ("Golden", "PassLog", "saw", "step_through")
@@ -33,11 +34,15 @@ def saw(regs: PtRegs) -> Registers:
 
 
 class PassLog:
-    """The registers at each pass of one instruction: the first passes in full, a hash of the others, which may be millions."""
+    """The registers at each pass of one instruction: the first passes in full, a hash of the others, which may be millions.
 
-    __slots__ = ("_first", "_hashes")
+    :ivar under: by RSP, where that was outside of the task's own stack: what lay below it at the last pass with that RSP.
+    """
+
+    __slots__ = ("_first", "_hashes", "under")
 
     def __init__(self) -> None:
+        self.under: dict[int, bytes] = {}
         self._first: list[Registers] = []
         self._hashes = array("q")
 
@@ -85,7 +90,7 @@ class Golden:
 
     def hits(self, addr: int, *, by_step: bool) -> PassLog:
         """What the handler of a probe at ``addr`` should see. ``by_step``: the instruction is single-stepped by TF."""
-        log = self.passes[addr]
+        log = self.passes.get(addr) or PassLog()  # nothing, at a site that the call does not execute
         return self.steps.get(addr, log) if by_step else log
 
 
@@ -109,7 +114,10 @@ def step_through(bench: Workbench, instructions: int, progress: Callable[[int, i
             executor.advance(0, 1)
             continue
         registers = vcpu.registers()
-        passes.setdefault(rip, PassLog()).add(registers)
+        log = passes.setdefault(rip, PassLog())
+        log.add(registers)
+        if not is_own_stack(machine, registers[RSP]):
+            log.under[registers[RSP]] = under(machine, registers[RSP])
         executor.advance(0, 1)
         if not _is_rep(bench, rip):
             continue
@@ -119,9 +127,9 @@ def step_through(bench: Workbench, instructions: int, progress: Callable[[int, i
             executor.advance(0, 1)
         # The emulator takes one more step where RCX is 0 already; the CPU does not.
         count = max(1, registers[RCX] - vcpu.registers()[RCX])
-        log = steps.setdefault(rip, PassLog())
+        each = steps.setdefault(rip, PassLog())
         for one in iterations[:count]:
-            log.add(one)
+            each.add(one)
     if executor.running(0):
         executor.limit_reached(0, instructions)
     return Golden(passes, steps, vcpu.retired - task.started, task.fault)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import GPR_NAMES
+from arch_x86.lab.pushed import Dead
 from arch_x86.text.version import PAGE_SIZE
 
 __all__ = ("Outcome", "OutcomeReader")
@@ -56,6 +57,22 @@ class OutcomeReader:
             memory=tuple(room[start:stop] for start, stop in self._spans),
             fault=f"{fault.place}: {fault.kind}: {fault.explain}" if fault is not None else None,
         )
+
+    def without_pushes(self, got: Outcome, want: Outcome, dead: Dead) -> Outcome:
+        """``got`` with what the machine pushed taken back: a byte in ``dead`` that is as the machine left it becomes what ``want`` has
+        there, if that is what the code had there when it was overwritten. What the code has written since, or should have, stays.
+        """
+        if not dead or got.memory == want.memory:
+            return got
+        memory = list(got.memory)
+        for addr, (left, had) in dead.items():
+            phys = self._machine.ram.physical(addr)
+            for index, (start, stop) in enumerate(self._spans):
+                if phys is not None and start <= phys < stop:
+                    at = phys - start
+                    if memory[index][at] == left and want.memory[index][at] in had:
+                        memory[index] = memory[index][:at] + want.memory[index][at : at + 1] + memory[index][at + 1 :]
+        return replace(got, memory=tuple(memory))
 
     def explain(self, got: Outcome, want: Outcome) -> str | None:
         """The first difference in one line, or None where there is none."""

@@ -13,16 +13,20 @@ from random import Random
 from typing import Final, TypeAlias
 
 from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR
+from arch_x86.emu.entry import wrong_entry
 from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.machine import MachineConfig, Snapshot
 from arch_x86.emu.uc import UcPool
+from arch_x86.isa.encode import JMP32_SIZE
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.calls import check_arguments, place_call, require_function
 from arch_x86.lab.golden import Golden, PassLog, saw, step_through
 from arch_x86.lab.outcome import OutcomeReader
+from arch_x86.lab.pushed import PushedBytes
 from arch_x86.lab.run import ExecOptions
 from arch_x86.probes.arch import MAX_OPTIMIZED_LENGTH
 from arch_x86.probes.eligibility import can_probe
+from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.version import TextVersion
 from engine.arguments import Argument, parse_number
@@ -115,10 +119,14 @@ class Verifier:
         self._log = PassLog()
         self._hits = 0
         self._wrong: str | None = None
+        self._method = Method.INT3
+        self._pushed = PushedBytes(machine)
         self.runs = 0
         self._begin()
         self._reader = OutcomeReader(machine, 0)
         self.golden = self._run_golden(options.max_instructions, progress or _silent)
+        self._handler_length = self.bench.executor.handler_length(machine.cpus[0])
+        machine.cpus[0].watcher = self._pushed
 
     def close(self) -> None:
         """Give the emulator back."""
@@ -146,12 +154,21 @@ class Verifier:
     # Sites ------------------------------------------------------------------------------------------------------------
 
     def sites(self) -> list[int]:
-        """Boundaries that the call executes and that accept a probe, in address order."""
-        return [addr for addr in sorted(self.golden.passes) if not can_probe(self.bench.arch.code, addr).errno]
+        """What to probe, in address order: boundaries that the call executes and that accept a probe, and those that it does not execute
+        but whose jump would lie over bytes that it does.
+        """
+        passes = self.golden.passes
+        executed = {addr for addr in passes if not can_probe(self.bench.arch.code, addr).errno}
+        near = {addr - offset for addr in passes for offset in range(1, JMP32_SIZE)} - passes.keys()
+        return sorted(executed | {addr for addr in near if self._can_optimize(addr)})
+
+    def _can_optimize(self, addr: int) -> bool:
+        unchecked = not self._profile.has("jump-range-check")
+        return isinstance(can_optimize(self.bench.arch.code, addr, jumps_in=unchecked), OptimizePlan)
 
     def check_site(self, addr: int, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
-        """Every method that the site allows."""
-        for method in _METHODS:
+        """Every method that the site allows; where the call does not execute it, only a jump makes a difference."""
+        for method in _METHODS if addr in self.golden.passes else (Method.OPTIMIZED,):
             yield from self.check_method(addr, method, sweep, progress)
 
     def check_method(self, addr: int, method: Method, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
@@ -185,9 +202,20 @@ class Verifier:
 
     def _hit(self, _p: Kprobe, regs: PtRegs) -> int:
         if self._wrong is None:
-            self._wrong = self._check_registers(regs)
+            self._wrong = self._explain_registers(regs) or self._check_entry()
+        if self._method is Method.OPTIMIZED and regs.sp in self._log.under:  # a detour buffer pushes before anybody is asked
+            self._pushed.pushing_by_itself(regs.sp, self._log.under[regs.sp])
         self._hits += 1
         return 0
+
+    def _check_entry(self) -> str | None:
+        """What a handler may rely on besides."""
+        wrong = wrong_entry(self.bench.machine, self.bench.machine.cpus[0])
+        return None if wrong is None else f"at pass {self._hits + 1} {wrong}"
+
+    def _explain_registers(self, regs: PtRegs) -> str | None:
+        wrong = self._check_registers(regs)
+        return None if wrong is None else f"the handler was shown wrong registers: {wrong}"
 
     def _check_registers(self, regs: PtRegs) -> str | None:
         """What the handler is shown against what the unprobed run had there; ``ip`` is behind the breakpoint's one byte."""
@@ -207,6 +235,8 @@ class Verifier:
         # Under TF a REP instruction comes back to its breakpoint after each iteration.
         by_step = method is Method.INT3 and not self._profile.steps_by_int3
         self._site, self._log = addr, self.golden.hits(addr, by_step=by_step)
+        self._method = method
+        self._pushed.clear()
         self._begin()
         self._hits, self._wrong = 0, None
         start = self.bench.machine.snapshot()
@@ -236,11 +266,12 @@ class Verifier:
         if fault is not None and fault.kind is FaultKind.INSTRUCTION_LIMIT:
             explain = f"does not end: {limit:,} instructions so far; the unprobed call has {self.golden.instructions:,}"
         else:
-            explain = self._reader.explain(self._reader.read(), self._want)
+            got = self._reader.without_pushes(self._reader.read(), self._want, self._pushed.dead)
+            explain = self._reader.explain(got, self._want)
         if explain is None and self._hits != len(self._log):
             explain = f"{self._hits} hits, though the site was passed {len(self._log)} times"
         if explain is None and self._wrong is not None:
-            explain = f"the handler was shown wrong registers: {self._wrong}"
+            explain = self._wrong
         if explain is None:
             return None
         found = self.bench.machine.kallsyms.lookup(addr)
@@ -259,6 +290,7 @@ class Verifier:
         machine, executor = self.bench.machine, self.bench.executor
         machine.restore(start)
         self._hits, self._wrong = 0, None
+        self._pushed.clear()
         first = machine.cpus[0].retired
         for done, position in enumerate(positions):
             if progress is not None and done % 256 == 0:
@@ -268,13 +300,18 @@ class Verifier:
                 executor.advance(0, ahead)
             here = machine.snapshot()
             seen = self._hits, self._wrong
+            pushed = self._pushed.save_state()
             if executor.running(0) and executor.interrupt(0):
+                if self._pushed.awaits:  # an interrupt's handler asks nobody
+                    executor.advance(0, self._handler_length)
+                    self._pushed.pushed(machine.cpus[0])
                 failure = self._finish(addr, method, position)
                 if failure is not None:
                     yield failure
             machine.restore(here)
             machine.release(here)
             self._hits, self._wrong = seen
+            self._pushed.restore_state(pushed)
 
 
 def _sample(random: Random, length: int, count: int) -> Sequence[int]:

@@ -16,7 +16,7 @@ from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.breakpoint import BreakpointHandler, GuestMemory
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import Detour, build_detour
-from arch_x86.probes.eligibility import can_probe
+from arch_x86.probes.eligibility import Verdict, can_probe_address, can_probe_instruction
 from arch_x86.probes.jprobe import JprobeStub, longjmp, setjmp
 from arch_x86.probes.kretprobe import hook_return, return_from_trampoline
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
@@ -85,7 +85,6 @@ class X86Arch(BreakpointHandler):
             return data[0] if data else None
 
         super().__init__(cpus, stepping_for(profile, memory), text_byte, profile)
-        self.profile = profile
         self.image = image
         self.code = CodeCache(image, self.recovered)
         self._copied = copied or _nobody_asks
@@ -130,11 +129,13 @@ class X86Arch(BreakpointHandler):
     # Plain probes -----------------------------------------------------------------------------------------------------
 
     def arch_check_text(self, addr: int) -> None:
-        """Refuse what 6.1 refuses. Raises KprobeError with EINVAL, EILSEQ, EOPNOTSUPP or ENOSPC."""
+        """Refuse an address that 6.1 refuses without a look at the text there. Raises KprobeError with EINVAL or ENOENT."""
         if self._text.is_unloaded(addr):
             code = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
             raise KprobeError(code, f"no probe can go to {addr:#x}: the code there was unloaded")
-        verdict = can_probe(self.code, addr)
+        self._refuse(addr, can_probe_address(self.code, addr))
+
+    def _refuse(self, addr: int, verdict: Verdict) -> None:
         if verdict.errno:
             # 6.1 looks the symbol up first and answers ENOENT where there is none; 2.6.38 asks whether it is text: EINVAL.
             outside = verdict.errno == errno.ENOENT and not self.profile.lookup_is_enoent
@@ -142,7 +143,11 @@ class X86Arch(BreakpointHandler):
             raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}")
 
     def arch_prepare_kprobe(self, p: Kprobe) -> None:
-        """Copy the instruction to a slot: with a jump back behind it where it can be boosted."""
+        """Copy the instruction to a slot: with a jump back behind it where it can be boosted.
+
+        Raises KprobeError with EILSEQ, EINVAL, EOPNOTSUPP or ENOSPC where 6.1 refuses what stands there.
+        """
+        self._refuse(p.at, can_probe_instruction(self.code, p.at))
         function = self.code.function_at(p.at)
         insn = function.insn_at(p.at) if function is not None else None
         if insn is None:
@@ -286,7 +291,11 @@ class X86Arch(BreakpointHandler):
     def return_trampoline(self, cpu: int, regs: PtRegs) -> bool:
         """The trampoline asks. False: no call is open there."""
         self.cpu = cpu
-        return return_from_trampoline(self.core.kretprobes, regs, self._memory, self.trampoline)
+        self._returning[cpu] = True
+        try:
+            return return_from_trampoline(self.core.kretprobes, regs, self._memory, self.trampoline)
+        finally:
+            self._returning[cpu] = False
 
     def pending_return(self, cpu: int) -> int | None:
         """Where the innermost probed call on ``cpu`` will return to."""

@@ -14,14 +14,19 @@ from arch_x86.probes.records import Ainsn, OptInsn
 from arch_x86.probes.singlestep import FLAG_TF
 from arch_x86.probes.stepping import KprobeCtlblk, Stepping
 from engine.arch import ArchCallbacks
+from engine.errors import EngineBug
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
 from engine.profile import Profile
 
-__all__ = ("BreakpointHandler", "GuestMemory")
+__all__ = ("BreakpointHandler", "GuestMemory", "ReentryError")
 
 _INT3: Final = 0xCC
 _STEPPING: Final = (KprobeStatus.HIT_SS, KprobeStatus.REENTER)
 _MASK: Final = (1 << 64) - 1
+
+
+class ReentryError(Exception):
+    """A breakpoint was hit where this kernel can't take another hit, and stops for good. The message says where."""
 
 
 class GuestMemory(Protocol):
@@ -47,12 +52,13 @@ class BreakpointHandler:
         self.ctlblk = [KprobeCtlblk() for _ in range(cpus)]
         self.stepping = stepping
         self.cpu = 0  # whose trap is being handled (smp_processor_id)
+        self._returning = [False] * cpus  # whether a return probe's handler runs there
         self.tasks = list(range(cpus))  # which task runs on each CPU: without a scheduler each has one
         self._text_byte = text_byte
+        self.profile = profile
         self._fault_handlers = profile.fault_handlers
         self._asks_for_removed = profile.has("int3-gone")
         self._asks_for_disabled = profile.has("disabled-check")
-        self.handlers_take_interrupts = profile.handlers_take_interrupts
         self._core: ArchCallbacks | None = None
 
     def attach(self, core: ArchCallbacks) -> None:
@@ -91,7 +97,10 @@ class BreakpointHandler:
     # int3 -------------------------------------------------------------------------------------------------------------
 
     def int3(self, cpu: int, regs: PtRegs) -> bool:
-        """#BP. False: nobody's breakpoint."""
+        """#BP. False: nobody's breakpoint.
+
+        :raises ReentryError: a probe's, in the middle of a hit, where the kernel has no room for another one.
+        """
         p = self.core.get_kprobe(regs.ip - 1)
         over = self.int3_found(cpu, regs, p)
         if over is not None:
@@ -119,12 +128,23 @@ class BreakpointHandler:
             regs.ip = addr  # the breakpoint was removed after the hit: run what is there now
             return True
         if block.current is not None:
-            self.core.kprobes_inc_nmissed_count(p)
-            self._setup_singlestep(block, p, regs, reenter=True)
+            self._reenter(block, p, regs)
             return True
         block.current = p
         block.status = KprobeStatus.HIT_ACTIVE
         return None
+
+    def _reenter(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
+        """A hit within a hit, in what a handler calls or in an NMI: a miss whose instruction runs, if the kernel can (reenter_kprobe)."""
+        status = block.status
+        if status not in self.profile.misses_in:
+            first = block.current
+            assert first is not None
+            step = "a hit that was itself missed" if status is KprobeStatus.REENTER else "another hit"
+            end = "reenter_kprobe() is BUG()" if status in self.profile.stops_in else "reenter_kprobe() takes it for nobody's breakpoint"
+            raise ReentryError(f"a probe is hit in the single step of {step} (at {first.at:#x}): {end} in {self.profile.name}")
+        self.core.kprobes_inc_nmissed_count(p)
+        self._setup_singlestep(block, p, regs, reenter=True)
 
     def int3_handle(self, cpu: int, regs: PtRegs, p: Kprobe, child: Kprobe | None = None) -> bool:
         """Run the pre_handler. True: it has set ip itself, and the hit is over; if a break_handler is to end it, it goes on.
@@ -160,7 +180,9 @@ class BreakpointHandler:
             regs.ip = ainsn.boosted
             return
         if reenter:
-            block.prev = (block.current, block.status, block.old_flags, block.saved_flags)
+            if len(block.prev) == self.profile.saved_hits:
+                raise EngineBug(f"{p!r} is hit in the middle of {len(block.prev) + 1} hits")
+            block.prev = (*block.prev, (block.current, block.status, block.old_flags, block.saved_flags))
             block.current = p
             block.status = KprobeStatus.REENTER
         else:
@@ -192,9 +214,9 @@ class BreakpointHandler:
         self._leave(block)
 
     def _leave(self, block: KprobeCtlblk) -> None:
-        if block.prev is not None:
-            block.current, block.status, block.old_flags, block.saved_flags = block.prev
-            block.prev = None
+        if block.prev:
+            block.current, block.status, block.old_flags, block.saved_flags = block.prev[-1]
+            block.prev = block.prev[:-1]
         else:
             block.current = None
 
@@ -268,6 +290,10 @@ class BreakpointHandler:
         block = self.ctlblk[self.cpu]
         block.current = p
         block.status = KprobeStatus.HIT_ACTIVE
+
+    def handler_takes_interrupts(self, cpu: int) -> bool:
+        """Whether the handler that runs on ``cpu``, if not behind a breakpoint, has IF as the interrupted code has it; else it is clear."""
+        return self.profile.return_handlers_take_interrupts or not self._returning[cpu]
 
     @property
     def kprobe_instance(self) -> Kprobe | None:

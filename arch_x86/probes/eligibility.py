@@ -15,7 +15,7 @@ from engine.image import ReservedKind
 if TYPE_CHECKING:
     from arch_x86.probes.code import CodeCache
 
-__all__ = ("OK", "ProbeRefusal", "Verdict", "can_probe", "is_ftrace_site")
+__all__ = ("OK", "ProbeRefusal", "Verdict", "can_probe", "can_probe_address", "can_probe_instruction", "is_ftrace_site")
 
 
 class ProbeRefusal(StrEnum):
@@ -76,6 +76,20 @@ _COPY: Final = {
 
 def can_probe(cache: CodeCache, addr: int) -> Verdict:
     """Whether register_kprobe() takes ``addr``, and why not. Says nothing about other probes, nor about where buffers lie."""
+    return can_probe_address(cache, addr) and can_probe_instruction(cache, addr)
+
+
+def can_probe_address(cache: CodeCache, addr: int) -> Verdict:
+    """The part of :func:`can_probe` that does not look at the text, so that it may be asked while somebody writes to it: is it text, and
+    nobody else's (check_kprobe_address_safe)."""
+    image = cache.image
+    if not image.is_text(addr):
+        return _REFUSED[ProbeRefusal.NOT_MAPPED if image.segment_at(addr) is None else ProbeRefusal.NOT_TEXT]
+    return _REFUSED[_owner(cache, addr)] if addr in cache.off_limits else OK
+
+
+def can_probe_instruction(cache: CodeCache, addr: int) -> Verdict:
+    """The part that decodes the function from its start, and must not meet half-written text (arch_prepare_kprobe)."""
     reason = _refusal(cache, addr)
     return OK if reason is None else _REFUSED[reason]
 
@@ -86,13 +100,9 @@ def is_ftrace_site(cache: CodeCache, addr: int) -> bool:
 
 
 def _refusal(cache: CodeCache, addr: int) -> ProbeRefusal | None:
-    function = cache.function_at(addr)
-    if function is None and not cache.image.is_text(addr):
-        return ProbeRefusal.NOT_MAPPED if cache.image.segment_at(addr) is None else ProbeRefusal.NOT_TEXT
-    if addr in cache.off_limits:
-        return _owner(cache, addr)
     if is_ftrace_site(cache, addr):
         return None
+    function = cache.function_at(addr)
     if function is None:
         return ProbeRefusal.NO_FUNCTION
     insn = function.insns.get(addr - function.start)

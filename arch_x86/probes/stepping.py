@@ -27,6 +27,7 @@ _INT3_SIZE: Final = 1
 class KprobeCtlblk:
     """One CPU's hit in progress (struct kprobe_ctlblk, current_kprobe and kprobe_instance).
 
+    ``prev``: the hits that others interrupted which are missed and stepped, oldest first: probe, status, ``old_flags``, ``saved_flags``.
     ``jprobe``: pt_regs and top words of the stack of the function whose jumper probe runs.
     """
 
@@ -34,7 +35,7 @@ class KprobeCtlblk:
     status: KprobeStatus = KprobeStatus.HIT_ACTIVE
     old_flags: int = 0
     saved_flags: int = 0
-    prev: tuple[Kprobe | None, KprobeStatus, int, int] | None = None
+    prev: tuple[tuple[Kprobe | None, KprobeStatus, int, int], ...] = ()
     instance: Kprobe | None = None
     jprobe: tuple[bytes, tuple[int, ...]] | None = None
 

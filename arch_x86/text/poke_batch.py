@@ -21,12 +21,6 @@ def _addr(param: TextPokeParam) -> int:
     return param.addr
 
 
-def _batches(params: Sequence[TextPokeParam]) -> list[Batch]:
-    """By address, at most :data:`MAX_POKE_BATCH` each."""
-    ordered = sorted(params, key=_addr)
-    return [tuple(ordered[start : start + MAX_POKE_BATCH]) for start in range(0, len(ordered), MAX_POKE_BATCH)]
-
-
 class TextPokeBpBatch:
     """Of a batch all breakpoints go in, sync, all tails, sync, all first bytes, sync; then one wait for who still reads the vector of it.
 
@@ -36,12 +30,14 @@ class TextPokeBpBatch:
 
     :param without: safety steps left out, as of ``TextPokeBp``. Without ``bp-refs`` the vector is used again while a CPU that found its
         poke in it has not read it yet, and that CPU reads what stands in its place.
+    :param most: most pokes in a batch.
     """
 
-    def __init__(self, text: TextSpace, syncer: CoreSync, without: frozenset[str] = frozenset()) -> None:
+    def __init__(self, text: TextSpace, syncer: CoreSync, without: frozenset[str] = frozenset(), most: int = MAX_POKE_BATCH) -> None:
         self._text = text
         self._syncer = syncer
         self._without = without
+        self._most = most
         self._busy = False
         self._vector: Batch = ()
 
@@ -51,14 +47,14 @@ class TextPokeBpBatch:
 
     def text_poke_bytes(self, params: Sequence[TextPokeParam]) -> None:
         """One sync a batch."""
-        for batch in _batches(params):
+        for batch in self._batches(params):
             for param in batch:
                 self._text.write(param.addr, param.data, reason=param.reason)
             self._sync(batch, "bytes")
 
     def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
         """Three syncs a batch."""
-        for batch in _batches(params):
+        for batch in self._batches(params):
             self._vector, self._busy = batch, True
             if "bp-int3-first" in self._without:
                 for param in batch:
@@ -80,7 +76,7 @@ class TextPokeBpBatch:
 
     def text_poke_breakpoints(self, params: Sequence[TextPokeParam]) -> None:
         """Two syncs a batch."""
-        for batch in _batches(params):
+        for batch in self._batches(params):
             for param in batch:
                 self._text.write(param.addr, param.data[:1], reason=f"{param.reason}: breakpoint")
             self._sync(batch, "breakpoints", "unopt-sync-1")
@@ -103,6 +99,11 @@ class TextPokeBpBatch:
     def state(self) -> tuple[object, ...]:
         """The vector, and whether its batch is under way."""
         return (self._busy, self._vector)
+
+    def _batches(self, params: Sequence[TextPokeParam]) -> list[Batch]:
+        """By address."""
+        ordered = sorted(params, key=_addr)
+        return [tuple(ordered[start : start + self._most]) for start in range(0, len(ordered), self._most)]
 
     def _place(self, addr: int) -> int:
         return bisect_left(self._vector, addr, key=_addr)

@@ -1,8 +1,12 @@
 """Control tasks whose every step is chosen from outside: the control plane of an exploration (section 5 of the design).
 
-Each task is ordinary Python on a greenlet. It runs from one *point* to the next: a lock taken or dropped, a text write, a wait. Who goes
-on, and when, is somebody else's choice; delayed work is one more task, which may start as soon as it was scheduled. The same choices give
-the same run, so a state of the control plane is named by the steps that led to it.
+Each task is ordinary Python on a greenlet. It runs from one *point* to the next: before it takes a lock, after it has dropped its last
+one, before a text write, in a wait. Who goes on, and when, is somebody else's choice; delayed work is one more task, which may start as
+soon as it was scheduled. The same choices give the same run, so a state of the control plane is named by the steps that led to it.
+
+What a task does while it holds a lock and what it does before and behind can be separated by another task only at a point. So a task that
+holds no lock stops in front of each lock that it takes, and behind the last that it drops, as long as another task is there to come in
+between. A task in front of a lock that somebody owns can make no step: nobody merely comes to wait for a lock.
 """
 
 from __future__ import annotations
@@ -15,9 +19,9 @@ from typing import Any, Final
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from engine.errors import EngineBug, OptprobeError
-from engine.sync import ControlPlane, Hardware
+from engine.sync import ControlPlane, Hardware, Mutex
 
-__all__ = ("ControlTask", "MachineWait", "SteppedPlane", "WaitKind")
+__all__ = ("ControlTask", "LockWait", "MachineWait", "SteppedPlane", "WaitKind")
 
 
 class WaitKind(Enum):
@@ -39,16 +43,30 @@ class MachineWait:
     task: int
 
 
+@dataclass(frozen=True, slots=True)
+class LockWait:
+    """A control task stands in front of ``lock``: its next step takes it, once nobody owns it."""
+
+    lock: Mutex
+
+    @property
+    def free(self) -> bool:
+        """Nobody owns the lock now."""
+        return self.lock.owner is None
+
+
 _START: Final = "start"
-_LOCKS: Final = ("module_mutex", "kprobe_mutex", "online_cpus", "text_mutex")
 
 
 class ControlTask:
     """One control task.
 
     :ivar at: the name of the point where it stands.
+    :ivar delayed: it is delayed work, which another task has scheduled.
     :ivar wait: the machine's wait that it is in, or None.
-    :ivar ready: what it waits for that control tasks bring about, or None.
+    :ivar lock: the lock that it stands in front of, or None.
+    :ivar dropped: it stands behind the last lock that it held.
+    :ivar ready: what else it waits for that control tasks bring about, or None.
     :ivar error: what ended it, if that was an error.
     :ivar steps: how many steps it has made.
     """
@@ -59,23 +77,27 @@ class ControlTask:
         "again",
         "at",
         "body",
+        "delayed",
         "done",
+        "dropped",
         "error",
         "index",
+        "lock",
         "name",
         "ready",
         "started",
         "steps",
         "wait",
-        "wants_lock",
     )
 
-    def __init__(self, index: int, name: str, work: Callable[[], None]) -> None:
+    def __init__(self, index: int, name: str, work: Callable[[], None], *, delayed: bool = False) -> None:
         self.index = index
+        self.delayed = delayed
         self.name = name
         self.at = _START
         self.wait: MachineWait | None = None
-        self.wants_lock = False
+        self.lock: LockWait | None = None
+        self.dropped = False
         self.ready: Callable[[], bool] | None = None
         self.error: BaseException | None = None
         self.done = False
@@ -112,7 +134,9 @@ class ControlTask:
     @property
     def steppable(self) -> bool:
         """It can make a step, as far as control tasks can tell."""
-        return not self.done and (self.ready is None or self.ready())
+        if self.done or (self.lock is not None and not self.lock.free):
+            return False
+        return self.ready is None or self.ready()
 
 
 class SteppedPlane(ControlPlane):
@@ -121,6 +145,7 @@ class SteppedPlane(ControlPlane):
     :ivar tasks: in the order in which they came to be.
     :ivar held: how many locks each task holds, by its index.
     :ivar stopped: ``stop_machine`` runs its function.
+    :ivar lock_listeners: called with the name of each lock that a task has taken; it is the ``current`` one.
     """
 
     def __init__(self, hardware: Hardware) -> None:
@@ -130,10 +155,11 @@ class SteppedPlane(ControlPlane):
         self._running: ControlTask | None = None
         self._closing = False
         self.stopped = False
+        self.lock_listeners: list[Callable[[str], None]] = []
 
-    def spawn(self, name: str, work: Callable[[], None]) -> ControlTask:
+    def spawn(self, name: str, work: Callable[[], None], *, delayed: bool = False) -> ControlTask:
         """A task more; it has not started."""
-        task = ControlTask(len(self.tasks), name, work)
+        task = ControlTask(len(self.tasks), name, work, delayed=delayed)
         self.tasks.append(task)
         return task
 
@@ -143,7 +169,8 @@ class SteppedPlane(ControlPlane):
         if self._running is not None or not task.steppable:
             raise EngineBug(f"{task} can't make a step")
         self._running = task
-        task.wait = task.ready = None
+        task.wait = task.ready = task.lock = None
+        task.dropped = False
         if not task.started:
             task.begin()
         task.steps += 1
@@ -185,22 +212,34 @@ class SteppedPlane(ControlPlane):
         """A named preemption point."""
         self._pause(at)
 
+    def wait_for_lock(self, lock: Mutex, why: str) -> None:
+        """A point in front of the first lock that a task takes, and of each that somebody owns."""
+        task = self._running
+        if task is None:
+            if lock.owner is not None:
+                raise EngineBug(f"set-up code waits: {lock.name} ({why})")
+            return
+        if lock.owner is not None or not (self.held.get(task.index) or self._alone(task)):
+            task.lock = LockWait(lock)
+            self._pause(f"takes {lock.name} ({why})")
+
     def lock_taken(self, name: str) -> None:
-        """A lock was taken; no point, since only who wants it can tell."""
-        del name
+        """A lock was taken. The point was in front of it."""
         self._count(+1)
+        for listener in self.lock_listeners:
+            listener(name)
 
     def lock_dropped(self, name: str) -> None:
-        """A lock was dropped: a point if somebody waits for one."""
+        """A lock was dropped: a point, if it was the task's last one and another task is there."""
         self._count(-1)
         task = self._running
-        if task is not None and not self.held[task.index] and self._wanted:
+        if task is not None and not self.held[task.index] and not self._alone(task):
+            task.dropped = True
             self._pause(f"{name} dropped")
 
-    @property
-    def _wanted(self) -> bool:
-        """Somebody waits for a lock: it has taken the lock's order, and not the lock."""
-        return any(task.ready is not None and task.wants_lock for task in self.tasks)
+    def _alone(self, task: ControlTask) -> bool:
+        """No other task is left that could come in between. One that is done comes back only when a task asks for it."""
+        return all(other is task or other.done for other in self.tasks)
 
     def _count(self, change: int) -> None:
         task = self._running
@@ -216,7 +255,6 @@ class SteppedPlane(ControlPlane):
             if task is None:
                 raise EngineBug(f"set-up code waits: {why}")
             task.ready = ready
-            task.wants_lock = why.startswith(_LOCKS)
             self._pause(why)
 
     def _wait(self, kind: WaitKind, why: str) -> None:
@@ -238,7 +276,7 @@ class SteppedPlane(ControlPlane):
         del delay
         task = next((task for task in self.tasks if task.name == name), None)
         if task is None:
-            self.spawn(name, work)
+            self.spawn(name, work, delayed=True)
         elif task.done:
             task.renew(work)
         else:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from arch_x86.emu import uc as uc_module
 from engine.cli import main
 
 pytestmark = pytest.mark.smoke
@@ -217,6 +218,51 @@ class TestProcess:
         assert out == ""
         assert err.startswith("optprobe: interrupted")
         assert err.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("run", "IMAGE", "--call", "f"),
+            ("run", "IMAGE", "--call", "f", "--probe", "f", "--interrupts", "every:1000000000"),
+            ("verify", "IMAGE", "--call", "f"),
+            ("script", "IMAGE", "SCRIPT", "--json"),
+            ("check", "IMAGE", "--call", "f", "--probe", "f"),
+        ],
+        ids=lambda words: " ".join(words),
+    )
+    def test_ctrl_c_ends_a_long_call_within_a_second(self, capsys, tmp_path, monkeypatch, words):
+        """The signal comes when the emulator is at work. Without cuts the call takes 15 seconds or more."""
+        image, script = tmp_path / "loop.s", tmp_path / "script"
+        image.write_text(".globl f\nf: lea rcx, [rdi + 1]\nl: mov [rsp-64], rax\n inc rax\n jmp l\n")
+        script.write_text("reg 0 f+0\ncall f x1\n")
+        argv = [{"IMAGE": str(image), "SCRIPT": str(script)}.get(word, word) for word in words]
+        began: list[float] = []
+        emu_start = uc_module._emu_start
+
+        def start(handle, rip, until, timeout, count):
+            if count >= 100_000 and not began:
+                began.append(time.monotonic())
+                killers.append(subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -INT {os.getpid()}"]))
+            return emu_start(handle, rip, until, timeout, count)
+
+        killers: list[subprocess.Popen[bytes]] = []
+        monkeypatch.setattr(uc_module, "_emu_start", start)
+        status, _, err = run(capsys, *argv, "--max-instructions", "2000000000")
+        took = time.monotonic() - began[0]
+        killers[0].wait()
+        assert (status, err.count("\n")) == (130, 1)
+        assert err.startswith("optprobe: interrupted")
+        assert took < 2.5
+
+    def test_ctrl_c_ends_a_process_in_an_endless_call_within_two_seconds(self, tmp_path):
+        image = tmp_path / "loop.s"
+        image.write_text(".globl f\nf: inc rax\n jmp f\n")
+        argv = [sys.executable, "-m", "engine", "run", str(image), "--call", "f", "--max-instructions", "4000000000000"]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ELF.parents[1])
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=2)
+        assert (process.returncode, err) == (130, "optprobe: interrupted\n")
 
     def test_the_demo_says_that_all_is_as_it_should_be_within_100_columns(self, capsys):
         status, out, _ = run(capsys, "demo", "--image", SHA)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from engine.cli import main
+from arch_x86.explore import check as check_module
+from arch_x86.explore.case import fingerprint
+from arch_x86.explore.commands import check_options
+from arch_x86.explore.saved import case_of
+from engine.cli import _parse, main
+from engine.explore.exhaustive import _Walk
 from engine.profile import LINUX_2010
 from engine.steps import steps_of
 
@@ -39,6 +47,28 @@ def call(capsys, *argv: str) -> tuple[int, str, str]:
     return status, out, err
 
 
+@contextmanager
+def ctrl_c_after(monkeypatch, schedules: int) -> Generator[None]:
+    """Ctrl-C comes when a search goes on behind so many schedules."""
+    ended = 0
+    forward, count = _Walk._forward, _Walk._ended
+
+    def interrupted(self):
+        if ended >= schedules:
+            raise KeyboardInterrupt
+        return forward(self)
+
+    def counted(self):
+        nonlocal ended
+        ended += 1
+        count(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Walk, "_forward", interrupted)
+        patch.setattr(_Walk, "_ended", counted)
+        yield
+
+
 def check(capsys, image: str, *more: str) -> tuple[int, str, str]:
     return call(capsys, "check", image, "--call", "work", "--arg", "5", "--probe", "work+4", "--calls", "1", *more)
 
@@ -47,7 +77,8 @@ def test_check_prints_the_document_of_the_design(capsys, image):
     status, out, err = check(capsys, image, "--json")
     document = json.loads(out)
     assert (status, err, document["schema"], document["verdict"], document["violations"]) == (0, "", 1, "safe", [])
-    assert set(document) == {"schema", "verdict", "bound", "schedules", "points", "coverage", "violations"}
+    assert list(document) == ["schema", "verdict", "interrupted", "bound", "schedules", "points", "coverage", "violations"]
+    assert document["interrupted"] is False
     assert document["bound"] == {"exhaustive": True, "preemptions": 2, "schedules": document["schedules"], "cpus": 1}
     assert set(document["coverage"]) == {"int3", "boosted", "stepped", "jump", "in_flight_at_write", "parked_in_range"}
     assert min(document["coverage"][name] for name in ("int3", "jump", "in_flight_at_write")) > 0
@@ -103,6 +134,148 @@ def test_each_method_has_its_check(capsys, image, profile, method):
 def test_a_verdict_without_a_jump_is_inconclusive(capsys, image):
     status, out, _ = check(capsys, image, "--max-schedules", "1", "--json")
     assert (status, json.loads(out)["verdict"]) == (1, "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict"),
+    [
+        ((), "safe"),
+        (("--max-schedules", "100000"), "safe"),
+        (("--max-schedules", "700"), "nothing-found"),
+        (("--strategy", "random", "--max-schedules", "60"), "nothing-found"),
+        (("--strategy", "pct", "--max-schedules", "60"), "nothing-found"),
+        (("--strategy", "random", "--max-schedules", "1"), "inconclusive"),
+    ],
+)
+def test_safe_is_said_of_a_search_to_the_end_only(capsys, image, more, verdict):
+    status, out, _ = check(capsys, image, *more, "--json")
+    document = json.loads(out)
+    assert (status, document["verdict"], document["violations"]) == (verdict == "inconclusive", verdict, [])
+    assert document["bound"]["exhaustive"] is (verdict == "safe")
+    assert check(capsys, image, *more)[1].splitlines()[0] == f"work: {verdict}"
+
+
+def test_ctrl_c_in_the_middle_of_a_search_is_said_and_nothing_of_it_is_safe(capsys, image, monkeypatch):
+    """Interrupted when every method has been used, and before one has."""
+    for after, verdict in ((700, "nothing-found"), (0, "inconclusive")):
+        with ctrl_c_after(monkeypatch, after):
+            status, out, err = check(capsys, image, "--json")
+        document = json.loads(out)
+        assert (status, err, document["verdict"], document["interrupted"]) == (130, "", verdict, True)
+
+
+def test_what_was_found_is_shown_when_ctrl_c_ends_its_shrinking(capsys, image, monkeypatch):
+    def shrink(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check_module, "shrink", shrink)
+    status, out, _ = check(capsys, image, "--without", "free-wait", "--json")
+    document = json.loads(out)
+    assert (status, document["verdict"], document["interrupted"]) == (130, "violation", True)
+    assert document["violations"][0]["kind"] == "use-after-free"
+
+
+def test_the_matrix_ends_at_ctrl_c_without_the_cell_that_was_cut_off(capsys, monkeypatch):
+    options = ("matrix", "--profile", "linux-2010", "--no-preempt", "--max-schedules", "40")
+    with ctrl_c_after(monkeypatch, 60):  # in the second cell
+        status, out, err = call(capsys, *options, "--json")
+    document = json.loads(out)
+    assert (status, err, document["interrupted"]) == (130, "", True)
+    assert [(cell["step"], cell["verdict"]) for cell in document["cells"]] == [(None, "nothing-found")]
+    with ctrl_c_after(monkeypatch, 60):
+        status, out, err = call(capsys, *options)
+    assert (status, err, out.count("\n")) == (130, "", 1)
+
+
+BAD_CALLS = {
+    "dies": ("xor ecx, ecx\n div ecx\n ret\n", "ends in a guest fault at work+0x2 (0x10000002): divide-error: "),
+    "never ends": ("l: mov [rsp-8], rax\n inc rax\n jmp l\n", "does not end: it is at work+0x"),
+    "dies the second time": (
+        "mov eax, 1\n sub eax, [rdi]\n mov dword ptr [rdi], 1\n xor edx, edx\n div eax\n ret\n",
+        "the unprobed call, made 2 times, ends in a guest fault at work+0x",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_a_call_that_is_bad_unprobed_is_said_to_be_so_in_one_line_within_seconds(capsys, tmp_path, name):
+    text, says = BAD_CALLS[name]
+    image, scenarios = tmp_path / "bad.s", tmp_path / "bad.py"
+    image.write_text(f".globl work\nwork:\n {text}")
+    scenarios.write_text(
+        SCENARIO.replace("IMAGE", str(image)).replace('"work", 4', '"work", 0').replace("calls=1", "calls=2").replace('"5"', '"buf:+8"')
+    )
+    options = (str(image), "--call", "work", "--arg", "buf:+8", "--probe", "work", "--calls", "2")
+    began = time.process_time()
+    quick = ("--max-instructions", "100000")
+    for command in (("check", *options), ("check", *options, *quick, "--json"), ("explore", str(scenarios))):
+        status, out, err = call(capsys, *command)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("optprobe: ")
+        assert says in err
+    assert time.process_time() - began < 20
+    mark = fingerprint(case_of(check_options(_parse(["check", *options]))))
+    assert call(capsys, "replay", f"v2:{mark}:0*3", "--", *options, *quick)[0] == 2
+
+
+def test_explore_goes_on_behind_a_scenario_whose_call_is_bad(capsys, image, tmp_path):
+    bad, scenarios = tmp_path / "bad.s", tmp_path / "scenarios.py"
+    bad.write_text(".globl work\nwork:\n ud2\n mov eax, edi\n ret\n")
+    scenarios.write_text(SCENARIO.replace("IMAGE", str(bad)).replace("in_and_out", "bad") + SCENARIO.replace("IMAGE", image))
+    status, out, err = call(capsys, "explore", str(scenarios), "--json")
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith("optprobe: bad: the unprobed call ends in a guest fault at work+0x0")
+    assert [(one["scenario"], one["verdict"]) for one in json.loads(out)["scenarios"]] == [("in-and-out", "safe")]
+
+
+def scenario_of(tmp_path, image: str, *bodies: str) -> str:
+    """A scenario file whose control tasks do what the bodies say, as lines of a function of ``k``."""
+    tasks = "".join(f"    @setup.control\n    def task{n}(k):\n        {body}\n" for n, body in enumerate(bodies))
+    head = f"from arch_x86.explore.scenario import scenario\nimage, call = {image!r}, 'work'\n"
+    decorator = "@scenario(image=image, call=call, arguments=('5',), calls=1, preemptions=1)\n"
+    file = tmp_path / "tasks.py"
+    file.write_text(f"{head}{decorator}def tasks(setup):\n{tasks}")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [("0x1000", "ENOENT: no probe can go to 0x10001000"), ("1", "EILSEQ: no probe can go to 0x10000001")],
+)
+def test_a_refused_probe_is_false_and_is_said_in_one_line(capsys, image, tmp_path, place, error):
+    body = f"assert not k.register(k.kprobe('work', {place})); p = k.kprobe('work', 4); assert k.register(p); k.settle(); k.unregister(p)"
+    scenarios = scenario_of(tmp_path, image, body)
+    status, out, err = call(capsys, "explore", scenarios, "--profile", "linux-6.1")
+    assert (status, err, out.splitlines()[0]) == (0, "", "tasks: safe")
+    told = [line for line in out.splitlines() if "refused" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"  control task task0: register_kprobe(work+{int(place, 0):#x}) was refused: {error}")
+    (document,) = json.loads(call(capsys, "explore", scenarios, "--profile", "linux-6.1", "--json")[1])["scenarios"]
+    assert "refused" not in document
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "while True: k.settle()",
+        "p = k.kprobe('work', 4)\n        while True: k.register(p); k.unregister(p)",
+        "n = 0\n        while True: n += 1; k.settle()",
+    ],
+    ids=["same state", "round", "new states"],
+)
+def test_a_control_task_that_never_ends_is_said_to_in_one_line(capsys, image, tmp_path, body):
+    status, out, err = call(capsys, "explore", scenario_of(tmp_path, image, "k.settle()", body), "--max-schedules", "10")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("optprobe: control task task1")
+    assert "a control task has to end" in err
+
+
+def test_a_control_task_may_wait_in_a_loop_for_another_one(capsys, image, tmp_path):
+    waits = "k.kprobe('work', 4, number=1)\n        while not k.probes[0].symbol_name: k.optimization(on=True)"
+    sets = "k.optimization(on=True); k.kprobe('work', 7, number=0)"
+    _, out, err = call(capsys, "explore", scenario_of(tmp_path, image, waits, sets), "--max-schedules", "50", "--json")
+    (document,) = json.loads(out)["scenarios"]
+    assert (err, document["violations"], document["schedules"] > 1) == ("", [], True)
 
 
 @pytest.mark.parametrize("strategy", ["random", "pct"])

@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from arch_x86.emu import uc as uc_module
 from arch_x86.emu.calibration import calibrate
 from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, ExitReason
 from arch_x86.emu.fault import FaultKind, GuestFault
@@ -111,6 +112,28 @@ class TestRun:
             while r.executor.running(0):
                 r.executor.advance(0, step)
             assert r.machine.cpus[0].registers() == end
+
+    def test_runs_that_are_cut_inside_of_the_emulator_are_one_run(self, rig, monkeypatch):
+        """Ctrl-C is looked for between its runs: nothing else may come of where one ends."""
+        texts = {
+            "loop": SUM,
+            "rep": "mov ecx, 9; lea rdi, [rsp - 64]; rep stosb; sti; nop; pushfq; pop rax; ret",
+            "fault": "mov ecx, 5; l: nop; sub ecx, 1; jnz l; div ecx; ret",
+            "unmapped": "mov ecx, 5; l: nop; sub ecx, 1; jnz l; mov rax, [rcx + 0x1234]; ret",
+            "breakpoint": "nop; nop; int3; ret",
+            "endless": "l: inc rax; jmp l",
+        }
+        for name, text in texts.items():
+            ends = []
+            for run_max in (1 << 20, 1, 2, 3, 7):
+                with monkeypatch.context() as patch:
+                    patch.setattr(uc_module, "_RUN_MAX", run_max)
+                    r = rig(text)
+                    plan = EveryPlan(11) if name == "loop" else None
+                    result = r.call(5, 40, limit=150, plan=plan)
+                    cpu = r.machine.cpus[0]
+                    ends.append((result, cpu.retired, cpu.interrupts, cpu.rip, cpu.registers(), r.machine.clock))
+            assert ends == ends[:1] * 5, name
 
     def test_counting_by_callback_agrees_with_the_private_counter(self, pool):
         assert pool.probe.counter is not None, "calibration found no counter in this build of Unicorn"

@@ -279,7 +279,7 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(argument=st.integers(0, 1 << 40))
     @precondition(lambda self: self.loaded)
     def call(self, argument):
-        if not self.profile.rescues_unused and (any(map(self.model.spoilt, self.model.rearmed)) or self._leads_into_a_dying_jump()):
+        if not self.profile.rescues_unused and any(map(self.model.spoilt, self.model.rearmed)):
             return  # see test_finds.py
         self.calls.clear()
         eax = argument & 0xFFFFFFFF
@@ -299,12 +299,6 @@ class CoreMachine(RuleBasedStateMachine):
         self.bench.machine.unload_text(BASE, SIZE)
         self.model.code_gone()
         self.loaded = False
-
-    def _leads_into_a_dying_jump(self) -> bool:
-        """2010: an armed probe in whose bytes a disabled one's jump still stands; its detour buffer leads back into that."""
-        text = self.text()
-        dying = [offset for offset in BOUNDARIES if text[offset] == JMP and not self.model.armed(offset)]
-        return any(self.model.armed(other) for offset in dying for other in self.model.around(offset))
 
     @rule()
     @precondition(lambda self: not self.loaded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from arch_x86.emu.fault import GuestFaultError
 from arch_x86.lab.bench import Workbench
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, KprobeFlag
+from engine.optimizer import OPTIMIZE_DELAY
 from engine.profile import LINUX_6_1, LINUX_2010, NEXT, PROFILES
 from engine.steps import without
 from engine.switches import set_kprobes_optimization
@@ -25,7 +27,7 @@ def bench_of(pool):
     made: list[Workbench] = []
 
     def make(profile):
-        made.append(Workbench(asm_image(NOPS), pool=pool, profile=profile))
+        made.append(Workbench(asm_image(NOPS, NOPS), pool=pool, profile=profile))
         return made[-1]
 
     yield make
@@ -138,17 +140,42 @@ class TestAProbeArmedAroundADisabledOneWhoseJumpStillStands:
         bench.kprobes.enable_kprobe(a)
         assert (text(bench)[0], text(bench)[4]) == (INT3, JMP)
 
-    def test_leads_back_into_the_middle_of_that_jump_in_2010(self, bench_of):
-        bench = bench_of(LINUX_2010)
+    def test_leads_back_into_the_middle_of_that_jump_as_the_commit_of_2010_has_it(self, bench_of):
+        bench = bench_of(without(LINUX_2010, frozenset({"f1c97a1b4ef7"})))
         self.provoke(bench)
         with pytest.raises(GuestFaultError):
             bench.call("f", 5)
 
-    @pytest.mark.parametrize("profile", [LINUX_6_1, NEXT], ids=lambda profile: profile.name)
-    def test_waits_in_6_1(self, bench_of, profile):
+    @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+    def test_stays_a_breakpoint_while_the_other_waits_on_a_list(self, bench_of, profile):
         bench = bench_of(profile)
         self.provoke(bench)
         assert bench.call("f", 5) == 11
+
+    @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+    def test_stays_one_when_it_comes_while_the_other_waits(self, bench_of, profile):
+        bench = bench_of(profile)
+        other = probe(bench, 4)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        bench.kprobes.disable_kprobe(other)
+        probe(bench, 0)
+        assert bench.call("f", 5) == 11
+
+    @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+    def test_stays_one_when_a_whole_batch_of_others_is_undone_first(self, bench_of, profile):
+        """The neighbour was listed first, so it is the last to be undone, in a pass of its own."""
+        bench = bench_of(replace(profile, batch=1))
+        a, b = probe(bench, 0, KprobeFlag.DISABLED), probe(bench, 4)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        other = Kprobe(symbol_name="g")
+        bench.kprobes.register_kprobe(other)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        bench.kprobes.disable_kprobe(b)
+        bench.kprobes.disable_kprobe(other)
+        bench.kprobes.enable_kprobe(a)
+        for _ in range(3):
+            bench.plane.sleep(OPTIMIZE_DELAY + 1)
+            assert bench.call("f", 5) == 11
 
 
 def test_a_disabled_probe_that_takes_over_a_dying_one_leaves_its_jump_for_good_in_6_1(bench_of):

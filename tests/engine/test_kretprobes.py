@@ -340,11 +340,14 @@ class TestRegistration:
         assert not bench.kprobes.kprobe_table
         assert rp.free_instances == []
 
+    @pytest.mark.parametrize("cleared", [False, True])
     @pytest.mark.parametrize("where", [{"symbol_name": "f"}, {"addr": BASE}])
-    def test_one_that_is_registered_is_not_registered_again(self, make, where):
+    def test_one_that_is_registered_is_not_registered_again(self, make, where, cleared):
         bench = make(ADDING_XMM)
         rp, seen = returns(**where)
         registered(bench, rp)
+        if cleared:
+            rp.kp.addr = None
         with pytest.raises(KprobeError) as refused:
             bench.kprobes.register_kretprobe(rp)
         assert refused.value.errno == errno.EINVAL

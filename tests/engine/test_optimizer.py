@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from arch_x86.lab.demo import many_functions
 from engine.kprobe import Kprobe, KprobeFlag, Queue
 from engine.optimizer import OPTIMIZE_DELAY
-from engine.profile import LINUX_6_1, LINUX_2010
+from engine.profile import LINUX_6_1, LINUX_2010, profile_named
 from tests.engine.states import NOPS, aggr_at, put, recorded, state, text_at, whole
 
 UNOPTIMIZING, OPTIMIZING, FREEING = Queue.UNOPTIMIZING, Queue.OPTIMIZING, Queue.FREEING
@@ -109,6 +111,33 @@ class TestBatches:
 
 
 class TestOrder:
+    @pytest.mark.parametrize("name", ["linux-2010", "linux-6.1"])
+    def test_jumps_go_in_and_out_newest_first_and_are_disarmed_oldest_first(self, bench_of, name):
+        """Both kernels add to a list, and move from one to the next, at the head (list_add, list_move), and take from there."""
+        bench = bench_of(profile_named(name), many_functions(3))
+        log: list[str] = []
+        bench.machine.text.listeners.append(lambda write: log.append(write.reason))
+        probes = crowd(bench, 3)
+        places = [f"{p.at:#x}" for p in probes]
+
+        def order(verb: str) -> list[int]:
+            return [places.index(place) for place in dict.fromkeys(why.split()[1].rstrip(":") for why in log if why.startswith(verb))]
+
+        assert order("optimize") == [2, 1, 0]
+        log.clear()
+        bench.kprobes.unregister_kprobes(probes)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        assert (order("unoptimize"), order("disarm")) == ([2, 1, 0], [0, 1, 2])
+        assert [place for why in log if why.startswith("freed detour") for place in places if place in why] == places
+
+    def test_a_batch_takes_the_newest_first(self, bench_of):
+        bench = bench_of(replace(LINUX_2010, batch=1), many_functions(3))
+        probes = crowd(bench, 3, wait=False)
+        for left in (2, 1, 0):
+            bench.plane.sleep(OPTIMIZE_DELAY)
+            assert [jumps(bench, [p]) for p in probes] == [number >= left for number in range(3)]
+        assert bench.kprobes.optimizer.passes == 3
+
     def test_undo_and_disarm_then_wait_then_optimize_then_free(self, bench_of, monkeypatch):
         bench = bench_of(LINUX_2010, many_functions(3))
         gone, disabled, late = crowd(bench, 3, wait=False)
@@ -122,7 +151,7 @@ class TestOrder:
         bench.kprobes.wait_for_kprobe_optimizer()
         a, b, c = (f"{p.at:#x}" for p in (gone, disabled, late))
         assert log == [
-            *(f"unoptimize {a}", f"unoptimize {b}"),
+            *(f"unoptimize {b}", f"unoptimize {a}"),
             *(f"disarm {a}", f"disarm {b}"),
             "grace period",
             f"optimize {c}",

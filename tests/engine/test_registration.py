@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -77,14 +78,20 @@ class TestRefusals:
         bench = bench_of(profile, replace(image, segments=(*image.segments, Segment(DATA, bytes(16), 16, writable=True, executable=False))))
         assert refused(bench, Kprobe(addr=DATA)) == errno.EINVAL
 
+    @pytest.mark.parametrize("by", ["address", "symbol"])
     @pytest.mark.parametrize("role", ["alone", "aggregated", "a child", "disabled"])
-    def test_what_is_registered_is_not_registered_again(self, bench, role):
+    def test_what_is_registered_is_not_registered_again(self, bench, role, by):
         p = put(bench, RET if role == "alone" else 0, flags=DISABLED if role == "disabled" else NONE)
         if role == "a child":
             put(bench)
-        p.symbol_name, p.offset = None, 0
+        before = state(bench, p.at - BASE)
+        where = {"address": {"addr": p.at, "symbol_name": None, "offset": 0}, "symbol": {"addr": None}}[by]
+        for name, value in where.items():
+            setattr(p, name, value)
         assert refused(bench, p) == errno.EINVAL
+        assert state(bench, p.at - BASE) == before
         assert bench.kprobes.unregister_kprobe(p)
+        assert not bench.kprobes.is_registered(p)
 
     def test_where_an_unused_one_waits_to_be_reclaimed_it_is_ebusy_until_that_is_done(self, bench):
         bench.kprobes.unregister_kprobe(put(bench, wait=True))
@@ -99,6 +106,24 @@ class TestRefusals:
         p = put(bench, RET, flags=passed)
         assert p.flags == passed & DISABLED
         assert state(bench, RET) == State("original" if passed & DISABLED else "int3", passed & DISABLED, Queue.NONE)
+
+    def test_an_instruction_is_looked_at_with_the_text_locked_and_an_address_before(self, bench_of, profile, monkeypatch):
+        """Else who registers beside a jump that goes in would take half of it for the function's code."""
+        bench = bench_of(profile, asm_image(NOPS))
+        held: list[bool] = []
+        read = bench.arch.code.read
+
+        def reads(addr: int, size: int) -> bytes:
+            held.append(bench.kprobes.text_mutex.owner is not None)
+            return read(addr, size)
+
+        monkeypatch.setattr(bench.arch.code, "read", reads)
+        for offset in (0, 3, 4):
+            bench.arch.code.invalidate(BASE, 16)
+            with suppress(KprobeError):
+                put(bench, offset)
+        assert held
+        assert all(held)
 
 
 class TestLists:

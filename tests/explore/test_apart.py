@@ -20,7 +20,6 @@ from engine.explore.drive import explore
 from engine.explore.exhaustive import Exhaustive
 from engine.explore.random_walk import RandomWalk
 from engine.explore.system import ViolationKind
-from engine.kprobe import Kprobe
 from engine.profile import LINUX_6_1, LINUX_2010, profile_named
 from engine.steps import without
 from tests.conftest import asm_image
@@ -144,11 +143,12 @@ def test_a_byte_that_no_unprobed_call_writes_and_that_has_changed_is_a_wrong_res
 
     def meddles(k, offset):
         def handler(_p, regs):
+            k._log.hit(0, regs)
             k.core.arch._memory.write(regs.di + offset, b"\x77")
 
-        p = Kprobe(symbol_name="f", pre_handler=handler)
-        k.probes.append(p)
-        k.core.register_kprobe(p)
+        p = k.kprobe("f")
+        p.pre_handler = handler
+        k.register(p)
 
     for offset, seen in ((200, {ViolationKind.WRONG_RESULT}), (0, set())):  # what the call itself writes it writes again
         case = case_of("mov byte ptr [rdi], 1; ret", arguments=buffer, restores=False)

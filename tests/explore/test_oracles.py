@@ -8,11 +8,10 @@ import pytest
 
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
-from arch_x86.explore.oracles import HitOracle
+from arch_x86.explore.passes import HitOracle
 from engine.arguments import parse_argument
 from engine.explore.schedule import replay
 from engine.explore.system import ViolationKind
-from engine.kprobe import Kprobe
 from engine.profile import LINUX_6_1, LINUX_2010
 from engine.steps import without
 from tests.conftest import asm_image
@@ -146,13 +145,11 @@ def test_lists_and_flags_that_disagree_are_seen(pool):
 def test_a_handler_that_changes_registers_leaves_a_wrong_result(pool):
     def meddles(k):
         def handler(_p, regs):
-            k._hit(0, regs)
+            k._log.hit(0, regs)
             regs.ax += 1
 
-        p = Kprobe(symbol_name="f", offset=SITE, pre_handler=handler)
-        k.probes.append(p)
-        k._life.append(0)
-        k._epoch.append(0)
+        p = k.kprobe("f", SITE)
+        p.pre_handler = handler
         k.register(p)
         k.unregister(p)
         k.settle()
@@ -163,13 +160,12 @@ def test_a_handler_that_changes_registers_leaves_a_wrong_result(pool):
 
 
 def test_a_pass_without_a_hit_is_lost_and_one_with_two_is_extra(pool, monkeypatch):
-    for change, kind in ((-1, ViolationKind.LOST_HIT), (1, ViolationKind.EXTRA_HIT)):
+    for times, kind in ((0, ViolationKind.LOST_HIT), (2, ViolationKind.EXTRA_HIT)):
         with monkeypatch.context() as patch:
 
-            def passed(self, lane, site, lives, *, change=change, real=HitOracle.passed):
-                addr, armed, then, before = lane.passing
-                lane.passing = (addr, armed, then, tuple(n - change for n in before))
-                return real(self, lane, site, lives)
+            def passed(self, lane, *args, times=times, real=HitOracle.passed):
+                lane.passing = lane.passing._replace(seen=lane.passing.seen * times)
+                return real(self, lane, *args)
 
             patch.setattr(HitOracle, "passed", passed)
             assert kind in kinds(verdict(pool, bound=0))

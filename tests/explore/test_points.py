@@ -6,14 +6,17 @@ import re
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 
 import pytest
 
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
-from arch_x86.explore.control import Life
+from arch_x86.explore.control import BETWEEN_OPERATIONS
 from arch_x86.explore.hit import HitPhase
 from arch_x86.explore.lane import Mode
+from arch_x86.explore.lives import Life
+from arch_x86.explore.passes import Seen
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.arguments import parse_argument
@@ -111,12 +114,18 @@ def three_probes(k, *, settle: bool):
     k.settle()
 
 
+def all_three_wait_for_the_next_operation(node, *, jump: bool) -> bool:
+    world = node.world
+    armed = sum(now is Life.ON for now, _ in node.lives) == 3 and (world.core.optimizer.idle or not jump)
+    return armed and world.plane.tasks[0].at == BETWEEN_OPERATIONS
+
+
 @contextmanager
 def all_in_place(pool, profile, *, jump: bool):
     """The control tasks have gone on alone until all three are in place, and one is about to be unregistered."""
     with opened(pool, THREE, partial(three_probes, settle=jump), profile=profile) as system:
         system.reset()
-        while sum(now is Life.ON for now, _ in system.node.lives) < 3 or system.node.world.plane.tasks[0].at != "next operation":
+        while not all_three_wait_for_the_next_operation(system.node, jump=jump):
             system.take(system.choices()[0].actor)
         yield system
 
@@ -131,11 +140,11 @@ def test_each_handler_of_a_hit_is_a_piece_of_its_own(pool, profile, jump):
             hit = system.lanes[0].hit
             if hit is not None and hit.phase is not HitPhase.TRAP:
                 phases.append(hit.phase)
-                counts.append(system.lanes[0].counts)
+                counts.append([n for _, n in system.lanes[0].passing.seen])
                 assert any(choice.actor[0] == "c" for choice in system.choices())
             system.take("0")
     assert phases == [HitPhase.FOUND, HitPhase.BETWEEN, HitPhase.BETWEEN, HitPhase.HANDLED]
-    assert counts == [(0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)]  # newest first
+    assert counts == [[], [2], [2, 1], [2, 1, 0]]  # newest first
 
 
 @PROFILES
@@ -147,9 +156,11 @@ def test_a_probe_that_leaves_between_two_handlers_of_a_hit_is_not_called_by_it_a
         while "c0" in [choice.actor for choice in system.choices()]:
             system.take("c0")
         assert system.node.waits[0].kind is WaitKind.SCHED  # for this hit
+        seen = ()
         while system.lanes[0].mode is Mode.CALL:
             system.take("0")
-        assert system.lanes[0].counts == (1, 0, 1)
+            seen = system.lanes[0].passing.seen if system.lanes[0].passing is not None else seen
+        assert seen == ((Seen.HIT, 2), (Seen.HIT, 0))
         assert system.violation is None
 
 
@@ -213,30 +224,36 @@ def test_states_that_differ_in_a_register_the_stack_x87_or_the_flags_of_a_call_a
     assert len(names) == 5
 
 
-def test_a_control_task_is_put_off_only_if_all_it_does_is_to_come_to_wait_for_a_lock(pool):
-    """While one that holds a lock can go on; who has something else to do may come in between."""
+def locks(k, log, *steps):
+    """``lock`` and ``drop`` one lock; anything else is written down."""
+    for step in steps:
+        if step == "lock":
+            k.core.kprobe_mutex.acquire("test")
+        elif step == "drop":
+            k.core.kprobe_mutex.release()
+        else:
+            log.append(step)
 
-    def holder(k):
-        with k.core.locked("test"):
-            for _ in range(3):
-                k.core.plane.point("holds")
 
-    def wants(k):
-        with k.core.locked("test"):
-            k.core.plane.point("got it")
+@pytest.mark.parametrize("reduce", [True, False], ids=["reduced", "unreduced"])
+def test_what_a_task_does_behind_a_lock_can_come_after_another_that_takes_it(pool, reduce):
+    """And what it does in front of a lock before another task that holds it: each order of three parts that locks allow."""
 
-    def writes(k):
-        k.core.plane.point("a step")
+    def tasks():
+        log = []
+        logs.append(log)
+        return [
+            ("a", lambda k: locks(k, log, "a0", "lock", "a1", "drop", "a2")),
+            ("b", lambda k: locks(k, log, "b0", "lock", "b1", "drop", "b2")),
+        ]
 
-    case = Case(image=asm_image("ret"), call="f", calls=1, profile=LINUX_2010, code=[], tag="t", restores=False)
-    with closing(open_case(replace(case, code=[("a", holder), ("b", wants), ("c", writes)]), pool)) as system:
-        system.take("c0")
-        assert {choice.actor for choice in system.choices()} == {"c0", "c2", "0"}
-        system.take("c2")
-        assert {choice.actor for choice in system.choices()} == {"c0", "c2", "0"}
-    with closing(open_case(replace(case, code=[("a", holder), ("b", wants), ("c", writes)], reduce=False), pool)) as system:
-        system.take("c0")
-        assert {choice.actor for choice in system.choices()} == {"c0", "c1", "c2", "0"}
+    logs = []
+    case = Case(image=asm_image("ret"), call="f", calls=1, profile=LINUX_2010, code=tasks, tag="t", restores=False, reduce=reduce)
+    with closing(open_case(case, pool)) as system:
+        explore(Exhaustive(bound=0, recheck_every=0), system)
+    told = {tuple(log) for log in logs if len(log) == 6}
+    orders = {order for order in permutations(["a0", "a1", "a2", "b0", "b1", "b2"]) if "".join(x[1] for x in order if x[0] == "a") == "012"}
+    assert told == {order for order in orders if "".join(x[1] for x in order if x[0] == "b") == "012"}
 
 
 def test_each_schedule_that_breaks_can_be_followed_step_by_step_without_reduction(pool):

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from arch_x86.explore.case import fingerprint
 from arch_x86.explore.check import Search, check, replay_case
 from arch_x86.explore.scenario import load_scenarios
+from arch_x86.explore.scenario import scenario as make_scenario
 from arch_x86.explore.scenarios import life
+from arch_x86.explore.scenarios.batches import BATCHES, dying_behind_a_batch, two_batches
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
+from arch_x86.explore.scenarios.load import LOAD
 from arch_x86.explore.scenarios.steps import scenarios_for
+from arch_x86.lab.bench import Workbench
 from engine.errors import InputError
 from engine.explore.schedule import Schedule
 from engine.explore.system import ViolationKind
+from engine.kprobe import Kprobe
 from engine.profile import LINUX_6_1, LINUX_2010, profile_named
 from engine.steps import STEPS, steps_of, without
 
 PAIRS = [(one, name) for one in SCENARIOS for name in one.profiles]
+LOADED = [(one, name) for one in LOAD for name in one.profiles]
 FAULTS = [(one, name) for one in HISTORY for name in one.profiles]
 
 
@@ -35,6 +43,13 @@ def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile):
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
 
 
+@pytest.mark.parametrize(("scenario", "profile"), LOADED, ids=lambda value: getattr(value, "name", value))
+def test_what_meets_under_load_breaks_nothing(pool, scenario, profile):
+    bound = min(scenario.preemptions, int(profile == "linux-2010" or scenario.preempt))  # to save time; `make mutants` has more
+    result = run(pool, scenario, profile, bound=bound, preempt=scenario.preempt)
+    assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
+
+
 @pytest.mark.parametrize(("scenario", "profile"), FAULTS, ids=lambda value: getattr(value, "name", value))
 def test_a_fault_of_the_kernels_history_shows_without_its_commit_only(pool, scenario, profile):
     assert run(pool, scenario, profile).verdict == "safe"
@@ -46,6 +61,47 @@ def test_a_fault_of_the_kernels_history_shows_without_its_commit_only(pool, scen
     violation, lines = replay_case(scenario.case(ablated), report.schedule, pool=pool)
     assert violation == report.violation
     assert str(violation.kind) in lines[-1]
+
+
+@pytest.mark.parametrize("scenario", BATCHES, ids=lambda one: one.name)
+@pytest.mark.parametrize(("profile", "bound"), [("linux-2010", 1), ("next", 0)])
+def test_what_lies_between_two_batches_breaks_nothing(pool, scenario, profile, bound):
+    """linux-6.1 has no batches; `make sound` has it, too, and higher bounds."""
+    result = run(pool, scenario, profile, bound=bound)
+    assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
+
+
+def test_a_neighbour_whose_jump_outlasts_a_pass_breaks_2010_without_the_mend(pool):
+    (step,) = dying_behind_a_batch.steps
+    assert run(pool, dying_behind_a_batch, "linux-2010", steps=[step]).verdict == "violation"
+
+
+def test_a_scenarios_batch_is_the_passes_of_2010_the_core_syncs_of_next_and_nothing_in_6_1(pool):
+    for name, batched, whole in (("linux-2010", 2, 1), ("linux-6.1", 1, 1), ("next", 1, 1)):
+        assert [passes_and_syncs(pool, two_batches, name, batch)[0] for batch in (1, None)] == [batched, whole]
+    assert [passes_and_syncs(pool, two_batches, "next", batch)[1] for batch in (1, None)] == [6, 3]
+    assert [passes_and_syncs(pool, two_batches, "linux-6.1", batch)[1] for batch in (1, None)] == [6, 6]
+
+
+def passes_and_syncs(pool, scenario, profile, batch):
+    """Of the control task alone, up to where both jumps are in."""
+    case = replace(scenario, batch=batch).case(profile_named(profile))
+    bench = Workbench(case.image, pool=pool, profile=case.profile)
+    try:
+        for offset in (0, 8):
+            bench.kprobes.register_kprobe(Kprobe(symbol_name="work", offset=offset))
+        before = bench.plane.stats.syncs
+        bench.kprobes.wait_for_kprobe_optimizer()
+        return bench.kprobes.optimizer.passes, bench.plane.stats.syncs - before
+    finally:
+        bench.close()
+
+
+def test_a_batch_is_part_of_a_schedules_fingerprint_where_it_is_set():
+    marks = [fingerprint(replace(two_batches, batch=batch).case(LINUX_2010)) for batch in (None, 1, 2)]
+    assert len(set(marks)) == 3
+    with pytest.raises(InputError, match="batch=0"):
+        make_scenario(image="x", call="x", batch=0)
 
 
 class TestFinds:

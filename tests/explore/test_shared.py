@@ -15,7 +15,6 @@ from engine.errors import InputError
 from engine.explore.drive import explore
 from engine.explore.exhaustive import Exhaustive
 from engine.explore.system import ViolationKind
-from engine.kprobe import Kprobe
 from engine.kprobe_events import parse_spec
 from engine.profile import LINUX_2010, NEXT
 from engine.steps import without
@@ -169,12 +168,13 @@ def meddles(change):
 
     def life(k):
         def handler(_p, regs):
-            k._hit(0, regs)
+            k._log.hit(0, regs)
             change(regs)
 
-        k._add(Kprobe(symbol_name="f", offset=0, pre_handler=handler), 0)
-        k.register(k.probes[0])
-        k.unregister(k.probes[0])
+        p = k.kprobe("f")
+        p.pre_handler = handler
+        k.register(p)
+        k.unregister(p)
 
     return life
 

@@ -12,6 +12,8 @@ from unicorn import x86_const
 from arch_x86.emu import machine as machine_module
 from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.fault import FaultKind, GuestFault, GuestFaultError
+from arch_x86.isa.assemble import assemble
+from arch_x86.isa.decode import decode
 from arch_x86.lab.jobs import verify_image
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Sweep, Verifier, parse_sweep
@@ -19,7 +21,10 @@ from arch_x86.probes import arch as arch_module
 from arch_x86.probes import stepping as stepping_module
 from engine.arguments import BufferArgument, IntegerArgument
 from engine.errors import InputError, KprobeError, WorkerDied
-from tests.conftest import asm_image
+from engine.image import Image, Segment, Symbol
+from engine.kprobe import Method
+from engine.profile import LINUX_6_1, LINUX_2010, NEXT
+from tests.conftest import BASE, asm_image
 
 # A carry over the probed instructions, a RIP-relative load, a call, a loop, callee-saved registers, x87 and the red zone.
 CODE = """
@@ -74,6 +79,133 @@ def test_a_rep_instruction_is_one_pass_boosted_and_one_hit_an_iteration_stepped(
     for value in (0, 1, 5):
         image = asm_image(code)
         assert verify_image(image, "f", [IntegerArgument(value)], sweep=Sweep("boundaries")).good
+
+
+HOT = """
+mov eax, 7; test edi, edi; jne 0x10000100
+xor edx, edx; add eax, edx
+add eax, 1; lea eax, [rax + rax]; ret
+"""
+COLD = "mov eax, 100; jmp 0x10000011"
+
+
+def test_a_jump_over_executed_bytes_is_tried_though_its_site_is_not_executed():
+    # The cold part of a function, which lies elsewhere, jumps back to behind the site.
+    image = asm_image(HOT, COLD)
+    assert decode(image.read(BASE + 17, 3), BASE + 17).raw == bytes.fromhex("83c001")
+    result = verify_image(image, "f", [IntegerArgument(1)], sweep=Sweep())
+    assert not result.good
+    assert {(failure.symbol, failure.offset, failure.method) for failure in result.failures} == {
+        ("f", 13, Method.OPTIMIZED),
+        ("f", 15, Method.OPTIMIZED),
+    }
+    assert verify_image(image, "f", [IntegerArgument(0)], sweep=Sweep()).good
+
+
+def test_jumps_behind_executed_code_are_tried_and_harmless():
+    # Nothing of `mov edx, 5` is executed, and nothing that is lies in its five bytes.
+    result = verify_image(asm_image("mov eax, edi; jmp l; mov edx, 5; l: inc eax; ret"), "f", [IntegerArgument(1)], sweep=Sweep())
+    assert (result.good, result.sites) == (True, 4)
+
+
+ROOM = BASE + 0x2000
+OTHER_STACK = f"""
+mov rax, rsp; mov rsp, {ROOM + 1024}
+push rdi; push rsi; lea rcx, [rdi + 1]; add rcx, rsi; pop rdx; pop r8
+mov rsp, rax; mov r9, {ROOM + 1024}; mov [r9 - 24], rcx; mov [r9 - 40], rdx; xor ecx, ecx; mov rax, r8; ret
+"""
+
+
+def switching(text: str = OTHER_STACK, sweep: str = "sample:3:40", *, red_zone: bool = False):
+    code = assemble(text, BASE)
+    room = Segment(ROOM, bytes(range(1, 256)) * 4, 4096, writable=True, executable=False)
+    segments = (Segment(BASE, code, len(code)), room)
+    image = Image(name="asm", segments=segments, symbols=(Symbol("f", BASE, len(code)),), red_zone=red_zone)
+    arguments = [IntegerArgument(0x0123456789ABCDEF), IntegerArgument(0x1122334455667788)]
+    return [
+        verify_image(image, "f", arguments, sweep=parse_sweep(sweep), options=ExecOptions(profile=profile))
+        for profile in (LINUX_2010, LINUX_6_1, NEXT)
+    ]
+
+
+@pytest.mark.parametrize("red_zone", [False, True])
+def test_what_is_pushed_below_the_stack_pointer_is_dead_on_any_stack(red_zone):
+    for result in switching(red_zone=red_zone):
+        assert result.failures == ()
+        assert result.runs > 500
+
+
+def test_two_other_stacks_that_overlap_are_sound_too():
+    second = f"mov rsp, {ROOM + 980}; push rcx; push 5; pop r10; mov r11, rcx; pop r11; mov rsp, rax;"
+    assert all(result.good for result in switching(OTHER_STACK.replace("mov rsp, rax;", second), "sample:3:10"))
+
+
+def test_a_red_zone_on_another_stack_is_kept_where_there_is_one():
+    text = OTHER_STACK.replace("pop rdx;", "mov [rsp - 8], rdi; mov [rsp - 128], rsi; nop; nop; mov r10, [rsp - 8]; pop rdx;")
+    assert all(result.good for result in switching(text, "sample:3:10", red_zone=True))
+    for result in switching(text, "none"):  # r10 is wrong
+        assert any("r10" in failure.explain for failure in result.failures)
+    for result in switching(text.replace("mov r10, [rsp - 8]", "nop"), "none"):  # memory below RSP is dead, and nobody has read it since
+        assert result.good
+
+
+def above_the_frame(self, handler, error_code=None):
+    """A byte above the stack pointer, which the frame has nothing to do with, changes."""
+    self.uc.load()
+    rsp = self.uc.gpr[4]
+    done = push_frame(self, handler, error_code)
+    byte = self._ram.read(rsp + 40, 1)
+    if byte is not None:
+        self._ram.write(rsp + 40, bytes((byte[0] ^ 1,)))
+    return done
+
+
+def far_below_the_frame(self, handler, error_code=None):
+    """A byte that lies below all that is pushed changes."""
+    self.uc.load()
+    rsp = self.uc.gpr[4]
+    done = push_frame(self, handler, error_code)
+    self._ram.write(rsp - 700, b"!")
+    return done
+
+
+push_frame = Cpu.push_frame
+
+
+@pytest.mark.parametrize("plant", [above_the_frame, far_below_the_frame])
+def test_live_memory_that_a_frame_changes_on_another_stack_is_found(monkeypatch, plant):
+    with monkeypatch.context() as patch:
+        patch.setattr(Cpu, "push_frame", plant)
+        results = switching(sweep="none")
+    for result in results:
+        assert any("memory at" in failure.explain for failure in result.failures)
+
+
+def test_a_wrong_store_to_where_a_frame_lay_is_found(monkeypatch):
+    """rcx is lost, is stored where a frame lay on the other stack, and cleared: the memory alone shows it."""
+    plant_detour_that_loses_a_register(monkeypatch)
+    for result in switching(sweep="none"):
+        wrong = [failure for failure in result.failures if f"memory at {ROOM + 1000:#x}" in failure.explain]
+        assert {failure.method for failure in wrong} == {Method.OPTIMIZED}
+
+
+def test_a_store_that_is_lost_where_a_frame_lay_is_found(monkeypatch):
+    """A handler on the other stack sends later stores elsewhere, to where nobody looks: the frame is still there at the end."""
+    original = Verifier._hit
+
+    def hit(self, p, regs):
+        if self._method in (Method.BOOSTED, Method.OPTIMIZED) and self.bench.arch.code.insn_at(self._site).raw == bytes.fromhex("4801f1"):
+            regs.r9 = self.bench.machine.layout.gs_base(0) + 0x800
+        return original(self, p, regs)
+
+    text = f"mov r9, {ROOM + 1024}; {OTHER_STACK}; ".replace(f"mov r9, {ROOM + 1024}; mov [r9", "mov [r9").replace(
+        "ret", "xor r9d, r9d; ret"
+    )
+    assert all(result.good for result in switching(text, "none"))
+    monkeypatch.setattr(Verifier, "_hit", hit)
+    for result in switching(text, "none"):
+        assert {failure.method for failure in result.failures} == {Method.BOOSTED, Method.OPTIMIZED}
+        assert all("memory at" in failure.explain for failure in result.failures)
 
 
 def test_a_call_that_faults_unprobed_is_bad_and_says_so():

@@ -41,7 +41,7 @@ def load_asm(text: str, name: str, base: int | None = None) -> Image:
         for label, addr in addresses.items()
         if not label.startswith(".L")
     )
-    return Image(name=name, segments=memory.segments(), symbols=symbols)
+    return Image(name=name, segments=memory.segments(), symbols=symbols, red_zone_given=False)
 
 
 def _labels(statements: Sequence[Statement], name: str) -> dict[str, bool]:

@@ -116,6 +116,7 @@ def load_code_image(text: str, name: str) -> Image:
         indirect_thunks=_thunks(top),
         preemption=top.flag("preemption"),
         red_zone=top.flag("red_zone"),
+        red_zone_given=top.has("red_zone"),
         warnings=tuple(f'key "{key}" is not part of the format: ignored' for key in top.unknown_keys()),
     )
 

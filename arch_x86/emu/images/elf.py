@@ -83,6 +83,7 @@ def _image(main: RelModule | DynModule, libraries: Sequence[Module], memory: Mem
         segments=memory.segments(),
         symbols=symbols,
         red_zone=isinstance(main, DynModule) or bool(libraries),
+        red_zone_given=isinstance(main, DynModule) or bool(libraries),
         imports=tuple(linked.stand_ins.imports),
         indirect_thunks=linked.runtime.thunks,
         deferred=linked.deferred,

@@ -86,7 +86,7 @@ def x868a6fc0ca24(setup: Setup) -> None:
         k.settle()
 
 
-@scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=1, profiles=_NEW, steps=("f1c97a1b4ef7",))
+@scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=1, steps=("f1c97a1b4ef7",))
 def f1c97a1b4ef7(setup: Setup) -> None:
     """A disabled neighbour's jump still stands, and the detour of the new probe returns into the middle of it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("CALLER", "LOOP", "TOY", "TWO")
+__all__ = ("CALLER", "DIRECTION", "LOOP", "RECURSIVE", "SHORT", "STEPPED", "THREE", "TOY", "TWO")
 
 TOY = """
 .globl work
@@ -48,6 +48,15 @@ work:
 """
 """Jumps at +0 (to +6) and at +8 (to +13)."""
 
+THREE = f"""{TWO}
+.globl mod
+mod:
+ lea eax, [rdi + rdi*4]
+ lea ecx, [rax + 1]
+ ret
+"""
+"""As TWO, and ``mod``, which is not called."""
+
 CALLER = """
 .globl work
 work:
@@ -65,3 +74,63 @@ inner:
  ret
 """
 """``work`` calls ``inner``, both of which can have return probes."""
+
+RECURSIVE = """
+.globl work
+work:
+ push rbx
+ mov ebx, edi
+ lea eax, [rdi + rdi*4]
+ test edi, edi
+ jz .Lout
+ lea edi, [rbx - 1]
+ call work
+ sub eax, ebx
+.Lout:
+ pop rbx
+ ret
+"""
+"""Calls itself as often as its argument says: so many calls of one function are open at once. It returns with CF set."""
+
+SHORT = """
+.globl work
+work:
+ push rbx
+ lea ebx, [rdi + rdi*4]
+ push rcx
+ pop rcx
+ lea eax, [rbx + rbx*2]
+ pop rbx
+ ret
+"""
+"""A jump at +0 replaces instructions of 1, 3 and 1 bytes: others begin at the first byte behind its own, and at the last one."""
+
+DIRECTION = """
+.globl work
+work:
+ push rbx
+ std
+ lea eax, [rdi + rdi*4]
+ lea ecx, [rax + 1]
+ cld
+ xor eax, ecx
+ pop rbx
+ ret
+"""
+"""At +2, where a jump replaces two instructions, DF is set, and the stack so that a whole pt_regs leaves it unaligned."""
+
+STEPPED = """
+.globl work
+work:
+ push rdi
+ call inner
+ pop rdi
+ add eax, edi
+ ret
+.globl inner
+inner:
+ inc edi
+ lea eax, [rdi + rdi*4]
+ ret
+"""
+"""``work`` calls ``inner``, whose first instruction is stepped."""

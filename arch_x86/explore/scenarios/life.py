@@ -1,7 +1,8 @@
 """A probe's life, and what can cross it, under load.
 
-Each is sound in next, and without preemption in linux-2010 and linux-6.1, but for ``nmi`` in linux-2010, and ``two_control_tasks`` there
-with two preemptions: a hit that finds its probe gone takes the breakpoint of the next one at the same address for nobody's.
+Each is sound in next, and without preemption in linux-2010 and linux-6.1, but for ``nmi`` and ``nmi_stepped`` in linux-2010, and
+``two_control_tasks`` there with two preemptions: a hit that finds its probe gone takes the breakpoint of the next one at the same address
+for nobody's.
 
 With preemption linux-2010 breaks in all that optimize; linux-6.1 in ``register`` and ``neighbour``: a task that is preempted in a detour
 buffer to which a breakpoint took it (the probe waits to be optimized) is not waited for when the probe is unregistered before the jump
@@ -256,6 +257,30 @@ def nmi(setup: Setup) -> None:
         k.settle()
 
 
+@scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False)
+def nmi_stepped(setup: Setup) -> None:
+    """NMIs that run the probed function while a hit of it is single-stepped: 2010 is BUG() there."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        p = k.kprobe("work", 2)
+        k.register(p)
+        k.unregister(p)
+        k.settle()
+
+
+@scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False)
+def nmi_boosted(setup: Setup) -> None:
+    """NMIs that run the probed function while a hit of it runs its boosted copy: that hit is over for the kernel, so theirs count."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        p = k.kprobe("work", 9)
+        k.register(p)
+        k.unregister(p)
+        k.settle()
+
+
 SCENARIOS: tuple[Scenario, ...] = (
     register,
     stepped,
@@ -272,4 +297,5 @@ SCENARIOS: tuple[Scenario, ...] = (
     enabled_switch,
     two_control_tasks,
     two_jumps,
+    nmi_boosted,
 )

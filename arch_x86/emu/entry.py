@@ -1,0 +1,39 @@
+"""What a handler may rely on when it is called: the CPU's state where a stub asks the host to run it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, Cpu
+from arch_x86.emu.machine import Machine
+from arch_x86.emu.uc import RFLAGS, RSI, RSP
+
+__all__ = ("wrong_entry",)
+
+_FLAGS: Final = 18 * 8
+"""Offset of the flags in pt_regs."""
+_CALLBACK: Final = "optimized_callback"
+_WHO: Final = {_CALLBACK: "a detour buffer calls", "trampoline": "a return probe's handlers run"}
+
+
+def wrong_entry(machine: Machine, cpu: Cpu) -> str | None:
+    """What is not as it should be where ``cpu`` stands, behind the ``hlt`` by which a stub asks for handlers; its registers are loaded.
+
+    Behind a breakpoint IF is clear. In a detour buffer, and on a return, DF is clear, and IF is as in the interrupted code, as pt_regs has
+    it; a detour buffer calls with the stack aligned as the System V convention has it. The stub of a breakpoint leaves DF as it was.
+    """
+    name, gpr = machine.stubs.hypercalls.get(cpu.rip), cpu.uc.gpr
+    flags = gpr[RFLAGS]
+    if name == "exception:3":
+        return "a breakpoint's handlers run with interrupts allowed" if flags & FLAG_IF else None
+    who = _WHO.get(name or "")
+    if who is None:
+        return None
+    if name == _CALLBACK and gpr[RSP] % 16 != 8:  # the call has pushed 8 bytes
+        return f"{who} with RSP = {gpr[RSP] + 8:#x}, which is not aligned"
+    if flags & FLAG_DF:
+        return f"{who} with DF set"
+    before = machine.ram.read_u64((gpr[RSI] if name == _CALLBACK else gpr[RSP]) + _FLAGS)
+    if before is not None and (flags ^ before) & FLAG_IF:
+        return f"{who} with IF {'set' if flags & FLAG_IF else 'clear'}, which is not as in the code that was interrupted"
+    return None

@@ -1,0 +1,224 @@
+"""What is expected of each probe, by the operations that control tasks have made on it and the order in which the core took them.
+
+An operation takes effect while it holds kprobe_mutex, and may return long after: of two that are under way at once the one that had the
+mutex last decides, whichever returns last. So each operation notes when it last took the mutex, and what it leaves counts from there. A
+probe is ``ON`` from the return of the operation that armed it to the start of the next one that concerns it, and then the number that goes
+with it changes, so that a pass can tell whether anything happened during it. While any operation on it is under way nothing is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from engine.explore.plane import ControlTask
+
+__all__ = ("Effect", "Ledger", "Life", "Lives", "Operation")
+
+Lives = tuple[tuple["Life", int], ...]
+
+
+class Life(IntEnum):
+    """What holds for a probe between two operations."""
+
+    OFF = 0
+    """Not registered, or its code is gone: no handler may run."""
+    CHANGING = 1
+    """An operation is under way that concerns it, or the kernel itself leaves open whether it is armed: a hit or none."""
+    ON = 2
+    """Registered and enabled: each pass over the armed text is a hit or a miss."""
+    DISABLED = 3
+    """Registered, and disabled, or all probes are disarmed: no pass that begins now is a hit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effect:
+    """What an operation leaves when it succeeds; None: it leaves that as it was.
+
+    ``registered``, ``disabled`` and ``gone`` (the code under it) are of each probe that it concerns; ``armed`` and ``optimizing`` are the
+    two global switches.
+    """
+
+    registered: bool | None = None
+    disabled: bool | None = None
+    gone: bool | None = None
+    armed: bool | None = None
+    optimizing: bool | None = None
+
+
+class Operation:
+    """One operation under way.
+
+    :ivar numbers: the probes that it concerns; ``everything``: all that are registered.
+    :ivar effect: what it leaves when it succeeds.
+    :ivar order: when it last took kprobe_mutex, counted in such takings; 0: not yet.
+    """
+
+    __slots__ = ("effect", "everything", "numbers", "order")
+
+    def __init__(self, numbers: Sequence[int], effect: Effect, *, everything: bool) -> None:
+        self.numbers = tuple(numbers)
+        self.effect = effect
+        self.everything = everything
+        self.order = 0
+
+
+_SWITCHES = ("armed", "optimizing")
+_OF_A_PROBE = ("registered", "disabled", "gone")
+
+
+class Ledger:
+    """The operations under way, and what those that are over have left.
+
+    :param sleeps_on: a probe that is enabled while all are disarmed may or may not be armed with the others
+        (:attr:`engine.profile.Profile.enables_while_disarmed` is false).
+    :ivar under_way: by control task.
+    :ivar jumped: probes whose site held a jump when an operation on them took kprobe_mutex.
+    """
+
+    def __init__(self, *, sleeps_on: bool) -> None:
+        self._sleeps_on = sleeps_on
+        self._clock = 0
+        self._facts: dict[tuple[str, int], tuple[int, bool]] = {}  # what holds, and the order of the operation that says so
+        self._epochs: list[int] = []
+        self._registrations: list[int] = []
+        self.under_way: dict[object, Operation] = {}
+        self.jumped: set[int] = set()
+        self.lives: Lives = ()
+
+    def know(self, number: int) -> None:
+        """There is a probe of that number."""
+        while len(self._epochs) <= number:
+            self._epochs.append(0)
+            self._registrations.append(0)
+        self._note()
+
+    # Operations ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, task: object, numbers: Sequence[int], effect: Effect, *, everything: bool = False) -> None:
+        """``task`` begins an operation on the probes ``numbers``, or on all that are registered."""
+        operation = self.under_way[task] = Operation(numbers, effect, everything=everything)
+        self._changed(operation)
+
+    def locked(self, operation: Operation) -> None:
+        """It has taken kprobe_mutex."""
+        self._clock += 1
+        operation.order = self._clock
+        if operation.effect.registered:
+            for n in operation.numbers:
+                self._registrations[n] += 1
+
+    def end(self, task: object, *, done: bool) -> None:
+        """The operation of ``task`` is over; not ``done``: it has failed, and leaves nothing."""
+        operation = self.under_way[task]
+        if done:
+            if not operation.order:
+                self.locked(operation)
+            self._take_effect(operation, operation.effect)
+        self._changed(operation, over=True)
+        del self.under_way[task]
+        self._note()
+
+    def _take_effect(self, operation: Operation, effect: Effect) -> None:
+        for name in _SWITCHES:
+            value = getattr(effect, name)
+            if value is not None:
+                self._say(name, -1, operation.order, value)
+        for n in operation.numbers:
+            if effect.disabled is False:  # enabled: armed at once, unless all are disarmed
+                off = not self._holds("armed", -1, default=True) or any(one.everything for one in self.under_way.values())
+                self._say("asleep", n, operation.order, self._sleeps_on and off and self._holds("disabled", n))
+            elif effect.disabled or effect.registered is not None:
+                self._say("asleep", n, operation.order, False)
+            if effect.registered:
+                self._say("gone", n, operation.order, False)
+                self._say("since", n, operation.order, True)
+            for name in _OF_A_PROBE:
+                value = getattr(effect, name)
+                if value is not None:
+                    self._say(name, n, operation.order, value)
+
+    def _say(self, name: str, n: int, order: int, value: bool) -> None:
+        if order >= self._facts.get((name, n), (0, False))[0]:
+            self._facts[name, n] = (order, value)
+
+    def _holds(self, name: str, n: int, *, default: bool = False) -> bool:
+        fact = self._facts.get((name, n))
+        return default if fact is None else fact[1]
+
+    def _changed(self, operation: Operation, *, over: bool = False) -> None:
+        """An operation has begun, or is ``over``: what it concerns has changed."""
+        for n in range(len(self._epochs)):
+            if n in operation.numbers or (operation.everything and self.registered(n)):
+                self._epochs[n] += 1
+        if not over:
+            self._note()
+
+    def _note(self) -> None:
+        self.lives = tuple((self._life(n), epoch) for n, epoch in enumerate(self._epochs))
+
+    def _life(self, n: int) -> Life:
+        registered = self.registered(n)
+        if any(n in one.numbers or (one.everything and registered) for one in self.under_way.values()):
+            return Life.CHANGING
+        if not registered or self._holds("gone", n):
+            return Life.OFF
+        if self._holds("disabled", n) or not self.armed:
+            return Life.DISABLED
+        return Life.CHANGING if self._holds("asleep", n) else Life.ON
+
+    # What holds -----------------------------------------------------------------------------------------------------------
+
+    def registered(self, n: int) -> bool:
+        """Probe ``n`` is registered, as far as operations that are over say."""
+        return self._holds("registered", n)
+
+    def enabled(self, n: int) -> bool:
+        """It is, it is not disabled, and its code is there."""
+        return self.registered(n) and not self._holds("disabled", n) and not self._holds("gone", n)
+
+    def asleep(self, n: int) -> bool:
+        """It was enabled while all were disarmed, and whether it is armed with the others is left open."""
+        return self._holds("asleep", n)
+
+    @property
+    def armed(self) -> bool:
+        """Probes are armed: debugfs kprobes/enabled."""
+        return self._holds("armed", -1, default=True)
+
+    @property
+    def optimizing(self) -> bool:
+        """Optimization is allowed: the sysctl."""
+        return self._holds("optimizing", -1, default=True)
+
+    def since(self, n: int) -> int:
+        """The order in which probes were registered, of ``n``: the newest has the highest number."""
+        return self._facts.get(("since", n), (0, False))[0]
+
+    def registration(self, n: int) -> int:
+        """How often ``n`` was about to be registered: calls that were entered before the last time are not its any more."""
+        return self._registrations[n]
+
+    def state(self, sites: Sequence[Hashable]) -> Hashable:
+        """For a control state's name: all that what is expected depends on from here on.
+
+        :param sites: of each probe, the address where it is; who came first is asked of those that share one only.
+        """
+        facts = {key: value for key, (_, value) in self._facts.items()}
+        numbers = range(len(self._epochs))
+        live = sorted((n for n in numbers if self.registered(n)), key=self.since)
+        groups = [tuple(n for n in live if sites[n] == site) for site in set(sites)]
+        ages = tuple(sorted(group for group in groups if len(group) > 1))
+        pending: Hashable = ()
+        if self.under_way:  # which of what is under way came before which of what is over
+            orders = sorted({0, *(order for order, _ in self._facts.values()), *(one.order for one in self.under_way.values())})
+            rank = {order: n for n, order in enumerate(orders)}
+            tasks = tuple((_name(task), one.numbers, one.everything, rank[one.order]) for task, one in self.under_way.items())
+            pending = (tuple(sorted(tasks)), tuple(sorted((key, rank[order]) for key, (order, _) in self._facts.items())))
+        told = (self.lives, tuple(sorted(facts.items())), tuple(self._registrations), tuple(sorted(self.jumped)))
+        return (told, ages, pending)
+
+
+def _name(task: object) -> int:
+    return task.index if isinstance(task, ControlTask) else -1

@@ -1,0 +1,82 @@
+"""Whether code keeps data in the 128 bytes below RSP (the red zone of the System V convention), where its file does not say so.
+
+Executables and shared objects are user-mode code, which may; a relocatable object is user-mode code, or a kernel's, which is built without.
+A trap that does not skip a red zone overwrites what the code has there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Final
+
+from arch_x86.emu.execute import Executor
+from arch_x86.emu.machine import Machine, MachineConfig
+from arch_x86.lab.calls import check_arguments, place_call
+from engine.arguments import Argument
+from engine.errors import InputError, printable
+from engine.image import Image
+
+__all__ = ("LOOKED_AT", "Call", "with_red_zone")
+
+LOOKED_AT: Final = 1_000_000
+"""So many instructions of a call are looked at: about two seconds at most."""
+_AT_ONCE: Final = 50_000
+_SIZE: Final = 128
+
+Call = tuple[str, Sequence[Argument]]
+"""A function's name, and what it is called with."""
+
+
+def with_red_zone(image: Image, choice: str, calls: Iterable[Call], stubs: dict[str, int], limit: int) -> tuple[Image, str | None]:
+    """``image`` with or without a red zone, and one line for the user where that was found out.
+
+    :param choice: ``yes``, ``no``, or ``auto``: as the file says; where it does not, yes if one of ``calls``, made without probes, loads
+        from below RSP.
+    :param limit: most instructions of each call.
+    :raises InputError: another choice, or arguments that do not fit.
+    """
+    if choice in ("yes", "no"):
+        return replace(image, red_zone=choice == "yes", red_zone_given=True), None
+    if choice != "auto":
+        raise InputError(f"--red-zone {printable(choice)}: unknown; give yes, no or auto")
+    place = None if image.red_zone_given else _load_below_stack(image, calls, stubs, min(limit, LOOKED_AT))
+    if place is None:
+        return image, None
+    line = f"{place} loads from below RSP, so the code is taken to have a red zone; --red-zone no says that it has none"
+    return replace(image, red_zone=True), line
+
+
+def _load_below_stack(image: Image, calls: Iterable[Call], stubs: dict[str, int], limit: int) -> str | None:
+    """Where the first of ``calls`` that loads from below RSP does so. A push or a call only stores there."""
+    with closing(Machine(image, config=MachineConfig(stubs=stubs))) as machine:
+        executor, uc, ram = Executor(machine), machine.cpus[0].uc, machine.ram
+        found: list[int] = []
+
+        def seen(phys: int, rsp: int, rip: int) -> None:
+            if found:
+                return
+            for addr in (rsp - 1, rsp - _SIZE):  # which may lie in two pages
+                near = ram.physical(addr)
+                if near is not None and near >> 12 == phys >> 12 and rsp - _SIZE <= addr + phys - near < rsp:
+                    found.append(rip)
+                    return
+
+        for name, arguments in calls:
+            symbol = machine.kallsyms.lookup_name(name)
+            if symbol is None or not image.is_text(symbol.addr):
+                continue  # whoever makes the call says so
+            check_arguments(arguments)
+            frame = place_call(machine, symbol.addr, arguments)
+            executor.begin_call(0, frame.addr, frame.integers, frame.floats)
+            uc.record_loads(seen)
+            left = limit
+            while executor.running(0) and left > 0 and not found:
+                left -= executor.advance(0, min(left, _AT_ONCE))
+            uc.stop_recording()
+            if found:
+                return machine.kallsyms.describe(found[0])
+            if executor.running(0):
+                executor.limit_reached(0, limit)
+        return None

@@ -1,0 +1,233 @@
+"""``make mutants``: each fault is planted in a copy of the project, and three finders look for it, each until it has found something.
+
+Exploration is :mod:`tests.faults.explore`, ``verify`` is :mod:`tests.faults.verify`, the unit tests are those of the part that the fault is
+in. Each answer goes to a file as it comes, a JSON line each; a run that was killed goes on where it was. At the end a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Final
+
+from engine.explore.checkpoint import code_mark
+from tests.faults.fault import Fault
+from tests.faults.lines import ROOT, may_find
+from tests.faults.suite import FAULTS, looked_at_by
+
+__all__ = ("FINDERS", "main")
+
+FINDERS: Final = ("exploration", "verify", "unit")
+_PARTS: Final = ("engine", "arch_x86", "tests", "workloads")
+_SECONDS: Final = 600
+"""Most seconds of CPU time that a finder may take: one that takes more than that has met something that does not end."""
+_SHARE: Final = 0.9
+"""Exploration and ``verify`` alone have to find so much of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a finder said of a fault. ``found``: what it met, None for nothing."""
+
+    key: str
+    finder: str
+    found: str | None
+
+
+class Tree:
+    """A copy of the project to plant faults in.
+
+    :param source: the project; the faults and their finders are always those of here.
+    """
+
+    def __init__(self, source: Path, room: Path) -> None:
+        self.room = room
+        for part in _PARTS:
+            shutil.copytree(source / part, room / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "tests" / "faults", room / "tests" / "faults", dirs_exist_ok=True)
+        shutil.copy(source / "pyproject.toml", room)
+        compileall.compile_dir(room, quiet=2)
+
+    def run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """A Python command in the tree, with its packages. Nothing is compiled to files: a fault must not outlive its text."""
+        environment = {**os.environ, "PYTHONPATH": str(self.room), "PYTHONDONTWRITEBYTECODE": "1", "OPTPROBE_NO_SHRINK": "1"}
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=self.room, env=environment, capture_output=True, text=True, preexec_fn=_limit
+        )
+
+    def source(self, fault: Fault) -> str:
+        """The text of the file that ``fault`` is in."""
+        return (self.room / fault.file).read_text(encoding="utf-8")
+
+    def find(self, fault: Fault, finder: str, cases: Sequence[str]) -> Answer:
+        """Plant ``fault``, let ``finder`` look for it (exploration in ``cases``), and mend it."""
+        path = self.room / fault.file
+        good = path.read_text(encoding="utf-8")
+        if good.count(fault.old) != 1:
+            raise SystemExit(f"{fault.file}: the text of {fault.name!r} is there {good.count(fault.old)} times")
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+            compiled.unlink()
+        path.write_text(good.replace(fault.old, fault.new), encoding="utf-8")
+        try:
+            return Answer("", finder, self._look(fault, finder, cases))
+        finally:
+            path.write_text(good, encoding="utf-8")
+
+    def _look(self, fault: Fault, finder: str, cases: Sequence[str]) -> str | None:
+        match finder:
+            case "exploration" if not cases:
+                return None
+            case "exploration":
+                done = self.run(["-m", "tests.faults.explore", "--cases", json.dumps(cases)])
+            case "verify":
+                done = self.run(["-m", "tests.faults.verify"])
+            case _:
+                there = [name for name in looked_at_by(fault) if (self.room / name).exists()]
+                done = self.run(["-m", "pytest", "-q", "-x", "--no-header", "--tb=no", "-p", "no:cacheprovider", *there])
+        if done.returncode == 0:
+            return None
+        if done.returncode < 0:
+            return f"did not end within {_SECONDS} seconds"
+        lines = [line for line in done.stdout.splitlines() if finder != "unit" or line.startswith(("FAILED", "ERROR"))]
+        return (lines or done.stderr.splitlines() or ["an error"])[-1][:300]
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+
+
+def _key(fault: Fault, mark: str) -> str:
+    return blake2b(repr((fault.file, fault.old, fault.new, mark)).encode(), digest_size=6).hexdigest()
+
+
+def _lines_run(tree: Tree, file: Path, mark: str, *, quick: bool) -> dict[str, dict[str, list[int]]]:
+    """Which lines each case of the exploration runs; kept beside the answers, since it takes a few minutes."""
+    kept = file.with_suffix(f".lines-{mark}{'-quick' if quick else ''}.json")
+    if not kept.exists():
+        print("looking which lines each case of the exploration runs", file=sys.stderr, flush=True)
+        fresh = kept.with_suffix(".new")
+        done = tree.run(["-m", "tests.faults.explore", "--lines", str(fresh.resolve()), *(["--quick"] if quick else [])])
+        if done.returncode:
+            raise SystemExit(f"without any fault the exploration fails: {done.stdout}{done.stderr}")
+        fresh.rename(kept)
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def _read(file: Path) -> dict[tuple[str, str], Answer]:
+    known: dict[tuple[str, str], Answer] = {}
+    if file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):
+                one: dict[str, Any] = json.loads(line)
+                known[one["key"], one["finder"]] = Answer(one["key"], one["finder"], one["found"])
+    return known
+
+
+def _chosen(words: Sequence[str]) -> list[Fault]:
+    if not words:
+        return list(FAULTS)
+    return [fault for fault in FAULTS if any(word in fault.name or word in fault.file for word in words)]
+
+
+def table(faults: Iterable[Fault], known: dict[tuple[str, str], Answer], mark: str) -> str:
+    """In Markdown: by fault who finds it; a finder that was not asked is left open."""
+    lines = ["| fault | exploration | verify | unit tests |", "| --- | --- | --- | --- |"]
+    for fault in faults:
+        answers = [known.get((_key(fault, mark), finder)) for finder in FINDERS]
+        cells = ["?" if one is None else "-" if one.found is None else "found" for one in answers]
+        lines.append(f"| {fault.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _summary(faults: Sequence[Fault], known: dict[tuple[str, str], Answer], mark: str) -> tuple[str, int]:
+    """One line of counts, and the exit status."""
+    by: dict[str, set[str]] = {
+        finder: {fault.name for fault in faults if (one := known.get((_key(fault, mark), finder))) is not None and one.found is not None}
+        for finder in FINDERS
+    }
+    ours = by["exploration"] | by["verify"]
+    every = ours | by["unit"]
+    text = (
+        f"{len(faults)} faults: exploration finds {len(by['exploration'])}, verify {len(by['verify'])}, "
+        f"both together {len(ours)}, the unit tests {len(by['unit'])}, all together {len(every)}"
+    )
+    return text, int(len(every) < len(faults) or len(ours) < _SHARE * len(faults))
+
+
+def _run(given: argparse.Namespace, faults: Sequence[Fault], mark: str, known: dict[tuple[str, str], Answer]) -> None:
+    """Ask what has not been asked, and write the answers down."""
+    finders: list[str] = given.finders.split(",")
+    asked = [(finder, fault) for finder in finders for fault in faults if (_key(fault, mark), finder) not in known]
+    if not asked:
+        return
+    file: Path = given.file
+    with tempfile.TemporaryDirectory() as name, file.open("a", encoding="utf-8") as out:
+        trees: SimpleQueue[Tree] = SimpleQueue()
+        for number in range(given.jobs):
+            trees.put(Tree(given.tree, Path(name) / str(number)))
+        run: dict[str, dict[str, list[int]]] = {}
+        if "exploration" in finders:
+            tree = trees.get()
+            run = _lines_run(tree, file, mark, quick=given.quick)
+            trees.put(tree)
+
+        def ask(one: tuple[str, Fault]) -> tuple[Fault, Answer]:
+            finder, fault = one
+            tree = trees.get()
+            try:
+                cases = may_find(fault, tree.source(fault), run) if finder == "exploration" else []
+                return fault, tree.find(fault, finder, cases)
+            finally:
+                trees.put(tree)
+
+        with ThreadPoolExecutor(given.jobs) as pool:
+            for done, (fault, answer) in enumerate(pool.map(ask, asked)):
+                key = _key(fault, mark)
+                known[key, answer.finder] = Answer(key, answer.finder, answer.found)
+                out.write(json.dumps({"key": key, "fault": fault.name, "finder": answer.finder, "found": answer.found}) + "\n")
+                out.flush()
+                told = "nothing" if answer.found is None else answer.found
+                print(f"{done + 1}/{len(asked)} {answer.finder}: {fault.name}: {told}", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 where every fault is found, and enough of them by exploration and ``verify``."""
+    parser = argparse.ArgumentParser(prog="make mutants")
+    parser.add_argument("words", nargs="*", help="only faults whose name or file has one of these words in it")
+    parser.add_argument("--list", action="store_true", help="list the faults, and run nothing")
+    parser.add_argument("--table", action="store_true", help="print the table of what is known, and run nothing")
+    parser.add_argument("--finders", default=",".join(FINDERS))
+    parser.add_argument("--quick", action="store_true", help="leave out the explorations that take a second or more")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--file", type=Path, default=Path("mutants.jsonl"))
+    parser.add_argument("--tree", type=Path, default=ROOT, help="the project to plant the faults in")
+    given = parser.parse_args(arguments)
+    faults = _chosen(given.words)
+    if given.list:
+        print("\n".join(f"{fault.kind}: {fault.name} ({fault.file})" for fault in faults))
+        return 0
+    mark = code_mark(given.tree / "engine", given.tree / "arch_x86")
+    known = _read(given.file)
+    if not given.table:
+        _run(given, faults, mark, known)
+    text, status = _summary(faults, known, mark)
+    print(table(faults, known, mark))
+    print(f"\n{text}")
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

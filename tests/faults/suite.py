@@ -1,0 +1,83 @@
+"""All planted faults, and which tests look at which part of the project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from tests.faults.arch import ARCH
+from tests.faults.core import CORE
+from tests.faults.fault import Fault
+from tests.faults.machine import MACHINE
+from tests.faults.text import TEXT
+
+__all__ = ("CHANGES_NOTHING", "FAULTS", "looked_at_by")
+
+FAULTS: Final = (*CORE, *ARCH, *TEXT, *MACHINE)
+
+CHANGES_NOTHING: Final = {
+    "the pass frees what was taken into use again": (
+        "of what it has undone the pass takes off the list for freeing what is in use, with the tables locked, before it waits"
+    ),
+    "kprobes-optimization=1 lists disabled probes, too": "who lists one asks whether it is disabled",
+    "the replaced size is taken as the jump's 5 where neighbours are looked for": (
+        "the last of the replaced instructions begins within the first five bytes, so no neighbour lies behind them"
+    ),
+    "next: what an operation disarms is disarmed before what it arms": "no operation does both",
+}
+"""Faults that look like some, and are not planted: why each changes nothing."""
+
+_CORE: Final = (
+    "tests/engine/test_optimizer.py",
+    "tests/engine/test_transitions.py",
+    "tests/engine/test_aggregation.py",
+    "tests/engine/test_kprobes.py",
+    "tests/engine/test_registration.py",
+    "tests/engine/test_switches.py",
+    "tests/engine/test_finds.py",
+    "tests/engine/test_unloaded_text.py",
+    "tests/engine/test_next.py",
+    "tests/engine/test_locks.py",
+    "tests/engine/test_behaviour.py",
+    "tests/engine/test_reentrancy.py",
+    "tests/engine/test_poke_batch.py",
+    "tests/explore/test_waits.py",
+    "tests/engine/test_core_machine.py",
+)
+_HITS: Final = (
+    "tests/engine/test_kprobes.py",
+    "tests/engine/test_reentrancy.py",
+    "tests/engine/test_next.py",
+    "tests/engine/test_selftests.py",
+)
+_COPIES: Final = (
+    "tests/probes/test_relocate.py",
+    "tests/probes/test_slot.py",
+    "tests/probes/test_detour.py",
+    "tests/probes/test_optimize.py",
+    "tests/probes/test_emulation.py",
+    "tests/equivalence/test_stepping.py",
+    "tests/equivalence/test_copies.py",
+    "tests/equivalence/test_hits.py",
+    "tests/lab/test_verify.py",
+)
+_MACHINE: Final = ("tests/emu/test_traps.py", "tests/emu/test_nmi.py", "tests/emu/test_machine.py", "tests/emu/test_guards.py")
+_RETURNS: Final = ("tests/engine/test_kretprobes.py", "tests/explore/test_points.py")
+_FIRST: Final[dict[str, tuple[str, ...]]] = {
+    "engine/kretprobes.py": _RETURNS,
+    "engine/insn_slots.py": ("tests/engine/test_insn_slots.py", *_CORE),
+    "engine/sync.py": ("tests/engine/test_locks.py", "tests/explore/test_waits.py", *_CORE),
+    "arch_x86/probes/kretprobe.py": _RETURNS,
+    "arch_x86/probes/arch.py": (*_COPIES, *_CORE),
+    "arch_x86/probes/breakpoint.py": (*_HITS, *_MACHINE, *_COPIES),
+    "arch_x86/probes/recover.py": ("tests/engine/test_recover.py", *_CORE),
+    "arch_x86/text": ("tests/engine/test_poke_batch.py", *_CORE, *_COPIES),
+    "arch_x86/emu": (*_MACHINE, *_RETURNS, *_HITS, *_COPIES),
+    "arch_x86/probes": (*_COPIES, *_HITS),
+    "engine": _CORE,
+}
+
+
+def looked_at_by(fault: Fault) -> Sequence[str]:
+    """The files of tests that look at the part of the project that ``fault`` is in."""
+    return next(tests for part, tests in _FIRST.items() if fault.file.startswith(part))
