@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: demo test lint bench smoke conformance mutants campaign sound necessity check-python clean
+.PHONY: demo test lint bench smoke conformance mutants campaign sound shared necessity check-python clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/optprobe demo
@@ -37,6 +37,10 @@ campaign: $(VENV)/run.stamp
 
 sound: $(VENV)/run.stamp
 	@$(BIN)/python -m bench.soundness $(SOUND)
+
+# Functions that share data, on two vCPUs and with preemption, and with a hit lost on purpose. SHARED="-1 rand" for a bound of 1 and only these.
+shared: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.explore.shared_functions $(SHARED)
 
 # The tables of README and docs/findings.md, in Markdown, from a fresh run of the matrix.
 necessity: $(VENV)/run.stamp

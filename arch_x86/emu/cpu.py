@@ -16,7 +16,19 @@ from arch_x86.emu.memory import PageTables, Ram
 from arch_x86.emu.uc import RFLAGS, RSP, UC_ERR_INSN_INVALID, VECTOR_WATCH, Context, UcInstance
 from arch_x86.text.version import PAGE_SIZE, TextPage, TextVersion
 
-__all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "FLAG_DF", "FLAG_IF", "FLAG_TF", "Cpu", "CpuState", "ExitReason", "FrameWatcher", "NmiPhase")
+__all__ = (
+    "CODE_SELECTOR",
+    "DATA_SELECTOR",
+    "FLAG_DF",
+    "FLAG_IF",
+    "FLAG_TF",
+    "TRAPS",
+    "Cpu",
+    "CpuState",
+    "ExitReason",
+    "FrameWatcher",
+    "NmiPhase",
+)
 
 CODE_SELECTOR: Final = 0x08
 DATA_SELECTOR: Final = 0x10
@@ -30,7 +42,8 @@ _FRAME: Final = struct.Struct("<5Q")
 _FRAME_CODE: Final = struct.Struct("<6Q")
 _DEBUG: Final = 1
 _INT_1: Final = b"\xcd\x01"
-_TRAPS: Final = frozenset({1, 3, 4})
+TRAPS: Final = frozenset({1, 3, 4})
+"""Vectors of exceptions that come behind the instruction that causes them; the others come instead of it."""
 _BREAKPOINT, _INVALID, _PAGE_FAULT = 3, 6, 14
 _INT3: Final = 0xCC
 _CANONICAL: Final = 1 << 47
@@ -266,7 +279,7 @@ class Cpu:
         if self._was_software(vector):
             self.retired += began
             return ExitReason.SOFTWARE, began
-        if vector in _TRAPS:
+        if vector in TRAPS:
             self.retired += began
             return ExitReason.EXCEPTION, began
         # Where nothing could be fetched, nothing has begun: the last that did is the branch there.

@@ -12,7 +12,7 @@ from typing import Final
 from arch_x86.isa.assemble import assemble
 from arch_x86.isa.decode import decode
 
-__all__ = ("GS_INTERRUPTS", "GS_JPROBE_SP", "GS_NMIS", "VECTORS", "Stubs", "build_stubs", "return_skip")
+__all__ = ("GS_END", "GS_INTERRUPTS", "GS_JPROBE_SP", "GS_NMIS", "VECTORS", "Stubs", "build_stubs", "return_skip")
 
 GS_INTERRUPTS: Final = 0xF00
 """Offset in the per-CPU area of the number of interrupts that this CPU's handler has taken."""
@@ -20,6 +20,8 @@ GS_NMIS: Final = 0xF08
 """The same of NMIs."""
 GS_JPROBE_SP: Final = 0xF10
 """Offset of RSP as it was when this CPU's jumper probe was hit."""
+GS_END: Final = 0xF18
+"""Offset of the end of what the stubs keep in the per-CPU area; it begins at :data:`GS_INTERRUPTS`."""
 
 VECTORS: Final = {
     0: ("divide_error", False),

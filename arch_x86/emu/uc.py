@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ctypes import byref, c_int, c_size_t, c_uint32, c_uint64, c_void_p, cast
 from types import FrameType
 from typing import Any, Final
@@ -89,7 +89,7 @@ VECTOR_WATCH: Final = 0x101
 """Pseudo vector: the next instruction is one of :meth:`UcInstance.watch`; it has not been executed."""
 
 
-_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "loaded", "began", "_count_one"})
+_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "loaded", "began", "tell", "_count_one"})
 
 
 def in_callback(frame: FrameType | None) -> bool:
@@ -331,6 +331,18 @@ class UcInstance:
         for _ in range(self._recording):
             self._remove_hook()
         self._recording = 0
+        self.flush_translations()
+
+    def trace(self, spans: Iterable[tuple[int, int]], touched: Callable[[int, int, int, bool], None]) -> None:
+        """Until :meth:`unmap_all`, tell ``touched`` of each load and store in the physical ``spans`` (from, to): the address of the
+        instruction, the physical address, the size in bytes, and whether it is a store."""
+        kind = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
+
+        def tell(_uc: int, kind: int, address: int, size: int, _value: int, _data: int) -> None:
+            touched(self.read_reg(x86.UC_X86_REG_RIP), address, size, kind == uc_const.UC_MEM_WRITE)
+
+        for begin, end in spans:
+            self._traps.append(self._add_hook(kind, _WRITE_CALLBACK(tell), begin=begin, end=end - 1))
         self.flush_translations()
 
     def _remove_hook(self) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine, MachineConfig
 from arch_x86.emu.uc import UcPool
+from arch_x86.explore.baseline import ORDERS_MOST, UnprobedSystem
+from arch_x86.explore.orders import Orders
 from arch_x86.explore.running import Plan
 from arch_x86.explore.system import X86System
 from arch_x86.explore.world import ControlCode, ControlCodes
 from arch_x86.lab.calls import check_arguments, place_call, require_function
 from engine.arguments import Argument
+from engine.errors import InputError, printable
 from engine.image import Image
 from engine.profile import Profile
 
-__all__ = ("Case", "fingerprint", "open_case")
+__all__ = ("Case", "find_orders", "fingerprint", "open_case")
 
 _STACK_PAGES = 4
 
@@ -78,11 +82,39 @@ def fingerprint(case: Case) -> str:
     return digest.hexdigest()
 
 
-def open_case(case: Case, pool: UcPool | None = None) -> X86System:
+def open_case(case: Case, pool: UcPool | None = None, *, orders: Orders | None = None) -> X86System:
     """A machine for ``case``, brought up, with the calls placed and the control tasks not started.
 
-    :raises InputError: no such function, or arguments that do not fit.
+    :param orders: what its calls leave in any order without probes, where that is known already.
+    :raises InputError: no such function, or arguments that do not fit; or calls that share data in too many orders.
     """
+    system = X86System(*_place(case, pool))
+    if system.shares:
+        try:
+            system.judge_by(find_orders(replace(case, reduce=True), pool) if orders is None else orders)
+        except BaseException:
+            system.close()
+            raise
+    return system
+
+
+def find_orders(case: Case, pool: UcPool | None = None, *, most: int = ORDERS_MOST) -> Orders:
+    """What the calls of ``case``, which share data, leave without probes, in any order.
+
+    :param most: schedules.
+    :raises InputError: there are more; or the function also runs in NMIs, of which there can be any number.
+    """
+    if case.nmis:
+        raise InputError(
+            f"{printable(case.call)}: its calls share data, and NMIs make more of them, so what they may leave is not known; "
+            "explore it without NMIs, or with a function that writes to its own stack and buffers only"
+        )
+    with closing(UnprobedSystem(*_place(replace(case, code=()), pool))) as system:
+        return system.find_orders(most)
+
+
+def _place(case: Case, pool: UcPool | None) -> tuple[Machine, Executor, Plan]:
+    """A machine, and what happens on it. Twice the same for cases that differ in their control tasks only."""
     check_arguments(case.arguments)
     config = MachineConfig(
         int3_gap=case.profile.steps_by_int3, stack_pages=_STACK_PAGES, stubs=case.stubs, heap_pages=_heap_pages(case)
@@ -106,7 +138,7 @@ def open_case(case: Case, pool: UcPool | None = None) -> X86System:
         restores=case.restores,
         limit=case.limit,
     )
-    return X86System(machine, executor, plan)
+    return machine, executor, plan
 
 
 def _heap_pages(case: Case) -> int:

@@ -196,7 +196,7 @@ def check(
         if refuses:
             system.refuse_bad_start()
         outcome, interrupted = Outcome(), False
-        several = Workers(strategy, system, lambda: open_case(case), min(search.jobs, BATCH))
+        several = Workers(strategy, system, lambda: open_case(case, orders=system.orders), min(search.jobs, BATCH))
         with closing(several if search.jobs > 1 else InProcess(strategy, system)) as runner, _checkpoint(case, search) as checkpoint:
             try:
                 drive(strategy, runner, outcome, progress, checkpoint)

@@ -19,7 +19,7 @@ from arch_x86.text.version import TextStore, TextVersion
 from engine.explore.system import Violation, ViolationKind
 from engine.kprobe import Kprobe
 
-__all__ = ("DeadlockOracle", "FreedOracle", "MemoryOracle", "RestoredOracle", "ResultOracle", "Site", "TornOracle")
+__all__ = ("DeadlockOracle", "FreedOracle", "MemoryOracle", "RestoredOracle", "ResultOracle", "Site", "TornOracle", "difference")
 
 _INT3: Final = 0xCC
 _JMP: Final = 0xE9
@@ -122,16 +122,18 @@ class ResultOracle:
         """A call of ``addr`` on ``lane`` has ended with ``got``."""
         if got == want:
             return None
-        text = f"call {lane.calls} of CPU {lane.index} left {self._difference(got, want)}"
+        text = f"call {lane.calls} of CPU {lane.index} left {difference(got, want)}"
         return Violation(ViolationKind.WRONG_RESULT, lane.index, addr, text)
 
-    def _difference(self, got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
-        for name, new, old in zip((*GPR_NAMES, "rflags"), got[0], want[0], strict=True):
-            if new != old:
-                return f"{name} = {new:#x}, without probes {old:#x}"
-        parts = ("vector registers", "x87 registers", "a buffer", "the fault")
-        different = (part for part, new, old in zip(parts, got[1:], want[1:], strict=True) if new != old)
-        return f"{next(different)} that differs from the unprobed run"
+
+def difference(got: tuple[Any, ...], want: tuple[Any, ...]) -> str:
+    """The first part in which what a call has left differs from ``want``, which an unprobed one leaves."""
+    for name, new, old in zip((*GPR_NAMES, "rflags"), got[0], want[0], strict=True):
+        if new != old:
+            return f"{name} = {new:#x}, without probes {old:#x}"
+    parts = ("vector registers", "x87 registers", "a buffer", "the fault")
+    different = (part for part, new, old in zip(parts, got[1:], want[1:], strict=True) if new != old)
+    return f"{next(different)} that differs from the unprobed run"
 
 
 class FreedOracle:

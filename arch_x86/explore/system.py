@@ -9,12 +9,15 @@ from typing import Any, Final
 from arch_x86.emu.cpu import CpuState
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
+from arch_x86.emu.memory import PAGE_SIZE
+from arch_x86.emu.stubs import GS_END, GS_INTERRUPTS
 from arch_x86.emu.uc import RSP
 from arch_x86.explore.apart import others_in_flight
 from arch_x86.explore.control import EndlessTaskError
 from arch_x86.explore.invariants import InvariantOracle
 from arch_x86.explore.lane import Lane, Mode
 from arch_x86.explore.oracles import DeadlockOracle, MemoryOracle, RestoredOracle
+from arch_x86.explore.orders import Left, Memory, Orders
 from arch_x86.explore.parking import Parked, live_stack, new_task
 from arch_x86.explore.return_oracle import OpenCalls as ModelCalls
 from arch_x86.explore.returns import NO_CALLS, OpenCalls
@@ -36,12 +39,13 @@ _CALLBACK, _INT3_STUB = "optimized_callback", "exception:3"
 class _Saved:
     """A state to go back to."""
 
-    __slots__ = ("calls", "cpus", "cur", "lanes", "left", "node", "opened", "ram", "tasks", "trace")
+    __slots__ = ("calls", "cpus", "cur", "ended", "lanes", "left", "node", "opened", "ram", "tasks", "trace")
 
     calls: OpenCalls
     opened: ModelCalls
     cpus: list[CpuState]
     cur: str
+    ended: Left
     lanes: list[tuple[Any, ...]]
     left: dict[int, tuple[MachineWait, frozenset[int]]]
     node: Node
@@ -83,12 +87,28 @@ class X86System(CpuSide):
         self._data = _data_spans(machine, set(self._stacks.values()), per_cpu=unprobed.shares)
         self._start = self._save_machine()
         own = [span for task in plan.calls for span in own_spans(executor, plan.calls, task, machine.tasks[task // 2].stack_top)]
+        self._own = own
         self.memory = MemoryOracle(self._start[0], self._data, own) if not unprobed.shares else None
         self.reset()
 
+    @property
+    def shares(self) -> bool:
+        """Calls write to memory that others may read, so what each leaves depends on their order: see :meth:`judge_by`."""
+        return self._unprobed.shares
+
+    def judge_by(self, orders: Orders) -> None:
+        """From now on what calls leave has to be what they leave in one of ``orders``, and a vCPU can be left in front of each
+        instruction where they meet."""
+        self.orders = orders
+        self.memory = MemoryOracle(self._start[0], self._data, [*self._own, *orders.written])
+        for rip in sorted(orders.points):
+            self._watch(rip, rip + 1)
+        self.reset()
+
     def close(self) -> None:
-        """End what is under way."""
+        """End what is under way, and give the machine's emulators back. Nothing of the system may be used any more."""
         self._tree.close()
+        self.machine.close()
 
     # Setting up -------------------------------------------------------------------------------------------------------
 
@@ -172,6 +192,7 @@ class X86System(CpuSide):
         self.cur = ""
         self._waits.left = {}
         self.calls = NO_CALLS
+        self.left = {}
         self.witness.calls.opened = ()
         self._enter(self._tree.root, -1)
 
@@ -202,7 +223,7 @@ class X86System(CpuSide):
         saved.lanes = [lane.save() for lane in self.lanes]
         saved.left = self._waits.left.copy()
         saved.node, saved.cur, saved.trace = self.node, self.cur, self.trace
-        saved.calls, saved.opened = self.calls, self.witness.calls.opened
+        saved.calls, saved.opened, saved.ended = self.calls, self.witness.calls.opened, self.left
         return saved
 
     def restore(self, state: _Saved) -> None:
@@ -211,7 +232,7 @@ class X86System(CpuSide):
         for lane, saved in zip(self.lanes, state.lanes, strict=True):
             lane.restore(saved)
         self._waits.left = state.left.copy()
-        self.cur, self.trace, self.calls = state.cur, state.trace, state.calls
+        self.cur, self.trace, self.calls, self.left = state.cur, state.trace, state.calls, state.ended
         self.witness.calls.opened = state.opened
         self.violation = None
         self._show(state.node)
@@ -224,7 +245,6 @@ class X86System(CpuSide):
         """A hash of all that decides what can happen from here: registers, live memory, control state, lanes, waits, who runs."""
         machine = self.machine
         digest = blake2b(digest_size=8)
-        room = machine.ram.room
         for lane, cpu, task in zip(self.lanes, machine.cpus, machine.tasks, strict=True):
             if lane.live:
                 uc = cpu.uc
@@ -236,18 +256,37 @@ class X86System(CpuSide):
                 digest.update(live_stack(machine, uc.gpr[RSP], task.stack_top))
             for parked in lane.parked:
                 digest.update(parked.stack(machine))
-        for span in self._data:
-            data = bytes(room[span[0] : span[1]])
-            known = self._data_names.get(span)
-            if known is None or known[0] != data:  # it seldom changes, and comparing is faster than hashing
-                known = self._data_names[span] = (data, blake2b(data, digest_size=16).digest())
-            digest.update(known[1])
+        digest.update(b"".join(self._data_digests()))
         lanes = self._lane_names()
         rips = [cpu.rip for lane, cpu in zip(self.lanes, machine.cpus, strict=True) if lane.live]
         current = self._current
         who = -1 if current is None else current.index
         digest.update(repr((rips, lanes, self._waits.key(), self.node.name, who, self.calls, self.witness.calls.opened)).encode())
+        if self.left:  # the verdict at the end is on all that was left
+            digest.update(repr(sorted(self.left.items())).encode())
         return int.from_bytes(digest.digest())
+
+    def _data_digests(self) -> list[bytes]:
+        """The name of the content of each span of data."""
+        room, digests = self.machine.ram.room, list[bytes]()
+        for span in self._data:
+            data = bytes(room[span[0] : span[1]])
+            known = self._data_names.get(span)
+            if known is None or known[0] != data:  # it seldom changes, and comparing is faster than hashing
+                known = self._data_names[span] = (data, blake2b(data, digest_size=16).digest())
+            digests.append(known[1])
+        return digests
+
+    def _changed_data(self) -> Memory:
+        """The spans of data whose content is not that of the start, by name."""
+        digests = zip(self._data, self._data_digests(), strict=True)
+        ram, room = self._start[0], self.machine.ram.room
+        return {begin: name for (begin, end), name in digests if room[begin:end] != ram[begin:end]}
+
+    def _content(self, phys: int) -> tuple[bytes, bytes]:
+        """What the span of data at ``phys`` held at the start, and what it holds now."""
+        end = next(end for begin, end in self._data if begin == phys)
+        return self._start[0][phys:end], bytes(self.machine.ram.room[phys:end])
 
     def _lane_names(self) -> tuple[Any, ...]:
         """What the vCPUs are doing. Of tasks apart, what those between calls have left is left out while another one is in a call: it ends
@@ -378,6 +417,14 @@ class X86System(CpuSide):
             self.violation = self.restored.check(self.node.version)
         if self.violation is None and self.memory is not None:
             self.violation = self.memory.check(self.machine.ram.room)
+        if self.violation is None and self.orders is not None:
+            self.violation = self.orders.check_end(self.left, self._changed_data(), self._content, self._data_name)
+
+    def _data_name(self, phys: int) -> str:
+        """Memory as people name it: by symbol or virtual address."""
+        addr = self.machine.ram.virtual(phys)
+        symbol = next((one for one in self.machine.image.symbols if one.addr <= addr < one.addr + one.size), None)
+        return f"{addr:#x}" if symbol is None else f"{symbol.name}+{addr - symbol.addr:#x}"
 
     def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
         """One choice; see :class:`engine.explore.system.System`."""
@@ -482,10 +529,17 @@ class _NoTime:
 def _data_spans(machine: Machine, tops: set[int], *, per_cpu: bool) -> list[tuple[int, int]]:
     """Physical spans of the data pages but stacks: those of the machine's tasks, and what ends at ``tops``.
 
-    :param per_cpu: with per-CPU areas.
+    :param per_cpu: with per-CPU areas, but for what the machine's own handlers keep there.
     """
-    own = set[int]() if per_cpu else {machine.layout.gs_base(cpu.index) >> 12 for cpu in machine.cpus}
+    areas = {machine.layout.gs_base(cpu.index) >> 12 for cpu in machine.cpus}
+    own = set[int]() if per_cpu else areas
     for stack_top in (*(task.stack_top for task in machine.tasks), *tops):
         top = stack_top >> 12
         own |= set(range(top - machine.config.stack_pages, top))
-    return [(phys, phys + 4096) for vpn, phys in machine.ram.pages() if vpn not in own]
+    spans: list[tuple[int, int]] = []
+    for vpn, phys in machine.ram.pages():
+        if vpn in own:
+            continue
+        end = phys + PAGE_SIZE
+        spans += [(phys, phys + GS_INTERRUPTS), (phys + GS_END, end)] if vpn in areas else [(phys, end)]
+    return spans
