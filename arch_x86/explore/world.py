@@ -7,7 +7,7 @@ one machine, and each :class:`Node` is all that they see of the control plane: a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -19,6 +19,7 @@ from arch_x86.explore.control import BETWEEN_OPERATIONS, Control, HandlerLog
 from arch_x86.explore.lives import Lives
 from arch_x86.explore.local_state import LocalState
 from arch_x86.explore.steptext import SteppedText
+from arch_x86.explore.stores import handlers_set, stop_at_stores, stop_at_stores_of_core
 from arch_x86.lab.bench import build_arch
 from arch_x86.text.space import TextWrite
 from arch_x86.text.version import TextVersion
@@ -48,7 +49,7 @@ class Edge:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What all control states share: the machine, its profile, who is told of the handlers that run, and ``code``, which makes the control
-    tasks' work."""
+    tasks' work. ``points``: as :attr:`arch_x86.explore.case.Case.points`."""
 
     machine: Machine
     hardware: Hardware
@@ -56,6 +57,7 @@ class Stage:
     log: HandlerLog
     code: ControlCodes
     nmis: bool = False
+    points: str = "locks"
 
 
 def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
@@ -89,11 +91,14 @@ class World:
         self.text = SteppedText(machine.text.store, lambda addr: layout.slots <= addr < end, self.plane.point, whole_batches=not stage.nmis)
         self.arch = build_arch(machine, self.text, self.plane, stage.profile)
         self.core = Kprobes(self.arch, self.plane, machine.kallsyms, stage.profile)
-        self.control = Control(self.core, stage.log, self.text, machine.image)
+        self._stops_at_stores = stage.points == "stores"
+        self.control = Control(self.core, stage.log, self.text, machine.image, stop_at_stores if self._stops_at_stores else None)
         self.plane.lock_listeners.append(self.control.lock_taken)
         self._aggregators: dict[int, AggrKprobe] = {}
         self._alloc = self.core.optprobes.alloc_aggr_kprobe
         self.core.optprobes.alloc_aggr_kprobe = self._remember
+        if self._stops_at_stores:
+            stop_at_stores_of_core(self.core)
         self._work = dict(stage.code())
         for name, work in self._work.items():
             self.plane.spawn(name, partial(_run_scenario, name, work, self.control))
@@ -102,6 +107,8 @@ class World:
         """A CPU may hold on to an aggregator that the core has freed."""
         op = self._alloc(p)
         self._aggregators[op.op_id] = op
+        if self._stops_at_stores:
+            stop_at_stores(op)
         return op
 
     # Names of probes, which hold in every world that the same steps lead to ---------------------------------------------
@@ -139,11 +146,18 @@ class World:
         probes = tuple(map(self._probe, self.control.probes))
         room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)
         control = self.control
-        shared = _digest((self.text.current.name, table, lists, switches, probes, room))
+        shared = _digest((self.text.current.name, table, lists, switches, probes, room, *self._between_stores()))
         expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)
         return shared, tasks, _digest((shared, tasks, expected))
 
-    def _probe(self, p: Kprobe) -> Hashable:
+    def _between_stores(self) -> Iterator[Hashable]:
+        """What tells states apart that lie between two stores: aggregators that are not in the table yet, or not any more, and their
+        numbers in use. Without points there all of it follows from the rest."""
+        if self._stops_at_stores:
+            yield tuple(self.core.optprobes.by_id)
+            yield tuple((*self._probe(op), handlers_set(op)) for op in self._aggregators.values())
+
+    def _probe(self, p: Kprobe) -> tuple[Hashable, ...]:
         slot = p.ainsn.slot if p.ainsn is not None else 0
         own = (self.name_of(p), p.flags.value, slot, p.post_handler is not None)
         if not isinstance(p, AggrKprobe):

@@ -21,7 +21,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from engine.errors import EngineBug, OptprobeError
 from engine.sync import ControlPlane, Hardware, Mutex
 
-__all__ = ("ControlTask", "LockWait", "MachineWait", "SteppedPlane", "WaitKind")
+__all__ = ("ControlTask", "LockWait", "MachineWait", "SteppedPlane", "WaitKind", "stop_here")
 
 
 class WaitKind(Enum):
@@ -56,6 +56,20 @@ class LockWait:
 
 
 _START: Final = "start"
+
+
+class _Body(greenlet):
+    """The greenlet that a control task of ``plane`` runs on."""
+
+    plane: SteppedPlane
+
+
+def stop_here(at: str) -> None:
+    """A point named ``at`` of the control task that runs this code, for who knows no plane. None, if no control task runs it, or if it runs
+    it in ``stop_machine``, whose function is one step."""
+    body = getcurrent()
+    if isinstance(body, _Body) and not body.plane.stopped:
+        body.plane.point(at)
 
 
 class ControlTask:
@@ -123,10 +137,11 @@ class ControlTask:
         self.at = _START
         self.done = self.started = False
 
-    def begin(self) -> None:
+    def begin(self, plane: SteppedPlane) -> None:
         """A greenlet goes back to where it was made, so it is made by who steps it, not by the task that spawned it."""
         self.started = True
-        self.body = greenlet(self._run)
+        self.body = _Body(self._run)
+        self.body.plane = plane
 
     def __repr__(self) -> str:
         return self.name
@@ -172,7 +187,7 @@ class SteppedPlane(ControlPlane):
         task.wait = task.ready = task.lock = None
         task.dropped = False
         if not task.started:
-            task.begin()
+            task.begin(self)
         task.steps += 1
         try:
             task.body.switch()

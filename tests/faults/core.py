@@ -100,7 +100,7 @@ _PASS: Final = (
     Fault("code that is gone leaves its probes on the optimizer's lists", _OPTPROBES, "if op.queued:\n            self._optimizer.dequeue(op)\n        op.flags", "if False:\n            self._optimizer.dequeue(op)\n        op.flags", Kind.MODULE),
     Fault("code that is gone leaves OPTIMIZED set", _OPTPROBES, "        op.flags &= ~KprobeFlag.OPTIMIZED\n        if op.unused", "        if op.unused", Kind.MODULE),
     Fault("the unused aggregator of code that is gone stays in the table", _OPTPROBES, "            self._table.unhash(op)\n            self._optimizer.put", "            self._optimizer.put", Kind.LEAK),
-    Fault("the number of a freed aggregator stays in use", _OPTPROBES, "        self._arch.arch_remove_kprobe(op)\n        self._by_id.pop(op.op_id, None)", "        self._arch.arch_remove_kprobe(op)", Kind.LEAK),
+    Fault("the number of a freed aggregator stays in use", _OPTPROBES, "        self._arch.arch_remove_kprobe(op)\n        self.by_id.pop(op.op_id, None)", "        self._arch.arch_remove_kprobe(op)", Kind.LEAK),
     Fault("the detour buffer of a freed aggregator stays in use", _OPTPROBES, "        self._arch.arch_remove_optimized_kprobe(op)\n        self._arch.arch_remove_kprobe(op)", "        self._arch.arch_remove_kprobe(op)", Kind.LEAK),
     Fault("the slot of a freed aggregator stays in use", _OPTPROBES, "        self._arch.arch_remove_optimized_kprobe(op)\n        self._arch.arch_remove_kprobe(op)", "        self._arch.arch_remove_optimized_kprobe(op)", Kind.LEAK),
 )  # fmt: skip

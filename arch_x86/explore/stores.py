@@ -1,0 +1,158 @@
+"""``--points stores``: control tasks stop in front of each store to what hits read without a lock.
+
+These are the flags, handlers, slot and detour buffer of each probe, the list that an aggregator is on, its children, the table, the numbers
+of the detour buffers, and the two global switches. A CPU that hits a probe reads them without a lock, so it may see any store of an
+operation done and the next one not: the order of the stores decides what it meets, and each of them is a publication.
+
+A probe or core is made as always and then becomes one of the classes here, whose only difference is that they stop first
+(:func:`engine.explore.plane.stop_here`). What stores a value that is there already publishes nothing and is no point; nor is what a CPU
+stores in a hit, or ``stop_machine``'s function, or the setting up of a scenario. Without the option none of this is used.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final, SupportsIndex, TypeVar
+
+from engine.explore.plane import stop_here
+from engine.kprobe import AggrKprobe, Kprobe
+from engine.kprobes import Kprobes
+
+__all__ = ("handlers_set", "stop_at_stores", "stop_at_stores_of_core")
+
+V = TypeVar("V")
+_HANDLERS: Final = ("pre_handler", "post_handler", "fault_handler", "break_handler")
+_FIELDS: Final = frozenset({"flags", "queue", "children", "ainsn", "optinsn", *_HANDLERS})
+_SWITCHES: Final = frozenset({"kprobes_allow_optimization", "kprobes_all_disarmed"})
+_MISSING: Final = object()
+
+
+def stop_at_stores(p: Kprobe) -> None:
+    """From now on the control task that stores to a field of ``p``, or to its list of children, stops first."""
+    if isinstance(p, AggrKprobe):
+        p.children = _Children(p)
+        p.__class__ = _StoppingAggregator
+    else:
+        p.__class__ = _StoppingProbe
+
+
+def stop_at_stores_of_core(core: Kprobes) -> None:
+    """From now on the control task that stores to the tables or switches of ``core`` stops first."""
+    core.kprobe_table = _Table("the table", core.kprobe_table)
+    core.optprobes.by_id = _Table("the numbers of detour buffers", core.optprobes.by_id)
+    core.__class__ = _StoppingCore
+
+
+def handlers_set(p: Kprobe) -> tuple[bool, ...]:
+    """Which handlers ``p`` has: pre, post, fault and break."""
+    return tuple(getattr(p, name) is not None for name in _HANDLERS)
+
+
+def _called(p: Kprobe) -> str:
+    """A probe as the timeline names it."""
+    kind = "aggregator" if isinstance(p, AggrKprobe) else "probe"
+    place = f"{p.addr or 0:#x}" if p.symbol_name is None else f"{p.symbol_name}+{p.offset:#x}"
+    return f"the {kind} at {place}"
+
+
+def _told(value: object) -> str:
+    """What is stored, in a word."""
+    if isinstance(value, Enum):
+        return str(value.name or 0).lower()
+    return ("no" if value is False else "yes") if isinstance(value, bool) else "none" if value is None else "set"
+
+
+def _store(self: Kprobe, name: str, value: Any) -> None:
+    """``__setattr__`` of probes."""
+    if name in _FIELDS and getattr(self, name) != value:
+        stop_here(f"stores {name} ({_told(value)}) of {_called(self)}")
+        if name == "children":
+            value = _Children(self, value)
+    object.__setattr__(self, name, value)
+
+
+class _StoppingProbe(Kprobe):
+    """A plain probe."""
+
+    __slots__ = ()
+    __setattr__ = _store
+
+
+class _StoppingAggregator(AggrKprobe):
+    """An aggregator."""
+
+    __slots__ = ()
+    __setattr__ = _store
+
+
+_StoppingProbe.__name__ = Kprobe.__name__  # they print as what they are
+_StoppingAggregator.__name__ = AggrKprobe.__name__
+
+
+class _StoppingCore(Kprobes):
+    """The core, for its two switches."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SWITCHES and getattr(self, name) != value:
+            stop_here(f"stores {name} ({_told(value)})")
+        object.__setattr__(self, name, value)
+
+
+class _Children(list[Kprobe]):
+    """The children of an aggregator. Its owner may be a plain probe's type only as far as types go."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: Kprobe, children: list[Kprobe] | None = None) -> None:
+        super().__init__(children or ())
+        self._owner = owner
+
+    def _stop(self, verb: str, p: Kprobe | None = None) -> None:
+        child = "all" if p is None else _called(p)
+        stop_here(f"{verb} {child} in the children of {_called(self._owner)}")
+
+    def insert(self, index: SupportsIndex, p: Kprobe, /) -> None:
+        """A child more, at ``index``."""
+        self._stop("inserts", p)
+        super().insert(index, p)
+
+    def append(self, p: Kprobe, /) -> None:
+        """A child more, as the last."""
+        self._stop("appends", p)
+        super().append(p)
+
+    def remove(self, p: Kprobe, /) -> None:
+        """A child less."""
+        self._stop("removes", p)
+        super().remove(p)
+
+    def clear(self) -> None:
+        """No child is left."""
+        if self:
+            self._stop("clears")
+        super().clear()
+
+
+class _Table(dict[int, V]):
+    """The table of probes, or that of detour buffers; ``called``: its name in a timeline."""
+
+    __slots__ = ("_called",)
+
+    def __init__(self, called: str, content: dict[int, V]) -> None:
+        super().__init__(content)
+        self._called = called
+
+    def __setitem__(self, key: int, value: V) -> None:
+        if self.get(key, _MISSING) is not value:
+            stop_here(f"puts {key:#x} into {self._called}")
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: int) -> None:
+        stop_here(f"takes {key:#x} out of {self._called}")
+        super().__delitem__(key)
+
+    def pop(self, key: int, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take the entry of ``key`` out, if there is one; else ``default``."""
+        if key in self:
+            stop_here(f"takes {key:#x} out of {self._called}")
+        return super().pop(key, default)
