@@ -20,11 +20,10 @@ from engine.kprobes import Kprobes
 
 __all__ = ("handlers_set", "stop_at_stores", "stop_at_stores_of_core")
 
-V = TypeVar("V")
+P = TypeVar("P", bound=Kprobe)
 _HANDLERS: Final = ("pre_handler", "post_handler", "fault_handler", "break_handler")
 _FIELDS: Final = frozenset({"flags", "queue", "children", "ainsn", "optinsn", *_HANDLERS})
 _SWITCHES: Final = frozenset({"kprobes_allow_optimization", "kprobes_all_disarmed"})
-_MISSING: Final = object()
 
 
 def stop_at_stores(p: Kprobe) -> None:
@@ -39,7 +38,7 @@ def stop_at_stores(p: Kprobe) -> None:
 def stop_at_stores_of_core(core: Kprobes) -> None:
     """From now on the control task that stores to the tables or switches of ``core`` stops first."""
     core.kprobe_table = _Table("the table", core.kprobe_table)
-    core.optprobes.by_id = _Table("the numbers of detour buffers", core.optprobes.by_id)
+    core.optprobes.by_id = _Table("the table of detour buffers", core.optprobes.by_id)
     core.__class__ = _StoppingCore
 
 
@@ -58,8 +57,10 @@ def _called(p: Kprobe) -> str:
 def _told(value: object) -> str:
     """What is stored, in a word."""
     if isinstance(value, Enum):
-        return str(value.name or 0).lower()
-    return ("no" if value is False else "yes") if isinstance(value, bool) else "none" if value is None else "set"
+        return (value.name or "none").lower()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else "set"
 
 
 def _store(self: Kprobe, name: str, value: Any) -> None:
@@ -99,7 +100,7 @@ class _StoppingCore(Kprobes):
 
 
 class _Children(list[Kprobe]):
-    """The children of an aggregator. Its owner may be a plain probe's type only as far as types go."""
+    """The children of the aggregator ``owner``."""
 
     __slots__ = ("_owner",)
 
@@ -107,23 +108,22 @@ class _Children(list[Kprobe]):
         super().__init__(children or ())
         self._owner = owner
 
-    def _stop(self, verb: str, p: Kprobe | None = None) -> None:
-        child = "all" if p is None else _called(p)
-        stop_here(f"{verb} {child} in the children of {_called(self._owner)}")
+    def _stop(self, what: str) -> None:
+        stop_here(f"{what} the children of {_called(self._owner)}")
 
     def insert(self, index: SupportsIndex, p: Kprobe, /) -> None:
         """A child more, at ``index``."""
-        self._stop("inserts", p)
+        self._stop(f"inserts {_called(p)} into")
         super().insert(index, p)
 
     def append(self, p: Kprobe, /) -> None:
         """A child more, as the last."""
-        self._stop("appends", p)
+        self._stop(f"appends {_called(p)} to")
         super().append(p)
 
     def remove(self, p: Kprobe, /) -> None:
         """A child less."""
-        self._stop("removes", p)
+        self._stop(f"removes {_called(p)} from")
         super().remove(p)
 
     def clear(self) -> None:
@@ -133,26 +133,26 @@ class _Children(list[Kprobe]):
         super().clear()
 
 
-class _Table(dict[int, V]):
+class _Table(dict[int, P]):
     """The table of probes, or that of detour buffers; ``called``: its name in a timeline."""
 
-    __slots__ = ("_called",)
+    __slots__ = ("_table",)
 
-    def __init__(self, called: str, content: dict[int, V]) -> None:
+    def __init__(self, called: str, content: dict[int, P]) -> None:
         super().__init__(content)
-        self._called = called
+        self._table = called
 
-    def __setitem__(self, key: int, value: V) -> None:
-        if self.get(key, _MISSING) is not value:
-            stop_here(f"puts {key:#x} into {self._called}")
-        super().__setitem__(key, value)
+    def __setitem__(self, key: int, p: P) -> None:
+        if self.get(key) is not p:
+            stop_here(f"puts {_called(p)} into {self._table}")
+        super().__setitem__(key, p)
 
     def __delitem__(self, key: int) -> None:
-        stop_here(f"takes {key:#x} out of {self._called}")
+        stop_here(f"takes {_called(self[key])} out of {self._table}")
         super().__delitem__(key)
 
     def pop(self, key: int, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take the entry of ``key`` out, if there is one; else ``default``."""
         if key in self:
-            stop_here(f"takes {key:#x} out of {self._called}")
+            stop_here(f"takes {_called(self[key])} out of {self._table}")
         return super().pop(key, default)
