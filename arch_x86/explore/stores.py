@@ -12,6 +12,7 @@ stores in a hit, or ``stop_machine``'s function, or the setting up of a scenario
 from __future__ import annotations
 
 from enum import Enum
+from functools import cache
 from typing import Any, Final, SupportsIndex, TypeVar
 
 from engine.explore.plane import stop_here
@@ -30,9 +31,7 @@ def stop_at_stores(p: Kprobe) -> None:
     """From now on the control task that stores to a field of ``p``, or to its list of children, stops first."""
     if isinstance(p, AggrKprobe):
         p.children = _Children(p)
-        p.__class__ = _StoppingAggregator
-    else:
-        p.__class__ = _StoppingProbe
+    p.__class__ = _stopping(type(p))
 
 
 def stop_at_stores_of_core(core: Kprobes) -> None:
@@ -72,22 +71,10 @@ def _store(self: Kprobe, name: str, value: Any) -> None:
     object.__setattr__(self, name, value)
 
 
-class _StoppingProbe(Kprobe):
-    """A plain probe."""
-
-    __slots__ = ()
-    __setattr__ = _store
-
-
-class _StoppingAggregator(AggrKprobe):
-    """An aggregator."""
-
-    __slots__ = ()
-    __setattr__ = _store
-
-
-_StoppingProbe.__name__ = Kprobe.__name__  # they print as what they are
-_StoppingAggregator.__name__ = AggrKprobe.__name__
+@cache
+def _stopping(kind: type[Kprobe]) -> Any:
+    """The class of probes of that ``kind`` (an entry of a return probe is of one of its own) that stop. It prints as ``kind`` does."""
+    return type(kind.__name__, (kind,), {"__slots__": (), "__setattr__": _store})
 
 
 class _StoppingCore(Kprobes):

@@ -152,7 +152,8 @@ class World:
 
     def _between_stores(self) -> Iterator[Hashable]:
         """What tells states apart that lie between two stores: aggregators that are not in the table yet, or not any more, and their
-        numbers in use. Without points there all of it follows from the rest."""
+        numbers in use. Without points there an aggregator is whole when it gets into the table, and behind it only its slot and its detour
+        buffer go, which ``room`` tells."""
         if self._stops_at_stores:
             yield tuple(self.core.optprobes.by_id)
             yield tuple((*self._probe(op), handlers_set(op)) for op in self._aggregators.values())

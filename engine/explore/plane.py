@@ -1,8 +1,9 @@
 """Control tasks whose every step is chosen from outside: the control plane of an exploration (section 5 of the design).
 
 Each task is ordinary Python on a greenlet. It runs from one *point* to the next: before it takes a lock, after it has dropped its last
-one, before a text write, in a wait. Who goes on, and when, is somebody else's choice; delayed work is one more task, which may start as
-soon as it was scheduled. The same choices give the same run, so a state of the control plane is named by the steps that led to it.
+one, before a text write, in a wait, and where the code that it runs asks for one (:func:`stop_here`). Who goes on, and when, is somebody
+else's choice; delayed work is one more task, which may start as soon as it was scheduled. The same choices give the same run, so a state of
+the control plane is named by the steps that led to it.
 
 What a task does while it holds a lock and what it does before and behind can be separated by another task only at a point. So a task that
 holds no lock stops in front of each lock that it takes, and behind the last that it drops, as long as another task is there to come in

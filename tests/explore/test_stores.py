@@ -23,6 +23,7 @@ from engine.explore.plane import SteppedPlane
 from engine.explore.system import ViolationKind
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.kprobes import Kprobes
+from engine.kretprobes import Kretprobe
 from engine.profile import LINUX_6_1, LINUX_2010, Profile
 
 PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
@@ -126,11 +127,13 @@ class Hardware(SimpleNamespace):
 
 def test_each_kind_of_store_stops_first_unless_it_changes_nothing_or_is_made_for_everybody_at_once():
     plane = SteppedPlane(Hardware())
-    one, op = Kprobe(addr=1), AggrKprobe(7)
-    for p in (one, op):
+    one, op, entry = Kprobe(addr=1), AggrKprobe(7), Kretprobe(symbol_name="f").kp
+    kinds = [type(p).__name__ for p in (one, op, entry)]
+    for p in (one, op, entry):
         stop_at_stores(p)
     stores = [
         lambda: setattr(one, "flags", KprobeFlag.DISABLED),
+        lambda: setattr(entry, "flags", KprobeFlag.DISABLED),
         lambda: setattr(op, "queue", Queue.FREEING),
         lambda: setattr(op, "children", [one]),
         lambda: op.children.clear(),
@@ -159,7 +162,7 @@ def test_each_kind_of_store_stops_first_unless_it_changes_nothing_or_is_made_for
         met.append(task.at)
     assert task.error is None
     assert len(met) == len(stores) + 2  # stop_machine waits; the end
-    assert [type(p).__name__ for p in (one, op)] == ["Kprobe", "AggrKprobe"]
+    assert [type(p).__name__ for p in (one, op, entry)] == kinds
 
 
 def test_a_schedule_at_stores_is_saved_and_replays(capsys, tmp_path, early_aggregator):
