@@ -19,11 +19,12 @@ from engine.explore.plane import stop_here
 from engine.kprobe import AggrKprobe, Kprobe
 from engine.kprobes import Kprobes
 
-__all__ = ("handlers_set", "stop_at_stores", "stop_at_stores_of_core")
+__all__ = ("stop_at_stores", "stop_at_stores_of_core")
 
 P = TypeVar("P", bound=Kprobe)
-_HANDLERS: Final = ("pre_handler", "post_handler", "fault_handler", "break_handler")
-_FIELDS: Final = frozenset({"flags", "queue", "children", "ainsn", "optinsn", *_HANDLERS})
+_FIELDS: Final = frozenset(
+    {"flags", "queue", "children", "ainsn", "optinsn", "pre_handler", "post_handler", "fault_handler", "break_handler"}
+)
 _SWITCHES: Final = frozenset({"kprobes_allow_optimization", "kprobes_all_disarmed"})
 
 
@@ -39,11 +40,6 @@ def stop_at_stores_of_core(core: Kprobes) -> None:
     core.kprobe_table = _Table("the table", core.kprobe_table)
     core.optprobes.by_id = _Table("the table of detour buffers", core.optprobes.by_id)
     core.__class__ = _StoppingCore
-
-
-def handlers_set(p: Kprobe) -> tuple[bool, ...]:
-    """Which handlers ``p`` has: pre, post, fault and break."""
-    return tuple(getattr(p, name) is not None for name in _HANDLERS)
 
 
 def _called(p: Kprobe) -> str:

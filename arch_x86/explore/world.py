@@ -7,7 +7,7 @@ one machine, and each :class:`Node` is all that they see of the control plane: a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -19,7 +19,7 @@ from arch_x86.explore.control import BETWEEN_OPERATIONS, Control, HandlerLog
 from arch_x86.explore.lives import Lives
 from arch_x86.explore.local_state import LocalState
 from arch_x86.explore.steptext import SteppedText
-from arch_x86.explore.stores import handlers_set, stop_at_stores, stop_at_stores_of_core
+from arch_x86.explore.stores import stop_at_stores, stop_at_stores_of_core
 from arch_x86.lab.bench import build_arch
 from arch_x86.text.space import TextWrite
 from arch_x86.text.version import TextVersion
@@ -135,7 +135,8 @@ class World:
     def name(self) -> tuple[int, tuple[int, ...], int]:
         """64 bits of what all control tasks share (text, core, slots), of each task (where it stands, with what), and of the whole.
 
-        Worlds whose whole is equal behave alike from here on. The same in every process.
+        Worlds whose whole is equal behave alike from here on. The same in every process. What an operation has stored so far to an
+        aggregator that is not in the table yet, or not any more, is told by where its task stands.
         """
         core = self.core
         table = tuple(sorted((addr, self._probe(p)) for addr, p in core.kprobe_table.items()))
@@ -146,19 +147,11 @@ class World:
         probes = tuple(map(self._probe, self.control.probes))
         room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)
         control = self.control
-        shared = _digest((self.text.current.name, table, lists, switches, probes, room, *self._between_stores()))
+        shared = _digest((self.text.current.name, table, lists, switches, probes, room))
         expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)
         return shared, tasks, _digest((shared, tasks, expected))
 
-    def _between_stores(self) -> Iterator[Hashable]:
-        """What tells states apart that lie between two stores: aggregators that are not in the table yet, or not any more, and their
-        numbers in use. Without points there an aggregator is whole when it gets into the table, and behind it only its slot and its detour
-        buffer go, which ``room`` tells."""
-        if self._stops_at_stores:
-            yield tuple(self.core.optprobes.by_id)
-            yield tuple((*self._probe(op), handlers_set(op)) for op in self._aggregators.values())
-
-    def _probe(self, p: Kprobe) -> tuple[Hashable, ...]:
+    def _probe(self, p: Kprobe) -> Hashable:
         slot = p.ainsn.slot if p.ainsn is not None else 0
         own = (self.name_of(p), p.flags.value, slot, p.post_handler is not None)
         if not isinstance(p, AggrKprobe):
