@@ -174,6 +174,12 @@ def _exploring(parser: argparse.ArgumentParser, *, preemptions: str, ablates: bo
     if ablates:
         parser.add_argument("--save", metavar="DIR", help="write what is found to files that replay takes")
         parser.add_argument("--without", metavar="STEP", action="append", default=[], help="leave a safety step out")
+        parser.add_argument(
+            "--points",
+            metavar="P",
+            default="locks",
+            help="where control tasks stop: locks (text writes and waits, too), or stores as well (locks)",
+        )
     parser.add_argument("--strategy", metavar="S", default="exhaustive", help="exhaustive, random or pct (exhaustive)")
     parser.add_argument("--preemptions", metavar="K", help=f"bound on interrupts and switches from a busy vCPU; or none ({preemptions})")
     parser.add_argument("--max-schedules", metavar="N", help="stop after so many schedules (exhaustive: no limit; else 10000)")

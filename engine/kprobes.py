@@ -266,6 +266,7 @@ class Kprobes:
             self.arch.arch_prepare_kprobe(ap)
             self.optprobes.prepare_optimized_kprobe(ap)
             ap.flags = ap.flags & ~KprobeFlag.GONE | KprobeFlag.DISABLED
+        p.ainsn = ap.ainsn
         if p.post_handler is not None or p.break_handler is not None:
             self.optprobes.unoptimize_kprobe(ap, force=True)
         if p.break_handler is None:
@@ -275,7 +276,6 @@ class Kprobes:
             ap.break_handler = self.aggr.break_handler
         else:
             raise KprobeError(errno.EEXIST, f"{p!r}: one with a break_handler is there already, and two can't be")
-        p.ainsn = ap.ainsn
         p.parent = ap
         if p.post_handler is not None:
             ap.post_handler = self.aggr.post_handler
@@ -324,11 +324,11 @@ class Kprobes:
             del self.kprobe_table[entry.at]
             return _Bottom.LAST_CHILD
         # Others remain, or the jump is still being undone: the optimizer will reclaim the aggregator.
-        entry.children.remove(p)
         if p.break_handler is not None and not p.gone:
             entry.break_handler = None
-        if p.post_handler is not None and not p.gone and not any(child.post_handler for child in entry.children):
+        if p.post_handler is not None and not p.gone and not any(child.post_handler for child in entry.children if child is not p):
             entry.post_handler = None
+        entry.children.remove(p)
         if not entry.disabled and not self.kprobes_all_disarmed:
             self.optprobes.optimize_kprobe(entry)
         return _Bottom.NOTHING

@@ -38,14 +38,17 @@ class ProbeTable(Protocol):
 
 
 class Optprobes:
-    """What arming and disarming do beyond one byte. All of it needs kprobe_mutex, and text_mutex where text changes."""
+    """What arming and disarming do beyond one byte. All of it needs kprobe_mutex, and text_mutex where text changes.
+
+    :ivar by_id: the aggregators that have a detour buffer, by the number that it passes to the callback.
+    """
 
     def __init__(self, arch: Arch, optimizer: Optimizer, table: ProbeTable, profile: Profile) -> None:
         self._arch = arch
         self._optimizer = optimizer
         self._table = table
         self._profile = profile
-        self._by_id: dict[int, AggrKprobe] = {}
+        self.by_id: dict[int, AggrKprobe] = {}
         self._next_id = 1
 
     # Aggregators ------------------------------------------------------------------------------------------------------
@@ -65,7 +68,7 @@ class Optprobes:
             return
         self._arch.arch_prepare_optimized_kprobe(op)
         if op.optready:
-            self._by_id[op.op_id] = op
+            self.by_id[op.op_id] = op
 
     def free_aggr_kprobe(self, op: AggrKprobe) -> None:
         """Free an unused aggregator's slot and detour buffer."""
@@ -73,7 +76,7 @@ class Optprobes:
             raise EngineBug(f"{op!r} still has children")
         self._arch.arch_remove_optimized_kprobe(op)
         self._arch.arch_remove_kprobe(op)
-        self._by_id.pop(op.op_id, None)
+        self.by_id.pop(op.op_id, None)
 
     def kill_optimized_kprobe(self, op: AggrKprobe) -> None:
         """The code under ``op`` is gone: off the lists, detour buffer freed, text not touched. An unused one leaves the table, too."""
@@ -85,16 +88,16 @@ class Optprobes:
             self._optimizer.put(op, Queue.FREEING)
             self._optimizer.kick()
         self._arch.arch_remove_optimized_kprobe(op)
-        self._by_id.pop(op.op_id, None)
+        self.by_id.pop(op.op_id, None)
 
     def find_optimized(self, op_id: int) -> AggrKprobe | None:
         """The aggregator whose detour buffer carries ``op_id``, until it is freed."""
-        return self._by_id.get(op_id)
+        return self.by_id.get(op_id)
 
     @property
     def prepared(self) -> int:
         """How many aggregators have a detour buffer."""
-        return len(self._by_id)
+        return len(self.by_id)
 
     # Optimizing -------------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,8 @@ class Case:
     :ivar reduce: choice points are where something meets somebody else's doing; ``apart``: of tasks that share nothing one at a time is in
         the middle of its call. See :class:`arch_x86.explore.running.Plan`.
     :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
+    :ivar points: ``stores``: a control task also stops in front of each store to a field that hits read without a lock
+        (:mod:`arch_x86.explore.stores`); ``locks``: it does not.
     """
 
     image: Image
@@ -55,6 +57,7 @@ class Case:
     asleep: tuple[int, ...] = ()
     reduce: bool = True
     apart: bool = True
+    points: str = "locks"
     restores: bool = True
     limit: int = 1_000_000
     stubs: dict[str, int] = field(default_factory=dict[str, int])
@@ -78,6 +81,8 @@ def fingerprint(case: Case) -> str:
         digest.update(repr(case.asleep).encode())
     if profile.batch is not None:  # likewise
         digest.update(f"batch {profile.batch}".encode())
+    if case.points != "locks":  # likewise
+        digest.update(f"points {case.points}".encode())
     digest.update(repr((words, case.resched, sorted(case.stubs.items()), case.tag)).encode())
     return digest.hexdigest()
 
@@ -135,6 +140,7 @@ def _place(case: Case, pool: UcPool | None) -> tuple[Machine, Executor, Plan]:
         asleep=frozenset(case.asleep),
         reduce=case.reduce,
         apart=case.apart,
+        points=case.points,
         restores=case.restores,
         limit=case.limit,
     )

@@ -50,6 +50,7 @@ def check_options(args: Namespace) -> CheckOptions:
         stubs=tuple(sorted(dict(parse_stub(stub) for stub in args.stub).items())),
         max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1),
         red_zone=args.red_zone,
+        points=args.points,
         reduce=not args.no_reduction,
     )
 
@@ -181,6 +182,7 @@ def _scenario_options(one: Scenario, args: Namespace) -> ScenarioOptions:
         preempt=args.preempt,
         cpus=None if args.cpus is None else parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
         without=tuple(args.without),
+        points=args.points,
         reduce=not args.no_reduction,
     )
 

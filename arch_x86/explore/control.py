@@ -5,7 +5,7 @@ The notes are what the oracles go by (:mod:`arch_x86.explore.lives`).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -54,6 +54,7 @@ class Control:
     """The operations, on one control state's core.
 
     :param log: told of each handler that runs.
+    :param made: called with each probe that is made, before anybody else has it.
     :ivar probes: by number, in the order of :meth:`kprobe` and :meth:`kretprobe` calls. ``returns``: the return probes among them.
     :ivar instances: of each registration of a return probe, by its number and which one it was, also when it is unregistered.
     :ivar told: of each control task, by its index, how many operations it has begun, and what those have answered that can answer more
@@ -63,11 +64,14 @@ class Control:
     :ivar broken: what an operation has promised, and did not keep when it returned; None as long as there is no such thing.
     """
 
-    def __init__(self, core: Kprobes, log: HandlerLog, text: TextSpace, image: Image) -> None:
+    def __init__(
+        self, core: Kprobes, log: HandlerLog, text: TextSpace, image: Image, made: Callable[[Kprobe], None] | None = None
+    ) -> None:  # fmt: skip
         self.core = core
         self._text = text
         self._image = image
         self._log = log
+        self._made = made
         self.probes: list[Kprobe] = []
         self.returns: dict[int, Kretprobe] = {}
         self.told: dict[int, tuple[int, tuple[bool, ...]]] = {}
@@ -131,6 +135,8 @@ class Control:
         while len(self.probes) <= number:
             self.probes.append(Kprobe())  # of another task, which has not come to make it
         self.probes[number] = p
+        if self._made is not None:
+            self._made(p)
         self.ledger.know(number)
 
     @property
@@ -200,7 +206,8 @@ class Control:
             with self._changing(numbers, Effect(registered=True, disabled=disabled)):
                 if not self.core.is_registered(p):
                     p.addr = None if p.symbol_name is not None else p.addr
-                    p.flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)  # it keeps what unregistering has left
+                    # It keeps what unregistering has left. This store is none of the kernel's, so it is never a choice point.
+                    object.__setattr__(p, "flags", KprobeFlag.DISABLED if disabled else KprobeFlag(0))
                 self.core.register_kprobe(p)
         except KprobeError as error:
             if must:

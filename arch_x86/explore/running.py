@@ -48,6 +48,7 @@ class Plan:
     :ivar asleep: in front of the instructions at these addresses a task falls asleep in the middle of its call, and nobody wakes it.
     :ivar reduce: choice points are where something of the vCPU meets somebody else's doing; else at every instruction.
     :ivar apart: with ``reduce``, of tasks that share nothing one at a time is in the middle of its call (:mod:`arch_x86.explore.apart`).
+    :ivar points: ``stores``: control tasks also stop in front of their stores to what hits read without a lock.
     :ivar limit: most instructions of one call.
     :ivar restores: after the last control task has ended the text has to be the original.
     """
@@ -62,6 +63,7 @@ class Plan:
     asleep: frozenset[int] = frozenset()
     reduce: bool = True
     apart: bool = True
+    points: str = "locks"
     limit: int = 1_000_000
     restores: bool = True
 

@@ -52,6 +52,7 @@ class CheckOptions:
     stubs: tuple[tuple[str, int], ...] = ()
     max_instructions: int = 1_000_000
     red_zone: str = "auto"
+    points: str = "locks"
     reduce: bool = True
 
 
@@ -65,6 +66,7 @@ class ScenarioOptions:
     preempt: bool = False
     cpus: int | None = None
     without: tuple[str, ...] = ()
+    points: str = "locks"
     reduce: bool = True
 
 
@@ -78,7 +80,17 @@ def scenario_case(one: Scenario, options: ScenarioOptions) -> Case:
         raise InputError(f"--profile {printable(profile)}: {one.name} is a scenario of {', '.join(one.profiles)}")
     preempt = options.preempt or one.preempt
     ablated = without(profile_named(profile), frozenset((*options.without, *one.without)), preempt=preempt)
-    return replace(one.case(ablated, cpus=options.cpus, preempt=preempt), reduce=options.reduce)
+    return replace(one.case(ablated, cpus=options.cpus, preempt=preempt), reduce=options.reduce, points=_points(options.points))
+
+
+def _points(text: str) -> str:
+    """Where control tasks stop.
+
+    :raises InputError: there is no such thing.
+    """
+    if text not in ("locks", "stores"):
+        raise InputError(f"--points {printable(text)}: unknown; give locks or stores")
+    return text
 
 
 def case_of(options: CheckOptions, image: Image | None = None) -> Case:
@@ -114,6 +126,7 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
         preempt=options.preempt,
         resched=tuple(_place(image, text) for text in options.resched),
         reduce=options.reduce,
+        points=_points(options.points),
         limit=options.max_instructions,
         stubs=stubs,
         code=[("main", life_of_probes(specs))],
@@ -166,6 +179,7 @@ def _check_document(options: CheckOptions) -> dict[str, Any]:
             "stubs": [list(stub) for stub in options.stubs],
             "max_instructions": options.max_instructions,
             "red_zone": options.red_zone,
+            "points": options.points,
         },
     }
 
@@ -178,6 +192,7 @@ def _scenario_document(options: ScenarioOptions) -> dict[str, Any]:
             "profile": options.profile,
             "preempt": options.preempt,
             "without": list(options.without),
+            "points": options.points,
         },
     }
 
@@ -219,6 +234,7 @@ def _scenario(document: Mapping[str, Any]) -> Case:
         preempt=bool(given["preempt"]),
         cpus=None if given["cpus"] is None else parse_number(str(given["cpus"]), "cpus", least=1),
         without=_texts(given["without"]),
+        points=str(given.get("points", "locks")),
     )
     (one,) = load_scenarios(f"{options.file}::{options.name}")
     return scenario_case(one, options)
@@ -248,6 +264,7 @@ def _case(document: Mapping[str, Any], room: Path) -> Case:
         stubs=tuple((str(name), int(value)) for name, value in given["stubs"]),
         max_instructions=parse_number(str(given["max_instructions"]), "max_instructions", least=1),
         red_zone=str(given.get("red_zone", "auto")),
+        points=str(given.get("points", "locks")),
     )
     return case_of(options)
 

@@ -72,7 +72,7 @@ class X86System(CpuSide):
         self._known_bad: dict[int, Violation] = {}
         self._apart = False
         self._spare: list[list[CpuState]] = []
-        self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self.witness, plan.code, plan.nmis), self._learn)
+        self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self.witness, plan.code, plan.nmis, plan.points), self._learn)
         self.node = self._tree.root
         self._dry_run()
         size = machine.config.stack_pages * 4096

@@ -20,6 +20,7 @@ from arch_x86.explore.control import BETWEEN_OPERATIONS, Control, EndlessTaskErr
 from arch_x86.explore.lives import Lives
 from arch_x86.explore.local_state import LocalState, loops
 from arch_x86.explore.steptext import SteppedText
+from arch_x86.explore.stores import stop_at_stores, stop_at_stores_of_core
 from arch_x86.lab.bench import build_arch
 from arch_x86.text.space import TextWrite
 from arch_x86.text.version import TextVersion
@@ -49,7 +50,7 @@ class Edge:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What all control states share: the machine, its profile, who is told of the handlers that run, and ``code``, which makes the control
-    tasks' work."""
+    tasks' work. ``points``: as :attr:`arch_x86.explore.case.Case.points`."""
 
     machine: Machine
     hardware: Hardware
@@ -57,6 +58,7 @@ class Stage:
     log: HandlerLog
     code: ControlCodes
     nmis: bool = False
+    points: str = "locks"
 
 
 def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
@@ -95,11 +97,14 @@ class World:
         self.text = SteppedText(machine.text.store, lambda addr: layout.slots <= addr < end, self.plane.point, whole_batches=not stage.nmis)
         self.arch = build_arch(machine, self.text, self.plane, stage.profile)
         self.core = Kprobes(self.arch, self.plane, machine.kallsyms, stage.profile)
-        self.control = Control(self.core, stage.log, self.text, machine.image)
+        self._stops_at_stores = stage.points == "stores"
+        self.control = Control(self.core, stage.log, self.text, machine.image, stop_at_stores if self._stops_at_stores else None)
         self.plane.lock_listeners.append(self.control.lock_taken)
         self._aggregators: dict[int, AggrKprobe] = {}
         self._alloc = self.core.optprobes.alloc_aggr_kprobe
         self.core.optprobes.alloc_aggr_kprobe = self._remember
+        if self._stops_at_stores:
+            stop_at_stores_of_core(self.core)
         self._work = dict(stage.code())
         for name, work in self._work.items():
             self.plane.spawn(name, partial(_run_scenario, name, work, self.control))
@@ -108,6 +113,8 @@ class World:
         """A CPU may hold on to an aggregator that the core has freed."""
         op = self._alloc(p)
         self._aggregators[op.op_id] = op
+        if self._stops_at_stores:
+            stop_at_stores(op)
         return op
 
     # Names of probes, which hold in every world that the same steps lead to ---------------------------------------------
@@ -134,7 +141,8 @@ class World:
     def name(self) -> tuple[int, tuple[int, ...], int]:
         """64 bits of what all control tasks share (text, core, slots), of each task (where it stands, with what), and of the whole.
 
-        Worlds whose whole is equal behave alike from here on. The same in every process.
+        Worlds whose whole is equal behave alike from here on. The same in every process. What an operation has stored so far to an
+        aggregator that is not in the table yet, or not any more, is told by where its task stands.
         """
         core = self.core
         table = tuple(sorted((addr, self._probe(p)) for addr, p in core.kprobe_table.items()))

@@ -1,8 +1,9 @@
 """Control tasks whose every step is chosen from outside: the control plane of an exploration (section 5 of the design).
 
 Each task is ordinary Python on a greenlet. It runs from one *point* to the next: before it takes a lock, after it has dropped its last
-one, before a text write, in a wait. Who goes on, and when, is somebody else's choice; delayed work is one more task, which may start as
-soon as it was scheduled. The same choices give the same run, so a state of the control plane is named by the steps that led to it.
+one, before a text write, in a wait, and where the code that it runs asks for one (:func:`stop_here`). Who goes on, and when, is somebody
+else's choice; delayed work is one more task, which may start as soon as it was scheduled. The same choices give the same run, so a state of
+the control plane is named by the steps that led to it.
 
 What a task does while it holds a lock and what it does before and behind can be separated by another task only at a point. So a task that
 holds no lock stops in front of each lock that it takes, and behind the last that it drops, as long as another task is there to come in
@@ -21,7 +22,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from engine.errors import EngineBug, OptprobeError
 from engine.sync import ControlPlane, Hardware, Mutex
 
-__all__ = ("ControlTask", "LockWait", "MachineWait", "SteppedPlane", "WaitKind")
+__all__ = ("ControlTask", "LockWait", "MachineWait", "SteppedPlane", "WaitKind", "stop_here")
 
 
 class WaitKind(Enum):
@@ -56,6 +57,20 @@ class LockWait:
 
 
 _START: Final = "start"
+
+
+class _Body(greenlet):
+    """The greenlet that a control task of ``plane`` runs on."""
+
+    plane: SteppedPlane
+
+
+def stop_here(at: str) -> None:
+    """A point named ``at`` of the control task that runs this code, for who knows no plane. None, if no control task runs it, or if it runs
+    it in ``stop_machine``, whose function is one step."""
+    body = getcurrent()
+    if isinstance(body, _Body) and not body.plane.stopped:
+        body.plane.point(at)
 
 
 class ControlTask:
@@ -123,10 +138,11 @@ class ControlTask:
         self.at = _START
         self.done = self.started = False
 
-    def begin(self) -> None:
+    def begin(self, plane: SteppedPlane) -> None:
         """A greenlet goes back to where it was made, so it is made by who steps it, not by the task that spawned it."""
         self.started = True
-        self.body = greenlet(self._run)
+        self.body = _Body(self._run)
+        self.body.plane = plane
 
     def __repr__(self) -> str:
         return self.name
@@ -172,7 +188,7 @@ class SteppedPlane(ControlPlane):
         task.wait = task.ready = task.lock = None
         task.dropped = False
         if not task.started:
-            task.begin()
+            task.begin(self)
         task.steps += 1
         try:
             task.body.switch()

@@ -32,7 +32,7 @@ MUTANTS: Final = (
     Mutant("a new probe does not force back the jump it lies in", "engine/optprobes.py", "            self.unoptimize_kprobe(neighbour, force=True)", "            pass"),
     Mutant("another probe in the bytes does not keep the jump off", "engine/optprobes.py", "if self._arch.arch_check_optimized_kprobe(p):", "if True:"),
     Mutant("a post_handler that joins does not force the jump back", "engine/kprobes.py", "            self.optprobes.unoptimize_kprobe(ap, force=True)", "            pass"),
-    Mutant("the last post_handler goes and the aggregator keeps its own", "engine/kprobes.py", "            entry.post_handler = None\n        if not entry.disabled", "            pass\n        if not entry.disabled"),
+    Mutant("the last post_handler goes and the aggregator keeps its own", "engine/kprobes.py", "            entry.post_handler = None\n        entry.children", "            pass\n        entry.children"),
     Mutant("the newest probe runs last", "engine/kprobes.py", "ap.children.insert(0, p)", "ap.children.append(p)"),
     Mutant("a disabled probe's handler runs behind a jump", "engine/aggregate.py", "if child.pre_handler is not None and not child.disabled:\n            self._cpu.kprobe_instance = child\n            child.pre_handler(child, regs)", "if child.pre_handler is not None:\n            self._cpu.kprobe_instance = child\n            child.pre_handler(child, regs)"),
     Mutant("the optimizer undoes the jump and leaves the breakpoint of a disabled probe", "engine/optimizer.py", "if not op.gone and (op.disabled or", "if not op.gone and (False or"),
