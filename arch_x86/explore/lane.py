@@ -146,9 +146,9 @@ class Lane:
             here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
             return (tuple(sorted((*here, *away))), asleep)
         hit = self.hit.key if self.hit is not None else 0
-        nmi: tuple[Any, ...] = (self.nested is not None,) if self.nmi else ()
-        if self.interrupted is not None:
+        nmi: tuple[Any, ...] = ()
+        if self.interrupted is not None:  # in an NMI; whether its handler has begun is where RIP stands
             before, passing, stepping, block, registers = self.interrupted
-            nmi = (*nmi, before.key if before is not None else 0, pass_key(passing, lives), stepping, block, registers)
+            nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, registers)
         passing = pass_key(self.passing, lives)
         return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)

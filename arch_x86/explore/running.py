@@ -204,10 +204,10 @@ class CpuSide:
         rip = cpu.rip
         self.executor.interrupt(lane.index)
         cpu.run(self._handler_length - 1)
-        self._switch(lane, rip, preempted=True)
+        self._switch(lane, rip)
 
-    def _switch(self, lane: Lane, resume: int, *, preempted: bool) -> None:
-        gone, following = park(self.machine, lane, resume, preempted=preempted), lane.parked[0]
+    def _switch(self, lane: Lane, resume: int) -> None:
+        gone, following = park(self.machine, lane, resume), lane.parked[0]
         switch_to(self.machine, lane, following)
         lane.parked = (*lane.parked[1:], gone) if gone.mode is not Mode.DONE else lane.parked[1:]
         self._waits.quiescent(lane.index)
@@ -425,7 +425,7 @@ class CpuSide:
 
     def _falls_asleep(self, lane: Lane) -> None:
         """Its task goes off the CPU where it stands, without a call of ``schedule()`` that would count, and for ever."""
-        lane.asleep = (*lane.asleep, park(self.machine, lane, self.machine.cpus[lane.index].rip, preempted=True))
+        lane.asleep = (*lane.asleep, park(self.machine, lane, self.machine.cpus[lane.index].rip))
         lane.mode, lane.passing = Mode.DONE, None
         if lane.parked:
             switch_to(self.machine, lane, lane.parked[0])
