@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
@@ -322,7 +321,7 @@ def test_the_registers_that_an_nmi_has_interrupted_are_part_of_a_state(pool):
 
 
 def jumped(k):
-    p = k.kprobe("f", 0)
+    p = k.kprobe("f", 4)
     k.register(p)
     k.settle()
     k.unregister(p)
@@ -351,7 +350,7 @@ def test_the_copies_in_a_detour_buffer_are_choice_points_each(pool):
     text = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; ret"
     with opened(pool, text, jumped) as system:
         system.reset()
-        while system.machine.text.store.read(system.node.version, BASE, 1) != b"\xe9":
+        while system.machine.text.store.read(system.node.version, BASE + 4, 1) != b"\xe9":
             system.take(min(actors(system) - {"0"}))
         (op,) = system.node.world.core.kprobe_table.values()
         copied = op.optinsn.copied - op.optinsn.detour.addr
@@ -361,7 +360,7 @@ def test_the_copies_in_a_detour_buffer_are_choice_points_each(pool):
             if rip in system._buffers:
                 seen.add(rip - op.optinsn.detour.addr)
             system.take("0")
-    assert {0, copied, copied + 2, copied + 4, copied + 7} <= seen  # its entry, three copies, and the jump back
+    assert {0, copied, copied + 3, copied + 5} <= seen  # its entry, two copies, and the jump back
 
 
 def test_a_preempted_task_is_waited_for_and_in_flight(pool):
@@ -392,3 +391,134 @@ def test_traps_over_waits_for_a_trap_that_has_not_read_its_poke(pool):
 def test_who_writes_where_others_read_shares(pool, text, shares):
     with sharing(pool, text, cpus=2) as system:
         assert system.shares is shares
+
+
+# Control states -------------------------------------------------------------------------------------------------------
+
+FIRST, SECOND = BASE + 4, BASE + 9
+TWO = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; mov edx, eax; mov esi, eax; mov edi, eax; ret"
+
+
+def both(k):
+    """Two probes that wait to be optimized."""
+    for addr in (FIRST, SECOND):
+        k.register(k.kprobe(None, addr=addr, number=len(k.probes)))
+
+
+def aggregators(k):
+    return [k.core.kprobe_table[addr] for addr in (FIRST, SECOND)]
+
+
+def moved(k, n: int) -> None:
+    """One of the aggregators comes to the head of its list."""
+    op = aggregators(k)[n]
+    k.core.optimizer.dequeue(op)
+    k.core.optimizer.put(op, Queue.OPTIMIZING)
+
+
+def ends(k, *operations, done: bool = True) -> None:
+    """For the oracles these operations begin and end, of which the core knows nothing."""
+    for numbers, effect in operations:
+        k.ledger.begin("test", numbers, effect)
+        k.ledger.end("test", done=done)
+
+
+def begins(k, *, locked: bool) -> None:
+    k.ledger.begin("test", [0], Effect(disabled=True))
+    if locked:
+        k.ledger.locked(k.ledger.under_way["test"])
+
+
+def sets(one, name: str, value):
+    return lambda k: setattr(one(k), name, value)
+
+
+def elsewhere(op) -> None:
+    """Its detour buffer is said to lie at another address."""
+    op.optinsn = replace(op.optinsn, detour=replace(op.optinsn.detour, addr=op.optinsn.detour.addr + 16))
+
+
+def core(k):
+    return k.core
+
+
+def probe(k):
+    return k.probes[0]
+
+
+def aggregator(k):
+    return aggregators(k)[0]
+
+
+def optimizer(k):
+    return k.core.optimizer
+
+
+def schedules(k, name: str) -> None:
+    k.core.plane.schedule_delayed_work(lambda: None, 0, name)
+
+
+def fails(k) -> None:
+    raise InputError("no")
+
+
+def plain(k) -> None:
+    """Nothing is done."""
+
+
+ON, OFF = Effect(optimizing=True), Effect(optimizing=False)
+REGISTERED = Effect(registered=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param(lambda k: k._text.write(BASE + 18, b"\x91", reason="a"), lambda k: k._text.write(BASE + 18, b"\x92", reason="b"), id="text"),
+        pytest.param(lambda k: k.core.kprobe_table.pop(FIRST), plain, id="the table"),
+        pytest.param(lambda k: moved(k, 0), lambda k: moved(k, 1), id="the order of the optimizer's lists"),
+        pytest.param(lambda k: k.core.arming.waiting.update({FIRST: (k.probes[0], True)}), lambda k: k.core.arming.waiting.update({FIRST: (k.probes[0], False)}), id="what waits to be armed"),
+        pytest.param(lambda k: k.core.optprobes.alloc_aggr_kprobe(k.probes[0]), plain, id="how many aggregators there were"),
+        pytest.param(sets(core, "kprobes_allow_optimization", False), plain, id="whether optimization is allowed"),
+        pytest.param(sets(core, "kprobes_all_disarmed", True), plain, id="whether all are disarmed"),
+        pytest.param(sets(optimizer, "_pending", False), plain, id="whether a pass is due"),
+        pytest.param(sets(optimizer, "_running", True), plain, id="whether a pass is under way"),
+        pytest.param(sets(probe, "flags", KprobeFlag.DISABLED), plain, id="a probe's flags"),
+        pytest.param(sets(probe, "ainsn", None), plain, id="a probe's slot"),
+        pytest.param(sets(probe, "post_handler", print), plain, id="whether a probe has a post_handler"),
+        pytest.param(lambda k: elsewhere(aggregators(k)[0]), plain, id="an aggregator's detour buffer"),
+        pytest.param(sets(aggregator, "children", []), plain, id="an aggregator's probes"),
+        pytest.param(lambda k: k.core.arch.slots.get(), plain, id="which slots are free"),
+        pytest.param(lambda k: k.core.arch.detours.get(), plain, id="which detour buffers are free"),
+        pytest.param(sets(lambda k: k.core.arch.poke, "_last", "another"), plain, id="a poke's descriptor"),
+        pytest.param(lambda k: ends(k, ([], OFF)), lambda k: ends(k, ([], ON)), id="what operations have left"),
+        pytest.param(lambda k: ends(k, ([0], Effect()), ([0], Effect()), done=False), lambda k: ends(k, ([0], Effect()), done=False), id="how many operations there were on a probe"),
+        pytest.param(lambda k: k.ledger.locked(Operation([0], REGISTERED, everything=False)), plain, id="how often a probe was registered"),
+        pytest.param(lambda k: k.ledger.jumped.add(0), plain, id="which probes had a jump"),
+        pytest.param(lambda k: begins(k, locked=True), lambda k: begins(k, locked=False), id="which operation had the mutex last"),
+        pytest.param(sets(lambda k: k, "broken", "a promise"), plain, id="a promise that was broken"),
+        pytest.param(lambda k: schedules(k, "one"), lambda k: schedules(k, "other"), id="the name of delayed work"),
+        pytest.param(fails, plain, id="what ended a task"),
+    ],
+)  # fmt: skip
+def test_what_control_tasks_leave_is_part_of_a_control_state(pool, first, second):
+    """Of two tasks the one that comes first does something, the other one nothing; afterwards both have ended."""
+
+    def if_first(k, do) -> None:
+        if not hasattr(k, "decided"):
+            k.decided = True
+            do(k)
+
+    tasks = [("main", both), ("a", lambda k: if_first(k, first)), ("b", lambda k: if_first(k, second))]
+    case = Case(image=asm_image(TWO), call="f", calls=1, profile=LINUX_6_1, code=tasks, tag="t", restores=False, reduce=False, arguments=(parse_argument("5"),))
+    with closing(open_case(case, pool)) as system:
+        names = []
+        for order in ("c1", "c2"), ("c2", "c1"):
+            system.reset()
+            while "c0" in actors(system):
+                system.take("c0")
+            assert len(aggregators(system.node.world.control)) == 2
+            for actor in order:
+                while system.node.world.plane.tasks[int(actor[1])].steppable:
+                    system.take(actor)
+            names.append(system.key())
+    assert names[0] != names[1]
