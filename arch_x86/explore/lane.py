@@ -151,4 +151,6 @@ class Lane:
             before, passing, stepping, block, registers = self.interrupted
             nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, registers)
         passing = pass_key(self.passing, lives)
+        # No case is known in which task and mode alone tell two states apart: each task has a stack of its own, to which RSP points unless
+        # code switches stacks, and an NMI between calls has interrupted no registers.
         return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)

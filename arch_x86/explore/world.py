@@ -154,12 +154,11 @@ class World:
 
     def _task(self, task: ControlTask) -> int:
         """What is a control task's own."""
-        # That it has not started, or is done, is said by where it stands; which wait it is in, by its frames.
-        stands = (task.name, task.at, task.again is not None, repr(task.error))
-        return _digest((stands, self._local(task)))
+        # Where it stands, and in which wait, its frames say; of a task that has none, whether it has not started or is done.
+        return _digest((task.name, task.again is not None, repr(task.error), self._local(task)))
 
     def _local(self, task: ControlTask) -> Hashable:
-        """What decides how it goes on, but for where it stands."""
+        """What decides how it goes on."""
         if task.done:
             return ()
         if not task.started:

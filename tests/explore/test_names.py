@@ -170,6 +170,7 @@ BOOSTED = "nop; push rdi; pop rax; ret"
         pytest.param(in_and_out, {"interrupts": True}, (("0 c0*2", "0"), ("0 c0*3", "0")), "i0", id="the control state"),
         pytest.param(in_and_out, {}, (("0 c0*5 0", ""), ("c0*5 0*2", "")), None, id="whom a wait waits for"),
         pytest.param(in_and_out, {}, (("c0", ""), ("0*3 c0", "")), "0", id="whether calls are made"),
+        pytest.param(in_and_out, {"calls": 2}, (("0 c0", "0*2"), ("0*4 c0", "0*2")), "0", id="how many calls are made before the one under way"),
         pytest.param(in_and_out, {"preempt": True, "interrupts": True}, (("s0", ""), ("0*3 s0", "")), "p0", id="what the other task has left to do"),
         pytest.param(in_and_out, {"nmis": True}, (("0 c0*3 0 n0", "0*2 c0*2 0*7"), ("0 c0*3 0*2 n0", "0*2 c0*2 0*7")), None, id="the hit that an NMI has interrupted"),
         pytest.param(in_and_out, {"interrupts": True}, (("0 c0*3 0", "0*3"), ("0 c0*3 0*2", "0*3")), "i0", id="how far a hit has come"),
@@ -231,6 +232,13 @@ def waits_for_tasks(k):
     k.core.plane.synchronize_rcu_tasks("test")
 
 
+def two_sites(k):
+    probes = [k.kprobe("f", offset) for offset in (1, 3)]
+    for p in probes:
+        k.register(p)
+    k.unregister(*probes)
+
+
 def three(k):
     probes = [k.kprobe("f", 1) for _ in range(3)]
     for p in probes:
@@ -252,6 +260,7 @@ PREEMPT = {"preempt": True, "interrupts": True}
         pytest.param(in_and_out, {}, "c0*3 0*2", lane_with(passing=lambda lane: lane.passing._replace(armed=False)), "", id="whether a pass is over an armed site"),
         pytest.param(in_and_out, {}, "c0*3 0*2", lane_with(passing=lambda lane: lane.passing._replace(busy=True)), "", id="whether a pass is inside another hit"),
         pytest.param(in_and_out, {}, "c0*3 0*5", (lane_with(passing=without_hits), lane_with(passing=not_asked)), "", id="what a pass is asked about"),
+        pytest.param(two_sites, {}, "c0*5 0*5", lane_with(passing=lambda lane: lane.passing._replace(addr=BASE + 3)), "", id="where a pass is"),
         pytest.param(in_and_out, IN_NMI, "c0*4 0*6", lane_with(stepping=lambda _: False), "n0", id="a single step"),
         pytest.param(in_and_out, IN_NMI, "c0*4 0*6 n0", interrupted_with(stepping=lambda _: False), "", id="the single step that an NMI has interrupted"),
         pytest.param(in_and_out, IN_NMI, "c0*4 0*6 n0", interrupted_with(passing=without_hits), "", id="the pass that an NMI has interrupted"),
@@ -400,9 +409,10 @@ TWO = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; mov edx, eax
 
 
 def both(k):
-    """Two probes that wait to be optimized."""
-    for addr in (FIRST, SECOND):
-        k.register(k.kprobe(None, addr=addr, number=len(k.probes)))
+    """Two probes that wait to be optimized, and two more at the first one's address that are not registered."""
+    probes = [k.kprobe(None, addr=addr) for addr in (FIRST, SECOND, FIRST, FIRST)]
+    for p in probes[:2]:
+        k.register(p)
 
 
 def aggregators(k):
@@ -480,8 +490,8 @@ REGISTERED = Effect(registered=True)
         pytest.param(lambda k: k.core.optprobes.alloc_aggr_kprobe(k.probes[0]), plain, id="how many aggregators there were"),
         pytest.param(sets(core, "kprobes_allow_optimization", False), plain, id="whether optimization is allowed"),
         pytest.param(sets(core, "kprobes_all_disarmed", True), plain, id="whether all are disarmed"),
-        pytest.param(sets(optimizer, "_pending", False), plain, id="whether a pass is due"),
-        pytest.param(sets(optimizer, "_running", True), plain, id="whether a pass is under way"),
+        pytest.param(sets(optimizer, "_pending", True), plain, id="whether a pass is due"),
+        pytest.param(sets(optimizer, "_running", False), plain, id="whether a pass is under way"),
         pytest.param(sets(probe, "flags", KprobeFlag.DISABLED), plain, id="a probe's flags"),
         pytest.param(sets(probe, "ainsn", None), plain, id="a probe's slot"),
         pytest.param(sets(probe, "post_handler", print), plain, id="whether a probe has a post_handler"),
@@ -497,6 +507,8 @@ REGISTERED = Effect(registered=True)
         pytest.param(lambda k: begins(k, locked=True), lambda k: begins(k, locked=False), id="which operation had the mutex last"),
         pytest.param(sets(lambda k: k, "broken", "a promise"), plain, id="a promise that was broken"),
         pytest.param(lambda k: schedules(k, "one"), lambda k: schedules(k, "other"), id="the name of delayed work"),
+        pytest.param(lambda k: schedules(k, "kprobe_optimizer"), plain, id="that work was asked for again"),
+        pytest.param(lambda k: ends(k, ([2], REGISTERED), ([3], REGISTERED)), lambda k: ends(k, ([3], REGISTERED), ([2], REGISTERED)), id="which of two probes is older"),
         pytest.param(fails, plain, id="what ended a task"),
     ],
 )  # fmt: skip
@@ -517,8 +529,20 @@ def test_what_control_tasks_leave_is_part_of_a_control_state(pool, first, second
             while "c0" in actors(system):
                 system.take("c0")
             assert len(aggregators(system.node.world.control)) == 2
+            system.take("c3")  # the optimizer's pass has begun, and has no lock yet
             for actor in order:
                 while system.node.world.plane.tasks[int(actor[1])].steppable:
                     system.take(actor)
             names.append(system.key())
     assert names[0] != names[1]
+
+
+def test_the_rounds_of_a_loop_are_control_states_of_their_own(pool):
+    """Nothing but how many operations the task has begun tells them apart."""
+
+    def settles(k):
+        for _ in range(3):
+            k.settle()
+
+    with opened(pool, BOOSTED, settles) as system:
+        assert len({follow(system, f"c0*{steps}") for steps in range(1, 5)}) == 4
