@@ -200,6 +200,10 @@ class Ledger:
         """How often ``n`` was about to be registered: calls that were entered before the last time are not its any more."""
         return self._registrations[n]
 
+    def _later_than(self, operation: Operation) -> tuple[tuple[str, int], ...]:
+        """The facts that operations which are over have stated, and which took kprobe_mutex behind ``operation``, that has had it."""
+        return tuple(sorted(key for key, (order, _) in self._facts.items() if 0 < operation.order < order))
+
     def state(self, sites: Sequence[Hashable]) -> Hashable:
         """For a control state's name: all that what is expected depends on from here on.
 
@@ -211,11 +215,14 @@ class Ledger:
         groups = [tuple(n for n in live if sites[n] == site) for site in set(sites)]
         ages = tuple(sorted(group for group in groups if len(group) > 1))
         pending: Hashable = ()
-        if self.under_way:  # which of what is under way came before which of what is over
-            orders = sorted({0, *(order for order, _ in self._facts.values()), *(one.order for one in self.under_way.values())})
-            rank = {order: n for n, order in enumerate(orders)}
-            tasks = tuple((_name(task), one.numbers, one.everything, rank[one.order]) for task, one in self.under_way.items())
-            pending = (tuple(sorted(tasks)), tuple(sorted((key, rank[order]) for key, (order, _) in self._facts.items())))
+        if self.under_way:
+            orders = sorted(one.order for one in self.under_way.values())
+            pending = tuple(
+                sorted(
+                    (_name(task), one.numbers, one.everything, orders.index(one.order), self._later_than(one))
+                    for task, one in self.under_way.items()
+                )
+            )
         told = (self.lives, tuple(sorted(facts.items())), tuple(self._registrations), tuple(sorted(self.jumped)))
         return (told, ages, pending)
 

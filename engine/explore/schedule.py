@@ -1,6 +1,6 @@
 """Schedules as text: one line, with a version and a fingerprint of what it is a schedule of.
 
-``v2:9f3c21aa:0*18,c0*5,i0,0*7``: vCPU 0 makes 18 steps, control task 0 five, an interrupt comes on vCPU 0, and so on. A step of a
+``v3:9f3c21aa:0*18,c0*5,i0,0*7``: vCPU 0 makes 18 steps, control task 0 five, an interrupt comes on vCPU 0, and so on. A step of a
 vCPU is an instruction, a piece of a hit, or the start of a call, so the text means the same with and without reduction.
 """
 
@@ -15,7 +15,7 @@ from engine.explore.system import System, Trace
 
 __all__ = ("Schedule", "parse_schedule", "replay", "segments_from", "segments_of", "text_of")
 
-_VERSION: Final = "v2"
+_VERSION: Final = "v3"
 _TEXT: Final = re.compile(r"v(\d+):([0-9a-f]{8}):((?:[a-z]?\d+(?:\*\d+)?)(?:,[a-z]?\d+(?:\*\d+)?)*|)")
 _ACTORS: Final = frozenset({"", "c", "i", "n", "p", "s"})
 _STEPS_MAX: Final = 1 << 40
@@ -56,7 +56,7 @@ def parse_schedule(text: str) -> Schedule:
     """
     found = _TEXT.fullmatch(text.strip())
     if found is None:
-        raise InputError(f"schedule '{printable(text.strip())}': not one; it should look like v2:9f3c21aa:0*18,c0*5,i0,0*7")
+        raise InputError(f"schedule '{printable(text.strip())}': not one; it should look like v3:9f3c21aa:0*18,c0*5,i0,0*7")
     if found[1] != _VERSION[1:]:
         raise InputError(f"schedule version v{found[1]}: unknown; this is {_VERSION}")
     for word in found[3].split(",") if found[3] else ():

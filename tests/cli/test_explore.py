@@ -111,7 +111,7 @@ def test_a_schedule_that_breaks_nothing_exits_with_0(capsys, image):
     _, out, _ = check(capsys, image, "--without", "free-wait", "--json")
     mark = json.loads(out)["violations"][0]["schedule"].split(":")[1]
     arguments = (image, "--call", "work", "--arg", "5", "--probe", "work+4", "--calls", "1", "--without", "free-wait")
-    status, out, _ = call(capsys, "replay", f"v2:{mark}:c0*2,0*3", "--", *arguments)
+    status, out, _ = call(capsys, "replay", f"v3:{mark}:c0*2,0*3", "--", *arguments)
     assert (status, out.splitlines()[-1]) == (0, "no violation")
 
 
@@ -215,7 +215,7 @@ def test_a_call_that_is_bad_unprobed_is_said_to_be_so_in_one_line_within_seconds
         assert says in err
     assert time.process_time() - began < 20
     mark = fingerprint(case_of(check_options(_parse(["check", *options]))))
-    assert call(capsys, "replay", f"v2:{mark}:0*3", "--", *options, *quick)[0] == 2
+    assert call(capsys, "replay", f"v3:{mark}:0*3", "--", *options, *quick)[0] == 2
 
 
 def test_explore_goes_on_behind_a_scenario_whose_call_is_bad(capsys, image, tmp_path):
@@ -317,7 +317,7 @@ def test_what_is_wrong_is_one_line_and_exit_status_2(capsys, image, more):
     assert (status, out, err.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.parametrize("what", ["/nowhere/at/all", "v2:00000000:0*3", "v1:00000000:0"])
+@pytest.mark.parametrize("what", ["/nowhere/at/all", "v3:00000000:0*3", "v2:00000000:0"])
 def test_a_replay_of_nothing_is_one_line_and_exit_status_2(capsys, what):
     status, out, err = call(capsys, "replay", what)
     assert (status, out, err.count("\n")) == (2, "", 1)

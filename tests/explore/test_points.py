@@ -6,7 +6,6 @@ import re
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import permutations
 
 import pytest
 
@@ -222,38 +221,6 @@ def test_states_that_differ_in_a_register_the_stack_x87_or_the_flags_of_a_call_a
         system.machine.ram.write(uc.gpr[4] - 8, b"\x77")  # below: dead, where there is no red zone
         assert system.key() == first
     assert len(names) == 5
-
-
-def locks(k, log, *steps):
-    """``lock`` and ``drop`` one lock; anything else is written down."""
-    for step in steps:
-        if step == "lock":
-            k.core.kprobe_mutex.acquire("test")
-        elif step == "drop":
-            k.core.kprobe_mutex.release()
-        else:
-            log.append(step)
-
-
-@pytest.mark.parametrize("reduce", [True, False], ids=["reduced", "unreduced"])
-def test_what_a_task_does_behind_a_lock_can_come_after_another_that_takes_it(pool, reduce):
-    """And what it does in front of a lock before another task that holds it: each order of three parts that locks allow."""
-
-    def tasks():
-        log = []
-        logs.append(log)
-        return [
-            ("a", lambda k: locks(k, log, "a0", "lock", "a1", "drop", "a2")),
-            ("b", lambda k: locks(k, log, "b0", "lock", "b1", "drop", "b2")),
-        ]
-
-    logs = []
-    case = Case(image=asm_image("ret"), call="f", calls=1, profile=LINUX_2010, code=tasks, tag="t", restores=False, reduce=reduce)
-    with closing(open_case(case, pool)) as system:
-        explore(Exhaustive(bound=0, recheck_every=0), system)
-    told = {tuple(log) for log in logs if len(log) == 6}
-    orders = {order for order in permutations(["a0", "a1", "a2", "b0", "b1", "b2"]) if "".join(x[1] for x in order if x[0] == "a") == "012"}
-    assert told == {order for order in orders if "".join(x[1] for x in order if x[0] == "b") == "012"}
 
 
 def test_each_schedule_that_breaks_can_be_followed_step_by_step_without_reduction(pool):

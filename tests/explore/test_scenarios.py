@@ -127,7 +127,7 @@ class TestFinds:
         In 6.1 a core sync comes before the probe leaves the table, and a CPU in the trap holds that up.
         """
         case = life.two_control_tasks.case(without(LINUX_2010, frozenset()))
-        segments = (("c0", 4), ("0", 21), ("c0", 1), ("0", 1), ("c1", 3), ("0", 1))
+        segments = (("c1", 4), ("0", 21), ("c1", 4), ("0", 1), ("c0", 4), ("0", 1))
         violation, lines = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.GUEST_FAULT

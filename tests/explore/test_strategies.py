@@ -138,7 +138,7 @@ def test_a_schedule_is_one_line_that_parses_to_itself(segments, mark):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "v2", "v2:0:0", "v2:00000000:x0", "v2:00000000:0*", "v1:00000000:0*3", "v2:00000000:0*3,,1", "v2:00000000:0*99999999999999"],
+    ["", "v3", "v3:0:0", "v3:00000000:x0", "v3:00000000:0*", "v2:00000000:0*3", "v3:00000000:0*3,,1", "v3:00000000:0*99999999999999"],
 )
 def test_what_is_no_schedule_is_refused_with_one_line(text):
     with pytest.raises(InputError) as refused:

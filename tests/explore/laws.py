@@ -1,0 +1,82 @@
+"""What a search may never change: the set of outcomes of a case. Collected here by a search of its own, so that laws can compare."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from arch_x86.emu.uc import UcPool
+from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.system import X86System
+
+Outcome = tuple[Any, ...]
+
+
+def outcomes(case: Case, pool: UcPool, *, bound: int, reduce: bool, states_max: int = 400_000) -> frozenset[Outcome]:
+    """Of every schedule of ``case`` within ``bound``: what it breaks, or the control state and the shared memory that it ends in.
+
+    Depth first, over all choices; a state is left out where it was met before with as much of the bound left. ``reduce`` switches what the
+    explorer merges, puts off and leaves out; without it every boundary and every step of a control task is a choice.
+    """
+    found = set[Outcome]()
+    with closing(open_case(replace(case, reduce=reduce), pool)) as system:
+        seen: dict[int, int] = {}
+        stack = [(system.save(), choice.actor, bound - choice.cost) for choice in _within(system, bound)]
+        while stack:
+            state, actor, left = stack.pop()
+            system.restore(state)
+            system.take(actor)
+            choices = _within(system, left)
+            if not choices:
+                if system.violation is not None or not system.choices():
+                    found.add(_outcome(system))
+                continue
+            key = system.key()
+            if seen.get(key, -1) >= left:
+                continue
+            seen[key] = left
+            assert len(seen) < states_max, "a law is for small cases"
+            here = system.save()
+            stack += [(here, choice.actor, left - choice.cost) for choice in choices]
+    return frozenset(found)
+
+
+def _within(system: X86System, left: int) -> list[Any]:
+    return [choice for choice in system.choices() if choice.cost <= left]
+
+
+def _outcome(system: X86System) -> Outcome:
+    """Whichever CPU it is on, and wherever buffers lie: of tasks that share nothing one stands for all."""
+    violation = system.violation
+    if violation is not None:
+        return (violation.kind.value, re.sub(r"CPU \d|call \d|0x[0-9a-f]{6,}", "_", violation.explain))
+    return ("end", system.node.shared, system.node.lives)
+
+
+def merged_states_differ(case: Case, pool: UcPool, *, nodes_max: int) -> list[str]:
+    """Control states of ``case`` that were taken for one, though a next step from the one leads elsewhere than from the other.
+
+    Control tasks alone, breadth first, ``nodes_max`` states at most; each state is gone on from by the way it was met first, and by
+    the way it was met last.
+    """
+    with closing(open_case(case, pool)) as system:
+        tree = system._tree
+        other_ways = dict[int, tuple[int, ...]]()
+        todo, known = [tree.root], {tree.root.number}
+        for node in todo:
+            for task in node.tasks:
+                following = tree.step(node, task).node
+                if following.number not in known and len(known) < nodes_max:
+                    known.add(following.number)
+                    todo.append(following)
+                elif following.path != (*node.path, task):
+                    other_ways[following.number] = (*node.path, task)
+        return [
+            f"{node.at(task)} by {node.path} and by {way}"
+            for node in todo
+            if (way := other_ways.get(node.number)) is not None
+            for task in node.tasks
+            if tree._reach((*way, task)).name()[-1] != tree.step(node, task).node.name
+        ]

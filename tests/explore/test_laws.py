@@ -1,0 +1,218 @@
+"""The law of the search: what is merged, put off or left out changes no set of outcomes. And: each reduction that is broken breaks it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+
+from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.local_state import LocalState
+from arch_x86.explore.running import CpuSide
+from arch_x86.explore.scenarios import life, load
+from arch_x86.explore.system import X86System
+from arch_x86.explore.world import World
+from engine.arguments import parse_argument
+from engine.explore.drive import explore
+from engine.explore.exhaustive import Exhaustive
+from engine.explore.plane import SteppedPlane
+from engine.profile import LINUX_6_1, LINUX_2010
+from engine.steps import without
+from tests.conftest import asm_image
+from tests.explore.laws import merged_states_differ, outcomes
+
+
+def in_and_out(k):
+    p = k.kprobe("f")
+    k.register(p)
+    k.settle()
+    k.unregister(p)
+    k.settle()
+
+
+def in_before_the_optimizer_and_out(k):
+    p = k.kprobe("f")
+    k.register(p)
+    k.unregister(p)
+
+
+def one_of_two(number: int, offset: int = 0):
+    def task(k):
+        p = k.kprobe("f", offset, number=number)
+        if k.register(p):
+            k.unregister(p)
+
+    return task
+
+
+def returns(k):
+    rp = k.kretprobe("f", 1)
+    k.register_return(rp)
+    k.unregister_return(rp)
+
+
+def switches(k):
+    k.switch(on=False)
+    k.switch(on=True)
+
+
+def small(*code, text: str = "ret", steps=(), profile=LINUX_2010, preempt: bool = False, interrupts: bool = False, **fields) -> Case:
+    """One call of ``text`` on each vCPU and the control tasks ``code``."""
+    return Case(
+        image=asm_image(text),
+        call="f",
+        arguments=(parse_argument("5"),),
+        calls=1,
+        profile=without(profile, frozenset(steps), preempt=preempt),
+        preempt=preempt,
+        interrupts=interrupts,
+        code=[(f"task{n}", one) for n, one in enumerate(code)],
+        tag="t",
+        **fields,
+    )
+
+
+JUMP = "lea eax, [rdi + rdi]; lea ecx, [rax + 1]; ret"
+RESCHED = 0x1000_0001
+CASES = {
+    "two tasks at one address": (small(one_of_two(0), one_of_two(1)), 0),
+    "a switch and an operation": (small(one_of_two(0), switches), 0),
+    "two vCPUs": (small(in_before_the_optimizer_and_out, cpus=2), 1),
+    "two vCPUs, no wait": (small(in_before_the_optimizer_and_out, cpus=2, text="nop; ret", steps=["unregister-wait"]), 0),
+    "a jump": (small(in_and_out, text=JUMP), 1),
+    "a jump, no stop_machine": (small(in_and_out, text=JUMP, steps=["stop-machine"]), 1),
+    "a return probe": (small(returns, text="nop; ret"), 1),
+    "NMIs": (small(in_before_the_optimizer_and_out, text="nop; ret", nmis=True), 1),
+    "preemption": (small(in_before_the_optimizer_and_out, preempt=True, interrupts=True), 1),
+    "preemption, no wait": (small(in_and_out, preempt=True, interrupts=True, steps=["unregister-wait"]), 1),
+    "interrupts": (small(in_before_the_optimizer_and_out, interrupts=True), 1),
+    "schedule() in a call": (small(in_before_the_optimizer_and_out, text="nop; nop; ret", preempt=True, resched=(RESCHED,)), 1),
+}
+BROKEN = {"two vCPUs, no wait": False, "a jump, no stop_machine": True, "preemption, no wait": True}
+"""Cases without one of their safety steps, and whether that shows within their bound."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_reduced_search_has_the_outcomes_of_the_unreduced_one(pool, name):
+    case, bound = CASES[name]
+    found = outcomes(case, pool, bound=bound, reduce=True)
+    assert found == outcomes(case, pool, bound=bound, reduce=False)
+    assert any(kind != "end" for kind, *_ in found) is BROKEN.get(name, False)
+
+
+# Orders of what control tasks do ------------------------------------------------------------------------------------------
+
+
+def parts(k, log, name):
+    """``0`` in front of a lock, ``1`` and ``2`` under it with a point between them, ``3`` behind it."""
+    log.append(f"{name}0")
+    k.core.kprobe_mutex.acquire("test")
+    log.append(f"{name}1")
+    k.core.plane.point("between")
+    log.append(f"{name}2")
+    k.core.kprobe_mutex.release()
+    log.append(f"{name}3")
+
+
+def orders(pool, *, reduce: bool) -> set[tuple[str, ...]]:
+    """Each order in which the parts of two control tasks can come, by a search."""
+    logs: list[list[str]] = []
+
+    def tasks():
+        log: list[str] = []
+        logs.append(log)
+        return [("a", lambda k: parts(k, log, "a")), ("b", lambda k: parts(k, log, "b"))]
+
+    case = replace(small(), code=tasks, restores=False, reduce=reduce)
+    with closing(open_case(case, pool)) as system:
+        explore(Exhaustive(bound=0, recheck_every=0), system)
+    return {tuple(log) for log in logs if len(log) == 8}
+
+
+def all_orders() -> set[tuple[str, ...]]:
+    """Each order that the lock allows: the two parts under it have nothing of the other task's critical section between them."""
+    found = set()
+    for places in permutations(range(8), 4):
+        if list(places) != sorted(places):
+            continue
+        a, b = iter("0123"), iter("0123")
+        order = tuple(f"a{next(a)}" if at in places else f"b{next(b)}" for at in range(8))
+        first, second = sorted((order.index(f"{who}1"), order.index(f"{who}2")) for who in "ab")
+        if first[1] < second[0]:
+            found.add(order)
+    return found
+
+
+@pytest.mark.parametrize("reduce", [True, False], ids=["reduced", "unreduced"])
+def test_two_tasks_that_take_a_lock_are_explored_in_each_order_that_it_allows(pool, reduce):
+    assert orders(pool, reduce=reduce) == all_orders()
+
+
+# Broken on purpose --------------------------------------------------------------------------------------------------------
+
+
+def not_watched(slots: bool):
+    real = CpuSide._learn_places
+
+    def learn(self, node):
+        watch = self._watch
+        self._watch = lambda start, end: None if (start in self._buffers) is slots else watch(start, end)
+        try:
+            real(self, node)
+        finally:
+            del self._watch
+
+    return learn
+
+
+def always(value):
+    return lambda *_, **__: value
+
+
+def glued(*, drops: bool):
+    """No stop behind a lock that was dropped, or in front of one that is free."""
+
+    def goes_on(self, task):
+        return self.node.just_dropped(task) if drops else self.node.takes_lock(task)
+
+    return goes_on
+
+
+BREAKS = {
+    "what follows a lock is glued to it": (X86System, "_goes_on", glued(drops=True), "orders"),
+    "what precedes a lock is glued to it": (X86System, "_goes_on", glued(drops=False), "orders"),
+    "the last drop of a lock is no point": (SteppedPlane, "lock_dropped", lambda self, _: self._count(-1), "orders"),
+    "who holds no lock is put off": (X86System, "_only_waits", always(True), "orders"),
+    "local variables are no part of a state": (LocalState, "value", always(0), "orders"),
+    "where a control task stands is no part of a state": (World, "_task", always(0), "a jump, no stop_machine"),
+    "the bytes of a jump are no choice points": (CpuSide, "_learn_places", not_watched(False), "a jump, no stop_machine"),
+    "slots are no choice points": (CpuSide, "_learn_places", not_watched(True), "preemption, no wait"),
+    "all calls are made whole": (X86System, "_goes_whole", always(True), "preemption, no wait"),
+    "what the vCPUs do is no part of a state": (X86System, "_lane_names", always(()), "a jump, no stop_machine"),
+    "a vCPU that is not running never goes on": (X86System, "_other", always(()), "a jump, no stop_machine"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_the_law_fails_where_a_reduction_is_broken(pool, monkeypatch, name):
+    where, what, broken, shows = BREAKS[name]
+    if shows == "orders":
+        monkeypatch.setattr(where, what, broken)
+        assert orders(pool, reduce=True) < all_orders()
+        return
+    case, bound = CASES[shows]
+    right = outcomes(case, pool, bound=bound, reduce=False)
+    monkeypatch.setattr(where, what, broken)
+    assert outcomes(case, pool, bound=bound, reduce=True) != right
+
+
+# Control states that are taken for one ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
+@pytest.mark.parametrize("scenario", [life.two_control_tasks, life.aggregation, load.enable_and_join], ids=lambda one: one.name)
+def test_control_states_that_are_taken_for_one_go_on_alike(pool, profile, scenario):
+    """Whichever way the control tasks came to a state, each of their next steps leads to the same one."""
+    assert merged_states_differ(scenario.case(without(profile, frozenset())), pool, nodes_max=120) == []
