@@ -12,16 +12,17 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.case import Case, find_orders, open_case
+from arch_x86.emu.uc import RDI
+from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.hit import NO_HIT, HitPhase
 from arch_x86.explore.lane import Mode
 from arch_x86.explore.lives import Effect, Life, Operation
 from arch_x86.explore.return_oracle import OpenCall
 from engine.arguments import parse_argument
 from engine.errors import InputError
-from engine.kprobe import KprobeFlag, KprobeStatus, Queue
 from engine.explore.plane import MachineWait, WaitKind
 from engine.explore.system import ViolationKind
+from engine.kprobe import KprobeFlag, KprobeStatus, Queue
 from engine.profile import LINUX_6_1, LINUX_2010
 from tests.conftest import BASE, asm_image
 from tests.explore.shared_functions import SharedFunction, probed
@@ -119,6 +120,7 @@ def two_states(system, *ways: tuple[str, str]) -> list[object]:
     [
         pytest.param(BRANCH, {"cpus": 2}, (("0*2 1*4 0", "0"), ("1*4 0*3", "0")), ({0: (0,), 2: (0,)}, {0: (7,), 2: (0,)}), id="where a call stands"),
         pytest.param(BRANCH, {"preempt": True, "calls": 2}, (("s0 0*2 p0 0*4 s0 0*2 p0", "s0 0*2"), ("0*4 s0 0*3 p0", "s0 0*2")), ({0: (0,), 1: (0,)}, {0: (0,), 1: (7,)}), id="where a preempted call goes on"),
+        pytest.param(BRANCH, {"preempt": True, "calls": 2, "resched": (BASE + 0x18, BASE + 0x21)}, (("s0 0*2 p0 0*4 s0 0*2 s0", "0*4 s0 0"), ("0*4 s0 0*3 s0", "0*4 s0 0")), ({0: (0, 7), 1: (0,)}, {0: (0, 7), 1: (7,)}), id="where a call in schedule() goes on"),
         pytest.param(KEPT["a register"], {"cpus": 2}, (("1 0 1 0*2", "1"), ("1*2 0*3", "1")), ({0: (0,), 2: (0,)}, {0: (7,), 2: (0,)}), id="what a call has left"),
     ],
 )  # fmt: skip
@@ -311,13 +313,13 @@ def test_what_is_known_of_return_probes_is_part_of_a_state(pool, part):
 
 def test_the_registers_that_an_nmi_has_interrupted_are_part_of_a_state(pool):
     """They lie nowhere else meanwhile."""
-    with opened(pool, "nop; nop; mov eax, ebx; ret", in_and_out, nmis=True) as system:
+    with opened(pool, "nop; nop; mov eax, edi; ret", in_and_out, nmis=True) as system:
         keys, kinds = [], []
         for value in (0, 1):
             follow(system, "0")
             uc = system.machine.cpus[0].uc
             uc.load()
-            uc.gpr[3] ^= value
+            uc.gpr[RDI] ^= value
             uc.store()
             go_on(system, "n0 0")
             keys.append(system.key())
@@ -433,10 +435,12 @@ def ends(k, *operations, done: bool = True) -> None:
         k.ledger.end("test", done=done)
 
 
-def begins(k, *, locked: bool) -> None:
-    k.ledger.begin("test", [0], Effect(disabled=True))
-    if locked:
-        k.ledger.locked(k.ledger.under_way["test"])
+def begin(k, *locked: int) -> None:
+    """For the oracles an operation on each of two probes is under way, and they have had the mutex in the order ``locked``."""
+    for number in (0, 1):
+        k.ledger.begin(f"on probe {number}", [number], Effect(disabled=True))
+    for number in locked:
+        k.ledger.locked(k.ledger.under_way[f"on probe {number}"])
 
 
 def sets(one, name: str, value):
@@ -504,7 +508,7 @@ REGISTERED = Effect(registered=True)
         pytest.param(lambda k: ends(k, ([0], Effect()), ([0], Effect()), done=False), lambda k: ends(k, ([0], Effect()), done=False), id="how many operations there were on a probe"),
         pytest.param(lambda k: k.ledger.locked(Operation([0], REGISTERED, everything=False)), plain, id="how often a probe was registered"),
         pytest.param(lambda k: k.ledger.jumped.add(0), plain, id="which probes had a jump"),
-        pytest.param(lambda k: begins(k, locked=True), lambda k: begins(k, locked=False), id="which operation had the mutex last"),
+        pytest.param(lambda k: begin(k, 0, 1), lambda k: begin(k, 1, 0), id="which operation had the mutex last"),
         pytest.param(sets(lambda k: k, "broken", "a promise"), plain, id="a promise that was broken"),
         pytest.param(lambda k: schedules(k, "one"), lambda k: schedules(k, "other"), id="the name of delayed work"),
         pytest.param(lambda k: schedules(k, "kprobe_optimizer"), plain, id="that work was asked for again"),
@@ -521,7 +525,17 @@ def test_what_control_tasks_leave_is_part_of_a_control_state(pool, first, second
             do(k)
 
     tasks = [("main", both), ("a", lambda k: if_first(k, first)), ("b", lambda k: if_first(k, second))]
-    case = Case(image=asm_image(TWO), call="f", calls=1, profile=LINUX_6_1, code=tasks, tag="t", restores=False, reduce=False, arguments=(parse_argument("5"),))
+    case = Case(
+        image=asm_image(TWO),
+        call="f",
+        calls=1,
+        profile=LINUX_6_1,
+        code=tasks,
+        tag="t",
+        restores=False,
+        reduce=False,
+        arguments=(parse_argument("5"),),
+    )
     with closing(open_case(case, pool)) as system:
         names = []
         for order in ("c1", "c2"), ("c2", "c1"):
