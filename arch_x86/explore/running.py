@@ -322,9 +322,9 @@ class CpuSide:
             cpu.rip = self.machine.stubs.call_return
             cpu.uc.set_stack_and_flags(task.stack_top - 64, FLAG_IF)
         cpu.nmi = NmiPhase.NONE
-        registers = cpu.registers() if lane.mode is Mode.CALL else ()
+        vectors = cpu.uc.vector_state() + cpu.uc.fpu_state() if lane.mode is Mode.CALL else b""
         if self.executor.deliver_nmi(lane.index):
-            lane.interrupted = Interrupted(lane.hit, lane.passing, lane.stepping, lane.block, registers)
+            lane.interrupted = Interrupted(lane.hit, lane.passing, lane.stepping, lane.block, vectors)
             lane.nmi, lane.hit, lane.passing, lane.stepping = True, None, None, False
 
     def _nmi_handler(self, lane: Lane) -> None:

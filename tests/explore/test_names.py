@@ -318,9 +318,10 @@ def test_what_is_known_of_return_probes_is_part_of_a_state(pool, part):
     assert keys[0] != keys[1]
 
 
-def test_the_registers_that_an_nmi_has_interrupted_are_part_of_a_state(pool):
-    """They lie nowhere else meanwhile."""
-    with opened(pool, "nop; nop; mov eax, edi; ret", in_and_out, nmis=True) as system:
+def test_the_vector_registers_that_an_nmi_has_interrupted_are_part_of_a_state(pool):
+    """Its handler has overwritten them, and they do not lie on the stack, as the others do."""
+    text = "movd xmm0, edi; mov edi, 5; nop; movd eax, xmm0; ret"
+    with opened(pool, text, nmis=True, reduce=False) as system:
         keys, kinds = [], []
         for value in (0, 1):
             follow(system, "0")
@@ -328,7 +329,11 @@ def test_the_registers_that_an_nmi_has_interrupted_are_part_of_a_state(pool):
             uc.load()
             uc.gpr[RDI] ^= value
             uc.store()
+            go_on(system, "0*2")
+            assert system.machine.cpus[0].rip == BASE + 9
             go_on(system, "n0 0")
+            while system.machine.cpus[0].rip != BASE + 9:
+                go_on(system, "0")
             keys.append(system.key())
             kinds.append(fate(system)[1])
     assert kinds == [None, ViolationKind.WRONG_RESULT]
@@ -413,13 +418,13 @@ def test_who_writes_where_others_read_shares(pool, text, shares):
 
 # Control states -------------------------------------------------------------------------------------------------------
 
-FIRST, SECOND = BASE + 4, BASE + 9
+FIRST, SECOND, LAST = BASE + 4, BASE + 9, BASE + 15
 TWO = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; mov edx, eax; mov esi, eax; mov edi, eax; ret"
 
 
 def both(k):
-    """Two probes that wait to be optimized, and two more at the first one's address that are not registered."""
-    probes = [k.kprobe(None, addr=addr) for addr in (FIRST, SECOND, FIRST, FIRST)]
+    """Two probes that wait to be optimized; two more at the first one's address, and one on the last instruction, are not registered."""
+    probes = [k.kprobe(None, addr=addr) for addr in (FIRST, SECOND, FIRST, FIRST, LAST)]
     for p in probes[:2]:
         k.register(p)
 
@@ -498,7 +503,7 @@ REGISTERED = Effect(registered=True)
         pytest.param(lambda k: k.core.kprobe_table.pop(FIRST), plain, id="the table"),
         pytest.param(lambda k: moved(k, 0), lambda k: moved(k, 1), id="the order of the optimizer's lists"),
         pytest.param(lambda k: k.core.arming.waiting.update({FIRST: (k.probes[0], True)}), lambda k: k.core.arming.waiting.update({FIRST: (k.probes[0], False)}), id="what waits to be armed"),
-        pytest.param(lambda k: k.core.optprobes.alloc_aggr_kprobe(k.probes[0]), plain, id="how many aggregators there were"),
+        pytest.param(lambda k: k.core.optprobes.alloc_aggr_kprobe(k.probes[4]), plain, id="how many aggregators there were"),
         pytest.param(sets(core, "kprobes_allow_optimization", False), plain, id="whether optimization is allowed"),
         pytest.param(sets(core, "kprobes_all_disarmed", True), plain, id="whether all are disarmed"),
         pytest.param(sets(optimizer, "_pending", True), plain, id="whether a pass is due"),
