@@ -567,8 +567,8 @@ def test_the_rounds_of_a_loop_are_control_states_of_their_own(pool):
     """Nothing but how many operations the task has begun tells them apart."""
 
     def settles(k):
-        for _ in range(3):
-            k.settle()
+        for same in (k, k, k):
+            same.settle()
 
     with opened(pool, BOOSTED, settles) as system:
         assert len({follow(system, f"c0*{steps}") for steps in range(1, 5)}) == 4

@@ -95,7 +95,6 @@ EXPLORER: Final = (
     Fault("the copies in a detour buffer have no choice points", _ARCH, "                yield p.optinsn.copied, start + len(p.optinsn.detour.code)\n", "", Kind.EXPLORER),
     Fault("a preempted task is not waited for", _RUNNING, "inside = {one.task for one in away if one.in_call}", "inside = set[int]()", Kind.EXPLORER),
     Fault("a preempted task is not in flight when text is written", _SYSTEM, "passing = lane.passing is not None or any(one.passing is not None for one in lane.parked)", "passing = lane.passing is not None", Kind.EXPLORER),
-    Fault("a preempted task is not inside the bytes that are written", _SYSTEM, "for rip in (*rips, *(one.resume for one in lane.parked)))", "for rip in rips)", Kind.EXPLORER),
     Fault("shared writes are taken for a task's own", _UNPROBED, "seen.shares = seen.shares or not own_writes(", "seen.shares = False and own_writes(", Kind.EXPLORER),
     Fault("the wait for traps waits for nobody", _WAITS, "return not any(lane.hit is not None and lane.hit.phase is HitPhase.POKE for lane in self._lanes)", "return True", Kind.EXPLORER),
 )  # fmt: skip
