@@ -67,6 +67,7 @@ class Optimizer:
         self.lists: dict[Queue, dict[AggrKprobe, None]] = {queue: {} for queue in Queue if queue is not Queue.NONE}
         self._pending = False
         self._running = False
+        self._completed = False
         self.passes = 0
 
     # Lists ------------------------------------------------------------------------------------------------------------
@@ -115,6 +116,11 @@ class Optimizer:
         """A pass is scheduled; one is under way."""
         return (self._pending, self._running)
 
+    @property
+    def completed(self) -> bool:
+        """A pass has ended since the machine was built."""
+        return self._completed
+
     def kick(self) -> None:
         """Schedule a pass, unless one is scheduled already."""
         if not self._pending:
@@ -124,6 +130,14 @@ class Optimizer:
     def wait(self) -> None:
         """Until both lists are empty and no pass is scheduled or under way (wait_for_kprobe_optimizer)."""
         self._port.wait_until(lambda: self.idle, "wait_for_kprobe_optimizer")
+
+    def wait_for_completion(self) -> None:
+        """As wait_for_kprobe_optimizer() of 6274de4984a6 waits: if a pass is scheduled, until one has ended since the machine was built.
+
+        Its completion is never initialized again (mended by ad72b3bea744), so behind the first pass it is no wait any more.
+        """
+        if self._pending:
+            self._port.wait_until(lambda: self._completed, "wait_for_completion")
 
     # The pass ---------------------------------------------------------------------------------------------------------
 
@@ -151,6 +165,7 @@ class Optimizer:
                 self._do_free_cleaned()
         finally:
             self._running = False
+        self._completed = True
         # 5. More than a batch was listed, or something came meanwhile.
         if self.waiting:
             self.kick()

@@ -2,7 +2,8 @@
 unoptimize_all_kprobes(), arm_all_kprobes() and disarm_all_kprobes() in kernel/kprobes.c.
 
 Both wait for the optimizer with no lock held that it takes. The commit of 2010 waits with kprobe_mutex held when optimization is
-switched off, and never wakes: that is mended in every profile (``--without sysctl-deadlock`` has it again).
+switched off, and never wakes if the first pass since boot is still to come: that is mended in every profile (``--without
+sysctl-deadlock`` has it again).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def set_kprobes_optimization(core: Kprobes, *, on: bool) -> None:
             else:
                 core.optprobes.unoptimize_kprobe(p)
         if not on and not core.profile.has("sysctl-deadlock"):
-            core.wait_for_kprobe_optimizer()
+            core.optimizer.wait_for_completion()
     if not on:
         core.wait_for_kprobe_optimizer()
 

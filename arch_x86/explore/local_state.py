@@ -3,14 +3,15 @@
 A control state has to be told from another one by all of it, or the explorer takes one for the other and never sees what comes after.
 Python shows where each frame stands and what its variables hold, those of closures included. It does not show what an unfinished statement
 keeps: the position of a ``for`` loop, or what calls before in the same expression have returned. For a scenario's code these are decided
-by how many operations it has begun and what they have answered, which is therefore part of the name. The code of optprobe itself is
-written so that its variables tell (``tests/explore/test_laws.py`` holds it to that).
+by how many operations it has begun, which counts where a function with such a loop is under way, and by what they have answered. The code
+of optprobe itself is written so that its variables tell (``tests/explore/test_laws.py`` holds it to that).
 
 What can't be told apart (a file, a lock, an iterator that does not say where it is) is refused, by the name of its variable.
 """
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -22,7 +23,7 @@ from engine.errors import InputError
 from engine.kprobe import Kprobe
 from engine.kretprobes import Kretprobe
 
-__all__ = ("LocalState",)
+__all__ = ("LocalState", "loops")
 
 _SCALARS: Final = (int, str, bool, float, complex, bytes, type(None))
 _SHIPPED: Final = "arch_x86.explore.scenarios"
@@ -59,7 +60,7 @@ class LocalState:
 
     def _frame(self, frame: FrameType) -> Hashable:
         code = frame.f_code
-        module = str(frame.f_globals.get("__name__", ""))
+        module = _module(frame)
         own = _is_of_optprobe(module) or module == "contextlib"
         held = tuple(self._variable(name, value, own=own) for name, value in frame.f_locals.items())
         return (code.co_qualname, _places(code)[frame.f_lasti // 2] if frame.f_lasti >= 0 else (), held)
@@ -132,6 +133,20 @@ class LocalState:
             return (type(value).__qualname__, parts)
         items = tuple(None if one is None else self.value(list(one)) for one in parts[3:5])
         return (type(value).__qualname__, *map(self.value, parts[1:3]), *items)
+
+
+def loops(innermost: FrameType | None) -> bool:
+    """A function of the scenario's that has a ``for`` loop is under way: where that stands, no variable tells."""
+    return any(_has_loop(frame.f_code) and not _is_of_optprobe(_module(frame)) for frame in _outwards(innermost))
+
+
+@lru_cache(maxsize=1024)
+def _has_loop(code: CodeType) -> bool:
+    return any(one.opname == "FOR_ITER" for one in dis.get_instructions(code))
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:

@@ -175,7 +175,9 @@ class X86System(CpuSide):
                 raise task.error
 
     def allowed_methods(self) -> tuple[str, ...]:
-        """How the sites can be hit: words of :class:`Coverage`."""
+        """How the sites can be hit: words of :class:`Coverage`; none, where no probe was registered."""
+        if not self._sites:
+            return ()
         if any(site.jumps for site in self._sites.values()):
             return ("int3", "jump")
         return ("int3", *sorted(self._methods - {"int3"}))

@@ -13,11 +13,12 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from traceback import walk_tb
+from typing import Final
 
 from arch_x86.emu.machine import Machine
-from arch_x86.explore.control import BETWEEN_OPERATIONS, Control, HandlerLog
+from arch_x86.explore.control import BETWEEN_OPERATIONS, Control, EndlessTaskError, HandlerLog
 from arch_x86.explore.lives import Lives
-from arch_x86.explore.local_state import LocalState
+from arch_x86.explore.local_state import LocalState, loops
 from arch_x86.explore.steptext import SteppedText
 from arch_x86.lab.bench import build_arch
 from arch_x86.text.space import TextWrite
@@ -72,6 +73,11 @@ def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
         own = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__) if frame.f_code is code]
         where = f"{Path(own[0][0]).name}:{own[0][1]}: " if own else ""
         raise InputError(f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}") from error
+
+
+_ANSWERS: Final = 8
+"""So many of the last answers may be kept in an unfinished expression; all of them would tell each round of a loop that tries again."""
+_PATH_MAX: Final = 1_500
 
 
 def _digest(told: Hashable) -> int:
@@ -136,7 +142,8 @@ class World:
         lists = tuple(tuple(self.name_of(op) for op in listed) for listed in core.optimizer.lists.values())
         tasks = tuple(map(self._task, self.plane.tasks))
         waiting = tuple((addr, self.name_of(p), on) for addr, (p, on) in core.arming.waiting.items())
-        switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, core.optimizer.due)
+        switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, *core.optimizer.due)
+        switches = (*switches, core.optimizer.completed)
         probes = tuple(map(self._probe, self.control.probes))
         room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)
         control = self.control
@@ -163,7 +170,8 @@ class World:
             return ()
         if not task.started:
             return LocalState(self.name_of, task.name).value(self._work.get(task.name))
-        told = self.control.told.get(task.index)
+        begun, answers = self.control.told.get(task.index, (0, ()))
+        told = (begun if loops(task.body.gr_frame) else 0, answers[-_ANSWERS:])
         return (told, LocalState(self.name_of, task.name).frames(task.body.gr_frame))
 
 
@@ -283,10 +291,19 @@ class NodeTree:
         return node
 
     def step(self, node: Node, task: int) -> Edge:
-        """Control task ``task`` makes a step."""
+        """Control task ``task`` makes a step.
+
+        :raises EndlessTaskError: there have been more than any control task needs that ends.
+        """
         edge = node.children.get(task)
         if edge is None:
             path = (*node.path, task)
+            if len(path) > _PATH_MAX:
+                name = node.world.plane.tasks[task].name
+                raise EndlessTaskError(
+                    f"control task {name}: the control tasks have made {_PATH_MAX:,} steps in one schedule, and it has not ended; "
+                    "a control task has to end, whoever goes on when"
+                )
             world = self._reach(path)
             writes = tuple(world.text.log)
             edge = node.children[task] = Edge(self._intern(path, world), writes)

@@ -108,7 +108,6 @@ def test_waiting_for_tasks_mends_the_torn_instructions_of_a_preemptible_2010(poo
 def test_nobody_going_on_is_a_deadlock(pool):
     def off(k):
         k.register(k.kprobe("f", SITE))
-        k.settle()
         k.optimization(on=False)
 
     broken = verdict(pool, off, steps=["sysctl-deadlock"], bound=0)
