@@ -508,6 +508,7 @@ REGISTERED = Effect(registered=True)
         pytest.param(sets(core, "kprobes_all_disarmed", True), plain, id="whether all are disarmed"),
         pytest.param(sets(optimizer, "_pending", True), plain, id="whether a pass is due"),
         pytest.param(sets(optimizer, "_running", False), plain, id="whether a pass is under way"),
+        pytest.param(sets(optimizer, "_completed", True), plain, id="whether a pass is over"),
         pytest.param(sets(probe, "flags", KprobeFlag.DISABLED), plain, id="a probe's flags"),
         pytest.param(sets(probe, "ainsn", None), plain, id="a probe's slot"),
         pytest.param(sets(probe, "post_handler", print), plain, id="whether a probe has a post_handler"),
