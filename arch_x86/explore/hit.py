@@ -65,7 +65,7 @@ class Hit:
 
     @property
     def key(self) -> tuple[int, ...]:
-        """For a state's hash."""
+        """For a state's hash. Of ``kind``, ``at`` and ``argument`` no case is known that shows them: the stub's registers say the same."""
         return (self.kind, self.phase, self.at, self.probe, self.argument, *self.children)
 
 

@@ -19,13 +19,14 @@ _HANDLING: Final = (HitPhase.BETWEEN, HitPhase.HANDLED)
 
 
 class Interrupted(NamedTuple):
-    """What a CPU was doing when an NMI came: hit, pass and single step in progress, the kprobes layer's record, and its registers."""
+    """What a CPU was doing when an NMI came: hit, pass and single step in progress, the kprobes layer's record, and its vector and x87
+    registers. The others lie on the stack."""
 
     hit: Hit | None
     passing: Pass | None
     stepping: bool
     block: Block
-    registers: tuple[int, ...]
+    vectors: bytes
 
     @property
     def busy(self) -> bool:
@@ -146,9 +147,11 @@ class Lane:
             here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
             return (tuple(sorted((*here, *away))), asleep)
         hit = self.hit.key if self.hit is not None else 0
-        nmi: tuple[Any, ...] = (self.nested is not None,) if self.nmi else ()
-        if self.interrupted is not None:
-            before, passing, stepping, block, registers = self.interrupted
-            nmi = (*nmi, before.key if before is not None else 0, pass_key(passing, lives), stepping, block, registers)
+        nmi: tuple[Any, ...] = ()
+        if self.interrupted is not None:  # in an NMI; whether its handler has begun is where RIP stands
+            before, passing, stepping, block, vectors = self.interrupted
+            nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, vectors)
         passing = pass_key(self.passing, lives)
+        # No case is known in which task and mode alone tell two states apart: each task has a stack of its own, to which RSP points unless
+        # code switches stacks, and an NMI between calls comes on an empty one.
         return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)

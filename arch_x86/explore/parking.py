@@ -23,7 +23,6 @@ class Parked:
 
     :ivar task: its number: 2 * vCPU, and one more for the second.
     :ivar rip: where the CPU goes on; ``resume``: the instruction that was interrupted.
-    :ivar preempted: it was switched out by an interrupt, in the middle of what it did.
     """
 
     task: int
@@ -31,7 +30,6 @@ class Parked:
     calls: int
     passing: Pass | None
     quiet: bool
-    preempted: bool
     rip: int
     resume: int
     registers: tuple[int, ...]
@@ -50,7 +48,7 @@ class Parked:
         if self.mode is not Mode.CALL:
             return (self.task, self.calls)
         passing = pass_key(self.passing, lives)
-        return (self.task, self.calls, passing, self.quiet, self.preempted, self.rip, self.registers, self.vectors)
+        return (self.task, self.calls, passing, self.quiet, self.rip, self.registers, self.vectors)
 
     def stack(self, machine: Machine) -> memoryview | bytes:
         """What is live on its stack."""
@@ -68,10 +66,10 @@ def new_task(task: int, cpu: Cpu, stack_top: int, saved: tuple[Any, ...]) -> Par
     """A task that has not begun its first call, with the registers of ``cpu``."""
     context = cpu.uc.new_context()
     cpu.uc.save(context)
-    return Parked(task, Mode.IDLE, 0, None, False, False, 0, 0, (0,) * 17, b"", stack_top, saved, context)
+    return Parked(task, Mode.IDLE, 0, None, False, 0, 0, (0,) * 17, b"", stack_top, saved, context)
 
 
-def park(machine: Machine, lane: Lane, resume: int, *, preempted: bool) -> Parked:
+def park(machine: Machine, lane: Lane, resume: int) -> Parked:
     """The task that runs on the lane's vCPU, as it stands."""
     cpu, task = machine.cpus[lane.index], machine.tasks[lane.index]
     context = cpu.uc.new_context()
@@ -83,7 +81,6 @@ def park(machine: Machine, lane: Lane, resume: int, *, preempted: bool) -> Parke
         calls=lane.calls,
         passing=lane.passing,
         quiet=lane.quiet,
-        preempted=preempted,
         rip=cpu.rip,
         resume=resume,
         registers=registers,

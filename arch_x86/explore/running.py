@@ -206,10 +206,10 @@ class CpuSide:
         rip = cpu.rip
         self.executor.interrupt(lane.index)
         cpu.run(self._handler_length - 1)
-        self._switch(lane, rip, preempted=True)
+        self._switch(lane, rip)
 
-    def _switch(self, lane: Lane, resume: int, *, preempted: bool) -> None:
-        gone, following = park(self.machine, lane, resume, preempted=preempted), lane.parked[0]
+    def _switch(self, lane: Lane, resume: int) -> None:
+        gone, following = park(self.machine, lane, resume), lane.parked[0]
         switch_to(self.machine, lane, following)
         lane.parked = (*lane.parked[1:], gone) if gone.mode is not Mode.DONE else lane.parked[1:]
         self._waits.quiescent(lane.index)
@@ -324,9 +324,9 @@ class CpuSide:
             cpu.rip = self.machine.stubs.call_return
             cpu.uc.set_stack_and_flags(task.stack_top - 64, FLAG_IF)
         cpu.nmi = NmiPhase.NONE
-        registers = cpu.registers() if lane.mode is Mode.CALL else ()
+        vectors = cpu.uc.vector_state() + cpu.uc.fpu_state() if lane.mode is Mode.CALL else b""
         if self.executor.deliver_nmi(lane.index):
-            lane.interrupted = Interrupted(lane.hit, lane.passing, lane.stepping, lane.block, registers)
+            lane.interrupted = Interrupted(lane.hit, lane.passing, lane.stepping, lane.block, vectors)
             lane.nmi, lane.hit, lane.passing, lane.stepping = True, None, None, False
 
     def _nmi_handler(self, lane: Lane) -> None:
@@ -427,7 +427,7 @@ class CpuSide:
 
     def _falls_asleep(self, lane: Lane) -> None:
         """Its task goes off the CPU where it stands, without a call of ``schedule()`` that would count, and for ever."""
-        lane.asleep = (*lane.asleep, park(self.machine, lane, self.machine.cpus[lane.index].rip, preempted=True))
+        lane.asleep = (*lane.asleep, park(self.machine, lane, self.machine.cpus[lane.index].rip))
         lane.mode, lane.passing = Mode.DONE, None
         if lane.parked:
             switch_to(self.machine, lane, lane.parked[0])

@@ -443,7 +443,7 @@ class X86System(CpuSide):
             elif kind == "n":
                 self._deliver_nmi(lane)
             else:
-                self._switch(lane, self.machine.cpus[lane.index].rip, preempted=False)
+                self._switch(lane, self.machine.cpus[lane.index].rip)
                 if lane.mode is Mode.IDLE:  # which of two idle tasks has the CPU is all the same, so one that gets it makes its call
                     self._begin_call(lane)
             steps = 1

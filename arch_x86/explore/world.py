@@ -71,8 +71,9 @@ def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
     except OptprobeError:
         raise
     except Exception as error:
-        own = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code is work.__code__]
-        where = f"{Path(work.__code__.co_filename).name}:{own[0]}: " if own else ""
+        code = getattr(work, "__code__", None)  # a partial has none
+        own = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__) if frame.f_code is code]
+        where = f"{Path(own[0][0]).name}:{own[0][1]}: " if own else ""
         raise InputError(f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}") from error
 
 
@@ -164,15 +165,15 @@ class World:
         if not isinstance(p, AggrKprobe):
             return own
         detour = p.optinsn.detour.addr if p.optinsn is not None else 0
-        return (*own, p.queue.value, detour, tuple(self.name_of(child) for child in p.children))
+        return (*own, detour, tuple(self.name_of(child) for child in p.children))  # which list it is on, the lists say
 
     def _task(self, task: ControlTask) -> int:
         """What is a control task's own."""
-        stands = (task.name, task.at, task.done, task.started, task.again is not None, task.wait, repr(task.error))
-        return _digest((stands, self._local(task)))
+        # Where it stands, and in which wait, its frames say; of a task that has none, whether it has not started or is done.
+        return _digest((task.name, task.again is not None, repr(task.error), self._local(task)))
 
     def _local(self, task: ControlTask) -> Hashable:
-        """What decides how it goes on, but for where it stands."""
+        """What decides how it goes on."""
         if task.done:
             return ()
         if not task.started:

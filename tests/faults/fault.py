@@ -27,6 +27,7 @@ class Kind(StrEnum):
     STEP = "single steps and emulation"
     MACHINE = "traps, interrupts and NMIs"
     MODULE = "code that goes away"
+    EXPLORER = "the explorer itself"
 
 
 @dataclass(frozen=True, slots=True)

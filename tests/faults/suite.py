@@ -7,13 +7,14 @@ from typing import Final
 
 from tests.faults.arch import ARCH
 from tests.faults.core import CORE
-from tests.faults.fault import Fault
+from tests.faults.explorer import EXPLORER
+from tests.faults.fault import Fault, Kind
 from tests.faults.machine import MACHINE
 from tests.faults.text import TEXT
 
 __all__ = ("CHANGES_NOTHING", "FAULTS", "looked_at_by")
 
-FAULTS: Final = (*CORE, *ARCH, *TEXT, *MACHINE)
+FAULTS: Final = (*CORE, *ARCH, *TEXT, *MACHINE, *EXPLORER)
 
 CHANGES_NOTHING: Final = {
     "the pass frees what was taken into use again": (
@@ -63,6 +64,7 @@ _COPIES: Final = (
 )
 _MACHINE: Final = ("tests/emu/test_traps.py", "tests/emu/test_nmi.py", "tests/emu/test_machine.py", "tests/emu/test_guards.py")
 _RETURNS: Final = ("tests/engine/test_kretprobes.py", "tests/explore/test_points.py")
+_EXPLORER: Final = ("tests/explore/test_names.py", "tests/explore/test_points.py", "tests/explore/test_shared.py")
 _FIRST: Final[dict[str, tuple[str, ...]]] = {
     "engine/kretprobes.py": _RETURNS,
     "engine/insn_slots.py": ("tests/engine/test_insn_slots.py", *_CORE),
@@ -80,4 +82,6 @@ _FIRST: Final[dict[str, tuple[str, ...]]] = {
 
 def looked_at_by(fault: Fault) -> Sequence[str]:
     """The files of tests that look at the part of the project that ``fault`` is in."""
+    if fault.kind is Kind.EXPLORER:
+        return _EXPLORER
     return next(tests for part, tests in _FIRST.items() if fault.file.startswith(part))

@@ -1,0 +1,101 @@
+"""Faults of the explorer itself: a part of a state's name left out, so that two states are taken for one, and choices that are not offered."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.faults.fault import Fault, Kind
+
+__all__ = ("EXPLORER",)
+
+_SYSTEM = "arch_x86/explore/system.py"
+_LANE = "arch_x86/explore/lane.py"
+_PARKING = "arch_x86/explore/parking.py"
+_WAITS = "arch_x86/explore/waits.py"
+_HIT = "arch_x86/explore/hit.py"
+_PASSES = "arch_x86/explore/passes.py"
+_WORLD = "arch_x86/explore/world.py"
+_LIVES = "arch_x86/explore/lives.py"
+_RUNNING = "arch_x86/explore/running.py"
+_UNPROBED = "arch_x86/explore/unprobed.py"
+_ARCH = "arch_x86/probes/arch.py"
+
+EXPLORER: Final = (
+    Fault("not part of a state: registers", _SYSTEM, "                digest.update(uc.gpr)\n", "", Kind.EXPLORER),
+    Fault("not part of a state: vector registers", _SYSTEM, "                digest.update(uc.vector_state())\n", "", Kind.EXPLORER),
+    Fault("not part of a state: x87 registers", _SYSTEM, "                digest.update(uc.fpu_state())\n", "", Kind.EXPLORER),
+    Fault("not part of a state: the interrupt shadow", _SYSTEM, '                digest.update(b"\\1" if cpu.in_shadow else b"\\0")\n', "", Kind.EXPLORER),
+    Fault("not part of a state: the stack", _SYSTEM, "                digest.update(live_stack(machine, uc.gpr[RSP], task.stack_top))\n", "", Kind.EXPLORER),
+    Fault("not part of a state: a preempted task's stack", _SYSTEM, "digest.update(parked.stack(machine))", "pass", Kind.EXPLORER),
+    Fault("not part of a state: memory", _SYSTEM, '        digest.update(b"".join(self._data_digests()))\n', "", Kind.EXPLORER),
+    Fault("not part of a state: where calls stand", _SYSTEM, "(rips, lanes, self._waits.key(), self.node.name, who, self.calls, self.witness.calls.opened)", "(0, lanes, self._waits.key(), self.node.name, who, self.calls, self.witness.calls.opened)", Kind.EXPLORER),
+    Fault("not part of a state: whom a wait waits for", _SYSTEM, "(rips, lanes, self._waits.key(), self.node.name, who, self.calls, self.witness.calls.opened)", "(rips, lanes, 0, self.node.name, who, self.calls, self.witness.calls.opened)", Kind.EXPLORER),
+    Fault("not part of a state: the control state", _SYSTEM, "(rips, lanes, self._waits.key(), self.node.name, who, self.calls, self.witness.calls.opened)", "(rips, lanes, self._waits.key(), 0, who, self.calls, self.witness.calls.opened)", Kind.EXPLORER),
+    Fault("not part of a state: who went on last", _SYSTEM, "(rips, lanes, self._waits.key(), self.node.name, who, self.calls, self.witness.calls.opened)", "(rips, lanes, self._waits.key(), self.node.name, 0, self.calls, self.witness.calls.opened)", Kind.EXPLORER),
+    Fault("not part of a state: instances of return probes", _SYSTEM, "(rips, lanes, self._waits.key(), self.node.name, who, self.calls, self.witness.calls.opened)", "(rips, lanes, self._waits.key(), self.node.name, who, 0, self.witness.calls.opened)", Kind.EXPLORER),
+    Fault("not part of a state: open calls with return probes", _SYSTEM, "(rips, lanes, self._waits.key(), self.node.name, who, self.calls, self.witness.calls.opened)", "(rips, lanes, self._waits.key(), self.node.name, who, self.calls, 0)", Kind.EXPLORER),
+    Fault("not part of a state: what calls have left", _SYSTEM, "            digest.update(repr(sorted(self.left.items())).encode())", "            pass", Kind.EXPLORER),
+    Fault("not part of a state: how many calls are made, in a call", _LANE, "return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)", "return (0, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)", Kind.EXPLORER),
+    Fault("not part of a state: preempted tasks", _LANE, "return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)", "return (self.calls, self.task, self.mode, 0, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)", Kind.EXPLORER),
+    Fault("not part of a state: how far a hit has come", _LANE, "return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)", "return (self.calls, self.task, self.mode, away, asleep, 0, self.block, self.quiet, passing, self.stepping, nmi)", Kind.EXPLORER),
+    Fault("not part of a state: a CPU's kprobes block", _LANE, "return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)", "return (self.calls, self.task, self.mode, away, asleep, hit, 0, self.quiet, passing, self.stepping, nmi)", Kind.EXPLORER),
+    Fault("not part of a state: whether a task is in schedule()", _LANE, "return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)", "return (self.calls, self.task, self.mode, away, asleep, hit, self.block, 0, passing, self.stepping, nmi)", Kind.EXPLORER),
+    Fault("not part of a state: the pass in progress", _LANE, "return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)", "return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, 0, self.stepping, nmi)", Kind.EXPLORER),
+    Fault("not part of a state: whether a step is under way", _LANE, "return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)", "return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, 0, nmi)", Kind.EXPLORER),
+    Fault("not part of a state: how many calls are made, between calls", _LANE, "return (tuple(sorted((*here, *away))), asleep)", "return (tuple(sorted((*away,))), asleep)", Kind.EXPLORER),
+    Fault("not part of a state: tasks asleep", _LANE, "return (tuple(sorted((*here, *away))), asleep)", "return (tuple(sorted((*here, *away))), 0)", Kind.EXPLORER),
+    Fault("not part of a state: an NMI's interrupted hit", _LANE, "nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, vectors)", "nmi = (0, pass_key(passing, lives), stepping, block, vectors)", Kind.EXPLORER),
+    Fault("not part of a state: an NMI's interrupted pass", _LANE, "nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, vectors)", "nmi = (before.key if before is not None else 0, 0, stepping, block, vectors)", Kind.EXPLORER),
+    Fault("not part of a state: an NMI's interrupted step", _LANE, "nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, vectors)", "nmi = (before.key if before is not None else 0, pass_key(passing, lives), 0, block, vectors)", Kind.EXPLORER),
+    Fault("not part of a state: an NMI's interrupted block", _LANE, "nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, vectors)", "nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, 0, vectors)", Kind.EXPLORER),
+    Fault("not part of a state: an NMI's interrupted vectors", _LANE, "nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, vectors)", "nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, 0)", Kind.EXPLORER),
+    Fault("not part of a state: a preempted task's pass", _PARKING, "return (self.task, self.calls, passing, self.quiet, self.rip, self.registers, self.vectors)", "return (self.task, self.calls, 0, self.quiet, self.rip, self.registers, self.vectors)", Kind.EXPLORER),
+    Fault("not part of a state: whether a preempted task is in schedule()", _PARKING, "return (self.task, self.calls, passing, self.quiet, self.rip, self.registers, self.vectors)", "return (self.task, self.calls, passing, 0, self.rip, self.registers, self.vectors)", Kind.EXPLORER),
+    Fault("not part of a state: a preempted task's place", _PARKING, "return (self.task, self.calls, passing, self.quiet, self.rip, self.registers, self.vectors)", "return (self.task, self.calls, passing, self.quiet, 0, self.registers, self.vectors)", Kind.EXPLORER),
+    Fault("not part of a state: a preempted task's registers", _PARKING, "return (self.task, self.calls, passing, self.quiet, self.rip, self.registers, self.vectors)", "return (self.task, self.calls, passing, self.quiet, self.rip, 0, self.vectors)", Kind.EXPLORER),
+    Fault("not part of a state: a preempted task's vectors", _PARKING, "return (self.task, self.calls, passing, self.quiet, self.rip, self.registers, self.vectors)", "return (self.task, self.calls, passing, self.quiet, self.rip, self.registers, 0)", Kind.EXPLORER),
+    Fault("not part of a state: the probe that a hit has found", _HIT, "self.at, self.probe, self.argument", "self.at, 0, self.argument", Kind.EXPLORER),
+    Fault("not part of a state: the probes that a hit has still to ask", _HIT, "self.argument, *self.children)", "self.argument)", Kind.EXPLORER),
+    Fault("not part of a state: whether a pass is over an armed site", _PASSES, "return (one.addr, one.armed, one.busy, asked, tuple((seen.value, n) for seen, n in one.seen if n in asked))", "return (one.addr, 0, one.busy, asked, tuple((seen.value, n) for seen, n in one.seen if n in asked))", Kind.EXPLORER),
+    Fault("not part of a state: whether a pass is inside another hit", _PASSES, "return (one.addr, one.armed, one.busy, asked, tuple((seen.value, n) for seen, n in one.seen if n in asked))", "return (one.addr, one.armed, 0, asked, tuple((seen.value, n) for seen, n in one.seen if n in asked))", Kind.EXPLORER),
+    Fault("not part of a state: what a pass is asked about", _PASSES, "return (one.addr, one.armed, one.busy, asked, tuple((seen.value, n) for seen, n in one.seen if n in asked))", "return (one.addr, one.armed, one.busy, 0, tuple((seen.value, n) for seen, n in one.seen if n in asked))", Kind.EXPLORER),
+    Fault("not part of a state: what a pass has seen", _PASSES, "return (one.addr, one.armed, one.busy, asked, tuple((seen.value, n) for seen, n in one.seen if n in asked))", "return (one.addr, one.armed, one.busy, asked)", Kind.EXPLORER),
+    Fault("not part of a state: where a pass is", _PASSES, "return (one.addr, one.armed, one.busy, asked, tuple((seen.value, n) for seen, n in one.seen if n in asked))", "return (0, one.armed, one.busy, asked, tuple((seen.value, n) for seen, n in one.seen if n in asked))", Kind.EXPLORER),
+    Fault("not part of a state: whom a wait still waits for", _WAITS, "(task, tuple(sorted(left)))", "(task, ())", Kind.EXPLORER),
+    Fault("not part of a state: the text", _WORLD, "(self.text.current.name, table, lists, switches, probes, room)", "(0, table, lists, switches, probes, room)", Kind.EXPLORER),
+    Fault("not part of a state: the table", _WORLD, "(self.text.current.name, table, lists, switches, probes, room)", "(self.text.current.name, 0, lists, switches, probes, room)", Kind.EXPLORER),
+    Fault("not part of a state: the optimizer's lists", _WORLD, "(self.text.current.name, table, lists, switches, probes, room)", "(self.text.current.name, table, 0, switches, probes, room)", Kind.EXPLORER),
+    Fault("not part of a state: the probes", _WORLD, "(self.text.current.name, table, lists, switches, probes, room)", "(self.text.current.name, table, lists, switches, 0, room)", Kind.EXPLORER),
+    Fault("not part of a state: what waits to be armed", _WORLD, "switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, *core.optimizer.due)", "switches = (0, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, *core.optimizer.due)", Kind.EXPLORER),
+    Fault("not part of a state: how many aggregators there were", _WORLD, "switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, *core.optimizer.due)", "switches = (waiting, 0, core.kprobes_allow_optimization, core.kprobes_all_disarmed, *core.optimizer.due)", Kind.EXPLORER),
+    Fault("not part of a state: the switch for optimization", _WORLD, "switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, *core.optimizer.due)", "switches = (waiting, len(self._aggregators), 0, core.kprobes_all_disarmed, *core.optimizer.due)", Kind.EXPLORER),
+    Fault("not part of a state: the switch for all probes", _WORLD, "switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, *core.optimizer.due)", "switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, 0, *core.optimizer.due)", Kind.EXPLORER),
+    Fault("not part of a state: the optimizer's pass", _WORLD, "switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, *core.optimizer.due)", "switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed)", Kind.EXPLORER),
+    Fault("not part of a state: that a pass is over", _WORLD, "(*switches, core.optimizer.completed)", "(*switches, 0)", Kind.EXPLORER),
+    Fault("not part of a state: a probe's flags", _WORLD, "own = (self.name_of(p), p.flags.value, slot, p.post_handler is not None)", "own = (self.name_of(p), 0, slot, p.post_handler is not None)", Kind.EXPLORER),
+    Fault("not part of a state: a probe's slot", _WORLD, "own = (self.name_of(p), p.flags.value, slot, p.post_handler is not None)", "own = (self.name_of(p), p.flags.value, 0, p.post_handler is not None)", Kind.EXPLORER),
+    Fault("not part of a state: whether a probe has a post_handler", _WORLD, "own = (self.name_of(p), p.flags.value, slot, p.post_handler is not None)", "own = (self.name_of(p), p.flags.value, slot, 0)", Kind.EXPLORER),
+    Fault("not part of a state: an aggregator's detour buffer", _WORLD, "return (*own, detour, tuple(self.name_of(child) for child in p.children))", "return (*own, 0, tuple(self.name_of(child) for child in p.children))", Kind.EXPLORER),
+    Fault("not part of a state: an aggregator's probes", _WORLD, "return (*own, detour, tuple(self.name_of(child) for child in p.children))", "return (*own, detour, 0)", Kind.EXPLORER),
+    Fault("not part of a state: which slots are free", _WORLD, "room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)", "room = (0, self.arch.detours.state, self.arch.poke.state)", Kind.EXPLORER),
+    Fault("not part of a state: which detour buffers are free", _WORLD, "room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)", "room = (self.arch.slots.state, 0, self.arch.poke.state)", Kind.EXPLORER),
+    Fault("not part of a state: the poke's descriptor", _WORLD, "room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)", "room = (self.arch.slots.state, self.arch.detours.state, 0)", Kind.EXPLORER),
+    Fault("not part of a state: probes' lives", _WORLD, "expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)", "expected = (0, control.broken)", Kind.EXPLORER),
+    Fault("not part of a state: a broken promise", _WORLD, "for p in control.probes]), control.broken)", "for p in control.probes]), 0)", Kind.EXPLORER),
+    Fault("not part of a state: what ended a task", _WORLD, "task.again is not None, repr(task.error), self", "task.again is not None, 0, self", Kind.EXPLORER),
+    Fault("not part of a state: that work was asked for again", _WORLD, "task.again is not None, repr(task.error), self", "0, repr(task.error), self", Kind.EXPLORER),
+    Fault("not part of a state: the name of delayed work", _WORLD, "_digest((task.name, task", "_digest((0, task", Kind.EXPLORER),
+    Fault("not part of a state: what operations have answered", _WORLD, "return (told, LocalState(self.name_of, task.name).frames(task.body.gr_frame))", "return LocalState(self.name_of, task.name).frames(task.body.gr_frame)", Kind.EXPLORER),
+    Fault("not part of a state: how many operations there were on a probe", _LIVES, "told = (self.lives, tuple(sorted(facts.items())), tuple(self._registrations), tuple(sorted(self.jumped)))", "told = (0, tuple(sorted(facts.items())), tuple(self._registrations), tuple(sorted(self.jumped)))", Kind.EXPLORER),
+    Fault("not part of a state: what operations have left", _LIVES, "told = (self.lives, tuple(sorted(facts.items())), tuple(self._registrations), tuple(sorted(self.jumped)))", "told = (self.lives, 0, tuple(self._registrations), tuple(sorted(self.jumped)))", Kind.EXPLORER),
+    Fault("not part of a state: how often a probe was registered", _LIVES, "told = (self.lives, tuple(sorted(facts.items())), tuple(self._registrations), tuple(sorted(self.jumped)))", "told = (self.lives, tuple(sorted(facts.items())), 0, tuple(sorted(self.jumped)))", Kind.EXPLORER),
+    Fault("not part of a state: which probes had a jump", _LIVES, "told = (self.lives, tuple(sorted(facts.items())), tuple(self._registrations), tuple(sorted(self.jumped)))", "told = (self.lives, tuple(sorted(facts.items())), tuple(self._registrations), 0)", Kind.EXPLORER),
+    Fault("not part of a state: which operation had the mutex last", _LIVES, "return (told, ages, pending)", "return (told, ages, 0)", Kind.EXPLORER),
+    Fault("not part of a state: which probe is older", _LIVES, "return (told, ages, pending)", "return (told, 0, pending)", Kind.EXPLORER),
+    Fault("slots have no choice points", _ARCH, "                yield start, start + self.slot_size\n", "                pass\n", Kind.EXPLORER),
+    Fault("the copies in a detour buffer have no choice points", _ARCH, "                yield p.optinsn.copied, start + len(p.optinsn.detour.code)\n", "", Kind.EXPLORER),
+    Fault("a preempted task is not waited for", _RUNNING, "inside = {one.task for one in away if one.in_call}", "inside = set[int]()", Kind.EXPLORER),
+    Fault("a preempted task is not in flight when text is written", _SYSTEM, "passing = lane.passing is not None or any(one.passing is not None for one in lane.parked)", "passing = lane.passing is not None", Kind.EXPLORER),
+    Fault("shared writes are taken for a task's own", _UNPROBED, "seen.shares = seen.shares or not own_writes(", "seen.shares = False and own_writes(", Kind.EXPLORER),
+    Fault("the wait for traps waits for nobody", _WAITS, "return not any(lane.hit is not None and lane.hit.phase is HitPhase.POKE for lane in self._lanes)", "return True", Kind.EXPLORER),
+)  # fmt: skip
