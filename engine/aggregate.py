@@ -27,10 +27,14 @@ class AggrHandlers:
     def __init__(self, cpu: CurrentInstance) -> None:
         self._cpu = cpu
 
+    def order(self, p: AggrKprobe) -> tuple[Kprobe, ...]:
+        """The probes under ``p`` as they are called now: the newest first."""
+        return tuple(p.children)
+
     def pre_handler(self, p: Kprobe, regs: Any) -> int:
         """Newest first; the first that returns non-zero ends the chain (int3 path)."""
         assert isinstance(p, AggrKprobe)
-        return int(any(self.child_pre_handler(child, regs) for child in tuple(p.children)))
+        return int(any(self.child_pre_handler(child, regs) for child in self.order(p)))
 
     def child_pre_handler(self, child: Kprobe, regs: Any) -> int:
         """One child's part of :meth:`pre_handler`."""
@@ -45,7 +49,7 @@ class AggrHandlers:
 
     def opt_pre_handler(self, op: AggrKprobe, regs: Any) -> None:
         """Newest first, on the optimized path: what they return is ignored."""
-        for child in tuple(op.children):
+        for child in self.order(op):
             self.child_opt_pre_handler(child, regs)
 
     def child_opt_pre_handler(self, child: Kprobe, regs: Any) -> None:
@@ -58,7 +62,7 @@ class AggrHandlers:
     def post_handler(self, p: Kprobe, regs: Any, flags: int) -> None:
         """Newest first."""
         assert isinstance(p, AggrKprobe)
-        for child in tuple(p.children):
+        for child in self.order(p):
             if child.post_handler is not None and not child.disabled:
                 self._cpu.kprobe_instance = child
                 child.post_handler(child, regs, flags)

@@ -119,7 +119,7 @@ def _next_child(world: World, hit: Hit, p: Kprobe) -> tuple[Kprobe | None, Hit]:
     """Whose handler is next (None: that of ``p`` itself), and what the hit is behind it."""
     children = hit.children
     if hit.phase is HitPhase.FOUND and isinstance(p, AggrKprobe):
-        children = tuple(world.name_of(child) for child in p.children)
+        children = tuple(map(world.name_of, world.core.aggr.order(p)))
     if not children:
         return None, _at(hit, HitPhase.HANDLED, hit.probe)
     phase = HitPhase.BETWEEN if children[1:] else HitPhase.HANDLED

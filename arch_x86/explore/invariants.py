@@ -20,7 +20,7 @@ class InvariantOracle:
 
     def check(self, node: Node) -> Violation | None:
         """What is wrong with it, or None."""
-        why = self._error(node) or self._lists(node)
+        why = self._error(node) or self._lists(node) or self._pass(node)
         if why is None and not any(node.held):
             why = self._text(node) or self._children(node) or self._jumps(node) or broken_promise(node)
         return None if why is None else Violation(ViolationKind.INVARIANT, None, None, why)
@@ -35,6 +35,15 @@ class InvariantOracle:
                     return f"{op!r} is on the {queue.value} list, but says {op.queue.value}"
                 if queue is Queue.OPTIMIZING and (op.disabled or not op.optimized):
                     return f"{op!r} waits to be optimized, though it is not live"
+        return None
+
+    def _pass(self, node: Node) -> str | None:
+        """Between the locks of the tables and their drop a pass of the optimizer owns kprobe_mutex."""
+        core = node.world.core
+        for task in node.world.plane.tasks:
+            inside = task.delayed and task.started and not (task.done or task.dropped or task.lock is not None)
+            if inside and core.optimizer.due[1] and core.kprobe_mutex.owner is not task:
+                return "a pass of the optimizer is under way, and does not own kprobe_mutex"
         return None
 
     def _text(self, node: Node) -> str | None:

@@ -21,8 +21,15 @@ __all__ = ("MOST_SCHEDULES", "Explored", "explored")
 
 MOST_SCHEDULES: Final = 30_000
 """Where a fault makes the search grow without end, it is cut off."""
-_LISTS: Final = (("life", "SCENARIOS"), ("life", "nmi"), ("history", "HISTORY"), ("load", "LOAD"))
-_UNSOUND: Final = frozenset({("nmi", "linux-2010")})
+_LISTS: Final = (
+    ("life", "SCENARIOS"),
+    ("life", "nmi"),
+    ("life", "nmi_stepped"),
+    ("history", "HISTORY"),
+    ("load", "LOAD"),
+    ("batches", "BATCHES"),
+)
+_UNSOUND: Final = frozenset({("nmi", "linux-2010"), ("nmi-stepped", "linux-2010")})
 """Scenario and profile where the kernel itself is not sound."""
 
 

@@ -62,13 +62,13 @@ _HANDLERS: Final = (
     Fault("a disabled probe's handler runs behind a jump", _AGGREGATE, "        if child.pre_handler is not None and not child.disabled:\n            self._cpu.kprobe_instance = child\n            child", "        if child.pre_handler is not None:\n            self._cpu.kprobe_instance = child\n            child", Kind.HITS),
     Fault("a disabled probe's post_handler runs", _AGGREGATE, "if child.post_handler is not None and not child.disabled:", "if child.post_handler is not None:", Kind.POST),
     Fault("the post_handler of the newest probe alone runs", _AGGREGATE, "                child.post_handler(child, regs, flags)\n                self._cpu.kprobe_instance = None", "                child.post_handler(child, regs, flags)\n                self._cpu.kprobe_instance = None\n                break", Kind.POST),
-    Fault("behind a jump the oldest probe runs first", _AGGREGATE, "        for child in tuple(op.children):", "        for child in reversed(op.children):", Kind.ORDER),
-    Fault("behind a breakpoint the oldest probe runs first", _AGGREGATE, "for child in tuple(p.children)))", "for child in reversed(p.children)))", Kind.ORDER),
+    Fault("the oldest probe at an address runs first", _AGGREGATE, "        return tuple(p.children)\n\n    def pre_handler", "        return tuple(reversed(p.children))\n\n    def pre_handler", Kind.ORDER),
+    Fault("the newest probe at an address is the only one that runs", _AGGREGATE, "        return tuple(p.children)\n\n    def pre_handler", "        return tuple(p.children[:1])\n\n    def pre_handler", Kind.ORDER),
     Fault("a miss is counted on the newest probe alone", _AGGREGATE, "return tuple(p.children) if", "return tuple(p.children[:1]) if", Kind.HITS),
 )  # fmt: skip
 
 _SWITCH: Final = (
-    Fault("kprobes-optimization=0 does not wait", _SWITCHES, "            core.wait_for_kprobe_optimizer()\n    if not on:\n        core.wait_for_kprobe_optimizer()", "            core.wait_for_kprobe_optimizer()", Kind.PROMISE),
+    Fault("kprobes-optimization=0 does not wait", _SWITCHES, "    if not on:\n        core.wait_for_kprobe_optimizer()\n\n\ndef set_kprobes_enabled", "\n\ndef set_kprobes_enabled", Kind.PROMISE),
     Fault("kprobes-optimization=0 waits with the mutex held that the optimizer takes", _SWITCHES, 'if not on and not core.profile.has("sysctl-deadlock"):', "if not on:", Kind.LOCKS),
     Fault("kprobes-optimization=0 leaves the jumps", _SWITCHES, "                core.optprobes.unoptimize_kprobe(p)", "                pass", Kind.PROMISE),
     Fault("kprobes-optimization=1 lists nothing", _SWITCHES, "                core.optprobes.optimize_kprobe(p)", "                pass", Kind.PROGRESS),
@@ -147,7 +147,7 @@ _CALLS: Final = (
 _PLAIN: Final = (
     Fault("two probes share a slot", _SLOTS, "        slot = page.free.pop()", "        slot = page.free[-1]", Kind.COPY),
     Fault("a freed slot is never handed out again", _SLOTS, "        page.free.append(slot)\n", "", Kind.LEAK),
-    Fault("a taken lock is taken again", _SYNC, "        if self.owner is not None:", "        if False:", Kind.LOCKS),
+    Fault("a taken lock is taken again", _SYNC, "        if lock.owner is not None:", "        if False:", Kind.LOCKS),
     Fault("synchronize_sched returns at once", _SYNC, '        self.wait_until(passed, f"synchronize_sched ({why})")', "        del passed, why", Kind.WAITS),
     Fault("stop_machine stops nobody", _SYNC, '        self.wait_until(lambda: all(idle for idle, _ in self._hardware.quiescent()), f"stop_machine ({why})")', "        del why", Kind.WAITS),
 )  # fmt: skip
