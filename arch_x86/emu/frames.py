@@ -64,13 +64,9 @@ class FrameStore:
             phys = self._take()
             self._fill(phys, self._guarded(page))
             self._frame_of[id(page)] = phys
-            finalize(page, self._retire, id(page)).atexit = False
+            # The interpreter keeps what it calls for a dead page: the two tables alone, or no machine would ever be given back.
+            finalize(page, _retire, self._frame_of, self._dead, id(page)).atexit = False
         return phys
-
-    def _retire(self, key: int) -> None:
-        phys = self._frame_of.pop(key, None)
-        if phys is not None:
-            self._dead.append(phys)
 
     def constant(self, content: bytes) -> int:
         """A frame of its own for read-only data, kept for good."""
@@ -97,7 +93,8 @@ class FrameStore:
     def _take(self) -> int:
         if not self._free:
             if len(self._dead) >= _CHUNK_PAGES and len(self._chunks) * _CHUNK_PAGES >= self._limit:
-                self._free, self._dead = self._dead, []
+                self._free = list(self._dead)
+                self._dead.clear()
                 self._flush()
             else:
                 self._grow()
@@ -113,3 +110,10 @@ class FrameStore:
     def _fill(self, phys: int, content: bytes) -> None:
         chunk, offset = divmod(phys - FRAMES_AT, _CHUNK_PAGES * PAGE_SIZE)
         self._chunks[chunk][offset : offset + PAGE_SIZE] = content
+
+
+def _retire(frame_of: dict[int, int], dead: list[int], key: int) -> None:
+    """Nobody holds the page any more whose ``id`` is ``key``: its frame can be recycled."""
+    phys = frame_of.pop(key, None)
+    if phys is not None:
+        dead.append(phys)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+from weakref import ref
 
 import pytest
 
@@ -13,6 +15,7 @@ from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.emu.machine import Machine, MachineConfig, new_pool
 from arch_x86.emu.stubs import GS_INTERRUPTS
 from arch_x86.emu.uc import RSP, Probe, UcPool
+from arch_x86.lab.bench import Workbench
 from engine.errors import EngineBug, InputError
 from engine.image import ExceptionEntry, Image, Import, Segment
 from engine.interrupts import EveryPlan, parse_interrupts
@@ -474,3 +477,16 @@ class TestCalibration:
         probe = calibrate()
         assert probe.counter is not None
         assert None not in (probe.exception, probe.error_code, probe.software, probe.shadow)
+
+
+def test_a_machine_that_nobody_holds_any_more_is_given_back(pool):
+    """Its text pages are told of by weak references, which must not keep it."""
+    machines = []
+    for _ in range(3):
+        bench = Workbench(asm_image("mov eax, edi; ret"), pool=pool)
+        assert bench.call("f", 5) == 5
+        machines.append(ref(bench.machine))
+        bench.close()
+    del bench
+    gc.collect()
+    assert [machine() for machine in machines] == [None, None, None]
