@@ -47,7 +47,7 @@ def test_what_breaks_with_any_number_of_tasks_in_flight_breaks_with_one(pool, st
     scenario = {"unregister-wait": life.boosted, "kretprobe": life.kretprobe_removal}.get(step, life.optimize)
     steps = {"free-wait"} if step == "kretprobe" else {step} - {None}
     ablated = without(profile_named(profile), frozenset(steps), preempt=preempt)
-    case = replace(scenario.case(ablated, cpus=cpus, preempt=preempt), calls=1)
+    case = replace(scenario.case(ablated, cpus=cpus, preempt=preempt), calls=1, interrupts=False)
     apart, few = every_violation(case, pool, 2)
     together, many = every_violation(replace(case, apart=False), pool, 2)
     assert apart == together

@@ -43,7 +43,7 @@ def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile):
 
 @pytest.mark.parametrize(("scenario", "profile"), LOADED, ids=lambda value: getattr(value, "name", value))
 def test_what_meets_under_load_breaks_nothing(pool, scenario, profile):
-    bound = min(scenario.preemptions, int(profile == "linux-2010" or scenario.preempt))  # to save time; `make mutants` has more
+    bound = int(scenario.preempt)  # to save time; `make mutants` has more
     result = run(pool, scenario, profile, bound=bound, preempt=scenario.preempt)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
 
@@ -62,7 +62,7 @@ def test_a_fault_of_the_kernels_history_shows_without_its_commit_only(pool, scen
 
 
 @pytest.mark.parametrize("scenario", BATCHES, ids=lambda one: one.name)
-@pytest.mark.parametrize(("profile", "bound"), [("linux-2010", 1), ("next", 0)])
+@pytest.mark.parametrize(("profile", "bound"), [("linux-2010", 0), ("next", 0)])
 def test_what_lies_between_two_batches_breaks_nothing(pool, scenario, profile, bound):
     """linux-6.1 has no batches; `make sound` has it, too, and higher bounds."""
     result = run(pool, scenario, profile, bound=bound)
