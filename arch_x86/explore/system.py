@@ -470,16 +470,19 @@ class X86System(CpuSide):
         return steps
 
     def _goes_on(self, task: int) -> bool:
-        """It makes no difference whether anybody comes before the next step of a control task (docs/explore.md, "Locks").
+        """It makes no difference whether anybody comes before the next step of a control task (docs/explore.md, "Control tasks and locks").
 
         One step is that from the last lock that the task dropped to the end of its operation, or to a wait, if that changes nothing that
-        anybody shares: what the operation reads there goes into its result only. The other is that which takes a lock, if the others
-        left are delayed work only, so that no other operation can change what this one has looked at before.
+        anybody shares: what the operation reads there goes into its result only. The next one begins to wait for what other control tasks
+        bring about, and changes nothing else: whoever comes first, the task goes on when that is so. The last is that which takes a lock,
+        if the others left are delayed work only, so that no other operation can change what this one has looked at before.
         """
         node = self.node
-        if node.just_dropped(task):
+        dropped = node.just_dropped(task)
+        if dropped or node.is_between_operations(task):
             following = self._tree.step(node, task).node
-            return following.is_alike_but_for(task, node) and following.has_returned(task)
+            goes_on = following.waits_for_tasks(task) or (dropped and following.has_returned(task))
+            return goes_on and following.is_alike_but_for(task, node)
         return node.takes_lock(task) and not node.others_operate(task)
 
     def _follow(self, task: int) -> None:

@@ -240,7 +240,16 @@ class Node:
     def has_returned(self, task: int) -> bool:
         """Control task ``task`` stands between two operations, waits for the machine, or has ended."""
         one = self.world.plane.tasks[task]
-        return one.done or one.wait is not None or one.at == BETWEEN_OPERATIONS
+        return one.done or one.wait is not None or self.is_between_operations(task)
+
+    def is_between_operations(self, task: int) -> bool:
+        """Control task ``task`` stands in front of an operation."""
+        return self.world.plane.tasks[task].at == BETWEEN_OPERATIONS
+
+    def waits_for_tasks(self, task: int) -> bool:
+        """Control task ``task`` waits for what other control tasks bring about, and that is not so yet."""
+        ready = self.world.plane.tasks[task].ready
+        return ready is not None and not ready()
 
     def takes_lock(self, task: int) -> bool:
         """The next step of control task ``task`` takes a lock that nobody owns."""

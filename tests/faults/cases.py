@@ -49,7 +49,7 @@ def _scenarios() -> Sequence[Scenario]:
     for module, name in _LISTS:
         try:
             some: Scenario | tuple[Scenario, ...] = getattr(import_module(f"arch_x86.explore.scenarios.{module}"), name)
-        except ModuleNotFoundError:  # the tree is of before that list was there
+        except (ModuleNotFoundError, AttributeError):  # the tree is of before that list was there
             continue
         found |= {one.name: one for one in (some if isinstance(some, tuple) else (some,))}
     for step in (None, *(step.name for step in STEPS)):
