@@ -39,14 +39,12 @@ def every_violation(case, pool, bound):
         (None, "linux-2010", False, 2),
         ("free-wait", "linux-2010", False, 2),
         ("unregister-wait", "linux-6.1", False, 2),
-        ("kretprobe", "linux-2010", False, 2),
     ],
 )
 def test_what_breaks_with_any_number_of_tasks_in_flight_breaks_with_one(pool, step, profile, preempt, cpus):
     """Two preemptions, so that two tasks can be in flight at once; a call each."""
-    scenario = {"unregister-wait": life.boosted, "kretprobe": life.kretprobe_removal}.get(step, life.optimize)
-    steps = {"free-wait"} if step == "kretprobe" else {step} - {None}
-    ablated = without(profile_named(profile), frozenset(steps), preempt=preempt)
+    scenario = {"unregister-wait": life.boosted, "free-wait": life.optimize}.get(step, life.register)
+    ablated = without(profile_named(profile), frozenset({step} - {None}), preempt=preempt)
     case = replace(scenario.case(ablated, cpus=cpus, preempt=preempt), calls=1, interrupts=False)
     apart, few = every_violation(case, pool, 2)
     together, many = every_violation(replace(case, apart=False), pool, 2)

@@ -56,7 +56,7 @@ def kinds(result) -> set[ViolationKind]:
 
 @pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
 def test_a_sound_life_is_safe_by_breakpoint_and_by_jump_with_cpus_in_flight_at_writes(pool, profile):
-    result = verdict(pool, profile=profile)
+    result = verdict(pool, profile=profile, bound=1)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
     coverage = result.coverage
     assert min(coverage.int3, coverage.jump, coverage.boosted, coverage.in_flight_at_write, coverage.parked_in_range) > 0
@@ -79,17 +79,24 @@ def test_a_step_that_is_needed_is_missed(pool, kind, step, profile, offset):
     broken = verdict(pool, lambda k: life(k, offset), steps=[step], profile=profile)
     assert kinds(broken) == {kind}
     assert broken.violations[0].schedule.choices <= 30
-    assert verdict(pool, lambda k: life(k, offset), profile=profile).verdict == "safe"
+    assert verdict(pool, lambda k: life(k, offset), profile=profile, bound=1).verdict == "safe"
 
 
 @pytest.mark.parametrize(("step", "profile"), [("quiescence", LINUX_2010), ("disabled-check", LINUX_2010), ("bp-sync-2", LINUX_6_1)])
 def test_a_step_that_is_not_needed_here_is_not_missed(pool, step, profile):
-    assert verdict(pool, steps=[step], profile=profile).verdict == "safe"
+    assert verdict(pool, steps=[step], profile=profile, bound=1).verdict == "safe"
 
 
 def test_preemption_breaks_the_kernel_of_2010_and_not_6_1(pool):
-    assert kinds(verdict(pool, preempt=True, bound=1)) == {ViolationKind.USE_AFTER_FREE}
-    assert verdict(pool, preempt=True, bound=1, profile=LINUX_6_1).verdict == "safe"
+    def in_and_out(k):
+        p = k.kprobe("f", SITE)
+        k.register(p)
+        k.settle()
+        k.unregister(p)
+        k.settle()
+
+    assert kinds(verdict(pool, in_and_out, preempt=True, bound=1)) == {ViolationKind.USE_AFTER_FREE}
+    assert verdict(pool, in_and_out, preempt=True, bound=1, profile=LINUX_6_1).verdict == "safe"
 
 
 def test_waiting_for_tasks_mends_the_torn_instructions_of_a_preemptible_2010(pool):
