@@ -38,7 +38,7 @@ class Witness:
         self._machine = machine
         self._hits = HitOracle(where)
         self.calls = ReturnOracle(machine.stubs.trampoline, rethook=profile.rethook, where=where)
-        # A copy that ends in a jump back ends so for good, and who joins with a post_handler is never called.
+        # A copy that was made for a probe without a post_handler may end in a jump back, for good: who joins with one is never called.
         self._loses_posts = profile.steps_by_int3 and not profile.slot_has_both
         self._returns: list[Returned] = []
         self._wrong: Violation | None = None
@@ -65,8 +65,9 @@ class Witness:
         del regs
         self._ran(Seen.HIT, probe)
         if self._loses_posts and self._has_post(probe):
-            ainsn = self.node.world.control.probes[probe].ainsn
-            if ainsn is not None and ainsn.boostable:
+            control = self.node.world.control
+            p = control.probes[probe]
+            if p.ainsn is not None and p.ainsn.boostable and not control.ledger.copied_for_post.get(p.at):
                 self.lane.note(Seen.NO_POST, probe)
 
     def post(self, probe: int, regs: Any) -> None:
