@@ -299,7 +299,7 @@ def forced_back_and_gone(setup: Setup) -> None:
 
     @setup.control
     def main(k: Control) -> None:
-        outer, inner = k.kprobe("work", 4), k.kprobe("work", 7, post=True)
+        outer, inner = k.kprobe("work", 4), k.kprobe("work", 7)
         k.register(outer)
         k.settle()
         k.disable(outer)
