@@ -204,8 +204,9 @@ class Control:
         else:
             return
         for entry in entries:
-            waits = isinstance(entry, AggrKprobe) and entry.queue is Queue.UNOPTIMIZING and not entry.unused
-            if waits and (entry.disabled or effect.armed):
+            if not isinstance(entry, AggrKprobe) or entry.queue is not Queue.UNOPTIMIZING or entry.unused:
+                continue
+            if entry.disabled or effect.armed:
                 self.ledger.rearmed.add(entry.at)
 
     @contextmanager
