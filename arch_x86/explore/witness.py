@@ -8,6 +8,7 @@ from arch_x86.emu.machine import Machine
 from arch_x86.emu.stubs import return_skip
 from arch_x86.emu.uc import RAX, RSP
 from arch_x86.explore.lane import Lane
+from arch_x86.explore.lives import Life
 from arch_x86.explore.passes import HitOracle, Seen
 from arch_x86.explore.return_oracle import OpenCall, Returned, ReturnOracle
 from arch_x86.probes.ptregs import PT_REGS_SIZE
@@ -136,4 +137,6 @@ class Witness:
         for at, (n, rp) in enumerate(control.returns.items(), probes):
             for _ in range(now[at] - before[at]):
                 lane.note(Seen.FULL, n)
+                if self.node.lives[n][0] is Life.CHANGING:
+                    continue  # it is being unregistered: 6.1 takes its instances away at once, and a hit that is on its way finds none
                 self._say(self.calls.full(lane.index, n, control.ledger.registration(n), rp.maxactive))
