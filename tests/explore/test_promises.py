@@ -547,7 +547,7 @@ def test_a_return_probe_that_goes_while_a_hit_is_on_its_way_may_count_that_as_mi
     segments = (("c0", 3), ("0", 29), ("c0", 7), ("0", 1))
     violation, lines = replay_case(one, Schedule(fingerprint(one), segments), pool=pool)
     assert violation is None
-    assert "hit: int3, found" in lines[-2]
+    assert any("hit: int3, found" in line for line in lines[-3:])
 
 
 def test_a_post_handler_that_joins_a_boosted_copy_is_not_called_in_6_1_and_called_in_2010(pool):
