@@ -1,4 +1,4 @@
-"""What a handler may rely on when it is called: the CPU's state where a stub asks the host to run it."""
+"""What a handler may rely on when it is called, and the guest functions that it calls: the CPU's state there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, Cpu
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RFLAGS, RSI, RSP
 
-__all__ = ("wrong_entry",)
+__all__ = ("wrong_call", "wrong_entry", "wrong_step")
 
 _FLAGS: Final = 18 * 8
 """Offset of the flags in pt_regs."""
@@ -37,3 +37,19 @@ def wrong_entry(machine: Machine, cpu: Cpu) -> str | None:
     if before is not None and (flags ^ before) & FLAG_IF:
         return f"{who} with IF {'set' if flags & FLAG_IF else 'clear'}, which is not as in the code that was interrupted"
     return None
+
+
+def wrong_call(cpu: Cpu) -> str | None:
+    """What is not as the System V convention has it at a function's first instruction, where ``cpu`` stands: DF is clear, and the stack is
+    aligned before the return address is pushed. The registers are loaded."""
+    gpr = cpu.uc.gpr
+    if gpr[RFLAGS] & FLAG_DF:
+        return "a function that a handler calls begins with DF set"
+    if gpr[RSP] % 16 != 8:
+        return f"a function that a handler calls begins with RSP = {gpr[RSP]:#x}, so its caller's stack was not aligned"
+    return None
+
+
+def wrong_step(flags: int) -> str | None:
+    """What is not as it should be where a single step begins with ``flags``: no interrupt may come in it."""
+    return "a single step begins with interrupts allowed" if flags & FLAG_IF else None

@@ -9,12 +9,12 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
-from arch_x86.explore.lives import Effect, Ledger, Lives
+from arch_x86.explore.lives import Effect, Ledger, Lives, Operation
 from arch_x86.explore.promises import unsettled
 from arch_x86.text.space import TextSpace
 from engine.errors import InputError, KprobeError
 from engine.image import Image
-from engine.kprobe import Kprobe, KprobeFlag
+from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe, KretprobeInstance
 from engine.switches import set_kprobes_enabled, set_kprobes_optimization
@@ -182,6 +182,32 @@ class Control:
             addr = self.probes[n].addr
             if addr is not None and self._text.read(addr, 1) == _JMP:
                 self.ledger.jumped.add(n)
+            if addr is not None and operation.effect.registered:
+                self._note_copy(n, addr)
+        self._note_rearmed(operation)
+
+    def _note_copy(self, n: int, addr: int) -> None:
+        """Probe ``n`` is about to be registered: it is the one that a copy is made for, if there is none at ``addr``."""
+        entry = self.core.get_kprobe(addr)
+        if entry is None or entry.ainsn is None:
+            first = self.probes[n] if entry is None else entry
+            self.ledger.copied_for_post[addr] = first.post_handler is not None
+
+    def _note_rearmed(self, operation: Operation) -> None:
+        """An operation that may write a breakpoint where the jump of before still waits to be undone is about to: it enables a probe, lets
+        an enabled one join a disabled aggregator, or arms all. Where an unused aggregator is taken over the jump stays."""
+        effect = operation.effect
+        if effect.armed:
+            entries = list(self.core.kprobe_table.values())
+        elif effect.disabled is False:
+            entries = [self.core.get_kprobe(p.addr) for p in map(self.probes.__getitem__, operation.numbers) if p.addr is not None]
+        else:
+            return
+        for entry in entries:
+            if not isinstance(entry, AggrKprobe) or entry.queue is not Queue.UNOPTIMIZING or entry.unused:
+                continue
+            if entry.disabled or effect.armed:
+                self.ledger.rearmed.add(entry.at)
 
     @contextmanager
     def _changing(self, numbers: Sequence[int], effect: Effect, *, everything: bool = False) -> Generator[None]:

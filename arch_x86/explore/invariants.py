@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from arch_x86.explore.promises import broken_promise
+from arch_x86.explore.promises import broken_promise, may_lack_jump
 from arch_x86.explore.world import Node
 from arch_x86.isa.encode import JMP32_SIZE
 from engine.explore.system import Violation, ViolationKind
@@ -84,8 +84,7 @@ class InvariantOracle:
                 return f"{op!r} has a jump, and does not say so"
             if jumps and op.queue in (Queue.OPTIMIZING, Queue.FREEING):
                 return f"{op!r} has a jump, though it is on the {op.queue.value} list"
-            # Armed again before its jump was undone, it is a breakpoint that says it is optimized: Profile.rearms_whole.
-            if op.optimized and not jumps and not op.queued and core.profile.rearms_whole:
+            if op.optimized and not jumps and not op.queued and not may_lack_jump(node.world.control, op):
                 return f"{op!r} says that it is optimized, and has no jump"
             for inside in range(addr + 1, addr + op.optinsn.size) if jumps else ():
                 other = core.get_kprobe(inside)

@@ -75,6 +75,8 @@ class Ledger:
         (:attr:`engine.profile.Profile.enables_while_disarmed` is false).
     :ivar under_way: by control task.
     :ivar jumped: probes whose site held a jump when an operation on them took kprobe_mutex.
+    :ivar rearmed: addresses at which a breakpoint was written again while a jump of before waited to be undone.
+    :ivar copied_for_post: by address, whether the probe that the copy in the slot was made for had a post_handler.
     """
 
     def __init__(self, *, sleeps_on: bool) -> None:
@@ -85,6 +87,8 @@ class Ledger:
         self._registrations: list[int] = []
         self.under_way: dict[object, Operation] = {}
         self.jumped: set[int] = set()
+        self.rearmed: set[int] = set()
+        self.copied_for_post: dict[int, bool] = {}
         self.lives: Lives = ()
 
     def know(self, number: int) -> None:
@@ -223,7 +227,8 @@ class Ledger:
                     for task, one in self.under_way.items()
                 )
             )
-        told = (self.lives, tuple(sorted(facts.items())), tuple(self._registrations), tuple(sorted(self.jumped)))
+        places = (tuple(sorted(self.jumped)), tuple(sorted(self.rearmed)), tuple(sorted(self.copied_for_post.items())))
+        told = (self.lives, tuple(sorted(facts.items())), tuple(self._registrations), places)
         return (told, ages, pending)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from arch_x86.explore.world import Node, World
     from engine.kprobes import Kprobes
 
-__all__ = ("broken_promise", "unsettled")
+__all__ = ("broken_promise", "may_lack_jump", "unsettled")
 
 _JMP: Final = 0xE9
 _WORKER: Final = "kprobe_optimizer"
@@ -150,8 +150,13 @@ def _may_be_optimized(world: World, entry: AggrKprobe) -> bool:
         return False
     if not profile.reoptimizes_later and not ledger.jumped.isdisjoint(neighbours):
         return False
-    # Armed again before its jump was undone, it is a breakpoint that says it is optimized, for good: Profile.rearms_whole.
-    return profile.rearms_whole or not entry.optimized or world.text.read(entry.at, JMP32_SIZE) == entry.optinsn.jump
+    return not (entry.optimized and may_lack_jump(control, entry))
+
+
+def may_lack_jump(control: Control, op: AggrKprobe) -> bool:
+    """``op`` says that it is optimized, and may be a breakpoint all the same, for good: it was armed again before its jump was undone, in a
+    kernel that then writes the breakpoint over the jump (Profile.rearms_whole)."""
+    return not control.core.profile.rearms_whole and op.at in control.ledger.rearmed
 
 
 def _blocked(world: World, inside: range) -> bool:

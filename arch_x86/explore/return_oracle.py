@@ -5,10 +5,11 @@ The model is the explorer's own: it learns of a call when an entry_handler runs,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from arch_x86.explore.lives import Life, Lives
+from arch_x86.explore.returns import OpenCalls as CoreCalls
 from engine.explore.system import Violation, ViolationKind
 
 __all__ = ("OpenCall", "OpenCalls", "ReturnOracle", "Returned")
@@ -123,8 +124,14 @@ class ReturnOracle:
         wanted = (("ri.ret_addr", got.ret_addr, ret_addr), ("regs.ip", got.ip, ip), ("RAX", got.value, value))
         return next((f"{name} = {new:#x} for {old:#x}" for name, new, old in wanted if new != old), None)
 
-    def balanced(self, cpu: int, taken: Sequence[tuple[int, int, tuple[int, ...]]]) -> Violation | None:
-        """A call has returned. Of each registration of a return probe that has instances in use, ``taken`` says which: as many as calls."""
+    def balanced(self, cpu: int, task: int, core: CoreCalls) -> Violation | None:
+        """A call of ``task`` has returned. As many of its calls are open in the ``core``, and as many instances of each registration of a
+        return probe are in use there, as calls are open here."""
+        (stacks, taken), calls = core, len(self._of(task))
+        kept = next((len(stack) for name, stack in stacks if name == task), 0)
+        if kept != calls:
+            text = f"a call returns on CPU {cpu}, and of its task {kept} calls are kept as open, where {calls} are"
+            return Violation(ViolationKind.INVARIANT, cpu, None, text)
         for probe, registration, indices in taken:
             calls = self._in_use(probe, registration)
             if len(indices) != calls:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from arch_x86.emu.cpu import FLAG_IF, TRAPS, Cpu, ExitReason, NmiPhase
-from arch_x86.emu.entry import wrong_entry
+from arch_x86.emu.entry import wrong_call, wrong_entry, wrong_step
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import NestedCall
@@ -331,8 +331,10 @@ class CpuSide:
 
     def _nmi_handler(self, lane: Lane) -> None:
         frame, _ = self.plan.calls[lane.task if lane.mode is Mode.CALL else 2 * lane.index]
-        lane.nested = NestedCall(self.machine, self.machine.cpus[lane.index])
+        cpu = self.machine.cpus[lane.index]
+        lane.nested = NestedCall(self.machine, cpu)
         lane.nested.enter(frame.addr, frame.integers)
+        self._must_be_well(cpu, wrong_call(cpu))
 
     def _nmi_over(self, lane: Lane) -> None:
         """The function has returned: on to the end of the stub, and to what was interrupted."""
@@ -373,7 +375,10 @@ class CpuSide:
 
     def _look_at_entry(self, cpu: Cpu) -> None:
         """A stub asks for handlers: are things as they may expect?"""
-        wrong = wrong_entry(self.machine, cpu)
+        self._must_be_well(cpu, wrong_entry(self.machine, cpu))
+
+    def _must_be_well(self, cpu: Cpu, wrong: str | None) -> None:
+        """``wrong``: what is not as it should be where ``cpu`` stands, if anything."""
         if wrong is not None and self.violation is None:
             self.violation = Violation(ViolationKind.INVARIANT, cpu.index, cpu.rip, f"CPU {cpu.index}: {wrong}")
 
@@ -392,7 +397,7 @@ class CpuSide:
             world.arch.call_ended(index)
         self._store(world, lane)
         if name == "trampoline":
-            self.violation = self.violation or self.witness.calls.balanced(index, self.calls[1])
+            self.violation = self.violation or self.witness.calls.balanced(index, lane.task, self.calls)
         if state is TaskState.FAULTED:
             self._died(lane)
             return True
@@ -492,6 +497,8 @@ class CpuSide:
             else:  # interrupts were off anyway: a step is what the CPU's block says is under way
                 stepped = bool(lane.block[0])
             lane.stepping = stepped
+            if lane.block[0]:  # else the hit is over: its copy is boosted
+                self._must_be_well(self.machine.cpus[lane.index], wrong_step(regs.flags))
             self.coverage.stepped += stepped
             self.coverage.boosted += not stepped
 

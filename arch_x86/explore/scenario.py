@@ -137,10 +137,13 @@ def scenario(
     :param asleep: offsets in the called function in front of whose instruction a task falls asleep in the middle of its call, for ever.
     :param batch: most probes that a pass takes in each direction in linux-2010, most pokes that share their core syncs in ``next``: so that
         two or three probes are more than a batch. None: the kernel's 256.
-    :raises InputError: ``batch`` is less than one.
+    :raises InputError: ``batch``, ``calls`` or ``cpus`` is less than one.
     """
     if batch is not None and batch < 1:
         raise InputError(f"batch={batch}: a batch holds one probe at least; leave it out for the kernel's 256")
+    for name, value in (("calls", calls), ("cpus", cpus)):
+        if value < 1:
+            raise InputError(f"{name}={value}: a scenario has at least one vCPU, each of which makes one call at least")
 
     def make(build: Callable[[Setup], None]) -> Scenario:
         doc = (build.__doc__ or "").strip()

@@ -8,6 +8,7 @@ from arch_x86.emu.machine import Machine
 from arch_x86.emu.stubs import return_skip
 from arch_x86.emu.uc import RAX, RSP
 from arch_x86.explore.lane import Lane
+from arch_x86.explore.lives import Life
 from arch_x86.explore.passes import HitOracle, Seen
 from arch_x86.explore.return_oracle import OpenCall, Returned, ReturnOracle
 from arch_x86.probes.ptregs import PT_REGS_SIZE
@@ -38,7 +39,7 @@ class Witness:
         self._machine = machine
         self._hits = HitOracle(where)
         self.calls = ReturnOracle(machine.stubs.trampoline, rethook=profile.rethook, where=where)
-        # A copy that ends in a jump back ends so for good, and who joins with a post_handler is never called.
+        # A copy that was made for a probe without a post_handler may end in a jump back, for good: who joins with one is never called.
         self._loses_posts = profile.steps_by_int3 and not profile.slot_has_both
         self._returns: list[Returned] = []
         self._wrong: Violation | None = None
@@ -65,8 +66,9 @@ class Witness:
         del regs
         self._ran(Seen.HIT, probe)
         if self._loses_posts and self._has_post(probe):
-            ainsn = self.node.world.control.probes[probe].ainsn
-            if ainsn is not None and ainsn.boostable:
+            control = self.node.world.control
+            p = control.probes[probe]
+            if p.ainsn is not None and p.ainsn.boostable and not control.ledger.copied_for_post.get(p.at):
                 self.lane.note(Seen.NO_POST, probe)
 
     def post(self, probe: int, regs: Any) -> None:
@@ -135,4 +137,6 @@ class Witness:
         for at, (n, rp) in enumerate(control.returns.items(), probes):
             for _ in range(now[at] - before[at]):
                 lane.note(Seen.FULL, n)
+                if self.node.lives[n][0] is Life.CHANGING:
+                    continue  # it is being unregistered: 6.1 takes its instances away at once, and a hit that is on its way finds none
                 self._say(self.calls.full(lane.index, n, control.ledger.registration(n), rp.maxactive))

@@ -139,9 +139,9 @@ def check_repeats(system: System) -> None:
             while left > 0:
                 system.choices()
                 left -= max(1, system.take(actor, left))
-        if trace is not None and violation is not None and system.violation is None:  # the last thing it did was to find it can't go on
-            system.choices()
-            system.take(trace[1], 1)
         system.choices()
+        if trace is not None and violation is not None and system.violation is None:  # the last thing it did was to find it can't go on
+            system.take(trace[1], 1)
+            system.choices()
     if system.key() != key or system.violation != violation:
         raise ReplayDivergence(f"a schedule of {len(segments)} segments ended differently when it was run again")

@@ -81,6 +81,12 @@ def test_a_scenarios_batch_is_the_passes_of_2010_the_core_syncs_of_next_and_noth
     assert [passes_and_syncs(pool, two_batches, "linux-6.1", batch)[1] for batch in (1, None)] == [6, 6]
 
 
+@pytest.mark.parametrize("name", ["calls", "cpus"])
+def test_a_scenario_in_which_nobody_calls_anything_is_refused_with_one_line(name):
+    with pytest.raises(InputError, match=f"{name}=0"):
+        make_scenario(image="x", call="x", **{name: 0})
+
+
 def passes_and_syncs(pool, scenario, profile, batch):
     """Of the control task alone, up to where both jumps are in."""
     case = replace(scenario, batch=batch).case(profile_named(profile))

@@ -48,6 +48,7 @@ _CORE: Final = (
 _HITS: Final = (
     "tests/engine/test_kprobes.py",
     "tests/engine/test_reentrancy.py",
+    "tests/engine/test_nmi_hits.py",
     "tests/engine/test_next.py",
     "tests/engine/test_selftests.py",
 )

@@ -16,6 +16,7 @@ from arch_x86.emu.machine import new_pool
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Sweep, Verifier
 from engine.arguments import parse_argument
+from engine.image import ExceptionEntry, Image
 from engine.profile import LINUX_6_1, LINUX_2010, NEXT, Profile
 
 __all__ = ("first_found", "main")
@@ -111,6 +112,19 @@ f:
  add rax, rcx
  ret
 """
+_FAULTS: Final = """
+.globl f
+f:
+ mov ecx, edi
+ mov rax, qword ptr [rdi]
+.Lback:
+ add rax, rcx
+ ret
+ mov eax, 7
+ jmp .Lback
+"""
+_FIXUPS: Final = {"faults.s": (2, 9)}
+"""By name, offsets of an instruction that faults and of where the exception table says that it goes on: behind the ``ret``."""
 _ALL: Final = (LINUX_2010, LINUX_6_1, NEXT)
 _RUNS: Final[tuple[tuple[str, str, tuple[Profile, ...], Sweep], ...]] = (
     ("straight.s", _STRAIGHT, _ALL, Sweep()),
@@ -118,13 +132,22 @@ _RUNS: Final[tuple[tuple[str, str, tuple[Profile, ...], Sweep], ...]] = (
     ("loops.s", _LOOPS, (LINUX_2010, NEXT), Sweep()),  # 6.1 runs one round too many
     ("red_zone.s", _RED_ZONE, _ALL, Sweep("sample", 1, 12)),
     ("flags.s", _FLAGS, _ALL, Sweep("boundaries")),
+    ("faults.s", _FAULTS, _ALL, Sweep("boundaries")),
 )
+
+
+def _image(name: str, text: str) -> Image:
+    image = replace(load_asm(text, name), red_zone=name == "red_zone.s")
+    if name not in _FIXUPS:
+        return image
+    insn, fixup = (image.by_name["f"].addr + offset for offset in _FIXUPS[name])
+    return replace(image, exception_table=(ExceptionEntry(insn, fixup),))
 
 
 def _failures() -> Iterator[str]:
     pool = new_pool()
     for name, text, profiles, sweep in _RUNS:
-        image = replace(load_asm(text, name), red_zone=name == "red_zone.s")
+        image = _image(name, text)
         for profile in profiles:
             with closing(Verifier(image, "f", [parse_argument("3")], options=ExecOptions(profile=profile), pool=pool)) as verifier:
                 for addr in verifier.sites():

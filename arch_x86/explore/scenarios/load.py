@@ -299,7 +299,7 @@ def forced_back_and_gone(setup: Setup) -> None:
 
     @setup.control
     def main(k: Control) -> None:
-        outer, inner = k.kprobe("work", 4), k.kprobe("work", 7, post=True)
+        outer, inner = k.kprobe("work", 4), k.kprobe("work", 7)
         k.register(outer)
         k.settle()
         k.disable(outer)
@@ -410,6 +410,17 @@ def nmi_boosted(setup: Setup) -> None:
         k.unregister(p)
 
 
+@scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False, preemptions=1, profiles=_NEW)
+def nmi_post_handler(setup: Setup) -> None:
+    """NMIs that hit a stepped probe in its handlers and in its step: its post_handler is called for the hits, and not for the misses."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        p = k.kprobe("work", 2, post=True)
+        k.register(p)
+        k.unregister(p)
+
+
 # Code that goes away --------------------------------------------------------------------------------------------------
 
 
@@ -475,6 +486,7 @@ LOAD: tuple[Scenario, ...] = (
     return_of_a_preempted_task,
     direction,
     nmi_boosted,
+    nmi_post_handler,
     module_going_while_listed,
     module_back_with_a_new_probe,
 )
