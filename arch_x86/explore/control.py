@@ -24,6 +24,8 @@ __all__ = ("BETWEEN_OPERATIONS", "Control", "EndlessTaskError", "HandlerLog")
 BETWEEN_OPERATIONS: Final = "next operation"
 """Name of the point in front of each operation."""
 _JMP: Final = b"\xe9"
+_MOST_REPLACED: Final = 5 + 15
+"""A jump replaces fewer bytes than that: five, and what is left of an instruction that begins in them."""
 
 
 class EndlessTaskError(InputError):
@@ -79,6 +81,8 @@ class Control:
         self.instances: dict[tuple[int, int], tuple[KretprobeInstance, ...]] = {}
         self._disabled: set[int] = set()
         self.ledger = Ledger(sleeps_on=not core.profile.enables_while_disarmed)
+        # In these profiles alone it makes a difference to what is expected, and what makes none must not tell control states apart.
+        self._asks_for_jumps = core.profile.reoptimizes_neighbour and not core.profile.reoptimizes_later
         self.broken: str | None = None
 
     # Probes -----------------------------------------------------------------------------------------------------------
@@ -172,6 +176,7 @@ class Control:
         """The current task has taken a lock. Which operation on a probe came last is decided by who had kprobe_mutex last."""
         if name != "kprobe_mutex":
             return
+        self.ledger.jumped = set(filter(self._jump_matters, self.ledger.jumped))
         operation = self.ledger.under_way.get(self.core.plane.current)
         if operation is None:
             return
@@ -180,11 +185,19 @@ class Control:
             if n in self.returns:
                 self.instances.setdefault((n, self.ledger.registration(n)), self.returns[n].instances)
             addr = self.probes[n].addr
-            if addr is not None and self._text.read(addr, 1) == _JMP:
+            if addr is not None and self._text.read(addr, 1) == _JMP and self._asks_for_jumps:
                 self.ledger.jumped.add(n)
-            if addr is not None and operation.effect.registered:
+            if addr is not None and operation.effect.registered and not self.core.profile.slot_has_both:
                 self._note_copy(n, addr)
-        self._note_rearmed(operation)
+        if not self.core.profile.rearms_whole:
+            self._note_rearmed(operation)
+
+    def _jump_matters(self, n: int) -> bool:
+        """The jump that probe ``n`` had still stands, or may have kept a probe in front of it from being optimized."""
+        addr = self.probes[n].addr
+        if addr is None:
+            return False
+        return self._text.read(addr, 1) == _JMP or any(0 < addr - at < _MOST_REPLACED for at in self.core.kprobe_table)
 
     def _note_copy(self, n: int, addr: int) -> None:
         """Probe ``n`` is about to be registered: it is the one that a copy is made for, if there is none at ``addr``."""
