@@ -16,9 +16,9 @@ from traceback import walk_tb
 from typing import Final
 
 from arch_x86.emu.machine import Machine
-from arch_x86.explore.control import BETWEEN_OPERATIONS, Control, EndlessTaskError, HandlerLog
+from arch_x86.explore.control import BEHIND_OPERATION, BETWEEN_OPERATIONS, Control, EndlessTaskError, HandlerLog
 from arch_x86.explore.lives import Lives
-from arch_x86.explore.local_state import LocalState, loops
+from arch_x86.explore.local_state import LocalState, unbounded
 from arch_x86.explore.steptext import SteppedText
 from arch_x86.explore.stores import stop_at_stores, stop_at_stores_of_core
 from arch_x86.lab.bench import build_arch
@@ -31,7 +31,7 @@ from engine.kprobes import Kprobes
 from engine.profile import Profile
 from engine.sync import Hardware
 
-__all__ = ("ControlCode", "ControlCodes", "Edge", "Node", "NodeTree", "Stage", "World")
+__all__ = ("STEPS_MAX", "ControlCode", "ControlCodes", "Edge", "Node", "NodeTree", "Stage", "World", "endless")
 
 ControlCode = Callable[[Control], None]
 """A control task's work: operations on the :class:`Control` that it is given."""
@@ -50,7 +50,8 @@ class Edge:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What all control states share: the machine, its profile, who is told of the handlers that run, and ``code``, which makes the control
-    tasks' work. ``points``: as :attr:`arch_x86.explore.case.Case.points`."""
+    tasks' work. ``points``: as :attr:`arch_x86.explore.case.Case.points`. ``shared``: the control tasks share variables
+    (:mod:`arch_x86.explore.shared_variables`)."""
 
     machine: Machine
     hardware: Hardware
@@ -59,6 +60,7 @@ class Stage:
     code: ControlCodes
     nmis: bool = False
     points: str = "locks"
+    shared: bool = False
 
 
 def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
@@ -78,8 +80,10 @@ def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
 
 
 _ANSWERS: Final = 8
-"""So many of the last answers may be kept in an unfinished expression; all of them would tell each round of a loop that tries again."""
-_PATH_MAX: Final = 1_500
+"""In a ``while`` loop so many of the last answers are told, which an unfinished expression may keep; all of them, or how many operations
+there were, would make each round of a loop that tries again another state."""
+STEPS_MAX: Final = 1_500
+"""More steps than the control tasks make in a schedule in which they all end."""
 
 
 def _digest(told: Hashable) -> int:
@@ -99,7 +103,9 @@ class World:
         self.arch = build_arch(machine, self.text, self.plane, stage.profile)
         self.core = Kprobes(self.arch, self.plane, machine.kallsyms, stage.profile)
         self._stops_at_stores = stage.points == "stores"
-        self.control = Control(self.core, stage.log, self.text, machine.image, stop_at_stores if self._stops_at_stores else None)
+        made = stop_at_stores if self._stops_at_stores else None
+        self.control = Control(self.core, stage.log, self.text, machine.image, made=made, stops_behind=stage.shared)
+        self.shared = stage.shared
         self.plane.lock_listeners.append(self.control.lock_taken)
         self._aggregators: dict[int, AggrKprobe] = {}
         self._alloc = self.core.optprobes.alloc_aggr_kprobe
@@ -117,6 +123,14 @@ class World:
         if self._stops_at_stores:
             stop_at_stores(op)
         return op
+
+    def step(self, index: int) -> None:
+        """A control task makes a step."""
+        task = self.plane.tasks[index]
+        if self.shared and not task.delayed and (not task.started or task.at == BEHIND_OPERATION):
+            state = LocalState(self.name_of, task.name)
+            self.control.saw(index, _digest(state.frames(task.body.gr_frame) if task.started else state.value(self._work[task.name])))
+        self.plane.step(index)
 
     # Names of probes, which hold in every world that the same steps lead to ---------------------------------------------
 
@@ -179,8 +193,10 @@ class World:
         if not task.started:
             return LocalState(self.name_of, task.name).value(self._work.get(task.name))
         begun, answers = self.control.told.get(task.index, (0, ()))
-        told = (begun if loops(task.body.gr_frame) else 0, answers[-_ANSWERS:])
-        return (told, LocalState(self.name_of, task.name).frames(task.body.gr_frame))
+        state = LocalState(self.name_of, task.name)
+        frames = state.frames(task.body.gr_frame)
+        tries_again = unbounded(task.body.gr_frame) and not state.iterates
+        return ((0, answers[-_ANSWERS:]) if tries_again else (begun, answers), frames)
 
 
 class Node:
@@ -238,9 +254,12 @@ class Node:
         return self.world.plane.tasks[task].dropped
 
     def has_returned(self, task: int) -> bool:
-        """Control task ``task`` stands between two operations, waits for the machine, or has ended."""
+        """Control task ``task`` stands between two operations, waits for the machine, or has ended, and none of the scenario's code has
+        run that others may have told something."""
         one = self.world.plane.tasks[task]
-        return one.done or one.wait is not None or one.at == BETWEEN_OPERATIONS
+        if one.wait is not None or one.at == BEHIND_OPERATION:
+            return True
+        return not self.world.shared and (one.done or one.at == BETWEEN_OPERATIONS)
 
     def takes_lock(self, task: int) -> bool:
         """The next step of control task ``task`` takes a lock that nobody owns."""
@@ -267,6 +286,14 @@ class Node:
         return f"{one.name}: {one.at}"
 
 
+def endless(task: str) -> EndlessTaskError:
+    """Control task ``task`` makes a step more than any that ends."""
+    return EndlessTaskError(
+        f"control task {task}: the control tasks have made {STEPS_MAX:,} steps in one schedule, and it has not ended; "
+        "a control task has to end, whoever goes on when"
+    )
+
+
 class NodeTree:
     """All control states met so far. States that behave alike are one.
 
@@ -284,7 +311,7 @@ class NodeTree:
         world = World(self._stage)
         for index in path:
             world.text.log.clear()
-            world.plane.step(index)
+            world.step(index)
         return world
 
     def _intern(self, path: tuple[int, ...], world: World) -> Node:
@@ -306,12 +333,8 @@ class NodeTree:
         edge = node.children.get(task)
         if edge is None:
             path = (*node.path, task)
-            if len(path) > _PATH_MAX:
-                name = node.world.plane.tasks[task].name
-                raise EndlessTaskError(
-                    f"control task {name}: the control tasks have made {_PATH_MAX:,} steps in one schedule, and it has not ended; "
-                    "a control task has to end, whoever goes on when"
-                )
+            if len(path) > STEPS_MAX:
+                raise endless(node.world.plane.tasks[task].name)
             world = self._reach(path)
             writes = tuple(world.text.log)
             edge = node.children[task] = Edge(self._intern(path, world), writes)
@@ -330,7 +353,7 @@ class NodeTree:
                     return None, f"{tasks[path[-1]].name}: {tasks[path[-1]].at}"
                 last = path[-1] if path and in_turns else -1
                 path.append(next((index for index in steppable if index > last), steppable[0]))
-                world.plane.step(path[-1])
+                world.step(path[-1])
             return path, ""
         finally:
             world.plane.close()

@@ -124,6 +124,10 @@ class ControlTask:
                 self._work()
             except OptprobeError as error:
                 self.error = error
+            except Exception as error:
+                if not self.delayed:  # what a scenario's own code raises is for who calls it
+                    raise
+                self.error = EngineBug(f"{self.name}: {type(error).__name__}: {error}")
             self.done = True
             self.at = "done"
 
