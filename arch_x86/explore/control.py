@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from arch_x86.explore.lives import Effect, Ledger, Lives
 from arch_x86.explore.promises import unsettled
 from arch_x86.text.space import TextSpace
-from engine.errors import InputError, KprobeError
+from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, KprobeFlag
 from engine.kprobes import Kprobes
@@ -90,6 +90,7 @@ class Control:
         self.refused: list[str] = []
         self.instances: dict[tuple[int, int], tuple[KretprobeInstance, ...]] = {}
         self._disabled: set[int] = set()
+        self._numbered: set[int] = set()
         self.ledger = Ledger(sleeps_on=not core.profile.enables_while_disarmed)
         self.broken: str | None = None
 
@@ -144,6 +145,12 @@ class Control:
         return rp
 
     def _add(self, p: Kprobe, number: int) -> None:
+        """
+        :raises InputError: another probe has that number, or it is none.
+        """
+        if number < 0 or number in self._numbered:
+            raise InputError(f"number={number}: {'a number is 0 at least' if number < 0 else 'another probe has that number already'}")
+        self._numbered.add(number)
         while len(self.probes) <= number:
             self.probes.append(Kprobe())  # of another task, which has not come to make it
         self.probes[number] = p
@@ -312,5 +319,7 @@ class Control:
         self._over()
 
     def _extent(self, symbol: str) -> tuple[int, int]:
-        found = self._image.by_name[symbol]
+        found = self._image.by_name.get(symbol)
+        if found is None:
+            raise InputError(f"no function {printable(symbol)}; there is {', '.join(sorted(self._image.by_name)[:5])}")
         return found.addr, found.size

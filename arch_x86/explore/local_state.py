@@ -92,6 +92,13 @@ class LocalState:
                 "keep numbers, texts, lists, dictionaries, probes or objects of your own in variables"
             ) from None
 
+    def function(self, work: Callable[..., Any] | None) -> Hashable:
+        """The local state of a task that has not begun to run ``work``.
+
+        :raises InputError: as :meth:`frames`.
+        """
+        return self._variable(self._task, work, own=False)
+
     def value(self, value: Any, *, own: bool = False) -> Hashable:
         """What of ``value`` decides what the task will do.
 
@@ -140,7 +147,7 @@ class LocalState:
             of = cast("object", value.__self__)
             return (value.__qualname__, None if isinstance(of, ModuleType) else self.value(of))
         if isinstance(value, FunctionType):
-            cells = tuple(map(self._cell, value.__closure__ or ()))
+            cells = tuple(map(self._cell, value.__code__.co_freevars, value.__closure__ or ()))
             kept = (value.__defaults__, value.__kwdefaults__, value.__dict__)
             return (_code_name(value.__code__), cells, *map(self.value, kept))
         if isinstance(value, MethodType):
@@ -166,16 +173,17 @@ class LocalState:
         self.iterates = self.iterates or _has_for_loop(one.gi_code)
         return ("generator", self._frame(one.gi_frame), self.value(one.gi_yieldfrom))
 
-    def _cell(self, cell: CellType) -> Hashable:
+    def _cell(self, name: str, cell: CellType) -> Hashable:
         try:
-            return ("cell", self.value(cell.cell_contents))
+            content = cell.cell_contents
         except ValueError:  # nothing has been stored there yet
             return ()
+        return ("cell", self._variable(name, content, own=False))
 
     def _attributes(self, kind: type[Any]) -> Hashable:
         """Those of a class, but for what every class has, and for descriptors, such as properties, which keep nothing."""
-        own = ((name, one) for name, one in vars(kind).items() if not name.startswith(("__", "_abc_impl")))
-        return tuple((name, self.value(one)) for name, one in own if isinstance(one, FunctionType) or not hasattr(type(one), "__get__"))
+        own = ((name, cast("object", one)) for name, one in vars(kind).items() if not name.startswith(("__", "_abc_impl")))
+        return tuple((name, self.value(one)) for name, one in own if isinstance(one, FunctionType) or not hasattr(one, "__get__"))
 
 
 def unbounded(innermost: FrameType | None) -> bool:

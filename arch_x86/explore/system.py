@@ -156,7 +156,7 @@ class X86System(CpuSide):
             )
 
     def _instances_suffice(self, node: Node) -> bool:
-        """No call can find the instances of a return probe taken: each vCPU may be in an NMI that interrupted a call of one of its tasks."""
+        """No call can find the instances of a return probe taken; each vCPU may be in an NMI that interrupted one of its tasks."""
         calls = len(self.plan.calls) + self.plan.nmis * len(self.lanes)
         return self._unprobed.instances_suffice(node.world.control.returns.values(), calls)
 

@@ -7,13 +7,13 @@ one machine, and each :class:`Node` is all that they see of the control plane: a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from traceback import walk_tb
-from typing import Final
+from typing import Final, cast
 
 from arch_x86.emu.machine import Machine
 from arch_x86.explore.control import BEHIND_OPERATION, BETWEEN_OPERATIONS, Control, EndlessTaskError, HandlerLog
@@ -66,17 +66,20 @@ class Stage:
 def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
     """What a scenario's own code raises is for who wrote it.
 
-    :raises InputError: it raised something of its own: a violation, as every error that a control task ends in.
+    :raises InputError: it raised something of its own: a violation, as every error that a control task ends in; or it did nothing, since
+        Python makes a generator of a function with a ``yield``.
     """
     try:
-        work(control)
+        left = cast("object", work(control))
     except OptprobeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         code = getattr(work, "__code__", None)  # a partial has none
         own = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__) if frame.f_code is code]
         where = f"{Path(own[0][0]).name}:{own[0][1]}: " if own else ""
         raise InputError(f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}") from error
+    if isinstance(left, Generator | Coroutine):
+        raise InputError(f"control task {name}: its function is a {type(left).__name__}, which does nothing; make it one without yield")
 
 
 _ANSWERS: Final = 8
@@ -112,7 +115,12 @@ class World:
         self.core.optprobes.alloc_aggr_kprobe = self._remember
         if self._stops_at_stores:
             stop_at_stores_of_core(self.core)
-        self._work = dict(stage.code())
+        tasks = stage.code()
+        self._work = dict(tasks)
+        if len(self._work) < len(tasks):
+            names = [name for name, _ in tasks]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"control task {twice}: there are two of this name; a task goes by the name of its function")
         for name, work in self._work.items():
             self.plane.spawn(name, partial(_run_scenario, name, work, self.control))
 
@@ -129,7 +137,7 @@ class World:
         task = self.plane.tasks[index]
         if self.shared and not task.delayed and (not task.started or task.at == BEHIND_OPERATION):
             state = LocalState(self.name_of, task.name)
-            self.control.saw(index, _digest(state.frames(task.body.gr_frame) if task.started else state.value(self._work[task.name])))
+            self.control.saw(index, _digest(state.frames(task.body.gr_frame) if task.started else state.function(self._work[task.name])))
         self.plane.step(index)
 
     # Names of probes, which hold in every world that the same steps lead to ---------------------------------------------
@@ -191,7 +199,7 @@ class World:
         if task.done:
             return ()
         if not task.started:
-            return LocalState(self.name_of, task.name).value(self._work.get(task.name))
+            return LocalState(self.name_of, task.name).function(self._work.get(task.name))
         begun, answers = self.control.told.get(task.index, (0, ()))
         state = LocalState(self.name_of, task.name)
         frames = state.frames(task.body.gr_frame)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from engine.errors import EngineBug, OptprobeError
+from engine.errors import EngineBug, InputError, OptprobeError
 from engine.sync import ControlPlane, Hardware, Mutex
 
 __all__ = ("ControlTask", "LockWait", "MachineWait", "SteppedPlane", "WaitKind", "stop_here")
@@ -122,6 +122,7 @@ class ControlTask:
         def run() -> None:
             try:
                 self._work()
+                self.body.plane.lock_order.ended(self)
             except OptprobeError as error:
                 self.error = error
             except Exception as error:
@@ -221,6 +222,11 @@ class SteppedPlane(ControlPlane):
         task = self._running
         if task is None or self._closing:  # set-up code makes no steps
             return
+        if getcurrent() is not task.body:
+            task.error = InputError(
+                f"control task {task.name}: an operation in a thread or greenlet of its own; make it in the task"
+            )
+            raise task.error
         task.at = at
         self._running = None
         scheduler = getcurrent().parent

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from random import Random
+from threading import Lock, Thread
 
 import pytest
+from greenlet import greenlet
 
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
@@ -86,7 +88,10 @@ def random_numbers(k, tell):
 
 
 def map_of_calls(k, tell):
-    list(map(lambda on: k.optimization(on=on), (False, True, False, True)))
+    def turn(on):
+        k.optimization(on=on)
+
+    list(map(turn, (False, True, False, True)))
     tell(4)
 
 
@@ -274,6 +279,81 @@ def test_a_probe_that_two_tasks_register_at_once_is_a_violation_in_plain_words(p
     result = check(replace(small(tasks), restores=False), Search(preemptions=0), pool=pool)
     assert [report.violation.kind.value for report in result.violations] == ["invariant"]
     assert "another control task is registering it now, and no kernel bears that" in result.violations[0].violation.explain
+
+
+def leaves(k):
+    raise SystemExit(3)
+
+
+def does_nothing(k):
+    yield k.settle()
+
+
+def in_a_greenlet(k):
+    greenlet(k.settle).switch()
+
+
+def in_a_thread(k):
+    thread = Thread(target=lambda: suppressed(k.settle))
+    thread.start()
+    thread.join()
+
+
+def suppressed(operation):
+    with suppress(InputError):
+        operation()
+
+
+def keeps_a_lock(k):
+    k.core.kprobe_mutex.acquire("test")
+
+
+def numbers_alike(k):
+    k.kprobe("f", number=1)
+    k.kprobe("f", number=1)
+
+
+def numbers_below_none(k):
+    k.kprobe("f", number=-1)
+
+
+def without_a_function(k):
+    k.module_going("g")
+
+
+ODD = {
+    leaves: "control task main: SystemExit: 3",
+    does_nothing: "control task main: its function is a generator",
+    in_a_greenlet: "control task main: an operation in a thread or greenlet of its own",
+    in_a_thread: "control task main: an operation in a thread or greenlet of its own",
+    keeps_a_lock: "main ends with kprobe_mutex held",
+    numbers_alike: "number=1: another probe has that number already",
+    numbers_below_none: "number=-1: a number is 0 at least",
+    without_a_function: "no function g; there is f",
+}
+
+
+@pytest.mark.parametrize("main", ODD, ids=lambda main: main.__name__)
+def test_what_is_wrong_with_a_control_task_is_said(pool, main):
+    result = check(small([("main", main)]), Search(preemptions=0), pool=pool)
+    assert [report.violation.kind.value for report in result.violations] == ["invariant"]
+    assert ODD[main] in result.violations[0].violation.explain
+
+
+def test_two_control_tasks_of_one_name_are_refused(pool):
+    with pytest.raises(InputError, match="control task main: there are two of this name"):
+        check(small([("main", leaves), ("main", leaves)]), Search(preemptions=0), pool=pool)
+
+
+def test_what_a_scenarios_function_keeps_is_refused_by_its_name_too(pool):
+    lock = Lock()
+
+    def main(k):
+        with lock:
+            k.settle()
+
+    with pytest.raises(InputError, match="control task main: the variable lock holds a lock"):
+        check(small([("main", main)]), Search(preemptions=0), pool=pool)
 
 
 def test_an_error_of_delayed_work_is_a_violation(pool, monkeypatch):
