@@ -223,9 +223,7 @@ class SteppedPlane(ControlPlane):
         if task is None or self._closing:  # set-up code makes no steps
             return
         if getcurrent() is not task.body:
-            task.error = InputError(
-                f"control task {task.name}: an operation in a thread or greenlet of its own; make it in the task"
-            )
+            task.error = InputError(f"control task {task.name}: an operation in a thread or greenlet of its own; make it in the task")
             raise task.error
         task.at = at
         self._running = None

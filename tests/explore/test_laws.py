@@ -8,6 +8,7 @@ from itertools import permutations
 
 import pytest
 
+from arch_x86.emu.images.asmtext import load_asm
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.local_state import LocalState
 from arch_x86.explore.running import CpuSide
@@ -18,6 +19,7 @@ from engine.arguments import parse_argument
 from engine.explore.drive import explore
 from engine.explore.exhaustive import Exhaustive
 from engine.explore.plane import SteppedPlane
+from engine.kretprobes import Kretprobes
 from engine.profile import LINUX_6_1, LINUX_2010
 from engine.steps import without
 from tests.conftest import asm_image
@@ -230,6 +232,32 @@ HEARD = {
 @pytest.mark.parametrize("reduce", [True, False], ids=["reduced", "unreduced"])
 def test_what_control_tasks_tell_each_other_comes_at_each_moment_that_it_can(pool, tasks, reduce):
     assert all_heard(pool, tasks, reduce=reduce) == HEARD[tasks]
+
+
+WINDOW = ".globl f\nf: cli\n call g\n sti\n ret\n.globl g\ng: nop\n call h\n nop\n nop\n sti\n nop\n cli\n nop\n ret\n.globl h\nh: ret\n"
+"""In ``g`` IF is set at two instructions only, far from where a probe can be and from where a call returns."""
+
+
+def test_where_a_core_sync_ends_is_a_choice_point_wherever_it_is(pool, monkeypatch):
+    """The fault shows only if an operation is over, core sync and all, between the entry of a call and its return."""
+    real = Kretprobes.trampoline_handler
+
+    def forgets_who_is_disabled(self, regs, frame):
+        for ri in (ri for stack in self.open_stacks.values() for ri in stack):
+            ri.rp = None if ri.rp is None or ri.rp.kp.disabled else ri.rp
+        return real(self, regs, frame)
+
+    def disables(k):
+        rp = k.kretprobe("g", 4)
+        k.register_return(rp)
+        k.disable(rp.kp)
+        k.unregister_return(rp)
+
+    monkeypatch.setattr(Kretprobes, "trampoline_handler", forgets_who_is_disabled)
+    case = replace(small(disables, profile=LINUX_6_1), image=load_asm(WINDOW, "t"))
+    found = outcomes(case, pool, bound=2, reduce=True)
+    assert found == outcomes(case, pool, bound=2, reduce=False)
+    assert any(kind == "lost-hit" for kind, *_ in found)
 
 
 # Broken on purpose --------------------------------------------------------------------------------------------------------
