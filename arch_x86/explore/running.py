@@ -246,12 +246,11 @@ class CpuSide:
     def _is_awaited(self, lane: Lane) -> bool:
         """Somebody can tell when this vCPU, with IF clear, comes to take an interrupt, be it where nobody else could tell where it is:
         a core sync waits for that, or the interrupt may give the vCPU to another task."""
-        if not self.plan.reduce or lane.mode is not Mode.CALL or lane.hit is not None or self._takes_interrupt(lane.index):
+        asked = self.plan.reduce and (self.plan.preempt or (bool(self._waits.left) and self._waits.syncs_with(lane.index)))
+        if not asked or lane.mode is not Mode.CALL or lane.nmi or lane.hit is not None or self._takes_interrupt(lane.index):
             return False
         rip = self.machine.cpus[lane.index].rip
-        if lane.nmi or rip in self._buffers or rip in self.machine.stubs.frames:  # each place where IF is set again is a choice point
-            return False
-        return self.plan.preempt or self._waits.syncs_with(lane.index)
+        return not (rip in self._buffers or rip in self.machine.stubs.frames)  # there each place where IF is set again is a choice point
 
     def _stretch(self, lane: Lane, limit: int) -> tuple[int, bool]:
         """Steps made, and whether this is a choice point."""

@@ -79,7 +79,8 @@ def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
         where = f"{Path(own[0][0]).name}:{own[0][1]}: " if own else ""
         raise InputError(f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}") from error
     if isinstance(left, Generator | Coroutine):
-        raise InputError(f"control task {name}: its function is a {type(left).__name__}, which does nothing; make it one without yield")
+        what = "generator" if isinstance(left, Generator) else "coroutine"
+        raise InputError(f"control task {name}: its function is a {what}, which does nothing; make it one without yield or async")
 
 
 _ANSWERS: Final = 8
