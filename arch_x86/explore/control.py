@@ -5,24 +5,26 @@ The notes are what the oracles go by (:mod:`arch_x86.explore.lives`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from arch_x86.explore.lives import Effect, Ledger, Lives, Operation
 from arch_x86.explore.promises import unsettled
 from arch_x86.text.space import TextSpace
-from engine.errors import InputError, KprobeError
+from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe, KretprobeInstance
 from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 
-__all__ = ("BETWEEN_OPERATIONS", "Control", "EndlessTaskError", "HandlerLog")
+__all__ = ("BEHIND_OPERATION", "BETWEEN_OPERATIONS", "Control", "EndlessTaskError", "HandlerLog")
 
 BETWEEN_OPERATIONS: Final = "next operation"
 """Name of the point in front of each operation."""
+BEHIND_OPERATION: Final = "behind the operation"
+"""Name of the point behind each operation, where control tasks share variables: the scenario's code goes on there."""
 _JMP: Final = b"\xe9"
 _MOST_REPLACED: Final = 5 + 15
 """A jump replaces fewer bytes than that: five, and what is left of an instruction that begins in them."""
@@ -57,29 +59,40 @@ class Control:
 
     :param log: told of each handler that runs.
     :param made: called with each probe that is made, before anybody else has it.
+    :param stops_behind: there is a point behind each operation, too, so that other tasks can come before the scenario's code goes on.
     :ivar probes: by number, in the order of :meth:`kprobe` and :meth:`kretprobe` calls. ``returns``: the return probes among them.
     :ivar instances: of each registration of a return probe, by its number and which one it was, also when it is unregistered.
-    :ivar told: of each control task, by its index, how many operations it has begun, and what those have answered that can answer more
-        than one thing. What the task's code keeps where nobody can look at it (the position of a loop, say) is decided by that.
+    :ivar told: of each control task, by its index, how many operations it has begun, and whether those that can fail have succeeded.
+        What the task's code keeps where nobody can look at it (the position of a loop, say) is decided by that. Where tasks share
+        variables, also what they hold when its code goes on (:meth:`saw`).
     :ivar refused: a line for each probe that the core has refused, for the user.
     :ivar ledger: what is expected of each of them.
     :ivar broken: what an operation has promised, and did not keep when it returned; None as long as there is no such thing.
     """
 
     def __init__(
-        self, core: Kprobes, log: HandlerLog, text: TextSpace, image: Image, made: Callable[[Kprobe], None] | None = None
-    ) -> None:  # fmt: skip
+        self,
+        core: Kprobes,
+        log: HandlerLog,
+        text: TextSpace,
+        image: Image,
+        *,
+        made: Callable[[Kprobe], None] | None = None,
+        stops_behind: bool = False,
+    ) -> None:
         self.core = core
         self._text = text
         self._image = image
         self._log = log
         self._made = made
+        self._stops_behind = stops_behind
         self.probes: list[Kprobe] = []
         self.returns: dict[int, Kretprobe] = {}
-        self.told: dict[int, tuple[int, tuple[bool, ...]]] = {}
+        self.told: dict[int, tuple[int, tuple[Hashable, ...]]] = {}
         self.refused: list[str] = []
         self.instances: dict[tuple[int, int], tuple[KretprobeInstance, ...]] = {}
         self._disabled: set[int] = set()
+        self._numbered: set[int] = set()
         self.ledger = Ledger(sleeps_on=not core.profile.enables_while_disarmed)
         # In these profiles alone it makes a difference to what is expected, and what makes none must not tell control states apart.
         self._asks_for_jumps = core.profile.reoptimizes_neighbour and not core.profile.reoptimizes_later
@@ -136,6 +149,12 @@ class Control:
         return rp
 
     def _add(self, p: Kprobe, number: int) -> None:
+        """
+        :raises InputError: another probe has that number, or it is none.
+        """
+        if number < 0 or number in self._numbered:
+            raise InputError(f"number={number}: {'a number is 0 at least' if number < 0 else 'another probe has that number already'}")
+        self._numbered.add(number)
         while len(self.probes) <= number:
             self.probes.append(Kprobe())  # of another task, which has not come to make it
         self.probes[number] = p
@@ -162,11 +181,22 @@ class Control:
         begun, answers = self.told.get(task, (0, ()))
         self.told[task] = (begun + 1, answers)
 
-    def _answers(self, answer: bool) -> bool:
-        """An operation of the current control task ends with ``answer``."""
+    def _answers(self, answer: bool) -> None:
+        """An operation of the current control task ends: with success, or else it has raised an error."""
         begun, answers = self.told[self._task]
         self.told[self._task] = (begun, (*answers, answer))
-        return answer
+
+    def saw(self, task: int, state: Hashable) -> None:
+        """The scenario's code of a control task goes on, and can look at ``state``. What it saw last, too, is told once: a loop that waits
+        for another task comes to the same state in each round."""
+        begun, answers = self.told.get(task, (0, ()))
+        if not answers or answers[-1] != state:
+            self.told[task] = (begun, (*answers, state))
+
+    def _over(self) -> None:
+        """An operation of the current control task is over: a point, if others may tell it something there."""
+        if self._stops_behind:
+            self.core.plane.point(BEHIND_OPERATION)
 
     @property
     def _task(self) -> int:
@@ -224,7 +254,8 @@ class Control:
 
     @contextmanager
     def _changing(self, numbers: Sequence[int], effect: Effect, *, everything: bool = False) -> Generator[None]:
-        """An operation on the probes ``numbers``, or on all that are registered. Where it raises, it has no effect."""
+        """An operation on the probes ``numbers``, or on all that are registered. Where it raises, it has no effect, and a scenario's code
+        may go on with that as well as with an answer."""
         self._begin()
         task = self.core.plane.current
         self.ledger.begin(task, numbers, effect, everything=everything)
@@ -234,6 +265,8 @@ class Control:
             done = True
         finally:
             self.ledger.end(task, done=done)
+            self._answers(done)
+            self._over()
 
     # Operations ---------------------------------------------------------------------------------------------------------
 
@@ -247,14 +280,24 @@ class Control:
                     p.addr = None if p.symbol_name is not None else p.addr
                     # It keeps what unregistering has left. This store is none of the kernel's, so it is never a choice point.
                     object.__setattr__(p, "flags", KprobeFlag.DISABLED if disabled else KprobeFlag(0))
+                self._refuse_twice(numbers, p)
                 self.core.register_kprobe(p)
         except KprobeError as error:
             if must:
                 raise
             place = f"{p.addr or 0:#x}" if p.symbol_name is None else f"{p.symbol_name}+{p.offset:#x}"
             self.refused.append(f"control task {self.core.plane.current!r}: register_kprobe({place}) was refused: {error}")
-            return self._answers(False)
-        return self._answers(True)
+            return False
+        return True
+
+    def _refuse_twice(self, numbers: Sequence[int], p: Kprobe) -> None:
+        """register_kprobe() asks whether ``p`` is registered before it has the lock, so that two at once both go on.
+
+        :raises InputError: another task is registering ``p``, and has not come so far that it would be refused now.
+        """
+        others = (one for task, one in self.ledger.under_way.items() if task is not self.core.plane.current and one.effect.registered)
+        if not self.core.is_registered(p) and any(n in one.numbers for one in others for n in numbers):
+            raise InputError(f"register({p!r}): another control task is registering it now, and no kernel bears that; use a probe each")
 
     def unregister(self, *ps: Kprobe) -> None:
         """unregister_kprobes()."""
@@ -274,6 +317,7 @@ class Control:
     def register_return(self, rp: Kretprobe) -> None:
         """register_kretprobe()."""
         with self._changing(self._numbers(rp.kp), Effect(registered=True, disabled=rp.kp.disabled)):
+            self._refuse_twice(self._numbers(rp.kp), rp.kp)
             self.core.register_kretprobe(rp)
 
     def unregister_return(self, rp: Kretprobe) -> None:
@@ -286,6 +330,7 @@ class Control:
         self._begin()
         self.core.wait_for_kprobe_optimizer()
         self.broken = self.broken or unsettled(self.core)
+        self._over()
 
     def optimization(self, *, on: bool) -> None:
         """sysctl debug.kprobes-optimization."""
@@ -303,14 +348,17 @@ class Control:
         numbers = [n for n, p in enumerate(self.probes) if p.addr is not None and start <= p.addr < start + size]
         with self._changing(numbers, Effect(gone=True)):
             self.core.kprobes_module_going(start, size)
-        self._text.unload(start, size)
+            self._text.unload(start, size)
 
     def module_back(self, symbol: str) -> None:
         """It is loaded again."""
         self._begin()
         start, size = self._extent(symbol)
         self._text.load(start, self._image.read(start, size))
+        self._over()
 
     def _extent(self, symbol: str) -> tuple[int, int]:
-        found = self._image.by_name[symbol]
+        found = self._image.by_name.get(symbol)
+        if found is None:
+            raise InputError(f"no function {printable(symbol)}; there is {', '.join(sorted(self._image.by_name)[:5])}")
         return found.addr, found.size

@@ -2,9 +2,11 @@
 
 A control state has to be told from another one by all of it, or the explorer takes one for the other and never sees what comes after.
 Python shows where each frame stands and what its variables hold, those of closures included. It does not show what an unfinished statement
-keeps: the position of a ``for`` loop, or what calls before in the same expression have returned. For a scenario's code these are decided
-by how many operations it has begun, which counts where a function with such a loop is under way, and by what they have answered. The code
-of optprobe itself is written so that its variables tell (``tests/explore/test_laws.py`` holds it to that).
+keeps: the position of a ``for`` loop or of a ``map()``, what calls before in the same expression have returned, or which exception a
+``finally`` block will raise again. For a scenario's code these are decided by what it has seen: how many operations it has begun, and what
+they have answered. All of that is part of the state, but in ``while`` loops, which may try again as often as they like: there only the
+last answers are (:func:`unbounded`). So what is not told apart is a ``map()``, or the like, within a ``while`` loop. The code of optprobe
+itself is written so that its variables tell (``tests/explore/test_laws.py`` holds it to that).
 
 What can't be told apart (a file, a lock, an iterator that does not say where it is) is refused, by the name of its variable.
 """
@@ -16,14 +18,15 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import lru_cache, partial
-from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
+from hashlib import blake2b
+from types import BuiltinFunctionType, CellType, CodeType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any, Final, cast
 
 from engine.errors import InputError
 from engine.kprobe import Kprobe
 from engine.kretprobes import Kretprobe
 
-__all__ = ("LocalState", "loops")
+__all__ = ("LocalState", "is_local_class", "is_of_optprobe", "unbounded")
 
 _SCALARS: Final = (int, str, bool, float, complex, bytes, type(None))
 _SHIPPED: Final = "arch_x86.explore.scenarios"
@@ -35,6 +38,18 @@ def _places(code: CodeType) -> tuple[tuple[int | None, ...], ...]:
     return tuple(code.co_positions())
 
 
+@lru_cache(maxsize=1024)
+def _code_name(code: CodeType) -> tuple[str, bytes]:
+    """Tells a function's code from that of others: two lambdas may stand on one line."""
+    digest = blake2b(repr(_places(code)).encode() + code.co_code, digest_size=8)
+    return code.co_qualname, digest.digest()
+
+
+def is_local_class(kind: type[Any]) -> bool:
+    """A function has made this class, so its attributes are among what that function keeps."""
+    return "<locals>" in kind.__qualname__
+
+
 class _Untold(Exception):
     """An object of this type can't be told from another."""
 
@@ -44,12 +59,14 @@ class LocalState:
 
     :param name_of: the name of a probe, which holds in every world.
     :param task: the task's name, for messages.
+    :ivar iterates: a generator was met that has a ``for`` loop of its own, whose position nothing shows.
     """
 
     def __init__(self, name_of: Callable[[Kprobe | None], int], task: str) -> None:
         self._name_of = name_of
         self._task = task
         self._open: list[int] = []
+        self.iterates = False
 
     def frames(self, innermost: FrameType | None) -> Hashable:
         """The local state of all frames from ``innermost`` outwards.
@@ -61,18 +78,26 @@ class LocalState:
     def _frame(self, frame: FrameType) -> Hashable:
         code = frame.f_code
         module = _module(frame)
-        own = _is_of_optprobe(module) or module == "contextlib"
+        own = is_of_optprobe(module) or module == "contextlib"
         held = tuple(self._variable(name, value, own=own) for name, value in frame.f_locals.items())
         return (code.co_qualname, _places(code)[frame.f_lasti // 2] if frame.f_lasti >= 0 else (), held)
 
     def _variable(self, name: str, value: Any, *, own: bool) -> Hashable:
         try:
             return self.value(value, own=own)
-        except _Untold as error:
+        except (_Untold, RecursionError) as error:
+            what = error.args[0] if isinstance(error, _Untold) else f"{type(value).__name__} that is nested too deeply"
             raise InputError(
-                f"control task {self._task}: the variable {name} holds a {error.args[0]}, and two of these can't be told apart; "
+                f"control task {self._task}: the variable {name} holds a {what}, and two of these can't be told apart; "
                 "keep numbers, texts, lists, dictionaries, probes or objects of your own in variables"
             ) from None
+
+    def function(self, work: Callable[..., Any] | None) -> Hashable:
+        """The local state of a task that has not begun to run ``work``.
+
+        :raises InputError: as :meth:`frames`.
+        """
+        return self._variable(self._task, work, own=False)
 
     def value(self, value: Any, *, own: bool = False) -> Hashable:
         """What of ``value`` decides what the task will do.
@@ -106,25 +131,31 @@ class LocalState:
             return (kind.__name__, *sorted(map(repr, map(told, value))))
         if kind is dict:
             return ("dict", *((told(key), told(one)) for key, one in value.items()))
-        if is_dataclass(value) and not isinstance(value, type):
-            return (kind.__name__, *(told(getattr(value, one.name)) for one in fields(value)))
-        if own or _is_of_optprobe(kind.__module__):
+        if own or is_of_optprobe(kind.__module__):
+            if is_dataclass(value) and not isinstance(value, type):
+                return (kind.__name__, *(told(getattr(value, one.name)) for one in fields(value)))
             return kind.__name__
         return self._scenarios_own(value)
 
     def _scenarios_own(self, value: Any) -> Hashable:
         """A function, a generator, or an object: what it would be pickled as."""
-        if isinstance(value, type | ModuleType | BuiltinFunctionType):
+        if isinstance(value, type):
+            return (value.__qualname__, self._attributes(value) if is_local_class(value) else ())
+        if isinstance(value, ModuleType):
             return value.__name__
+        if isinstance(value, BuiltinFunctionType):  # also a method, such as that of a list
+            of = cast("object", value.__self__)
+            return (value.__qualname__, None if isinstance(of, ModuleType) else self.value(of))
         if isinstance(value, FunctionType):
-            cells = tuple(self.value(cell.cell_contents) for cell in value.__closure__ or ())
-            return (value.__qualname__, value.__code__.co_firstlineno, cells, self.value(value.__defaults__))
+            cells = tuple(map(self._cell, value.__code__.co_freevars, value.__closure__ or ()))
+            kept = (value.__defaults__, value.__kwdefaults__, value.__dict__)
+            return (_code_name(value.__code__), cells, *map(self.value, kept))
         if isinstance(value, MethodType):
             return (value.__func__.__qualname__, self.value(value.__self__))
         if isinstance(value, partial):
             return ("partial", self.value(value.func), self.value(value.args), self.value(value.keywords))  # pyright: ignore[reportUnknownMemberType]
         if isinstance(value, GeneratorType):
-            return ("generator", () if value.gi_frame is None else self._frame(value.gi_frame))  # pyright: ignore[reportUnknownMemberType]
+            return self._generator(cast("GeneratorType[Any, Any, Any]", value))
         try:
             parts = value.__reduce_ex__(4)
         except Exception as error:  # whatever its class raises
@@ -132,17 +163,47 @@ class LocalState:
         if isinstance(parts, str):
             return (type(value).__qualname__, parts)
         items = tuple(None if one is None else self.value(list(one)) for one in parts[3:5])
-        return (type(value).__qualname__, *map(self.value, parts[1:3]), *items)
+        kind = self.value(cast("object", type(value)))
+        return (kind, *map(self.value, parts[1:3]), *items)
+
+    def _generator(self, one: GeneratorType[Any, Any, Any]) -> Hashable:
+        """One that is not running: where it stands, and what it takes from in a ``yield from``."""
+        if one.gi_frame is None:
+            return ("generator",)
+        self.iterates = self.iterates or _has_for_loop(one.gi_code)
+        return ("generator", self._frame(one.gi_frame), self.value(one.gi_yieldfrom))
+
+    def _cell(self, name: str, cell: CellType) -> Hashable:
+        try:
+            content = cell.cell_contents
+        except ValueError:  # nothing has been stored there yet
+            return ()
+        return ("cell", self._variable(name, content, own=False))
+
+    def _attributes(self, kind: type[Any]) -> Hashable:
+        """Those of a class, but for what every class has, and for descriptors, such as properties, which keep nothing."""
+        own = ((name, cast("object", one)) for name, one in vars(kind).items() if not name.startswith(("__", "_abc_impl")))
+        return tuple((name, self.value(one)) for name, one in own if isinstance(one, FunctionType) or not hasattr(one, "__get__"))
 
 
-def loops(innermost: FrameType | None) -> bool:
-    """A function of the scenario's that has a ``for`` loop is under way: where that stands, no variable tells."""
-    return any(_has_loop(frame.f_code) and not _is_of_optprobe(_module(frame)) for frame in _outwards(innermost))
+def unbounded(innermost: FrameType | None) -> bool:
+    """The scenario's functions that are under way have a ``while`` loop, which goes round as often as it likes, and no ``for`` loop, whose
+    position no variable tells."""
+    codes = [frame.f_code for frame in _outwards(innermost) if not is_of_optprobe(_module(frame))]
+    return any(map(_has_while_loop, codes)) and not any(map(_has_for_loop, codes))
 
 
 @lru_cache(maxsize=1024)
-def _has_loop(code: CodeType) -> bool:
+def _has_for_loop(code: CodeType) -> bool:
     return any(one.opname == "FOR_ITER" for one in dis.get_instructions(code))
+
+
+@lru_cache(maxsize=1024)
+def _has_while_loop(code: CodeType) -> bool:
+    """It jumps back, and not to where a ``for`` loop takes its next item."""
+    rounds = {one.offset for one in dis.get_instructions(code) if one.opname in ("FOR_ITER", "SEND")}
+    jumps = [(one.offset, one.argval) for one in dis.get_instructions(code) if one.opcode in dis.hasjrel or one.opcode in dis.hasjabs]
+    return any(to < at and to not in rounds for at, to in jumps)
 
 
 def _module(frame: FrameType) -> str:
@@ -155,5 +216,5 @@ def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _is_of_optprobe(module: str) -> bool:
+def is_of_optprobe(module: str) -> bool:
     return module.partition(".")[0] in ("engine", "arch_x86") and not module.startswith(_SHIPPED)

@@ -224,7 +224,9 @@ class CpuSide:
         left = _BIG if most is None else most
         began, name = lane.position, self.node.name + lane.index * _ODDER
         while left > 0:
-            steps, stop = self._stretch(lane, left)
+            awaited = self._is_awaited(lane)
+            steps, stop = self._stretch(lane, 1 if awaited else left)
+            stop = stop or (awaited and self._takes_interrupt(lane.index))
             left -= steps
             lane.position += steps
             if self.violation is not None:
@@ -240,6 +242,15 @@ class CpuSide:
             self._waits.ran(lane)
         self.points.add((name + lane.position * _ODD) & _MASK)
         return lane.position - began
+
+    def _is_awaited(self, lane: Lane) -> bool:
+        """Somebody can tell when this vCPU, with IF clear, comes to take an interrupt, be it where nobody else could tell where it is:
+        a core sync waits for that, or the interrupt may give the vCPU to another task."""
+        asked = self.plan.reduce and (self.plan.preempt or (bool(self._waits.left) and self._waits.syncs_with(lane.index)))
+        if not asked or lane.mode is not Mode.CALL or lane.nmi or lane.hit is not None or self._takes_interrupt(lane.index):
+            return False
+        rip = self.machine.cpus[lane.index].rip
+        return not (rip in self._buffers or rip in self.machine.stubs.frames)  # there each place where IF is set again is a choice point
 
     def _stretch(self, lane: Lane, limit: int) -> tuple[int, bool]:
         """Steps made, and whether this is a choice point."""
@@ -259,7 +270,7 @@ class CpuSide:
             retired += 1  # a faulting instruction is one step, also where the run did not begin with it: a schedule has to mean the same
         match reason:
             case ExitReason.WATCH | ExitReason.BUDGET:
-                stop = True
+                stop = reason is ExitReason.WATCH or cpu.rip in self._watched
                 if cpu.rip in self.plan.resched and not lane.nmi:
                     self._schedules(lane)
                 if cpu.rip in self.plan.asleep and not lane.nmi:

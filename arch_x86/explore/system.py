@@ -22,8 +22,9 @@ from arch_x86.explore.parking import Parked, live_stack, new_task
 from arch_x86.explore.return_oracle import OpenCalls as ModelCalls
 from arch_x86.explore.returns import NO_CALLS, OpenCalls
 from arch_x86.explore.running import CpuSide, Plan
+from arch_x86.explore.shared_variables import share_variables
 from arch_x86.explore.unprobed import Unprobed, own_spans, refuse_bad_calls, run_unprobed
-from arch_x86.explore.world import Node, NodeTree, Stage
+from arch_x86.explore.world import STEPS_MAX, Node, NodeTree, Stage, endless
 from engine.errors import InputError, KprobeError
 from engine.explore.plane import MachineWait
 from engine.explore.system import Choice, Violation
@@ -39,7 +40,7 @@ _CALLBACK, _INT3_STUB = "optimized_callback", "exception:3"
 class _Saved:
     """A state to go back to."""
 
-    __slots__ = ("calls", "cpus", "cur", "ended", "lanes", "left", "node", "opened", "ram", "tasks", "trace")
+    __slots__ = ("calls", "cpus", "cur", "ended", "lanes", "left", "made", "node", "opened", "ram", "tasks", "trace")
 
     calls: OpenCalls
     opened: ModelCalls
@@ -48,6 +49,7 @@ class _Saved:
     ended: Left
     lanes: list[tuple[Any, ...]]
     left: dict[int, tuple[MachineWait, frozenset[int]]]
+    made: int
     node: Node
     ram: bytes
     tasks: list[tuple[Any, ...]]
@@ -61,6 +63,9 @@ class X86System(CpuSide):
     :raises InputError: a control task does not end.
     """
 
+    made: int
+    """Steps of control tasks in this schedule."""
+
     def __init__(self, machine: Machine, executor: Executor, plan: Plan) -> None:
         super().__init__(machine, executor, plan)
         self.trace: Any = None
@@ -72,14 +77,16 @@ class X86System(CpuSide):
         self._known_bad: dict[int, Violation] = {}
         self._apart = False
         self._spare: list[list[CpuState]] = []
-        self._tree = NodeTree(Stage(machine, _NoTime(), plan.profile, self.witness, plan.code, plan.nmis, plan.points), self._learn)
+        shared = share_variables(work for _, work in plan.code())
+        stage = Stage(machine, _NoTime(), plan.profile, self.witness, plan.code, plan.nmis, plan.points, shared)
+        self._tree = NodeTree(stage, self._learn)
         self.node = self._tree.root
         self._dry_run()
         size = machine.config.stack_pages * 4096
         self._stacks = {task: machine.allocate(size) + size for task in plan.calls if task % 2}
         self._unprobed = unprobed = self._run_unprobed()
         self._golden = unprobed.outcomes
-        enough = unprobed.instances_suffice(self._tree.nodes[-1].world.control.returns.values())
+        enough = self._instances_suffice(self._tree.nodes[-1])
         self._apart = plan.reduce and plan.apart and enough and not unprobed.shares
         self._alike = self._apart and unprobed.alike
         self._tasks = [self._second_tasks(lane.index) for lane in self.lanes]
@@ -143,10 +150,15 @@ class X86System(CpuSide):
         if bad is not None:
             self._known_bad[node.number] = bad
         self._learn_places(node)
-        if self._apart and not self._unprobed.instances_suffice(node.world.control.returns.values()):
+        if self._apart and not self._instances_suffice(node):
             raise InputError(
                 "a return probe comes only with some schedules, so it is not known what tasks share; explore with --no-reduction"
             )
+
+    def _instances_suffice(self, node: Node) -> bool:
+        """No call can find the instances of a return probe taken; each vCPU may be in an NMI that interrupted one of its tasks."""
+        calls = len(self.plan.calls) + self.plan.nmis * len(self.lanes)
+        return self._unprobed.instances_suffice(node.world.control.returns.values(), calls)
 
     def _run_unprobed(self) -> Unprobed:
         start = self._save_machine()
@@ -192,6 +204,7 @@ class X86System(CpuSide):
         self.violation = None
         self.trace = None
         self.cur = ""
+        self.made = 0
         self._waits.left = {}
         self.calls = NO_CALLS
         self.left = {}
@@ -224,7 +237,7 @@ class X86System(CpuSide):
         saved.ram, saved.cpus, saved.tasks = self._save_machine()
         saved.lanes = [lane.save() for lane in self.lanes]
         saved.left = self._waits.left.copy()
-        saved.node, saved.cur, saved.trace = self.node, self.cur, self.trace
+        saved.node, saved.cur, saved.trace, saved.made = self.node, self.cur, self.trace, self.made
         saved.calls, saved.opened, saved.ended = self.calls, self.witness.calls.opened, self.left
         return saved
 
@@ -234,7 +247,7 @@ class X86System(CpuSide):
         for lane, saved in zip(self.lanes, state.lanes, strict=True):
             lane.restore(saved)
         self._waits.left = state.left.copy()
-        self.cur, self.trace, self.calls, self.left = state.cur, state.trace, state.calls, state.ended
+        self.cur, self.trace, self.calls, self.left, self.made = state.cur, state.trace, state.calls, state.ended, state.made
         self.witness.calls.opened = state.opened
         self.violation = None
         self._show(state.node)
@@ -473,9 +486,10 @@ class X86System(CpuSide):
         """It makes no difference whether anybody comes before the next step of a control task (docs/explore.md, "Control tasks and locks").
 
         One step is that from the last lock that the task dropped to the end of its operation, or to a wait, if that changes nothing that
-        anybody shares: what the operation reads there goes into its result only. The next one begins to wait for what other control tasks
-        bring about, and changes nothing else: whoever comes first, the task goes on when that is so. The last is that which takes a lock,
-        if the others left are delayed work only, so that no other operation can change what this one has looked at before.
+        anybody shares: what the operation reads there goes into its result only. (Where tasks share variables the scenario's code is not
+        part of that step, for it may read what another task has stored.) The next one begins to wait for what other control tasks bring
+        about, and changes nothing else: whoever comes first, the task goes on when that is so. The last is that which takes a lock, if
+        the others left are delayed work only, so that no other operation can change what this one has looked at before.
         """
         node = self.node
         dropped = node.just_dropped(task)
@@ -486,6 +500,9 @@ class X86System(CpuSide):
         return node.takes_lock(task) and not node.others_operate(task)
 
     def _follow(self, task: int) -> None:
+        self.made += 1
+        if self.made > STEPS_MAX:  # control states may be met again, so a loop without an end need not be a long way to a new one
+            raise endless(self.node.world.plane.tasks[task].name)
         edge = self._tree.step(self.node, task)
         for write in edge.writes:
             if write.addr not in self._buffers:

@@ -36,9 +36,9 @@ class Unprobed:
     alike: bool = True
     entries: dict[int, int] = field(default_factory=dict[int, int])
 
-    def instances_suffice(self, returns: Iterable[Kretprobe]) -> bool:
-        """No call finds the instances of a return probe taken, even if all tasks are in all the calls that they ever make at once."""
-        return all(rp.kp.addr is None or rp.maxactive >= len(self.outcomes) * self.entries.get(rp.kp.addr, 1 << 30) for rp in returns)
+    def instances_suffice(self, returns: Iterable[Kretprobe], calls: int) -> bool:
+        """No call finds the instances of a return probe taken, even if so many ``calls`` are under way at once, each wherever it gets."""
+        return all(rp.kp.addr is None or rp.maxactive >= calls * self.entries.get(rp.kp.addr, 1 << 30) for rp in returns)
 
 
 def refuse_bad_calls(executor: Executor, calls: Calls, stacks: dict[int, int], limit: int) -> None:

@@ -80,6 +80,10 @@ class Waits:
             return not any(lane.hit is not None and lane.hit.phase is HitPhase.POKE for lane in self._lanes)
         return not left
 
+    def syncs_with(self, cpu: int) -> bool:
+        """A core sync waits for a vCPU to take an interrupt."""
+        return any(wait.kind is WaitKind.SYNC and cpu in left for wait, left in self.left.values())
+
     @property
     def stopping(self) -> bool:
         """Somebody waits for all vCPUs to be parked: who is stays so."""

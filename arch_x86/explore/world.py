@@ -7,18 +7,18 @@ one machine, and each :class:`Node` is all that they see of the control plane: a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from traceback import walk_tb
-from typing import Final
+from typing import Final, cast
 
 from arch_x86.emu.machine import Machine
-from arch_x86.explore.control import BETWEEN_OPERATIONS, Control, EndlessTaskError, HandlerLog
+from arch_x86.explore.control import BEHIND_OPERATION, BETWEEN_OPERATIONS, Control, EndlessTaskError, HandlerLog
 from arch_x86.explore.lives import Lives
-from arch_x86.explore.local_state import LocalState, loops
+from arch_x86.explore.local_state import LocalState, unbounded
 from arch_x86.explore.steptext import SteppedText
 from arch_x86.explore.stores import stop_at_stores, stop_at_stores_of_core
 from arch_x86.lab.bench import build_arch
@@ -31,7 +31,7 @@ from engine.kprobes import Kprobes
 from engine.profile import Profile
 from engine.sync import Hardware
 
-__all__ = ("ControlCode", "ControlCodes", "Edge", "Node", "NodeTree", "Stage", "World")
+__all__ = ("STEPS_MAX", "ControlCode", "ControlCodes", "Edge", "Node", "NodeTree", "Stage", "World", "endless")
 
 ControlCode = Callable[[Control], None]
 """A control task's work: operations on the :class:`Control` that it is given."""
@@ -50,7 +50,8 @@ class Edge:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What all control states share: the machine, its profile, who is told of the handlers that run, and ``code``, which makes the control
-    tasks' work. ``points``: as :attr:`arch_x86.explore.case.Case.points`."""
+    tasks' work. ``points``: as :attr:`arch_x86.explore.case.Case.points`. ``shared``: the control tasks share variables
+    (:mod:`arch_x86.explore.shared_variables`)."""
 
     machine: Machine
     hardware: Hardware
@@ -59,27 +60,34 @@ class Stage:
     code: ControlCodes
     nmis: bool = False
     points: str = "locks"
+    shared: bool = False
 
 
 def _run_scenario(name: str, work: ControlCode, control: Control) -> None:
     """What a scenario's own code raises is for who wrote it.
 
-    :raises InputError: it raised something of its own: a violation, as every error that a control task ends in.
+    :raises InputError: it raised something of its own: a violation, as every error that a control task ends in; or it did nothing, since
+        Python makes a generator of a function with a ``yield``.
     """
     try:
-        work(control)
+        left = cast("object", work(control))
     except OptprobeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         code = getattr(work, "__code__", None)  # a partial has none
         own = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__) if frame.f_code is code]
         where = f"{Path(own[0][0]).name}:{own[0][1]}: " if own else ""
         raise InputError(f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}") from error
+    if isinstance(left, Generator | Coroutine):
+        what = "generator" if isinstance(left, Generator) else "coroutine"
+        raise InputError(f"control task {name}: its function is a {what}, which does nothing; make it one without yield or async")
 
 
 _ANSWERS: Final = 8
-"""So many of the last answers may be kept in an unfinished expression; all of them would tell each round of a loop that tries again."""
-_PATH_MAX: Final = 1_500
+"""In a ``while`` loop so many of the last answers are told, which an unfinished expression may keep; all of them, or how many operations
+there were, would make each round of a loop that tries again another state."""
+STEPS_MAX: Final = 1_500
+"""More steps than the control tasks make in a schedule in which they all end."""
 
 
 def _digest(told: Hashable) -> int:
@@ -99,14 +107,21 @@ class World:
         self.arch = build_arch(machine, self.text, self.plane, stage.profile)
         self.core = Kprobes(self.arch, self.plane, machine.kallsyms, stage.profile)
         self._stops_at_stores = stage.points == "stores"
-        self.control = Control(self.core, stage.log, self.text, machine.image, stop_at_stores if self._stops_at_stores else None)
+        made = stop_at_stores if self._stops_at_stores else None
+        self.control = Control(self.core, stage.log, self.text, machine.image, made=made, stops_behind=stage.shared)
+        self.shared = stage.shared
         self.plane.lock_listeners.append(self.control.lock_taken)
         self._aggregators: dict[int, AggrKprobe] = {}
         self._alloc = self.core.optprobes.alloc_aggr_kprobe
         self.core.optprobes.alloc_aggr_kprobe = self._remember
         if self._stops_at_stores:
             stop_at_stores_of_core(self.core)
-        self._work = dict(stage.code())
+        tasks = stage.code()
+        self._work = dict(tasks)
+        if len(self._work) < len(tasks):
+            names = [name for name, _ in tasks]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"control task {twice}: there are two of this name; a task goes by the name of its function")
         for name, work in self._work.items():
             self.plane.spawn(name, partial(_run_scenario, name, work, self.control))
 
@@ -117,6 +132,14 @@ class World:
         if self._stops_at_stores:
             stop_at_stores(op)
         return op
+
+    def step(self, index: int) -> None:
+        """A control task makes a step."""
+        task = self.plane.tasks[index]
+        if self.shared and not task.delayed and (not task.started or task.at == BEHIND_OPERATION):
+            state = LocalState(self.name_of, task.name)
+            self.control.saw(index, _digest(state.frames(task.body.gr_frame) if task.started else state.function(self._work[task.name])))
+        self.plane.step(index)
 
     # Names of probes, which hold in every world that the same steps lead to ---------------------------------------------
 
@@ -177,10 +200,12 @@ class World:
         if task.done:
             return ()
         if not task.started:
-            return LocalState(self.name_of, task.name).value(self._work.get(task.name))
+            return LocalState(self.name_of, task.name).function(self._work.get(task.name))
         begun, answers = self.control.told.get(task.index, (0, ()))
-        told = (begun if loops(task.body.gr_frame) else 0, answers[-_ANSWERS:])
-        return (told, LocalState(self.name_of, task.name).frames(task.body.gr_frame))
+        state = LocalState(self.name_of, task.name)
+        frames = state.frames(task.body.gr_frame)
+        tries_again = unbounded(task.body.gr_frame) and not state.iterates
+        return ((0, answers[-_ANSWERS:]) if tries_again else (begun, answers), frames)
 
 
 class Node:
@@ -238,9 +263,12 @@ class Node:
         return self.world.plane.tasks[task].dropped
 
     def has_returned(self, task: int) -> bool:
-        """Control task ``task`` stands between two operations, waits for the machine, or has ended."""
+        """Control task ``task`` stands between two operations, waits for the machine, or has ended, and none of the scenario's code has
+        run that others may have told something."""
         one = self.world.plane.tasks[task]
-        return one.done or one.wait is not None or self.is_between_operations(task)
+        if one.wait is not None or one.at == BEHIND_OPERATION:
+            return True
+        return not self.world.shared and (one.done or self.is_between_operations(task))
 
     def is_between_operations(self, task: int) -> bool:
         """Control task ``task`` stands in front of an operation."""
@@ -276,6 +304,14 @@ class Node:
         return f"{one.name}: {one.at}"
 
 
+def endless(task: str) -> EndlessTaskError:
+    """Control task ``task`` makes a step more than any that ends."""
+    return EndlessTaskError(
+        f"control task {task}: the control tasks have made {STEPS_MAX:,} steps in one schedule, and it has not ended; "
+        "a control task has to end, whoever goes on when"
+    )
+
+
 class NodeTree:
     """All control states met so far. States that behave alike are one.
 
@@ -293,7 +329,7 @@ class NodeTree:
         world = World(self._stage)
         for index in path:
             world.text.log.clear()
-            world.plane.step(index)
+            world.step(index)
         return world
 
     def _intern(self, path: tuple[int, ...], world: World) -> Node:
@@ -315,12 +351,8 @@ class NodeTree:
         edge = node.children.get(task)
         if edge is None:
             path = (*node.path, task)
-            if len(path) > _PATH_MAX:
-                name = node.world.plane.tasks[task].name
-                raise EndlessTaskError(
-                    f"control task {name}: the control tasks have made {_PATH_MAX:,} steps in one schedule, and it has not ended; "
-                    "a control task has to end, whoever goes on when"
-                )
+            if len(path) > STEPS_MAX:
+                raise endless(node.world.plane.tasks[task].name)
             world = self._reach(path)
             writes = tuple(world.text.log)
             edge = node.children[task] = Edge(self._intern(path, world), writes)
@@ -339,7 +371,7 @@ class NodeTree:
                     return None, f"{tasks[path[-1]].name}: {tasks[path[-1]].at}"
                 last = path[-1] if path and in_turns else -1
                 path.append(next((index for index in steppable if index > last), steppable[0]))
-                world.plane.step(path[-1])
+                world.step(path[-1])
             return path, ""
         finally:
             world.plane.close()

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from engine.errors import EngineBug, OptprobeError
+from engine.errors import EngineBug, InputError, OptprobeError
 from engine.sync import ControlPlane, Hardware, Mutex
 
 __all__ = ("ControlTask", "LockWait", "MachineWait", "SteppedPlane", "WaitKind", "stop_here")
@@ -122,8 +122,13 @@ class ControlTask:
         def run() -> None:
             try:
                 self._work()
+                self.body.plane.lock_order.ended(self)
             except OptprobeError as error:
                 self.error = error
+            except Exception as error:
+                if not self.delayed:  # what a scenario's own code raises is for who calls it
+                    raise
+                self.error = EngineBug(f"{self.name}: {type(error).__name__}: {error}")
             self.done = True
             self.at = "done"
 
@@ -217,6 +222,9 @@ class SteppedPlane(ControlPlane):
         task = self._running
         if task is None or self._closing:  # set-up code makes no steps
             return
+        if getcurrent() is not task.body:
+            task.error = InputError(f"control task {task.name}: an operation in a thread or greenlet of its own; make it in the task")
+            raise task.error
         task.at = at
         self._running = None
         scheduler = getcurrent().parent

@@ -118,6 +118,16 @@ def test_return_probes_keep_tasks_apart_if_no_call_can_find_their_instances_take
         assert system._apart is apart
 
 
+@pytest.mark.parametrize(("maxactive", "apart"), [(4, True), (3, False)])
+def test_nmis_may_take_an_instance_of_a_return_probe_on_each_vcpu(pool, maxactive, apart):
+    def control(k):
+        k.register_return(k.kretprobe("inner", maxactive=maxactive))
+
+    case = replace(life.kretprobe_removal.case(LINUX_6_1, cpus=2), code=[("main", control)], restores=False, nmis=True)
+    with closing(open_case(case, pool)) as system:
+        assert system._apart is apart
+
+
 def test_a_call_that_enters_a_probed_function_twice_may_take_two_instances(pool):
     def control(k):
         k.register_return(k.kretprobe("g", maxactive=2))

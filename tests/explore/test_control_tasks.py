@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from random import Random
+from threading import Lock, Thread
 
 import pytest
+from greenlet import greenlet
 
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
@@ -84,10 +87,281 @@ def random_numbers(k, tell):
     tell(4)
 
 
-@pytest.mark.parametrize("main", [loop, iterator, generator, closure, an_object, random_numbers], ids=lambda main: main.__name__)
+def map_of_calls(k, tell):
+    def turn(on):
+        k.optimization(on=on)
+
+    list(map(turn, (False, True, False, True)))
+    tell(4)
+
+
+def method_of_a_list(k, tell):
+    turn = [True, False, True, False].pop
+    while True:
+        try:
+            k.optimization(on=turn())
+        except IndexError:
+            break
+    tell(4)
+
+
+def generator_that_loops(k, tell):
+    def turns():
+        for on in (False, True, False, True):  # noqa: UP028
+            yield on
+
+    rest = turns()
+    while (on := next(rest, None)) is not None:
+        k.optimization(on=on)
+    tell(4)
+
+
+def generator_of_a_generator(k, tell):
+    def turns():
+        yield from (on for on in (False, True, False, True))
+
+    rest = turns()
+    while (on := next(rest, None)) is not None:
+        k.optimization(on=on)
+    tell(4)
+
+
+def attribute_of_a_class(k, tell):
+    class Turns:
+        left = 4
+
+    while Turns.left:
+        Turns.left -= 1
+        k.optimization(on=Turns.left % 2 == 0)
+    tell(4)
+
+
+def attribute_of_a_function(k, tell):
+    def turn():
+        turn.left -= 1
+        k.optimization(on=turn.left % 2 == 0)
+        return turn.left
+
+    turn.left = 4
+    while turn():
+        pass
+    tell(4)
+
+
+def keyword_with_a_default(k, tell):
+    left = 4
+    while left:
+
+        def turns(*, left=left):
+            return left - 1
+
+        left = 1
+        k.optimization(on=turns() % 2 == 0)
+        left = turns()
+    tell(4)
+
+
+def attribute_beside_the_fields(k, tell):
+    @dataclass
+    class Turns:
+        on: bool = True
+
+    turns = Turns()
+    turns.left = 4
+    while turns.left:
+        turns.left -= 1
+        k.optimization(on=turns.left % 2 == 0)
+    tell(4)
+
+
+def functions_of_one_line(k, tell):
+    third, second, first = (lambda: None), (lambda: third), (lambda: second)
+    turn = first
+    while turn is not None:
+        k.optimization(on=turn is second)
+        turn = turn()
+    tell(4)
+
+
+ROUNDS = [
+    loop,
+    iterator,
+    generator,
+    closure,
+    an_object,
+    random_numbers,
+    map_of_calls,
+    method_of_a_list,
+    generator_that_loops,
+    generator_of_a_generator,
+    attribute_of_a_class,
+    attribute_of_a_function,
+    keyword_with_a_default,
+    attribute_beside_the_fields,
+    functions_of_one_line,
+]
+
+
+@pytest.mark.parametrize("main", ROUNDS, ids=lambda main: main.__name__)
 def test_a_control_task_that_does_the_same_in_several_rounds_comes_to_its_end(pool, main):
     """Optimization off, on, off, on: each third state is like one before, but for how many rounds are left."""
     assert rounds_of(pool, main) == [4]
+
+
+def test_an_error_that_is_still_to_be_raised_is_part_of_a_control_state(pool):
+    """In a ``finally`` block nothing but what operations have answered tells whether there is one."""
+
+    def fails(k):
+        p = k.probes[0]
+        try:
+            k.disable(p)
+        finally:
+            k.settle()
+
+    def tasks():
+        def enables(k):
+            k.register(p := k.kprobe("f", number=0))
+            k.disable(p)
+
+        return [("fails", fails), ("enables", enables)]
+
+    names = set()
+    for order in ("c0", "c1"), ("c1", "c0"):
+        with closing(open_case(replace(small(tasks), restores=False, reduce=False), pool)) as system:
+            system.take("c1")  # there is a probe
+            for actor in order:
+                task = system.node.world.plane.tasks[int(actor[1])]
+                while not task.done and "settle" not in str(task.body and task.body.gr_frame.f_back):
+                    system.take(actor)
+                    task = system.node.world.plane.tasks[int(actor[1])]
+            names.add(system.node.name)
+    assert len(names) == 2
+
+
+def test_a_control_task_that_never_ends_is_refused_whatever_states_it_comes_back_to(pool):
+    """First come, first served, both tasks end."""
+
+    def tasks():
+        said: list[int] = []
+
+        def waits(k):
+            while said:
+                k.settle()
+
+        return [("waits", waits), ("says", lambda k: said.append(1))]
+
+    with pytest.raises(InputError, match="control task waits: the control tasks have made 1,500 steps in one schedule"):
+        check(small(tasks), Search(preemptions=0), pool=pool)
+
+
+def test_a_function_that_names_what_is_not_there_yet_can_be_held(pool):
+    def main(k):
+        def first():
+            return second()
+
+        k.optimization(on=False)
+
+        def second():
+            return 1
+
+        assert first() == 1
+
+    assert not check(small([("main", main)]), Search(preemptions=0), pool=pool).violations
+
+
+def test_a_probe_that_two_tasks_register_at_once_is_a_violation_in_plain_words(pool):
+    def tasks():
+        def main(k):
+            k.register(k.probes[0] if k.probes else k.kprobe("f"))
+
+        return [("one", main), ("other", main)]
+
+    result = check(replace(small(tasks), restores=False), Search(preemptions=0), pool=pool)
+    assert [report.violation.kind.value for report in result.violations] == ["invariant"]
+    assert "another control task is registering it now, and no kernel bears that" in result.violations[0].violation.explain
+
+
+def leaves(k):
+    raise SystemExit(3)
+
+
+def does_nothing(k):
+    yield k.settle()
+
+
+def in_a_greenlet(k):
+    greenlet(k.settle).switch()
+
+
+def in_a_thread(k):
+    thread = Thread(target=lambda: suppressed(k.settle))
+    thread.start()
+    thread.join()
+
+
+def suppressed(operation):
+    with suppress(InputError):
+        operation()
+
+
+def keeps_a_lock(k):
+    k.core.kprobe_mutex.acquire("test")
+
+
+def numbers_alike(k):
+    k.kprobe("f", number=1)
+    k.kprobe("f", number=1)
+
+
+def numbers_below_none(k):
+    k.kprobe("f", number=-1)
+
+
+def without_a_function(k):
+    k.module_going("g")
+
+
+ODD = {
+    leaves: "control task main: SystemExit: 3",
+    does_nothing: "control task main: its function is a generator",
+    in_a_greenlet: "control task main: an operation in a thread or greenlet of its own",
+    in_a_thread: "control task main: an operation in a thread or greenlet of its own",
+    keeps_a_lock: "main ends with kprobe_mutex held",
+    numbers_alike: "number=1: another probe has that number already",
+    numbers_below_none: "number=-1: a number is 0 at least",
+    without_a_function: "no function g; there is f",
+}
+
+
+@pytest.mark.parametrize("main", ODD, ids=lambda main: main.__name__)
+def test_what_is_wrong_with_a_control_task_is_said(pool, main):
+    result = check(small([("main", main)]), Search(preemptions=0), pool=pool)
+    assert [report.violation.kind.value for report in result.violations] == ["invariant"]
+    assert ODD[main] in result.violations[0].violation.explain
+
+
+def test_two_control_tasks_of_one_name_are_refused(pool):
+    with pytest.raises(InputError, match="control task main: there are two of this name"):
+        check(small([("main", leaves), ("main", leaves)]), Search(preemptions=0), pool=pool)
+
+
+def test_what_a_scenarios_function_keeps_is_refused_by_its_name_too(pool):
+    lock = Lock()
+
+    def main(k):
+        with lock:
+            k.settle()
+
+    with pytest.raises(InputError, match="control task main: the variable lock holds a lock"):
+        check(small([("main", main)]), Search(preemptions=0), pool=pool)
+
+
+def test_an_error_of_delayed_work_is_a_violation(pool, monkeypatch):
+    monkeypatch.setattr("engine.optimizer.Optimizer.run_pass", lambda self: self.none)
+    image = asm_image("lea eax, [rdi + rdi]; lea ecx, [rax + 1]; ret")
+    case = replace(small([("main", lambda k: k.register(k.kprobe("f")))]), image=image, restores=False)
+    result = check(case, Search(preemptions=0), pool=pool)
+    assert "kprobe_optimizer: AttributeError" in result.violations[0].violation.explain
 
 
 def test_a_loop_is_explored_as_far_as_what_it_stands_for(pool):

@@ -8,6 +8,7 @@ from itertools import permutations
 
 import pytest
 
+from arch_x86.emu.images.asmtext import load_asm
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.local_state import LocalState
 from arch_x86.explore.running import CpuSide
@@ -18,6 +19,7 @@ from engine.arguments import parse_argument
 from engine.explore.drive import explore
 from engine.explore.exhaustive import Exhaustive
 from engine.explore.plane import SteppedPlane
+from engine.kretprobes import Kretprobes
 from engine.profile import LINUX_6_1, LINUX_2010
 from engine.steps import without
 from tests.conftest import asm_image
@@ -148,6 +150,114 @@ def all_orders() -> set[tuple[str, ...]]:
 @pytest.mark.parametrize("reduce", [True, False], ids=["reduced", "unreduced"])
 def test_two_tasks_that_take_a_lock_are_explored_in_each_order_that_it_allows(pool, reduce):
     assert orders(pool, reduce=reduce) == all_orders()
+
+
+# What tasks tell each other by variables ---------------------------------------------------------------------------------
+
+
+def first_probe(k) -> list[int]:
+    """The probes at the first address of the table that has several, newest first."""
+    entries = k.core.kprobe_table.values()
+    return next(([k.number_of(child) for child in entry.children] for entry in entries if hasattr(entry, "children")), [])
+
+
+def by_a_list(heard):
+    """One task registers a probe and looks whether the other one has said that it has registered another one there."""
+    said: list[int] = []
+
+    def listens(k):
+        k.register(k.kprobe("f", number=0))
+        times = len(said)
+        k.settle()
+        heard.append((times, first_probe(k)))
+
+    def says(k):
+        k.register(k.kprobe("f", number=1))
+        said.append(1)
+
+    return [("listens", listens), ("says", says)]
+
+
+def by_a_class(heard):
+    class Said:
+        times = 0
+
+    def listens(k):
+        k.optimization(on=False)
+        heard.append((Said.times, k.core.kprobes_allow_optimization))
+
+    def says(k):
+        k.optimization(on=True)
+        Said.times += 1
+
+    return [("listens", listens), ("says", says)]
+
+
+def by_a_variable(heard):
+    """What the one task has said the other one keeps in an expression that is not finished while it waits for a lock."""
+    said = 0
+
+    def listens(k):
+        heard.append([said, k.register(k.kprobe("f"))])
+
+    def says(k):
+        nonlocal said
+        said = 1
+        k.settle()
+
+    return [("listens", listens), ("says", says)]
+
+
+def all_heard(pool, tasks, *, reduce: bool) -> set[str]:
+    """What the one task has heard in some schedule of a search."""
+    logs: list[list[object]] = []
+
+    def code():
+        logs.append([])
+        return tasks(logs[-1])
+
+    with closing(open_case(replace(small(), code=code, restores=False, reduce=reduce), pool)) as system:
+        explore(Exhaustive(bound=0, recheck_every=0), system)
+    return {str(log) for log in logs if log}
+
+
+HEARD = {
+    by_a_list: {"[(0, [])]", "[(0, [0, 1])]", "[(0, [1, 0])]", "[(1, [0, 1])]", "[(1, [1, 0])]"},
+    by_a_class: {"[(0, False)]", "[(0, True)]", "[(1, False)]", "[(1, True)]"},
+    by_a_variable: {"[[0, True]]", "[[1, True]]"},
+}
+
+
+@pytest.mark.parametrize("tasks", HEARD, ids=lambda tasks: tasks.__name__)
+@pytest.mark.parametrize("reduce", [True, False], ids=["reduced", "unreduced"])
+def test_what_control_tasks_tell_each_other_comes_at_each_moment_that_it_can(pool, tasks, reduce):
+    assert all_heard(pool, tasks, reduce=reduce) == HEARD[tasks]
+
+
+WINDOW = ".globl f\nf: cli\n call g\n sti\n ret\n.globl g\ng: nop\n call h\n nop\n nop\n sti\n nop\n cli\n nop\n ret\n.globl h\nh: ret\n"
+"""In ``g`` IF is set at two instructions only, far from where a probe can be and from where a call returns."""
+
+
+def test_where_a_core_sync_ends_is_a_choice_point_wherever_it_is(pool, monkeypatch):
+    """The fault shows only if an operation is over, core sync and all, between the entry of a call and its return."""
+    real = Kretprobes.trampoline_handler
+
+    def forgets_who_is_disabled(self, regs, frame):
+        for ri in (ri for stack in self.open_stacks.values() for ri in stack):
+            ri.rp = None if ri.rp is None or ri.rp.kp.disabled else ri.rp
+        return real(self, regs, frame)
+
+    def disables(k):
+        rp = k.kretprobe("g", 4)
+        k.register_return(rp)
+        k.disable(rp.kp)
+        k.unregister_return(rp)
+
+    monkeypatch.setattr(Kretprobes, "trampoline_handler", forgets_who_is_disabled)
+    case = replace(small(disables, profile=LINUX_6_1), image=load_asm(WINDOW, "t"))
+    found = outcomes(case, pool, bound=2, reduce=True)
+    assert found == outcomes(case, pool, bound=2, reduce=False)
+    assert any(kind == "lost-hit" for kind, *_ in found)
 
 
 # Broken on purpose --------------------------------------------------------------------------------------------------------
