@@ -521,6 +521,8 @@ REGISTERED = Effect(registered=True)
         pytest.param(lambda k: ends(k, ([0], Effect()), ([0], Effect()), done=False), lambda k: ends(k, ([0], Effect()), done=False), id="how many operations there were on a probe"),
         pytest.param(lambda k: k.ledger.locked(Operation([0], REGISTERED, everything=False)), plain, id="how often a probe was registered"),
         pytest.param(lambda k: k.ledger.jumped.add(0), plain, id="which probes had a jump"),
+        pytest.param(lambda k: k.ledger.rearmed.add(FIRST), plain, id="where a breakpoint was written again over a jump"),
+        pytest.param(lambda k: k.ledger.copied_for_post.update({FIRST: True}), plain, id="whom a copy was made for"),
         pytest.param(lambda k: begin(k, 0, 1), lambda k: begin(k, 1, 0), id="which operation had the mutex last"),
         pytest.param(sets(lambda k: k, "broken", "a promise"), plain, id="a promise that was broken"),
         pytest.param(lambda k: schedules(k, "one"), lambda k: schedules(k, "other"), id="the name of delayed work"),

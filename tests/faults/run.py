@@ -125,6 +125,10 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
 
 
+def _mark(tree: Path) -> str:
+    return code_mark(tree / "engine", tree / "arch_x86")
+
+
 def _key(fault: Fault, mark: str) -> str:
     return blake2b(repr((fault.file, fault.old, fault.new, mark)).encode(), digest_size=6).hexdigest()
 
@@ -164,11 +168,25 @@ def _cell(answer: Answer | None, *, asked: bool) -> str:
     return "?" if answer is None else "-" if answer.found is None else "found"
 
 
-def table(faults: Iterable[Fault], known: dict[tuple[str, str], Answer], mark: str) -> str:
-    """In Markdown: by fault who finds it; one that is still to be asked is a question mark."""
-    lines = ["| fault | exploration | verify | unit tests |", "| --- | --- | --- | --- |"]
+def _cells(fault: Fault, known: dict[tuple[str, str], Answer], mark: str) -> list[str]:
+    """What each finder says of ``fault`` in the version with that mark."""
+    return [_cell(known.get((_key(fault, mark), finder)), asked=_is_for(fault, finder)) for finder in FINDERS]
+
+
+def table(faults: Iterable[Fault], known: dict[tuple[str, str], Answer], mark: str, before: tuple[Path, str] | None = None) -> str:
+    """In Markdown: by fault who finds it; one that is still to be asked is a question mark.
+
+    :param before: an older version, and its mark: what it says stands in front, ``n/a`` where it does not have the code of the fault.
+    """
+    columns = ["exploration", "verify", "unit tests"]
+    if before is not None:
+        columns = [*(f"{column}, before" for column in columns), *columns]
+    lines = [f"| fault | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
     for fault in faults:
-        cells = [_cell(known.get((_key(fault, mark), finder)), asked=_is_for(fault, finder)) for finder in FINDERS]
+        cells = _cells(fault, known, mark)
+        if before is not None:
+            tree, older = before
+            cells = [*(_cells(fault, known, older) if _can_be_planted(fault, tree) else ["n/a"] * len(FINDERS)), *cells]
         lines.append(f"| {fault.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -238,6 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--file", type=Path, default=Path("mutants.jsonl"))
     parser.add_argument("--tree", type=Path, default=ROOT, help="the project to plant the faults in")
+    parser.add_argument(
+        "--before", type=Path, help="an older version of the project, tried with --tree: its answers stand in the table, too"
+    )
     given = parser.parse_args(arguments)
     faults = _chosen(given.words)
     if given.list:
@@ -246,12 +267,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted, faults = faults, [fault for fault in faults if _can_be_planted(fault, given.tree)]
     if len(faults) < len(wanted):
         print(f"{len(wanted) - len(faults)} of {len(wanted)} faults are in code that this version does not have", file=sys.stderr)
-    mark = code_mark(given.tree / "engine", given.tree / "arch_x86")
+    mark = _mark(given.tree)
     known = _read(given.file)
     if not given.table:
         _run(given, faults, mark, known)
     text, status = _summary(faults, known, mark)
-    print(table(faults, known, mark))
+    before = None if given.before is None else (given.before, _mark(given.before))
+    print(table(faults, known, mark, before))
     print(f"\n{text}")
     return status
 
