@@ -10,7 +10,7 @@ from arch_x86.explore.case import fingerprint
 from arch_x86.explore.check import Search, check, replay_case
 from arch_x86.explore.scenario import load_scenarios
 from arch_x86.explore.scenario import scenario as make_scenario
-from arch_x86.explore.scenarios import life
+from arch_x86.explore.scenarios import life, load
 from arch_x86.explore.scenarios.batches import BATCHES, dying_behind_a_batch, two_batches
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
@@ -136,6 +136,15 @@ class TestFinds:
         assert violation.kind is ViolationKind.GUEST_FAULT
         assert "breakpoint that no probe put there" in violation.explain
         assert "second: write arm" in "".join(lines)
+
+    def test_a_probe_that_joins_a_disabled_one_while_all_are_being_disarmed_leaves_a_breakpoint_in_6_1(self, pool):
+        """The pass that undoes the jump takes the breakpoint away for disabled aggregators only, and this one is enabled again."""
+        case = load.joined_while_disarming.case(without(LINUX_6_1, frozenset()))
+        segments = (("c0", 5), ("c2", 14), ("c0", 7), ("c1", 3), ("c2", 11), ("c0", 5), ("c1", 1))
+        violation, _ = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
+        assert violation is not None
+        assert violation.kind is ViolationKind.INVARIANT
+        assert "all probes are disarmed, and cc" in violation.explain
 
     def test_stop_machine_does_not_cover_an_nmi_that_runs_probed_text_and_text_poke_bp_does(self, pool):
         for profile, verdict in (("linux-2010", "violation"), ("linux-6.1", "safe"), ("next", "safe")):

@@ -1,7 +1,7 @@
 """What else meets under load: two control tasks at one address or on neighbours, several probes and return probes on one function, hits
 within hits, the global switches against single operations, and code that goes away while a probe of it waits on a list.
 
-Each is small, and sound in the profiles that it names as it says itself, with one switch or interrupt that costs something.
+Each of :data:`LOAD` is small, and sound in the profiles that it names as it says itself, with one switch or interrupt that costs something.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from arch_x86.explore.control import Control
 from arch_x86.explore.scenario import Scenario, Setup, scenario
 from arch_x86.explore.scenarios.images import CALLER, DIRECTION, RECURSIVE, SHORT, STEPPED, TOY, TWO
 
-__all__ = ("LOAD",)
+__all__ = ("LOAD", "joined_while_disarming")
 
 _NEW = ("linux-6.1", "next")
 
@@ -459,6 +459,27 @@ def module_back_with_a_new_probe(setup: Setup) -> None:
         k.unregister(before)
         k.unregister(after, ours)
         k.settle()
+
+
+@scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=0)
+def joined_while_disarming(setup: Setup) -> None:
+    """A second probe joins a disabled one, whose jump waits to be undone, while all probes are being disarmed. linux-6.1 leaves the breakpoint
+    there, and when both probes are gone it is nobody's."""
+
+    @setup.control
+    def first(k: Control) -> None:
+        p = k.kprobe("work", 4, number=0)
+        if k.register(p):
+            k.settle()
+            k.disable(p)
+            k.switch(on=False)
+            k.unregister(p)
+
+    @setup.control
+    def second(k: Control) -> None:
+        p = k.kprobe("work", 4, number=1)
+        if k.register(p):
+            k.unregister(p)
 
 
 LOAD: tuple[Scenario, ...] = (
