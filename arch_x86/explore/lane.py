@@ -105,9 +105,14 @@ class Lane:
         return self.mode is Mode.DONE and not self.parked
 
     @property
-    def quiescent(self) -> bool:
-        """Idle, or in ``schedule()``."""
+    def off_call(self) -> bool:
+        """Its task is between calls, or in ``schedule()``."""
         return self.mode is not Mode.CALL or self.quiet
+
+    @property
+    def quiescent(self) -> bool:
+        """Idle, or in ``schedule()``, and not in an NMI."""
+        return self.off_call and not self.nmi
 
     def note(self, seen: Seen, probe: int) -> None:
         """The pass in progress sees something of a probe."""

@@ -189,7 +189,7 @@ class CpuSide:
         lane = self.lanes[cpu]
         away = (*lane.parked, *lane.asleep) if self.plan.preempt else lane.parked  # else it is synchronize_sched()
         inside = {one.task for one in away if one.in_call}
-        return frozenset(inside if lane.quiescent else inside | {lane.task})
+        return frozenset(inside if lane.off_call else inside | {lane.task})
 
     def _stops(self, cpu: int) -> bool:
         """``stop_machine`` can park it: at a quiescent point; where tasks can be preempted, wherever one can be."""
@@ -360,6 +360,8 @@ class CpuSide:
         hit, passing, stepping, _, _ = lane.interrupted
         lane.nmi, lane.nested, lane.interrupted = False, None, None
         lane.hit, lane.passing, lane.stepping = hit, passing, stepping
+        if lane.quiescent:
+            self._waits.quiescent(lane.index)
 
     def _begin_call(self, lane: Lane) -> None:
         frame, _ = self.plan.calls[lane.task]

@@ -101,7 +101,7 @@ class World:
     def __init__(self, stage: Stage) -> None:
         machine = stage.machine
         layout = machine.layout
-        self.plane = SteppedPlane(stage.hardware)
+        self.plane = SteppedPlane(stage.hardware, nmis=stage.nmis)
         end = layout.detours + layout.detours_size
         self.text = SteppedText(machine.text.store, lambda addr: layout.slots <= addr < end, self.plane.point, whole_batches=not stage.nmis)
         self.arch = build_arch(machine, self.text, self.plane, stage.profile)

@@ -163,14 +163,16 @@ class ControlTask:
 class SteppedPlane(ControlPlane):
     """A control plane that does nothing of its own accord.
 
+    :param nmis: a vCPU may be in an NMI while ``stop_machine`` runs its function.
     :ivar tasks: in the order in which they came to be.
     :ivar held: how many locks each task holds, by its index.
     :ivar stopped: ``stop_machine`` runs its function.
     :ivar lock_listeners: called with the name of each lock that a task has taken; it is the ``current`` one.
     """
 
-    def __init__(self, hardware: Hardware) -> None:
+    def __init__(self, hardware: Hardware, *, nmis: bool = False) -> None:
         super().__init__(hardware)
+        self._nmis = nmis
         self.tasks: list[ControlTask] = []
         self.held: dict[int, int] = {}
         self._running: ControlTask | None = None
@@ -331,4 +333,6 @@ class SteppedPlane(ControlPlane):
         self.stats.stop_machine += 1
         self.stopped = True
         fn()
+        if self._nmis:
+            self._wait(WaitKind.STOP, f"the end of stop_machine ({why})")  # every vCPU has to leave, and one in an NMI does not
         self.stopped = False

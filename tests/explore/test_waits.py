@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arch_x86.explore.case import open_case
 from arch_x86.explore.lane import Lane, Mode
+from arch_x86.explore.scenarios import life
 from arch_x86.explore.waits import Waits
 from engine.explore.plane import MachineWait, WaitKind
+from engine.profile import LINUX_2010
 
 CPUS = 3
 EVENTS = st.tuples(st.sampled_from(["quiescent", "task_passed", "ran"]), st.integers(0, CPUS - 1))
@@ -57,3 +62,21 @@ def test_a_later_wait_does_not_count_who_came_by_before_it_began(before, after):
     came_later = {cpu for event, cpu in after if event == "quiescent"}
     assert waits.over(0) is (came | came_later == set(range(CPUS)))
     assert waits.over(1) is (came_later == set(range(CPUS)))
+
+
+def test_neither_stop_machine_nor_a_grace_period_ends_while_a_cpu_is_in_an_nmi(pool):
+    """linux-2010: the NMI comes on a CPU between calls, while stop_machine has it."""
+    with closing(open_case(life.nmi.case(LINUX_2010), pool)) as system:
+        system.reset()
+        while not system.node.stopped:
+            system.take(next(one.actor for one in system.choices() if one.actor[0] == "c"))
+        system.take("n0")
+        while system.lanes[0].nmi:
+            assert not system.lanes[0].quiescent
+            while controls := [one.actor for one in system.choices() if one.actor[0] == "c"]:
+                system.take(controls[0])
+                assert system.node.stopped
+            system.take("0")
+        while system.node.stopped:
+            system.take(next(one.actor for one in system.choices() if one.actor[0] == "c"))
+        assert system.violation is None
