@@ -197,6 +197,3 @@ class TestOutput:
         done = shell(f"optprobe run {umlaut} --call fü", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
         assert done.returncode == 2
         assert one_line(done.stderr)
-
-    def test_the_demo_prints_the_same_twice(self):
-        assert shell(DEMO).stdout == shell(DEMO).stdout

@@ -42,10 +42,10 @@ def command(tmp_path, *more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("steps", "options"),
     [
-        ((), Search(preemptions=2)),
+        ((), Search(preemptions=1)),
         (("quiescence",), Search(preemptions=2)),
-        (("unregister-wait",), Search(strategy="random", max_schedules=3_000)),
-        ((), Search(strategy="pct", max_schedules=700, seed=3)),
+        (("unregister-wait",), Search(strategy="random", max_schedules=900)),
+        ((), Search(strategy="pct", max_schedules=300, seed=3)),
         ((), Search(preemptions=2, max_schedules=2_345)),
     ],
     ids=["sound", "broken", "random", "pct", "capped"],
@@ -63,7 +63,7 @@ def test_results_do_not_depend_on_the_number_of_processes(pool, steps, options):
 @pytest.mark.parametrize(("profile", "preempt"), [(LINUX_2010, False), (LINUX_6_1, True)], ids=["linux-2010", "linux-6.1 preemptible"])
 def test_a_part_comes_to_the_same_in_a_process_that_has_met_nothing_else(pool, profile, preempt):
     case = life.two_control_tasks.case(without(profile, frozenset(), preempt=preempt), preempt=preempt)
-    strategy, outcome = Exhaustive(bound=1, recheck_every=0, max_schedules=3_000), Outcome()
+    strategy, outcome = Exhaustive(bound=1, recheck_every=0, max_schedules=1_200), Outcome()
     with closing(open_case(case, pool)) as seasoned:
         while parts := strategy.batch(outcome):
             keys = b""
@@ -153,14 +153,12 @@ def test_starts_are_kept_as_text_and_come_back_in_order():
 
 
 def test_a_search_that_was_killed_ends_with_the_document_of_one_that_was_not(tmp_path):
-    """kill -9, at four places, with one process and with two."""
+    """kill -9, at three places, with one process and with two."""
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    whole = subprocess.run(
-        command(tmp_path, "--cpus", "2", "--max-schedules", "14000"), capture_output=True, check=True, timeout=120
-    ).stdout
+    whole = subprocess.run(command(tmp_path, "--cpus", "2", "--max-schedules", "9000"), capture_output=True, check=True, timeout=120).stdout
     room = tmp_path / "checkpoints"
-    goes_on = command(tmp_path, "--cpus", "2", "--max-schedules", "14000", "--checkpoint", str(room))
-    for lines, jobs in ((3, "1"), (7, "2"), (12, "1"), (18, "2")):
+    goes_on = command(tmp_path, "--cpus", "2", "--max-schedules", "9000", "--checkpoint", str(room))
+    for lines, jobs in ((3, "1"), (6, "2"), (9, "1")):
         running = subprocess.Popen([*goes_on, "--jobs", jobs], stdout=subprocess.PIPE, env=environment)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and running.poll() is None:
@@ -172,7 +170,7 @@ def test_a_search_that_was_killed_ends_with_the_document_of_one_that_was_not(tmp
         (file,) = room.glob("*.jsonl")
         with file.open("ab") as out:  # it died while it wrote a line
             out.write(b'{"schedules": 12, "mer')
-    assert file.read_bytes().count(b"\n") > 12
+    assert file.read_bytes().count(b"\n") > 6
     again = subprocess.run([*goes_on, "--jobs", "2"], capture_output=True, check=True, timeout=120)
     assert again.stdout == whole
     assert subprocess.run(goes_on, capture_output=True, check=True, timeout=60).stdout == whole

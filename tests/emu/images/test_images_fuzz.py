@@ -78,7 +78,7 @@ def test_each_truncation_of_a_file_whose_tables_end_it_is_refused(name):
             load_elf(data[:size], "fuzz", None)
 
 
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(st.sampled_from(sorted(FILES)), st.data())
 def test_flipped_bytes(name, data):
     content = bytearray(FILES[name])
@@ -87,7 +87,7 @@ def test_flipped_bytes(name, data):
     check(bytes(content))
 
 
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(st.sampled_from(sorted(FILES)), st.data())
 def test_header_fields_with_extreme_values(name, data):
     """Aimed at the ELF header, the program headers and the section headers, where the damage is done."""
@@ -122,7 +122,7 @@ _JSON = st.recursive(
 _KEYS = ["version", "segments", "symbols", "exception_table", "reserved", "blacklist", "indirect_thunks", "preemption", "red_zone"]
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(st.dictionaries(st.sampled_from(_KEYS), _JSON, max_size=3), st.sets(st.sampled_from(_KEYS), max_size=1))
 def test_any_json(changes, dropped):
     document = {
