@@ -124,7 +124,8 @@ def _show(name: str, case: Case, result: CheckResult, style: Style) -> None:
     print(f"{name}: {style.paint(result.verdict, colour, 'bold')}")
     bound = "no bound" if result.preemptions is None else f"preemption bound {result.preemptions}"
     kind = "exhaustive" if result.outcome.exhaustive else "interrupted" if result.interrupted else "not exhaustive"
-    print(f"  {count(result.outcome.schedules, 'schedule')}, {bound}, {kind}; {count(case.cpus, 'CPU')}, {case.profile.name}")
+    where = "" if case.points == "locks" else f", --points {case.points}"
+    print(f"  {count(result.outcome.schedules, 'schedule')}, {bound}, {kind}; {count(case.cpus, 'CPU')}, {case.profile.name}{where}")
     c = result.coverage
     print(f"  hits: {c.int3:,} by breakpoint ({c.boosted:,} boosted, {c.stepped:,} stepped), {c.jump:,} by jump")
     print(f"  {c.in_flight_at_write:,} CPUs in flight while text was written, {c.parked_in_range:,} of them inside the bytes; ", end="")

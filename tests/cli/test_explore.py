@@ -135,6 +135,12 @@ def test_each_method_has_its_check(capsys, image, profile, method):
         assert document["coverage"]["boosted"] > 0
 
 
+def test_the_text_says_which_points_other_than_the_usual_ones_were_used(capsys, image):
+    first, second = (check(capsys, image, "--preemptions", "0", *more)[1].splitlines()[1] for more in ((), ("--points", "stores")))
+    assert first.endswith("1 CPU, linux-2010")
+    assert second.endswith("1 CPU, linux-2010, --points stores")
+
+
 def test_a_verdict_without_a_jump_is_inconclusive(capsys, image):
     status, out, _ = check(capsys, image, "--max-schedules", "1", "--json")
     assert (status, json.loads(out)["verdict"]) == (1, "inconclusive")

@@ -463,8 +463,8 @@ def module_back_with_a_new_probe(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=0)
 def joined_while_disarming(setup: Setup) -> None:
-    """A second probe joins a disabled one, whose jump waits to be undone, while all probes are being disarmed. linux-6.1 leaves the breakpoint
-    there, and when both probes are gone it is nobody's."""
+    """A second probe joins a disabled one, whose jump waits to be undone, while all probes are being disarmed. linux-6.1 leaves the
+    breakpoint there, and when both probes are gone it is nobody's."""
 
     @setup.control
     def first(k: Control) -> None:
