@@ -78,8 +78,8 @@ def in_and_out(spec):
     return main
 
 
-MOST_SCHEDULES = 400
-"""To save time: `make campaign` has ten times as many, at every site."""
+MOST_SCHEDULES = 250
+"""To save time: `make campaign` has many more, at every site."""
 
 
 def sites_of(shapes) -> dict[tuple[str, str, tuple[str, ...]], set[tuple[str, str]]]:
