@@ -84,10 +84,6 @@ class CoreModel:
         """And nothing has happened after which the kernel forgets to."""
         return self.may_jump(offset) and not (self.forgets and (offset in self.blocked or offset in self.rearmed))
 
-    def spoilt(self, offset: int) -> bool:
-        """2010: armed over its jump and disabled before the optimizer came, it runs into what is left of the jump on a hit."""
-        return offset in self.rearmed and not self.armed(offset)
-
     def called(self, offset: int) -> list[ModelProbe]:
         """Whose handlers a pass runs, in order."""
         return [p for p in self.sites[offset].probes if p.enabled and not p.gone] if self.armed(offset) else []
