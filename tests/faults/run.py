@@ -24,6 +24,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from engine.explore.checkpoint import code_mark
+from tests.faults.cases import MOST_SCHEDULES
 from tests.faults.fault import Fault, Kind
 from tests.faults.lines import ROOT, may_find
 from tests.faults.suite import FAULTS, looked_at_by
@@ -51,10 +52,12 @@ class Tree:
     """A copy of the project to plant faults in.
 
     :param source: the project; the faults and their finders are always those of here.
+    :param most: schedules of each case that exploration may visit.
     """
 
-    def __init__(self, source: Path, room: Path) -> None:
+    def __init__(self, source: Path, room: Path, most: int) -> None:
         self.room = room
+        self.most = most
         for part in _PARTS:
             shutil.copytree(source / part, room / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "tests" / "faults", room / "tests" / "faults", dirs_exist_ok=True)
@@ -90,7 +93,7 @@ class Tree:
             case "exploration" if not cases:
                 return None
             case "exploration":
-                done = self.run(["-m", "tests.faults.explore", "--cases", json.dumps(cases)])
+                done = self.run(["-m", "tests.faults.explore", "--cases", json.dumps(cases), "--most", str(self.most)])
             case "verify":
                 done = self.run(["-m", "tests.faults.verify"])
             case _:
@@ -219,7 +222,7 @@ def _run(given: argparse.Namespace, faults: Sequence[Fault], mark: str, known: d
     with tempfile.TemporaryDirectory() as name, file.open("a", encoding="utf-8") as out:
         trees: SimpleQueue[Tree] = SimpleQueue()
         for number in range(given.jobs):
-            trees.put(Tree(given.tree, Path(name) / str(number)))
+            trees.put(Tree(given.tree, Path(name) / str(number), given.most))
         run: dict[str, dict[str, list[int]]] = {}
         if "exploration" in finders:
             tree = trees.get()
@@ -253,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="print the table of what is known, and run nothing")
     parser.add_argument("--finders", default=",".join(FINDERS))
     parser.add_argument("--quick", action="store_true", help="leave out the explorations that take a second or more")
+    parser.add_argument("--most", type=int, default=MOST_SCHEDULES, help="schedules of each case that exploration may visit")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--file", type=Path, default=Path("mutants.jsonl"))
     parser.add_argument("--tree", type=Path, default=ROOT, help="the project to plant the faults in")
