@@ -27,9 +27,10 @@ _LISTS: Final = (
     ("life", "nmi_stepped"),
     ("history", "HISTORY"),
     ("load", "LOAD"),
+    ("load", "joined_while_disarming"),
     ("batches", "BATCHES"),
 )
-_UNSOUND: Final = frozenset({("nmi", "linux-2010"), ("nmi-stepped", "linux-2010")})
+_UNSOUND: Final = frozenset({("nmi", "linux-2010"), ("nmi-stepped", "linux-2010"), ("joined-while-disarming", "linux-6.1")})
 """Scenario and profile where the kernel itself is not sound."""
 
 
