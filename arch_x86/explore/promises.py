@@ -73,16 +73,16 @@ def _left_behind(control: Control) -> str | None:
 
 
 def _enabled(control: Control) -> str | None:
-    """An aggregator is enabled if and only if one of its probes is."""
+    """An entry of the table is enabled if and only if one of its probes is: an aggregator's, or the one that it is itself."""
     ledger, profile = control.ledger, control.core.profile
     for entry in control.core.kprobe_table.values():
-        if not isinstance(entry, AggrKprobe) or entry.gone:
+        if entry.gone:
             continue
-        numbers = [n for n, p in enumerate(control.probes) if any(child is p for child in entry.children)]
+        numbers = [n for n, p in enumerate(control.probes) if _holds(entry, p)]
         enabled = [n for n in numbers if ledger.enabled(n)]
         # One that was enabled while all were disarmed sleeps on: Profile.enables_while_disarmed.
         if entry.disabled and any(not ledger.asleep(n) for n in enabled):
-            return f"probe {enabled[0]} is enabled, and its aggregator is not"
+            return f"probe {enabled[0]} is enabled, and its entry of the table is not"
         # A disabled probe that takes over an unused aggregator enables it: Profile.rescue_enables.
         if not entry.disabled and not enabled and not (profile.rescues_unused and profile.rescue_enables):
             return f"{entry!r} is enabled, and none of its probes {numbers} is"

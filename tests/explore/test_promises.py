@@ -222,6 +222,14 @@ def arms_all_the_same(core, p, real=Kprobes._register):
     core.kprobes_all_disarmed = off
 
 
+def disabled_and_enabled(k):
+    p = k.kprobe("f", STEPPED)
+    k.register(p)
+    k.disable(p)
+    k.enable(p)
+    k.unregister(p)
+
+
 def leaves_it_disabled(core, p, real=Kprobes.enable_kprobe):
     real(core, p)
     core.kprobe_table[p.at].flags |= KprobeFlag.DISABLED
@@ -386,7 +394,10 @@ FAULTS = {
         Kprobes, "_register", arms_all_the_same, registered_while_off, BROKEN, "all probes are disarmed, and cc", profile=LINUX_6_1
     ),
     "enabling leaves the aggregator disabled": Fault(
-        Kprobes, "enable_kprobe", leaves_it_disabled, two_disabled, BROKEN, "is enabled, and its aggregator is not"
+        Kprobes, "enable_kprobe", leaves_it_disabled, two_disabled, BROKEN, "is enabled, and its entry of the table is not"
+    ),
+    "enabling leaves a probe disabled that is alone at its address": Fault(
+        Kprobes, "enable_kprobe", leaves_it_disabled, disabled_and_enabled, BROKEN, "is enabled, and its entry of the table is not"
     ),
     "unregistering leaves the table as it was": Fault(
         Kprobes, "_unregister_top", leaves_it_in_the_table, lambda k: in_and_out(k, STEPPED), BROKEN, "the table still has it"
