@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from arch_x86.probes.areas import copies_reach
 from arch_x86.probes.emulate import is_unsupported
 from arch_x86.probes.relocate import CopyRefusal, copy_refusal
 from arch_x86.probes.slot import fits_slot
@@ -35,6 +36,7 @@ class ProbeRefusal(StrEnum):
     FORCED_EMULATION = "forced-emulation"
     BREAKPOINT = "breakpoint"
     STACK_SEGMENT = "stack-segment"
+    OUT_OF_REACH = "out-of-reach"
     NOT_EMULATED = "not-emulated"
     NO_ROOM = "no-room-in-slot"
 
@@ -75,7 +77,7 @@ _COPY: Final = {
 
 
 def can_probe(cache: CodeCache, addr: int) -> Verdict:
-    """Whether register_kprobe() takes ``addr``, and why not. Says nothing about other probes, nor about where buffers lie."""
+    """Whether register_kprobe() takes ``addr``, and why not. Says nothing about other probes."""
     return can_probe_address(cache, addr) and can_probe_instruction(cache, addr)
 
 
@@ -113,6 +115,8 @@ def _refusal(cache: CodeCache, addr: int) -> ProbeRefusal | None:
     refused = copy_refusal(insn)
     if refused is not None:
         return _COPY[refused]
+    if not copies_reach((insn,), cache.areas.slots):
+        return ProbeRefusal.OUT_OF_REACH
     if is_unsupported(insn, cache.quirks):
         return ProbeRefusal.NOT_EMULATED
     return None if fits_slot(insn) else ProbeRefusal.NO_ROOM
