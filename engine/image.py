@@ -69,6 +69,7 @@ class Symbol:
     """A named range. ``function`` is false for data objects.
 
     ``indirect``: the code at ``addr`` is a resolver, which returns the address of the function that callers get (STT_GNU_IFUNC).
+    ``shadowed``: a call by that name never reaches it: it is an old version, or a file that is looked into earlier has the name, too.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Symbol:
     size: int
     function: bool = True
     indirect: bool = False
+    shadowed: bool = False
 
     def __contains__(self, addr: int) -> bool:
         return self.addr <= addr < self.addr + self.size
@@ -173,6 +175,19 @@ class Image:
         for symbol in self.symbols:
             names.setdefault(symbol.name, symbol)
         return names
+
+    @cached_property
+    def _homonyms(self) -> dict[str, tuple[Symbol, ...]]:
+        """The functions of each name that several have, at different addresses."""
+        addresses: dict[str, dict[int, Symbol]] = {}
+        for symbol in self.functions:
+            if not symbol.shadowed:
+                addresses.setdefault(symbol.name, {}).setdefault(symbol.addr, symbol)
+        return {name: tuple(found.values()) for name, found in addresses.items() if len(found) > 1}
+
+    def homonyms(self, name: str) -> tuple[Symbol, ...]:
+        """The functions that are called ``name``, in address order, if there are several; else none."""
+        return self._homonyms.get(name, ())
 
     @cached_property
     def _starts(self) -> tuple[list[int], list[Segment]]:

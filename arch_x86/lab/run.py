@@ -17,7 +17,7 @@ from engine.arguments import Argument
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
-from engine.kprobe_events import ProbeSpec
+from engine.kprobe_events import ProbeSpec, refuse_ambiguous
 from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe
 from engine.profile import LINUX_2010, Profile
@@ -186,6 +186,7 @@ def _run(
     kprobes.kprobes_allow_optimization = optimize
     counted = [_Counted(spec) for spec in probes]
     for one in counted:
+        refuse_ambiguous(one.spec, bench.image, options.profile)
         try:
             one.register(kprobes)
         except KprobeError as error:
