@@ -202,7 +202,10 @@ class _Script:
 
     def _function(self, operation: Operation) -> int:
         assert operation.symbol is not None
-        symbol = self._kallsyms.lookup_name(operation.symbol)
+        several = several_functions(self._bench.image, operation.symbol)
+        if several:
+            raise InputError(f"{operation.text!r}: {several}")
+        symbol = self._kallsyms.function(operation.symbol)
         if symbol is None:
             raise InputError(f"{operation.text!r}: no function {operation.symbol!r}; there is {self._kallsyms.suggest(operation.symbol)}")
         return symbol.addr

@@ -86,3 +86,36 @@ def test_places_are_decimal_and_by_symbol_or_address():
     assert [operation.place for operation in found] == [Place("f", None, 16), Place(None, 0x1F, 2)]
     with pytest.raises(InputError):
         parse_script("st +3", "s")
+
+
+class TestAFunctionThatIsThereTwice:
+    """Two static ones of different files: 1 + 3 and 1 + 5."""
+
+    CODE = "89f883c00390c390" "89f883c00590c390"
+
+    @pytest.fixture
+    def image(self, tmp_path) -> str:
+        segments = [{"addr": 0x40_0000, "hex": self.CODE}]
+        symbols = [{"name": "f", "addr": addr, "size": 8} for addr in (0x40_0000, 0x40_0008)]
+        path = tmp_path / "twice.json"
+        path.write_text(json.dumps({"format": "code-image", "version": 1, "segments": segments, "symbols": symbols}))
+        return str(path)
+
+    @pytest.mark.parametrize("text", ["reg 0 f+2", "call f x1", "st f+2"])
+    def test_its_bare_name_is_refused_with_the_addresses_to_choose_from(self, monkeypatch, capsys, image, text):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        assert main(["script", image, "-"]) == 2
+        assert "2 functions are called f; write the address of the one that is meant: 0x40000" in capsys.readouterr().err
+
+    def test_an_address_names_the_one_that_is_meant(self, monkeypatch, capsys, image):
+        monkeypatch.setattr("sys.stdin", io.StringIO("reg 0 0x400008+0\ncall 0x400008 x1\ncnt 0\n"))
+        assert main(["script", image, "-", "--json"]) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert (lines[1]["ret"], lines[2]["hits"]) == ("6", 1)
+
+    def test_so_it_is_with_the_function_to_call(self, capsys, image):
+        assert main(["run", image, "--call", "f", "--arg", "1"]) == 2
+        assert "2 functions are called f" in capsys.readouterr().err
+        assert main(["run", image, "--call", "0x400008", "--arg", "1"]) == 0
+        assert "-> 6 (0x6)" in capsys.readouterr().out
+        assert main(["run", image, "--call", "0x400009", "--arg", "1"]) == 2
