@@ -62,7 +62,7 @@ class Kprobes:
         self.arming = Arming(arch, together=profile.pokes_together)
         self.optimizer = Optimizer(arch, plane, self, profile)
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)
-        self.aggr = AggrHandlers(arch)
+        self.aggr = AggrHandlers(arch, ends_handled=profile.has("handled-hit-ends"))
         self.kretprobes = Kretprobes(self, arch)
         self.jprobes = Jprobes(self, arch)
         self.register_jprobe, self.register_jprobes = self.jprobes.register_jprobe, self.jprobes.register_jprobes

@@ -134,7 +134,7 @@ class Kretprobes:
             raise KprobeError(errno.EINVAL, f"{rp!r} is registered already")
         addr = core.kprobe_addr(kp)
         found = core.kallsyms.lookup(addr)
-        if found is not None and found[1] != 0:
+        if found is not None and found[1] != 0 and core.profile.has("function-entry"):
             raise KprobeError(errno.EINVAL, f"a return probe goes to a function's first byte; {addr:#x} is {found[0].name}+{found[1]:#x}")
         if core.profile.rethook and rp.data_size > DATA_SIZE_MAX:
             raise KprobeError(errno.E2BIG, f"{rp.data_size} bytes of data an instance; {DATA_SIZE_MAX} at most")

@@ -24,7 +24,7 @@ class Profile:
 
     Hit path:
 
-    :ivar steps_by_int3: the copy is followed by a second int3 and branches are emulated (since v5.14); else TF steps it and
+    :ivar steps_by_int3: the copy is followed by a second int3 and branches are emulated (since v5.13); else TF steps it and
         fix-ups follow.
     :ivar emulation_warts: LOOP is emulated with its count one too high, and RET imm16 without releasing its arguments.
     :ivar slot_has_both: a slot has a copy that ends in a jump back, where that may be, and one that ends in int3 behind it, so a

@@ -132,7 +132,10 @@ class Control:
         return p
 
     def kretprobe(self, symbol: str | None, maxactive: int = 8, *, addr: int | None = None) -> Kretprobe:
-        """A return probe whose handlers count, on the function called ``symbol`` or the one at ``addr``. ``maxactive``: how many calls it can follow at once."""
+        """A return probe whose handlers count, on the function called ``symbol`` or at ``addr``.
+
+        :param maxactive: how many calls it can follow at once.
+        """
         number = len(self.probes)
 
         def entry_handler(_ri: KretprobeInstance, regs: Any) -> int:

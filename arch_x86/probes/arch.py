@@ -312,7 +312,8 @@ class X86Arch(BreakpointHandler):
 
     def call_ended(self, cpu: int) -> None:
         """The call on ``cpu`` is over: what is still open there never returns, and no hit is in progress."""
-        self.call_died(cpu)
+        if self.profile.has("handled-hit-ends"):
+            self.call_died(cpu)
         self.core.kretprobes.flush_task(self.tasks[cpu])
 
     def save_state(self) -> Any:

@@ -91,7 +91,7 @@ def test_places_are_decimal_and_by_symbol_or_address():
 class TestAFunctionThatIsThereTwice:
     """Two static ones of different files: 1 + 3 and 1 + 5."""
 
-    CODE = "89f883c00390c390" "89f883c00590c390"
+    CODE = "89f883c00390c39089f883c00590c390"
 
     @pytest.fixture
     def image(self, tmp_path) -> str:

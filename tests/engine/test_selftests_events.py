@@ -9,8 +9,8 @@ import pytest
 from arch_x86.lab.run import ExecOptions, run_image
 from engine.arguments import parse_argument
 from engine.errors import InputError, KprobeError
-from engine.kprobe_events import parse_spec, refuse_ambiguous
 from engine.image import Symbol
+from engine.kprobe_events import parse_spec, refuse_ambiguous
 from engine.profile import LINUX_2010
 from tests.conftest import BASE, asm_image
 from tests.engine.conftest import TARGETS
@@ -127,7 +127,9 @@ class TestSyntaxErrors:
 class TestAFunctionThatIsThereTwice:
     """number_of_same_symbols(), and what a bare symbol adds to the kernel's syntax."""
 
-    IMAGE = asm_image(*TARGETS, "ret", symbols=(Symbol("f", BASE, 9), Symbol("f", BASE + 256, 9), Symbol("f", BASE + 512, 1, shadowed=True)))
+    IMAGE = asm_image(
+        *TARGETS, "ret", symbols=(Symbol("f", BASE, 9), Symbol("f", BASE + 256, 9), Symbol("f", BASE + 512, 1, shadowed=True))
+    )
 
     @pytest.mark.parametrize("text", ["f", "f+0x2"])
     def test_a_bare_symbol_is_refused_with_the_addresses_to_choose_from(self, profile, text):
