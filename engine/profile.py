@@ -53,6 +53,7 @@ class Profile:
     :ivar preemption: CONFIG_PREEMPTION.
     :ivar lookup_is_enoent: an unknown symbol, or an address outside all text, answers ENOENT; else EINVAL.
     :ivar refuses_ambiguous: a probe definition whose symbol several functions have answers EADDRNOTAVAIL; else the first of them has it.
+    :ivar skips_endbr: in a kernel with IBT a probe at a function's first byte goes behind the ENDBR64 there (since v5.18).
     :ivar offset_is_cut: the offset of a probe is taken modulo 2^32.
     :ivar rescues_unused: a probe registered where an unused aggregator waits to be reclaimed takes it over; else EBUSY.
     :ivar rescue_enables: that enables it, also for a probe that comes disabled, whose leaving then leaves the jump for good; else it
@@ -108,6 +109,7 @@ class Profile:
     preemption: bool = False
     lookup_is_enoent: bool
     refuses_ambiguous: bool
+    skips_endbr: bool = False
     offset_is_cut: bool
     rescues_unused: bool
     rescue_enables: bool = True
@@ -182,6 +184,7 @@ LINUX_6_1: Final = Profile(
     transitions=ClearedWhenRestored(),
     lookup_is_enoent=True,
     refuses_ambiguous=True,
+    skips_endbr=True,
     offset_is_cut=True,
     rescues_unused=True,
     reoptimizes_neighbour=False,

@@ -236,5 +236,6 @@ def _probe_result(bench: Workbench, one: _Counted, method: Method) -> ProbeResul
     found = bench.machine.kallsyms.lookup(one.probe.at)
     name, offset = (found[0].name, found[1]) if found else ("", 0)
     if one.spec.symbol is not None:  # of several names at one address, the user's
-        name, offset = one.spec.symbol, one.spec.offset
+        symbol = bench.machine.kallsyms.lookup_name(one.spec.symbol)
+        name, offset = one.spec.symbol, one.spec.offset if symbol is None else one.probe.at - symbol.addr
     return ProbeResult(one.spec.text, name, offset, method, one.hits, one.misses)

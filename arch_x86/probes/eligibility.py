@@ -16,7 +16,7 @@ from engine.image import ReservedKind
 if TYPE_CHECKING:
     from arch_x86.probes.code import CodeCache
 
-__all__ = ("OK", "ProbeRefusal", "Verdict", "can_probe", "can_probe_address", "can_probe_instruction", "is_ftrace_site")
+__all__ = ("OK", "ProbeRefusal", "Verdict", "can_probe", "can_probe_address", "can_probe_instruction", "entry_offset", "is_ftrace_site")
 
 
 class ProbeRefusal(StrEnum):
@@ -63,6 +63,9 @@ _ERRNO: Final = {
     ProbeRefusal.NO_ROOM: errno.ENOSPC,
 }  # all others: EINVAL
 _REFUSED: Final = {reason: Verdict(_ERRNO.get(reason, errno.EINVAL), reason) for reason in ProbeRefusal}
+_ENDBR: Final = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb", b"\x66\x0f\x1f\x00")
+"""ENDBR64, ENDBR32, and the no-op that a kernel puts over those that nothing jumps to."""
+_ENDBR_SIZE: Final = 4
 _RESERVED: Final = (
     (ReservedKind.JUMP_LABEL, ProbeRefusal.JUMP_LABEL),
     (ReservedKind.STATIC_CALL, ProbeRefusal.STATIC_CALL),
@@ -99,6 +102,17 @@ def can_probe_instruction(cache: CodeCache, addr: int) -> Verdict:
 def is_ftrace_site(cache: CodeCache, addr: int) -> bool:
     """True when the probe at ``addr`` is made of ftrace (KPROBE_FLAG_FTRACE): no breakpoint, no slot, no optimization."""
     return addr in cache.ftrace_sites
+
+
+def entry_offset(cache: CodeCache, addr: int) -> int:
+    """How far behind ``addr`` a probe there goes: 4, if that is a function's first byte, and an ENDBR in an image for a kernel with IBT.
+
+    Answers to arch_adjust_kprobe_addr() (arch/x86/kernel/kprobes/core.c, since v5.18).
+    """
+    if not cache.image.ibt or cache.read(addr, _ENDBR_SIZE) not in _ENDBR:
+        return 0
+    function = cache.function_at(addr)
+    return _ENDBR_SIZE if function is not None and function.start == addr else 0
 
 
 def _refusal(cache: CodeCache, addr: int) -> ProbeRefusal | None:
