@@ -140,7 +140,7 @@ class Image:
     ``imports`` are functions without a definition: whoever loads the image puts a stub at each address (8 bytes apart at least).
     ``blacklist`` are ranges where no probe may go. ``indirect_thunks`` is the range of the retpoline thunks.
     ``preemption``: the code was built for a preemptible kernel (6.1 then never boosts). ``ibt``: and for one with
-    CONFIG_X86_KERNEL_IBT, whose functions begin with ENDBR64 where they are called through pointers. ``red_zone``: the code may keep data in
+    CONFIG_X86_KERNEL_IBT, whose functions begin with ENDBR64 if they are called through pointers. ``red_zone``: the code may keep data in
     the 128 bytes under RSP; ``red_zone_given`` is false where the file does not say so, and ``red_zone`` is a guess. ``warnings`` are
     for the user: one line each, what was assumed.
     ``deferred`` are relocations that take running code, in order. ``thread_image`` is what the memory right under each CPU's thread

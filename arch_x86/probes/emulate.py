@@ -1,4 +1,4 @@
-"""Which instructions are emulated instead of stepped, and which of those not. Answers to prepare_emulation() (core.c, since 6256e668b7af, v5.13).
+"""Which instructions are emulated instead of stepped, and which of those not. Answers to prepare_emulation() (core.c, since v5.13).
 
 Since 5.13 a probe steps by an INT3 behind the copy, so whatever does not arrive there has to be emulated, and what
 can't be emulated can't be probed.

@@ -83,7 +83,7 @@ class FunctionReport:
         return {"symbol": self.symbol, "addr": self.addr, "size": self.size, "sites": [site.to_json() for site in self.sites]}
 
     def site(self, offset: int) -> SiteReport:
-        """The report on one offset, from 0 to ``size`` - 1. A function's first byte has the answers of the site to which a probe there goes."""
+        """The report on one offset, from 0 to ``size`` - 1. A function's first byte has the answers of where a probe there goes."""
         moved = entry_offset(self._cache, self.addr) if offset == 0 else 0
         if moved:
             insn = self.insns.get(0)
