@@ -23,7 +23,7 @@ from engine.arguments import parse_argument, parse_number
 from engine.errors import InputError, printable
 from engine.explore.schedule import Schedule, parse_schedule
 from engine.image import Image
-from engine.kprobe_events import parse_spec, refuse_ambiguous
+from engine.kprobe_events import parse_spec, refuse_ambiguous, several_functions
 from engine.profile import profile_named
 from engine.steps import without
 
@@ -142,6 +142,9 @@ def _place(image: Image, text: str) -> int:
     spec = parse_spec(text)
     if spec.address is not None:
         return spec.address
+    several = several_functions(image, spec.symbol or "", spec.offset)
+    if several:
+        raise InputError(f"--resched {printable(text)}: {several}")
     symbol = next((one for one in image.functions if one.name == spec.symbol), None)
     if symbol is None:
         raise InputError(f"--resched {printable(text)}: {image.name} has no function {printable(spec.symbol or '')}")

@@ -88,6 +88,37 @@ def test_places_are_decimal_and_by_symbol_or_address():
         parse_script("st +3", "s")
 
 
+TOY = "work: mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax, 0x55\n ret\n"
+
+
+class TestMendsOfTheCommitOf2010:
+    @pytest.fixture
+    def image(self, tmp_path) -> str:
+        path = tmp_path / "toy.s"
+        path.write_text(TOY)
+        return str(path)
+
+    def last(self, monkeypatch, capsys, image, text, *options) -> dict[str, object]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        main(["script", image, "-", "--json", *options])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    def test_a_neighbour_that_waits_to_be_undone_keeps_a_jump_off_unless_that_is_left_out(self, monkeypatch, capsys, image):
+        text = "reg 0 work+7\nwait\ndis 0\nreg 1 work+4\ncall work x1\n"
+        assert self.last(monkeypatch, capsys, image, text)["ret"] == "5d"
+        assert "fault" in self.last(monkeypatch, capsys, image, text, "--without", "f1c97a1b4ef7")
+
+    def test_enabled_1_optimizes_unless_that_is_left_out(self, monkeypatch, capsys, image):
+        text = "reg 0 work+7\nwait\ndebugfs enabled=0\ndebugfs enabled=1\nwait\nst work+7\n"
+        assert str(self.last(monkeypatch, capsys, image, text)["text"])[:2] == "e9"
+        assert str(self.last(monkeypatch, capsys, image, text, "--without", "enabled-1-optimizes")["text"])[:2] == "cc"
+
+    def test_a_name_that_means_nothing_here_is_one_line(self, capsys, image):
+        for options in (["--without", "enabled-1-optimizes", "--profile", "linux-6.1"], ["--without", "nothing"]):
+            assert main(["script", image, "-", *options]) == 2
+            assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 class TestAFunctionThatIsThereTwice:
     """Two static ones of different files: 1 + 3 and 1 + 5."""
 
