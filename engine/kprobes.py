@@ -439,7 +439,8 @@ class Kprobes:
         if entry is p or (isinstance(entry, AggrKprobe) and all(child.disabled for child in entry.children)):
             disarmed = False
             # While all are disarmed, or under a disabled aggregator, there is no breakpoint to take away.
-            if not self.kprobes_all_disarmed and not entry.disabled:
+            armed = not self.kprobes_all_disarmed and not entry.disabled
+            if armed or not self.profile.has("disarm-armed-only"):
                 disarmed = self.optprobes.disarm_kprobe(entry)
                 if disarmed and not self.profile.reoptimizes_neighbour:
                     self.optprobes.reoptimize_neighbours(entry.at)

@@ -62,6 +62,7 @@ MENDS: Final = (
     Step("enabled-0-disarms", _OLD, "enabled=0 takes away the breakpoints, too, that the optimizer leaves where jumps were"),
     Step("enabled-1-optimizes", _OLD, "enabled=1 optimizes what it arms"),
     Step("reoptimize-blocked", _OLD, "a probe that a neighbour kept a breakpoint is optimized when that is disabled or goes"),
+    Step("disarm-armed-only", _OLD, "disabling a probe writes nothing while all are disarmed, or where its aggregator is disabled already"),
     Step("ad72b3bea744", _OLD, "enabled=0 and kprobes-optimization=0 wait until no jump is left, each time, also for a pass under way"),
     Step("gone-unhashed", _OLD, "an unused probe whose code was removed leaves the table"),
     Step("handled-hit-ends", _OLD, "the hit is over when a pre_handler without a break_handler returns 1"),
@@ -70,7 +71,7 @@ MENDS: Final = (
 )
 """What is mended of kernel commit 6274de4984a6, beside what is among the steps.
 
-``matrix`` tries none of these: they change answers, and but for the first and the last they are no matter of safety.
+``matrix`` tries none of these: they change answers, and and few of them are a matter of safety.
 """
 
 

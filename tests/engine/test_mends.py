@@ -78,6 +78,17 @@ def test_reoptimize_blocked_what_a_neighbour_kept_a_breakpoint_is_optimized_when
 
 
 @MENDED
+def test_disarm_armed_only_disabling_while_all_are_disarmed_writes_nothing(make, mended):
+    bench = make("disarm-armed-only", mended)
+    set_kprobes_enabled(bench.kprobes, on=False)
+    p = put(bench, 8, post_handler=lambda *_: None)
+    written: list[str] = []
+    bench.machine.text.listeners.append(lambda write: written.append(write.reason))
+    bench.kprobes.disable_kprobe(p)
+    assert written == ([] if mended else [f"disarm {BASE + 8:#x}"])
+
+
+@MENDED
 @pytest.mark.parametrize("change", [set_kprobes_enabled, set_kprobes_optimization])
 def test_ad72b3bea744_who_switches_off_waits_until_no_jump_is_left(make, mended, change):
     bench = make("ad72b3bea744", mended)
