@@ -24,8 +24,10 @@ class CurrentInstance(Protocol):
 class AggrHandlers:
     """The handlers that aggregators have. Each calls those of the live children."""
 
-    def __init__(self, cpu: CurrentInstance) -> None:
+    def __init__(self, cpu: CurrentInstance, *, ends_handled: bool = True) -> None:
+        """:param ends_handled: a child without a break_handler that has handled the hit is no longer the one whose handler runs."""
         self._cpu = cpu
+        self._ends_handled = ends_handled
 
     def order(self, p: AggrKprobe) -> tuple[Kprobe, ...]:
         """The probes under ``p`` as they are called now: the newest first."""
@@ -41,7 +43,7 @@ class AggrHandlers:
         if child.pre_handler is not None and not child.disabled:
             self._cpu.kprobe_instance = child
             if child.pre_handler(child, regs):
-                if child.break_handler is None:
+                if child.break_handler is None and self._ends_handled:
                     self._cpu.kprobe_instance = None
                 return 1
         self._cpu.kprobe_instance = None

@@ -60,6 +60,10 @@ class Arch(CurrentInstance, Protocol):
         """
         ...
 
+    def arch_adjust_kprobe_addr(self, addr: int) -> int:
+        """Where a probe that was asked for at ``addr`` goes: further on where a function's first instruction is not to be touched."""
+        ...
+
     def arch_prepare_kprobe(self, p: Kprobe) -> None:
         """With text_mutex held: check the instruction at ``p.addr`` and copy it to a single-step slot. Raises KprobeError."""
         ...

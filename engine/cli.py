@@ -22,6 +22,7 @@ from engine.interrupts import parse_interrupts
 from engine.kprobe_events import parse_spec
 from engine.profile import profile_named
 from engine.report.terminal import Progress, Style, count, table
+from engine.steps import without
 
 if TYPE_CHECKING:
     from arch_x86.lab.jobs import VerifyResult
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     script.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
     script.add_argument("script", metavar="FILE", help="the operations; - for standard input")
+    script.add_argument("--without", metavar="STEP", action="append", default=[], help="leave a safety step or a mend of the profile out")
     _executing(script, cpus="2", jobs=_NO_JOBS)
     inspect = commands.add_parser(
         "inspect",
@@ -199,7 +201,7 @@ def _options(args: argparse.Namespace) -> ExecOptions:
     if args.preempt:
         raise InputError("--preempt: only check and explore have preemption; leave it out")
     return ExecOptions(
-        profile=profile_named(args.profile),
+        profile=without(profile_named(args.profile), frozenset(vars(args).get("without", ()))),  # of these commands script alone has it
         cpus=parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
         max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1, most=1 << 62),
         stubs=dict(parse_stub(stub) for stub in args.stub),

@@ -69,6 +69,7 @@ class Symbol:
     """A named range. ``function`` is false for data objects.
 
     ``indirect``: the code at ``addr`` is a resolver, which returns the address of the function that callers get (STT_GNU_IFUNC).
+    ``shadowed``: a call by that name never reaches it: it is an old version, or a file that is looked into earlier has the name, too.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Symbol:
     size: int
     function: bool = True
     indirect: bool = False
+    shadowed: bool = False
 
     def __contains__(self, addr: int) -> bool:
         return self.addr <= addr < self.addr + self.size
@@ -137,7 +139,8 @@ class Image:
 
     ``imports`` are functions without a definition: whoever loads the image puts a stub at each address (8 bytes apart at least).
     ``blacklist`` are ranges where no probe may go. ``indirect_thunks`` is the range of the retpoline thunks.
-    ``preemption``: the code was built for a preemptible kernel (6.1 then never boosts). ``red_zone``: the code may keep data in
+    ``preemption``: the code was built for a preemptible kernel (6.1 then never boosts). ``ibt``: and for one with
+    CONFIG_X86_KERNEL_IBT, whose functions begin with ENDBR64 if they are called through pointers. ``red_zone``: the code may keep data in
     the 128 bytes under RSP; ``red_zone_given`` is false where the file does not say so, and ``red_zone`` is a guess. ``warnings`` are
     for the user: one line each, what was assumed.
     ``deferred`` are relocations that take running code, in order. ``thread_image`` is what the memory right under each CPU's thread
@@ -152,6 +155,7 @@ class Image:
     blacklist: tuple[Range, ...] = ()
     indirect_thunks: Range | None = None
     preemption: bool = False
+    ibt: bool = False
     red_zone: bool = False
     red_zone_given: bool = True
     imports: tuple[Import, ...] = ()
@@ -173,6 +177,19 @@ class Image:
         for symbol in self.symbols:
             names.setdefault(symbol.name, symbol)
         return names
+
+    @cached_property
+    def _homonyms(self) -> dict[str, tuple[Symbol, ...]]:
+        """The functions of each name that several have, at different addresses."""
+        addresses: dict[str, dict[int, Symbol]] = {}
+        for symbol in self.functions:
+            if not symbol.shadowed:
+                addresses.setdefault(symbol.name, {}).setdefault(symbol.addr, symbol)
+        return {name: tuple(found.values()) for name, found in addresses.items() if len(found) > 1}
+
+    def homonyms(self, name: str) -> tuple[Symbol, ...]:
+        """The functions that are called ``name``, in address order, if there are several; else none."""
+        return self._homonyms.get(name, ())
 
     @cached_property
     def _starts(self) -> tuple[list[int], list[Segment]]:

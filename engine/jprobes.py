@@ -82,7 +82,7 @@ class Jprobes:
         core, kp = self._core, jp.kp
         if not core.profile.jprobes:
             raise KprobeError(errno.EINVAL, "jprobes: not there any more since v4.19; use a probe or a return probe")
-        if not core.is_registered(kp):
+        if not core.is_registered(kp) and core.profile.has("function-entry"):
             self._require_entry(core.kprobe_addr(kp), "a jumper probe goes to")
         if not callable(jp.entry):
             kp.entry_at = self._entry_address(jp.entry)

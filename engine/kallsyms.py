@@ -29,6 +29,16 @@ class Kallsyms:
             return None
         return self._chosen.get(name, symbol) if symbol.indirect else symbol
 
+    def function(self, text: str) -> Symbol | None:
+        """The function called ``text``, or the one that starts at that address (``0x1000``), or None."""
+        if text[:2].lower() != "0x":
+            return self.lookup_name(text)
+        try:
+            found = self.lookup(int(text, 16))
+        except ValueError:
+            return None
+        return found[0] if found is not None and found[1] == 0 else None
+
     def lookup(self, addr: int) -> tuple[Symbol, int] | None:
         """The function that holds ``addr`` and the offset in it, or None (kallsyms_lookup)."""
         at = bisect_right(self._starts, addr) - 1

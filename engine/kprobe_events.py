@@ -1,34 +1,39 @@
 """Probe definitions in ``kprobe_events`` syntax (Documentation/trace/kprobetrace.rst).
 
-``p[:[GRP/]EVENT] SYM[+OFF]|ADDR [FETCHARGS]``, ``r[MAXACTIVE][:[GRP/]EVENT] SYM``, or a bare ``SYM+0xOFF``.
+``p[:[GRP/]EVENT] SYM[+OFF]|ADDR [FETCHARGS]``, ``r[MAXACTIVE][:[GRP/]EVENT] SYM|ADDR``, or a bare ``SYM+0xOFF`` or ``ADDR``.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 from typing import Final
 
-from engine.errors import InputError, printable
+from engine.errors import InputError, KprobeError, printable
+from engine.image import Image
+from engine.profile import Profile
 
-__all__ = ("ProbeSpec", "parse_spec")
+__all__ = ("ProbeSpec", "parse_spec", "refuse_ambiguous", "several_functions")
 
 _HEAD: Final = re.compile(r"^(?P<kind>[pr])(?P<max>\d*)(?::(?:(?P<group>[A-Za-z_]\w*)/)?(?P<event>[A-Za-z_]\w*))?$", re.ASCII)
 _PLACE: Final = re.compile(r"^(?P<symbol>[A-Za-z_.$][\w.$@]*)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|[0-9]+))?$")
 _ADDRESS: Final = re.compile(r"^0[xX][0-9a-fA-F]+$")
 _NAME_MAX: Final = 64  # MAX_EVENT_NAME_LEN in kernel/trace/trace.h: of an event's name; a group's is one shorter
+_SHOWN: Final = 5  # addresses in a message
 _TOO_LARGE: Final = 1 << 64
 _RIGHT: Final = "write SYM, SYM+0xOFF, or p[:[GRP/]EVENT] SYM[+OFF]"
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeSpec:
-    """One definition. ``symbol`` and ``offset`` (bytes), or ``address``; ``text`` is what the user wrote."""
+    """One definition. ``symbol`` and ``offset`` (bytes), or ``address``; ``text`` is what the user wrote, ``bare`` without p or r."""
 
     text: str
     symbol: str | None
     offset: int
     address: int | None = None
+    bare: bool = True
     is_return: bool = False
     maxactive: int | None = None
     group: str | None = None
@@ -54,19 +59,44 @@ def parse_spec(text: str) -> ProbeSpec:
     if head is not None and head["kind"] == "p" and head["max"]:
         raise InputError(f"probe '{printable(text)}': only r takes a MAXACTIVE number; {_RIGHT}")
     symbol, offset, address = _place(text, place)
-    if is_return and (offset or address is not None):
+    if is_return and offset:
         raise InputError(f"probe '{printable(text)}': a return probe goes to a function's entry; write r[MAXACTIVE] SYM")
     return ProbeSpec(
         text=text,
         symbol=symbol,
         offset=offset,
         address=address,
+        bare=head is None,
         is_return=is_return,
         maxactive=_number(text, head["max"]) if head is not None and head["max"] else None,
         group=head["group"] if head is not None else None,
         event=head["event"] if head is not None else None,
         fetchargs=tuple(words[2:]),
     )
+
+
+def refuse_ambiguous(spec: ProbeSpec, image: Image, profile: Profile) -> None:
+    """Refuse a definition whose symbol several functions of ``image`` have.
+
+    A bare symbol is refused in every profile. In the syntax of ``kprobe_events`` it means the first of them in linux-2010.
+
+    :raises InputError: for a bare symbol.
+    :raises KprobeError: EADDRNOTAVAIL, as kernels answer since b022f0c7e404 (v6.7, and stable kernels of 6.1).
+    """
+    several = "" if spec.symbol is None else several_functions(image, spec.symbol, spec.offset)
+    if several and spec.bare:
+        raise InputError(f"probe '{printable(spec.text)}': {several}")
+    if several and profile.refuses_ambiguous:
+        raise KprobeError(errno.EADDRNOTAVAIL, f"probe '{printable(spec.text)}': {several}")
+
+
+def several_functions(image: Image, name: str, offset: int = 0) -> str:
+    """Which functions of ``image`` are called ``name``, and what to write instead of ``name+offset``; "" where it is one at most."""
+    places = [f"{symbol.addr + offset:#x}" for symbol in image.homonyms(name)]
+    if not places:
+        return ""
+    shown = ", ".join(places[:_SHOWN]) + (", ..." if len(places) > _SHOWN else "")
+    return f"{len(places)} functions are called {printable(name)}; write the address of the one that is meant: {shown}"
 
 
 def _place(text: str, place: str) -> tuple[str | None, int, int | None]:

@@ -62,7 +62,7 @@ class Kprobes:
         self.arming = Arming(arch, together=profile.pokes_together)
         self.optimizer = Optimizer(arch, plane, self, profile)
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)
-        self.aggr = AggrHandlers(arch)
+        self.aggr = AggrHandlers(arch, ends_handled=profile.has("handled-hit-ends"))
         self.kretprobes = Kretprobes(self, arch)
         self.jprobes = Jprobes(self, arch)
         self.register_jprobe, self.register_jprobes = self.jprobes.register_jprobe, self.jprobes.register_jprobes
@@ -151,10 +151,15 @@ class Kprobes:
             symbol = self.kallsyms.lookup_name(p.symbol_name)
             if symbol is None:
                 raise KprobeError(unknown, f"no function {p.symbol_name}; there is {self.kallsyms.suggest(p.symbol_name)}")
-            return symbol.addr + offset
+            return self.arch.arch_adjust_kprobe_addr(symbol.addr + offset)
         if not p.addr:
             raise KprobeError(errno.EINVAL, "give an address or a symbol")
-        return p.addr + offset
+        return self.arch.arch_adjust_kprobe_addr(p.addr + offset)
+
+    def on_func_entry(self, addr: int) -> bool:
+        """``addr`` is a function's first byte, or where a probe there goes (kprobe_on_func_entry)."""
+        found = self.kallsyms.lookup(addr)
+        return found is not None and (found[1] == 0 or self.arch.arch_adjust_kprobe_addr(addr - found[1]) == addr)
 
     def is_registered(self, p: Kprobe) -> bool:
         """``p`` itself is registered now, as an entry of the table or as a child of one (__get_valid_kprobe)."""
@@ -199,10 +204,8 @@ class Kprobes:
     def _register(self, p: Kprobe) -> None:
         """With the locks held."""
         addr = p.at
-        if self.profile.marks_entries:
-            found = self.kallsyms.lookup(addr)
-            if found is not None and found[1] == 0:
-                p.flags |= KprobeFlag.ON_FUNC_ENTRY
+        if self.profile.marks_entries and self.on_func_entry(addr):
+            p.flags |= KprobeFlag.ON_FUNC_ENTRY
         old = self.get_kprobe(addr)
         if old is not None:
             self._register_aggr_kprobe(old, p)
@@ -436,7 +439,8 @@ class Kprobes:
         if entry is p or (isinstance(entry, AggrKprobe) and all(child.disabled for child in entry.children)):
             disarmed = False
             # While all are disarmed, or under a disabled aggregator, there is no breakpoint to take away.
-            if not self.kprobes_all_disarmed and not entry.disabled:
+            armed = not self.kprobes_all_disarmed and not entry.disabled
+            if armed or not self.profile.has("disarm-armed-only"):
                 disarmed = self.optprobes.disarm_kprobe(entry)
                 if disarmed and not self.profile.reoptimizes_neighbour:
                     self.optprobes.reoptimize_neighbours(entry.at)

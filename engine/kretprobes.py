@@ -133,9 +133,9 @@ class Kretprobes:
         if rp in self._registered or core.is_registered(kp):
             raise KprobeError(errno.EINVAL, f"{rp!r} is registered already")
         addr = core.kprobe_addr(kp)
-        found = core.kallsyms.lookup(addr)
-        if found is not None and found[1] != 0:
-            raise KprobeError(errno.EINVAL, f"a return probe goes to a function's first byte; {addr:#x} is {found[0].name}+{found[1]:#x}")
+        if core.profile.has("function-entry") and core.kallsyms.lookup(addr) is not None and not core.on_func_entry(addr):
+            place = core.kallsyms.describe(addr)
+            raise KprobeError(errno.EINVAL, f"a return probe goes to a function's first byte; {addr:#x} is {place}")
         if core.profile.rethook and rp.data_size > DATA_SIZE_MAX:
             raise KprobeError(errno.E2BIG, f"{rp.data_size} bytes of data an instance; {DATA_SIZE_MAX} at most")
         if rp.maxactive <= 0:

@@ -212,7 +212,7 @@ class Optimizer:
         """Their jumps are undone: their breakpoints go, too, where nobody needs them, and what nobody uses leaves the table."""
         for op in ops:
             self._profile.transitions.restored(op)
-        all_go = self._host.kprobes_all_disarmed and not self._profile.disarms_by_force
+        all_go = self._host.kprobes_all_disarmed and not self._profile.disarms_by_force and self._profile.has("enabled-0-disarms")
         going = [op for op in ops if not op.gone and (op.disabled or all_go)]
         if going:
             self._arch.arch_disarm_kprobes(going)

@@ -83,7 +83,7 @@ class Optprobes:
         if op.queued:
             self._optimizer.dequeue(op)
         op.flags &= ~KprobeFlag.OPTIMIZED
-        if op.unused:
+        if op.unused and self._profile.has("gone-unhashed"):
             self._table.unhash(op)
             self._optimizer.put(op, Queue.FREEING)
             self._optimizer.kick()

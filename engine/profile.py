@@ -24,7 +24,7 @@ class Profile:
 
     Hit path:
 
-    :ivar steps_by_int3: the copy is followed by a second int3 and branches are emulated (since v5.14); else TF steps it and
+    :ivar steps_by_int3: the copy is followed by a second int3 and branches are emulated (since v5.13); else TF steps it and
         fix-ups follow.
     :ivar emulation_warts: LOOP is emulated with its count one too high, and RET imm16 without releasing its arguments.
     :ivar slot_has_both: a slot has a copy that ends in a jump back, where that may be, and one that ends in int3 behind it, so a
@@ -52,6 +52,8 @@ class Profile:
     :ivar optprobes: CONFIG_OPTPROBES, jump optimization is compiled in.
     :ivar preemption: CONFIG_PREEMPTION.
     :ivar lookup_is_enoent: an unknown symbol, or an address outside all text, answers ENOENT; else EINVAL.
+    :ivar refuses_ambiguous: a probe definition whose symbol several functions have answers EADDRNOTAVAIL; else the first of them has it.
+    :ivar skips_endbr: in a kernel with IBT a probe at a function's first byte goes behind the ENDBR64 there (since v5.18).
     :ivar offset_is_cut: the offset of a probe is taken modulo 2^32.
     :ivar rescues_unused: a probe registered where an unused aggregator waits to be reclaimed takes it over; else EBUSY.
     :ivar rescue_enables: that enables it, also for a probe that comes disabled, whose leaving then leaves the jump for good; else it
@@ -106,6 +108,8 @@ class Profile:
     optprobes: bool = True
     preemption: bool = False
     lookup_is_enoent: bool
+    refuses_ambiguous: bool
+    skips_endbr: bool = False
     offset_is_cut: bool
     rescues_unused: bool
     rescue_enables: bool = True
@@ -152,6 +156,7 @@ LINUX_2010: Final = Profile(
     pass_max=256,
     transitions=ClearedAtOnce(),
     lookup_is_enoent=False,
+    refuses_ambiguous=False,
     offset_is_cut=False,
     rescues_unused=False,
     reoptimizes_neighbour=True,
@@ -178,6 +183,8 @@ LINUX_6_1: Final = Profile(
     pass_max=None,
     transitions=ClearedWhenRestored(),
     lookup_is_enoent=True,
+    refuses_ambiguous=True,
+    skips_endbr=True,
     offset_is_cut=True,
     rescues_unused=True,
     reoptimizes_neighbour=False,

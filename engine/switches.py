@@ -39,7 +39,7 @@ def set_kprobes_optimization(core: Kprobes, *, on: bool) -> None:
         if not on and not core.profile.has("sysctl-deadlock"):
             core.optimizer.wait_for_completion()
     if not on:
-        core.wait_for_kprobe_optimizer()
+        _wait(core)
 
 
 def set_kprobes_enabled(core: Kprobes, *, on: bool) -> None:
@@ -50,7 +50,8 @@ def set_kprobes_enabled(core: Kprobes, *, on: bool) -> None:
     with core.locked("kprobes enabled"):
         if core.kprobes_all_disarmed is not on:
             return
-        core.kprobes_all_disarmed = not on  # first: arming asks for it before it optimizes
+        if not on or core.profile.has("enabled-1-optimizes"):
+            core.kprobes_all_disarmed = not on  # first: arming asks for it before it optimizes
         for p in tuple(core.kprobe_table.values()):
             if p.disabled:
                 continue
@@ -58,5 +59,14 @@ def set_kprobes_enabled(core: Kprobes, *, on: bool) -> None:
                 core.optprobes.arm_kprobe(p)
             else:
                 core.optprobes.disarm_kprobe(p)  # without a look at neighbours: they go, too
+        core.kprobes_all_disarmed = not on
     if not on:
+        _wait(core)
+
+
+def _wait(core: Kprobes) -> None:
+    """Until no jump is left. In the commit of 2010 that waits for the first pass since boot at most."""
+    if core.profile.has("ad72b3bea744"):
         core.wait_for_kprobe_optimizer()
+    else:
+        core.optimizer.wait_for_completion()

@@ -40,7 +40,8 @@ def asm_image(*functions: str, base: int = BASE, name: str = "asm", **fields: ob
         body = assemble(text, base + len(code))
         symbols.append(Symbol(label, base + len(code), len(body)))
         code += body
-    return Image(name=name, segments=(Segment(base, code, len(code)),), symbols=tuple(symbols), **fields)  # type: ignore[arg-type]
+    parts = {"symbols": tuple(symbols), **fields}
+    return Image(name=name, segments=(Segment(base, code, len(code)),), **parts)  # type: ignore[arg-type]
 
 
 class Rig:

@@ -9,17 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from arch_x86.probes.areas import copy_areas
 from arch_x86.text.version import PAGE_SIZE
 from engine.errors import InputError
 from engine.image import Image
 
-__all__ = ("IMPORT_CELL", "Layout", "plan_layout")
+__all__ = ("Layout", "plan_layout")
 
-IMPORT_CELL: Final = 16
-"""Bytes of stub code for each imported function."""
 _MIB: Final = 1 << 20
-_SLOTS_SIZE: Final = 4 * _MIB
-_DETOURS_SIZE: Final = 24 * _MIB
 _ROOM: Final = 256 * _MIB
 _HALF: Final = 1 << 47
 
@@ -53,21 +50,18 @@ def plan_layout(image: Image, cpus: int, stack_pages: int) -> Layout:
 
     :raises InputError: no room between the image's end and the top of its half of the address space, or text in page 0.
     """
-    ends = [s.end for s in image.segments] + [i.addr + IMPORT_CELL for i in image.imports]
-    if not ends:
+    if not image.segments and not image.imports:
         raise InputError(f"{image.name}: the image has no code; give one with at least one executable segment")
-    base = (max(ends) + _MIB) & -_MIB
-    top = (_HALF if max(ends) <= _HALF else 1 << 64) - _ROOM
-    if base >= top:
-        raise InputError(f"{image.name}: ends at {max(ends):#x}; it must end below {top - _MIB:#x}, to leave room for the machine")
+    areas = copy_areas(image)
+    top = (_HALF if areas.image_end <= _HALF else 1 << 64) - _ROOM
+    if areas.stubs.addr >= top:
+        raise InputError(f"{image.name}: ends at {areas.image_end:#x}; it must end below {top - _MIB:#x}, to leave room for the machine")
     if image.is_text(0):  # Unicorn 2.1.4 takes a page fault at -4096 there
         raise InputError(f"{image.name}: has code at address 0, where the emulator can't run any; move it to {PAGE_SIZE:#x} or above")
-    stubs = base
-    slots = base + _MIB
-    detours = slots + _SLOTS_SIZE
-    gdt = detours + _DETOURS_SIZE
+    stubs, slots, detours = areas.stubs.addr, areas.slots, areas.detours
+    gdt = detours.end
     per_cpu = gdt + PAGE_SIZE
     thread_pages = max(1, -(-len(image.thread_image) // PAGE_SIZE))
     stacks = per_cpu + ((2 + thread_pages) * cpus + 1) * PAGE_SIZE
     heap = stacks + cpus * (stack_pages + 1) * PAGE_SIZE + PAGE_SIZE
-    return Layout(stubs, slots, _SLOTS_SIZE, detours, _DETOURS_SIZE, gdt, per_cpu, thread_pages, stacks, heap)
+    return Layout(stubs, slots.addr, slots.size, detours.addr, detours.size, gdt, per_cpu, thread_pages, stacks, heap)

@@ -17,7 +17,7 @@ from arch_x86.emu.calibration import calibrate
 from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR, Cpu, CpuState
 from arch_x86.emu.frames import FrameStore
 from arch_x86.emu.guards import Guards, guard_reason
-from arch_x86.emu.layout import IMPORT_CELL, plan_layout
+from arch_x86.emu.layout import plan_layout
 from arch_x86.emu.memory import TABLES_AT, PageTables, Ram
 from arch_x86.emu.pages import ImagePages, split_pages
 from arch_x86.emu.percpu import fill_cpu_areas
@@ -26,6 +26,7 @@ from arch_x86.emu.task import Task
 from arch_x86.emu.uc import UcPool
 from arch_x86.isa.decode import decode
 from arch_x86.isa.encode import jmp32
+from arch_x86.probes.areas import IMPORT_CELL
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.space import TextSpace, TextWrite
 from arch_x86.text.version import PAGE_SIZE, TextStore, TextVersion

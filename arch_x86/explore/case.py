@@ -77,6 +77,8 @@ def fingerprint(case: Case) -> str:
         digest.update(segment.data)
     profile = case.profile
     words = (case.call, case.arguments, case.calls, case.cpus, profile.name, sorted(profile.without), case.preempt, case.fetch, case.nmis)
+    if case.image.ibt:
+        digest.update(b"ibt")
     if case.asleep:  # not always: schedules of before are still good
         digest.update(repr(case.asleep).encode())
     if profile.batch is not None:  # likewise

@@ -131,8 +131,11 @@ class Control:
             self._disabled.add(number)
         return p
 
-    def kretprobe(self, symbol: str, maxactive: int = 8) -> Kretprobe:
-        """A return probe whose handlers count. ``maxactive``: how many calls it can follow at once."""
+    def kretprobe(self, symbol: str | None, maxactive: int = 8, *, addr: int | None = None) -> Kretprobe:
+        """A return probe whose handlers count, on the function called ``symbol`` or at ``addr``.
+
+        :param maxactive: how many calls it can follow at once.
+        """
         number = len(self.probes)
 
         def entry_handler(_ri: KretprobeInstance, regs: Any) -> int:
@@ -143,7 +146,7 @@ class Control:
             self._log.returned(number, ri, regs)
             return 0
 
-        rp = Kretprobe(symbol_name=symbol, handler=handler, entry_handler=entry_handler, maxactive=maxactive)
+        rp = Kretprobe(addr=addr, symbol_name=symbol, handler=handler, entry_handler=entry_handler, maxactive=maxactive)
         self._add(rp.kp, number)
         self.returns[number] = rp
         return rp

@@ -23,7 +23,7 @@ from engine.arguments import parse_argument, parse_number
 from engine.errors import InputError, printable
 from engine.explore.schedule import Schedule, parse_schedule
 from engine.image import Image
-from engine.kprobe_events import parse_spec
+from engine.kprobe_events import parse_spec, refuse_ambiguous, several_functions
 from engine.profile import profile_named
 from engine.steps import without
 
@@ -110,6 +110,9 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
             raise InputError(f"probe '{printable(spec.text)}': fetch arguments are not there yet; leave them out")
     if image is None:
         image = load_image(options.image, libraries=options.libraries, stubs=[name for name, _ in options.stubs])
+    profile = profile_named(options.profile)
+    for spec in specs:
+        refuse_ambiguous(spec, image, profile)
     arguments = tuple(parse_argument(text) for text in options.arguments)
     before, stubs = image.red_zone, dict(options.stubs)
     image, taken = with_red_zone(image, options.red_zone, [(options.call, arguments)], stubs, options.max_instructions)
@@ -122,7 +125,7 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
         arguments=arguments,
         calls=options.calls,
         cpus=options.cpus,
-        profile=without(profile_named(options.profile), frozenset(options.without), preempt=options.preempt),
+        profile=without(profile, frozenset(options.without), preempt=options.preempt),
         preempt=options.preempt,
         resched=tuple(_place(image, text) for text in options.resched),
         reduce=options.reduce,
@@ -139,6 +142,9 @@ def _place(image: Image, text: str) -> int:
     spec = parse_spec(text)
     if spec.address is not None:
         return spec.address
+    several = several_functions(image, spec.symbol or "", spec.offset)
+    if several:
+        raise InputError(f"--resched {printable(text)}: {several}")
     symbol = next((one for one in image.functions if one.name == spec.symbol), None)
     if symbol is None:
         raise InputError(f"--resched {printable(text)}: {image.name} has no function {printable(spec.symbol or '')}")

@@ -12,7 +12,7 @@ from typing import Final
 from arch_x86.isa.insn import ADDRESS_MASK
 from engine.errors import KprobeError
 
-__all__ = ("CALL32_SIZE", "DISP32_SIZE", "INT3", "INT3_SIZE", "JMP32_SIZE", "RelativeRangeError", "call32", "jmp32", "rel32")
+__all__ = ("CALL32_SIZE", "DISP32_SIZE", "INT3", "INT3_SIZE", "JMP32_SIZE", "RelativeRangeError", "call32", "in_reach", "jmp32", "rel32")
 
 INT3: Final = b"\xcc"
 INT3_SIZE: Final = 1
@@ -37,10 +37,19 @@ def rel32(source: int, target: int) -> int:
 
     :raises RelativeRangeError: it is not within +-2 GiB.
     """
-    distance = _signed(target) - _signed(source)  # as the processor adds: the last and the first byte of memory are neighbours
-    if not -0x8000_0000 <= distance <= 0x7FFF_FFFF:
+    if not in_reach(source, target):
         raise RelativeRangeError(source, target)
-    return distance
+    return _distance(source, target)
+
+
+def in_reach(source: int, target: int) -> bool:
+    """True when a signed 32-bit displacement leads from ``source`` (the address behind the instruction) to ``target``."""
+    return -0x8000_0000 <= _distance(source, target) <= 0x7FFF_FFFF
+
+
+def _distance(source: int, target: int) -> int:
+    """As the processor adds: the last and the first byte of memory are neighbours."""
+    return _signed(target) - _signed(source)
 
 
 def jmp32(source: int, target: int) -> bytes:

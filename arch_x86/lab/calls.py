@@ -13,6 +13,7 @@ from engine.arguments import Argument, BufferArgument, DoubleArgument, IntegerAr
 from engine.errors import InputError, printable
 from engine.image import Image, Symbol
 from engine.kallsyms import Kallsyms
+from engine.kprobe_events import several_functions
 
 __all__ = ("CallFrame", "check_arguments", "place_call", "require_function", "result_f64")
 
@@ -28,11 +29,14 @@ class CallFrame:
 
 
 def require_function(image: Image, kallsyms: Kallsyms, name: str) -> Symbol:
-    """The function called ``name``.
+    """The function called ``name``, or at that address.
 
-    :raises InputError: there is none; the message names close ones.
+    :raises InputError: there is none, and the message names close ones; or there are several, and it has their addresses.
     """
-    symbol = kallsyms.lookup_name(name)
+    several = several_functions(image, name)
+    if several:
+        raise InputError(f"{image.name}: {several}")
+    symbol = kallsyms.function(name)
     if symbol is None:
         raise InputError(f"{image.name}: no function {printable(name)}; there is {kallsyms.suggest(name)}")
     if not image.is_text(symbol.addr):

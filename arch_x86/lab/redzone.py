@@ -64,7 +64,7 @@ def _load_below_stack(image: Image, calls: Iterable[Call], stubs: dict[str, int]
                     return
 
         for name, arguments in calls:
-            symbol = machine.kallsyms.lookup_name(name)
+            symbol = machine.kallsyms.function(name)
             if symbol is None or not image.is_text(symbol.addr):
                 continue  # whoever makes the call says so
             check_arguments(arguments)

@@ -17,7 +17,7 @@ from engine.arguments import Argument
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
-from engine.kprobe_events import ProbeSpec
+from engine.kprobe_events import ProbeSpec, refuse_ambiguous
 from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe
 from engine.profile import LINUX_2010, Profile
@@ -186,6 +186,7 @@ def _run(
     kprobes.kprobes_allow_optimization = optimize
     counted = [_Counted(spec) for spec in probes]
     for one in counted:
+        refuse_ambiguous(one.spec, bench.image, options.profile)
         try:
             one.register(kprobes)
         except KprobeError as error:
@@ -235,5 +236,6 @@ def _probe_result(bench: Workbench, one: _Counted, method: Method) -> ProbeResul
     found = bench.machine.kallsyms.lookup(one.probe.at)
     name, offset = (found[0].name, found[1]) if found else ("", 0)
     if one.spec.symbol is not None:  # of several names at one address, the user's
-        name, offset = one.spec.symbol, one.spec.offset
+        symbol = bench.machine.kallsyms.lookup_name(one.spec.symbol)
+        name, offset = one.spec.symbol, one.spec.offset if symbol is None else one.probe.at - symbol.addr
     return ProbeResult(one.spec.text, name, offset, method, one.hits, one.misses)

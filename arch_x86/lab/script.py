@@ -14,7 +14,8 @@ from engine.debugfs import listed_probes, status_words
 from engine.errors import InputError, KprobeError
 from engine.image import Image
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag
-from engine.script_ops import Operation, Place
+from engine.kprobe_events import several_functions
+from engine.script_ops import Operation
 from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 
 __all__ = ("run_script",)
@@ -71,7 +72,7 @@ class _Script:
             "cnt": self._cnt,
             "callfn": self._callfn,
             "chip": self._chip,
-            "st": lambda op: self._state(self._address(op.place)),
+            "st": lambda op: self._state(self._address(op)),
             "call": self._call,
             "wait": self._wait,
             "sleep": self._sleep,
@@ -89,12 +90,19 @@ class _Script:
 
     # Look-ups ---------------------------------------------------------------------------------------------------------
 
-    def _address(self, place: Place | None) -> int | None:
-        """None for a symbol that the image lacks."""
+    def _address(self, operation: Operation) -> int | None:
+        """Where the operation's place is; None for a symbol that the image lacks.
+
+        :raises InputError: several functions have that name, and the kernel is not the one to choose (``sym``).
+        """
+        place = operation.place
         assert place is not None
         if place.address is not None:
             return place.address + place.offset & _MASK
         assert place.symbol is not None
+        several = several_functions(self._bench.image, place.symbol, place.offset)
+        if several and operation.words.isdisjoint(("sym", "both")):
+            raise InputError(f"{operation.text!r}: {several}")
         symbol = self._bench.image.by_name.get(place.symbol)
         return None if symbol is None else symbol.addr + place.offset & _MASK
 
@@ -145,7 +153,7 @@ class _Script:
         old = self._probes.get(operation.probe)
         if old is not None and self._kprobes.is_registered(old.kprobe):
             raise InputError(f"{operation.text!r}: probe {operation.probe!r} is registered; unregister it first, or write rereg")
-        address = self._address(place)
+        address = self._address(operation)
         probe = self._probes[operation.probe] = _Probe(self._bench, address or 0)
         kprobe = probe.kprobe
         if "sym" in operation.words or "both" in operation.words:
@@ -184,7 +192,7 @@ class _Script:
         return {}
 
     def _chip(self, operation: Operation) -> dict[str, object]:
-        address = self._address(operation.place)
+        address = self._address(operation)
         if address is None:
             raise InputError(f"{operation.text!r}: the image has no such symbol")
         self._probe(operation).new_ip = address
@@ -194,7 +202,10 @@ class _Script:
 
     def _function(self, operation: Operation) -> int:
         assert operation.symbol is not None
-        symbol = self._kallsyms.lookup_name(operation.symbol)
+        several = several_functions(self._bench.image, operation.symbol)
+        if several:
+            raise InputError(f"{operation.text!r}: {several}")
+        symbol = self._kallsyms.function(operation.symbol)
         if symbol is None:
             raise InputError(f"{operation.text!r}: no function {operation.symbol!r}; there is {self._kallsyms.suggest(operation.symbol)}")
         return symbol.addr

@@ -155,12 +155,14 @@ class Verifier:
 
     def sites(self) -> list[int]:
         """What to probe, in address order: boundaries that the call executes and that accept a probe, and those that it does not execute
-        but whose jump would lie over bytes that it does.
+        but whose jump would lie over bytes that it does. Where a probe would go elsewhere (behind ENDBR64), there is nothing to try.
         """
         passes = self.golden.passes
-        executed = {addr for addr in passes if not can_probe(self.bench.arch.code, addr).errno}
+        arch = self.bench.arch
+        executed = {addr for addr in passes if not can_probe(arch.code, addr).errno}
         near = {addr - offset for addr in passes for offset in range(1, JMP32_SIZE)} - passes.keys()
-        return sorted(executed | {addr for addr in near if self._can_optimize(addr)})
+        found = executed | {addr for addr in near if self._can_optimize(addr)}
+        return sorted(addr for addr in found if arch.arch_adjust_kprobe_addr(addr) == addr)
 
     def _can_optimize(self, addr: int) -> bool:
         unchecked = not self._profile.has("jump-range-check")

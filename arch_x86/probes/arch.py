@@ -16,7 +16,7 @@ from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.breakpoint import BreakpointHandler, GuestMemory
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import Detour, build_detour
-from arch_x86.probes.eligibility import Verdict, can_probe_address, can_probe_instruction
+from arch_x86.probes.eligibility import Verdict, can_probe_address, can_probe_instruction, entry_offset
 from arch_x86.probes.jprobe import JprobeStub, longjmp, setjmp
 from arch_x86.probes.kretprobe import hook_return, return_from_trampoline
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
@@ -141,6 +141,10 @@ class X86Arch(BreakpointHandler):
             outside = verdict.errno == errno.ENOENT and not self.profile.lookup_is_enoent
             code = errno.EINVAL if outside else verdict.errno
             raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}")
+
+    def arch_adjust_kprobe_addr(self, addr: int) -> int:
+        """Behind the ENDBR at a function's first byte, in kernels that think of it."""
+        return addr + entry_offset(self.code, addr) if self.profile.skips_endbr else addr
 
     def arch_prepare_kprobe(self, p: Kprobe) -> None:
         """Copy the instruction to a slot: with a jump back behind it where it can be boosted.
@@ -312,7 +316,8 @@ class X86Arch(BreakpointHandler):
 
     def call_ended(self, cpu: int) -> None:
         """The call on ``cpu`` is over: what is still open there never returns, and no hit is in progress."""
-        self.call_died(cpu)
+        if self.profile.has("handled-hit-ends"):
+            self.call_died(cpu)
         self.core.kretprobes.flush_task(self.tasks[cpu])
 
     def save_state(self) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from arch_x86.isa.decode import MAX_INSN_SIZE
 from arch_x86.isa.encode import JMP32_SIZE
+from arch_x86.probes.areas import lies_in_reach
 
 if TYPE_CHECKING:
     from arch_x86.isa.insn import Insn
@@ -82,8 +83,11 @@ def fits_jump_back(insn: Insn) -> bool:
 
 
 def is_boostable(cache: CodeCache, addr: int) -> bool:
-    """True when a probe at ``addr`` is boosted: never in code of a preemptible kernel, whose tasks may sleep in the copy."""
+    """True when a probe at ``addr`` is boosted: never in code of a preemptible kernel, whose tasks may sleep in the copy, nor where no
+    jump leads back from a slot."""
     if cache.image.preemption:
         return False
     insn = cache.insn_at(addr)
-    return insn is not None and fits_jump_back(insn) and can_boost(insn, in_exception_table=cache.in_exception_table(addr))
+    if insn is None or not fits_jump_back(insn) or not lies_in_reach(insn.end, cache.areas.slots):
+        return False
+    return can_boost(insn, in_exception_table=cache.in_exception_table(addr))

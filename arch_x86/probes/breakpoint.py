@@ -58,6 +58,8 @@ class BreakpointHandler:
         self.profile = profile
         self._fault_handlers = profile.fault_handlers
         self._asks_for_removed = profile.has("int3-gone")
+        self._ends_handled = profile.has("handled-hit-ends")
+        self._asks_in_step = profile.has("fault-in-step")
         self._asks_for_disabled = profile.has("disabled-check")
         self._core: ArchCallbacks | None = None
 
@@ -156,7 +158,7 @@ class BreakpointHandler:
         handled = self.core.child_pre_handler(child, regs) if child is not None else p.pre_handler is not None and p.pre_handler(p, regs)
         if not handled:
             return False
-        if p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None):
+        if self._ends_handled and (p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None)):
             block.current = None
         return True
 
@@ -237,6 +239,8 @@ class BreakpointHandler:
             regs.ip = p.at
             regs.flags = regs.flags & ~FLAG_TF | block.old_flags
             self._leave(block)
+            if not self._asks_in_step:
+                return False
             if status is KprobeStatus.REENTER:  # in what a handler of another probe called
                 assert block.current is not None
                 p, status = block.current, block.status

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from arch_x86.isa.decode import MAX_INSN_SIZE, decode
 from arch_x86.isa.insn import LINUX_6_1, Branch, Insn, KernelQuirks
+from arch_x86.probes.areas import copy_areas
 from engine.image import Image, Range, ReservedKind, Symbol
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class CodeCache:
         self.image = image
         self.read = read or image.read
         self.quirks = quirks
+        self.areas = copy_areas(image)
         self._symbols = _distinct(image.functions)
         self._starts = [symbol.addr for symbol in self._symbols]
         self._functions: dict[int, FunctionCode] = {}

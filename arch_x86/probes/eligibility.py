@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from arch_x86.probes.areas import copies_reach
 from arch_x86.probes.emulate import is_unsupported
 from arch_x86.probes.relocate import CopyRefusal, copy_refusal
 from arch_x86.probes.slot import fits_slot
@@ -15,7 +16,7 @@ from engine.image import ReservedKind
 if TYPE_CHECKING:
     from arch_x86.probes.code import CodeCache
 
-__all__ = ("OK", "ProbeRefusal", "Verdict", "can_probe", "can_probe_address", "can_probe_instruction", "is_ftrace_site")
+__all__ = ("OK", "ProbeRefusal", "Verdict", "can_probe", "can_probe_address", "can_probe_instruction", "entry_offset", "is_ftrace_site")
 
 
 class ProbeRefusal(StrEnum):
@@ -35,6 +36,7 @@ class ProbeRefusal(StrEnum):
     FORCED_EMULATION = "forced-emulation"
     BREAKPOINT = "breakpoint"
     STACK_SEGMENT = "stack-segment"
+    OUT_OF_REACH = "out-of-reach"
     NOT_EMULATED = "not-emulated"
     NO_ROOM = "no-room-in-slot"
 
@@ -61,6 +63,9 @@ _ERRNO: Final = {
     ProbeRefusal.NO_ROOM: errno.ENOSPC,
 }  # all others: EINVAL
 _REFUSED: Final = {reason: Verdict(_ERRNO.get(reason, errno.EINVAL), reason) for reason in ProbeRefusal}
+_ENDBR: Final = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb", b"\x66\x0f\x1f\x00")
+"""ENDBR64, ENDBR32, and the no-op that a kernel puts over those that nothing jumps to."""
+_ENDBR_SIZE: Final = 4
 _RESERVED: Final = (
     (ReservedKind.JUMP_LABEL, ProbeRefusal.JUMP_LABEL),
     (ReservedKind.STATIC_CALL, ProbeRefusal.STATIC_CALL),
@@ -75,7 +80,7 @@ _COPY: Final = {
 
 
 def can_probe(cache: CodeCache, addr: int) -> Verdict:
-    """Whether register_kprobe() takes ``addr``, and why not. Says nothing about other probes, nor about where buffers lie."""
+    """Whether register_kprobe() takes ``addr``, and why not. Says nothing about other probes."""
     return can_probe_address(cache, addr) and can_probe_instruction(cache, addr)
 
 
@@ -99,6 +104,17 @@ def is_ftrace_site(cache: CodeCache, addr: int) -> bool:
     return addr in cache.ftrace_sites
 
 
+def entry_offset(cache: CodeCache, addr: int) -> int:
+    """How far behind ``addr`` a probe there goes: 4, if that is a function's first byte, and an ENDBR in an image for a kernel with IBT.
+
+    Answers to arch_adjust_kprobe_addr() (arch/x86/kernel/kprobes/core.c, since v5.18).
+    """
+    if not cache.image.ibt or cache.read(addr, _ENDBR_SIZE) not in _ENDBR:
+        return 0
+    function = cache.function_at(addr)
+    return _ENDBR_SIZE if function is not None and function.start == addr else 0
+
+
 def _refusal(cache: CodeCache, addr: int) -> ProbeRefusal | None:
     if is_ftrace_site(cache, addr):
         return None
@@ -113,6 +129,8 @@ def _refusal(cache: CodeCache, addr: int) -> ProbeRefusal | None:
     refused = copy_refusal(insn)
     if refused is not None:
         return _COPY[refused]
+    if not copies_reach((insn,), cache.areas.slots):
+        return ProbeRefusal.OUT_OF_REACH
     if is_unsupported(insn, cache.quirks):
         return ProbeRefusal.NOT_EMULATED
     return None if fits_slot(insn) else ProbeRefusal.NO_ROOM

@@ -1,6 +1,6 @@
-"""Which instructions are emulated instead of stepped, and which of those not. Answers to prepare_emulation() (core.c, since v5.14).
+"""Which instructions are emulated instead of stepped, and which of those not. Answers to prepare_emulation() (core.c, since v5.13).
 
-Since 5.14 a probe steps by an INT3 behind the copy, so whatever does not arrive there has to be emulated, and what
+Since 5.13 a probe steps by an INT3 behind the copy, so whatever does not arrive there has to be emulated, and what
 can't be emulated can't be probed.
 """
 

@@ -17,6 +17,7 @@ _CF, _PF, _ZF, _SF, _IF, _OF = 1 << 0, 1 << 2, 1 << 6, 1 << 7, 1 << 9, 1 << 11
 _MASK: Final = (1 << 64) - 1
 _MASK32: Final = (1 << 32) - 1
 _GPR: Final = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+_REX_W: Final = 8
 _LOOPE, _LOOP, _JRCXZ = 0xE1, 0xE2, 0xE3
 _RET_IMM, _RETF_IMM = 0xC2, 0xCA
 
@@ -87,7 +88,7 @@ def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
 
 
 def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
-    narrow = 0x66 in insn.prefixes and not warts  # 6.1 does not look at the prefix
+    narrow = 0x66 in insn.prefixes and not insn.rex & _REX_W and not warts  # 6.1 looks at neither prefix
     match insn.opcode[0]:
         case 0xFA:  # CLI
             regs.flags &= ~_IF

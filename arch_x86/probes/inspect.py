@@ -8,6 +8,7 @@ callback's first argument is 0.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from errno import EILSEQ
 from functools import lru_cache
 from itertools import islice
@@ -18,7 +19,7 @@ from arch_x86.isa.encode import RelativeRangeError
 from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import build_detour
-from arch_x86.probes.eligibility import ProbeRefusal, can_probe, is_ftrace_site
+from arch_x86.probes.eligibility import ProbeRefusal, can_probe, entry_offset, is_ftrace_site
 from arch_x86.probes.emulate import Emulation, emulation_of
 from arch_x86.probes.optimize import OptimizePlan, Unoptimizable, can_optimize
 from arch_x86.probes.site_report import Buffer, BufferAddresses, SiteReport
@@ -82,7 +83,14 @@ class FunctionReport:
         return {"symbol": self.symbol, "addr": self.addr, "size": self.size, "sites": [site.to_json() for site in self.sites]}
 
     def site(self, offset: int) -> SiteReport:
-        """The report on one offset, from 0 to ``size`` - 1."""
+        """The report on one offset, from 0 to ``size`` - 1. A function's first byte has the answers of where a probe there goes."""
+        moved = entry_offset(self._cache, self.addr) if offset == 0 else 0
+        if moved:
+            insn = self.insns.get(0)
+            return replace(self._site(moved), offset=0, insn=None if insn is None else _text(insn), length=insn and insn.length)
+        return self._site(offset)
+
+    def _site(self, offset: int) -> SiteReport:
         cache, addr = self._cache, self.addr + offset
         insn = self.insns.get(offset)
         verdict = can_probe(cache, addr)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from arch_x86.isa.encode import DISP32_SIZE, INT3_SIZE, JMP32_SIZE
+from arch_x86.probes.areas import copies_reach, lies_in_reach
 from arch_x86.probes.boost import can_boost
 from arch_x86.probes.eligibility import can_probe, is_ftrace_site
 from arch_x86.probes.relocate import copy_refusal
@@ -42,6 +43,7 @@ class Unoptimizable(StrEnum):
     LATER_NOT_BOOSTABLE = "later-not-boostable"
     NOT_COPYABLE = "not-copyable"
     RESERVED_TEXT = "reserved-text"
+    OUT_OF_REACH = "out-of-reach"
     NEIGHBOUR_PROBE = "neighbour-probe"
 
 
@@ -110,6 +112,9 @@ def _plan(cache: CodeCache, addr: int, is_probed: Callable[[int], bool] | None) 
             return Unoptimizable.LATER_NOT_BOOSTABLE if insns else Unoptimizable.FIRST_NOT_BOOSTABLE
         insns.append(insn)
         size += insn.length
+    detours = cache.areas.detours
+    if not (lies_in_reach(addr + JMP32_SIZE, detours) and lies_in_reach(addr + size, detours) and copies_reach(insns, detours)):
+        return Unoptimizable.OUT_OF_REACH
     if any(cache.reserved[kind].overlaps(addr, size) for kind in _RESERVED):
         return Unoptimizable.RESERVED_TEXT
     if is_probed is not None and any(is_probed(addr + offset) for offset in range(1, size)):

@@ -1,4 +1,4 @@
-"""The two ways to run a probed instruction that can't be boosted: TF (2.6.38), or a second int3 and emulation (since v5.14).
+"""The two ways to run a probed instruction that can't be boosted: TF (2.6.38), or a second int3 and emulation (since v5.13).
 
 Answers to setup_singlestep() and resume_execution()/resume_singlestep() in arch/x86/kernel/kprobes/core.c.
 """
@@ -128,7 +128,7 @@ class TrapFlagStepping:
 
 
 class Int3Stepping:
-    """Since v5.14: branches and what touches IF are emulated, the rest runs into a second int3 behind the copy, with IF off.
+    """Since v5.13: branches and what touches IF are emulated, the rest runs into a second int3 behind the copy, with IF off.
 
     A copy ends in a jump back only if the probe that prepared it had no post_handler; one that joins later is never called (6.1). With
     ``both`` copies in each slot it is asked at each hit.

@@ -86,3 +86,67 @@ def test_places_are_decimal_and_by_symbol_or_address():
     assert [operation.place for operation in found] == [Place("f", None, 16), Place(None, 0x1F, 2)]
     with pytest.raises(InputError):
         parse_script("st +3", "s")
+
+
+TOY = "work: mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax, 0x55\n ret\n"
+
+
+class TestMendsOfTheCommitOf2010:
+    @pytest.fixture
+    def image(self, tmp_path) -> str:
+        path = tmp_path / "toy.s"
+        path.write_text(TOY)
+        return str(path)
+
+    def last(self, monkeypatch, capsys, image, text, *options) -> dict[str, object]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        main(["script", image, "-", "--json", *options])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    def test_a_neighbour_that_waits_to_be_undone_keeps_a_jump_off_unless_that_is_left_out(self, monkeypatch, capsys, image):
+        text = "reg 0 work+7\nwait\ndis 0\nreg 1 work+4\ncall work x1\n"
+        assert self.last(monkeypatch, capsys, image, text)["ret"] == "5d"
+        assert "fault" in self.last(monkeypatch, capsys, image, text, "--without", "f1c97a1b4ef7")
+
+    def test_enabled_1_optimizes_unless_that_is_left_out(self, monkeypatch, capsys, image):
+        text = "reg 0 work+7\nwait\ndebugfs enabled=0\ndebugfs enabled=1\nwait\nst work+7\n"
+        assert str(self.last(monkeypatch, capsys, image, text)["text"])[:2] == "e9"
+        assert str(self.last(monkeypatch, capsys, image, text, "--without", "enabled-1-optimizes")["text"])[:2] == "cc"
+
+    def test_a_name_that_means_nothing_here_is_one_line(self, capsys, image):
+        for options in (["--without", "enabled-1-optimizes", "--profile", "linux-6.1"], ["--without", "nothing"]):
+            assert main(["script", image, "-", *options]) == 2
+            assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+class TestAFunctionThatIsThereTwice:
+    """Two static ones of different files: 1 + 3 and 1 + 5."""
+
+    CODE = "89f883c00390c39089f883c00590c390"
+
+    @pytest.fixture
+    def image(self, tmp_path) -> str:
+        segments = [{"addr": 0x40_0000, "hex": self.CODE}]
+        symbols = [{"name": "f", "addr": addr, "size": 8} for addr in (0x40_0000, 0x40_0008)]
+        path = tmp_path / "twice.json"
+        path.write_text(json.dumps({"format": "code-image", "version": 1, "segments": segments, "symbols": symbols}))
+        return str(path)
+
+    @pytest.mark.parametrize("text", ["reg 0 f+2", "call f x1", "st f+2"])
+    def test_its_bare_name_is_refused_with_the_addresses_to_choose_from(self, monkeypatch, capsys, image, text):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        assert main(["script", image, "-"]) == 2
+        assert "2 functions are called f; write the address of the one that is meant: 0x40000" in capsys.readouterr().err
+
+    def test_an_address_names_the_one_that_is_meant(self, monkeypatch, capsys, image):
+        monkeypatch.setattr("sys.stdin", io.StringIO("reg 0 0x400008+0\ncall 0x400008 x1\ncnt 0\n"))
+        assert main(["script", image, "-", "--json"]) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert (lines[1]["ret"], lines[2]["hits"]) == ("6", 1)
+
+    def test_so_it_is_with_the_function_to_call(self, capsys, image):
+        assert main(["run", image, "--call", "f", "--arg", "1"]) == 2
+        assert "2 functions are called f" in capsys.readouterr().err
+        assert main(["run", image, "--call", "0x400008", "--arg", "1"]) == 0
+        assert "-> 6 (0x6)" in capsys.readouterr().out
+        assert main(["run", image, "--call", "0x400009", "--arg", "1"]) == 2

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from arch_x86.probes.inspect import inspect_json
 from engine.errors import KprobeError
 from engine.image import Range, Reserved, ReservedKind, Segment
-from engine.kprobe import Kprobe, KprobeFlag, Queue
+from engine.kprobe import Kprobe, KprobeFlag, Method, Queue
 from engine.optimizer import OPTIMIZE_DELAY
 from tests.conftest import BASE, asm_image
 from tests.engine.states import DISABLED, NONE, NOPS, State, aggr_at, put, recorded, state, text_at, whole
@@ -55,6 +56,25 @@ class TestRefusals:
     @pytest.mark.parametrize("offset", [3, 5, 6, 9, 10, 11])
     def test_off_an_instruction_boundary_it_is_eilseq(self, bench, offset):
         assert refused(bench, Kprobe(symbol_name="f", offset=offset)) == errno.EILSEQ
+
+    def test_what_is_out_of_reach_of_slots_is_as_inspect_says(self, bench_of, profile):
+        """The kernel's slots lie within 2 GiB of all text; here an image can lie on both sides of that."""
+        near = asm_image("mov rax, qword ptr [rip]; mov rax, rdi; add rax, 3; ret")
+        image = replace(near, segments=(*near.segments, Segment(BASE + (3 << 30), b"\xc3", 1)))
+        for site in inspect_json(image, "f")["functions"][0]["sites"]:
+            if site["length"] is None:
+                continue
+            bench = bench_of(profile, image)
+            p = Kprobe(symbol_name="f", offset=site["offset"])
+            if site["offset"] == 0:
+                assert (site["probe"], site["probe_reason"], refused(bench, p)) == (-errno.EINVAL, "out-of-reach", errno.EINVAL)
+                continue
+            bench.kprobes.register_kprobe(p)
+            bench.kprobes.wait_for_kprobe_optimizer()
+            assert (site["probe"], site["boostable"]) == (0, False)
+            assert bench.method(p) in (Method.INT3, Method.EMULATED)
+            assert site["reason"] == ("no-room" if site["length"] == 1 else "out-of-reach")
+            assert bench.call("f", 5) == 8
 
     @pytest.mark.parametrize(
         "fields",

@@ -9,8 +9,10 @@ import pytest
 from arch_x86.lab.run import ExecOptions, run_image
 from engine.arguments import parse_argument
 from engine.errors import InputError, KprobeError
-from engine.kprobe_events import parse_spec
-from tests.conftest import asm_image
+from engine.image import Symbol
+from engine.kprobe_events import parse_spec, refuse_ambiguous
+from engine.profile import LINUX_2010
+from tests.conftest import BASE, asm_image
 from tests.engine.conftest import TARGETS
 from tests.engine.guests import case, elf
 
@@ -81,9 +83,15 @@ class TestSyntaxErrors:
     def test_a_malformed_place_is_refused_with_one_line(self, text):
         self.assert_refused(text)
 
-    @pytest.mark.parametrize("text", ["r f+10", "r f+1", "r 0x1000"])
+    @pytest.mark.parametrize("text", ["r f+10", "r f+1"])
     def test_a_return_probe_elsewhere_than_at_a_function_is_refused_with_one_line(self, text):
         self.assert_refused(text)
+
+    def test_a_return_probe_at_an_address_is_one_at_a_functions_first_byte(self, pool, profile):
+        assert run([f"r {BASE:#x}"], profile, pool).probes[0].hits == 1
+        with pytest.raises(KprobeError) as refused:
+            run([f"r {BASE + 2:#x}"], profile, pool)
+        assert refused.value.errno == errno.EINVAL
 
     @pytest.mark.parametrize(
         "text", ["p: f", "p:1bad f", "p:a-b f", "p:/e f", "p:/bar f", "p:foo.1/bar f", "p:foo/ f", "p:foo/bar.1 f", "p:a/b/c f"]
@@ -114,6 +122,31 @@ class TestSyntaxErrors:
         with pytest.raises(KprobeError) as refused:
             run(["p non_exist_func"], profile, pool)
         assert refused.value.errno == (errno.ENOENT if profile.lookup_is_enoent else errno.EINVAL)
+
+
+class TestAFunctionThatIsThereTwice:
+    """number_of_same_symbols(), and what a bare symbol adds to the kernel's syntax."""
+
+    IMAGE = asm_image(
+        *TARGETS, "ret", symbols=(Symbol("f", BASE, 9), Symbol("f", BASE + 256, 9), Symbol("f", BASE + 512, 1, shadowed=True))
+    )
+
+    @pytest.mark.parametrize("text", ["f", "f+0x2"])
+    def test_a_bare_symbol_is_refused_with_the_addresses_to_choose_from(self, profile, text):
+        offset = parse_spec(text).offset
+        with pytest.raises(InputError) as refused:
+            refuse_ambiguous(parse_spec(text), self.IMAGE, profile)
+        assert f"2 functions are called f; write the address of the one that is meant: {BASE + offset:#x}, " in str(refused.value)
+        refuse_ambiguous(parse_spec(f"{BASE + 256 + offset:#x}"), self.IMAGE, profile)
+
+    @pytest.mark.parametrize("text", ["p f", "p:e f+2", "r f"])
+    def test_kprobe_events_answers_eaddrnotavail_since_6_1_and_takes_the_first_in_2010(self, profile, text):
+        if profile is LINUX_2010:
+            refuse_ambiguous(parse_spec(text), self.IMAGE, profile)
+            return
+        with pytest.raises(KprobeError) as refused:
+            refuse_ambiguous(parse_spec(text), self.IMAGE, profile)
+        assert refused.value.errno == errno.EADDRNOTAVAIL
 
 
 @pytest.mark.parametrize("optimize", [False, True])

@@ -68,12 +68,12 @@ _HANDLERS: Final = (
 )  # fmt: skip
 
 _SWITCH: Final = (
-    Fault("kprobes-optimization=0 does not wait", _SWITCHES, "    if not on:\n        core.wait_for_kprobe_optimizer()\n\n\ndef set_kprobes_enabled", "\n\ndef set_kprobes_enabled", Kind.PROMISE),
+    Fault("kprobes-optimization=0 does not wait", _SWITCHES, "    if not on:\n        _wait(core)\n\n\ndef set_kprobes_enabled", "\n\ndef set_kprobes_enabled", Kind.PROMISE),
     Fault("kprobes-optimization=0 waits with the mutex held that the optimizer takes", _SWITCHES, 'if not on and not core.profile.has("sysctl-deadlock"):', "if not on:", Kind.LOCKS),
     Fault("kprobes-optimization=0 leaves the jumps", _SWITCHES, "                core.optprobes.unoptimize_kprobe(p)", "                pass", Kind.PROMISE),
     Fault("kprobes-optimization=1 lists nothing", _SWITCHES, "                core.optprobes.optimize_kprobe(p)", "                pass", Kind.PROGRESS),
-    Fault("enabled=0 does not wait", _SWITCHES, "  # without a look at neighbours: they go, too\n    if not on:\n        core.wait_for_kprobe_optimizer()", "  # without a look at neighbours: they go, too", Kind.PROMISE),
-    Fault("all_disarmed is set behind the loop", _SWITCHES, "        core.kprobes_all_disarmed = not on  # first: arming asks for it before it optimizes\n        for p in tuple(core.kprobe_table.values()):\n            if p.disabled:\n                continue\n            if on:\n                core.optprobes.arm_kprobe(p)\n            else:\n                core.optprobes.disarm_kprobe(p)  # without a look at neighbours: they go, too\n", "        for p in tuple(core.kprobe_table.values()):\n            if p.disabled:\n                continue\n            if on:\n                core.optprobes.arm_kprobe(p)\n            else:\n                core.optprobes.disarm_kprobe(p)\n        core.kprobes_all_disarmed = not on\n", Kind.PROMISE),
+    Fault("enabled=0 does not wait", _SWITCHES, "        core.kprobes_all_disarmed = not on\n    if not on:\n        _wait(core)", "        core.kprobes_all_disarmed = not on", Kind.PROMISE),
+    Fault("all_disarmed is set behind the loop", _SWITCHES, 'if not on or core.profile.has("enabled-1-optimizes"):', "if False:", Kind.PROMISE),
     Fault("enabled=1 arms the disabled ones, too", _SWITCHES, "            if p.disabled:\n                continue\n            if on:\n                core.optprobes.arm_kprobe(p)", "            if on:\n                core.optprobes.arm_kprobe(p)", Kind.PROMISE),
     Fault("an operation arms the first of its probes alone", _ARMING, "            self._arch.arch_arm_kprobes(armed)", "            self._arch.arch_arm_kprobes(armed[:1])", Kind.HITS),
     Fault("an operation disarms the first of its probes alone", _ARMING, "            self._arch.arch_disarm_kprobes(disarmed)", "            self._arch.arch_disarm_kprobes(disarmed[:1])", Kind.TEXT),

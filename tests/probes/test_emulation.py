@@ -111,6 +111,15 @@ def test_a_16_bit_pushf_moves_two_bytes_where_6_1_moves_eight():
     assert (regs.sp, regs.flags) == (0x7002, 0x10046)
 
 
+def test_rex_w_makes_pushf_and_popf_64_bit_whatever_the_operand_size_prefix_says():
+    for warts in (False, True):
+        stack = Stack()
+        assert run("66 48 9c", registers(flags=0x10203), stack, warts=warts).sp == 0x6FF8
+        assert stack.words == {0x6FF8: 0x10203}
+        regs = run("66 48 9d", registers(), Stack({0x7000: 0x40247}), warts=warts)
+        assert (regs.sp, regs.flags) == (0x7008, 0x40247)
+
+
 def test_cli_sti_and_popf_change_if():
     assert run("fa", registers()).flags & IF == 0
     assert run("fb", registers(flags=2)).flags & IF

@@ -13,7 +13,7 @@ __all__ = ("FORMAT", "load_code_image")
 
 FORMAT: Final = "code-image"
 _VERSION: Final = 1
-_OPTIONAL: Final = ("exception_table", "reserved", "blacklist", "indirect_thunks", "preemption", "red_zone")
+_OPTIONAL: Final = ("exception_table", "reserved", "blacklist", "indirect_thunks", "preemption", "ibt", "red_zone")
 _KEYS: Final = frozenset(("format", "version", "name", "segments", "symbols", *_OPTIONAL))
 
 
@@ -115,6 +115,7 @@ def load_code_image(text: str, name: str) -> Image:
         blacklist=_blacklist(top, name, symbols),
         indirect_thunks=_thunks(top),
         preemption=top.flag("preemption"),
+        ibt=top.flag("ibt"),
         red_zone=top.flag("red_zone"),
         red_zone_given=top.has("red_zone"),
         warnings=tuple(f'key "{key}" is not part of the format: ignored' for key in top.unknown_keys()),

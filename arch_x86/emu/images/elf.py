@@ -68,16 +68,25 @@ def _library(memory: Memory, data: bytes, name: str) -> Module:
     return DynModule(elf, memory, memory.end + _GAP)
 
 
+def _in_lookup_order(*files: Sequence[Symbol]) -> tuple[Symbol, ...]:
+    """All symbols, those of each file behind those before it, so that a name finds what a call by that name reaches."""
+    result: list[Symbol] = []
+    names: set[str] = set()
+    for symbols in files:
+        result += (replace(s, shadowed=True) if s.name in names and not s.shadowed else s for s in symbols)
+        names.update(s.name for s in symbols)
+    return tuple(result)
+
+
 def _image(main: RelModule | DynModule, libraries: Sequence[Module], memory: Memory, linked: Linked) -> Image:
     found, cut = main.symbols()
     warnings = [*main.warnings, *linked.stand_ins.warnings, *cut]
-    theirs: list[Symbol] = []
+    theirs: list[Sequence[Symbol]] = []
     for library in libraries:
         symbols, cut = library.symbols()
-        theirs += symbols
+        theirs.append(symbols)
         warnings += [f"{library.name}: {line}" for line in cut]
-    # In look-up order, so that a name finds what a call by that name reaches.
-    symbols = (*linked.runtime.symbols, *found, *linked.stand_ins.symbols, *theirs, *linked.symbols)
+    symbols = _in_lookup_order(linked.runtime.symbols, found, linked.stand_ins.symbols, *theirs, linked.symbols)
     image = Image(
         name=main.name,
         segments=memory.segments(),

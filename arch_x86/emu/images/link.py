@@ -18,7 +18,7 @@ from arch_x86.emu.images.routines import ENDINGS, INTERPOSED, ROUTINES
 from arch_x86.emu.images.runtime import Runtime, place_runtime
 from arch_x86.emu.images.threads import ThreadLayout
 from arch_x86.emu.images.undefined import StandIns, Wanted, place_stand_ins
-from arch_x86.emu.layout import IMPORT_CELL
+from arch_x86.probes.areas import IMPORT_CELL
 from engine.errors import InputError
 from engine.image import DeferredRelocation, Symbol
 

@@ -27,7 +27,7 @@ def image_symbols(
     """
 
     def made(symbol: ElfSymbol, addr: int, size: int) -> Symbol:
-        return Symbol(symbol.name, addr, size, symbol.type != STT_OBJECT, symbol.type == STT_GNU_IFUNC)
+        return Symbol(symbol.name, addr, size, symbol.type != STT_OBJECT, symbol.type == STT_GNU_IFUNC, symbol.hidden)
 
     found: dict[tuple[str, int], Symbol] = {}
     warnings: list[str] = []

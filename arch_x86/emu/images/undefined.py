@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from arch_x86.emu.images.elf_records import STT_COMMON, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT
 from arch_x86.emu.images.memory import PAGE, Area, Memory
 from arch_x86.emu.images.module import Definition, Use
-from arch_x86.emu.layout import IMPORT_CELL
+from arch_x86.probes.areas import IMPORT_CELL
 from engine.image import Import, Symbol
 
 __all__ = ("StandIns", "Wanted", "place_stand_ins", "use_in_text")

@@ -49,7 +49,7 @@ def f66c0447cca1(setup: Setup) -> None:
 def e4add247789e(setup: Setup) -> None:
     """Registered, unregistered and registered again before the worker runs: what list the probe is on, and what its flag says, disagree.
 
-    kprobes: Fix optimize_kprobe()/unoptimize_kprobe() cancellation logic (v5.13).
+    kprobes: Fix optimize_kprobe()/unoptimize_kprobe() cancellation logic (v5.6).
     """
 
     @setup.control

@@ -51,10 +51,10 @@ def test_a_recorded_image():
 
 
 def test_flags_thunks_and_a_symbol_over_segments_that_touch():
-    document = {**STUBS, "preemption": True, "red_zone": True, "indirect_thunks": {"start": K, "end": K + 64}}
+    document = {**STUBS, "preemption": True, "ibt": True, "red_zone": True, "indirect_thunks": {"start": K, "end": K + 64}}
     document["symbols"] = [{"name": "st_nops", "addr": K, "size": 64}]
     image = load(document)
-    assert (image.preemption, image.red_zone, image.indirect_thunks) == (True, True, Range(K, 64))
+    assert (image.preemption, image.ibt, image.red_zone, image.indirect_thunks) == (True, True, True, Range(K, 64))
 
 
 def test_a_short_document_is_enough():

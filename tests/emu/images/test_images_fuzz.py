@@ -119,7 +119,7 @@ _JSON = st.recursive(
     ),
     max_leaves=8,
 )
-_KEYS = ["version", "segments", "symbols", "exception_table", "reserved", "blacklist", "indirect_thunks", "preemption", "red_zone"]
+_KEYS = ["version", "segments", "symbols", "exception_table", "reserved", "blacklist", "indirect_thunks", "preemption", "ibt", "red_zone"]
 
 
 @settings(max_examples=400)

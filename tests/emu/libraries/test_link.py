@@ -43,6 +43,13 @@ class TestLookUp:
         assert linked(caller(), returning(8), returning(7)).call() == 8
         assert linked(caller(), Dynamic(), returning(7, bind=WEAK)).call() == 7
 
+    def test_a_name_means_one_function_where_a_file_that_is_looked_into_earlier_has_it(self):
+        libraries = [(f"lib{value}.so", returning(value).build()) for value in (8, 7)]
+        assert load_elf(caller().build(), "main", libraries=libraries).homonyms("g") == ()
+        twice = returning(5)
+        twice.symbol("g", 1, TEXT + 16, 1, FUNC, 0)
+        assert len(load_elf(twice.build(), "main").homonyms("g")) == 2
+
     def test_without_one_the_call_traps_by_name(self, linked):
         fault = linked(caller(), returning(7, "other")).call()
         assert (fault.kind, "g is not defined" in fault.explain) == (FaultKind.UNRESOLVED_FUNCTION, True)
