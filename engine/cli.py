@@ -7,6 +7,7 @@ what is wrong; 130 after Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.arguments import Argument, IntegerArgument, parse_argument, parse_number
-from engine.errors import InputError, KprobeError, UnprobedFault, WorkerDied, printable
+from engine.errors import InputError, KprobeError, UnprobedFault, WorkerDied, error_text, printable
 from engine.interrupts import parse_interrupts
 from engine.kprobe_events import parse_spec
 from engine.profile import profile_named
@@ -349,11 +350,13 @@ def _read_script(name: str) -> str:
     wanted = "give a text file of operations, one a line, or - for standard input"
     if name != "-" and not os.path.isfile(name):
         raise InputError(f"{printable(name)}: {'not a regular file' if os.path.exists(name) else 'no such file'}; {wanted}")
+    if name == "-" and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `<&-`
+        raise InputError(f"standard input is closed; {wanted}")
     try:
         with nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8") as file:
             text = file.read(_SCRIPT_MAX + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{printable(name)}: {error}; {wanted}") from None
+        raise InputError(f"{printable(name)}: {error_text(error)}; {wanted}") from None
     if len(text) > _SCRIPT_MAX:
         raise InputError(f"{printable(name)}: over {_SCRIPT_MAX:,} characters; cut it into several scripts")
     return text
@@ -421,6 +424,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+_OUTPUT_ERRORS = (errno.EBADF, errno.EFBIG, errno.EINVAL, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENXIO, errno.EAGAIN)
 _COMMANDS = {
     "run": _run,
     "verify": _verify,
@@ -458,12 +462,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UnprobedFault, WorkerDied) as error:
         _complain(str(error))
         return _BAD
+    except MemoryError:
+        _complain("not enough memory; use smaller buffers, fewer --cpus or fewer --jobs, or allow the process more")
+        return _BAD
     except BrokenPipeError:  # the reader went away (`optprobe ... | head`)
         _give_up_output()
         return _BAD
+    except ImportError as error:
+        _complain(f"cannot load what it needs: {error_text(error)}; is there too little memory, or was it installed in part?")
+        return _BAD
     except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS:
+            _complain(f"the system refuses: {error_text(error)}; is there too little memory, or are there too many files or processes?")
+            return _BAD
         _give_up_output()
-        _complain(f"cannot write the output: {error.strerror or error}")
+        _complain(f"cannot write the output: {error_text(error)}")
         return _BAD
 
 

@@ -80,13 +80,14 @@ def _read_interpreter(path: str) -> bytes | None:
 def _read(path: Path) -> bytes:
     shown = printable(str(path))
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
+        mode = found.st_mode
         if stat.S_ISDIR(mode):
             raise InputError(f"{shown}: a directory; {_WANTED}")
         if not stat.S_ISREG(mode):  # reading a FIFO would wait for a writer, a device may never end
             raise InputError(f"{shown}: not a regular file; {_WANTED}")
         with path.open("rb") as file:
-            data = file.read(IMAGE_LIMIT + 1)
+            data = file.read(min(found.st_size, IMAGE_LIMIT) + 1)  # that much room is taken before a byte is read
     except FileNotFoundError:
         raise InputError(f"{shown}: no such file; {_WANTED}") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
