@@ -56,10 +56,21 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{shorter}; see {self.prog} --help")
 
 
+class _Once(argparse.Action):
+    """An option that says what is to be done: a second one would silently take the place of the first."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is there twice; give it once")
+        setattr(namespace, self.dest, values)
+
+
 def _calling(parser: argparse.ArgumentParser, *, cpus: bool, jobs: str) -> None:
     """What names the call, and the options common to the commands that execute."""
     parser.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
-    parser.add_argument("--call", metavar="SYMBOL", required=True, help="the function to call")
+    parser.add_argument("--call", metavar="SYMBOL", required=True, action=_Once, help="the function to call")
     parser.add_argument(
         "--arg", metavar="A", action="append", default=[], dest="arguments", help="next argument: N, f64:X, buf:HEX, buf:@FILE, buf:+SIZE"
     )
@@ -184,11 +195,11 @@ def _exploring(parser: argparse.ArgumentParser, *, preemptions: str, ablates: bo
     parser.add_argument("--strategy", metavar="S", default="exhaustive", help="exhaustive, random or pct (exhaustive)")
     parser.add_argument("--preemptions", metavar="K", help=f"bound on interrupts and switches from a busy vCPU; or none ({preemptions})")
     parser.add_argument("--max-schedules", metavar="N", help="stop after so many schedules (exhaustive: no limit; else 10000)")
-    parser.add_argument("--seed", metavar="N", default="0", help="of random and pct (0)")
-    parser.add_argument("--depth", metavar="D", default="3", help="of pct: points of change, and one more (3)")
+    parser.add_argument("--seed", metavar="N", help="of random and pct only (0)")
+    parser.add_argument("--depth", metavar="D", help="of pct only: points of change, and one more (3)")
     parser.add_argument("--checkpoint", metavar="DIR", help="write down what is found there, and go on from it when it was killed")
     parser.add_argument("--no-reduction", action="store_true", help="choose at every instruction, not only where others could tell")
-    parser.add_argument("--no-hashing", action="store_true", help="go on from states that were met before, too")
+    parser.add_argument("--no-hashing", action="store_true", help="go on from states that were met before, too (random and pct always do)")
     parser.add_argument("--recheck", action="store_true", help="run every schedule twice and compare (else one in 100)")
 
 

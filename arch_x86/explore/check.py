@@ -26,8 +26,9 @@ from engine.explore.system import Coverage, Violation
 from engine.explore.workers import Workers
 from engine.kprobe_events import ProbeSpec
 
-__all__ = ("CheckResult", "Report", "Search", "check", "life_of_probes", "replay_case")
+__all__ = ("STRATEGIES", "CheckResult", "Report", "Search", "check", "life_of_probes", "replay_case")
 
+STRATEGIES: Final = ("exhaustive", "random", "pct")
 _CODE: Final = tuple(Path(__file__).resolve().parents[2] / name for name in ("engine", "arch_x86"))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from arch_x86.emu.images import parse_stub
 from arch_x86.emu.machine import CPUS_MAX
 from arch_x86.explore.case import Case
-from arch_x86.explore.check import CheckResult, Search, check, replay_case
+from arch_x86.explore.check import STRATEGIES, CheckResult, Search, check, replay_case
 from arch_x86.explore.matrix import CONFIGURATIONS, Cell, matrix
 from arch_x86.explore.saved import (
     INSTRUCTIONS_MAX,
@@ -67,16 +67,21 @@ def check_options(args: Namespace) -> CheckOptions:
 def search_options(args: Namespace) -> Search:
     """How to search.
 
-    :raises InputError: an unknown strategy, or a wrong number.
+    :raises InputError: an unknown strategy, a wrong number, or an option of another strategy.
     """
+    for option, value, takers in (("--seed", args.seed, ("random", "pct")), ("--depth", args.depth, ("pct",))):
+        if value is not None and args.strategy in STRATEGIES and args.strategy not in takers:
+            raise InputError(f"{option}: only --strategy {' and '.join(takers)} has it; leave it out, or give --strategy {takers[-1]}")
+    if args.preemptions_given and args.strategy == "pct":
+        raise InputError("--preemptions: --strategy pct has no such bound, but --depth; give that instead")
     bound = None if args.preemptions == "none" else parse_number(args.preemptions, "--preemptions", least=0, most=1_000)
     most = None if args.max_schedules is None else parse_number(args.max_schedules, "--max-schedules", least=1)
     search = Search(
         strategy=args.strategy,
         preemptions=bound,
         max_schedules=most,
-        seed=parse_number(args.seed, "--seed", least=0),
-        depth=parse_number(args.depth, "--depth", least=1, most=1_000),
+        seed=parse_number(args.seed or "0", "--seed", least=0),
+        depth=parse_number(args.depth or "3", "--depth", least=1, most=1_000),
         hashing=not args.no_hashing,
         recheck_every=1 if args.recheck else 100,
         jobs=parse_number(args.jobs, "--jobs", least=1, most=256),

@@ -7,6 +7,7 @@ tells when that has changed.
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import tempfile
 from collections.abc import Mapping
@@ -21,10 +22,10 @@ from arch_x86.explore.check import life_of_probes
 from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.lab.redzone import with_red_zone
 from engine.arguments import parse_argument
-from engine.errors import InputError, error_text, printable
+from engine.errors import InputError, KprobeError, error_text, printable
 from engine.explore.schedule import Schedule, parse_schedule
 from engine.image import Image
-from engine.kprobe_events import parse_spec
+from engine.kprobe_events import MAXACTIVE_MAX, parse_spec
 from engine.profile import profile_named
 from engine.report.terminal import count
 from engine.steps import without
@@ -113,6 +114,11 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
     for spec in specs:
         if spec.fetchargs:
             raise InputError(f"probe '{printable(spec.text)}': fetch arguments are not there yet; leave them out")
+        if (spec.maxactive or 0) > MAXACTIVE_MAX:
+            shown = printable(spec.text)
+            raise KprobeError(
+                errno.E2BIG, f"probe '{shown}': {spec.maxactive} calls at once; a return probe follows {MAXACTIVE_MAX} at most"
+            )
     if image is None:
         image = load_image(options.image, libraries=options.libraries, stubs=[name for name, _ in options.stubs])
     arguments = tuple(parse_argument(text) for text in options.arguments)

@@ -15,6 +15,7 @@ def register(setup: Setup) -> None:
 from __future__ import annotations
 
 import inspect
+import re
 import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,8 @@ from engine.profile import Profile
 
 __all__ = ("CALLS_MAX", "Scenario", "Setup", "load_scenarios", "scenario")
 
+_NUMBER_NAME: Final = re.compile(r"^x(?=\d)")
+"""A commit's number is no name in Python when it begins with a digit, so its scenario's function has an x in front of it."""
 Body = TypeVar("Body", bound=Callable[[Control], None])
 CALLS_MAX: Final = 1_000
 """Most calls that a vCPU makes."""
@@ -166,7 +169,7 @@ def scenario(
     def make(build: Callable[[Setup], None]) -> Scenario:
         doc = (build.__doc__ or "").strip()
         return Scenario(
-            build.__name__.removeprefix("x").replace("_", "-"),
+            _NUMBER_NAME.sub("", build.__name__).replace("_", "-"),
             doc,
             image,
             call,
@@ -240,7 +243,7 @@ def load_scenarios(spec: str) -> list[Scenario]:
         raise InputError(f"{printable(name)}: no scenario; decorate a function with arch_x86.explore.scenario.scenario")
     if not wanted:
         return found
-    chosen = [one for one in found if one.name == wanted.replace("_", "-")]
+    chosen = [one for one in found if wanted.replace("_", "-") in (one.name, one.build.__name__.replace("_", "-"))]
     if not chosen:
         raise InputError(f"{printable(name)}: no scenario {printable(wanted)}; there is {', '.join(one.name for one in found)}")
     return chosen

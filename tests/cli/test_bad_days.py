@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,8 @@ import pytest
 from arch_x86.explore import commands
 from arch_x86.explore.saved import SavedCase
 from engine.cli import main
+from engine.explore import workers
+from engine.report.terminal import Style
 
 ROOT = Path(__file__).resolve().parents[2]
 SHA = str(ROOT / "workloads" / "elf" / "sha256.o")
@@ -225,3 +231,91 @@ class TestSaved:
         assert (status, out) == (2, "")
         assert one_line(err)
         assert "give a file that --save wrote" in err
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("more", "right"),
+        [
+            (("--resched", "work+1000"), "outside of work, which has 13 bytes"),
+            (("--resched", "work+3"), "no instruction of work starts there; one does at work+0x2"),
+            (("--resched", "0x5"), "outside of every function"),
+            (("--resched", "p:e work"), "give SYM+OFF"),
+            (("--call", "work"), "--call is there twice; give it once"),
+            (("--depth", "4"), "--depth: only --strategy pct has it"),
+            (("--depth", "4", "--strategy", "random"), "--depth: only --strategy pct has it"),
+            (("--seed", "4"), "--seed: only --strategy random and pct has it"),
+            (("--preemptions", "1", "--strategy", "pct"), "--depth"),
+            (("--probe", "r4097 work"), "E2BIG: probe 'r4097 work': 4097 calls at once"),
+            (("--probe", "r99999 f"), "E2BIG"),
+            (("--probe", "r nowhere"), "no function nowhere; there is work"),
+            (("--probe", "nowhere"), "no function nowhere; there is work"),
+            (("--probe", "work+0x9000"), "no probe can go to 0x10009000: not-mapped"),
+        ],
+        ids=" ".join,
+    )
+    def test_an_odd_option_is_said_with_what_would_be_right(self, capsys, image, more, right):
+        status, out, err = call(capsys, *check_of(image, "--probe", "work+4", *more))
+        assert (status, out) == (2, "")
+        assert one_line(err)
+        assert right in err
+
+    @pytest.mark.parametrize(("name", "shown"), [("xor_probe", "xor-probe"), ("x868a6fc0ca24", "868a6fc0ca24"), ("x", "x"), ("x_1", "x-1")])
+    def test_a_scenario_is_called_as_its_function_is(self, capsys, tmp_path, image, name, shown):
+        file = scenario_file(tmp_path, image, name=name)
+        for wanted in ("", f"::{name}", f"::{shown}"):
+            status, out, err = call(capsys, "explore", file + wanted)
+            assert (status, err, out.splitlines()[0]) == (0, "", f"{shown}: safe")
+
+    @pytest.mark.parametrize("body", ["k.kretprobe('work', 10**9)", "k.kprobe('work', number=10**9)"])
+    def test_a_number_that_nothing_has_room_for_is_refused(self, capsys, tmp_path, image, body):
+        status, out, _ = call(capsys, "explore", scenario_file(tmp_path, image, body))
+        assert status == 1
+        assert "at most" in out or "a number is 0 to" in out
+
+
+@pytest.mark.parametrize(("value", "colour"), [(None, True), ("", True), ("0", False), ("1", False)])
+def test_no_color_counts_when_it_is_set_and_not_empty(monkeypatch, value, colour):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NO_COLOR", value)
+    assert Style.for_stream(Terminal()).enabled is colour
+
+
+class TestProcesses:
+    def test_a_killed_worker_is_one_line_behind_what_was_found(self, capsys, image, monkeypatch):
+        """One is killed while all are at work; the other has nobody to answer then, and ends, too."""
+        receive = workers.Workers._receive
+
+        def killed(self, connection):
+            os.kill(self._processes[1][0].pid, signal.SIGKILL)
+            return receive(self, connection)
+
+        monkeypatch.setattr(workers.Workers, "_receive", killed)
+        argv = check_of(image, "--probe", "work+4", "--cpus", "2", "--jobs", "2", "--json")
+        status, out, err = call(capsys, *argv)
+        document = json.loads(out)
+        assert (status, document["interrupted"], document["bound"]["exhaustive"]) == (1, True, False)
+        assert one_line(err)
+        assert "a worker process died" in err
+
+    def test_standard_input_that_is_closed_is_one_line(self, capsys, image, monkeypatch):
+        monkeypatch.setattr(sys, "stdin", None)
+        status, out, err = call(capsys, "script", image, "-")
+        assert (status, out) == (2, "")
+        assert one_line(err)
+
+    def test_too_little_memory_is_one_line(self, capsys, image, monkeypatch):
+        def full(*_words):
+            raise MemoryError
+
+        monkeypatch.setattr(Style, "for_stream", full)
+        status, _, err = call(capsys, "run", image, "--call", "work", "--arg", "5")
+        assert status == 1
+        assert one_line(err)
+        assert "not enough memory" in err
