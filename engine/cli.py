@@ -266,6 +266,10 @@ def _run(args: argparse.Namespace) -> int:
 def _show_run(result: RunResult, style: Style) -> None:
     for call in result.calls:
         value = "no result" if call.result is None else f"{call.result} ({call.result:#x})"
+        if (
+            call.result_f64
+        ):  # of a function that returns a double, RAX is whatever it happens to be; an integer one leaves XMM0 at zero, often
+            value += f", as a double {call.result_f64!r}"
         print(f"{style.paint(f'cpu {call.cpu}', 'bold')}  {call.symbol} -> {value}, {count(call.instructions, 'instruction')}")
         for index, content in enumerate(call.buffers):
             shown = content[:32].hex(" ") + (f" ... {len(content)} bytes" if len(content) > 32 else "")
@@ -346,11 +350,11 @@ def _script(args: argparse.Namespace) -> int:
     from engine.script_ops import parse_script
 
     options = _options(args)
-    operations = parse_script(_read_script(args.script), args.script)
+    operations = parse_script(_read_script(args.script), "standard input" if args.script == "-" else args.script)
     called = dict.fromkeys(op.symbol for op in operations if op.symbol)
     image = _load_for(args, [(symbol, [IntegerArgument(1)]) for symbol in called], options)
     status = _GOOD
-    for line in run_script(image, operations, options):
+    for line in run_script(image, operations, options, shows_text=not args.json):
         print(json.dumps(line, allow_nan=False) if args.json else _script_line(line))
         if "fault" in line:
             status = _BAD
