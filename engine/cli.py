@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engine.arguments import Argument, IntegerArgument, parse_argument, parse_number
+from engine.arguments import Argument, DoubleArgument, IntegerArgument, parse_argument, parse_number
 from engine.errors import InputError, KprobeError, UnprobedFault, WorkerDied, error_text, printable
 from engine.interrupts import parse_interrupts
 from engine.kprobe_events import parse_spec
@@ -259,17 +259,20 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(result.to_json())
     else:
-        _show_run(result, Style.for_stream(sys.stdout))
+        _show_run(result, Style.for_stream(sys.stdout), any(isinstance(one, DoubleArgument) for one in arguments))
     return _BAD if result.fault is not None else _GOOD
 
 
-def _show_run(result: RunResult, style: Style) -> None:
+def _is_double(result: float | None, asked: bool) -> bool:
+    """A call's result may be a double: it was given doubles, or what it left in XMM0 looks like one and not like text or a small integer."""
+    return asked or (result is not None and 1e-30 < abs(result) < 1e30)
+
+
+def _show_run(result: RunResult, style: Style, asked: bool) -> None:
     for call in result.calls:
         value = "no result" if call.result is None else f"{call.result} ({call.result:#x})"
-        if (
-            call.result_f64
-        ):  # of a function that returns a double, RAX is whatever it happens to be; an integer one leaves XMM0 at zero, often
-            value += f", as a double {call.result_f64!r}"
+        if call.result is not None and _is_double(call.result_f64, asked):
+            value = f"{'not finite' if call.result_f64 is None else repr(call.result_f64)} as a double, {value} as an integer"
         print(f"{style.paint(f'cpu {call.cpu}', 'bold')}  {call.symbol} -> {value}, {count(call.instructions, 'instruction')}")
         for index, content in enumerate(call.buffers):
             shown = content[:32].hex(" ") + (f" ... {len(content)} bytes" if len(content) > 32 else "")
