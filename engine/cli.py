@@ -264,7 +264,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _is_double(result: float | None, asked: bool) -> bool:
-    """A call's result may be a double: it was given doubles, or what it left in XMM0 looks like one and not like text or a small integer."""
+    """A call's result may be a double: it was given doubles, or XMM0 holds what looks like one, not like text or a small integer."""
     return asked or (result is not None and 1e-30 < abs(result) < 1e30)
 
 
@@ -353,6 +353,7 @@ def _script(args: argparse.Namespace) -> int:
     from engine.script_ops import parse_script
 
     options = _options(args)
+    parse_number(args.jobs, "--jobs", least=1, most=256)
     operations = parse_script(_read_script(args.script), "standard input" if args.script == "-" else args.script)
     called = dict.fromkeys(op.symbol for op in operations if op.symbol)
     image = _load_for(args, [(symbol, [IntegerArgument(1)]) for symbol in called], options)
@@ -438,7 +439,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         args.rest = rest
     if args.command in ("check", "explore", "matrix"):
         args.preemptions_given = args.preemptions is not None
-        args.preemptions = args.preemptions or "2"
+        args.preemptions = "2" if args.preemptions is None else args.preemptions
     return args
 
 

@@ -231,8 +231,8 @@ def load_scenarios(spec: str) -> list[Scenario]:
     """
     name, _, wanted = spec.partition("::")
     path = Path(name)
-    if not path.is_file():  # reading a FIFO would wait, a device may never end
-        what = "a directory" if path.is_dir() else "not a regular file" if _exists(path) else "no such file"
+    what = _no_file(path)
+    if what is not None:
         raise InputError(f"{printable(name)}: {what}; give a Python file of scenarios, FILE.py or FILE.py::SCENARIO")
     try:
         names = runpy.run_path(str(path))
@@ -249,11 +249,14 @@ def load_scenarios(spec: str) -> list[Scenario]:
     return chosen
 
 
-def _exists(path: Path) -> bool:
+def _no_file(path: Path) -> str | None:
+    """Why ``path`` is no regular file; None: it is one. Reading a FIFO would wait, and a device may never end."""
     try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
+        if path.is_file():
+            return None
+        return "a directory" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
+    except (OSError, ValueError) as error:  # a name that is too long, say
+        return error_text(error)
 
 
 def _said(error: BaseException, file: str) -> str:
