@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
     inspect.add_argument("symbol", metavar="SYMBOL", nargs="?", help="the function to show (all)")
+    inspect.add_argument("--with", metavar="LIB", action="append", default=[], dest="libraries", help="a shared library to show, too")
     inspect.add_argument("--buffers", action="store_true", help="show the slot and the detour buffer of each site, too")
     inspect.add_argument("--json", action="store_true", help="print one JSON document")
     _explorers(commands)
@@ -221,9 +222,9 @@ def _options(args: argparse.Namespace) -> ExecOptions:
 def _load(args: argparse.Namespace) -> Image:
     from arch_x86.emu.images import load_image
 
-    given = vars(args)  # inspect has neither of the two
+    given = vars(args)  # inspect has no stubs
     stubs = [stub.partition("=")[0] for stub in given.get("stub", ())]
-    image = load_image(args.image, libraries=given.get("libraries", ()), stubs=stubs)
+    image = load_image(args.image, libraries=given.get("libraries", ()), stubs=stubs, executes=args.command != "inspect")
     for warning in image.warnings:
         _complain(f"{image.name}: {warning}")
     return image
@@ -434,7 +435,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if words and words[0] == "replay" and "--" in words:
         rest = words[words.index("--") + 1 :]
         words = words[: words.index("--")]
-    args = _parser().parse_args(_join_negative(words))
+    parser = _parser()
+    args, left = parser.parse_known_args(_join_negative(words))
+    if args.command == "inspect" and args.symbol is None and len(left) == 1 and not left[0].startswith("-"):
+        args.symbol, left = left[0], []  # argparse looks for an optional word in front of the options only
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
     if args.command == "replay":
         args.rest = rest
     if args.command in ("check", "explore", "matrix"):

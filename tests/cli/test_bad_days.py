@@ -319,3 +319,13 @@ class TestProcesses:
         assert status == 1
         assert one_line(err)
         assert "not enough memory" in err
+
+
+@pytest.mark.parametrize("argv", [("work", "--with", "LIB"), ("--with", "LIB", "work"), ("--json", "work", "--with", "LIB")])
+def test_inspect_takes_libraries_and_the_function_in_any_order(capsys, image, argv):
+    """An assembly file has no use for one, and says so: the words were understood."""
+    status, out, err = call(capsys, "inspect", image, *argv)
+    assert (status, out) == (2, "")
+    assert "leave --with out" in err
+    assert call(capsys, "inspect", image, "--buffers", "work")[::2] == (0, "")
+    assert "unrecognized" in call(capsys, "inspect", image, "--buffers", "work", "work")[2]
