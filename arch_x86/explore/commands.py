@@ -187,6 +187,7 @@ def run_explore(args: Namespace) -> int:
             try:
                 result = _search(f"explore {one.name}", case, bound)
             except KeyboardInterrupt:  # while it was set up
+                _complain(f"interrupted while {one.name} was set up")
                 worst = _INTERRUPTED
                 break
             except UnprobedFault as error:

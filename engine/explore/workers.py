@@ -85,6 +85,8 @@ class Workers:
             answer = connection.recv()
         except (EOFError, OSError):
             raise WorkerDied(_DIED) from None
+        if isinstance(answer, MemoryError):
+            raise WorkerDied("a worker process has too little memory; use fewer --jobs")
         if isinstance(answer, BaseException):
             raise answer
         assert isinstance(answer, PartResult)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from arch_x86.explore import check as check_module
 from arch_x86.explore import commands
 from arch_x86.explore.saved import SavedCase
 from engine.cli import main
@@ -231,6 +232,32 @@ class TestSaved:
         assert (status, out) == (2, "")
         assert one_line(err)
         assert "give a file that --save wrote" in err
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "3", "{}", '{"schedules": 1}', "null", "x"])
+def test_an_odd_checkpoint_is_one_line_that_says_what_to_do(capsys, tmp_path, image, line):
+    argv = check_of(image, "--probe", "work+4", "--max-schedules", "1", "--checkpoint", str(tmp_path / "room"))
+    call(capsys, *argv)
+    (file,) = (tmp_path / "room").iterdir()
+    file.write_text(f"{file.read_text().splitlines()[0]}\n{line}\n")
+    status, out, err = call(capsys, *argv)
+    assert (status, out) == (2, "")
+    assert one_line(err)
+    assert "take the file away" in err
+
+
+class TestInterrupts:
+    @pytest.mark.parametrize("command", ["check", "explore"])
+    def test_ctrl_c_before_the_search_is_one_line(self, capsys, tmp_path, image, monkeypatch, command):
+        def interrupted(*_words, **_options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(check_module, "open_case", interrupted)
+        argv = check_of(image, "--probe", "work+4") if command == "check" else ("explore", scenario_file(tmp_path, image))
+        status, out, err = call(capsys, *argv)
+        assert (status, out) == (130, "")
+        assert one_line(err)
+        assert "interrupted" in err
 
 
 class TestOptions:
