@@ -45,6 +45,8 @@ def parse_number(text: str, what: str, *, least: int | None = None, most: int | 
     :raises InputError: it is none; ``what`` names it in the message.
     """
     try:
+        if not text.isascii():  # int() takes the digits of all scripts
+            raise ValueError
         value = int(text, 0)
     except ValueError:
         raise InputError(f"{what}: {printable(text)} is not a number; give one such as 5 or 0x10") from None
@@ -67,6 +69,8 @@ def parse_argument(text: str) -> Argument:
     if text.startswith("buf:"):
         return BufferArgument(_buffer(text, text[4:]))
     try:
+        if not text.isascii():
+            raise ValueError
         value = int(text, 0)
     except ValueError:  # also more than 4300 digits
         raise InputError(f"--arg {printable(text)}: give {_FORMS}") from None

@@ -7,6 +7,7 @@ what is wrong; 130 after Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -16,8 +17,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engine.arguments import Argument, IntegerArgument, parse_argument, parse_number
-from engine.errors import InputError, KprobeError, UnprobedFault, WorkerDied, printable
+from engine.arguments import Argument, DoubleArgument, IntegerArgument, parse_argument, parse_number
+from engine.errors import InputError, KprobeError, UnprobedFault, WorkerDied, error_text, printable
 from engine.interrupts import parse_interrupts
 from engine.kprobe_events import parse_spec
 from engine.profile import profile_named
@@ -56,10 +57,21 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{shorter}; see {self.prog} --help")
 
 
+class _Once(argparse.Action):
+    """An option that says what is to be done: a second one would silently take the place of the first."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is there twice; give it once")
+        setattr(namespace, self.dest, values)
+
+
 def _calling(parser: argparse.ArgumentParser, *, cpus: bool, jobs: str) -> None:
     """What names the call, and the options common to the commands that execute."""
     parser.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
-    parser.add_argument("--call", metavar="SYMBOL", required=True, help="the function to call")
+    parser.add_argument("--call", metavar="SYMBOL", required=True, action=_Once, help="the function to call")
     parser.add_argument(
         "--arg", metavar="A", action="append", default=[], dest="arguments", help="next argument: N, f64:X, buf:HEX, buf:@FILE, buf:+SIZE"
     )
@@ -118,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
     inspect.add_argument("symbol", metavar="SYMBOL", nargs="?", help="the function to show (all)")
+    inspect.add_argument("--with", metavar="LIB", action="append", default=[], dest="libraries", help="a shared library to show, too")
     inspect.add_argument("--buffers", action="store_true", help="show the slot and the detour buffer of each site, too")
     inspect.add_argument("--json", action="store_true", help="print one JSON document")
     _explorers(commands)
@@ -185,11 +198,11 @@ def _exploring(parser: argparse.ArgumentParser, *, preemptions: str, ablates: bo
     parser.add_argument("--strategy", metavar="S", default="exhaustive", help="exhaustive, random or pct (exhaustive)")
     parser.add_argument("--preemptions", metavar="K", help=f"bound on interrupts and switches from a busy vCPU; or none ({preemptions})")
     parser.add_argument("--max-schedules", metavar="N", help="stop after so many schedules (exhaustive: no limit; else 10000)")
-    parser.add_argument("--seed", metavar="N", default="0", help="of random and pct (0)")
-    parser.add_argument("--depth", metavar="D", default="3", help="of pct: points of change, and one more (3)")
+    parser.add_argument("--seed", metavar="N", help="of random and pct only (0)")
+    parser.add_argument("--depth", metavar="D", help="of pct only: points of change, and one more (3)")
     parser.add_argument("--checkpoint", metavar="DIR", help="write down what is found there, and go on from it when it was killed")
     parser.add_argument("--no-reduction", action="store_true", help="choose at every instruction, not only where others could tell")
-    parser.add_argument("--no-hashing", action="store_true", help="go on from states that were met before, too")
+    parser.add_argument("--no-hashing", action="store_true", help="go on from states that were met before, too (random and pct always do)")
     parser.add_argument("--recheck", action="store_true", help="run every schedule twice and compare (else one in 100)")
 
 
@@ -211,9 +224,9 @@ def _options(args: argparse.Namespace) -> ExecOptions:
 def _load(args: argparse.Namespace) -> Image:
     from arch_x86.emu.images import load_image
 
-    given = vars(args)  # inspect has neither of the two
+    given = vars(args)  # inspect has no stubs
     stubs = [stub.partition("=")[0] for stub in given.get("stub", ())]
-    image = load_image(args.image, libraries=given.get("libraries", ()), stubs=stubs)
+    image = load_image(args.image, libraries=given.get("libraries", ()), stubs=stubs, executes=args.command != "inspect")
     for warning in image.warnings:
         _complain(f"{image.name}: {warning}")
     return image
@@ -249,13 +262,20 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(result.to_json())
     else:
-        _show_run(result, Style.for_stream(sys.stdout))
+        _show_run(result, Style.for_stream(sys.stdout), any(isinstance(one, DoubleArgument) for one in arguments))
     return _BAD if result.fault is not None else _GOOD
 
 
-def _show_run(result: RunResult, style: Style) -> None:
+def _is_double(result: float | None, asked: bool) -> bool:
+    """A call's result may be a double: it was given doubles, or XMM0 holds what looks like one, not like text or a small integer."""
+    return asked or (result is not None and 1e-30 < abs(result) < 1e30)
+
+
+def _show_run(result: RunResult, style: Style, asked: bool) -> None:
     for call in result.calls:
         value = "no result" if call.result is None else f"{call.result} ({call.result:#x})"
+        if call.result is not None and _is_double(call.result_f64, asked):
+            value = f"{'not finite' if call.result_f64 is None else repr(call.result_f64)} as a double, {value} as an integer"
         print(f"{style.paint(f'cpu {call.cpu}', 'bold')}  {call.symbol} -> {value}, {count(call.instructions, 'instruction')}")
         for index, content in enumerate(call.buffers):
             shown = content[:32].hex(" ") + (f" ... {len(content)} bytes" if len(content) > 32 else "")
@@ -336,11 +356,12 @@ def _script(args: argparse.Namespace) -> int:
     from engine.script_ops import parse_script
 
     options = _options(args)
-    operations = parse_script(_read_script(args.script), args.script)
+    parse_number(args.jobs, "--jobs", least=1, most=256)
+    operations = parse_script(_read_script(args.script), "standard input" if args.script == "-" else args.script)
     called = dict.fromkeys(op.symbol for op in operations if op.symbol)
     image = _load_for(args, [(symbol, [IntegerArgument(1)]) for symbol in called], options)
     status = _GOOD
-    for line in run_script(image, operations, options):
+    for line in run_script(image, operations, options, shows_text=not args.json):
         print(json.dumps(line, allow_nan=False) if args.json else _script_line(line))
         if "fault" in line:
             status = _BAD
@@ -351,11 +372,13 @@ def _read_script(name: str) -> str:
     wanted = "give a text file of operations, one a line, or - for standard input"
     if name != "-" and not os.path.isfile(name):
         raise InputError(f"{printable(name)}: {'not a regular file' if os.path.exists(name) else 'no such file'}; {wanted}")
+    if name == "-" and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `<&-`
+        raise InputError(f"standard input is closed; {wanted}")
     try:
         with nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8") as file:
             text = file.read(_SCRIPT_MAX + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{printable(name)}: {error}; {wanted}") from None
+        raise InputError(f"{printable(name)}: {error_text(error)}; {wanted}") from None
     if len(text) > _SCRIPT_MAX:
         raise InputError(f"{printable(name)}: over {_SCRIPT_MAX:,} characters; cut it into several scripts")
     return text
@@ -414,15 +437,21 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if words and words[0] == "replay" and "--" in words:
         rest = words[words.index("--") + 1 :]
         words = words[: words.index("--")]
-    args = _parser().parse_args(_join_negative(words))
+    parser = _parser()
+    args, left = parser.parse_known_args(_join_negative(words))
+    if args.command == "inspect" and args.symbol is None and len(left) == 1 and not left[0].startswith("-"):
+        args.symbol, left = left[0], []  # argparse looks for an optional word in front of the options only
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
     if args.command == "replay":
         args.rest = rest
     if args.command in ("check", "explore", "matrix"):
         args.preemptions_given = args.preemptions is not None
-        args.preemptions = args.preemptions or "2"
+        args.preemptions = "2" if args.preemptions is None else args.preemptions
     return args
 
 
+_OUTPUT_ERRORS = (errno.EBADF, errno.EFBIG, errno.EINVAL, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENXIO, errno.EAGAIN)
 _COMMANDS = {
     "run": _run,
     "verify": _verify,
@@ -460,12 +489,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UnprobedFault, WorkerDied) as error:
         _complain(str(error))
         return _BAD
+    except MemoryError:
+        _complain("not enough memory; use smaller buffers, fewer --cpus or fewer --jobs, or allow the process more")
+        return _BAD
     except BrokenPipeError:  # the reader went away (`optprobe ... | head`)
         _give_up_output()
         return _BAD
+    except ImportError as error:
+        _complain(f"cannot load what it needs: {error_text(error)}; is there too little memory, or was it installed in part?")
+        return _BAD
     except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS:
+            _complain(f"the system refuses: {error_text(error)}; is there too little memory, or are there too many files or processes?")
+            return _BAD
         _give_up_output()
-        _complain(f"cannot write the output: {error.strerror or error}")
+        _complain(f"cannot write the output: {error_text(error)}")
         return _BAD
 
 

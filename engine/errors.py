@@ -23,6 +23,7 @@ __all__ = (
     "UnprobedFault",
     "WorkerDied",
     "errno_name",
+    "error_text",
     "printable",
 )
 
@@ -42,6 +43,13 @@ def printable(text: str) -> str:
     """``text`` as it may stand in a one-line message: what does not print is escaped, what is long is cut."""
     shown = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
     return shown if len(shown) <= 200 else shown[:197] + "..."
+
+
+def error_text(error: Exception) -> str:
+    """What a message says of an error of the system or of the standard library: in words, without ``[Errno 2]`` and the file's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return printable(str(error)) or type(error).__name__
 
 
 class OptprobeError(Exception):

@@ -14,13 +14,15 @@ from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.profile import Profile
 
-__all__ = ("ProbeSpec", "parse_spec", "refuse_ambiguous", "several_functions")
+__all__ = ("MAXACTIVE_MAX", "ProbeSpec", "parse_spec", "refuse_ambiguous", "several_functions")
 
 _HEAD: Final = re.compile(r"^(?P<kind>[pr])(?P<max>\d*)(?::(?:(?P<group>[A-Za-z_]\w*)/)?(?P<event>[A-Za-z_]\w*))?$", re.ASCII)
 _PLACE: Final = re.compile(r"^(?P<symbol>[A-Za-z_.$][\w.$@]*)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|[0-9]+))?$")
 _ADDRESS: Final = re.compile(r"^0[xX][0-9a-fA-F]+$")
 _NAME_MAX: Final = 64  # MAX_EVENT_NAME_LEN in kernel/trace/trace.h: of an event's name; a group's is one shorter
 _SHOWN: Final = 5  # addresses in a message
+MAXACTIVE_MAX: Final = 4096
+"""KRETPROBE_MAXACTIVE_MAX in kernel/trace/trace_kprobe.c: most calls that a return probe follows at once."""
 _TOO_LARGE: Final = 1 << 64
 _RIGHT: Final = "write SYM, SYM+0xOFF, or p[:[GRP/]EVENT] SYM[+OFF]"
 

@@ -11,21 +11,21 @@
 | ``wait``, ``sleep JIFFIES`` | until the optimizer is idle; let time pass |
 | ``sysctl kprobes-optimization=0\\|1``, ``debugfs enabled=0\\|1`` | the global switches |
 
-PLACE is ``SYM+DEC`` or ``0xADDR+DEC``.
+PLACE is ``SYM+OFF`` or ``0xADDR+OFF``; OFF is decimal, or hexadecimal with 0x in front.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from engine.errors import InputError
+from engine.errors import InputError, printable
 
 __all__ = ("Operation", "Place", "parse_script")
 
-_PLACE: Final = re.compile(r"^(?P<base>[A-Za-z_.$][\w.$@]*|0[xX][0-9a-fA-F]{1,16})(?:\+(?P<offset>\d{1,19}))?$")
+_PLACE: Final = re.compile(r"^(?P<base>[A-Za-z_.$][\w.$@]*|0[xX][0-9a-fA-F]{1,16})(?:\+(?P<offset>0[xX][0-9a-fA-F]{1,16}|[0-9]{1,19}))?$")
 _PROBE_WORDS: Final = ("unreg", "dis", "en", "cnt")
 _SWITCHES: Final = {"sysctl": "kprobes-optimization", "debugfs": "enabled"}
 _REG_WORDS: Final = frozenset({"sym", "both", "post", "disabled"})
@@ -44,7 +44,7 @@ class Place:
 class Operation:
     """One line. ``text``: as written, with single spaces. What a verb does not take is None, empty or 0.
 
-    ``number``: of calls or jiffies, or the new value of a switch.
+    ``number``: of calls or jiffies, or the new value of a switch. ``where``: the file and the line, for messages.
     """
 
     text: str
@@ -54,6 +54,7 @@ class Operation:
     symbol: str | None = None
     words: frozenset[str] = frozenset()
     number: int = 0
+    where: str = ""
 
 
 def parse_script(text: str, name: str) -> list[Operation]:
@@ -66,10 +67,11 @@ def parse_script(text: str, name: str) -> list[Operation]:
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if words:
+            where = f"{printable(name)}, line {number}"
             try:
-                found.append(_operation(words))
+                found.append(replace(_operation(words), where=where))
             except InputError as error:
-                raise InputError(f"{name}, line {number}: {error}") from None
+                raise InputError(f"{where}: {error}") from None
     return found
 
 
@@ -97,16 +99,16 @@ def _operation(words: Sequence[str]) -> Operation:
         case (("sysctl" | "debugfs"), 1) if rest[0] in (f"{_SWITCHES[verb]}=0", f"{_SWITCHES[verb]}=1"):
             return Operation(text, verb, number=int(rest[0][-1]))
         case _:
-            raise InputError(f"{text!r} is not an operation; {_usage(verb)}")
+            raise InputError(f"'{printable(text)}' is not an operation; {_usage(verb)}")
 
 
 def _usage(verb: str) -> str:
     forms = {
-        "reg": "write reg ID SYM+DEC [sym|both] [post] [disabled]",
+        "reg": "write reg ID SYM+OFF [sym|both] [post] [disabled]",
         "rereg": "write rereg ID",
         "callfn": "write callfn ID SYM",
-        "chip": "write chip ID SYM+DEC",
-        "st": "write st SYM+DEC",
+        "chip": "write chip ID SYM+OFF",
+        "st": "write st SYM+OFF",
         "call": "write call SYM xN",
         "wait": "write wait",
         "sleep": "write sleep JIFFIES",
@@ -119,7 +121,7 @@ def _usage(verb: str) -> str:
 def _flags(words: Sequence[str]) -> frozenset[str]:
     unknown = [word for word in words if word not in _REG_WORDS]
     if unknown:
-        raise InputError(f"reg takes no {unknown[0]!r}; write sym, both, post or disabled behind the place")
+        raise InputError(f"reg takes no '{printable(unknown[0])}'; write sym, both, post or disabled behind the place")
     if {"sym", "both"} <= set(words):
         raise InputError("reg takes sym or both, not the two together")
     return frozenset(words)
@@ -128,6 +130,7 @@ def _flags(words: Sequence[str]) -> frozenset[str]:
 def _place(text: str) -> Place:
     found = _PLACE.match(text)
     if found is None:
-        raise InputError(f"{text!r} is not a place; write SYM+DEC or 0xADDR+DEC")
-    base, offset = found["base"], int(found["offset"] or 0)
+        raise InputError(f"'{printable(text)}' is not a place; write SYM+OFF or 0xADDR+OFF")
+    base, digits = found["base"], found["offset"] or "0"
+    offset = int(digits, 16 if digits[:2].lower() == "0x" else 10)
     return Place(None, int(base, 16), offset) if base[:2].lower() == "0x" else Place(base, None, offset)

@@ -16,12 +16,13 @@ from arch_x86.explore.running import Plan
 from arch_x86.explore.system import X86System
 from arch_x86.explore.world import ControlCode, ControlCodes
 from arch_x86.lab.calls import check_arguments, place_call, require_function
+from arch_x86.probes.code import CodeCache
 from engine.arguments import Argument
 from engine.errors import InputError, printable
 from engine.image import Image
 from engine.profile import Profile
 
-__all__ = ("Case", "find_orders", "fingerprint", "open_case")
+__all__ = ("Case", "find_orders", "fingerprint", "open_case", "require_boundary")
 
 _STACK_PAGES = 4
 
@@ -67,6 +68,22 @@ class Case:
     def control_tasks(self) -> Sequence[tuple[str, ControlCode]]:
         """The control tasks' work, by name, for one control state."""
         return self.code() if callable(self.code) else self.code
+
+
+def require_boundary(image: Image, addr: int, what: str) -> int:
+    """``addr``, where an instruction of a function starts.
+
+    :param what: the option that asks for it, for the message.
+    :raises InputError: none does.
+    """
+    function = CodeCache(image).function_at(addr)
+    if function is None:
+        raise InputError(f"{printable(what)}: {addr:#x} is outside of every function; give where one of its instructions starts")
+    if function.insn_at(addr) is None:
+        near = max((at for at in function.insns if function.start + at < addr), default=0)
+        name = printable(function.symbol.name)
+        raise InputError(f"{printable(what)}: no instruction of {name} starts there; one does at {name}+{near:#x}")
+    return addr
 
 
 def fingerprint(case: Case) -> str:

@@ -13,7 +13,7 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.explore.case import Case, fingerprint, open_case
 from arch_x86.explore.control import Control
 from arch_x86.explore.system import X86System
-from engine.errors import InputError, printable
+from engine.errors import InputError, WorkerDied, printable
 from engine.explore.checkpoint import Checkpoint, code_mark
 from engine.explore.drive import InProcess, Progress, drive
 from engine.explore.exhaustive import Exhaustive
@@ -26,8 +26,9 @@ from engine.explore.system import Coverage, Violation
 from engine.explore.workers import Workers
 from engine.kprobe_events import ProbeSpec
 
-__all__ = ("CheckResult", "Report", "Search", "check", "life_of_probes", "replay_case")
+__all__ = ("STRATEGIES", "CheckResult", "Report", "Search", "check", "life_of_probes", "replay_case")
 
+STRATEGIES: Final = ("exhaustive", "random", "pct")
 _CODE: Final = tuple(Path(__file__).resolve().parents[2] / name for name in ("engine", "arch_x86"))
 
 
@@ -95,7 +96,8 @@ class Report:
 class CheckResult:
     """What a search has to say.
 
-    :ivar missing: methods that the sites allow and no schedule used. ``interrupted``: Ctrl-C ended it.
+    :ivar missing: methods that the sites allow and no schedule used. ``interrupted``: Ctrl-C ended it, or
+        that a process had died, which is ``died``.
     :ivar refused: a line for each probe that the core refused when the control tasks ran alone.
     """
 
@@ -106,6 +108,7 @@ class CheckResult:
     violations: list[Report] = field(default_factory=list[Report])
     interrupted: bool = False
     refused: tuple[str, ...] = ()
+    died: WorkerDied | None = None
 
     @property
     def coverage(self) -> Coverage:
@@ -195,15 +198,19 @@ def check(
     with closing(open_case(case, pool)) as system:
         if refuses:
             system.refuse_bad_start()
-        outcome, interrupted = Outcome(), False
+        outcome, interrupted, died = Outcome(), False, None
         several = Workers(strategy, system, lambda: open_case(case, orders=system.orders), min(search.jobs, BATCH))
         with closing(several if search.jobs > 1 else InProcess(strategy, system)) as runner, _checkpoint(case, search) as checkpoint:
             try:
                 drive(strategy, runner, outcome, progress, checkpoint)
             except KeyboardInterrupt:
                 interrupted = True
+            except WorkerDied as error:  # what the others have found by now is told
+                interrupted, died = True, error
         bound = None if search.strategy == "pct" else search.preemptions
-        result = CheckResult(outcome, case.cpus, bound, _missing(system, outcome), interrupted=interrupted, refused=system.refused)
+        result = CheckResult(
+            outcome, case.cpus, bound, _missing(system, outcome), interrupted=interrupted, refused=system.refused, died=died
+        )
         for found in outcome.found:
             segments, violation = found.segments, found.violation
             try:

@@ -13,12 +13,21 @@ from pathlib import Path
 from arch_x86.emu.images import parse_stub
 from arch_x86.emu.machine import CPUS_MAX
 from arch_x86.explore.case import Case
-from arch_x86.explore.check import CheckResult, Search, check, replay_case
+from arch_x86.explore.check import STRATEGIES, CheckResult, Search, check, replay_case
 from arch_x86.explore.matrix import CONFIGURATIONS, Cell, matrix
-from arch_x86.explore.saved import CheckOptions, ScenarioOptions, case_of, load_saved, save, scenario_case
-from arch_x86.explore.scenario import Scenario, load_scenarios
+from arch_x86.explore.saved import (
+    INSTRUCTIONS_MAX,
+    CheckOptions,
+    SavedCase,
+    SaveDirectory,
+    ScenarioOptions,
+    case_of,
+    load_saved,
+    scenario_case,
+)
+from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from engine.arguments import parse_number
-from engine.errors import InputError, UnprobedFault, printable
+from engine.errors import InputError, UnprobedFault, WorkerDied, error_text, printable
 from engine.explore.schedule import Schedule, parse_schedule
 from engine.profile import profile_named
 from engine.report.terminal import Progress, Style, count
@@ -39,7 +48,7 @@ def check_options(args: Namespace) -> CheckOptions:
         call=args.call,
         arguments=tuple(args.arguments),
         probes=tuple(args.probe),
-        calls=parse_number(args.calls, "--calls", least=1, most=1_000),
+        calls=parse_number(args.calls, "--calls", least=1, most=CALLS_MAX),
         cpus=parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
         profile=args.profile,
         preempt=args.preempt,
@@ -48,7 +57,7 @@ def check_options(args: Namespace) -> CheckOptions:
         resched=tuple(args.resched),
         libraries=tuple(args.libraries),
         stubs=tuple(sorted(dict(parse_stub(stub) for stub in args.stub).items())),
-        max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1),
+        max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1, most=INSTRUCTIONS_MAX),
         red_zone=args.red_zone,
         points=args.points,
         reduce=not args.no_reduction,
@@ -58,16 +67,21 @@ def check_options(args: Namespace) -> CheckOptions:
 def search_options(args: Namespace) -> Search:
     """How to search.
 
-    :raises InputError: an unknown strategy, or a wrong number.
+    :raises InputError: an unknown strategy, a wrong number, or an option of another strategy.
     """
+    for option, value, takers in (("--seed", args.seed, ("random", "pct")), ("--depth", args.depth, ("pct",))):
+        if value is not None and args.strategy in STRATEGIES and args.strategy not in takers:
+            raise InputError(f"{option}: only --strategy {' and '.join(takers)} has it; leave it out, or give --strategy {takers[-1]}")
+    if args.preemptions_given and args.strategy == "pct":
+        raise InputError("--preemptions: --strategy pct has no such bound, but --depth; give that instead")
     bound = None if args.preemptions == "none" else parse_number(args.preemptions, "--preemptions", least=0, most=1_000)
     most = None if args.max_schedules is None else parse_number(args.max_schedules, "--max-schedules", least=1)
     search = Search(
         strategy=args.strategy,
         preemptions=bound,
         max_schedules=most,
-        seed=parse_number(args.seed, "--seed", least=0),
-        depth=parse_number(args.depth, "--depth", least=1, most=1_000),
+        seed=parse_number("0" if args.seed is None else args.seed, "--seed", least=0),
+        depth=parse_number("3" if args.depth is None else args.depth, "--depth", least=1, most=1_000),
         hashing=not args.no_hashing,
         recheck_every=1 if args.recheck else 100,
         jobs=parse_number(args.jobs, "--jobs", least=1, most=256),
@@ -80,15 +94,20 @@ def search_options(args: Namespace) -> Search:
 def run_check(args: Namespace) -> int:
     """``optprobe check``."""
     options, search = check_options(args), search_options(args)
+    directory = None if args.save is None else SaveDirectory(Path(args.save))
     case = case_of(options)
+    saved = None if directory is None else directory.prepare(options)
     for warning in case.image.warnings:
         _complain(f"{case.image.name}: {warning}")
     result = _search(f"check {args.call}", case, search, refuses=True)
-    _save(args.save, result, options)
+    _name_files(saved, result)
     if args.json:
-        print(json.dumps(result.to_json(), allow_nan=False))
+        print(json.dumps(result.to_json(), allow_nan=False), flush=True)
     else:
         _show(args.call, case, result, Style.for_stream(sys.stdout))
+    _save(saved, result)
+    if result.died is not None:
+        raise result.died
     if result.interrupted:
         return _INTERRUPTED
     return _GOOD if result.good else _BAD
@@ -99,12 +118,21 @@ def _complain(line: str) -> None:
     print(f"optprobe: {line}", file=sys.stderr, flush=True)
 
 
-def _save(directory: str | None, result: CheckResult, options: CheckOptions | ScenarioOptions) -> None:
-    """What was found goes to files, if there is a directory for them."""
-    if directory is not None:
+def _name_files(saved: SavedCase | None, result: CheckResult) -> None:
+    """The reports say to which files they go, if there is a directory for them."""
+    if saved is not None:
         for number, report in enumerate(result.violations):
-            file = save(Path(directory), number, options, report.schedule, report.violation.explain)
-            result.violations[number] = replace(report, file=str(file))
+            result.violations[number] = replace(report, file=str(saved.file(number, report.schedule)))
+
+
+def _save(saved: SavedCase | None, result: CheckResult) -> None:
+    """What was found, and has been printed, goes to its files. What can't be written is said; the exit status is 1 already."""
+    for report in result.violations:
+        if saved is not None and report.file is not None:
+            try:
+                saved.write(Path(report.file), report.schedule, report.violation.explain)
+            except OSError as error:
+                _complain(f"--save: cannot write {printable(report.file)}: {error_text(error)}; the schedule is in the output")
 
 
 def _search(label: str, case: Case, search: Search, *, refuses: bool = False) -> CheckResult:
@@ -139,40 +167,57 @@ def _show(name: str, case: Case, result: CheckResult, style: Style) -> None:
         print(f"  {report.schedule}")
         if report.file is not None:
             print(f"  {report.file}")
+    sys.stdout.flush()
 
 
 def run_explore(args: Namespace) -> int:
     """``optprobe explore``."""
     search = search_options(args)
-    scenarios = load_scenarios(args.file)
+    directory = None if args.save is None else SaveDirectory(Path(args.save))
+    # All are set up before the first is searched, so that what is wrong with the last one is said at once.
+    cases = [
+        (one, options, scenario_case(one, options)) for one in load_scenarios(args.file) for options in (_scenario_options(one, args),)
+    ]
     documents: list[dict[str, object]] = []
     worst = _GOOD
-    for one in scenarios:
-        options = _scenario_options(one, args)
-        case = scenario_case(one, options)
-        bound = search if args.preemptions_given else replace(search, preemptions=one.preemptions)
-        try:
-            result = _search(f"explore {one.name}", case, bound)
-        except KeyboardInterrupt:  # while it was set up
-            worst = _INTERRUPTED
-            break
-        except UnprobedFault as error:
-            _complain(f"{one.name}: {error}")
-            worst = _BAD
-            continue
-        _save(args.save, result, options)
-        if not result.good:
-            worst = _BAD
-        if args.json:
-            documents.append({"scenario": one.name, **result.to_json()})
-        else:
-            _show(one.name, case, result, Style.for_stream(sys.stdout))
-        if result.interrupted:
-            worst = _INTERRUPTED
-            break
+    try:
+        for one, options, case in cases:
+            saved = None if directory is None else directory.prepare(options)
+            bound = search if args.preemptions_given else replace(search, preemptions=one.preemptions)
+            try:
+                result = _search(f"explore {one.name}", case, bound)
+            except KeyboardInterrupt:  # while it was set up
+                _complain(f"interrupted while {one.name} was set up")
+                worst = _INTERRUPTED
+                break
+            except UnprobedFault as error:
+                _complain(f"{one.name}: {error}")
+                worst = _BAD
+                continue
+            _name_files(saved, result)
+            if args.json:
+                documents.append({"scenario": one.name, **result.to_json()})
+            else:
+                _show(one.name, case, result, Style.for_stream(sys.stdout))
+            _save(saved, result)
+            if result.died is not None:
+                raise result.died
+            if not result.good:
+                worst = _BAD
+            if result.interrupted:
+                worst = _INTERRUPTED
+                break
+    except Exception:  # one line about a scenario: what came out of those in front of it is told all the same
+        if documents:
+            _print_scenarios(documents)
+        raise
     if args.json:
-        print(json.dumps({"schema": 1, "scenarios": documents}, allow_nan=False))
+        _print_scenarios(documents)
     return worst
+
+
+def _print_scenarios(documents: list[dict[str, object]]) -> None:
+    print(json.dumps({"schema": 1, "scenarios": documents}, allow_nan=False), flush=True)
 
 
 def _scenario_options(one: Scenario, args: Namespace) -> ScenarioOptions:
@@ -235,7 +280,7 @@ def run_matrix(args: Namespace) -> int:
         profile_named(args.profile)
     line = Progress("matrix")
     cells: list[Cell] = []
-    interrupted = False
+    interrupted, died = False, None
     try:
         for cell in matrix(search, configurations=columns, say=line.note):
             cells.append(cell)
@@ -244,10 +289,14 @@ def run_matrix(args: Namespace) -> int:
                 print(_cell_line(cell), flush=True)
     except KeyboardInterrupt:
         interrupted = True
+    except WorkerDied as error:
+        interrupted, died = True, error
     finally:
         line.clear()
     if args.json:
         print(json.dumps({"schema": 1, "interrupted": interrupted, "cells": [cell.to_json() for cell in cells]}, allow_nan=False))
+    if died is not None:
+        raise died
     if interrupted:
         return _INTERRUPTED
     baseline_breaks = any(cell.step is None and cell.report is not None and not cell.configuration.preempt for cell in cells)

@@ -15,6 +15,7 @@ from arch_x86.text.space import TextSpace
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
+from engine.kprobe_events import MAXACTIVE_MAX
 from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe, KretprobeInstance
 from engine.switches import set_kprobes_enabled, set_kprobes_optimization
@@ -26,6 +27,8 @@ BETWEEN_OPERATIONS: Final = "next operation"
 BEHIND_OPERATION: Final = "behind the operation"
 """Name of the point behind each operation, where control tasks share variables: the scenario's code goes on there."""
 _JMP: Final = b"\xe9"
+_NUMBERS: Final = 10_000
+"""Numbers that probes can be given: each below the highest takes room."""
 _MOST_REPLACED: Final = 5 + 15
 """A jump replaces fewer bytes than that: five, and what is left of an instruction that begins in them."""
 
@@ -136,6 +139,8 @@ class Control:
 
         :param maxactive: how many calls it can follow at once.
         """
+        if maxactive > MAXACTIVE_MAX:
+            raise InputError(f"maxactive={maxactive}: a return probe follows {MAXACTIVE_MAX} calls at once at most")
         number = len(self.probes)
 
         def entry_handler(_ri: KretprobeInstance, regs: Any) -> int:
@@ -155,8 +160,9 @@ class Control:
         """
         :raises InputError: another probe has that number, or it is none.
         """
-        if number < 0 or number in self._numbered:
-            raise InputError(f"number={number}: {'a number is 0 at least' if number < 0 else 'another probe has that number already'}")
+        if not 0 <= number < _NUMBERS or number in self._numbered:
+            out = not 0 <= number < _NUMBERS
+            raise InputError(f"number={number}: {f'a number is 0 to {_NUMBERS - 1}' if out else 'another probe has that number already'}")
         self._numbered.add(number)
         while len(self.probes) <= number:
             self.probes.append(Kprobe())  # of another task, which has not come to make it

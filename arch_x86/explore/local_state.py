@@ -79,7 +79,8 @@ class LocalState:
         code = frame.f_code
         module = _module(frame)
         own = is_of_optprobe(module) or module == "contextlib"
-        held = tuple(self._variable(name, value, own=own) for name, value in frame.f_locals.items())
+        variables = sorted(frame.f_locals.items())  # the order of the dictionary depends on when it was asked for before
+        held = tuple(self._variable(name, value, own=own) for name, value in variables)
         return (code.co_qualname, _places(code)[frame.f_lasti // 2] if frame.f_lasti >= 0 else (), held)
 
     def _variable(self, name: str, value: Any, *, own: bool) -> Hashable:

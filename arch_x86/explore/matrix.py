@@ -87,6 +87,7 @@ def matrix(
 ) -> Iterator[Cell]:  # fmt: skip
     """All cells, row by row, each from a fresh run. ``say`` is told what is being run.
 
+    :raises WorkerDied: a process of ``--jobs`` ended. The same holds for what follows.
     :raises KeyboardInterrupt: Ctrl-C cut a search off. The cell that it belongs to is not given, and no other one is begun.
     """
     sound: dict[tuple[str, str], bool] = {}
@@ -121,6 +122,8 @@ def _cell(
         def run(names: frozenset[str], one: Scenario = scenario) -> CheckResult:
             profile = without(configuration.profile, names, preempt=configuration.preempt)
             result = check(one.case(profile, preempt=configuration.preempt), search, pool=pool)
+            if result.died is not None:
+                raise result.died
             if result.interrupted:
                 raise KeyboardInterrupt
             return result

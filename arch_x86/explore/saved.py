@@ -7,30 +7,36 @@ tells when that has changed.
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 from arch_x86.emu.images import load_image
-from arch_x86.explore.case import Case
+from arch_x86.emu.machine import CPUS_MAX
+from arch_x86.explore.case import Case, require_boundary
 from arch_x86.explore.check import life_of_probes
-from arch_x86.explore.scenario import Scenario, load_scenarios
+from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.lab.redzone import with_red_zone
-from engine.arguments import parse_argument, parse_number
-from engine.errors import InputError, printable
+from engine.arguments import parse_argument
+from engine.errors import InputError, KprobeError, error_text, printable
 from engine.explore.schedule import Schedule, parse_schedule
 from engine.image import Image
-from engine.kprobe_events import parse_spec, refuse_ambiguous, several_functions
+from engine.kprobe_events import MAXACTIVE_MAX, parse_spec, refuse_ambiguous, several_functions
 from engine.profile import profile_named
+from engine.report.terminal import count
 from engine.steps import without
 
-__all__ = ("CheckOptions", "ScenarioOptions", "case_of", "load_saved", "save", "scenario_case")
+__all__ = ("INSTRUCTIONS_MAX", "CheckOptions", "SaveDirectory", "ScenarioOptions", "case_of", "load_saved", "scenario_case")
 
 _FORMAT: Final = "optprobe-schedule"
 _VERSION: Final = 2
+INSTRUCTIONS_MAX: Final = 1 << 62
+"""Highest bound on the instructions of a call."""
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +114,11 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
     for spec in specs:
         if spec.fetchargs:
             raise InputError(f"probe '{printable(spec.text)}': fetch arguments are not there yet; leave them out")
+        if (spec.maxactive or 0) > MAXACTIVE_MAX:
+            shown = printable(spec.text)
+            raise KprobeError(
+                errno.E2BIG, f"probe '{shown}': {spec.maxactive} calls at once; a return probe follows {MAXACTIVE_MAX} at most"
+            )
     if image is None:
         image = load_image(options.image, libraries=options.libraries, stubs=[name for name, _ in options.stubs])
     profile = profile_named(options.profile)
@@ -127,7 +138,7 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
         cpus=options.cpus,
         profile=without(profile, frozenset(options.without), preempt=options.preempt),
         preempt=options.preempt,
-        resched=tuple(_place(image, text) for text in options.resched),
+        resched=tuple(_place(image, options.call, text) for text in options.resched),
         reduce=options.reduce,
         points=_points(options.points),
         limit=options.max_instructions,
@@ -137,34 +148,75 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
     )
 
 
-def _place(image: Image, text: str) -> int:
-    """The address of SYM+OFF."""
+def _place(image: Image, call: str, text: str) -> int:
+    """The address of SYM+OFF of the called function."""
     spec = parse_spec(text)
+    what = f"--resched {printable(text)}"
+    if spec.is_return or spec.event is not None or spec.fetchargs:
+        raise InputError(f"{what}: a probe's definition; give SYM+OFF, where a task is to call schedule()")
     if spec.address is not None:
-        return spec.address
+        return require_boundary(image, spec.address, what)
     several = several_functions(image, spec.symbol or "", spec.offset)
     if several:
-        raise InputError(f"--resched {printable(text)}: {several}")
+        raise InputError(f"{what}: {several}")
     symbol = next((one for one in image.functions if one.name == spec.symbol), None)
     if symbol is None:
-        raise InputError(f"--resched {printable(text)}: {image.name} has no function {printable(spec.symbol or '')}")
-    return symbol.addr + spec.offset
+        raise InputError(
+            f"{what}: {image.name} has no function {printable(spec.symbol or '')}; give one of its own, such as {printable(call)}"
+        )
+    if symbol.size and spec.offset >= symbol.size:
+        raise InputError(
+            f"{what}: outside of {printable(symbol.name)}, which has {count(symbol.size, 'byte')}; give where an instruction starts"
+        )
+    return require_boundary(image, symbol.addr + spec.offset, what)
 
 
-def save(directory: Path, number: int, options: CheckOptions | ScenarioOptions, schedule: Schedule, explain: str) -> Path:
-    """Write one violation to ``directory``, which is made if need be. Returns the file.
+class SaveDirectory:
+    """The directory of ``--save``. It is made and tried out before a search begins, which may take a night.
 
-    :raises InputError: it can't be written.
+    :raises InputError: it can't be made or written to.
     """
-    told = _check_document(options) if isinstance(options, CheckOptions) else _scenario_document(options)
-    document = {"format": _FORMAT, "version": _VERSION, "explain": explain, "schedule": str(schedule), **told}
-    file = directory / f"violation-{schedule.fingerprint}-{number}.json"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory) as trial:
+                trial.write(b"violation")
+        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+            where, reason = printable(str(directory)), error_text(error)
+            raise InputError(f"--save {where}: {reason}; give a directory that can be written to, or one that can be made") from None
+
+    def prepare(self, options: CheckOptions | ScenarioOptions) -> SavedCase:
+        """What describes the case, with the bytes of all files that it names as they are now.
+
+        :raises InputError: one of those files can't be read.
+        """
+        try:
+            told = _check_document(options) if isinstance(options, CheckOptions) else _scenario_document(options)
+        except OSError as error:
+            raise InputError(f"--save: {printable(str(error.filename))}: {error_text(error)}; give files that stay") from None
+        return SavedCase(self._directory, told)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCase:
+    """A case that violations are found in, and where they are written to."""
+
+    directory: Path
+    told: Mapping[str, Any]
+
+    def file(self, number: int, schedule: Schedule) -> Path:
+        """Where violation ``number`` of the case belongs."""
+        return self.directory / f"violation-{schedule.fingerprint}-{number}.json"
+
+    def write(self, file: Path, schedule: Schedule, explain: str) -> None:
+        """Write one violation to ``file``.
+
+        :raises OSError: it can't be written.
+        """
+        document = {"format": _FORMAT, "version": _VERSION, "explain": explain, "schedule": str(schedule), **self.told}
         file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--save {printable(str(directory))}: {error.strerror}; give a directory that can be written to") from None
-    return file
 
 
 def _check_document(options: CheckOptions) -> dict[str, Any]:
@@ -214,66 +266,146 @@ def _file(name: str) -> dict[str, str]:
 
 
 def load_saved(name: str) -> tuple[Case, Schedule]:
-    """What :func:`save` wrote.
+    """What :meth:`SavedCase.write` wrote.
 
     :raises InputError: it is not such a file.
     """
+    shown = printable(name)
     try:
+        if Path(name).exists() and not Path(name).is_file():  # reading a FIFO would wait, a device may never end
+            raise InputError(f"{shown}: not a regular file; give a file that --save wrote")
         document = json.loads(Path(name).read_text(encoding="utf-8"))
-        if document["format"] != _FORMAT or document["version"] != _VERSION:
-            raise InputError(f"{printable(name)}: not a schedule of this version; give a file that --save wrote")
-        schedule = parse_schedule(document["schedule"])
-        if "scenario" in document:
-            return _scenario(document), schedule
-        with tempfile.TemporaryDirectory() as room:
-            return _case(document, Path(room)), schedule
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{printable(name)}: {printable(str(error))}; give a file that --save wrote") from None
+    except RecursionError:
+        raise InputError(f"{shown}: nested too deeply; give a file that --save wrote") from None
+    except (OSError, ValueError) as error:  # ValueError: no JSON, no UTF-8, or a null character in the name
+        raise InputError(f"{shown}: {error_text(error)}; give a file that --save wrote") from None
+    fields = _Fields(shown, document, "")
+    if fields.take("format", str) != _FORMAT or fields.take("version", int) != _VERSION:
+        raise InputError(f"{shown}: not a schedule of this version; give a file that --save wrote")
+    schedule = parse_schedule(fields.take("schedule", str))
+    if fields.has("scenario"):
+        return _scenario(fields), schedule
+    with tempfile.TemporaryDirectory() as room:
+        return _case(fields, Path(room)), schedule
 
 
-def _scenario(document: Mapping[str, Any]) -> Case:
-    given, where = document["options"], document["scenario"]
+class _Fields:
+    """A JSON object of a saved file, whose values are of the types that :meth:`SavedCase.write` gives them.
+
+    :param where: the file's name, for messages; ``within``: the keys that lead to the object, each with a dot behind it.
+    :raises InputError: it is no object; so do the methods when a value is missing or of another type.
+    """
+
+    def __init__(self, where: str, values: object, within: str) -> None:
+        self._where = where
+        self._within = within
+        if not isinstance(values, dict):
+            what = within.removesuffix(".") or "it"
+            raise InputError(f"{where}: {what} is no JSON object; give a file that --save wrote")
+        self._values = cast("dict[str, object]", values)
+
+    def has(self, key: str) -> bool:
+        """The object has that key."""
+        return key in self._values
+
+    def is_null(self, key: str) -> bool:
+        """The object has that key, and its value is null."""
+        return self.has(key) and self._values[key] is None
+
+    def take(self, key: str, kind: type[_Value], default: _Value | None = None) -> _Value:
+        """The value of ``key``; the default where there is none and it may be missing."""
+        value = self._values.get(key, default)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            self.refuse(key)
+        return value
+
+    def number(self, key: str, most: int) -> int:
+        """An integer from 1 to ``most``."""
+        value = self.take(key, int)
+        if not 1 <= value <= most:
+            self.refuse(key)
+        return value
+
+    def list(self, key: str) -> list[object]:
+        """An array."""
+        return cast("list[object]", self.take(key, list))
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """An array of strings."""
+        values = self.list(key)
+        if not all(isinstance(value, str) for value in values):
+            self.refuse(key)
+        return tuple(cast("list[str]", values))
+
+    def below(self, key: str) -> _Fields:
+        """The object that is the value of ``key``."""
+        return _Fields(self._where, self._values.get(key), f"{self._within}{key}.")
+
+    def each(self, key: str) -> list[_Fields]:
+        """The objects of an array."""
+        return [_Fields(self._where, value, f"{self._within}{key}.{number}.") for number, value in enumerate(self.list(key))]
+
+    def refuse(self, key: str) -> NoReturn:
+        """Say that the value of ``key`` is none that a saved file has."""
+        raise InputError(
+            f"{self._where}: {self._within}{key} is missing, or not of the kind or size that it has there; give a file that --save wrote"
+        )
+
+
+def _scenario(fields: _Fields) -> Case:
+    given, where = fields.below("options"), fields.below("scenario")
     options = ScenarioOptions(
-        file=str(where["file"]),
-        name=str(where["name"]),
-        profile=None if given["profile"] is None else str(given["profile"]),
-        preempt=bool(given["preempt"]),
-        cpus=None if given["cpus"] is None else parse_number(str(given["cpus"]), "cpus", least=1),
-        without=_texts(given["without"]),
-        points=str(given.get("points", "locks")),
+        file=where.take("file", str),
+        name=where.take("name", str),
+        profile=None if given.is_null("profile") else given.take("profile", str),
+        preempt=given.take("preempt", bool),
+        cpus=None if given.is_null("cpus") else given.number("cpus", CPUS_MAX),
+        without=given.texts("without"),
+        points=given.take("points", str, "locks"),
     )
     (one,) = load_scenarios(f"{options.file}::{options.name}")
     return scenario_case(one, options)
 
 
-def _case(document: Mapping[str, Any], room: Path) -> Case:
-    def unpack(entry: Mapping[str, str], place: str) -> str:
-        path = room / place / Path(entry["name"]).name
-        path.parent.mkdir()
-        path.write_bytes(base64.b64decode(entry["base64"], validate=True))
+def _case(fields: _Fields, room: Path) -> Case:
+    def unpack(entry: _Fields, place: str) -> str:
+        try:
+            path = room / place / (Path(entry.take("name", str)).name or "image")
+            path.parent.mkdir()
+            path.write_bytes(base64.b64decode(entry.take("base64", str), validate=True))
+        except (OSError, ValueError):  # no base64, or a name that no file can have
+            entry.refuse("base64")
         return str(path)
 
-    given = document["options"]
+    given = fields.below("options")
     options = CheckOptions(
-        image=unpack(document["image"], "image"),
-        call=str(document["call"]),
-        arguments=_texts(document["arguments"]),
-        probes=_texts(document["probes"]),
-        calls=parse_number(str(given["calls"]), "calls", least=1),
-        cpus=parse_number(str(given["cpus"]), "cpus", least=1),
-        profile=str(given["profile"]),
-        preempt=bool(given["preempt"]),
-        fetch=str(given["fetch"]),
-        without=_texts(given["without"]),
-        resched=_texts(given["resched"]),
-        libraries=tuple(unpack(entry, f"lib{i}") for i, entry in enumerate(document["libraries"])),
-        stubs=tuple((str(name), int(value)) for name, value in given["stubs"]),
-        max_instructions=parse_number(str(given["max_instructions"]), "max_instructions", least=1),
-        red_zone=str(given.get("red_zone", "auto")),
-        points=str(given.get("points", "locks")),
+        image=unpack(fields.below("image"), "image"),
+        call=fields.take("call", str),
+        arguments=fields.texts("arguments"),
+        probes=fields.texts("probes"),
+        calls=given.number("calls", CALLS_MAX),
+        cpus=given.number("cpus", CPUS_MAX),
+        profile=given.take("profile", str),
+        preempt=given.take("preempt", bool),
+        fetch=given.take("fetch", str),
+        without=given.texts("without"),
+        resched=given.texts("resched"),
+        libraries=tuple(unpack(entry, f"lib{i}") for i, entry in enumerate(fields.each("libraries"))),
+        stubs=_stubs(given),
+        max_instructions=given.number("max_instructions", INSTRUCTIONS_MAX),
+        red_zone=given.take("red_zone", str, "auto"),
+        points=given.take("points", str, "locks"),
     )
     return case_of(options)
 
 
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(str(value) for value in values)
+def _stubs(given: _Fields) -> tuple[tuple[str, int], ...]:
+    """Names and values, as pairs."""
+    found: list[tuple[str, int]] = []
+    for pair in given.list("stubs"):
+        match pair:
+            case [str(name), int(value)]:
+                found.append((name, value))
+            case _:
+                given.refuse("stubs")
+    return tuple(found)

@@ -15,26 +15,35 @@ def register(setup: Setup) -> None:
 from __future__ import annotations
 
 import inspect
+import re
 import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final, TypeVar
+from traceback import walk_tb
+from typing import Final, TypeVar, cast
 
 from arch_x86.emu.images import load_image
 from arch_x86.emu.images.asmtext import load_asm
-from arch_x86.explore.case import Case
+from arch_x86.emu.machine import CPUS_MAX
+from arch_x86.explore.case import Case, require_boundary
 from arch_x86.explore.control import Control
 from arch_x86.explore.world import ControlCode
+from arch_x86.lab.calls import require_function
 from engine.arguments import parse_argument
-from engine.errors import InputError, printable
+from engine.errors import InputError, OptprobeError, error_text, printable
 from engine.image import Image
+from engine.kallsyms import Kallsyms
 from engine.profile import Profile
 
-__all__ = ("Scenario", "Setup", "load_scenarios", "scenario")
+__all__ = ("CALLS_MAX", "Scenario", "Setup", "load_scenarios", "scenario")
 
+_NUMBER_NAME: Final = re.compile(r"^x(?=\d)")
+"""A commit's number is no name in Python when it begins with a digit, so its scenario's function has an x in front of it."""
 Body = TypeVar("Body", bound=Callable[[Control], None])
+CALLS_MAX: Final = 1_000
+"""Most calls that a vCPU makes."""
 PROFILES: Final = ("linux-2010", "linux-6.1", "next")
 
 
@@ -51,7 +60,9 @@ class Setup:
         It runs from the start for each control state, and the scenario's function with it: what that keeps is shared by its tasks. Keep
         nothing outside of the scenario's function.
         """
-        self.code.append((body.__name__, body))
+        if not callable(body):
+            raise InputError(f"setup.control({printable(repr(body))}): a control task is a function of one argument, k")
+        self.code.append((getattr(body, "__name__", "task"), body))
         return body
 
 
@@ -85,6 +96,7 @@ class Scenario:
         if self.batch is not None:
             profile = replace(profile, batch=self.batch)
         image = _image(self.image)
+        called = require_function(image, Kallsyms(image), self.call)
         return Case(
             image=image,
             call=self.call,
@@ -95,7 +107,7 @@ class Scenario:
             preempt=self.preempt if preempt is None else preempt,
             nmis=self.nmis,
             interrupts=self.interrupts,
-            asleep=tuple(image.by_name[self.call].addr + offset for offset in self.asleep),
+            asleep=tuple(require_boundary(image, called.addr + offset, f"asleep={offset}") for offset in self.asleep),
             code=partial(self._control_tasks, profile),
             tag=f"{self.name}:{self.source}",
         )
@@ -103,7 +115,12 @@ class Scenario:
     def _control_tasks(self, profile: Profile) -> Sequence[tuple[str, ControlCode]]:
         """The control tasks, which share what the scenario's function keeps outside of theirs."""
         setup = Setup(profile)
-        self.build(setup)
+        try:
+            self.build(setup)
+        except OptprobeError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise InputError(_said(error, self.build.__code__.co_filename)) from None
         return setup.code
 
 
@@ -137,18 +154,22 @@ def scenario(
     :param asleep: offsets in the called function in front of whose instruction a task falls asleep in the middle of its call, for ever.
     :param batch: most probes that a pass takes in each direction in linux-2010, most pokes that share their core syncs in ``next``: so that
         two or three probes are more than a batch. None: the kernel's 256.
-    :raises InputError: ``batch``, ``calls`` or ``cpus`` is less than one.
+    :raises InputError: one of them is of another type, or out of range.
     """
-    if batch is not None and batch < 1:
-        raise InputError(f"batch={batch}: a batch holds one probe at least; leave it out for the kernel's 256")
-    for name, value in (("calls", calls), ("cpus", cpus)):
-        if value < 1:
-            raise InputError(f"{name}={value}: a scenario has at least one vCPU, each of which makes one call at least")
+    _check_words(image=image, call=call)
+    for name, value in (("arguments", arguments), ("profiles", profiles), ("without", without), ("steps", steps)):
+        _check_list(name, value, str, "strings, such as ('5',) or ()")
+    _check_numbers(1, calls=(calls, CALLS_MAX), cpus=(cpus, CPUS_MAX), batch=(256 if batch is None else batch, 256))
+    _check_numbers(0, preemptions=(preemptions, 1_000))
+    _check_switches(preempt=preempt, nmis=nmis, interrupts=interrupts)
+    if not profiles or not set(profiles) <= set(PROFILES):
+        raise InputError(f"profiles={printable(repr(profiles))}: give some of {', '.join(PROFILES)}")
+    _check_list("asleep", asleep, int, "offsets in the called function, such as (4,)")
 
     def make(build: Callable[[Setup], None]) -> Scenario:
         doc = (build.__doc__ or "").strip()
         return Scenario(
-            build.__name__.removeprefix("x").replace("_", "-"),
+            _NUMBER_NAME.sub("", build.__name__).replace("_", "-"),
             doc,
             image,
             call,
@@ -171,6 +192,30 @@ def scenario(
     return make
 
 
+def _check_words(**given: object) -> None:
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise InputError(f"{name}={printable(repr(value))}: give a string")
+
+
+def _check_list(name: str, value: object, kind: type, what: str) -> None:
+    if not isinstance(value, (list, tuple)) or any(type(one) is not kind for one in cast("Sequence[object]", value)):
+        raise InputError(f"{name}={printable(repr(cast('object', value)))}: give a tuple of {what}")
+
+
+def _check_numbers(least: int, **given: tuple[object, int]) -> None:
+    """Each is a number from ``least`` to the one that is given with it."""
+    for name, (value, most) in given.items():
+        if type(value) is not int or not least <= value <= most:
+            raise InputError(f"{name}={printable(repr(value))}: give a whole number from {least} to {most:,}")
+
+
+def _check_switches(**given: object) -> None:
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name}={printable(repr(value))}: give True or False")
+
+
 def _source(build: Callable[[Setup], None]) -> str:
     """The text of a scenario's function, so that a schedule of another version of it is not taken for one of this."""
     try:
@@ -186,18 +231,42 @@ def load_scenarios(spec: str) -> list[Scenario]:
     """
     name, _, wanted = spec.partition("::")
     path = Path(name)
-    if not path.is_file():
-        raise InputError(f"{printable(name)}: no such file; give a Python file of scenarios, FILE.py or FILE.py::SCENARIO")
+    what = _no_file(path)
+    if what is not None:
+        raise InputError(f"{printable(name)}: {what}; give a Python file of scenarios, FILE.py or FILE.py::SCENARIO")
     try:
         names = runpy.run_path(str(path))
-    except Exception as error:
-        raise InputError(f"{printable(name)}: {type(error).__name__}: {printable(str(error))}") from None
+    except (Exception, SystemExit) as error:
+        raise InputError(_said(error, str(path))) from None
     found = [value for value in names.values() if isinstance(value, Scenario)]
     if not found:
         raise InputError(f"{printable(name)}: no scenario; decorate a function with arch_x86.explore.scenario.scenario")
     if not wanted:
         return found
-    chosen = [one for one in found if one.name == wanted.replace("_", "-")]
+    chosen = [one for one in found if wanted.replace("_", "-") in (one.name, one.build.__name__.replace("_", "-"))]
     if not chosen:
         raise InputError(f"{printable(name)}: no scenario {printable(wanted)}; there is {', '.join(one.name for one in found)}")
     return chosen
+
+
+def _no_file(path: Path) -> str | None:
+    """Why ``path`` is no regular file; None: it is one. Reading a FIFO would wait, and a device may never end."""
+    try:
+        if path.is_file():
+            return None
+        return "a directory" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
+    except (OSError, ValueError) as error:  # a name that is too long, say
+        return error_text(error)
+
+
+def _said(error: BaseException, file: str) -> str:
+    """What a scenario's Python file has raised, with the line of that file where it did."""
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    where = f"{printable(file)}{f', line {lines[-1]}' if lines else ''}"
+    if isinstance(error, InputError):
+        return f"{where}: {error}"
+    if isinstance(error, SystemExit):
+        return f"{where}: it ends the program; a file of scenarios only defines them"
+    if isinstance(error, OSError):
+        return f"{where}: {error_text(error)}"
+    return f"{where}: {type(error).__name__}: {printable(str(error))}"

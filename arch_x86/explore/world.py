@@ -168,19 +168,27 @@ class World:
         Worlds whose whole is equal behave alike from here on. The same in every process. What an operation has stored so far to an
         aggregator that is not in the table yet, or not any more, is told by where its task stands.
         """
+        tasks = tuple(map(self._task, self.plane.tasks))
+        shared = self._shared()
+        control = self.control
+        expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)
+        return shared, tasks, _digest((shared, tasks, expected))
+
+    def is_like(self, node: Node) -> bool:
+        """What the tasks share, and where each of them stands, is as in ``node``, whatever a scenario's code keeps for itself."""
+        at = [task.at for task in self.plane.tasks]
+        return at == [task.at for task in node.world.plane.tasks] and self._shared() == node.shared
+
+    def _shared(self) -> int:
         core = self.core
         table = tuple(sorted((addr, self._probe(p)) for addr, p in core.kprobe_table.items()))
         lists = tuple(tuple(self.name_of(op) for op in listed) for listed in core.optimizer.lists.values())
-        tasks = tuple(map(self._task, self.plane.tasks))
         waiting = tuple((addr, self.name_of(p), on) for addr, (p, on) in core.arming.waiting.items())
         switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, *core.optimizer.due)
         switches = (*switches, core.optimizer.completed)
         probes = tuple(map(self._probe, self.control.probes))
         room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)
-        control = self.control
-        shared = _digest((self.text.current.name, table, lists, switches, probes, room))
-        expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)
-        return shared, tasks, _digest((shared, tasks, expected))
+        return _digest((self.text.current.name, table, lists, switches, probes, room))
 
     def _probe(self, p: Kprobe) -> Hashable:
         slot = p.ainsn.slot if p.ainsn is not None else 0
@@ -323,13 +331,27 @@ class NodeTree:
         self._learn = learn
         self._known: dict[int, Node] = {}
         self.nodes: list[Node] = []
-        self.root = self._intern((), self._reach(()))
+        self.root = self._intern((), World(self._stage))
 
-    def _reach(self, path: Sequence[int]) -> World:
+    def _reach(self, node: Node, task: int) -> World:
+        """``node`` once more, from the start, and a step of control task ``task`` from there.
+
+        :raises InputError: the same steps lead to something else now. So does the code of a scenario that asks for the time or for random
+            numbers, or that keeps something from one run to the next.
+        """
         world = World(self._stage)
-        for index in path:
-            world.text.log.clear()
-            world.step(index)
+        tasks = world.plane.tasks
+        for index in node.path:
+            if index < len(tasks) and tasks[index].steppable:
+                world.step(index)
+        if not world.is_like(node) or task >= len(tasks) or not tasks[task].steppable:
+            world.plane.close()
+            raise InputError(
+                f"the scenario is not deterministic: after the same {len(node.path):,} steps, its control tasks stand elsewhere or have "
+                "done something else; use no random numbers, no clock, and nothing that is kept outside of the scenario's function"
+            )
+        world.text.log.clear()
+        world.step(task)
         return world
 
     def _intern(self, path: tuple[int, ...], world: World) -> Node:
@@ -353,7 +375,7 @@ class NodeTree:
             path = (*node.path, task)
             if len(path) > STEPS_MAX:
                 raise endless(node.world.plane.tasks[task].name)
-            world = self._reach(path)
+            world = self._reach(node, task)
             writes = tuple(world.text.log)
             edge = node.children[task] = Edge(self._intern(path, world), writes)
         return edge

@@ -144,7 +144,7 @@ def _work(pipe: Pipe, call: _Call) -> None:
                 pipe.send((verifier.runs - before, failures))
     except OptprobeError as error:
         pipe.send(error)
-    except (EOFError, OSError):  # whoever asked has gone
+    except (EOFError, OSError, MemoryError):  # whoever asked has gone, or learns by the end of this process
         return
 
 

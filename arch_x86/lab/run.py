@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from arch_x86.emu.execute import InterruptPlan
 from arch_x86.emu.fault import GuestFault
@@ -17,14 +16,12 @@ from engine.arguments import Argument
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
-from engine.kprobe_events import ProbeSpec, refuse_ambiguous
+from engine.kprobe_events import MAXACTIVE_MAX, ProbeSpec, refuse_ambiguous
 from engine.kprobes import Kprobes
 from engine.kretprobes import Kretprobe
 from engine.profile import LINUX_2010, Profile
 
 __all__ = ("CallResult", "ExecOptions", "ProbeResult", "RunResult", "run_image")
-
-_MAXACTIVE_MAX: Final = 4096  # KRETPROBE_MAXACTIVE_MAX in kernel/trace/trace_kprobe.c
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,8 +130,8 @@ class _Counted:
         """Put it in place. Raises KprobeError."""
         if self.returns is None:
             kprobes.register_kprobe(self.probe)
-        elif self.returns.maxactive > _MAXACTIVE_MAX:
-            raise KprobeError(errno.E2BIG, f"{self.returns.maxactive} calls at once; a return probe follows {_MAXACTIVE_MAX} at most")
+        elif self.returns.maxactive > MAXACTIVE_MAX:
+            raise KprobeError(errno.E2BIG, f"{self.returns.maxactive} calls at once; a return probe follows {MAXACTIVE_MAX} at most")
         else:
             kprobes.register_kretprobe(self.returns)
 

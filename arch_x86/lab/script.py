@@ -11,7 +11,7 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.run import ExecOptions
 from engine.debugfs import listed_probes, status_words
-from engine.errors import InputError, KprobeError
+from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag
 from engine.kprobe_events import several_functions
@@ -57,8 +57,9 @@ class _Probe:
 class _Script:
     """Runs operations on one workbench. Each answers with the keys of its line."""
 
-    def __init__(self, bench: Workbench, max_instructions: int) -> None:
+    def __init__(self, bench: Workbench, max_instructions: int, shows_text: bool) -> None:
         self._bench = bench
+        self._shows_text = shows_text
         self._kprobes = bench.kprobes
         self._kallsyms = bench.machine.kallsyms
         self._probes: dict[str, _Probe] = {}
@@ -82,7 +83,10 @@ class _Script:
 
     def run(self, operation: Operation) -> dict[str, object]:
         """One operation, and the list of all probes behind its own keys."""
-        answer = {"op": operation.text} | self._verbs[operation.verb](operation)
+        try:
+            answer = {"op": operation.text} | self._verbs[operation.verb](operation)
+        except InputError as error:
+            raise InputError(f"{operation.where}: '{printable(operation.text)}': {error}") from None
         answer["list"] = [
             [self._kallsyms.describe(p.at), status_words(p, entry)] for p, entry in listed_probes(self._kprobes)
         ]  # fmt: skip
@@ -102,7 +106,7 @@ class _Script:
         assert place.symbol is not None
         several = several_functions(self._bench.image, place.symbol, place.offset)
         if several and operation.words.isdisjoint(("sym", "both")):
-            raise InputError(f"{operation.text!r}: {several}")
+            raise InputError(several)
         symbol = self._bench.image.by_name.get(place.symbol)
         return None if symbol is None else symbol.addr + place.offset & _MASK
 
@@ -110,7 +114,7 @@ class _Script:
         assert operation.probe is not None
         found = self._probes.get(operation.probe)
         if found is None:
-            raise InputError(f"{operation.text!r}: there is no probe {operation.probe!r}; register it first")
+            raise InputError(f"there is no probe '{printable(operation.probe)}'; register it first")
         return found
 
     def _state(self, addr: int | None) -> dict[str, object]:
@@ -152,7 +156,7 @@ class _Script:
         assert operation.probe is not None
         old = self._probes.get(operation.probe)
         if old is not None and self._kprobes.is_registered(old.kprobe):
-            raise InputError(f"{operation.text!r}: probe {operation.probe!r} is registered; unregister it first, or write rereg")
+            raise InputError(f"probe '{printable(operation.probe)}' is registered; unregister it first, or write rereg")
         address = self._address(operation)
         probe = self._probes[operation.probe] = _Probe(self._bench, address or 0)
         kprobe = probe.kprobe
@@ -165,7 +169,8 @@ class _Script:
         if "disabled" in operation.words:
             kprobe.flags = KprobeFlag.DISABLED
         if address is None and "sym" not in operation.words:
-            return {"rc": -errno.ENOENT, "syncs": 0, "pflags": 0, "reason": f"the image has no {place.symbol}"} | self._state(None)
+            code = errno.ENOENT if self._kprobes.profile.lookup_is_enoent else errno.EINVAL
+            return {"rc": -code, "syncs": 0, "pflags": 0, "reason": f"the image has no {place.symbol}"} | self._state(None)
         return self._changed(probe, lambda: self._kprobes.register_kprobe(kprobe))
 
     def _rereg(self, operation: Operation) -> dict[str, object]:
@@ -194,7 +199,7 @@ class _Script:
     def _chip(self, operation: Operation) -> dict[str, object]:
         address = self._address(operation)
         if address is None:
-            raise InputError(f"{operation.text!r}: the image has no such symbol")
+            raise InputError("the image has no such symbol")
         self._probe(operation).new_ip = address
         return {}
 
@@ -204,10 +209,10 @@ class _Script:
         assert operation.symbol is not None
         several = several_functions(self._bench.image, operation.symbol)
         if several:
-            raise InputError(f"{operation.text!r}: {several}")
+            raise InputError(several)
         symbol = self._kallsyms.function(operation.symbol)
         if symbol is None:
-            raise InputError(f"{operation.text!r}: no function {operation.symbol!r}; there is {self._kallsyms.suggest(operation.symbol)}")
+            raise InputError(f"no function '{printable(operation.symbol)}'; there is {self._kallsyms.suggest(operation.symbol)}")
         return symbol.addr
 
     def _call(self, operation: Operation) -> dict[str, object]:
@@ -225,7 +230,11 @@ class _Script:
     def _wait(self, _operation: Operation) -> dict[str, object]:
         syncs = self._bench.plane.stats.syncs
         self._kprobes.wait_for_kprobe_optimizer()
-        return {"syncs": self._bench.plane.stats.syncs - syncs}
+        answer: dict[str, object] = {"syncs": self._bench.plane.stats.syncs - syncs}
+        if self._shows_text:
+            places = dict.fromkeys(p.at for p, _ in listed_probes(self._kprobes))
+            answer |= {self._kallsyms.describe(at): (self._bench.machine.read(at, _TEXT_SIZE) or b"").hex() for at in places}
+        return answer
 
     def _sleep(self, operation: Operation) -> dict[str, object]:
         self._bench.plane.sleep(operation.number)
@@ -238,15 +247,16 @@ class _Script:
 
 
 def run_script(
-    image: Image, operations: Sequence[Operation], options: ExecOptions, *, pool: UcPool | None = None
+    image: Image, operations: Sequence[Operation], options: ExecOptions, *, pool: UcPool | None = None, shows_text: bool = False
 ) -> Iterator[dict[str, object]]:
     """Run ``operations`` on a fresh machine and yield the line of each: ``op``, the keys of its verb, ``list``.
 
+    :param shows_text: for a person, who wants to see the text at each registered probe after ``wait``, too: keys are the places.
     :raises InputError: an operation names a probe or a function that is not there.
     """
     bench = Workbench(image, cpus=options.cpus, config=MachineConfig(stubs=options.stubs), pool=pool, profile=options.profile)
     try:
-        script = _Script(bench, options.max_instructions)
+        script = _Script(bench, options.max_instructions, shows_text)
         for operation in operations:
             yield script.run(operation)
     finally:

@@ -24,7 +24,7 @@ from arch_x86.probes.emulate import Emulation, emulation_of
 from arch_x86.probes.optimize import OptimizePlan, Unoptimizable, can_optimize
 from arch_x86.probes.site_report import Buffer, BufferAddresses, SiteReport
 from arch_x86.probes.slot import build_slot
-from engine.errors import InputError
+from engine.errors import InputError, printable
 from engine.kallsyms import Kallsyms
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def named_functions(image: Image, name: str | None = None) -> list[Symbol]:
     """
     chosen = {(symbol.addr, symbol.name): symbol for symbol in image.functions if name is None or symbol.name == name}
     if name is not None and not chosen:
-        raise InputError(f"{image.name}: no function {name!r}; there is {Kallsyms(image).suggest(name)}")
+        raise InputError(f"{image.name}: no function '{printable(name)}'; there is {Kallsyms(image).suggest(name)}")
     return list(chosen.values())
 
 

@@ -39,7 +39,7 @@ class Checkpoint:
             self._out = file.open("ab")
         except OSError as error:
             raise InputError(f"{printable(str(file))}: {error.strerror}; give a directory that can be written to") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{printable(str(file))}: {printable(str(error))}; not what a search wrote; take the file away") from None
         self._out.truncate(end)
         if not lines:

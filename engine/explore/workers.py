@@ -8,13 +8,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Final
 
-from engine.errors import OptprobeError
+from engine.errors import WorkerDied
 from engine.explore.strategy import PartResult, Strategy, Tick
 from engine.explore.system import System
 
 __all__ = ("Workers",)
+
+
+_DIED: Final = "a worker process died; was it killed, perhaps for lack of memory? use fewer --jobs"
 
 
 class Workers:
@@ -47,7 +50,7 @@ class Workers:
         while asked < len(parts):
             while idle and given < len(parts):
                 connection = idle.pop(0)
-                connection.send(parts[given])
+                _send(connection, parts[given])
                 busy[connection] = given
                 given += 1
             for connection in wait(list(busy)):
@@ -70,15 +73,20 @@ class Workers:
             process = context.Process(target=_serve, args=(theirs, ours, self._make, self._strategy), daemon=True)
             with warnings.catch_warnings():  # a child makes its own machine and takes no lock that a thread may hold
                 warnings.simplefilter("ignore", DeprecationWarning)
-                process.start()
+                try:
+                    process.start()
+                except OSError as error:
+                    raise WorkerDied(f"cannot start a process: {error.strerror}; use fewer --jobs") from None
             theirs.close()
             self._processes.append((process, ours))
 
     def _receive(self, connection: Connection) -> PartResult:
         try:
             answer = connection.recv()
-        except EOFError:
-            raise OptprobeError("a process of --jobs has ended; was it killed, or is there too little memory?") from None
+        except (EOFError, OSError):
+            raise WorkerDied(_DIED) from None
+        if isinstance(answer, MemoryError):
+            raise WorkerDied("a worker process has too little memory; use fewer --jobs")
         if isinstance(answer, BaseException):
             raise answer
         assert isinstance(answer, PartResult)
@@ -89,7 +97,7 @@ class Workers:
         if not self._processes:
             self._strategy.learn(keys)
         for _, connection in self._processes:
-            connection.send(keys)
+            _send(connection, keys)
 
     def close(self) -> None:
         """They end, whatever they do."""
@@ -98,6 +106,13 @@ class Workers:
             process.terminate()
             process.join()
         self._processes.clear()
+
+
+def _send(connection: Connection, what: Any) -> None:
+    try:
+        connection.send(what)
+    except OSError:
+        raise WorkerDied(_DIED) from None
 
 
 def _serve(connection: Connection, parents: Connection, make: Callable[[], System], strategy: Strategy) -> None:
@@ -117,5 +132,7 @@ def _serve(connection: Connection, parents: Connection, make: Callable[[], Syste
         try:
             system = system or make()
             connection.send(strategy.work(system, asked))
+        except BrokenPipeError:  # whoever asked has gone
+            return
         except Exception as error:  # whatever it is, it is the search's, which is led elsewhere
             connection.send(error)

@@ -21,8 +21,8 @@ class Style:
 
     @classmethod
     def for_stream(cls, stream: TextIO) -> Style:
-        """Colour on a terminal, unless NO_COLOR is set or the terminal is dumb."""
-        return cls(stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb")
+        """Colour on a terminal, unless NO_COLOR is set and not empty (no-color.org), or the terminal is dumb."""
+        return cls(stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
 
     def paint(self, text: str, *names: str) -> str:
         """``text`` in the named colours: bold, dim, red, green, yellow, blue, magenta, cyan."""

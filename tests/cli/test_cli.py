@@ -88,6 +88,13 @@ class TestRun:
         source.write_text("add2:\n  addsd xmm0, xmm1\n  ret\n")
         _, out, _ = run(capsys, "run", str(source), "--call", "add2", "--arg", "f64:1.5", "--arg", "f64:2.25", "--json")
         assert json.loads(out)["calls"][0]["result_f64"] == 3.75
+        _, out, _ = run(capsys, "run", str(source), "--call", "add2", "--arg", "f64:1.5", "--arg", "f64:2.25")
+        assert out.startswith("cpu 0  add2 -> 3.75 as a double, 2 (0x2) as an integer, 3 instructions")
+        source.write_text("half:\n  cvtsi2sd xmm0, edi\n  ret\n")
+        _, out, _ = run(capsys, "run", str(source), "--call", "half", "--arg", "7")
+        assert out.startswith("cpu 0  half -> 7.0 as a double")
+        _, out, _ = run(capsys, "run", SHA, *ABC)
+        assert "double" not in out
 
 
 class TestVerify:

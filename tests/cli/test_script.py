@@ -59,14 +59,14 @@ def test_profile_next_keeps_the_whole_jump_where_6_1_leaves_a_breakpoint_over_it
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("reg 0", "line 1: 'reg 0' is not an operation; write reg ID SYM+DEC"),
+        ("reg 0", "line 1: 'reg 0' is not an operation; write reg ID SYM+OFF"),
         ("wait\nfly 1", "line 2: 'fly 1' is not an operation; an operation is one of call,"),
-        ("reg 0 f+0x10", "'f+0x10' is not a place; write SYM+DEC"),
+        ("reg 0 f+0y10", "'f+0y10' is not a place; write SYM+OFF"),
         ("reg 0 f+0 sym both", "sym or both"),
         ("call f 3", "write call SYM xN"),
         ("sysctl kprobes-optimization=2", "write sysctl kprobes-optimization=0 or =1"),
-        ("unreg 7", "there is no probe '7'"),
-        ("call nosuch x1", "no function 'nosuch'"),
+        ("wait\n\nunreg 7", "line 3: 'unreg 7': there is no probe '7'; register it first"),
+        ("wait\ncall nosuch x1", "line 2: 'call nosuch x1': no function 'nosuch'"),
     ],
 )
 def test_a_bad_line_is_named_with_what_would_be_right(monkeypatch, capsys, text, says):
@@ -81,9 +81,14 @@ def test_a_missing_script_is_one_line_and_status_2(capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_places_are_decimal_and_by_symbol_or_address():
-    found = parse_script("st f+16\nst 0x1F+2", "s")
-    assert [operation.place for operation in found] == [Place("f", None, 16), Place(None, 0x1F, 2)]
+def test_places_are_by_symbol_or_address_and_offsets_decimal_or_hexadecimal():
+    found = parse_script("st f+16\nst 0x1F+2\nst f+0x1a\nst 0x1F+0X10", "s")
+    assert [operation.place for operation in found] == [
+        Place("f", None, 16),
+        Place(None, 0x1F, 2),
+        Place("f", None, 26),
+        Place(None, 0x1F, 16),
+    ]
     with pytest.raises(InputError):
         parse_script("st +3", "s")
 
@@ -150,3 +155,17 @@ class TestAFunctionThatIsThereTwice:
         assert main(["run", image, "--call", "0x400008", "--arg", "1"]) == 0
         assert "-> 6 (0x6)" in capsys.readouterr().out
         assert main(["run", image, "--call", "0x400009", "--arg", "1"]) == 2
+
+
+@pytest.mark.parametrize(("profile", "rc"), [("linux-2010", -22), ("linux-6.1", -2), ("next", -2)])
+def test_a_symbol_that_the_image_lacks_answers_as_the_profile_says(monkeypatch, capsys, profile, rc):
+    _, out, _ = script(monkeypatch, capsys, "reg 0 nowhere+0\nreg 1 nowhere+0 sym\n", "--json", "--profile", profile)
+    assert [json.loads(line)["rc"] for line in out.splitlines()] == [rc, rc]
+
+
+def test_wait_shows_the_text_of_each_probe_to_a_person_only(monkeypatch, capsys):
+    text = f"reg 0 {FUNCTION}+0\nwait\n"
+    _, out, _ = script(monkeypatch, capsys, text)
+    assert f"{FUNCTION}+0x0=e9" in out
+    _, out, _ = script(monkeypatch, capsys, text, "--json")
+    assert sorted(json.loads(out.splitlines()[1])) == ["list", "op", "syncs"]

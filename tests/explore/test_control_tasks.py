@@ -328,7 +328,7 @@ ODD = {
     in_a_thread: "control task main: an operation in a thread or greenlet of its own",
     keeps_a_lock: "main ends with kprobe_mutex held",
     numbers_alike: "number=1: another probe has that number already",
-    numbers_below_none: "number=-1: a number is 0 at least",
+    numbers_below_none: "number=-1: a number is 0 to 9999",
     without_a_function: "no function g; there is f",
 }
 

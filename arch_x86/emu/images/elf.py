@@ -28,6 +28,7 @@ def load_elf(
     libraries: Sequence[tuple[str, bytes]] = (),
     stubs: Collection[str] = (),
     interpreter: Callable[[str], bytes | None] | None = None,
+    executes: bool = True,
 ) -> Image:
     """The image of the ELF file ``data``: x86-64, relocatable object (``.o``, ``.ko``), executable or shared object.
 
@@ -36,6 +37,7 @@ def load_elf(
     :param libraries: name and content of shared objects that define what the image lacks, in look-up order.
     :param stubs: names that no library may define.
     :param interpreter: reads the dynamic linker that a file names, for names that nobody else defines; None where there is none.
+    :param executes: False: nothing will be run, so data that would be copied from a library may be missing.
     :raises InputError: anything else, or damaged.
     """
     elf = ElfFile(data, name)
@@ -46,7 +48,8 @@ def load_elf(
         memory = main.memory
     else:
         fixed = elf.type != "ET_DYN"
-        main = DynModule(elf, memory := Memory(name, ()), None if fixed else check_base(name, DEFAULT_BASE if base is None else base))
+        start = None if fixed else check_base(name, DEFAULT_BASE if base is None else base)
+        main = DynModule(elf, memory := Memory(name, ()), start, executes=executes)
     modules: list[Module] = [main, *(_library(memory, data, file) for file, data in libraries)]
 
     def dynamic_linker(path: str, missing: Collection[str]) -> Module | None:

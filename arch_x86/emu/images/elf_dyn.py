@@ -26,6 +26,7 @@ from arch_x86.emu.images.elf_records import (
 )
 from arch_x86.emu.images.memory import PAGE, Area, Memory
 from arch_x86.emu.images.module import Bindings, Definition, DefinitionKind, ThreadBlock, Use
+from arch_x86.emu.images.plt import plt_entries
 from arch_x86.emu.images.special import refuse_copy, refuse_place, refuse_relocation, refuse_thread_symbol
 from arch_x86.emu.images.symbols import image_symbols
 from arch_x86.emu.images.undefined import use_in_text
@@ -45,16 +46,18 @@ class DynModule:
 
     :param memory: where its segments go, behind what is there.
     :param base: where its lowest page goes (None: at the addresses it was linked for).
+    :param executes: False: nothing will be run, so data that would be copied from a library may be missing.
     :raises InputError: damaged, a relocation that is not supported, or over the limits.
     """
 
-    def __init__(self, elf: ElfFile, memory: Memory, base: int | None) -> None:
+    def __init__(self, elf: ElfFile, memory: Memory, base: int | None, *, executes: bool = True) -> None:
         loads = [p for p in elf.programs if p.type == "PT_LOAD" and p.memsz]
         if not loads:
             raise InputError(f"{elf.name}: no loadable segment; give an executable or shared object with code")
         self.name = elf.name
         self._elf = elf
         self._memory = memory
+        self._executes = executes
         self._bias = bias = 0 if base is None else base - min(p.vaddr for p in loads) // PAGE * PAGE
         for area in sorted(_areas(elf, loads, bias), key=lambda area: (area.addr, area.size)):
             memory.append(area)
@@ -139,7 +142,8 @@ class DynModule:
             symbol = self._dynamic.symbol(rela.symbol) if rela.symbol else None
             place = self._place(rela)
             if rela.kind == relocs.COPY:
-                if symbol is None or not bindings.copy(symbol.name, place, symbol.size):
+                copied = symbol is not None and bindings.copy(symbol.name, place, symbol.size)
+                if not copied and self._executes:
                     refuse_copy(self.name, symbol.name if symbol else "", f"{rela.offset:#x}")
                 continue
             found = bindings.find(self, symbol, self._own(symbol), self._use(rela)) if symbol is not None else None
@@ -206,7 +210,14 @@ class DynModule:
         named, cut = image_symbols(
             (s for s in symbols if not _is_boundary(elf, s)), self._memory, lambda symbol: _address(symbol, self._bias)
         )  # fmt: skip
-        return (*named, *unnamed_functions(elf.programs, self._memory, self._bias, named)), cut
+        known = [*named, *plt_entries(elf, self._memory, self._bias, self._imported(), named)]
+        return (*known, *unnamed_functions(elf.programs, self._memory, self._bias, known)), cut
+
+    def _imported(self) -> dict[int, str]:
+        """Words that the dynamic linker fills with a function's address, by the address they are linked for."""
+        words = (rela for rela in self._relas if rela.kind in (relocs.JUMP_SLOT, relocs.GLOB_DAT) and rela.symbol)
+        named = ((rela.offset, self._dynamic.symbol(rela.symbol).name) for rela in words)
+        return {offset: name for offset, name in named if name}
 
 
 def _interpreter(elf: ElfFile, header: Program) -> str:

@@ -25,7 +25,12 @@ _WANTED: Final = "give an x86-64 ELF file, a code image (JSON), or assembly in a
 
 
 def load_image(
-    path: str | Path, *, text_base: int | None = None, libraries: Sequence[str | Path] = (), stubs: Collection[str] = ()
+    path: str | Path,
+    *,
+    text_base: int | None = None,
+    libraries: Sequence[str | Path] = (),
+    stubs: Collection[str] = (),
+    executes: bool = True,
 ) -> Image:
     """The image in the file at ``path``: an ELF file or a code image by its content, else assembly by its name.
 
@@ -33,19 +38,20 @@ def load_image(
     :param libraries: shared objects that define what an ELF image lacks, in look-up order. The dynamic linker that one of them
         names (PT_INTERP) is loaded too where it defines something that nobody else does: glibc keeps its CPU features there.
     :param stubs: functions that get a value from the user, so that no library defines them.
+    :param executes: False: nothing will be run, so data that would be copied from a library may be missing.
     :raises InputError: no such file, or nothing that can be loaded, or a stub that nothing would call; one line that says why.
     """
-    image = _load(path, text_base, libraries, stubs)
+    image = _load(path, text_base, libraries, stubs, executes)
     check_stubs(image, stubs)
     return image
 
 
-def _load(path: str | Path, text_base: int | None, libraries: Sequence[str | Path], stubs: Collection[str]) -> Image:
+def _load(path: str | Path, text_base: int | None, libraries: Sequence[str | Path], stubs: Collection[str], executes: bool) -> Image:
     name = _name(path)
     data = _read(Path(path))
     if data.startswith(ELF_MAGIC):
         others = [(_name(library), _read(Path(library))) for library in libraries]
-        return load_elf(data, name, text_base, libraries=others, stubs=stubs, interpreter=_read_interpreter)
+        return load_elf(data, name, text_base, libraries=others, stubs=stubs, interpreter=_read_interpreter, executes=executes)
     if libraries:
         raise InputError(f"{name}: not an ELF file, so it has no names to look up in a library; leave --with out")
     assembly = name.endswith(_ASSEMBLY)
@@ -80,13 +86,14 @@ def _read_interpreter(path: str) -> bytes | None:
 def _read(path: Path) -> bytes:
     shown = printable(str(path))
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
+        mode = found.st_mode
         if stat.S_ISDIR(mode):
             raise InputError(f"{shown}: a directory; {_WANTED}")
         if not stat.S_ISREG(mode):  # reading a FIFO would wait for a writer, a device may never end
             raise InputError(f"{shown}: not a regular file; {_WANTED}")
         with path.open("rb") as file:
-            data = file.read(IMAGE_LIMIT + 1)
+            data = file.read(min(found.st_size, IMAGE_LIMIT) + 1)  # that much room is taken before a byte is read
     except FileNotFoundError:
         raise InputError(f"{shown}: no such file; {_WANTED}") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the path

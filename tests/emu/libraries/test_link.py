@@ -142,6 +142,11 @@ class TestCopies:
         with pytest.raises(InputError, match=r"R_X86_64_COPY against value at 0x1000.*--with LIB"):
             load_elf(main.build(), "main")
 
+    def test_where_nothing_is_executed_it_may_be_missing(self):
+        main = Dynamic()
+        main.rela(DATA_PAGE, COPY, main.symbol("value", 2, DATA_PAGE, 8, OBJECT))
+        assert load_elf(main.build(), "main", executes=False).by_name["value"].size == 8
+
 
 class TestIndirectFunctions:
     def test_a_slot_gets_what_the_resolver_returns_wherever_it_is(self, linked):

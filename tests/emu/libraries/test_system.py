@@ -228,3 +228,18 @@ def test_hashing_by_a_library_without_its_constructors(pool, workload):
     assert result.fault is None
     words = struct.unpack_from("<8I", result.calls[0].buffers[0])
     assert struct.pack(">8I", *words) == hashlib.sha256(b"abc").digest()
+
+
+def test_an_entry_of_the_linkage_table_has_the_name_of_the_function_that_it_jumps_to():
+    image = image_of("libz.so.1")
+    entries = [symbol for symbol in image.functions if symbol.name.endswith("@plt")]
+    assert len(entries) > 20
+    own = 0
+    for entry in entries:
+        code = image.read(entry.addr, 16)
+        at = code.index(b"\xff\x25")
+        word = entry.addr + at + 6 + int.from_bytes(code[at + 2 : at + 6], "little", signed=True)
+        function = image.by_name.get(entry.name.removesuffix("@plt"))
+        if function is not None and not function.indirect:
+            own += int.from_bytes(image.read(word, 8), "little") == function.addr
+    assert own > 5
