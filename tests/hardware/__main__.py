@@ -1,0 +1,66 @@
+"""Run all records, and print how many are as the processor has them, by kind of difference and by form: ``python -m tests.hardware``.
+
+Each chunk of records runs in a process of its own, so that one that ends its process is found and named.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections import Counter
+
+from tests.hardware.compare import Laboratory, Outcome
+from tests.hardware.records import Record, load
+
+CHUNK = 300
+
+
+def run_here(first: int, last: int) -> list[Outcome]:
+    """The outcomes of some records, by this process."""
+    states, records = load()
+    laboratory = Laboratory(states)
+    outcomes = [laboratory.run(record) for record in records[first:last]]
+    laboratory.close()
+    return outcomes
+
+
+def run_apart(first: int, last: int) -> list[Outcome | Record]:
+    """The outcomes of some records by a process that may die; the record alone of one that ended it."""
+    command = [sys.executable, "-m", "tests.hardware", str(first), str(last)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=300)
+    if done.returncode == 0:
+        return pickle.loads(done.stdout)
+    if last - first == 1:
+        return [load()[1][first]]
+    half = (first + last) // 2
+    return run_apart(first, half) + run_apart(half, last)
+
+
+def main() -> None:
+    """The table; or, of ``first last``, the outcomes pickled to standard output."""
+    if len(sys.argv) == 3:
+        sys.stdout.buffer.write(pickle.dumps(run_here(*map(int, sys.argv[1:]))))
+        return
+    count = len(load()[1])
+    results = [one for first in range(0, count, CHUNK) for one in run_apart(first, min(first + CHUNK, count))]
+    words: Counter[str] = Counter()
+    forms: dict[str, Counter[str]] = {}
+    for one in results:
+        if isinstance(one, Record):
+            word, code = "ends the process", one.code
+        else:
+            code = one.record.code
+            word = "refused" if one.refused and one.kinds else ", ".join(sorted(one.kinds)) or "as the processor"
+            if "fault" in one.kinds and not one.refused:
+                word += f" {one.fault.kind if one.fault else None} for signal {one.record.signal}"
+        words[word] += 1
+        forms.setdefault(word, Counter())[code] += 1
+    for word, number in words.most_common():
+        print(f"{number:5} {word}")
+        if word != "as the processor":
+            print("      " + " ".join(f"{code}:{n}" for code, n in sorted(forms[word].items())))
+
+
+if __name__ == "__main__":
+    main()
