@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ("GPR", "Record", "State", "load")
+__all__ = ("FILE", "GPR", "Record", "State", "load")
 
 FILE = Path(__file__).parent.parent / "data" / "hardware" / "records.jsonl.gz"
 GPR = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
@@ -61,9 +61,9 @@ def _state(line: dict[str, Any]) -> State:
 
 
 @cache
-def load() -> tuple[tuple[State, ...], tuple[Record, ...]]:
+def load(path: Path = FILE) -> tuple[tuple[State, ...], tuple[Record, ...]]:
     """The states and the records, in the order of the file."""
-    with gzip.open(FILE, "rt", encoding="ascii") as lines:
+    with gzip.open(path, "rt", encoding="ascii") as lines:
         head, *rest = (json.loads(line) for line in lines)
     records = tuple(
         Record(
