@@ -23,6 +23,8 @@ __all__ = ("FrameStore",)
 
 _CHUNK_PAGES: Final = 512
 _UD2: Final = b"\x0f\x0b"
+_PUSH_ES: Final = b"\x06"
+"""No instruction in 64-bit mode: what traps where there is room for one byte only."""
 
 
 class FrameStore:
@@ -86,7 +88,7 @@ class FrameStore:
             offset = addr - page.vpn * PAGE_SIZE  # below 0 for an instruction that starts in the page before
             start, stop = max(offset, 0), min(offset + len(raw), PAGE_SIZE)
             if bytes(content[start:stop]) == raw[start - offset : stop - offset]:
-                trap = _UD2[start - offset : stop - offset]
+                trap = (_UD2 if len(raw) > 1 else _PUSH_ES)[start - offset : stop - offset]
                 content[start : start + len(trap)] = trap
         return bytes(content)
 
