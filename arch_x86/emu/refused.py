@@ -21,7 +21,7 @@ SUSPECT: Final = b"|".join(
         rb"[\x40-\x4f][\x9e\x9f]",  # LAHF, SAHF
         rb"[\xc0\xc1][\x10-\x1f\x50-\x5f\x90-\x9f\xd0-\xdf]",  # RCL, RCR
         rb"[\x8f\xc6\xc7][\x08-\x3f\x48-\x7f\x88-\xbf\xc8-\xff]",
-        rb"\xd9[\xd8-\xdf]|\xdf[\x30-\x37\x70-\x77\xb0-\xb7]",
+        rb"\xd9[\xd8-\xdf]|[\xdb\xdd][\x08-\x0f\x48-\x4f\x88-\x8f]|\xdf[\x30-\x37\x70-\x77\xb0-\xb7]",
         rb"[\x6c-\x6f\xe4-\xe7\xec-\xef]",
         rb"\x0f[\x00\x01][\x10-\x1f\x30-\x37\x50-\x5f\x70-\x77\x90-\x9f\xb0-\xb7\xd0-\xdf\xf0-\xf7]",
         rb"\x0f[\x06\x07\x0f\x22\x23\x2b\x30\x33\x35\x78\x79\xa4\xa5\xac\xad\xb1]",
@@ -148,6 +148,10 @@ def _store_bcd(insn: Insn) -> str | None:
     return f"FBSTP, {_WRONGLY}" if insn.mod != 3 and insn.reg == 6 else None
 
 
+def _truncate(insn: Insn) -> str | None:
+    return f"FISTTP of 32 or 64 bits, {_WRONGLY} where the number is too large" if insn.mod != 3 and insn.reg == 1 else None
+
+
 def _store_without_fault(insn: Insn) -> str | None:
     return f"FSTPNCE, {_WRONGLY}" if insn.mod == 3 and insn.reg == 3 else None
 
@@ -181,6 +185,7 @@ RULES: Final[dict[bytes, Callable[[Insn], str | None]]] = {
     b"\x0f\x0f": _always("3DNow!, which processors have no more"),
     b"\x0f\x33": _always("a performance counter, which would make runs differ"),
     b"\x0f\x2b": _store_scalar,
+    **dict.fromkeys((b"\xdb", b"\xdd"), _truncate),
     b"\xdf": _store_bcd,
     b"\xd9": _store_without_fault,
 }

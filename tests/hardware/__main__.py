@@ -53,7 +53,7 @@ def main() -> None:
             word, code = "ends the process", one.code
         else:
             code = one.record.code
-            word = "refused" if one.refused and one.kinds else ", ".join(sorted(one.kinds)) or "as the processor"
+            word = "refused" if one.refused else ", ".join(sorted(one.kinds)) or "as the processor"
             if "fault" in one.kinds and not one.refused:
                 word += f" {one.fault.kind if one.fault else None} for signal {one.record.signal}"
         words[word] += 1
