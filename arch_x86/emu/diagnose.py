@@ -30,6 +30,7 @@ _WORDS = {
     FaultKind.NO_EXECUTE: "execution reached data at {rip:#x}",
     FaultKind.GENERAL_PROTECTION: "general protection fault (a non-canonical address or a privileged operation)",
     FaultKind.DIVIDE_ERROR: "divide error",
+    FaultKind.FLOATING_POINT: "an x87 exception that is not masked is pending",
     FaultKind.INVALID_OPCODE: "invalid opcode",
     FaultKind.BREAKPOINT: "breakpoint that no probe put there (int3 padding or filler)",
     FaultKind.DEBUG: "single-step trap that no probe asked for",

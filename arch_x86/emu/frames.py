@@ -50,6 +50,7 @@ class FrameStore:
         self._free: list[int] = []
         self._dead: list[int] = []
         self._frame_of: dict[int, int] = {}
+        self._plain_of: dict[int, int] = {}
         self._chunks: list[mmap.mmap] = []
         self.guards = guards
         self._copies: dict[int, set[tuple[int, bytes]]] = {}
@@ -62,12 +63,18 @@ class FrameStore:
     def frame(self, page: TextPage) -> int:
         """Physical address of the frame that holds ``page``."""
         phys = self._frame_of.get(id(page))
-        if phys is None:
-            phys = self._take()
-            self._fill(phys, self._guarded(page))
-            self._frame_of[id(page)] = phys
-            # The interpreter keeps what it calls for a dead page: the two tables alone, or no machine would ever be given back.
-            finalize(page, _retire, self._frame_of, self._dead, id(page)).atexit = False
+        return self._place(self._frame_of, page, self._guarded(page)) if phys is None else phys
+
+    def plain(self, page: TextPage) -> int:
+        """Physical address of a frame that holds ``page`` without guards, for the host to have one instruction executed."""
+        phys = self._plain_of.get(id(page))
+        return self._place(self._plain_of, page, page.content) if phys is None else phys
+
+    def _place(self, frame_of: dict[int, int], page: TextPage, content: bytes) -> int:
+        phys = frame_of[id(page)] = self._take()
+        self._fill(phys, content)
+        # The interpreter keeps what it calls for a dead page: the two tables alone, or no machine would ever be given back.
+        finalize(page, _retire, frame_of, self._dead, id(page)).atexit = False
         return phys
 
     def constant(self, content: bytes) -> int:

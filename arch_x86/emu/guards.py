@@ -1,8 +1,8 @@
 """Instructions that must not reach the emulator: it would run them wrongly, silently, or differently on each machine.
 
 Unicorn 2.1.4 decodes 128-bit AVX as if it were SSE (``vpaddb xmm0, xmm1, xmm2`` adds xmm2 to xmm0); ``rdtsc`` gives the host's
-time and ``rdrand``/``rdseed`` real random numbers; :mod:`arch_x86.emu.refused` has more. All are found by decoding the functions that may hold one; outside of functions,
-where code can't be told from data, by asking what an instruction would be if one started there.
+time and ``rdrand``/``rdseed`` real random numbers; :mod:`arch_x86.emu.refused` has more. All are found by decoding the functions that
+may hold one; outside of functions, where code can't be told from data, by asking what an instruction would be if one started there.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def guard_reason(insn: Insn) -> str | None:
 
 
 def find_guard(code: bytes, addr: int) -> tuple[int, str | None]:
-    """Length of the instruction that ``code`` starts with, as placed at ``addr`` (0 where there is none), and :func:`guard_reason` of it."""
+    """Length of the instruction that ``code`` starts with, at ``addr`` (0 where there is none), and :func:`guard_reason` of it."""
     insn = decode(code[:MAX_INSN_SIZE], addr, NO_QUIRKS)
     if insn is not None:
         return insn.length, guard_reason(insn)

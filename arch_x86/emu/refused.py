@@ -21,8 +21,9 @@ SUSPECT: Final = b"|".join(
         rb"[\x40-\x4f][\x9e\x9f]",  # LAHF, SAHF
         rb"[\xc0\xc1][\x10-\x1f\x50-\x5f\x90-\x9f\xd0-\xdf]",  # RCL, RCR
         rb"[\x8f\xc6\xc7][\x08-\x3f\x48-\x7f\x88-\xbf\xc8-\xff]",
-        rb"\xd9[\xd8-\xdf]|[\xdb\xdd][\x08-\x0f\x48-\x4f\x88-\x8f]|\xdf[\x30-\x37\x70-\x77\xb0-\xb7]",
-        rb"[\x6c-\x6f\xe4-\xe7\xec-\xef]",
+        rb"\xd9[\xd8-\xdf\xf1\xf4\xf9]|[\xdb\xdd][\x08-\x0f\x48-\x4f\x88-\x8f]|\xdf[\x30-\x37\x70-\x77\xb0-\xb7]|[\xdb\xdf][\xe8-\xf7]",
+        rb"\x0f\xae[\x08-\x17\x48-\x57\x88-\x97]",
+        rb"[\x6c-\x6f\xe0\xe1\xe4-\xe7\xec-\xef]",
         rb"\x0f[\x00\x01][\x10-\x1f\x30-\x37\x50-\x5f\x70-\x77\x90-\x9f\xb0-\xb7\xd0-\xdf\xf0-\xf7]",
         rb"\x0f[\x06\x07\x0f\x22\x23\x2b\x30\x33\x35\x78\x79\xa4\xa5\xac\xad\xb1]",
         rb"\x0f\x38[\x00-\x0b\x1c-\x1e]|\x0f\x3a[\x0f\x60\x61]",
@@ -85,10 +86,10 @@ def _bmi(insn: Insn) -> str | None:
     if insn.prefixes or insn.rex:
         return "a prefix before VEX, which is no instruction"
     if opcode == 0xF5 and selected == 0:
-        return f"BZHI, {_WRONGLY}"
-    if opcode == 0xF5 and not wide:
+        return f"BZHI from a bit that is not there, {_WRONGLY}"
+    if opcode == 0xF5 and not wide and insn.mod == 3:
         return f"PDEP or PEXT of 32 bits, {_WRONGLY}"
-    if opcode == 0xF7 and selected == 0 and not wide:
+    if opcode == 0xF7 and selected == 0 and not wide and insn.mod == 3:
         return f"BEXTR of 32 bits, {_WRONGLY}"
     if opcode == 0xF3 and insn.reg == 3:
         return f"BLSI, {_WRONGLY}"
@@ -144,22 +145,43 @@ def _store_scalar(insn: Insn) -> str | None:
     return SSE4A if {_REPNE, _REP} & set(insn.prefixes) else None
 
 
-def _store_bcd(insn: Insn) -> str | None:
-    return f"FBSTP, {_WRONGLY}" if insn.mod != 3 and insn.reg == 6 else None
+def _escape_7(insn: Insn) -> str | None:
+    if insn.mod != 3:
+        return f"FBSTP, {_WRONGLY}" if insn.reg == 6 else None
+    return _COMPARE if insn.reg in (5, 6) else None
+
+
+def _escape_3(insn: Insn) -> str | None:
+    return _COMPARE if insn.mod == 3 and insn.reg in (5, 6) else _truncate(insn)
 
 
 def _truncate(insn: Insn) -> str | None:
     return f"FISTTP of 32 or 64 bits, {_WRONGLY} where the number is too large" if insn.mod != 3 and insn.reg == 1 else None
 
 
-def _store_without_fault(insn: Insn) -> str | None:
-    return f"FSTPNCE, {_WRONGLY}" if insn.mod == 3 and insn.reg == 3 else None
+def _escape_1(insn: Insn) -> str | None:
+    if insn.mod != 3:
+        return None
+    if insn.reg == 3:
+        return f"FSTPNCE, {_WRONGLY}"
+    return _ESCAPE_1.get(insn.modrm or 0)
+
+
+def _state(insn: Insn) -> str | None:
+    return _MXCSR if insn.mod != 3 and insn.reg in (1, 2) and not _MANDATORY & set(insn.prefixes) else None
 
 
 def _always(reason: str) -> Callable[[Insn], str | None]:
     return lambda _insn: reason
 
 
+_COMPARE: Final = f"a comparison of x87 registers to flags, {_WRONGLY}"
+_MXCSR: Final = "flush-to-zero, denormals-are-zero or unmasked exceptions of SSE, which the emulator does not have"
+_ESCAPE_1: Final = {
+    0xF1: f"FYL2X of what has no logarithm, {_WRONGLY}",
+    0xF4: f"FXTRACT of an infinity or a NaN, {_WRONGLY}",
+    0xF9: f"FYL2XP1 of what has no logarithm, {_WRONGLY}",
+}
 _ADD_OR_SUBTRACT: Final = frozenset({0x01, 0x02, 0x03, 0x05, 0x06, 0x07})
 _SYSTEM: Final = _always("a load of a system register, which would change the machine itself")
 _RETURN: Final = _always("a return to user mode: there is none here")
@@ -185,8 +207,11 @@ RULES: Final[dict[bytes, Callable[[Insn], str | None]]] = {
     b"\x0f\x0f": _always("3DNow!, which processors have no more"),
     b"\x0f\x33": _always("a performance counter, which would make runs differ"),
     b"\x0f\x2b": _store_scalar,
-    **dict.fromkeys((b"\xdb", b"\xdd"), _truncate),
-    b"\xdf": _store_bcd,
-    b"\xd9": _store_without_fault,
+    **dict.fromkeys((b"\xe0", b"\xe1"), _always(f"LOOPE or LOOPNE, {_WRONGLY}")),
+    b"\xd9": _escape_1,
+    b"\xdb": _escape_3,
+    b"\xdd": _truncate,
+    b"\xdf": _escape_7,
+    b"\x0f\xae": _state,
 }
 """By opcode, with its escapes."""

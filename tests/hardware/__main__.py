@@ -29,7 +29,7 @@ def run_here(path: Path, first: int, last: int) -> list[Outcome]:
 def run_apart(path: Path, first: int, last: int) -> list[Outcome | Record]:
     """The outcomes of some records by a process that may die; the record alone of one that ended it."""
     command = [sys.executable, "-m", "tests.hardware", str(path), str(first), str(last)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
     if done.returncode == 0:
         return pickle.loads(done.stdout)
     if last - first == 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from unicorn import x86_const
+
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.emu.machine import Machine, Snapshot
@@ -139,7 +141,11 @@ class Laboratory:
             return {"x87 stack fault"} | kinds & STATUS
         if "vector" in kinds and code.startswith(("RCP", "RSQRT")):
             kinds = kinds - {"vector"} | {"approximation"}
-        if "vector" in kinds and state.mxcsr & FLUSH and any(name in code for name in ("PS_", "SS_", "PD_", "SD_", "SS2", "SD2", "PS2", "PD2")):
+        if (
+            "vector" in kinds
+            and state.mxcsr & FLUSH
+            and any(name in code for name in ("PS_", "SS_", "PD_", "SD_", "SS2", "SD2", "PS2", "PD2"))
+        ):
             kinds = kinds - {"vector"} | {"denormals"}
         if "x87 value" in kinds and code.startswith(INEXACT):
             kinds = kinds - {"x87 value"} | {"x87 precision"}
@@ -159,7 +165,7 @@ class Laboratory:
         """The machine in a state: x87 and vectors by the processor's own way to load them."""
         machine, uc = self.machine, self.machine.cpus[0].uc
         machine.restore(self._empty, keep_text=True)
-        image = struct.pack("<HHBxHQQII", state.fcw, state.fsw, state.ftw, 0, 0, 0, state.mxcsr, 0xFFFF)
+        image = struct.pack("<HHBxHQQII", state.fcw, state.fsw, state.ftw, 0, 0, 0, 0x1F80, 0xFFFF)
         image += b"".join(value.ljust(16, b"\0") for value in state.st) + b"".join(state.xmm)
         machine.ram.write(self._scratch, image.ljust(512, b"\0"))
         self._executor.begin_call(0, TEXT_AT)
@@ -169,6 +175,7 @@ class Laboratory:
         fault = self._executor.run_call(0, 10)
         assert fault is not None
         assert fault.kind is FaultKind.HALT
+        uc.write_reg(x86_const.UC_X86_REG_MXCSR, state.mxcsr)  # to what no program of the machine's can make it, too
         machine.ram.write(DATA_AT, state.data)
         for index, name in enumerate(GPR):
             uc.gpr[index] = state.gpr[name]

@@ -187,7 +187,7 @@ def _wanted(insn: Any) -> bool:
         or info.must_be_cpl0
     ):
         return False
-    if name.startswith(("VEX", "EVEX", "XOP", "MVEX")) and not name.startswith("VEX_") or "YMM" in name or "ZMM" in name:
+    if (name.startswith(("VEX", "EVEX", "XOP", "MVEX")) and not name.startswith("VEX_")) or "YMM" in name or "ZMM" in name:
         return False
     return not any(insn.op_register(i) in (Register.FS, Register.GS, Register.SS) for i in range(insn.op_count) if insn.op_kind(i) == 0)
 
