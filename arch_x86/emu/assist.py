@@ -136,7 +136,7 @@ def _saturated(length: int, *, wide: bool) -> int:
 
 
 def _load_mxcsr(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
-    """LDMXCSR and FXRSTOR: reserved bits are a fault; what the emulator lacks is refused where it is asked for."""
+    """LDMXCSR: reserved bits are a fault; what the emulator lacks is refused where it is asked for."""
     if not run():
         return None
     mxcsr = struct.unpack_from("<I", uc.vector_state(), _MXCSR)[0]

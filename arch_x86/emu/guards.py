@@ -95,9 +95,20 @@ class Guards:
             found += (guard for guard in self._in_span(at) if guard[0] < last and guard[0] + len(guard[1]) > first)
             at += 1
         for page in (vpn - 1, vpn):
-            strays = self.strays(page).items()
-            found += (stray for stray in strays if stray[0] + len(stray[1]) > first and find_guard(stray[1], stray[0])[1] == ENDS_PROCESS)
+            for addr, raw in self.strays(page).items():
+                if addr + len(raw) > first and find_guard(raw, addr)[1] == ENDS_PROCESS and self._is_reached(addr):
+                    found.append((addr, raw))
         return tuple(found)
+
+    def _is_reached(self, addr: int) -> bool:
+        """An instruction starts at ``addr``, outside of the functions, if all from the last symbol, or function's end, on are code."""
+        at = self._gaps[bisect_right(self._gap_starts, addr) - 1][0]
+        functions = self._image.functions
+        before = bisect_right(functions, addr, key=lambda symbol: symbol.addr)
+        at = max(at, functions[before - 1].addr) if before else at
+        while at < addr:
+            at += find_guard(self._image.read(at, MAX_INSN_SIZE), at)[0] or 1
+        return at == addr
 
     def concern(self, vpn: int) -> bool:
         """True when page ``vpn`` holds code of the image, which has to be looked at."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import permutations
 from typing import Final
 
 from arch_x86.isa.insn import Insn
@@ -22,13 +23,13 @@ SUSPECT: Final = b"|".join(
         rb"[\xc0\xc1][\x10-\x1f\x50-\x5f\x90-\x9f\xd0-\xdf]",  # RCL, RCR
         rb"[\x8f\xc6\xc7][\x08-\x3f\x48-\x7f\x88-\xbf\xc8-\xff]",
         rb"\xd9[\xd8-\xdf\xf1\xf4\xf9]|[\xdb\xdd][\x08-\x0f\x48-\x4f\x88-\x8f]|\xdf[\x30-\x37\x70-\x77\xb0-\xb7]|[\xdb\xdf][\xe8-\xf7]",
-        rb"\x0f\xae[\x08-\x17\x48-\x57\x88-\x97]",
+        rb"\x0f\xae[\x10-\x17\x50-\x57\x90-\x97]",
         rb"[\x6c-\x6f\xe0\xe1\xe4-\xe7\xec-\xef]",
         rb"\x0f[\x00\x01][\x10-\x1f\x30-\x37\x50-\x5f\x70-\x77\x90-\x9f\xb0-\xb7\xd0-\xdf\xf0-\xf7]",
         rb"\x0f[\x06\x07\x0f\x22\x23\x2b\x30\x33\x35\x78\x79\xa4\xa5\xac\xad\xb1]",
         rb"\x0f\x38[\x00-\x0b\x1c-\x1e]|\x0f\x3a[\x0f\x60\x61]",
         rb"\xf0" + _PREFIX + rb"(?:[\x00-\x0e\x10-\x25\x27-\x2d\x2f-\x35\x37-\x3d\x3f\x50-\x63\x68-\xef\xf1\xf4-\xff]|\x0f)",
-        rb"(?:\x66" + _PREFIX_MORE + rb"[\xf2\xf3]|[\xf2\xf3]" + _PREFIX_MORE + rb"\x66|\xf2" + _PREFIX_MORE + rb"\xf3|\xf3" + _PREFIX_MORE + rb"\xf2)"
+        rb"(?:" + b"|".join(one + _PREFIX_MORE + other for one, other in permutations((rb"\x66", rb"\xf2", rb"\xf3"), 2)) + rb")"
         + _PREFIX + rb"\x0f",
         rb"[\x64\x65]" + _PREFIX_MORE + rb"[\x26\x2e\x36\x3e\x64\x65]|[\x26\x2e\x36\x3e]" + _PREFIX_MORE + rb"[\x64\x65]",
     )
@@ -40,11 +41,12 @@ _MANDATORY: Final = frozenset({_OPERAND, _REPNE, _REP})
 _SEGMENTS: Final = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65})
 _FS_GS: Final = frozenset({0x64, 0x65})
 _REX_W, _REX_R, _REX_B = 8, 4, 1
+_BIT_TESTS: Final = frozenset(bytes((0x0F, opcode)) for opcode in (0xA3, 0xAB, 0xB3, 0xBA, 0xBB))
 _CRC32: Final = frozenset({b"\x0f\x38\xf0", b"\x0f\x38\xf1"})
 # The opcodes of the 0F map whose meaning a mandatory prefix selects: SSE and MMX.
 _SELECTED: Final = frozenset((*range(0x10, 0x18), *range(0x28, 0x30), *range(0x50, 0x80), 0xC2, *range(0xC4, 0xC7), *range(0xD0, 0xFF)))
 _WRONGLY: Final = "which the emulator runs wrongly"
-ENDS_PROCESS: Final = "LOCK without a memory operand, which is no instruction"
+ENDS_PROCESS: Final = "LOCK before a bit test of a register, which is no instruction"
 """Why is refused what ends the process as soon as it is translated."""
 SSE4A: Final = f"SSE4a, {_WRONGLY}"
 """Why EXTRQ, INSERTQ and the scalar MOVNTs are refused."""
@@ -68,7 +70,7 @@ def wrong_reason(insn: Insn) -> str | None:
 def _by_prefixes(insn: Insn) -> str | None:
     prefixes = set(insn.prefixes)
     if _LOCK in prefixes and (insn.modrm is None or insn.mod == 3):
-        return ENDS_PROCESS
+        return ENDS_PROCESS if insn.opcode in _BIT_TESTS else "LOCK without a memory operand, which is no instruction"
     segments = _SEGMENTS & prefixes
     if len(segments) > 1 and segments & _FS_GS:
         return "two segment prefixes, which processors and the emulator read differently"
@@ -167,8 +169,8 @@ def _escape_1(insn: Insn) -> str | None:
     return _ESCAPE_1.get(insn.modrm or 0)
 
 
-def _state(insn: Insn) -> str | None:
-    return _MXCSR if insn.mod != 3 and insn.reg in (1, 2) and not _MANDATORY & set(insn.prefixes) else None
+def _load_mxcsr(insn: Insn) -> str | None:
+    return _MXCSR if insn.mod != 3 and insn.reg == 2 and not _MANDATORY & set(insn.prefixes) else None
 
 
 def _always(reason: str) -> Callable[[Insn], str | None]:
@@ -212,6 +214,6 @@ RULES: Final[dict[bytes, Callable[[Insn], str | None]]] = {
     b"\xdb": _escape_3,
     b"\xdd": _truncate,
     b"\xdf": _escape_7,
-    b"\x0f\xae": _state,
+    b"\x0f\xae": _load_mxcsr,
 }
 """By opcode, with its escapes."""

@@ -116,3 +116,13 @@ def test_a_probe_hit_where_no_stack_is_dies_at_the_probed_instruction(workbench)
         assert (fault.kind, fault.offset) == (FaultKind.DOUBLE_FAULT, offset)
         bench.kprobes.unregister_kprobe(probe)
         bench.kprobes.wait_for_kprobe_optimizer()
+
+
+def test_what_only_looks_as_if_it_ended_the_process_is_left_alone_outside_of_functions(pool):
+    """A displacement of -16 before a bit test has the bytes of LOCK and a bit test."""
+    code = b"\x48\x8d\x64\x24\xf0\x0f\xba\xe8\x02\x48\x8d\x64\x24\x10\xc3"  # lea rsp, [rsp - 16]; bts eax, 2; lea rsp, [rsp + 16]; ret
+    rig = Rig(Image(name="looks", segments=(Segment(BASE, code, len(code)),), symbols=()), pool)
+    rig.executor.begin_call(0, BASE)
+    assert rig.executor.run_call(0, 100) is None
+    assert rig.rax() == 4
+    rig.machine.close()
