@@ -30,7 +30,8 @@ SUSPECT: Final = b"|".join(
         rb"\x0f\x38[\x00-\x0b\x1c-\x1e]|\x0f\x3a[\x0f\x60\x61]",
         rb"\xf0" + _PREFIX + rb"(?:[\x00-\x0e\x10-\x25\x27-\x2d\x2f-\x35\x37-\x3d\x3f\x50-\x63\x68-\xef\xf1\xf4-\xff]|\x0f)",
         rb"(?:" + b"|".join(one + _PREFIX_MORE + other for one, other in permutations((rb"\x66", rb"\xf2", rb"\xf3"), 2)) + rb")"
-        + _PREFIX + rb"\x0f",
+        + _PREFIX + rb"[\x0f\xa4-\xa7\xaa-\xaf]",
+        rb"[\x40-\x4f][\x26\x2e\x36\x3e\x64-\x67\xf0\xf2\xf3]",
         rb"[\x64\x65]" + _PREFIX_MORE + rb"[\x26\x2e\x36\x3e\x64\x65]|[\x26\x2e\x36\x3e]" + _PREFIX_MORE + rb"[\x64\x65]",
     )
 )  # fmt: skip
@@ -42,6 +43,7 @@ _SEGMENTS: Final = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65})
 _FS_GS: Final = frozenset({0x64, 0x65})
 _REX_W, _REX_R, _REX_B = 8, 4, 1
 _BIT_TESTS: Final = frozenset(bytes((0x0F, opcode)) for opcode in (0xA3, 0xAB, 0xB3, 0xBA, 0xBB))
+_STRING: Final = frozenset(bytes((opcode,)) for opcode in (*range(0xA4, 0xA8), *range(0xAA, 0xB0)))
 _CRC32: Final = frozenset({b"\x0f\x38\xf0", b"\x0f\x38\xf1"})
 # The opcodes of the 0F map whose meaning a mandatory prefix selects: SSE and MMX.
 _SELECTED: Final = frozenset((*range(0x10, 0x18), *range(0x28, 0x30), *range(0x50, 0x80), 0xC2, *range(0xC4, 0xC7), *range(0xD0, 0xFF)))
@@ -74,6 +76,8 @@ def _by_prefixes(insn: Insn) -> str | None:
     segments = _SEGMENTS & prefixes
     if len(segments) > 1 and segments & _FS_GS:
         return "two segment prefixes, which processors and the emulator read differently"
+    if _REP in prefixes and _REPNE in prefixes and insn.opcode in _STRING:
+        return "REP and REPNE at once, which processors and the emulator read differently"
     if len(_MANDATORY & prefixes) > 1:
         opcode = insn.opcode
         if (len(opcode) == 2 and opcode[1] in _SELECTED) or (len(opcode) == 3 and opcode not in _CRC32):
@@ -187,10 +191,12 @@ _ESCAPE_1: Final = {
 _ADD_OR_SUBTRACT: Final = frozenset({0x01, 0x02, 0x03, 0x05, 0x06, 0x07})
 _SYSTEM: Final = _always("a load of a system register, which would change the machine itself")
 _RETURN: Final = _always("a return to user mode: there is none here")
+_PREFIX_BEHIND_REX: Final = _always("a prefix behind REX, or more than four, which the kernel's decoder takes for an opcode")
 _PORT: Final = _always("a port of input or output: there are no devices here")
 _STRING_COMPARE: Final = _always("PCMPESTRI or PCMPESTRM, which the emulator runs wrongly where a length is odd enough")
 
 RULES: Final[dict[bytes, Callable[[Insn], str | None]]] = {
+    **dict.fromkeys((bytes((opcode,)) for opcode in (0x26, 0x2E, 0x36, 0x3E, *range(0x64, 0x68), 0xF0, 0xF2, 0xF3)), _PREFIX_BEHIND_REX),
     **dict.fromkeys((b"\x9e", b"\x9f"), _flags_with_rex),
     **dict.fromkeys((b"\xc0", b"\xc1"), _rotate_through_carry),
     **dict.fromkeys((b"\x8f", b"\xc6", b"\xc7"), _first_of_group),

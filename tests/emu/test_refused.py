@@ -32,6 +32,8 @@ RUN_WRONGLY = {
     "xbegin": "c7f800000000",
     "fs behind cs": "2e648b00",
     "in al, dx": "ec",
+    "repne and repe scasb": "f2f3ae",
+    "a segment prefix behind REX": "4826dbf6",
     "mov cr0, rax": "0f22c0",
     "sysret": "0f07",
 }
@@ -60,9 +62,9 @@ def test_each_one_is_found_in_a_function_of_its_own():
     symbols = tuple(Symbol(f"f{at}", BASE + 16 * at, len(raw)) for at, raw in enumerate(refused))
     code = b"".join(raw.ljust(16, b"\xcc") for raw in refused)
     guards = Guards(Image(name="refused", segments=(Segment(BASE, code, len(code)),), symbols=symbols))
-    found = [guard for page in range(len(code) // 4096 + 1) for guard in guards.in_page((BASE >> 12) + page)]
-    assert [addr for addr, _ in found] == [BASE + 16 * at for at in range(len(refused))]
-    assert all(whole.startswith(raw) for (_, raw), whole in zip(found, refused, strict=True))  # the kernel takes some for shorter ones
+    found = dict(guard for page in range(len(code) // 4096 + 1) for guard in guards.in_page((BASE >> 12) + page))
+    for at, raw in enumerate(refused):  # the kernel's decoder takes some for shorter ones
+        assert raw.startswith(found[BASE + 16 * at])
 
 
 def test_pcmpestrm_takes_a_length_of_0x80000000_for_the_most_there_is(rig):
