@@ -54,6 +54,7 @@ LISTED = {
     "MMX exponent": "the upper 16 bits of an x87 register that is written as an MMX register",
     "MMX top": "the top of the x87 stack after MMX instructions",
     "undefined register": "the destination of BSF and BSR where the source is 0",
+    "flush": "a cache line that is not mapped is flushed without a fault",
     "alignment": "a misaligned operand of 16 bytes does not fault",
 }
 """What differs from the processor in ways that hardly any program computes with, by kind."""
@@ -126,12 +127,17 @@ class Laboratory:
             as_signal = record.signal is not None and fault is not None and fault.kind in SIGNALS[record.signal]
             return Outcome(record, fault, frozenset() if as_signal else frozenset({"fault"}))
         if record.signal is not None:
-            return Outcome(record, None, frozenset({"alignment" if self._misaligned(record) else "no fault"}))
+            return Outcome(record, None, frozenset({self._missing(record)}))
         return Outcome(record, None, frozenset(self._known(record, self._differences(record))))
 
-    def _misaligned(self, record: Record) -> bool:
-        """An operand of 16 bytes in memory, which has to be aligned."""
-        return record.signal == 11 and ("XMMM128" in record.code or record.code.endswith("_M128") or "M128_XMM" in record.code)
+    @staticmethod
+    def _missing(record: Record) -> str:
+        """What fault of the processor's the machine does not have."""
+        code = record.code
+        if record.signal == 11 and code.startswith("CLFLUSH"):
+            return "flush"
+        aligned = "XMMM128" in code or code.endswith("_M128") or "M128_XMM" in code
+        return "alignment" if record.signal == 11 and aligned else "no fault"
 
     def _known(self, record: Record, kinds: set[str]) -> set[str]:
         """``kinds``, with a word of its own for what is wrong for a reason that docs/processor.md gives."""
