@@ -11,9 +11,13 @@ import struct
 from enum import Enum, auto
 from typing import Final, Protocol
 
+from arch_x86.emu.assist import assist_for
 from arch_x86.emu.frames import FrameStore
+from arch_x86.emu.guards import guard_reason
 from arch_x86.emu.memory import PageTables, Ram
 from arch_x86.emu.uc import RFLAGS, RSP, UC_ERR_INSN_INVALID, VECTOR_WATCH, Context, UcInstance
+from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.insn import NO_QUIRKS
 from arch_x86.text.version import PAGE_SIZE, TextPage, TextVersion
 
 __all__ = (
@@ -246,6 +250,14 @@ class Cpu:
         while True:
             began = done + uc.start(budget - done)
             vector = uc.vector
+            if (vector == _INVALID or uc.err == UC_ERR_INSN_INVALID) and self._assist():
+                vector = uc.vector
+                if vector is None:
+                    done = began
+                    if done >= budget:
+                        self.retired += budget
+                        return ExitReason.BUDGET, budget
+                    continue
             if vector != _PAGE_FAULT or (retired := self._page_in(began)) is None:
                 break
             done = retired
@@ -259,6 +271,46 @@ class Cpu:
             self.retired += began
             return ExitReason.HYPERCALL, began
         return self._exception(vector, began)
+
+    def _assist(self) -> bool:
+        """The instruction at RIP is guarded: execute it after all, if there is a way. Whether there is; :attr:`UcInstance.vector` then says
+        whether it retired.
+        """
+        uc, rip = self.uc, self.uc.rip
+        code = self._fetched(rip)
+        insn = decode(code, rip, NO_QUIRKS) if code else None
+        if insn is None or guard_reason(insn) is None or (assist := assist_for(insn)) is None:
+            return False
+        pages = [self._present[vpn] for vpn in {rip // PAGE_SIZE, (insn.end - 1) // PAGE_SIZE} if vpn in self._present]
+        before = uc.new_context()
+        uc.save(before)
+        hidden = rip in uc.patched
+        uc.patched.add(rip)
+        for page in pages:
+            self._tables.map_code(self.index, page.vpn, self._frames.plain(page))
+        uc.flush_tlb()
+        uc.vector, uc.err = None, 0
+        try:
+            refused = assist(uc, insn, uc.start_one)
+        finally:
+            for page in pages:
+                self._tables.map_code(self.index, page.vpn, self._frames.frame(page))
+            if not hidden:
+                uc.patched.discard(rip)
+        if refused is not None:
+            uc.restore(before)
+            uc.rip, uc.vector = rip, refused
+        uc.flush_tlb()
+        return True
+
+    def _fetched(self, addr: int) -> bytes:
+        """The text at ``addr`` as this vCPU sees it, without guards: enough for an instruction, or less where text ends."""
+        vpn, offset = divmod(addr, PAGE_SIZE)
+        first, second = self._present.get(vpn), self._present.get(vpn + 1) or self._waiting.get(vpn + 1)
+        if first is None:
+            return b""
+        code = first.content[offset : offset + MAX_INSN_SIZE]
+        return code if second is None else code + second.content[: MAX_INSN_SIZE - len(code)]
 
     def _exception(self, vector: int | None, began: int) -> tuple[ExitReason, int]:
         uc = self.uc
@@ -315,6 +367,8 @@ class Cpu:
             self.uc.flush_tlb()
         uc = self.uc
         uc.start_uncounted()
+        while (uc.vector == _INVALID or uc.err == UC_ERR_INSN_INVALID) and self._assist() and uc.vector is None:
+            uc.start_uncounted()
         if uc.vector is None and uc.err == 0:
             return ExitReason.HYPERCALL
         return self._exception(uc.vector, 1)[0]

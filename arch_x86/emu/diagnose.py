@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.fault import FaultKind, GuestFault
-from arch_x86.emu.guards import guard_reason
+from arch_x86.emu.guards import find_guard
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP
 from arch_x86.isa.decode import MAX_INSN_SIZE, decode
@@ -30,6 +30,7 @@ _WORDS = {
     FaultKind.NO_EXECUTE: "execution reached data at {rip:#x}",
     FaultKind.GENERAL_PROTECTION: "general protection fault (a non-canonical address or a privileged operation)",
     FaultKind.DIVIDE_ERROR: "divide error",
+    FaultKind.FLOATING_POINT: "an x87 exception that is not masked is pending",
     FaultKind.INVALID_OPCODE: "invalid opcode",
     FaultKind.BREAKPOINT: "breakpoint that no probe put there (int3 padding or filler)",
     FaultKind.DEBUG: "single-step trap that no probe asked for",
@@ -109,7 +110,7 @@ def diagnose(
     unloaded = machine.text.is_unloaded(rip)
     code = b"" if unloaded else machine.image.read(rip, 15) if machine.image.is_text(rip) else machine.text.read(rip, 15)
     insn = decode(code, rip) if code else None
-    guarded = guard_reason(insn) if insn is not None and vector == 6 else None
+    guarded = find_guard(code, rip)[1] if code and vector == 6 else None
     if kind is None:
         kind = _page_fault_kind(machine, at, cr2) if vector == 14 else _BY_VECTOR.get(vector or 0, FaultKind.EMULATOR)
     if guarded is not None:

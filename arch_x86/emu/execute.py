@@ -27,7 +27,8 @@ __all__ = ("INTEGER_ARGUMENTS", "Executor", "InterruptPlan")
 _FLAGS_AT_CALL: Final = 0x202
 _NESTED_MAX: Final = 100_000_000
 _ENOSYS: Final = -38 & (1 << 64) - 1
-_PAGE_FAULT: Final = 14
+_BREAKPOINT, _PAGE_FAULT = 3, 14
+_WITHOUT_STUB: Final = {8: FaultKind.DOUBLE_FAULT, 16: FaultKind.FLOATING_POINT, 19: FaultKind.FLOATING_POINT}
 _ERROR_WRITE, _ERROR_FETCH = 2, 16
 
 
@@ -307,14 +308,14 @@ class Executor:
         """Into the guest's stub for the vector; what has none ends the call."""
         handler = self._exception_at.get(vcpu.vector)
         if handler is None:
-            kind = FaultKind.DOUBLE_FAULT if vcpu.vector == 8 else FaultKind.GENERAL_PROTECTION
+            kind = _WITHOUT_STUB.get(vcpu.vector, FaultKind.GENERAL_PROTECTION)
             self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, kind))
             return
         code = None
         if VECTORS[vcpu.vector][1]:
             code = self._error_code(vcpu) if vcpu.vector == _PAGE_FAULT else 0
         if not vcpu.push_frame(handler, code):
-            self._stack_gone(vcpu)
+            self._stack_gone(vcpu, behind=vcpu.vector == _BREAKPOINT)
 
     def _error_code(self, vcpu: Cpu) -> int:
         """#PF error code (SDM vol. 3, 4.7). Unicorn does not give it: a present page faults on writes and on fetches only."""
@@ -325,8 +326,9 @@ class Executor:
             return _ERROR_FETCH | present
         return (_ERROR_WRITE | 1) if present else 0
 
-    def _stack_gone(self, vcpu: Cpu) -> None:
-        self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip, FaultKind.DOUBLE_FAULT))
+    def _stack_gone(self, vcpu: Cpu, *, behind: bool = False) -> None:
+        """The call dies at its RIP, or at the breakpoint that RIP is ``behind``."""
+        self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - behind, FaultKind.DOUBLE_FAULT))
 
     def _hypercall(self, vcpu: Cpu) -> None:
         machine = self.machine

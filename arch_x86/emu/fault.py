@@ -21,6 +21,7 @@ class FaultKind(StrEnum):
     NO_EXECUTE = "no-execute"
     GENERAL_PROTECTION = "general-protection"
     DIVIDE_ERROR = "divide-error"
+    FLOATING_POINT = "floating-point-error"
     INVALID_OPCODE = "invalid-opcode"
     UNSUPPORTED_OPCODE = "unsupported-opcode"
     BREAKPOINT = "breakpoint"

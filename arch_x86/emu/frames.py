@@ -23,6 +23,8 @@ __all__ = ("FrameStore",)
 
 _CHUNK_PAGES: Final = 512
 _UD2: Final = b"\x0f\x0b"
+_PUSH_ES: Final = b"\x06"
+"""No instruction in 64-bit mode: what traps where there is room for one byte only."""
 
 
 class FrameStore:
@@ -48,6 +50,7 @@ class FrameStore:
         self._free: list[int] = []
         self._dead: list[int] = []
         self._frame_of: dict[int, int] = {}
+        self._plain_of: dict[int, int] = {}
         self._chunks: list[mmap.mmap] = []
         self.guards = guards
         self._copies: dict[int, set[tuple[int, bytes]]] = {}
@@ -60,12 +63,18 @@ class FrameStore:
     def frame(self, page: TextPage) -> int:
         """Physical address of the frame that holds ``page``."""
         phys = self._frame_of.get(id(page))
-        if phys is None:
-            phys = self._take()
-            self._fill(phys, self._guarded(page))
-            self._frame_of[id(page)] = phys
-            # The interpreter keeps what it calls for a dead page: the two tables alone, or no machine would ever be given back.
-            finalize(page, _retire, self._frame_of, self._dead, id(page)).atexit = False
+        return self._place(self._frame_of, page, self._guarded(page)) if phys is None else phys
+
+    def plain(self, page: TextPage) -> int:
+        """Physical address of a frame that holds ``page`` without guards, for the host to have one instruction executed."""
+        phys = self._plain_of.get(id(page))
+        return self._place(self._plain_of, page, page.content) if phys is None else phys
+
+    def _place(self, frame_of: dict[int, int], page: TextPage, content: bytes) -> int:
+        phys = frame_of[id(page)] = self._take()
+        self._fill(phys, content)
+        # The interpreter keeps what it calls for a dead page: the two tables alone, or no machine would ever be given back.
+        finalize(page, _retire, frame_of, self._dead, id(page)).atexit = False
         return phys
 
     def constant(self, content: bytes) -> int:
@@ -86,7 +95,7 @@ class FrameStore:
             offset = addr - page.vpn * PAGE_SIZE  # below 0 for an instruction that starts in the page before
             start, stop = max(offset, 0), min(offset + len(raw), PAGE_SIZE)
             if bytes(content[start:stop]) == raw[start - offset : stop - offset]:
-                trap = _UD2[start - offset : stop - offset]
+                trap = (_UD2 if len(raw) > 1 else _PUSH_ES)[start - offset : stop - offset]
                 content[start : start + len(trap)] = trap
         return bytes(content)
 

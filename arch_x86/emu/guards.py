@@ -1,8 +1,8 @@
 """Instructions that must not reach the emulator: it would run them wrongly, silently, or differently on each machine.
 
 Unicorn 2.1.4 decodes 128-bit AVX as if it were SSE (``vpaddb xmm0, xmm1, xmm2`` adds xmm2 to xmm0); ``rdtsc`` gives the host's
-time and ``rdrand``/``rdseed`` real random numbers. All are found by decoding the functions that may hold one; outside of functions,
-where code can't be told from data, by asking what an instruction would be if one started there.
+time and ``rdrand``/``rdseed`` real random numbers; :mod:`arch_x86.emu.refused` has more. All are found by decoding the functions that
+may hold one; outside of functions, where code can't be told from data, by asking what an instruction would be if one started there.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from arch_x86.emu.refused import ENDS_PROCESS, RULES, SSE4A, SUSPECT, UNKNOWN, wrong_reason
 from arch_x86.isa.decode import MAX_INSN_SIZE, decode
-from arch_x86.isa.insn import Branch, Insn
+from arch_x86.isa.insn import NO_QUIRKS, Branch, Insn
 from arch_x86.text.version import PAGE_SIZE
 from engine.image import Image, Segment
 
-__all__ = ("Guards", "guard_reason")
+__all__ = ("Guards", "find_guard", "guard_reason")
 
 # A cheap look for bytes that could start such an instruction; only functions with a match are decoded.
 _SUSPECT: Final = re.compile(
-    rb"[\xc4\xc5\x62][\x00-\xff]{2}|\x0f\x31|\x0f\x01\xf9|\x0f\xc7[\xf0-\xff]|\x66[\x66\x67\xf2\xf3\x40-\x47]*(?:[\x70-\x7f\xc2\xc3\xe0-\xe3\xe8\xe9\xeb\xff]|\x0f[\x80-\x8f])",
+    rb"[\xc4\xc5\x62][\x00-\xff]{2}|\x0f\x31|\x0f\x01\xf9|\x0f\xc7[\xf0-\xff]|\x66[\x66\x67\xf2\xf3\x40-\x47]*(?:[\x70-\x7f\xc2\xc3\xe0-\xe3\xe8\xe9\xeb\xff]|\x0f[\x80-\x8f])|"
+    + SUSPECT,
     re.DOTALL,
 )
 _ANYWHERE: Final = re.compile(rb"(?=" + _SUSPECT.pattern + rb")", re.DOTALL)  # matches that overlap, too
@@ -30,6 +32,8 @@ _NEAR: Final = frozenset({Branch.JMP, Branch.JCC, Branch.CALL, Branch.LOOP, Bran
 _OPERAND_SIZE: Final = 0x66
 _REX_W: Final = 8
 # BMI1 and BMI2 are VEX-encoded and emulated well: 0f38 f2, f3, f5, f6, f7 and 0f3a f0.
+_LOOKED_AT: Final = frozenset({b"\x0f\x31", b"\x0f\x01", b"\x0f\xc7", *RULES})
+"""Opcodes of which some instructions are guarded, whatever their prefixes."""
 _BMI_0F38: Final = frozenset({0xF2, 0xF3, 0xF5, 0xF6, 0xF7})
 
 
@@ -42,18 +46,29 @@ def _is_bmi(raw: bytes) -> bool:
 
 def guard_reason(insn: Insn) -> str | None:
     """Why ``insn`` has to trap, in a few words, or None when it may run."""
+    if not insn.prefixes and not insn.vex and insn.opcode not in _LOOKED_AT:
+        return None
     raw = insn.raw
     if insn.vex:
         start = len(insn.prefixes)
         body = raw[start:]
-        return None if _is_bmi(body) else "AVX, which the emulator does not support"
+        return wrong_reason(insn) if _is_bmi(body) else "AVX, which the emulator does not support"
     if insn.branch in _NEAR and _OPERAND_SIZE in insn.prefixes and not insn.rex & _REX_W:
         return "an operand-size prefix on a near branch, which processors read differently"
     if insn.opcode == b"\x0f\x31" or raw.endswith(b"\x0f\x01\xf9"):
         return "the time-stamp counter, which would make runs differ"
     if insn.opcode == b"\x0f\xc7" and insn.modrm is not None and insn.modrm >= 0xF0:
         return "a hardware random number, which would make runs differ"
-    return None
+    return wrong_reason(insn)
+
+
+def find_guard(code: bytes, addr: int) -> tuple[int, str | None]:
+    """Length of the instruction that ``code`` starts with, at ``addr`` (0 where there is none), and :func:`guard_reason` of it."""
+    insn = decode(code[:MAX_INSN_SIZE], addr, NO_QUIRKS)
+    if insn is not None:
+        return insn.length, guard_reason(insn)
+    unknown = UNKNOWN.match(code[:MAX_INSN_SIZE])
+    return (unknown.end(), SSE4A) if unknown is not None else (0, None)
 
 
 class Guards:
@@ -70,14 +85,30 @@ class Guards:
         self._found: dict[int, tuple[tuple[int, bytes], ...]] = {}
 
     def in_page(self, vpn: int) -> tuple[tuple[int, bytes], ...]:
-        """``(address, bytes)`` of each one that has a byte in page ``vpn``, in address order."""
+        """``(address, bytes)`` of each one that has a byte in page ``vpn``, in address order: those in functions, then those outside that
+        the emulator must not even translate.
+        """
         first, last = vpn * PAGE_SIZE, (vpn + 1) * PAGE_SIZE
         found: list[tuple[int, bytes]] = []
         at = max(bisect_right(self._starts, first) - 1, 0)
         while at < len(self._spans) and self._spans[at][0] < last:
             found += (guard for guard in self._in_span(at) if guard[0] < last and guard[0] + len(guard[1]) > first)
             at += 1
+        for page in (vpn - 1, vpn):
+            for addr, raw in self.strays(page).items():
+                if addr + len(raw) > first and find_guard(raw, addr)[1] == ENDS_PROCESS and self._is_reached(addr):
+                    found.append((addr, raw))
         return tuple(found)
+
+    def _is_reached(self, addr: int) -> bool:
+        """An instruction starts at ``addr``, outside of the functions, if all from the last symbol, or function's end, on are code."""
+        at = self._gaps[bisect_right(self._gap_starts, addr) - 1][0]
+        functions = self._image.functions
+        before = bisect_right(functions, addr, key=lambda symbol: symbol.addr)
+        at = max(at, functions[before - 1].addr) if before else at
+        while at < addr:
+            at += find_guard(self._image.read(at, MAX_INSN_SIZE), at)[0] or 1
+        return at == addr
 
     def concern(self, vpn: int) -> bool:
         """True when page ``vpn`` holds code of the image, which has to be looked at."""
@@ -86,7 +117,8 @@ class Guards:
     def strays(self, vpn: int) -> dict[int, bytes]:
         """Address and bytes of each one that starts in page ``vpn``, outside of all functions, if an instruction starts there.
 
-        Nobody knows what is code there, so nothing can be replaced: the emulator has to stop when it comes to one of them.
+        Nobody knows what is code there, so nothing can be replaced (but for what would end the process): the emulator has to stop when it
+        comes to one of them.
         """
         first, last = vpn * PAGE_SIZE, (vpn + 1) * PAGE_SIZE
         found: dict[int, bytes] = {}
@@ -98,9 +130,9 @@ class Guards:
             code = self._image.read(low, high - low + MAX_INSN_SIZE) if low < high else b""
             for match in _ANYWHERE.finditer(code):
                 for offset in _with_prefixes(code, match.start()):
-                    insn = decode(code[offset : offset + MAX_INSN_SIZE], 0) if offset < high - low else None
-                    if insn is not None and guard_reason(insn) is not None:
-                        found[low + offset] = insn.raw
+                    length, reason = find_guard(code[offset : offset + MAX_INSN_SIZE], 0) if offset < high - low else (0, None)
+                    if reason is not None:
+                        found[low + offset] = code[offset : offset + length]
         return found
 
     def _in_span(self, at: int) -> tuple[tuple[int, bytes], ...]:
@@ -152,10 +184,7 @@ def _with_prefixes(code: bytes, offset: int) -> Iterator[int]:
 def _guards_in(addr: int, code: bytes) -> Iterator[tuple[int, bytes]]:
     offset = 0
     while offset < len(code):
-        insn = decode(code[offset : offset + 15], addr + offset)
-        if insn is None:
-            offset += 1
-            continue
-        if guard_reason(insn) is not None:
-            yield insn.addr, insn.raw
-        offset += insn.length
+        length, reason = find_guard(code[offset : offset + MAX_INSN_SIZE], addr + offset)
+        if reason is not None:
+            yield addr + offset, code[offset : offset + length]
+        offset += length or 1

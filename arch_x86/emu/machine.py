@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from arch_x86.emu.calibration import calibrate
 from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR, Cpu, CpuState
 from arch_x86.emu.frames import FrameStore
-from arch_x86.emu.guards import Guards, guard_reason
+from arch_x86.emu.guards import Guards, find_guard
 from arch_x86.emu.layout import plan_layout
 from arch_x86.emu.memory import TABLES_AT, PageTables, Ram
 from arch_x86.emu.pages import ImagePages, split_pages
@@ -24,7 +24,6 @@ from arch_x86.emu.percpu import fill_cpu_areas
 from arch_x86.emu.stubs import build_stubs
 from arch_x86.emu.task import Task
 from arch_x86.emu.uc import UcPool
-from arch_x86.isa.decode import decode
 from arch_x86.isa.encode import jmp32
 from arch_x86.probes.areas import IMPORT_CELL
 from arch_x86.probes.ptregs import PtRegs
@@ -232,8 +231,7 @@ class Machine:
 
     def guard(self, addr: int, raw: bytes) -> None:
         """A copy of an instruction is about to be written: if the original must not reach the emulator, the copy must not either."""
-        insn = decode(raw, addr)
-        if insn is not None and guard_reason(insn) is not None:
+        if find_guard(raw, addr)[1] is not None:
             self.frames.guard(addr, raw)
 
     def _flush_translations(self) -> None:

@@ -18,6 +18,7 @@ import unicorn.unicorn_py3.unicorn as _binding  # pyright: ignore[reportMissingT
 from unicorn import unicorn_const as uc_const  # pyright: ignore[reportMissingTypeStubs]
 from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
+from arch_x86.emu.probe import Probe
 from engine.errors import EngineBug
 
 __all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "VECTOR_WATCH", "Context", "Probe", "UcInstance", "UcPool", "in_callback")
@@ -51,8 +52,7 @@ _SYSCALL_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 _CODE_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 _WRITE_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_uint64, c_int, ctypes.c_int64, c_void_p)
 
-UC_OK: Final = 0
-UC_ERR_INSN_INVALID: Final = uc_const.UC_ERR_INSN_INVALID
+UC_OK, UC_ERR_INSN_INVALID = 0, uc_const.UC_ERR_INSN_INVALID
 _CTL_FLUSH_TB: Final = uc_const.UC_CTL_TB_FLUSH | (uc_const.UC_CTL_IO_WRITE << 30)
 
 GPR_NAMES: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
@@ -79,15 +79,13 @@ NO_LIMIT: Final = 0x0123_4567_89AB
 """A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
 _RUN_MAX: Final = 1 << 20
 """Ctrl-C is noticed between two runs of the emulator only, so none is longer: 8 ms at full speed, below a second with a callback each."""
-_PAGE: Final = 4096
-_VECTOR_INVALID: Final = 6
-_ERROR_FETCH: Final = 16
+_PAGE, _TRAP_FLAG = 4096, 1 << 8
+_VECTOR_DEBUG, _VECTOR_INVALID, _ERROR_FETCH = 1, 6, 16
 SHADOW: Final = 1 << 3
 _VECTOR_SYSCALL: Final = 0x100
 """Pseudo vector for ``syscall``/``sysenter``, which Unicorn would silently skip."""
 VECTOR_WATCH: Final = 0x101
 """Pseudo vector: the next instruction is one of :meth:`UcInstance.watch`; it has not been executed."""
-
 
 _CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "loaded", "began", "tell", "_count_one"})
 
@@ -95,34 +93,6 @@ _CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wr
 def in_callback(frame: FrameType | None) -> bool:
     """True for the frame of a callback from the emulator, where an exception would be lost."""
     return frame is not None and frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES
-
-
-class Probe:
-    """Offsets inside Unicorn's private structures, found by measuring them (``calibration``); None where none was found.
-
-    ``counter``: offset in ``uc_struct`` of the number of instructions that the last run began.
-    ``exception``: offset in a saved context of the number of the last exception taken, which Unicorn never clears
-    (a second page fault would then become a double fault).
-    ``error_code``: offset in a saved context of the last page fault's error code.
-    ``software``: offset in a saved context of whether an ``int n`` raised the last exception.
-    ``shadow``: offset in a saved context of the word whose bit :data:`SHADOW` is set right after STI and MOV SS.
-    """
-
-    __slots__ = ("counter", "error_code", "exception", "shadow", "software")
-
-    def __init__(
-        self,
-        counter: int | None = None,
-        exception: int | None = None,
-        error_code: int | None = None,
-        software: int | None = None,
-        shadow: int | None = None,
-    ) -> None:
-        self.counter = counter
-        self.exception = exception
-        self.error_code = error_code
-        self.software = software
-        self.shadow = shadow
 
 
 class Context:
@@ -156,6 +126,7 @@ class UcInstance:
     """
 
     __slots__ = (
+        "_again",
         "_callbacks",
         "_counter",
         "_cr3",
@@ -173,6 +144,7 @@ class UcInstance:
         "_scratch_at",
         "_slots",
         "_traps",
+        "_uncounted",
         "_vector_ids",
         "_vector_slots",
         "_vectors",
@@ -212,6 +184,8 @@ class UcInstance:
         self._counter: c_uint64 | None = None
         self._traps: list[int] = []
         self._from: int | None = None
+        self._uncounted = False
+        self._again: int | None = None  # what a recorder does not count
         self._recording = 0
         self.patched: set[int] = set()
         self.mapped: list[tuple[int, int]] = []
@@ -302,7 +276,7 @@ class UcInstance:
             writes.add((address, size))
 
         def began(_uc: int, address: int, _size: int, _data: int) -> None:
-            executed[address] += 1
+            executed[address] += address != self._again
 
         self._traps.append(self._add_hook(uc_const.UC_HOOK_MEM_WRITE, _WRITE_CALLBACK(wrote)))
         for addr in executed:
@@ -484,6 +458,9 @@ class UcInstance:
 
     def _start(self, count: int) -> int:
         """One run of the emulator, which nothing from outside can end; see :meth:`start`."""
+        if self._uncounted:  # what was translated without a count would be executed without one
+            self._uncounted = False
+            self.flush_translations()
         self._fallback_count = 0
         self._fallback_limit = count
         counter = self._counter
@@ -492,9 +469,36 @@ class UcInstance:
         self.rip = self._scratch.value
         return self._fallback_count if counter is None else counter.value
 
+    def start_one(self) -> bool:
+        """Execute the one instruction at :attr:`rip`, counted or not as the last run was; a recorder has counted it before. Whether it
+        retired: :attr:`vector` is None then, or that of a single step that was under way.
+        """
+        self._again = self.rip
+        if self._uncounted:
+            self._step()
+        else:
+            self.start(1)
+        self._again = None
+        return self.err == UC_OK and self.vector in (None, _VECTOR_DEBUG)
+
+    def _step(self) -> None:
+        """One instruction by the trap flag: to count it would drop all translations, and to go back would do so again."""
+        self.load()
+        stepped = self.gpr[RFLAGS] & _TRAP_FLAG
+        self.gpr[RFLAGS] |= _TRAP_FLAG
+        self.store()
+        self.start_uncounted()
+        if not stepped:
+            self.load()
+            self.gpr[RFLAGS] &= ~_TRAP_FLAG
+            self.store()
+            if self.vector == _VECTOR_DEBUG:
+                self.vector = None
+
     def start_uncounted(self) -> None:
         """Run until ``hlt`` or an exception, without counting. Going back to :meth:`start` may drop translations."""
         self.vector = None
+        self._uncounted = True
         self.err = _emu_start(self.handle, self.rip, 0, 0, 0)
         _reg_read(self.handle, x86.UC_X86_REG_RIP, self._scratch_at)
         self.rip = self._scratch.value

@@ -53,7 +53,7 @@ def test_a_hit_changes_nothing(bench: HitBench, trials: dict[int, list[Trial]], 
 
 def test_faults_are_among_what_is_compared(trials: dict[int, list[Trial]]):
     ends = Counter(trial.want.fault for found in trials.values() for trial in found)
-    assert set(ends) == {"", "divide-error", "unmapped-access", "unsupported-opcode"}
+    assert set(ends) == {"", "divide-error", "general-protection", "unmapped-access", "unsupported-opcode"}
 
 
 def test_a_hit_changes_nothing_where_6_1_steps_by_int3(pool):

@@ -1,0 +1,187 @@
+"""Instructions that the emulator runs almost as a processor does: the host runs them one by one, and mends what is wrong.
+
+They trap as the refused ones do (:mod:`arch_x86.emu.refused`); :class:`~arch_x86.emu.cpu.Cpu` then has the original executed alone,
+between the two halves of what is here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from arch_x86.emu.uc import RAX, RDX, RFLAGS, UcInstance
+from arch_x86.isa.insn import Insn
+
+__all__ = ("GENERAL_PROTECTION", "REFUSE", "Assist", "assist_for")
+
+Run = Callable[[], bool]
+Assist = Callable[[UcInstance, Insn, Run], int | None]
+"""Has the instruction executed by ``run``, which says whether it retired, and mends. None, or the vector of the exception to raise
+instead; nothing is left of the execution then."""
+
+REFUSE: Final = 6
+"""The vector of what is refused, after all."""
+GENERAL_PROTECTION: Final = 13
+_CF, _PF, _AF, _ZF, _SF, _OF = 1, 4, 0x10, 0x40, 0x80, 0x800
+_STATUS_WORD, _TAG_WORD = 16 * 9, 16 * 10
+_EMPTY: Final = 3
+_MXCSR: Final = 256
+_REX_B, _REX_W = 1, 8
+_LOW: Final = (1 << 32) - 1
+_NOT_FINITE: Final = 0x7FFF
+_ELEMENTS_MAX: Final = 16
+
+
+def assist_for(insn: Insn) -> Assist | None:
+    """How ``insn``, which is guarded, can be executed after all; None when it can't."""
+    if insn.vex:
+        return _bmi_assist(insn)
+    opcode = insn.opcode
+    if opcode in (b"\xe0", b"\xe1"):
+        return _loop
+    if opcode in (b"\xdb", b"\xdf") and insn.mod == 3 and insn.reg in (5, 6):
+        return _compare_to_flags
+    if opcode == b"\xd9" and insn.modrm in (0xF1, 0xF9):
+        return _logarithm
+    if opcode == b"\xd9" and insn.modrm == 0xF4:
+        return _extract_exponent
+    if opcode in (b"\x0f\x3a\x60", b"\x0f\x3a\x61"):
+        return _string_compare
+    return _load_mxcsr if opcode == b"\x0f\xae" else None
+
+
+def _bmi_assist(insn: Insn) -> Assist | None:
+    opcode, vex = insn.opcode[0], _Vex(insn)
+    if insn.vex_map != 2 or insn.prefixes or insn.rex:
+        return None
+    if opcode == 0xF3 and insn.reg == 3:
+        return _lowest_bit
+    if opcode == 0xF5 and vex.selected == 0:
+        return _zero_high_bits
+    narrow = not vex.wide and insn.mod == 3
+    return _from_narrow_register if narrow and (opcode == 0xF5 or (opcode == 0xF7 and vex.selected == 0)) else None
+
+
+class _Vex:
+    """What the three bytes of a VEX prefix (SDM vol. 2, 2.3.5) say of the operands."""
+
+    __slots__ = ("other", "register", "rm", "selected", "wide")
+
+    def __init__(self, insn: Insn) -> None:
+        first, second = insn.raw[1], insn.raw[2]
+        self.wide = bool(second & 0x80)
+        self.other = ~second >> 3 & 15
+        self.selected = second & 3
+        self.register = insn.reg | (~first & 0x80) >> 4
+        self.rm = insn.rm | (~first & 0x20) >> 2
+
+
+def _loop(_uc: UcInstance, _insn: Insn, run: Run) -> None:
+    """LOOPE and LOOPNE that end by their count leave stale flags where others are executed in one go with them; alone they are right."""
+    run()
+
+
+def _compare_to_flags(uc: UcInstance, insn: Insn, run: Run) -> None:
+    """FCOMI, FUCOMI and those that pop: OF, SF and AF become 0; a register that is not in use is unordered."""
+    unordered = _is_empty(uc, 0) or _is_empty(uc, insn.rm)
+    if run():
+        uc.load()
+        flags = uc.gpr[RFLAGS] & ~(_OF | _SF | _AF)
+        uc.gpr[RFLAGS] = flags | _ZF | _PF | _CF if unordered else flags
+        uc.store()
+
+
+def _top(uc: UcInstance) -> int:
+    return struct.unpack_from("<H", uc.fpu_state(), _STATUS_WORD)[0] >> 11 & 7
+
+
+def _is_empty(uc: UcInstance, position: int) -> bool:
+    """True when the x87 register at a stack position is not in use."""
+    physical = _top(uc) + position & 7
+    return struct.unpack_from("<H", uc.fpu_state(), _TAG_WORD)[0] >> 2 * physical & 3 == _EMPTY
+
+
+def _logarithm(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
+    """FYL2X and FYL2XP1 pop, but the emulator's do not where the logarithm has no value."""
+    before = _top(uc)
+    return REFUSE if run() and _top(uc) == before else None
+
+
+def _extract_exponent(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
+    """FXTRACT of an infinity or a NaN has another exponent on a processor."""
+    exponent = struct.unpack_from("<8xH", uc.fpu_state(), 16 * _top(uc))[0]
+    if exponent & _NOT_FINITE == _NOT_FINITE:
+        return REFUSE
+    run()
+    return None
+
+
+def _string_compare(uc: UcInstance, insn: Insn, run: Run) -> None:
+    """PCMPESTRI and PCMPESTRM: a length counts up to the number of elements only, and the emulator takes no other well."""
+    uc.load()
+    lengths = uc.gpr[RAX], uc.gpr[RDX]
+    uc.gpr[RAX], uc.gpr[RDX] = (_saturated(length, wide=bool(insn.rex & _REX_W)) for length in lengths)
+    uc.store()
+    run()
+    uc.load()
+    uc.gpr[RAX], uc.gpr[RDX] = lengths
+    uc.store()
+
+
+def _saturated(length: int, *, wide: bool) -> int:
+    bits = 64 if wide else 32
+    value = length & (1 << bits) - 1
+    return min(value if not value >> bits - 1 else (1 << bits) - value, _ELEMENTS_MAX)
+
+
+def _load_mxcsr(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
+    """LDMXCSR: reserved bits are a fault; what the emulator lacks is refused where it is asked for."""
+    if not run():
+        return None
+    mxcsr = struct.unpack_from("<I", uc.vector_state(), _MXCSR)[0]
+    if mxcsr >> 16:
+        return GENERAL_PROTECTION
+    return REFUSE if mxcsr & 0x8040 or mxcsr & 0x1F80 != 0x1F80 else None
+
+
+def _lowest_bit(uc: UcInstance, insn: Insn, run: Run) -> None:
+    """BLSI: CF says whether the source was not 0, which the emulator has the wrong way around."""
+    if run():
+        uc.load()
+        found = uc.gpr[_Vex(insn).other] != 0
+        uc.gpr[RFLAGS] = uc.gpr[RFLAGS] & ~_CF | found
+        uc.store()
+
+
+def _zero_high_bits(uc: UcInstance, insn: Insn, run: Run) -> int | None:
+    """BZHI from a bit that the operand does not have: the operand itself."""
+    vex = _Vex(insn)
+    bits = 64 if vex.wide else 32
+    uc.load()
+    first, source = uc.gpr[vex.other] & 0xFF, uc.gpr[vex.rm]
+    if first >= bits and insn.mod != 3:
+        return REFUSE
+    if not run():
+        return None
+    uc.load()
+    result = source & (1 << bits) - 1 if first >= bits else uc.gpr[vex.register]
+    uc.gpr[vex.register] = result
+    flags = uc.gpr[RFLAGS] & ~(_CF | _ZF | _SF | _OF)
+    uc.gpr[RFLAGS] = flags | (first >= bits) | _ZF * (result == 0) | _SF * (result >> bits - 1)
+    uc.store()
+    return None
+
+
+def _from_narrow_register(uc: UcInstance, insn: Insn, run: Run) -> None:
+    """BEXTR, PDEP and PEXT of 32 bits: the emulator takes the upper half of a source register, too, so it is 0 for as long."""
+    vex = _Vex(insn)
+    uc.load()
+    source = uc.gpr[vex.rm]
+    uc.gpr[vex.rm] = source & _LOW
+    uc.store()
+    retired = run()
+    if not retired or vex.rm != vex.register:
+        uc.load()
+        uc.gpr[vex.rm] = source
+        uc.store()
