@@ -88,7 +88,7 @@ class TestCalls:
 class TestRun:
     def test_a_call_begins_with_floating_point_state_as_after_reset(self, rig):
         state = "fnstcw [rsp - 8]; fnstsw [rsp - 6]; stmxcsr [rsp - 4]; mov rax, [rsp - 8]; ret"
-        spoil = "mov qword ptr [rsp - 8], 0x7fff; ldmxcsr [rsp - 8]; fldz; mov word ptr [rsp - 8], 0xc3f; fldcw [rsp - 8]; "
+        spoil = "mov qword ptr [rsp - 8], 0x7fbf; ldmxcsr [rsp - 8]; fldz; mov word ptr [rsp - 8], 0xc3f; fldcw [rsp - 8]; "
         spoil += "fld1; fldz; fdivp st(1), st(0); test edi, edi; jz l; ud2; l: ret"
         r = rig(state, spoil)
         fresh = r.call()

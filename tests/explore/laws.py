@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.scenarios.life import SCENARIOS
 from arch_x86.explore.scenarios.load import LOAD
 from arch_x86.explore.system import X86System
+from arch_x86.explore.world import NodeTree, World
 from engine.profile import profile_named
 from engine.steps import without
 
@@ -88,8 +90,16 @@ def merged_states_differ(case: Case, pool: UcPool, *, nodes_max: int) -> list[st
             for node in todo
             if (way := other_ways.get(node.number)) is not None
             for task in node.tasks
-            if tree._reach((*way, task)).name()[-1] != tree.step(node, task).node.name
+            if _name_behind(tree, (*way, task)) != tree.step(node, task).node.name
         ]
+
+
+def _name_behind(tree: NodeTree, path: Sequence[int]) -> int:
+    """The name of the control state that steps of the control tasks ``path`` lead to."""
+    world = World(tree._stage)
+    for task in path:
+        world.step(task)
+    return world.name()[-1]
 
 
 def main() -> int:
