@@ -49,7 +49,7 @@ _INT_1: Final = b"\xcd\x01"
 TRAPS: Final = frozenset({1, 3, 4})
 """Vectors of exceptions that come behind the instruction that causes them; the others come instead of it."""
 _BREAKPOINT, _INVALID, _PAGE_FAULT = 3, 6, 14
-_INT3: Final = 0xCC
+_INT3, _HLT = 0xCC, 0xF4
 _CANONICAL: Final = 1 << 47
 _MASK: Final = (1 << 64) - 1
 _CONTRIBUTORY: Final = frozenset({0, 8, 10, 11, 12, 13, 14})
@@ -250,6 +250,8 @@ class Cpu:
         while True:
             began = done + uc.start(budget - done)
             vector = uc.vector
+            if began <= budget:
+                self._report_invalid()
             if (vector == _INVALID or uc.err == UC_ERR_INSN_INVALID) and self._assist():
                 vector = uc.vector
                 if vector is None:
@@ -367,11 +369,23 @@ class Cpu:
             self.uc.flush_tlb()
         uc = self.uc
         uc.start_uncounted()
+        self._report_invalid()
         while (uc.vector == _INVALID or uc.err == UC_ERR_INSN_INVALID) and self._assist() and uc.vector is None:
             uc.start_uncounted()
+            self._report_invalid()
         if uc.vector is None and uc.err == 0:
             return ExitReason.HYPERCALL
         return self._exception(uc.vector, 1)[0]
+
+    def _report_invalid(self) -> None:
+        """A run has ended before its budget. Unicorn may leave its loop at an instruction that it can't execute and not report that: then
+        there is no ``hlt`` right before RIP, as there is where a run ends well."""
+        uc = self.uc
+        if uc.vector is None and uc.err == 0:
+            vpn, offset = divmod(uc.rip - 1, PAGE_SIZE)
+            page = self._present.get(vpn)
+            if page is not None and page.content[offset] != _HLT:
+                uc.err = UC_ERR_INSN_INVALID
 
     # Registers --------------------------------------------------------------------------------------------------------
 
