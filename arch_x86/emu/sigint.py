@@ -1,10 +1,13 @@
-"""Ctrl-C while the emulator runs. An exception raised in one of its callbacks would be lost, and with it the stop that was asked for."""
+"""Ctrl-C while the emulator runs. An exception raised in one of its callbacks would be lost, and with it the stop that was asked for; so
+would one raised in what the interpreter calls for an object that has died.
+"""
 
 from __future__ import annotations
 
 import _thread
 import signal
 import threading
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,19 +17,27 @@ from arch_x86.emu.uc import in_callback
 
 __all__ = ("interruptible",)
 
+_WEAKREF: Final = weakref.__file__
+"""Where finalizers are called."""
 _AGAIN: Final = 0.005
-"""Seconds until Ctrl-C is tried again; a callback takes microseconds."""
+"""Seconds until Ctrl-C is tried again; a callback or a finalizer takes microseconds."""
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    """``frame`` is that of a finalizer, or of a function that one has called."""
+    caller = frame.f_back if frame is not None else None
+    return any(one is not None and (one.f_code.co_filename, one.f_code.co_name) == (_WEAKREF, "__call__") for one in (frame, caller))
 
 
 def _on_sigint(_number: int, frame: FrameType | None) -> None:
-    if not in_callback(frame):
+    if not (in_callback(frame) or _in_finalizer(frame)):
         raise KeyboardInterrupt
     threading.Timer(_AGAIN, _thread.interrupt_main).start()
 
 
 @contextmanager
 def interruptible() -> Generator[None]:
-    """Within, SIGINT raises KeyboardInterrupt, but never in a callback. Where SIGINT is handled otherwise or ignored, nothing changes."""
+    """Within, SIGINT raises KeyboardInterrupt, but never where that is lost. Where SIGINT is handled otherwise or ignored, nothing changes."""
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not usual or threading.current_thread() is not threading.main_thread():
         yield

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from weakref import finalize
 
 import pytest
 
 from arch_x86.emu import uc as uc_module
+from arch_x86.emu.sigint import interruptible
 from engine.cli import main
 
 pytestmark = pytest.mark.smoke
@@ -260,6 +262,24 @@ class TestProcess:
         assert (status, err.count("\n")) == (130, 1)
         assert err.startswith("optprobe: interrupted")
         assert took < 2.5
+
+    def test_ctrl_c_in_a_finalizer_whose_exceptions_are_lost_comes_behind_it(self):
+        class Dead:
+            """Something that a finalizer is called for."""
+
+        def ends() -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0)
+
+        def dies(called) -> None:
+            one = Dead()
+            finalize(one, called)
+            del one
+            time.sleep(5)
+
+        for called in (ends, lambda: os.kill(os.getpid(), signal.SIGINT)):
+            with interruptible(), pytest.raises(KeyboardInterrupt):
+                dies(called)
 
     def test_ctrl_c_ends_a_process_in_an_endless_call_within_two_seconds(self, tmp_path):
         image = tmp_path / "loop.s"
