@@ -37,7 +37,7 @@ def _on_sigint(_number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def interruptible() -> Generator[None]:
-    """Within, SIGINT raises KeyboardInterrupt, but never where that is lost. Where SIGINT is handled otherwise or ignored, nothing changes."""
+    """Within, SIGINT raises KeyboardInterrupt, but never where that is lost. Where SIGINT is handled otherwise, nothing changes."""
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not usual or threading.current_thread() is not threading.main_thread():
         yield
