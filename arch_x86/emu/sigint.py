@@ -25,8 +25,11 @@ _AGAIN: Final = 0.005
 
 def _in_finalizer(frame: FrameType | None) -> bool:
     """``frame`` is that of a finalizer, or of a function that one has called."""
-    caller = frame.f_back if frame is not None else None
-    return any(one is not None and (one.f_code.co_filename, one.f_code.co_name) == (_WEAKREF, "__call__") for one in (frame, caller))
+    while frame is not None:
+        if (frame.f_code.co_filename, frame.f_code.co_name) == (_WEAKREF, "__call__"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _on_sigint(_number: int, frame: FrameType | None) -> None:

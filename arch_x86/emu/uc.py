@@ -91,8 +91,12 @@ _CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wr
 
 
 def in_callback(frame: FrameType | None) -> bool:
-    """True for the frame of a callback from the emulator, where an exception would be lost."""
-    return frame is not None and frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES
+    """True for the frame of a callback from the emulator, where an exception would be lost, and of what it calls."""
+    while frame is not None:
+        if frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Context:

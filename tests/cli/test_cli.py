@@ -17,6 +17,7 @@ import pytest
 from arch_x86.emu import uc as uc_module
 from arch_x86.emu.sigint import interruptible
 from engine.cli import main
+from tests.conftest import Rig, asm_image
 
 pytestmark = pytest.mark.smoke
 
@@ -262,6 +263,27 @@ class TestProcess:
         assert (status, err.count("\n")) == (130, 1)
         assert err.startswith("optprobe: interrupted")
         assert took < 2.5
+
+    def test_ctrl_c_in_what_a_callback_of_the_emulator_calls_comes_behind_it(self, pool):
+        """An exception that is raised in a callback is lost."""
+        rig = Rig(asm_image("mov rax, [rsp]; ret"), pool)
+        told: list[int] = []
+
+        def seen(*_: int) -> None:
+            if not told:
+                os.kill(os.getpid(), signal.SIGINT)
+            told.append(1)
+
+        def runs() -> None:
+            rig.call()
+            time.sleep(5)
+
+        rig.call()
+        rig.machine.cpus[0].uc.record_loads(seen)
+        with interruptible(), pytest.raises(KeyboardInterrupt):
+            runs()
+        assert told
+        rig.machine.cpus[0].uc.stop_recording()
 
     def test_ctrl_c_in_a_finalizer_whose_exceptions_are_lost_comes_behind_it(self):
         class Dead:
