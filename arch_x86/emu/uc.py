@@ -92,11 +92,9 @@ _CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wr
 
 def in_callback(frame: FrameType | None) -> bool:
     """True for the frame of a callback from the emulator, where an exception would be lost, and of what it calls."""
-    while frame is not None:
-        if frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES:
-            return True
+    while frame is not None and not (frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES):
         frame = frame.f_back
-    return False
+    return frame is not None
 
 
 class Context:
@@ -290,8 +288,7 @@ class UcInstance:
 
     def record_loads(self, seen: Callable[[int, int, int], None]) -> None:
         """Call ``seen(physical address, RSP, RIP)`` for each load of a counted run, until :meth:`stop_recording`."""
-        registers = (x86.UC_X86_REG_RSP, x86.UC_X86_REG_RIP)
-        value = c_uint64()
+        registers, value = (x86.UC_X86_REG_RSP, x86.UC_X86_REG_RIP), c_uint64()
         where, handle = ctypes.addressof(value), self.handle
 
         def loaded(_uc: int, _kind: int, address: int, _size: int, _value: int, _data: int) -> None:
