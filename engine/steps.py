@@ -71,7 +71,7 @@ MENDS: Final = (
 )
 """What is mended of kernel commit 6274de4984a6, beside what is among the steps.
 
-``matrix`` tries none of these: they change answers, and and few of them are a matter of safety.
+``matrix`` tries none of these: they change answers, and few of them are a matter of safety.
 """
 
 

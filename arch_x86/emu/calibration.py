@@ -15,7 +15,7 @@ import mmap
 import struct
 from ctypes import c_size_t, c_void_p
 
-from arch_x86.emu.uc import NO_LIMIT, SHADOW, Context, Probe, UcInstance
+from arch_x86.emu.uc import NO_LIMIT, SHADOW, Context, PrivateOffsets, UcInstance
 
 __all__ = ("calibrate",)
 
@@ -27,16 +27,16 @@ _INT_14 = b"\xcd\x0e\xf4"
 _JUMP = b"\xe9\xfb\x9f\x0f\x00\xf4"  # from 0x6000 to 0x100000
 
 
-def calibrate() -> Probe:
+def calibrate() -> PrivateOffsets:
     """Measure one throw-away instance. Takes about 10 ms; deterministic for one build of Unicorn."""
     room = mmap.mmap(-1, 0x8000)
     host = ctypes.addressof(ctypes.c_char.from_buffer(room))
-    instance = UcInstance(Probe())
+    instance = UcInstance(PrivateOffsets())
     try:
         instance.map_host(0, 0x8000, host, room)
         counter = _find_counter(instance, room)
         _enter_paging(instance, room)
-        return Probe(
+        return PrivateOffsets(
             counter=counter,
             exception=_find_exception(instance, room),
             error_code=_find_field(instance, room, {_LOAD: 0, _STORE: 2, _JUMP: 16}),  # SDM vol. 3, 4.7

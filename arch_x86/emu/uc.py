@@ -18,10 +18,10 @@ import unicorn.unicorn_py3.unicorn as _binding  # pyright: ignore[reportMissingT
 from unicorn import unicorn_const as uc_const  # pyright: ignore[reportMissingTypeStubs]
 from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
-from arch_x86.emu.probe import Probe
+from arch_x86.emu.private_offsets import PrivateOffsets
 from engine.errors import EngineBug
 
-__all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "VECTOR_WATCH", "Context", "Probe", "UcInstance", "UcPool", "in_callback")
+__all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "VECTOR_WATCH", "Context", "PrivateOffsets", "UcInstance", "UcPool", "in_callback")
 
 _LIB: Final[Any] = _binding.uclib  # pyright: ignore[reportUnknownMemberType]
 
@@ -140,7 +140,7 @@ class UcInstance:
         "_from",
         "_ids",
         "_keep",
-        "_probe",
+        "_offsets",
         "_recording",
         "_scratch",
         "_scratch_at",
@@ -159,12 +159,12 @@ class UcInstance:
         "vector",
     )
 
-    def __init__(self, probe: Probe) -> None:
+    def __init__(self, offsets: PrivateOffsets) -> None:
         handle = c_void_p()
         _check(_open(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64, byref(handle)), "uc_open")
         assert handle.value is not None
         self.handle: int = handle.value
-        self._probe = probe
+        self._offsets = offsets
         self.gpr = (c_uint64 * 17)()
         self._ids = (c_int * 17)(*_BATCH_IDS)
         base = ctypes.addressof(self.gpr)
@@ -221,8 +221,8 @@ class UcInstance:
         self._add_hook(uc_const.UC_HOOK_INTR, _INTR_CALLBACK(intr))
         self._add_hook(uc_const.UC_HOOK_INSN, _SYSCALL_CALLBACK(syscall), x86.UC_X86_INS_SYSCALL)
         self._add_hook(uc_const.UC_HOOK_INSN, _SYSCALL_CALLBACK(syscall), x86.UC_X86_INS_SYSENTER)
-        if self._probe.counter is not None:
-            self._counter = c_uint64.from_address(self.handle + self._probe.counter)
+        if self._offsets.counter is not None:
+            self._counter = c_uint64.from_address(self.handle + self._offsets.counter)
         else:
             self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(self._count_one))
 
@@ -523,7 +523,7 @@ class UcInstance:
 
         Without it a page fault after a page fault becomes a double fault. ``context`` is scratch room.
         """
-        offset = self._probe.exception
+        offset = self._offsets.exception
         if offset is None:
             return
         self.save(context)
@@ -533,19 +533,19 @@ class UcInstance:
     @property
     def tells_fetches(self) -> bool:
         """True when :meth:`was_fetch` has an answer, and a fault can be taken back."""
-        return self._probe.error_code is not None and self._probe.exception is not None
+        return self._offsets.error_code is not None and self._offsets.exception is not None
 
     def was_fetch(self, context: Context) -> bool:
         """After a page fault: an instruction was being fetched, as far as can be told. ``context`` is scratch room."""
-        return bool(self._private(context, self._probe.error_code) & _ERROR_FETCH)
+        return bool(self._private(context, self._offsets.error_code) & _ERROR_FETCH)
 
     def was_software(self, context: Context) -> bool:
         """After an exception: an ``int n`` raised it, as far as can be told; RIP is behind it. ``context`` is scratch room."""
-        return bool(self._private(context, self._probe.software))
+        return bool(self._private(context, self._offsets.software))
 
     def in_shadow(self, context: Context) -> bool:
         """The last instruction was STI or MOV SS, as far as can be told. ``context`` is scratch room."""
-        return bool(self._private(context, self._probe.shadow) & SHADOW)
+        return bool(self._private(context, self._offsets.shadow) & SHADOW)
 
     def _private(self, context: Context, offset: int | None) -> int:
         if offset is None:
@@ -569,15 +569,15 @@ class _Msr(ctypes.Structure):
 class UcPool:
     """Instances ready for use: a new one costs 8 ms and 3 MB with its first run, a pooled one next to nothing."""
 
-    def __init__(self, probe: Probe) -> None:
-        self.probe = probe
+    def __init__(self, offsets: PrivateOffsets) -> None:
+        self.offsets = offsets
         self._free: list[UcInstance] = []
         self._clean: Context | None = None
 
     def take(self) -> UcInstance:
         """An instance without memory and in reset state."""
         if not self._free:
-            instance = UcInstance(self.probe)
+            instance = UcInstance(self.offsets)
             if self._clean is None:
                 self._clean = instance.new_context()
                 instance.save(self._clean)

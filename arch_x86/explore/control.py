@@ -157,7 +157,8 @@ class Control:
         return rp
 
     def _add(self, p: Kprobe, number: int) -> None:
-        """
+        """``p`` is made, and has that number from now on.
+
         :raises InputError: another probe has that number, or it is none.
         """
         if not 0 <= number < _NUMBERS or number in self._numbered:

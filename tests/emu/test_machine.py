@@ -14,7 +14,7 @@ from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, ExitReason
 from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.emu.machine import Machine, MachineConfig, new_pool
 from arch_x86.emu.stubs import GS_INTERRUPTS
-from arch_x86.emu.uc import RSP, Probe, UcPool
+from arch_x86.emu.uc import RSP, PrivateOffsets, UcPool
 from arch_x86.lab.bench import Workbench
 from engine.errors import EngineBug, InputError
 from engine.image import ExceptionEntry, Image, Import, Segment
@@ -139,10 +139,10 @@ class TestRun:
             assert ends == ends[:1] * 5, name
 
     def test_counting_by_callback_agrees_with_the_private_counter(self, pool):
-        assert pool.probe.counter is not None, "calibration found no counter in this build of Unicorn"
+        assert pool.offsets.counter is not None, "calibration found no counter in this build of Unicorn"
         seen = []
-        for probe in (calibrate(), Probe()):
-            machine = Machine(asm_image(SUM), pool=UcPool(probe))
+        for offsets in (calibrate(), PrivateOffsets()):
+            machine = Machine(asm_image(SUM), pool=UcPool(offsets))
             from arch_x86.emu.execute import Executor
 
             executor = Executor(machine)

@@ -167,6 +167,17 @@ class TestNesting:
         assert len(hits) + few.nmissed == len(every)
         assert len(few.free_instances) == 2
 
+    def test_a_probe_that_is_hit_in_the_handler_of_a_return_is_missed(self, make):
+        bench = make(ADDING_XMM, "mov eax, edi; nop; nop; nop; ret")
+        hits: list[int] = []
+        inner = Kprobe(symbol_name="g", pre_handler=lambda _p, regs: hits.append(regs.di) or 0)
+        bench.kprobes.register_kprobe(inner)
+        registered(bench, Kretprobe(symbol_name="f", handler=lambda *_: bench.call_nested(0, G, 7) and 0))
+        assert bench.call("f", 21) == 42
+        assert (hits, inner.nmissed) == ([], 1)
+        assert bench.call("g", 5) == 5
+        assert (hits, inner.nmissed) == ([5], 1)
+
     def test_probes_on_nested_functions_each_follow_their_own(self, make):
         bench = make(elf("sha256.o"))
         (outer, outer_seen), (inner, inner_seen) = returns(symbol_name="sha256"), returns(symbol_name="compress")

@@ -8,7 +8,7 @@ from arch_x86.emu.calibration import calibrate
 from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.guards import Guards
 from arch_x86.emu.machine import new_pool
-from arch_x86.emu.uc import Probe, UcPool
+from arch_x86.emu.uc import PrivateOffsets, UcPool
 from arch_x86.isa.assemble import assemble
 from engine.image import Image, Segment, Symbol
 from tests.conftest import BASE, Rig
@@ -103,8 +103,8 @@ class TestCounting:
 
     def test_where_a_fetch_can_t_be_told_from_a_load_all_pages_are_there_from_the_start(self):
         parts, want = WAYS["call"]
-        assert new_pool().probe.error_code is not None, "calibration found no error code in this build of Unicorn"
-        pool = UcPool(Probe(counter=calibrate().counter))
+        assert new_pool().offsets.error_code is not None, "calibration found no error code in this build of Unicorn"
+        pool = UcPool(PrivateOffsets(counter=calibrate().counter))
         r = Rig(image_of(parts), pool)
         assert r.call(0) == want
         assert r.machine.cpus[0].retired == 8 - 2
