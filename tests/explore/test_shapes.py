@@ -80,6 +80,8 @@ def in_and_out(spec):
 
 MOST_SCHEDULES = 250
 """To save time: `make campaign` has many more, at every site."""
+LONG = ("shape_lodsb", "shape_std_movsb")
+"""Calls that are so long that no schedule is in flight at a write among the first of them."""
 
 
 def sites_of(shapes) -> dict[tuple[str, str, tuple[str, ...]], set[tuple[str, str]]]:
@@ -105,12 +107,13 @@ def test_each_shape_and_method_is_safe_in_flight_but_for_loop_as_6_1_emulates_it
             code=[("main", in_and_out(spec))],
             tag=place,
         )
-        result = check(case, Search(preemptions=1, max_schedules=MOST_SCHEDULES), pool=pool)
+        most = 6 * MOST_SCHEDULES if symbol in LONG else MOST_SCHEDULES
+        result = check(case, Search(preemptions=1, max_schedules=most), pool=pool)
         shape = (probed, result.violations)
         if profile.emulation_warts and any(mnemonic.startswith("loop") for mnemonic, _ in probed):
             assert {report.violation.kind for report in result.violations} == {ViolationKind.WRONG_RESULT}, shape
             continue
         assert result.violations == [], shape
         assert result.coverage.int3, shape
-        assert result.coverage.in_flight_at_write or not result.outcome.exhaustive, shape
+        assert result.coverage.in_flight_at_write, shape
         assert result.coverage.jump or all(method != "jump" for _, method in probed), shape
