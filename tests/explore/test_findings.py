@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from arch_x86.explore.case import fingerprint
 from arch_x86.explore.check import replay_case
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
+from arch_x86.explore.scenarios.load import joined_while_disarming
 from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.explore.schedule import parse_schedule
 from engine.profile import profile_named
@@ -18,7 +20,9 @@ from engine.steps import STEPS, without
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\S+?)(?:, anyway)? \| (\S+?)(, preemptible)? \| (\S+) \| `(v\S+)` \|$", TEXT, re.MULTILINE)
 SHOWN = [one for step in (None, *(step.name for step in STEPS)) for one in scenarios_for(step)]
-BY_NAME = {one.name: one for one in (*SCENARIOS, *HISTORY, *SHOWN)}
+BY_NAME = {one.name: one for one in (*SCENARIOS, *HISTORY, *SHOWN, joined_while_disarming)}
+TOLD = [text for text in re.findall(r"`(v\d:\S+)`", TEXT) if text not in {row[-1] for row in ROWS}]
+"""Schedules outside of the tables: of the kernels as they are."""
 
 
 @pytest.mark.parametrize("profile", ["linux-2010", "linux-6.1", "next"])
@@ -31,3 +35,18 @@ def test_each_schedule_of_the_findings_shows_a_violation(pool, profile):
         violation, lines = replay_case(case, parse_schedule(text), pool=pool)
         assert violation is not None, (step, scenario, text)
         assert lines[-1].startswith(str(violation.kind))
+
+
+def test_each_schedule_that_the_text_names_is_of_a_scenario_in_a_kernel_and_shows_a_violation(pool):
+    found = (
+        one.case(without(profile_named(name), frozenset(), preempt=preempt), preempt=preempt)
+        for one in BY_NAME.values()
+        for name in one.profiles
+        for preempt in (False, True)
+    )
+    cases = {fingerprint(case): case for case in found}
+    assert len(TOLD) > 2
+    for text in TOLD:
+        schedule = parse_schedule(text)
+        assert schedule.fingerprint in cases, text
+        assert replay_case(cases[schedule.fingerprint], schedule, pool=pool)[0] is not None, text
