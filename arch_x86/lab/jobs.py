@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -135,17 +135,16 @@ def _check_here(verifier: Verifier, sites: Sequence[int], sweep: Sweep, report: 
 
 def _work(pipe: Pipe, call: _Call) -> None:
     """A worker: addresses of sites in, runs and failures out, until nobody asks any more."""
-    try:
-        with closing(Verifier(call.image, call.symbol, call.arguments, options=call.options)) as verifier:
-            while True:
-                addr: int = pipe.recv()
-                before = verifier.runs
-                failures = list(verifier.check_site(addr, call.sweep))
-                pipe.send((verifier.runs - before, failures))
-    except OptprobeError as error:
-        pipe.send(error)
-    except (EOFError, OSError, MemoryError):  # whoever asked has gone, or learns by the end of this process
-        return
+    with suppress(EOFError, OSError, MemoryError):  # whoever asked has gone, or learns by the end of this process
+        try:
+            with closing(Verifier(call.image, call.symbol, call.arguments, options=call.options)) as verifier:
+                while True:
+                    addr: int = pipe.recv()
+                    before = verifier.runs
+                    failures = list(verifier.check_site(addr, call.sweep))
+                    pipe.send((verifier.runs - before, failures))
+        except OptprobeError as error:
+            pipe.send(error)
 
 
 def _check_elsewhere(call: _Call, sites: Sequence[int], jobs: int, report: Report) -> list[_Checked]:

@@ -124,15 +124,18 @@ def _serve(connection: Connection, parents: Connection, make: Callable[[], Syste
     while True:
         try:
             asked = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # whoever asks has gone
             return
         if isinstance(asked, bytes):
             strategy.learn(asked)
             continue
+        answer: PartResult | Exception
         try:
             system = system or make()
-            connection.send(strategy.work(system, asked))
-        except BrokenPipeError:  # whoever asked has gone
-            return
+            answer = strategy.work(system, asked)
         except Exception as error:  # whatever it is, it is the search's, which is led elsewhere
-            connection.send(error)
+            answer = error
+        try:
+            connection.send(answer)
+        except ConnectionError:
+            return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from engine.explore.exhaustive import Exhaustive
 from engine.explore.paths import Navigator, StartWriter, starts_of
 from engine.explore.schedule import segments_from, segments_of
 from engine.explore.strategy import Outcome, PartResult
-from engine.explore.workers import Workers
+from engine.explore.workers import Workers, _serve
 from engine.profile import LINUX_6_1, LINUX_2010
 from engine.steps import without
 from tests.explore.toys import Counter
@@ -214,6 +215,18 @@ def test_an_error_in_a_process_is_the_searchs_error():
     workers = Workers(Numbers(), Counter(1, 1), lambda: Broken(1, 1), 2)
     with closing(workers), pytest.raises(InputError, match="no more"):
         list(workers.work([1, 2, 3], None))
+
+
+def test_a_process_whose_answer_nobody_has_read_ends_quietly(capfd):
+    """Then the connection is reset, and not only at its end."""
+    context = multiprocessing.get_context("fork")
+    (asking, answering), (other, _) = context.Pipe(), context.Pipe()
+    answering.send("an answer")
+    asking.close()
+    process = context.Process(target=_serve, args=(answering, other, lambda: Counter(1, 1), Exhaustive(bound=0)))
+    process.start()
+    process.join(60)
+    assert (process.exitcode, capfd.readouterr().err) == (0, "")
 
 
 def test_an_interrupt_from_the_keyboard_gives_what_was_found_so_far(tmp_path):
