@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from arch_x86.explore.case import open_case
 from arch_x86.explore.scenario import Setup, scenario
 from arch_x86.explore.scenarios import life
-from engine.explore.drive import explore
-from engine.explore.exhaustive import Exhaustive
-from engine.explore.random_walk import RandomWalk
-from engine.profile import LINUX_2010
+from engine.core.profiles import LINUX_2010
+from engine.search.conduct import explore
+from engine.search.exhaustive import Exhaustive
+from engine.search.random_walk import RandomWalk
 
 if TYPE_CHECKING:
     from arch_x86.emu.uc import UcPool

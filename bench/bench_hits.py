@@ -20,8 +20,8 @@ from arch_x86.lab.verify import Sweep, Verifier
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from bench.images import asm_image, shipped
 from bench.race import Contender, race
-from engine.arguments import BufferArgument, IntegerArgument
 from engine.kprobe import Kprobe, Method
+from engine.syntax.arguments import BufferArgument, IntegerArgument
 
 if TYPE_CHECKING:
     from arch_x86.emu.uc import UcPool

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arch_x86.emu.images import load_image
 from arch_x86.explore.case import Case
 from arch_x86.explore.check import Search, check, life_of_probes
+from arch_x86.images import load_image
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Verifier
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from bench.lines import answers
-from engine.arguments import parse_argument
-from engine.kprobe_events import parse_spec
-from engine.profile import profile_named
+from engine.core.profiles import profile_named
+from engine.core.safety_steps import without
 from engine.report.terminal import Progress
-from engine.steps import without
+from engine.syntax.arguments import parse_argument
+from engine.syntax.kprobe_events import parse_spec
 from workloads.reference import cases
 
 _ELF = Path(__file__).resolve().parents[1] / "workloads" / "elf"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from arch_x86.emu.images import load_image
+from arch_x86.images import load_image
 from arch_x86.isa.assemble import assemble
 from arch_x86.lab.demo import many_functions
 from arch_x86.text.version import PAGE_SIZE

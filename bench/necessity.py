@@ -9,7 +9,7 @@ from typing import Final
 
 from arch_x86.explore.check import Search
 from arch_x86.explore.matrix import CONFIGURATIONS, Cell, Configuration, matrix
-from engine.profile import NEXT
+from engine.core.profiles import NEXT
 from engine.report.terminal import Progress
 
 _KERNELS: Final = tuple(one for one in CONFIGURATIONS if one.profile is not NEXT)

@@ -17,9 +17,9 @@ from arch_x86.explore.scenarios.batches import BATCHES
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
 from bench.lines import answers
-from engine.profile import profile_named
+from engine.core.profiles import profile_named
+from engine.core.safety_steps import without
 from engine.report.terminal import Progress, table
-from engine.steps import without
 
 _KINDS = (("linux-2010", False), ("linux-6.1", False), ("linux-6.1", True), ("next", False), ("next", True))
 _BY_NAME = {one.name: one for one in (*SCENARIOS, *HISTORY, *BATCHES)}

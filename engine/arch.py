@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
-from engine.aggregate import CurrentInstance
+from engine.core.aggregate import CurrentInstance
+from engine.core.kretprobes import KretprobeInstance, Kretprobes
 from engine.kprobe import AggrKprobe, Kprobe
-from engine.kretprobes import KretprobeInstance, Kretprobes
 
 __all__ = ("Arch", "ArchCallbacks", "MachinePort")
 

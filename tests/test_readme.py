@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arch_x86.emu.fault import FaultKind
-from engine.cli import main
+from engine.commands.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -265,7 +265,7 @@ class Machine:
     def unload_text(self, start: int, size: int) -> None:
         """The code of a module goes away: the ``size`` bytes of text from ``start``. Whoever is there, or comes there later, faults.
 
-        Probes in them have to be gone before (:meth:`engine.kprobes.Kprobes.kprobes_module_going`).
+        Probes in them have to be gone before (:meth:`engine.core.kprobes.Kprobes.kprobes_module_going`).
 
         :raises InputError: they are not all text of the image that is loaded, or end inside a function.
         """

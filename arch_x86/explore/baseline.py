@@ -27,9 +27,9 @@ from arch_x86.explore.shared_access import Access, Accesses
 from arch_x86.explore.system import X86System
 from arch_x86.probes.singlestep import changes_interrupt_flag
 from engine.errors import InputError
-from engine.explore.drive import explore
-from engine.explore.exhaustive import Exhaustive
-from engine.explore.system import Choice, Violation
+from engine.search.conduct import explore
+from engine.search.exhaustive import Exhaustive
+from engine.search.explorable import Choice, Violation
 
 __all__ = ("ORDERS_MOST", "UnprobedSystem")
 

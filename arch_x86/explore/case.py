@@ -17,10 +17,10 @@ from arch_x86.explore.system import X86System
 from arch_x86.explore.world import ControlCode, ControlCodes
 from arch_x86.lab.calls import check_arguments, place_call, require_function
 from arch_x86.probes.code import CodeCache
-from engine.arguments import Argument
+from engine.core.profiles import Profile
 from engine.errors import InputError, printable
 from engine.image import Image
-from engine.profile import Profile
+from engine.syntax.arguments import Argument
 
 __all__ = ("Case", "find_orders", "fingerprint", "open_case", "require_boundary")
 

@@ -14,17 +14,17 @@ from arch_x86.explore.case import Case, fingerprint, open_case
 from arch_x86.explore.control import Control
 from arch_x86.explore.system import X86System
 from engine.errors import InputError, WorkerDied, printable
-from engine.explore.checkpoint import Checkpoint, code_mark
-from engine.explore.drive import InProcess, Progress, drive
-from engine.explore.exhaustive import Exhaustive
-from engine.explore.pct import Pct
-from engine.explore.random_walk import RandomWalk
-from engine.explore.schedule import Schedule, replay
-from engine.explore.shrink import shrink
-from engine.explore.strategy import BATCH, Outcome, Strategy
-from engine.explore.system import Coverage, Violation
-from engine.explore.workers import Workers
-from engine.kprobe_events import ProbeSpec
+from engine.search.checkpoint import Checkpoint, code_mark
+from engine.search.conduct import InProcess, Progress, drive
+from engine.search.exhaustive import Exhaustive
+from engine.search.explorable import Coverage, Violation
+from engine.search.pct import Pct
+from engine.search.process_pool import Workers
+from engine.search.random_walk import RandomWalk
+from engine.search.schedule import Schedule, replay
+from engine.search.shrink import shrink
+from engine.search.strategy import BATCH, Outcome, Strategy
+from engine.syntax.kprobe_events import ProbeSpec
 
 __all__ = ("STRATEGIES", "CheckResult", "Report", "Search", "check", "life_of_probes", "replay_case")
 

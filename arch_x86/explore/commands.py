@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from arch_x86.emu.images import parse_stub
 from arch_x86.emu.machine import CPUS_MAX
 from arch_x86.explore.case import Case
 from arch_x86.explore.check import STRATEGIES, CheckResult, Search, check, replay_case
@@ -26,11 +25,12 @@ from arch_x86.explore.saved import (
     scenario_case,
 )
 from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
-from engine.arguments import parse_number
+from arch_x86.images import parse_stub
+from engine.core.profiles import profile_named
 from engine.errors import InputError, UnprobedFault, WorkerDied, error_text, printable
-from engine.explore.schedule import Schedule, parse_schedule
-from engine.profile import profile_named
 from engine.report.terminal import Progress, Style, count
+from engine.search.schedule import Schedule, parse_schedule
+from engine.syntax.arguments import parse_number
 
 __all__ = ("check_options", "run_check", "run_explore", "run_matrix", "run_replay", "search_options")
 

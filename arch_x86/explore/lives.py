@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from engine.explore.plane import ControlTask
+from engine.control.stepped_plane import ControlTask
 
 __all__ = ("Effect", "Ledger", "Life", "Lives", "Operation")
 
@@ -72,7 +72,7 @@ class Ledger:
     """The operations under way, and what those that are over have left.
 
     :param sleeps_on: a probe that is enabled while all are disarmed may or may not be armed with the others
-        (:attr:`engine.profile.Profile.enables_while_disarmed` is false).
+        (:attr:`engine.core.profiles.Profile.enables_while_disarmed` is false).
     :ivar under_way: by control task.
     :ivar jumped: probes whose site held a jump when an operation on them took kprobe_mutex.
     :ivar rearmed: addresses at which a breakpoint was written again while a jump of before waited to be undone.

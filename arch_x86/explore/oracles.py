@@ -16,8 +16,8 @@ from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.explore.lane import Lane
 from arch_x86.isa.encode import JMP32_SIZE
 from arch_x86.text.version import TextStore, TextVersion
-from engine.explore.system import Violation, ViolationKind
 from engine.kprobe import Kprobe
+from engine.search.explorable import Violation, ViolationKind
 
 __all__ = ("DeadlockOracle", "FreedOracle", "MemoryOracle", "RestoredOracle", "ResultOracle", "Site", "TornOracle", "difference")
 

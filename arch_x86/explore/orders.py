@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.explore.oracles import difference
-from engine.explore.system import Violation, ViolationKind
+from engine.search.explorable import Violation, ViolationKind
 
 __all__ = ("Ending", "Left", "Memory", "Orders", "add_call", "how_it_died", "name_of")
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arch_x86.explore.lives import Life, Lives
-from engine.explore.system import Violation, ViolationKind
+from engine.search.explorable import Violation, ViolationKind
 
 if TYPE_CHECKING:
     from arch_x86.explore.lane import Lane
@@ -32,7 +32,7 @@ class Seen(IntEnum):
     FULL = 4
     """A return probe has no instance left for the call."""
     NO_POST = 5
-    """Its pre_handler has run, and its post_handler never will: 6.1 (:attr:`engine.profile.Profile.slot_has_both`)."""
+    """Its pre_handler has run, and its post_handler never will: 6.1 (:attr:`engine.core.profiles.Profile.slot_has_both`)."""
 
 
 class Pass(NamedTuple):

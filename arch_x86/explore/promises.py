@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from arch_x86.isa.encode import JMP32_SIZE
+from engine.core.transitions import ClearedAtOnce
 from engine.kprobe import AggrKprobe, Kprobe, Queue
-from engine.transitions import ClearedAtOnce
 
 if TYPE_CHECKING:
     from arch_x86.explore.control import Control
     from arch_x86.explore.world import Node, World
-    from engine.kprobes import Kprobes
+    from engine.core.kprobes import Kprobes
 
 __all__ = ("broken_promise", "may_lack_jump", "unsettled")
 

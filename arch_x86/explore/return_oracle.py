@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from arch_x86.explore.lives import Life, Lives
 from arch_x86.explore.returns import OpenCalls as CoreCalls
-from engine.explore.system import Violation, ViolationKind
+from engine.search.explorable import Violation, ViolationKind
 
 __all__ = ("OpenCall", "OpenCalls", "ReturnOracle", "Returned")
 
@@ -48,7 +48,7 @@ class ReturnOracle:
     free is a miss. No handler runs once the probe is unregistered.
 
     :param trampoline: where calls with return probes return to.
-    :param rethook: :attr:`engine.profile.Profile.rethook`.
+    :param rethook: :attr:`engine.core.profiles.Profile.rethook`.
     :param where: names an address.
     :ivar opened: the model.
     """

@@ -23,9 +23,9 @@ from arch_x86.explore.witness import Witness
 from arch_x86.explore.world import ControlCodes, Node, World
 from arch_x86.lab.calls import CallFrame
 from arch_x86.probes.singlestep import FLAG_TF
-from engine.explore.system import Coverage, Violation, ViolationKind
+from engine.core.profiles import Profile
 from engine.kprobe import AggrKprobe, Method
-from engine.profile import Profile
+from engine.search.explorable import Coverage, Violation, ViolationKind
 
 __all__ = ("CpuSide", "Plan")
 

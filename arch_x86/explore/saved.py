@@ -15,20 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast
 
-from arch_x86.emu.images import load_image
 from arch_x86.emu.machine import CPUS_MAX
 from arch_x86.explore.case import Case, require_boundary
 from arch_x86.explore.check import life_of_probes
 from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
+from arch_x86.images import load_image
 from arch_x86.lab.redzone import with_red_zone
-from engine.arguments import parse_argument
+from engine.core.profiles import profile_named
+from engine.core.safety_steps import without
 from engine.errors import InputError, KprobeError, error_text, printable
-from engine.explore.schedule import Schedule, parse_schedule
 from engine.image import Image
-from engine.kprobe_events import MAXACTIVE_MAX, parse_spec, refuse_ambiguous, several_functions
-from engine.profile import profile_named
 from engine.report.terminal import count
-from engine.steps import without
+from engine.search.schedule import Schedule, parse_schedule
+from engine.syntax.arguments import parse_argument
+from engine.syntax.kprobe_events import MAXACTIVE_MAX, parse_spec, refuse_ambiguous, several_functions
 
 __all__ = ("INSTRUCTIONS_MAX", "CheckOptions", "SaveDirectory", "ScenarioOptions", "case_of", "load_saved", "scenario_case")
 

@@ -24,18 +24,18 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Final, TypeVar, cast
 
-from arch_x86.emu.images import load_image
-from arch_x86.emu.images.asmtext import load_asm
 from arch_x86.emu.machine import CPUS_MAX
 from arch_x86.explore.case import Case, require_boundary
 from arch_x86.explore.control import Control
 from arch_x86.explore.world import ControlCode
+from arch_x86.images import load_image
+from arch_x86.images.asmtext import load_asm
 from arch_x86.lab.calls import require_function
-from engine.arguments import parse_argument
+from engine.core.profiles import Profile
 from engine.errors import InputError, OptprobeError, error_text, printable
 from engine.image import Image
 from engine.kallsyms import Kallsyms
-from engine.profile import Profile
+from engine.syntax.arguments import parse_argument
 
 __all__ = ("CALLS_MAX", "Scenario", "Setup", "load_scenarios", "scenario")
 
@@ -69,7 +69,7 @@ class Setup:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A named case. ``profiles``: where it makes sense; ``preemptions``: the bound that it is meant for; ``without``: steps that it leaves
-    out, so that it shows what they are for; ``steps``: those that it fails without; ``batch``: of :class:`engine.profile.Profile`.
+    out, so that it shows what they are for; ``steps``: those that it fails without; ``batch``: of :class:`engine.core.profiles.Profile`.
     """
 
     name: str

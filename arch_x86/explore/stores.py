@@ -5,8 +5,8 @@ of the detour buffers, and the two global switches. A CPU that hits a probe read
 operation done and the next one not: the order of the stores decides what it meets, and each of them is a publication.
 
 A probe or core is made as always and then becomes one of the classes here, whose only difference is that they stop first
-(:func:`engine.explore.plane.stop_here`). What stores a value that is there already publishes nothing and is no point; nor is what a CPU
-stores in a hit, or ``stop_machine``'s function, or the setting up of a scenario. Without the option none of this is used.
+(:func:`engine.control.stepped_plane.stop_here`). What stores a value that is there already publishes nothing and is no point; nor is
+what a CPU stores in a hit, or ``stop_machine``'s function, or the setting up of a scenario. Without the option none of this is used.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from enum import Enum
 from functools import cache
 from typing import Any, Final, SupportsIndex, TypeVar
 
-from engine.explore.plane import stop_here
+from engine.control.stepped_plane import stop_here
+from engine.core.kprobes import Kprobes
 from engine.kprobe import AggrKprobe, Kprobe
-from engine.kprobes import Kprobes
 
 __all__ = ("stop_at_stores", "stop_at_stores_of_core")
 

@@ -25,9 +25,9 @@ from arch_x86.explore.running import CpuSide, Plan
 from arch_x86.explore.shared_variables import share_variables
 from arch_x86.explore.unprobed import Unprobed, own_spans, refuse_bad_calls, run_unprobed
 from arch_x86.explore.world import STEPS_MAX, Node, NodeTree, Stage, endless
+from engine.control.stepped_plane import MachineWait
 from engine.errors import InputError, KprobeError
-from engine.explore.plane import MachineWait
-from engine.explore.system import Choice, Violation
+from engine.search.explorable import Choice, Violation
 
 __all__ = ("X86System",)
 
@@ -57,7 +57,7 @@ class _Saved:
 
 
 class X86System(CpuSide):
-    """One scenario on one machine. See :class:`engine.explore.system.System`.
+    """One scenario on one machine. See :class:`engine.search.explorable.System`.
 
     :ivar refused: a line for each probe that the core refuses when the control tasks run alone.
     :raises InputError: a control task does not end.
@@ -442,7 +442,7 @@ class X86System(CpuSide):
         return f"{addr:#x}" if symbol is None else f"{symbol.name}+{addr - symbol.addr:#x}"
 
     def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
-        """One choice; see :class:`engine.explore.system.System`."""
+        """One choice; see :class:`engine.search.explorable.System`."""
         kind = actor[0]
         if kind == "c":
             steps = self._step_control(int(actor[1:]), most)

@@ -9,7 +9,7 @@ from arch_x86.explore.lane import Lane, Mode
 from arch_x86.explore.system import X86System
 from arch_x86.isa.decode import MAX_INSN_SIZE, decode
 from arch_x86.isa.disasm import disassemble
-from engine.explore.schedule import Segments
+from engine.search.schedule import Segments
 
 __all__ = ("timeline",)
 

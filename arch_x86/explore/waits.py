@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from arch_x86.explore.hit import HitPhase
 from arch_x86.explore.lane import Lane
-from engine.explore.plane import MachineWait, WaitKind
+from engine.control.stepped_plane import MachineWait, WaitKind
 
 __all__ = ("Waits",)
 

@@ -24,12 +24,12 @@ from arch_x86.explore.stores import stop_at_stores, stop_at_stores_of_core
 from arch_x86.lab.bench import build_arch
 from arch_x86.text.space import TextWrite
 from arch_x86.text.version import TextVersion
+from engine.control.stepped_plane import ControlTask, MachineWait, SteppedPlane
+from engine.control.sync import Hardware
+from engine.core.kprobes import Kprobes
+from engine.core.profiles import Profile
 from engine.errors import InputError, OptprobeError, printable
-from engine.explore.plane import ControlTask, MachineWait, SteppedPlane
 from engine.kprobe import AggrKprobe, Kprobe
-from engine.kprobes import Kprobes
-from engine.profile import Profile
-from engine.sync import Hardware
 
 __all__ = ("STEPS_MAX", "ControlCode", "ControlCodes", "Edge", "Node", "NodeTree", "Stage", "World", "endless")
 

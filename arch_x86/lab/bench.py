@@ -19,11 +19,11 @@ from arch_x86.probes.jprobe import JprobeStub
 from arch_x86.text.poke import MAX_POKE_BATCH, PokeProtocol, StopMachinePoke, TextPokeBp
 from arch_x86.text.poke_batch import TextPokeBpBatch
 from arch_x86.text.space import TextSpace
+from engine.control.sync import ControlPlane
+from engine.core.kprobes import Kprobes
+from engine.core.profiles import LINUX_2010, Profile
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
-from engine.kprobes import Kprobes
-from engine.profile import LINUX_2010, Profile
-from engine.sync import ControlPlane
 
 __all__ = ("TURN", "Workbench", "build_arch")
 

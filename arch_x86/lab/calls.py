@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from arch_x86.emu.execute import INTEGER_ARGUMENTS
 from arch_x86.emu.machine import Machine
-from engine.arguments import Argument, BufferArgument, DoubleArgument, IntegerArgument
 from engine.errors import InputError, printable
 from engine.image import Image, Symbol
 from engine.kallsyms import Kallsyms
-from engine.kprobe_events import several_functions
+from engine.syntax.arguments import Argument, BufferArgument, DoubleArgument, IntegerArgument
+from engine.syntax.kprobe_events import several_functions
 
 __all__ = ("CallFrame", "check_arguments", "place_call", "require_function", "result_f64")
 

@@ -6,18 +6,18 @@ import hashlib
 import struct
 from pathlib import Path
 
-from arch_x86.emu.images import load_image
 from arch_x86.emu.machine import new_pool
 from arch_x86.emu.uc import UcPool
+from arch_x86.images import load_image
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.listing import annotate_detour, window
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Sweep, Verifier
-from engine.arguments import BufferArgument, IntegerArgument
 from engine.errors import EngineBug, InputError
 from engine.image import Image, Segment, Symbol
 from engine.kprobe import AggrKprobe, Kprobe, Method
 from engine.report.terminal import Progress, Style, count, table
+from engine.syntax.arguments import BufferArgument, IntegerArgument
 
 __all__ = ("many_functions", "run_demo")
 

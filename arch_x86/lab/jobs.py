@@ -17,10 +17,10 @@ from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.uc import UcPool
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Failure, Sweep, Verifier
-from engine.arguments import Argument
 from engine.errors import OptprobeError, WorkerDied
 from engine.image import Image
 from engine.report.terminal import count
+from engine.syntax.arguments import Argument
 
 __all__ = ("VerifyResult", "verify_image")
 

@@ -14,9 +14,9 @@ from typing import Final
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine, MachineConfig
 from arch_x86.lab.calls import check_arguments, place_call
-from engine.arguments import Argument
 from engine.errors import InputError, printable
 from engine.image import Image
+from engine.syntax.arguments import Argument
 
 __all__ = ("LOOKED_AT", "Call", "with_red_zone")
 

@@ -12,14 +12,14 @@ from arch_x86.emu.machine import MachineConfig
 from arch_x86.emu.uc import UcPool
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.calls import check_arguments, place_call, require_function, result_f64
-from engine.arguments import Argument
+from engine.core.kprobes import Kprobes
+from engine.core.kretprobes import Kretprobe
+from engine.core.profiles import LINUX_2010, Profile
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
-from engine.kprobe_events import MAXACTIVE_MAX, ProbeSpec, refuse_ambiguous
-from engine.kprobes import Kprobes
-from engine.kretprobes import Kretprobe
-from engine.profile import LINUX_2010, Profile
+from engine.syntax.arguments import Argument
+from engine.syntax.kprobe_events import MAXACTIVE_MAX, ProbeSpec, refuse_ambiguous
 
 __all__ = ("CallResult", "ExecOptions", "ProbeResult", "RunResult", "run_image")
 

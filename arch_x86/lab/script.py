@@ -10,13 +10,13 @@ from arch_x86.emu.machine import MachineConfig
 from arch_x86.emu.uc import UcPool
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.run import ExecOptions
-from engine.debugfs import listed_probes, status_words
+from engine.core.debugfs import listed_probes, status_words
+from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag
-from engine.kprobe_events import several_functions
-from engine.script_ops import Operation
-from engine.switches import set_kprobes_enabled, set_kprobes_optimization
+from engine.syntax.kprobe_events import several_functions
+from engine.syntax.script import Operation
 
 __all__ = ("run_script",)
 

@@ -29,10 +29,10 @@ from arch_x86.probes.eligibility import can_probe
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.version import TextVersion
-from engine.arguments import Argument, parse_number
 from engine.errors import EngineBug, InputError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
+from engine.syntax.arguments import Argument, parse_number
 
 __all__ = ("Failure", "Sweep", "Verifier", "parse_sweep")
 

@@ -29,12 +29,12 @@ from arch_x86.text.poke import PokeProtocol, TextPokeParam
 from arch_x86.text.space import TextSpace
 from arch_x86.text.version import PAGE_SIZE
 from engine.arch import ArchCallbacks
+from engine.core.insn_slots import SlotCache
+from engine.core.kretprobes import KretprobeInstance
+from engine.core.profiles import LINUX_2010, Profile
 from engine.errors import EngineBug, KprobeError
 from engine.image import Image
-from engine.insn_slots import SlotCache
 from engine.kprobe import AggrKprobe, Kprobe, Method
-from engine.kretprobes import KretprobeInstance
-from engine.profile import LINUX_2010, Profile
 
 __all__ = ("MAX_OPTIMIZED_LENGTH", "X86Arch", "X86Areas")
 

@@ -14,9 +14,9 @@ from arch_x86.probes.records import Ainsn, OptInsn
 from arch_x86.probes.singlestep import FLAG_TF
 from arch_x86.probes.stepping import KprobeCtlblk, Stepping
 from engine.arch import ArchCallbacks
+from engine.core.profiles import Profile
 from engine.errors import EngineBug
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
-from engine.profile import Profile
 
 __all__ = ("BreakpointHandler", "GuestMemory", "ReentryError")
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from arch_x86.probes.areas import copies_reach
-from arch_x86.probes.emulate import is_unsupported
+from arch_x86.probes.prepare_emulation import is_unsupported
 from arch_x86.probes.relocate import CopyRefusal, copy_refusal
 from arch_x86.probes.slot import fits_slot
 from engine.image import ReservedKind

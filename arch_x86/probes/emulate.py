@@ -1,72 +1,150 @@
-"""Which instructions are emulated instead of stepped, and which of those not. Answers to prepare_emulation() (core.c, since v5.13).
+"""Doing a probed branch on ``pt_regs`` instead of running a copy. Answers to kprobe_emulate_*() (arch/x86/kernel/kprobes/core.c, 6.1).
 
-Since 5.13 a probe steps by an INT3 behind the copy, so whatever does not arrive there has to be emulated, and what
-can't be emulated can't be probed.
+``regs.ip`` is behind the int3 on entry. The int3 stub leaves a gap under the interrupted stack for what is pushed here.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol, assert_never
 
-from arch_x86.isa.insn import LINUX_6_1, Insn, KernelQuirks
+from arch_x86.isa.insn import Insn
+from arch_x86.probes.prepare_emulation import Emulation
+from arch_x86.probes.ptregs import PtRegs
 
-__all__ = ("Emulation", "emulation_of", "is_unsupported")
+__all__ = ("StackMemory", "condition_holds", "emulate")
 
-
-class Emulation(StrEnum):
-    """How 6.1 emulates an instruction."""
-
-    CALL = "call"
-    CALL_INDIRECT = "call_indirect"
-    JMP = "jmp"
-    JMP_INDIRECT = "jmp_indirect"
-    JCC = "jcc"
-    LOOP = "loop"
-    RET = "ret"
-    IF_MODIFIERS = "ifmodifiers"
+_CF, _PF, _ZF, _SF, _IF, _OF = 1 << 0, 1 << 2, 1 << 6, 1 << 7, 1 << 9, 1 << 11
+_MASK: Final = (1 << 64) - 1
+_MASK32: Final = (1 << 32) - 1
+_GPR: Final = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+_REX_W: Final = 8
+_LOOPE, _LOOP, _JRCXZ = 0xE1, 0xE2, 0xE3
+_RET_IMM, _RETF_IMM = 0xC2, 0xCA
 
 
-_BY_OPCODE: Final[dict[int, Emulation]] = {
-    **dict.fromkeys(range(0x70, 0x80), Emulation.JCC),
-    **dict.fromkeys((0x9C, 0x9D, 0xFA, 0xFB), Emulation.IF_MODIFIERS),  # PUSHF, POPF, CLI, STI
-    **dict.fromkeys((0xC2, 0xC3, 0xCA, 0xCB), Emulation.RET),  # far returns, too: they lose their CS
-    **dict.fromkeys(range(0xE0, 0xE4), Emulation.LOOP),
-    0xE8: Emulation.CALL,
-    **dict.fromkeys((0xE9, 0xEB), Emulation.JMP),
-}
-_UNSUPPORTED: Final = frozenset((0x9A, 0xCF, 0xEA))  # CALL far, IRET, JMP far
-_GROUP_5: Final = 0xFF
-_VM_GROUP: Final = b"\x0f\x01"
-_ADDRESS_SIZE: Final = 0x67
+class StackMemory(Protocol):
+    """The guest's stack."""
+
+    def read_u64(self, addr: int) -> int | None:
+        """A quad word, or None when unmapped."""
+        ...
+
+    def write(self, addr: int, data: bytes) -> bool:
+        """False when unmapped."""
+        ...
 
 
-def emulation_of(insn: Insn, quirks: KernelQuirks = LINUX_6_1) -> Emulation | None:
-    """How 6.1 emulates ``insn``; None: it is stepped, or can't be probed (:func:`is_unsupported`)."""
-    if insn.vex and not quirks.vex_as_legacy:
-        return None
-    opcode = insn.opcode
-    if len(opcode) == 1:
-        if opcode[0] == _GROUP_5:
-            return None if is_unsupported(insn) else {2: Emulation.CALL_INDIRECT, 4: Emulation.JMP_INDIRECT}.get(insn.reg)
-        return _BY_OPCODE.get(opcode[0])
-    if len(opcode) == 2 and opcode[1] & 0xF0 == 0x80:
-        return Emulation.JCC
-    return None
+def _push(regs: PtRegs, memory: StackMemory, value: int) -> None:
+    regs.sp = (regs.sp - 8) & _MASK
+    memory.write(regs.sp, (value & _MASK).to_bytes(8, "little"))
 
 
-def is_unsupported(insn: Insn, quirks: KernelQuirks = LINUX_6_1) -> bool:
-    """True when ``insn`` would have to be emulated and 6.1 can't (-EOPNOTSUPP).
+def _pop(regs: PtRegs, memory: StackMemory) -> int:
+    value = memory.read_u64(regs.sp) or 0
+    regs.sp = (regs.sp + 8) & _MASK
+    return value
 
-    Far branches, IRET, near indirect branches through memory or with 32-bit addresses, and ``0f 01 c0`` to ``c7`` (VMCALL ...).
+
+def condition_holds(code: int, flags: int) -> bool:
+    """Condition ``code`` (0 to 15: the low nibble of a Jcc's opcode) under ``flags`` (SDM vol. 1, appendix B)."""
+    carry, zero, less = bool(flags & _CF), bool(flags & _ZF), bool(flags & _SF) != bool(flags & _OF)
+    match code >> 1:
+        case 0:
+            holds = bool(flags & _OF)
+        case 1:
+            holds = carry
+        case 2:
+            holds = zero
+        case 3:
+            holds = carry or zero
+        case 4:
+            holds = bool(flags & _SF)
+        case 5:
+            holds = bool(flags & _PF)
+        case 6:
+            holds = less
+        case _:
+            holds = zero or less
+    return holds != bool(code & 1)
+
+
+def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
+    """LOOPcc and JRCXZ; with a 67 prefix they count in ECX."""
+    narrow = 0x67 in insn.prefixes
+    mask = _MASK32 if narrow else _MASK
+    kind = insn.opcode[0]
+    count = regs.cx & mask
+    if kind == _JRCXZ:
+        return count == 0
+    left = (count - 1) & mask
+    if warts and narrow:  # 6.1 decrements the low half in place
+        regs.cx = (regs.cx & ~_MASK32) | left
+    else:
+        regs.cx = left
+    more = count != 0 if warts else left != 0
+    if kind == _LOOP:
+        return more
+    return more and bool(regs.flags & _ZF) == (kind == _LOOPE)
+
+
+def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
+    narrow = 0x66 in insn.prefixes and not insn.rex & _REX_W and not warts  # 6.1 looks at neither prefix
+    match insn.opcode[0]:
+        case 0xFA:  # CLI
+            regs.flags &= ~_IF
+        case 0xFB:  # STI
+            regs.flags |= _IF
+        case 0x9C if narrow:
+            regs.sp = (regs.sp - 2) & _MASK
+            memory.write(regs.sp, (regs.flags & 0xFFFF).to_bytes(2, "little"))
+        case 0x9C:  # PUSHF
+            _push(regs, memory, regs.flags)
+        case _ if narrow:
+            regs.flags = regs.flags & ~0xFFFF | (memory.read_u64(regs.sp) or 0) & 0xFFFF
+            regs.sp = (regs.sp + 2) & _MASK
+        case _:  # POPF
+            regs.flags = _pop(regs, memory)
+
+
+def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
+    """Do ``insn``, whose emulation is ``kind``.
+
+    :param warts: repeat what 6.1 gets wrong: LOOP counts one too high, RET imm16 does not release its arguments.
     """
-    if insn.vex and not quirks.vex_as_legacy:
-        return False
-    opcode = insn.opcode
-    if len(opcode) == 1:
-        if opcode[0] == _GROUP_5:
-            if insn.reg not in (2, 3, 4, 5):
-                return False
-            return insn.reg in (3, 5) or insn.mod != 3 or _ADDRESS_SIZE in insn.prefixes
-        return opcode[0] in _UNSUPPORTED
-    return opcode == _VM_GROUP and insn.mod == 3 and insn.reg == 0
+    target = insn.end
+    match kind:
+        case Emulation.IF_MODIFIERS:
+            _modify_if(insn, regs, memory, warts=warts)
+        case Emulation.RET:
+            target = _pop(regs, memory)
+            if insn.opcode[0] in (_RET_IMM, _RETF_IMM) and not warts:
+                regs.sp = (regs.sp + (insn.immediate & 0xFFFF)) & _MASK
+        case Emulation.CALL:
+            _push(regs, memory, insn.end)
+            target = _target(insn)
+        case Emulation.JMP:
+            target = _target(insn)
+        case Emulation.JCC:
+            if condition_holds(insn.opcode[-1] & 15, regs.flags):
+                target = _target(insn)
+        case Emulation.LOOP:
+            if _loop_taken(insn, regs, warts=warts):
+                target = _target(insn)
+        case Emulation.CALL_INDIRECT:
+            target = _register(insn, regs)
+            _push(regs, memory, insn.end)
+        case Emulation.JMP_INDIRECT:
+            target = _register(insn, regs)
+        case _:
+            assert_never(kind)
+    regs.ip = target & _MASK
+
+
+def _target(insn: Insn) -> int:
+    """Where a relative branch leads. What 6.1 only takes for one (a VEX opcode byte, read as the legacy opcode) has the target it reads."""
+    return insn.end + insn.immediate if insn.target is None else insn.target
+
+
+def _register(insn: Insn, regs: PtRegs) -> int:
+    """The register of a register-indirect branch."""
+    return int(getattr(regs, _GPR[insn.rm | (insn.rex & 1) << 3]))

@@ -20,8 +20,8 @@ from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import build_detour
 from arch_x86.probes.eligibility import ProbeRefusal, can_probe, entry_offset, is_ftrace_site
-from arch_x86.probes.emulate import Emulation, emulation_of
 from arch_x86.probes.optimize import OptimizePlan, Unoptimizable, can_optimize
+from arch_x86.probes.prepare_emulation import Emulation, emulation_of
 from arch_x86.probes.site_report import Buffer, BufferAddresses, SiteReport
 from arch_x86.probes.slot import build_slot
 from engine.errors import InputError, printable

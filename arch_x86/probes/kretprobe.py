@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from arch_x86.probes.emulation import StackMemory
+from arch_x86.probes.emulate import StackMemory
 from arch_x86.probes.ptregs import PtRegs
-from engine.kretprobes import KretprobeInstance, Kretprobes
+from engine.core.kretprobes import KretprobeInstance, Kretprobes
 
 __all__ = ("hook_return", "return_from_trampoline")
 

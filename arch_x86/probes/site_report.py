@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from arch_x86.probes.eligibility import ProbeRefusal
-    from arch_x86.probes.emulate import Emulation
     from arch_x86.probes.optimize import OptimizePlan, Unoptimizable
+    from arch_x86.probes.prepare_emulation import Emulation
     from engine.image import Image
 
 __all__ = ("Buffer", "BufferAddresses", "SiteReport")

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from arch_x86.isa.insn import LINUX_6_1, NO_QUIRKS
-from arch_x86.probes.emulate import Emulation, emulation_of
-from arch_x86.probes.emulation import StackMemory, emulate
+from arch_x86.probes.emulate import StackMemory, emulate
+from arch_x86.probes.prepare_emulation import Emulation, emulation_of
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.probes.records import Ainsn
 from arch_x86.probes.singlestep import FLAG_IF, FLAG_TF, changes_interrupt_flag, fixup_after_step
+from engine.core.profiles import Profile
 from engine.kprobe import Kprobe, KprobeStatus
-from engine.profile import Profile
 
 __all__ = ("Int3Stepping", "KprobeCtlblk", "Stepping", "TrapFlagStepping", "stepping_for")
 

@@ -14,9 +14,9 @@ import pytest
 from arch_x86.explore import check as check_module
 from arch_x86.explore import commands
 from arch_x86.explore.saved import SavedCase
-from engine.cli import main
-from engine.explore import workers
+from engine.commands.cli import main
 from engine.report.terminal import Style
+from engine.search import workers
 
 ROOT = Path(__file__).resolve().parents[2]
 SHA = str(ROOT / "workloads" / "elf" / "sha256.o")

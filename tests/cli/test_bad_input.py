@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import main
+from engine.commands.cli import main
 
 IMAGE = (
     '{"format": "code-image", "version": 1, "segments": [{"addr": 4194304, "hex": "89f8ffc08d0c4001c883f055c3"}],'

@@ -16,7 +16,7 @@ import pytest
 
 from arch_x86.emu import uc as uc_module
 from arch_x86.emu.sigint import interruptible
-from engine.cli import main
+from engine.commands.cli import main
 from tests.conftest import Rig, asm_image
 
 pytestmark = pytest.mark.smoke

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.arguments import BUFFER_MAX
-from engine.cli import main
-from tests.emu.images.elf_builder import FUNC, Object
+from engine.commands.cli import main
+from engine.syntax.arguments import BUFFER_MAX
+from tests.images.elf_builder import FUNC, Object
 
 ROOT = Path(__file__).resolve().parents[2]
 SHA = str(ROOT / "workloads" / "elf" / "sha256.o")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import main
+from engine.commands.cli import main
 
 # f(x): a leaf keeps x below RSP over instructions that are probed, as gcc makes it of user-mode code; g does not; h has pushes, pops and a call only.
 LEAF = """
@@ -59,7 +59,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
 
 
 def code_image(tmp_path, text: str, **more: object) -> str:
-    from arch_x86.emu.images.asmtext import load_asm
+    from arch_x86.images.asmtext import load_asm
 
     image = load_asm(text, "leaf")
     document = {

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from engine.cli import main
+from engine.commands.cli import main
 from engine.errors import InputError
-from engine.script_ops import Place, parse_script
+from engine.syntax.script import Place, parse_script
 from tests.conftest import ROOT
 
 SSE2 = str(ROOT / "workloads/elf/shapes_jcc.o")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arch_x86.emu.fault import FaultKind
-from arch_x86.emu.images.asmtext import load_asm
+from arch_x86.images.asmtext import load_asm
 from engine.image import Image, Segment, Symbol
 from engine.kprobe import Kprobe
 from tests.conftest import BASE, Rig

@@ -18,7 +18,7 @@ from arch_x86.emu.uc import RSP, PrivateOffsets, UcPool
 from arch_x86.lab.bench import Workbench
 from engine.errors import EngineBug, InputError
 from engine.image import ExceptionEntry, Image, Import, Segment
-from engine.interrupts import EveryPlan, parse_interrupts
+from engine.syntax.interrupts import EveryPlan, parse_interrupts
 from tests.conftest import BASE, Rig, asm_image
 
 pytestmark = pytest.mark.smoke

@@ -10,8 +10,8 @@ from arch_x86.emu.cpu import FLAG_IF, FLAG_TF
 from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.stubs import GS_NMIS
 from arch_x86.emu.uc import RSP
-from engine.interrupts import EveryPlan
 from engine.kprobe import Kprobe, Method
+from engine.syntax.interrupts import EveryPlan
 from tests.conftest import BASE
 
 SUM = "l: add rax, rdi; push rax; pop rbx; dec rsi; jnz l; ret"

@@ -9,10 +9,10 @@ from arch_x86.lab.bench import Workbench
 from arch_x86.lab.jobs import verify_image
 from arch_x86.lab.run import ExecOptions, run_image
 from arch_x86.lab.verify import Sweep
-from engine.interrupts import EveryPlan
+from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.kprobe import Kprobe, Method
-from engine.kprobe_events import parse_spec
-from engine.profile import LINUX_6_1, LINUX_2010
+from engine.syntax.interrupts import EveryPlan
+from engine.syntax.kprobe_events import parse_spec
 from tests.conftest import BASE, asm_image
 
 PROFILES = (LINUX_2010, LINUX_6_1)

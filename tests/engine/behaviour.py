@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arch_x86.emu.images import load_image
+from arch_x86.images import load_image
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.script import run_script
+from engine.core.profiles import LINUX_6_1
 from engine.image import Image
-from engine.profile import LINUX_6_1
-from engine.script_ops import parse_script
+from engine.syntax.script import parse_script
 
 DATA = Path(__file__).parents[1] / "data" / "oracle"
 JMP = 0xE9

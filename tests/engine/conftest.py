@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from arch_x86.lab.bench import Workbench
+from engine.core.profiles import PROFILES, Profile
 from engine.image import Image
-from engine.profile import PROFILES, Profile
 from tests.conftest import asm_image
 
 TARGETS = "mov eax, edi; add eax, 3; nop; nop; ret", "mov eax, edi; add eax, 5; nop; nop; ret"

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from arch_x86.emu.images import load_image
 from arch_x86.emu.uc import UcPool
+from arch_x86.images import load_image
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.calls import place_call
 from arch_x86.lab.outcome import Outcome, OutcomeReader
-from engine.arguments import parse_argument
+from engine.core.profiles import Profile
 from engine.image import Image
-from engine.profile import Profile
+from engine.syntax.arguments import parse_argument
 from workloads.reference import Case, cases
 
 ELF = Path(__file__).parents[2] / "workloads" / "elf"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from engine.core.optimizer import OPTIMIZE_DELAY
 from engine.kprobe import AggrKprobe, Kprobe, Queue
-from engine.optimizer import OPTIMIZE_DELAY
 from tests.conftest import BASE
 from tests.engine.states import DISABLED, NONE, NOPS, OPTIMIZED, State, aggr_at, entry_at, put, state, whole
 

@@ -42,11 +42,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from arch_x86.isa.encode import jmp32
 from arch_x86.lab.bench import Workbench
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
-from engine.debugfs import listed_probes, status_words
+from engine.core.debugfs import listed_probes, status_words
+from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
+from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT, Profile
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, KprobeFlag
-from engine.profile import LINUX_6_1, LINUX_2010, NEXT, Profile
-from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 from tests.conftest import BASE, asm_image
 from tests.engine.core_model import CoreModel, ModelProbe
 

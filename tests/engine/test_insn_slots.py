@@ -9,13 +9,13 @@ import pytest
 
 from arch_x86.emu.fault import FaultKind, GuestFaultError
 from arch_x86.lab.bench import Workbench, build_arch
+from engine.control.stepped_plane import SteppedPlane
+from engine.core.kprobes import Kprobes
+from engine.core.profiles import PROFILES
+from engine.core.safety_steps import without
 from engine.errors import InputError, KprobeError
-from engine.explore.plane import SteppedPlane
 from engine.image import Image, Segment, Symbol
 from engine.kprobe import Kprobe, Method
-from engine.kprobes import Kprobes
-from engine.profile import PROFILES
-from engine.steps import without
 from tests.conftest import BASE
 
 COUNT = 700

@@ -7,9 +7,9 @@ import errno
 import pytest
 
 from arch_x86.emu.fault import FaultKind, GuestFaultError
+from engine.core.optimizer import OPTIMIZE_DELAY
 from engine.errors import KprobeError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Method, Queue
-from engine.optimizer import OPTIMIZE_DELAY
 from tests.conftest import BASE, asm_image
 
 pytestmark = pytest.mark.smoke

@@ -9,14 +9,14 @@ import pytest
 
 from arch_x86.emu.fault import FaultKind
 from arch_x86.lab.run import ExecOptions, run_image
-from engine.arguments import parse_argument
-from engine.debugfs import kprobes_list
+from engine.core.debugfs import kprobes_list
+from engine.core.kretprobes import DATA_SIZE_MAX, Kretprobe
+from engine.core.profiles import PROFILES
 from engine.errors import InputError, KprobeError
-from engine.interrupts import EveryPlan
 from engine.kprobe import Kprobe, KprobeFlag, Method
-from engine.kprobe_events import parse_spec
-from engine.kretprobes import DATA_SIZE_MAX, Kretprobe
-from engine.profile import PROFILES
+from engine.syntax.arguments import parse_argument
+from engine.syntax.interrupts import EveryPlan
+from engine.syntax.kprobe_events import parse_spec
 from tests.conftest import BASE, asm_image
 from tests.engine.guests import case, elf, interrupted_everywhere, run_case, start_case, workbench_of
 

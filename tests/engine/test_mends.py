@@ -6,13 +6,13 @@ import errno
 
 import pytest
 
+from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
+from engine.core.jprobes import Jprobe
+from engine.core.kretprobes import Kretprobe
+from engine.core.profiles import LINUX_2010
+from engine.core.safety_steps import MENDS, STEPS, without
 from engine.errors import KprobeError
-from engine.jprobes import Jprobe
 from engine.kprobe import Queue
-from engine.kretprobes import Kretprobe
-from engine.profile import LINUX_2010
-from engine.steps import MENDS, STEPS, without
-from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 from tests.conftest import BASE, asm_image
 from tests.engine.states import DISABLED, NONE, NOPS, OPTIMIZED, State, entry_at, put, state, text_at
 

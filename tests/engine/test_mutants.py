@@ -61,9 +61,9 @@ def test_a_fault_is_tried_where_its_lines_run_and_nowhere_else():
 def test_the_lines_that_run_are_seen_in_control_tasks_too(pool):
     from arch_x86.explore.check import Search, check
     from arch_x86.explore.scenarios.life import stepped
-    from engine.profile import LINUX_2010
+    from engine.core.profiles import LINUX_2010
 
-    name = "engine/kprobes.py"
+    name = "engine/core/kprobes.py"
     source = (ROOT / name).read_text(encoding="utf-8").splitlines()
     with LineLog({name: range(1, len(source))}) as log:
         check(stepped.case(LINUX_2010), Search(preemptions=0), pool=pool)

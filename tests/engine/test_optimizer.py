@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from arch_x86.lab.demo import many_functions
+from engine.core.optimizer import OPTIMIZE_DELAY
+from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
 from engine.kprobe import Kprobe, KprobeFlag, Queue
-from engine.optimizer import OPTIMIZE_DELAY
-from engine.profile import LINUX_6_1, LINUX_2010, profile_named
 from tests.engine.states import NOPS, aggr_at, put, recorded, state, text_at, whole
 
 UNOPTIMIZING, OPTIMIZING, FREEING = Queue.UNOPTIMIZING, Queue.OPTIMIZING, Queue.FREEING

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from arch_x86.probes.inspect import inspect_json
+from engine.core.optimizer import OPTIMIZE_DELAY
 from engine.errors import KprobeError
 from engine.image import Range, Reserved, ReservedKind, Segment
 from engine.kprobe import Kprobe, KprobeFlag, Method, Queue
-from engine.optimizer import OPTIMIZE_DELAY
 from tests.conftest import BASE, asm_image
 from tests.engine.states import DISABLED, NONE, NOPS, State, aggr_at, put, recorded, state, text_at, whole
 

@@ -7,11 +7,11 @@ import errno
 import pytest
 
 from arch_x86.lab.run import ExecOptions, run_image
-from engine.arguments import parse_argument
+from engine.core.profiles import LINUX_2010
 from engine.errors import InputError, KprobeError
 from engine.image import Symbol
-from engine.kprobe_events import parse_spec, refuse_ambiguous
-from engine.profile import LINUX_2010
+from engine.syntax.arguments import parse_argument
+from engine.syntax.kprobe_events import parse_spec, refuse_ambiguous
 from tests.conftest import BASE, asm_image
 from tests.engine.conftest import TARGETS
 from tests.engine.guests import case, elf

@@ -7,12 +7,12 @@ import errno
 import pytest
 
 from arch_x86.lab.bench import Workbench
-from engine.debugfs import kprobes_list
+from engine.core.debugfs import kprobes_list
+from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
+from engine.core.optimizer import OPTIMIZE_DELAY
+from engine.core.profiles import PROFILES
 from engine.errors import KprobeError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Method, Queue
-from engine.optimizer import OPTIMIZE_DELAY
-from engine.profile import PROFILES
-from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 from tests.conftest import BASE, asm_image
 
 CODE = "mov eax, 1; add rax, rdi; xor rdx, rdx; lea rax, [rax + 7]; ret"

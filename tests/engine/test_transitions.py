@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
+from engine.core.optimizer import OPTIMIZE_DELAY
 from engine.kprobe import Queue
-from engine.optimizer import OPTIMIZE_DELAY
-from engine.switches import set_kprobes_enabled, set_kprobes_optimization
 from tests.conftest import asm_image
 from tests.engine.states import DISABLED, NONE, NOPS, OPTIMIZED, State, aggr_at, put, state, text_at, whole
 

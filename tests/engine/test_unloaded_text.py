@@ -9,10 +9,10 @@ import pytest
 from arch_x86.emu.fault import FaultKind
 from arch_x86.lab.bench import Workbench
 from arch_x86.text.space import TextSpace
+from engine.core.profiles import LINUX_6_1, LINUX_2010, PROFILES
 from engine.errors import EngineBug, InputError, KprobeError
 from engine.image import Image, Segment, Symbol
 from engine.kprobe import Kprobe
-from engine.profile import LINUX_6_1, LINUX_2010, PROFILES
 from tests.conftest import BASE
 
 PAGE = 4096

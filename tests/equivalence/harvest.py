@@ -22,7 +22,7 @@ from arch_x86.emu.guards import guard_reason
 from arch_x86.emu.machine import new_pool
 from arch_x86.isa.decode import decode
 from arch_x86.isa.insn import Branch, Insn
-from arch_x86.probes.emulate import is_unsupported
+from arch_x86.probes.prepare_emulation import is_unsupported
 from arch_x86.probes.relocate import copy_refusal
 from arch_x86.probes.slot import fits_slot
 from tests.equivalence.forms import FORMS_FILE, Form, form_of

@@ -10,9 +10,9 @@ from arch_x86.emu.uc import RSP
 from arch_x86.isa.insn import Branch, Insn
 from arch_x86.lab.bench import Workbench
 from arch_x86.probes.eligibility import can_probe
+from engine.core.profiles import LINUX_2010, Profile
 from engine.image import ExceptionEntry
 from engine.kprobe import AggrKprobe, Kprobe, Method
-from engine.profile import LINUX_2010, Profile
 from tests.equivalence.forms import address_of
 from tests.equivalence.guest import CONFIG, Guest, Outcome
 from tests.equivalence.states import State, random_state

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from arch_x86.probes.boost import can_boost
-from arch_x86.probes.emulate import emulation_of
+from arch_x86.probes.prepare_emulation import emulation_of
+from engine.core.profiles import LINUX_6_1
 from engine.kprobe import Method
-from engine.profile import LINUX_6_1
 from tests.equivalence.forms import form_of, load
 from tests.equivalence.hits import HitBench, Trial, reads_dead_stack
 from tests.equivalence.world import USER

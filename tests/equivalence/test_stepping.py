@@ -9,8 +9,8 @@ import pytest
 
 from arch_x86.emu.uc import RCX, RSP
 from arch_x86.isa.encode import INT3
+from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT, Profile
 from engine.kprobe import Method
-from engine.profile import LINUX_6_1, LINUX_2010, NEXT, Profile
 from tests.equivalence.hits import HitBench, is_rep
 from tests.equivalence.states import State
 from tests.equivalence.world import USER

@@ -16,12 +16,12 @@ from arch_x86.explore.case import Case, find_orders
 from arch_x86.explore.check import CheckResult, Search, check
 from arch_x86.explore.control import Control
 from arch_x86.isa.assemble import assemble
-from engine.arguments import parse_argument
-from engine.explore.system import ViolationKind
+from engine.core.profiles import LINUX_2010, NEXT
+from engine.core.safety_steps import without
 from engine.image import Image, Segment, Symbol
-from engine.profile import LINUX_2010, NEXT
 from engine.report.terminal import Progress, table
-from engine.steps import without
+from engine.search.explorable import ViolationKind
+from engine.syntax.arguments import parse_argument
 
 CODE_AT: Final = 0x1000_0000
 DATA_AT: Final = 0x1001_0000

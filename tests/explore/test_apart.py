@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arch_x86.emu.images.asmtext import load_asm
 from arch_x86.explore.apart import own_writes
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.lane import Mode
 from arch_x86.explore.scenarios import life
-from engine.arguments import parse_argument
-from engine.explore.drive import explore
-from engine.explore.exhaustive import Exhaustive
-from engine.explore.random_walk import RandomWalk
-from engine.explore.system import ViolationKind
-from engine.profile import LINUX_6_1, LINUX_2010, profile_named
-from engine.steps import without
+from arch_x86.images.asmtext import load_asm
+from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
+from engine.core.safety_steps import without
+from engine.search.conduct import explore
+from engine.search.exhaustive import Exhaustive
+from engine.search.explorable import ViolationKind
+from engine.search.random_walk import RandomWalk
+from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
 
 

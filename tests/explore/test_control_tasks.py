@@ -13,9 +13,9 @@ from greenlet import greenlet
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
 from arch_x86.explore.scenarios import history, life
+from engine.core.profiles import LINUX_2010
+from engine.core.safety_steps import without
 from engine.errors import InputError
-from engine.profile import LINUX_2010
-from engine.steps import without
 from tests.conftest import asm_image
 
 
@@ -357,7 +357,7 @@ def test_what_a_scenarios_function_keeps_is_refused_by_its_name_too(pool):
 
 
 def test_an_error_of_delayed_work_is_a_violation(pool, monkeypatch):
-    monkeypatch.setattr("engine.optimizer.Optimizer.run_pass", lambda self: self.none)
+    monkeypatch.setattr("engine.core.optimizer.Optimizer.run_pass", lambda self: self.none)
     image = asm_image("lea eax, [rdi + rdi]; lea ecx, [rax + 1]; ret")
     case = replace(small([("main", lambda k: k.register(k.kprobe("f")))]), image=image, restores=False)
     result = check(case, Search(preemptions=0), pool=pool)

@@ -8,20 +8,20 @@ from itertools import permutations
 
 import pytest
 
-from arch_x86.emu.images.asmtext import load_asm
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.local_state import LocalState
 from arch_x86.explore.running import CpuSide
 from arch_x86.explore.scenarios import life, load
 from arch_x86.explore.system import X86System
 from arch_x86.explore.world import World
-from engine.arguments import parse_argument
-from engine.explore.drive import explore
-from engine.explore.exhaustive import Exhaustive
-from engine.explore.plane import SteppedPlane
-from engine.kretprobes import Kretprobes
-from engine.profile import LINUX_6_1, LINUX_2010
-from engine.steps import without
+from arch_x86.images.asmtext import load_asm
+from engine.control.stepped_plane import SteppedPlane
+from engine.core.kretprobes import Kretprobes
+from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.core.safety_steps import without
+from engine.search.conduct import explore
+from engine.search.exhaustive import Exhaustive
+from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
 from tests.explore.laws import merged_states_differ, outcomes
 

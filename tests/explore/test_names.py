@@ -19,12 +19,12 @@ from arch_x86.explore.hit import NO_HIT, HitPhase
 from arch_x86.explore.lane import Mode
 from arch_x86.explore.lives import Effect, Life, Operation
 from arch_x86.explore.return_oracle import OpenCall
-from engine.arguments import parse_argument
+from engine.control.stepped_plane import MachineWait, WaitKind
+from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.errors import InputError
-from engine.explore.plane import MachineWait, WaitKind
-from engine.explore.system import ViolationKind
 from engine.kprobe import KprobeFlag, KprobeStatus, Queue
-from engine.profile import LINUX_6_1, LINUX_2010
+from engine.search.explorable import ViolationKind
+from engine.syntax.arguments import parse_argument
 from tests.conftest import BASE, asm_image
 from tests.explore.shared_functions import SharedFunction, probed
 

@@ -9,11 +9,11 @@ import pytest
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
 from arch_x86.explore.passes import HitOracle
-from engine.arguments import parse_argument
-from engine.explore.schedule import replay
-from engine.explore.system import ViolationKind
-from engine.profile import LINUX_6_1, LINUX_2010
-from engine.steps import without
+from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.core.safety_steps import without
+from engine.search.explorable import ViolationKind
+from engine.search.schedule import replay
+from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
 
 CODE = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; ret"

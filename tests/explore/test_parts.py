@@ -18,16 +18,16 @@ import pytest
 from arch_x86.explore.case import open_case
 from arch_x86.explore.check import Search, check
 from arch_x86.explore.scenarios import life
+from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.core.safety_steps import without
 from engine.errors import InputError
-from engine.explore import drive, exhaustive
-from engine.explore.checkpoint import Checkpoint, code_mark
-from engine.explore.exhaustive import Exhaustive
-from engine.explore.paths import Navigator, StartWriter, starts_of
-from engine.explore.schedule import segments_from, segments_of
-from engine.explore.strategy import Outcome, PartResult
-from engine.explore.workers import Workers, _serve
-from engine.profile import LINUX_6_1, LINUX_2010
-from engine.steps import without
+from engine.search import drive, exhaustive
+from engine.search.checkpoint import Checkpoint, code_mark
+from engine.search.exhaustive import Exhaustive
+from engine.search.prefixes import Navigator, StartWriter, starts_of
+from engine.search.process_pool import Workers, _serve
+from engine.search.schedule import segments_from, segments_of
+from engine.search.strategy import Outcome, PartResult
 from tests.explore.toys import Counter
 
 CODE = ".globl work\nwork:\n mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax, 0x55\n ret\n"

@@ -18,14 +18,14 @@ from arch_x86.explore.lives import Life
 from arch_x86.explore.passes import Seen
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.steps import scenarios_for
-from engine.arguments import parse_argument
-from engine.explore.drive import explore
-from engine.explore.exhaustive import Exhaustive
-from engine.explore.plane import WaitKind
-from engine.explore.schedule import replay, text_of
-from engine.explore.system import ViolationKind
-from engine.profile import LINUX_6_1, LINUX_2010
-from engine.steps import without
+from engine.control.stepped_plane import WaitKind
+from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.core.safety_steps import without
+from engine.search.conduct import explore
+from engine.search.exhaustive import Exhaustive
+from engine.search.explorable import ViolationKind
+from engine.search.schedule import replay, text_of
+from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
 
 PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)

@@ -20,18 +20,18 @@ from arch_x86.probes.arch import X86Arch
 from arch_x86.probes.breakpoint import BreakpointHandler
 from arch_x86.probes.stepping import Int3Stepping, TrapFlagStepping
 from engine import switches
-from engine.aggregate import AggrHandlers
-from engine.arguments import parse_argument
-from engine.explore.schedule import Schedule
-from engine.explore.system import ViolationKind
+from engine.core.aggregate import AggrHandlers
+from engine.core.kprobes import Kprobes
+from engine.core.kretprobes import Kretprobes
+from engine.core.optimizer import Optimizer
+from engine.core.optprobes import Optprobes
+from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.core.safety_steps import without
+from engine.core.transitions import ClearedAtOnce
 from engine.kprobe import AggrKprobe, KprobeFlag, KprobeStatus, Queue
-from engine.kprobes import Kprobes
-from engine.kretprobes import Kretprobes
-from engine.optimizer import Optimizer
-from engine.optprobes import Optprobes
-from engine.profile import LINUX_6_1, LINUX_2010
-from engine.steps import without
-from engine.transitions import ClearedAtOnce
+from engine.search.explorable import ViolationKind
+from engine.search.schedule import Schedule
+from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
 
 CODE = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; ret"

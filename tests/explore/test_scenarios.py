@@ -17,12 +17,12 @@ from arch_x86.explore.scenarios.life import SCENARIOS
 from arch_x86.explore.scenarios.load import LOAD
 from arch_x86.explore.scenarios.steps import scenarios_for
 from arch_x86.lab.bench import Workbench
+from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
+from engine.core.safety_steps import STEPS, steps_of, without
 from engine.errors import InputError
-from engine.explore.schedule import Schedule
-from engine.explore.system import ViolationKind
 from engine.kprobe import Kprobe
-from engine.profile import LINUX_6_1, LINUX_2010, profile_named
-from engine.steps import STEPS, steps_of, without
+from engine.search.explorable import ViolationKind
+from engine.search.schedule import Schedule
 
 PAIRS = [(one, name) for one in SCENARIOS for name in one.profiles if one is not life.two_control_tasks or name == "linux-2010"]
 LOADED = [(one, name) for one in LOAD for name in one.profiles if one is not load.neighbours or name == "linux-2010"]

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.emu.images import load_image
 from arch_x86.explore.case import Case
 from arch_x86.explore.check import Search, check
+from arch_x86.images import load_image
 from arch_x86.isa.disasm import disassemble
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Verifier
 from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
-from engine.arguments import parse_argument
-from engine.explore.system import ViolationKind
-from engine.kprobe_events import parse_spec
-from engine.profile import LINUX_6_1, LINUX_2010
-from engine.steps import without
+from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.core.safety_steps import without
+from engine.search.explorable import ViolationKind
+from engine.syntax.arguments import parse_argument
+from engine.syntax.kprobe_events import parse_spec
 from workloads.reference import cases
 
 ELF = Path(__file__).resolve().parents[2] / "workloads" / "elf"

@@ -11,13 +11,13 @@ from arch_x86.explore.case import find_orders, open_case
 from arch_x86.explore.check import Search, check, life_of_probes
 from arch_x86.explore.orders import Orders
 from arch_x86.explore.shared_access import Access, Accesses
+from engine.core.profiles import LINUX_2010, NEXT
+from engine.core.safety_steps import without
 from engine.errors import InputError
-from engine.explore.drive import explore
-from engine.explore.exhaustive import Exhaustive
-from engine.explore.system import ViolationKind
-from engine.kprobe_events import parse_spec
-from engine.profile import LINUX_2010, NEXT
-from engine.steps import without
+from engine.search.conduct import explore
+from engine.search.exhaustive import Exhaustive
+from engine.search.explorable import ViolationKind
+from engine.syntax.kprobe_events import parse_spec
 from tests.explore.shared_functions import BY_NAME, CODE_AT, DATA_AT, FUNCTIONS, WAYS, SharedFunction, is_right, probed, results
 
 SPLIT = "load-add-store"

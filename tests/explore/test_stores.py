@@ -17,14 +17,14 @@ from arch_x86.explore.scenario import Setup, scenario
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.images import TOY
 from arch_x86.explore.stores import stop_at_stores
-from engine.cli import main
+from engine.commands.cli import main
+from engine.control.stepped_plane import SteppedPlane
+from engine.core.kprobes import Kprobes
+from engine.core.kretprobes import Kretprobe
+from engine.core.profiles import LINUX_6_1, LINUX_2010, Profile
 from engine.errors import InputError
-from engine.explore.plane import SteppedPlane
-from engine.explore.system import ViolationKind
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
-from engine.kprobes import Kprobes
-from engine.kretprobes import Kretprobe
-from engine.profile import LINUX_6_1, LINUX_2010, Profile
+from engine.search.explorable import ViolationKind
 
 PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.explore import drive
-from engine.explore.exhaustive import Exhaustive
-from engine.explore.pct import Pct
-from engine.explore.random_walk import RandomWalk
-from engine.explore.schedule import Schedule, parse_schedule, replay, segments_of
-from engine.explore.shrink import shrink
-from engine.explore.strategy import ReplayDivergence
+from engine.search import drive
+from engine.search.exhaustive import Exhaustive
+from engine.search.pct import Pct
+from engine.search.random_walk import RandomWalk
+from engine.search.schedule import Schedule, parse_schedule, replay, segments_of
+from engine.search.shrink import shrink
+from engine.search.strategy import ReplayDivergence
 from tests.explore.toys import Counter
 
 

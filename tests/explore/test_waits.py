@@ -11,8 +11,8 @@ from arch_x86.explore.case import open_case
 from arch_x86.explore.lane import Lane, Mode
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.waits import Waits
-from engine.explore.plane import MachineWait, WaitKind
-from engine.profile import LINUX_2010
+from engine.control.stepped_plane import MachineWait, WaitKind
+from engine.core.profiles import LINUX_2010
 
 CPUS = 3
 EVENTS = st.tuples(st.sampled_from(["quiescent", "task_passed", "ran"]), st.integers(0, CPUS - 1))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
-from engine.explore.system import Choice, Coverage, Violation, ViolationKind
+from engine.search.explorable import Choice, Coverage, Violation, ViolationKind
 
 
 class Counter:

@@ -10,7 +10,7 @@ __all__ = ("ARCH",)
 
 _ARCH, _BREAKPOINT, _STEPPING = "arch_x86/probes/arch.py", "arch_x86/probes/breakpoint.py", "arch_x86/probes/stepping.py"
 _DETOUR, _SLOT, _RELOCATE = "arch_x86/probes/detour.py", "arch_x86/probes/slot.py", "arch_x86/probes/relocate.py"
-_OPTIMIZE, _EMULATION, _SINGLESTEP = "arch_x86/probes/optimize.py", "arch_x86/probes/emulation.py", "arch_x86/probes/singlestep.py"
+_OPTIMIZE, _EMULATION, _SINGLESTEP = "arch_x86/probes/optimize.py", "arch_x86/probes/emulate.py", "arch_x86/probes/singlestep.py"
 _RECOVER, _KRETPROBE = "arch_x86/probes/recover.py", "arch_x86/probes/kretprobe.py"
 
 _BUFFERS: Final = (

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Final
 
-from arch_x86.emu.images.asmtext import load_asm
 from arch_x86.explore.case import Case
 from arch_x86.explore.check import Search, life_of_probes
 from arch_x86.explore.scenario import Scenario
 from arch_x86.explore.scenarios.steps import scenarios_for
-from engine.arguments import parse_argument
-from engine.kprobe_events import parse_spec
-from engine.profile import PROFILES, Profile
-from engine.steps import STEPS, without
+from arch_x86.images.asmtext import load_asm
+from engine.core.profiles import PROFILES, Profile
+from engine.core.safety_steps import STEPS, without
+from engine.syntax.arguments import parse_argument
+from engine.syntax.kprobe_events import parse_spec
 
 __all__ = ("MOST_SCHEDULES", "Explored", "explored")
 

@@ -8,9 +8,14 @@ from tests.faults.fault import Fault, Kind
 
 __all__ = ("CORE",)
 
-_KPROBES, _AGGREGATE, _SWITCHES = "engine/kprobes.py", "engine/aggregate.py", "engine/switches.py"
-_OPTIMIZER, _OPTPROBES, _TRANSITIONS = "engine/optimizer.py", "engine/optprobes.py", "engine/transitions.py"
-_ARMING, _RETURNS, _SLOTS, _SYNC = "engine/arming.py", "engine/kretprobes.py", "engine/insn_slots.py", "engine/sync.py"
+_KPROBES, _AGGREGATE, _SWITCHES = "engine/core/kprobes.py", "engine/core/aggregate.py", "engine/core/global_switches.py"
+_OPTIMIZER, _OPTPROBES, _TRANSITIONS = "engine/core/optimizer.py", "engine/core/optprobes.py", "engine/core/transitions.py"
+_ARMING, _RETURNS, _SLOTS, _SYNC = (
+    "engine/core/arming.py",
+    "engine/core/kretprobes.py",
+    "engine/core/insn_slots.py",
+    "engine/control/sync.py",
+)
 
 _TABLE: Final = (
     Fault("registering while all are disarmed arms the probe", _KPROBES, "        if not self.kprobes_all_disarmed and not p.disabled:\n            self.optprobes.arm_kprobe(p)", "        if not p.disabled:\n            self.optprobes.arm_kprobe(p)", Kind.PROMISE),

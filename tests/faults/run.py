@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
-from engine.explore.checkpoint import code_mark
+from engine.search.checkpoint import code_mark
 from tests.faults.cases import MOST_SCHEDULES
 from tests.faults.fault import Fault, Kind
 from tests.faults.lines import ROOT, may_find

@@ -67,9 +67,9 @@ _MACHINE: Final = ("tests/emu/test_traps.py", "tests/emu/test_nmi.py", "tests/em
 _RETURNS: Final = ("tests/engine/test_kretprobes.py", "tests/explore/test_points.py")
 _EXPLORER: Final = ("tests/explore/test_names.py", "tests/explore/test_points.py", "tests/explore/test_shared.py")
 _FIRST: Final[dict[str, tuple[str, ...]]] = {
-    "engine/kretprobes.py": _RETURNS,
-    "engine/insn_slots.py": ("tests/engine/test_insn_slots.py", *_CORE),
-    "engine/sync.py": ("tests/engine/test_locks.py", "tests/explore/test_waits.py", *_CORE),
+    "engine/core/kretprobes.py": _RETURNS,
+    "engine/core/insn_slots.py": ("tests/engine/test_insn_slots.py", *_CORE),
+    "engine/control/sync.py": ("tests/engine/test_locks.py", "tests/explore/test_waits.py", *_CORE),
     "arch_x86/probes/kretprobe.py": _RETURNS,
     "arch_x86/probes/arch.py": (*_COPIES, *_CORE),
     "arch_x86/probes/breakpoint.py": (*_HITS, *_MACHINE, *_COPIES),

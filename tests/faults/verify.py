@@ -11,13 +11,13 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
-from arch_x86.emu.images.asmtext import load_asm
 from arch_x86.emu.machine import new_pool
+from arch_x86.images.asmtext import load_asm
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Sweep, Verifier
-from engine.arguments import parse_argument
+from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT, Profile
 from engine.image import ExceptionEntry, Image
-from engine.profile import LINUX_6_1, LINUX_2010, NEXT, Profile
+from engine.syntax.arguments import parse_argument
 
 __all__ = ("first_found", "main")
 

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arch_x86.emu.images import load_image
+from arch_x86.images import load_image
 from arch_x86.isa.decode import decode
 from arch_x86.isa.disasm import disassemble
 from arch_x86.lab.inspect import inspect_image
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.eligibility import can_probe
 from arch_x86.probes.inspect import inspect_functions, inspect_json, write_inspect_json
-from engine.cli import main
+from engine.commands.cli import main
 from engine.image import ExceptionEntry, Image, Range, Reserved, ReservedKind, Segment, Symbol
 from tests.conftest import BASE, asm_image
 

@@ -10,9 +10,9 @@ import pytest
 from arch_x86.lab.inspect_page import padding_offsets
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.eligibility import _REFUSED, ProbeRefusal
-from arch_x86.probes.emulate import Emulation
 from arch_x86.probes.inspect import FunctionReport
 from arch_x86.probes.optimize import Unoptimizable
+from arch_x86.probes.prepare_emulation import Emulation
 from engine.errors import errno_name
 from engine.image import Image, Import, Segment, Symbol
 from tests.conftest import BASE, asm_image

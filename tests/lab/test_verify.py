@@ -19,11 +19,11 @@ from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Sweep, Verifier, parse_sweep
 from arch_x86.probes import arch as arch_module
 from arch_x86.probes import stepping as stepping_module
-from engine.arguments import BufferArgument, IntegerArgument
+from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT
 from engine.errors import InputError, KprobeError, WorkerDied
 from engine.image import Image, Segment, Symbol
 from engine.kprobe import Method
-from engine.profile import LINUX_6_1, LINUX_2010, NEXT
+from engine.syntax.arguments import BufferArgument, IntegerArgument
 from tests.conftest import BASE, asm_image
 
 # A carry over the probed instructions, a RIP-relative load, a call, a loop, callee-saved registers, x87 and the red zone.

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.emu.images import load_image
+from arch_x86.images import load_image
 from arch_x86.isa.decode import decode
 from arch_x86.lab.jobs import verify_image
 from arch_x86.lab.run import ExecOptions, run_image
 from arch_x86.lab.verify import Sweep
-from engine.arguments import parse_argument
+from engine.core.profiles import LINUX_6_1, NEXT
 from engine.kprobe import Method
-from engine.kprobe_events import parse_spec
-from engine.profile import LINUX_6_1, NEXT
+from engine.syntax.arguments import parse_argument
+from engine.syntax.kprobe_events import parse_spec
 from workloads.reference import Case, cases
 
 ELF = Path(__file__).resolve().parents[2] / "workloads" / "elf"
@@ -101,7 +101,7 @@ def test_profile_linux_6_1_repeats_two_warts_of_that_kernel_and_is_right_everywh
 
 
 def test_the_same_run_twice_gives_the_same_json(pool):
-    from engine.interrupts import parse_interrupts
+    from engine.syntax.interrupts import parse_interrupts
 
     case = next(case for case in cases() if case.name == "sha256-64")
     found = [

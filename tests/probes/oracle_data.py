@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.eligibility import can_probe, is_ftrace_site
-from arch_x86.probes.emulate import emulation_of
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
+from arch_x86.probes.prepare_emulation import emulation_of
 from arch_x86.probes.relocate import copy_instructions
 from arch_x86.probes.slot import build_slot
 from engine.image import ExceptionEntry, Image, Range, Reserved, ReservedKind, Segment, Symbol

@@ -6,7 +6,7 @@ import pytest
 
 from arch_x86.isa.decode import decode
 from arch_x86.isa.insn import NO_QUIRKS
-from arch_x86.probes.emulate import Emulation, emulation_of, is_unsupported
+from arch_x86.probes.prepare_emulation import Emulation, emulation_of, is_unsupported
 from tests.probes.images import BASE
 
 UNSUPPORTED = "unsupported"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from arch_x86.isa.decode import decode
-from arch_x86.probes.emulate import emulation_of
-from arch_x86.probes.emulation import condition_holds, emulate
+from arch_x86.probes.emulate import condition_holds, emulate
+from arch_x86.probes.prepare_emulation import emulation_of
 from arch_x86.probes.ptregs import PtRegs
 
 AT = 0x400000

@@ -1,0 +1,117 @@
+"""ELF images: one file, and the libraries that it is linked with, into one image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Final
+
+from arch_x86.images.elf_dyn import DynModule
+from arch_x86.images.elf_file import ElfFile
+from arch_x86.images.elf_rel import RelModule
+from arch_x86.images.link import Linked, link
+from arch_x86.images.memory import DEFAULT_BASE, PAGE, Memory, check_base
+from arch_x86.images.module import Module
+from engine.errors import InputError
+from engine.image import Image, Symbol
+
+__all__ = ("load_elf",)
+
+_GAP: Final = 16 * PAGE  # between files: a run off the end of one faults
+
+
+def load_elf(
+    data: bytes,
+    name: str,
+    base: int | None = None,
+    *,
+    libraries: Sequence[tuple[str, bytes]] = (),
+    stubs: Collection[str] = (),
+    interpreter: Callable[[str], bytes | None] | None = None,
+    executes: bool = True,
+) -> Image:
+    """The image of the ELF file ``data``: x86-64, relocatable object (``.o``, ``.ko``), executable or shared object.
+
+    :param name: what to call it, in the image and in messages.
+    :param base: page to load the image at, by default 0x10000000; an executable linked at fixed addresses takes none.
+    :param libraries: name and content of shared objects that define what the image lacks, in look-up order.
+    :param stubs: names that no library may define.
+    :param interpreter: reads the dynamic linker that a file names, for names that nobody else defines; None where there is none.
+    :param executes: False: nothing will be run, so data that would be copied from a library may be missing.
+    :raises InputError: anything else, or damaged.
+    """
+    elf = ElfFile(data, name)
+    if base is not None and elf.type not in ("ET_REL", "ET_DYN"):
+        raise InputError(f"{name}: an executable linked at fixed addresses cannot be moved to {base:#x}; leave the text base out")
+    if elf.type == "ET_REL":
+        main: RelModule | DynModule = RelModule(elf, check_base(name, DEFAULT_BASE if base is None else base))
+        memory = main.memory
+    else:
+        fixed = elf.type != "ET_DYN"
+        start = None if fixed else check_base(name, DEFAULT_BASE if base is None else base)
+        main = DynModule(elf, memory := Memory(name, ()), start, executes=executes)
+    modules: list[Module] = [main, *(_library(memory, data, file) for file, data in libraries)]
+
+    def dynamic_linker(path: str, missing: Collection[str]) -> Module | None:
+        content = interpreter(path) if interpreter is not None else None
+        if not content:
+            return None
+        file = path.rpartition("/")[2]
+        trial = _library(Memory(file, ()), content, file)  # what is in memory stays there
+        return None if trial.exports().keys().isdisjoint(missing) else _library(memory, content, file)
+
+    linked = link(modules, memory, stubs, dynamic_linker)
+    return _image(main, modules[1:], memory, linked)
+
+
+def _library(memory: Memory, data: bytes, name: str) -> Module:
+    elf = ElfFile(data, name)
+    if elf.type != "ET_DYN":
+        raise InputError(f"{name}: not a shared object; a library named by --with has to be one")
+    return DynModule(elf, memory, memory.end + _GAP)
+
+
+def _in_lookup_order(*files: Sequence[Symbol]) -> tuple[Symbol, ...]:
+    """All symbols, those of each file behind those before it, so that a name finds what a call by that name reaches."""
+    result: list[Symbol] = []
+    names: set[str] = set()
+    for symbols in files:
+        result += (replace(s, shadowed=True) if s.name in names and not s.shadowed else s for s in symbols)
+        names.update(s.name for s in symbols)
+    return tuple(result)
+
+
+def _image(main: RelModule | DynModule, libraries: Sequence[Module], memory: Memory, linked: Linked) -> Image:
+    found, cut = main.symbols()
+    warnings = [*main.warnings, *linked.stand_ins.warnings, *cut]
+    theirs: list[Sequence[Symbol]] = []
+    for library in libraries:
+        symbols, cut = library.symbols()
+        theirs.append(symbols)
+        warnings += [f"{library.name}: {line}" for line in cut]
+    symbols = _in_lookup_order(linked.runtime.symbols, found, linked.stand_ins.symbols, *theirs, linked.symbols)
+    image = Image(
+        name=main.name,
+        segments=memory.segments(),
+        symbols=symbols,
+        red_zone=isinstance(main, DynModule) or bool(libraries),
+        red_zone_given=isinstance(main, DynModule) or bool(libraries),
+        imports=tuple(linked.stand_ins.imports),
+        indirect_thunks=linked.runtime.thunks,
+        deferred=linked.deferred,
+        thread_image=linked.thread_image,
+        thread_setup=linked.thread_setup,
+        entry=main.entry if isinstance(main, DynModule) else None,
+        warnings=tuple(warnings),
+    )
+    if isinstance(main, DynModule):
+        return image
+    tables = main.tables(found)
+    return replace(
+        image,
+        exception_table=tables.exception_table,
+        reserved=tables.reserved,
+        blacklist=tables.blacklist,
+        preemption=tables.preemption,
+        warnings=(*warnings, *tables.warnings),
+    )

@@ -1,0 +1,81 @@
+"""Placing the guest routines that an image needs (:mod:`arch_x86.images.routines`) behind it, as one more library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from arch_x86.images.memory import PAGE, Area, Memory
+from arch_x86.images.module import Definition
+from arch_x86.images.routines import ARENA_SIZE, ROUTINES
+from arch_x86.images.threads import ThreadLayout
+from arch_x86.isa.assemble import assemble
+from engine.image import Range, Symbol
+
+__all__ = ("Runtime", "place_runtime")
+
+_FIELD: Final = re.compile(r"\{(\w+)")
+_THUNK: Final = "__x86_indirect_thunk_"
+_ALIGN: Final = 16
+_INT3: Final = b"\xcc"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The routines that were placed. ``thunks`` is the range of the retpoline thunks among them."""
+
+    definitions: dict[str, Definition]
+    symbols: tuple[Symbol, ...]
+    thunks: Range | None
+
+
+def place_runtime(memory: Memory, threads: ThreadLayout, names: Iterable[str]) -> Runtime:
+    """Put the routines ``names``, and those that they use, behind all that is in ``memory``. Nothing is added for no name."""
+    wanted = sorted(_with_needs(names), key=list(ROUTINES).index)
+    if not wanted:
+        return Runtime({}, (), None)
+    base = memory.end
+    fields = {"limit": ARENA_SIZE - 2 * _ALIGN}
+    code = bytearray()
+    symbols: list[Symbol] = []
+    room = PAGE * (1 + sum(len(ROUTINES[name]) + _ALIGN for name in wanted) // PAGE)  # text is longer than its code
+    uses = {field for name in wanted for field in _FIELD.findall(ROUTINES[name])}
+    data = base + room
+    if "arena" in uses:
+        fields["arena"] = data
+        data += ARENA_SIZE
+    if "zeros" in uses:
+        fields["zeros"] = data
+        data += PAGE
+    if "errno" in uses:
+        fields["errno"] = threads.slot("errno")
+    for name in wanted:
+        code += _INT3 * (-len(code) % _ALIGN)
+        addr = base + len(code)
+        body = assemble(ROUTINES[name].format(**fields), addr)
+        fields[name] = addr
+        symbols.append(Symbol(name, addr, len(body)))
+        code += body
+    memory.append(Area(base, code, room, executable=True))
+    if data > base + room:
+        memory.append(Area(base + room, bytearray(), data - base - room, writable=True))
+    thunks = [symbol for symbol in symbols if symbol.name.startswith(_THUNK)]
+    return Runtime(
+        {symbol.name: Definition(symbol.addr, symbol.size) for symbol in symbols},
+        tuple(symbols),
+        Range(thunks[0].addr, thunks[-1].addr + thunks[-1].size - thunks[0].addr) if thunks else None,
+    )
+
+
+def _with_needs(names: Iterable[str]) -> set[str]:
+    """``names`` and what their code refers to."""
+    done: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name not in done:
+            done.add(name)
+            left += [field for field in _FIELD.findall(ROUTINES[name]) if field in ROUTINES]
+    return done

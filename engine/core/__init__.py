@@ -1,0 +1,1 @@
+"""The kprobes core: table, registration, arming, the optimizer, return probes, profiles. Answers to kernel/kprobes.c."""

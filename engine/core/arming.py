@@ -1,0 +1,57 @@
+"""Breakpoints going in and out, each on its own, or all of one operation together. Answers to arch_arm_kprobe() and
+arch_disarm_kprobe() as kernel/kprobes.c calls them; no kernel does it together, :data:`engine.core.profiles.NEXT` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from engine.arch import Arch
+from engine.kprobe import Kprobe
+
+__all__ = ("Arming",)
+
+T = TypeVar("T")
+
+
+class Arming:
+    """What an operation arms and disarms.
+
+    :ivar together: it waits for :meth:`flush`, at the latest when the operation drops its locks; else it is done at once.
+    :ivar waiting: what waits, by address: the probe, and whether it is to be armed.
+    """
+
+    def __init__(self, arch: Arch, *, together: bool) -> None:
+        self._arch = arch
+        self.together = together
+        self.waiting: dict[int, tuple[Kprobe, bool]] = {}
+
+    def groups(self, these: Iterable[T]) -> list[list[T]]:
+        """What an operation on ``these`` does before it goes on to the next of them: all, or one."""
+        return [list(these)] if self.together else [[one] for one in these]
+
+    def arm(self, p: Kprobe) -> None:
+        """The breakpoint goes in."""
+        self._change(p, on=True)
+
+    def disarm(self, p: Kprobe) -> None:
+        """The original first byte comes back."""
+        self._change(p, on=False)
+
+    def _change(self, p: Kprobe, *, on: bool) -> None:
+        self.waiting[p.at] = (p, on)
+        if not self.together:
+            self.flush()
+
+    def flush(self) -> None:
+        """Do what waits."""
+        if not self.waiting:
+            return
+        armed = [p for p, on in self.waiting.values() if on]
+        disarmed = [p for p, on in self.waiting.values() if not on]
+        self.waiting.clear()
+        if armed:
+            self._arch.arch_arm_kprobes(armed)
+        if disarmed:
+            self._arch.arch_disarm_kprobes(disarmed)

@@ -1,0 +1,135 @@
+"""Jumper probes: a function with the probed one's arguments runs before it. Answers to register_jprobes() in kernel/kprobes.c
+(6274de4984a6); removed in v4.19."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any, Final
+
+from engine.core.register_all import register_all
+from engine.errors import KprobeError
+from engine.kprobe import Kprobe, KprobeFlag
+
+if TYPE_CHECKING:
+    from engine.arch import Arch
+    from engine.core.kprobes import Kprobes
+
+__all__ = ("Jprobe", "JprobeEntry", "Jprobes")
+
+_NO_FLAGS: Final = KprobeFlag(0)
+
+JprobeEntry = int | str | Callable[[Any], object]
+"""Address or name of a guest function that ends in ``jprobe_return``, or ``entry(regs)`` in Python, with registers of its own."""
+
+
+class _JumperProbe(Kprobe):
+    """The probe under a jumper probe (``jprobe.kp``)."""
+
+    __slots__ = ("entry_at", "jp")
+
+    jp: Jprobe
+    entry_at: int
+
+    @property
+    def kind(self) -> str:
+        """The letter that debugfs shows."""
+        return "j"
+
+
+class Jprobe:
+    """A function called before the probed one, at ``addr`` or ``symbol_name`` (+ ``offset``, which must be 0), with its arguments.
+
+    :param entry: guest code that takes the place of the probed function until it calls or jumps to ``jprobe_return`` (which guest code may
+        import by that name): then all registers and the upper 64 bytes of its stack are put back, and the probed function runs. Or a Python
+        function that is given the registers.
+    :ivar kp: the probe, to disable and enable, with ``nmissed``.
+    """
+
+    __slots__ = ("entry", "kp")
+
+    def __init__(
+        self,
+        *,
+        entry: JprobeEntry,
+        addr: int | None = None,
+        symbol_name: str | None = None,
+        offset: int = 0,
+        flags: KprobeFlag = _NO_FLAGS,
+    ) -> None:
+        self.kp = _JumperProbe(addr=addr, symbol_name=symbol_name, offset=offset, flags=flags)
+        self.kp.jp = self
+        self.entry = entry
+
+    def __repr__(self) -> str:
+        return f"<Jprobe {self.kp!r}>"
+
+
+class Jprobes:
+    """Registers the jumper probes of one machine."""
+
+    def __init__(self, core: Kprobes, arch: Arch) -> None:
+        self._core = core
+        self._arch = arch
+
+    def register_jprobe(self, jp: Jprobe) -> None:
+        """Put a jumper probe on a function. It keeps the function's entry a breakpoint.
+
+        :raises KprobeError: EINVAL (the place or the entry is not a function's first byte, or this kernel has none), EEXIST (a second one
+            at an address), and what register_kprobe() answers.
+        """
+        core, kp = self._core, jp.kp
+        if not core.profile.jprobes:
+            raise KprobeError(errno.EINVAL, "jprobes: not there any more since v4.19; use a probe or a return probe")
+        if not core.is_registered(kp) and core.profile.has("function-entry"):
+            self._require_entry(core.kprobe_addr(kp), "a jumper probe goes to")
+        if not callable(jp.entry):
+            kp.entry_at = self._entry_address(jp.entry)
+            self._require_entry(kp.entry_at, "the entry of a jumper probe is")
+        kp.pre_handler = self._setjmp
+        kp.break_handler = self._longjmp
+        core.register_kprobe(kp)
+
+    def _entry_address(self, entry: int | str) -> int:
+        if isinstance(entry, int):
+            return entry
+        symbol = self._core.kallsyms.lookup_name(entry)
+        if symbol is None:
+            raise KprobeError(errno.EINVAL, f"no function {entry}; there is {self._core.kallsyms.suggest(entry)}")
+        return symbol.addr
+
+    def _require_entry(self, addr: int, what: str) -> None:
+        found = self._core.kallsyms.lookup(addr)
+        if found is None or found[1] != 0:
+            raise KprobeError(errno.EINVAL, f"{what} a function's first byte; {self._core.kallsyms.describe(addr)} is none")
+
+    def register_jprobes(self, jps: Sequence[Jprobe]) -> None:
+        """Register all of ``jps`` or none: when one fails, those before it are unregistered again.
+
+        :raises KprobeError: EINVAL for an empty list, or the first failure.
+        """
+        register_all(jps, self.register_jprobe, self.unregister_jprobes)
+
+    def unregister_jprobe(self, jp: Jprobe) -> bool:
+        """:meth:`unregister_jprobes` of one."""
+        return self.unregister_jprobes([jp]) == 1
+
+    def unregister_jprobes(self, jps: Iterable[Jprobe]) -> int:
+        """Take jumper probes out of service. Returns how many were registered."""
+        return self._core.unregister_kprobes([jp.kp for jp in jps])
+
+    # Hits -------------------------------------------------------------------------------------------------------------
+
+    def _setjmp(self, p: Kprobe, regs: Any) -> int:
+        """pre_handler: off to the entry (setjmp_pre_handler)."""
+        assert isinstance(p, _JumperProbe)
+        if callable(p.jp.entry):
+            p.jp.entry(copy(regs))
+            return 0
+        self._arch.arch_setjmp(p.entry_at, regs)
+        return 1
+
+    def _longjmp(self, _p: Kprobe, regs: Any) -> int:
+        """break_handler: back from jprobe_return (longjmp_break_handler)."""
+        return int(self._arch.arch_longjmp(regs))

@@ -1,0 +1,306 @@
+"""Return probes. Answers to the CONFIG_KRETPROBES part of kernel/kprobes.c (6274de4984a6) and to kernel/trace/rethook.c (v6.1).
+
+A return probe is an ordinary probe on a function's entry whose handler puts the address of a trampoline in place of the return address.
+What was there lies in an *instance* until the function returns; each task has a stack of its open instances.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from engine.core.register_all import register_all
+from engine.errors import KprobeError
+from engine.kprobe import Kprobe, KprobeFlag
+
+if TYPE_CHECKING:
+    from engine.arch import Arch
+    from engine.core.kprobes import Kprobes
+
+__all__ = ("DATA_SIZE_MAX", "Kretprobe", "KretprobeInstance", "Kretprobes", "ReturnHandler")
+
+DATA_SIZE_MAX: Final = 4096
+"""KRETPROBE_MAX_DATA_SIZE of v6.1."""
+_NO_FLAGS: Final = KprobeFlag(0)
+
+ReturnHandler = Callable[["KretprobeInstance", Any], "int | None"]
+"""``handler(ri, regs)`` and ``entry_handler(ri, regs)``; what the former returns is ignored, non-zero from the latter declines the call."""
+
+
+class KretprobeInstance:
+    """One call in progress of a function with a return probe.
+
+    ``ret_addr``: where the function will return to. ``frame``: where on the stack that address lay. ``data``: ``data_size`` bytes for
+    the handlers, from entry to return; they hold what their last user left. ``rp`` is None once the probe is unregistered.
+    """
+
+    __slots__ = ("data", "frame", "ret_addr", "rp")
+
+    def __init__(self, rp: Kretprobe) -> None:
+        self.rp: Kretprobe | None = rp
+        self.ret_addr = 0
+        self.frame = 0
+        self.data = bytearray(rp.data_size)
+
+
+class _EntryProbe(Kprobe):
+    """The probe at the function's entry (``kretprobe.kp``)."""
+
+    __slots__ = ("rp",)
+
+    rp: Kretprobe
+
+    @property
+    def kind(self) -> str:
+        """The letter that debugfs shows."""
+        return "r"
+
+
+class Kretprobe:
+    """A probe of a function's returns, at the entry ``addr`` or ``symbol_name`` (+ ``offset``, which must be 0).
+
+    :param handler: called when the function returns, with ``regs`` as its caller will have them.
+    :param entry_handler: called when it is entered; non-zero: this call is left alone.
+    :param maxactive: calls that can be followed at once; 0 for as many as there are CPUs (twice that, and 10 at least, with preemption).
+    :param data_size: bytes of ``ri.data``.
+    :ivar nmissed: calls that found no free instance. Entries that were missed because a handler was running: ``kp.nmissed``.
+    :ivar kp: the entry's probe, to disable and enable.
+    """
+
+    __slots__ = ("data_size", "entry_handler", "free_instances", "handler", "instances", "kp", "maxactive", "nmissed")
+
+    def __init__(
+        self,
+        *,
+        addr: int | None = None,
+        symbol_name: str | None = None,
+        offset: int = 0,
+        handler: ReturnHandler | None = None,
+        entry_handler: ReturnHandler | None = None,
+        maxactive: int = 0,
+        data_size: int = 0,
+        flags: KprobeFlag = _NO_FLAGS,
+    ) -> None:
+        self.kp = _EntryProbe(addr=addr, symbol_name=symbol_name, offset=offset, flags=flags)
+        self.kp.rp = self
+        self.handler = handler
+        self.entry_handler = entry_handler
+        self.maxactive = maxactive
+        self.data_size = data_size
+        self.nmissed = 0
+        self.instances: tuple[KretprobeInstance, ...] = ()
+        self.free_instances: list[KretprobeInstance] = []
+
+    def __repr__(self) -> str:
+        return f"<Kretprobe {self.kp!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """For a snapshot: open instances of each task, instances (and those that are free) of each probe, content of each instance."""
+
+    opened: dict[Hashable, tuple[KretprobeInstance, ...]]
+    free: dict[Kretprobe, tuple[tuple[KretprobeInstance, ...], tuple[KretprobeInstance, ...]]]
+    content: list[tuple[KretprobeInstance, int, int, bytes]]
+
+
+class Kretprobes:
+    """The return probes of one machine, and the instances that are open.
+
+    :ivar open_stacks: of each task, oldest first.
+    """
+
+    def __init__(self, core: Kprobes, arch: Arch) -> None:
+        self._core = core
+        self._arch = arch
+        self._registered: dict[Kretprobe, None] = {}
+        self.open_stacks: dict[Hashable, list[KretprobeInstance]] = {}
+
+    # Registration -----------------------------------------------------------------------------------------------------
+
+    def register_kretprobe(self, rp: Kretprobe) -> None:
+        """Put a return probe on a function. Calls that are in progress already are not followed.
+
+        :raises KprobeError: EINVAL (not a function's first byte, registered already), E2BIG (in linux-6.1: more than 4096 bytes of data
+            an instance), and what register_kprobe() answers.
+        """
+        self._register(rp, self._core.register_kprobe)
+
+    def _register(self, rp: Kretprobe, register: Callable[[Kprobe], None]) -> None:
+        core, kp = self._core, rp.kp
+        if rp in self._registered or core.is_registered(kp):
+            raise KprobeError(errno.EINVAL, f"{rp!r} is registered already")
+        addr = core.kprobe_addr(kp)
+        if core.profile.has("function-entry") and core.kallsyms.lookup(addr) is not None and not core.on_func_entry(addr):
+            place = core.kallsyms.describe(addr)
+            raise KprobeError(errno.EINVAL, f"a return probe goes to a function's first byte; {addr:#x} is {place}")
+        if core.profile.rethook and rp.data_size > DATA_SIZE_MAX:
+            raise KprobeError(errno.E2BIG, f"{rp.data_size} bytes of data an instance; {DATA_SIZE_MAX} at most")
+        if rp.maxactive <= 0:
+            cpus = self._arch.possible_cpus
+            rp.maxactive = max(10, 2 * cpus) if core.profile.preemption else cpus
+        kp.pre_handler = self._entered
+        kp.post_handler = kp.fault_handler = None
+        rp.nmissed = 0
+        rp.instances = tuple(KretprobeInstance(rp) for _ in range(rp.maxactive))
+        rp.free_instances = list(rp.instances)
+        self._registered[rp] = None
+        try:
+            register(kp)
+        except KprobeError:
+            self._forget(rp)
+            raise
+
+    def register_kretprobes(self, rps: Sequence[Kretprobe]) -> None:
+        """Register all of ``rps`` or none: when one fails, those before it are unregistered again.
+
+        :raises KprobeError: EINVAL for an empty list, or the first failure.
+        """
+        core = self._core
+        if core.arming.together:
+            locks = core.locked("register_kretprobes")
+            register_all(rps, lambda rp: self._register(rp, core.register_locked), self.unregister_kretprobes, locks)
+        else:
+            register_all(rps, self.register_kretprobe, self.unregister_kretprobes)
+
+    def unregister_kretprobe(self, rp: Kretprobe) -> bool:
+        """:meth:`unregister_kretprobes` of one."""
+        return self.unregister_kretprobes([rp]) == 1
+
+    def unregister_kretprobes(self, rps: Iterable[Kretprobe]) -> int:
+        """Take return probes out of service; no handler of theirs runs after the return, and calls in progress end as if unprobed.
+
+        A call that returns while this waits for the grace period still calls the handler in linux-2010, and does not in linux-6.1.
+
+        :returns: how many were registered.
+        """
+        rps = dict.fromkeys(rps)
+        gone = [rp for rp in rps if rp in self._registered]
+
+        def forget() -> None:
+            for rp in gone:
+                self._forget(rp)
+
+        early = self._core.profile.rethook
+        count = self._core.unregister_kprobes([rp.kp for rp in rps], disarmed=forget if early else None)
+        if not early:
+            forget()
+        return count
+
+    def _forget(self, rp: Kretprobe) -> None:
+        """Nobody calls handlers of ``rp`` any more; open calls still find their return addresses."""
+        for ri in rp.instances:
+            ri.rp = None
+        rp.instances = ()
+        rp.free_instances = []
+        self._registered.pop(rp, None)
+
+    # Calls ------------------------------------------------------------------------------------------------------------
+
+    def _entered(self, p: Kprobe, regs: Any) -> int:
+        """pre_handler of every entry (pre_handler_kretprobe)."""
+        assert isinstance(p, _EntryProbe)
+        rp = p.rp
+        if not rp.free_instances:
+            rp.nmissed += 1
+            return 0
+        ri = rp.free_instances.pop()
+        try:
+            declined = rp.entry_handler is not None and rp.entry_handler(ri, regs)
+        except BaseException:
+            self._recycle(ri)
+            raise
+        if declined:
+            if not self._core.profile.loses_declined:
+                self._recycle(ri)
+        elif self._arch.arch_prepare_kretprobe(ri, regs):
+            self.open_stacks.setdefault(self._arch.current_task, []).append(ri)
+        else:  # no return address to replace
+            rp.nmissed += 1
+            self._recycle(ri)
+        return 0
+
+    def trampoline_handler(self, regs: Any, frame: int) -> int | None:
+        """A probed function has returned into the trampoline: call the handlers of all its probes, newest first.
+
+        :param regs: as the caller will have them; ``ip`` is the trampoline's.
+        :param frame: where on the stack the return address lay.
+        :returns: where to go on; None when no call is open there (the kernel stops for good).
+        """
+        task = self._arch.current_task
+        stack = self.open_stacks.get(task, [])
+        trampoline = self._arch.trampoline
+        # Of several probes on a call the one that came first has the real return address; the others found the trampoline there.
+        first = next((at for at in reversed(range(len(stack))) if stack[at].ret_addr != trampoline), None)
+        if first is None:
+            return None
+        ret_addr = stack[first].ret_addr
+        returning = stack[first:]
+        rethook = self._core.profile.rethook
+        if rethook:
+            regs.ip = ret_addr
+        for ri in reversed(returning):
+            if rethook and ri.frame != frame:
+                break
+            if ri.rp is not None and ri.rp.handler is not None:
+                if not rethook:
+                    ri.ret_addr = ret_addr
+                self._arch.arch_set_current_kprobe(ri.rp.kp)
+                ri.rp.handler(ri, regs)
+                self._arch.arch_set_current_kprobe(None)
+        del stack[first:]
+        for ri in reversed(returning):
+            self._recycle(ri)
+        if not stack:
+            self.open_stacks.pop(task, None)
+        return ret_addr
+
+    def _recycle(self, ri: KretprobeInstance) -> None:
+        if ri.rp is not None:
+            ri.rp.free_instances.append(ri)
+
+    def pending_return(self, task: Hashable) -> int | None:
+        """Where the innermost open call of ``task`` will return to; None when none is open."""
+        return next((ri.ret_addr for ri in reversed(self.open_stacks.get(task, [])) if ri.ret_addr != self._arch.trampoline), None)
+
+    def open_calls(self, task: Hashable) -> int:
+        """How many calls of ``task`` are open."""
+        return len(self.open_stacks.get(task, ()))
+
+    def drop_calls(self, task: Hashable, keep: int) -> None:
+        """Of the open calls of ``task`` only the ``keep`` oldest will return."""
+        stack = self.open_stacks.get(task, [])
+        while len(stack) > keep:
+            self._recycle(stack.pop())
+        if not stack:
+            self.open_stacks.pop(task, None)
+
+    def flush_task(self, task: Hashable) -> None:
+        """``task`` is dead: its open calls never return (kprobe_flush_task)."""
+        self.drop_calls(task, 0)
+
+    # Snapshots --------------------------------------------------------------------------------------------------------
+
+    def save_state(self) -> _Saved | None:
+        """Which calls are open, and what each instance holds; None: nothing."""
+        if not self._registered and not self.open_stacks:
+            return None
+        seen = dict.fromkeys(ri for stack in self.open_stacks.values() for ri in stack)
+        seen |= dict.fromkeys(ri for rp in self._registered for ri in rp.instances)
+        return _Saved(
+            {task: tuple(stack) for task, stack in self.open_stacks.items()},
+            {rp: (rp.instances, tuple(rp.free_instances)) for rp in self._registered},
+            [(ri, ri.ret_addr, ri.frame, bytes(ri.data)) for ri in seen],
+        )
+
+    def restore_state(self, state: _Saved | None) -> None:
+        """Go back, within the probes that are registered now: one registered since has no call open."""
+        state = state or _Saved({}, {}, [])
+        self.open_stacks = {task: list(stack) for task, stack in state.opened.items()}
+        for ri, ret_addr, frame, data in state.content:
+            ri.ret_addr, ri.frame, ri.data[:] = ret_addr, frame, data
+        for rp in self._registered:
+            instances, left = state.free.get(rp, ((), ()))
+            rp.free_instances = list(left if instances is rp.instances else rp.instances)

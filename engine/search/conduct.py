@@ -1,0 +1,85 @@
+"""Leads a search: parts go to who runs them, and what they come to is put together in the strategy's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any, Protocol
+
+from engine.search.checkpoint import Checkpoint
+from engine.search.explorable import System
+from engine.search.strategy import Outcome, PartResult, Strategy, Tick
+
+__all__ = ("InProcess", "PartRunner", "Progress", "drive", "explore")
+
+Progress = Callable[[int, int | None], None]
+"""Called now and then with the number of schedules so far, and about how many there will be, where that can be told."""
+
+
+class PartRunner(Protocol):
+    """Who works on parts."""
+
+    def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
+        """What each comes to, in order. ``tick``: called now and then with the number of schedules of these parts so far."""
+        ...
+
+    def learn(self, keys: bytes) -> None:
+        """To be known before the next parts."""
+        ...
+
+    def close(self) -> None:
+        """No more parts."""
+        ...
+
+
+class InProcess:
+    """This process on its own."""
+
+    def __init__(self, strategy: Strategy, system: System) -> None:
+        self._strategy = strategy
+        self._system = system
+
+    def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
+        """One after the other."""
+        for part in parts:
+            yield self._strategy.work(self._system, part, tick)
+
+    def learn(self, keys: bytes) -> None:
+        """To be known before the next parts."""
+        self._strategy.learn(keys)
+
+    def close(self) -> None:
+        """Nobody to be sent home."""
+
+
+def drive(
+    strategy: Strategy, runner: PartRunner, outcome: Outcome, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+) -> Outcome:
+    """Search to the end.
+
+    :param outcome: to be filled in, for who wants what there is when the search is interrupted.
+    :param checkpoint: what was found before, to go on from, and where to write down what is found.
+    """
+    while parts := strategy.batch(outcome):
+        known = checkpoint.known(len(parts)) if checkpoint is not None else []
+
+        def tick(schedules: int) -> None:
+            if progress is not None:
+                progress(outcome.schedules + schedules, strategy.expected(outcome))
+
+        keys = b""
+        for number, result in enumerate(chain(known, runner.work(parts[len(known) :], tick))):
+            if checkpoint is not None and number >= len(known):
+                checkpoint.write(result)
+            outcome.add(result)
+            strategy.merge(result)
+            keys += result.keys
+            if result.found and len(outcome.found) >= strategy.violations_max:
+                return outcome
+        runner.learn(keys)
+    return outcome
+
+
+def explore(strategy: Strategy, system: System, progress: Progress | None = None) -> Outcome:
+    """Search ``system`` to the end, in this process."""
+    return drive(strategy, InProcess(strategy, system), Outcome(), progress)

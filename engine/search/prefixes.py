@@ -1,0 +1,127 @@
+"""Starts of schedules as text, and going to them in turn without running again what they have in common."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from engine.search.explorable import System, Trace
+from engine.search.schedule import Segments, segments_from, segments_of, text_of
+from engine.search.strategy import Group, uncounted
+
+__all__ = ("GROUP_STARTS", "Navigator", "Start", "StartWriter", "starts_of")
+
+GROUP_STARTS: Final = 16
+"""About so many starts make a group, which stays together."""
+Start = tuple[Segments, str]
+"""A path, and who goes on behind it; "": whoever is first there."""
+
+
+class StartWriter:
+    """Collects starts in groups."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, list[str]] = {}
+        self._weights: dict[int, int] = {}
+        self.groups: list[Group] = []
+
+    def add(self, level: int, trace: Trace, actors: Iterable[str]) -> None:
+        """``actors`` may each go on behind ``trace``, at a cost of ``level`` in all."""
+        self.add_path(level, segments_of(trace), list(actors))
+
+    def add_path(self, level: int, path: Segments, actors: Sequence[str]) -> None:
+        """The same for a path."""
+        self._lines.setdefault(level, []).append(f"{' '.join(actors)};{text_of(path)}")
+        weight = self._weights[level] = self._weights.get(level, 0) + len(actors)
+        if weight >= GROUP_STARTS:
+            self._close(level)
+
+    def _close(self, level: int) -> None:
+        lines = self._lines.pop(level)
+        self.groups.append((level, self._weights.pop(level), zlib.compress("\n".join(lines).encode(), 1)))
+
+    def close(self) -> list[Group]:
+        """All groups."""
+        for level in sorted(self._lines):
+            self._close(level)
+        return self.groups
+
+
+def starts_of(blobs: Iterable[bytes]) -> list[Start]:
+    """What groups hold, in order."""
+    starts: list[Start] = []
+    for blob in blobs:
+        for line in zlib.decompress(blob).decode().split("\n"):
+            actors, _, path = line.partition(";")
+            segments = segments_from(path)
+            starts += [(segments, actor) for actor in actors.split(" ")]
+    return starts
+
+
+def _common(first: Segments, second: Segments) -> int:
+    """How many steps two paths have in common."""
+    steps = 0
+    for (one, ours), (other, theirs) in zip(first, second, strict=False):
+        if one != other:
+            break
+        steps += min(ours, theirs)
+        if ours != theirs:
+            break
+    return steps
+
+
+class Navigator:
+    """Goes from start to start, in their order, and keeps the states where their paths part."""
+
+    def __init__(self, system: System, starts: Sequence[Start]) -> None:
+        self._system = system
+        self._starts = starts
+        self._kept: list[tuple[int, Any]] = []
+        self._parting = self._partings()
+
+    def _partings(self) -> list[tuple[int, ...]]:
+        """For each start, at how many steps of its path later ones part from it; ascending."""
+        partings: list[tuple[int, ...]] = [()]
+        running: tuple[int, ...] = ()
+        for here, following in zip(reversed(self._starts[:-1]), reversed(self._starts), strict=False):
+            common = _common(here[0], following[0])
+            running = (*(steps for steps in running if steps < common), common)
+            partings.append(running)
+        return partings[::-1]
+
+    def go(self, number: int) -> None:
+        """To the end of the path of start ``number``; the one before it was the last that was gone to."""
+        system, path = self._system, self._starts[number][0]
+        shared = self._parting[number - 1][-1] if number else 0
+        while self._kept and self._kept[-1][0] > shared:
+            system.release(self._kept.pop()[1])
+        at = 0
+        if self._kept:
+            at, state = self._kept[-1]
+            system.restore(state)
+        else:
+            system.reset()
+        with uncounted(system):
+            self._walk(path, at, [steps for steps in self._parting[number] if steps > at or not self._kept])
+
+    def _walk(self, path: Segments, at: int, stops: list[int]) -> None:
+        """On from ``at`` steps to the end, and keep the state at each of ``stops``."""
+        system = self._system
+        if stops and stops[0] == at:
+            self._kept.append((stops.pop(0), system.save()))
+        begin = 0
+        for actor, steps in path:
+            end = begin + steps
+            while at < end:
+                most = (min(end, stops[0]) if stops else end) - at
+                at += max(1, system.take(actor, most))
+                if stops and at >= stops[0]:
+                    self._kept.append((stops.pop(0), system.save()))
+            begin = end
+
+    def close(self) -> None:
+        """Nothing more is gone to."""
+        for _, state in self._kept:
+            self._system.release(state)
+        self._kept.clear()

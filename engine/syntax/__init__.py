@@ -1,0 +1,1 @@
+"""Texts that users write: probe definitions, call arguments, interrupt plans, operation scripts."""
