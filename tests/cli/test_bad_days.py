@@ -16,7 +16,7 @@ from arch_x86.explore import commands
 from arch_x86.explore.saved import SavedCase
 from engine.commands.cli import main
 from engine.report.terminal import Style
-from engine.search import workers
+from engine.search import process_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 SHA = str(ROOT / "workloads" / "elf" / "sha256.o")
@@ -317,13 +317,13 @@ def test_no_color_counts_when_it_is_set_and_not_empty(monkeypatch, value, colour
 class TestProcesses:
     def test_a_killed_worker_is_one_line_behind_what_was_found(self, capsys, image, monkeypatch):
         """One is killed while all are at work; the other has nobody to answer then, and ends, too."""
-        receive = workers.Workers._receive
+        receive = process_pool.Workers._receive
 
         def killed(self, connection):
             os.kill(self._processes[1][0].pid, signal.SIGKILL)
             return receive(self, connection)
 
-        monkeypatch.setattr(workers.Workers, "_receive", killed)
+        monkeypatch.setattr(process_pool.Workers, "_receive", killed)
         argv = check_of(image, "--probe", "work+4", "--cpus", "2", "--jobs", "2", "--json")
         status, out, err = call(capsys, *argv)
         document = json.loads(out)

@@ -21,7 +21,7 @@ from arch_x86.explore.scenarios import life
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.core.safety_steps import without
 from engine.errors import InputError
-from engine.search import drive, exhaustive
+from engine.search import conduct, exhaustive
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.exhaustive import Exhaustive
 from engine.search.prefixes import Navigator, StartWriter, starts_of
@@ -83,7 +83,7 @@ def test_levels_go_on_from_each_state_once_and_reach_what_depth_first_search_rea
     """The states are those of a plain search of the graph, and so are the outcomes."""
     toy = Counter(3, (3, 3, 1))
     strategy = Exhaustive(bound=None, recheck_every=0, violations_max=10**9)
-    outcome = drive.explore(strategy, toy)
+    outcome = conduct.explore(strategy, toy)
     seen: set[int] = set()
     plain = Counter(3, (3, 3, 1))
     stack = [plain.save()]
@@ -109,7 +109,7 @@ def test_levels_go_on_from_each_state_once_and_reach_what_depth_first_search_rea
 def test_what_a_part_hands_back_is_visited_once_too(monkeypatch, most, actors, rounds, count):
     monkeypatch.setattr(exhaustive, "PART_SCHEDULES", most)
     toy = Counter(actors, rounds)
-    outcome = drive.explore(Exhaustive(bound=None, hashing=False, recheck_every=0), toy)
+    outcome = conduct.explore(Exhaustive(bound=None, hashing=False, recheck_every=0), toy)
     assert (outcome.schedules, outcome.exhaustive) == (count, True)
     assert len(set(toy.schedules)) == len(toy.schedules) == count
 
@@ -132,12 +132,12 @@ def test_going_from_start_to_start_gives_the_states_that_their_paths_lead_to():
 
 def test_how_many_schedules_there_will_be_is_told_once_the_last_level_is_under_way():
     strategy, told = Exhaustive(bound=3, hashing=False, recheck_every=0), []
-    outcome = drive.explore(strategy, Counter(3, 3), lambda done, expected: told.append((done, expected)))
+    outcome = conduct.explore(strategy, Counter(3, 3), lambda done, expected: told.append((done, expected)))
     known = [expected for _, expected in told if expected is not None]
     assert told[0][1] is None
     assert 0.8 < known[-1] / outcome.schedules < 1.25
     capped = Exhaustive(bound=3, hashing=False, recheck_every=0, max_schedules=500)
-    drive.explore(capped, Counter(3, 3), lambda done, expected: told.append((done, expected)))
+    conduct.explore(capped, Counter(3, 3), lambda done, expected: told.append((done, expected)))
     assert told[-1][1] == 500
 
 

@@ -19,7 +19,7 @@ from arch_x86.probes import detour
 from arch_x86.probes.arch import X86Arch
 from arch_x86.probes.breakpoint import BreakpointHandler
 from arch_x86.probes.stepping import Int3Stepping, TrapFlagStepping
-from engine import switches
+from engine.core import global_switches
 from engine.core.aggregate import AggrHandlers
 from engine.core.kprobes import Kprobes
 from engine.core.kretprobes import Kretprobes
@@ -382,10 +382,10 @@ FAULTS = {
     ),
     "handlers run oldest first, behind a jump": Fault(Kprobes, "_register_aggr_kprobe", oldest_first, two_at_once, EXTRA, "not newest first"),
     "kprobes-optimization=0 does not wait": Fault(
-        CONTROL, "set_kprobes_optimization", without_waiting(switches.set_kprobes_optimization), not_optimizing, BROKEN, "there is a jump"
+        CONTROL, "set_kprobes_optimization", without_waiting(global_switches.set_kprobes_optimization), not_optimizing, BROKEN, "there is a jump"
     ),
     "enabled=0 does not wait": Fault(
-        CONTROL, "set_kprobes_enabled", without_waiting(switches.set_kprobes_enabled), switched_off, BROKEN, "all probes are disarmed, and e9"
+        CONTROL, "set_kprobes_enabled", without_waiting(global_switches.set_kprobes_enabled), switched_off, BROKEN, "all probes are disarmed, and e9"
     ),
     "enabled=1 says so behind the loop": Fault(
         CONTROL, "set_kprobes_enabled", set_behind_the_loop, switched_off_and_on, BROKEN, "may be optimized, all is settled"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.search import drive
+from engine.search import conduct
 from engine.search.exhaustive import Exhaustive
 from engine.search.pct import Pct
 from engine.search.random_walk import RandomWalk
@@ -20,7 +20,7 @@ from tests.explore.toys import Counter
 
 
 def explore(system, bound=None, **options):
-    return drive.explore(Exhaustive(bound=bound, recheck_every=0, violations_max=10**9, **options), system)
+    return conduct.explore(Exhaustive(bound=bound, recheck_every=0, violations_max=10**9, **options), system)
 
 
 @pytest.mark.parametrize(("actors", "rounds", "count"), [(2, 1, 6), (2, 2, 70), (3, 1, 90), (2, 3, 924)])
@@ -55,8 +55,8 @@ def test_hashing_random_search_and_pct_find_the_outcomes_of_84_084_schedules():
     every, merged, walked, prioritized = (Counter(3, (3, 3, 1)) for _ in range(4))
     assert explore(every, hashing=False).schedules == 84_084
     assert explore(merged).schedules < 5_000
-    drive.explore(RandomWalk(seed=1, schedules=6_000, recheck_every=0), walked)
-    drive.explore(Pct(seed=1, schedules=6_000, depth=6, recheck_every=0), prioritized)
+    conduct.explore(RandomWalk(seed=1, schedules=6_000, recheck_every=0), walked)
+    conduct.explore(Pct(seed=1, schedules=6_000, depth=6, recheck_every=0), prioritized)
     assert every.outcomes == merged.outcomes == walked.outcomes == prioritized.outcomes == set(range(1, 8))
 
 
@@ -67,7 +67,7 @@ def test_a_cap_on_schedules_stops_and_says_that_it_is_not_exhaustive():
 
 def test_the_search_ends_with_the_first_violation_and_its_schedule_replays():
     toy = Counter(2, 2, bad=(2,))
-    outcome = drive.explore(Exhaustive(bound=None), toy)
+    outcome = conduct.explore(Exhaustive(bound=None), toy)
     (found,) = outcome.found
     assert replay(toy, found.segments, strict=True)
     assert toy.violation == found.violation
@@ -75,7 +75,7 @@ def test_the_search_ends_with_the_first_violation_and_its_schedule_replays():
 
 
 def test_every_schedule_repeats_and_one_that_does_not_is_a_divergence():
-    assert drive.explore(Exhaustive(bound=None, recheck_every=1), Counter(2, 1)).rechecked > 5
+    assert conduct.explore(Exhaustive(bound=None, recheck_every=1), Counter(2, 1)).rechecked > 5
 
     class Drifting(Counter):
         drift = 0
@@ -86,19 +86,19 @@ def test_every_schedule_repeats_and_one_that_does_not_is_a_divergence():
             return super().take(actor, most)
 
     with pytest.raises(ReplayDivergence):
-        drive.explore(Exhaustive(bound=None, recheck_every=1), Drifting(2, 2))
+        conduct.explore(Exhaustive(bound=None, recheck_every=1), Drifting(2, 2))
 
 
 @pytest.mark.parametrize("hashing", [True, False])
 def test_about_one_schedule_in_a_hundred_is_run_twice(hashing):
     """However short the parts are that a search is cut into."""
-    outcome = drive.explore(Exhaustive(bound=None, hashing=hashing, max_schedules=20_000), Counter(3, (3, 3, 2)))
+    outcome = conduct.explore(Exhaustive(bound=None, hashing=hashing, max_schedules=20_000), Counter(3, (3, 3, 2)))
     assert outcome.schedules / 130 < outcome.rechecked < outcome.schedules / 75
 
 
 def test_a_shrunk_schedule_has_the_fewest_switches_and_then_the_fewest_steps():
     toy = Counter(2, 3, bad=(3,))
-    found = drive.explore(RandomWalk(seed=3, schedules=10_000), toy).found[0]
+    found = conduct.explore(RandomWalk(seed=3, schedules=10_000), toy).found[0]
     segments, violation = shrink(toy, found.segments, found.violation)
     assert violation == found.violation
     assert len(segments) <= len(found.segments)
@@ -120,9 +120,9 @@ def test_wherever_it_starts_from_a_shrunk_schedule_has_as_few_switches_as_any_th
 
 def test_random_schedules_do_not_depend_on_who_runs_them():
     whole, first, second = Counter(2, 3), Counter(2, 3), Counter(2, 3)
-    drive.explore(RandomWalk(seed=5, schedules=40, recheck_every=0), whole)
-    drive.explore(RandomWalk(seed=5, schedules=20, recheck_every=0), first)
-    drive.explore(RandomWalk(seed=5, schedules=20, first=20, recheck_every=0), second)
+    conduct.explore(RandomWalk(seed=5, schedules=40, recheck_every=0), whole)
+    conduct.explore(RandomWalk(seed=5, schedules=20, recheck_every=0), first)
+    conduct.explore(RandomWalk(seed=5, schedules=20, first=20, recheck_every=0), second)
     assert whole.schedules == first.schedules + second.schedules
 
 

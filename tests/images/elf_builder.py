@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ELF = Path(__file__).resolve().parents[3] / "workloads" / "elf"
+ELF = Path(__file__).resolve().parents[2] / "workloads" / "elf"
 A, W, X = 2, 1, 4  # section flags
 PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, REL = 1, 2, 3, 4, 8, 9
 NOTYPE, OBJECT, FUNC, SECTION, TLS, IFUNC = 0, 1, 2, 3, 6, 10
