@@ -14,9 +14,9 @@ from arch_x86.lab.bench import Workbench
 from arch_x86.lab.demo import many_functions
 from arch_x86.text.poke import MAX_POKE_BATCH
 from arch_x86.text.version import PAGE_SIZE
-from engine.core.kretprobes import Kretprobe
 from engine.core.profiles import LINUX_2010
 from engine.kprobe import Kprobe
+from engine.kretprobe import Kretprobe
 
 if TYPE_CHECKING:
     from arch_x86.emu.uc import UcPool

@@ -6,11 +6,58 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
-from engine.core.aggregate import CurrentInstance
-from engine.core.kretprobes import KretprobeInstance, Kretprobes
 from engine.kprobe import AggrKprobe, Kprobe
+from engine.kretprobe import KretprobeInstance
 
-__all__ = ("Arch", "ArchCallbacks", "MachinePort")
+__all__ = ("Arch", "ArchCallbacks", "CurrentInstance", "MachinePort", "ReturnCalls")
+
+
+class CurrentInstance(Protocol):
+    """What is known of the CPU whose trap is being handled."""
+
+    @property
+    def kprobe_instance(self) -> Kprobe | None:
+        """Of an aggregator's hit in progress, the child whose handler runs."""
+        ...
+
+    @kprobe_instance.setter
+    def kprobe_instance(self, p: Kprobe | None) -> None: ...
+
+
+class ReturnCalls(Protocol):
+    """What the arch layer asks of the core about calls that return probes follow. ``task``: whose call it is."""
+
+    def trampoline_handler(self, regs: Any, frame: int) -> int | None:
+        """A probed function has returned into the trampoline: call the handlers of all probes on the call, newest first.
+
+        :param frame: where on the stack its return address lay.
+        :returns: where to go on; None when no call is open there.
+        """
+        ...
+
+    def pending_return(self, task: Hashable) -> int | None:
+        """Where the innermost open call will return to; None when none is open."""
+        ...
+
+    def open_calls(self, task: Hashable) -> int:
+        """How many calls are open."""
+        ...
+
+    def drop_calls(self, task: Hashable, keep: int) -> None:
+        """Of the open calls only the ``keep`` oldest will return."""
+        ...
+
+    def flush_task(self, task: Hashable) -> None:
+        """The task is dead: its open calls never return."""
+        ...
+
+    def save_state(self) -> Any:
+        """Which calls are open, for :meth:`restore_state`."""
+        ...
+
+    def restore_state(self, state: Any) -> None:
+        """Go back to what :meth:`save_state` has returned."""
+        ...
 
 
 class ArchCallbacks(Protocol):
@@ -41,8 +88,8 @@ class ArchCallbacks(Protocol):
         ...
 
     @property
-    def kretprobes(self) -> Kretprobes:
-        """Who knows where a probed function returns to."""
+    def kretprobes(self) -> ReturnCalls:
+        """The calls that return probes follow."""
         ...
 
 

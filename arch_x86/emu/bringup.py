@@ -7,23 +7,39 @@ All of it is guest code on the machine's own CPUs, before anybody can probe it; 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
+from arch_x86.emu.fault import GuestFault
+from arch_x86.emu.machine import Machine
 from engine.errors import InputError
 from engine.image import Symbol
 from engine.kallsyms import Kallsyms
 
-if TYPE_CHECKING:
-    from arch_x86.emu.execute import Executor
-    from arch_x86.emu.fault import GuestFault
-
-__all__ = ("bring_up",)
+__all__ = ("Calls", "bring_up")
 
 _LIMIT: Final = 1_000_000
 _MASK: Final = (1 << 64) - 1
 
 
-def bring_up(executor: Executor) -> None:
+class Calls(Protocol):
+    """Makes calls on the vCPUs of a machine: :class:`arch_x86.emu.execute.Executor`.
+
+    ``has_system``: a system call ends the call that makes it; else it fails by ENOSYS.
+    """
+
+    machine: Machine
+    has_system: bool
+
+    def begin_call(self, cpu: int, addr: int) -> None:
+        """Let the call of the function at ``addr`` begin on ``cpu``."""
+        ...
+
+    def run_call(self, cpu: int, limit: int) -> GuestFault | None:
+        """Run the call on ``cpu`` to its end, at most ``limit`` instructions. Returns what it died of, or None."""
+        ...
+
+
+def bring_up(executor: Calls) -> None:
     """Bring the machine of ``executor`` up, once. A name that is an indirect function then leads to what its resolver chose.
 
     A resolver may ask the system for something: the answer is ENOSYS, as of a kernel that does not know the call.
@@ -61,7 +77,7 @@ def bring_up(executor: Executor) -> None:
         machine.ram.write(task.stack_top - size, bytes(size))
 
 
-def _relocate(executor: Executor) -> dict[int, int]:
+def _relocate(executor: Calls) -> dict[int, int]:
     """Do the deferred relocations. Returns what each resolver answered."""
     machine = executor.machine
     answers: dict[int, int] = {}
@@ -77,7 +93,7 @@ def _relocate(executor: Executor) -> dict[int, int]:
     return answers
 
 
-def _target(executor: Executor, symbol: Symbol, answers: dict[int, int]) -> Symbol | None:
+def _target(executor: Calls, symbol: Symbol, answers: dict[int, int]) -> Symbol | None:
     """The function that callers of indirect function ``symbol`` get, under its name. None where the resolver does not say."""
     machine = executor.machine
     if symbol.addr not in answers:
@@ -89,6 +105,6 @@ def _target(executor: Executor, symbol: Symbol, answers: dict[int, int]) -> Symb
     return Symbol(symbol.name, addr, found[0].size - found[1] if found is not None else 0)
 
 
-def _call(executor: Executor, addr: int, cpu: int = 0) -> GuestFault | None:
+def _call(executor: Calls, addr: int, cpu: int = 0) -> GuestFault | None:
     executor.begin_call(cpu, addr)
     return executor.run_call(cpu, _LIMIT)

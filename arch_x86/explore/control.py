@@ -14,10 +14,10 @@ from arch_x86.explore.promises import unsettled
 from arch_x86.text.space import TextSpace
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
 from engine.core.kprobes import Kprobes
-from engine.core.kretprobes import Kretprobe, KretprobeInstance
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
+from engine.kretprobe import Kretprobe, KretprobeInstance
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
 __all__ = ("BEHIND_OPERATION", "BETWEEN_OPERATIONS", "Control", "EndlessTaskError", "HandlerLog")

@@ -22,9 +22,9 @@ from hashlib import blake2b
 from types import BuiltinFunctionType, CellType, CodeType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any, Final, cast
 
-from engine.core.kretprobes import Kretprobe
 from engine.errors import InputError
 from engine.kprobe import Kprobe
+from engine.kretprobe import Kretprobe
 
 __all__ = ("LocalState", "is_local_class", "is_of_optprobe", "unbounded")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from engine.core.kretprobes import KretprobeInstance
+from engine.kretprobe import KretprobeInstance
 
 if TYPE_CHECKING:
     from arch_x86.explore.world import World

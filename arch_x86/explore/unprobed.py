@@ -11,8 +11,8 @@ from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.memory import PAGE_SIZE
 from arch_x86.explore.apart import own_writes
 from arch_x86.lab.calls import CallFrame
-from engine.core.kretprobes import Kretprobe
 from engine.errors import UnprobedFault
+from engine.kretprobe import Kretprobe
 
 __all__ = ("Unprobed", "own_spans", "refuse_bad_calls", "run_unprobed")
 

@@ -12,8 +12,8 @@ from arch_x86.explore.lives import Life
 from arch_x86.explore.passes import HitOracle, Seen
 from arch_x86.explore.return_oracle import OpenCall, Returned, ReturnOracle
 from arch_x86.probes.ptregs import PT_REGS_SIZE
-from engine.core.kretprobes import KretprobeInstance
 from engine.core.profiles import Profile
+from engine.kretprobe import KretprobeInstance
 from engine.search.explorable import Violation
 
 if TYPE_CHECKING:

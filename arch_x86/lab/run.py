@@ -13,11 +13,11 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.calls import check_arguments, place_call, require_function, result_f64
 from engine.core.kprobes import Kprobes
-from engine.core.kretprobes import Kretprobe
 from engine.core.profiles import LINUX_2010, Profile
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
+from engine.kretprobe import Kretprobe
 from engine.syntax.arguments import Argument
 from engine.syntax.kprobe_events import MAXACTIVE_MAX, ProbeSpec, refuse_ambiguous
 

@@ -30,11 +30,11 @@ from arch_x86.text.space import TextSpace
 from arch_x86.text.version import PAGE_SIZE
 from engine.arch import ArchCallbacks
 from engine.core.insn_slots import SlotCache
-from engine.core.kretprobes import KretprobeInstance
 from engine.core.profiles import LINUX_2010, Profile
 from engine.errors import EngineBug, KprobeError
 from engine.image import Image
 from engine.kprobe import AggrKprobe, Kprobe, Method
+from engine.kretprobe import KretprobeInstance
 
 __all__ = ("MAX_OPTIMIZED_LENGTH", "X86Arch", "X86Areas")
 

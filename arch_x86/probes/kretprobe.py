@@ -7,7 +7,8 @@ from typing import Final
 
 from arch_x86.probes.emulate import StackMemory
 from arch_x86.probes.ptregs import PtRegs
-from engine.core.kretprobes import KretprobeInstance, Kretprobes
+from engine.arch import ReturnCalls
+from engine.kretprobe import KretprobeInstance
 
 __all__ = ("hook_return", "return_from_trampoline")
 
@@ -27,7 +28,7 @@ def hook_return(ri: KretprobeInstance, regs: PtRegs, memory: StackMemory, trampo
     return True
 
 
-def return_from_trampoline(probes: Kretprobes, regs: PtRegs, memory: StackMemory, trampoline: int) -> bool:
+def return_from_trampoline(probes: ReturnCalls, regs: PtRegs, memory: StackMemory, trampoline: int) -> bool:
     """The trampoline stub asks where to go on: call the handlers, and put the address where the stub's RET finds it, under ``regs.sp``.
 
     False when no call is open there.

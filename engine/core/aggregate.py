@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
+from engine.arch import CurrentInstance
 from engine.kprobe import AggrKprobe, Kprobe
 
-__all__ = ("AggrHandlers", "CurrentInstance", "nmissed_of")
-
-
-class CurrentInstance(Protocol):
-    """What is known of the CPU whose trap is being handled."""
-
-    @property
-    def kprobe_instance(self) -> Kprobe | None:
-        """Of an aggregator's hit in progress, the child whose handler runs."""
-        ...
-
-    @kprobe_instance.setter
-    def kprobe_instance(self, p: Kprobe | None) -> None: ...
+__all__ = ("AggrHandlers", "nmissed_of")
 
 
 class AggrHandlers:

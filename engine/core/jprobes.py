@@ -4,72 +4,24 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
+from engine.arch import Arch
 from engine.core.register_all import register_all
+from engine.core.registry import Registry
 from engine.errors import KprobeError
-from engine.kprobe import Kprobe, KprobeFlag
+from engine.jprobe import Jprobe, JumperProbe
+from engine.kprobe import Kprobe
 
-if TYPE_CHECKING:
-    from engine.arch import Arch
-    from engine.core.kprobes import Kprobes
-
-__all__ = ("Jprobe", "JprobeEntry", "Jprobes")
-
-_NO_FLAGS: Final = KprobeFlag(0)
-
-JprobeEntry = int | str | Callable[[Any], object]
-"""Address or name of a guest function that ends in ``jprobe_return``, or ``entry(regs)`` in Python, with registers of its own."""
-
-
-class _JumperProbe(Kprobe):
-    """The probe under a jumper probe (``jprobe.kp``)."""
-
-    __slots__ = ("entry_at", "jp")
-
-    jp: Jprobe
-    entry_at: int
-
-    @property
-    def kind(self) -> str:
-        """The letter that debugfs shows."""
-        return "j"
-
-
-class Jprobe:
-    """A function called before the probed one, at ``addr`` or ``symbol_name`` (+ ``offset``, which must be 0), with its arguments.
-
-    :param entry: guest code that takes the place of the probed function until it calls or jumps to ``jprobe_return`` (which guest code may
-        import by that name): then all registers and the upper 64 bytes of its stack are put back, and the probed function runs. Or a Python
-        function that is given the registers.
-    :ivar kp: the probe, to disable and enable, with ``nmissed``.
-    """
-
-    __slots__ = ("entry", "kp")
-
-    def __init__(
-        self,
-        *,
-        entry: JprobeEntry,
-        addr: int | None = None,
-        symbol_name: str | None = None,
-        offset: int = 0,
-        flags: KprobeFlag = _NO_FLAGS,
-    ) -> None:
-        self.kp = _JumperProbe(addr=addr, symbol_name=symbol_name, offset=offset, flags=flags)
-        self.kp.jp = self
-        self.entry = entry
-
-    def __repr__(self) -> str:
-        return f"<Jprobe {self.kp!r}>"
+__all__ = ("Jprobes",)
 
 
 class Jprobes:
     """Registers the jumper probes of one machine."""
 
-    def __init__(self, core: Kprobes, arch: Arch) -> None:
+    def __init__(self, core: Registry, arch: Arch) -> None:
         self._core = core
         self._arch = arch
 
@@ -123,7 +75,7 @@ class Jprobes:
 
     def _setjmp(self, p: Kprobe, regs: Any) -> int:
         """pre_handler: off to the entry (setjmp_pre_handler)."""
-        assert isinstance(p, _JumperProbe)
+        assert isinstance(p, JumperProbe)
         if callable(p.jp.entry):
             p.jp.entry(copy(regs))
             return 0

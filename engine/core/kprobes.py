@@ -22,8 +22,10 @@ from engine.core.optprobes import Optprobes
 from engine.core.profiles import LINUX_2010, Profile
 from engine.core.register_all import register_all
 from engine.errors import KprobeError
+from engine.jprobe import Jprobe
 from engine.kallsyms import Kallsyms
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag
+from engine.kretprobe import Kretprobe
 
 __all__ = ("Kprobes",)
 
@@ -65,12 +67,6 @@ class Kprobes:
         self.aggr = AggrHandlers(arch, ends_handled=profile.has("handled-hit-ends"))
         self.kretprobes = Kretprobes(self, arch)
         self.jprobes = Jprobes(self, arch)
-        self.register_jprobe, self.register_jprobes = self.jprobes.register_jprobe, self.jprobes.register_jprobes
-        self.unregister_jprobe, self.unregister_jprobes = self.jprobes.unregister_jprobe, self.jprobes.unregister_jprobes
-        self.register_kretprobe = self.kretprobes.register_kretprobe
-        self.register_kretprobes = self.kretprobes.register_kretprobes
-        self.unregister_kretprobe = self.kretprobes.unregister_kretprobe
-        self.unregister_kretprobes = self.kretprobes.unregister_kretprobes
         arch.attach(self)
 
     # Locks ------------------------------------------------------------------------------------------------------------
@@ -397,6 +393,40 @@ class Kprobes:
     def wait_for_kprobe_optimizer(self) -> None:
         """Until both lists are empty and no pass is scheduled or under way."""
         self.optimizer.wait()
+
+    # Return and jumper probes ------------------------------------------------------------------------------------------
+
+    def register_kretprobe(self, rp: Kretprobe) -> None:
+        """See :meth:`engine.core.kretprobes.Kretprobes.register_kretprobe`."""
+        self.kretprobes.register_kretprobe(rp)
+
+    def register_kretprobes(self, rps: Sequence[Kretprobe]) -> None:
+        """See :meth:`engine.core.kretprobes.Kretprobes.register_kretprobes`."""
+        self.kretprobes.register_kretprobes(rps)
+
+    def unregister_kretprobe(self, rp: Kretprobe) -> bool:
+        """See :meth:`engine.core.kretprobes.Kretprobes.unregister_kretprobe`."""
+        return self.kretprobes.unregister_kretprobe(rp)
+
+    def unregister_kretprobes(self, rps: Iterable[Kretprobe]) -> int:
+        """See :meth:`engine.core.kretprobes.Kretprobes.unregister_kretprobes`."""
+        return self.kretprobes.unregister_kretprobes(rps)
+
+    def register_jprobe(self, jp: Jprobe) -> None:
+        """See :meth:`engine.core.jprobes.Jprobes.register_jprobe`."""
+        self.jprobes.register_jprobe(jp)
+
+    def register_jprobes(self, jps: Sequence[Jprobe]) -> None:
+        """See :meth:`engine.core.jprobes.Jprobes.register_jprobes`."""
+        self.jprobes.register_jprobes(jps)
+
+    def unregister_jprobe(self, jp: Jprobe) -> bool:
+        """See :meth:`engine.core.jprobes.Jprobes.unregister_jprobe`."""
+        return self.jprobes.unregister_jprobe(jp)
+
+    def unregister_jprobes(self, jps: Iterable[Jprobe]) -> int:
+        """See :meth:`engine.core.jprobes.Jprobes.unregister_jprobes`."""
+        return self.jprobes.unregister_jprobes(jps)
 
     # Code that goes away ----------------------------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ import pytest
 
 from arch_x86.probes.inspect import inspect_json
 from engine.commands.cli import main
-from engine.core.kretprobes import Kretprobe
 from engine.core.profiles import LINUX_2010
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, KprobeFlag, Method
+from engine.kretprobe import Kretprobe
 from tests.conftest import BASE, asm_image
 
 CODE = ".byte 0xf3, 0x0f, 0x1e, 0xfa; mov eax, edi; add eax, 3; nop; nop; ret"

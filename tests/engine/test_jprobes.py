@@ -10,12 +10,12 @@ from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.stubs import build_stubs
 from arch_x86.lab.outcome import OutcomeReader
 from engine.core.debugfs import kprobes_list
-from engine.core.jprobes import Jprobe
-from engine.core.kretprobes import Kretprobe
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.errors import KprobeError
 from engine.image import Image, Import
+from engine.jprobe import Jprobe
 from engine.kprobe import Kprobe, KprobeFlag, Method
+from engine.kretprobe import Kretprobe
 from engine.syntax.interrupts import EveryPlan
 from tests.conftest import BASE, asm_image
 from tests.engine.guests import case, elf, interrupted_everywhere, run_case, workbench_of

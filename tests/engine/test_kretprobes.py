@@ -10,10 +10,11 @@ import pytest
 from arch_x86.emu.fault import FaultKind
 from arch_x86.lab.run import ExecOptions, run_image
 from engine.core.debugfs import kprobes_list
-from engine.core.kretprobes import DATA_SIZE_MAX, Kretprobe
+from engine.core.kretprobes import DATA_SIZE_MAX
 from engine.core.profiles import PROFILES
 from engine.errors import InputError, KprobeError
 from engine.kprobe import Kprobe, KprobeFlag, Method
+from engine.kretprobe import Kretprobe
 from engine.syntax.arguments import parse_argument
 from engine.syntax.interrupts import EveryPlan
 from engine.syntax.kprobe_events import parse_spec

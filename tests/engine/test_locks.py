@@ -8,10 +8,10 @@ import pytest
 
 from arch_x86.lab.bench import Workbench
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
-from engine.core.kretprobes import Kretprobe
 from engine.core.profiles import PROFILES
 from engine.errors import Deadlock, EngineBug
 from engine.kprobe import Kprobe, KprobeFlag, Method
+from engine.kretprobe import Kretprobe
 from tests.conftest import BASE, asm_image
 
 CODE = "mov eax, edi; add eax, 3; nop; nop; ret"

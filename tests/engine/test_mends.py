@@ -7,12 +7,12 @@ import errno
 import pytest
 
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
-from engine.core.jprobes import Jprobe
-from engine.core.kretprobes import Kretprobe
 from engine.core.profiles import LINUX_2010
 from engine.core.safety_steps import MENDS, STEPS, without
 from engine.errors import KprobeError
+from engine.jprobe import Jprobe
 from engine.kprobe import Queue
+from engine.kretprobe import Kretprobe
 from tests.conftest import BASE, asm_image
 from tests.engine.states import DISABLED, NONE, NOPS, OPTIMIZED, State, entry_at, put, state, text_at
 

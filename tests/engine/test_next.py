@@ -7,10 +7,10 @@ import errno
 import pytest
 
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
-from engine.core.kretprobes import Kretprobe
 from engine.core.profiles import LINUX_6_1, NEXT
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, Method, Queue
+from engine.kretprobe import Kretprobe
 from tests.conftest import BASE, asm_image
 from tests.engine.states import DISABLED, NONE, NOPS, OPTIMIZED, State, aggr_at, put, state, text_at, whole
 

@@ -12,11 +12,11 @@ from arch_x86.lab.calls import place_call
 from arch_x86.lab.outcome import OutcomeReader
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.script import run_script
-from engine.core.kretprobes import Kretprobe
 from engine.core.profiles import LINUX_6_1, LINUX_2010, PROFILES
 from engine.errors import EngineBug, KprobeError
 from engine.image import ExceptionEntry
 from engine.kprobe import Kprobe, Method
+from engine.kretprobe import Kretprobe
 from engine.syntax.arguments import parse_argument
 from engine.syntax.interrupts import EveryPlan
 from engine.syntax.script import parse_script

@@ -10,10 +10,10 @@ import pytest
 from arch_x86.lab.demo import many_functions
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from engine.core.debugfs import kprobes_list
-from engine.core.kretprobes import Kretprobe
 from engine.errors import KprobeError
 from engine.image import Reserved, ReservedKind
 from engine.kprobe import Kprobe, KprobeFlag, Method
+from engine.kretprobe import Kretprobe
 from tests.conftest import BASE, asm_image
 from tests.engine.guests import case, elf, run_case
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from arch_x86.emu.fault import FaultKind
-from engine.core.kretprobes import Kretprobe
 from engine.kprobe import Kprobe, KprobeFlag
+from engine.kretprobe import Kretprobe
 from tests.conftest import asm_image
 from tests.engine.guests import case, elf, run_case
 

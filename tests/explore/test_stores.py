@@ -20,10 +20,10 @@ from arch_x86.explore.stores import stop_at_stores
 from engine.commands.cli import main
 from engine.control.stepped_plane import SteppedPlane
 from engine.core.kprobes import Kprobes
-from engine.core.kretprobes import Kretprobe
 from engine.core.profiles import LINUX_6_1, LINUX_2010, Profile
 from engine.errors import InputError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
+from engine.kretprobe import Kretprobe
 from engine.search.explorable import ViolationKind
 
 PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
