@@ -22,8 +22,8 @@ from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Verifier
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from bench.lines import answers
+from engine.core.ablation import without
 from engine.core.profiles import profile_named
-from engine.core.safety_steps import without
 from engine.report.terminal import Progress
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec

@@ -17,8 +17,8 @@ from arch_x86.explore.scenarios.batches import BATCHES
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
 from bench.lines import answers
+from engine.core.ablation import without
 from engine.core.profiles import profile_named
-from engine.core.safety_steps import without
 from engine.report.terminal import Progress, table
 
 _KINDS = (("linux-2010", False), ("linux-6.1", False), ("linux-6.1", True), ("next", False), ("next", True))

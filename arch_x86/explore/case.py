@@ -93,7 +93,17 @@ def fingerprint(case: Case) -> str:
         digest.update(f"{segment.addr:x}:{len(segment.data)}:{segment.executable}".encode())
         digest.update(segment.data)
     profile = case.profile
-    words = (case.call, case.arguments, case.calls, case.cpus, profile.name, sorted(profile.without), case.preempt, case.fetch, case.nmis)
+    words = (
+        case.call,
+        case.arguments,
+        case.calls,
+        case.cpus,
+        profile.name,
+        sorted(map(str, profile.without)),
+        case.preempt,
+        case.fetch,
+        case.nmis,
+    )
     if case.image.ibt:
         digest.update(b"ibt")
     if case.asleep:  # not always: schedules of before are still good

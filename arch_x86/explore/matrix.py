@@ -11,8 +11,9 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.explore.check import CheckResult, Report, Search, check
 from arch_x86.explore.scenario import Scenario
 from arch_x86.explore.scenarios.steps import NOT_NEEDED, scenarios_for
+from engine.core.ablation import without
 from engine.core.profiles import PROFILES, Profile
-from engine.core.safety_steps import STEPS, without
+from engine.core.safety_steps import STEPS
 
 __all__ = ("CONFIGURATIONS", "Cell", "Configuration", "matrix")
 

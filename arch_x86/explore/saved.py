@@ -21,8 +21,8 @@ from arch_x86.explore.check import life_of_probes
 from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.images import load_image
 from arch_x86.lab.redzone import with_red_zone
+from engine.core.ablation import without
 from engine.core.profiles import profile_named
-from engine.core.safety_steps import without
 from engine.errors import InputError, KprobeError, error_text, printable
 from engine.image import Image
 from engine.report.terminal import count

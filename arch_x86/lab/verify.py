@@ -29,6 +29,7 @@ from arch_x86.probes.eligibility import can_probe
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.version import TextVersion
+from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug, InputError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
@@ -165,7 +166,7 @@ class Verifier:
         return sorted(addr for addr in found if arch.arch_adjust_kprobe_addr(addr) == addr)
 
     def _can_optimize(self, addr: int) -> bool:
-        unchecked = not self._profile.has("jump-range-check")
+        unchecked = not self._profile.has(SafetyStep.JUMP_RANGE_CHECK)
         return isinstance(can_optimize(self.bench.arch.code, addr, jumps_in=unchecked), OptimizePlan)
 
     def check_site(self, addr: int, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:

@@ -31,6 +31,7 @@ from arch_x86.text.version import PAGE_SIZE
 from engine.arch import ArchCallbacks
 from engine.core.insn_slots import SlotCache
 from engine.core.profiles import LINUX_2010, Profile
+from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug, KprobeError
 from engine.image import Image
 from engine.kprobe import AggrKprobe, Kprobe, Method
@@ -101,7 +102,7 @@ class X86Arch(BreakpointHandler):
         text.listeners.append(lambda write: self.code.text_changed(write.addr, len(write.data)))
 
     def _new_cache(self, area: tuple[int, int], slot_size: int, slots_max: int | None) -> SlotCache:
-        grace = self._grace if self.profile.has("slot-reuse-wait") else None
+        grace = self._grace if self.profile.has(SafetyStep.SLOT_REUSE_WAIT) else None
         return SlotCache(*area, slot_size, PAGE_SIZE, self._add_page, self._drop_page, grace, slots_max)
 
     def _drop_page(self, addr: int) -> None:
@@ -114,7 +115,7 @@ class X86Arch(BreakpointHandler):
         """The text without probes; what is not text (data that the image brings) as loaded."""
         if not self._text.covers(addr, 1):
             return self.image.read(addr, size)
-        return recover(self._text, self._lookup, addr, size, queued=self.profile.has("868a6fc0ca24"))
+        return recover(self._text, self._lookup, addr, size, queued=self.profile.has(SafetyStep.COMMIT_868A6FC0CA24))
 
     @property
     def max_optimized_len(self) -> int:
@@ -194,7 +195,7 @@ class X86Arch(BreakpointHandler):
 
     def arch_prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
         """Build the detour buffer, where the site can be optimized."""
-        plan = can_optimize(self.code, op.at, jumps_in=not self.profile.has("jump-range-check"))
+        plan = can_optimize(self.code, op.at, jumps_in=not self.profile.has(SafetyStep.JUMP_RANGE_CHECK))
         if not isinstance(plan, OptimizePlan):
             return
         try:
@@ -237,7 +238,7 @@ class X86Arch(BreakpointHandler):
         one whose jump waits to be undone.
         """
         optinsn: OptInsn = op.optinsn
-        if not self.profile.has("neighbour-check"):
+        if not self.profile.has(SafetyStep.NEIGHBOUR_CHECK):
             return True
         for offset in range(1, optinsn.size):
             other = self.core.get_kprobe(op.at + offset)
@@ -316,7 +317,7 @@ class X86Arch(BreakpointHandler):
 
     def call_ended(self, cpu: int) -> None:
         """The call on ``cpu`` is over: what is still open there never returns, and no hit is in progress."""
-        if self.profile.has("handled-hit-ends"):
+        if self.profile.has(SafetyStep.HANDLED_HIT_ENDS):
             self.call_died(cpu)
         self.core.kretprobes.flush_task(self.tasks[cpu])
 

@@ -15,6 +15,7 @@ from arch_x86.probes.singlestep import FLAG_TF
 from arch_x86.probes.stepping import KprobeCtlblk, Stepping
 from engine.arch import ArchCallbacks
 from engine.core.profiles import Profile
+from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
 
@@ -57,10 +58,10 @@ class BreakpointHandler:
         self._text_byte = text_byte
         self.profile = profile
         self._fault_handlers = profile.fault_handlers
-        self._asks_for_removed = profile.has("int3-gone")
-        self._ends_handled = profile.has("handled-hit-ends")
-        self._asks_in_step = profile.has("fault-in-step")
-        self._asks_for_disabled = profile.has("disabled-check")
+        self._asks_for_removed = profile.has(SafetyStep.INT3_GONE)
+        self._ends_handled = profile.has(SafetyStep.HANDLED_HIT_ENDS)
+        self._asks_in_step = profile.has(SafetyStep.FAULT_IN_STEP)
+        self._asks_for_disabled = profile.has(SafetyStep.DISABLED_CHECK)
         self._core: ArchCallbacks | None = None
 
     def attach(self, core: ArchCallbacks) -> None:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from arch_x86.isa.encode import INT3
 from arch_x86.text.space import TextSpace, TextWrite
+from engine.core.safety_steps import SafetyStep
 
 __all__ = ("MAX_POKE_BATCH", "CoreSync", "PokeProtocol", "StopMachine", "StopMachinePoke", "TextPokeBp", "TextPokeParam")
 
@@ -90,10 +91,10 @@ class StopMachinePoke:
     :param without: safety steps left out: ``stop-machine``, the jump is written while the CPUs run.
     """
 
-    def __init__(self, text: TextSpace, stopper: StopMachine, without: frozenset[str] = frozenset()) -> None:
+    def __init__(self, text: TextSpace, stopper: StopMachine, without: frozenset[SafetyStep] = frozenset()) -> None:
         self._text = text
         self._stopper = stopper
-        self._stops = "stop-machine" not in without
+        self._stops = SafetyStep.STOP_MACHINE not in without
 
     def text_poke(self, addr: int, data: bytes, reason: str) -> None:
         """No CPU has to be stopped."""
@@ -149,7 +150,7 @@ class TextPokeBp:
         poke is used for the next one while a CPU still reads it), ``unopt-sync-1``, ``unopt-sync-2``.
     """
 
-    def __init__(self, text: TextSpace, syncer: CoreSync, without: frozenset[str] = frozenset()) -> None:
+    def __init__(self, text: TextSpace, syncer: CoreSync, without: frozenset[SafetyStep] = frozenset()) -> None:
         self._text = text
         self._syncer = syncer
         self._without = without
@@ -169,25 +170,25 @@ class TextPokeBp:
         """Three syncs each."""
         for param in params:
             self._at = self._last = param
-            if "bp-int3-first" in self._without:
-                self._write(param.addr, param.data, param.reason, "bp-sync-3")
+            if SafetyStep.BP_INT3_FIRST in self._without:
+                self._write(param.addr, param.data, param.reason, SafetyStep.BP_SYNC_3)
             else:
-                self._write(param.addr, INT3, f"{param.reason}: breakpoint", "bp-sync-1")
-                self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail", "bp-sync-2")
-                self._write(param.addr, param.data[:1], f"{param.reason}: first byte", "bp-sync-3")
+                self._write(param.addr, INT3, f"{param.reason}: breakpoint", SafetyStep.BP_SYNC_1)
+                self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail", SafetyStep.BP_SYNC_2)
+                self._write(param.addr, param.data[:1], f"{param.reason}: first byte", SafetyStep.BP_SYNC_3)
             self._at = None
-            if "bp-refs" not in self._without:
+            if SafetyStep.BP_REFS not in self._without:
                 self._syncer.traps_over(f"{param.reason}: references")
 
     def text_poke_breakpoints(self, params: Sequence[TextPokeParam]) -> None:
         """Two syncs each."""
         for param in params:
-            self._write(param.addr, param.data[:1], f"{param.reason}: breakpoint", "unopt-sync-1")
-            self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail", "unopt-sync-2")
+            self._write(param.addr, param.data[:1], f"{param.reason}: breakpoint", SafetyStep.UNOPT_SYNC_1)
+            self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail", SafetyStep.UNOPT_SYNC_2)
 
     def bp_holds(self, addr: int) -> bool:
         """A jump is going in at ``addr``."""
-        return self._at is not None and self._at.addr == addr and "bp-handler" not in self._without
+        return self._at is not None and self._at.addr == addr and SafetyStep.BP_HANDLER not in self._without
 
     def bp_target(self, addr: int) -> int | None:
         """Its destination: of the poke that has the descriptor now, or had it last, wherever that was."""
@@ -199,7 +200,7 @@ class TextPokeBp:
         """The descriptor, and the last one."""
         return (self._at, self._last)
 
-    def _write(self, addr: int, data: bytes, reason: str, sync: str = "") -> None:
+    def _write(self, addr: int, data: bytes, reason: str, sync: SafetyStep | None = None) -> None:
         self._text.write(addr, data, reason=reason)
         if sync not in self._without:
             self._syncer.text_poke_sync(reason)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from arch_x86.isa.encode import INT3
 from arch_x86.text.poke import MAX_POKE_BATCH, CoreSync, TextPokeParam
 from arch_x86.text.space import TextSpace
+from engine.core.safety_steps import SafetyStep
 
 __all__ = ("TextPokeBpBatch",)
 
@@ -33,7 +34,7 @@ class TextPokeBpBatch:
     :param most: most pokes in a batch.
     """
 
-    def __init__(self, text: TextSpace, syncer: CoreSync, without: frozenset[str] = frozenset(), most: int = MAX_POKE_BATCH) -> None:
+    def __init__(self, text: TextSpace, syncer: CoreSync, without: frozenset[SafetyStep] = frozenset(), most: int = MAX_POKE_BATCH) -> None:
         self._text = text
         self._syncer = syncer
         self._without = without
@@ -56,21 +57,21 @@ class TextPokeBpBatch:
         """Three syncs a batch."""
         for batch in self._batches(params):
             self._vector, self._busy = batch, True
-            if "bp-int3-first" in self._without:
+            if SafetyStep.BP_INT3_FIRST in self._without:
                 for param in batch:
                     self._text.write(param.addr, param.data, reason=param.reason)
             else:
                 for param in batch:
                     self._text.write(param.addr, INT3, reason=f"{param.reason}: breakpoint")
-                self._sync(batch, "breakpoints", "bp-sync-1")
+                self._sync(batch, "breakpoints", SafetyStep.BP_SYNC_1)
                 for param in batch:
                     self._text.write(param.addr + 1, param.data[1:], reason=f"{param.reason}: tail")
-                self._sync(batch, "tails", "bp-sync-2")
+                self._sync(batch, "tails", SafetyStep.BP_SYNC_2)
                 for param in batch:
                     self._text.write(param.addr, param.data[:1], reason=f"{param.reason}: first byte")
-            self._sync(batch, "first bytes", "bp-sync-3")
+            self._sync(batch, "first bytes", SafetyStep.BP_SYNC_3)
             self._busy = False
-            if "bp-refs" not in self._without:
+            if SafetyStep.BP_REFS not in self._without:
                 self._syncer.traps_over(f"text_poke_bp_batch of {len(batch)}: references")
                 self._vector = ()
 
@@ -79,14 +80,14 @@ class TextPokeBpBatch:
         for batch in self._batches(params):
             for param in batch:
                 self._text.write(param.addr, param.data[:1], reason=f"{param.reason}: breakpoint")
-            self._sync(batch, "breakpoints", "unopt-sync-1")
+            self._sync(batch, "breakpoints", SafetyStep.UNOPT_SYNC_1)
             for param in batch:
                 self._text.write(param.addr + 1, param.data[1:], reason=f"{param.reason}: tail")
-            self._sync(batch, "tails", "unopt-sync-2")
+            self._sync(batch, "tails", SafetyStep.UNOPT_SYNC_2)
 
     def bp_holds(self, addr: int) -> bool:
         """A jump of the batch under way is going in at ``addr``."""
-        if not self._busy or "bp-handler" in self._without:
+        if not self._busy or SafetyStep.BP_HANDLER in self._without:
             return False
         index = self._place(addr)
         return index < len(self._vector) and self._vector[index].addr == addr
@@ -108,6 +109,6 @@ class TextPokeBpBatch:
     def _place(self, addr: int) -> int:
         return bisect_left(self._vector, addr, key=_addr)
 
-    def _sync(self, batch: Batch, what: str, step: str = "") -> None:
+    def _sync(self, batch: Batch, what: str, step: SafetyStep | None = None) -> None:
         if step not in self._without:
             self._syncer.text_poke_sync(f"text_poke_bp_batch of {len(batch)}: {what}")

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from engine.core.ablation import without
 from engine.core.profiles import profile_named
-from engine.core.safety_steps import without
 from engine.errors import InputError, KprobeError, UnprobedFault, WorkerDied, error_text, printable
 from engine.report.terminal import Progress, Style, count, table
 from engine.syntax.arguments import Argument, DoubleArgument, IntegerArgument, parse_argument, parse_number

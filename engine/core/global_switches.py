@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 
 from engine.core.kprobes import Kprobes
+from engine.core.safety_steps import SafetyStep
 from engine.errors import KprobeError
 
 __all__ = ("set_kprobes_enabled", "set_kprobes_optimization")
@@ -36,7 +37,7 @@ def set_kprobes_optimization(core: Kprobes, *, on: bool) -> None:
                 core.optprobes.optimize_kprobe(p)
             else:
                 core.optprobes.unoptimize_kprobe(p)
-        if not on and not core.profile.has("sysctl-deadlock"):
+        if not on and not core.profile.has(SafetyStep.SYSCTL_DEADLOCK):
             core.optimizer.wait_for_completion()
     if not on:
         _wait(core)
@@ -50,7 +51,7 @@ def set_kprobes_enabled(core: Kprobes, *, on: bool) -> None:
     with core.locked("kprobes enabled"):
         if core.kprobes_all_disarmed is not on:
             return
-        if not on or core.profile.has("enabled-1-optimizes"):
+        if not on or core.profile.has(SafetyStep.ENABLED_1_OPTIMIZES):
             core.kprobes_all_disarmed = not on  # first: arming asks for it before it optimizes
         for p in tuple(core.kprobe_table.values()):
             if p.disabled:
@@ -66,7 +67,7 @@ def set_kprobes_enabled(core: Kprobes, *, on: bool) -> None:
 
 def _wait(core: Kprobes) -> None:
     """Until no jump is left. In the commit of 2010 that waits for the first pass since boot at most."""
-    if core.profile.has("ad72b3bea744"):
+    if core.profile.has(SafetyStep.COMMIT_AD72B3BEA744):
         core.wait_for_kprobe_optimizer()
     else:
         core.optimizer.wait_for_completion()

@@ -11,6 +11,7 @@ from typing import Any
 from engine.arch import Arch
 from engine.core.register_all import register_all
 from engine.core.registry import Registry
+from engine.core.safety_steps import SafetyStep
 from engine.errors import KprobeError
 from engine.jprobe import Jprobe, JumperProbe
 from engine.kprobe import Kprobe
@@ -34,7 +35,7 @@ class Jprobes:
         core, kp = self._core, jp.kp
         if not core.profile.jprobes:
             raise KprobeError(errno.EINVAL, "jprobes: not there any more since v4.19; use a probe or a return probe")
-        if not core.is_registered(kp) and core.profile.has("function-entry"):
+        if not core.is_registered(kp) and core.profile.has(SafetyStep.FUNCTION_ENTRY):
             self._require_entry(core.kprobe_addr(kp), "a jumper probe goes to")
         if not callable(jp.entry):
             kp.entry_at = self._entry_address(jp.entry)

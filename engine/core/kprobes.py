@@ -21,6 +21,7 @@ from engine.core.optimizer import Optimizer
 from engine.core.optprobes import Optprobes
 from engine.core.profiles import LINUX_2010, Profile
 from engine.core.register_all import register_all
+from engine.core.safety_steps import SafetyStep
 from engine.errors import KprobeError
 from engine.jprobe import Jprobe
 from engine.kallsyms import Kallsyms
@@ -64,7 +65,7 @@ class Kprobes:
         self.arming = Arming(arch, together=profile.pokes_together)
         self.optimizer = Optimizer(arch, plane, self, profile)
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)
-        self.aggr = AggrHandlers(arch, ends_handled=profile.has("handled-hit-ends"))
+        self.aggr = AggrHandlers(arch, ends_handled=profile.has(SafetyStep.HANDLED_HIT_ENDS))
         self.kretprobes = Kretprobes(self, arch)
         self.jprobes = Jprobes(self, arch)
         arch.attach(self)
@@ -370,7 +371,7 @@ class Kprobes:
                 disarmed()
         if not gone:
             return 0
-        if self.profile.has("unregister-wait"):
+        if self.profile.has(SafetyStep.UNREGISTER_WAIT):
             wait = self.plane.synchronize_rcu_tasks if self.profile.unregisters_behind_tasks else self.plane.synchronize_sched
             wait("unregister_kprobes")
         for p, bottom in gone:
@@ -470,7 +471,7 @@ class Kprobes:
             disarmed = False
             # While all are disarmed, or under a disabled aggregator, there is no breakpoint to take away.
             armed = not self.kprobes_all_disarmed and not entry.disabled
-            if armed or not self.profile.has("disarm-armed-only"):
+            if armed or not self.profile.has(SafetyStep.DISARM_ARMED_ONLY):
                 disarmed = self.optprobes.disarm_kprobe(entry)
                 if disarmed and not self.profile.reoptimizes_neighbour:
                     self.optprobes.reoptimize_neighbours(entry.at)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from engine.arch import Arch
 from engine.core.register_all import register_all
 from engine.core.registry import Registry
+from engine.core.safety_steps import SafetyStep
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe
 from engine.kretprobe import EntryProbe, Kretprobe, KretprobeInstance
@@ -60,7 +61,7 @@ class Kretprobes:
         if rp in self._registered or core.is_registered(kp):
             raise KprobeError(errno.EINVAL, f"{rp!r} is registered already")
         addr = core.kprobe_addr(kp)
-        if core.profile.has("function-entry") and core.kallsyms.lookup(addr) is not None and not core.on_func_entry(addr):
+        if core.profile.has(SafetyStep.FUNCTION_ENTRY) and core.kallsyms.lookup(addr) is not None and not core.on_func_entry(addr):
             place = core.kallsyms.describe(addr)
             raise KprobeError(errno.EINVAL, f"a return probe goes to a function's first byte; {addr:#x} is {place}")
         if core.profile.rethook and rp.data_size > DATA_SIZE_MAX:

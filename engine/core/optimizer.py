@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from engine.arch import Arch, MachinePort
 from engine.core.arming import Arming
 from engine.core.profiles import Profile
+from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug
 from engine.kprobe import AggrKprobe, KprobeFlag, Queue
 
@@ -152,14 +153,14 @@ class Optimizer:
                 with self._text(whole_pass=False):
                     self._do_unoptimize()
                 # 2. Wait: a CPU may be inside the bytes about to be replaced, or inside a detour buffer about to be freed.
-                if not self._profile.has("free-wait"):
+                if not self._profile.has(SafetyStep.FREE_WAIT):
                     self._do_free_cleaned()
-                if self._profile.has("quiescence"):
+                if self._profile.has(SafetyStep.QUIESCENCE):
                     self._wait()
                 # 3. Optimize what is listed.
                 with self._text(whole_pass=False):
                     self._do_optimize()
-                if not self._profile.has("quiescence"):
+                if not self._profile.has(SafetyStep.QUIESCENCE):
                     self._wait()
                 # 4. Free what step 1 took out of the table.
                 self._do_free_cleaned()
@@ -203,7 +204,7 @@ class Optimizer:
             self._arch.arch_unoptimize_kprobes(batch)
             for op in batch:
                 self.put(op, Queue.FREEING)
-        elif not self._profile.has("4fbd2f83fda0"):
+        elif not self._profile.has(SafetyStep.COMMIT_4FBD2F83FDA0):
             return
         for group in self._host.arming.groups(self._freeing()):
             self._do_disarm(group)
@@ -212,7 +213,7 @@ class Optimizer:
         """Their jumps are undone: their breakpoints go, too, where nobody needs them, and what nobody uses leaves the table."""
         for op in ops:
             self._profile.transitions.restored(op)
-        all_go = self._host.kprobes_all_disarmed and not self._profile.disarms_by_force and self._profile.has("enabled-0-disarms")
+        all_go = self._host.kprobes_all_disarmed and not self._profile.disarms_by_force and self._profile.has(SafetyStep.ENABLED_0_DISARMS)
         going = [op for op in ops if not op.gone and (op.disabled or all_go)]
         if going:
             self._arch.arch_disarm_kprobes(going)

@@ -11,6 +11,7 @@ from engine.arch import Arch
 from engine.core.arming import Arming
 from engine.core.optimizer import Optimizer
 from engine.core.profiles import Profile
+from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 
@@ -83,7 +84,7 @@ class Optprobes:
         if op.queued:
             self._optimizer.dequeue(op)
         op.flags &= ~KprobeFlag.OPTIMIZED
-        if op.unused and self._profile.has("gone-unhashed"):
+        if op.unused and self._profile.has(SafetyStep.GONE_UNHASHED):
             self._table.unhash(op)
             self._optimizer.put(op, Queue.FREEING)
             self._optimizer.kick()
@@ -138,11 +139,11 @@ class Optprobes:
     def arm_kprobe(self, p: Kprobe) -> None:
         """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first."""
         self._table.assert_text_locked()
-        if self._profile.has("collision-unoptimize"):
+        if self._profile.has(SafetyStep.COLLISION_UNOPTIMIZE):
             for neighbour in self._covering(p.at):
                 self.unoptimize_kprobe(neighbour, force=True)
         jumps = isinstance(p, AggrKprobe) and p.queue is Queue.UNOPTIMIZING
-        if not (jumps and self._profile.rearms_whole and self._profile.has("f66c0447cca1")):
+        if not (jumps and self._profile.rearms_whole and self._profile.has(SafetyStep.COMMIT_F66C0447CCA1)):
             self._table.arming.arm(p)
         self.optimize_kprobe(p)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from engine.core.safety_steps import SafetyStep
 from engine.core.transitions import ClearedAtOnce, ClearedWhenRestored, TakenBackFromFreeing, Transitions
 from engine.errors import InputError, printable
 from engine.kprobe import KprobeStatus
@@ -130,10 +131,10 @@ class Profile:
     return_handlers_take_interrupts: bool
     fault_handlers: bool
     jprobes: bool
-    without: frozenset[str] = frozenset()
+    without: frozenset[SafetyStep] = frozenset()
 
-    def has(self, step: str) -> bool:
-        """Whether the safety step of that name (:mod:`engine.core.safety_steps`) is taken."""
+    def has(self, step: SafetyStep) -> bool:
+        """Whether ``step`` is taken."""
         return step not in self.without
 
     @property

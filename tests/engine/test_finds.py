@@ -9,10 +9,10 @@ import pytest
 
 from arch_x86.emu.fault import GuestFaultError
 from arch_x86.lab.bench import Workbench
+from engine.core.ablation import without
 from engine.core.global_switches import set_kprobes_optimization
 from engine.core.optimizer import OPTIMIZE_DELAY
 from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT, PROFILES
-from engine.core.safety_steps import without
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, KprobeFlag
 from tests.conftest import BASE, asm_image

@@ -10,9 +10,9 @@ import pytest
 from arch_x86.emu.fault import FaultKind, GuestFaultError
 from arch_x86.lab.bench import Workbench, build_arch
 from engine.control.stepped_plane import SteppedPlane
+from engine.core.ablation import without
 from engine.core.kprobes import Kprobes
 from engine.core.profiles import PROFILES
-from engine.core.safety_steps import without
 from engine.errors import InputError, KprobeError
 from engine.image import Image, Segment, Symbol
 from engine.kprobe import Kprobe, Method

@@ -6,9 +6,10 @@ import errno
 
 import pytest
 
+from engine.core.ablation import without
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
 from engine.core.profiles import LINUX_2010
-from engine.core.safety_steps import MENDS, STEPS, without
+from engine.core.safety_steps import MENDS, STEPS
 from engine.errors import KprobeError
 from engine.jprobe import Jprobe
 from engine.kprobe import Queue

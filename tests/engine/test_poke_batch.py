@@ -6,9 +6,9 @@ import pytest
 
 from arch_x86.isa.encode import INT3
 from arch_x86.lab.demo import many_functions
+from engine.core.ablation import without
 from engine.core.global_switches import set_kprobes_enabled
 from engine.core.profiles import NEXT
-from engine.core.safety_steps import without
 from engine.errors import KprobeError
 from engine.kprobe import Kprobe, Method
 from engine.kretprobe import Kretprobe

@@ -15,8 +15,8 @@ from arch_x86.explore.scenarios.life import SCENARIOS
 from arch_x86.explore.scenarios.load import LOAD
 from arch_x86.explore.system import X86System
 from arch_x86.explore.world import NodeTree, World
+from engine.core.ablation import without
 from engine.core.profiles import profile_named
-from engine.core.safety_steps import without
 
 Outcome = tuple[Any, ...]
 

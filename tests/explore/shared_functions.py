@@ -16,8 +16,8 @@ from arch_x86.explore.case import Case, find_orders
 from arch_x86.explore.check import CheckResult, Search, check
 from arch_x86.explore.control import Control
 from arch_x86.isa.assemble import assemble
+from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010, NEXT
-from engine.core.safety_steps import without
 from engine.image import Image, Segment, Symbol
 from engine.report.terminal import Progress, table
 from engine.search.explorable import ViolationKind

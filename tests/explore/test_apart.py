@@ -15,8 +15,8 @@ from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.lane import Mode
 from arch_x86.explore.scenarios import life
 from arch_x86.images.asmtext import load_asm
+from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
-from engine.core.safety_steps import without
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind

@@ -13,8 +13,8 @@ from greenlet import greenlet
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
 from arch_x86.explore.scenarios import history, life
+from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010
-from engine.core.safety_steps import without
 from engine.errors import InputError
 from tests.conftest import asm_image
 

@@ -13,8 +13,9 @@ from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
 from arch_x86.explore.scenarios.load import joined_while_disarming
 from arch_x86.explore.scenarios.steps import scenarios_for
+from engine.core.ablation import without
 from engine.core.profiles import profile_named
-from engine.core.safety_steps import STEPS, without
+from engine.core.safety_steps import STEPS
 from engine.search.schedule import parse_schedule
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")

@@ -16,9 +16,9 @@ from arch_x86.explore.system import X86System
 from arch_x86.explore.world import World
 from arch_x86.images.asmtext import load_asm
 from engine.control.stepped_plane import SteppedPlane
+from engine.core.ablation import without
 from engine.core.kretprobes import Kretprobes
 from engine.core.profiles import LINUX_6_1, LINUX_2010
-from engine.core.safety_steps import without
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.syntax.arguments import parse_argument

@@ -9,8 +9,8 @@ import pytest
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
 from arch_x86.explore.passes import HitOracle
+from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
-from engine.core.safety_steps import without
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import replay
 from engine.syntax.arguments import parse_argument

@@ -18,8 +18,8 @@ import pytest
 from arch_x86.explore.case import open_case
 from arch_x86.explore.check import Search, check
 from arch_x86.explore.scenarios import life
+from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
-from engine.core.safety_steps import without
 from engine.errors import InputError
 from engine.search import conduct, exhaustive
 from engine.search.checkpoint import Checkpoint, code_mark

@@ -19,8 +19,8 @@ from arch_x86.explore.passes import Seen
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.control.stepped_plane import WaitKind
+from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
-from engine.core.safety_steps import without
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind

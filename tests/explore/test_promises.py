@@ -20,13 +20,13 @@ from arch_x86.probes.arch import X86Arch
 from arch_x86.probes.breakpoint import BreakpointHandler
 from arch_x86.probes.stepping import Int3Stepping, TrapFlagStepping
 from engine.core import global_switches
+from engine.core.ablation import without
 from engine.core.aggregate import AggrHandlers
 from engine.core.kprobes import Kprobes
 from engine.core.kretprobes import Kretprobes
 from engine.core.optimizer import Optimizer
 from engine.core.optprobes import Optprobes
 from engine.core.profiles import LINUX_6_1, LINUX_2010
-from engine.core.safety_steps import without
 from engine.core.transitions import ClearedAtOnce
 from engine.kprobe import AggrKprobe, KprobeFlag, KprobeStatus, Queue
 from engine.search.explorable import ViolationKind

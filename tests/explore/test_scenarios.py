@@ -17,8 +17,9 @@ from arch_x86.explore.scenarios.life import SCENARIOS
 from arch_x86.explore.scenarios.load import LOAD
 from arch_x86.explore.scenarios.steps import scenarios_for
 from arch_x86.lab.bench import Workbench
+from engine.core.ablation import steps_of, without
 from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
-from engine.core.safety_steps import STEPS, steps_of, without
+from engine.core.safety_steps import STEPS
 from engine.errors import InputError
 from engine.kprobe import Kprobe
 from engine.search.explorable import ViolationKind

@@ -14,8 +14,8 @@ from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Verifier
 from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
+from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
-from engine.core.safety_steps import without
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec

@@ -11,8 +11,8 @@ from arch_x86.explore.case import find_orders, open_case
 from arch_x86.explore.check import Search, check, life_of_probes
 from arch_x86.explore.orders import Orders
 from arch_x86.explore.shared_access import Access, Accesses
+from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010, NEXT
-from engine.core.safety_steps import without
 from engine.errors import InputError
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive

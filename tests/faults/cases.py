@@ -12,8 +12,9 @@ from arch_x86.explore.check import Search, life_of_probes
 from arch_x86.explore.scenario import Scenario
 from arch_x86.explore.scenarios.steps import scenarios_for
 from arch_x86.images.asmtext import load_asm
+from engine.core.ablation import without
 from engine.core.profiles import PROFILES, Profile
-from engine.core.safety_steps import STEPS, without
+from engine.core.safety_steps import STEPS
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec
 

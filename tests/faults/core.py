@@ -74,19 +74,19 @@ _HANDLERS: Final = (
 
 _SWITCH: Final = (
     Fault("kprobes-optimization=0 does not wait", _SWITCHES, "    if not on:\n        _wait(core)\n\n\ndef set_kprobes_enabled", "\n\ndef set_kprobes_enabled", Kind.PROMISE),
-    Fault("kprobes-optimization=0 waits with the mutex held that the optimizer takes", _SWITCHES, 'if not on and not core.profile.has("sysctl-deadlock"):', "if not on:", Kind.LOCKS),
+    Fault("kprobes-optimization=0 waits with the mutex held that the optimizer takes", _SWITCHES, "if not on and not core.profile.has(SafetyStep.SYSCTL_DEADLOCK):", "if not on:", Kind.LOCKS),
     Fault("kprobes-optimization=0 leaves the jumps", _SWITCHES, "                core.optprobes.unoptimize_kprobe(p)", "                pass", Kind.PROMISE),
     Fault("kprobes-optimization=1 lists nothing", _SWITCHES, "                core.optprobes.optimize_kprobe(p)", "                pass", Kind.PROGRESS),
     Fault("enabled=0 does not wait", _SWITCHES, "        core.kprobes_all_disarmed = not on\n    if not on:\n        _wait(core)", "        core.kprobes_all_disarmed = not on", Kind.PROMISE),
-    Fault("all_disarmed is set behind the loop", _SWITCHES, 'if not on or core.profile.has("enabled-1-optimizes"):', "if False:", Kind.PROMISE),
+    Fault("all_disarmed is set behind the loop", _SWITCHES, "if not on or core.profile.has(SafetyStep.ENABLED_1_OPTIMIZES):", "if False:", Kind.PROMISE),
     Fault("enabled=1 arms the disabled ones, too", _SWITCHES, "            if p.disabled:\n                continue\n            if on:\n                core.optprobes.arm_kprobe(p)", "            if on:\n                core.optprobes.arm_kprobe(p)", Kind.PROMISE),
     Fault("an operation arms the first of its probes alone", _ARMING, "            self._arch.arch_arm_kprobes(armed)", "            self._arch.arch_arm_kprobes(armed[:1])", Kind.HITS),
     Fault("an operation disarms the first of its probes alone", _ARMING, "            self._arch.arch_disarm_kprobes(disarmed)", "            self._arch.arch_disarm_kprobes(disarmed[:1])", Kind.TEXT),
 )  # fmt: skip
 
 _PASS: Final = (
-    Fault("the pass does not wait before it writes jumps", _OPTIMIZER, 'if self._profile.has("quiescence"):\n                    self._wait()', 'if self._profile.has("quiescence"):\n                    pass', Kind.WAITS),
-    Fault("a detour buffer is freed before the wait", _OPTIMIZER, 'if not self._profile.has("free-wait"):', "if True:", Kind.FREED),
+    Fault("the pass does not wait before it writes jumps", _OPTIMIZER, "if self._profile.has(SafetyStep.QUIESCENCE):\n                    self._wait()", "if self._profile.has(SafetyStep.QUIESCENCE):\n                    pass", Kind.WAITS),
+    Fault("a detour buffer is freed before the wait", _OPTIMIZER, "if not self._profile.has(SafetyStep.FREE_WAIT):", "if True:", Kind.FREED),
     Fault("the pass runs without the locks of the tables", _OPTIMIZER, 'with self._host.locked_tables("kprobe_optimizer"), self._text(whole_pass=True):', "with self._text(whole_pass=True):", Kind.LOCKS),
     Fault("the pass optimizes without the lock of the text", _OPTIMIZER, "                with self._text(whole_pass=False):\n                    self._do_optimize()", "                self._do_optimize()", Kind.LOCKS),
     Fault("the wait for the optimizer returns while a pass is under way", _OPTIMIZER, "not (self._pending or self._running or self.waiting)", "not (self._pending or self.waiting)", Kind.PROMISE),
