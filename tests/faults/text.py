@@ -11,10 +11,10 @@ __all__ = ("TEXT",)
 _POKE, _BATCH, _SPACE = "arch_x86/text/poke.py", "arch_x86/text/poke_batch.py", "arch_x86/text/space.py"
 
 TEXT: Final = (
-    Fault("2010: a jump is written while the CPUs run", _POKE, '        self._stops = SafetyStep.STOP_MACHINE not in without', "        self._stops = False", Kind.TEXT),
+    Fault("2010: a jump is written while the CPUs run", _POKE, "        self._stops = SafetyStep.STOP_MACHINE not in without", "        self._stops = False", Kind.TEXT),
     Fault("6.1: a poke never gives its descriptor up", _POKE, "            self._at = None\n", "", Kind.TEXT),
     Fault("6.1: a poke's breakpoint is taken for its own at every address", _POKE, "self._at is not None and self._at.addr == addr and", "self._at is not None and", Kind.TEXT),
-    Fault("6.1: the jump goes in without a breakpoint in front of it", _POKE, '            if SafetyStep.BP_INT3_FIRST in self._without:', "            if True:", Kind.TEXT),
+    Fault("6.1: the jump goes in without a breakpoint in front of it", _POKE, "            if SafetyStep.BP_INT3_FIRST in self._without:", "            if True:", Kind.TEXT),
     Fault("6.1: a jump's last byte is not written", _POKE, 'self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail", SafetyStep.BP_SYNC_2)', 'self._write(param.addr + 1, param.data[1:4], f"{param.reason}: tail", SafetyStep.BP_SYNC_2)', Kind.TEXT),
     Fault("6.1: a jump goes out tail first", _POKE, '            self._write(param.addr, param.data[:1], f"{param.reason}: breakpoint", SafetyStep.UNOPT_SYNC_1)\n            self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail", SafetyStep.UNOPT_SYNC_2)', '            self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail", SafetyStep.UNOPT_SYNC_2)\n            self._write(param.addr, param.data[:1], f"{param.reason}: breakpoint", SafetyStep.UNOPT_SYNC_1)', Kind.TEXT),
     Fault("next: every hit of a batch goes on at the detour of its first", _BATCH, "self._vector[min(self._place(addr), len(self._vector) - 1)].target", "self._vector[0].target", Kind.TEXT),
