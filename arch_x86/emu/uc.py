@@ -19,6 +19,7 @@ from unicorn import unicorn_const as uc_const  # pyright: ignore[reportMissingTy
 from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
 from arch_x86.emu.private_offsets import PrivateOffsets
+from arch_x86.isa.constants import FLAG_TF, PAGE_SIZE
 from engine.errors import EngineBug
 
 __all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "VECTOR_WATCH", "Context", "PrivateOffsets", "UcInstance", "UcPool", "in_callback")
@@ -79,7 +80,6 @@ NO_LIMIT: Final = 0x0123_4567_89AB
 """A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
 _RUN_MAX: Final = 1 << 20
 """Ctrl-C is noticed between two runs of the emulator only, so none is longer: 8 ms at full speed, below a second with a callback each."""
-_PAGE, _TRAP_FLAG = 4096, 1 << 8
 _VECTOR_DEBUG, _VECTOR_INVALID, _ERROR_FETCH = 1, 6, 16
 SHADOW: Final = 1 << 3
 _VECTOR_SYSCALL: Final = 0x100
@@ -201,10 +201,10 @@ class UcInstance:
         """Map a page and forget it: in an instance whose memory was never unmapped, Unicorn gives two mappings the same place in its
         RAM numbering, and then runs one's translations for the other's text.
         """
-        room = mmap.mmap(-1, _PAGE)
+        room = mmap.mmap(-1, PAGE_SIZE)
         host = ctypes.addressof(ctypes.c_char.from_buffer(room))
-        _check(_mem_map_ptr(self.handle, 0, _PAGE, uc_const.UC_PROT_ALL, host), "uc_mem_map_ptr")
-        _check(_mem_unmap(self.handle, 0, _PAGE), "uc_mem_unmap")
+        _check(_mem_map_ptr(self.handle, 0, PAGE_SIZE, uc_const.UC_PROT_ALL, host), "uc_mem_map_ptr")
+        _check(_mem_unmap(self.handle, 0, PAGE_SIZE), "uc_mem_unmap")
 
     def _hook(self) -> None:
         stop, handle = _emu_stop, self.handle
@@ -485,13 +485,13 @@ class UcInstance:
     def _step(self) -> None:
         """One instruction by the trap flag: to count it would drop all translations, and to go back would do so again."""
         self.load()
-        stepped = self.gpr[RFLAGS] & _TRAP_FLAG
-        self.gpr[RFLAGS] |= _TRAP_FLAG
+        stepped = self.gpr[RFLAGS] & FLAG_TF
+        self.gpr[RFLAGS] |= FLAG_TF
         self.store()
         self.start_uncounted()
         if not stepped:
             self.load()
-            self.gpr[RFLAGS] &= ~_TRAP_FLAG
+            self.gpr[RFLAGS] &= ~FLAG_TF
             self.store()
             if self.vector == _VECTOR_DEBUG:
                 self.vector = None

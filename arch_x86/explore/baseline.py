@@ -19,12 +19,12 @@ from typing import Any, Final
 
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
-from arch_x86.emu.memory import PAGE_SIZE
 from arch_x86.explore.lane import Lane
 from arch_x86.explore.orders import Orders, add_call
 from arch_x86.explore.running import Plan
 from arch_x86.explore.shared_access import Access, Accesses
 from arch_x86.explore.system import X86System
+from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.probes.singlestep import changes_interrupt_flag
 from engine.errors import InputError
 from engine.search.conduct import explore

@@ -6,7 +6,7 @@ from typing import Final
 
 from arch_x86.explore.promises import broken_promise, may_lack_jump
 from arch_x86.explore.world import Node
-from arch_x86.isa.encode import JMP32_SIZE
+from arch_x86.isa.constants import JMP32_SIZE
 from engine.kprobe import AggrKprobe, Queue
 from engine.search.explorable import Violation, ViolationKind
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.explore.lane import Lane
-from arch_x86.isa.encode import JMP32_SIZE
+from arch_x86.isa.constants import JMP32_SIZE
 from arch_x86.text.version import TextStore, TextVersion
 from engine.kprobe import Kprobe
 from engine.search.explorable import Violation, ViolationKind

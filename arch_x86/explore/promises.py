@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from arch_x86.isa.encode import JMP32_SIZE
+from arch_x86.isa.constants import JMP32_SIZE
 from engine.core.transitions import ClearedAtOnce
 from engine.kprobe import AggrKprobe, Kprobe, Queue
 

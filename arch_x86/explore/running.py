@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from arch_x86.emu.cpu import FLAG_IF, TRAPS, Cpu, ExitReason, NmiPhase
+from arch_x86.emu.cpu import TRAPS, Cpu, ExitReason, NmiPhase
 from arch_x86.emu.entry import wrong_call, wrong_entry, wrong_step
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
@@ -21,8 +21,8 @@ from arch_x86.explore.returns import NO_CALLS, OpenCalls, load_calls, store_call
 from arch_x86.explore.waits import Waits
 from arch_x86.explore.witness import Witness
 from arch_x86.explore.world import ControlCodes, Node, World
+from arch_x86.isa.constants import FLAG_IF, FLAG_TF
 from arch_x86.lab.calls import CallFrame
-from arch_x86.probes.singlestep import FLAG_TF
 from engine.core.profiles import Profile
 from engine.kprobe import AggrKprobe, Method
 from engine.search.explorable import Coverage, Violation, ViolationKind

@@ -9,7 +9,6 @@ from typing import Any, Final
 from arch_x86.emu.cpu import CpuState
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
-from arch_x86.emu.memory import PAGE_SIZE
 from arch_x86.emu.stubs import GS_END, GS_INTERRUPTS
 from arch_x86.emu.uc import RSP
 from arch_x86.explore.apart import others_in_flight
@@ -25,6 +24,7 @@ from arch_x86.explore.running import CpuSide, Plan
 from arch_x86.explore.shared_variables import share_variables
 from arch_x86.explore.unprobed import Unprobed, own_spans, refuse_bad_calls, run_unprobed
 from arch_x86.explore.world import STEPS_MAX, Node, NodeTree, Stage, endless
+from arch_x86.isa.constants import PAGE_SIZE
 from engine.control.stepped_plane import MachineWait
 from engine.errors import InputError, KprobeError
 from engine.search.explorable import Choice, Violation

@@ -7,7 +7,8 @@ from itertools import groupby
 
 from arch_x86.explore.lane import Lane, Mode
 from arch_x86.explore.system import X86System
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.constants import MAX_INSN_SIZE
+from arch_x86.isa.decode import decode
 from arch_x86.isa.disasm import disassemble
 from engine.search.schedule import Segments
 

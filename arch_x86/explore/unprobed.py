@@ -8,8 +8,8 @@ from typing import Any
 
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.fault import FaultKind
-from arch_x86.emu.memory import PAGE_SIZE
 from arch_x86.explore.apart import own_writes
+from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.lab.calls import CallFrame
 from engine.errors import UnprobedFault
 from engine.kretprobe import Kretprobe

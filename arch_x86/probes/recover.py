@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from arch_x86.isa.encode import INT3, JMP32_SIZE
+from arch_x86.isa.constants import INT3_OPCODE, JMP32_OPCODE, JMP32_SIZE
 from arch_x86.probes.records import Ainsn, OptInsn
 from arch_x86.text.space import TextSpace
 from engine.kprobe import AggrKprobe, Kprobe
 
 __all__ = ("recover",)
-
-_INT3 = INT3[0]
-_JMP = 0xE9
 
 
 def recover(text: TextSpace, lookup: Callable[[int], Kprobe | None], addr: int, size: int, *, queued: bool = True) -> bytes:
@@ -32,7 +29,7 @@ def recover(text: TextSpace, lookup: Callable[[int], Kprobe | None], addr: int, 
     data = bytearray(text.read(addr - before, before + size + JMP32_SIZE - 1))
     start = addr - before
     for offset in range(min(before + size, len(data))):
-        if data[offset] == _INT3 or data[offset] == _JMP:
+        if data[offset] == INT3_OPCODE or data[offset] == JMP32_OPCODE:
             p = lookup(start + offset)
             if p is not None and p.ainsn is not None:
                 _take_out(data, offset, p, queued=queued)
@@ -48,5 +45,5 @@ def _take_out(data: bytearray, offset: int, p: Kprobe, *, queued: bool) -> None:
             if queued or not p.queued:
                 data[offset + 1 : offset + JMP32_SIZE] = optinsn.original[1 : 1 + len(tail)]
             data[offset] = ainsn.opcode[0]
-    if data[offset] == _INT3:
+    if data[offset] == INT3_OPCODE:
         data[offset] = ainsn.opcode[0]
