@@ -137,6 +137,10 @@ class Optimizer:
         """Until both lists are empty and no pass is scheduled or under way (wait_for_kprobe_optimizer)."""
         self._port.wait_until(lambda: self.idle, "wait_for_kprobe_optimizer")
 
+    def wait_for_lists(self) -> None:
+        """As wait_for_kprobe_optimizer() of v6.1 waits: until nothing waits to be optimized or undone, and no pass is under way."""
+        self._port.wait_until(lambda: not (self._running or self.waiting), "wait_for_kprobe_optimizer")
+
     def wait_for_completion(self) -> None:
         """As wait_for_kprobe_optimizer() of 6274de4984a6 waits: if a pass is scheduled, until one has left nothing to do.
 

@@ -66,7 +66,9 @@ def set_kprobes_enabled(core: Kprobes, *, on: bool) -> None:
 
 def _wait(core: Kprobes) -> None:
     """Until no jump is left. In the commit of 2010 that waits for the first pass that leaves nothing to do at most."""
-    if core.profile.has("ad72b3bea744"):
+    if not core.profile.has("ad72b3bea744"):
+        core.optimizer.wait_for_completion()
+    elif core.profile.waits_for_freeing:
         core.wait_for_kprobe_optimizer()
     else:
-        core.optimizer.wait_for_completion()
+        core.optimizer.wait_for_lists()
