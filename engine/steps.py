@@ -59,6 +59,7 @@ STEPS: Final = (
 
 MENDS: Final = (
     Step("covering-search", _OLD, "a new probe's address is looked for in the replaced bytes of each probe before it, not of the nearest"),
+    Step("86b4ce3156c0", _OLD, "where a function is decoded, the original bytes under other probes' jumps are looked at"),
     Step("enabled-0-disarms", _OLD, "enabled=0 takes away the breakpoints, too, that the optimizer leaves where jumps were"),
     Step("enabled-1-optimizes", _OLD, "enabled=1 optimizes what it arms"),
     Step("reoptimize-blocked", _OLD, "a probe that a neighbour kept a breakpoint is optimized when that is disabled or goes"),

@@ -114,7 +114,8 @@ class X86Arch(BreakpointHandler):
         """The text without probes; what is not text (data that the image brings) as loaded."""
         if not self._text.covers(addr, 1):
             return self.image.read(addr, size)
-        return recover(self._text, self._lookup, addr, size, queued=self.profile.has("868a6fc0ca24"))
+        has = self.profile.has
+        return recover(self._text, self._lookup, addr, size, jumps=has("86b4ce3156c0"), queued=has("868a6fc0ca24"))
 
     @property
     def max_optimized_len(self) -> int:
