@@ -113,7 +113,9 @@ class X86Arch(BreakpointHandler):
         """The text without probes; what is not text (data that the image brings) as loaded."""
         if not self._text.covers(addr, 1):
             return self.image.read(addr, size)
-        return recover(self._text, self._lookup, addr, size, queued=self.profile.has(SafetyStep.COMMIT_868A6FC0CA24))
+        has = self.profile.has
+        jumps, queued = has(SafetyStep.COMMIT_86B4CE3156C0), has(SafetyStep.COMMIT_868A6FC0CA24)
+        return recover(self._text, self._lookup, addr, size, jumps=jumps, queued=queued)
 
     @property
     def max_optimized_len(self) -> int:

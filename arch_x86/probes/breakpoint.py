@@ -234,7 +234,7 @@ class BreakpointHandler:
         if p is None:
             return False
         status = block.status
-        if status in _STEPPING:
+        if status in _STEPPING and self.stepping.step_faulted(p.ainsn, regs):
             regs.ip = p.at
             regs.flags = regs.flags & ~FLAG_TF | block.old_flags
             self._leave(block)

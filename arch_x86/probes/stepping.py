@@ -69,6 +69,10 @@ class Stepping(Protocol):
         """Whether this trap is the end of the step of ``ainsn``."""
         ...
 
+    def step_faulted(self, ainsn: Ainsn, regs: PtRegs) -> bool:
+        """Whether a fault that comes while ``ainsn`` is stepped counts as its own; else it is that of what an NMI runs meanwhile."""
+        ...
+
     def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
         """Put right what the copy's address left in ``regs`` and on the stack."""
         ...
@@ -108,6 +112,11 @@ class TrapFlagStepping:
         """The next #DB is it."""
         del ainsn, regs
         return not by_int3
+
+    def step_faulted(self, ainsn: Ainsn, regs: PtRegs) -> bool:
+        """Always: only the status of the hit is asked, as in the kernel."""
+        del ainsn, regs
+        return True
 
     def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
         """Flags, a pushed return address, pushed flags, RIP."""
@@ -165,6 +174,10 @@ class Int3Stepping:
     def step_ended(self, ainsn: Ainsn, regs: PtRegs, *, by_int3: bool) -> bool:
         """An int3 right behind the copy."""
         return by_int3 and regs.ip == ainsn.slot + ainsn.insn.length + INT3_SIZE
+
+    def step_faulted(self, ainsn: Ainsn, regs: PtRegs) -> bool:
+        """One at the copy, as the kernel asks for RIP."""
+        return regs.ip == ainsn.slot
 
     def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
         """IF, and RIP from behind the second int3 to behind the original."""
