@@ -442,6 +442,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if words and words[0] == "replay" and "--" in words:
         rest = words[words.index("--") + 1 :]
         words = words[: words.index("--")]
+    _refuse_empty(words)
     parser = _parser()
     args, left = parser.parse_known_args(_join_negative(words))
     if args.command == "inspect" and args.symbol is None and len(left) == 1 and not left[0].startswith("-"):
@@ -535,6 +536,18 @@ def _main(argv: Sequence[str]) -> int:
         status = _COMMANDS[args.command](args)
     sys.stdout.flush()
     return status
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """No word may be empty: as a directory it would be the present one, and in a message nothing is to be seen of it."""
+    for number, word in enumerate(words):
+        before = words[number - 1] if number else ""
+        if re.fullmatch(r"--[a-z-]+=", word) or (word == "" and before.startswith("--")):
+            raise InputError(f"{(word or before).rstrip('=')}: an empty word; give a value, or leave the option out")
+        if word == "":
+            raise InputError(
+                f"word {number + 1} of the command is empty; give a name there, or leave it out (is a shell variable not set?)"
+            )
 
 
 def _join_negative(argv: Sequence[str]) -> list[str]:

@@ -39,7 +39,7 @@ class Checkpoint:
                 raise InputError(f"--checkpoint: {printable(str(file))}: not a regular file; take it away")
             self._out = file.open("a+b", buffering=0)
         except (OSError, ValueError) as error:  # ValueError: a null character in the name
-            raise _unwritable(file, error_text(error)) from None
+            raise _unwritable(file, "a file is there" if isinstance(error, FileExistsError) else error_text(error)) from None
         try:
             self._lock()
             self._begin(header)

@@ -484,8 +484,8 @@ def test_ctrl_c_leaves_what_verify_has_found_by_then(monkeypatch):
     monkeypatch.setattr(Verifier, "_explain_registers", wrong)
     result = verify_image(asm_image(SOUND, HELPER, "ret"), "f", sweep=Sweep("boundaries"), progress=interrupted)
     assert (result.verdict, result.interrupted, result.died) == ("bad", True, None)
-    assert len(result.failures) == 1
-    assert 0 < result.sites < result.total
+    assert result.sites < result.total
+    assert {failure.explain for failure in result.failures} == {"wrong"}
     assert result.to_json()["interrupted"] is True
 
 
