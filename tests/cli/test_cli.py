@@ -157,7 +157,7 @@ BAD = {
     "no CPUs": (["run", SHA, *ABC, "--cpus", "0"], "1 to 8"),
     "nine CPUs": (["run", SHA, *ABC, "--cpus", "9"], "1 to 8"),
     "malformed SPEC": (["run", SHA, *ABC, "--probe", "p:!! sha256"], "p:!!"),
-    "empty SPEC": (["run", SHA, *ABC, "--probe", ""], "SYM"),
+    "empty SPEC": (["run", SHA, *ABC, "--probe", ""], "--probe: an empty word"),
     "return probe of too many calls": (["run", SHA, *ABC, "--probe", "r4097 sha256"], "E2BIG"),
     "malformed argument": (["run", SHA, "--call", "sha256", "--arg", "buf:abc"], "hex"),
     "too many arguments": (["run", SHA, "--call", "sha256", *["--arg", "1"] * 7], "at most 6"),
