@@ -19,6 +19,7 @@ from unicorn import unicorn_const as uc_const  # pyright: ignore[reportMissingTy
 from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
 from arch_x86.emu.private_offsets import PrivateOffsets
+from arch_x86.emu.room import require_room
 from arch_x86.isa.constants import FLAG_TF, PAGE_SIZE
 from engine.errors import EngineBug
 
@@ -160,6 +161,7 @@ class UcInstance:
     )
 
     def __init__(self, offsets: PrivateOffsets) -> None:
+        require_room()
         handle = c_void_p()
         _check(_open(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64, byref(handle)), "uc_open")
         assert handle.value is not None
@@ -181,8 +183,7 @@ class UcInstance:
         self._cr3 = c_uint64()
         self._keep: list[object] = []
         self._callbacks: list[object] = []
-        self._fallback_count = 0
-        self._fallback_limit = 0
+        self._fallback_count = self._fallback_limit = 0
         self._counter: c_uint64 | None = None
         self._traps: list[int] = []
         self._from: int | None = None
@@ -361,8 +362,7 @@ class UcInstance:
         self.write_reg(x86.UC_X86_REG_CR3, cr3)
         self.write_reg(x86.UC_X86_REG_CR4, 0x620)  # PAE, OSFXSR, OSXMMEXCPT
         self.write_reg(x86.UC_X86_REG_CR0, 0x80010033)  # PG, WP, NE, ET, MP, PE
-        table = _Mmr(0, gdt, gdt_limit, 0)
-        _check(_reg_write(self.handle, x86.UC_X86_REG_GDTR, byref(table)), "GDTR")
+        _check(_reg_write(self.handle, x86.UC_X86_REG_GDTR, byref(_Mmr(0, gdt, gdt_limit, 0))), "GDTR")
         self.write_reg(x86.UC_X86_REG_CS, code_selector)
         for segment in (x86.UC_X86_REG_SS, x86.UC_X86_REG_DS, x86.UC_X86_REG_ES):
             self.write_reg(segment, data_selector)
