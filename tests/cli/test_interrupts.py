@@ -17,7 +17,7 @@ from arch_x86.explore import check as check_module
 from engine.control.stepped_plane import SteppedPlane
 from engine.control.sync import Mutex
 from engine.ctrl_c import CtrlC
-from engine.search import workers
+from engine.search import process_pool
 from tests.cli import interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,13 +114,13 @@ def test_an_interrupt_whose_exception_nobody_can_catch_comes_again(capfd):
 
 def test_a_worker_that_has_just_been_started_leaves_ctrl_c_to_who_leads(capfd, monkeypatch):
     """It comes between the start of the process and its first instruction of ours."""
-    serve = workers._serve
+    serve = process_pool._serve
 
     def late(*words) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         serve(*words)
 
-    monkeypatch.setattr(workers, "_serve", late)
+    monkeypatch.setattr(process_pool, "_serve", late)
 
     class Numbers:
         violations_max = 1
@@ -131,7 +131,7 @@ def test_a_worker_that_has_just_been_started_leaves_ctrl_c_to_who_leads(capfd, m
         def work(self, _system, _part, _tick=None):
             return workers.PartResult()
 
-    several = workers.Workers(Numbers(), object(), object, 2)
+    several = process_pool.Workers(Numbers(), object(), object, 2)
     try:
         assert len(list(several.work([1, 2, 3], None))) == 3
     finally:
