@@ -174,6 +174,11 @@ class BreakpointHandler:
             if not reenter:
                 block.current = None
             return
+        if p.ftrace:  # where ftrace was about to write, and nobody took its breakpoint: there is no copy, p->ainsn.insn is NULL
+            regs.ip = 0
+            if not reenter:
+                block.current = None
+            return
         ainsn: Ainsn = p.ainsn
         if self.stepping.boosts(p):
             if not reenter:
