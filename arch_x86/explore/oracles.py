@@ -30,7 +30,7 @@ Where = Callable[[int], str]
 class Site:
     """An address that gets probes. ``insns``: the original instructions from there to behind what a jump may replace, by address.
 
-    ``jumps``: every jump that was ever prepared for it, ``calls``: every call of ftrace. ``probes``: numbers of the scenario's probes there.
+    ``jumps``: jumps that were prepared for it so far; ``calls``: calls of ftrace. ``probes``: numbers of the scenario's probes there.
     """
 
     addr: int
@@ -66,10 +66,12 @@ class TornOracle:
         self.insns: dict[int, bytes] = {}
         self.sites: dict[int, Site] = {}
 
-    def learn(self, site: Site) -> None:
-        """A site more."""
-        self.sites[site.addr] = site
-        self.insns.update(site.insns)
+    def learn(self, addr: int, insns: dict[int, bytes]) -> Site:
+        """A site more, or more of the original instructions there."""
+        site = self.sites.setdefault(addr, Site(addr, insns))
+        site.insns = insns
+        self.insns.update(insns)
+        return site
 
     def check(self, cpu: Cpu) -> Violation | None:
         """``cpu`` is about to execute the instruction at its RIP, which lies near a site."""

@@ -142,8 +142,7 @@ class CpuSide:
             size = entry.optinsn.size if isinstance(entry, AggrKprobe) and entry.optinsn is not None else 0
             site = self._sites.get(p.addr)
             if site is None or site.end < p.addr + size:
-                site = Site(p.addr, arch.originals(image, p.addr, size), *((site.jumps, site.probes, site.calls) if site else ()))
-                self.torn.learn(site)
+                site = self.torn.learn(p.addr, arch.originals(image, p.addr, size))
                 self._watch(site.addr, site.end + 1)
             site.probes.add(number)
             if entry is not None and isinstance(entry.ainsn, FtraceInsn):

@@ -1,14 +1,15 @@
 """The hit path of probes on ftrace locations. Answers to kprobe_ftrace_handler() (arch/x86/kernel/kprobes/ftrace.c, v6.1).
 
-The site calls a trampoline, the stub ``ftrace_caller`` (:mod:`arch_x86.emu.stubs`), which saves everything as a struct pt_regs, asks for the
-handlers, and returns behind the site, or to where a handler has set ``ip``. There is one for all sites, as kprobe_ftrace_ops has one, and
-it is never freed: ftrace_shutdown() frees those of FTRACE_OPS_FL_DYNAMIC only, which what the kernel is built with is not. So a CPU or a
-preempted task may be in it at any time; it looks its probe up when it asks, by where it will return to, and finds none, or a disabled one,
-where that has gone meanwhile.
+The site calls a trampoline, the stub ``ftrace_caller`` (:mod:`arch_x86.emu.stubs`), which saves everything as a struct pt_regs, asks for
+the handlers, and returns behind the site, or to where a handler has set ``ip``. There is one for all sites, as kprobe_ftrace_ops has one,
+and it is never freed: ftrace_shutdown() frees those of FTRACE_OPS_FL_DYNAMIC only, which what the kernel is built with is not. So a CPU or
+a preempted task may be in it at any time; it looks its probe up when it asks, by where it will return to, and finds none, or a disabled
+one, where that has gone meanwhile.
 
-Handlers run as behind a jump: no trap, IF as in the interrupted code. ``regs.ip`` is one byte behind the site for a pre_handler, as behind a
-breakpoint, and behind the whole site for a post_handler. One that returns 1 has set ``regs.ip`` itself, and no post_handler runs. A change
-of ``sp`` has no effect.
+Handlers run as behind a jump: no trap, IF as in the interrupted code. For a pre_handler ``regs.ip`` is the address of the site plus 1, as
+behind a breakpoint; for a post_handler it is behind the site. A pre_handler that returns 1 has set ``regs.ip`` itself, and no post_handler
+runs. A change of ``sp`` has no effect. A hit in what a handler calls is missed and counted: of the recursion that
+ftrace_test_recursion_trylock() refuses without a count, it lets one level pass, and there is no second one, as no handler runs in it.
 """
 
 from __future__ import annotations
