@@ -13,35 +13,17 @@ from arch_x86.probes.inspect import inspect_json
 from engine.cli import main
 from engine.debugfs import kprobes_list
 from engine.errors import KprobeError
-from engine.image import Reserved, ReservedKind, Segment
+from engine.image import Reserved, ReservedKind
 from engine.kprobe import Kprobe, KprobeFlag, Method
 from engine.kretprobes import Kretprobe
 from engine.profile import LINUX_6_1, LINUX_2010, NEXT
 from engine.steps import without
 from engine.switches import set_kprobes_enabled
 from tests.conftest import BASE, asm_image
+from tests.engine.traced import BODY, LOCATION, SITES, traced
 
-FENTRY = BASE + 0x200  # "h": comes back at once
-GOT = BASE + 0x1000
-SITES = {
-    "nop": (bytes.fromhex("0f1f440000"), b"\xe8"),
-    "call": (b"\xe8" + (0x200 - 5).to_bytes(4, "little"), b"\xe8"),
-    "call through a word": (b"\xff\x15" + (0x1000 - 6).to_bytes(4, "little"), b"\x67\xe8"),
-    "addr32 call": (b"\x67\xe8" + (0x200 - 6).to_bytes(4, "little"), b"\x67\xe8"),
-}
-BODY = "; mov eax, edi; add eax, 3; ret"  # f(n) = n + 3
-OTHER = "mov eax, edi; add eax, 5; nop; nop; ret"
-LOCATION = Reserved(BASE, 5, ReservedKind.FTRACE_SITE)
 FTRACE = KprobeFlag.FTRACE | KprobeFlag.ON_FUNC_ENTRY
 NEW = pytest.mark.parametrize("profile", [LINUX_6_1, NEXT], ids=lambda profile: profile.name)
-
-
-def traced(site: str = "nop", body: str = BODY, **fields):
-    """f begins with an ftrace location, g is another function, h what the location calls where it is a call."""
-    code = SITES[site][0]
-    image = asm_image(".byte " + ", ".join(map(hex, code)) + body, OTHER, "ret", reserved=(LOCATION,), **fields)
-    word = Segment(GOT, FENTRY.to_bytes(8, "little"), 8, executable=False)
-    return replace(image, segments=(*image.segments, word))
 
 
 @pytest.fixture(params=SITES)

@@ -10,7 +10,7 @@ from engine.arguments import parse_argument
 from engine.explore.system import ViolationKind
 from engine.profile import LINUX_6_1, LINUX_2010, NEXT
 from engine.steps import without
-from tests.engine.test_ftrace import traced
+from tests.engine.traced import traced
 from tests.explore.laws import outcomes
 
 NEW = pytest.mark.parametrize("profile", [LINUX_6_1, NEXT], ids=lambda profile: profile.name)
