@@ -124,6 +124,7 @@ class Stubs:
     trampoline: int
     trampoline_asks: int
     ftrace_caller: int
+    ftrace_caller_end: int
     exceptions: dict[int, int]
     hypercalls: dict[int, str]
     frames: dict[int, tuple[int, int]]
@@ -164,6 +165,7 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
     for at in [at for at in frames if trampoline <= at < asks]:
         del frames[at]  # the stack says nothing of where it is returned to before the host has answered
     ftrace_caller = add("ftrace_caller", _FTRACE_CALLER, behind=(1, 1))
+    ftrace_caller_end = base + len(code)
     exceptions: dict[int, int] = {}
     for vector, (_name, has_code) in VECTORS.items():
         name = f"exception:{vector}"
@@ -188,6 +190,7 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
         trampoline=trampoline,
         trampoline_asks=asks,
         ftrace_caller=ftrace_caller,
+        ftrace_caller_end=ftrace_caller_end,
         exceptions=exceptions,
         hypercalls=hypercalls,
         frames=frames,

@@ -37,7 +37,7 @@ from engine.kprobe import Kprobe, Method
 __all__ = ("Failure", "Sweep", "Verifier", "parse_sweep")
 
 Progress: TypeAlias = Callable[[int, int], None]
-_METHODS = (Method.INT3, Method.EMULATED, Method.BOOSTED, Method.OPTIMIZED, Method.FTRACE)
+_METHODS = (Method.INT3, Method.EMULATED, Method.BOOSTED, Method.OPTIMIZED)
 _PUSHING = (Method.OPTIMIZED, Method.FTRACE)
 """The ways in which something pushes before anybody is asked."""
 _WITH_POST = (Method.INT3, Method.EMULATED)
@@ -172,8 +172,14 @@ class Verifier:
 
     def check_site(self, addr: int, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
         """Every method that the site allows; where the call does not execute it, only a jump makes a difference."""
-        for method in _METHODS if addr in self.golden.passes else (Method.OPTIMIZED,):
+        for method in self._methods(addr):
             yield from self.check_method(addr, method, sweep, progress)
+
+    def _methods(self, addr: int) -> tuple[Method, ...]:
+        """What to try there."""
+        if addr not in self.golden.passes:
+            return (Method.OPTIMIZED,)
+        return (Method.FTRACE,) if self._profile.on_ftrace and self.bench.arch.arch_ftrace_location(addr) else _METHODS
 
     def check_method(self, addr: int, method: Method, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
         """One method; nothing where the site does not allow it. ``progress(done, total)`` counts interrupt positions."""
