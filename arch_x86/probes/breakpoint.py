@@ -176,8 +176,7 @@ class BreakpointHandler:
             return
         if p.ftrace:  # where ftrace was about to write, and nobody took its breakpoint: there is no copy, p->ainsn.insn is NULL
             regs.ip = 0
-            if not reenter:
-                block.current = None
+            block.current = block.current if reenter else None
             return
         ainsn: Ainsn = p.ainsn
         if self.stepping.boosts(p):
