@@ -44,7 +44,7 @@ STEPS: Final = (
     Step("bp-sync-1", _NEW, "a core sync behind the breakpoint"),
     Step("bp-sync-2", _NEW, "a core sync behind the jump's tail"),
     Step("bp-sync-3", _NEW, "a core sync behind the jump's first byte"),
-    Step("bp-handler", _NEW, "whoever hits that breakpoint goes on at the jump's destination"),
+    Step("bp-handler", _NEW, "whoever hits that breakpoint goes on at the jump's, or the call's, destination"),
     Step("bp-refs", _NEW, "the next poke waits for who still reads the last one's descriptor"),
     Step("unopt-sync-1", _NEW, "a core sync behind the breakpoint over a jump that goes out"),
     Step("unopt-sync-2", _NEW, "a core sync behind the tail of a jump that goes out"),

@@ -11,7 +11,7 @@ from arch_x86.isa.insn import Insn
 from arch_x86.probes.emulate import Emulation
 from arch_x86.probes.ptregs import PtRegs
 
-__all__ = ("StackMemory", "condition_holds", "emulate")
+__all__ = ("StackMemory", "condition_holds", "emulate", "push")
 
 _CF, _PF, _ZF, _SF, _IF, _OF = 1 << 0, 1 << 2, 1 << 6, 1 << 7, 1 << 9, 1 << 11
 _MASK: Final = (1 << 64) - 1
@@ -34,7 +34,8 @@ class StackMemory(Protocol):
         ...
 
 
-def _push(regs: PtRegs, memory: StackMemory, value: int) -> None:
+def push(regs: PtRegs, memory: StackMemory, value: int) -> None:
+    """Push the quad word ``value`` on the interrupted stack."""
     regs.sp = (regs.sp - 8) & _MASK
     memory.write(regs.sp, (value & _MASK).to_bytes(8, "little"))
 
@@ -98,7 +99,7 @@ def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) ->
             regs.sp = (regs.sp - 2) & _MASK
             memory.write(regs.sp, (regs.flags & 0xFFFF).to_bytes(2, "little"))
         case 0x9C:  # PUSHF
-            _push(regs, memory, regs.flags)
+            push(regs, memory, regs.flags)
         case _ if narrow:
             regs.flags = regs.flags & ~0xFFFF | (memory.read_u64(regs.sp) or 0) & 0xFFFF
             regs.sp = (regs.sp + 2) & _MASK
@@ -120,7 +121,7 @@ def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, w
             if insn.opcode[0] in (_RET_IMM, _RETF_IMM) and not warts:
                 regs.sp = (regs.sp + (insn.immediate & 0xFFFF)) & _MASK
         case Emulation.CALL:
-            _push(regs, memory, insn.end)
+            push(regs, memory, insn.end)
             target = _target(insn)
         case Emulation.JMP:
             target = _target(insn)
@@ -132,7 +133,7 @@ def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, w
                 target = _target(insn)
         case Emulation.CALL_INDIRECT:
             target = _register(insn, regs)
-            _push(regs, memory, insn.end)
+            push(regs, memory, insn.end)
         case Emulation.JMP_INDIRECT:
             target = _register(insn, regs)
         case _:
