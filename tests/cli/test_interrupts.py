@@ -129,7 +129,7 @@ def test_a_worker_that_has_just_been_started_leaves_ctrl_c_to_who_leads(capfd, m
             """Nothing."""
 
         def work(self, _system, _part, _tick=None):
-            return workers.PartResult()
+            return process_pool.PartResult()
 
     several = process_pool.Workers(Numbers(), object(), object, 2)
     try:
