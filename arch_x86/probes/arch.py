@@ -18,7 +18,7 @@ from arch_x86.probes.breakpoint import GuestMemory
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import Detour, build_detour
 from arch_x86.probes.eligibility import Verdict, can_probe_address, can_probe_instruction, entry_offset, is_ftrace_site
-from arch_x86.probes.emulation import push
+from arch_x86.probes.emulate import push
 from arch_x86.probes.ftrace import FtraceHandler
 from arch_x86.probes.ftrace_site import FtraceInsn, ftrace_insn
 from arch_x86.probes.jprobe import JprobeStub, longjmp, setjmp
