@@ -9,7 +9,7 @@ from unicorn import x86_const
 
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.fault import FaultKind, GuestFault
-from arch_x86.emu.machine import Machine, Snapshot
+from arch_x86.emu.machine import Machine, MachineConfig, Snapshot
 from arch_x86.emu.task import TaskState
 from arch_x86.emu.uc import RFLAGS, UcPool
 from arch_x86.isa.assemble import assemble
@@ -93,7 +93,7 @@ class Laboratory:
     A snapshot for each state is made once. An instruction is written as the copy of one is, so that it is refused where copies are.
     """
 
-    def __init__(self, states: tuple[State, ...], pool: UcPool | None = None) -> None:
+    def __init__(self, states: tuple[State, ...], pool: UcPool | None = None, *, check_alignment: bool = False) -> None:
         self._states = states
         restore = assemble("fxrstor64 [rax]", TEXT_AT) + HALT
         text = restore.ljust(PAGE, HALT)
@@ -103,7 +103,7 @@ class Laboratory:
             Segment(STACK_AT, b"", STACK_TOP - STACK_AT + PAGE, executable=False, writable=True),
         )
         image = Image(name="hardware", segments=segments, symbols=(Symbol("all", TEXT_AT, PAGE),))
-        self.machine = Machine(image, pool=pool)
+        self.machine = Machine(image, pool=pool, config=MachineConfig(check_alignment=check_alignment))
         self._executor = Executor(self.machine)
         self._scratch = self.machine.allocate(PAGE)
         self._empty = self.machine.snapshot()
