@@ -44,7 +44,8 @@ _FS_GS: Final = frozenset({0x64, 0x65})
 _REX_W, _REX_R, _REX_B = 8, 4, 1
 _BIT_TESTS: Final = frozenset(bytes((0x0F, opcode)) for opcode in (0xA3, 0xAB, 0xB3, 0xBA, 0xBB))
 _STRING: Final = frozenset(bytes((opcode,)) for opcode in (*range(0xA4, 0xA8), *range(0xAA, 0xB0)))
-_BIT_COUNTS: Final = frozenset({b"\x0f\xb8", b"\x0f\xbc", b"\x0f\xbd"})
+_POPCNT: Final = b"\x0f\xb8"
+_BIT_COUNTS: Final = frozenset({_POPCNT, b"\x0f\xbc", b"\x0f\xbd"})
 _CRC32: Final = frozenset({b"\x0f\x38\xf0", b"\x0f\x38\xf1"})
 # The opcodes of the 0F map whose meaning a mandatory prefix selects: SSE and MMX.
 _SELECTED: Final = frozenset((*range(0x10, 0x18), *range(0x28, 0x30), *range(0x50, 0x80), 0xC2, *range(0xC4, 0xC7), *range(0xD0, 0xFF)))
@@ -76,6 +77,8 @@ def _by_prefixes(insn: Insn) -> str | None:
         return ENDS_PROCESS if insn.opcode in _BIT_TESTS else "LOCK without a memory operand, which is no instruction"
     if _LOCK in prefixes and insn.opcode in (b"\xf6", b"\xf7") and insn.reg == 3:
         return f"LOCK before NEG, {_WRONGLY}"
+    if _OPERAND in prefixes and insn.opcode == _POPCNT and insn.rex & _REX_W:
+        return f"POPCNT of 64 bits behind an operand-size prefix, {_WRONGLY}"
     segments = _SEGMENTS & prefixes
     if len(segments) > 1 and segments & _FS_GS:
         return "two segment prefixes, which processors and the emulator read differently"
