@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from engine.kprobe import AggrKprobe, Kprobe
 from engine.kretprobe import KretprobeInstance
 
-__all__ = ("Arch", "ArchCallbacks", "CurrentInstance", "MachinePort", "ReturnCalls")
+__all__ = ("Arch", "ArchCallbacks", "ChildHandlers", "CurrentInstance", "MachinePort", "ReturnCalls")
 
 
 class CurrentInstance(Protocol):
@@ -60,6 +60,22 @@ class ReturnCalls(Protocol):
         ...
 
 
+class ChildHandlers(Protocol):
+    """The handlers of the probes under an aggregator, which a hit runs one by one."""
+
+    def order(self, p: AggrKprobe) -> tuple[Kprobe, ...]:
+        """The probes under ``p`` in the order in which a hit that comes now runs their handlers."""
+        ...
+
+    def child_pre_handler(self, child: Kprobe, regs: object) -> int:
+        """Run the pre_handler of ``child``, unless it is disabled. Non-zero: it has set ip itself, and no other child's runs."""
+        ...
+
+    def child_opt_pre_handler(self, child: Kprobe, regs: object) -> None:
+        """The same on the optimized path, where what it returns is ignored."""
+        ...
+
+
 class ArchCallbacks(Protocol):
     """What the arch layer asks the core on a hit."""
 
@@ -75,16 +91,9 @@ class ArchCallbacks(Protocol):
         """Count a miss, on every child of an aggregator."""
         ...
 
-    def opt_pre_handler(self, op: AggrKprobe, regs: object) -> None:
-        """Run the children's pre_handlers on the optimized path: what they return is ignored."""
-        ...
-
-    def child_pre_handler(self, child: Kprobe, regs: object) -> int:
-        """Run that of one child only."""
-        ...
-
-    def child_opt_pre_handler(self, child: Kprobe, regs: object) -> None:
-        """The same on the optimized path."""
+    @property
+    def aggr(self) -> ChildHandlers:
+        """The handlers of the probes under an aggregator, one by one."""
         ...
 
     @property

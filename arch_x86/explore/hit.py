@@ -1,23 +1,26 @@
 """A hit, a piece at a time: what lies between two pieces is a choice point.
 
-The pieces are those of :class:`BreakpointHandler`; what a CPU knows between two of them is a small record that can be kept and gone
-back to, with probes by name, since another control state may have come meanwhile.
+The pieces and their order are those of :mod:`arch_x86.probes.hit`. What a CPU knows between two of them is kept in a small record that can
+be gone back to, with probes by name, since another control state, which has probes of its own, may have come meanwhile.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.uc import RDI, RSI, RSP
 from arch_x86.explore.world import World
 from arch_x86.probes.breakpoint import ReentryError
-from arch_x86.probes.ptregs import PtRegs
-from arch_x86.probes.stepping import KprobeCtlblk
-from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
+from arch_x86.probes.hit import Hit as LiveHit
+from engine.hit import HitKind, HitPhase
+from engine.kprobe import KprobeStatus
+
+if TYPE_CHECKING:
+    from arch_x86.probes.ptregs import PtRegs
+    from arch_x86.probes.stepping import KprobeCtlblk
 
 __all__ = ("NO_HIT", "Block", "Hit", "HitKind", "HitPhase", "advance_hit", "begin_ftrace", "load_block", "store_block")
 
@@ -25,29 +28,6 @@ _BREAKPOINT: Final = 3
 Block = tuple[Any, ...]
 """A CPU's :class:`KprobeCtlblk` with probes by name."""
 NO_HIT: Final[Block] = (0, KprobeStatus.HIT_ACTIVE.value, 0, 0, (), 0, None)
-
-
-class HitKind(IntEnum):
-    """Which way the CPU came."""
-
-    INT3 = 1
-    OPTIMIZED = 2
-    FTRACE = 3
-
-
-class HitPhase(IntEnum):
-    """What is next."""
-
-    TRAP = 1
-    """The frame is pushed; the table has not been asked."""
-    POKE = 2
-    """The breakpoint is the poke protocol's, whose descriptor has not been read."""
-    FOUND = 3
-    """The probe is found; its handler has not run."""
-    HANDLED = 4
-    """The handlers have run; where to go on is not set."""
-    BETWEEN = 5
-    """The handlers of some of the probes there have run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,112 +93,28 @@ def advance_hit(executor: Executor, world: World, cpu: int, hit: Hit) -> Hit | N
     """The next piece of ``hit`` on ``cpu``, whose block is loaded. None: the hit is over, and the CPU goes on, or its call has ended."""
     vcpu = executor.machine.cpus[cpu]
     regs = executor.traps.regs_at(hit.at)
-    step = _STEPS[hit.kind]
-    following = step(executor, world, vcpu, hit, regs)
-    if following is not None:
+    children = tuple(p for p in map(world.named, hit.children) if p is not None)
+    live = LiveHit(hit.kind, cpu, regs, hit.argument, hit.phase, world.named(hit.probe), children)
+    try:
+        world.arch.traps.hits.advance(live)
+    except ReentryError as error:
+        executor.end(vcpu, executor.traps.stopped(vcpu, regs, error))
+        return None
+    if live.phase >= HitPhase.RESUMED:
+        _end(executor, vcpu, hit, regs, live.phase)
+        return None
+    executor.machine.ram.write(hit.at, regs.pack())
+    names = tuple(map(world.name_of, live.children))
+    return Hit(hit.kind, live.phase, hit.at, world.name_of(live.probe), hit.argument, names)
+
+
+def _end(executor: Executor, vcpu: Cpu, hit: Hit, regs: PtRegs, phase: HitPhase) -> None:
+    """The hit is over: the CPU goes on behind a breakpoint's stub as :class:`arch_x86.emu.traps.Traps` has it, or its call dies."""
+    if phase is HitPhase.REFUSED:
+        fault = executor.traps.refuse(vcpu, _BREAKPOINT, hit.at, regs)
+        if fault is not None:
+            executor.end(vcpu, fault)
+    elif hit.kind is HitKind.INT3:
+        executor.traps.resume(vcpu, hit.at, regs)
+    else:
         executor.machine.ram.write(hit.at, regs.pack())
-    return following
-
-
-def _at(hit: Hit, phase: HitPhase, probe: int = 0, children: tuple[int, ...] = ()) -> Hit:
-    return Hit(hit.kind, phase, hit.at, probe, hit.argument, children)
-
-
-def _next_child(world: World, hit: Hit, p: Kprobe) -> tuple[Kprobe | None, Hit]:
-    """Whose handler is next (None: that of ``p`` itself), and what the hit is behind it."""
-    children = hit.children
-    if hit.phase is HitPhase.FOUND and isinstance(p, AggrKprobe):
-        children = tuple(map(world.name_of, world.core.aggr.order(p)))
-    if not children:
-        return None, _at(hit, HitPhase.HANDLED, hit.probe)
-    phase = HitPhase.BETWEEN if children[1:] else HitPhase.HANDLED
-    return world.named(children[0]), _at(hit, phase, hit.probe, children[1:])
-
-
-def _int3(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRegs) -> Hit | None:
-    arch, traps = world.arch, executor.traps
-    match hit.phase:
-        case HitPhase.TRAP:
-            if arch.poke.bp_holds(regs.ip - 1):
-                return _at(hit, HitPhase.POKE)
-            return _at(hit, HitPhase.FOUND, world.name_of(world.core.get_kprobe(regs.ip - 1)))
-        case HitPhase.POKE:
-            arch.bp_resume(regs)
-        case HitPhase.FOUND:
-            p = world.named(hit.probe)
-            try:
-                over = arch.int3_found(vcpu.index, regs, p)
-            except ReentryError as error:
-                executor.end(vcpu, traps.stopped(vcpu, regs, error))
-                return None
-            if over is False:
-                fault = traps.refuse(vcpu, _BREAKPOINT, hit.at, regs)
-                if fault is not None:
-                    executor.end(vcpu, fault)
-                return None
-            if over is None:
-                assert p is not None
-                return _int3_handlers(world, vcpu, hit, regs, p) or _gone_on(executor, vcpu, hit, regs)
-        case HitPhase.BETWEEN:
-            p = world.named(hit.probe)
-            assert p is not None
-            return _int3_handlers(world, vcpu, hit, regs, p) or _gone_on(executor, vcpu, hit, regs)
-        case HitPhase.HANDLED:
-            p = world.named(hit.probe)
-            assert p is not None
-            arch.int3_resume(vcpu.index, regs, p)
-    return _gone_on(executor, vcpu, hit, regs)
-
-
-def _int3_handlers(world: World, vcpu: Cpu, hit: Hit, regs: PtRegs, p: Kprobe) -> Hit | None:
-    """One handler. None: it has set ip itself, and the hit is over."""
-    child, following = _next_child(world, hit, p)
-    return None if world.arch.int3_handle(vcpu.index, regs, p, child) else following
-
-
-def _gone_on(executor: Executor, vcpu: Cpu, hit: Hit, regs: PtRegs) -> None:
-    """The hit is over."""
-    executor.traps.resume(vcpu, hit.at, regs)
-
-
-def _optimized(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRegs) -> Hit | None:
-    arch = world.arch
-    match hit.phase:
-        case HitPhase.TRAP:
-            op = arch.optimized_found(vcpu.index, hit.argument, regs)
-            if op is not None:
-                return _at(hit, HitPhase.FOUND, world.name_of(op))
-        case HitPhase.FOUND | HitPhase.BETWEEN:
-            p = world.named(hit.probe)
-            assert isinstance(p, AggrKprobe)
-            child, following = _next_child(world, hit, p)
-            arch.optimized_handle(vcpu.index, regs, p, child)
-            return following
-        case _:
-            arch.optimized_done(vcpu.index)
-    executor.machine.ram.write(hit.at, regs.pack())
-    return None
-
-
-def _ftrace(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRegs) -> Hit | None:
-    arch = world.arch
-    match hit.phase:
-        case HitPhase.TRAP:
-            p = arch.ftrace_found(vcpu.index, regs)
-            if p is not None:
-                return _at(hit, HitPhase.FOUND, world.name_of(p))
-        case HitPhase.FOUND | HitPhase.BETWEEN:
-            p = world.named(hit.probe)
-            assert p is not None
-            child, following = _next_child(world, hit, p)
-            if not arch.ftrace_handle(vcpu.index, regs, p, child):
-                return following
-        case _:
-            p = world.named(hit.probe)
-            assert p is not None
-            arch.ftrace_done(vcpu.index, regs, p, hit.argument)
-    executor.machine.ram.write(hit.at, regs.pack())
-    return None
-
-
-_STEPS: Final = {HitKind.INT3: _int3, HitKind.OPTIMIZED: _optimized, HitKind.FTRACE: _ftrace}

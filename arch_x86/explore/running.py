@@ -423,7 +423,7 @@ class CpuSide:
         if ended:
             self.violation = self.violation or self._still_in_hit(lane)
         if ended or state is TaskState.FAULTED:
-            world.arch.call_ended(index)
+            world.arch.traps.call_ended(index)
         self._store(world, lane)
         if name == "trampoline":
             self.violation = self.violation or self.witness.calls.balanced(index, lane.task, self.calls)

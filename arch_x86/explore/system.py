@@ -322,7 +322,7 @@ class X86System(CpuSide):
         self.node = self.witness.node = node
         for cpu in self.machine.cpus:
             cpu.view = node.version
-        self.machine.trap_handler = node.world.arch
+        self.machine.trap_handler = node.world.arch.traps
         if self._new_watches:
             self._install_watches()
 

@@ -84,9 +84,9 @@ class Workbench:
         self.interrupts: InterruptPlan | None = None
         self.limit: int | None = None
         self.arch = build_arch(self.machine, self.machine.text, self.plane, profile)
-        self.machine.trap_handler = self.arch
+        self.machine.trap_handler = self.arch.traps
         self.machine.participants += (self.arch, self)
-        self.machine.call_ended.append(self.arch.call_ended)
+        self.machine.call_ended.append(self.arch.traps.call_ended)
         self.kprobes = Kprobes(self.arch, self.plane, self.machine.kallsyms, profile)
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
-"""The hit path: int3, single step, detour callback, faults inside a step. Answers to kprobe_handler(), post_kprobe_handler(),
-kprobe_fault_handler() and optimized_callback() in arch/x86/kernel/kprobes.c (2.6.38).
+"""The hit path of breakpoints: int3, single step, faults inside a step. Answers to kprobe_handler(), post_kprobe_handler() and
+kprobe_fault_handler() in arch/x86/kernel/kprobes.c (2.6.38).
 
 Runs between two guest instructions, on the pt_regs that a guest stub has pushed. IF is clear from the breakpoint to the end of the step.
 """
@@ -7,133 +7,143 @@ Runs between two guest instructions, on the pt_regs that a guest stub has pushed
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from arch_x86.isa.constants import ADDRESS_MASK, FLAG_TF, INT3_OPCODE
-from arch_x86.probes.ptregs import PtRegs
-from arch_x86.probes.records import Ainsn, OptInsn
-from arch_x86.probes.stepping import KprobeCtlblk, Stepping
-from engine.arch import ArchCallbacks
-from engine.core.profiles import Profile
+from arch_x86.isa.constants import FLAG_TF, INT3_OPCODE
+from arch_x86.probes.emulate import StackMemory, push
+from arch_x86.probes.hit import Hit, Way
 from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug
+from engine.hit import HitPhase
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
 
-__all__ = ("BreakpointHandler", "GuestMemory", "ReentryError")
+if TYPE_CHECKING:
+    from arch_x86.probes.cpu_state import CpuState
+    from arch_x86.probes.ptregs import PtRegs
+    from arch_x86.probes.records import Ainsn, OptInsn
+    from arch_x86.probes.stepping import KprobeCtlblk, Stepping
+    from arch_x86.text.poke import PokeProtocol
 
-_STEPPING: Final = (KprobeStatus.HIT_SS, KprobeStatus.REENTER)
+__all__ = ("BreakpointHandler", "ReentryError")
+
+# Taken from their class once: that costs as much as a piece of a hit has besides.
+_HIT_ACTIVE, _HIT_SS, _REENTER, _HIT_SSDONE = KprobeStatus.HIT_ACTIVE, KprobeStatus.HIT_SS, KprobeStatus.REENTER, KprobeStatus.HIT_SSDONE
+_FOUND, _BETWEEN, _HANDLED, _RESUMED = HitPhase.FOUND, HitPhase.BETWEEN, HitPhase.HANDLED, HitPhase.RESUMED
+_STEPPING: Final = (_HIT_SS, _REENTER)
 
 
 class ReentryError(Exception):
     """A breakpoint was hit where this kernel can't take another hit, and stops for good. The message says where."""
 
 
-class GuestMemory(Protocol):
-    """Guest data by virtual address."""
-
-    def read_u64(self, addr: int) -> int | None:
-        """A quad word, or None when unmapped."""
-        ...
-
-    def write(self, addr: int, data: bytes) -> bool:
-        """False when unmapped."""
-        ...
-
-
 class BreakpointHandler:
-    """The traps of all CPUs.
+    """The pieces of a hit on a breakpoint, and what ends its single step.
 
-    :param text_byte: reads one byte of the current text.
     :param stepping: how an instruction runs that is not boosted.
+    :param poke: the poke protocol, whose own breakpoint it may be.
+    :param memory: where the stacks are.
+    :param text_byte: reads one byte of the current text.
     """
 
-    def __init__(self, cpus: int, stepping: Stepping, text_byte: Callable[[int], int | None], profile: Profile) -> None:
-        self.ctlblk = [KprobeCtlblk() for _ in range(cpus)]
+    def __init__(
+        self, cpus: CpuState, stepping: Stepping, poke: PokeProtocol, memory: StackMemory, text_byte: Callable[[int], int | None]
+    ) -> None:
+        self._cpus = cpus
         self.stepping = stepping
-        self.cpu = 0  # whose trap is being handled (smp_processor_id)
-        self._returning = [False] * cpus  # whether a return probe's handler runs there
-        self.tasks = list(range(cpus))  # which task runs on each CPU: without a scheduler each has one
+        self._poke = poke
+        self._memory = memory
         self._text_byte = text_byte
-        self.profile = profile
+        self.profile = profile = cpus.profile
         self._fault_handlers = profile.fault_handlers
         self._asks_for_removed = profile.has(SafetyStep.INT3_GONE)
         self._ends_handled = profile.has(SafetyStep.HANDLED_HIT_ENDS)
         self._asks_in_step = profile.has(SafetyStep.FAULT_IN_STEP)
-        self._asks_for_disabled = profile.has(SafetyStep.DISABLED_CHECK)
-        self._core: ArchCallbacks | None = None
 
-    def attach(self, core: ArchCallbacks) -> None:
-        """The core whose probes these are."""
-        self._core = core
-
-    @property
-    def core(self) -> ArchCallbacks:
-        """The attached core."""
-        assert self._core is not None
-        return self._core
-
-    def save_state(self) -> Any:
-        """For a snapshot."""
-        return [block.saved() for block in self.ctlblk]
-
-    def restore_state(self, state: Any) -> None:
-        """From a snapshot."""
-        for block, saved in zip(self.ctlblk, state, strict=True):
-            block.restore(saved)
-
-    def call_died(self, cpu: int) -> None:
-        """Whatever hit was in progress on ``cpu`` never ends."""
-        self.ctlblk[cpu].restore(KprobeCtlblk().saved())
-
-    def hit_in_progress(self, cpu: int) -> Any:
-        """For :meth:`resume_hit`."""
-        return self.ctlblk[cpu].saved(), self.core.kretprobes.open_calls(self.tasks[cpu])
-
-    def resume_hit(self, cpu: int, hit: Any) -> None:
-        """What a handler on ``cpu`` has called since died."""
-        saved, calls = hit
-        self.ctlblk[cpu].restore(saved)
-        self.core.kretprobes.drop_calls(self.tasks[cpu], calls)
+    def way(self) -> Way:
+        """The pieces."""
+        return Way(trap=self.trap, poke=self.bp_resume, found=self.found, between=self.handle, handled=self.resume)
 
     # int3 -------------------------------------------------------------------------------------------------------------
 
-    def int3(self, cpu: int, regs: PtRegs) -> bool:
-        """#BP. False: nobody's breakpoint.
+    def trap(self, hit: Hit) -> HitPhase:
+        """#BP: the poke protocol is asked first, whose breakpoint it may be, and then the table."""
+        addr = hit.regs.ip - 1
+        if self._poke.bp_holds(addr):
+            return HitPhase.POKE
+        hit.probe = self._cpus.core.get_kprobe(addr)
+        return _FOUND
 
-        :raises ReentryError: a probe's, in the middle of a hit, where the kernel has no room for another one.
+    def bp_resume(self, hit: Hit) -> HitPhase:
+        """Go on where the poke protocol says."""
+        regs = hit.regs
+        poke = self._poke.bp_poke(regs.ip - 1)
+        assert poke is not None
+        assert poke.target is not None
+        if poke.returns is not None:
+            push(regs, self._memory, poke.returns)
+        regs.ip = poke.target
+        return _RESUMED
+
+    def found(self, hit: Hit) -> HitPhase:
+        """Run the handler of the probe that was found, or its first child's, unless the hit is over.
+
+        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room for another one.
         """
-        p = self.core.get_kprobe(regs.ip - 1)
-        over = self.int3_found(cpu, regs, p)
-        if over is not None:
-            return over
-        assert p is not None
-        if not self.int3_handle(cpu, regs, p):
-            self.int3_resume(cpu, regs, p)
-        return True
-
-    def int3_found(self, cpu: int, regs: PtRegs, p: Kprobe | None) -> bool | None:
-        """``p`` is what the table had there. None: its handler is next; else the hit is over, and whether it was anybody's."""
-        self.cpu = cpu
-        addr = regs.ip - 1
-        block = self.ctlblk[cpu]
+        cpu, regs, p = hit.cpu, hit.regs, hit.probe
+        self._cpus.cpu = cpu
+        block = self._cpus.ctlblk[cpu]
         if p is None:
-            running = block.current
-            if running is not None and block.status in _STEPPING and self.stepping.step_ended(running.ainsn, regs, by_int3=True):
-                self._after_step(block, running, regs)
-                return True
-            if not self._asks_for_removed or self._text_byte(addr) == INT3_OPCODE:
-                if running is None or running.break_handler is None or not running.break_handler(running, regs):
-                    return False
-                self._setup_singlestep(block, running, regs, reenter=False)
-                return True
-            regs.ip = addr  # the breakpoint was removed after the hit: run what is there now
-            return True
+            return _RESUMED if self._nobodys(block, regs) else HitPhase.REFUSED
         if block.current is not None:
             self._reenter(block, p, regs)
-            return True
+            return _RESUMED
         block.current = p
-        block.status = KprobeStatus.HIT_ACTIVE
-        return None
+        block.status = _HIT_ACTIVE
+        return self.handle(hit)
+
+    def _nobodys(self, block: KprobeCtlblk, regs: PtRegs) -> bool:
+        """The table has no probe there. False: it is not the kprobes layer's."""
+        running = block.current
+        if running is not None and block.status in _STEPPING and self.stepping.step_ended(running.ainsn, regs, by_int3=True):
+            self._after_step(block, running, regs)
+            return True
+        addr = regs.ip - 1
+        if not self._asks_for_removed or self._text_byte(addr) == INT3_OPCODE:
+            if running is None or running.break_handler is None or not running.break_handler(running, regs):
+                return False
+            self._setup_singlestep(block, running, regs, reenter=False)
+            return True
+        regs.ip = addr  # the breakpoint was removed after the hit: run what is there now
+        return True
+
+    def handle(self, hit: Hit) -> HitPhase:
+        """Run the pre_handler of the next child; a probe that is alone in the table has none, and its own runs.
+
+        One that returns non-zero has set ip itself, and the hit is over; if a break_handler is to end it, it goes on.
+        """
+        cpus, p, regs = self._cpus, hit.probe, hit.regs
+        assert p is not None
+        cpus.cpu = hit.cpu
+        children = hit.children
+        if hit.phase is not _BETWEEN and isinstance(p, AggrKprobe):
+            children = cpus.core.aggr.order(p)
+        if children:
+            handled = cpus.core.aggr.child_pre_handler(children[0], regs)
+            hit.children = children = children[1:]
+        else:
+            handled = p.pre_handler is not None and p.pre_handler(p, regs)
+        if not handled:
+            return _BETWEEN if children else _HANDLED
+        block = cpus.ctlblk[hit.cpu]
+        if self._ends_handled and (p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None)):
+            block.current = None
+        return _RESUMED
+
+    def resume(self, hit: Hit) -> HitPhase:
+        """The handlers are done: run the probed instruction."""
+        assert hit.probe is not None
+        self._setup_singlestep(self._cpus.ctlblk[hit.cpu], hit.probe, hit.regs, reenter=False)
+        return _RESUMED
 
     def _reenter(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
         """A hit within a hit, in what a handler calls or in an NMI: a miss whose instruction runs, if the kernel can (reenter_kprobe)."""
@@ -141,29 +151,11 @@ class BreakpointHandler:
         if status not in self.profile.misses_in:
             first = block.current
             assert first is not None
-            step = "a hit that was itself missed" if status is KprobeStatus.REENTER else "another hit"
+            step = "a hit that was itself missed" if status is _REENTER else "another hit"
             end = "reenter_kprobe() is BUG()" if status in self.profile.stops_in else "reenter_kprobe() takes it for nobody's breakpoint"
             raise ReentryError(f"a probe is hit in the single step of {step} (at {first.at:#x}): {end} in {self.profile.name}")
-        self.core.kprobes_inc_nmissed_count(p)
+        self._cpus.core.kprobes_inc_nmissed_count(p)
         self._setup_singlestep(block, p, regs, reenter=True)
-
-    def int3_handle(self, cpu: int, regs: PtRegs, p: Kprobe, child: Kprobe | None = None) -> bool:
-        """Run the pre_handler. True: it has set ip itself, and the hit is over; if a break_handler is to end it, it goes on.
-
-        :param child: run only that of this child of ``p``.
-        """
-        self.cpu = cpu
-        block = self.ctlblk[cpu]
-        handled = self.core.child_pre_handler(child, regs) if child is not None else p.pre_handler is not None and p.pre_handler(p, regs)
-        if not handled:
-            return False
-        if self._ends_handled and (p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None)):
-            block.current = None
-        return True
-
-    def int3_resume(self, cpu: int, regs: PtRegs, p: Kprobe) -> None:
-        """The handlers are done: run the probed instruction."""
-        self._setup_singlestep(self.ctlblk[cpu], p, regs, reenter=False)
 
     def _setup_singlestep(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs, *, reenter: bool) -> None:
         """Send the CPU to the detour's copies, to the boosted copy, or to a single step."""
@@ -189,9 +181,9 @@ class BreakpointHandler:
                 raise EngineBug(f"{p!r} is hit in the middle of {len(block.prev) + 1} hits")
             block.prev = (*block.prev, (block.current, block.status, block.old_flags, block.saved_flags))
             block.current = p
-            block.status = KprobeStatus.REENTER
+            block.status = _REENTER
         else:
-            block.status = KprobeStatus.HIT_SS
+            block.status = _HIT_SS
         if self.stepping.begin(block, ainsn, regs):
             self._post_process(block, p, regs)
 
@@ -199,8 +191,8 @@ class BreakpointHandler:
 
     def debug(self, cpu: int, regs: PtRegs) -> bool:
         """#DB. False: nobody was stepping."""
-        self.cpu = cpu
-        block = self.ctlblk[cpu]
+        self._cpus.cpu = cpu
+        block = self._cpus.ctlblk[cpu]
         p = block.current
         if p is None or block.status not in _STEPPING or not self.stepping.step_ended(p.ainsn, regs, by_int3=False):
             return False
@@ -213,8 +205,8 @@ class BreakpointHandler:
 
     def _post_process(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
         """The instruction is done: post_handler, then back to the hit that this one interrupted."""
-        if block.status is not KprobeStatus.REENTER and p.post_handler is not None:
-            block.status = KprobeStatus.HIT_SSDONE
+        if block.status is not _REENTER and p.post_handler is not None:
+            block.status = _HIT_SSDONE
             p.post_handler(p, regs, 0)
         self._leave(block)
 
@@ -232,8 +224,8 @@ class BreakpointHandler:
 
         The header of the kernel promises fault_handler a fault in the probed instruction; its code keeps to that in handlers only.
         """
-        self.cpu = cpu
-        block = self.ctlblk[cpu]
+        self._cpus.cpu = cpu
+        block = self._cpus.ctlblk[cpu]
         p = block.current
         if p is None:
             return False
@@ -244,79 +236,11 @@ class BreakpointHandler:
             self._leave(block)
             if not self._asks_in_step:
                 return False
-            if status is KprobeStatus.REENTER:  # in what a handler of another probe called
+            if status is _REENTER:  # in what a handler of another probe called
                 assert block.current is not None
                 p, status = block.current, block.status
         if not self._fault_handlers:
             return False
         if status not in _STEPPING:
-            self.core.kprobes_inc_nmissed_count(p)
+            self._cpus.core.kprobes_inc_nmissed_count(p)
         return p.fault_handler is not None and bool(p.fault_handler(p, regs, vector))
-
-    # Optimized --------------------------------------------------------------------------------------------------------
-
-    def optimized_callback(self, cpu: int, op_id: int, regs: PtRegs) -> None:
-        """A detour buffer calls. Its probe may be disabled already, while the jump waits to be undone: then nothing runs."""
-        op = self.optimized_found(cpu, op_id, regs)
-        if op is not None:
-            self.optimized_handle(cpu, regs, op)
-            self.optimized_done(cpu)
-
-    def optimized_found(self, cpu: int, op_id: int, regs: PtRegs) -> AggrKprobe | None:
-        """The probe whose handlers are next; None: nobody's are."""
-        op = self.core.find_optimized(op_id)
-        if op is None or (op.disabled and self._asks_for_disabled):
-            return None
-        self.cpu = cpu
-        block = self.ctlblk[cpu]
-        if block.current is not None:
-            self.core.kprobes_inc_nmissed_count(op)
-            return None
-        regs.ip = op.at + 1
-        regs.orig_ax = ADDRESS_MASK
-        block.current = op
-        block.status = KprobeStatus.HIT_ACTIVE
-        return op
-
-    def optimized_handle(self, cpu: int, regs: PtRegs, op: AggrKprobe, child: Kprobe | None = None) -> None:
-        """Run the pre_handlers, or that of one child only."""
-        self.cpu = cpu
-        if child is None:
-            self.core.opt_pre_handler(op, regs)
-        else:
-            self.core.child_opt_pre_handler(child, regs)
-
-    def optimized_done(self, cpu: int) -> None:
-        """They are done."""
-        self.ctlblk[cpu].current = None
-
-    # Handlers ---------------------------------------------------------------------------------------------------------
-
-    def arch_set_current_kprobe(self, p: Kprobe | None) -> None:
-        """A handler of ``p`` runs on this CPU, outside of a hit; None: no more."""
-        block = self.ctlblk[self.cpu]
-        block.current = p
-        block.status = KprobeStatus.HIT_ACTIVE
-
-    def handler_takes_interrupts(self, cpu: int) -> bool:
-        """Whether the handler that runs on ``cpu``, if not behind a breakpoint, has IF as the interrupted code has it; else it is clear."""
-        return self.profile.return_handlers_take_interrupts or not self._returning[cpu]
-
-    @property
-    def kprobe_instance(self) -> Kprobe | None:
-        """On this CPU: of an aggregator's hit in progress, the child whose handler runs."""
-        return self.ctlblk[self.cpu].instance
-
-    @kprobe_instance.setter
-    def kprobe_instance(self, p: Kprobe | None) -> None:
-        self.ctlblk[self.cpu].instance = p
-
-    @property
-    def current_task(self) -> int:
-        """Whose trap is being handled."""
-        return self.tasks[self.cpu]
-
-    @property
-    def possible_cpus(self) -> int:
-        """How many there are."""
-        return len(self.ctlblk)

@@ -16,64 +16,69 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from arch_x86.probes.breakpoint import BreakpointHandler
+from arch_x86.isa.constants import INT3_SIZE
 from arch_x86.probes.ftrace_site import FtraceInsn
+from arch_x86.probes.hit import Hit, Piece, Way
+from engine.hit import HitPhase
 from engine.kprobe import KprobeStatus
 
 if TYPE_CHECKING:
-    from arch_x86.probes.ptregs import PtRegs
+    from arch_x86.probes.cpu_state import CpuState
     from engine.kprobe import Kprobe
 
 __all__ = ("FtraceHandler",)
 
 _SIZES: Final = (5, 6)
-_INT3_SIZE: Final = 1
 
 
-class FtraceHandler(BreakpointHandler):
-    """All ways in which a CPU comes to a probe's handlers."""
+class FtraceHandler:
+    """The pieces of a hit that ftrace's trampoline brings.
 
-    def ftrace_caller(self, cpu: int, regs: PtRegs) -> None:
-        """The trampoline asks. ``regs.ip`` is where it will return to."""
-        end = regs.ip
-        p = self.ftrace_found(cpu, regs)
-        if p is not None and not self.ftrace_handle(cpu, regs, p):
-            self.ftrace_done(cpu, regs, p, end)
+    :param pre_handler: the piece that runs a pre_handler, which is that of a breakpoint.
+    """
 
-    def ftrace_found(self, cpu: int, regs: PtRegs) -> Kprobe | None:
-        """The probe whose handlers are next; None: nobody's are."""
-        p = self._probe_before(regs.ip)
+    def __init__(self, cpus: CpuState, pre_handler: Piece) -> None:
+        self._cpus = cpus
+        self._pre_handler = pre_handler
+
+    def way(self) -> Way:
+        """The pieces."""
+        return Way(trap=self.found, found=self._pre_handler, between=self._pre_handler, handled=self.done)
+
+    def found(self, hit: Hit) -> HitPhase:
+        """Look the probe up whose handlers are next."""
+        cpus, cpu = self._cpus, hit.cpu
+        p = self._probe_before(hit.argument)
         if p is None or p.disabled:
-            return None
-        self.cpu = cpu
-        block = self.ctlblk[cpu]
+            return HitPhase.RESUMED
+        cpus.cpu = cpu
+        block = cpus.ctlblk[cpu]
         if block.current is not None:
-            self.core.kprobes_inc_nmissed_count(p)
-            return None
-        regs.ip = p.at + _INT3_SIZE
-        block.current = p
+            cpus.core.kprobes_inc_nmissed_count(p)
+            return HitPhase.RESUMED
+        hit.regs.ip = p.at + INT3_SIZE
+        hit.probe = block.current = p
         block.status = KprobeStatus.HIT_ACTIVE
-        return p
+        return HitPhase.FOUND
 
     def _probe_before(self, end: int) -> Kprobe | None:
         """The probe whose call returns to ``end``."""
         for size in _SIZES:
-            p = self.core.get_kprobe(end - size)
+            p = self._cpus.core.get_kprobe(end - size)
             if p is not None and isinstance(p.ainsn, FtraceInsn) and p.ainsn.end == end:
                 return p
         return None
 
-    def ftrace_handle(self, cpu: int, regs: PtRegs, p: Kprobe, child: Kprobe | None = None) -> bool:
-        """Run the pre_handlers, or that of one child only. True: one has set ip itself, and the hit is over."""
-        return self.int3_handle(cpu, regs, p, child)
-
-    def ftrace_done(self, cpu: int, regs: PtRegs, p: Kprobe, end: int) -> None:
+    def done(self, hit: Hit) -> HitPhase:
         """They are done: the post_handlers, as if the site were a no-op that was just executed, and on behind it."""
-        self.cpu = cpu
-        block = self.ctlblk[cpu]
-        regs.ip = end
+        p, regs = hit.probe, hit.regs
+        assert p is not None
+        self._cpus.cpu = hit.cpu
+        block = self._cpus.ctlblk[hit.cpu]
+        regs.ip = hit.argument
         if p.post_handler is not None:
             block.status = KprobeStatus.HIT_SSDONE
             p.post_handler(p, regs, 0)
-            regs.ip = end
+            regs.ip = hit.argument
         block.current = None
+        return HitPhase.RESUMED

@@ -38,13 +38,8 @@ class AggrHandlers:
         self._cpu.kprobe_instance = None
         return 0
 
-    def opt_pre_handler(self, op: AggrKprobe, regs: Any) -> None:
-        """Newest first, on the optimized path: what they return is ignored."""
-        for child in self.order(op):
-            self.child_opt_pre_handler(child, regs)
-
     def child_opt_pre_handler(self, child: Kprobe, regs: Any) -> None:
-        """One child's part of :meth:`opt_pre_handler`."""
+        """One child's part of a hit on the optimized path, where what it returns is ignored (opt_pre_handler)."""
         if child.pre_handler is not None and not child.disabled:
             self._cpu.kprobe_instance = child
             child.pre_handler(child, regs)

@@ -9,7 +9,6 @@ import errno
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum, auto
-from typing import Any
 
 from engine.arch import Arch
 from engine.control.sync import ControlPlane, Mutex
@@ -117,24 +116,12 @@ class Kprobes:
 
     def find_optimized(self, op_id: int) -> AggrKprobe | None:
         """The aggregator whose detour buffer carries ``op_id``, until it is freed."""
-        return self.optprobes.find_optimized(op_id)
+        return self.optprobes.by_id.get(op_id)
 
     def kprobes_inc_nmissed_count(self, p: Kprobe) -> None:
         """Count a miss, on every child of an aggregator."""
         for probe in nmissed_of(p):
             probe.nmissed += 1
-
-    def opt_pre_handler(self, op: AggrKprobe, regs: Any) -> None:
-        """Run the children's pre_handlers on the optimized path."""
-        self.aggr.opt_pre_handler(op, regs)
-
-    def child_pre_handler(self, child: Kprobe, regs: Any) -> int:
-        """Run the pre_handler of one child of the probe that was hit, for who takes a hit in pieces."""
-        return self.aggr.child_pre_handler(child, regs)
-
-    def child_opt_pre_handler(self, child: Kprobe, regs: Any) -> None:
-        """The same on the optimized path."""
-        self.aggr.child_opt_pre_handler(child, regs)
 
     # Registration -----------------------------------------------------------------------------------------------------
 

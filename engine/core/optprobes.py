@@ -91,10 +91,6 @@ class Optprobes:
         self._arch.arch_remove_optimized_kprobe(op)
         self.by_id.pop(op.op_id, None)
 
-    def find_optimized(self, op_id: int) -> AggrKprobe | None:
-        """The aggregator whose detour buffer carries ``op_id``, until it is freed."""
-        return self.by_id.get(op_id)
-
     @property
     def prepared(self) -> int:
         """How many aggregators have a detour buffer."""

@@ -137,7 +137,7 @@ class TestHandlers:
 
         def pre(_p, regs):
             seen.append((regs.ip, regs.di, regs.orig_ax, regs.flags & FLAG_IF, bench.machine.ram.read_u64(regs.sp)))
-            assert bench.arch.handler_takes_interrupts(0)
+            assert bench.arch.cpus.handler_takes_interrupts(0)
 
         p = Kprobe(symbol_name="f", pre_handler=pre, post_handler=lambda _p, regs, flags: seen.append((regs.ip, flags)))
         bench.kprobes.register_kprobe(p)

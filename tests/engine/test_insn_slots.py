@@ -103,7 +103,7 @@ def test_without_room_for_a_detour_buffer_the_probe_stays_a_breakpoint(bench):
     layout = bench.machine.layout
     bench.machine.layout = replace(layout, detours_size=4096)
     arch = build_arch(bench.machine, bench.machine.text, bench.plane, bench.kprobes.profile)
-    bench.machine.trap_handler = arch
+    bench.machine.trap_handler = arch.traps
     kprobes = Kprobes(arch, bench.plane, bench.machine.kallsyms, bench.kprobes.profile)
     ps = [Kprobe(symbol_name=f"f{i}") for i in range(arch.detours.slots_per_page + 3)]
     kprobes.register_kprobes(ps)

@@ -6,10 +6,12 @@ import pytest
 
 from arch_x86.isa.constants import INT3
 from arch_x86.lab.demo import many_functions
+from arch_x86.probes.breakpoint import BreakpointHandler
 from engine.core.ablation import without
 from engine.core.global_switches import set_kprobes_enabled
 from engine.core.profiles import NEXT
 from engine.errors import KprobeError
+from engine.hit import HitPhase
 from engine.kprobe import Kprobe, Method
 from engine.kretprobe import Kretprobe
 from tests.conftest import asm_image
@@ -190,17 +192,18 @@ class TestACallWhileABatchIsUnderWay:
         assert whole(bench)
 
     def test_meets_the_protocols_own_breakpoint_and_goes_on_at_its_own_detour(self, bench_of, monkeypatch):
+        taken: list[tuple[int, int]] = []
+        resume = BreakpointHandler.bp_resume
+
+        def noted(self, hit) -> HitPhase:
+            at = hit.regs.ip - 1
+            phase = resume(self, hit)
+            taken.append((at, hit.regs.ip))
+            return phase
+
+        monkeypatch.setattr(BreakpointHandler, "bp_resume", noted)
         bench = bench_of(NEXT, asm_image(*ADDS))
         bench.kprobes.register_kprobes(probes(bench))
-        taken: list[tuple[int, int]] = []
-        resume = bench.arch.bp_resume
-
-        def noted(regs) -> None:
-            at = regs.ip - 1
-            resume(regs)
-            taken.append((at, regs.ip))
-
-        monkeypatch.setattr(bench.arch, "bp_resume", noted)
         wrong = self.call_at_syncs(bench, monkeypatch)
         bench.kprobes.wait_for_kprobe_optimizer()
         entries = [bench.kprobes.get_kprobe(symbol.addr) for symbol in bench.image.functions]

@@ -73,7 +73,7 @@ def calling(bench, addr: int, *integers: int, answers: list | None = None):
     """A pre_handler that calls a guest function."""
 
     def handler(_p, _regs):
-        answer = bench.call_nested(bench.arch.cpu, addr, *integers)
+        answer = bench.call_nested(bench.arch.cpus.cpu, addr, *integers)
         if answers is not None:
             answers.append(answer)
         return 0
@@ -299,7 +299,7 @@ class TestReentrancy:
     def test_a_handler_on_one_cpu_makes_no_misses_on_another(self, make, profile):
         bench = make(elf("qsort.o"), cpus=2)
         hits: list[int] = []
-        p = put(bench, "jump", symbol_name="sort_i32", pre_handler=lambda *_: hits.append(bench.arch.cpu))
+        p = put(bench, "jump", symbol_name="sort_i32", pre_handler=lambda *_: hits.append(bench.arch.cpus.cpu))
         checks = [start_case(bench, case("sort_i32-40"), cpu) for cpu in (0, 1)]
         bench.finish_calls()
         for check in checks:
@@ -423,7 +423,7 @@ class TestFaults:
         answers: list[int] = []
 
         def mend(p, regs, trapnr):
-            seen.append((p, trapnr, bench.arch.original_ip(regs.ip)))
+            seen.append((p, trapnr, bench.arch.copies.original_ip(regs.ip)))
             regs.di = good
             return 1
 

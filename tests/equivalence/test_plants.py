@@ -9,8 +9,8 @@ import pytest
 
 from arch_x86.isa.encode import jmp32
 from arch_x86.isa.insn import Insn
-from arch_x86.probes import arch as arch_module
 from arch_x86.probes import detour as detour_module
+from arch_x86.probes import optimized_sites as sites_module
 from arch_x86.probes import slot as slot_module
 from arch_x86.probes import stepping as stepping_module
 from arch_x86.probes.relocate import copy_instruction
@@ -125,7 +125,7 @@ def test_a_detour_with_wrong_copies_or_a_wrong_way_back_is_noticed(monkeypatch, 
 
 
 def test_a_detour_that_swaps_two_registers_is_noticed(monkeypatch, pool):
-    original = arch_module.build_detour
+    original = sites_module.build_detour
 
     def build(*args, **kwargs):
         detour = original(*args, **kwargs)
@@ -133,7 +133,7 @@ def test_a_detour_that_swaps_two_registers_is_noticed(monkeypatch, pool):
         assert swapped != detour.code
         return dataclasses.replace(detour, code=swapped)
 
-    monkeypatch.setattr(arch_module, "build_detour", build)
+    monkeypatch.setattr(sites_module, "build_detour", build)
     assert hits_that_differ(("0fb6c8", "488907"), Method.OPTIMIZED, pool) == 2
 
 

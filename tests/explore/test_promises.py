@@ -18,6 +18,7 @@ from arch_x86.isa.constants import FLAG_DF, FLAG_IF
 from arch_x86.probes import detour
 from arch_x86.probes.arch import X86Arch
 from arch_x86.probes.breakpoint import BreakpointHandler
+from arch_x86.probes.optimized_hit import OptimizedHandler
 from arch_x86.probes.stepping import Int3Stepping, TrapFlagStepping
 from engine.core import global_switches
 from engine.core.ablation import without
@@ -28,6 +29,7 @@ from engine.core.optimizer import Optimizer
 from engine.core.optprobes import Optprobes
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.core.transitions import ClearedAtOnce
+from engine.hit import HitPhase
 from engine.kprobe import AggrKprobe, KprobeFlag, KprobeStatus, Queue
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import Schedule
@@ -367,7 +369,7 @@ G = ("push rbx; mov ebx, edi; call 0x10000100; call 0x10000100; add eax, ebx; po
 DEEP = ("push rbx; mov ebx, edi; call 0x10000100; add eax, ebx; pop rbx; ret", "dec edi; jz .Lend; call 0x10000100; .Lend: ret")
 CONTROL = "arch_x86.explore.control"
 FAULTS = {
-    "the hit of a jump never ends": Fault(BreakpointHandler, "optimized_done", nothing, in_and_out, BROKEN, "still in the last hit"),
+    "the hit of a jump never ends": Fault(OptimizedHandler, "done", lambda *_: HitPhase.RESUMED, in_and_out, BROKEN, "still in the last hit"),
     "misses count on the first child only": Fault(
         Kprobes, "kprobes_inc_nmissed_count", first_child_only, two_for_good, LOST, "0 hits and 0 misses", bound=1, nmis=True
     ),

@@ -12,17 +12,18 @@ _ARCH, _BREAKPOINT, _STEPPING = "arch_x86/probes/arch.py", "arch_x86/probes/brea
 _DETOUR, _SLOT, _RELOCATE = "arch_x86/probes/detour.py", "arch_x86/probes/slot.py", "arch_x86/probes/relocate.py"
 _OPTIMIZE, _EMULATION, _SINGLESTEP = "arch_x86/probes/optimize.py", "arch_x86/probes/emulate.py", "arch_x86/probes/singlestep.py"
 _RECOVER, _KRETPROBE = "arch_x86/probes/recover.py", "arch_x86/probes/kretprobe.py"
+_SITES, _JUMP = "arch_x86/probes/optimized_sites.py", "arch_x86/probes/optimized_hit.py"
 
 _BUFFERS: Final = (
-    Fault("the jump leads one byte too far", _ARCH, "jump = jmp32(op.at, at)", "jump = jmp32(op.at, at + 1)", Kind.TEXT),
-    Fault("an undone jump leaves its tail", _ARCH, "INT3 + op.optinsn.original[1:]", "INT3 + op.optinsn.jump[1:]", Kind.TEXT),
-    Fault("an undone jump leaves its last byte", _ARCH, "for insn in plan.insns)[:JMP32_SIZE]", "for insn in plan.insns)[: JMP32_SIZE - 1]", Kind.TEXT),
-    Fault("a neighbour at the last replaced byte does not keep the jump off", _ARCH, "for offset in range(1, optinsn.size):", "for offset in range(1, optinsn.size - 1):", Kind.NEIGHBOUR),
+    Fault("the jump leads one byte too far", _SITES, "jump = jmp32(op.at, at)", "jump = jmp32(op.at, at + 1)", Kind.TEXT),
+    Fault("an undone jump leaves its tail", _SITES, "INT3 + op.optinsn.original[1:]", "INT3 + op.optinsn.jump[1:]", Kind.TEXT),
+    Fault("an undone jump leaves its last byte", _SITES, "for insn in plan.insns)[:JMP32_SIZE]", "for insn in plan.insns)[: JMP32_SIZE - 1]", Kind.TEXT),
+    Fault("a neighbour at the last replaced byte does not keep the jump off", _SITES, "for offset in range(1, optinsn.size):", "for offset in range(1, optinsn.size - 1):", Kind.NEIGHBOUR),
     Fault("a new probe at the last replaced byte does not force the jump back", _ARCH, "return op.at <= addr < op.at + optinsn.size", "return op.at <= addr < op.at + optinsn.size - 1", Kind.NEIGHBOUR),
-    Fault("6.1: a disabled neighbour whose jump still stands does not keep a jump off", _ARCH, "            if waits or not other.disabled:", "            if not other.disabled:", Kind.NEIGHBOUR),
-    Fault("a disabled neighbour keeps the jump off", _ARCH, "            if waits or not other.disabled:", "            if True:", Kind.PROGRESS),
+    Fault("6.1: a disabled neighbour whose jump still stands does not keep a jump off", _SITES, "            if waits or not other.disabled:", "            if not other.disabled:", Kind.NEIGHBOUR),
+    Fault("a disabled neighbour keeps the jump off", _SITES, "            if waits or not other.disabled:", "            if True:", Kind.PROGRESS),
     Fault("next: a boosted hit runs the copy that ends in int3", _ARCH, "places[-1][0] if boostable", "places[0][0] if boostable", Kind.COPY),
-    Fault("a freed detour buffer stays its probe's", _ARCH, "        op.optinsn = None\n        self.detours.free", "        self.detours.free", Kind.FREED),
+    Fault("a freed detour buffer stays its probe's", _SITES, "        op.optinsn = None\n        self._copies.detours.free", "        self._copies.detours.free", Kind.FREED),
     Fault("the jump back of a slot leads one byte too far", _SLOT, "jmp32(slot_addr + len(copy), insn.end)", "jmp32(slot_addr + len(copy), insn.end + 1)", Kind.COPY),
     Fault("the detour returns one byte too far", _DETOUR, "jmp32(copied_at + len(copied), plan.end)", "jmp32(copied_at + len(copied), plan.end + 1)", Kind.COPY),
     Fault("the detour returns behind five bytes, however many were replaced", _OPTIMIZE, "        return self.addr + self.size", "        return self.addr + JMP32_SIZE", Kind.COPY),
@@ -44,21 +45,21 @@ _BUFFERS: Final = (
 )  # fmt: skip
 
 _HITS: Final = (
-    Fault("a jump's hit never ends: all that follows is missed", _BREAKPOINT, '        """They are done."""\n        self.ctlblk[cpu].current = None', '        """They are done."""', Kind.HITS),
+    Fault("a jump's hit never ends: all that follows is missed", _JUMP, '        """They are done."""\n        self._cpus.ctlblk[hit.cpu].current = None', '        """They are done."""', Kind.HITS),
     Fault("a boosted hit never ends: all that follows is missed", _BREAKPOINT, "            if not reenter:\n                block.current = None\n            assert", "            assert", Kind.HITS),
     Fault("a hit at the breakpoint of an optimized probe never ends", _BREAKPOINT, "            if not reenter:\n                block.current = None\n            return", "            return", Kind.HITS),
     Fault("a stepped hit never ends: all that follows is missed", _BREAKPOINT, "            block.prev = block.prev[:-1]\n        else:\n            block.current = None", "            block.prev = block.prev[:-1]", Kind.HITS),
     Fault("a hit at the breakpoint of an optimized probe runs the whole detour", _BREAKPOINT, "regs.ip = optinsn.copied", "regs.ip = optinsn.detour.addr", Kind.HITS),
     Fault("a removed breakpoint that was hit is nobody's", _BREAKPOINT, "if not self._asks_for_removed or", "if True or", Kind.TEXT),
-    Fault("a breakpoint that is hit within a hit is not counted as missed", _BREAKPOINT, "        self.core.kprobes_inc_nmissed_count(p)\n        self._setup", "        self._setup", Kind.HITS),
+    Fault("a breakpoint that is hit within a hit is not counted as missed", _BREAKPOINT, "        self._cpus.core.kprobes_inc_nmissed_count(p)\n        self._setup", "        self._setup", Kind.HITS),
     Fault("a breakpoint that is hit within a hit runs its handler", _BREAKPOINT, "        if block.current is not None:\n            self._reenter", "        if False:\n            self._reenter", Kind.HITS),
-    Fault("a jump that is hit within a hit is not counted as missed", _BREAKPOINT, "            self.core.kprobes_inc_nmissed_count(op)\n", "", Kind.HITS),
-    Fault("a jump that is hit within a hit runs its handler", _BREAKPOINT, "        if block.current is not None:\n            self.core.kprobes_inc_nmissed_count(op)", "        if False:\n            self.core.kprobes_inc_nmissed_count(op)", Kind.HITS),
+    Fault("a jump that is hit within a hit is not counted as missed", _JUMP, "            cpus.core.kprobes_inc_nmissed_count(op)\n", "", Kind.HITS),
+    Fault("a jump that is hit within a hit runs its handler", _JUMP, "        if block.current is not None:\n            cpus.core.kprobes_inc_nmissed_count(op)", "        if False:\n            cpus.core.kprobes_inc_nmissed_count(op)", Kind.HITS),
     Fault("a hit within a hit does not lead back to that", _BREAKPOINT, "        if block.prev:", "        if False:", Kind.HITS),
-    Fault("a post_handler is never called", _BREAKPOINT, "if block.status is not KprobeStatus.REENTER and p.post_handler is not None:", "if False:", Kind.POST),
-    Fault("a post_handler is called for a hit within a hit", _BREAKPOINT, "if block.status is not KprobeStatus.REENTER and p.post_handler is not None:", "if p.post_handler is not None:", Kind.POST),
-    Fault("a handler behind a jump sees the address of the probe as ip", _BREAKPOINT, "regs.ip = op.at + 1", "regs.ip = op.at", Kind.HITS),
-    Fault("the breakpoint handlers of all CPUs keep one record", _BREAKPOINT, "        addr = regs.ip - 1\n        block = self.ctlblk[cpu]", "        addr = regs.ip - 1\n        block = self.ctlblk[0]", Kind.HITS),
+    Fault("a post_handler is never called", _BREAKPOINT, "if block.status is not _REENTER and p.post_handler is not None:", "if False:", Kind.POST),
+    Fault("a post_handler is called for a hit within a hit", _BREAKPOINT, "if block.status is not _REENTER and p.post_handler is not None:", "if p.post_handler is not None:", Kind.POST),
+    Fault("a handler behind a jump sees the address of the probe as ip", _JUMP, "regs.ip = op.at + INT3_SIZE", "regs.ip = op.at", Kind.HITS),
+    Fault("the breakpoint handlers of all CPUs keep one record", _BREAKPOINT, "        block = self._cpus.ctlblk[cpu]\n        if p is None:\n            return _RESUMED", "        block = self._cpus.ctlblk[0]\n        if p is None:\n            return _RESUMED", Kind.HITS),
     Fault("a fault in a single step is left at the copy", _BREAKPOINT, "            regs.ip = p.at\n            regs.flags", "            regs.flags", Kind.STEP),
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ _WORLD = "arch_x86/explore/world.py"
 _LIVES = "arch_x86/explore/lives.py"
 _RUNNING = "arch_x86/explore/running.py"
 _UNPROBED = "arch_x86/explore/unprobed.py"
-_ARCH = "arch_x86/probes/arch.py"
+_COPIES = "arch_x86/probes/copies.py"
 
 EXPLORER: Final = (
     Fault("not part of a state: registers", _SYSTEM, "                digest.update(uc.gpr)\n", "", Kind.EXPLORER),
@@ -94,8 +94,8 @@ EXPLORER: Final = (
     Fault("not part of a state: whom a copy was made for", _LIVES, "places = (tuple(sorted(self.jumped)), tuple(sorted(self.rearmed)), tuple(sorted(self.copied_for_post.items())))", "places = (tuple(sorted(self.jumped)), tuple(sorted(self.rearmed)), ())", Kind.EXPLORER),
     Fault("not part of a state: which operation had the mutex last", _LIVES, "return (told, ages, pending)", "return (told, ages, 0)", Kind.EXPLORER),
     Fault("not part of a state: which probe is older", _LIVES, "return (told, ages, pending)", "return (told, 0, pending)", Kind.EXPLORER),
-    Fault("slots have no choice points", _ARCH, "                yield start, start + self.slot_size\n", "                pass\n", Kind.EXPLORER),
-    Fault("the copies in a detour buffer have no choice points", _ARCH, "                yield p.optinsn.copied, start + len(p.optinsn.detour.code)\n", "", Kind.EXPLORER),
+    Fault("slots have no choice points", _COPIES, "                yield start, start + self.slot_size\n", "                pass\n", Kind.EXPLORER),
+    Fault("the copies in a detour buffer have no choice points", _COPIES, "                yield p.optinsn.copied, start + len(p.optinsn.detour.code)\n", "", Kind.EXPLORER),
     Fault("a preempted task is not waited for", _RUNNING, "inside = {one.task for one in away if one.in_call}", "inside = set[int]()", Kind.EXPLORER),
     Fault("a preempted task is not in flight when text is written", _SYSTEM, "passing = lane.passing is not None or any(one.passing is not None for one in lane.parked)", "passing = lane.passing is not None", Kind.EXPLORER),
     Fault("shared writes are taken for a task's own", _UNPROBED, "seen.shares = seen.shares or not own_writes(", "seen.shares = False and own_writes(", Kind.EXPLORER),

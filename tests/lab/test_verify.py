@@ -18,7 +18,9 @@ from arch_x86.lab.jobs import verify_image
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Sweep, Verifier, parse_sweep
 from arch_x86.probes import arch as arch_module
+from arch_x86.probes import optimized_sites as sites_module
 from arch_x86.probes import stepping as stepping_module
+from arch_x86.probes.optimized_hit import OptimizedHandler
 from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT
 from engine.errors import InputError, KprobeError, WorkerDied
 from engine.image import Image, Segment, Symbol
@@ -222,7 +224,7 @@ def test_a_malformed_sweep_is_refused(text):
 
 
 def patched_detour(monkeypatch, change):
-    original = arch_module.build_detour
+    original = sites_module.build_detour
 
     def build(*args, **kwargs):
         detour = original(*args, **kwargs)
@@ -231,7 +233,7 @@ def patched_detour(monkeypatch, change):
         assert code != detour.code, "the plant took no root"
         return dataclasses.replace(detour, code=code)
 
-    monkeypatch.setattr(arch_module, "build_detour", build)
+    monkeypatch.setattr(sites_module, "build_detour", build)
 
 
 def plant_copy_without_rip_fixup(monkeypatch):
@@ -276,9 +278,9 @@ def plant_detour_copy_without_rip_fixup(monkeypatch):
         at = code.rfind(b"\x48\x03\x1d")
         return code if at < 0 else code[: at + 3] + bytes([code[at + 3] ^ 8]) + code[at + 4 :]
 
-    original = arch_module.build_detour
+    original = sites_module.build_detour
     monkeypatch.setattr(
-        arch_module, "build_detour", lambda *a, **k: (d := original(*a, **k)) and dataclasses.replace(d, code=change(d.code))
+        sites_module, "build_detour", lambda *a, **k: (d := original(*a, **k)) and dataclasses.replace(d, code=change(d.code))
     )  # fmt: skip
 
 
@@ -316,27 +318,13 @@ def plant_breakpoint_that_shows_two_registers_swapped(monkeypatch):
 
 def plant_optimized_callback_with_the_ip_of_the_site(monkeypatch):
     """Handlers are shown the probed address itself, not the one behind it as on the breakpoint's path."""
-    original = arch_module.BreakpointHandler.optimized_callback
+    original = OptimizedHandler.handle
 
-    class Shifted:
-        def __init__(self, core):
-            self._core = core
+    def handle(self, hit):
+        hit.regs.ip -= 1
+        return original(self, hit)
 
-        def __getattr__(self, name):
-            return getattr(self._core, name)
-
-        def opt_pre_handler(self, op, regs):
-            regs.ip -= 1
-            self._core.opt_pre_handler(op, regs)
-
-    def callback(self, cpu, op_id, regs):
-        core, self._core = self._core, Shifted(self._core)
-        try:
-            original(self, cpu, op_id, regs)
-        finally:
-            self._core = core
-
-    monkeypatch.setattr(arch_module.BreakpointHandler, "optimized_callback", callback)
+    monkeypatch.setattr(OptimizedHandler, "handle", handle)
 
 
 def plant_hit_that_loses_the_x87_stack(monkeypatch):

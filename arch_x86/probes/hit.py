@@ -1,0 +1,103 @@
+"""One hit, from the trap to the resumed code: the order in which its pieces run, whichever way a CPU came.
+
+    a breakpoint          TRAP -> POKE -> RESUMED
+                          TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED, or REFUSED
+    a detour buffer       TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED
+    ftrace's trampoline   TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED
+
+There is one order. ``run`` takes all pieces at once (:meth:`HitPath.run`), and an exploration takes one at a time
+(:meth:`HitPath.advance`), since what lies between two pieces is a choice point: another CPU or control task may act there. FOUND and each
+BETWEEN run the handler of one probe. All that a CPU knows between two pieces is its :class:`Hit` and its
+:class:`arch_x86.probes.stepping.KprobeCtlblk`.
+
+The pieces of each way are methods of :class:`arch_x86.probes.breakpoint.BreakpointHandler`,
+:class:`arch_x86.probes.optimized_hit.OptimizedHandler` and :class:`arch_x86.probes.ftrace.FtraceHandler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from engine.hit import HitKind, HitPhase
+
+if TYPE_CHECKING:
+    from arch_x86.probes.ptregs import PtRegs
+    from engine.kprobe import Kprobe
+
+__all__ = ("Hit", "HitPath", "Piece", "Way")
+
+# Taken from the class once: an enumeration's member costs as much as a piece of a hit has besides.
+_TRAP, _RESUMED, _REFUSED = HitPhase.TRAP, HitPhase.RESUMED, HitPhase.REFUSED
+
+
+@dataclass(slots=True)
+class Hit:
+    """A hit in progress on a CPU.
+
+    :ivar regs: what the stub or the detour buffer has pushed; the pieces change it, and the CPU goes on with it.
+    :ivar argument: behind a detour buffer its number; behind ftrace's trampoline the address that it returns to.
+    :ivar phase: the piece that is next, or how the hit ended.
+    :ivar probe: what the table had at the site.
+    :ivar children: of an aggregator, the probes whose handlers are still to run, as they were listed when the first one ran: one that
+        joins meanwhile comes in front, and one that leaves is disabled.
+    """
+
+    kind: HitKind
+    cpu: int
+    regs: PtRegs
+    argument: int = 0
+    phase: HitPhase = _TRAP
+    probe: Kprobe | None = None
+    children: tuple[Kprobe, ...] = ()
+
+
+Piece = Callable[[Hit], HitPhase]
+"""Does one piece of a hit, and returns which one is next."""
+
+
+def _impossible(hit: Hit) -> HitPhase:
+    raise AssertionError(f"a hit of kind {hit.kind.name} is never in phase {hit.phase.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The pieces of one :class:`HitKind`, by the phase that they are for."""
+
+    trap: Piece
+    found: Piece
+    between: Piece
+    handled: Piece
+    poke: Piece = _impossible
+
+    def by_phase(self) -> tuple[Piece, ...]:
+        """The pieces in the order of :class:`HitPhase`, which counts from 1."""
+        pieces = {HitPhase.TRAP: self.trap, HitPhase.POKE: self.poke, HitPhase.FOUND: self.found}
+        pieces |= {HitPhase.HANDLED: self.handled, HitPhase.BETWEEN: self.between}
+        return (_impossible, *(pieces[phase] for phase in HitPhase if phase < _RESUMED))
+
+
+class HitPath:
+    """Takes hits through their pieces."""
+
+    def __init__(self, int3: Way, optimized: Way, ftrace: Way) -> None:
+        ways: Final = {HitKind.INT3: int3, HitKind.OPTIMIZED: optimized, HitKind.FTRACE: ftrace}
+        self._pieces = ((), *(ways[kind].by_phase() for kind in HitKind))
+
+    def advance(self, hit: Hit) -> None:
+        """Run the next piece of ``hit``.
+
+        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room for another one.
+        """
+        hit.phase = self._pieces[hit.kind][hit.phase](hit)
+
+    def run(self, hit: Hit) -> bool:
+        """Run all pieces. False: a breakpoint that is nobody's.
+
+        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room for another one.
+        """
+        pieces, phase = self._pieces[hit.kind], hit.phase
+        while phase is not _RESUMED and phase is not _REFUSED:
+            phase = hit.phase = pieces[phase](hit)
+        return phase is _RESUMED
