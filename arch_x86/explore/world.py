@@ -29,6 +29,7 @@ from engine.control.sync import Hardware
 from engine.core.kprobes import Kprobes
 from engine.core.profiles import Profile
 from engine.errors import InputError, OptprobeError, printable
+from engine.instrument import Instrument
 from engine.kprobe import AggrKprobe, Kprobe
 
 __all__ = ("STEPS_MAX", "ControlCode", "ControlCodes", "Edge", "Node", "NodeTree", "Stage", "World", "endless")
@@ -95,6 +96,26 @@ def _digest(told: Hashable) -> int:
     return int.from_bytes(blake2b(repr(told).encode(), digest_size=8).digest())
 
 
+class _Aggregators(Instrument):
+    """Remembers each aggregator: a CPU may hold on to one that the core has freed.
+
+    :param made: called with each one.
+    """
+
+    def __init__(self, made: Callable[[AggrKprobe], None] | None) -> None:
+        self._made = made
+        self.by_id: dict[int, AggrKprobe] = {}
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def aggregator_made(self, op: AggrKprobe) -> None:
+        """One more."""
+        self.by_id[op.op_id] = op
+        if self._made is not None:
+            self._made(op)
+
+
 class World:
     """A core, an arch layer and control tasks, paused."""
 
@@ -111,9 +132,8 @@ class World:
         self.control = Control(self.core, stage.log, self.text, machine.image, made=made, stops_behind=stage.shared)
         self.shared = stage.shared
         self.plane.lock_listeners.append(self.control.lock_taken)
-        self._aggregators: dict[int, AggrKprobe] = {}
-        self._alloc = self.core.optprobes.alloc_aggr_kprobe
-        self.core.optprobes.alloc_aggr_kprobe = self._remember
+        self._aggregators = _Aggregators(made)
+        self.core.instruments += (self._aggregators,)
         if self._stops_at_stores:
             stop_at_stores_of_core(self.core)
         tasks = stage.code()
@@ -124,14 +144,6 @@ class World:
             raise InputError(f"control task {twice}: there are two of this name; a task goes by the name of its function")
         for name, work in self._work.items():
             self.plane.spawn(name, partial(_run_scenario, name, work, self.control))
-
-    def _remember(self, p: Kprobe) -> AggrKprobe:
-        """A CPU may hold on to an aggregator that the core has freed."""
-        op = self._alloc(p)
-        self._aggregators[op.op_id] = op
-        if self._stops_at_stores:
-            stop_at_stores(op)
-        return op
 
     def step(self, index: int) -> None:
         """A control task makes a step."""
@@ -158,7 +170,7 @@ class World:
         """The probe with that name."""
         if name == 0:
             return None
-        return self._aggregators[name] if name > 0 else self.control.probes[-1 - name]
+        return self._aggregators.by_id[name] if name > 0 else self.control.probes[-1 - name]
 
     # Identity -----------------------------------------------------------------------------------------------------------
 

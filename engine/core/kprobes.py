@@ -22,6 +22,7 @@ from engine.core.profiles import LINUX_2010, Profile
 from engine.core.register_all import register_all
 from engine.core.safety_steps import SafetyStep
 from engine.errors import KprobeError
+from engine.instrument import Instrument
 from engine.jprobe import Jprobe
 from engine.kallsyms import Kallsyms
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag
@@ -47,6 +48,8 @@ class Kprobes:
     """All probes of one machine.
 
     ``kprobes_allow_optimization`` is the sysctl ``kprobes-optimization``, ``kprobes_all_disarmed`` the inverse of debugfs ``enabled``.
+
+    :ivar instruments: who is told of what happens (:mod:`engine.instrument`).
     """
 
     def __init__(self, arch: Arch, plane: ControlPlane, kallsyms: Kallsyms, profile: Profile = LINUX_2010) -> None:
@@ -57,6 +60,7 @@ class Kprobes:
         self.kprobe_table: dict[int, Kprobe] = {}
         self.kprobes_allow_optimization = profile.optprobes
         self.kprobes_all_disarmed = False
+        self.instruments: tuple[Instrument, ...] = ()
         self.module_mutex = Mutex("module_mutex", 1, plane)
         self.kprobe_mutex = Mutex("kprobe_mutex", 2, plane)
         self.online_cpus = Mutex("online_cpus", 3, plane)
@@ -122,6 +126,8 @@ class Kprobes:
         """Count a miss, on every child of an aggregator."""
         for probe in nmissed_of(p):
             probe.nmissed += 1
+            for instrument in self.instruments:
+                instrument.missed(probe)
 
     # Registration -----------------------------------------------------------------------------------------------------
 

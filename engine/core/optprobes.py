@@ -13,6 +13,7 @@ from engine.core.optimizer import Optimizer
 from engine.core.profiles import Profile
 from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug
+from engine.instrument import Instrument
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 
 __all__ = ("Optprobes", "ProbeTable")
@@ -24,6 +25,7 @@ class ProbeTable(Protocol):
     arming: Arming
     kprobes_all_disarmed: bool
     kprobes_allow_optimization: bool
+    instruments: tuple[Instrument, ...]
 
     def get_kprobe(self, addr: int) -> Kprobe | None:
         """The probe (or aggregator) in the table at ``addr``."""
@@ -61,6 +63,8 @@ class Optprobes:
         op.addr = p.addr
         op.symbol_name, op.offset = p.symbol_name, p.offset
         self.prepare_optimized_kprobe(op)
+        for instrument in self._table.instruments:
+            instrument.aggregator_made(op)
         return op
 
     def prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
