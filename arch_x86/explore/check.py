@@ -16,11 +16,10 @@ from arch_x86.explore.system import X86System
 from engine.ctrl_c import was_interrupted
 from engine.errors import InputError, WorkerDied, printable
 from engine.search.checkpoint import Checkpoint, code_mark
-from engine.search.conduct import InProcess, Progress, drive
+from engine.search.conduct import InProcess, Progress, Workers, drive
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import Coverage, Violation
 from engine.search.pct import Pct
-from engine.search.process_pool import Workers
 from engine.search.random_walk import RandomWalk
 from engine.search.schedule import Schedule, replay
 from engine.search.shrink import shrink

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -25,7 +24,6 @@ from engine.search import conduct, exhaustive
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.exhaustive import Exhaustive
 from engine.search.prefixes import Navigator, StartWriter, starts_of
-from engine.search.process_pool import Workers, _serve
 from engine.search.schedule import segments_from, segments_of
 from engine.search.strategy import Outcome, PartResult
 from tests.explore.toys import Counter
@@ -198,35 +196,6 @@ def test_other_code_has_another_mark(tmp_path):
     before = code_mark(tmp_path)
     (tmp_path / "one.py").write_text("x = 2\n")
     assert code_mark(tmp_path) != before
-
-
-def test_an_error_in_a_process_is_the_searchs_error():
-    class Broken(Counter):
-        def take(self, actor, most=None, *, alone=False):
-            raise InputError("no more")
-
-    class Numbers:
-        violations_max = 1
-        max_schedules = None
-
-        def work(self, system, part, tick=None):
-            system.take("0")
-
-    workers = Workers(Numbers(), Counter(1, 1), lambda: Broken(1, 1), 2)
-    with closing(workers), pytest.raises(InputError, match="no more"):
-        list(workers.work([1, 2, 3], None))
-
-
-def test_a_process_whose_answer_nobody_has_read_ends_quietly(capfd):
-    """Then the connection is reset, and not only at its end."""
-    context = multiprocessing.get_context("fork")
-    (asking, answering), (other, _) = context.Pipe(), context.Pipe()
-    answering.send("an answer")
-    asking.close()
-    process = context.Process(target=_serve, args=(answering, other, lambda: Counter(1, 1), Exhaustive(bound=0)))
-    process.start()
-    process.join(60)
-    assert (process.exitcode, capfd.readouterr().err) == (0, "")
 
 
 def test_an_interrupt_from_the_keyboard_gives_what_was_found_so_far(tmp_path):
