@@ -132,7 +132,7 @@ def _limit() -> None:
 
 
 def _end_by_exception() -> None:
-    """SIGTERM, by which the pool ends a worker, unwinds this process, so that the finder that it waits for ends, too."""
+    """SIGTERM, by which the pool ends a worker, unwinds this process: the finder that it waits for ends, too, and no tree is left."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
 
 
@@ -227,6 +227,7 @@ def _run(given: argparse.Namespace, faults: Sequence[Fault], mark: str, known: d
     if not asked:
         return
     file: Path = given.file
+    _end_by_exception()
     with tempfile.TemporaryDirectory() as name, file.open("a", encoding="utf-8") as out:
 
         def new_tree() -> Tree:
