@@ -64,11 +64,14 @@ class Method(StrEnum):
     """Breakpoint, then the host does what the instruction would."""
     OPTIMIZED = "optimized"
     """A jump to the detour buffer."""
+    FTRACE = "ftrace"
+    """A call of ftrace's trampoline, in place of a no-op or of a call of ``__fentry__``: no copy, nothing to run."""
 
 
 _NO_FLAGS: Final = KprobeFlag(0)
 _GONE: Final = KprobeFlag.GONE.value
 _OPTIMIZED: Final = KprobeFlag.OPTIMIZED.value
+_FTRACE: Final = KprobeFlag.FTRACE.value
 _DISABLED_OR_GONE: Final = (KprobeFlag.DISABLED | KprobeFlag.GONE).value
 
 
@@ -156,12 +159,17 @@ class Kprobe:
     @property
     def disabled(self) -> bool:
         """DISABLED or GONE."""
-        return self.flags.value & _DISABLED_OR_GONE != 0  # plain integers: operations on flags cost a microsecond
+        return self.flags._value_ & _DISABLED_OR_GONE != 0  # plain integers: operations on flags cost a microsecond
 
     @property
     def gone(self) -> bool:
         """The code under it was removed."""
-        return self.flags.value & _GONE != 0
+        return self.flags._value_ & _GONE != 0
+
+    @property
+    def ftrace(self) -> bool:
+        """It is made of ftrace: no breakpoint, no slot, never a jump (kprobe_ftrace)."""
+        return self.flags.value & _FTRACE != 0
 
     def __repr__(self) -> str:
         where = f"{self.symbol_name}+{self.offset:#x}" if self.symbol_name else f"{self.addr or 0:#x}"
@@ -192,7 +200,7 @@ class AggrKprobe(Kprobe):
     @property
     def optimized(self) -> bool:
         """OPTIMIZED is set: the jump is in the text, or the probe waits for it."""
-        return self.flags.value & _OPTIMIZED != 0
+        return self.flags._value_ & _OPTIMIZED != 0
 
     @property
     def unused(self) -> bool:

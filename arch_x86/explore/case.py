@@ -40,6 +40,7 @@ class Case:
     :ivar reduce: choice points are where something meets somebody else's doing; ``apart``: of tasks that share nothing one at a time is in
         the middle of its call. See :class:`arch_x86.explore.running.Plan`.
     :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
+    :ivar check_alignment: see :class:`~arch_x86.emu.machine.MachineConfig`.
     :ivar points: ``stores``: a control task also stops in front of each store to a field that hits read without a lock
         (:mod:`arch_x86.explore.stores`); ``locks``: it does not.
     """
@@ -62,6 +63,7 @@ class Case:
     restores: bool = True
     limit: int = 1_000_000
     stubs: dict[str, int] = field(default_factory=dict[str, int])
+    check_alignment: bool = False
     code: Sequence[tuple[str, ControlCode]] | ControlCodes
     tag: str
 
@@ -112,6 +114,8 @@ def fingerprint(case: Case) -> str:
         digest.update(f"batch {profile.batch}".encode())
     if case.points != "locks":  # likewise
         digest.update(f"points {case.points}".encode())
+    if case.check_alignment:  # likewise
+        digest.update(b"alignment")
     digest.update(repr((words, case.resched, sorted(case.stubs.items()), case.tag)).encode())
     return digest.hexdigest()
 
@@ -151,8 +155,12 @@ def _place(case: Case, pool: UcPool | None) -> tuple[Machine, Executor, Plan]:
     """A machine, and what happens on it. Twice the same for cases that differ in their control tasks only."""
     check_arguments(case.arguments)
     config = MachineConfig(
-        int3_gap=case.profile.steps_by_int3, stack_pages=_STACK_PAGES, stubs=case.stubs, heap_pages=_heap_pages(case)
-    )  # fmt: skip
+        int3_gap=case.profile.steps_by_int3,
+        stack_pages=_STACK_PAGES,
+        stubs=case.stubs,
+        heap_pages=_heap_pages(case),
+        check_alignment=case.check_alignment,
+    )
     machine = Machine(case.image, cpus=case.cpus, config=config, pool=pool)
     executor = Executor(machine)
     function = require_function(case.image, machine.kallsyms, case.call)

@@ -59,6 +59,7 @@ def check_options(args: Namespace) -> CheckOptions:
         stubs=tuple(sorted(dict(parse_stub(stub) for stub in args.stub).items())),
         max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1, most=INSTRUCTIONS_MAX),
         red_zone=args.red_zone,
+        check_alignment=args.check_alignment,
         points=args.points,
         reduce=not args.no_reduction,
     )
@@ -152,7 +153,8 @@ def _show(name: str, case: Case, result: CheckResult, style: Style) -> None:
     where = "" if case.points == "locks" else f", --points {case.points}"
     print(f"  {count(result.outcome.schedules, 'schedule')}, {bound}, {kind}; {count(case.cpus, 'CPU')}, {case.profile.name}{where}")
     c = result.coverage
-    print(f"  hits: {c.int3:,} by breakpoint ({c.boosted:,} boosted, {c.stepped:,} stepped), {c.jump:,} by jump")
+    by_ftrace = f", {c.ftrace:,} by ftrace" if c.ftrace else ""
+    print(f"  hits: {c.int3:,} by breakpoint ({c.boosted:,} boosted, {c.stepped:,} stepped), {c.jump:,} by jump{by_ftrace}")
     print(f"  {c.in_flight_at_write:,} CPUs in flight while text was written, {c.parked_in_range:,} of them inside the bytes; ", end="")
     print(f"{result.points:,} points")
     for method in result.missing:
@@ -226,6 +228,7 @@ def _scenario_options(one: Scenario, args: Namespace) -> ScenarioOptions:
         cpus=None if args.cpus is None else parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
         without=tuple(args.without),
         points=args.points,
+        check_alignment=args.check_alignment,
         reduce=not args.no_reduction,
     )
 

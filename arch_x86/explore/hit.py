@@ -19,7 +19,7 @@ from arch_x86.probes.ptregs import PtRegs
 from arch_x86.probes.stepping import KprobeCtlblk
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
 
-__all__ = ("NO_HIT", "Block", "Hit", "HitKind", "HitPhase", "advance_hit", "load_block", "store_block")
+__all__ = ("NO_HIT", "Block", "Hit", "HitKind", "HitPhase", "advance_hit", "begin_ftrace", "load_block", "store_block")
 
 _BREAKPOINT: Final = 3
 Block = tuple[Any, ...]
@@ -32,6 +32,7 @@ class HitKind(IntEnum):
 
     INT3 = 1
     OPTIMIZED = 2
+    FTRACE = 3
 
 
 class HitPhase(IntEnum):
@@ -52,6 +53,7 @@ class HitPhase(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A hit in progress. ``at``: guest address of its pt_regs. ``probe``: name of what the table had. ``argument``: the detour's number.
+    Of a call that ftrace has put in place, ``argument`` is where it returns to.
     ``children``: names of those whose handlers are still to run, as they were listed when the first one ran: whoever joins meanwhile
     comes in front, and whoever leaves is disabled.
     """
@@ -81,6 +83,13 @@ def begin_optimized(vcpu: Cpu) -> Hit:
     return Hit(HitKind.OPTIMIZED, HitPhase.TRAP, vcpu.uc.gpr[RSI], argument=vcpu.uc.gpr[RDI])
 
 
+def begin_ftrace(executor: Executor, vcpu: Cpu) -> Hit:
+    """Ftrace's trampoline asks."""
+    vcpu.uc.load()
+    at = vcpu.uc.gpr[RSP]
+    return Hit(HitKind.FTRACE, HitPhase.TRAP, at, argument=executor.traps.regs_at(at).ip)
+
+
 def load_block(world: World, cpu: int, block: Block) -> None:
     """The CPU's block, in this world."""
     current, status, old_flags, saved_flags, prev, instance, jprobe = block
@@ -104,7 +113,7 @@ def advance_hit(executor: Executor, world: World, cpu: int, hit: Hit) -> Hit | N
     """The next piece of ``hit`` on ``cpu``, whose block is loaded. None: the hit is over, and the CPU goes on, or its call has ended."""
     vcpu = executor.machine.cpus[cpu]
     regs = executor.traps.regs_at(hit.at)
-    step = _int3 if hit.kind is HitKind.INT3 else _optimized
+    step = _STEPS[hit.kind]
     following = step(executor, world, vcpu, hit, regs)
     if following is not None:
         executor.machine.ram.write(hit.at, regs.pack())
@@ -189,3 +198,27 @@ def _optimized(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRe
             arch.optimized_done(vcpu.index)
     executor.machine.ram.write(hit.at, regs.pack())
     return None
+
+
+def _ftrace(executor: Executor, world: World, vcpu: Cpu, hit: Hit, regs: PtRegs) -> Hit | None:
+    arch = world.arch
+    match hit.phase:
+        case HitPhase.TRAP:
+            p = arch.ftrace_found(vcpu.index, regs)
+            if p is not None:
+                return _at(hit, HitPhase.FOUND, world.name_of(p))
+        case HitPhase.FOUND | HitPhase.BETWEEN:
+            p = world.named(hit.probe)
+            assert p is not None
+            child, following = _next_child(world, hit, p)
+            if not arch.ftrace_handle(vcpu.index, regs, p, child):
+                return following
+        case _:
+            p = world.named(hit.probe)
+            assert p is not None
+            arch.ftrace_done(vcpu.index, regs, p, hit.argument)
+    executor.machine.ram.write(hit.at, regs.pack())
+    return None
+
+
+_STEPS: Final = {HitKind.INT3: _int3, HitKind.OPTIMIZED: _optimized, HitKind.FTRACE: _ftrace}

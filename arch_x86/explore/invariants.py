@@ -7,6 +7,7 @@ from typing import Final
 from arch_x86.explore.promises import broken_promise, may_lack_jump
 from arch_x86.explore.world import Node
 from arch_x86.isa.constants import JMP32_SIZE
+from arch_x86.probes.ftrace_site import FtraceInsn
 from engine.kprobe import AggrKprobe, Queue
 from engine.search.explorable import Violation, ViolationKind
 
@@ -55,6 +56,10 @@ class InvariantOracle:
             data = text.read(addr, JMP32_SIZE)
             jumps = isinstance(p, AggrKprobe) and p.optinsn is not None and data == p.optinsn.jump
             armed = data[0] == _INT3 or jumps
+            if isinstance(p.ainsn, FtraceInsn):
+                armed = text.read(addr, len(p.ainsn.call)) == p.ainsn.call
+                if not armed and text.read(addr, len(p.ainsn.call)) != p.ainsn.insn.raw:
+                    return f"{p!r} is made of ftrace, and {data.hex(' ')} stands there"
             if not armed and not p.disabled and not core.kprobes_all_disarmed:
                 return f"{p!r} is registered and enabled, but {data.hex(' ')} stands there"
         return None

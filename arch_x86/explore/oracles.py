@@ -30,13 +30,14 @@ Where = Callable[[int], str]
 class Site:
     """An address that gets probes. ``insns``: the original instructions from there to behind what a jump may replace, by address.
 
-    ``jumps``: every jump that was ever prepared for it. ``probes``: numbers of the scenario's probes there.
+    ``jumps``: jumps that were prepared for it so far; ``calls``: calls of ftrace. ``probes``: numbers of the scenario's probes there.
     """
 
     addr: int
     insns: dict[int, bytes]
     jumps: set[bytes] = field(default_factory=set[bytes])
     probes: set[int] = field(default_factory=set[int])
+    calls: set[bytes] = field(default_factory=set[bytes])
 
     @property
     def end(self) -> int:
@@ -44,14 +45,19 @@ class Site:
         return max(addr + len(raw) for addr, raw in self.insns.items())
 
     def armed(self, fetched: bytes) -> bool:
-        """``fetched`` at :attr:`addr` is a breakpoint or a jump of ours."""
-        return fetched != self.insns[self.addr][: len(fetched)] and fetched[0] in (_INT3, _JMP)
+        """``fetched`` at :attr:`addr`, 5 bytes or more, is a breakpoint, a jump, or a call of ours."""
+        original = self.insns[self.addr]
+        return not fetched.startswith(original[: len(fetched)]) and (fetched[0] in (_INT3, _JMP) or self.calls_ftrace(fetched))
+
+    def calls_ftrace(self, fetched: bytes) -> bool:
+        """``fetched`` begins with ftrace's call."""
+        return any(map(fetched.startswith, self.calls))
 
 
 class TornOracle:
     """1. Every instruction starts on a boundary of the code that is valid there, and is decoded from one version of the text.
 
-    Near a site that is: an original instruction, whole; at a site also a breakpoint, or a whole jump that was prepared for it.
+    Near a site that is: an original instruction, whole; at a site also a breakpoint, or a whole jump or call that was prepared for it.
     """
 
     def __init__(self, store: TextStore, where: Where) -> None:
@@ -60,10 +66,12 @@ class TornOracle:
         self.insns: dict[int, bytes] = {}
         self.sites: dict[int, Site] = {}
 
-    def learn(self, site: Site) -> None:
-        """A site more."""
-        self.sites[site.addr] = site
-        self.insns.update(site.insns)
+    def learn(self, addr: int, insns: dict[int, bytes]) -> Site:
+        """A site more, or more of the original instructions there."""
+        site = self.sites.setdefault(addr, Site(addr, insns))
+        site.insns = insns
+        self.insns.update(insns)
+        return site
 
     def check(self, cpu: Cpu) -> Violation | None:
         """``cpu`` is about to execute the instruction at its RIP, which lies near a site."""
@@ -75,7 +83,7 @@ class TornOracle:
         if fetched.startswith(original):
             return None
         site = self.sites.get(rip)
-        if site is not None and (fetched[0] == _INT3 or fetched[:JMP32_SIZE] in site.jumps):
+        if site is not None and (fetched[0] == _INT3 or fetched[:JMP32_SIZE] in site.jumps or site.calls_ftrace(fetched)):
             return None
         return self._torn(cpu, f"where {fetched[: len(original)].hex(' ')} stands for {original.hex(' ')}")
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from arch_x86.isa.constants import JMP32_SIZE
+from arch_x86.probes.ftrace_site import FtraceInsn
 from engine.core.transitions import ClearedAtOnce
 from engine.kprobe import AggrKprobe, Kprobe, Queue
 
@@ -110,6 +111,8 @@ def _places(world: World) -> Iterator[tuple[int, int]]:
     for addr in sorted({p.addr for p in world.control.probes if p.addr is not None}):
         entry = world.core.get_kprobe(addr)
         size = entry.optinsn.size if isinstance(entry, AggrKprobe) and entry.optinsn is not None else 1
+        if entry is not None and isinstance(entry.ainsn, FtraceInsn):
+            size = len(entry.ainsn.call)
         if world.text.covers(addr, size) and not world.text.is_unloaded(addr):
             yield addr, size
 

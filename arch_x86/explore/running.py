@@ -11,7 +11,18 @@ from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.task import TaskState
-from arch_x86.explore.hit import NO_HIT, Hit, HitKind, HitPhase, advance_hit, begin_int3, begin_optimized, load_block, store_block
+from arch_x86.explore.hit import (
+    NO_HIT,
+    Hit,
+    HitKind,
+    HitPhase,
+    advance_hit,
+    begin_ftrace,
+    begin_int3,
+    begin_optimized,
+    load_block,
+    store_block,
+)
 from arch_x86.explore.lane import Interrupted, Lane, Mode
 from arch_x86.explore.oracles import FreedOracle, ResultOracle, Site, TornOracle
 from arch_x86.explore.orders import Left, Orders, add_call, how_it_died, name_of
@@ -23,6 +34,7 @@ from arch_x86.explore.witness import Witness
 from arch_x86.explore.world import ControlCodes, Node, World
 from arch_x86.isa.constants import FLAG_IF, FLAG_TF
 from arch_x86.lab.calls import CallFrame
+from arch_x86.probes.ftrace_site import FTRACE_SIZE_MAX, FtraceInsn
 from engine.core.profiles import Profile
 from engine.kprobe import AggrKprobe, Method
 from engine.search.explorable import Coverage, Violation, ViolationKind
@@ -32,7 +44,7 @@ __all__ = ("CpuSide", "Plan")
 _BIG: Final = 1 << 40
 _ODD, _ODDER, _MASK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, (1 << 64) - 1
 _WAYS: Final = {Method.BOOSTED: "boosted", Method.INT3: "stepped"}
-_CALLBACK, _INT3_STUB, _DEBUG_STUB = "optimized_callback", "exception:3", "exception:1"
+_CALLBACK, _INT3_STUB, _DEBUG_STUB, _FTRACE_CALLER = "optimized_callback", "exception:3", "exception:1", "ftrace_caller"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,11 +142,12 @@ class CpuSide:
             size = entry.optinsn.size if isinstance(entry, AggrKprobe) and entry.optinsn is not None else 0
             site = self._sites.get(p.addr)
             if site is None or site.end < p.addr + size:
-                site = Site(p.addr, arch.originals(image, p.addr, size), site.jumps if site else set(), site.probes if site else set())
-                self.torn.learn(site)
+                site = self.torn.learn(p.addr, arch.originals(image, p.addr, size))
                 self._watch(site.addr, site.end + 1)
             site.probes.add(number)
-            if entry is not None and entry.ainsn is not None and not site.jumps:
+            if entry is not None and isinstance(entry.ainsn, FtraceInsn):
+                site.calls.add(entry.ainsn.call)
+            elif entry is not None and entry.ainsn is not None and not site.jumps:
                 self._methods.add(_WAYS.get(arch.method_of(entry), "int3"))
             if isinstance(entry, AggrKprobe) and entry.optinsn is not None:
                 site.jumps.add(entry.optinsn.jump)
@@ -301,7 +314,7 @@ class CpuSide:
         self.violation = self.violation or self.torn.check(cpu)
         site = self._sites.get(rip)
         if site is not None:
-            fetched = self.machine.text.store.read(cpu.view, rip, 5)
+            fetched = self.machine.text.store.read(cpu.view, rip, FTRACE_SIZE_MAX)
             busy = lane.interrupted is not None and lane.interrupted.busy
             lane.passing = Pass(rip, site.armed(fetched), busy, self.node.lives)
 
@@ -377,6 +390,9 @@ class CpuSide:
             self._look_at_entry(cpu)
         elif name == _CALLBACK:
             lane.hit = begin_optimized(cpu)
+            self._look_at_entry(cpu)
+        elif name == _FTRACE_CALLER:
+            lane.hit = begin_ftrace(self.executor, cpu)
             self._look_at_entry(cpu)
         elif name == "nmi":
             self._nmi_handler(lane)
@@ -500,6 +516,9 @@ class CpuSide:
         """
         if hit.kind is HitKind.OPTIMIZED:
             self.coverage.jump += 1
+            return
+        if hit.kind is HitKind.FTRACE:
+            self.coverage.ftrace += 1
             return
         self.coverage.int3 += 1
         regs = self.executor.traps.regs_at(hit.at)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast
 
-from arch_x86.emu.machine import CPUS_MAX
+from arch_x86.emu.machine import CPUS_MAX, MachineConfig
 from arch_x86.explore.case import Case, require_boundary
 from arch_x86.explore.check import life_of_probes
 from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
@@ -59,6 +59,7 @@ class CheckOptions:
     max_instructions: int = 1_000_000
     red_zone: str = "auto"
     points: str = "locks"
+    check_alignment: bool = False
     reduce: bool = True
 
 
@@ -73,6 +74,7 @@ class ScenarioOptions:
     cpus: int | None = None
     without: tuple[str, ...] = ()
     points: str = "locks"
+    check_alignment: bool = False
     reduce: bool = True
 
 
@@ -86,7 +88,8 @@ def scenario_case(one: Scenario, options: ScenarioOptions) -> Case:
         raise InputError(f"--profile {printable(profile)}: {one.name} is a scenario of {', '.join(one.profiles)}")
     preempt = options.preempt or one.preempt
     ablated = without(profile_named(profile), frozenset((*options.without, *one.without)), preempt=preempt)
-    return replace(one.case(ablated, cpus=options.cpus, preempt=preempt), reduce=options.reduce, points=_points(options.points))
+    case = one.case(ablated, cpus=options.cpus, preempt=preempt)
+    return replace(case, reduce=options.reduce, points=_points(options.points), check_alignment=options.check_alignment)
 
 
 def _points(text: str) -> str:
@@ -126,7 +129,8 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
         refuse_ambiguous(spec, image, profile)
     arguments = tuple(parse_argument(text) for text in options.arguments)
     before, stubs = image.red_zone, dict(options.stubs)
-    image, taken = with_red_zone(image, options.red_zone, [(options.call, arguments)], stubs, options.max_instructions)
+    config = MachineConfig(stubs=stubs, check_alignment=options.check_alignment)
+    image, taken = with_red_zone(image, options.red_zone, [(options.call, arguments)], config, options.max_instructions)
     if taken is not None:
         image = replace(image, warnings=(*image.warnings, taken))
     changed = f" red zone: {image.red_zone}" if image.red_zone is not before else ""  # not always: schedules of before are still good
@@ -143,6 +147,7 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
         points=_points(options.points),
         limit=options.max_instructions,
         stubs=stubs,
+        check_alignment=options.check_alignment,
         code=[("main", life_of_probes(specs))],
         tag=repr([spec.text for spec in specs]) + changed,
     )
@@ -238,6 +243,7 @@ def _check_document(options: CheckOptions) -> dict[str, Any]:
             "max_instructions": options.max_instructions,
             "red_zone": options.red_zone,
             "points": options.points,
+            "check_alignment": options.check_alignment,
         },
     }
 
@@ -251,6 +257,7 @@ def _scenario_document(options: ScenarioOptions) -> dict[str, Any]:
             "preempt": options.preempt,
             "without": list(options.without),
             "points": options.points,
+            "check_alignment": options.check_alignment,
         },
     }
 
@@ -362,6 +369,7 @@ def _scenario(fields: _Fields) -> Case:
         cpus=None if given.is_null("cpus") else given.number("cpus", CPUS_MAX),
         without=given.texts("without"),
         points=given.take("points", str, "locks"),
+        check_alignment=given.take("check_alignment", bool, default=False),
     )
     (one,) = load_scenarios(f"{options.file}::{options.name}")
     return scenario_case(one, options)
@@ -395,6 +403,7 @@ def _case(fields: _Fields, room: Path) -> Case:
         max_instructions=given.number("max_instructions", INSTRUCTIONS_MAX),
         red_zone=given.take("red_zone", str, "auto"),
         points=given.take("points", str, "locks"),
+        check_alignment=given.take("check_alignment", bool, default=False),
     )
     return case_of(options)
 

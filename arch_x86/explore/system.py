@@ -188,11 +188,13 @@ class X86System(CpuSide):
 
     def allowed_methods(self) -> tuple[str, ...]:
         """How the sites can be hit: words of :class:`Coverage`; none, where no probe was registered."""
-        if not self._sites:
-            return ()
-        if any(site.jumps for site in self._sites.values()):
-            return ("int3", "jump")
-        return ("int3", *sorted(self._methods - {"int3"}))
+        sites = self._sites.values()
+        by_ftrace = ("ftrace",) if any(site.calls for site in sites) else ()
+        if all(site.calls for site in sites):
+            return by_ftrace
+        if any(site.jumps for site in sites):
+            return (*by_ftrace, "int3", "jump")
+        return (*by_ftrace, "int3", *sorted(self._methods - {"int3"}))
 
     # State ------------------------------------------------------------------------------------------------------------
 

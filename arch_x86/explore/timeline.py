@@ -96,7 +96,8 @@ def _short(system: X86System, addr: int) -> str:
     stubs = system.machine.stubs
     if addr in stubs.frames:
         starts = {stubs.interrupt: "interrupt", stubs.nmi: "nmi", stubs.schedule: "schedule", stubs.trampoline: "trampoline"}
-        starts |= {at: f"exception {vector}" for vector, at in stubs.exceptions.items()} | {stubs.optimized_callback: "callback"}
+        starts |= {at: f"exception {vector}" for vector, at in stubs.exceptions.items()}
+        starts |= {stubs.optimized_callback: "callback", stubs.ftrace_caller: "ftrace_caller"}
         start = max((at for at in starts if at <= addr), default=addr)
         return f"stub {starts.get(start, '')}+{addr - start:#x}"
     return system.where(addr)

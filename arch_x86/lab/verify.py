@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR
 from arch_x86.emu.entry import wrong_entry
 from arch_x86.emu.fault import FaultKind
-from arch_x86.emu.machine import MachineConfig, Snapshot
+from arch_x86.emu.machine import Snapshot
 from arch_x86.emu.uc import UcPool
 from arch_x86.isa.constants import JMP32_SIZE, MAX_OPTIMIZED_LENGTH
 from arch_x86.lab.bench import Workbench
@@ -38,6 +38,8 @@ __all__ = ("Failure", "Sweep", "Verifier", "parse_sweep")
 
 Progress: TypeAlias = Callable[[int, int], None]
 _METHODS = (Method.INT3, Method.EMULATED, Method.BOOSTED, Method.OPTIMIZED)
+_PUSHING = (Method.OPTIMIZED, Method.FTRACE)
+"""The ways in which something pushes before anybody is asked."""
 _WITH_POST = (Method.INT3, Method.EMULATED)
 _HIT_MAX: Final = 200
 """Instructions that a hit may add by any method: above the dearest, a step that is trapped and returned to."""
@@ -109,7 +111,7 @@ class Verifier:
     ) -> None:
         check_arguments(arguments)
         self.image = image
-        self.bench = Workbench(image, config=MachineConfig(stubs=options.stubs), pool=pool, profile=options.profile)
+        self.bench = Workbench(image, config=options.machine, pool=pool, profile=options.profile)
         machine = self.bench.machine
         function = require_function(image, machine.kallsyms, symbol)
         self._frame = place_call(machine, function.addr, arguments)
@@ -170,8 +172,14 @@ class Verifier:
 
     def check_site(self, addr: int, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
         """Every method that the site allows; where the call does not execute it, only a jump makes a difference."""
-        for method in _METHODS if addr in self.golden.passes else (Method.OPTIMIZED,):
+        for method in self._methods(addr):
             yield from self.check_method(addr, method, sweep, progress)
+
+    def _methods(self, addr: int) -> tuple[Method, ...]:
+        """What to try there."""
+        if addr not in self.golden.passes:
+            return (Method.OPTIMIZED,)
+        return (Method.FTRACE,) if self._profile.on_ftrace and self.bench.arch.arch_ftrace_location(addr) else _METHODS
 
     def check_method(self, addr: int, method: Method, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
         """One method; nothing where the site does not allow it. ``progress(done, total)`` counts interrupt positions."""
@@ -205,7 +213,7 @@ class Verifier:
     def _hit(self, _p: Kprobe, regs: PtRegs) -> int:
         if self._wrong is None:
             self._wrong = self._explain_registers(regs) or self._check_entry()
-        if self._method is Method.OPTIMIZED and regs.sp in self._log.under:  # a detour buffer pushes before anybody is asked
+        if self._method in _PUSHING and regs.sp in self._log.under:
             self._pushed.pushing_by_itself(regs.sp, self._log.under[regs.sp])
         self._hits += 1
         return 0
@@ -225,7 +233,7 @@ class Verifier:
             ("ip", regs.ip, self._site + 1),
             ("cs", regs.cs, CODE_SELECTOR),
             ("ss", regs.ss, DATA_SELECTOR),
-            ("orig_ax", regs.orig_ax, _NO_SYSCALL),
+            ("orig_ax", regs.orig_ax, _NO_SYSCALL if self._method is not Method.FTRACE else 0),
         ):
             if new != old:
                 return f"at pass {self._hits + 1} {name} = {new:#x}, which should be {old:#x}"
