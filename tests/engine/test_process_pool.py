@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from multiprocessing.context import ForkProcess
@@ -282,7 +283,7 @@ class TestDeath:
     def test_idle_workers_end_with_a_killed_leader_though_others_are_at_work(self):
         script = (
             "import os, time; from engine.process_pool import ProcessPool\n"
-            "def work(_state, task):\n    print(task, os.getpid(), flush=True)\n    time.sleep(30 * (task == 'busy'))\n"
+            "def work(_state, task):\n    os.write(1, f'{task} {os.getpid()}\\n'.encode())\n    time.sleep(30 * (task == 'busy'))\n"
             "list(ProcessPool(lambda: None, work, 2).in_order(['idle', 'busy']))\n"
         )
         leader = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -340,25 +341,36 @@ class TestCtrlC:
             assert list(workers.in_order(range(3))) == [0, 1, 2]
 
     @pytest.mark.parametrize("method", ["start", "join"])
-    def test_ctrl_c_while_workers_start_or_end_leaves_none_behind(self, monkeypatch, method):
+    @pytest.mark.parametrize("taken_by", ["the main thread", "another thread"])
+    def test_ctrl_c_while_workers_start_or_end_leaves_none_behind(self, monkeypatch, method, taken_by):
+        """Whichever thread takes the signal, its handler runs in the main one."""
         usual = getattr(ForkProcess, method)
+        over = threading.Event()
+        other = threading.Thread(target=over.wait)
+        other.start()
+        thread = other if taken_by == "another thread" else threading.main_thread()
         came: list[int] = []
 
         def interrupted(process, *words) -> None:
             if not came:
                 came.append(1)
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.pthread_kill(thread.ident, signal.SIGINT)
+                time.sleep(0.02)  # until it is taken
             usual(process, *words)
 
         monkeypatch.setattr(ForkProcess, method, interrupted)
+        mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt), pool(lambda task: task) as workers:
             assert list(workers.in_order([1, 2])) == [1, 2]
+        assert (signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGINT)) == (mask, handler)
+        over.set()
+        other.join()
 
     def test_ctrl_c_to_all_processes_of_a_terminal_is_one_keyboardinterrupt(self):
         """While one worker is at work, and the other one waits for a task."""
         script = (
-            "import time; from engine.process_pool import ProcessPool\n"
-            "def work(_state, task):\n    print('at work', flush=True)\n    time.sleep(30 * task)\n"
+            "import os, time; from engine.process_pool import ProcessPool\n"
+            "def work(_state, task):\n    os.write(1, b'at work\\n')\n    time.sleep(30 * task)\n"
             "try:\n    with ProcessPool(lambda: None, work, 2) as pool:\n        list(pool.in_order([0, 1]))\n"
             "except KeyboardInterrupt:\n    print('interrupted')\n"
         )
