@@ -10,16 +10,19 @@ from hashlib import blake2b
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine, MachineConfig
 from arch_x86.emu.uc import UcPool
-from arch_x86.explore.baseline import ORDERS_MOST, UnprobedSystem
-from arch_x86.explore.orders import Orders
-from arch_x86.explore.running import Plan
-from arch_x86.explore.system import X86System
-from arch_x86.explore.world import ControlCode, ControlCodes
+from arch_x86.explore.x86_port import X86Port
 from arch_x86.lab.calls import check_arguments, place_call, require_function
 from arch_x86.probes.code import CodeCache
 from engine.core.profiles import Profile
 from engine.errors import InputError, printable
 from engine.image import Image
+from engine.patching.baseline import ORDERS_MOST, Baseline
+from engine.patching.control_code import ControlCode, ControlCodes
+from engine.patching.exploration import Exploration
+from engine.patching.judge import MakeOracle
+from engine.patching.oracles.listed import ORACLES
+from engine.patching.orders import Orders
+from engine.patching.plan import Plan, PlannedCall
 from engine.syntax.arguments import Argument
 
 __all__ = ("Case", "find_orders", "fingerprint", "open_case", "require_boundary")
@@ -38,10 +41,12 @@ class Case:
     :ivar restores: when all control tasks have ended the text has to be the original.
     :ivar asleep: addresses in front of whose instruction a task falls asleep for ever.
     :ivar reduce: choice points are where something meets somebody else's doing; ``apart``: of tasks that share nothing one at a time is in
-        the middle of its call. See :class:`arch_x86.explore.running.Plan`.
+        the middle of its call. See :class:`engine.patching.plan.Plan`.
     :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
+    :ivar oracles: what is asked whether all is well beside :data:`engine.patching.oracles.listed.ORACLES`, and behind them: classes of
+        :class:`engine.patching.oracles.oracle.Oracle`.
     :ivar points: ``stores``: a control task also stops in front of each store to a field that hits read without a lock
-        (:mod:`arch_x86.explore.stores`); ``locks``: it does not.
+        (:mod:`engine.patching.store_points`); ``locks``: it does not.
     """
 
     image: Image
@@ -62,6 +67,7 @@ class Case:
     restores: bool = True
     limit: int = 1_000_000
     stubs: dict[str, int] = field(default_factory=dict[str, int])
+    oracles: tuple[MakeOracle, ...] = ()
     code: Sequence[tuple[str, ControlCode]] | ControlCodes
     tag: str
 
@@ -116,13 +122,13 @@ def fingerprint(case: Case) -> str:
     return digest.hexdigest()
 
 
-def open_case(case: Case, pool: UcPool | None = None, *, orders: Orders | None = None) -> X86System:
+def open_case(case: Case, pool: UcPool | None = None, *, orders: Orders | None = None) -> Exploration:
     """A machine for ``case``, brought up, with the calls placed and the control tasks not started.
 
     :param orders: what its calls leave in any order without probes, where that is known already.
     :raises InputError: no such function, or arguments that do not fit; or calls that share data in too many orders.
     """
-    system = X86System(*_place(case, pool))
+    system = Exploration(*_place(case, pool), (*ORACLES, *case.oracles))
     if system.shares:
         try:
             system.judge_by(find_orders(replace(case, reduce=True), pool) if orders is None else orders)
@@ -143,11 +149,11 @@ def find_orders(case: Case, pool: UcPool | None = None, *, most: int = ORDERS_MO
             f"{printable(case.call)}: its calls share data, and NMIs make more of them, so what they may leave is not known; "
             "explore it without NMIs, or with a function that writes to its own stack and buffers only"
         )
-    with closing(UnprobedSystem(*_place(replace(case, code=()), pool))) as system:
+    with closing(Baseline(*_place(replace(case, code=()), pool))) as system:
         return system.find_orders(most)
 
 
-def _place(case: Case, pool: UcPool | None) -> tuple[Machine, Executor, Plan]:
+def _place(case: Case, pool: UcPool | None) -> tuple[X86Port, Plan]:
     """A machine, and what happens on it. Twice the same for cases that differ in their control tasks only."""
     check_arguments(case.arguments)
     config = MachineConfig(
@@ -157,9 +163,10 @@ def _place(case: Case, pool: UcPool | None) -> tuple[Machine, Executor, Plan]:
     executor = Executor(machine)
     function = require_function(case.image, machine.kallsyms, case.call)
     tasks = [2 * cpu + second for cpu in range(case.cpus) for second in range(1 + case.preempt)]
-    calls = {task: (place_call(machine, function.addr, case.arguments), 1 if task % 2 else case.calls) for task in tasks}
+    frames = {task: place_call(machine, function.addr, case.arguments) for task in tasks}
+    times = {task: 1 if task % 2 else case.calls for task in tasks}
     plan = Plan(
-        calls=calls,
+        calls={task: PlannedCall(function.addr, times[task]) for task in tasks},
         code=case.control_tasks,
         profile=case.profile,
         interrupts=case.interrupts,
@@ -173,7 +180,7 @@ def _place(case: Case, pool: UcPool | None) -> tuple[Machine, Executor, Plan]:
         restores=case.restores,
         limit=case.limit,
     )
-    return machine, executor, plan
+    return X86Port(machine, executor, case.profile, frames, times, case.limit), plan
 
 
 def _heap_pages(case: Case) -> int:

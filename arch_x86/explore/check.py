@@ -11,9 +11,10 @@ from typing import Final
 
 from arch_x86.emu.uc import UcPool
 from arch_x86.explore.case import Case, fingerprint, open_case
-from arch_x86.explore.control import Control
-from arch_x86.explore.system import X86System
 from engine.errors import InputError, WorkerDied, printable
+from engine.patching.exploration import Exploration
+from engine.patching.operations import Control
+from engine.patching.timeline import timeline
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.conduct import InProcess, Progress, drive
 from engine.search.exhaustive import Exhaustive
@@ -228,14 +229,14 @@ def _checkpoint(case: Case, search: Search) -> Generator[Checkpoint | None]:
     if search.checkpoints is None:
         yield None
         return
-    options = (case.reduce, case.apart, case.interrupts, case.restores, case.limit)
+    options = (case.reduce, case.apart, case.interrupts, case.restores, case.limit, *map(repr, case.oracles))
     how = (*options, replace(search, jobs=1, checkpoints=None), code_mark(*_CODE))
     mark = f"{fingerprint(case)}-{blake2b(repr(how).encode(), digest_size=4).hexdigest()}"
     with closing(Checkpoint(search.checkpoints / f"{mark}.jsonl", mark)) as checkpoint:
         yield checkpoint
 
 
-def _missing(system: X86System, outcome: Outcome) -> tuple[str, ...]:
+def _missing(system: Exploration, outcome: Outcome) -> tuple[str, ...]:
     """A check that never executed the jump proves nothing."""
     return tuple(method for method in system.allowed_methods() if getattr(outcome.coverage, method) == 0)
 
@@ -245,8 +246,6 @@ def replay_case(case: Case, schedule: Schedule, *, pool: UcPool | None = None) -
 
     :raises InputError: the schedule is of another case.
     """
-    from arch_x86.explore.timeline import timeline
-
     mark = fingerprint(case)
     if schedule.fingerprint != mark:
         raise InputError(

@@ -26,8 +26,6 @@ from typing import Final, TypeVar, cast
 
 from arch_x86.emu.machine import CPUS_MAX
 from arch_x86.explore.case import Case, require_boundary
-from arch_x86.explore.control import Control
-from arch_x86.explore.world import ControlCode
 from arch_x86.images import load_image
 from arch_x86.images.asmtext import load_asm
 from arch_x86.lab.calls import require_function
@@ -35,9 +33,11 @@ from engine.core.profiles import Profile
 from engine.errors import InputError, OptprobeError, error_text, printable
 from engine.image import Image
 from engine.kallsyms import Kallsyms
+from engine.patching.control_code import ControlCode
+from engine.patching.operations import Control
 from engine.syntax.arguments import parse_argument
 
-__all__ = ("CALLS_MAX", "Scenario", "Setup", "load_scenarios", "scenario")
+__all__ = ("CALLS_MAX", "Control", "Scenario", "Setup", "load_scenarios", "scenario")
 
 _NUMBER_NAME: Final = re.compile(r"^x(?=\d)")
 """A commit's number is no name in Python when it begins with a digit, so its scenario's function has an x in front of it."""

@@ -13,10 +13,11 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.scenarios.life import SCENARIOS
 from arch_x86.explore.scenarios.load import LOAD
-from arch_x86.explore.system import X86System
-from arch_x86.explore.world import NodeTree, World
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
+from engine.patching.control_state import ControlState
+from engine.patching.control_tree import ControlTree
+from engine.patching.exploration import Exploration
 
 Outcome = tuple[Any, ...]
 
@@ -55,11 +56,11 @@ def outcomes(case: Case, pool: UcPool, *, bound: int, reduce: bool, states_max: 
     return frozenset(found)
 
 
-def _within(system: X86System, left: int) -> list[Any]:
+def _within(system: Exploration, left: int) -> list[Any]:
     return [choice for choice in system.choices() if choice.cost <= left]
 
 
-def _outcome(system: X86System) -> Outcome:
+def _outcome(system: Exploration) -> Outcome:
     """Whichever CPU it is on, and wherever buffers lie: of tasks that share nothing one stands for all."""
     violation = system.violation
     if violation is not None:
@@ -74,7 +75,7 @@ def merged_states_differ(case: Case, pool: UcPool, *, nodes_max: int) -> list[st
     the way it was met last.
     """
     with closing(open_case(case, pool)) as system:
-        tree = system._tree
+        tree = system.tree
         other_ways = dict[int, tuple[int, ...]]()
         todo, known = [tree.root], {tree.root.number}
         for node in todo:
@@ -94,9 +95,9 @@ def merged_states_differ(case: Case, pool: UcPool, *, nodes_max: int) -> list[st
         ]
 
 
-def _name_behind(tree: NodeTree, path: Sequence[int]) -> int:
+def _name_behind(tree: ControlTree, path: Sequence[int]) -> int:
     """The name of the control state that steps of the control tasks ``path`` lead to."""
-    world = World(tree._stage)
+    world = ControlState(tree._stage)
     for task in path:
         world.step(task)
     return world.name()[-1]

@@ -14,11 +14,11 @@ from arch_x86.emu.machine import new_pool
 from arch_x86.emu.uc import UcPool
 from arch_x86.explore.case import Case, find_orders
 from arch_x86.explore.check import CheckResult, Search, check
-from arch_x86.explore.control import Control
 from arch_x86.isa.assemble import assemble
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010, NEXT
 from engine.image import Image, Segment, Symbol
+from engine.patching.operations import Control
 from engine.report.terminal import Progress, table
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument

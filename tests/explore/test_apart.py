@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arch_x86.explore.apart import own_writes
 from arch_x86.explore.case import Case, open_case
-from arch_x86.explore.lane import Mode
 from arch_x86.explore.scenarios import life
 from arch_x86.images.asmtext import load_asm
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
+from engine.patching.independence import own_writes
+from engine.patching.parked_task import Mode
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind
@@ -62,7 +62,7 @@ def test_a_search_never_has_two_tasks_in_the_middle_of_a_call_while_a_control_ta
             def take(actor, *args, system=system, real=system.take, **kwargs):
                 nonlocal most
                 if actor[0] == "c":
-                    most = max(most, sum(lane.mode is Mode.CALL for lane in system.lanes))
+                    most = max(most, sum(vcpu.mode is Mode.CALL for vcpu in system.vcpus))
                 return real(actor, *args, **kwargs)
 
             system.take = take
@@ -104,7 +104,7 @@ PER_CPU = "mov qword ptr gs:[256], rdi; ret"
 def test_calls_that_write_elsewhere_are_not_taken_for_apart(pool, code, argument, apart, preempt):
     """Also of the tasks of one vCPU, which have its per-CPU area in common."""
     with closing(open_case(case_of(code, preempt=preempt, arguments=(parse_argument(argument),)), pool)) as system:
-        assert system._apart is apart
+        assert system.choice.apart is apart
 
 
 @pytest.mark.parametrize(("maxactive", "apart"), [(2, True), (1, False)])
@@ -114,7 +114,7 @@ def test_return_probes_keep_tasks_apart_if_no_call_can_find_their_instances_take
 
     case = replace(life.kretprobe_removal.case(LINUX_6_1, cpus=2), code=[("main", control)], restores=False)
     with closing(open_case(case, pool)) as system:
-        assert system._apart is apart
+        assert system.choice.apart is apart
 
 
 @pytest.mark.parametrize(("maxactive", "apart"), [(4, True), (3, False)])
@@ -124,7 +124,7 @@ def test_nmis_may_take_an_instance_of_a_return_probe_on_each_vcpu(pool, maxactiv
 
     case = replace(life.kretprobe_removal.case(LINUX_6_1, cpus=2), code=[("main", control)], restores=False, nmis=True)
     with closing(open_case(case, pool)) as system:
-        assert system._apart is apart
+        assert system.choice.apart is apart
 
 
 def test_a_call_that_enters_a_probed_function_twice_may_take_two_instances(pool):
@@ -135,7 +135,7 @@ def test_a_call_that_enters_a_probed_function_twice_may_take_two_instances(pool)
     case = Case(image=load_asm(text, "t"), call="f", calls=1, cpus=1, profile=LINUX_2010, code=[("main", control)], tag="t", restores=False)
     for cpus, apart in ((1, True), (2, False)):
         with closing(open_case(replace(case, cpus=cpus), pool)) as system:
-            assert system._apart is apart
+            assert system.choice.apart is apart
 
 
 @given(st.integers(0, 300), st.integers(1, 8))

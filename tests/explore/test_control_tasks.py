@@ -230,10 +230,10 @@ def test_an_error_that_is_still_to_be_raised_is_part_of_a_control_state(pool):
         with closing(open_case(replace(small(tasks), restores=False, reduce=False), pool)) as system:
             system.take("c1")  # there is a probe
             for actor in order:
-                task = system.node.world.plane.tasks[int(actor[1])]
+                task = system.node.state.plane.tasks[int(actor[1])]
                 while not task.done and "settle" not in str(task.body and task.body.gr_frame.f_back):
                     system.take(actor)
-                    task = system.node.world.plane.tasks[int(actor[1])]
+                    task = system.node.state.plane.tasks[int(actor[1])]
             names.add(system.node.name)
     assert len(names) == 2
 
@@ -434,19 +434,19 @@ def test_interrupts_and_core_syncs_come_in_handlers_behind_a_jump(pool):
     with closing(open_case(life.optimize.case(LINUX_2010), pool)) as system:
         for jump in (False, True):
             system.reset()
-            while not (system.node.world.core.optimizer.idle and system.node.lives) or (jump and not _has_jump(system)):
+            while not (system.node.state.core.optimizer.idle and system.node.lives) or (jump and not _has_jump(system)):
                 system.take(system.choices()[0].actor)
-            while system.lanes[0].calls == 0 or system.lanes[0].mode.name == "CALL":
-                hit = system.lanes[0].hit
+            while system.vcpus[0].calls == 0 or system.vcpus[0].mode.name == "CALL":
+                hit = system.vcpus[0].hit
                 if hit is not None:
                     actors = {choice.actor for choice in system.choices()}
                     seen[hit.kind.name].add("i0" in actors)
-                    assert ("i0" in actors) is system._takes_interrupt(0)
+                    assert ("i0" in actors) is system.boundaries.takes_interrupt(0)
                 system.take("0")
     assert seen["OPTIMIZED"] == {True}
     assert seen["INT3"] <= {False}
 
 
 def _has_jump(system) -> bool:
-    site = next(iter(system.torn.sites))
-    return system.machine.text.store.read(system.node.version, site, 1) == b"\xe9"
+    site = next(iter(system.now.sites))
+    return system.port.machine.text.store.read(system.node.version, site, 1) == b"\xe9"

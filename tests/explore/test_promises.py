@@ -14,7 +14,6 @@ from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.uc import RFLAGS, RSP
 from arch_x86.explore.case import Case, fingerprint
 from arch_x86.explore.check import Search, check, replay_case
-from arch_x86.explore.lives import Life
 from arch_x86.probes import detour
 from arch_x86.probes.arch import X86Arch
 from arch_x86.probes.breakpoint import BreakpointHandler
@@ -29,6 +28,7 @@ from engine.core.optprobes import Optprobes
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.core.transitions import ClearedAtOnce
 from engine.kprobe import AggrKprobe, KprobeFlag, KprobeStatus, Queue
+from engine.patching.expectations import Life
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import Schedule
 from engine.syntax.arguments import parse_argument
@@ -365,7 +365,7 @@ class Fault:
 
 G = ("push rbx; mov ebx, edi; call 0x10000100; call 0x10000100; add eax, ebx; pop rbx; ret", "lea eax, [rdi + 1]; lea ecx, [rax + 1]; ret")
 DEEP = ("push rbx; mov ebx, edi; call 0x10000100; add eax, ebx; pop rbx; ret", "dec edi; jz .Lend; call 0x10000100; .Lend: ret")
-CONTROL = "arch_x86.explore.control"
+CONTROL = "engine.patching.operations"
 FAULTS = {
     "the hit of a jump never ends": Fault(BreakpointHandler, "optimized_done", nothing, in_and_out, BROKEN, "still in the last hit"),
     "misses count on the first child only": Fault(

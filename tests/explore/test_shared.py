@@ -9,11 +9,12 @@ import pytest
 
 from arch_x86.explore.case import find_orders, open_case
 from arch_x86.explore.check import Search, check, life_of_probes
-from arch_x86.explore.orders import Orders
-from arch_x86.explore.shared_access import Access, Accesses
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010, NEXT
 from engine.errors import InputError
+from engine.patching.oracles.kept_memory import KeptMemory
+from engine.patching.orders import Orders
+from engine.patching.shared_access import Access, Accesses
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind
@@ -220,12 +221,12 @@ def test_memory_that_no_unprobed_call_writes_has_to_stay_as_it_was(pool):
         k.unregister(k.probes[0])
 
     with closing(open_case(replace(probed(BY_NAME[SPLIT], 0, cpus=2), code=[("main", writes)]), pool)) as system:
-        assert system.memory is not None
-        assert system.memory.check(system.machine.ram.room) is None
-        system.machine.ram.write(DATA_AT, b"\5")
-        assert system.memory.check(system.machine.ram.room) is None
-        system.machine.ram.write(DATA_AT + 100, b"\5")
-        assert system.memory.check(system.machine.ram.room) is not None
+        (memory,) = (one for one in system.judge.oracles if isinstance(one, KeptMemory))
+        assert memory.schedule_ended([]) is None
+        system.port.machine.ram.write(DATA_AT, b"\5")
+        assert memory.schedule_ended([]) is None
+        system.port.machine.ram.write(DATA_AT + 100, b"\5")
+        assert memory.schedule_ended([]) is not None
 
 
 def test_what_calls_have_left_is_part_of_a_state(pool):

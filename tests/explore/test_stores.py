@@ -16,7 +16,6 @@ from arch_x86.explore.check import Search, check, replay_case
 from arch_x86.explore.scenario import Setup, scenario
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.images import TOY
-from arch_x86.explore.stores import stop_at_stores
 from engine.commands.cli import main
 from engine.control.stepped_plane import SteppedPlane
 from engine.core.kprobes import Kprobes
@@ -24,6 +23,7 @@ from engine.core.profiles import LINUX_6_1, LINUX_2010, Profile
 from engine.errors import InputError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe
+from engine.patching.store_points import stop_at_stores
 from engine.search.explorable import ViolationKind
 
 PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
@@ -90,7 +90,7 @@ def stops(pool, points: str):
         while controls := [choice.actor for choice in system.choices() if choice.actor.startswith("c")]:
             system.take(controls[0], 1)
             met.append((system.node.at(int(controls[0][1:])).partition(": ")[2], system.node.name))
-        world = system.node.world
+        world = system.node.state
         assert system.node.done
         return met, (dict(world.core.kprobe_table), [(p.flags, p.addr, p.ainsn) for p in world.control.probes])
 
