@@ -19,8 +19,9 @@ from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
 from arch_x86.probes.stepping import KprobeCtlblk
 from engine.core.kprobes import Kprobes
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
+from engine.patching.control_side import ProbeNames
 from engine.patching.hit_in_progress import NO_HIT, Block, Hit, HitKind, HitPhase
-from engine.patching.port import ProbeNames, WayTaken
+from engine.patching.port import WayTaken
 
 __all__ = ("X86Hits",)
 

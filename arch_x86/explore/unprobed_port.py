@@ -1,5 +1,5 @@
 """Calls without probes on an x86-64 machine: what each leaves, for the result oracle, and what tasks have in common. Implements
-:class:`engine.patching.port.UnprobedPort`."""
+:class:`engine.patching.unprobed.UnprobedPort`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from arch_x86.probes.code import CodeCache
 from arch_x86.probes.singlestep import changes_interrupt_flag
 from engine.errors import UnprobedFault
 from engine.patching.independence import own_writes
-from engine.patching.port import CallOutcome, Touched
-from engine.patching.unprobed import UnprobedCalls
+from engine.patching.unprobed import CallOutcome, Touched, UnprobedCalls
 
 __all__ = ("X86Unprobed",)
 

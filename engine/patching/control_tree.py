@@ -12,10 +12,10 @@ from typing import Final
 
 from engine.control.stepped_plane import MachineWait
 from engine.errors import InputError
+from engine.patching.control_side import TextVersion, Write
 from engine.patching.control_state import ControlState, Stage
 from engine.patching.expectations import Lives
 from engine.patching.operations import BEHIND_OPERATION, BETWEEN_OPERATIONS, EndlessTaskError
-from engine.patching.port import TextVersion, Write
 
 __all__ = ("STEPS_MAX", "ControlNode", "ControlStep", "ControlTree", "endless")
 

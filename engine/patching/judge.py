@@ -9,9 +9,10 @@ from engine.kretprobe import KretprobeInstance
 from engine.patching.control_tree import ControlNode
 from engine.patching.oracles.oracle import Oracle
 from engine.patching.passes import Seen
-from engine.patching.port import CallOutcome, Fault
+from engine.patching.port import Fault
 from engine.patching.sites import Site
 from engine.patching.situation import Situation
+from engine.patching.unprobed import CallOutcome
 from engine.patching.vcpu import VcpuState
 from engine.search.explorable import Violation
 

@@ -15,8 +15,8 @@ from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe, KretprobeInstance
+from engine.patching.control_side import ExploredText
 from engine.patching.expectations import Effect, Ledger, Lives, Operation
-from engine.patching.port import ExploredText
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
 __all__ = ("BEHIND_OPERATION", "BETWEEN_OPERATIONS", "Control", "EndlessTaskError", "HandlerLog", "unsettled")

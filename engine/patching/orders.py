@@ -12,7 +12,8 @@ from hashlib import blake2b
 from itertools import chain
 from typing import Final, NamedTuple
 
-from engine.patching.port import CallOutcome, PatchFacts
+from engine.patching.port import PatchFacts
+from engine.patching.unprobed import CallOutcome
 from engine.search.explorable import Violation, ViolationKind
 
 __all__ = ("Ending", "Left", "Memory", "Orders", "add_call", "difference", "name_of")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from engine.kprobe import AggrKprobe, Kprobe, Method
+from engine.patching.control_side import ExploredArch
 from engine.patching.control_tree import ControlNode
-from engine.patching.port import ExploredArch
 from engine.patching.sites import Site
 from engine.patching.situation import Situation
 

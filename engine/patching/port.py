@@ -1,55 +1,33 @@
 """What a CPU side must offer to an exploration of code patching: the contract that an architecture's package implements.
 
 :class:`Port` is five protocols: the vCPUs (:class:`CpuPort`), hits in pieces (:class:`HitPort`), the text (:class:`TextPort`), the memory
-(:class:`MemoryPort`), and calls without probes (:class:`UnprobedPort`). vCPUs and tasks go by number: the tasks of vCPU ``n`` are ``2n``
-and, in a preemptible machine, ``2n + 1``. Virtual addresses, physical addresses and sizes are in bytes; a run is counted in retired
-instructions. All of it has to be deterministic: the same calls from the same saved state give the same answers. Nothing here says when a
-thing happens: that is the explorer's choice.
+(:class:`MemoryPort`), and calls without probes (:class:`engine.patching.unprobed.UnprobedPort`). What each control state needs is in
+:mod:`engine.patching.control_side`. vCPUs and tasks go by number: the tasks of vCPU ``n`` are ``2n`` and, in a preemptible machine,
+``2n + 1``. Virtual addresses, physical addresses and sizes are in bytes; a run is counted in retired instructions. All of it has to be
+deterministic: the same calls from the same saved state give the same answers. Nothing here says when a thing happens: that is the
+explorer's choice. No method raises but where it says so.
 
 ``arch_x86/explore`` has the implementation for x86-64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from engine.arch import Arch
 from engine.control.stepped_plane import SteppedPlane
-from engine.core.insn_slots import SlotCache
 from engine.image import Image
-from engine.kprobe import Kprobe, Method
+from engine.patching.control_side import ExploredArch, ExploredText, TextVersion
 from engine.patching.hit_in_progress import Block, Hit
 from engine.patching.parked_task import ParkedTask
-from engine.patching.unprobed import CallOutcome, UnprobedCalls
+from engine.patching.unprobed import CallOutcome, UnprobedPort
 
 if TYPE_CHECKING:
     from hashlib import blake2b
 
-__all__ = (
-    "CallOutcome",
-    "CpuPort",
-    "ExploredArch",
-    "ExploredText",
-    "Fault",
-    "HitPort",
-    "MemoryPort",
-    "PatchFacts",
-    "Port",
-    "ProbeNames",
-    "Stop",
-    "TextPort",
-    "TextVersion",
-    "Touched",
-    "UnprobedPort",
-    "WayTaken",
-    "Write",
-)
-
-Touched = Callable[[int, int, int, bool], None]
-"""Told of each access of memory: address of the instruction, physical address, size in bytes, and whether it is a store."""
+__all__ = ("CpuPort", "Fault", "HitPort", "MemoryPort", "PatchFacts", "Port", "Stop", "TextPort", "WayTaken")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +36,7 @@ class PatchFacts:
 
     :ivar breakpoint: the breakpoint instruction that a probe writes over the first byte of an instruction.
     :ivar jump: the first byte of the jump that an optimized probe writes; ``jump_size``: how many bytes that jump has.
-    :ivar registers: names of the registers in :data:`CallOutcome`.
+    :ivar registers: names of the registers in :data:`engine.patching.unprobed.CallOutcome`.
     :ivar parts: names of what comes behind the registers there.
     """
 
@@ -129,126 +107,6 @@ class WayTaken(NamedTuple):
 
     stepped: bool
     wrong: str | None
-
-
-class ProbeNames(Protocol):
-    """Names of probes that hold in every control state that the same steps lead to."""
-
-    def name_of(self, p: Kprobe | None) -> int:
-        """A number for ``p``: 0 for None."""
-        ...
-
-    def named(self, name: int) -> Kprobe | None:
-        """The probe with that number."""
-        ...
-
-
-# Of each control state -----------------------------------------------------------------------------------------------------
-
-
-class TextVersion(Protocol):
-    """One content of the whole text; it never changes."""
-
-    @property
-    def name(self) -> int:
-        """A number for the content: equal for equal contents, and the same in every process."""
-        ...
-
-
-class Write(Protocol):
-    """One write of text that was made."""
-
-    @property
-    def addr(self) -> int:
-        """The first address written to."""
-        ...
-
-
-class ExploredText(Protocol):
-    """The text of one control state, which its control tasks read and write. A write stops at a point of the control plane in front of each
-    byte that a vCPU might fetch.
-
-    :ivar log: the writes since it was last cleared.
-    """
-
-    log: list[Any]
-
-    @property
-    def current(self) -> TextVersion:
-        """The content now."""
-        ...
-
-    def read(self, addr: int, size: int) -> bytes:
-        """``size`` bytes at ``addr``."""
-        ...
-
-    def covers(self, addr: int, size: int) -> bool:
-        """All of these bytes are text."""
-        ...
-
-    def is_unloaded(self, addr: int, size: int = 1) -> bool:
-        """Some of these bytes belong to code that was unloaded."""
-        ...
-
-    def unload(self, start: int, size: int) -> None:
-        """The code there goes away."""
-        ...
-
-    def load(self, start: int, data: bytes) -> None:
-        """Code that was unloaded comes back as ``data``."""
-        ...
-
-
-class PokeState(Protocol):
-    """The poke protocol, as far as a control state's name goes."""
-
-    @property
-    def state(self) -> Hashable:
-        """All that decides what a CPU meets that hits the protocol's own breakpoint, and what the next poke does."""
-        ...
-
-
-class ExploredArch(Arch, Protocol):
-    """The arch layer of one control state.
-
-    :ivar slots: the single-step slots; ``detours``: the detour buffers.
-    """
-
-    slots: SlotCache
-    detours: SlotCache
-
-    @property
-    def tasks(self) -> list[int]:
-        """Which task runs on each vCPU, to be set."""
-        ...
-
-    @property
-    def poke(self) -> PokeState:
-        """The poke protocol."""
-        ...
-
-    def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
-        """The instructions of ``image`` in the ``size`` bytes from ``addr``, at least one, by address."""
-        ...
-
-    def method_of(self, p: Kprobe) -> Method:
-        """How a hit on table entry ``p`` would run the probed instruction now."""
-        ...
-
-    def watch_ranges(self) -> Iterator[tuple[int, int]]:
-        """Begin and end of what in slots and detour buffers has to be watched, since it matters there what others do."""
-        ...
-
-    def in_use(self, addr: int) -> bool:
-        """``addr`` lies in a slot or detour buffer that is in use."""
-        ...
-
-    def call_ended(self, cpu: int) -> None:
-        """The call on ``cpu`` is over: no hit is in progress there, and what return probes follow there never returns."""
-        ...
-
-
-# The machine ---------------------------------------------------------------------------------------------------------------
 
 
 class CpuPort(Protocol):
@@ -508,43 +366,6 @@ class MemoryPort(Protocol):
 
     def add_task(self, parked: ParkedTask, digest: blake2b) -> None:
         """Add what is live on the stack of a task that does not run; the rest of it is in the record."""
-        ...
-
-
-class UnprobedPort(Protocol):
-    """Calls on a machine without probes. Nothing here is asked once an exploration has begun."""
-
-    def run_all(self, entries: Iterable[int]) -> UnprobedCalls:
-        """Make all calls, one task after the other, and go back to where the machine was.
-
-        :param entries: addresses to count.
-        :raises UnprobedFault: a call dies, or does not come to its end.
-        """
-        ...
-
-    def trace(self, cpu: int, spans: Iterable[tuple[int, int]], touched: Touched) -> None:
-        """From now on tell ``touched`` of what the vCPU loads and stores in the physical ``spans``."""
-        ...
-
-    def stacks(self, cpu: int) -> list[range]:
-        """Physical pages of the stacks of the vCPU's tasks."""
-        ...
-
-    def pages(self) -> Iterable[int]:
-        """Physical addresses of all pages of data, stacks included."""
-        ...
-
-    @property
-    def page_size(self) -> int:
-        """Bytes of a page."""
-        ...
-
-    def is_machines_own(self, addr: int) -> bool:
-        """The code at ``addr`` belongs to the machine or to probes, not to the program."""
-        ...
-
-    def flag_changes(self, addr: int) -> Iterator[int]:
-        """Addresses of the instructions that change whether interrupts are taken, in the function that holds ``addr``."""
         ...
 
 
