@@ -44,6 +44,7 @@ class X86Cpus:
         self._frames = frames
         self._stacks = stacks
         self._cpus = machine.cpus
+        self._ucs = [cpu.uc for cpu in machine.cpus]
         self._tasks = machine.tasks
         self._stub_frames = machine.stubs.frames
         self._stop_at = {at: _HYPERCALLS[name] for at, name in machine.stubs.hypercalls.items() if name in _HYPERCALLS}
@@ -59,26 +60,23 @@ class X86Cpus:
 
     def ip(self, cpu: int) -> int:
         """RIP."""
-        return self._cpus[cpu].rip
+        return self._ucs[cpu].rip
 
     def run(self, cpu: int, budget: int) -> tuple[Stop, int]:
         """See :class:`CpuPort`. A faulting instruction is one step, also where the run did not begin with it: a schedule has to mean the
         same."""
         vcpu = self._cpus[cpu]
         reason, retired = vcpu.run(budget)
+        if reason is ExitReason.WATCH:
+            return Stop.WATCHED, retired or 1
+        if reason is ExitReason.BUDGET:
+            return Stop.BUDGET, retired or 1
         self._reasons[cpu] = reason
-        steps = retired or 1
-        match reason:
-            case ExitReason.WATCH:
-                return Stop.WATCHED, steps
-            case ExitReason.BUDGET:
-                return Stop.BUDGET, steps
-            case ExitReason.HYPERCALL:
-                return self._stop_at.get(vcpu.rip, Stop.OTHER), steps
-            case ExitReason.EXCEPTION:
-                return Stop.EXCEPTION, steps if vcpu.vector in TRAPS else retired + 1
-            case _:
-                return Stop.OTHER, steps
+        if reason is ExitReason.HYPERCALL:
+            return self._stop_at.get(vcpu.rip, Stop.OTHER), retired or 1
+        if reason is ExitReason.EXCEPTION:
+            return Stop.EXCEPTION, retired or 1 if vcpu.vector in TRAPS else retired + 1
+        return Stop.OTHER, retired or 1
 
     def answer(self, cpu: int) -> None:
         """The executor does what has to be done."""

@@ -63,7 +63,13 @@ class X86Hits:
 
     def advance(self, state: X86ControlState, cpu: int, hit: Hit) -> Hit | None:
         """See :class:`HitPort`."""
-        return advance_hit(self._executor, state, cpu, hit)
+        executor = self._executor
+        regs = executor.traps.regs_at(hit.at)
+        step = _int3 if hit.kind is HitKind.INT3 else _optimized
+        following = step(executor, state, self._machine.cpus[cpu], hit, regs)
+        if following is not None:
+            self._machine.ram.write(hit.at, regs.pack())
+        return following
 
     def load(self, state: X86ControlState, cpu: int, block: Block) -> None:
         """See :class:`HitPort`."""
@@ -110,17 +116,6 @@ class X86Hits:
     def stack_word(self, addr: int) -> int:
         """See :class:`HitPort`."""
         return self._machine.ram.read_u64(addr) or 0
-
-
-def advance_hit(executor: Executor, state: X86ControlState, cpu: int, hit: Hit) -> Hit | None:
-    """The next piece of ``hit`` on ``cpu``, whose block is loaded. None: the hit is over, and the CPU goes on, or its call has ended."""
-    vcpu = executor.machine.cpus[cpu]
-    regs = executor.traps.regs_at(hit.at)
-    step = _int3 if hit.kind is HitKind.INT3 else _optimized
-    following = step(executor, state, vcpu, hit, regs)
-    if following is not None:
-        executor.machine.ram.write(hit.at, regs.pack())
-    return following
 
 
 def _at(hit: Hit, phase: HitPhase, probe: int = 0, children: tuple[int, ...] = ()) -> Hit:

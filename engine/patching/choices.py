@@ -60,31 +60,22 @@ class Choices:
                 found += self.events(vcpu)
             if vcpu.parked and vcpu.quiescent:
                 found.append(Choice(f"s{now.actor}", 0))
-        controls = self._controls()
+        controls: Sequence[int] = [task for task in now.node.tasks if waits.over(task)] if waits.left else now.node.tasks
+        if self._plan.reduce and len(controls) > 1:
+            controls = self._steps.without_those_that_only_wait(controls)
         if not runnable and not controls:
             return []
         if stopped and self._plan.nmis:
             found += [Choice(f"n{one.index}", 1) for one in now.vcpus if not one.nmi and not self.goes_whole(one)]
         if price and whole:
             return found
-        return self._with_others(found, price, controls, [one for one in self._different(runnable) if one is not vcpu])
-
-    def _controls(self) -> Sequence[int]:
-        """The control tasks that can go on."""
-        node, waits = self._now.node, self._waits
-        controls: Sequence[int] = [task for task in node.tasks if waits.over(task)] if waits.left else node.tasks
-        if self._plan.reduce and len(controls) > 1:
-            controls = self._steps.without_those_that_only_wait(controls)
-        return controls
-
-    def _with_others(self, found: list[Choice], price: int, controls: Sequence[int], others: Sequence[VcpuState]) -> list[Choice]:
-        """``found``, and those behind it that take somebody else on, at ``price``; the one that went on last first."""
         first = len(found)
         found += [Choice(f"c{task}", price) for task in controls]
-        for other in others:
-            found += self.other(other, price)
-        for index in range(first, len(found)):
-            if found[index].actor == self._now.actor:
+        for other in self._different(runnable):
+            if other is not vcpu:
+                found += self.other(other, price)
+        for index in range(first, len(found)):  # the one that went on last comes first
+            if found[index].actor == now.actor:
                 found.insert(0, found.pop(index))
                 break
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from engine.patching.control_tree import STEPS_MAX, ControlNode, ControlTree, endless
 from engine.patching.judge import Judge
@@ -26,6 +26,7 @@ class ControlSteps:
         self._waits = waits
         self._text = now.port.text
         self._buffers = now.port.text.buffers
+        self._cpus = now.port.cpus
         self._reduce = now.plan.reduce
 
     # Showing states -----------------------------------------------------------------------------------------------------
@@ -34,7 +35,8 @@ class ControlSteps:
         """The vCPUs fetch what ``node`` has as text, and its core takes their traps."""
         self._now.node = node
         self._text.show(node.state, node.version)
-        self._places.install()
+        if self._places.new:
+            self._places.install()
 
     def enter(self, node: ControlNode, stepped: int) -> None:
         """Control task ``stepped`` (-1: none) has led to ``node``."""
@@ -101,12 +103,10 @@ class ControlSteps:
                 if ip in self._buffers and self._judge.violation is None:
                     self._judge.in_buffer(vcpu.index, ip)
 
-    def _places_of(self, vcpu: VcpuState) -> Iterator[int]:
+    def _places_of(self, vcpu: VcpuState) -> list[int]:
         """Where the task stands that has the vCPU, if it is in a call, and those that do not run."""
-        if vcpu.mode is Mode.CALL:
-            yield self._now.port.cpus.ip(vcpu.index)
-        for one in vcpu.parked:
-            yield one.resume
+        away = [one.resume for one in vcpu.parked] if vcpu.parked else []
+        return [self._cpus.ip(vcpu.index), *away] if vcpu.mode is Mode.CALL else away
 
     def _note_write(self, addr: int) -> None:
         """Coverage: which vCPUs are where while live text is written."""

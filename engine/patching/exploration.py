@@ -258,12 +258,12 @@ class Exploration:
             steps = self.steps.step(int(actor[1:]), most)
             now.actor = actor
         elif kind in "inps":
-            self._happens(kind, self.vcpus[int(actor[1:])])
+            self._happens(kind, now.vcpus[int(actor[1:])])
             steps = 1
             now.actor = actor[1:]
         else:
             now.actor = actor
-            vcpu = self.vcpus[int(actor)]
+            vcpu = now.vcpus[int(actor)]
             steps = self.runs.run(vcpu, most, alone=alone or self.choice.goes_whole(vcpu))
         trace = now.trace
         if trace is not None and trace[1] == actor:

@@ -39,7 +39,8 @@ class HitPieces:
     def goes_on_freed(self, vcpu: VcpuState, probe: int = 0) -> bool:
         """A hit goes on, with the probe of that name and the one that the CPU says it is in, if it does: has something gone wrong?"""
         for name in {probe, vcpu.block[0]}:
-            self._judge.hit_goes_on(vcpu, name)
+            if name:
+                self._judge.hit_goes_on(vcpu, name)
         return self._judge.violation is not None
 
     def advance(self, vcpu: VcpuState) -> HitPhase | None:

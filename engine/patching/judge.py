@@ -19,12 +19,12 @@ from engine.search.explorable import Violation
 __all__ = ("Judge", "MakeOracle")
 
 MakeOracle = Callable[[Situation], Oracle]
-"""Makes an oracle for one exploration: an :class:`Oracle` class, as a rule."""
-_Heard = tuple[Callable[..., "Violation | None"], ...]
+"""Makes an oracle for one exploration: as a rule a class of :class:`Oracle`."""
 
 
 class Judge:
-    """Passes each event on to the oracles that mind it. Its methods are the events of :class:`Oracle`.
+    """Passes each event on to the oracles that mind it: all of them are told, since some remember what they hear, and the first answer
+    counts. An attribute that is called is an event, with the arguments that :class:`Oracle` says.
 
     :ivar violation: the first thing that went wrong in the present state.
     :ivar oracles: in their order.
@@ -36,36 +36,41 @@ class Judge:
         self._remembering = tuple(one for one in self.oracles if type(one).save is not Oracle.save)
         self._known_bad: dict[int, Violation] = {}
         self._control_state = self._heard("control_state")
-        self._in_buffer = self._heard("in_buffer")
-        self._instruction = self._heard("instruction")
-        self._pass_over = self._heard("pass_over")
-        self._call_ending = self._heard("call_ending")
-        self._call_ended = self._heard("call_ended")
-        self._died = self._heard("died")
-        self._schedule_ended = self._heard("schedule_ended")
-        self._handlers_asked = self._heard("handlers_asked")
-        self._hit_goes_on = self._heard("hit_goes_on")
-        self._step_begun = self._heard("step_begun")
-        self._handler_ran = self._heard("handler_ran")
-        self._function_entered = self._heard("function_entered")
-        self._call_followed = self._heard("call_followed")
-        self._instance_missing = self._heard("instance_missing")
-        self._return_begins = self._heard("return_begins")
-        self._return_handler_ran = self._heard("return_handler_ran")
-        self._return_handled = self._heard("return_handled")
-        self._return_over = self._heard("return_over")
+        self.in_buffer: Callable[[int, int], None] = self._event("in_buffer")
+        self.instruction: Callable[[VcpuState, int], None] = self._event("instruction")
+        self.pass_over: Callable[[VcpuState, Site], None] = self._event("pass_over")
+        self.call_ending: Callable[[VcpuState], None] = self._event("call_ending")
+        self.call_ended: Callable[[VcpuState, CallOutcome], None] = self._event("call_ended")
+        self.died: Callable[[VcpuState, Fault], None] = self._event("died")
+        self.schedule_ended: Callable[[Sequence[str]], None] = self._event("schedule_ended")
+        self.handlers_asked: Callable[[VcpuState], None] = self._event("handlers_asked")
+        self.hit_goes_on: Callable[[VcpuState, int], None] = self._event("hit_goes_on")
+        self.step_begun: Callable[[VcpuState, str | None], None] = self._event("step_begun")
+        self.handler_ran: Callable[[VcpuState, Seen, int], None] = self._event("handler_ran")
+        self.function_entered: Callable[[VcpuState, str | None], None] = self._event("function_entered")
+        self.call_followed: Callable[[VcpuState, int, Any], None] = self._event("call_followed")
+        self.instance_missing: Callable[[VcpuState, int], None] = self._event("instance_missing")
+        self.return_begins: Callable[[VcpuState, int, int], None] = self._event("return_begins")
+        self.return_handler_ran: Callable[[VcpuState, int, KretprobeInstance, Any], None] = self._event("return_handler_ran")
+        self.return_handled: Callable[[VcpuState], None] = self._event("return_handled")
+        self.return_over: Callable[[VcpuState], None] = self._event("return_over")
 
-    def _heard(self, event: str) -> _Heard:
+    def _heard(self, event: str) -> tuple[Callable[..., Violation | None], ...]:
         """The methods of the oracles that override ``event``."""
         mind = (one for one in self.oracles if getattr(type(one), event) is not getattr(Oracle, event))
         return tuple(getattr(one, event) for one in mind)
 
-    def _tell(self, heard: _Heard, *what: Any) -> None:
-        """All are told, since some remember what they hear; the first answer counts."""
-        for hear in heard:
-            violation = hear(*what)
-            if self.violation is None:
-                self.violation = violation
+    def _event(self, name: str) -> Callable[..., None]:
+        """What is called when that event of :class:`Oracle` comes."""
+        heard = self._heard(name)
+
+        def tell(*what: Any) -> None:
+            for hear in heard:
+                violation = hear(*what)
+                if violation is not None and self.violation is None:
+                    self.violation = violation
+
+        return tell
 
     # State ------------------------------------------------------------------------------------------------------------
 
@@ -107,77 +112,3 @@ class Judge:
         """``node`` is the control state now."""
         if self.violation is None:
             self.violation = self._known_bad.get(node.number)
-
-    # Events -------------------------------------------------------------------------------------------------------------
-
-    def in_buffer(self, cpu: int, ip: int) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._in_buffer, cpu, ip)
-
-    def instruction(self, vcpu: VcpuState, ip: int) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._instruction, vcpu, ip)
-
-    def pass_over(self, vcpu: VcpuState, site: Site) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._pass_over, vcpu, site)
-
-    def call_ending(self, vcpu: VcpuState) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._call_ending, vcpu)
-
-    def call_ended(self, vcpu: VcpuState, outcome: CallOutcome) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._call_ended, vcpu, outcome)
-
-    def died(self, vcpu: VcpuState, fault: Fault) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._died, vcpu, fault)
-
-    def schedule_ended(self, waiting: Sequence[str]) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._schedule_ended, waiting)
-
-    def handlers_asked(self, vcpu: VcpuState) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._handlers_asked, vcpu)
-
-    def hit_goes_on(self, vcpu: VcpuState, name: int) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._hit_goes_on, vcpu, name)
-
-    def step_begun(self, vcpu: VcpuState, wrong: str | None) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._step_begun, vcpu, wrong)
-
-    def handler_ran(self, vcpu: VcpuState, seen: Seen, probe: int) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._handler_ran, vcpu, seen, probe)
-
-    def function_entered(self, vcpu: VcpuState, wrong: str | None) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._function_entered, vcpu, wrong)
-
-    def call_followed(self, vcpu: VcpuState, probe: int, regs: Any) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._call_followed, vcpu, probe, regs)
-
-    def instance_missing(self, vcpu: VcpuState, probe: int) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._instance_missing, vcpu, probe)
-
-    def return_begins(self, vcpu: VcpuState, frame: int, value: int) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._return_begins, vcpu, frame, value)
-
-    def return_handler_ran(self, vcpu: VcpuState, probe: int, ri: KretprobeInstance, regs: Any) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._return_handler_ran, vcpu, probe, ri, regs)
-
-    def return_handled(self, vcpu: VcpuState) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._return_handled, vcpu)
-
-    def return_over(self, vcpu: VcpuState) -> None:
-        """See :class:`Oracle`."""
-        self._tell(self._return_over, vcpu)

@@ -19,6 +19,7 @@ class Places:
     """What is known of them: it only grows, with each control state that is met.
 
     :ivar watched: addresses in front of whose instruction a run stops.
+    :ivar new: spans of such addresses that no vCPU knows of yet.
     :ivar near: addresses within a site: of its original instructions and between.
     :ivar methods: how sites without a jump can be hit: words of :class:`engine.search.explorable.Coverage`.
     """
@@ -31,7 +32,7 @@ class Places:
         self.watched: set[int] = set()
         self.near: set[int] = set()
         self.methods: set[str] = set()
-        self._new: list[tuple[int, int]] = []
+        self.new: list[tuple[int, int]] = []
         for addr in now.plan.resched | now.plan.asleep:
             self.watch(addr, addr + 1)
 
@@ -72,16 +73,15 @@ class Places:
         for addr in range(start, end):
             if addr not in self.watched:
                 self.watched.add(addr)
-                if self._new and self._new[-1][1] == addr:
-                    self._new[-1] = (self._new[-1][0], addr + 1)
+                if self.new and self.new[-1][1] == addr:
+                    self.new[-1] = (self.new[-1][0], addr + 1)
                 else:
-                    self._new.append((addr, addr + 1))
+                    self.new.append((addr, addr + 1))
 
     def install(self) -> None:
-        """What was learnt holds for the vCPUs."""
-        if self._new:
-            self._text.watch(self._new)
-            self._new = []
+        """What was learnt holds for the vCPUs from now on."""
+        self._text.watch(self.new)
+        self.new = []
 
     def allowed_methods(self) -> tuple[str, ...]:
         """How the sites can be hit; none, where no probe was registered."""

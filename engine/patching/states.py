@@ -94,13 +94,14 @@ class States:
         the oracles remember."""
         now, memory = self._now, self._memory
         digest = blake2b(digest_size=8)
+        ips: list[int] = []
         for vcpu in now.vcpus:
             if vcpu.live:
                 memory.add_cpu(vcpu.index, digest)
+                ips.append(self._cpus.ip(vcpu.index))
             for parked in vcpu.parked:
                 memory.add_task(parked, digest)
         digest.update(b"".join(now.data.names()))
-        ips = [self._cpus.ip(vcpu.index) for vcpu in now.vcpus if vcpu.live]
         current = self._choices.current
         who = -1 if current is None else current.index
         told = (ips, self.vcpu_names(), self._waits.key(), now.node.name, who, now.open_calls, self._judge.key())

@@ -91,7 +91,7 @@ class Oracle:
         """A stub, or a detour buffer, has just asked for handlers."""
 
     def hit_goes_on(self, vcpu: VcpuState, name: int) -> Violation | None:
-        """A hit goes on with the probe of that name in the present control state (0: with none)."""
+        """A hit goes on with the probe of that name in the present control state."""
 
     def step_begun(self, vcpu: VcpuState, wrong: str | None) -> Violation | None:
         """A single step begins. ``wrong``: what is not as it should be, in a sentence; None: nothing."""
