@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: demo test lint bench smoke conformance laws mutants campaign sound shared necessity check-python clean
+.PHONY: demo test lint bench smoke conformance laws mutants campaign interrupts sound shared necessity check-python clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/optprobe demo
@@ -34,6 +34,10 @@ mutants: $(VENV)/test.stamp
 # Every optimizable site of every shipped workload; goes on where it was. CAMPAIGN="--profile linux-6.1 --file other.jsonl" for more.
 campaign: $(VENV)/run.stamp
 	@$(BIN)/python -m bench.campaign $(CAMPAIGN)
+
+# Ctrl-C at random moments of each command. INTERRUPTS="--seed 3 --moments 2 verify" for others, fewer, and only some commands.
+interrupts: $(VENV)/run.stamp
+	@$(BIN)/python -m tests.cli.interrupts $(INTERRUPTS)
 
 # The outcomes of reduced and unreduced searches of shipped scenarios, compared.
 laws: $(VENV)/test.stamp

@@ -11,7 +11,7 @@ from typing import Any, Final
 from unicorn import Uc, unicorn_const  # pyright: ignore[reportMissingTypeStubs, reportPrivateImportUsage]
 from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
-from arch_x86.text.version import PAGE_SIZE
+from arch_x86.isa.constants import PAGE_SIZE
 from engine.image import Image
 
 __all__ = ("BareUnicorn",)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from arch_x86.images import load_image
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.constants import MAX_INSN_SIZE
+from arch_x86.isa.decode import decode
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import build_detour
 from arch_x86.probes.inspect import inspect_function

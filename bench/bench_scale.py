@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.demo import many_functions
 from arch_x86.text.poke import MAX_POKE_BATCH
-from arch_x86.text.version import PAGE_SIZE
 from engine.core.profiles import LINUX_2010
 from engine.kprobe import Kprobe
 from engine.kretprobe import Kretprobe

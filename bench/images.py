@@ -8,8 +8,8 @@ from typing import Final
 
 from arch_x86.images import load_image
 from arch_x86.isa.assemble import assemble
+from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.lab.demo import many_functions
-from arch_x86.text.version import PAGE_SIZE
 from engine.image import Image, Segment, Symbol
 
 __all__ = ("asm_image", "shipped", "with_cold_functions")

@@ -10,7 +10,7 @@ from typing import Final
 from arch_x86.explore.check import Search
 from arch_x86.explore.matrix import CONFIGURATIONS, Cell, Configuration, matrix
 from engine.core.profiles import NEXT
-from engine.report.terminal import Progress
+from engine.report.terminal import Progress, complain
 
 _KERNELS: Final = tuple(one for one in CONFIGURATIONS if one.profile is not NEXT)
 _NEXT: Final = tuple(one for one in CONFIGURATIONS if one.profile is NEXT)
@@ -64,7 +64,7 @@ def main() -> int:
     args = parser.parse_args()
     line = Progress("necessity")
     search = Search(preemptions=args.preemptions, max_schedules=args.max_schedules, jobs=args.jobs)
-    cells = list(matrix(search, say=line.note))
+    cells = list(matrix(search, say=line.note, warn=complain))
     line.clear()
     notes = _notes(cells)
     print(*table(cells, _KERNELS, notes), "", sep="\n")

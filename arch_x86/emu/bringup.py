@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.machine import Machine
+from arch_x86.isa.constants import ADDRESS_MASK
 from engine.errors import InputError
 from engine.image import Symbol
 from engine.kallsyms import Kallsyms
@@ -18,7 +19,6 @@ from engine.kallsyms import Kallsyms
 __all__ = ("Calls", "bring_up")
 
 _LIMIT: Final = 1_000_000
-_MASK: Final = (1 << 64) - 1
 
 
 class Calls(Protocol):
@@ -88,7 +88,7 @@ def _relocate(executor: Calls) -> dict[int, int]:
                 name = item.symbol or machine.kallsyms.describe(item.resolver)
                 raise InputError(f"{machine.image.name}: the resolver of {name} died at {fault.place}: {fault.kind}: {fault.explain}")
             answers[item.resolver] = machine.cpus[0].registers()[0]
-        if not machine.ram.write(item.place, struct.pack("<Q", (answers[item.resolver] + item.addend) & _MASK)):
+        if not machine.ram.write(item.place, struct.pack("<Q", (answers[item.resolver] + item.addend) & ADDRESS_MASK)):
             raise InputError(f"{machine.image.name}: an indirect function's address goes to {item.place:#x}, which is not writable")
     return answers
 

@@ -16,32 +16,26 @@ from arch_x86.emu.frames import FrameStore
 from arch_x86.emu.guards import guard_reason
 from arch_x86.emu.memory import PageTables, Ram
 from arch_x86.emu.uc import RFLAGS, RSP, UC_ERR_INSN_INVALID, VECTOR_WATCH, Context, UcInstance
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
-from arch_x86.isa.insn import NO_QUIRKS
-from arch_x86.text.version import PAGE_SIZE, TextPage, TextVersion
-
-__all__ = (
-    "CODE_SELECTOR",
-    "DATA_SELECTOR",
-    "FLAG_DF",
-    "FLAG_IF",
-    "FLAG_TF",
-    "TRAPS",
-    "Cpu",
-    "CpuState",
-    "ExitReason",
-    "FrameWatcher",
-    "NmiPhase",
+from arch_x86.isa.constants import (
+    ADDRESS_MASK,
+    FLAG_IF,
+    FLAG_NT,
+    FLAG_RF,
+    FLAG_TF,
+    HLT_OPCODE,
+    INT3_OPCODE,
+    MAX_INSN_SIZE,
+    PAGE_SIZE,
+    RED_ZONE_SIZE,
 )
+from arch_x86.isa.decode import decode
+from arch_x86.isa.insn import NO_QUIRKS
+from arch_x86.text.version import TextPage, TextVersion
+
+__all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "TRAPS", "Cpu", "CpuState", "ExitReason", "FrameWatcher", "NmiPhase")
 
 CODE_SELECTOR: Final = 0x08
 DATA_SELECTOR: Final = 0x10
-FLAG_TF: Final = 1 << 8
-FLAG_IF: Final = 1 << 9
-FLAG_DF: Final = 1 << 10
-_FLAG_NT: Final = 1 << 14
-_FLAG_RF: Final = 1 << 16
-_RED_ZONE: Final = 128
 _FRAME: Final = struct.Struct("<5Q")
 _FRAME_CODE: Final = struct.Struct("<6Q")
 _DEBUG: Final = 1
@@ -49,9 +43,7 @@ _INT_1: Final = b"\xcd\x01"
 TRAPS: Final = frozenset({1, 3, 4})
 """Vectors of exceptions that come behind the instruction that causes them; the others come instead of it."""
 _BREAKPOINT, _INVALID, _PAGE_FAULT = 3, 6, 14
-_INT3, _HLT = 0xCC, 0xF4
 _CANONICAL: Final = 1 << 47
-_MASK: Final = (1 << 64) - 1
 _CONTRIBUTORY: Final = frozenset({0, 8, 10, 11, 12, 13, 14})
 
 
@@ -337,7 +329,7 @@ class Cpu:
             self.retired += began
             return ExitReason.EXCEPTION, began
         # Where nothing could be fetched, nothing has begun: the last that did is the branch there.
-        canonical = uc.rip + _CANONICAL & _MASK < 2 * _CANONICAL
+        canonical = uc.rip + _CANONICAL & ADDRESS_MASK < 2 * _CANONICAL
         nothing_begun = not canonical or (vector == _PAGE_FAULT and uc.was_fetch(self._scratch))
         if vector in _CONTRIBUTORY:
             uc.forget_exception(self._scratch)
@@ -351,7 +343,7 @@ class Cpu:
             return True
         if vector == _BREAKPOINT:
             page = self._present.get((self.uc.rip - 1) // PAGE_SIZE)
-            return page is not None and page.content[(self.uc.rip - 1) % PAGE_SIZE] != _INT3
+            return page is not None and page.content[(self.uc.rip - 1) % PAGE_SIZE] != INT3_OPCODE
         if vector == _DEBUG:  # one a single step: ask only where the instruction can have been `int 1`
             page, offset = self._present.get(self.uc.rip // PAGE_SIZE), self.uc.rip % PAGE_SIZE
             if page is not None and offset >= 2 and page.content[offset - 2 : offset] != _INT_1:
@@ -384,7 +376,7 @@ class Cpu:
         if uc.vector is None and uc.err == 0:
             vpn, offset = divmod(uc.rip - 1, PAGE_SIZE)
             page = self._present.get(vpn)
-            if page is not None and page.content[offset] != _HLT:
+            if page is not None and page.content[offset] != HLT_OPCODE:
                 uc.err = UC_ERR_INSN_INVALID
 
     # Registers --------------------------------------------------------------------------------------------------------
@@ -418,12 +410,12 @@ class Cpu:
         uc = self.uc
         uc.load()
         rsp, rflags = uc.gpr[RSP], uc.gpr[RFLAGS]
-        top = ((rsp - _RED_ZONE if self.red_zone else rsp) & ~15) & _MASK
+        top = ((rsp - RED_ZONE_SIZE if self.red_zone else rsp) & ~15) & ADDRESS_MASK
         words = (uc.rip, CODE_SELECTOR, rflags, rsp, DATA_SELECTOR)
         frame = _FRAME.pack(*words) if error_code is None else _FRAME_CODE.pack(error_code, *words)
         if not self._ram.write(top - len(frame), frame):
             return False
-        uc.set_stack_and_flags(top - len(frame), rflags & ~(FLAG_IF | FLAG_TF | _FLAG_NT | _FLAG_RF))
+        uc.set_stack_and_flags(top - len(frame), rflags & ~(FLAG_IF | FLAG_TF | FLAG_NT | FLAG_RF))
         uc.rip = handler
         return True
 

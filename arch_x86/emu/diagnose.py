@@ -7,7 +7,8 @@ from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.emu.guards import find_guard
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.constants import MAX_INSN_SIZE
+from arch_x86.isa.decode import decode
 
 __all__ = ("diagnose", "instruction_with", "make_fault", "original_place")
 

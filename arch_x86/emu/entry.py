@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, Cpu
+from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RFLAGS, RSI, RSP
+from arch_x86.isa.constants import FLAG_DF, FLAG_IF
 
 __all__ = ("wrong_call", "wrong_entry", "wrong_step")
 

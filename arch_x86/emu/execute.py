@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from arch_x86.emu.bringup import bring_up
-from arch_x86.emu.cpu import FLAG_IF, Cpu, ExitReason, NmiPhase
+from arch_x86.emu.cpu import Cpu, ExitReason, NmiPhase
 from arch_x86.emu.diagnose import diagnose, make_fault, original_place
 from arch_x86.emu.fault import FaultKind, GuestFault, GuestFaultError
 from arch_x86.emu.machine import Machine
@@ -20,6 +20,7 @@ from arch_x86.emu.task import TaskState
 from arch_x86.emu.traps import Traps
 from arch_x86.emu.uc import RAX, RFLAGS, RSP
 from arch_x86.images.routines import ENDINGS
+from arch_x86.isa.constants import FLAG_IF
 from engine.errors import EngineBug
 
 __all__ = ("INTEGER_ARGUMENTS", "Executor", "InterruptPlan")

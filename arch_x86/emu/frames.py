@@ -17,7 +17,8 @@ from weakref import finalize
 
 from arch_x86.emu.guards import Guards
 from arch_x86.emu.memory import FRAMES_AT
-from arch_x86.text.version import PAGE_SIZE, TextPage
+from arch_x86.isa.constants import PAGE_SIZE
+from arch_x86.text.version import TextPage
 
 __all__ = ("FrameStore",)
 

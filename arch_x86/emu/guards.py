@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from arch_x86.emu.refused import ENDS_PROCESS, RULES, SSE4A, SUSPECT, UNKNOWN, wrong_reason
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.constants import MAX_INSN_SIZE, PAGE_SIZE
+from arch_x86.isa.decode import decode
 from arch_x86.isa.insn import NO_QUIRKS, Branch, Insn
-from arch_x86.text.version import PAGE_SIZE
 from engine.image import Image, Segment
 
 __all__ = ("Guards", "find_guard", "guard_reason")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.probes.areas import copy_areas
-from arch_x86.text.version import PAGE_SIZE
 from engine.errors import InputError
 from engine.image import Image
 

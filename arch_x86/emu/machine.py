@@ -24,11 +24,12 @@ from arch_x86.emu.percpu import fill_cpu_areas
 from arch_x86.emu.stubs import build_stubs
 from arch_x86.emu.task import Task
 from arch_x86.emu.uc import UcPool
+from arch_x86.isa.constants import INT3, PAGE_SIZE
 from arch_x86.isa.encode import jmp32
 from arch_x86.probes.areas import IMPORT_CELL
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.space import TextSpace, TextWrite
-from arch_x86.text.version import PAGE_SIZE, TextStore, TextVersion
+from arch_x86.text.version import TextStore, TextVersion
 from engine.errors import EngineBug, InputError
 from engine.image import Image, Symbol
 from engine.kallsyms import Kallsyms
@@ -36,7 +37,6 @@ from engine.kallsyms import Kallsyms
 __all__ = ("CPUS_MAX", "Machine", "MachineConfig", "Participant", "Snapshot", "TrapHandler", "new_pool")
 
 CPUS_MAX: Final = 8
-_FILL: Final = b"\xcc"
 
 
 def new_pool() -> UcPool:
@@ -198,17 +198,17 @@ class Machine:
 
     def _text_pages(self, content: ImagePages) -> dict[int, bytes]:
         pages = {vpn: bytes(page) for vpn, page in content.text.items()}
-        pages[self.layout.stubs >> 12] = self.stubs.code.ljust(PAGE_SIZE, _FILL)
+        pages[self.layout.stubs >> 12] = self.stubs.code.ljust(PAGE_SIZE, INT3)
         cells: dict[int, bytearray] = {}
         for imported in self.image.imports:
-            page = cells.setdefault(imported.addr >> 12, bytearray(_FILL * PAGE_SIZE))
+            page = cells.setdefault(imported.addr >> 12, bytearray(INT3 * PAGE_SIZE))
             value = (self.config.stubs or {}).get(imported.name)
             # mov rax, imm64; ret  -- or a hlt, which the host reports by name
             code = b"\xf4" if value is None else b"\x48\xb8" + struct.pack("<Q", value & (1 << 64) - 1) + b"\xc3"
             if imported.name == "jprobe_return" and value is None:
                 code = jmp32(imported.addr, self.stubs.jprobe_return)
             at = imported.addr % PAGE_SIZE
-            page[at : at + IMPORT_CELL] = code.ljust(IMPORT_CELL, _FILL)
+            page[at : at + IMPORT_CELL] = code.ljust(IMPORT_CELL, INT3)
             self.import_at[imported.addr] = imported.name
         return pages | {vpn: bytes(page) for vpn, page in cells.items()}
 

@@ -10,7 +10,7 @@ import ctypes
 import mmap
 from typing import Final
 
-from arch_x86.text.version import PAGE_SIZE
+from arch_x86.isa.constants import PAGE_SIZE
 from engine.errors import EngineBug
 
 __all__ = ("FRAMES_AT", "TABLES_AT", "PageTables", "Ram")

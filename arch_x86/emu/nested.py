@@ -6,17 +6,16 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
-from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, FLAG_TF, Cpu
+from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RFLAGS, RSP
+from arch_x86.isa.constants import ADDRESS_MASK, FLAG_DF, FLAG_IF, FLAG_TF, RED_ZONE_SIZE
 
 __all__ = ("INTEGER_ARGUMENTS", "NestedCall")
 
 INTEGER_ARGUMENTS: Final = (7, 6, 2, 1, 8, 9)
 """Registers of the integer arguments (System V ABI 3.2.3): rdi, rsi, rdx, rcx, r8, r9, as indices into ``UcInstance.gpr``."""
-_RED_ZONE: Final = 128
-_MASK: Final = (1 << 64) - 1
 
 
 class NestedCall:
@@ -45,14 +44,14 @@ class NestedCall:
         flags = uc.gpr[RFLAGS] & ~(FLAG_DF | FLAG_TF)
         if machine.trap_handler is not None and not machine.trap_handler.handler_takes_interrupts(self.vcpu.index):
             flags &= ~FLAG_IF
-        below = uc.gpr[RSP] - (_RED_ZONE if self.vcpu.red_zone else 0)
-        top = (below & ~15) - 8 & _MASK
+        below = uc.gpr[RSP] - (RED_ZONE_SIZE if self.vcpu.red_zone else 0)
+        top = (below & ~15) - 8 & ADDRESS_MASK
         if not machine.ram.write(top, struct.pack("<Q", machine.stubs.nested_return)):
             return False
         for index in range(16):
             uc.gpr[index] = 0
         for register, value in zip(INTEGER_ARGUMENTS, integers, strict=False):
-            uc.gpr[register] = value & _MASK
+            uc.gpr[register] = value & ADDRESS_MASK
         uc.gpr[RSP] = top
         uc.gpr[RFLAGS] = flags
         uc.store()

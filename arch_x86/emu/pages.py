@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from arch_x86.text.version import PAGE_SIZE
+from arch_x86.isa.constants import INT3, PAGE_SIZE
 from engine.errors import InputError
 from engine.image import Image, Segment
 
@@ -31,7 +31,7 @@ def split_pages(image: Image) -> ImagePages:
     for segment in sorted(image.segments, key=lambda s: (not s.executable, not s.writable)):
         for vpn in range(segment.addr // PAGE_SIZE, -(-segment.end // PAGE_SIZE)):
             if segment.executable:
-                home, fill = pages.text, b"\xcc"
+                home, fill = pages.text, INT3
             elif segment.writable:
                 if vpn in pages.text:
                     raise InputError(

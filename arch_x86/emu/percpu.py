@@ -8,7 +8,7 @@ from typing import Final
 
 from arch_x86.emu.layout import Layout
 from arch_x86.emu.memory import Ram
-from arch_x86.text.version import PAGE_SIZE
+from arch_x86.isa.constants import PAGE_SIZE
 
 __all__ = ("fill_cpu_areas",)
 

@@ -4,7 +4,6 @@ would one raised in what the interpreter calls for an object that has died.
 
 from __future__ import annotations
 
-import _thread
 import signal
 import threading
 import weakref
@@ -14,13 +13,12 @@ from types import FrameType
 from typing import Final
 
 from arch_x86.emu.uc import in_callback
+from engine.ctrl_c import CtrlC, try_again
 
 __all__ = ("interruptible",)
 
 _WEAKREF: Final = weakref.__file__
 """Where finalizers are called."""
-_AGAIN: Final = 0.005
-"""Seconds until Ctrl-C is tried again; a callback or a finalizer takes microseconds."""
 
 
 def _in_finalizer(frame: FrameType | None) -> bool:
@@ -32,21 +30,23 @@ def _in_finalizer(frame: FrameType | None) -> bool:
     return False
 
 
-def _on_sigint(_number: int, frame: FrameType | None) -> None:
-    if not (in_callback(frame) or _in_finalizer(frame)):
-        raise KeyboardInterrupt
-    threading.Timer(_AGAIN, _thread.interrupt_main).start()
-
-
 @contextmanager
 def interruptible() -> Generator[None]:
     """Within, SIGINT raises KeyboardInterrupt, but never where that is lost. Where SIGINT is handled otherwise, nothing changes."""
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
+    usual = signal.getsignal(signal.SIGINT)
+    known = usual is signal.default_int_handler or isinstance(usual, CtrlC)
+    if not callable(usual) or not known or threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGINT, _on_sigint)
+
+    def on_sigint(number: int, frame: FrameType | None) -> None:
+        if in_callback(frame) or _in_finalizer(frame):
+            try_again()
+        else:
+            usual(number, frame)
+
+    signal.signal(signal.SIGINT, on_sigint)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, usual)

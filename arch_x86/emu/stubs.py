@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from arch_x86.isa.assemble import assemble
+from arch_x86.isa.constants import INT3
 from arch_x86.isa.decode import decode
 
 __all__ = ("GS_END", "GS_INTERRUPTS", "GS_JPROBE_SP", "GS_NMIS", "VECTORS", "Stubs", "build_stubs", "return_skip")
@@ -123,7 +124,7 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
     frames: dict[int, tuple[int, int]] = {}
 
     def add(name: str, text: str, *, depth: int = 0, behind: tuple[int, int] = (0, 0), gap: int = 0) -> int:
-        code.extend(b"\xcc" * (-len(code) % 16))
+        code.extend(INT3 * (-len(code) % 16))
         at = base + len(code)
         body = assemble(text, at)
         if "hlt" in text:

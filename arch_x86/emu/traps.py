@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from arch_x86.emu.cpu import FLAG_TF, Cpu, NmiPhase
+from arch_x86.emu.cpu import Cpu, NmiPhase
 from arch_x86.emu.diagnose import diagnose, instruction_with, make_fault, original_place
 from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.stubs import return_skip
 from arch_x86.emu.uc import RDI, RSI, RSP
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.constants import FLAG_TF, MAX_INSN_SIZE
+from arch_x86.isa.decode import decode
 from arch_x86.probes.breakpoint import ReentryError
 from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
 from engine.errors import EngineBug

@@ -19,6 +19,8 @@ from unicorn import unicorn_const as uc_const  # pyright: ignore[reportMissingTy
 from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
 from arch_x86.emu.private_offsets import PrivateOffsets
+from arch_x86.emu.room import require_room
+from arch_x86.isa.constants import FLAG_TF, PAGE_SIZE
 from engine.errors import EngineBug
 
 __all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "VECTOR_WATCH", "Context", "PrivateOffsets", "UcInstance", "UcPool", "in_callback")
@@ -79,7 +81,6 @@ NO_LIMIT: Final = 0x0123_4567_89AB
 """A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
 _RUN_MAX: Final = 1 << 20
 """Ctrl-C is noticed between two runs of the emulator only, so none is longer: 8 ms at full speed, below a second with a callback each."""
-_PAGE, _TRAP_FLAG = 4096, 1 << 8
 _VECTOR_DEBUG, _VECTOR_INVALID, _ERROR_FETCH = 1, 6, 16
 SHADOW: Final = 1 << 3
 _VECTOR_SYSCALL: Final = 0x100
@@ -160,6 +161,7 @@ class UcInstance:
     )
 
     def __init__(self, offsets: PrivateOffsets) -> None:
+        require_room()
         handle = c_void_p()
         _check(_open(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64, byref(handle)), "uc_open")
         assert handle.value is not None
@@ -181,8 +183,7 @@ class UcInstance:
         self._cr3 = c_uint64()
         self._keep: list[object] = []
         self._callbacks: list[object] = []
-        self._fallback_count = 0
-        self._fallback_limit = 0
+        self._fallback_count = self._fallback_limit = 0
         self._counter: c_uint64 | None = None
         self._traps: list[int] = []
         self._from: int | None = None
@@ -201,10 +202,10 @@ class UcInstance:
         """Map a page and forget it: in an instance whose memory was never unmapped, Unicorn gives two mappings the same place in its
         RAM numbering, and then runs one's translations for the other's text.
         """
-        room = mmap.mmap(-1, _PAGE)
+        room = mmap.mmap(-1, PAGE_SIZE)
         host = ctypes.addressof(ctypes.c_char.from_buffer(room))
-        _check(_mem_map_ptr(self.handle, 0, _PAGE, uc_const.UC_PROT_ALL, host), "uc_mem_map_ptr")
-        _check(_mem_unmap(self.handle, 0, _PAGE), "uc_mem_unmap")
+        _check(_mem_map_ptr(self.handle, 0, PAGE_SIZE, uc_const.UC_PROT_ALL, host), "uc_mem_map_ptr")
+        _check(_mem_unmap(self.handle, 0, PAGE_SIZE), "uc_mem_unmap")
 
     def _hook(self) -> None:
         stop, handle = _emu_stop, self.handle
@@ -361,8 +362,7 @@ class UcInstance:
         self.write_reg(x86.UC_X86_REG_CR3, cr3)
         self.write_reg(x86.UC_X86_REG_CR4, 0x620)  # PAE, OSFXSR, OSXMMEXCPT
         self.write_reg(x86.UC_X86_REG_CR0, 0x80010033)  # PG, WP, NE, ET, MP, PE
-        table = _Mmr(0, gdt, gdt_limit, 0)
-        _check(_reg_write(self.handle, x86.UC_X86_REG_GDTR, byref(table)), "GDTR")
+        _check(_reg_write(self.handle, x86.UC_X86_REG_GDTR, byref(_Mmr(0, gdt, gdt_limit, 0))), "GDTR")
         self.write_reg(x86.UC_X86_REG_CS, code_selector)
         for segment in (x86.UC_X86_REG_SS, x86.UC_X86_REG_DS, x86.UC_X86_REG_ES):
             self.write_reg(segment, data_selector)
@@ -485,13 +485,13 @@ class UcInstance:
     def _step(self) -> None:
         """One instruction by the trap flag: to count it would drop all translations, and to go back would do so again."""
         self.load()
-        stepped = self.gpr[RFLAGS] & _TRAP_FLAG
-        self.gpr[RFLAGS] |= _TRAP_FLAG
+        stepped = self.gpr[RFLAGS] & FLAG_TF
+        self.gpr[RFLAGS] |= FLAG_TF
         self.store()
         self.start_uncounted()
         if not stepped:
             self.load()
-            self.gpr[RFLAGS] &= ~_TRAP_FLAG
+            self.gpr[RFLAGS] &= ~FLAG_TF
             self.store()
             if self.vector == _VECTOR_DEBUG:
                 self.vector = None

@@ -11,6 +11,7 @@ from typing import Final
 
 from arch_x86.emu.uc import UcPool
 from arch_x86.explore.case import Case, fingerprint, open_case
+from engine.ctrl_c import was_interrupted
 from engine.errors import InputError, WorkerDied, printable
 from engine.patching.exploration import Exploration
 from engine.patching.operations import Control
@@ -100,6 +101,7 @@ class CheckResult:
     :ivar missing: methods that the sites allow and no schedule used. ``interrupted``: Ctrl-C ended it, or
         that a process had died, which is ``died``.
     :ivar refused: a line for each probe that the core refused when the control tasks ran alone.
+    :ivar unwritten: a line about the checkpoint, where that does not have all that was found.
     """
 
     outcome: Outcome
@@ -110,6 +112,7 @@ class CheckResult:
     interrupted: bool = False
     refused: tuple[str, ...] = ()
     died: WorkerDied | None = None
+    unwritten: str | None = None
 
     @property
     def coverage(self) -> Coverage:
@@ -199,19 +202,26 @@ def check(
     with closing(open_case(case, pool)) as system:
         if refuses:
             system.refuse_bad_start()
-        outcome, interrupted, died = Outcome(), False, None
+        outcome, interrupted, died, checkpoint = Outcome(), False, None, None
         several = Workers(strategy, system, lambda: open_case(case, orders=system.orders), min(search.jobs, BATCH))
-        with closing(several if search.jobs > 1 else InProcess(strategy, system)) as runner, _checkpoint(case, search) as checkpoint:
-            try:
+        try:
+            with closing(several if search.jobs > 1 else InProcess(strategy, system)) as runner, _checkpoint(case, search) as checkpoint:
                 drive(strategy, runner, outcome, progress, checkpoint)
-            except KeyboardInterrupt:
-                interrupted = True
-            except WorkerDied as error:  # what the others have found by now is told
-                interrupted, died = True, error
+        except WorkerDied as error:  # what the others have found by now is told
+            interrupted, died = True, error
+        except MemoryError:  # what was found by now is told
+            interrupted, died = True, WorkerDied("not enough memory to search on; --max-schedules makes a search smaller")
+        except BaseException as error:  # Ctrl-C, also as the search ends, and its processes are sent home
+            if not was_interrupted(error):
+                raise
+            interrupted = True
         bound = None if search.strategy == "pct" else search.preemptions
         result = CheckResult(
             outcome, case.cpus, bound, _missing(system, outcome), interrupted=interrupted, refused=system.refused, died=died
         )
+        if checkpoint is not None and checkpoint.unwritten is not None:
+            file = printable(str(checkpoint.file))
+            result.unwritten = f"--checkpoint: cannot write {file}: {checkpoint.unwritten}; the search went on without it"
         for found in outcome.found:
             segments, violation = found.segments, found.violation
             try:

@@ -28,7 +28,7 @@ from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.images import parse_stub
 from engine.core.profiles import profile_named
 from engine.errors import InputError, UnprobedFault, WorkerDied, error_text, printable
-from engine.report.terminal import Progress, Style, count
+from engine.report.terminal import Progress, Style, complain, count
 from engine.search.schedule import Schedule, parse_schedule
 from engine.syntax.arguments import parse_number
 
@@ -98,7 +98,7 @@ def run_check(args: Namespace) -> int:
     case = case_of(options)
     saved = None if directory is None else directory.prepare(options)
     for warning in case.image.warnings:
-        _complain(f"{case.image.name}: {warning}")
+        complain(f"{case.image.name}: {warning}")
     result = _search(f"check {args.call}", case, search, refuses=True)
     _name_files(saved, result)
     if args.json:
@@ -110,12 +110,7 @@ def run_check(args: Namespace) -> int:
         raise result.died
     if result.interrupted:
         return _INTERRUPTED
-    return _GOOD if result.good else _BAD
-
-
-def _complain(line: str) -> None:
-    """One line on standard error."""
-    print(f"optprobe: {line}", file=sys.stderr, flush=True)
+    return _GOOD if result.good and result.unwritten is None else _BAD
 
 
 def _name_files(saved: SavedCase | None, result: CheckResult) -> None:
@@ -126,13 +121,15 @@ def _name_files(saved: SavedCase | None, result: CheckResult) -> None:
 
 
 def _save(saved: SavedCase | None, result: CheckResult) -> None:
-    """What was found, and has been printed, goes to its files. What can't be written is said; the exit status is 1 already."""
+    """What was found, and has been printed, goes to its files. What can't be written, here or in a checkpoint, is said."""
+    if result.unwritten is not None:
+        complain(result.unwritten)
     for report in result.violations:
         if saved is not None and report.file is not None:
             try:
                 saved.write(Path(report.file), report.schedule, report.violation.explain)
             except OSError as error:
-                _complain(f"--save: cannot write {printable(report.file)}: {error_text(error)}; the schedule is in the output")
+                complain(f"--save: cannot write {printable(report.file)}: {error_text(error)}; the schedule is in the output")
 
 
 def _search(label: str, case: Case, search: Search, *, refuses: bool = False) -> CheckResult:
@@ -187,11 +184,11 @@ def run_explore(args: Namespace) -> int:
             try:
                 result = _search(f"explore {one.name}", case, bound)
             except KeyboardInterrupt:  # while it was set up
-                _complain(f"interrupted while {one.name} was set up")
+                complain(f"interrupted while {one.name} was set up")
                 worst = _INTERRUPTED
                 break
             except UnprobedFault as error:
-                _complain(f"{one.name}: {error}")
+                complain(f"{one.name}: {error}")
                 worst = _BAD
                 continue
             _name_files(saved, result)
@@ -202,12 +199,12 @@ def run_explore(args: Namespace) -> int:
             _save(saved, result)
             if result.died is not None:
                 raise result.died
-            if not result.good:
+            if not result.good or result.unwritten is not None:
                 worst = _BAD
             if result.interrupted:
                 worst = _INTERRUPTED
                 break
-    except Exception:  # one line about a scenario: what came out of those in front of it is told all the same
+    except (Exception, KeyboardInterrupt):  # one line about a scenario: what came out of those in front of it is told all the same
         if documents:
             _print_scenarios(documents)
         raise
@@ -281,8 +278,9 @@ def run_matrix(args: Namespace) -> int:
     line = Progress("matrix")
     cells: list[Cell] = []
     interrupted, died = False, None
+    unwritten: list[str] = []
     try:
-        for cell in matrix(search, configurations=columns, say=line.note):
+        for cell in matrix(search, configurations=columns, say=line.note, warn=unwritten.append):
             cells.append(cell)
             if not args.json:
                 line.clear()
@@ -295,12 +293,14 @@ def run_matrix(args: Namespace) -> int:
         line.clear()
     if args.json:
         print(json.dumps({"schema": 1, "interrupted": interrupted, "cells": [cell.to_json() for cell in cells]}, allow_nan=False))
+    if unwritten:
+        complain(unwritten[0])
     if died is not None:
         raise died
     if interrupted:
         return _INTERRUPTED
     baseline_breaks = any(cell.step is None and cell.report is not None and not cell.configuration.preempt for cell in cells)
-    return _BAD if baseline_breaks else _GOOD
+    return _BAD if baseline_breaks or unwritten else _GOOD
 
 
 def _cell_line(cell: Cell) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from arch_x86.emu.cpu import FLAG_IF, TRAPS, ExitReason, NmiPhase
+from arch_x86.emu.cpu import TRAPS, ExitReason, NmiPhase
 from arch_x86.emu.entry import wrong_call
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.task import TaskState
+from arch_x86.isa.constants import FLAG_IF
 from arch_x86.lab.calls import CallFrame
 from engine.patching.parked_task import Mode, ParkedTask
 from engine.patching.port import Fault, Stop

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from arch_x86.emu.cpu import FLAG_IF, FLAG_TF, Cpu
+from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.entry import wrong_entry, wrong_step
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.stubs import return_skip
 from arch_x86.emu.uc import RAX, RDI, RSI, RSP
+from arch_x86.isa.constants import FLAG_IF, FLAG_TF
 from arch_x86.probes.arch import X86Arch
 from arch_x86.probes.breakpoint import ReentryError
 from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs

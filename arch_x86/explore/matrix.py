@@ -84,9 +84,14 @@ class Cell:
 
 
 def matrix(
-    search: Search, *, configurations: Sequence[Configuration] = CONFIGURATIONS, pool: UcPool | None = None, say: Callable[[str], None]
-) -> Iterator[Cell]:  # fmt: skip
-    """All cells, row by row, each from a fresh run. ``say`` is told what is being run.
+    search: Search,
+    *,
+    configurations: Sequence[Configuration] = CONFIGURATIONS,
+    pool: UcPool | None = None,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Iterator[Cell]:
+    """All cells, row by row, each from a fresh run. ``say`` is told what is being run, ``warn`` of a checkpoint that can't be written.
 
     :raises WorkerDied: a process of ``--jobs`` ended. The same holds for what follows.
     :raises KeyboardInterrupt: Ctrl-C cut a search off. The cell that it belongs to is not given, and no other one is begun.
@@ -103,7 +108,7 @@ def matrix(
         for configuration in configurations:
             if step is None or configuration.profile.name in step.profiles:
                 say(f"{'nothing' if step is None else step.name} left out, {configuration.name}")
-                yield _cell(step.name if step is not None else None, configuration, search, pool, is_sound)
+                yield _cell(step.name if step is not None else None, configuration, search, pool, warn, is_sound)
 
 
 def _cell(
@@ -111,6 +116,7 @@ def _cell(
     configuration: Configuration,
     search: Search,
     pool: UcPool | None,
+    warn: Callable[[str], None],
     is_sound: Callable[[Configuration, str, Callable[[frozenset[str]], CheckResult]], bool],
 ) -> Cell:
     began = perf_counter()
@@ -123,6 +129,8 @@ def _cell(
         def run(names: frozenset[str], one: Scenario = scenario) -> CheckResult:
             profile = without(configuration.profile, names, preempt=configuration.preempt)
             result = check(one.case(profile, preempt=configuration.preempt), search, pool=pool)
+            if result.unwritten is not None:
+                warn(result.unwritten)
             if result.died is not None:
                 raise result.died
             if result.interrupted:

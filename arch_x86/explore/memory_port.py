@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import blake2b
 from mmap import mmap
-from typing import Any, Final
+from typing import Any
 
 from arch_x86.emu.cpu import CpuState
 from arch_x86.emu.machine import Machine
-from arch_x86.emu.memory import PAGE_SIZE
 from arch_x86.emu.stubs import GS_END, GS_INTERRUPTS
 from arch_x86.emu.uc import RSP
+from arch_x86.isa.constants import PAGE_SIZE, RED_ZONE_SIZE
 from arch_x86.lab.calls import CallFrame
 from engine.patching.parked_task import Mode, ParkedTask
 
 __all__ = ("X86Memory",)
 
-_RED_ZONE_SIZE: Final = 128
 _Saved = tuple[bytes, list[CpuState], list[tuple[Any, ...]]]
 
 
@@ -31,7 +30,7 @@ class X86Memory:
         self._machine = machine
         self._frames = frames
         self._stacks = stacks
-        self._red_zone = _RED_ZONE_SIZE if machine.image.red_zone else 0
+        self._red_zone = RED_ZONE_SIZE if machine.image.red_zone else 0
         self._spare: list[list[CpuState]] = []
 
     # Data -----------------------------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ class SaveDirectory:
             with tempfile.TemporaryFile(dir=directory) as trial:
                 trial.write(b"violation")
         except (OSError, ValueError) as error:  # ValueError: a null character in the name
-            where, reason = printable(str(directory)), error_text(error)
+            where, reason = printable(str(directory)), "a file is there" if isinstance(error, FileExistsError) else error_text(error)
             raise InputError(f"--save {where}: {reason}; give a directory that can be written to, or one that can be made") from None
 
     def prepare(self, options: CheckOptions | ScenarioOptions) -> SavedCase:

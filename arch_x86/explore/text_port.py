@@ -8,9 +8,9 @@ from typing import Any, Final
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.explore.stepped_text import SteppedText
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.constants import INT3, JMP32_OPCODE, JMP32_SIZE, MAX_INSN_SIZE
+from arch_x86.isa.decode import decode
 from arch_x86.isa.disasm import disassemble
-from arch_x86.isa.encode import JMP32_SIZE
 from arch_x86.lab.bench import build_arch
 from arch_x86.probes.arch import X86Arch
 from engine.control.stepped_plane import SteppedPlane
@@ -22,8 +22,8 @@ from engine.patching.port import PatchFacts
 __all__ = ("X86_FACTS", "X86Text")
 
 X86_FACTS: Final = PatchFacts(
-    breakpoint=b"\xcc",
-    jump=b"\xe9",
+    breakpoint=INT3,
+    jump=bytes([JMP32_OPCODE]),
     jump_size=JMP32_SIZE,
     registers=(*GPR_NAMES, "rflags"),
     parts=("vector registers", "x87 registers", "a buffer", "the fault"),

@@ -8,9 +8,9 @@ from typing import Any
 
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.fault import FaultKind
-from arch_x86.emu.memory import PAGE_SIZE
 from arch_x86.explore.cpu_port import X86Cpus
 from arch_x86.explore.memory_port import X86Memory
+from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.lab.calls import CallFrame
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.singlestep import changes_interrupt_flag

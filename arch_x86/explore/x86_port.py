@@ -9,6 +9,7 @@ from arch_x86.explore.hit_port import X86Hits
 from arch_x86.explore.memory_port import X86Memory
 from arch_x86.explore.text_port import X86Text
 from arch_x86.explore.unprobed_port import X86Unprobed
+from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.lab.calls import CallFrame
 from engine.core.profiles import Profile
 
@@ -26,7 +27,7 @@ class X86Port:
         self, machine: Machine, executor: Executor, profile: Profile, frames: dict[int, CallFrame], times: dict[int, int], limit: int
     ) -> None:  # fmt: skip
         self.machine = machine
-        size = machine.config.stack_pages * 4096
+        size = machine.config.stack_pages * PAGE_SIZE
         stacks = {task: machine.allocate(size) + size for task in frames if task % 2}
         self.cpus = X86Cpus(machine, executor, frames, stacks)
         self.hits = X86Hits(executor)

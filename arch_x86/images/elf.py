@@ -10,14 +10,15 @@ from arch_x86.images.elf_dyn import DynModule
 from arch_x86.images.elf_file import ElfFile
 from arch_x86.images.elf_rel import RelModule
 from arch_x86.images.link import Linked, link
-from arch_x86.images.memory import DEFAULT_BASE, PAGE, Memory, check_base
+from arch_x86.images.memory import DEFAULT_BASE, Memory, check_base
 from arch_x86.images.module import Module
+from arch_x86.isa.constants import PAGE_SIZE
 from engine.errors import InputError
 from engine.image import Image, Symbol
 
 __all__ = ("load_elf",)
 
-_GAP: Final = 16 * PAGE  # between files: a run off the end of one faults
+_GAP: Final = 16 * PAGE_SIZE  # between files: a run off the end of one faults
 
 
 def load_elf(

@@ -24,13 +24,14 @@ from arch_x86.images.elf_records import (
     Rela,
     unpack_relas,
 )
-from arch_x86.images.memory import PAGE, Area, Memory
+from arch_x86.images.memory import Area, Memory
 from arch_x86.images.module import Bindings, Definition, DefinitionKind, ThreadBlock, Use
 from arch_x86.images.plt import plt_entries
 from arch_x86.images.special import refuse_copy, refuse_place, refuse_relocation, refuse_thread_symbol
 from arch_x86.images.symbols import image_symbols
 from arch_x86.images.undefined import use_in_text
 from arch_x86.images.unwind import unnamed_functions
+from arch_x86.isa.constants import PAGE_SIZE
 from engine.errors import InputError
 from engine.image import Symbol
 
@@ -58,7 +59,7 @@ class DynModule:
         self._elf = elf
         self._memory = memory
         self._executes = executes
-        self._bias = bias = 0 if base is None else base - min(p.vaddr for p in loads) // PAGE * PAGE
+        self._bias = bias = 0 if base is None else base - min(p.vaddr for p in loads) // PAGE_SIZE * PAGE_SIZE
         for area in sorted(_areas(elf, loads, bias), key=lambda area: (area.addr, area.size)):
             memory.append(area)
         self._dynamic = Dynamic(elf, memory, bias)

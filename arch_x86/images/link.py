@@ -18,6 +18,7 @@ from arch_x86.images.routines import ENDINGS, INTERPOSED, ROUTINES
 from arch_x86.images.runtime import Runtime, place_runtime
 from arch_x86.images.threads import ThreadLayout
 from arch_x86.images.undefined import StandIns, Wanted, place_stand_ins
+from arch_x86.isa.constants import INT3
 from arch_x86.probes.areas import IMPORT_CELL
 from engine.errors import InputError
 from engine.image import DeferredRelocation, Symbol
@@ -190,7 +191,7 @@ class _Binder:
         for index, (resolver, name) in enumerate(self.plt.items()):
             slot = slots + 8 * index
             jump = _PLT_JUMP + (slot - (start + len(code) + 6)).to_bytes(4, "little")
-            code += jump.ljust(_PLT_ENTRY, b"\xcc")
+            code += jump.ljust(_PLT_ENTRY, INT3)
             self.deferred.append(DeferredRelocation(slot, resolver, 0, name))
         self.memory.append(Area(start, code, len(code), executable=True))
         self.memory.append(Area(slots, bytearray(8 * len(self.plt)), 8 * len(self.plt), writable=True))

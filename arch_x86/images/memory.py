@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from arch_x86.isa.constants import PAGE_SIZE
 from engine.errors import InputError, printable
 from engine.image import Segment
 
-__all__ = ("ADDRESS_LIMIT", "DEFAULT_BASE", "IMAGE_LIMIT", "PAGE", "Area", "Memory", "check_base", "page_up", "printable")
+__all__ = ("ADDRESS_LIMIT", "DEFAULT_BASE", "IMAGE_LIMIT", "Area", "Memory", "check_base", "page_up", "printable")
 
-PAGE: Final = 4096
 ADDRESS_LIMIT: Final = 1 << 64
 IMAGE_LIMIT: Final = 1 << 30
 """Most bytes of memory that one image may ask for, and of file that is read: 1 GiB."""
@@ -23,7 +23,7 @@ _CANONICAL: Final = 1 << 47
 
 def page_up(addr: int) -> int:
     """``addr``, or the next page boundary."""
-    return (addr + PAGE - 1) & -PAGE
+    return (addr + PAGE_SIZE - 1) & -PAGE_SIZE
 
 
 def check_base(name: str, base: int) -> int:
@@ -31,8 +31,8 @@ def check_base(name: str, base: int) -> int:
 
     :raises InputError: not on a page boundary, or not a 64-bit address.
     """
-    if not 0 <= base < ADDRESS_LIMIT or base % PAGE:
-        raise InputError(f"{name}: text base {base:#x} is unusable; give a multiple of {PAGE:#x} below 2^64")
+    if not 0 <= base < ADDRESS_LIMIT or base % PAGE_SIZE:
+        raise InputError(f"{name}: text base {base:#x} is unusable; give a multiple of {PAGE_SIZE:#x} below 2^64")
     return base
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from arch_x86.images.memory import PAGE, Area, Memory
+from arch_x86.images.memory import Area, Memory
 from arch_x86.images.module import Definition
 from arch_x86.images.routines import ARENA_SIZE, ROUTINES
 from arch_x86.images.threads import ThreadLayout
 from arch_x86.isa.assemble import assemble
+from arch_x86.isa.constants import INT3, PAGE_SIZE
 from engine.image import Range, Symbol
 
 __all__ = ("Runtime", "place_runtime")
@@ -19,7 +20,6 @@ __all__ = ("Runtime", "place_runtime")
 _FIELD: Final = re.compile(r"\{(\w+)")
 _THUNK: Final = "__x86_indirect_thunk_"
 _ALIGN: Final = 16
-_INT3: Final = b"\xcc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def place_runtime(memory: Memory, threads: ThreadLayout, names: Iterable[str]) -
     fields = {"limit": ARENA_SIZE - 2 * _ALIGN}
     code = bytearray()
     symbols: list[Symbol] = []
-    room = PAGE * (1 + sum(len(ROUTINES[name]) + _ALIGN for name in wanted) // PAGE)  # text is longer than its code
+    room = PAGE_SIZE * (1 + sum(len(ROUTINES[name]) + _ALIGN for name in wanted) // PAGE_SIZE)  # text is longer than its code
     uses = {field for name in wanted for field in _FIELD.findall(ROUTINES[name])}
     data = base + room
     if "arena" in uses:
@@ -48,11 +48,11 @@ def place_runtime(memory: Memory, threads: ThreadLayout, names: Iterable[str]) -
         data += ARENA_SIZE
     if "zeros" in uses:
         fields["zeros"] = data
-        data += PAGE
+        data += PAGE_SIZE
     if "errno" in uses:
         fields["errno"] = threads.slot("errno")
     for name in wanted:
-        code += _INT3 * (-len(code) % _ALIGN)
+        code += INT3 * (-len(code) % _ALIGN)
         addr = base + len(code)
         body = assemble(ROUTINES[name].format(**fields), addr)
         fields[name] = addr

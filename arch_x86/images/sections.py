@@ -10,12 +10,13 @@ from arch_x86.images.elf_file import ElfFile
 from arch_x86.images.elf_records import COMMON, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS, SHF_WRITE, ElfSymbol, Section
 from arch_x86.images.memory import IMAGE_LIMIT, Area, Memory, page_up
 from arch_x86.images.module import ThreadBlock
+from arch_x86.isa.constants import INT3_OPCODE
 from engine.errors import InputError
 from engine.image import Symbol
 
 __all__ = ("SectionLayout", "lay_out")
 
-_INT3: Final = 0xCC  # gaps in text: a stray jump traps, and zeros would decode as one huge block
+_GAP: Final = INT3_OPCODE  # gaps in text: a stray jump traps, and zeros would decode as one huge block
 
 _PADDING_LIMIT: Final = 16 << 20
 
@@ -79,7 +80,7 @@ def _group(
             contents = elf.contents(section)
             if len(data) + gap + len(contents) > len(elf.data) + _PADDING_LIMIT:
                 raise InputError(f"{elf.name}: section {section.name}: over {_PADDING_LIMIT >> 20} MiB between sections; align them less")
-            data += bytes([_INT3 if executable else 0]) * gap + contents
+            data += bytes([_GAP if executable else 0]) * gap + contents
     return Area(start, data, end - start, writable=writable, executable=executable)
 
 

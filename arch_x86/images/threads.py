@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from arch_x86.images.memory import PAGE, Memory
+from arch_x86.images.memory import Memory
 from arch_x86.images.module import ThreadBlock
+from arch_x86.isa.constants import PAGE_SIZE
 from engine.errors import InputError
 
 __all__ = ("THREAD_LIMIT", "ThreadLayout")
@@ -33,8 +34,10 @@ class ThreadLayout:
 
         :raises InputError: over 64 KiB in all, or an alignment that is no power of two up to a page.
         """
-        if block.align & (block.align - 1) or block.align > PAGE:
-            raise InputError(f"{self._name}: thread-local data with alignment {block.align:#x}; it must be a power of two up to {PAGE:#x}")
+        if block.align & (block.align - 1) or block.align > PAGE_SIZE:
+            raise InputError(
+                f"{self._name}: thread-local data with alignment {block.align:#x}; it must be a power of two up to {PAGE_SIZE:#x}"
+            )
         align = max(block.align, 1)
         lead = -block.addr % align
         self._grow(-(-(self.size + block.size - lead) // align) * align + lead)

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from arch_x86.images.elf_records import STT_COMMON, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT
-from arch_x86.images.memory import PAGE, Area, Memory
+from arch_x86.images.memory import Area, Memory
 from arch_x86.images.module import Definition, Use
+from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.probes.areas import IMPORT_CELL
 from engine.image import Import, Symbol
 
@@ -79,7 +80,7 @@ def place_stand_ins(memory: Memory, wanted: Mapping[str, Wanted]) -> StandIns:
             functions.append(name)
         else:
             addr = memory.end
-            size = 2 * PAGE if name.startswith("_rtld_global") else PAGE
+            size = 2 * PAGE_SIZE if name.startswith("_rtld_global") else PAGE_SIZE
             memory.append(Area(addr, bytearray(), size, writable=True))
             result.symbols.append(Symbol(name, addr, size, function=False))
             result.warnings.append(f"unresolved data {name}: zero-filled")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from arch_x86.isa.insn import ADDRESS_MASK, LINUX_6_1, Branch, Insn, KernelQuirks
+from arch_x86.isa.constants import ADDRESS_MASK, MAX_INSN_SIZE
+from arch_x86.isa.insn import QUIRKS_6_1, Branch, Insn, KernelQuirks
 from arch_x86.isa.opcode_map import (
     EVEX_PRESENCE,
     GROUP_IMMEDIATES,
@@ -24,9 +25,8 @@ from arch_x86.isa.opcode_map import (
     Form,
 )
 
-__all__ = ("MAX_INSN_SIZE", "decode", "decode_length")
+__all__ = ("decode", "decode_length")
 
-MAX_INSN_SIZE: Final = 15
 
 _DISTINCT_PREFIXES_MAX: Final = 4  # the kernel's decoder takes a fifth distinct prefix for an opcode
 _FORCED_EMULATION: Final = (b"\x0f\x0bxen", b"\x0f\x0bkvm")
@@ -106,7 +106,7 @@ _GROUP_5_BRANCHES: Final = {  # ff /digit: (memory operand, register operand)
 _RELATIVE: Final = frozenset((Branch.JMP, Branch.JCC, Branch.CALL, Branch.LOOP, Branch.XBEGIN))
 
 
-def decode(data: bytes, addr: int, quirks: KernelQuirks = LINUX_6_1) -> Insn | None:
+def decode(data: bytes, addr: int, quirks: KernelQuirks = QUIRKS_6_1) -> Insn | None:
     """The instruction that ``data`` starts with, as placed at ``addr``; None when it is not one, or not all there.
 
     Takes any bytes and raises nothing. ``data`` may be longer than the instruction.
@@ -117,7 +117,7 @@ def decode(data: bytes, addr: int, quirks: KernelQuirks = LINUX_6_1) -> Insn | N
         return None
 
 
-def decode_length(data: bytes, quirks: KernelQuirks = LINUX_6_1) -> int | None:
+def decode_length(data: bytes, quirks: KernelQuirks = QUIRKS_6_1) -> int | None:
     """Length of the instruction that ``data`` starts with, or None."""
     insn = decode(data, 0, quirks)
     return None if insn is None else insn.length
@@ -178,7 +178,7 @@ def _decode_vex(data: bytes, addr: int, pos: int, prefixes: bytes, rex: int) -> 
     if not presence >> mandatory & 1:
         return None
     head = _Head(data, addr, prefixes, rex, data[pos : pos + 1], vex_map, mandatory)
-    return _operands(head, pos + 1, LEGACY_FORMS[vex_map][opcode], LINUX_6_1)
+    return _operands(head, pos + 1, LEGACY_FORMS[vex_map][opcode], QUIRKS_6_1)
 
 
 def _group_form(form: int, opcode: int, reg: int, mandatory: int) -> int:

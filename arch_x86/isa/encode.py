@@ -9,14 +9,11 @@ import errno
 import struct
 from typing import Final
 
-from arch_x86.isa.insn import ADDRESS_MASK
+from arch_x86.isa.constants import ADDRESS_MASK, JMP32_SIZE
 from engine.errors import KprobeError
 
-__all__ = ("CALL32_SIZE", "DISP32_SIZE", "INT3", "INT3_SIZE", "JMP32_SIZE", "RelativeRangeError", "call32", "in_reach", "jmp32", "rel32")
+__all__ = ("CALL32_SIZE", "DISP32_SIZE", "RelativeRangeError", "call32", "in_reach", "jmp32", "rel32")
 
-INT3: Final = b"\xcc"
-INT3_SIZE: Final = 1
-JMP32_SIZE: Final = 5
 CALL32_SIZE: Final = 5
 DISP32_SIZE: Final = 4
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from arch_x86.isa.constants import ADDRESS_MASK
 from arch_x86.isa.disasm import disassemble
 
-__all__ = ("ADDRESS_MASK", "LINUX_6_1", "NO_QUIRKS", "Branch", "Insn", "KernelQuirks")
-
-ADDRESS_MASK: Final = (1 << 64) - 1
+__all__ = ("NO_QUIRKS", "QUIRKS_6_1", "Branch", "Insn", "KernelQuirks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class KernelQuirks:
     vex_as_legacy: bool = True
 
 
-LINUX_6_1: Final = KernelQuirks()
+QUIRKS_6_1: Final = KernelQuirks()
 NO_QUIRKS: Final = KernelQuirks(absent_forms=False, control_register_memory=False, vex_as_legacy=False)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from arch_x86.emu.cpu import FLAG_IF
 from arch_x86.emu.execute import Executor, InterruptPlan
 from arch_x86.emu.fault import GuestFault, GuestFaultError
 from arch_x86.emu.machine import Machine, MachineConfig
 from arch_x86.emu.stubs import GS_JPROBE_SP
 from arch_x86.emu.task import TaskState
 from arch_x86.emu.uc import UcPool
+from arch_x86.isa.constants import FLAG_IF
 from arch_x86.lab.calls import require_function
 from arch_x86.probes.arch import X86Arch, X86Areas
 from arch_x86.probes.jprobe import JprobeStub

@@ -9,6 +9,7 @@ from pathlib import Path
 from arch_x86.emu.machine import new_pool
 from arch_x86.emu.uc import UcPool
 from arch_x86.images import load_image
+from arch_x86.isa.constants import INT3
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.listing import annotate_detour, window
 from arch_x86.lab.run import ExecOptions
@@ -199,7 +200,7 @@ def _show_interrupts(image: Image, pool: UcPool, style: Style) -> bool:
 def many_functions(number: int) -> Image:
     """``number`` functions of two instructions: ``mov eax, N; ret``."""
     base = 0x1000_0000
-    code = b"".join((b"\xb8" + struct.pack("<I", i) + b"\xc3").ljust(_FUNCTION_SIZE, b"\xcc") for i in range(number))
+    code = b"".join((b"\xb8" + struct.pack("<I", i) + b"\xc3").ljust(_FUNCTION_SIZE, INT3) for i in range(number))
     symbols = tuple(Symbol(f"f{i}", base + i * _FUNCTION_SIZE, 6) for i in range(number))
     return Image(name=f"{number} functions", segments=(Segment(base, code, len(code)),), symbols=symbols)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -17,7 +16,8 @@ from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.uc import UcPool
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Failure, Sweep, Verifier
-from engine.errors import OptprobeError, WorkerDied
+from engine.ctrl_c import blocked
+from engine.errors import OptprobeError, WorkerDied, error_text
 from engine.image import Image
 from engine.report.terminal import count
 from engine.syntax.arguments import Argument
@@ -32,29 +32,47 @@ _Checked: TypeAlias = tuple[int, list[Failure]]
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What ``verify`` answers. ``fault``: the unprobed call itself died."""
+    """What ``verify`` answers.
+
+    :ivar sites: those that were checked, of ``total``. ``fault``: the unprobed call itself died.
+    :ivar interrupted: Ctrl-C ended it before all sites were checked, or that a process had died, which is ``died``. What was found by
+        then is here.
+    """
 
     sites: int
     runs: int
     failures: tuple[Failure, ...]
     instructions: int
     fault: GuestFault | None = None
+    total: int = 0
+    interrupted: bool = False
+    died: WorkerDied | None = None
 
     @property
     def good(self) -> bool:
-        """No failure, the unprobed call ended well, and at least one site was checked."""
-        return not self.failures and self.fault is None and self.sites > 0
+        """No failure, the unprobed call ended well, and all sites were checked, of which there is at least one."""
+        return self.verdict == "good"
+
+    @property
+    def verdict(self) -> str:
+        """``good`` or ``bad``; ``nothing-found`` where it was cut off, and no site that was checked is bad."""
+        if self.failures or self.fault is not None:
+            return "bad"
+        if self.interrupted:
+            return "nothing-found"
+        return "good" if self.sites > 0 else "bad"
 
     def to_json(self) -> dict[str, object]:
         """The document of ``optprobe verify --json``."""
-        return {
+        document: dict[str, object] = {
             "schema": 1,
-            "verdict": "good" if self.good else "bad",
+            "verdict": self.verdict,
             "sites": self.sites,
             "runs": self.runs,
             "failures": [failure.to_json() for failure in self.failures],
             "fault": self.fault.to_json() if self.fault else None,
         }
+        return document | {"interrupted": True} if self.interrupted else document
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +101,7 @@ def verify_image(
     pool: UcPool | None = None,
     progress: Report | None = None,
 ) -> VerifyResult:
-    """Check every site of a call.
+    """Check every site of a call. Ctrl-C, or the death of a process, while sites are checked leaves what was found so far.
 
     :param jobs: processes; 1 works in this one.
     :param pool: emulator instances to reuse in this process.
@@ -106,28 +124,56 @@ def verify_image(
         if golden.fault is not None:
             return VerifyResult(0, 0, (), golden.instructions, golden.fault)
         sites = verifier.sites()
+        sweeping = _Sweeping(len(sites), golden.instructions, report)
         if jobs == 1 or len(sites) < 2:
-            failures = _check_here(verifier, sites, sweep, report)
-            return VerifyResult(len(sites), verifier.runs, tuple(failures), golden.instructions)
+            return sweeping.result(lambda: _check_here(verifier, sites, sweep, sweeping))
     call = _Call(image, symbol, tuple(arguments), options, sweep)
-    results = _check_elsewhere(call, sites, min(jobs, len(sites)), report)
-    runs = sum(number for number, _ in results)
-    ordered = tuple(failure for _, found in results for failure in found)
-    return VerifyResult(len(sites), runs, ordered, golden.instructions)
+    return sweeping.result(lambda: _check_elsewhere(call, sites, min(jobs, len(sites)), sweeping))
 
 
-def _check_here(verifier: Verifier, sites: Sequence[int], sweep: Sweep, report: Report) -> list[Failure]:
-    failures: list[Failure] = []
+class _Sweeping:
+    """What the sites have come to so far.
+
+    :ivar failures: of each site by its number, those of sites that are not done yet, too. ``done``: the sites that are.
+    """
+
+    def __init__(self, total: int, instructions: int, report: Report) -> None:
+        self._total = total
+        self._instructions = instructions
+        self._report = report
+        self.failures: dict[int, list[Failure]] = {}
+        self.done = 0
+        self.runs = 0
+
+    def report(self, note: str = "") -> None:
+        """Sites done, and failures found."""
+        self._report(self.done, self._total, f"sites, {count(sum(map(len, self.failures.values())), 'failure')}{note}")
+
+    def result(self, check: Callable[[], None]) -> VerifyResult:
+        """What there is when ``check`` ends, however it does."""
+        interrupted, died = False, None
+        try:
+            check()
+        except KeyboardInterrupt:
+            interrupted = self.done < self._total
+        except WorkerDied as error:  # what the others have found by now is told
+            interrupted, died = True, error
+        found = tuple(failure for number in sorted(self.failures) for failure in self.failures[number])
+        return VerifyResult(
+            self.done, self.runs, found, self._instructions, total=self._total, interrupted=interrupted, died=died
+        )  # fmt: skip
+
+
+def _check_here(verifier: Verifier, sites: Sequence[int], sweep: Sweep, sweeping: _Sweeping) -> None:
     for number, addr in enumerate(sites):
-        found = count(len(failures), "failure")
-        report(number, len(sites), f"sites, {found}")
-
-        def within(done: int, total: int, *, site: int = number, found: str = found) -> None:
-            report(site, len(sites), f"sites, {found}, interrupt {done} of {total}")
-
-        failures.extend(verifier.check_site(addr, sweep, within))
-    report(len(sites), len(sites), f"sites, {count(len(failures), 'failure')}")
-    return failures
+        found = sweeping.failures[number] = []
+        sweeping.report()
+        for failure in verifier.check_site(addr, sweep, lambda done, total: sweeping.report(f", interrupt {done} of {total}")):
+            found.append(failure)
+            sweeping.runs = verifier.runs
+        sweeping.runs = verifier.runs
+        sweeping.done += 1
+    sweeping.report()
 
 
 # Worker processes -----------------------------------------------------------------------------------------------------
@@ -147,14 +193,15 @@ def _work(pipe: Pipe, call: _Call) -> None:
             pipe.send(error)
 
 
-def _check_elsewhere(call: _Call, sites: Sequence[int], jobs: int, report: Report) -> list[_Checked]:
-    """What each site came to, in their order. Whatever ends this early, Ctrl-C for one, ends the workers at once."""
-    results: dict[int, _Checked] = {}
+def _check_elsewhere(call: _Call, sites: Sequence[int], jobs: int, sweeping: _Sweeping) -> None:
+    """Whatever ends this early, Ctrl-C for one, ends the workers at once.
+
+    :raises WorkerDied: a process ended without a result.
+    """
     waiting = deque(range(len(sites)))
     busy: dict[Pipe, int] = {}
     workers = _Workers(call)
-    failures = 0
-    report(0, len(sites), "sites")
+    sweeping.report()
     try:
         for _ in range(jobs):
             pipe = workers.start()
@@ -163,10 +210,10 @@ def _check_elsewhere(call: _Call, sites: Sequence[int], jobs: int, report: Repor
         while busy:
             for pipe in wait(list(busy)):
                 assert isinstance(pipe, Connection)
-                answer = _receive(pipe)
-                results[busy.pop(pipe)] = answer
-                failures += len(answer[1])
-                report(len(results), len(sites), f"sites, {count(failures, 'failure')}")
+                runs, sweeping.failures[busy.pop(pipe)] = _receive(pipe)
+                sweeping.runs += runs
+                sweeping.done += 1
+                sweeping.report()
                 if waiting:
                     busy[pipe] = waiting.popleft()
                     pipe.send(sites[busy[pipe]])
@@ -174,7 +221,6 @@ def _check_elsewhere(call: _Call, sites: Sequence[int], jobs: int, report: Repor
         raise WorkerDied("a worker process died, perhaps for lack of memory; use fewer --jobs") from None
     finally:
         workers.end()
-    return [results[index] for index in range(len(sites))]
 
 
 def _receive(pipe: Pipe) -> _Checked:
@@ -197,13 +243,12 @@ class _Workers:
         """One more; returns our end of its pipe."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, self._call), daemon=True)
-        # A terminal sends Ctrl-C to all of its processes, but who started a worker ends it: it inherits the mask.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            process.start()
-            self._running.append((ours, process))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            with blocked():
+                process.start()
+                self._running.append((ours, process))
+        except OSError as error:
+            raise WorkerDied(f"cannot start a process: {error_text(error)}; use fewer --jobs") from None
         theirs.close()
         return ours
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import GPR_NAMES
+from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.lab.pushed import Dead
-from arch_x86.text.version import PAGE_SIZE
 
 __all__ = ("Outcome", "OutcomeReader")
 

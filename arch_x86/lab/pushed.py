@@ -10,8 +10,8 @@ from typing import Final
 
 from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.machine import Machine
-from arch_x86.emu.memory import PAGE_SIZE
 from arch_x86.emu.uc import RSP
+from arch_x86.isa.constants import PAGE_SIZE
 
 __all__ = ("WINDOW", "Dead", "PushedBytes", "is_own_stack", "under")
 

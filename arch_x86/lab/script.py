@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from arch_x86.emu.machine import MachineConfig
 from arch_x86.emu.uc import UcPool
+from arch_x86.isa.constants import ADDRESS_MASK
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.run import ExecOptions
 from engine.core.debugfs import listed_probes, status_words
@@ -21,7 +22,6 @@ from engine.syntax.script import Operation
 __all__ = ("run_script",)
 
 _TEXT_SIZE: Final = 8
-_MASK: Final = (1 << 64) - 1
 _ARGUMENT: Final = 1
 
 
@@ -102,13 +102,13 @@ class _Script:
         place = operation.place
         assert place is not None
         if place.address is not None:
-            return place.address + place.offset & _MASK
+            return place.address + place.offset & ADDRESS_MASK
         assert place.symbol is not None
         several = several_functions(self._bench.image, place.symbol, place.offset)
         if several and operation.words.isdisjoint(("sym", "both")):
             raise InputError(several)
         symbol = self._bench.image.by_name.get(place.symbol)
-        return None if symbol is None else symbol.addr + place.offset & _MASK
+        return None if symbol is None else symbol.addr + place.offset & ADDRESS_MASK
 
     def _probe(self, operation: Operation) -> _Probe:
         assert operation.probe is not None

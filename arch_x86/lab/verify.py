@@ -17,14 +17,13 @@ from arch_x86.emu.entry import wrong_entry
 from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.machine import MachineConfig, Snapshot
 from arch_x86.emu.uc import UcPool
-from arch_x86.isa.encode import JMP32_SIZE
+from arch_x86.isa.constants import JMP32_SIZE, MAX_OPTIMIZED_LENGTH
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.calls import check_arguments, place_call, require_function
 from arch_x86.lab.golden import Golden, PassLog, saw, step_through
 from arch_x86.lab.outcome import OutcomeReader
 from arch_x86.lab.pushed import PushedBytes
 from arch_x86.lab.run import ExecOptions
-from arch_x86.probes.arch import MAX_OPTIMIZED_LENGTH
 from arch_x86.probes.eligibility import can_probe
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from arch_x86.probes.ptregs import PtRegs

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
-from arch_x86.isa.encode import INT3, JMP32_SIZE, jmp32
+from arch_x86.isa.constants import INT3, JMP32_SIZE, MAX_INSN_SIZE, MAX_OPTIMIZED_LENGTH, PAGE_SIZE
+from arch_x86.isa.decode import decode
+from arch_x86.isa.encode import jmp32
 from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.breakpoint import BreakpointHandler, GuestMemory
 from arch_x86.probes.code import CodeCache
@@ -27,7 +28,6 @@ from arch_x86.probes.slot import build_slot
 from arch_x86.probes.stepping import stepping_for
 from arch_x86.text.poke import PokeProtocol, TextPokeParam
 from arch_x86.text.space import TextSpace
-from arch_x86.text.version import PAGE_SIZE
 from engine.arch import ArchCallbacks
 from engine.core.insn_slots import SlotCache
 from engine.core.profiles import LINUX_2010, Profile
@@ -37,10 +37,8 @@ from engine.image import Image
 from engine.kprobe import AggrKprobe, Kprobe, Method
 from engine.kretprobe import KretprobeInstance
 
-__all__ = ("MAX_OPTIMIZED_LENGTH", "X86Arch", "X86Areas")
+__all__ = ("X86Arch", "X86Areas")
 
-MAX_OPTIMIZED_LENGTH: Final = 20
-"""Most bytes of whole instructions that a 5-byte jump can replace: 4 + the longest instruction that may be copied, 16."""
 _COPY_SIZE: Final = 16
 _DETOUR_SIZE: Final = 192
 
@@ -115,7 +113,9 @@ class X86Arch(BreakpointHandler):
         """The text without probes; what is not text (data that the image brings) as loaded."""
         if not self._text.covers(addr, 1):
             return self.image.read(addr, size)
-        return recover(self._text, self._lookup, addr, size, queued=self.profile.has(SafetyStep.COMMIT_868A6FC0CA24))
+        has = self.profile.has
+        jumps, queued = has(SafetyStep.COMMIT_86B4CE3156C0), has(SafetyStep.COMMIT_868A6FC0CA24)
+        return recover(self._text, self._lookup, addr, size, jumps=jumps, queued=queued)
 
     @property
     def max_optimized_len(self) -> int:

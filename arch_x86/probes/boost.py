@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from arch_x86.isa.decode import MAX_INSN_SIZE
-from arch_x86.isa.encode import JMP32_SIZE
+from arch_x86.isa.constants import JMP32_SIZE, MAX_INSN_SIZE
 from arch_x86.probes.areas import lies_in_reach
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from arch_x86.isa.constants import ADDRESS_MASK, FLAG_TF, INT3_OPCODE
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.probes.records import Ainsn, OptInsn
-from arch_x86.probes.singlestep import FLAG_TF
 from arch_x86.probes.stepping import KprobeCtlblk, Stepping
 from engine.arch import ArchCallbacks
 from engine.core.profiles import Profile
@@ -21,9 +21,7 @@ from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
 
 __all__ = ("BreakpointHandler", "GuestMemory", "ReentryError")
 
-_INT3: Final = 0xCC
 _STEPPING: Final = (KprobeStatus.HIT_SS, KprobeStatus.REENTER)
-_MASK: Final = (1 << 64) - 1
 
 
 class ReentryError(Exception):
@@ -123,7 +121,7 @@ class BreakpointHandler:
             if running is not None and block.status in _STEPPING and self.stepping.step_ended(running.ainsn, regs, by_int3=True):
                 self._after_step(block, running, regs)
                 return True
-            if not self._asks_for_removed or self._text_byte(addr) == _INT3:
+            if not self._asks_for_removed or self._text_byte(addr) == INT3_OPCODE:
                 if running is None or running.break_handler is None or not running.break_handler(running, regs):
                     return False
                 self._setup_singlestep(block, running, regs, reenter=False)
@@ -236,7 +234,7 @@ class BreakpointHandler:
         if p is None:
             return False
         status = block.status
-        if status in _STEPPING:
+        if status in _STEPPING and self.stepping.step_faulted(p.ainsn, regs):
             regs.ip = p.at
             regs.flags = regs.flags & ~FLAG_TF | block.old_flags
             self._leave(block)
@@ -271,7 +269,7 @@ class BreakpointHandler:
             self.core.kprobes_inc_nmissed_count(op)
             return None
         regs.ip = op.at + 1
-        regs.orig_ax = _MASK
+        regs.orig_ax = ADDRESS_MASK
         block.current = op
         block.status = KprobeStatus.HIT_ACTIVE
         return op

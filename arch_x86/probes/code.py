@@ -9,8 +9,9 @@ from bisect import bisect_left, bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
-from arch_x86.isa.insn import LINUX_6_1, Branch, Insn, KernelQuirks
+from arch_x86.isa.constants import MAX_INSN_SIZE
+from arch_x86.isa.decode import decode
+from arch_x86.isa.insn import QUIRKS_6_1, Branch, Insn, KernelQuirks
 from arch_x86.probes.areas import copy_areas
 from engine.image import Image, Range, ReservedKind, Symbol
 
@@ -36,7 +37,7 @@ class FunctionCode:
     end, or to the first bytes that are none: ``decoded_size`` bytes.
     """
 
-    def __init__(self, symbol: Symbol, size: int, code: bytes, quirks: KernelQuirks = LINUX_6_1) -> None:
+    def __init__(self, symbol: Symbol, size: int, code: bytes, quirks: KernelQuirks = QUIRKS_6_1) -> None:
         self.symbol = symbol
         self.start = symbol.addr
         self.size = min(size, len(code))
@@ -119,7 +120,7 @@ class CodeCache:
     loaded. Whoever changes that text says so by :meth:`invalidate`.
     """
 
-    def __init__(self, image: Image, read: Callable[[int, int], bytes] | None = None, quirks: KernelQuirks = LINUX_6_1) -> None:
+    def __init__(self, image: Image, read: Callable[[int, int], bytes] | None = None, quirks: KernelQuirks = QUIRKS_6_1) -> None:
         self.image = image
         self.read = read or image.read
         self.quirks = quirks

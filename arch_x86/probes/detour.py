@@ -11,16 +11,14 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from arch_x86.isa.constants import ADDRESS_MASK
 from arch_x86.isa.encode import call32, jmp32
-from arch_x86.isa.insn import ADDRESS_MASK
 from arch_x86.probes.relocate import copy_instructions
 
 if TYPE_CHECKING:
     from arch_x86.probes.optimize import OptimizePlan
 
 __all__ = ("PLAIN", "RED_ZONE", "Detour", "DetourTemplate", "build_detour")
-
-RED_ZONE_SIZE: Final = 128
 
 
 @dataclass(frozen=True, slots=True)

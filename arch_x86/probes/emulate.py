@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Final, Protocol, assert_never
 
+from arch_x86.isa.constants import ADDRESS_MASK, FLAG_CF, FLAG_IF, FLAG_OF, FLAG_PF, FLAG_SF, FLAG_ZF
 from arch_x86.isa.insn import Insn
 from arch_x86.probes.prepare_emulation import Emulation
 from arch_x86.probes.ptregs import PtRegs
 
 __all__ = ("StackMemory", "condition_holds", "emulate")
 
-_CF, _PF, _ZF, _SF, _IF, _OF = 1 << 0, 1 << 2, 1 << 6, 1 << 7, 1 << 9, 1 << 11
-_MASK: Final = (1 << 64) - 1
 _MASK32: Final = (1 << 32) - 1
 _GPR: Final = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 _REX_W: Final = 8
@@ -35,22 +34,22 @@ class StackMemory(Protocol):
 
 
 def _push(regs: PtRegs, memory: StackMemory, value: int) -> None:
-    regs.sp = (regs.sp - 8) & _MASK
-    memory.write(regs.sp, (value & _MASK).to_bytes(8, "little"))
+    regs.sp = (regs.sp - 8) & ADDRESS_MASK
+    memory.write(regs.sp, (value & ADDRESS_MASK).to_bytes(8, "little"))
 
 
 def _pop(regs: PtRegs, memory: StackMemory) -> int:
     value = memory.read_u64(regs.sp) or 0
-    regs.sp = (regs.sp + 8) & _MASK
+    regs.sp = (regs.sp + 8) & ADDRESS_MASK
     return value
 
 
 def condition_holds(code: int, flags: int) -> bool:
     """Condition ``code`` (0 to 15: the low nibble of a Jcc's opcode) under ``flags`` (SDM vol. 1, appendix B)."""
-    carry, zero, less = bool(flags & _CF), bool(flags & _ZF), bool(flags & _SF) != bool(flags & _OF)
+    carry, zero, less = bool(flags & FLAG_CF), bool(flags & FLAG_ZF), bool(flags & FLAG_SF) != bool(flags & FLAG_OF)
     match code >> 1:
         case 0:
-            holds = bool(flags & _OF)
+            holds = bool(flags & FLAG_OF)
         case 1:
             holds = carry
         case 2:
@@ -58,9 +57,9 @@ def condition_holds(code: int, flags: int) -> bool:
         case 3:
             holds = carry or zero
         case 4:
-            holds = bool(flags & _SF)
+            holds = bool(flags & FLAG_SF)
         case 5:
-            holds = bool(flags & _PF)
+            holds = bool(flags & FLAG_PF)
         case 6:
             holds = less
         case _:
@@ -71,7 +70,7 @@ def condition_holds(code: int, flags: int) -> bool:
 def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
     """LOOPcc and JRCXZ; with a 67 prefix they count in ECX."""
     narrow = 0x67 in insn.prefixes
-    mask = _MASK32 if narrow else _MASK
+    mask = _MASK32 if narrow else ADDRESS_MASK
     kind = insn.opcode[0]
     count = regs.cx & mask
     if kind == _JRCXZ:
@@ -84,24 +83,24 @@ def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
     more = count != 0 if warts else left != 0
     if kind == _LOOP:
         return more
-    return more and bool(regs.flags & _ZF) == (kind == _LOOPE)
+    return more and bool(regs.flags & FLAG_ZF) == (kind == _LOOPE)
 
 
 def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
     narrow = 0x66 in insn.prefixes and not insn.rex & _REX_W and not warts  # 6.1 looks at neither prefix
     match insn.opcode[0]:
         case 0xFA:  # CLI
-            regs.flags &= ~_IF
+            regs.flags &= ~FLAG_IF
         case 0xFB:  # STI
-            regs.flags |= _IF
+            regs.flags |= FLAG_IF
         case 0x9C if narrow:
-            regs.sp = (regs.sp - 2) & _MASK
+            regs.sp = (regs.sp - 2) & ADDRESS_MASK
             memory.write(regs.sp, (regs.flags & 0xFFFF).to_bytes(2, "little"))
         case 0x9C:  # PUSHF
             _push(regs, memory, regs.flags)
         case _ if narrow:
             regs.flags = regs.flags & ~0xFFFF | (memory.read_u64(regs.sp) or 0) & 0xFFFF
-            regs.sp = (regs.sp + 2) & _MASK
+            regs.sp = (regs.sp + 2) & ADDRESS_MASK
         case _:  # POPF
             regs.flags = _pop(regs, memory)
 
@@ -118,7 +117,7 @@ def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, w
         case Emulation.RET:
             target = _pop(regs, memory)
             if insn.opcode[0] in (_RET_IMM, _RETF_IMM) and not warts:
-                regs.sp = (regs.sp + (insn.immediate & 0xFFFF)) & _MASK
+                regs.sp = (regs.sp + (insn.immediate & 0xFFFF)) & ADDRESS_MASK
         case Emulation.CALL:
             _push(regs, memory, insn.end)
             target = _target(insn)
@@ -137,7 +136,7 @@ def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, w
             target = _register(insn, regs)
         case _:
             assert_never(kind)
-    regs.ip = target & _MASK
+    regs.ip = target & ADDRESS_MASK
 
 
 def _target(insn: Insn) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from arch_x86.isa.constants import FLAG_IF
 from arch_x86.probes.emulate import StackMemory
 from arch_x86.probes.ptregs import PtRegs
-from arch_x86.probes.singlestep import FLAG_IF
 from arch_x86.probes.stepping import KprobeCtlblk
 
 __all__ = ("JprobeStub", "longjmp", "setjmp")

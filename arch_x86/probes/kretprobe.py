@@ -3,16 +3,13 @@ arch/x86/kernel/rethook.c (v6.1)."""
 
 from __future__ import annotations
 
-from typing import Final
-
+from arch_x86.isa.constants import ADDRESS_MASK
 from arch_x86.probes.emulate import StackMemory
 from arch_x86.probes.ptregs import PtRegs
 from engine.arch import ReturnCalls
 from engine.kretprobe import KretprobeInstance
 
 __all__ = ("hook_return", "return_from_trampoline")
-
-_MASK: Final = (1 << 64) - 1
 
 
 def hook_return(ri: KretprobeInstance, regs: PtRegs, memory: StackMemory, trampoline: int) -> bool:
@@ -33,9 +30,9 @@ def return_from_trampoline(probes: ReturnCalls, regs: PtRegs, memory: StackMemor
 
     False when no call is open there.
     """
-    frame = regs.sp - 8 & _MASK
+    frame = regs.sp - 8 & ADDRESS_MASK
     regs.ip = trampoline
-    regs.orig_ax = _MASK
+    regs.orig_ax = ADDRESS_MASK
     ret_addr = probes.trampoline_handler(regs, frame)
     if ret_addr is None:
         return False

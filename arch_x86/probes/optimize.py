@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from arch_x86.isa.encode import DISP32_SIZE, INT3_SIZE, JMP32_SIZE
+from arch_x86.isa.constants import INT3_SIZE, JMP32_SIZE
+from arch_x86.isa.encode import DISP32_SIZE
 from arch_x86.probes.areas import copies_reach, lies_in_reach
 from arch_x86.probes.boost import can_boost
 from arch_x86.probes.eligibility import can_probe, is_ftrace_site

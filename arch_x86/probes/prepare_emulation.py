@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from arch_x86.isa.insn import LINUX_6_1, Insn, KernelQuirks
+from arch_x86.isa.insn import QUIRKS_6_1, Insn, KernelQuirks
 
 __all__ = ("Emulation", "emulation_of", "is_unsupported")
 
@@ -41,7 +41,7 @@ _VM_GROUP: Final = b"\x0f\x01"
 _ADDRESS_SIZE: Final = 0x67
 
 
-def emulation_of(insn: Insn, quirks: KernelQuirks = LINUX_6_1) -> Emulation | None:
+def emulation_of(insn: Insn, quirks: KernelQuirks = QUIRKS_6_1) -> Emulation | None:
     """How 6.1 emulates ``insn``; None: it is stepped, or can't be probed (:func:`is_unsupported`)."""
     if insn.vex and not quirks.vex_as_legacy:
         return None
@@ -55,7 +55,7 @@ def emulation_of(insn: Insn, quirks: KernelQuirks = LINUX_6_1) -> Emulation | No
     return None
 
 
-def is_unsupported(insn: Insn, quirks: KernelQuirks = LINUX_6_1) -> bool:
+def is_unsupported(insn: Insn, quirks: KernelQuirks = QUIRKS_6_1) -> bool:
     """True when ``insn`` would have to be emulated and 6.1 can't (-EOPNOTSUPP).
 
     Far branches, IRET, near indirect branches through memory or with 32-bit addresses, and ``0f 01 c0`` to ``c7`` (VMCALL ...).

@@ -9,6 +9,8 @@ import struct
 from operator import attrgetter
 from typing import Final
 
+from arch_x86.isa.constants import ADDRESS_MASK
+
 __all__ = ("PT_REGS_SIZE", "PtRegs")
 
 _FIELDS: Final = (
@@ -18,7 +20,6 @@ _FIELDS: Final = (
 _all_fields: Final = attrgetter(*_FIELDS)
 _LAYOUT: Final = struct.Struct("<21Q")
 PT_REGS_SIZE: Final = _LAYOUT.size
-_MASK: Final = (1 << 64) - 1
 
 
 class PtRegs:
@@ -64,7 +65,7 @@ class PtRegs:
         try:
             return _LAYOUT.pack(*values)
         except struct.error:  # a handler stored something negative or too wide
-            return _LAYOUT.pack(*[value & _MASK for value in values])
+            return _LAYOUT.pack(*[value & ADDRESS_MASK for value in values])
 
     def argument(self, number: int) -> int:
         """Integer argument ``number`` (0 to 5) of the System V calling convention, at a function's entry."""

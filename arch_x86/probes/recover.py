@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from arch_x86.isa.encode import INT3, JMP32_SIZE
+from arch_x86.isa.constants import INT3_OPCODE, JMP32_OPCODE, JMP32_SIZE
 from arch_x86.probes.records import Ainsn, OptInsn
 from arch_x86.text.space import TextSpace
 from engine.kprobe import AggrKprobe, Kprobe
 
 __all__ = ("recover",)
 
-_INT3 = INT3[0]
-_JMP = 0xE9
 
-
-def recover(text: TextSpace, lookup: Callable[[int], Kprobe | None], addr: int, size: int, *, queued: bool = True) -> bytes:
+def recover(
+    text: TextSpace, lookup: Callable[[int], Kprobe | None], addr: int, size: int, *, jumps: bool = True, queued: bool = True
+) -> bytes:
     """``size`` bytes of the current text with every probe's breakpoint and jump taken out; shorter where text ends.
 
     :param lookup: the probe in the table at an address (get_kprobe).
+    :param jumps: jumps, too (86b4ce3156c0); else breakpoints only.
     :param queued: also the jump of a probe that waits to be undone (868a6fc0ca24).
     """
     before = JMP32_SIZE - 1  # a jump that starts in front of `addr` may reach into it
@@ -32,21 +32,21 @@ def recover(text: TextSpace, lookup: Callable[[int], Kprobe | None], addr: int, 
     data = bytearray(text.read(addr - before, before + size + JMP32_SIZE - 1))
     start = addr - before
     for offset in range(min(before + size, len(data))):
-        if data[offset] == _INT3 or data[offset] == _JMP:
+        if data[offset] == INT3_OPCODE or data[offset] == JMP32_OPCODE:
             p = lookup(start + offset)
             if p is not None and p.ainsn is not None:
-                _take_out(data, offset, p, queued=queued)
+                _take_out(data, offset, p, jumps=jumps, queued=queued)
     return bytes(data[before : before + size])
 
 
-def _take_out(data: bytearray, offset: int, p: Kprobe, *, queued: bool) -> None:
+def _take_out(data: bytearray, offset: int, p: Kprobe, *, jumps: bool, queued: bool) -> None:
     ainsn: Ainsn = p.ainsn
-    if isinstance(p, AggrKprobe) and p.optinsn is not None:
+    if jumps and isinstance(p, AggrKprobe) and p.optinsn is not None:
         optinsn: OptInsn = p.optinsn
         tail = bytes(data[offset + 1 : offset + JMP32_SIZE])
         if tail == optinsn.jump[1 : 1 + len(tail)]:
             if queued or not p.queued:
                 data[offset + 1 : offset + JMP32_SIZE] = optinsn.original[1 : 1 + len(tail)]
             data[offset] = ainsn.opcode[0]
-    if data[offset] == _INT3:
+    if data[offset] == INT3_OPCODE:
         data[offset] = ainsn.opcode[0]

@@ -10,6 +10,7 @@ import struct
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from arch_x86.isa.constants import INT3_OPCODE
 from arch_x86.isa.encode import rel32
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ("CopyRefusal", "copy_instruction", "copy_instructions", "copy_refusal")
 
-_INT3 = 0xCC
 _POP_DS = 0x1F  # refused as a stack-segment load by 6.1; does not exist in 64-bit mode
 _MOV_SREG = 0x8E
 _SS = 2
@@ -38,7 +38,7 @@ def copy_refusal(insn: Insn) -> CopyRefusal | None:
     if insn.forced_emulation:
         return CopyRefusal.FORCED_EMULATION
     opcode = insn.opcode[0]
-    if opcode == _INT3:
+    if opcode == INT3_OPCODE:
         return CopyRefusal.BREAKPOINT
     if opcode == _POP_DS or (opcode == _MOV_SREG and insn.reg == _SS):
         return CopyRefusal.STACK_SEGMENT

@@ -10,10 +10,8 @@ from typing import Final
 
 from arch_x86.isa.insn import Branch, Insn
 
-__all__ = ("FLAG_IF", "FLAG_TF", "Fixup", "changes_interrupt_flag", "fixup_after_step")
+__all__ = ("Fixup", "changes_interrupt_flag", "fixup_after_step")
 
-FLAG_TF: Final = 1 << 8
-FLAG_IF: Final = 1 << 9
 _PUSHF: Final = b"\x9c"
 _IF_MODIFIERS: Final = frozenset({b"\xfa", b"\xfb", b"\x9d", b"\xcf"})  # cli, sti, popf, iret
 _ABSOLUTE: Final = frozenset({Branch.RET, Branch.RET_FAR, Branch.IRET, Branch.JMP_FAR, Branch.JMP_INDIRECT_REG, Branch.JMP_INDIRECT_MEM})

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from arch_x86.isa.constants import PAGE_SIZE
+
 if TYPE_CHECKING:
     from arch_x86.probes.eligibility import ProbeRefusal
     from arch_x86.probes.optimize import OptimizePlan, Unoptimizable
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Buffer", "BufferAddresses", "SiteReport")
 
-_PAGE: Final = 1 << 12
 _GAP: Final = 1 << 20
 
 
@@ -30,8 +31,8 @@ class BufferAddresses:
     def behind(cls, image: Image) -> BufferAddresses:
         """The stated ones: see the module's description."""
         last = max((segment.end for segment in image.segments), default=0)
-        base = (last + _GAP + _PAGE - 1) & -_PAGE
-        return cls(base, base + _PAGE, base + 2 * _PAGE)
+        base = (last + _GAP + PAGE_SIZE - 1) & -PAGE_SIZE
+        return cls(base, base + PAGE_SIZE, base + 2 * PAGE_SIZE)
 
 
 @dataclass(frozen=True, slots=True)

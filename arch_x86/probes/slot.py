@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from arch_x86.isa.decode import MAX_INSN_SIZE
-from arch_x86.isa.encode import INT3, INT3_SIZE, jmp32
+from arch_x86.isa.constants import INT3, INT3_SIZE, MAX_INSN_SIZE
+from arch_x86.isa.encode import jmp32
 from arch_x86.probes.boost import fits_jump_back
 from arch_x86.probes.relocate import copy_instruction
 from engine.errors import KprobeError

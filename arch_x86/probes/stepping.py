@@ -6,21 +6,19 @@ Answers to setup_singlestep() and resume_execution()/resume_singlestep() in arch
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from arch_x86.isa.insn import LINUX_6_1, NO_QUIRKS
+from arch_x86.isa.constants import ADDRESS_MASK, FLAG_IF, FLAG_TF, INT3_SIZE
+from arch_x86.isa.insn import NO_QUIRKS, QUIRKS_6_1
 from arch_x86.probes.emulate import StackMemory, emulate
 from arch_x86.probes.prepare_emulation import Emulation, emulation_of
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.probes.records import Ainsn
-from arch_x86.probes.singlestep import FLAG_IF, FLAG_TF, changes_interrupt_flag, fixup_after_step
+from arch_x86.probes.singlestep import changes_interrupt_flag, fixup_after_step
 from engine.core.profiles import Profile
 from engine.kprobe import Kprobe, KprobeStatus
 
 __all__ = ("Int3Stepping", "KprobeCtlblk", "Stepping", "TrapFlagStepping", "stepping_for")
-
-_MASK: Final = (1 << 64) - 1
-_INT3_SIZE: Final = 1
 
 
 @dataclass(slots=True)
@@ -71,6 +69,10 @@ class Stepping(Protocol):
         """Whether this trap is the end of the step of ``ainsn``."""
         ...
 
+    def step_faulted(self, ainsn: Ainsn, regs: PtRegs) -> bool:
+        """Whether a fault that comes while ``ainsn`` is stepped counts as its own; else it is that of what an NMI runs meanwhile."""
+        ...
+
     def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
         """Put right what the copy's address left in ``regs`` and on the stack."""
         ...
@@ -111,6 +113,11 @@ class TrapFlagStepping:
         del ainsn, regs
         return not by_int3
 
+    def step_faulted(self, ainsn: Ainsn, regs: PtRegs) -> bool:
+        """Always: only the status of the hit is asked, as in the kernel."""
+        del ainsn, regs
+        return True
+
     def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
         """Flags, a pushed return address, pushed flags, RIP."""
         fixup = fixup_after_step(ainsn.insn)
@@ -121,9 +128,9 @@ class TrapFlagStepping:
             self._memory.write(regs.sp, (top | block.old_flags).to_bytes(8, "little"))
         if fixup.return_address:
             top = self._memory.read_u64(regs.sp) or 0
-            self._memory.write(regs.sp, (top + delta & _MASK).to_bytes(8, "little"))
+            self._memory.write(regs.sp, (top + delta & ADDRESS_MASK).to_bytes(8, "little"))
         if fixup.relative_ip:
-            regs.ip = regs.ip + delta & _MASK
+            regs.ip = regs.ip + delta & ADDRESS_MASK
         regs.flags |= block.saved_flags
 
 
@@ -138,7 +145,7 @@ class Int3Stepping:
         self._memory = memory
         self._warts = warts
         self._both = both
-        self._quirks = LINUX_6_1 if warts else NO_QUIRKS
+        self._quirks = QUIRKS_6_1 if warts else NO_QUIRKS
 
     def wants_jump_back(self, p: Kprobe) -> bool:
         """Unless the first probe there has a post_handler."""
@@ -166,7 +173,11 @@ class Int3Stepping:
 
     def step_ended(self, ainsn: Ainsn, regs: PtRegs, *, by_int3: bool) -> bool:
         """An int3 right behind the copy."""
-        return by_int3 and regs.ip == ainsn.slot + ainsn.insn.length + _INT3_SIZE
+        return by_int3 and regs.ip == ainsn.slot + ainsn.insn.length + INT3_SIZE
+
+    def step_faulted(self, ainsn: Ainsn, regs: PtRegs) -> bool:
+        """One at the copy, as the kernel asks for RIP."""
+        return regs.ip == ainsn.slot
 
     def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
         """IF, and RIP from behind the second int3 to behind the original."""

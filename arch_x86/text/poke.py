@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from arch_x86.isa.encode import INT3
+from arch_x86.isa.constants import INT3
 from arch_x86.text.space import TextSpace, TextWrite
 from engine.core.safety_steps import SafetyStep
 

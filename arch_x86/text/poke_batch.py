@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from arch_x86.isa.encode import INT3
+from arch_x86.isa.constants import INT3
 from arch_x86.text.poke import MAX_POKE_BATCH, CoreSync, TextPokeParam
 from arch_x86.text.space import TextSpace
 from engine.core.safety_steps import SafetyStep

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from arch_x86.text.version import PAGE_SIZE, TextStore, TextVersion
+from arch_x86.isa.constants import INT3, PAGE_SIZE
+from arch_x86.text.version import TextStore, TextVersion
 from engine.errors import EngineBug
 
 __all__ = ("FetchPort", "TextSpace", "TextWrite")
@@ -77,7 +78,7 @@ class TextSpace:
             if high - low == PAGE_SIZE:
                 self.remove_page(vpn)
             else:
-                self.write(low, b"\xcc" * (high - low), reason="unloaded")
+                self.write(low, INT3 * (high - low), reason="unloaded")
 
     def load(self, start: int, data: bytes) -> None:
         """``data`` is there again, at the ``start`` that was unloaded."""
@@ -85,7 +86,7 @@ class TextSpace:
         for vpn in range(start // PAGE_SIZE, -(-(start + len(data)) // PAGE_SIZE)):
             low, high = max(start, vpn * PAGE_SIZE), min(start + len(data), (vpn + 1) * PAGE_SIZE)
             if not self.covers(low, 1):
-                self.add_page(vpn, b"\xcc" * PAGE_SIZE)
+                self.add_page(vpn, INT3 * PAGE_SIZE)
             self.write(low, data[low - start : high - start], reason="loaded again")
 
     def is_unloaded(self, addr: int, size: int = 1) -> bool:

@@ -13,9 +13,10 @@ from hashlib import blake2b
 from typing import Final
 from weakref import WeakValueDictionary
 
-__all__ = ("PAGE_SIZE", "TextGroup", "TextPage", "TextStore", "TextVersion")
+from arch_x86.isa.constants import PAGE_SIZE
 
-PAGE_SIZE: Final = 4096
+__all__ = ("TextGroup", "TextPage", "TextStore", "TextVersion")
+
 _GROUP: Final = 32
 
 

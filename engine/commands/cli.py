@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
+from engine.ctrl_c import was_interrupted
 from engine.errors import InputError, KprobeError, UnprobedFault, WorkerDied, error_text, printable
-from engine.report.terminal import Progress, Style, count, table
+from engine.report.terminal import Progress, Style, complain, count, table
 from engine.syntax.arguments import Argument, DoubleArgument, IntegerArgument, parse_argument, parse_number
 from engine.syntax.interrupts import parse_interrupts
 from engine.syntax.kprobe_events import parse_spec
@@ -228,7 +229,7 @@ def _load(args: argparse.Namespace) -> Image:
     stubs = [stub.partition("=")[0] for stub in given.get("stub", ())]
     image = load_image(args.image, libraries=given.get("libraries", ()), stubs=stubs, executes=args.command != "inspect")
     for warning in image.warnings:
-        _complain(f"{image.name}: {warning}")
+        complain(f"{image.name}: {warning}")
     return image
 
 
@@ -238,7 +239,7 @@ def _load_for(args: argparse.Namespace, calls: Sequence[tuple[str, Sequence[Argu
 
     image, taken = with_red_zone(_load(args), args.red_zone, calls, options.stubs, options.max_instructions)
     if taken is not None:
-        _complain(f"{image.name}: {taken}")
+        complain(f"{image.name}: {taken}")
     return image
 
 
@@ -324,19 +325,23 @@ def _verify(args: argparse.Namespace) -> int:
         _print_json(result.to_json())
     else:
         _show_verify(args, result, Style.for_stream(sys.stdout))
+    if result.interrupted:
+        sys.stdout.flush()
+        raise result.died or _Interrupted(reached)
     return _GOOD if result.good else _BAD
 
 
 def _show_verify(args: argparse.Namespace, result: VerifyResult, style: Style) -> None:
-    verdict = style.paint("good", "green", "bold") if result.good else style.paint("bad", "red", "bold")
-    print(f"{args.call}: {verdict}")
+    colour = {"good": "green", "nothing-found": "yellow", "bad": "red"}[result.verdict]
+    print(f"{args.call}: {style.paint(result.verdict, colour, 'bold')}")
     if result.fault is not None:
         fault = result.fault
         print(f"  the unprobed call ends in a guest fault at {fault.place} ({fault.rip:#x}): {fault.kind}")
         print(f"  {fault.explain}")
         return
+    of = f" of {result.total:,}, interrupted" if result.interrupted else ""
     print(
-        f"  {count(result.sites, 'site')}, {count(result.runs, 'run')} of a call that executes "
+        f"  {count(result.sites, 'site')}{of}, {count(result.runs, 'run')} of a call that executes "
         f"{count(result.instructions, 'instruction')} unprobed; {count(len(result.failures), 'failure')}"
     )
     for failure in result.failures[:_SHOWN_MAX]:
@@ -344,7 +349,7 @@ def _show_verify(args: argparse.Namespace, result: VerifyResult, style: Style) -
         print(f"  {style.paint(f'{failure.symbol}+{failure.offset:#x}', 'bold')} {failure.method}{when}: {failure.explain}")
     if len(result.failures) > _SHOWN_MAX:
         print(f"  and {len(result.failures) - _SHOWN_MAX} more (--json has all)")
-    if result.sites == 0:
+    if result.total == 0:
         print("  no instruction of the call accepts a probe")
 
 
@@ -437,6 +442,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if words and words[0] == "replay" and "--" in words:
         rest = words[words.index("--") + 1 :]
         words = words[: words.index("--")]
+    _refuse_empty(words)
     parser = _parser()
     args, left = parser.parse_known_args(_join_negative(words))
     if args.command == "inspect" and args.symbol is None and len(left) == 1 and not left[0].startswith("-"):
@@ -479,37 +485,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names are the user's: what the locale lacks is shown escaped
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _main(sys.argv[1:] if argv is None else argv)
+        return _uncovered(sys.argv[1:] if argv is None else argv)
     except (InputError, KprobeError) as error:
-        _complain(str(error))
+        complain(str(error))
         return _USAGE
     except KeyboardInterrupt as error:
-        _complain(f"interrupted {error}".rstrip())
+        complain(f"interrupted {error}".rstrip())
         return _INTERRUPTED
     except (UnprobedFault, WorkerDied) as error:
-        _complain(str(error))
+        complain(str(error))
         return _BAD
     except MemoryError:
-        _complain("not enough memory; use smaller buffers, fewer --cpus or fewer --jobs, or allow the process more")
+        complain("not enough memory; use smaller buffers, fewer --cpus or fewer --jobs, or allow the process more (ulimit -v)")
         return _BAD
     except BrokenPipeError:  # the reader went away (`optprobe ... | head`)
         _give_up_output()
         return _BAD
     except ImportError as error:
-        _complain(f"cannot load what it needs: {error_text(error)}; is there too little memory, or was it installed in part?")
+        complain(f"cannot load what it needs: {error_text(error)}; is there too little memory, or was it installed in part?")
         return _BAD
     except OSError as error:
         if error.errno not in _OUTPUT_ERRORS:
-            _complain(f"the system refuses: {error_text(error)}; is there too little memory, or are there too many files or processes?")
+            complain(f"the system refuses: {error_text(error)}; is there too little memory, or are there too many files or processes?")
             return _BAD
         _give_up_output()
-        _complain(f"cannot write the output: {error_text(error)}")
+        complain(f"cannot write the output: {error_text(error)}")
         return _BAD
+
+
+def _uncovered(argv: Sequence[str]) -> int:
+    """The command; an error by which what Ctrl-C cut off could not be unwound is Ctrl-C."""
+    try:
+        return _main(argv)
+    except Exception as error:
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _main(argv: Sequence[str]) -> int:
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `>&-`
-        _complain("cannot write the output: standard output is closed")
+        complain("cannot write the output: standard output is closed")
         return _BAD
     try:
         args = _parse(argv)
@@ -522,6 +538,18 @@ def _main(argv: Sequence[str]) -> int:
     return status
 
 
+def _refuse_empty(words: Sequence[str]) -> None:
+    """No word may be empty: as a directory it would be the present one, and in a message nothing is to be seen of it."""
+    for number, word in enumerate(words):
+        before = words[number - 1] if number else ""
+        if re.fullmatch(r"--[a-z-]+=", word) or (word == "" and before.startswith("--")):
+            raise InputError(f"{(word or before).rstrip('=')}: an empty word; give a value, or leave the option out")
+        if word == "":
+            raise InputError(
+                f"word {number + 1} of the command is empty; give a name there, or leave it out (is a shell variable not set?)"
+            )
+
+
 def _join_negative(argv: Sequence[str]) -> list[str]:
     """``--arg -0x10`` as ``--arg=-0x10``: argparse would take -0x10 for an option."""
     words: list[str] = []
@@ -531,14 +559,6 @@ def _join_negative(argv: Sequence[str]) -> list[str]:
         else:
             words.append(word)
     return words
-
-
-def _complain(message: str) -> None:
-    """One line on standard error, whatever is in it and wherever that goes."""
-    line = message if message.isprintable() else message.encode("unicode_escape").decode("ascii")
-    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `2>&-`
-        with suppress(OSError):
-            print(f"optprobe: {line}", file=sys.stderr, flush=True)
 
 
 def _give_up_output() -> None:

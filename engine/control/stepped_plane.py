@@ -12,6 +12,7 @@ between. A task in front of a lock that somebody owns can make no step: nobody m
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +21,7 @@ from typing import Any, Final
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from engine.control.sync import ControlPlane, Hardware, Mutex
+from engine.ctrl_c import ends_all, was_interrupted
 from engine.errors import EngineBug, InputError, OptprobeError
 
 __all__ = ("ControlTask", "LockWait", "MachineWait", "SteppedPlane", "WaitKind", "stop_here")
@@ -124,9 +126,11 @@ class ControlTask:
                 self._work()
                 self.body.plane.lock_order.ended(self)
             except OptprobeError as error:
+                if was_interrupted(error):
+                    raise KeyboardInterrupt from error
                 self.error = error
             except Exception as error:
-                if not self.delayed:  # what a scenario's own code raises is for who calls it
+                if ends_all(error) or was_interrupted(error) or not self.delayed:  # what a scenario's own code raises is for who calls it
                     raise
                 self.error = EngineBug(f"{self.name}: {type(error).__name__}: {error}")
             self.done = True
@@ -222,7 +226,7 @@ class SteppedPlane(ControlPlane):
 
     def _pause(self, at: str) -> None:
         task = self._running
-        if task is None or self._closing:  # set-up code makes no steps
+        if task is None or self._closing or ends_all(sys.exc_info()[1]):  # set-up code makes no steps, nor does what is cut off
             return
         if getcurrent() is not task.body:
             task.error = InputError(f"control task {task.name}: an operation in a thread or greenlet of its own; make it in the task")

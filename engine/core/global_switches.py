@@ -2,7 +2,7 @@
 unoptimize_all_kprobes(), arm_all_kprobes() and disarm_all_kprobes() in kernel/kprobes.c.
 
 Both wait for the optimizer with no lock held that it takes. The commit of 2010 waits with kprobe_mutex held when optimization is
-switched off, and never wakes if the first pass since boot is still to come: that is mended in every profile (``--without
+switched off, and never wakes if no pass since boot has left nothing to do: that is mended in every profile (``--without
 sysctl-deadlock`` has it again).
 """
 
@@ -66,8 +66,10 @@ def set_kprobes_enabled(core: Kprobes, *, on: bool) -> None:
 
 
 def _wait(core: Kprobes) -> None:
-    """Until no jump is left. In the commit of 2010 that waits for the first pass since boot at most."""
-    if core.profile.has(SafetyStep.COMMIT_AD72B3BEA744):
+    """Until no jump is left. In the commit of 2010 that waits for the first pass that leaves nothing to do at most."""
+    if not core.profile.has(SafetyStep.COMMIT_AD72B3BEA744):
+        core.optimizer.wait_for_completion()
+    elif core.profile.waits_for_freeing:
         core.wait_for_kprobe_optimizer()
     else:
-        core.optimizer.wait_for_completion()
+        core.optimizer.wait_for_lists()

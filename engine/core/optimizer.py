@@ -99,6 +99,12 @@ class Optimizer:
         self._host.assert_text_locked()
         self._arch.arch_disarm_kprobes([op])
 
+    @property
+    def leaves_no_breakpoints(self) -> bool:
+        """All probes are disarmed, and whoever undoes a jump takes its breakpoint away, too (not in the commit of 2010)."""
+        profile = self._profile
+        return self._host.kprobes_all_disarmed and not profile.disarms_by_force and profile.has(SafetyStep.ENABLED_0_DISARMS)
+
     def _optimizes(self) -> bool:
         return self._host.kprobes_allow_optimization and not self._host.kprobes_all_disarmed
 
@@ -119,7 +125,7 @@ class Optimizer:
 
     @property
     def completed(self) -> bool:
-        """A pass has ended since the machine was built."""
+        """A pass has left nothing to do since the machine was built."""
         return self._completed
 
     def kick(self) -> None:
@@ -132,10 +138,15 @@ class Optimizer:
         """Until both lists are empty and no pass is scheduled or under way (wait_for_kprobe_optimizer)."""
         self._port.wait_until(lambda: self.idle, "wait_for_kprobe_optimizer")
 
-    def wait_for_completion(self) -> None:
-        """As wait_for_kprobe_optimizer() of 6274de4984a6 waits: if a pass is scheduled, until one has ended since the machine was built.
+    def wait_for_lists(self) -> None:
+        """As wait_for_kprobe_optimizer() of v6.1 waits: until nothing waits to be optimized or undone, and no pass is under way."""
+        self._port.wait_until(lambda: not (self._running or self.waiting), "wait_for_kprobe_optimizer")
 
-        Its completion is never initialized again (mended by ad72b3bea744), so behind the first pass it is no wait any more.
+    def wait_for_completion(self) -> None:
+        """As wait_for_kprobe_optimizer() of 6274de4984a6 waits: if a pass is scheduled, until one has left nothing to do.
+
+        Its completion is never initialized again (mended by ad72b3bea744), so behind the first such pass it is no wait any more. With
+        the batches of cd7ebe2298ff it comes with a pass that leaves both lists empty; before, with each.
         """
         if self._pending:
             self._port.wait_until(lambda: self._completed, "wait_for_completion")
@@ -166,7 +177,7 @@ class Optimizer:
                 self._do_free_cleaned()
         finally:
             self._running = False
-        self._completed = True
+        self._completed |= not self.waiting
         # 5. More than a batch was listed, or something came meanwhile.
         if self.waiting:
             self.kick()
@@ -213,7 +224,7 @@ class Optimizer:
         """Their jumps are undone: their breakpoints go, too, where nobody needs them, and what nobody uses leaves the table."""
         for op in ops:
             self._profile.transitions.restored(op)
-        all_go = self._host.kprobes_all_disarmed and not self._profile.disarms_by_force and self._profile.has(SafetyStep.ENABLED_0_DISARMS)
+        all_go = self.leaves_no_breakpoints
         going = [op for op in ops if not op.gone and (op.disabled or all_go)]
         if going:
             self._arch.arch_disarm_kprobes(going)

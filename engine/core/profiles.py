@@ -70,6 +70,8 @@ class Profile:
         was awake.
     :ivar gives_flags_back: an unregistered probe has the flags that it was registered with; else those that it had last.
     :ivar disarms_by_force: disarming all probes undoes every jump on the spot; else the optimizer does it.
+    :ivar waits_for_freeing: who switches all probes or optimization off waits also for the breakpoint of a probe that was forced back while
+        it waited to be undone; else until nothing waits to be optimized or undone.
     :ivar dying_blocks: a disabled probe that still waits on a list keeps a jump off its address (f1c97a1b4ef7).
     :ivar marks_entries: a probe at a function's first byte has the flag ON_FUNC_ENTRY.
     :ivar pass_holds_text_lock: a pass of the optimizer holds ``text_mutex`` throughout, its wait included.
@@ -121,6 +123,7 @@ class Profile:
     enables_while_disarmed: bool = False
     gives_flags_back: bool = False
     disarms_by_force: bool
+    waits_for_freeing: bool = True
     dying_blocks: bool
     marks_entries: bool
     pass_holds_text_lock: bool
@@ -192,6 +195,7 @@ LINUX_6_1: Final = Profile(
     rearms_whole=False,
     looks_at_nearest_only=True,
     disarms_by_force=True,
+    waits_for_freeing=False,
     dying_blocks=True,
     marks_entries=True,
     pass_holds_text_lock=True,
@@ -221,6 +225,7 @@ NEXT: Final = replace(
     enables_while_disarmed=True,
     gives_flags_back=True,
     disarms_by_force=False,  # so that one pass of the optimizer undoes all jumps together; who disarms all waits for it anyway
+    waits_for_freeing=True,
     unregisters_behind_tasks=True,
 )
 PROFILES: Final = (LINUX_2010, LINUX_6_1, NEXT)

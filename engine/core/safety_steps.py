@@ -45,6 +45,7 @@ class SafetyStep(StrEnum):
     COMMIT_4FBD2F83FDA0 = "4fbd2f83fda0"
     SYSCTL_DEADLOCK = "sysctl-deadlock"
     COVERING_SEARCH = "covering-search"
+    COMMIT_86B4CE3156C0 = "86b4ce3156c0"
     ENABLED_0_DISARMS = "enabled-0-disarms"
     ENABLED_1_OPTIMIZES = "enabled-1-optimizes"
     REOPTIMIZE_BLOCKED = "reoptimize-blocked"
@@ -98,6 +99,7 @@ STEPS: Final = (
 
 
 MENDS: Final = (
+    Step(SafetyStep.COMMIT_86B4CE3156C0, _OLD, "where a function is decoded, the original bytes under other probes' jumps are looked at"),
     Step(
         SafetyStep.COVERING_SEARCH,
         _OLD,

@@ -22,7 +22,12 @@ __all__ = ("CancelledByFlag", "ClearedAtOnce", "ClearedWhenRestored", "Queues", 
 
 
 class Queues(Protocol):
-    """The optimizer's lists, and the one effect that can't wait for it."""
+    """The optimizer's lists, and the effects that can't wait for it."""
+
+    @property
+    def leaves_no_breakpoints(self) -> bool:
+        """All probes are disarmed: what a jump is undone to is the original byte, whether its probe is disabled or not."""
+        ...
 
     def put(self, op: AggrKprobe, queue: Queue) -> None:
         """Put ``op``, which is on no list, on one; kick the optimizer unless that is FREEING."""
@@ -87,7 +92,7 @@ class ClearedAtOnce:
 
     def _force(self, op: AggrKprobe, queues: Queues) -> None:
         queues.force_unoptimize(op)
-        if op.disabled:
+        if op.disabled or queues.leaves_no_breakpoints:
             queues.disarm(op)
 
     def restored(self, op: AggrKprobe) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Final, TextIO
 
-__all__ = ("Progress", "Style", "count", "table")
+__all__ = ("Progress", "Style", "complain", "count", "table")
 
 _CODES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36"}
 
@@ -75,6 +76,14 @@ class Progress:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
             self._shown = ""
+
+
+def complain(message: str) -> None:
+    """One line on standard error, whatever is in it and wherever that goes."""
+    line = message if message.isprintable() else message.encode("unicode_escape").decode("ascii")
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `2>&-`
+        with suppress(OSError):
+            print(f"optprobe: {line}", file=sys.stderr, flush=True)
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

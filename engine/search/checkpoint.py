@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from engine.errors import InputError, printable
+from engine.errors import InputError, error_text, printable
 from engine.search.explorable import Coverage, Violation, ViolationKind
 from engine.search.schedule import segments_from, text_of
 from engine.search.strategy import Found, PartResult
@@ -23,43 +25,83 @@ class Checkpoint:
     """One search's file, which is made if it is not there. A last line that was cut off does not count.
 
     :param mark: names the search; what another has found is of no use.
-    :raises InputError: the file can't be read or written, or is another search's.
+    :ivar unwritten: why the file has not all that was found, in words; None while it has.
+    :raises InputError: the file can't be read or written, or is another search's, or another process's at present.
     """
 
     def __init__(self, file: Path, mark: str) -> None:
         header = json.dumps({"format": _FORMAT, "version": 1, "search": mark})
+        self.file = file
+        self.unwritten: str | None = None
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            whole = file.read_bytes() if file.exists() else b""
+            if file.exists() and not file.is_file():
+                raise InputError(f"--checkpoint: {printable(str(file))}: not a regular file; take it away")
+            self._out = file.open("a+b", buffering=0)
+        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+            raise _unwritable(file, "a file is there" if isinstance(error, FileExistsError) else error_text(error)) from None
+        try:
+            self._lock()
+            self._begin(header)
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        """A record lock: it ends with this process, however that ends, and processes that are forked have no part in it."""
+        try:
+            fcntl.lockf(self._out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise InputError(
+                f"--checkpoint: {printable(str(self.file))}: another process is at this search; wait for its end, or give another directory"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+
+    def _begin(self, header: str) -> None:
+        try:
+            self._out.seek(0)
+            whole = self._out.read()
             end = whole.rfind(b"\n") + 1
             lines = whole[:end].decode().splitlines()
             if lines and lines[0] != header:
-                raise InputError(f"{printable(str(file))}: not of this search; give another directory, or take the file away")
+                raise InputError(f"{printable(str(self.file))}: not of this search; give another directory, or take the file away")
             self._known = [_result(json.loads(line)) for line in lines[1:]][::-1]
-            self._out = file.open("ab")
+            self._out.truncate(end)
         except OSError as error:
-            raise InputError(f"{printable(str(file))}: {error.strerror}; give a directory that can be written to") from None
+            raise _unwritable(self.file, error_text(error)) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{printable(str(file))}: {printable(str(error))}; not what a search wrote; take the file away") from None
-        self._out.truncate(end)
+            raise InputError(f"{printable(str(self.file))}: {printable(str(error))}; not what a search wrote; take the file away") from None
         if not lines:
             self._put(header)
+        if self.unwritten is not None:
+            raise _unwritable(self.file, self.unwritten)
 
     def known(self, most: int) -> list[PartResult]:
         """The next results, ``most`` at most: those of the parts that come next."""
         return [self._known.pop() for _ in range(min(most, len(self._known)))]
 
     def write(self, result: PartResult) -> None:
-        """One part more."""
-        self._put(json.dumps(_document(result)))
+        """One part more; no more of them once one could not be written, for only the parts from the first on are of use."""
+        if self.unwritten is None:
+            self._put(json.dumps(_document(result)))
 
     def _put(self, line: str) -> None:
-        self._out.write(line.encode() + b"\n")
-        self._out.flush()
+        data = line.encode() + b"\n"
+        try:
+            while data:
+                data = data[self._out.write(data) or 0 :]
+        except OSError as error:
+            self.unwritten = error_text(error)
 
     def close(self) -> None:
         """Nothing more comes."""
-        self._out.close()
+        with suppress(OSError):  # of a full disk, some file systems tell at the end only
+            self._out.close()
+
+
+def _unwritable(file: Path, why: str) -> InputError:
+    return InputError(f"--checkpoint: cannot write {printable(str(file))}: {why}; give a directory that can be written to, or can be made")
 
 
 def code_mark(*packages: Path) -> str:

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
+from engine.ctrl_c import blocked
 from engine.errors import WorkerDied
 from engine.search.explorable import System
 from engine.search.strategy import PartResult, Strategy, Tick
@@ -74,11 +75,12 @@ class Workers:
             with warnings.catch_warnings():  # a child makes its own machine and takes no lock that a thread may hold
                 warnings.simplefilter("ignore", DeprecationWarning)
                 try:
-                    process.start()
+                    with blocked():
+                        process.start()
+                        self._processes.append((process, ours))
                 except OSError as error:
                     raise WorkerDied(f"cannot start a process: {error.strerror}; use fewer --jobs") from None
             theirs.close()
-            self._processes.append((process, ours))
 
     def _receive(self, connection: Connection) -> PartResult:
         try:

@@ -214,3 +214,25 @@ def test_bad_input_is_one_line_and_exit_status_2_whatever_the_command(capsys, fi
         if not good or "Errno" in err or "Traceback" in err or (out and case[0] != "script") or took > 2:
             wrong.append(f"{[word[:40] for word in case]}: {status}, {took:.1f} s, {out[:60]!r}, {err[:300]!r}")
     assert not wrong, f"{len(wrong)} of {len(CASES)}:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("argv", "right"),
+    [
+        (("check", "sha256.o", "--call", "sha256", "--save", ""), "--save: an empty word"),
+        (("check", "sha256.o", "--call", "sha256", "--checkpoint="), "--checkpoint: an empty word"),
+        (("inspect", ""), "word 2 of the command is empty"),
+        (("",), "word 1 of the command is empty"),
+        (("replay", "v3:a6357eae:c0*3", "--", "sha256.o", "--call", ""), "--call: an empty word"),
+        (("run", "sha256.o", "--call", "sha256", "--profile", ""), "--profile: an empty word"),
+    ],
+)
+def test_an_empty_word_is_said_to_be_one(capsys, monkeypatch, tmp_path, argv, right):
+    """A directory of no name would be the present one."""
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"optprobe: {right}")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

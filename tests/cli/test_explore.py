@@ -383,7 +383,7 @@ def test_explore_and_matrix_say_the_same_with_any_number_of_processes(capsys, im
     file.write_text(SCENARIO.replace("IMAGE", image))
     for command in (
         ("explore", str(file), "--cpus", "2", "--preemptions", "1"),
-        ("matrix", "--profile", "linux-2010", "--no-preempt", "--preemptions", "0", "--max-schedules", "60"),
+        ("matrix", "--profile", "linux-2010", "--no-preempt", "--preemptions", "0", "--max-schedules", "20"),
     ):
         first, second = (call(capsys, *command, "--json", "--jobs", jobs) for jobs in ("1", "2"))
         assert first == second

@@ -10,11 +10,12 @@ import pytest
 
 from arch_x86.emu import uc as uc_module
 from arch_x86.emu.calibration import calibrate
-from arch_x86.emu.cpu import FLAG_DF, FLAG_IF, ExitReason
+from arch_x86.emu.cpu import ExitReason
 from arch_x86.emu.fault import FaultKind, GuestFault
 from arch_x86.emu.machine import Machine, MachineConfig, new_pool
 from arch_x86.emu.stubs import GS_INTERRUPTS
 from arch_x86.emu.uc import RSP, PrivateOffsets, UcPool
+from arch_x86.isa.constants import FLAG_DF, FLAG_IF
 from arch_x86.lab.bench import Workbench
 from engine.errors import EngineBug, InputError
 from engine.image import ExceptionEntry, Image, Import, Segment

@@ -6,10 +6,10 @@ import struct
 
 import pytest
 
-from arch_x86.emu.cpu import FLAG_IF, FLAG_TF
 from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.stubs import GS_NMIS
 from arch_x86.emu.uc import RSP
+from arch_x86.isa.constants import FLAG_IF, FLAG_TF
 from engine.kprobe import Kprobe, Method
 from engine.syntax.interrupts import EveryPlan
 from tests.conftest import BASE

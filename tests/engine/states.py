@@ -11,7 +11,7 @@ from tests.conftest import BASE
 INT3, JMP = 0xCC, 0xE9
 NONE, DISABLED, OPTIMIZED = KprobeFlag(0), KprobeFlag.DISABLED, KprobeFlag.OPTIMIZED
 
-# Bytes that a jump replaces, from its offset on: 0 -> 7, 1 -> 6, 2 -> 5, 4 -> 8, 7 -> 5; none fits at 8 and 12.
+# Bytes that a jump replaces, from its offset on: 0 -> 7, 1 -> 6, 2 -> 5, 4 -> 8, 7 -> 5, 8 -> 5; none fits at 12.
 NOPS = "nop; nop; mov eax, edi; add rax, rdi; nop; lea rax, [rax + 1]; ret"
 
 

@@ -9,6 +9,7 @@ import pytest
 from arch_x86.emu.fault import FaultKind, GuestFaultError
 from engine.core.optimizer import OPTIMIZE_DELAY
 from engine.errors import KprobeError
+from engine.image import ExceptionEntry
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Method, Queue
 from tests.conftest import BASE, asm_image
 
@@ -353,3 +354,15 @@ class TestDelayedUnoptimizing:
         bench.kprobes.unregister_kprobe(p)
         bench.kprobes.wait_for_kprobe_optimizer()
         assert bench.call("f") == 5
+
+
+@pytest.mark.parametrize(("code", "argument"), [("mov rax, [rdi]; ret", 0), ("mov rax, [rdi]; ret", 1 << 63), ("div edi; ret", 0)])
+def test_a_fault_in_a_single_step_goes_on_at_the_fixup_whatever_fault_it_is(bench_of, profile, code, argument):
+    """In the kernels a page fault does, and the others kill: mended in every profile."""
+    fixups = (ExceptionEntry(BASE, BASE + 256),)
+    bench = bench_of(profile, asm_image(code, "mov eax, 7; ret", exception_table=fixups))
+    p, hits = counting(addr=BASE)
+    bench.kprobes.register_kprobe(p)
+    assert bench.method(p) is Method.INT3
+    assert (bench.call("f", argument), hits) == (7, [BASE + 1])
+    assert bench.arch.ctlblk[0].current is None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
 from engine.core.ablation import without
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
+from engine.core.optimizer import OPTIMIZE_DELAY
 from engine.core.profiles import LINUX_2010
 from engine.core.safety_steps import MENDS, STEPS
 from engine.errors import KprobeError
@@ -49,11 +51,37 @@ def test_covering_search_a_probe_behind_a_disabled_one_forces_the_jump_over_it_b
 
 
 @MENDED
+def test_86b4ce3156c0_boundaries_behind_an_optimized_probe_are_the_original_ones(make, mended):
+    bench = make("86b4ce3156c0", mended)
+    put(bench, 0, wait=True)  # over 7 bytes: the commit goes on behind the jump's 5, in the middle of the add at 4
+    assert text_at(bench) == "jump"
+    with pytest.raises(KprobeError) as refused:
+        put(bench, 5 if mended else 4)
+    assert refused.value.errno == errno.EILSEQ
+    put(bench, 4 if mended else 5)
+    assert text_at(bench) == "int3"  # it lies within what the jump replaces
+    assert bench.call("f", 1 << 32 | 5) == (1 << 32 | 11 if mended else 11)
+
+
+@MENDED
 def test_enabled_0_disarms_what_the_optimizer_undoes(make, mended):
     bench = make("enabled-0-disarms", mended)
     hits: list[int] = []
     put(bench, wait=True, pre_handler=lambda *_: hits.append(1))
     set_kprobes_enabled(bench.kprobes, on=False)
+    assert text_at(bench) == ("original" if mended else "int3")
+    assert (bench.call("f", 5), len(hits)) == (11, 0 if mended else 1)
+
+
+@MENDED
+def test_enabled_0_disarms_what_is_forced_back_before_the_optimizer_comes(bench_of, mended):
+    left_out = {"ad72b3bea744"} | (set() if mended else {"enabled-0-disarms"})  # nobody waits for the optimizer
+    bench = bench_of(without(LINUX_2010, frozenset(left_out)), asm_image(NOPS, OTHER))
+    hits: list[int] = []
+    put(bench, wait=True, pre_handler=lambda *_: hits.append(1))
+    set_kprobes_enabled(bench.kprobes, on=False)
+    assert text_at(bench) == "jump"
+    put(bench, post_handler=lambda *_: None)
     assert text_at(bench) == ("original" if mended else "int3")
     assert (bench.call("f", 5), len(hits)) == (11, 0 if mended else 1)
 
@@ -96,6 +124,16 @@ def test_ad72b3bea744_who_switches_off_waits_until_no_jump_is_left(make, mended,
     put(bench, wait=True)  # behind the first pass the commit's completion is done for good
     change(bench.kprobes, on=False)
     assert (text_at(bench) == "jump") is not mended
+
+
+def test_without_ad72b3bea744_the_completion_comes_with_the_pass_that_leaves_nothing_to_do(bench_of):
+    bench = bench_of(replace(without(LINUX_2010, frozenset({"ad72b3bea744"})), batch=1), asm_image(NOPS, OTHER))
+    put(bench, symbol="g")
+    put(bench)
+    bench.plane.sleep(OPTIMIZE_DELAY)
+    assert text_at(bench) == "jump"
+    set_kprobes_enabled(bench.kprobes, on=False)  # g's jump was still to come, and with it the completion
+    assert text_at(bench) == "original"
 
 
 @MENDED

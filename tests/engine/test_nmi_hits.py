@@ -8,6 +8,7 @@ from arch_x86.emu.fault import FaultKind, GuestFaultError
 from arch_x86.explore.check import Search, check
 from arch_x86.explore.scenarios import life
 from engine.core.profiles import LINUX_2010, NEXT, PROFILES
+from engine.image import ExceptionEntry
 from engine.kprobe import Kprobe, KprobeStatus, Method
 from tests.conftest import BASE, asm_image
 
@@ -129,6 +130,24 @@ def test_one_that_stops_the_kernel_ends_a_call_whose_value_is_asked_for(make, pr
         assert bench.call("f", 1, 2) == 3
     else:
         assert bench.call("f", 1, 2) == 3
+
+
+def test_a_fault_in_an_nmi_is_taken_for_one_of_the_step_that_it_came_into_in_2010_only(bench_of, profile):
+    """Who asks where it was goes on at its fixup; who asks for the hit's status alone goes back to the probe, which has none."""
+    image = asm_image(PLAIN, "mov rax, [rdi]; ret", "mov eax, 7; ret", exception_table=(ExceptionEntry(G, G + 256),))
+    bench = bench_of(profile, image)
+    put(bench, "stepped", "f")
+    answers: list[int] = []
+    bench.machine.nmi_handler = lambda cpu, _regs: answers.append(bench.call_nested(cpu, G, 0))
+    bench.start_call(0, F, (1, 2))
+    while status(bench) is not KprobeStatus.HIT_SS:
+        bench.executor.advance(0, 1)
+    assert bench.executor.deliver_nmi(0)
+    fault = bench.executor.run_call(0, 1_000)
+    if profile is LINUX_2010:
+        assert (fault.kind, fault.place, answers) == (FaultKind.UNMAPPED_ACCESS, "f+0x0", [])
+    else:
+        assert (fault, bench.machine.cpus[0].registers()[0], answers) == (None, 3, [7])
 
 
 def test_only_the_int3_behind_the_copy_ends_a_step(bench_of, profile):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arch_x86.isa.encode import INT3
+from arch_x86.isa.constants import INT3
 from arch_x86.lab.demo import many_functions
 from engine.core.ablation import without
 from engine.core.global_switches import set_kprobes_enabled

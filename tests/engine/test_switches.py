@@ -10,7 +10,7 @@ from arch_x86.lab.bench import Workbench
 from engine.core.debugfs import kprobes_list
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
 from engine.core.optimizer import OPTIMIZE_DELAY
-from engine.core.profiles import PROFILES
+from engine.core.profiles import LINUX_6_1, PROFILES
 from engine.errors import KprobeError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Method, Queue
 from tests.conftest import BASE, asm_image
@@ -53,6 +53,20 @@ class TestSwitches:
         assert (first(bench), first(bench, BASE + 256)) == (JMP, JMP)
         assert bench.call("f", 5) == 13
         assert len(hits) == 2
+
+    @pytest.mark.parametrize("change", [set_kprobes_optimization, set_kprobes_enabled])
+    def test_off_does_not_wait_for_the_breakpoint_of_what_a_neighbour_forced_back_in_6_1(self, bench, change):
+        """It is on the third list, and 6.1 waits until the other two are empty. Nobody's handler is called for it."""
+        p, hits = put(bench, offset=5)
+        bench.kprobes.wait_for_kprobe_optimizer()
+        bench.kprobes.disable_kprobe(p)
+        put(bench, offset=8)
+        change(bench.kprobes, on=False)
+        disarmed_late = bench.kprobes.profile is LINUX_6_1
+        assert (first(bench, BASE + 5) == INT3) is disarmed_late
+        assert (bench.call("f", 5), hits) == (13, [])
+        bench.kprobes.wait_for_kprobe_optimizer()
+        assert first(bench, BASE + 5) != INT3
 
     def test_disabled_probes_are_left_alone_by_both_switches(self, bench):
         put(bench, flags=KprobeFlag.DISABLED)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
-from arch_x86.emu.cpu import FLAG_TF, ExitReason
+from arch_x86.emu.cpu import ExitReason
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.machine import Machine, MachineConfig
 from arch_x86.emu.uc import GPR_NAMES, RFLAGS, RSP
+from arch_x86.isa.constants import FLAG_TF
 from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
 from engine.image import Image
 from tests.equivalence.states import Bases, State, memory_content, vector_image

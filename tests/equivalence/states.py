@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from arch_x86.isa.insn import ADDRESS_MASK, Branch, Insn
+from arch_x86.isa.constants import ADDRESS_MASK
+from arch_x86.isa.insn import Branch, Insn
 from tests.equivalence.forms import address_of, rex_bits
 from tests.equivalence.world import Area, Places
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from arch_x86.emu.uc import RCX, RSP
-from arch_x86.isa.encode import INT3
+from arch_x86.isa.constants import INT3
 from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT, Profile
 from engine.kprobe import Method
 from tests.equivalence.hits import HitBench, is_rep

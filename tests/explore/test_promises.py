@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from arch_x86.emu.cpu import FLAG_DF, FLAG_IF
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.uc import RFLAGS, RSP
 from arch_x86.explore.case import Case, fingerprint
 from arch_x86.explore.check import Search, check, replay_case
+from arch_x86.isa.constants import FLAG_DF, FLAG_IF
 from arch_x86.probes import detour
 from arch_x86.probes.arch import X86Arch
 from arch_x86.probes.breakpoint import BreakpointHandler

@@ -70,7 +70,7 @@ _STEPS: Final = (
     Fault("6.1: interrupts come in a single step", _STEPPING, "        regs.flags &= ~FLAG_IF\n        regs.ip = ainsn.slot", "        regs.ip = ainsn.slot", Kind.STEP),
     Fault("6.1: IF stays clear after a single step", _STEPPING, "        regs.flags |= block.saved_flags\n        regs.ip", "        regs.ip", Kind.STEP),
     Fault("2010: TF stays set after a single step", _STEPPING, "        regs.flags &= ~FLAG_TF\n        delta", "        delta", Kind.STEP),
-    Fault("6.1: any int3 ends a single step", _STEPPING, "return by_int3 and regs.ip == ainsn.slot + ainsn.insn.length + _INT3_SIZE", "return by_int3", Kind.STEP),
+    Fault("6.1: any int3 ends a single step", _STEPPING, "return by_int3 and regs.ip == ainsn.slot + ainsn.insn.length + INT3_SIZE", "return by_int3", Kind.STEP),
     Fault("2010: an int3 ends a single step", _STEPPING, "        return not by_int3", "        return True", Kind.STEP),
     Fault("6.1: a stepped instruction is run again", _STEPPING, "        regs.ip = ainsn.insn.end", "        regs.ip = ainsn.insn.addr", Kind.STEP),
     Fault("2010: flags that a stepped instruction pushes have TF set", _STEPPING, "        if fixup.pushed_flags:", "        if False:", Kind.STEP),
@@ -81,11 +81,11 @@ _STEPS: Final = (
     Fault("6.1: JLE and JG ask for both of two conditions", _EMULATION, "            holds = zero or less", "            holds = zero and less", Kind.STEP),
     Fault("6.1: an emulated CALL pushes its own address", _EMULATION, "            _push(regs, memory, insn.end)\n            target = _target(insn)", "            _push(regs, memory, insn.addr)\n            target = _target(insn)", Kind.STEP),
     Fault("6.1: an emulated branch goes where the register without its REX bit leads", _EMULATION, "_GPR[insn.rm | (insn.rex & 1) << 3]", "_GPR[insn.rm]", Kind.STEP),
-    Fault("6.1: an emulated RET leaves the stack pointer", _EMULATION, "    regs.sp = (regs.sp + 8) & _MASK\n    return value", "    return value", Kind.STEP),
+    Fault("6.1: an emulated RET leaves the stack pointer", _EMULATION, "    regs.sp = (regs.sp + 8) & ADDRESS_MASK\n    return value", "    return value", Kind.STEP),
     Fault("next: LOOP counts one too high", _EMULATION, "more = count != 0 if warts else left != 0", "more = count != 0", Kind.STEP),
     Fault("6.1: an emulated POPF changes no flags", _EMULATION, "            regs.flags = _pop(regs, memory)", "            _pop(regs, memory)", Kind.STEP),
     Fault("a return probe does not note where the return address lay", _KRETPROBE, "    ri.frame = regs.sp\n", "", Kind.RETURNS),
-    Fault("a return probe returns to the word above the return address", _KRETPROBE, "frame = regs.sp - 8 & _MASK", "frame = regs.sp & _MASK", Kind.RETURNS),
+    Fault("a return probe returns to the word above the return address", _KRETPROBE, "frame = regs.sp - 8 & ADDRESS_MASK", "frame = regs.sp & ADDRESS_MASK", Kind.RETURNS),
 )  # fmt: skip
 
 ARCH: Final = (*_BUFFERS, *_HITS, *_STEPS)

@@ -87,7 +87,7 @@ def test_flipped_bytes(name, data):
     check(bytes(content))
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(FILES)), st.data())
 def test_header_fields_with_extreme_values(name, data):
     """Aimed at the ELF header, the program headers and the section headers, where the damage is done."""

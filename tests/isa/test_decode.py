@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode, decode_length
+from arch_x86.isa.constants import MAX_INSN_SIZE
+from arch_x86.isa.decode import decode, decode_length
 from arch_x86.isa.insn import NO_QUIRKS, Branch
 
 ADDR = 0x40_1000

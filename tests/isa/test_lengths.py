@@ -16,7 +16,8 @@ import iced_x86
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.constants import MAX_INSN_SIZE
+from arch_x86.isa.decode import decode
 
 FULL = bool(os.environ.get("OPTPROBE_FULL"))
 SAMPLE = 1 << 30 if FULL else 1 << 17  # bytes of each library's text

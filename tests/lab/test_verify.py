@@ -461,9 +461,32 @@ def test_a_worker_that_dies_is_told_and_no_other_is_left():
             for child in multiprocessing.active_children():
                 child.kill()
 
-    with pytest.raises(WorkerDied):
-        verify_image(asm_image(SOUND, HELPER, "ret"), "f", sweep=Sweep("boundaries"), jobs=2, progress=kill)
+    result = verify_image(asm_image(SOUND, HELPER, "ret"), "f", sweep=Sweep("boundaries"), jobs=2, progress=kill)
+    assert isinstance(result.died, WorkerDied)
+    assert (result.verdict, result.interrupted) == ("nothing-found", True)
+    assert 0 < result.sites < result.total
     assert multiprocessing.active_children() == []
+
+
+def test_ctrl_c_leaves_what_verify_has_found_by_then(monkeypatch):
+    """Also what the site has come to that is not done yet."""
+    original = Verifier._explain_registers
+    shown: list[int] = []
+
+    def wrong(self, regs):
+        shown.append(regs.ip)
+        return "wrong" if len(shown) == 3 else original(self, regs)
+
+    def interrupted(_done: int, _total: int, note: str) -> None:
+        if "interrupt 0" in note and len(shown) > 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Verifier, "_explain_registers", wrong)
+    result = verify_image(asm_image(SOUND, HELPER, "ret"), "f", sweep=Sweep("boundaries"), progress=interrupted)
+    assert (result.verdict, result.interrupted, result.died) == ("bad", True, None)
+    assert result.sites < result.total
+    assert {failure.explain for failure in result.failures} == {"wrong"}
+    assert result.to_json()["interrupted"] is True
 
 
 def test_an_error_in_a_worker_comes_back_as_it_is():

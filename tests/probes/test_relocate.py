@@ -6,9 +6,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from arch_x86.isa.constants import ADDRESS_MASK
 from arch_x86.isa.decode import decode
 from arch_x86.isa.encode import RelativeRangeError
-from arch_x86.isa.insn import ADDRESS_MASK, NO_QUIRKS
+from arch_x86.isa.insn import NO_QUIRKS
 from arch_x86.probes.relocate import CopyRefusal, copy_instruction, copy_instructions, copy_refusal
 from tests.probes.images import BASE
 
