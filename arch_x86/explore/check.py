@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from arch_x86.emu.uc import UcPool
-from arch_x86.explore.case import Case, fingerprint, open_case
+from arch_x86.explore.open_experiment import open_experiment
 from engine.ctrl_c import was_interrupted
 from engine.errors import InputError, WorkerDied, printable
+from engine.patching.experiment import Experiment, fingerprint
 from engine.patching.exploration import Exploration
 from engine.patching.operations import Control
 from engine.patching.timeline import timeline
@@ -189,7 +190,7 @@ def life_of_probes(specs: Sequence[ProbeSpec]) -> Callable[[Control], None]:
 
 
 def check(
-    case: Case, search: Search, *, pool: UcPool | None = None, progress: Progress | None = None, refuses: bool = False
+    case: Experiment, search: Search, *, pool: UcPool | None = None, progress: Progress | None = None, refuses: bool = False
 ) -> CheckResult:  # fmt: skip
     """Explore ``case``, and make what is found as small as it goes.
 
@@ -199,11 +200,11 @@ def check(
     :raises KprobeError: the core refuses a probe, with ``refuses``.
     """
     strategy = search.build()
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         if refuses:
             system.refuse_bad_start()
         outcome, interrupted, died, checkpoint = Outcome(), False, None, None
-        several = Workers(strategy, system, lambda: open_case(case, orders=system.orders), min(search.jobs, BATCH))
+        several = Workers(strategy, system, lambda: open_experiment(case, orders=system.orders), min(search.jobs, BATCH))
         try:
             with closing(several if search.jobs > 1 else InProcess(strategy, system)) as runner, _checkpoint(case, search) as checkpoint:
                 drive(strategy, runner, outcome, progress, checkpoint)
@@ -234,7 +235,7 @@ def check(
 
 
 @contextmanager
-def _checkpoint(case: Case, search: Search) -> Generator[Checkpoint | None]:
+def _checkpoint(case: Experiment, search: Search) -> Generator[Checkpoint | None]:
     """The file of this search, if there is to be one."""
     if search.checkpoints is None:
         yield None
@@ -251,7 +252,7 @@ def _missing(system: Exploration, outcome: Outcome) -> tuple[str, ...]:
     return tuple(method for method in system.allowed_methods() if getattr(outcome.coverage, method) == 0)
 
 
-def replay_case(case: Case, schedule: Schedule, *, pool: UcPool | None = None) -> tuple[Violation | None, list[str]]:
+def replay_case(case: Experiment, schedule: Schedule, *, pool: UcPool | None = None) -> tuple[Violation | None, list[str]]:
     """Run one schedule again: what it breaks, and its timeline.
 
     :raises InputError: the schedule is of another case.
@@ -261,7 +262,7 @@ def replay_case(case: Case, schedule: Schedule, *, pool: UcPool | None = None) -
         raise InputError(
             f"the schedule is of {schedule.fingerprint}, this is {mark}: code, call, probes or options are not those that it was found with"
         )
-    with closing(open_case(replace(case, reduce=False), pool)) as system:  # whatever was chosen can be chosen
+    with closing(open_experiment(replace(case, reduce=False), pool)) as system:  # whatever was chosen can be chosen
         if not replay(system, schedule.segments, strict=True):
             raise InputError("the schedule can't be followed here: a step of it is not possible; was it changed by hand?")
         violation = system.violation

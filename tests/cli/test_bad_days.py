@@ -13,7 +13,7 @@ import pytest
 
 from arch_x86.explore import check as check_module
 from arch_x86.explore import commands
-from arch_x86.explore.saved import SavedCase
+from arch_x86.explore.saved_violations import SavedCase
 from engine.commands.cli import main
 from engine.report.terminal import Style
 from engine.search import process_pool

@@ -10,13 +10,14 @@ from typing import Any
 
 from arch_x86.emu.machine import new_pool
 from arch_x86.emu.uc import UcPool
-from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios.life import SCENARIOS
 from arch_x86.explore.scenarios.load import LOAD
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
 from engine.patching.control_state import ControlState
 from engine.patching.control_tree import ControlTree
+from engine.patching.experiment import Experiment
 from engine.patching.exploration import Exploration
 
 Outcome = tuple[Any, ...]
@@ -26,14 +27,14 @@ class TooLarge(Exception):
     """A law is for small cases."""
 
 
-def outcomes(case: Case, pool: UcPool, *, bound: int, reduce: bool, states_max: int = 400_000) -> frozenset[Outcome]:
+def outcomes(case: Experiment, pool: UcPool, *, bound: int, reduce: bool, states_max: int = 400_000) -> frozenset[Outcome]:
     """Of every schedule of ``case`` within ``bound``: what it breaks, or the control state and the shared memory that it ends in.
 
     Depth first, over all choices; a state is left out where it was met before with as much of the bound left. ``reduce`` switches what the
     explorer merges, puts off and leaves out; without it every boundary and every step of a control task is a choice.
     """
     found = set[Outcome]()
-    with closing(open_case(replace(case, reduce=reduce), pool)) as system:
+    with closing(open_experiment(replace(case, reduce=reduce), pool)) as system:
         seen: dict[int, int] = {}
         stack = [(system.save(), choice.actor, bound - choice.cost) for choice in _within(system, bound)]
         while stack:
@@ -68,13 +69,13 @@ def _outcome(system: Exploration) -> Outcome:
     return ("end", system.node.shared, system.node.lives)
 
 
-def merged_states_differ(case: Case, pool: UcPool, *, nodes_max: int) -> list[str]:
+def merged_states_differ(case: Experiment, pool: UcPool, *, nodes_max: int) -> list[str]:
     """Control states of ``case`` that were taken for one, though a next step from the one leads elsewhere than from the other.
 
     Control tasks alone, breadth first, ``nodes_max`` states at most; each state is gone on from by the way it was met first, and by
     the way it was met last.
     """
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         tree = system.tree
         other_ways = dict[int, tuple[int, ...]]()
         todo, known = [tree.root], {tree.root.number}

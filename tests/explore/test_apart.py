@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life
 from arch_x86.images.asmtext import load_asm
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
+from engine.patching.experiment import Experiment
 from engine.patching.independence import own_writes
 from engine.patching.parked_task import Mode
 from engine.search.conduct import explore
@@ -27,7 +28,7 @@ from tests.conftest import asm_image
 
 def every_violation(case, pool, bound):
     """What breaks, whichever CPU it is on; and how many schedules it took."""
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         outcome = explore(Exhaustive(bound=bound, recheck_every=0, violations_max=10**9), system)
     told = {(found.violation.kind, re.sub(r"CPU \d|call \d|0x[0-9a-f]{6,}", "_", found.violation.explain)) for found in outcome.found}
     return told, outcome.schedules
@@ -56,7 +57,7 @@ def test_a_search_never_has_two_tasks_in_the_middle_of_a_call_while_a_control_ta
     seen = []
     for apart in (True, False):
         case = replace(life.register.case(LINUX_2010, cpus=2), apart=apart, calls=1)
-        with closing(open_case(case, pool)) as system:
+        with closing(open_experiment(case, pool)) as system:
             most = 0
 
             def take(actor, *args, system=system, real=system.take, **kwargs):
@@ -71,7 +72,7 @@ def test_a_search_never_has_two_tasks_in_the_middle_of_a_call_while_a_control_ta
     assert seen == [1, 2]
 
 
-def case_of(code: str, *, preempt: bool = False, **fields) -> Case:
+def case_of(code: str, *, preempt: bool = False, **fields) -> Experiment:
     def main(k):
         p = k.kprobe("f")
         k.register(p)
@@ -79,7 +80,7 @@ def case_of(code: str, *, preempt: bool = False, **fields) -> Case:
 
     fields.setdefault("arguments", (parse_argument("5"),))
     profile = without(LINUX_2010, frozenset(), preempt=preempt)
-    return Case(
+    return Experiment(
         image=asm_image(code), call="f", calls=1, cpus=2, profile=profile, preempt=preempt, code=[("main", main)], tag="t", **fields
     )
 
@@ -103,7 +104,7 @@ PER_CPU = "mov qword ptr gs:[256], rdi; ret"
 @pytest.mark.parametrize("preempt", [False, True])
 def test_calls_that_write_elsewhere_are_not_taken_for_apart(pool, code, argument, apart, preempt):
     """Also of the tasks of one vCPU, which have its per-CPU area in common."""
-    with closing(open_case(case_of(code, preempt=preempt, arguments=(parse_argument(argument),)), pool)) as system:
+    with closing(open_experiment(case_of(code, preempt=preempt, arguments=(parse_argument(argument),)), pool)) as system:
         assert system.choice.apart is apart
 
 
@@ -113,7 +114,7 @@ def test_return_probes_keep_tasks_apart_if_no_call_can_find_their_instances_take
         k.register_return(k.kretprobe("inner", maxactive=maxactive))
 
     case = replace(life.kretprobe_removal.case(LINUX_6_1, cpus=2), code=[("main", control)], restores=False)
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         assert system.choice.apart is apart
 
 
@@ -123,7 +124,7 @@ def test_nmis_may_take_an_instance_of_a_return_probe_on_each_vcpu(pool, maxactiv
         k.register_return(k.kretprobe("inner", maxactive=maxactive))
 
     case = replace(life.kretprobe_removal.case(LINUX_6_1, cpus=2), code=[("main", control)], restores=False, nmis=True)
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         assert system.choice.apart is apart
 
 
@@ -132,9 +133,11 @@ def test_a_call_that_enters_a_probed_function_twice_may_take_two_instances(pool)
         k.register_return(k.kretprobe("g", maxactive=2))
 
     text = ".globl f\nf:\n call g\n call g\n ret\n.globl g\ng:\n inc eax\n ret\n"
-    case = Case(image=load_asm(text, "t"), call="f", calls=1, cpus=1, profile=LINUX_2010, code=[("main", control)], tag="t", restores=False)
+    case = Experiment(
+        image=load_asm(text, "t"), call="f", calls=1, cpus=1, profile=LINUX_2010, code=[("main", control)], tag="t", restores=False
+    )
     for cpus, apart in ((1, True), (2, False)):
-        with closing(open_case(replace(case, cpus=cpus), pool)) as system:
+        with closing(open_experiment(replace(case, cpus=cpus), pool)) as system:
             assert system.choice.apart is apart
 
 

@@ -10,17 +10,18 @@ from threading import Lock, Thread
 import pytest
 from greenlet import greenlet
 
-from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import history, life
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010
 from engine.errors import InputError
+from engine.patching.experiment import Experiment
 from tests.conftest import asm_image
 
 
-def small(code) -> Case:
-    return Case(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=code, tag="t", interrupts=False)
+def small(code) -> Experiment:
+    return Experiment(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=code, tag="t", interrupts=False)
 
 
 def rounds_of(pool, main) -> list[int]:
@@ -227,7 +228,7 @@ def test_an_error_that_is_still_to_be_raised_is_part_of_a_control_state(pool):
 
     names = set()
     for order in ("c0", "c1"), ("c1", "c0"):
-        with closing(open_case(replace(small(tasks), restores=False, reduce=False), pool)) as system:
+        with closing(open_experiment(replace(small(tasks), restores=False, reduce=False), pool)) as system:
             system.take("c1")  # there is a probe
             for actor in order:
                 task = system.node.state.plane.tasks[int(actor[1])]
@@ -420,18 +421,18 @@ def test_optimization_off_of_2010_waits_for_ever_before_its_first_pass_only(pool
         k.settle()
 
     case = history.sysctl_deadlock.case(without(LINUX_2010, frozenset({"sysctl-deadlock"})))
-    result = check(Case(**{**_fields(case), "code": [("main", main)], "interrupts": False}), Search(preemptions=0), pool=pool)
+    result = check(Experiment(**{**_fields(case), "code": [("main", main)], "interrupts": False}), Search(preemptions=0), pool=pool)
     assert [report.violation.kind.value for report in result.violations] == ([] if settled else ["deadlock"])
 
 
-def _fields(case: Case) -> dict[str, object]:
-    return {name: getattr(case, name) for name in Case.__dataclass_fields__}
+def _fields(case: Experiment) -> dict[str, object]:
+    return {name: getattr(case, name) for name in Experiment.__dataclass_fields__}
 
 
 def test_interrupts_and_core_syncs_come_in_handlers_behind_a_jump(pool):
     """They run with preemption off and IF as the interrupted code has it; behind a breakpoint IF is clear."""
     seen: dict[str, set[bool]] = {"INT3": set(), "OPTIMIZED": set()}
-    with closing(open_case(life.optimize.case(LINUX_2010), pool)) as system:
+    with closing(open_experiment(life.optimize.case(LINUX_2010), pool)) as system:
         for jump in (False, True):
             system.reset()
             while not (system.node.state.core.optimizer.idle and system.node.lives) or (jump and not _has_jump(system)):

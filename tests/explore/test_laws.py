@@ -8,7 +8,7 @@ from itertools import permutations
 
 import pytest
 
-from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life, load
 from arch_x86.images.asmtext import load_asm
 from engine.control.stepped_plane import SteppedPlane
@@ -18,6 +18,7 @@ from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.patching.choices import Choices
 from engine.patching.control_state import ControlState
 from engine.patching.control_steps import ControlSteps
+from engine.patching.experiment import Experiment
 from engine.patching.local_state import LocalState
 from engine.patching.places import Places
 from engine.patching.states import States
@@ -62,9 +63,9 @@ def switches(k):
     k.switch(on=True)
 
 
-def small(*code, text: str = "ret", steps=(), profile=LINUX_2010, preempt: bool = False, interrupts: bool = False, **fields) -> Case:
+def small(*code, text: str = "ret", steps=(), profile=LINUX_2010, preempt: bool = False, interrupts: bool = False, **fields) -> Experiment:
     """One call of ``text`` on each vCPU and the control tasks ``code``."""
-    return Case(
+    return Experiment(
         image=asm_image(text),
         call="f",
         arguments=(parse_argument("5"),),
@@ -130,7 +131,7 @@ def orders(pool, *, reduce: bool) -> set[tuple[str, ...]]:
         return [("a", lambda k: parts(k, log, "a")), ("b", lambda k: parts(k, log, "b"))]
 
     case = replace(small(), code=tasks, restores=False, reduce=reduce)
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         explore(Exhaustive(bound=0, recheck_every=0), system)
     return {tuple(log) for log in logs if len(log) == 8}
 
@@ -218,7 +219,7 @@ def all_heard(pool, tasks, *, reduce: bool) -> set[str]:
         logs.append([])
         return tasks(logs[-1])
 
-    with closing(open_case(replace(small(), code=code, restores=False, reduce=reduce), pool)) as system:
+    with closing(open_experiment(replace(small(), code=code, restores=False, reduce=reduce), pool)) as system:
         explore(Exhaustive(bound=0, recheck_every=0), system)
     return {str(log) for log in logs if log}
 

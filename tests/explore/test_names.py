@@ -14,12 +14,13 @@ from dataclasses import replace
 import pytest
 
 from arch_x86.emu.uc import RDI
-from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.open_experiment import open_experiment
 from engine.control.stepped_plane import MachineWait, WaitKind
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.errors import InputError
 from engine.kprobe import KprobeFlag, KprobeStatus, Queue
 from engine.patching.expectations import Effect, Life, Operation
+from engine.patching.experiment import Experiment
 from engine.patching.hit_in_progress import NO_HIT, HitPhase
 from engine.patching.oracles.call_results import CallResults
 from engine.patching.oracles.return_probes import FollowedCall, ReturnProbes
@@ -50,7 +51,7 @@ LOST = "mov rax, [G]; inc rax; mov [G], rax; mov eax, 0; cmp qword ptr [G], 0; r
 def sharing(pool, text, **fields):
     """Tasks that make calls of ``text``, which share memory, and no probe."""
     case = replace(probed(SharedFunction("f", text), 0, **fields), code=[("main", lambda k: None)])
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         yield system
 
 
@@ -169,8 +170,8 @@ def in_and_out(k):
 def opened(pool, text, control=nothing, **fields):
     """Calls of ``text``, which share nothing, and the control task ``control``."""
     fields = {"calls": 1, "profile": LINUX_2010, "arguments": (parse_argument("5"),), "interrupts": False, "apart": False, **fields}
-    case = Case(image=asm_image(text), call="f", code=[("main", control)], tag="t", **fields)
-    with closing(open_case(case, pool)) as system:
+    case = Experiment(image=asm_image(text), call="f", code=[("main", control)], tag="t", **fields)
+    with closing(open_experiment(case, pool)) as system:
         yield system
 
 
@@ -545,7 +546,7 @@ def test_what_control_tasks_leave_is_part_of_a_control_state(pool, first, second
             do(k)
 
     tasks = [("main", both), ("a", lambda k: if_first(k, first)), ("b", lambda k: if_first(k, second))]
-    case = Case(
+    case = Experiment(
         image=asm_image(TWO),
         call="f",
         calls=1,
@@ -556,7 +557,7 @@ def test_what_control_tasks_leave_is_part_of_a_control_state(pool, first, second
         reduce=False,
         arguments=(parse_argument("5"),),
     )
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         names = []
         for order in ("c1", "c2"), ("c2", "c1"):
             system.reset()

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
+from arch_x86.explore.open_experiment import open_experiment
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.patching.experiment import Experiment
 from engine.patching.oracles.hits import Hits
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import replay
@@ -31,9 +32,9 @@ def life(k, offset=SITE):
     k.settle()
 
 
-def case(code=life, *, steps=(), profile=LINUX_2010, preempt=False, **fields) -> Case:
+def case(code=life, *, steps=(), profile=LINUX_2010, preempt=False, **fields) -> Experiment:
     ablated = without(profile, frozenset(steps), preempt=preempt)
-    return Case(
+    return Experiment(
         image=asm_image(CODE),
         call="f",
         arguments=(parse_argument("5"),),
@@ -246,7 +247,7 @@ def test_a_schedule_found_with_reduction_replays_without(pool):
     broken = case(steps=["free-wait"])
     report = check(broken, Search(), pool=pool).violations[0]
     for reduce in (True, False):
-        system = open_case(replace(broken, reduce=reduce), pool)
+        system = open_experiment(replace(broken, reduce=reduce), pool)
         assert replay(system, report.schedule.segments, strict=True)
         assert system.violation is not None
         assert system.violation.kind is report.violation.kind

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from arch_x86.explore.case import Case
 from arch_x86.explore.check import Search, check, replay_case
 from engine.core.profiles import LINUX_2010
+from engine.patching.experiment import Experiment
 from engine.patching.oracles.oracle import Oracle
 from engine.patching.passes import Seen
 from engine.search.explorable import Violation, ViolationKind
@@ -54,7 +54,7 @@ def in_and_out(k):
 @pytest.mark.parametrize(("code", "hits"), [("mov eax, edi; inc eax; ret", 1), ("mov eax, edi; again: dec eax; jnz again; ret", 2)])
 def test_an_oracle_of_ones_own_is_asked_and_its_violation_replays(pool, code, hits):
     image, arguments = asm_image(code), (parse_argument("2"),)
-    case = Case(
+    case = Experiment(
         image=image, call="f", arguments=arguments, calls=2, profile=LINUX_2010, code=[("main", in_and_out)], tag="t", oracles=(OnceACall,)
     )
     result = check(case, Search(preemptions=1), pool=pool)

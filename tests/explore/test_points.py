@@ -9,14 +9,15 @@ from functools import partial
 
 import pytest
 
-from arch_x86.explore.case import Case, open_case
 from arch_x86.explore.check import Search, check
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.control.stepped_plane import WaitKind
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.patching.expectations import Life
+from engine.patching.experiment import Experiment
 from engine.patching.hit_in_progress import HitPhase
 from engine.patching.operations import BETWEEN_OPERATIONS
 from engine.patching.parked_task import Mode
@@ -40,8 +41,8 @@ def idle(k):
 def opened(pool, code: str, control=idle, **fields):
     fields.setdefault("arguments", (parse_argument("5"),))
     fields.setdefault("profile", LINUX_2010)
-    case = Case(image=asm_image(code), call="f", calls=fields.pop("calls", 1), code=[("main", control)], tag="t", **fields)
-    with closing(open_case(case, pool)) as system:
+    case = Experiment(image=asm_image(code), call="f", calls=fields.pop("calls", 1), code=[("main", control)], tag="t", **fields)
+    with closing(open_experiment(case, pool)) as system:
         yield system
 
 
@@ -167,7 +168,7 @@ def test_a_probe_that_leaves_between_two_handlers_of_a_hit_is_not_called_by_it_a
 def test_a_vcpu_between_calls_is_the_same_however_its_last_call_went(pool, profile):
     """Registers, stack and what the kprobes layer kept of the last hit are dead; how many calls are made is not."""
     case = replace(life.boosted.case(profile), calls=2)
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
 
         def armed_and_called():
             system.reset()
@@ -227,10 +228,10 @@ def test_each_schedule_that_breaks_can_be_followed_step_by_step_without_reductio
     """Also where stop_machine parks a task in the middle of a call that is otherwise made whole."""
     (scenario,) = scenarios_for("jump-range-check")
     case = scenario.case(without(LINUX_2010, frozenset({"jump-range-check"}), preempt=True), preempt=True)
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         found = explore(Exhaustive(bound=1, recheck_every=0, violations_max=10**9), system).found
     assert len(found) > 100
-    with closing(open_case(replace(case, reduce=False), pool)) as system:
+    with closing(open_experiment(replace(case, reduce=False), pool)) as system:
         for one in found[::5]:
             assert replay(system, one.segments, strict=True), text_of(one.segments)
             assert system.violation is not None
@@ -261,7 +262,7 @@ def test_a_probe_that_only_some_schedules_make_is_counted_from_then_on(pool):
             k.register(q)
             k.unregister(q)
 
-    case = Case(
+    case = Experiment(
         image=asm_image("inc eax; inc eax; nop; ret"), call="f", calls=1, profile=LINUX_2010, code=[("a", first), ("b", second)], tag="t"
     )
     result = check(case, Search(preemptions=1), pool=pool)
@@ -273,7 +274,7 @@ def test_what_a_scenario_raises_is_a_violation_that_says_where(pool):
         k.register(k.kprobe("f"))
         raise ValueError("no such thing")
 
-    case = Case(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=[("main", raises)], tag="t")
+    case = Experiment(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=[("main", raises)], tag="t")
     (report,) = check(case, Search(preemptions=0), pool=pool).violations
     assert report.violation.kind is ViolationKind.INVARIANT
     assert re.search(r"test_points.py:\d+: control task main: ValueError: no such thing", report.violation.explain)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.case import fingerprint
 from arch_x86.explore.check import Search, check, replay_case
 from arch_x86.explore.scenario import load_scenarios
 from arch_x86.explore.scenario import scenario as make_scenario
@@ -22,6 +21,7 @@ from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
 from engine.core.safety_steps import STEPS
 from engine.errors import InputError
 from engine.kprobe import Kprobe
+from engine.patching.experiment import fingerprint
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import Schedule
 

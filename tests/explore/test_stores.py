@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from arch_x86.explore.case import Case, fingerprint, open_case
 from arch_x86.explore.check import Search, check, replay_case
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenario import Setup, scenario
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.images import TOY
@@ -23,6 +23,7 @@ from engine.core.profiles import LINUX_6_1, LINUX_2010, Profile
 from engine.errors import InputError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe
+from engine.patching.experiment import Experiment, fingerprint
 from engine.patching.store_points import stop_at_stores
 from engine.search.explorable import ViolationKind
 
@@ -41,7 +42,7 @@ def second_probe(setup: Setup) -> None:
         k.unregister(first, second)
 
 
-def case_of(one, profile: Profile, points: str) -> Case:
+def case_of(one, profile: Profile, points: str) -> Experiment:
     return replace(one.case(profile), points=points)
 
 
@@ -85,7 +86,7 @@ def test_what_is_published_too_early_shows_at_stores_only(pool, early_aggregator
 
 def stops(pool, points: str):
     """Where the control tasks stop when no CPU moves, with the name of each state; and what is left in the table and the probes."""
-    with closing(open_case(case_of(life.aggregation, LINUX_2010, points), pool)) as system:
+    with closing(open_experiment(case_of(life.aggregation, LINUX_2010, points), pool)) as system:
         met = []
         while controls := [choice.actor for choice in system.choices() if choice.actor.startswith("c")]:
             system.take(controls[0], 1)

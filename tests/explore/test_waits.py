@@ -7,7 +7,7 @@ from contextlib import closing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arch_x86.explore.case import open_case
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life
 from engine.control.stepped_plane import MachineWait, WaitKind
 from engine.core.profiles import LINUX_2010
@@ -67,7 +67,7 @@ def test_a_later_wait_does_not_count_who_came_by_before_it_began(before, after):
 
 def test_neither_stop_machine_nor_a_grace_period_ends_while_a_cpu_is_in_an_nmi(pool):
     """linux-2010: the NMI comes on a CPU between calls, while stop_machine has it."""
-    with closing(open_case(life.nmi.case(LINUX_2010), pool)) as system:
+    with closing(open_experiment(life.nmi.case(LINUX_2010), pool)) as system:
         system.reset()
         while not system.node.stopped:
             system.take(next(one.actor for one in system.choices() if one.actor[0] == "c"))

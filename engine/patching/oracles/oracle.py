@@ -1,7 +1,7 @@
 """What an oracle is: an object that is told what happens in a schedule, and answers with a violation where that must not be.
 
 To add one, write a class of :class:`Oracle` in a file of its own, override the events that it needs, and add it to the tuple in
-:mod:`engine.patching.oracles.listed`; or, from outside of the packages, give it to a case (``Case(oracles=(MyOracle,), ...)``).
+:mod:`engine.patching.oracles.listed`; or, from outside of the packages, give it to a case (``Experiment(oracles=(MyOracle,), ...)``).
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 from arch_x86.emu.machine import CPUS_MAX
-from arch_x86.explore.case import Case, require_boundary
 from arch_x86.explore.check import life_of_probes
+from arch_x86.explore.open_experiment import require_boundary
 from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.images import load_image
 from arch_x86.lab.redzone import with_red_zone
@@ -25,6 +25,7 @@ from engine.core.ablation import without
 from engine.core.profiles import profile_named
 from engine.errors import InputError, KprobeError, error_text, printable
 from engine.image import Image
+from engine.patching.experiment import Experiment
 from engine.report.terminal import count
 from engine.search.schedule import Schedule, parse_schedule
 from engine.syntax.arguments import parse_argument
@@ -76,7 +77,7 @@ class ScenarioOptions:
     reduce: bool = True
 
 
-def scenario_case(one: Scenario, options: ScenarioOptions) -> Case:
+def scenario_case(one: Scenario, options: ScenarioOptions) -> Experiment:
     """The case that scenario ``one`` is with these options.
 
     :raises InputError: one of them is wrong.
@@ -99,7 +100,7 @@ def _points(text: str) -> str:
     return text
 
 
-def case_of(options: CheckOptions, image: Image | None = None) -> Case:
+def case_of(options: CheckOptions, image: Image | None = None) -> Experiment:
     """The case that the options describe.
 
     :raises InputError: one of them is wrong.
@@ -130,7 +131,7 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Case:
     if taken is not None:
         image = replace(image, warnings=(*image.warnings, taken))
     changed = f" red zone: {image.red_zone}" if image.red_zone is not before else ""  # not always: schedules of before are still good
-    return Case(
+    return Experiment(
         image=image,
         call=options.call,
         arguments=arguments,
@@ -265,7 +266,7 @@ def _file(name: str) -> dict[str, str]:
     return {"name": path.name, "base64": base64.b64encode(path.read_bytes()).decode()}
 
 
-def load_saved(name: str) -> tuple[Case, Schedule]:
+def load_saved(name: str) -> tuple[Experiment, Schedule]:
     """What :meth:`SavedCase.write` wrote.
 
     :raises InputError: it is not such a file.
@@ -352,7 +353,7 @@ class _Fields:
         )
 
 
-def _scenario(fields: _Fields) -> Case:
+def _scenario(fields: _Fields) -> Experiment:
     given, where = fields.below("options"), fields.below("scenario")
     options = ScenarioOptions(
         file=where.take("file", str),
@@ -367,7 +368,7 @@ def _scenario(fields: _Fields) -> Case:
     return scenario_case(one, options)
 
 
-def _case(fields: _Fields, room: Path) -> Case:
+def _case(fields: _Fields, room: Path) -> Experiment:
     def unpack(entry: _Fields, place: str) -> str:
         try:
             path = room / place / (Path(entry.take("name", str)).name or "image")
