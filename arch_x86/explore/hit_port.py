@@ -118,6 +118,18 @@ class X86Hits:
         """See :class:`HitPort`."""
         return self._machine.ram.read_u64(addr) or 0
 
+    def stack_pointer(self, regs: PtRegs) -> int:
+        """RSP."""
+        return regs.sp
+
+    def instruction_pointer(self, regs: PtRegs) -> int:
+        """RIP."""
+        return regs.ip
+
+    def return_value(self, regs: PtRegs) -> int:
+        """RAX."""
+        return regs.ax
+
 
 def _at(hit: Hit, phase: HitPhase, probe: int = 0, children: tuple[int, ...] = ()) -> Hit:
     return Hit(hit.kind, phase, hit.at, probe, hit.argument, children)

@@ -25,6 +25,7 @@ X86_FACTS: Final = PatchFacts(
     breakpoint=INT3,
     jump=bytes([JMP32_OPCODE]),
     jump_size=JMP32_SIZE,
+    result="RAX",
     registers=(*GPR_NAMES, "rflags"),
     parts=("vector registers", "x87 registers", "a buffer", "the fault"),
 )

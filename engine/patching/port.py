@@ -36,6 +36,7 @@ class PatchFacts:
 
     :ivar breakpoint: the breakpoint instruction that a probe writes over the first byte of an instruction.
     :ivar jump: the first byte of the jump that an optimized probe writes; ``jump_size``: how many bytes that jump has.
+    :ivar result: name of the register with a call's result.
     :ivar registers: names of the registers in :data:`engine.patching.unprobed.CallOutcome`.
     :ivar parts: names of what comes behind the registers there.
     """
@@ -43,6 +44,7 @@ class PatchFacts:
     breakpoint: bytes
     jump: bytes
     jump_size: int
+    result: str
     registers: tuple[str, ...]
     parts: tuple[str, ...]
 
@@ -250,6 +252,18 @@ class HitPort(Protocol):
 
     def stack_word(self, addr: int) -> int:
         """The word on the stack at ``addr``."""
+        ...
+
+    def stack_pointer(self, regs: Any) -> int:
+        """The stack pointer in these pt_regs (kernel_stack_pointer())."""
+        ...
+
+    def instruction_pointer(self, regs: Any) -> int:
+        """The address in these pt_regs at which the CPU goes on (instruction_pointer())."""
+        ...
+
+    def return_value(self, regs: Any) -> int:
+        """The call's result in these pt_regs (regs_return_value())."""
         ...
 
 

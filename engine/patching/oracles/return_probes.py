@@ -32,7 +32,7 @@ class FollowedCall(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """What the handler of a return probe saw: ``ret_addr`` of its instance, ``ip`` and ``value`` (RAX) of its pt_regs."""
+    """What the handler of a return probe saw: ``ret_addr`` of its instance, ``ip`` and ``value`` (the call's result) of its pt_regs."""
 
     probe: int
     ret_addr: int
@@ -55,6 +55,7 @@ class ReturnProbes(Oracle):
     def __init__(self, now: Situation) -> None:
         super().__init__(now)
         self._trampoline = now.port.text.trampoline
+        self._result = now.port.text.facts.result
         self._rethook = now.plan.profile.rethook
         self.opened: FollowedCalls = ()
         self._returning: tuple[FollowedCall, ...] = ()
@@ -99,8 +100,9 @@ class ReturnProbes(Oracle):
 
     def call_followed(self, vcpu: VcpuState, probe: int, regs: Any) -> Violation | None:
         """See :class:`Oracle`."""
-        frame, registration, instances = regs.sp, self._registration(probe), self._instances(probe)
-        found = self.now.port.hits.stack_word(frame)
+        hits = self.now.port.hits
+        frame, registration, instances = hits.stack_pointer(regs), self._registration(probe), self._instances(probe)
+        found = hits.stack_word(frame)
         free = instances - self._in_use(probe, registration)
         calls = self._of(vcpu.task)
         ret_addr = next((one.ret_addr for one in reversed(calls) if one.frame == frame), found) if found == self._trampoline else found
@@ -134,7 +136,8 @@ class ReturnProbes(Oracle):
 
     def return_handler_ran(self, vcpu: VcpuState, probe: int, ri: KretprobeInstance, regs: Any) -> Violation | None:
         """See :class:`Oracle`."""
-        self._seen.append(Returned(probe, ri.ret_addr, regs.ip, regs.ax))
+        hits = self.now.port.hits
+        self._seen.append(Returned(probe, ri.ret_addr, hits.instruction_pointer(regs), hits.return_value(regs)))
         return None
 
     def return_handled(self, vcpu: VcpuState) -> Violation | None:
@@ -160,7 +163,7 @@ class ReturnProbes(Oracle):
 
     def _differs(self, one: FollowedCall, got: Returned, value: int) -> str | None:
         ret_addr, ip = (one.found, one.ret_addr) if self._rethook else (one.ret_addr, self._trampoline)
-        wanted = (("ri.ret_addr", got.ret_addr, ret_addr), ("regs.ip", got.ip, ip), ("RAX", got.value, value))
+        wanted = (("ri.ret_addr", got.ret_addr, ret_addr), ("regs.ip", got.ip, ip), (self._result, got.value, value))
         return next((f"{name} = {new:#x} for {old:#x}" for name, new, old in wanted if new != old), None)
 
     def return_over(self, vcpu: VcpuState) -> Violation | None:
