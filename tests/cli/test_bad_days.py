@@ -252,7 +252,7 @@ class TestInterrupts:
         def interrupted(*_words, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(check_module, "open_case", interrupted)
+        monkeypatch.setattr(check_module, "open_experiment", interrupted)
         argv = check_of(image, "--probe", "work+4") if command == "check" else ("explore", scenario_file(tmp_path, image))
         status, out, err = call(capsys, *argv)
         assert (status, out) == (130, "")
