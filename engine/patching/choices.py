@@ -49,11 +49,12 @@ class Choices:
         stopped, stopping = now.node.stopped, bool(waits.left) and waits.stopping
         whole = vcpu is not None and self.goes_whole(vcpu)
         if vcpu is not None and whole and not (vcpu.quiet or stopped or stopping):
-            return [Choice(now.actor, 0)]
+            return [Choice(now.actor, 0)]  # it stands where nothing can come in that costs nothing
         stops = self._boundaries.stops
         runnable = [one for one in now.vcpus if one.nmi or not (stopped or one.over or (stopping and stops(one.index)))]
         price, found = 0, list[Choice]()
         if vcpu is not None and vcpu in runnable:
+            # To leave it is what the bound counts; but in schedule() somebody may wait for it, and then it is left for nothing.
             found.append(Choice(now.actor, 0))
             price = 0 if vcpu.quiet and waits.left and not vcpu.nmi else 1
             if not whole:
@@ -65,7 +66,7 @@ class Choices:
             controls = self._steps.without_those_that_only_wait(controls)
         if not runnable and not controls:
             return []
-        if stopped and self._plan.nmis:
+        if stopped and self._plan.nmis:  # stop_machine keeps no NMI away
             found += [Choice(f"n{one.index}", 1) for one in now.vcpus if not one.nmi and not self.goes_whole(one)]
         if price and whole:
             return found

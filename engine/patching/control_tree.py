@@ -21,6 +21,8 @@ __all__ = ("STEPS_MAX", "ControlNode", "ControlStep", "ControlTree", "endless")
 
 STEPS_MAX: Final = 1_500
 """More steps than the control tasks make in a schedule in which they all end."""
+_STEPS_ALONE: Final = 5_000
+"""Steps in which all control tasks, alone, have to end."""
 
 
 @dataclass(slots=True)
@@ -212,6 +214,23 @@ class ControlTree:
             return path, ""
         finally:
             state.plane.close()
+
+    def nodes_alone(self) -> list[ControlNode]:
+        """The control states on the way when the control tasks run alone: first come first. Where that does not end, it is in turns:
+        one may wait in a loop for what another one does.
+
+        :raises EndlessTaskError: that does not end, either.
+        """
+        path, _ = self.run_alone(_STEPS_ALONE, in_turns=False)
+        if path is None:
+            path, where = self.run_alone(_STEPS_ALONE, in_turns=True)
+            if path is None:
+                steps = f"{_STEPS_ALONE:,} steps of the control tasks alone"
+                raise EndlessTaskError(f"control task {where}: it has not ended after {steps}; a control task has to end")
+        nodes = [self.root]
+        for task in path:
+            nodes.append(self.step(nodes[-1], task).node)
+        return nodes
 
     def close(self) -> None:
         """End all tasks that are under way."""

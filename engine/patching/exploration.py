@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from engine.errors import InputError, KprobeError
 from engine.patching.boundaries import Boundaries
@@ -16,7 +15,6 @@ from engine.patching.handler_events import HandlerEvents
 from engine.patching.hit_pieces import HitPieces
 from engine.patching.judge import Judge, MakeOracle
 from engine.patching.nmis import Nmis
-from engine.patching.operations import EndlessTaskError
 from engine.patching.oracles.listed import ORACLES
 from engine.patching.orders import Orders
 from engine.patching.parked_task import Mode
@@ -33,9 +31,6 @@ from engine.patching.waits import Waits
 from engine.search.explorable import Choice, Coverage, Trace, Violation
 
 __all__ = ("Exploration",)
-
-_STEPS_ALONE: Final = 5_000
-"""Steps in which all control tasks, alone, have to end."""
 
 
 class Exploration:
@@ -79,7 +74,7 @@ class Exploration:
     def _prepare(self) -> None:
         """Find out what control tasks and calls do alone, and stand at the start."""
         port, plan, now = self.port, self.plan, self.now
-        nodes = self._run_alone()
+        nodes = self.tree.nodes_alone()
         self.refused = tuple(dict.fromkeys(line for node in nodes for line in node.state.control.refused))
         returns = self.tree.nodes[-1].state.control.returns.values()
         # One that was never registered has no address.
@@ -116,23 +111,6 @@ class Exploration:
 
     # Setting up ---------------------------------------------------------------------------------------------------------
 
-    def _run_alone(self) -> list[ControlNode]:
-        """The control states on the way when the control tasks run alone: first come first. Where that does not end, it is in turns:
-        one may wait in a loop for what another one does.
-
-        :raises EndlessTaskError: that does not end, either.
-        """
-        path, _ = self.tree.run_alone(_STEPS_ALONE, in_turns=False)
-        if path is None:
-            path, where = self.tree.run_alone(_STEPS_ALONE, in_turns=True)
-            if path is None:
-                steps = f"{_STEPS_ALONE:,} steps of the control tasks alone"
-                raise EndlessTaskError(f"control task {where}: it has not ended after {steps}; a control task has to end")
-        nodes = [self.tree.root]
-        for task in path:
-            nodes.append(self.tree.step(nodes[-1], task).node)
-        return nodes
-
     def _learn(self, node: ControlNode) -> None:
         """A new control state: whether it is sound, and what to watch in it."""
         self.judge.learn(node)
@@ -152,7 +130,7 @@ class Exploration:
 
         :raises KprobeError: the core refuses one of their probes.
         """
-        for task in self._run_alone()[-1].state.plane.tasks:
+        for task in self.tree.nodes_alone()[-1].state.plane.tasks:
             if isinstance(task.error, KprobeError):
                 raise task.error
 
