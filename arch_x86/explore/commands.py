@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from arch_x86.emu.machine import CPUS_MAX
-from arch_x86.explore.check import STRATEGIES, CheckResult, Search, check, replay_case
+from arch_x86.explore.check import check, replay_case
 from arch_x86.explore.matrix import CONFIGURATIONS, Cell, matrix
 from arch_x86.explore.saved_violations import (
     INSTRUCTIONS_MAX,
@@ -27,7 +27,9 @@ from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.images import parse_stub
 from engine.core.profiles import profile_named
 from engine.errors import InputError, UnprobedFault, WorkerDied, error_text, printable
+from engine.patching.check_result import CheckResult
 from engine.patching.experiment import Experiment
+from engine.patching.search_options import STRATEGIES, Search
 from engine.report.terminal import Progress, Style, complain, count
 from engine.search.schedule import Schedule, parse_schedule
 from engine.syntax.arguments import parse_number

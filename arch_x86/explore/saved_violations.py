@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 from arch_x86.emu.machine import CPUS_MAX
-from arch_x86.explore.check import life_of_probes
 from arch_x86.explore.open_experiment import require_boundary
 from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.images import load_image
@@ -26,6 +25,7 @@ from engine.core.profiles import profile_named
 from engine.errors import InputError, KprobeError, error_text, printable
 from engine.image import Image
 from engine.patching.experiment import Experiment
+from engine.patching.probe_life import life_of_probes
 from engine.report.terminal import count
 from engine.search.schedule import Schedule, parse_schedule
 from engine.syntax.arguments import parse_argument

@@ -10,13 +10,14 @@ from threading import Lock, Thread
 import pytest
 from greenlet import greenlet
 
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import history, life
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010
 from engine.errors import InputError
 from engine.patching.experiment import Experiment
+from engine.patching.search_options import Search
 from tests.conftest import asm_image
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import open_experiment
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.patching.experiment import Experiment
 from engine.patching.oracles.hits import Hits
+from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import replay
 from engine.syntax.arguments import parse_argument

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from arch_x86.explore.check import Search, check, replay_case
+from arch_x86.explore.check import check, replay_case
 from engine.core.profiles import LINUX_2010
 from engine.patching.experiment import Experiment
 from engine.patching.oracles.oracle import Oracle
 from engine.patching.passes import Seen
+from engine.patching.search_options import Search
 from engine.search.explorable import Violation, ViolationKind
 from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image

@@ -15,12 +15,13 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.errors import InputError
+from engine.patching.search_options import Search
 from engine.search import conduct, exhaustive
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.exhaustive import Exhaustive

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.steps import scenarios_for
@@ -22,6 +22,7 @@ from engine.patching.hit_in_progress import HitPhase
 from engine.patching.operations import BETWEEN_OPERATIONS
 from engine.patching.parked_task import Mode
 from engine.patching.passes import Seen
+from engine.patching.search_options import Search
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind

@@ -11,7 +11,7 @@ import pytest
 
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.uc import RFLAGS, RSP
-from arch_x86.explore.check import Search, check, replay_case
+from arch_x86.explore.check import check, replay_case
 from arch_x86.isa.constants import FLAG_DF, FLAG_IF
 from arch_x86.probes import detour
 from arch_x86.probes.arch import X86Arch
@@ -29,6 +29,7 @@ from engine.core.transitions import ClearedAtOnce
 from engine.kprobe import AggrKprobe, KprobeFlag, KprobeStatus, Queue
 from engine.patching.expectations import Life
 from engine.patching.experiment import Experiment, fingerprint
+from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import Schedule
 from engine.syntax.arguments import parse_argument

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
 from arch_x86.images import load_image
 from arch_x86.isa.disasm import disassemble
 from arch_x86.lab.run import ExecOptions
@@ -16,6 +16,7 @@ from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.patching.experiment import Experiment
+from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.check import Search, check, life_of_probes
+from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import find_orders, open_experiment
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010, NEXT
@@ -15,6 +15,8 @@ from engine.errors import InputError
 from engine.patching.oracles.call_results import CallResults
 from engine.patching.oracles.kept_memory import KeptMemory
 from engine.patching.orders import Orders
+from engine.patching.probe_life import life_of_probes
+from engine.patching.search_options import Search
 from engine.patching.shared_access import Access, Accesses
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive

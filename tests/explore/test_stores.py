@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from arch_x86.explore.check import Search, check, replay_case
+from arch_x86.explore.check import check, replay_case
 from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenario import Setup, scenario
 from arch_x86.explore.scenarios import life
@@ -24,6 +24,7 @@ from engine.errors import InputError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe
 from engine.patching.experiment import Experiment, fingerprint
+from engine.patching.search_options import Search
 from engine.patching.store_points import stop_at_stores
 from engine.search.explorable import ViolationKind
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Final
 
-from arch_x86.explore.check import Search, life_of_probes
 from arch_x86.explore.scenario import Scenario
 from arch_x86.explore.scenarios.steps import scenarios_for
 from arch_x86.images.asmtext import load_asm
@@ -15,6 +14,8 @@ from engine.core.ablation import without
 from engine.core.profiles import PROFILES, Profile
 from engine.core.safety_steps import STEPS
 from engine.patching.experiment import Experiment
+from engine.patching.probe_life import life_of_probes
+from engine.patching.search_options import Search
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec
 
