@@ -111,8 +111,13 @@ class Arch(CurrentInstance, Protocol):
         """Where a probe that was asked for at ``addr`` goes: further on where a function's first instruction is not to be touched."""
         ...
 
+    def arch_ftrace_location(self, addr: int) -> bool:
+        """``addr`` is where ftrace can put a call (ftrace_location). As ``arch_check_text``, this does not read the text."""
+        ...
+
     def arch_prepare_kprobe(self, p: Kprobe) -> None:
-        """With text_mutex held: check the instruction at ``p.addr`` and copy it to a single-step slot. Raises KprobeError."""
+        """With text_mutex held: check the instruction at ``p.addr`` and copy it to a single-step slot. One with FTRACE set gets none, and
+        what is checked is that ftrace can put its call there (arch_prepare_kprobe_ftrace). Raises KprobeError."""
         ...
 
     def arch_remove_kprobe(self, p: Kprobe) -> None:
@@ -120,7 +125,8 @@ class Arch(CurrentInstance, Protocol):
         ...
 
     def arch_arm_kprobes(self, ps: Sequence[Kprobe]) -> None:
-        """Write the breakpoints (arch_arm_kprobe), in one batch where the kernel has such."""
+        """Write the breakpoints (arch_arm_kprobe), in one batch where the kernel has such; where FTRACE is set, ftrace's calls
+        (arm_kprobe_ftrace)."""
         ...
 
     def arch_disarm_kprobes(self, ps: Sequence[Kprobe]) -> None:

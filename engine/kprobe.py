@@ -64,11 +64,14 @@ class Method(StrEnum):
     """Breakpoint, then the host does what the instruction would."""
     OPTIMIZED = "optimized"
     """A jump to the detour buffer."""
+    FTRACE = "ftrace"
+    """A call of ftrace's trampoline, in place of a no-op or of a call of ``__fentry__``: no copy, nothing to run."""
 
 
 _NO_FLAGS: Final = KprobeFlag(0)
 _GONE: Final = KprobeFlag.GONE.value
 _OPTIMIZED: Final = KprobeFlag.OPTIMIZED.value
+_FTRACE: Final = KprobeFlag.FTRACE.value
 _DISABLED_OR_GONE: Final = (KprobeFlag.DISABLED | KprobeFlag.GONE).value
 
 
@@ -162,6 +165,11 @@ class Kprobe:
     def gone(self) -> bool:
         """The code under it was removed."""
         return self.flags.value & _GONE != 0
+
+    @property
+    def ftrace(self) -> bool:
+        """It is made of ftrace: no breakpoint, no slot, never a jump (kprobe_ftrace)."""
+        return self.flags.value & _FTRACE != 0
 
     def __repr__(self) -> str:
         where = f"{self.symbol_name}+{self.offset:#x}" if self.symbol_name else f"{self.addr or 0:#x}"

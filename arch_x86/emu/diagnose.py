@@ -65,8 +65,10 @@ def original_place(machine: Machine, vcpu: Cpu, rip: int, rsp: int | None = None
     :param rsp: the stack pointer at ``rip``, where it is not the present one.
     """
     rsp = vcpu.registers()[RSP] if rsp is None else rsp
-    while rip in machine.stubs.frames:
-        depth, behind = machine.stubs.frames[rip]
+    stubs, called = machine.stubs, False
+    while rip in stubs.frames:
+        depth, behind = stubs.frames[rip]
+        called = stubs.ftrace_caller <= rip < stubs.ftrace_caller_end
         came_from, before = machine.ram.read_u64(rsp + depth), machine.ram.read_u64(rsp + depth + _FRAME_RSP)
         if came_from is None or before is None:
             break
@@ -74,6 +76,8 @@ def original_place(machine: Machine, vcpu: Cpu, rip: int, rsp: int | None = None
         if before <= rsp:  # no frame, or not the guest's stack any more
             break
         rsp = before
+    if called:  # by a site, which is an instruction of five bytes or six
+        rip = instruction_with(machine, rip)
     if machine.trap_handler is None:
         return rip
     if machine.stubs.trampoline <= rip < machine.stubs.trampoline_asks:

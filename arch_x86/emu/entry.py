@@ -14,14 +14,19 @@ __all__ = ("wrong_call", "wrong_entry", "wrong_step")
 _FLAGS: Final = 18 * 8
 """Offset of the flags in pt_regs."""
 _CALLBACK: Final = "optimized_callback"
-_WHO: Final = {_CALLBACK: "a detour buffer calls", "trampoline": "a return probe's handlers run"}
+_WHO: Final = {
+    _CALLBACK: "a detour buffer calls",
+    "trampoline": "a return probe's handlers run",
+    "ftrace_caller": "handlers that ftrace calls run",
+}
 
 
 def wrong_entry(machine: Machine, cpu: Cpu) -> str | None:
     """What is not as it should be where ``cpu`` stands, behind the ``hlt`` by which a stub asks for handlers; its registers are loaded.
 
-    Behind a breakpoint IF is clear. In a detour buffer, and on a return, DF is clear, and IF is as in the interrupted code, as pt_regs has
-    it; a detour buffer calls with the stack aligned as the System V convention has it. The stub of a breakpoint leaves DF as it was.
+    Behind a breakpoint IF is clear. In a detour buffer, in ftrace's trampoline, and on a return, DF is clear, and IF is as in the
+    interrupted code, as pt_regs has it; a detour buffer calls with the stack aligned as the System V convention has it. The stub of a
+    breakpoint leaves DF as it was.
     """
     name, gpr = machine.stubs.hypercalls.get(cpu.rip), cpu.uc.gpr
     flags = gpr[RFLAGS]

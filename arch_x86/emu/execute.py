@@ -345,6 +345,8 @@ class Executor:
             self._call_ended(vcpu)
         elif name == "optimized_callback":
             self.traps.optimized_callback(vcpu)
+        elif name == "ftrace_caller":
+            self.traps.ftrace_caller(vcpu)
         elif name == "trampoline":
             if not self.traps.trampoline(vcpu):
                 text = "returned to the return probes' trampoline, though no probed call is open"

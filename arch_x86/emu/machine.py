@@ -107,6 +107,10 @@ class TrapHandler(Protocol):
         """A detour buffer calls, with the number it was built with; ``regs.sp`` is the interrupted stack pointer."""
         ...
 
+    def ftrace_caller(self, cpu: int, regs: PtRegs) -> None:
+        """Ftrace's trampoline asks, which a probed function has called; ``regs.ip`` is where it will return to."""
+        ...
+
 
 class Participant(Protocol):
     """State outside the machine that a snapshot has to take along."""

@@ -35,6 +35,7 @@ VECTORS: Final = {
 """Exceptions that have a stub: name, and whether the CPU pushes an error code (SDM vol. 3, table 6-1)."""
 
 _BREAKPOINT: Final = 3
+_REGISTER: Final = 3
 _PUSHES: Final = frozenset((*range(0x50, 0x58), 0x6A))
 _POPS: Final = range(0x58, 0x60)
 _ADD_IMM8, _HLT, _GROUP_5, _GROUP_5_PUSH, _PUSHF, _POPF, _LEA = 0x83, 0xF4, 0xFF, 6, 0x9C, 0x9D, 0x8D
@@ -82,6 +83,21 @@ lea rsp, [rsp + {{skip}} + 8]
 ret
 """
 
+# What ftrace has a probed function's entry call; see ftrace_regs_caller() in arch/x86/kernel/ftrace_64.S. Behind the pt_regs lie the flags
+# and the return address: the host's answer is put there, and POPFQ and RET take it. orig_ax is 0: nobody asks for a direct call.
+_FTRACE_CALLER: Final = f"""
+pushfq
+push 0x10; push rsp; add qword ptr [rsp], 24; push qword ptr [rsp + 16]; cld; push 8; push qword ptr [rsp + 40]; push 0
+{_PUSH_ALL}
+hlt
+mov rax, qword ptr [rsp + 128]; mov qword ptr [rsp + 176], rax
+mov rax, qword ptr [rsp + 144]; mov qword ptr [rsp + 168], rax
+{_POP_ALL}
+add rsp, 48
+popfq
+ret
+"""
+
 
 def return_skip(*, red_zone: bool) -> int:
     """How far below the caller's RSP the trampoline's ``pt_regs`` ends."""
@@ -108,6 +124,8 @@ class Stubs:
     optimized_callback: int
     trampoline: int
     trampoline_asks: int
+    ftrace_caller: int
+    ftrace_caller_end: int
     exceptions: dict[int, int]
     hypercalls: dict[int, str]
     frames: dict[int, tuple[int, int]]
@@ -147,6 +165,8 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
     asks = next(at for at, name in hypercalls.items() if name == "trampoline")
     for at in [at for at in frames if trampoline <= at < asks]:
         del frames[at]  # the stack says nothing of where it is returned to before the host has answered
+    ftrace_caller = add("ftrace_caller", _FTRACE_CALLER, behind=(1, 1))
+    ftrace_caller_end = base + len(code)
     exceptions: dict[int, int] = {}
     for vector, (_name, has_code) in VECTORS.items():
         name = f"exception:{vector}"
@@ -170,6 +190,8 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
         optimized_callback=callback,
         trampoline=trampoline,
         trampoline_asks=asks,
+        ftrace_caller=ftrace_caller,
+        ftrace_caller_end=ftrace_caller_end,
         exceptions=exceptions,
         hypercalls=hypercalls,
         frames=frames,
@@ -194,7 +216,7 @@ def _frames(body: bytes, at: int, depth: int, behind: tuple[int, int], gap: int)
             depth += 8
         elif opcode in _POPS or opcode == _POPF:
             depth -= 8
-        elif opcode == _ADD_IMM8:
+        elif opcode == _ADD_IMM8 and insn.mod == _REGISTER:
             depth -= insn.immediate
         elif opcode == _LEA and asked:
             depth = 0

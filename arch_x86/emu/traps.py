@@ -136,6 +136,17 @@ class Traps:
         machine.ram.write(at, regs.pack())
         return True
 
+    def ftrace_caller(self, vcpu: Cpu) -> None:
+        """Ftrace's trampoline asks."""
+        vcpu.uc.load()
+        at = vcpu.uc.gpr[RSP]
+        handler = self._machine.trap_handler
+        if handler is None:
+            raise EngineBug("ftrace's trampoline ran on a machine without probes")
+        regs = self.regs_at(at)
+        handler.ftrace_caller(vcpu.index, regs)
+        self._machine.ram.write(at, regs.pack())
+
     def optimized_callback(self, vcpu: Cpu) -> None:
         """A detour buffer calls: rdi is its number, rsi its pt_regs."""
         vcpu.uc.load()

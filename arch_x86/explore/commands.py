@@ -154,7 +154,8 @@ def _show(name: str, case: Experiment, result: CheckResult, style: Style) -> Non
     where = "" if case.points == "locks" else f", --points {case.points}"
     print(f"  {count(result.outcome.schedules, 'schedule')}, {bound}, {kind}; {count(case.cpus, 'CPU')}, {case.profile.name}{where}")
     c = result.coverage
-    print(f"  hits: {c.int3:,} by breakpoint ({c.boosted:,} boosted, {c.stepped:,} stepped), {c.jump:,} by jump")
+    by_ftrace = f", {c.ftrace:,} by ftrace" if c.ftrace else ""
+    print(f"  hits: {c.int3:,} by breakpoint ({c.boosted:,} boosted, {c.stepped:,} stepped), {c.jump:,} by jump{by_ftrace}")
     print(f"  {c.in_flight_at_write:,} CPUs in flight while text was written, {c.parked_in_range:,} of them inside the bytes; ", end="")
     print(f"{result.points:,} points")
     for method in result.missing:

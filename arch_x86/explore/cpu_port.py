@@ -23,6 +23,7 @@ _NO_REGISTERS: Final = (0,) * 17
 _HYPERCALLS: Final = {
     "exception:3": Stop.HIT,
     "optimized_callback": Stop.HIT,
+    "ftrace_caller": Stop.HIT,
     "nmi": Stop.NMI,
     "nested_return": Stop.NESTED_RETURN,
     "trampoline": Stop.RETURN_PROBE,

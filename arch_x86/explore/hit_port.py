@@ -28,6 +28,7 @@ __all__ = ("X86Hits",)
 
 _BREAKPOINT: Final = 3
 _CALLBACK: Final = "optimized_callback"
+_FTRACE_CALLER: Final = "ftrace_caller"
 
 
 class X86ControlState(ProbeNames, Protocol):
@@ -54,20 +55,23 @@ class X86Hits:
         self._slots = range(layout.slots, layout.slots + layout.slots_size)
 
     def begin(self, cpu: int) -> Hit:
-        """A breakpoint's stub asks, whose frame is on top of the stack; or a detour buffer: rdi is its number, rsi its pt_regs."""
+        """A breakpoint's stub asks, or ftrace's trampoline, with pt_regs on top of the stack; or a detour buffer does: rdi is its number,
+        rsi its pt_regs."""
         vcpu = self._machine.cpus[cpu]
         vcpu.uc.load()
         gpr = vcpu.uc.gpr
-        if self._machine.stubs.hypercalls.get(vcpu.rip) == _CALLBACK:
+        name = self._machine.stubs.hypercalls.get(vcpu.rip)
+        if name == _CALLBACK:
             return Hit(HitKind.OPTIMIZED, HitPhase.TRAP, gpr[RSI], argument=gpr[RDI])
+        if name == _FTRACE_CALLER:
+            return Hit(HitKind.FTRACE, HitPhase.TRAP, gpr[RSP], argument=self._executor.traps.regs_at(gpr[RSP]).ip)
         return Hit(HitKind.INT3, HitPhase.TRAP, gpr[RSP])
 
     def advance(self, state: X86ControlState, cpu: int, hit: Hit) -> Hit | None:
         """See :class:`HitPort`."""
         executor = self._executor
         regs = executor.traps.regs_at(hit.at)
-        step = _int3 if hit.kind is HitKind.INT3 else _optimized
-        following = step(executor, state, self._machine.cpus[cpu], hit, regs)
+        following = _STEPS[hit.kind.value](executor, state, self._machine.cpus[cpu], hit, regs)
         if following is not None:
             self._machine.ram.write(hit.at, regs.pack())
         return following
@@ -209,3 +213,27 @@ def _optimized(executor: Executor, state: X86ControlState, vcpu: Cpu, hit: Hit, 
             arch.optimized_done(vcpu.index)
     executor.machine.ram.write(hit.at, regs.pack())
     return None
+
+
+def _ftrace(executor: Executor, state: X86ControlState, vcpu: Cpu, hit: Hit, regs: PtRegs) -> Hit | None:
+    arch = state.arch
+    match hit.phase:
+        case HitPhase.TRAP:
+            p = arch.ftrace_found(vcpu.index, regs)
+            if p is not None:
+                return _at(hit, HitPhase.FOUND, state.name_of(p))
+        case HitPhase.FOUND | HitPhase.BETWEEN:
+            p = state.named(hit.probe)
+            assert p is not None
+            child, following = _next_child(state, hit, p)
+            if not arch.ftrace_handle(vcpu.index, regs, p, child):
+                return following
+        case _:
+            p = state.named(hit.probe)
+            assert p is not None
+            arch.ftrace_done(vcpu.index, regs, p, hit.argument)
+    executor.machine.ram.write(hit.at, regs.pack())
+    return None
+
+
+_STEPS: Final = {HitKind.INT3.value: _int3, HitKind.OPTIMIZED.value: _optimized, HitKind.FTRACE.value: _ftrace}

@@ -13,6 +13,7 @@ from arch_x86.isa.decode import decode
 from arch_x86.isa.disasm import disassemble
 from arch_x86.lab.bench import build_arch
 from arch_x86.probes.arch import X86Arch
+from arch_x86.probes.ftrace_site import FTRACE_SIZE_MAX, FtraceInsn
 from engine.control.stepped_plane import SteppedPlane
 from engine.core.profiles import Profile
 from engine.image import Image
@@ -25,6 +26,7 @@ X86_FACTS: Final = PatchFacts(
     breakpoint=INT3,
     jump=bytes([JMP32_OPCODE]),
     jump_size=JMP32_SIZE,
+    patch_size_max=FTRACE_SIZE_MAX,
     result="RAX",
     registers=(*GPR_NAMES, "rflags"),
     parts=("vector registers", "x87 registers", "a buffer", "the fault"),
@@ -93,6 +95,10 @@ class X86Text:
             return (page.vpn << 12) + at, page.content[at], old.content[at]
         return None
 
+    def ftrace(self, ainsn: object) -> tuple[bytes, bytes] | None:
+        """See :class:`TextPort`."""
+        return (ainsn.call, ainsn.insn.raw) if isinstance(ainsn, FtraceInsn) else None
+
     def watch(self, spans: Iterable[tuple[int, int]]) -> None:
         """See :class:`TextPort`."""
         for cpu in self._cpus:
@@ -124,7 +130,8 @@ class X86Text:
         stubs = self._machine.stubs
         if addr in stubs.frames:
             starts = {stubs.interrupt: "interrupt", stubs.nmi: "nmi", stubs.schedule: "schedule", stubs.trampoline: "trampoline"}
-            starts |= {at: f"exception {vector}" for vector, at in stubs.exceptions.items()} | {stubs.optimized_callback: "callback"}
+            starts |= {at: f"exception {vector}" for vector, at in stubs.exceptions.items()}
+            starts |= {stubs.optimized_callback: "callback", stubs.ftrace_caller: "ftrace_caller"}
             start = max((at for at in starts if at <= addr), default=addr)
             return f"stub {starts.get(start, '')}+{addr - start:#x}"
         return self.where(addr)

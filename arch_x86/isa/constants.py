@@ -6,6 +6,8 @@ from typing import Final
 
 __all__ = (
     "ADDRESS_MASK",
+    "ADDRESS_SIZE_PREFIX",
+    "CALL32_OPCODE",
     "FLAG_AF",
     "FLAG_CF",
     "FLAG_DF",
@@ -55,6 +57,9 @@ JMP32_OPCODE: Final = 0xE9
 """A jump with a displacement of 32 bits behind it."""
 JMP32_SIZE: Final = 5
 """Bytes of such a jump."""
+CALL32_OPCODE: Final = 0xE8
+"""A call with a displacement of 32 bits behind it."""
+ADDRESS_SIZE_PREFIX: Final = 0x67
 HLT_OPCODE: Final = 0xF4
 
 MAX_INSN_SIZE: Final = 15

@@ -51,6 +51,7 @@ def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: 
         (layout.detours, layout.detours_size),
         stubs.optimized_callback,
         stubs.trampoline,
+        stubs.ftrace_caller,
         JprobeStub(stubs.jprobe_return, stubs.jprobe_return_end, saved_sp),
         slots_max,
     )

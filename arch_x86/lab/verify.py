@@ -38,6 +38,8 @@ __all__ = ("Failure", "Sweep", "Verifier", "parse_sweep")
 
 Progress: TypeAlias = Callable[[int, int], None]
 _METHODS = (Method.INT3, Method.EMULATED, Method.BOOSTED, Method.OPTIMIZED)
+_PUSHING = (Method.OPTIMIZED, Method.FTRACE)
+"""The ways in which something pushes before anybody is asked."""
 _WITH_POST = (Method.INT3, Method.EMULATED)
 _HIT_MAX: Final = 200
 """Instructions that a hit may add by any method: above the dearest, a step that is trapped and returned to."""
@@ -170,8 +172,14 @@ class Verifier:
 
     def check_site(self, addr: int, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
         """Every method that the site allows; where the call does not execute it, only a jump makes a difference."""
-        for method in _METHODS if addr in self.golden.passes else (Method.OPTIMIZED,):
+        for method in self._methods(addr):
             yield from self.check_method(addr, method, sweep, progress)
+
+    def _methods(self, addr: int) -> tuple[Method, ...]:
+        """What to try there."""
+        if addr not in self.golden.passes:
+            return (Method.OPTIMIZED,)
+        return (Method.FTRACE,) if self._profile.on_ftrace and self.bench.arch.arch_ftrace_location(addr) else _METHODS
 
     def check_method(self, addr: int, method: Method, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
         """One method; nothing where the site does not allow it. ``progress(done, total)`` counts interrupt positions."""
@@ -205,7 +213,7 @@ class Verifier:
     def _hit(self, _p: Kprobe, regs: PtRegs) -> int:
         if self._wrong is None:
             self._wrong = self._explain_registers(regs) or self._check_entry()
-        if self._method is Method.OPTIMIZED and regs.sp in self._log.under:  # a detour buffer pushes before anybody is asked
+        if self._method in _PUSHING and regs.sp in self._log.under:
             self._pushed.pushing_by_itself(regs.sp, self._log.under[regs.sp])
         self._hits += 1
         return 0
@@ -225,7 +233,7 @@ class Verifier:
             ("ip", regs.ip, self._site + 1),
             ("cs", regs.cs, CODE_SELECTOR),
             ("ss", regs.ss, DATA_SELECTOR),
-            ("orig_ax", regs.orig_ax, _NO_SYSCALL),
+            ("orig_ax", regs.orig_ax, _NO_SYSCALL if self._method is not Method.FTRACE else 0),
         ):
             if new != old:
                 return f"at pass {self._hits + 1} {name} = {new:#x}, which should be {old:#x}"

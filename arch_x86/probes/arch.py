@@ -14,10 +14,13 @@ from arch_x86.isa.constants import INT3, JMP32_SIZE, MAX_INSN_SIZE, MAX_OPTIMIZE
 from arch_x86.isa.decode import decode
 from arch_x86.isa.encode import jmp32
 from arch_x86.probes.boost import is_boostable
-from arch_x86.probes.breakpoint import BreakpointHandler, GuestMemory
+from arch_x86.probes.breakpoint import GuestMemory
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import Detour, build_detour
-from arch_x86.probes.eligibility import Verdict, can_probe_address, can_probe_instruction, entry_offset
+from arch_x86.probes.eligibility import Verdict, can_probe_address, can_probe_instruction, entry_offset, is_ftrace_site
+from arch_x86.probes.emulate import push
+from arch_x86.probes.ftrace import FtraceHandler
+from arch_x86.probes.ftrace_site import FtraceInsn, ftrace_insn
 from arch_x86.probes.jprobe import JprobeStub, longjmp, setjmp
 from arch_x86.probes.kretprobe import hook_return, return_from_trampoline
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
@@ -45,13 +48,14 @@ _DETOUR_SIZE: Final = 192
 
 @dataclass(frozen=True, slots=True)
 class X86Areas:
-    """Where slots and detour buffers go (address, size in bytes), what a detour buffer calls, where probed functions return to, and
-    how jumper probes do. ``slots_max``: most slots and detour buffers a page, fewer than fit."""
+    """Where slots and detour buffers go (address, size in bytes), what a detour buffer calls, where probed functions return to, what ftrace
+    calls, and how jumper probes return. ``slots_max``: most slots and detour buffers a page, fewer than fit."""
 
     slots: tuple[int, int]
     detours: tuple[int, int]
     callback: int
     trampoline: int
+    ftrace_caller: int
     jprobe: JprobeStub
     slots_max: int | None = None
 
@@ -60,7 +64,7 @@ def _nobody_asks(_addr: int, _raw: bytes) -> None:
     """A copy that needs no announcement."""
 
 
-class X86Arch(BreakpointHandler):
+class X86Arch(FtraceHandler):
     """Prepares, arms, optimizes and undoes probes in one machine's text, and takes its traps."""
 
     def __init__(
@@ -147,12 +151,21 @@ class X86Arch(BreakpointHandler):
         """Behind the ENDBR at a function's first byte, in kernels that think of it."""
         return addr + entry_offset(self.code, addr) if self.profile.skips_endbr else addr
 
-    def arch_prepare_kprobe(self, p: Kprobe) -> None:
-        """Copy the instruction to a slot: with a jump back behind it where it can be boosted.
+    def arch_ftrace_location(self, addr: int) -> bool:
+        """The image's lists say so."""
+        return is_ftrace_site(self.code, addr)
 
-        Raises KprobeError with EILSEQ, EINVAL, EOPNOTSUPP or ENOSPC where 6.1 refuses what stands there.
+    def arch_prepare_kprobe(self, p: Kprobe) -> None:
+        """Copy the instruction to a slot: with a jump back behind it where it can be boosted. On an ftrace location nothing is copied.
+
+        Raises KprobeError with EILSEQ, EINVAL, EOPNOTSUPP, ENODEV or ENOSPC where 6.1 refuses what stands there.
         """
         self._refuse(p.at, can_probe_instruction(self.code, p.at))
+        if p.ftrace:
+            there = self.code.insn_at(p.at)
+            assert there is not None
+            p.ainsn = ftrace_insn(there, self._areas.ftrace_caller)
+            return
         function = self.code.function_at(p.at)
         insn = function.insn_at(p.at) if function is not None else None
         if insn is None:
@@ -175,8 +188,9 @@ class X86Arch(BreakpointHandler):
 
     def arch_remove_kprobe(self, p: Kprobe) -> None:
         """Poison and free the slot, if there still is one. One that ends in a jump back is dirty: no trap tells that a CPU has left it."""
-        ainsn: Ainsn | None = p.ainsn
-        if ainsn is None:
+        ainsn: Ainsn | FtraceInsn | None = p.ainsn
+        if ainsn is None or isinstance(ainsn, FtraceInsn):
+            p.ainsn = None
             return
         self.poke.text_poke(ainsn.slot, INT3 * self.slot_size, f"freed slot of {p.at:#x}")
         del self._copies[ainsn.slot]
@@ -184,12 +198,22 @@ class X86Arch(BreakpointHandler):
         self.slots.free(ainsn.slot, dirty=ainsn.boostable)
 
     def arch_arm_kprobes(self, ps: Sequence[Kprobe]) -> None:
-        """The breakpoints go in."""
-        self.poke.text_poke_bytes([TextPokeParam(p.at, INT3, f"arm {p.at:#x}") for p in ps])
+        """The breakpoints go in, and ftrace's calls."""
+        self.poke.text_poke_bytes([TextPokeParam(p.at, INT3, f"arm {p.at:#x}") for p in ps if not p.ftrace])
+        self.poke.text_poke_jumps([p.ainsn.arming() for p in ps if p.ftrace])
 
     def arch_disarm_kprobes(self, ps: Sequence[Kprobe]) -> None:
-        """The first bytes come back."""
-        self.poke.text_poke_bytes([TextPokeParam(p.at, p.ainsn.opcode, f"disarm {p.at:#x}") for p in ps])
+        """The first bytes come back, and what ftrace's calls replaced."""
+        self.poke.text_poke_bytes([TextPokeParam(p.at, p.ainsn.opcode, f"disarm {p.at:#x}") for p in ps if not p.ftrace])
+        self.poke.text_poke_jumps([p.ainsn.disarming(self._read_u64) for p in ps if p.ftrace])
+
+    def _read_u64(self, addr: int) -> int | None:
+        """The word at ``addr`` in data, writable or not."""
+        word = self._memory.read_u64(addr)
+        if word is not None:
+            return word
+        data = self.image.read(addr, 8)
+        return int.from_bytes(data, "little") if len(data) == 8 else None
 
     # Optimized probes -------------------------------------------------------------------------------------------------
 
@@ -278,9 +302,12 @@ class X86Arch(BreakpointHandler):
 
     def bp_resume(self, regs: PtRegs) -> None:
         """Go on where the poke protocol says."""
-        target = self.poke.bp_target(regs.ip - 1)
-        assert target is not None
-        regs.ip = target
+        poke = self.poke.bp_poke(regs.ip - 1)
+        assert poke is not None
+        assert poke.target is not None
+        if poke.returns is not None:
+            push(regs, self._memory, poke.returns)
+        regs.ip = poke.target
 
     # Return probes ----------------------------------------------------------------------------------------------------
 
@@ -337,6 +364,8 @@ class X86Arch(BreakpointHandler):
         """How a hit on table entry ``p`` would run the probed instruction now."""
         if isinstance(p, AggrKprobe) and p.optinsn is not None and self._text.read(p.at, JMP32_SIZE) == p.optinsn.jump:
             return Method.OPTIMIZED
+        if p.ftrace:
+            return Method.FTRACE
         if self.stepping.boosts(p):
             return Method.BOOSTED
         return Method.EMULATED if self.stepping.emulates(p.ainsn) is not None else Method.INT3
@@ -349,9 +378,11 @@ class X86Arch(BreakpointHandler):
         return start + page * PAGE_SIZE + offset - offset % step in self._copies
 
     def watch_ranges(self) -> Iterator[tuple[int, int]]:
-        """Where in slots and detour buffers in use it matters what others do meanwhile: each slot, the entry of each detour buffer, and
-        all behind its epilogue. What lies between runs on the stack and on registers alone.
+        """Where in slots, detour buffers in use, and ftrace's trampoline it matters what others do meanwhile: each slot, the entry of each
+        detour buffer, and all behind its epilogue, the entry of the trampoline. What lies between runs on the stack and on registers alone.
         """
+        if self.profile.on_ftrace and self.code.ftrace_sites:
+            yield self._areas.ftrace_caller, self._areas.ftrace_caller + 1
         for start, p in self._copies.items():
             if isinstance(p, AggrKprobe) and p.optinsn is not None and start == p.optinsn.detour.addr:
                 yield start, start + 1

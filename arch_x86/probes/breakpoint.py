@@ -173,6 +173,10 @@ class BreakpointHandler:
             if not reenter:
                 block.current = None
             return
+        if p.ftrace:  # where ftrace was about to write, and nobody took its breakpoint: there is no copy, p->ainsn.insn is NULL
+            regs.ip = 0
+            block.current = block.current if reenter else None
+            return
         ainsn: Ainsn = p.ainsn
         if self.stepping.boosts(p):
             if not reenter:

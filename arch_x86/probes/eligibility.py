@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from arch_x86.probes.areas import copies_reach
+from arch_x86.probes.areas import copies_reach, lies_in_reach
+from arch_x86.probes.ftrace_site import is_patchable
 from arch_x86.probes.prepare_emulation import is_unsupported
 from arch_x86.probes.relocate import CopyRefusal, copy_refusal
 from arch_x86.probes.slot import fits_slot
@@ -39,6 +40,7 @@ class ProbeRefusal(StrEnum):
     OUT_OF_REACH = "out-of-reach"
     NOT_EMULATED = "not-emulated"
     NO_ROOM = "no-room-in-slot"
+    NOT_FTRACE = "no-ftrace-call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ _ERRNO: Final = {
     ProbeRefusal.UNDECODABLE_BEFORE: errno.EILSEQ,
     ProbeRefusal.NOT_EMULATED: errno.EOPNOTSUPP,
     ProbeRefusal.NO_ROOM: errno.ENOSPC,
+    ProbeRefusal.NOT_FTRACE: errno.ENODEV,
 }  # all others: EINVAL
 _REFUSED: Final = {reason: Verdict(_ERRNO.get(reason, errno.EINVAL), reason) for reason in ProbeRefusal}
 _ENDBR: Final = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb", b"\x66\x0f\x1f\x00")
@@ -117,7 +120,9 @@ def entry_offset(cache: CodeCache, addr: int) -> int:
 
 def _refusal(cache: CodeCache, addr: int) -> ProbeRefusal | None:
     if is_ftrace_site(cache, addr):
-        return None
+        if not is_patchable(cache.insn_at(addr)):
+            return ProbeRefusal.NOT_FTRACE
+        return None if lies_in_reach(addr, cache.areas.stubs) else ProbeRefusal.OUT_OF_REACH
     function = cache.function_at(addr)
     if function is None:
         return ProbeRefusal.NO_FUNCTION

@@ -12,7 +12,7 @@ from arch_x86.isa.insn import Insn
 from arch_x86.probes.prepare_emulation import Emulation
 from arch_x86.probes.ptregs import PtRegs
 
-__all__ = ("StackMemory", "condition_holds", "emulate")
+__all__ = ("StackMemory", "condition_holds", "emulate", "push")
 
 _MASK32: Final = (1 << 32) - 1
 _GPR: Final = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
@@ -33,7 +33,8 @@ class StackMemory(Protocol):
         ...
 
 
-def _push(regs: PtRegs, memory: StackMemory, value: int) -> None:
+def push(regs: PtRegs, memory: StackMemory, value: int) -> None:
+    """Push the quad word ``value`` on the interrupted stack."""
     regs.sp = (regs.sp - 8) & ADDRESS_MASK
     memory.write(regs.sp, (value & ADDRESS_MASK).to_bytes(8, "little"))
 
@@ -97,7 +98,7 @@ def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) ->
             regs.sp = (regs.sp - 2) & ADDRESS_MASK
             memory.write(regs.sp, (regs.flags & 0xFFFF).to_bytes(2, "little"))
         case 0x9C:  # PUSHF
-            _push(regs, memory, regs.flags)
+            push(regs, memory, regs.flags)
         case _ if narrow:
             regs.flags = regs.flags & ~0xFFFF | (memory.read_u64(regs.sp) or 0) & 0xFFFF
             regs.sp = (regs.sp + 2) & ADDRESS_MASK
@@ -119,7 +120,7 @@ def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, w
             if insn.opcode[0] in (_RET_IMM, _RETF_IMM) and not warts:
                 regs.sp = (regs.sp + (insn.immediate & 0xFFFF)) & ADDRESS_MASK
         case Emulation.CALL:
-            _push(regs, memory, insn.end)
+            push(regs, memory, insn.end)
             target = _target(insn)
         case Emulation.JMP:
             target = _target(insn)
@@ -131,7 +132,7 @@ def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, w
                 target = _target(insn)
         case Emulation.CALL_INDIRECT:
             target = _register(insn, regs)
-            _push(regs, memory, insn.end)
+            push(regs, memory, insn.end)
         case Emulation.JMP_INDIRECT:
             target = _register(insn, regs)
         case _:

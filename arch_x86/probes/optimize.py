@@ -62,7 +62,13 @@ class OptimizePlan:
         return self.addr + self.size
 
 
-_RESERVED: Final = (ReservedKind.FTRACE, ReservedKind.ALTERNATIVES, ReservedKind.JUMP_LABEL, ReservedKind.STATIC_CALL)
+_RESERVED: Final = (
+    ReservedKind.FTRACE,
+    ReservedKind.FTRACE_SITE,
+    ReservedKind.ALTERNATIVES,
+    ReservedKind.JUMP_LABEL,
+    ReservedKind.STATIC_CALL,
+)
 
 
 def can_optimize(

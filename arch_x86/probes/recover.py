@@ -2,19 +2,23 @@
 (arch/x86/kernel/kprobes): whoever decodes a function that has probes in it must see the original bytes.
 
 Decided by what the text holds, not by a probe's state: a breakpoint at a first byte, a jump, and what lies between the two while one is
-being turned into the other.
+being turned into the other. Where ftrace writes for a probe, the original is known as long as the probe is there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from arch_x86.isa.constants import INT3_OPCODE, JMP32_OPCODE, JMP32_SIZE
+from arch_x86.isa.constants import ADDRESS_SIZE_PREFIX, CALL32_OPCODE, INT3_OPCODE, JMP32_OPCODE, JMP32_SIZE
+from arch_x86.probes.ftrace_site import FTRACE_SIZE_MAX, FtraceInsn
 from arch_x86.probes.records import Ainsn, OptInsn
 from arch_x86.text.space import TextSpace
 from engine.kprobe import AggrKprobe, Kprobe
 
 __all__ = ("recover",)
+
+_STARTS = frozenset((INT3_OPCODE, JMP32_OPCODE, CALL32_OPCODE, ADDRESS_SIZE_PREFIX))
+"""First bytes of what may be a probe's: a breakpoint, a jump, a call."""
 
 
 def recover(
@@ -26,13 +30,13 @@ def recover(
     :param jumps: jumps, too (86b4ce3156c0); else breakpoints only.
     :param queued: also the jump of a probe that waits to be undone (868a6fc0ca24).
     """
-    before = JMP32_SIZE - 1  # a jump that starts in front of `addr` may reach into it
+    before = FTRACE_SIZE_MAX - 1  # a jump or call that starts in front of `addr` may reach into it
     while before and not text.covers(addr - before, 1):
         before -= 1
     data = bytearray(text.read(addr - before, before + size + JMP32_SIZE - 1))
     start = addr - before
     for offset in range(min(before + size, len(data))):
-        if data[offset] == INT3_OPCODE or data[offset] == JMP32_OPCODE:
+        if data[offset] in _STARTS:
             p = lookup(start + offset)
             if p is not None and p.ainsn is not None:
                 _take_out(data, offset, p, jumps=jumps, queued=queued)
@@ -40,7 +44,11 @@ def recover(
 
 
 def _take_out(data: bytearray, offset: int, p: Kprobe, *, jumps: bool, queued: bool) -> None:
-    ainsn: Ainsn = p.ainsn
+    ainsn: Ainsn | FtraceInsn = p.ainsn
+    if isinstance(ainsn, FtraceInsn):
+        original = ainsn.insn.raw[: len(data) - offset]
+        data[offset : offset + len(original)] = original
+        return
     if jumps and isinstance(p, AggrKprobe) and p.optinsn is not None:
         optinsn: OptInsn = p.optinsn
         tail = bytes(data[offset + 1 : offset + JMP32_SIZE])

@@ -41,15 +41,17 @@ class CoreSync(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextPokeParam:
-    """One probe's jump or breakpoint going in or out (struct text_poke_param): the ``data`` for ``addr``, at most 5 bytes.
+    """One probe's jump, call or breakpoint going in or out (struct text_poke_param): the ``data`` for ``addr``, at most 6 bytes.
 
     ``target``: where a CPU goes on that meets the breakpoint which stands there meanwhile; None: whoever handles breakpoints decides.
+    ``returns``: what is pushed first, as the new instruction is a call; None: nothing.
     """
 
     addr: int
     data: bytes
     reason: str
     target: int | None = None
+    returns: int | None = None
 
 
 class PokeProtocol(Protocol):
@@ -64,7 +66,7 @@ class PokeProtocol(Protocol):
         ...
 
     def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
-        """Turn breakpoints into jumps, so that no CPU runs a mixture of any."""
+        """Turn breakpoints into jumps, or other whole instructions into such, so that no CPU runs a mixture of any."""
         ...
 
     def text_poke_breakpoints(self, params: Sequence[TextPokeParam]) -> None:
@@ -75,8 +77,8 @@ class PokeProtocol(Protocol):
         """The protocol is at work at ``addr``, and the breakpoint there is its own."""
         ...
 
-    def bp_target(self, addr: int) -> int | None:
-        """Where a CPU goes on that hit the one at ``addr``."""
+    def bp_poke(self, addr: int) -> TextPokeParam | None:
+        """What says how a CPU goes on that hit the one at ``addr``."""
         ...
 
     @property
@@ -118,7 +120,7 @@ class StopMachinePoke:
         del addr
         return False
 
-    def bp_target(self, addr: int) -> int | None:
+    def bp_poke(self, addr: int) -> TextPokeParam | None:
         """Nobody asks."""
         del addr
         return None
@@ -187,13 +189,13 @@ class TextPokeBp:
             self._write(param.addr + 1, param.data[1:], f"{param.reason}: tail", SafetyStep.UNOPT_SYNC_2)
 
     def bp_holds(self, addr: int) -> bool:
-        """A jump is going in at ``addr``."""
+        """A jump, or another whole instruction, is going in at ``addr``."""
         return self._at is not None and self._at.addr == addr and SafetyStep.BP_HANDLER not in self._without
 
-    def bp_target(self, addr: int) -> int | None:
-        """Its destination: of the poke that has the descriptor now, or had it last, wherever that was."""
+    def bp_poke(self, addr: int) -> TextPokeParam | None:
+        """The poke that has the descriptor now, or had it last, wherever that was."""
         del addr
-        return self._last.target if self._last is not None else None
+        return self._last
 
     @property
     def state(self) -> tuple[object, ...]:

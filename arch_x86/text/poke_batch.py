@@ -92,9 +92,9 @@ class TextPokeBpBatch:
         index = self._place(addr)
         return index < len(self._vector) and self._vector[index].addr == addr
 
-    def bp_target(self, addr: int) -> int | None:
-        """Its destination. Where the vector is another batch's by now: that of what stands in its place."""
-        return self._vector[min(self._place(addr), len(self._vector) - 1)].target if self._vector else None
+    def bp_poke(self, addr: int) -> TextPokeParam | None:
+        """The poke there. Where the vector is another batch's by now: what stands in its place."""
+        return self._vector[min(self._place(addr), len(self._vector) - 1)] if self._vector else None
 
     @property
     def state(self) -> tuple[object, ...]:

@@ -32,11 +32,11 @@ class Arming:
         return [list(these)] if self.together else [[one] for one in these]
 
     def arm(self, p: Kprobe) -> None:
-        """The breakpoint goes in."""
+        """The breakpoint goes in, or ftrace's call."""
         self._change(p, on=True)
 
     def disarm(self, p: Kprobe) -> None:
-        """The original first byte comes back."""
+        """The original first byte comes back, or the whole instruction that ftrace's call replaced."""
         self._change(p, on=False)
 
     def _change(self, p: Kprobe, *, on: bool) -> None:

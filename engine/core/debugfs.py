@@ -20,9 +20,10 @@ def listed_probes(core: Kprobes) -> list[tuple[Kprobe, Kprobe]]:
 
 
 def status_words(p: Kprobe, entry: Kprobe) -> str:
-    """``[GONE]``, ``[DISABLED]``, ``[OPTIMIZED]``: the first two of the probe itself, the last of what stands in the table."""
+    """``[GONE]``, ``[DISABLED]``, ``[OPTIMIZED]``, ``[FTRACE]``: the first two of the probe itself, the others of what stands in the
+    table."""
     words = "[GONE]" if p.gone else "[DISABLED]" if p.disabled else ""
-    return words + ("[OPTIMIZED]" if entry.flags & KprobeFlag.OPTIMIZED else "")
+    return words + ("[OPTIMIZED]" if entry.flags & KprobeFlag.OPTIMIZED else "") + ("[FTRACE]" if entry.ftrace else "")
 
 
 def kprobes_list(core: Kprobes) -> str:

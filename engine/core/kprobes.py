@@ -203,6 +203,8 @@ class Kprobes:
         addr = p.at
         if self.profile.marks_entries and self.on_func_entry(addr):
             p.flags |= KprobeFlag.ON_FUNC_ENTRY
+        if self.profile.on_ftrace and self.arch.arch_ftrace_location(addr):
+            p.flags |= KprobeFlag.FTRACE
         old = self.get_kprobe(addr)
         if old is not None:
             self._register_aggr_kprobe(old, p)
@@ -246,6 +248,8 @@ class Kprobes:
 
     def _try_to_optimize_kprobe(self, p: Kprobe) -> None:
         """Make an aggregator of a first probe, if its address can be optimized."""
+        if p.ftrace:
+            return
         ap = self.optprobes.alloc_aggr_kprobe(p)
         if not ap.optready:
             return
@@ -326,7 +330,9 @@ class Kprobes:
         # Others remain, or the jump is still being undone: the optimizer will reclaim the aggregator.
         if p.break_handler is not None and not p.gone:
             entry.break_handler = None
-        if p.post_handler is not None and not p.gone and not any(child.post_handler for child in entry.children if child is not p):
+        # One that is made of ftrace keeps it: the kernel tells by it which of two sets of functions it is in (5dd7caf0bdc5).
+        posts = entry.ftrace or any(child.post_handler for child in entry.children if child is not p)
+        if p.post_handler is not None and not p.gone and not posts:
             entry.post_handler = None
         entry.children.remove(p)
         if not entry.disabled and not self.kprobes_all_disarmed:
@@ -432,8 +438,12 @@ class Kprobes:
     # Code that goes away ----------------------------------------------------------------------------------------------
 
     def kill_kprobe(self, entry: Kprobe) -> None:
-        """The code under a table's entry is gone: so are the probes there, their slot and detour buffer. The text is not touched."""
+        """The code under a table's entry is gone: so are the probes there, their slot and detour buffer. The text is not touched, but by
+        ftrace, which takes its call away."""
         self.kprobe_mutex.assert_held()
+        if entry.ftrace and not entry.disabled and not self.kprobes_all_disarmed:
+            self.arming.disarm(entry)
+            self.arming.flush()
         entry.flags |= KprobeFlag.GONE
         if isinstance(entry, AggrKprobe):
             for child in entry.children:

@@ -141,8 +141,11 @@ class Optprobes:
     # Arming -----------------------------------------------------------------------------------------------------------
 
     def arm_kprobe(self, p: Kprobe) -> None:
-        """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first."""
+        """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first. Or ftrace's call, which none holds."""
         self._table.assert_text_locked()
+        if p.ftrace:
+            self._table.arming.arm(p)
+            return
         if self._profile.has(SafetyStep.COLLISION_UNOPTIMIZE):
             for neighbour in self._covering(p.at):
                 self.unoptimize_kprobe(neighbour, force=True)

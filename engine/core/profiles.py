@@ -51,6 +51,7 @@ class Profile:
 
     :ivar transitions: how the flag OPTIMIZED and the lists follow each other.
     :ivar optprobes: CONFIG_OPTPROBES, jump optimization is compiled in.
+    :ivar on_ftrace: CONFIG_KPROBES_ON_FTRACE, a probe on an ftrace location is made of ftrace (since v3.7); else it is a breakpoint.
     :ivar preemption: CONFIG_PREEMPTION.
     :ivar lookup_is_enoent: an unknown symbol, or an address outside all text, answers ENOENT; else EINVAL.
     :ivar refuses_ambiguous: a probe definition whose symbol several functions have answers EADDRNOTAVAIL; else the first of them has it.
@@ -109,6 +110,7 @@ class Profile:
     batch: int | None = None
     transitions: Transitions
     optprobes: bool = True
+    on_ftrace: bool = False
     preemption: bool = False
     lookup_is_enoent: bool
     refuses_ambiguous: bool
@@ -185,6 +187,7 @@ LINUX_6_1: Final = Profile(
     stops_in=frozenset({KprobeStatus.REENTER}),
     pokes_by_breakpoint=True,
     pass_max=None,
+    on_ftrace=True,
     transitions=ClearedWhenRestored(),
     lookup_is_enoent=True,
     refuses_ambiguous=True,

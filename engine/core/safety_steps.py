@@ -81,7 +81,7 @@ STEPS: Final = (
     Step(SafetyStep.BP_SYNC_1, _NEW, "a core sync behind the breakpoint"),
     Step(SafetyStep.BP_SYNC_2, _NEW, "a core sync behind the jump's tail"),
     Step(SafetyStep.BP_SYNC_3, _NEW, "a core sync behind the jump's first byte"),
-    Step(SafetyStep.BP_HANDLER, _NEW, "whoever hits that breakpoint goes on at the jump's destination"),
+    Step(SafetyStep.BP_HANDLER, _NEW, "whoever hits that breakpoint goes on at the jump's, or the call's, destination"),
     Step(SafetyStep.BP_REFS, _NEW, "the next poke waits for who still reads the last one's descriptor"),
     Step(SafetyStep.UNOPT_SYNC_1, _NEW, "a core sync behind the breakpoint over a jump that goes out"),
     Step(SafetyStep.UNOPT_SYNC_2, _NEW, "a core sync behind the tail of a jump that goes out"),

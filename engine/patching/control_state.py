@@ -84,7 +84,7 @@ class ControlState:
     """A core, an arch layer and control tasks, paused."""
 
     def __init__(self, stage: Stage) -> None:
-        self.facts, self.image = stage.text.facts, stage.text.image
+        self.port, self.facts, self.image = stage.text, stage.text.facts, stage.text.image
         self.plane = SteppedPlane(NoTime(), nmis=stage.nmis)
         self.text, self.arch = stage.text.build(self.plane, whole_batches=not stage.nmis)
         self.core = Kprobes(self.arch, self.plane, stage.text.kallsyms, stage.profile)

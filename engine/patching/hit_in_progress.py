@@ -23,6 +23,7 @@ class HitKind(IntEnum):
 
     INT3 = 1
     OPTIMIZED = 2
+    FTRACE = 3
 
 
 class HitPhase(IntEnum):
@@ -46,7 +47,7 @@ class Hit:
 
     :ivar at: guest address of its pt_regs.
     :ivar probe: name of what the table had at the site.
-    :ivar argument: the number that the detour buffer passes to the callback.
+    :ivar argument: the number that the detour buffer passes to the callback; of a call that ftrace has put in place, where it returns to.
     :ivar children: names of those whose handlers are still to run, as they were listed when the first one ran: a probe that joins
         meanwhile comes in front, and one that leaves is disabled.
     """

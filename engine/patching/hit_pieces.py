@@ -70,6 +70,9 @@ class HitPieces:
         if hit.kind is HitKind.OPTIMIZED:
             coverage.jump += 1
             return
+        if hit.kind is HitKind.FTRACE:
+            coverage.ftrace += 1
+            return
         coverage.int3 += 1
         way = self._hits.way_taken(hit, vcpu.block, flags)
         if way is not None:

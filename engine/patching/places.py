@@ -52,17 +52,21 @@ class Places:
         size = 0 if op is None else op.optinsn.size
         site = self._now.sites.get(addr)
         if site is None or site.end < addr + size:
-            site = self._learn_site(arch, addr, size, site)
+            site = self._learn_site(arch, addr, size)
         site.probes.add(number)
-        if entry is not None and entry.ainsn is not None and not site.jumps:
+        call = None if entry is None else self._text.ftrace(entry.ainsn)
+        if call is not None:
+            site.calls.add(call[0])
+        elif entry is not None and entry.ainsn is not None and not site.jumps:
             self.methods.add(_WAYS.get(arch.method_of(entry), "int3"))
         if op is not None:
             site.jumps.add(op.optinsn.jump)
 
-    def _learn_site(self, arch: ExploredArch, addr: int, size: int, known: Site | None) -> Site:
+    def _learn_site(self, arch: ExploredArch, addr: int, size: int) -> Site:
+        """A site more, or more of the original instructions there."""
         insns = arch.originals(self._text.image, addr, size)
-        site = Site(addr, insns, self._patches, known.jumps if known else set(), known.probes if known else set())
-        self._now.sites[addr] = site
+        site = self._now.sites.setdefault(addr, Site(addr, insns, self._patches))
+        site.insns = insns
         self._now.insns.update(insns)
         self.near.update(range(addr, site.end))
         self.watch(addr, site.end + 1)
@@ -86,8 +90,9 @@ class Places:
     def allowed_methods(self) -> tuple[str, ...]:
         """How the sites can be hit; none, where no probe was registered."""
         sites = self._now.sites.values()
-        if not sites:
-            return ()
+        by_ftrace = ("ftrace",) if any(site.calls for site in sites) else ()
+        if all(site.calls for site in sites):
+            return by_ftrace
         if any(site.jumps for site in sites):
-            return ("int3", "jump")
-        return ("int3", *sorted(self.methods - {"int3"}))
+            return (*by_ftrace, "int3", "jump")
+        return (*by_ftrace, "int3", *sorted(self.methods - {"int3"}))

@@ -36,6 +36,7 @@ class PatchFacts:
 
     :ivar breakpoint: the breakpoint instruction that a probe writes over the first byte of an instruction.
     :ivar jump: the first byte of the jump that an optimized probe writes; ``jump_size``: how many bytes that jump has.
+    :ivar patch_size_max: most bytes of what a probe puts at its site.
     :ivar result: name of the register with a call's result.
     :ivar registers: names of the registers in :data:`engine.patching.unprobed.CallOutcome`.
     :ivar parts: names of what comes behind the registers there.
@@ -44,6 +45,7 @@ class PatchFacts:
     breakpoint: bytes
     jump: bytes
     jump_size: int
+    patch_size_max: int
     result: str
     registers: tuple[str, ...]
     parts: tuple[str, ...]
@@ -322,6 +324,11 @@ class TextPort(Protocol):
     @property
     def stubs(self) -> Container[int]:
         """The addresses of the stubs that traps, interrupts and returns enter."""
+        ...
+
+    def ftrace(self, ainsn: object) -> tuple[bytes, bytes] | None:
+        """Of a probe that is made of ftrace (``ainsn`` is what the arch layer keeps with it): the call that arms it, and the instruction
+        that is there without; None of any other."""
         ...
 
     def watch(self, spans: Iterable[tuple[int, int]]) -> None:

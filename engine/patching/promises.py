@@ -96,6 +96,9 @@ def _places(state: ControlState) -> Iterator[tuple[int, int]]:
     for addr in sorted({p.addr for p in state.control.probes if p.addr is not None}):
         entry = state.core.get_kprobe(addr)
         size = entry.optinsn.size if isinstance(entry, AggrKprobe) and entry.optinsn is not None else 1
+        call = None if entry is None else state.port.ftrace(entry.ainsn)
+        if call is not None:
+            size = len(call[0])
         if state.text.covers(addr, size) and not state.text.is_unloaded(addr):
             yield addr, size
 

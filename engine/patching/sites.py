@@ -17,7 +17,7 @@ class Site:
 
     :ivar insns: the original instructions from there to behind what a jump may replace, by address.
     :ivar patches: first bytes of what a probe may put there: of a breakpoint, and of a jump.
-    :ivar jumps: every jump that was ever prepared for it.
+    :ivar jumps: jumps that were prepared for it so far; ``calls``: calls of ftrace.
     :ivar probes: numbers of the scenario's probes there.
     """
 
@@ -26,6 +26,7 @@ class Site:
     patches: bytes
     jumps: set[bytes] = field(default_factory=set[bytes])
     probes: set[int] = field(default_factory=set[int])
+    calls: set[bytes] = field(default_factory=set[bytes])
 
     @property
     def end(self) -> int:
@@ -33,5 +34,10 @@ class Site:
         return max(addr + len(raw) for addr, raw in self.insns.items())
 
     def armed(self, fetched: bytes) -> bool:
-        """``fetched`` at :attr:`addr` is a breakpoint or a jump of a probe."""
-        return fetched != self.insns[self.addr][: len(fetched)] and fetched[0] in self.patches
+        """``fetched`` at :attr:`addr`, as long as the longest patch, is a breakpoint, a jump, or a call of ftrace of a probe."""
+        original = self.insns[self.addr]
+        return not fetched.startswith(original[: len(fetched)]) and (fetched[0] in self.patches or self.calls_ftrace(fetched))
+
+    def calls_ftrace(self, fetched: bytes) -> bool:
+        """``fetched`` begins with ftrace's call."""
+        return any(map(fetched.startswith, self.calls))

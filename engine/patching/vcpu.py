@@ -28,7 +28,7 @@ class Interrupted(NamedTuple):
     def busy(self) -> bool:
         """It was in a hit, from where its probe was found to the end of the single step: whatever is hit meanwhile is missed."""
         hit = self.hit
-        found = hit is not None and hit.phase is not HitPhase.TRAP and (hit.kind is HitKind.OPTIMIZED or hit.phase in _HANDLING)
+        found = hit is not None and hit.phase is not HitPhase.TRAP and (hit.kind is not HitKind.INT3 or hit.phase in _HANDLING)
         return found or self.stepping
 
 

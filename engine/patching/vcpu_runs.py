@@ -143,7 +143,7 @@ class VcpuRuns:
         self._judge.instruction(vcpu, ip)
         site = self._now.sites.get(ip)
         if site is not None:
-            fetched = self._text.fetched(cpu, ip, self._text.facts.jump_size)
+            fetched = self._text.fetched(cpu, ip, self._text.facts.patch_size_max)
             busy = vcpu.interrupted is not None and vcpu.interrupted.busy
             vcpu.passing = Pass(ip, site.armed(fetched), busy, self._now.node.lives)
 

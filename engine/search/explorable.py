@@ -48,7 +48,10 @@ class Choice(NamedTuple):
 
 @dataclass(slots=True)
 class Coverage:
-    """How often hits took each way, and what was seen of text writes that met CPUs in flight, over all schedules."""
+    """How often hits took each way, and what was seen of text writes that met CPUs in flight, over all schedules.
+
+    ``ftrace`` is in the document only where there were such hits.
+    """
 
     int3: int = 0
     boosted: int = 0
@@ -56,6 +59,7 @@ class Coverage:
     jump: int = 0
     in_flight_at_write: int = 0
     parked_in_range: int = 0
+    ftrace: int = 0
 
     def add(self, other: Coverage) -> None:
         """What other schedules have seen."""
@@ -64,7 +68,7 @@ class Coverage:
 
     def to_json(self) -> dict[str, int]:
         """An entry of the command's document."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: count for name in self.__slots__ if (count := getattr(self, name)) or name != "ftrace"}
 
 
 Trace = tuple[Any, str, int] | None

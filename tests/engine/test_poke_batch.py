@@ -220,7 +220,7 @@ class TestTheVector:
         bench.kprobes.register_kprobe(Kprobe(symbol_name="h"))
         bench.kprobes.wait_for_kprobe_optimizer()
         detours = [bench.kprobes.get_kprobe(symbol.addr).optinsn.detour.addr for symbol in bench.image.functions]
-        return detours, [bench.arch.poke.bp_target(p.at) for p in first]
+        return detours, [poke and poke.target for poke in map(bench.arch.poke.bp_poke, (p.at for p in first))]
 
     def test_is_gone_once_nobody_reads_it(self, bench_of):
         bench = bench_of(NEXT, asm_image(*ADDS))

@@ -40,7 +40,7 @@ _BUFFERS: Final = (
     Fault("a jump's first four bytes alone have to lie in the function", _OPTIMIZE, "if function.end - addr < JMP32_SIZE:", "if function.end - addr < JMP32_SIZE - 1:", Kind.NEIGHBOUR),
     Fault("a function that jumps through a register may be optimized", _OPTIMIZE, "    if cache.jumps_indirectly(function):", "    if False:", Kind.NEIGHBOUR),
     Fault("the jump of a probe that waits to be undone is taken for the original", _RECOVER, "            if queued or not p.queued:", "            if not p.queued:", Kind.NEIGHBOUR),
-    Fault("a jump that reaches into what is decoded is taken for the original", _RECOVER, "    before = JMP32_SIZE - 1  #", "    before = 0  #", Kind.NEIGHBOUR),
+    Fault("a jump that reaches into what is decoded is taken for the original", _RECOVER, "    before = FTRACE_SIZE_MAX - 1  #", "    before = 0  #", Kind.NEIGHBOUR),
 )  # fmt: skip
 
 _HITS: Final = (
@@ -79,7 +79,7 @@ _STEPS: Final = (
     Fault("2010: a stepped CLI or STI changes nothing", _STEPPING, "            block.saved_flags &= ~FLAG_IF", "            pass", Kind.STEP),
     Fault("2010: a stepped jump through a register goes on relative to the slot", _SINGLESTEP, "Branch.JMP_FAR, Branch.JMP_INDIRECT_REG, Branch", "Branch.JMP_FAR, Branch", Kind.STEP),
     Fault("6.1: JLE and JG ask for both of two conditions", _EMULATION, "            holds = zero or less", "            holds = zero and less", Kind.STEP),
-    Fault("6.1: an emulated CALL pushes its own address", _EMULATION, "            _push(regs, memory, insn.end)\n            target = _target(insn)", "            _push(regs, memory, insn.addr)\n            target = _target(insn)", Kind.STEP),
+    Fault("6.1: an emulated CALL pushes its own address", _EMULATION, "            push(regs, memory, insn.end)\n            target = _target(insn)", "            push(regs, memory, insn.addr)\n            target = _target(insn)", Kind.STEP),
     Fault("6.1: an emulated branch goes where the register without its REX bit leads", _EMULATION, "_GPR[insn.rm | (insn.rex & 1) << 3]", "_GPR[insn.rm]", Kind.STEP),
     Fault("6.1: an emulated RET leaves the stack pointer", _EMULATION, "    regs.sp = (regs.sp + 8) & ADDRESS_MASK\n    return value", "    return value", Kind.STEP),
     Fault("next: LOOP counts one too high", _EMULATION, "more = count != 0 if warts else left != 0", "more = count != 0", Kind.STEP),

@@ -43,7 +43,7 @@ _TABLE: Final = (
     Fault("the last probe of an aggregator is freed while its jump stands", _KPROBES, "if len(entry.children) == 1 and entry.disarmed:", "if len(entry.children) == 1:", Kind.FREED),
     Fault("an unregistered probe stays its aggregator's child", _KPROBES, "        entry.children.remove(p)\n", "", Kind.LEAK),
     Fault("the last post_handler goes and the aggregator keeps its own", _KPROBES, "            entry.post_handler = None\n        entry.children", "            pass\n        entry.children", Kind.PROGRESS),
-    Fault("one of two post_handlers goes and the other is not called any more", _KPROBES, " and not any(child.post_handler for child in entry.children if child is not p)", "", Kind.POST),
+    Fault("one of two post_handlers goes and the other is not called any more", _KPROBES, " and not posts:", ":", Kind.POST),
     Fault("a probe that could be optimized again when a post_handler has gone is not", _KPROBES, "        if not entry.disabled and not self.kprobes_all_disarmed:\n            self.optprobes.optimize_kprobe(entry)\n", "", Kind.PROGRESS),
     Fault("disabling one of several disarms all", _KPROBES, "all(child.disabled for child in entry.children)", "any(child.disabled for child in entry.children)", Kind.HITS),
     Fault("disabling leaves the child enabled", _KPROBES, "            p.flags |= KprobeFlag.DISABLED\n        if entry is p", "            pass\n        if entry is p", Kind.HITS),

@@ -55,7 +55,7 @@ class TestListing:
         shown = [line for line in body(listing(many_lists())) if "not decoded" in line or "inside" in line]
         assert [" ".join(line.split()) for line in shown] == [
             "+0x1 0100 (2 bytes inside) EINVAL jump-label",
-            "+0x6 02 (1 byte inside) yes ftrace not-probeable",
+            "+0x6 02 (1 byte inside) ENODEV no-ftrace-call",
             "+0x15 c7 (1 byte inside) EINVAL alternatives",
             "+0x1 c5 (1 byte not decoded) EINVAL undecodable",
             "+0x2 f80bc0b805000000 (8 bytes not decoded) EILSEQ undecodable-before",

@@ -16,13 +16,14 @@ from arch_x86.probes.prepare_emulation import emulation_of
 from arch_x86.probes.relocate import copy_instructions
 from arch_x86.probes.slot import build_slot
 from engine.image import ExceptionEntry, Image, Range, Reserved, ReservedKind, Segment, Symbol
+from engine.kprobe import KprobeFlag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DATA = Path(__file__).parent.parent / "data" / "oracle"
 FILES = ("np-kernel", "np-synth", "np-opmap", "deb-kernel", "deb-synth")
-QUESTIONS = ("rc", "boost", "emul", "opt", "osz", "slot", "copy")
+QUESTIONS = ("rc", "ftrace", "boost", "emul", "opt", "osz", "slot", "copy")
 
 _KINDS = {
     "jl": ReservedKind.JUMP_LABEL,
@@ -104,6 +105,7 @@ def _kernel_answers(verdict: Any, template_size: int) -> dict[str, Any]:
     if isinstance(verdict, list):
         return {"rc": verdict[1]}
     answers: dict[str, Any] = {"rc": verdict["rc"]}
+    answers["ftrace"] = bool(verdict["fl"] & KprobeFlag.FTRACE)
     if "slotb" not in verdict:
         return answers
     answers["boost"] = bool(verdict["b"])
@@ -120,7 +122,10 @@ def _our_answers(cache: CodeCache, addr: int, verdict: Any, template_size: int) 
     """Ours, with slot and detour buffer at the addresses where the kernel had them."""
     errno = can_probe(cache, addr).errno
     answers: dict[str, Any] = {"rc": -errno}
-    if errno or is_ftrace_site(cache, addr):
+    if errno:
+        return answers
+    answers["ftrace"] = is_ftrace_site(cache, addr)
+    if answers["ftrace"]:
         return answers
     insn = cache.insn_at(addr)
     assert insn is not None

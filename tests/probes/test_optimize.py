@@ -73,7 +73,7 @@ def test_exception_table_entries_count_on_boundaries() -> None:
 def test_reserved_text(kind: ReservedKind) -> None:
     cache = cache_of(bytes.fromhex(NOPS), reserved=(Reserved(BASE + 4, 1, kind),))
     plan = can_optimize(cache, BASE)
-    if kind in (ReservedKind.BUG, ReservedKind.FTRACE_SITE):
+    if kind is ReservedKind.BUG:
         assert isinstance(plan, OptimizePlan)
     else:
         assert plan is Unoptimizable.RESERVED_TEXT

@@ -107,7 +107,10 @@ _BY_BREAKPOINT: Final = {
     "unopt-sync-1": _COHERENT,
     "unopt-sync-2": _COHERENT,
     "int3-gone": "behind the breakpoint's removal comes a sync with every CPU, which one in a trap refuses",
-    "bp-handler": "the probe is in the table: its own breakpoint handler takes the hit to the detour's copies",
+    "bp-handler": (
+        "the probe is in the table: its own breakpoint handler takes the hit to the detour's copies; "
+        "of one that is made of ftrace, which has none, the step is needed"
+    ),
     "bp-refs": "a sync with every CPU, which a CPU in the handler refuses, comes between two pokes",
 }
 

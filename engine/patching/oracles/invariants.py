@@ -51,6 +51,13 @@ class Invariants(Oracle):
             data = text.read(addr, facts.jump_size)
             jumps = isinstance(p, AggrKprobe) and p.optinsn is not None and data == p.optinsn.jump
             armed = data.startswith(facts.breakpoint) or jumps
+            made_of_ftrace = node.state.port.ftrace(p.ainsn)
+            if made_of_ftrace is not None:
+                call, original = made_of_ftrace
+                there = text.read(addr, len(call))
+                armed = there == call
+                if not armed and there != original:
+                    return f"{p!r} is made of ftrace, and {data.hex(' ')} stands there"
             if not armed and not p.disabled and not core.kprobes_all_disarmed:
                 return f"{p!r} is registered and enabled, but {data.hex(' ')} stands there"
         return None

@@ -10,7 +10,7 @@ __all__ = ("TornInstructions",)
 
 
 class TornInstructions(Oracle):
-    """Near a site that is: an original instruction, whole; at a site also a breakpoint, or a whole jump that was prepared for it."""
+    """Near a site that is: an original instruction, whole; at a site also a breakpoint, or a whole jump or call of a probe there."""
 
     def instruction(self, vcpu: VcpuState, ip: int) -> Violation | None:
         """See :class:`Oracle`."""
@@ -22,8 +22,10 @@ class TornInstructions(Oracle):
         if fetched.startswith(original):
             return None
         site = self.now.sites.get(ip)
-        if site is not None and (fetched.startswith(facts.breakpoint) or fetched[: facts.jump_size] in site.jumps):
-            return None
+        if site is not None:
+            patched = fetched.startswith(facts.breakpoint) or fetched[: facts.jump_size] in site.jumps
+            if patched or site.calls_ftrace(fetched):
+                return None
         return self._torn(vcpu, ip, f"where {fetched[: len(original)].hex(' ')} stands for {original.hex(' ')}")
 
     def _torn(self, vcpu: VcpuState, ip: int, why: str) -> Violation:
