@@ -27,6 +27,8 @@ from engine.patching.port import WayTaken
 __all__ = ("X86Hits",)
 
 _BREAKPOINT: Final = 3
+_NO_HIT: Final = (None, KprobeStatus(NO_HIT[1]), *NO_HIT[2:5], None, NO_HIT[6])
+"""What a CPU's block holds that is in no hit."""
 _CALLBACK: Final = "optimized_callback"
 _FTRACE_CALLER: Final = "ftrace_caller"
 
@@ -78,6 +80,9 @@ class X86Hits:
 
     def load(self, state: X86ControlState, cpu: int, block: Block) -> None:
         """See :class:`HitPort`."""
+        if block is NO_HIT:
+            state.arch.ctlblk[cpu].restore(_NO_HIT)
+            return
         current, status, old_flags, saved_flags, prev, instance, jprobe = block
         prev = tuple((state.named(name), KprobeStatus(then), *flags) for name, then, *flags in prev)
         state.arch.ctlblk[cpu].restore(

@@ -34,6 +34,8 @@ class Judge:
         self.violation: Violation | None = None
         self.oracles = tuple(make(now) for make in oracles)
         self._remembering = tuple(one for one in self.oracles if type(one).save is not Oracle.save)
+        self._saves = tuple(one.save for one in self._remembering)
+        self._keys = tuple(one.key for one in self._remembering)
         self._known_bad: dict[int, Violation] = {}
         self._control_state = self._heard("control_state")
         self.in_buffer: Callable[[int, int], None] = self._event("in_buffer")
@@ -87,7 +89,7 @@ class Judge:
 
     def save(self) -> tuple[Any, ...]:
         """What the oracles remember. Nothing has gone wrong in a state that is saved."""
-        return tuple([one.save() for one in self._remembering])
+        return tuple([save() for save in self._saves])
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Go back to that."""
@@ -97,7 +99,7 @@ class Judge:
 
     def key(self) -> tuple[Any, ...]:
         """For a state's name."""
-        return tuple([one.key() for one in self._remembering])
+        return tuple([key() for key in self._keys])
 
     # Control states -----------------------------------------------------------------------------------------------------
 

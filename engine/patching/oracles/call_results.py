@@ -42,6 +42,8 @@ class CallResults(Oracle):
 
     def key(self) -> object:
         """The verdict at the end is on all that was left."""
+        if not self.left:
+            return ()
         return sorted(self.left.items())
 
     def call_ended(self, vcpu: VcpuState, outcome: CallOutcome) -> Violation | None:
