@@ -159,12 +159,12 @@ class Kprobe:
     @property
     def disabled(self) -> bool:
         """DISABLED or GONE."""
-        return self.flags.value & _DISABLED_OR_GONE != 0  # plain integers: operations on flags cost a microsecond
+        return self.flags._value_ & _DISABLED_OR_GONE != 0  # plain integers: operations on flags cost a microsecond
 
     @property
     def gone(self) -> bool:
         """The code under it was removed."""
-        return self.flags.value & _GONE != 0
+        return self.flags._value_ & _GONE != 0
 
     @property
     def ftrace(self) -> bool:
@@ -200,7 +200,7 @@ class AggrKprobe(Kprobe):
     @property
     def optimized(self) -> bool:
         """OPTIMIZED is set: the jump is in the text, or the probe waits for it."""
-        return self.flags.value & _OPTIMIZED != 0
+        return self.flags._value_ & _OPTIMIZED != 0
 
     @property
     def unused(self) -> bool:

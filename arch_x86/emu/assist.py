@@ -10,10 +10,14 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from arch_x86.emu.uc import RAX, RDX, RFLAGS, UcInstance
+from arch_x86.emu.alignment import GENERAL_PROTECTION, check_alignment, must_be_aligned
+from arch_x86.emu.cpuid import offered
+from arch_x86.emu.guards import guard_reason
+from arch_x86.emu.remainder import partial_remainder
+from arch_x86.emu.uc import RAX, RBX, RCX, RDX, RFLAGS, UcInstance
 from arch_x86.isa.insn import Insn
 
-__all__ = ("GENERAL_PROTECTION", "REFUSE", "Assist", "assist_for")
+__all__ = ("REFUSE", "Assist", "assist_for")
 
 Run = Callable[[], bool]
 Assist = Callable[[UcInstance, Insn, Run], int | None]
@@ -22,10 +26,10 @@ instead; nothing is left of the execution then."""
 
 REFUSE: Final = 6
 """The vector of what is refused, after all."""
-GENERAL_PROTECTION: Final = 13
 _CF, _PF, _AF, _ZF, _SF, _OF = 1, 4, 0x10, 0x40, 0x80, 0x800
-_STATUS_WORD, _TAG_WORD = 16 * 9, 16 * 10
+_CONTROL_WORD, _STATUS_WORD, _TAG_WORD = 16 * 8, 16 * 9, 16 * 10
 _EMPTY: Final = 3
+_FULL_PRECISION: Final = 0x300
 _MXCSR: Final = 256
 _REX_B, _REX_W = 1, 8
 _LOW: Final = (1 << 32) - 1
@@ -46,9 +50,19 @@ def assist_for(insn: Insn) -> Assist | None:
         return _logarithm
     if opcode == b"\xd9" and insn.modrm == 0xF4:
         return _extract_exponent
+    if opcode == b"\xd9" and insn.modrm in (0xF5, 0xF8):
+        return partial_remainder
+    if opcode == b"\xd9" and insn.modrm == 0xFD:
+        return _scale
+    if opcode == b"\x0f\xb1" and insn.mod != 3:
+        return _compare_exchange
+    if opcode == b"\x0f\xa2":
+        return _identify
     if opcode in (b"\x0f\x3a\x60", b"\x0f\x3a\x61"):
         return _string_compare
-    return _load_mxcsr if opcode == b"\x0f\xae" else None
+    if opcode == b"\x0f\xae":
+        return _load_mxcsr
+    return check_alignment if guard_reason(insn) is None and must_be_aligned(insn) else None
 
 
 def _bmi_assist(insn: Insn) -> Assist | None:
@@ -59,8 +73,9 @@ def _bmi_assist(insn: Insn) -> Assist | None:
         return _lowest_bit
     if opcode == 0xF5 and vex.selected == 0:
         return _zero_high_bits
-    narrow = not vex.wide and insn.mod == 3
-    return _from_narrow_register if narrow and (opcode == 0xF5 or (opcode == 0xF7 and vex.selected == 0)) else None
+    if opcode == 0xF7 and vex.selected == 0:
+        return _extract_bits
+    return _from_narrow_register if opcode == 0xF5 and not vex.wide and insn.mod == 3 else None
 
 
 class _Vex:
@@ -117,6 +132,43 @@ def _extract_exponent(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
     return None
 
 
+def _scale(uc: UcInstance, _insn: Insn, run: Run) -> None:
+    """FSCALE: what precision the control word asks for is of no concern to it (SDM vol. 1, 8.1.5.2)."""
+    control = struct.unpack_from("<H", uc.fpu_state(), _CONTROL_WORD)[0]
+    _set_control(uc, control | _FULL_PRECISION)
+    run()
+    _set_control(uc, control)
+
+
+def _set_control(uc: UcInstance, control: int) -> None:
+    state = bytearray(uc.fpu_state())
+    struct.pack_into("<H", state, _CONTROL_WORD, control)
+    uc.write_fpu(bytes(state))
+
+
+def _identify(uc: UcInstance, _insn: Insn, run: Run) -> None:
+    """CPUID: of what the emulator says, that which runs."""
+    uc.load()
+    leaf, part = uc.gpr[RAX] & _LOW, uc.gpr[RCX] & _LOW
+    if run():
+        uc.load()
+        registers = (RAX, RBX, RCX, RDX)
+        for register, value in zip(registers, offered(leaf, part, [uc.gpr[register] for register in registers]), strict=True):
+            uc.gpr[register] = value
+        uc.store()
+
+
+def _compare_exchange(uc: UcInstance, _insn: Insn, run: Run) -> None:
+    """CMPXCHG of 32 bits of memory: the upper half of RAX goes only where RAX is loaded, which is where the two are not equal."""
+    uc.load()
+    before = uc.gpr[RAX]
+    if run():
+        uc.load()
+        if uc.gpr[RFLAGS] & _ZF:
+            uc.gpr[RAX] = before
+            uc.store()
+
+
 def _string_compare(uc: UcInstance, insn: Insn, run: Run) -> None:
     """PCMPESTRI and PCMPESTRM: a length counts up to the number of elements only, and the emulator takes no other well."""
     uc.load()
@@ -136,7 +188,7 @@ def _saturated(length: int, *, wide: bool) -> int:
 
 
 def _load_mxcsr(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
-    """LDMXCSR: reserved bits are a fault; what the emulator lacks is refused where it is asked for."""
+    """LDMXCSR and FXRSTOR: reserved bits are a fault; what the emulator lacks is refused where it is asked for."""
     if not run():
         return None
     mxcsr = struct.unpack_from("<I", uc.vector_state(), _MXCSR)[0]
@@ -170,6 +222,28 @@ def _zero_high_bits(uc: UcInstance, insn: Insn, run: Run) -> int | None:
     flags = uc.gpr[RFLAGS] & ~(_CF | _ZF | _SF | _OF)
     uc.gpr[RFLAGS] = flags | (first >= bits) | _ZF * (result == 0) | _SF * (result >> bits - 1)
     uc.store()
+    return None
+
+
+def _extract_bits(uc: UcInstance, insn: Insn, run: Run) -> int | None:
+    """BEXTR: the emulator takes at most all bits but one, and of 32 bits what :func:`_from_narrow_register` says."""
+    vex = _Vex(insn)
+    bits = 64 if vex.wide else 32
+    uc.load()
+    source, first, count = uc.gpr[vex.rm], uc.gpr[vex.other] & 0xFF, uc.gpr[vex.other] >> 8 & 0xFF
+    if first > 0 or count < bits:
+        if vex.wide or insn.mod != 3:
+            run()
+        else:
+            _from_narrow_register(uc, insn, run)
+        return None
+    if insn.mod != 3:
+        return REFUSE
+    if run():
+        uc.load()
+        result = uc.gpr[vex.register] = source & (1 << bits) - 1
+        uc.gpr[RFLAGS] = uc.gpr[RFLAGS] & ~(_CF | _ZF | _OF) | _ZF * (result == 0)
+        uc.store()
     return None
 
 

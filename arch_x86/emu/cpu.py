@@ -11,7 +11,7 @@ import struct
 from enum import Enum, auto
 from typing import Final, Protocol
 
-from arch_x86.emu.assist import assist_for
+from arch_x86.emu.assist import Assist, assist_for
 from arch_x86.emu.frames import FrameStore
 from arch_x86.emu.guards import guard_reason
 from arch_x86.emu.memory import PageTables, Ram
@@ -29,7 +29,7 @@ from arch_x86.isa.constants import (
     RED_ZONE_SIZE,
 )
 from arch_x86.isa.decode import decode
-from arch_x86.isa.insn import NO_QUIRKS
+from arch_x86.isa.insn import NO_QUIRKS, Insn
 from arch_x86.text.version import TextPage, TextVersion
 
 __all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "TRAPS", "Cpu", "CpuState", "ExitReason", "FrameWatcher", "NmiPhase")
@@ -116,6 +116,7 @@ class Cpu:
     """
 
     __slots__ = (
+        "_assists",
         "_frames",
         "_lazy",
         "_mapped",
@@ -166,6 +167,7 @@ class Cpu:
         self._strays: dict[int, dict[int, bytes]] = {}
         self._waiting: dict[int, TextPage] = {}
         self._scratch = uc.new_context()
+        self._assists: dict[tuple[int, bytes], tuple[Insn, Assist] | None] = {}
         self._lazy = uc.tells_fetches
 
     # Fetch view -------------------------------------------------------------------------------------------------------
@@ -271,10 +273,10 @@ class Cpu:
         whether it retired.
         """
         uc, rip = self.uc, self.uc.rip
-        code = self._fetched(rip)
-        insn = decode(code, rip, NO_QUIRKS) if code else None
-        if insn is None or guard_reason(insn) is None or (assist := assist_for(insn)) is None:
+        found = self._assisted(rip)
+        if found is None:
             return False
+        insn, assist = found
         pages = [self._present[vpn] for vpn in {rip // PAGE_SIZE, (insn.end - 1) // PAGE_SIZE} if vpn in self._present]
         before = uc.new_context()
         uc.save(before)
@@ -296,6 +298,16 @@ class Cpu:
             uc.rip, uc.vector = rip, refused
         uc.flush_tlb()
         return True
+
+    def _assisted(self, rip: int) -> tuple[Insn, Assist] | None:
+        """The guarded instruction at ``rip``, and how it can be executed."""
+        key = rip, self._fetched(rip)
+        if key not in self._assists:
+            insn = decode(key[1], rip, NO_QUIRKS) if key[1] else None
+            guarded = insn is not None and guard_reason(insn, alignment=self._frames.guards.alignment) is not None
+            assist = assist_for(insn) if insn is not None and guarded else None
+            self._assists[key] = None if insn is None or assist is None else (insn, assist)
+        return self._assists[key]
 
     def _fetched(self, addr: int) -> bytes:
         """The text at ``addr`` as this vCPU sees it, without guards: enough for an instruction, or less where text ends."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from arch_x86.emu.alignment import must_be_aligned
 from arch_x86.emu.cpu import Cpu
-from arch_x86.emu.fault import FaultKind, GuestFault
+from arch_x86.emu.fault import Caller, FaultKind, GuestFault
+from arch_x86.emu.fault_context import find_caller, find_system_call
 from arch_x86.emu.guards import find_guard
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP
@@ -16,6 +18,7 @@ _UD2 = b"\x0f\x0b"
 _INT_N = b"\xcd"
 _FRAME_RSP = 24
 _BEHIND = (FaultKind.SOFTWARE_INTERRUPT, FaultKind.SYSTEM_CALL)  # known by the address behind them, and prefixes vary the length
+_OUTSIDE = (FaultKind.UNMAPPED_FETCH, FaultKind.NO_EXECUTE)
 _BY_VECTOR = {
     0: FaultKind.DIVIDE_ERROR,
     1: FaultKind.DEBUG,
@@ -23,6 +26,7 @@ _BY_VECTOR = {
     6: FaultKind.INVALID_OPCODE,
     13: FaultKind.GENERAL_PROTECTION,
 }
+_MISALIGNED = "general protection fault (a memory operand that is not aligned to 16 bytes, or a non-canonical address)"
 _WORDS = {
     FaultKind.WRITE_TO_CODE: "writes to code at {cr2:#x}",
     FaultKind.WRITE_TO_CONSTANT: "writes to read-only data at {cr2:#x}",
@@ -43,11 +47,13 @@ _WORDS = {
 }
 
 
-def make_fault(machine: Machine, cpu: int, rip: int, kind: FaultKind, explain: str) -> GuestFault:
+def make_fault(
+    machine: Machine, cpu: int, rip: int, kind: FaultKind, explain: str, *, caller: Caller | None = None, system_call: int | None = None
+) -> GuestFault:
     """A fault at ``rip`` with the function it lies in."""
     found = machine.kallsyms.lookup(rip)
     symbol, offset = (found[0].name, found[1]) if found else ("", 0)
-    return GuestFault(cpu=cpu, rip=rip, symbol=symbol, offset=offset, kind=kind, explain=explain)
+    return GuestFault(cpu, rip, symbol, offset, kind, explain, caller, system_call)
 
 
 def _page_fault_kind(machine: Machine, rip: int, cr2: int) -> FaultKind:
@@ -127,9 +133,17 @@ def diagnose(
     elif kind is FaultKind.INVALID_OPCODE and insn is not None and insn.raw != _UD2 and not insn.text.startswith("ud"):
         kind = FaultKind.UNSUPPORTED_OPCODE
         words = "is an instruction that the emulator does not support"
+    elif kind is FaultKind.GENERAL_PROTECTION and insn is not None and machine.config.check_alignment and must_be_aligned(insn):
+        words = _MISALIGNED
     elif unloaded:
         words = f"execution reached code that was unloaded at {rip:#x}"
     else:
         words = _WORDS[kind].format(cr2=cr2, rip=rip, error=vcpu.error)
+    caller = find_caller(machine, vcpu, vcpu.registers()[RSP] if rsp is None else rsp) if kind in _OUTSIDE else None
+    if caller is not None:
+        words += f"; the return address on the stack is {f'{caller.symbol}+{caller.offset:#x}' if caller.symbol else f'{caller.rip:#x}'}"
+    asked = find_system_call(vcpu, insn) if kind in _BEHIND else None
+    if asked is not None:
+        words = words.replace(":", f" {asked[1]}:", 1)
     shown = f"`{insn.text}` [{insn.raw.hex(' ')}]: " if insn is not None else f"[{code.hex(' ')}]: " if code else ""
-    return make_fault(machine, vcpu.index, rip, kind, shown + words)
+    return make_fault(machine, vcpu.index, rip, kind, shown + words, caller=caller, system_call=asked and asked[0])

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from engine.errors import OptprobeError
 
-__all__ = ("FaultKind", "GuestFault", "GuestFaultError")
+__all__ = ("Caller", "FaultKind", "GuestFault", "GuestFaultError")
 
 
 class FaultKind(StrEnum):
@@ -39,8 +39,25 @@ class FaultKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Where a call would have returned to: ``symbol`` plus ``offset``, at ``rip``."""
+
+    rip: int
+    symbol: str
+    offset: int
+
+    def to_json(self) -> dict[str, object]:
+        """The ``caller`` of a ``fault`` object."""
+        return {"rip": self.rip, "symbol": self.symbol, "offset": self.offset}
+
+
+@dataclass(frozen=True, slots=True)
 class GuestFault:
-    """Where and why. ``symbol`` is "" where RIP lies in no function; ``explain`` is one line with the disassembly."""
+    """Where and why. ``symbol`` is "" where RIP lies in no function; ``explain`` is one line with the disassembly.
+
+    ``caller``: where execution left all code, what the return address on the stack says, if it is one. ``system_call``: the number of the
+    system call that was asked for.
+    """
 
     cpu: int
     rip: int
@@ -48,10 +65,12 @@ class GuestFault:
     offset: int
     kind: FaultKind
     explain: str
+    caller: Caller | None = None
+    system_call: int | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The ``fault`` object of ``optprobe run --json``."""
-        return {
+        """The ``fault`` object of ``optprobe run --json``; the last two only where there is something to say."""
+        document: dict[str, object] = {
             "cpu": self.cpu,
             "rip": self.rip,
             "symbol": self.symbol,
@@ -59,6 +78,11 @@ class GuestFault:
             "kind": str(self.kind),
             "explain": self.explain,
         }
+        if self.caller is not None:
+            document["caller"] = self.caller.to_json()
+        if self.system_call is not None:
+            document["system_call"] = self.system_call
+        return document
 
     @property
     def place(self) -> str:

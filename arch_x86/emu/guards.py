@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from arch_x86.emu.alignment import must_be_aligned
 from arch_x86.emu.refused import ENDS_PROCESS, RULES, SSE4A, SUSPECT, UNKNOWN, wrong_reason
 from arch_x86.isa.constants import MAX_INSN_SIZE, PAGE_SIZE
 from arch_x86.isa.decode import decode
@@ -26,8 +27,11 @@ _SUSPECT: Final = re.compile(
     + SUSPECT,
     re.DOTALL,
 )
+_ESCAPED: Final = re.compile(rb"\x0f[\x00-\xff]{2}|" + _SUSPECT.pattern, re.DOTALL)  # what could be SSE, too
 _ANYWHERE: Final = re.compile(rb"(?=" + _SUSPECT.pattern + rb")", re.DOTALL)  # matches that overlap, too
+_ESCAPED_ANYWHERE: Final = re.compile(rb"(?=" + _ESCAPED.pattern + rb")", re.DOTALL)
 _PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3, *range(0x40, 0x50)))
+_REX: Final = range(0x40, 0x50)
 _NEAR: Final = frozenset({Branch.JMP, Branch.JCC, Branch.CALL, Branch.LOOP, Branch.RET, Branch.JMP_INDIRECT_REG, Branch.CALL_INDIRECT_REG})
 _OPERAND_SIZE: Final = 0x66
 _REX_W: Final = 8
@@ -44,8 +48,16 @@ def _is_bmi(raw: bytes) -> bool:
     return (page == 2 and opcode in _BMI_0F38) or (page == 3 and opcode == 0xF0)
 
 
-def guard_reason(insn: Insn) -> str | None:
-    """Why ``insn`` has to trap, in a few words, or None when it may run."""
+def guard_reason(insn: Insn, *, alignment: bool = False) -> str | None:
+    """Why ``insn`` has to trap, in a few words, or None when it may run.
+
+    :param alignment: memory operands that have to be aligned are looked at.
+    """
+    reason = _guard_reason(insn)
+    return "a memory operand that has to be aligned" if reason is None and alignment and must_be_aligned(insn) else reason
+
+
+def _guard_reason(insn: Insn) -> str | None:
     if not insn.prefixes and not insn.vex and insn.opcode not in _LOOKED_AT:
         return None
     raw = insn.raw
@@ -62,20 +74,30 @@ def guard_reason(insn: Insn) -> str | None:
     return wrong_reason(insn)
 
 
-def find_guard(code: bytes, addr: int) -> tuple[int, str | None]:
+def find_guard(code: bytes, addr: int, *, alignment: bool = False) -> tuple[int, str | None]:
     """Length of the instruction that ``code`` starts with, at ``addr`` (0 where there is none), and :func:`guard_reason` of it."""
     insn = decode(code[:MAX_INSN_SIZE], addr, NO_QUIRKS)
+    if insn is not None and not insn.vex and insn.opcode[0] in _REX:  # the last REX counts; the kernel's decoder takes it for an opcode
+        at = insn.length - 2
+        length, reason = find_guard(code[:at] + code[at + 1 :], addr + 1, alignment=alignment)
+        return length + 1 if length else 0, reason
     if insn is not None:
-        return insn.length, guard_reason(insn)
+        return insn.length, guard_reason(insn, alignment=alignment)
     unknown = UNKNOWN.match(code[:MAX_INSN_SIZE])
     return (unknown.end(), SSE4A) if unknown is not None else (0, None)
 
 
 class Guards:
-    """The instructions of ``image`` to guard, found a page at a time: most of a library is never executed."""
+    """The instructions of ``image`` to guard, found a page at a time: most of a library is never executed.
 
-    def __init__(self, image: Image) -> None:
+    :ivar alignment: those with a memory operand that has to be aligned are among them.
+    """
+
+    def __init__(self, image: Image, *, alignment: bool = False) -> None:
         self._image = image
+        self.alignment = alignment
+        self._suspect = _ESCAPED if alignment else _SUSPECT
+        self._anywhere = _ESCAPED_ANYWHERE if alignment else _ANYWHERE
         self._spans = _spans(image)
         self._starts = [start for start, _ in self._spans]
         text = [segment for segment in image.segments if segment.executable]
@@ -128,9 +150,9 @@ class Guards:
                 break
             low, high = max(start, first), min(start + size, last)
             code = self._image.read(low, high - low + MAX_INSN_SIZE) if low < high else b""
-            for match in _ANYWHERE.finditer(code):
+            for match in self._anywhere.finditer(code):
                 for offset in _with_prefixes(code, match.start()):
-                    length, reason = find_guard(code[offset : offset + MAX_INSN_SIZE], 0) if offset < high - low else (0, None)
+                    length, reason = self._find(code[offset : offset + MAX_INSN_SIZE], 0) if offset < high - low else (0, None)
                     if reason is not None:
                         found[low + offset] = code[offset : offset + length]
         return found
@@ -140,8 +162,19 @@ class Guards:
         if found is None:
             start, size = self._spans[at]
             code = self._image.read(start, size)
-            found = self._found[at] = tuple(_guards_in(start, code)) if _SUSPECT.search(code) else ()
+            found = self._found[at] = tuple(self._guards_in(start, code)) if self._suspect.search(code) else ()
         return found
+
+    def _guards_in(self, addr: int, code: bytes) -> Iterator[tuple[int, bytes]]:
+        offset = 0
+        while offset < len(code):
+            length, reason = self._find(code[offset : offset + MAX_INSN_SIZE], addr + offset)
+            if reason is not None:
+                yield addr + offset, code[offset : offset + length]
+            offset += length or 1
+
+    def _find(self, code: bytes, addr: int) -> tuple[int, str | None]:
+        return find_guard(code, addr, alignment=self.alignment)
 
 
 def _spans(image: Image) -> list[tuple[int, int]]:
@@ -179,12 +212,3 @@ def _with_prefixes(code: bytes, offset: int) -> Iterator[int]:
     while offset and code[offset - 1] in _PREFIXES:
         offset -= 1
         yield offset
-
-
-def _guards_in(addr: int, code: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset < len(code):
-        length, reason = find_guard(code[offset : offset + MAX_INSN_SIZE], addr + offset)
-        if reason is not None:
-            yield addr + offset, code[offset : offset + length]
-        offset += length or 1

@@ -49,7 +49,8 @@ class MachineConfig:
     """Sizes. ``jiffy`` is in retired guest instructions, the others in pages of 4096 bytes.
 
     ``int3_gap``: breakpoints leave room for emulated pushes above their frame.
-    ``stubs``: imported functions that return a number, by name; the others trap when called.
+    ``stubs``: imported functions that return a number, by name; the others trap when called. ``check_alignment``: a memory operand that
+    has to be aligned and is not is a fault, as on a processor; each such instruction then takes as long as a thousand others.
     """
 
     jiffy: int = 10_000
@@ -57,6 +58,7 @@ class MachineConfig:
     heap_pages: int = 4096
     int3_gap: bool = False
     stubs: Mapping[str, int] | None = None
+    check_alignment: bool = False
 
 
 class TrapHandler(Protocol):
@@ -184,7 +186,7 @@ class Machine:
         self.ram = Ram(fixed + config.heap_pages)
         spans = {vpn >> 9 for vpn in (*content.text, *content.data, *content.const)}
         self.tables = PageTables(cpus, cpus * (3 * len(spans) + 48 + config.heap_pages // 512) + 8)
-        self.frames = FrameStore(self._map_chunk, self._flush_translations, Guards(self.image))
+        self.frames = FrameStore(self._map_chunk, self._flush_translations, Guards(self.image, alignment=config.check_alignment))
         for uc in self._instances:
             uc.map_host(0, self.ram.size, self.ram.host, self.ram.room)
             uc.map_host(TABLES_AT, self.tables.size, self.tables.host, self.tables.room)
@@ -235,7 +237,7 @@ class Machine:
 
     def guard(self, addr: int, raw: bytes) -> None:
         """A copy of an instruction is about to be written: if the original must not reach the emulator, the copy must not either."""
-        if find_guard(raw, addr)[1] is not None:
+        if find_guard(raw, addr, alignment=self.config.check_alignment)[1] is not None:
             self.frames.guard(addr, raw)
 
     def _flush_translations(self) -> None:

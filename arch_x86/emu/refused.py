@@ -22,11 +22,11 @@ SUSPECT: Final = b"|".join(
         rb"[\x40-\x4f][\x9e\x9f]",  # LAHF, SAHF
         rb"[\xc0\xc1][\x10-\x1f\x50-\x5f\x90-\x9f\xd0-\xdf]",  # RCL, RCR
         rb"[\x8f\xc6\xc7][\x08-\x3f\x48-\x7f\x88-\xbf\xc8-\xff]",
-        rb"\xd9[\xd8-\xdf\xf1\xf4\xf9]|[\xdb\xdd][\x08-\x0f\x48-\x4f\x88-\x8f]|\xdf[\x30-\x37\x70-\x77\xb0-\xb7]|[\xdb\xdf][\xe8-\xf7]",
-        rb"\x0f\xae[\x10-\x17\x50-\x57\x90-\x97]",
+        rb"\xd9[\xd8-\xdf\xf1\xf4\xf5\xf8\xf9\xfd]|[\xdb\xdd][\x08-\x0f\x48-\x4f\x88-\x8f]|\xdf[\x30-\x37\x70-\x77\xb0-\xb7]|[\xdb\xdf][\xe8-\xf7]",
+        rb"\x0f\xae[\x08-\x17\x48-\x57\x88-\x97]",
         rb"[\x6c-\x6f\xe0\xe1\xe4-\xe7\xec-\xef]",
         rb"\x0f[\x00\x01][\x10-\x1f\x30-\x37\x50-\x5f\x70-\x77\x90-\x9f\xb0-\xb7\xd0-\xdf\xf0-\xf7]",
-        rb"\x0f[\x06\x07\x0f\x22\x23\x2b\x30\x33\x35\x78\x79\xa4\xa5\xac\xad\xb1]",
+        rb"\x0f[\x06\x07\x0f\x22\x23\x2b\x30\x33\x35\x78\x79\xa2\xa4\xa5\xac\xad\xb1]",
         rb"\x0f\x38[\x00-\x0b\x1c-\x1e]|\x0f\x3a[\x0f\x60\x61]",
         rb"\xf0" + _PREFIX + rb"(?:[\x00-\x0e\x10-\x25\x27-\x2d\x2f-\x35\x37-\x3d\x3f\x50-\x63\x68-\xef\xf1\xf4-\xff]|\x0f)",
         rb"(?:" + b"|".join(one + _PREFIX_MORE + other for one, other in permutations((rb"\x66", rb"\xf2", rb"\xf3"), 2)) + rb")"
@@ -44,6 +44,8 @@ _FS_GS: Final = frozenset({0x64, 0x65})
 _REX_W, _REX_R, _REX_B = 8, 4, 1
 _BIT_TESTS: Final = frozenset(bytes((0x0F, opcode)) for opcode in (0xA3, 0xAB, 0xB3, 0xBA, 0xBB))
 _STRING: Final = frozenset(bytes((opcode,)) for opcode in (*range(0xA4, 0xA8), *range(0xAA, 0xB0)))
+_POPCNT: Final = b"\x0f\xb8"
+_BIT_COUNTS: Final = frozenset({_POPCNT, b"\x0f\xbc", b"\x0f\xbd"})
 _CRC32: Final = frozenset({b"\x0f\x38\xf0", b"\x0f\x38\xf1"})
 # The opcodes of the 0F map whose meaning a mandatory prefix selects: SSE and MMX.
 _SELECTED: Final = frozenset((*range(0x10, 0x18), *range(0x28, 0x30), *range(0x50, 0x80), 0xC2, *range(0xC4, 0xC7), *range(0xD0, 0xFF)))
@@ -73,10 +75,14 @@ def _by_prefixes(insn: Insn) -> str | None:
     prefixes = set(insn.prefixes)
     if _LOCK in prefixes and (insn.modrm is None or insn.mod == 3):
         return ENDS_PROCESS if insn.opcode in _BIT_TESTS else "LOCK without a memory operand, which is no instruction"
+    if _LOCK in prefixes and insn.opcode in (b"\xf6", b"\xf7") and insn.reg == 3:
+        return f"LOCK before NEG, {_WRONGLY}"
+    if _OPERAND in prefixes and insn.opcode == _POPCNT and insn.rex & _REX_W:
+        return f"POPCNT of 64 bits behind an operand-size prefix, {_WRONGLY}"
     segments = _SEGMENTS & prefixes
     if len(segments) > 1 and segments & _FS_GS:
         return "two segment prefixes, which processors and the emulator read differently"
-    if _REP in prefixes and _REPNE in prefixes and insn.opcode in _STRING:
+    if _REP in prefixes and _REPNE in prefixes and insn.opcode in _STRING | _BIT_COUNTS:
         return "REP and REPNE at once, which processors and the emulator read differently"
     if len(_MANDATORY & prefixes) > 1:
         opcode = insn.opcode
@@ -95,8 +101,8 @@ def _bmi(insn: Insn) -> str | None:
         return f"BZHI from a bit that is not there, {_WRONGLY}"
     if opcode == 0xF5 and not wide and insn.mod == 3:
         return f"PDEP or PEXT of 32 bits, {_WRONGLY}"
-    if opcode == 0xF7 and selected == 0 and not wide and insn.mod == 3:
-        return f"BEXTR of 32 bits, {_WRONGLY}"
+    if opcode == 0xF7 and selected == 0:
+        return f"BEXTR of as many bits as there are, {_WRONGLY}"
     if opcode == 0xF3 and insn.reg == 3:
         return f"BLSI, {_WRONGLY}"
     if opcode == 0xF0 and insn.rip_relative:
@@ -131,7 +137,7 @@ def _double_shift(insn: Insn) -> str | None:
 
 def _compare_exchange(insn: Insn) -> str | None:
     narrow = _OPERAND in insn.prefixes or insn.rex & _REX_W
-    return f"CMPXCHG of a 32-bit register, {_WRONGLY}" if insn.mod == 3 and not narrow else None
+    return None if narrow else f"CMPXCHG of 32 bits, {_WRONGLY}"
 
 
 def _horizontal(insn: Insn) -> str | None:
@@ -174,7 +180,8 @@ def _escape_1(insn: Insn) -> str | None:
 
 
 def _load_mxcsr(insn: Insn) -> str | None:
-    return _MXCSR if insn.mod != 3 and insn.reg == 2 and not _MANDATORY & set(insn.prefixes) else None
+    """FXRSTOR and LDMXCSR."""
+    return _MXCSR if insn.mod != 3 and insn.reg in (1, 2) and not _MANDATORY & set(insn.prefixes) else None
 
 
 def _always(reason: str) -> Callable[[Insn], str | None]:
@@ -183,10 +190,14 @@ def _always(reason: str) -> Callable[[Insn], str | None]:
 
 _COMPARE: Final = f"a comparison of x87 registers to flags, {_WRONGLY}"
 _MXCSR: Final = "flush-to-zero, denormals-are-zero or unmasked exceptions of SSE, which the emulator does not have"
+_REMAINDER: Final = f"FPREM or FPREM1 of unusual numbers, {_WRONGLY}"
 _ESCAPE_1: Final = {
     0xF1: f"FYL2X of what has no logarithm, {_WRONGLY}",
     0xF4: f"FXTRACT of an infinity or a NaN, {_WRONGLY}",
+    0xF5: _REMAINDER,
+    0xF8: _REMAINDER,
     0xF9: f"FYL2XP1 of what has no logarithm, {_WRONGLY}",
+    0xFD: f"FSCALE with less than full precision, {_WRONGLY}",
 }
 _ADD_OR_SUBTRACT: Final = frozenset({0x01, 0x02, 0x03, 0x05, 0x06, 0x07})
 _SYSTEM: Final = _always("a load of a system register, which would change the machine itself")
@@ -210,6 +221,7 @@ RULES: Final[dict[bytes, Callable[[Insn], str | None]]] = {
     **dict.fromkeys((b"\x0f\x00", b"\x0f\x01"), _descriptor_table),
     **dict.fromkeys((b"\x0f\x07", b"\x0f\x35"), _RETURN),
     **dict.fromkeys((b"\x0f\x78", b"\x0f\x79"), _always(SSE4A)),
+    b"\x0f\xa2": _always(f"CPUID, {_WRONGLY}"),
     b"\x0f\x3a\x0f": _horizontal,
     b"\x0f\xb1": _compare_exchange,
     b"\x0f\x0f": _always("3DNow!, which processors have no more"),

@@ -15,6 +15,7 @@ from arch_x86.isa.constants import FLAG_TF, MAX_INSN_SIZE
 from arch_x86.isa.decode import decode
 from arch_x86.probes.breakpoint import ReentryError
 from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
+from arch_x86.text.version import TextVersion
 from engine.errors import EngineBug
 
 __all__ = ("Traps",)
@@ -31,6 +32,8 @@ class Traps:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._stepped_text: TextVersion | None = None
+        self._pauses: dict[int, int] = {}
 
     def trap(self, vcpu: Cpu, vector: int) -> GuestFault | None:
         """A trap stub has pushed pt_regs and asks what to do. The fault that ends the call, where nobody knows."""
@@ -111,17 +114,28 @@ class Traps:
 
     def _step_pause(self, vcpu: Cpu, regs: PtRegs) -> None:
         """Unicorn leaves its loop at ``pause`` and forgets the single-step trap behind it: take the step, and the trap, here."""
-        code = self._machine.text.read(regs.ip, MAX_INSN_SIZE)
-        if _REPE not in code:
-            return
-        insn = decode(code, regs.ip)
-        if insn is None or insn.opcode != _NOP or _REPE not in insn.prefixes or insn.rex & _REX_B:
+        text = self._machine.text.current
+        if text is not self._stepped_text:
+            self._stepped_text = text
+            self._pauses.clear()
+        length = self._pauses.get(regs.ip)
+        if length is None:
+            length = self._pauses[regs.ip] = self._pause_at(regs.ip)
+        if not length:
             return
         assert self._machine.trap_handler is not None
-        regs.ip += insn.length
+        regs.ip += length
         vcpu.retired += 1
         self._machine.clock += 1
         self._machine.trap_handler.debug(vcpu.index, regs)
+
+    def _pause_at(self, addr: int) -> int:
+        """The length of the ``pause`` at ``addr``; 0 for another instruction."""
+        code = self._machine.text.read(addr, MAX_INSN_SIZE)
+        insn = decode(code, addr) if _REPE in code else None
+        if insn is None or insn.opcode != _NOP or _REPE not in insn.prefixes or insn.rex & _REX_B:
+            return 0
+        return insn.length
 
     def trampoline(self, vcpu: Cpu) -> bool:
         """The return probes' trampoline asks where to go on. False: nowhere."""

@@ -20,6 +20,7 @@ from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
 from arch_x86.emu.private_offsets import PrivateOffsets
 from arch_x86.emu.room import require_room
+from arch_x86.emu.structures import Mmr, Msr
 from arch_x86.isa.constants import FLAG_TF, PAGE_SIZE
 from engine.errors import EngineBug
 
@@ -362,7 +363,7 @@ class UcInstance:
         self.write_reg(x86.UC_X86_REG_CR3, cr3)
         self.write_reg(x86.UC_X86_REG_CR4, 0x620)  # PAE, OSFXSR, OSXMMEXCPT
         self.write_reg(x86.UC_X86_REG_CR0, 0x80010033)  # PG, WP, NE, ET, MP, PE
-        _check(_reg_write(self.handle, x86.UC_X86_REG_GDTR, byref(_Mmr(0, gdt, gdt_limit, 0))), "GDTR")
+        _check(_reg_write(self.handle, x86.UC_X86_REG_GDTR, byref(Mmr(0, gdt, gdt_limit, 0))), "GDTR")
         self.write_reg(x86.UC_X86_REG_CS, code_selector)
         for segment in (x86.UC_X86_REG_SS, x86.UC_X86_REG_DS, x86.UC_X86_REG_ES):
             self.write_reg(segment, data_selector)
@@ -387,7 +388,7 @@ class UcInstance:
 
     def write_msr(self, number: int, value: int) -> None:
         """WRMSR."""
-        msr = _Msr(number, value)
+        msr = Msr(number, value)
         _check(_reg_write(self.handle, x86.UC_X86_REG_MSR, byref(msr)), f"writing MSR {number:#x}")
 
     def load(self) -> None:
@@ -415,6 +416,10 @@ class UcInstance:
         self.write_reg(x86.UC_X86_REG_FS_BASE, fs)
         self.write_reg(x86.UC_X86_REG_GS_BASE, gs)
 
+    def segment_base(self, *, gs: bool) -> int:
+        """The base address of GS, or of FS."""
+        return self.read_reg(x86.UC_X86_REG_GS_BASE if gs else x86.UC_X86_REG_FS_BASE)
+
     def vector_state(self) -> bytes:
         """XMM0 to XMM15 (256 bytes) and MXCSR (4 bytes)."""
         _reg_read_batch(self.handle, self._vector_ids, self._vector_slots, 17)
@@ -437,6 +442,11 @@ class UcInstance:
         """
         _reg_read_batch(self.handle, self._fpu_ids, self._fpu_slots, len(_FPU_IDS))
         return bytes(self._fpu)
+
+    def write_fpu(self, state: bytes) -> None:
+        """Set what :meth:`fpu_state` gives."""
+        ctypes.memmove(self._fpu, state, ctypes.sizeof(self._fpu))
+        _reg_write_batch(self.handle, self._fpu_ids, self._fpu_slots, len(_FPU_IDS))
 
     # Running ----------------------------------------------------------------------------------------------------------
 
@@ -480,6 +490,8 @@ class UcInstance:
         else:
             self.start(1)
         self._again = None
+        if self.err == UC_ERR_INSN_INVALID:  # one that the emulator does not know at all
+            self.vector = _VECTOR_INVALID
         return self.err == UC_OK and self.vector in (None, _VECTOR_DEBUG)
 
     def _step(self) -> None:
@@ -552,18 +564,6 @@ class UcInstance:
             return 0
         self.save(context)
         return ctypes.c_int32.from_address(context.pointer + offset).value
-
-
-class _Mmr(ctypes.Structure):
-    """uc_x86_mmr: selector, base, limit, flags."""
-
-    _fields_ = (("selector", ctypes.c_uint16), ("base", c_uint64), ("limit", c_uint32), ("flags", c_uint32))
-
-
-class _Msr(ctypes.Structure):
-    """uc_x86_msr: number and value."""
-
-    _fields_ = (("rid", c_uint32), ("value", c_uint64))
 
 
 class UcPool:

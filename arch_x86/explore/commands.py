@@ -61,6 +61,7 @@ def check_options(args: Namespace) -> CheckOptions:
         stubs=tuple(sorted(dict(parse_stub(stub) for stub in args.stub).items())),
         max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1, most=INSTRUCTIONS_MAX),
         red_zone=args.red_zone,
+        check_alignment=args.check_alignment,
         points=args.points,
         reduce=not args.no_reduction,
     )
@@ -229,6 +230,7 @@ def _scenario_options(one: Scenario, args: Namespace) -> ScenarioOptions:
         cpus=None if args.cpus is None else parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
         without=tuple(args.without),
         points=args.points,
+        check_alignment=args.check_alignment,
         reduce=not args.no_reduction,
     )
 

@@ -76,8 +76,12 @@ def _place(experiment: Experiment, pool: UcPool | None) -> tuple[X86Port, Plan]:
     """A machine, and what happens on it. Twice the same for cases that differ in their control tasks only."""
     check_arguments(experiment.arguments)
     config = MachineConfig(
-        int3_gap=experiment.profile.steps_by_int3, stack_pages=_STACK_PAGES, stubs=experiment.stubs, heap_pages=_heap_pages(experiment)
-    )  # fmt: skip
+        int3_gap=experiment.profile.steps_by_int3,
+        stack_pages=_STACK_PAGES,
+        stubs=experiment.stubs,
+        heap_pages=_heap_pages(experiment),
+        check_alignment=experiment.check_alignment,
+    )
     machine = Machine(experiment.image, cpus=experiment.cpus, config=config, pool=pool)
     executor = Executor(machine)
     function = require_function(experiment.image, machine.kallsyms, experiment.call)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast
 
-from arch_x86.emu.machine import CPUS_MAX
+from arch_x86.emu.machine import CPUS_MAX, MachineConfig
 from arch_x86.explore.open_experiment import require_boundary
 from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.images import load_image
@@ -60,6 +60,7 @@ class CheckOptions:
     max_instructions: int = 1_000_000
     red_zone: str = "auto"
     points: str = "locks"
+    check_alignment: bool = False
     reduce: bool = True
 
 
@@ -74,6 +75,7 @@ class ScenarioOptions:
     cpus: int | None = None
     without: tuple[str, ...] = ()
     points: str = "locks"
+    check_alignment: bool = False
     reduce: bool = True
 
 
@@ -87,7 +89,8 @@ def scenario_case(one: Scenario, options: ScenarioOptions) -> Experiment:
         raise InputError(f"--profile {printable(profile)}: {one.name} is a scenario of {', '.join(one.profiles)}")
     preempt = options.preempt or one.preempt
     ablated = without(profile_named(profile), frozenset((*options.without, *one.without)), preempt=preempt)
-    return replace(one.case(ablated, cpus=options.cpus, preempt=preempt), reduce=options.reduce, points=_points(options.points))
+    case = one.case(ablated, cpus=options.cpus, preempt=preempt)
+    return replace(case, reduce=options.reduce, points=_points(options.points), check_alignment=options.check_alignment)
 
 
 def _points(text: str) -> str:
@@ -127,7 +130,8 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Experiment:
         refuse_ambiguous(spec, image, profile)
     arguments = tuple(parse_argument(text) for text in options.arguments)
     before, stubs = image.red_zone, dict(options.stubs)
-    image, taken = with_red_zone(image, options.red_zone, [(options.call, arguments)], stubs, options.max_instructions)
+    config = MachineConfig(stubs=stubs, check_alignment=options.check_alignment)
+    image, taken = with_red_zone(image, options.red_zone, [(options.call, arguments)], config, options.max_instructions)
     if taken is not None:
         image = replace(image, warnings=(*image.warnings, taken))
     changed = f" red zone: {image.red_zone}" if image.red_zone is not before else ""  # not always: schedules of before are still good
@@ -144,6 +148,7 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Experiment:
         points=_points(options.points),
         limit=options.max_instructions,
         stubs=stubs,
+        check_alignment=options.check_alignment,
         code=[("main", life_of_probes(specs))],
         tag=repr([spec.text for spec in specs]) + changed,
     )
@@ -239,6 +244,7 @@ def _check_document(options: CheckOptions) -> dict[str, Any]:
             "max_instructions": options.max_instructions,
             "red_zone": options.red_zone,
             "points": options.points,
+            "check_alignment": options.check_alignment,
         },
     }
 
@@ -252,6 +258,7 @@ def _scenario_document(options: ScenarioOptions) -> dict[str, Any]:
             "preempt": options.preempt,
             "without": list(options.without),
             "points": options.points,
+            "check_alignment": options.check_alignment,
         },
     }
 
@@ -363,6 +370,7 @@ def _scenario(fields: _Fields) -> Experiment:
         cpus=None if given.is_null("cpus") else given.number("cpus", CPUS_MAX),
         without=given.texts("without"),
         points=given.take("points", str, "locks"),
+        check_alignment=given.take("check_alignment", bool, default=False),
     )
     (one,) = load_scenarios(f"{options.file}::{options.name}")
     return scenario_case(one, options)
@@ -396,6 +404,7 @@ def _case(fields: _Fields, room: Path) -> Experiment:
         max_instructions=given.number("max_instructions", INSTRUCTIONS_MAX),
         red_zone=given.take("red_zone", str, "auto"),
         points=given.take("points", str, "locks"),
+        check_alignment=given.take("check_alignment", bool, default=False),
     )
     return case_of(options)
 

@@ -29,7 +29,7 @@ Call = tuple[str, Sequence[Argument]]
 """A function's name, and what it is called with."""
 
 
-def with_red_zone(image: Image, choice: str, calls: Iterable[Call], stubs: dict[str, int], limit: int) -> tuple[Image, str | None]:
+def with_red_zone(image: Image, choice: str, calls: Iterable[Call], config: MachineConfig, limit: int) -> tuple[Image, str | None]:
     """``image`` with or without a red zone, and one line for the user where that was found out.
 
     :param choice: ``yes``, ``no``, or ``auto``: as the file says; where it does not, yes if one of ``calls``, made without probes, loads
@@ -41,16 +41,16 @@ def with_red_zone(image: Image, choice: str, calls: Iterable[Call], stubs: dict[
         return replace(image, red_zone=choice == "yes", red_zone_given=True), None
     if choice != "auto":
         raise InputError(f"--red-zone {printable(choice)}: unknown; give yes, no or auto")
-    place = None if image.red_zone_given else _load_below_stack(image, calls, stubs, min(limit, LOOKED_AT))
+    place = None if image.red_zone_given else _load_below_stack(image, calls, config, min(limit, LOOKED_AT))
     if place is None:
         return image, None
     line = f"{place} loads from below RSP, so the code is taken to have a red zone; --red-zone no says that it has none"
     return replace(image, red_zone=True), line
 
 
-def _load_below_stack(image: Image, calls: Iterable[Call], stubs: dict[str, int], limit: int) -> str | None:
+def _load_below_stack(image: Image, calls: Iterable[Call], config: MachineConfig, limit: int) -> str | None:
     """Where the first of ``calls`` that loads from below RSP does so. A push or a call only stores there."""
-    with closing(Machine(image, config=MachineConfig(stubs=stubs))) as machine:
+    with closing(Machine(image, config=config)) as machine:
         executor, uc, ram = Executor(machine), machine.cpus[0].uc, machine.ram
         found: list[int] = []
 

@@ -26,12 +26,20 @@ __all__ = ("CallResult", "ExecOptions", "ProbeResult", "RunResult", "run_image")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecOptions:
-    """Options common to the commands that execute. ``max_instructions`` bounds each call."""
+    """Options common to the commands that execute. ``max_instructions`` bounds each call; for ``check_alignment``, and ``stubs``, see
+    :class:`~arch_x86.emu.machine.MachineConfig`.
+    """
 
     profile: Profile = LINUX_2010
     cpus: int = 1
     max_instructions: int = 100_000_000
     stubs: dict[str, int] = field(default_factory=dict[str, int])
+    check_alignment: bool = False
+
+    @property
+    def machine(self) -> MachineConfig:
+        """The machine that they ask for."""
+        return MachineConfig(stubs=self.stubs, check_alignment=self.check_alignment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +170,7 @@ def run_image(
     for spec in probes:
         if spec.fetchargs:
             raise InputError(f"probe '{printable(spec.text)}': fetch arguments are not supported yet; write p SYM+OFF, r SYM or SYM+0xOFF")
-    bench = Workbench(image, cpus=options.cpus, config=MachineConfig(stubs=options.stubs), pool=pool, profile=options.profile)
+    bench = Workbench(image, cpus=options.cpus, config=options.machine, pool=pool, profile=options.profile)
     try:
         return _run(bench, symbol, arguments, probes, interrupts, optimize, options)
     finally:

@@ -6,7 +6,6 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from arch_x86.emu.machine import MachineConfig
 from arch_x86.emu.uc import UcPool
 from arch_x86.isa.constants import ADDRESS_MASK
 from arch_x86.lab.bench import Workbench
@@ -254,7 +253,7 @@ def run_script(
     :param shows_text: for a person, who wants to see the text at each registered probe after ``wait``, too: keys are the places.
     :raises InputError: an operation names a probe or a function that is not there.
     """
-    bench = Workbench(image, cpus=options.cpus, config=MachineConfig(stubs=options.stubs), pool=pool, profile=options.profile)
+    bench = Workbench(image, cpus=options.cpus, config=options.machine, pool=pool, profile=options.profile)
     try:
         script = _Script(bench, options.max_instructions, shows_text)
         for operation in operations:

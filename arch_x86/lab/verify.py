@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR
 from arch_x86.emu.entry import wrong_entry
 from arch_x86.emu.fault import FaultKind
-from arch_x86.emu.machine import MachineConfig, Snapshot
+from arch_x86.emu.machine import Snapshot
 from arch_x86.emu.uc import UcPool
 from arch_x86.isa.constants import JMP32_SIZE, MAX_OPTIMIZED_LENGTH
 from arch_x86.lab.bench import Workbench
@@ -111,7 +111,7 @@ class Verifier:
     ) -> None:
         check_arguments(arguments)
         self.image = image
-        self.bench = Workbench(image, config=MachineConfig(stubs=options.stubs), pool=pool, profile=options.profile)
+        self.bench = Workbench(image, config=options.machine, pool=pool, profile=options.profile)
         machine = self.bench.machine
         function = require_function(image, machine.kallsyms, symbol)
         self._frame = place_call(machine, function.addr, arguments)

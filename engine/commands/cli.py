@@ -38,6 +38,7 @@ _INTERRUPTED = 130
 _SHOWN_MAX = 20
 _SCRIPT_MAX = 1 << 22
 _JOBS = "processes to use, 1 to 8 of them at once (1); the result does not depend on it"
+_ALIGNMENT_HELP = "an SSE operand that has to be aligned and is not is a fault (slow)"
 _NO_JOBS = "no effect: this command uses one process"
 _NEGATIVE = re.compile(r"-[0-9]")
 _IMAGE_HELP = "ELF object, executable or shared object, .s assembly, or code-image JSON"
@@ -85,6 +86,7 @@ def _executing(parser: argparse.ArgumentParser, *, cpus: str | None, jobs: str) 
     parser.add_argument("--with", metavar="LIB", action="append", default=[], dest="libraries", help="a shared library to resolve from")
     parser.add_argument("--red-zone", metavar="R", default="auto", help="the code keeps data below RSP: yes, no or auto (auto)")
     parser.add_argument("--profile", metavar="P", default="linux-2010", help="whose behaviour: linux-2010, linux-6.1 or next (linux-2010)")
+    parser.add_argument("--check-alignment", action="store_true", help=_ALIGNMENT_HELP)
     preempts = "a second task on each vCPU, and preemption" if parser.prog.endswith(" check") else argparse.SUPPRESS
     parser.add_argument("--preempt", action="store_true", help=preempts)
     parser.add_argument("--max-instructions", metavar="N", default="100000000", help="bound on each call (100000000)")
@@ -160,6 +162,7 @@ def _explorers(commands: Any) -> None:
     explore.add_argument("file", metavar="FILE.py[::SCENARIO]")
     explore.add_argument("--profile", metavar="P", help="whose behaviour: linux-2010, linux-6.1 or next (the scenario's first)")
     explore.add_argument("--preempt", action="store_true", help="a second task on each vCPU, and preemption")
+    explore.add_argument("--check-alignment", action="store_true", help=_ALIGNMENT_HELP)
     explore.add_argument("--cpus", metavar="N", help="vCPUs, 1 to 8 (the scenario's)")
     explore.add_argument("--jobs", metavar="N", default="1", help=_JOBS)
     explore.add_argument("--json", action="store_true", help="print one JSON document")
@@ -219,6 +222,7 @@ def _options(args: argparse.Namespace) -> ExecOptions:
         cpus=parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
         max_instructions=parse_number(args.max_instructions, "--max-instructions", least=1, most=1 << 62),
         stubs=dict(parse_stub(stub) for stub in args.stub),
+        check_alignment=args.check_alignment,
     )
 
 
@@ -237,7 +241,7 @@ def _load_for(args: argparse.Namespace, calls: Sequence[tuple[str, Sequence[Argu
     """The image, with the red zone that ``--red-zone`` asks for, or that the calls show to be in use."""
     from arch_x86.lab.redzone import with_red_zone
 
-    image, taken = with_red_zone(_load(args), args.red_zone, calls, options.stubs, options.max_instructions)
+    image, taken = with_red_zone(_load(args), args.red_zone, calls, options.machine, options.max_instructions)
     if taken is not None:
         complain(f"{image.name}: {taken}")
     return image

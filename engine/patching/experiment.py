@@ -28,6 +28,7 @@ class Experiment:
     :ivar reduce: choice points are where something meets somebody else's doing; ``apart``: of tasks that share nothing one at a time is in
         the middle of its call. See :class:`engine.patching.plan.Plan`.
     :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
+    :ivar check_alignment: a memory operand that has to be aligned and is not is a fault, as on a processor.
     :ivar oracles: what is asked whether all is well beside :data:`engine.patching.oracles.listed.ORACLES`, and behind them: classes of
         :class:`engine.patching.oracles.oracle.Oracle`.
     :ivar points: ``stores``: a control task also stops in front of each store to a field that hits read without a lock
@@ -52,6 +53,7 @@ class Experiment:
     restores: bool = True
     limit: int = 1_000_000
     stubs: dict[str, int] = field(default_factory=dict[str, int])
+    check_alignment: bool = False
     oracles: tuple[MakeOracle, ...] = ()
     code: Sequence[tuple[str, ControlCode]] | ControlCodes
     tag: str
@@ -87,5 +89,7 @@ def fingerprint(experiment: Experiment) -> str:
         digest.update(f"batch {profile.batch}".encode())
     if experiment.points != "locks":  # likewise
         digest.update(f"points {experiment.points}".encode())
+    if experiment.check_alignment:  # likewise
+        digest.update(b"alignment")
     digest.update(repr((words, experiment.resched, sorted(experiment.stubs.items()), experiment.tag)).encode())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from typing import Any
 __all__ = ("FILE", "GPR", "Record", "State", "load")
 
 FILE = Path(__file__).parent.parent / "data" / "hardware" / "records.jsonl.gz"
+FOUND = FILE.parent / "found.jsonl"
 GPR = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 
 
@@ -65,17 +66,22 @@ def load(path: Path = FILE) -> tuple[tuple[State, ...], tuple[Record, ...]]:
     """The states and the records, in the order of the file."""
     with gzip.open(path, "rt", encoding="ascii") as lines:
         head, *rest = (json.loads(line) for line in lines)
-    records = tuple(
-        Record(
-            code=line["code"],
-            raw=bytes.fromhex(line["hex"]),
-            text=line["text"],
-            ip=int(line["ip"], 16),
-            state=line["state"],
-            undefined=int(line["undefined"], 16),
-            signal=line.get("signal"),
-            after=line.get("after", {}),
-        )
-        for line in rest
+    return tuple(map(_state, head["states"])), tuple(map(_record, rest))
+
+
+def load_found() -> tuple[Record, ...]:
+    """Records, in the states of :data:`FILE`, that the machine once had wrong, and some with operands that are not aligned."""
+    return tuple(_record(json.loads(line)) for line in FOUND.read_text(encoding="ascii").splitlines())
+
+
+def _record(line: dict[str, Any]) -> Record:
+    return Record(
+        code=line["code"],
+        raw=bytes.fromhex(line["hex"]),
+        text=line["text"],
+        ip=int(line["ip"], 16),
+        state=line["state"],
+        undefined=int(line["undefined"], 16),
+        signal=line.get("signal"),
+        after=line.get("after", {}),
     )
-    return tuple(map(_state, head["states"])), records

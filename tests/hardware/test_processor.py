@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import ROOT
+from tests.hardware.compare import Laboratory
 from tests.hardware.document import document, outcomes
+from tests.hardware.records import load, load_found
 
 
 @pytest.fixture(scope="module")
@@ -14,6 +16,13 @@ def results():
 
 
 def test_no_record_is_silently_different_in_what_code_computes(results):
+    assert [(one.record.code, one.record.raw.hex(), sorted(one.wrong)) for one in results if one.wrong] == []
+
+
+def test_what_records_of_other_seeds_found_wrong_is_right_or_refused():
+    laboratory = Laboratory(load()[0])
+    results = [laboratory.run(record) for record in load_found()]
+    laboratory.close()
     assert [(one.record.code, one.record.raw.hex(), sorted(one.wrong)) for one in results if one.wrong] == []
 
 
