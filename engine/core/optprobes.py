@@ -4,7 +4,7 @@ kernel/kprobes.c.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from engine.arch import Arch
@@ -42,6 +42,7 @@ class Optprobes:
     """What arming and disarming do beyond one byte. All of it needs kprobe_mutex, and text_mutex where text changes.
 
     :ivar by_id: the aggregators that have a detour buffer, by the number that it passes to the callback.
+    :ivar aggregator_listeners: called with each aggregator that was made, before it is in the table.
     """
 
     def __init__(self, arch: Arch, optimizer: Optimizer, table: ProbeTable, profile: Profile) -> None:
@@ -50,6 +51,7 @@ class Optprobes:
         self._table = table
         self._profile = profile
         self.by_id: dict[int, AggrKprobe] = {}
+        self.aggregator_listeners: list[Callable[[AggrKprobe], None]] = []
         self._next_id = 1
 
     # Aggregators ------------------------------------------------------------------------------------------------------
@@ -61,6 +63,8 @@ class Optprobes:
         op.addr = p.addr
         op.symbol_name, op.offset = p.symbol_name, p.offset
         self.prepare_optimized_kprobe(op)
+        for listener in self.aggregator_listeners:
+            listener(op)
         return op
 
     def prepare_optimized_kprobe(self, op: AggrKprobe) -> None:

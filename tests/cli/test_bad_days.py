@@ -13,7 +13,7 @@ import pytest
 
 from arch_x86.explore import check as check_module
 from arch_x86.explore import commands
-from arch_x86.explore.saved import SavedCase
+from arch_x86.explore.saved_violations import SavedCase
 from engine.commands.cli import main
 from engine.process_pool import ProcessPool
 from engine.report.terminal import Style
@@ -252,7 +252,7 @@ class TestInterrupts:
         def interrupted(*_words, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(check_module, "open_case", interrupted)
+        monkeypatch.setattr(check_module, "open_experiment", interrupted)
         argv = check_of(image, "--probe", "work+4") if command == "check" else ("explore", scenario_file(tmp_path, image))
         status, out, err = call(capsys, *argv)
         assert (status, out) == (130, "")

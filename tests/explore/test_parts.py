@@ -14,12 +14,13 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.case import open_case
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.errors import InputError
+from engine.patching.search_options import Search
 from engine.search import conduct, exhaustive
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.exhaustive import Exhaustive
@@ -63,11 +64,11 @@ def test_results_do_not_depend_on_the_number_of_processes(pool, steps, options):
 def test_a_part_comes_to_the_same_in_a_process_that_has_met_nothing_else(pool, profile, preempt):
     case = life.two_control_tasks.case(without(profile, frozenset(), preempt=preempt), preempt=preempt)
     strategy, outcome = Exhaustive(bound=1, recheck_every=0, max_schedules=1_200), Outcome()
-    with closing(open_case(case, pool)) as seasoned:
+    with closing(open_experiment(case, pool)) as seasoned:
         while parts := strategy.batch(outcome):
             keys = b""
             for part in parts:
-                with closing(open_case(case)) as fresh:
+                with closing(open_experiment(case)) as fresh:
                     result = strategy.work(seasoned, part)
                     assert strategy.work(fresh, part) == result
                 outcome.add(result)
