@@ -316,7 +316,7 @@ def plant_breakpoint_that_shows_two_registers_swapped(monkeypatch):
 
 def plant_optimized_callback_with_the_ip_of_the_site(monkeypatch):
     """Handlers are shown the probed address itself, not the one behind it as on the breakpoint's path."""
-    original = arch_module.BreakpointHandler.optimized_callback
+    original = arch_module.X86Arch.optimized_callback
 
     class Shifted:
         def __init__(self, core):
@@ -336,7 +336,7 @@ def plant_optimized_callback_with_the_ip_of_the_site(monkeypatch):
         finally:
             self._core = core
 
-    monkeypatch.setattr(arch_module.BreakpointHandler, "optimized_callback", callback)
+    monkeypatch.setattr(arch_module.X86Arch, "optimized_callback", callback)
 
 
 def plant_hit_that_loses_the_x87_stack(monkeypatch):
