@@ -12,7 +12,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from arch_x86.explore.case import open_case
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenario import Setup, scenario
 from arch_x86.explore.scenarios import life
 from engine.core.profiles import LINUX_2010
@@ -55,7 +55,7 @@ def long_call(setup: Setup) -> None:
 
 def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> None:
     """Every boundary of the call against every control state, one preemption, no reduction: each schedule is such a point."""
-    system = open_case(replace(long_call.case(LINUX_2010), reduce=False), pool)
+    system = open_experiment(replace(long_call.case(LINUX_2010), reduce=False), pool)
     search = Exhaustive(bound=1, hashing=True, recheck_every=0, max_schedules=20_000)
 
     def run() -> float:
@@ -71,7 +71,7 @@ def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> Non
 
 def test_schedules_of_two_cpus(benchmark: Any, figures: Figures, pool: UcPool) -> None:
     """Exhaustive search of a probe's life."""
-    system = open_case(life.optimize.case(LINUX_2010, cpus=2), pool)
+    system = open_experiment(life.optimize.case(LINUX_2010, cpus=2), pool)
     search = Exhaustive(bound=2, recheck_every=0, max_schedules=30_000)
 
     def run() -> float:
@@ -88,7 +88,7 @@ def test_schedules_of_two_cpus(benchmark: Any, figures: Figures, pool: UcPool) -
 def test_memory_over_many_schedules(benchmark: Any, figures: Figures, pool: UcPool) -> None:
     """Growth of the process between a tenth of the schedules and all of them."""
     number = 1_000_000 if os.environ.get("OPTPROBE_FULL") else 20_000
-    system = open_case(life.register.case(LINUX_2010), pool)
+    system = open_experiment(life.register.case(LINUX_2010), pool)
 
     def walk(count: int) -> int:
         explore(RandomWalk(seed=1, schedules=count, recheck_every=0), system)

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arch_x86.explore.case import Case
-from arch_x86.explore.check import Search, check, life_of_probes
+from arch_x86.explore.check import check
 from arch_x86.images import load_image
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Verifier
@@ -24,6 +23,9 @@ from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from bench.lines import answers
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
+from engine.patching.experiment import Experiment
+from engine.patching.probe_life import life_of_probes
+from engine.patching.search_options import Search
 from engine.report.terminal import Progress
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec
@@ -75,7 +77,7 @@ def sites(profile: str, preemptions: int, max_schedules: int, progress: Progress
 def check_site(site: Site) -> dict[str, Any]:
     """The line of one site."""
     spec = parse_spec(site.place)
-    case = Case(
+    case = Experiment(
         image=load_image(_ELF / site.image),
         call=site.call,
         arguments=tuple(parse_argument(a) for a in site.arguments),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.process_pool import ProcessPool
 from engine.report.terminal import Progress
 
 __all__ = ("answers", "read")
@@ -33,8 +33,9 @@ def answers(
     """The answer of each of ``wanted``, which have a ``key``; those that are not in ``file`` are worked out by ``jobs`` processes."""
     known = read(file)
     left = [one for one in wanted if one.key not in known]
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool, file.open("a", encoding="utf-8") as out:
-        for done, answer in enumerate(pool.imap(work, left)):
+    workers = ProcessPool(lambda: None, lambda _, one: work(one), max(1, min(jobs, len(left))))
+    with workers, file.open("a", encoding="utf-8") as out:
+        for done, answer in enumerate(workers.in_order(left)):
             line.update(done, len(left), noun)
             out.write(json.dumps(answer) + "\n")
             out.flush()

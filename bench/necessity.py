@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from arch_x86.explore.check import Search
 from arch_x86.explore.matrix import CONFIGURATIONS, Cell, Configuration, matrix
 from engine.core.profiles import NEXT
+from engine.patching.search_options import Search
 from engine.report.terminal import Progress, complain
 
 _KERNELS: Final = tuple(one for one in CONFIGURATIONS if one.profile is not NEXT)

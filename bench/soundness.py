@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
 from arch_x86.explore.scenarios.batches import BATCHES
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
 from bench.lines import answers
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
+from engine.patching.search_options import Search
 from engine.report.terminal import Progress, table
 
 _KINDS = (("linux-2010", False), ("linux-6.1", False), ("linux-6.1", True), ("next", False), ("next", True))

@@ -82,11 +82,21 @@ class CtrlC:
 
 @contextmanager
 def blocked() -> Generator[None]:
-    """Within, SIGINT waits. A process that is started within begins so: a terminal sends Ctrl-C to all of its processes, but who started
-    this one ends it.
+    """Within, SIGINT waits; behind it, it comes. A process that is forked within begins with the signal blocked: a terminal sends Ctrl-C
+    to all of its processes, but who forked this one ends it.
     """
+    came: list[int] = []
+    usual = signal.getsignal(signal.SIGINT)
+    # Blocked here, the signal may still go to another thread, and its handler always runs in the main one.
+    held = callable(usual) and threading.current_thread() is threading.main_thread()
+    if held:
+        signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if held:
+            signal.signal(signal.SIGINT, usual)
+        if came:
+            signal.raise_signal(signal.SIGINT)

@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from arch_x86.emu.machine import CPUS_MAX
-from arch_x86.explore.case import Case
-from arch_x86.explore.check import STRATEGIES, CheckResult, Search, check, replay_case
+from arch_x86.explore.check import check, replay_case
 from arch_x86.explore.matrix import CONFIGURATIONS, Cell, matrix
-from arch_x86.explore.saved import (
+from arch_x86.explore.saved_violations import (
     INSTRUCTIONS_MAX,
     CheckOptions,
     SavedCase,
@@ -28,6 +27,9 @@ from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.images import parse_stub
 from engine.core.profiles import profile_named
 from engine.errors import InputError, UnprobedFault, WorkerDied, error_text, printable
+from engine.patching.check_result import CheckResult
+from engine.patching.experiment import Experiment
+from engine.patching.search_options import STRATEGIES, Search
 from engine.report.terminal import Progress, Style, complain, count
 from engine.search.schedule import Schedule, parse_schedule
 from engine.syntax.arguments import parse_number
@@ -133,7 +135,7 @@ def _save(saved: SavedCase | None, result: CheckResult) -> None:
                 complain(f"--save: cannot write {printable(report.file)}: {error_text(error)}; the schedule is in the output")
 
 
-def _search(label: str, case: Case, search: Search, *, refuses: bool = False) -> CheckResult:
+def _search(label: str, case: Experiment, search: Search, *, refuses: bool = False) -> CheckResult:
     line = Progress(label)
 
     def progress(schedules: int, expected: int | None) -> None:
@@ -145,7 +147,7 @@ def _search(label: str, case: Case, search: Search, *, refuses: bool = False) ->
         line.clear()
 
 
-def _show(name: str, case: Case, result: CheckResult, style: Style) -> None:
+def _show(name: str, case: Experiment, result: CheckResult, style: Style) -> None:
     colour = {"safe": "green", "nothing-found": "yellow", "violation": "red", "inconclusive": "yellow"}[result.verdict]
     print(f"{name}: {style.paint(result.verdict, colour, 'bold')}")
     bound = "no bound" if result.preemptions is None else f"preemption bound {result.preemptions}"
@@ -251,7 +253,7 @@ def run_replay(args: Namespace, parse: Callable[[list[str]], Namespace]) -> int:
     return _GOOD if violation is None else _BAD
 
 
-def _replayed(args: Namespace, parse: Callable[[list[str]], Namespace]) -> tuple[Case, Schedule]:
+def _replayed(args: Namespace, parse: Callable[[list[str]], Namespace]) -> tuple[Experiment, Schedule]:
     if not args.rest:
         if re.match(r"v\d+:[0-9a-f]{8}:", args.what) and not Path(args.what).exists():
             parse_schedule(args.what)

@@ -8,12 +8,14 @@ from time import perf_counter
 from typing import Final
 
 from arch_x86.emu.uc import UcPool
-from arch_x86.explore.check import CheckResult, Report, Search, check
+from arch_x86.explore.check import check
 from arch_x86.explore.scenario import Scenario
 from arch_x86.explore.scenarios.steps import NOT_NEEDED, scenarios_for
 from engine.core.ablation import without
 from engine.core.profiles import PROFILES, Profile
 from engine.core.safety_steps import STEPS
+from engine.patching.check_result import CheckResult, Report
+from engine.patching.search_options import Search
 
 __all__ = ("CONFIGURATIONS", "Cell", "Configuration", "matrix")
 

@@ -25,9 +25,7 @@ from traceback import walk_tb
 from typing import Final, TypeVar, cast
 
 from arch_x86.emu.machine import CPUS_MAX
-from arch_x86.explore.case import Case, require_boundary
-from arch_x86.explore.control import Control
-from arch_x86.explore.world import ControlCode
+from arch_x86.explore.open_experiment import require_boundary
 from arch_x86.images import load_image
 from arch_x86.images.asmtext import load_asm
 from arch_x86.lab.calls import require_function
@@ -35,9 +33,12 @@ from engine.core.profiles import Profile
 from engine.errors import InputError, OptprobeError, error_text, printable
 from engine.image import Image
 from engine.kallsyms import Kallsyms
+from engine.patching.control_code import ControlCode
+from engine.patching.experiment import Experiment
+from engine.patching.operations import Control
 from engine.syntax.arguments import parse_argument
 
-__all__ = ("CALLS_MAX", "Scenario", "Setup", "load_scenarios", "scenario")
+__all__ = ("CALLS_MAX", "Control", "Scenario", "Setup", "load_scenarios", "scenario")
 
 _NUMBER_NAME: Final = re.compile(r"^x(?=\d)")
 """A commit's number is no name in Python when it begins with a digit, so its scenario's function has an x in front of it."""
@@ -91,13 +92,13 @@ class Scenario:
     batch: int | None = None
     source: str = field(default="", compare=False)
 
-    def case(self, profile: Profile, *, cpus: int | None = None, preempt: bool | None = None) -> Case:
+    def case(self, profile: Profile, *, cpus: int | None = None, preempt: bool | None = None) -> Experiment:
         """The case in ``profile``, steps left out as there."""
         if self.batch is not None:
             profile = replace(profile, batch=self.batch)
         image = _image(self.image)
         called = require_function(image, Kallsyms(image), self.call)
-        return Case(
+        return Experiment(
             image=image,
             call=self.call,
             arguments=tuple(parse_argument(text) for text in self.arguments),

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.uc import UcPool
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Failure, Sweep, Verifier
-from engine.ctrl_c import blocked
-from engine.errors import OptprobeError, WorkerDied, error_text
+from engine.errors import WorkerDied
 from engine.image import Image
+from engine.process_pool import ProcessPool
 from engine.report.terminal import count
 from engine.syntax.arguments import Argument
 
 __all__ = ("VerifyResult", "verify_image")
 
 Report: TypeAlias = Callable[[int, int, str], None]
-Pipe: TypeAlias = "Connection[Any, Any]"
-_Checked: TypeAlias = tuple[int, list[Failure]]
-"""Runs and failures of one site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +76,16 @@ class _Call:
     arguments: tuple[Argument, ...]
     options: ExecOptions
     sweep: Sweep
+
+    def verifier(self) -> Verifier:
+        """That of a worker."""
+        return Verifier(self.image, self.symbol, self.arguments, options=self.options)
+
+    def check_site(self, verifier: Verifier, addr: int) -> tuple[int, list[Failure]]:
+        """Runs and failures of a site."""
+        before = verifier.runs
+        failures = list(verifier.check_site(addr, self.sweep))
+        return verifier.runs - before, failures
 
 
 def _silent(_done: int, _total: int, _note: str) -> None:
@@ -176,86 +178,11 @@ def _check_here(verifier: Verifier, sites: Sequence[int], sweep: Sweep, sweeping
     sweeping.report()
 
 
-# Worker processes -----------------------------------------------------------------------------------------------------
-
-
-def _work(pipe: Pipe, call: _Call) -> None:
-    """A worker: addresses of sites in, runs and failures out, until nobody asks any more."""
-    with suppress(EOFError, OSError, MemoryError):  # whoever asked has gone, or learns by the end of this process
-        try:
-            with closing(Verifier(call.image, call.symbol, call.arguments, options=call.options)) as verifier:
-                while True:
-                    addr: int = pipe.recv()
-                    before = verifier.runs
-                    failures = list(verifier.check_site(addr, call.sweep))
-                    pipe.send((verifier.runs - before, failures))
-        except OptprobeError as error:
-            pipe.send(error)
-
-
 def _check_elsewhere(call: _Call, sites: Sequence[int], jobs: int, sweeping: _Sweeping) -> None:
-    """Whatever ends this early, Ctrl-C for one, ends the workers at once.
-
-    :raises WorkerDied: a process ended without a result.
-    """
-    waiting = deque(range(len(sites)))
-    busy: dict[Pipe, int] = {}
-    workers = _Workers(call)
     sweeping.report()
-    try:
-        for _ in range(jobs):
-            pipe = workers.start()
-            busy[pipe] = waiting.popleft()
-            pipe.send(sites[busy[pipe]])
-        while busy:
-            for pipe in wait(list(busy)):
-                assert isinstance(pipe, Connection)
-                runs, sweeping.failures[busy.pop(pipe)] = _receive(pipe)
-                sweeping.runs += runs
-                sweeping.done += 1
-                sweeping.report()
-                if waiting:
-                    busy[pipe] = waiting.popleft()
-                    pipe.send(sites[busy[pipe]])
-    except (EOFError, OSError):
-        raise WorkerDied("a worker process died, perhaps for lack of memory; use fewer --jobs") from None
-    finally:
-        workers.end()
-
-
-def _receive(pipe: Pipe) -> _Checked:
-    answer: _Checked | OptprobeError = pipe.recv()
-    if isinstance(answer, OptprobeError):
-        raise answer
-    return answer
-
-
-class _Workers:
-    """Processes that :func:`_work`. Not an executor of the standard library: those can't be ended in the middle of a task."""
-
-    def __init__(self, call: _Call) -> None:
-        self._call = call
-        self._context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # starting it clears SIGINT from the signal mask, which start() relies on
-        self._running: list[tuple[Pipe, SpawnProcess]] = []
-
-    def start(self) -> Pipe:
-        """One more; returns our end of its pipe."""
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._call), daemon=True)
-        try:
-            with blocked():
-                process.start()
-                self._running.append((ours, process))
-        except OSError as error:
-            raise WorkerDied(f"cannot start a process: {error_text(error)}; use fewer --jobs") from None
-        theirs.close()
-        return ours
-
-    def end(self) -> None:
-        """End all of them."""
-        for _, process in self._running:
-            process.terminate()
-        for pipe, process in self._running:
-            process.join()
-            pipe.close()
+    with ProcessPool(call.verifier, call.check_site, jobs) as workers:
+        for number, (runs, failures) in workers.as_they_come(sites):
+            sweeping.failures[number] = failures
+            sweeping.runs += runs
+            sweeping.done += 1
+            sweeping.report()

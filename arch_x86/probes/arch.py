@@ -243,6 +243,10 @@ class X86Arch:
         stub = self._areas.jprobe
         return stub.start <= regs.ip - 1 < stub.end and longjmp(self.cpus.current, regs, self._memory)
 
+    def call_ended(self, cpu: int) -> None:
+        """The call on ``cpu`` is over: what is still open there never returns, and no hit is in progress."""
+        self.traps.call_ended(cpu)
+
     # Handlers ---------------------------------------------------------------------------------------------------------
 
     def arch_set_current_kprobe(self, p: Kprobe | None) -> None:

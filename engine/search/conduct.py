@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
+from engine.process_pool import ProcessPool
 from engine.search.checkpoint import Checkpoint
 from engine.search.explorable import System
 from engine.search.strategy import Outcome, PartResult, Strategy, Tick
 
-__all__ = ("InProcess", "PartRunner", "Progress", "drive", "explore")
+__all__ = ("InProcess", "PartRunner", "Progress", "Workers", "drive", "explore")
 
 Progress = Callable[[int, int | None], None]
 """Called now and then with the number of schedules so far, and about how many there will be, where that can be told."""
@@ -50,6 +51,44 @@ class InProcess:
 
     def close(self) -> None:
         """Nobody to be sent home."""
+
+
+class Workers:
+    """Several processes, each with a system of its own. Until there is a batch of more than one part, this process works alone.
+
+    :param strategy: what all of them know so far.
+    :param system: this process's own; ``make``: makes one for a worker, in its process.
+    :param number: how many; at least 2.
+    """
+
+    def __init__(self, strategy: Strategy, system: System, make: Callable[[], System], number: int) -> None:
+        self._here = InProcess(strategy, system)
+        self._pool: ProcessPool[System, Any, PartResult] = ProcessPool(make, strategy.work, number, learn=strategy.learn)
+
+    def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
+        """What each comes to, in order, whoever is done first."""
+        if len(parts) < 2 and not self._pool.started:
+            yield from self._here.work(parts, tick)
+            return
+        schedules = 0
+
+        def came(result: PartResult) -> None:
+            nonlocal schedules
+            schedules += result.schedules
+            if tick is not None:
+                tick(schedules)
+
+        for result in self._pool.in_order(parts, came):
+            schedules -= result.schedules
+            yield result
+
+    def learn(self, keys: bytes) -> None:
+        """All of them."""
+        self._pool.learn(keys)
+
+    def close(self) -> None:
+        """They end, whatever they do."""
+        self._pool.close()
 
 
 def drive(

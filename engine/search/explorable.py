@@ -76,14 +76,23 @@ Trace = tuple[Any, str, int] | None
 
 
 class System(Protocol):
-    """Deterministic: the same choices from the start give the same states.
+    """Deterministic: the same choices from the start give the same states."""
 
-    :ivar coverage: what was seen since who explores put a fresh one here; ``points``: names of pairs of a vCPU's position and a control
-        state, likewise.
-    """
+    @property
+    def coverage(self) -> Coverage:
+        """What was seen since a fresh one was put here."""
+        ...
 
-    coverage: Coverage
-    points: set[int]
+    @coverage.setter
+    def coverage(self, coverage: Coverage, /) -> None: ...
+
+    @property
+    def points(self) -> set[int]:
+        """Names of the pairs of a vCPU's position and a control state that were met since a fresh set was put here."""
+        ...
+
+    @points.setter
+    def points(self, points: set[int], /) -> None: ...
 
     @property
     def trace(self) -> Trace:

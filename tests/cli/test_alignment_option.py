@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from arch_x86.explore.case import fingerprint
-from arch_x86.explore.saved import CheckOptions, SaveDirectory, ScenarioOptions, case_of, load_saved, scenario_case
+from arch_x86.explore.saved_violations import CheckOptions, SaveDirectory, ScenarioOptions, case_of, load_saved, scenario_case
 from arch_x86.explore.scenario import load_scenarios
 from arch_x86.explore.scenarios import steps
 from engine.commands.cli import main
+from engine.patching.experiment import fingerprint
 from engine.search.schedule import Schedule
 
 CODE = """.intel_syntax noprefix

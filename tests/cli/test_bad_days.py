@@ -13,10 +13,10 @@ import pytest
 
 from arch_x86.explore import check as check_module
 from arch_x86.explore import commands
-from arch_x86.explore.saved import SavedCase
+from arch_x86.explore.saved_violations import SavedCase
 from engine.commands.cli import main
+from engine.process_pool import ProcessPool
 from engine.report.terminal import Style
-from engine.search import process_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 SHA = str(ROOT / "workloads" / "elf" / "sha256.o")
@@ -252,7 +252,7 @@ class TestInterrupts:
         def interrupted(*_words, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(check_module, "open_case", interrupted)
+        monkeypatch.setattr(check_module, "open_experiment", interrupted)
         argv = check_of(image, "--probe", "work+4") if command == "check" else ("explore", scenario_file(tmp_path, image))
         status, out, err = call(capsys, *argv)
         assert (status, out) == (130, "")
@@ -317,13 +317,14 @@ def test_no_color_counts_when_it_is_set_and_not_empty(monkeypatch, value, colour
 class TestProcesses:
     def test_a_killed_worker_is_one_line_behind_what_was_found(self, capsys, image, monkeypatch):
         """One is killed while all are at work; the other has nobody to answer then, and ends, too."""
-        receive = process_pool.Workers._receive
+        in_order = ProcessPool.in_order
 
-        def killed(self, connection):
-            os.kill(self._processes[1][0].pid, signal.SIGKILL)
-            return receive(self, connection)
+        def killed(self, tasks, came):
+            for answer in in_order(self, tasks, came):
+                os.kill(self._workers[1].process.pid, signal.SIGKILL)
+                yield answer
 
-        monkeypatch.setattr(process_pool.Workers, "_receive", killed)
+        monkeypatch.setattr(ProcessPool, "in_order", killed)
         argv = check_of(image, "--probe", "work+4", "--cpus", "2", "--jobs", "2", "--json")
         status, out, err = call(capsys, *argv)
         document = json.loads(out)

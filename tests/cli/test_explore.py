@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from arch_x86.explore import check as check_module
-from arch_x86.explore.case import fingerprint
 from arch_x86.explore.commands import check_options
-from arch_x86.explore.saved import case_of
+from arch_x86.explore.saved_violations import case_of
 from engine.commands.cli import _parse, main
 from engine.core.ablation import steps_of
 from engine.core.profiles import LINUX_2010
+from engine.patching.experiment import fingerprint
 from engine.search.exhaustive import _Walk
 
 CODE = "work:\n mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax, 0x55\n ret\n"

@@ -17,7 +17,6 @@ from arch_x86.explore import check as check_module
 from engine.control.stepped_plane import SteppedPlane
 from engine.control.sync import Mutex
 from engine.ctrl_c import CtrlC
-from engine.search import process_pool
 from tests.cli import interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,33 +108,6 @@ def test_an_interrupt_whose_exception_nobody_can_catch_comes_again(capfd):
     finally:
         signal.signal(signal.SIGINT, usual[0])
         sys.unraisablehook = usual[1]
-    assert capfd.readouterr().err == ""
-
-
-def test_a_worker_that_has_just_been_started_leaves_ctrl_c_to_who_leads(capfd, monkeypatch):
-    """It comes between the start of the process and its first instruction of ours."""
-    serve = process_pool._serve
-
-    def late(*words) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        serve(*words)
-
-    monkeypatch.setattr(process_pool, "_serve", late)
-
-    class Numbers:
-        violations_max = 1
-
-        def learn(self, _keys):
-            """Nothing."""
-
-        def work(self, _system, _part, _tick=None):
-            return process_pool.PartResult()
-
-    several = process_pool.Workers(Numbers(), object(), object, 2)
-    try:
-        assert len(list(several.work([1, 2, 3], None))) == 3
-    finally:
-        several.close()
     assert capfd.readouterr().err == ""
 
 

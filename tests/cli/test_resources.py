@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
 
 from arch_x86.emu.room import EMULATOR_ROOM
 from arch_x86.explore import check as check_module
-from arch_x86.lab import jobs
 from engine.commands.cli import main
 from engine.errors import InputError
+from engine.process_pool import ProcessPool
 from engine.search.checkpoint import Checkpoint
 from engine.search.strategy import PartResult
 
@@ -83,26 +84,17 @@ class TestWorkers:
     @pytest.fixture
     def killed(self, monkeypatch) -> None:
         """One of the workers of ``verify`` is killed when four sites are done."""
-        receive = jobs._receive
-        answers: list[object] = []
+        as_they_come = ProcessPool.as_they_come
 
-        def kill(pipe):
-            answers.append(receive(pipe))
-            if len(answers) == 4:
-                _, process = kills[0]._running[0]
-                os.kill(process.pid, signal.SIGKILL)
-                process.join()
-            return answers[-1]
+        def killed(self, tasks):
+            for done, answer in enumerate(as_they_come(self, tasks)):
+                if done == 3:
+                    process = self._workers[0].process
+                    os.kill(process.pid, signal.SIGKILL)
+                    process.join()
+                yield answer
 
-        kills: list[jobs._Workers] = []
-        begin = jobs._Workers.__init__
-
-        def began(self, of) -> None:
-            kills.append(self)
-            begin(self, of)
-
-        monkeypatch.setattr(jobs, "_receive", kill)
-        monkeypatch.setattr(jobs._Workers, "__init__", began)
+        monkeypatch.setattr(ProcessPool, "as_they_come", killed)
 
     @pytest.mark.usefixtures("killed")
     def test_a_killed_worker_of_verify_is_one_line_behind_what_was_found(self, capsys):
@@ -120,7 +112,7 @@ class TestWorkers:
         def full(_self) -> None:
             raise OSError(11, "Resource temporarily unavailable")
 
-        monkeypatch.setattr(jobs.SpawnProcess, "start", full)
+        monkeypatch.setattr(ForkProcess, "start", full)
         status, out, err = call(capsys, "verify", image, "--call", "work", "--arg", "5", "--jobs", "2", "--json")
         assert (status, json.loads(out)["sites"]) == (1, 0)
         assert one_line(err)

@@ -59,9 +59,10 @@ def test_a_fault_is_tried_where_its_lines_run_and_nowhere_else():
 
 
 def test_the_lines_that_run_are_seen_in_control_tasks_too(pool):
-    from arch_x86.explore.check import Search, check
+    from arch_x86.explore.check import check
     from arch_x86.explore.scenarios.life import stepped
     from engine.core.profiles import LINUX_2010
+    from engine.patching.search_options import Search
 
     name = "engine/core/kprobes.py"
     source = (ROOT / name).read_text(encoding="utf-8").splitlines()

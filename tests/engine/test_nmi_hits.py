@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from arch_x86.emu.fault import FaultKind, GuestFaultError
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
 from arch_x86.explore.scenarios import life
 from engine.core.profiles import LINUX_2010, NEXT, PROFILES
 from engine.image import ExceptionEntry
 from engine.kprobe import Kprobe, KprobeStatus, Method
+from engine.patching.search_options import Search
 from tests.conftest import BASE, asm_image
 
 F, G = BASE, BASE + 256

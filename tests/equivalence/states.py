@@ -45,10 +45,11 @@ def random_state(insn: Insn, random: Random, places: Places, bases: Bases) -> St
 
 
 def vector_image(random: Random) -> bytes:
-    """An FXSAVE area: exceptions masked, all else random, numbers of every kind among the values."""
+    """An FXSAVE area: exceptions masked, flush to zero and denormals-are-zero off, which the machine refuses, all else random, numbers of every
+    kind among the values."""
     control = 0x033F | 0x40 | random.getrandbits(2) << 10
     status = random.getrandbits(3) << 11 | random.getrandbits(4) << 8 & 0x4700
-    mxcsr = 0x1F80 | random.getrandbits(6) | random.getrandbits(3) << 13 | random.getrandbits(1) << 6
+    mxcsr = (0x1F80 | random.getrandbits(6) | random.getrandbits(3) << 13 | random.getrandbits(1) << 6) & ~0x8040
     head = struct.pack("<HHBBHQQII", control, status, random.getrandbits(8), 0, 0, 0, 0, mxcsr, 0xFFFF)
     stack = b"".join(_extended(random) + bytes(6) for _ in range(8))
     return (head + stack + b"".join(_lane(random) for _ in range(16))).ljust(512, b"\0")

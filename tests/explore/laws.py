@@ -10,13 +10,15 @@ from typing import Any
 
 from arch_x86.emu.machine import new_pool
 from arch_x86.emu.uc import UcPool
-from arch_x86.explore.case import Case, open_case
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios.life import SCENARIOS
 from arch_x86.explore.scenarios.load import LOAD
-from arch_x86.explore.system import X86System
-from arch_x86.explore.world import NodeTree, World
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
+from engine.patching.control_state import ControlState
+from engine.patching.control_tree import ControlTree
+from engine.patching.experiment import Experiment
+from engine.patching.exploration import Exploration
 
 Outcome = tuple[Any, ...]
 
@@ -25,14 +27,14 @@ class TooLarge(Exception):
     """A law is for small cases."""
 
 
-def outcomes(case: Case, pool: UcPool, *, bound: int, reduce: bool, states_max: int = 400_000) -> frozenset[Outcome]:
+def outcomes(case: Experiment, pool: UcPool, *, bound: int, reduce: bool, states_max: int = 400_000) -> frozenset[Outcome]:
     """Of every schedule of ``case`` within ``bound``: what it breaks, or the control state and the shared memory that it ends in.
 
     Depth first, over all choices; a state is left out where it was met before with as much of the bound left. ``reduce`` switches what the
     explorer merges, puts off and leaves out; without it every boundary and every step of a control task is a choice.
     """
     found = set[Outcome]()
-    with closing(open_case(replace(case, reduce=reduce), pool)) as system:
+    with closing(open_experiment(replace(case, reduce=reduce), pool)) as system:
         seen: dict[int, int] = {}
         stack = [(system.save(), choice.actor, bound - choice.cost) for choice in _within(system, bound)]
         while stack:
@@ -55,11 +57,11 @@ def outcomes(case: Case, pool: UcPool, *, bound: int, reduce: bool, states_max: 
     return frozenset(found)
 
 
-def _within(system: X86System, left: int) -> list[Any]:
+def _within(system: Exploration, left: int) -> list[Any]:
     return [choice for choice in system.choices() if choice.cost <= left]
 
 
-def _outcome(system: X86System) -> Outcome:
+def _outcome(system: Exploration) -> Outcome:
     """Whichever CPU it is on, and wherever buffers lie: of tasks that share nothing one stands for all."""
     violation = system.violation
     if violation is not None:
@@ -67,14 +69,14 @@ def _outcome(system: X86System) -> Outcome:
     return ("end", system.node.shared, system.node.lives)
 
 
-def merged_states_differ(case: Case, pool: UcPool, *, nodes_max: int) -> list[str]:
+def merged_states_differ(case: Experiment, pool: UcPool, *, nodes_max: int) -> list[str]:
     """Control states of ``case`` that were taken for one, though a next step from the one leads elsewhere than from the other.
 
     Control tasks alone, breadth first, ``nodes_max`` states at most; each state is gone on from by the way it was met first, and by
     the way it was met last.
     """
-    with closing(open_case(case, pool)) as system:
-        tree = system._tree
+    with closing(open_experiment(case, pool)) as system:
+        tree = system.tree
         other_ways = dict[int, tuple[int, ...]]()
         todo, known = [tree.root], {tree.root.number}
         for node in todo:
@@ -94,9 +96,9 @@ def merged_states_differ(case: Case, pool: UcPool, *, nodes_max: int) -> list[st
         ]
 
 
-def _name_behind(tree: NodeTree, path: Sequence[int]) -> int:
+def _name_behind(tree: ControlTree, path: Sequence[int]) -> int:
     """The name of the control state that steps of the control tasks ``path`` lead to."""
-    world = World(tree._stage)
+    world = ControlState(tree._stage)
     for task in path:
         world.step(task)
     return world.name()[-1]

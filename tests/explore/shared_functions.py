@@ -12,13 +12,16 @@ from typing import Final
 
 from arch_x86.emu.machine import new_pool
 from arch_x86.emu.uc import UcPool
-from arch_x86.explore.case import Case, find_orders
-from arch_x86.explore.check import CheckResult, Search, check
-from arch_x86.explore.control import Control
+from arch_x86.explore.check import check
+from arch_x86.explore.open_experiment import find_orders
 from arch_x86.isa.assemble import assemble
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010, NEXT
 from engine.image import Image, Segment, Symbol
+from engine.patching.check_result import CheckResult
+from engine.patching.experiment import Experiment
+from engine.patching.operations import Control
+from engine.patching.search_options import Search
 from engine.report.terminal import Progress, table
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument
@@ -179,7 +182,7 @@ FUNCTIONS: Final = tuple(
 BY_NAME: Final = {one.name: one for one in FUNCTIONS}
 
 
-def probed(function: SharedFunction, offset: int, *, loses: bool = False, **fields: object) -> Case:
+def probed(function: SharedFunction, offset: int, *, loses: bool = False, **fields: object) -> Experiment:
     """A probe's life at ``offset`` of ``function``. ``loses``: its handler does not run on any hit."""
 
     def life(k: Control) -> None:
@@ -192,7 +195,7 @@ def probed(function: SharedFunction, offset: int, *, loses: bool = False, **fiel
         k.settle()
 
     preempt = bool(fields.get("preempt"))
-    return Case(
+    return Experiment(
         image=function.image,
         call="f",
         arguments=(parse_argument(function.argument),),

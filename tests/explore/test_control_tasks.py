@@ -10,17 +10,19 @@ from threading import Lock, Thread
 import pytest
 from greenlet import greenlet
 
-from arch_x86.explore.case import Case, open_case
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import history, life
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010
 from engine.errors import InputError
+from engine.patching.experiment import Experiment
+from engine.patching.search_options import Search
 from tests.conftest import asm_image
 
 
-def small(code) -> Case:
-    return Case(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=code, tag="t", interrupts=False)
+def small(code) -> Experiment:
+    return Experiment(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=code, tag="t", interrupts=False)
 
 
 def rounds_of(pool, main) -> list[int]:
@@ -227,13 +229,13 @@ def test_an_error_that_is_still_to_be_raised_is_part_of_a_control_state(pool):
 
     names = set()
     for order in ("c0", "c1"), ("c1", "c0"):
-        with closing(open_case(replace(small(tasks), restores=False, reduce=False), pool)) as system:
+        with closing(open_experiment(replace(small(tasks), restores=False, reduce=False), pool)) as system:
             system.take("c1")  # there is a probe
             for actor in order:
-                task = system.node.world.plane.tasks[int(actor[1])]
+                task = system.node.state.plane.tasks[int(actor[1])]
                 while not task.done and "settle" not in str(task.body and task.body.gr_frame.f_back):
                     system.take(actor)
-                    task = system.node.world.plane.tasks[int(actor[1])]
+                    task = system.node.state.plane.tasks[int(actor[1])]
             names.add(system.node.name)
     assert len(names) == 2
 
@@ -420,33 +422,33 @@ def test_optimization_off_of_2010_waits_for_ever_before_its_first_pass_only(pool
         k.settle()
 
     case = history.sysctl_deadlock.case(without(LINUX_2010, frozenset({"sysctl-deadlock"})))
-    result = check(Case(**{**_fields(case), "code": [("main", main)], "interrupts": False}), Search(preemptions=0), pool=pool)
+    result = check(Experiment(**{**_fields(case), "code": [("main", main)], "interrupts": False}), Search(preemptions=0), pool=pool)
     assert [report.violation.kind.value for report in result.violations] == ([] if settled else ["deadlock"])
 
 
-def _fields(case: Case) -> dict[str, object]:
-    return {name: getattr(case, name) for name in Case.__dataclass_fields__}
+def _fields(case: Experiment) -> dict[str, object]:
+    return {name: getattr(case, name) for name in Experiment.__dataclass_fields__}
 
 
 def test_interrupts_and_core_syncs_come_in_handlers_behind_a_jump(pool):
     """They run with preemption off and IF as the interrupted code has it; behind a breakpoint IF is clear."""
     seen: dict[str, set[bool]] = {"INT3": set(), "OPTIMIZED": set()}
-    with closing(open_case(life.optimize.case(LINUX_2010), pool)) as system:
+    with closing(open_experiment(life.optimize.case(LINUX_2010), pool)) as system:
         for jump in (False, True):
             system.reset()
-            while not (system.node.world.core.optimizer.idle and system.node.lives) or (jump and not _has_jump(system)):
+            while not (system.node.state.core.optimizer.idle and system.node.lives) or (jump and not _has_jump(system)):
                 system.take(system.choices()[0].actor)
-            while system.lanes[0].calls == 0 or system.lanes[0].mode.name == "CALL":
-                hit = system.lanes[0].hit
+            while system.vcpus[0].calls == 0 or system.vcpus[0].mode.name == "CALL":
+                hit = system.vcpus[0].hit
                 if hit is not None:
                     actors = {choice.actor for choice in system.choices()}
                     seen[hit.kind.name].add("i0" in actors)
-                    assert ("i0" in actors) is system._takes_interrupt(0)
+                    assert ("i0" in actors) is system.boundaries.takes_interrupt(0)
                 system.take("0")
     assert seen["OPTIMIZED"] == {True}
     assert seen["INT3"] <= {False}
 
 
 def _has_jump(system) -> bool:
-    site = next(iter(system.torn.sites))
-    return system.machine.text.store.read(system.node.version, site, 1) == b"\xe9"
+    site = next(iter(system.now.sites))
+    return system.port.machine.text.store.read(system.node.version, site, 1) == b"\xe9"

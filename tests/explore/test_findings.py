@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore.case import fingerprint
 from arch_x86.explore.check import replay_case
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
@@ -16,6 +15,7 @@ from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
 from engine.core.safety_steps import STEPS
+from engine.patching.experiment import fingerprint
 from engine.search.schedule import parse_schedule
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from arch_x86.explore.case import Case, open_case
-from arch_x86.explore.check import Search, check, replay_case
+from arch_x86.explore.check import check, replay_case
+from arch_x86.explore.open_experiment import open_experiment
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT
+from engine.patching.experiment import Experiment
+from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument
 from tests.engine.traced import traced
@@ -43,9 +45,9 @@ def switched(k):
     k.unregister(p)
 
 
-def case(code=once, site="nop", *, profile=LINUX_6_1, steps=(), preempt=False, **fields) -> Case:
+def case(code=once, site="nop", *, profile=LINUX_6_1, steps=(), preempt=False, **fields) -> Experiment:
     ablated = without(profile, frozenset(steps), preempt=preempt)
-    return Case(
+    return Experiment(
         image=traced(site),
         call="f",
         arguments=(parse_argument("5"),),
@@ -116,7 +118,7 @@ def test_a_timeline_names_the_trampoline_and_the_hit(pool):
 def test_hits_at_breakpoints_are_not_asked_of_sites_that_have_none(pool):
     made = []
     for profile in (LINUX_2010, LINUX_6_1):
-        system = open_case(case(profile=profile), pool)
+        system = open_experiment(case(profile=profile), pool)
         made.append(system.allowed_methods())
         system.close()
     assert made == [("int3", "boosted"), ("ftrace",)]

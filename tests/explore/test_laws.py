@@ -8,17 +8,20 @@ from itertools import permutations
 
 import pytest
 
-from arch_x86.explore.case import Case, open_case
-from arch_x86.explore.local_state import LocalState
-from arch_x86.explore.running import CpuSide
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life, load
-from arch_x86.explore.system import X86System
-from arch_x86.explore.world import World
 from arch_x86.images.asmtext import load_asm
 from engine.control.stepped_plane import SteppedPlane
 from engine.core.ablation import without
 from engine.core.kretprobes import Kretprobes
 from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.patching.choices import Choices
+from engine.patching.control_state import ControlState
+from engine.patching.control_steps import ControlSteps
+from engine.patching.experiment import Experiment
+from engine.patching.local_state import LocalState
+from engine.patching.places import Places
+from engine.patching.states import States
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.syntax.arguments import parse_argument
@@ -60,9 +63,9 @@ def switches(k):
     k.switch(on=True)
 
 
-def small(*code, text: str = "ret", steps=(), profile=LINUX_2010, preempt: bool = False, interrupts: bool = False, **fields) -> Case:
+def small(*code, text: str = "ret", steps=(), profile=LINUX_2010, preempt: bool = False, interrupts: bool = False, **fields) -> Experiment:
     """One call of ``text`` on each vCPU and the control tasks ``code``."""
-    return Case(
+    return Experiment(
         image=asm_image(text),
         call="f",
         arguments=(parse_argument("5"),),
@@ -128,7 +131,7 @@ def orders(pool, *, reduce: bool) -> set[tuple[str, ...]]:
         return [("a", lambda k: parts(k, log, "a")), ("b", lambda k: parts(k, log, "b"))]
 
     case = replace(small(), code=tasks, restores=False, reduce=reduce)
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         explore(Exhaustive(bound=0, recheck_every=0), system)
     return {tuple(log) for log in logs if len(log) == 8}
 
@@ -216,7 +219,7 @@ def all_heard(pool, tasks, *, reduce: bool) -> set[str]:
         logs.append([])
         return tasks(logs[-1])
 
-    with closing(open_case(replace(small(), code=code, restores=False, reduce=reduce), pool)) as system:
+    with closing(open_experiment(replace(small(), code=code, restores=False, reduce=reduce), pool)) as system:
         explore(Exhaustive(bound=0, recheck_every=0), system)
     return {str(log) for log in logs if log}
 
@@ -264,15 +267,15 @@ def test_where_a_core_sync_ends_is_a_choice_point_wherever_it_is(pool, monkeypat
 
 
 def not_watched(slots: bool):
-    real = CpuSide._learn_places
+    real = Places.learn
 
     def learn(self, node):
-        watch = self._watch
-        self._watch = lambda start, end: None if (start in self._buffers) is slots else watch(start, end)
+        watch = self.watch
+        self.watch = lambda start, end: None if (start in self._text.buffers) is slots else watch(start, end)
         try:
             real(self, node)
         finally:
-            del self._watch
+            del self.watch
 
     return learn
 
@@ -285,23 +288,23 @@ def glued(*, drops: bool):
     """No stop behind a lock that was dropped, or in front of one that is free."""
 
     def goes_on(self, task):
-        return self.node.just_dropped(task) if drops else self.node.takes_lock(task)
+        return self._now.node.just_dropped(task) if drops else self._now.node.takes_lock(task)
 
     return goes_on
 
 
 BREAKS = {
-    "what follows a lock is glued to it": (X86System, "_goes_on", glued(drops=True), "orders"),
-    "what precedes a lock is glued to it": (X86System, "_goes_on", glued(drops=False), "orders"),
+    "what follows a lock is glued to it": (ControlSteps, "goes_on", glued(drops=True), "orders"),
+    "what precedes a lock is glued to it": (ControlSteps, "goes_on", glued(drops=False), "orders"),
     "the last drop of a lock is no point": (SteppedPlane, "lock_dropped", lambda self, _: self._count(-1), "orders"),
-    "who holds no lock is put off": (X86System, "_only_waits", always(True), "orders"),
+    "who holds no lock is put off": (ControlSteps, "only_waits", always(True), "orders"),
     "local variables are no part of a state": (LocalState, "value", always(0), "orders"),
-    "where a control task stands is no part of a state": (World, "_task", always(0), "a jump, no stop_machine"),
-    "the bytes of a jump are no choice points": (CpuSide, "_learn_places", not_watched(False), "a jump, no stop_machine"),
-    "slots are no choice points": (CpuSide, "_learn_places", not_watched(True), "preemption, no wait"),
-    "all calls are made whole": (X86System, "_goes_whole", always(True), "preemption, no wait"),
-    "what the vCPUs do is no part of a state": (X86System, "_lane_names", always(()), "a jump, no stop_machine"),
-    "a vCPU that is not running never goes on": (X86System, "_other", always(()), "a jump, no stop_machine"),
+    "where a control task stands is no part of a state": (ControlState, "_task", always(0), "a jump, no stop_machine"),
+    "the bytes of a jump are no choice points": (Places, "learn", not_watched(False), "a jump, no stop_machine"),
+    "slots are no choice points": (Places, "learn", not_watched(True), "preemption, no wait"),
+    "all calls are made whole": (Choices, "goes_whole", always(True), "preemption, no wait"),
+    "what the vCPUs do is no part of a state": (States, "vcpu_names", always(()), "a jump, no stop_machine"),
+    "a vCPU that is not running never goes on": (Choices, "other", always(()), "a jump, no stop_machine"),
 }
 
 

@@ -14,15 +14,18 @@ from dataclasses import replace
 import pytest
 
 from arch_x86.emu.uc import RDI
-from arch_x86.explore.case import Case, open_case
-from arch_x86.explore.hit import NO_HIT, HitPhase
-from arch_x86.explore.lane import Mode
-from arch_x86.explore.lives import Effect, Life, Operation
-from arch_x86.explore.return_oracle import OpenCall
+from arch_x86.explore.open_experiment import open_experiment
 from engine.control.stepped_plane import MachineWait, WaitKind
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.errors import InputError
 from engine.kprobe import KprobeFlag, KprobeStatus, Queue
+from engine.patching.expectations import Effect, Life, Operation
+from engine.patching.experiment import Experiment
+from engine.hit import HitPhase
+from engine.patching.hit_in_progress import NO_HIT
+from engine.patching.oracles.call_results import CallResults
+from engine.patching.oracles.return_probes import FollowedCall, ReturnProbes
+from engine.patching.parked_task import Mode
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument
 from tests.conftest import BASE, asm_image
@@ -49,7 +52,7 @@ LOST = "mov rax, [G]; inc rax; mov [G], rax; mov eax, 0; cmp qword ptr [G], 0; r
 def sharing(pool, text, **fields):
     """Tasks that make calls of ``text``, which share memory, and no probe."""
     case = replace(probed(SharedFunction("f", text), 0, **fields), code=[("main", lambda k: None)])
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         yield system
 
 
@@ -72,10 +75,14 @@ def actors(system) -> set[str]:
     return {choice.actor for choice in system.choices()}
 
 
+def oracle(system, kind):
+    return next(one for one in system.judge.oracles if isinstance(one, kind))
+
+
 def left(system) -> dict[int, tuple[int, ...]]:
     """Of each task, RAX of each call that it has ended."""
     rax = {call: {name: outcome[0][0] for name, outcome in known.items()} for call, known in system.orders.calls.items()}
-    return {task: tuple(rax[task, n][name] for n, name in enumerate(names)) for task, names in system.left.items()}
+    return {task: tuple(rax[task, n][name] for n, name in enumerate(names)) for task, names in oracle(system, CallResults).left.items()}
 
 
 @pytest.mark.parametrize("text", KEPT.values(), ids=KEPT)
@@ -137,7 +144,7 @@ def test_memory_is_part_of_a_state(pool):
         for schedule in ("0 1*3 0", "1*3 0*2"):
             keys.append(follow(system, schedule))
             go_on(system, "0")
-            ends.append((left(system), system._changed_data()))
+            ends.append((left(system), system.now.data.changed()))
     assert ends[0][0] == ends[1][0]
     assert ends[0][1] != ends[1][1]
     assert keys[0] != keys[1]
@@ -164,8 +171,8 @@ def in_and_out(k):
 def opened(pool, text, control=nothing, **fields):
     """Calls of ``text``, which share nothing, and the control task ``control``."""
     fields = {"calls": 1, "profile": LINUX_2010, "arguments": (parse_argument("5"),), "interrupts": False, "apart": False, **fields}
-    case = Case(image=asm_image(text), call="f", code=[("main", control)], tag="t", **fields)
-    with closing(open_case(case, pool)) as system:
+    case = Experiment(image=asm_image(text), call="f", code=[("main", control)], tag="t", **fields)
+    with closing(open_experiment(case, pool)) as system:
         yield system
 
 
@@ -216,24 +223,24 @@ def not_asked(one):
     return without_hits(one)._replace(lives=((Life.CHANGING, 0),))
 
 
-def lane_with(**fields):
-    def change(lane):
+def vcpu_with(**fields):
+    def change(vcpu):
         for name, make in fields.items():
-            setattr(lane, name, make(lane))
+            setattr(vcpu, name, make(vcpu))
 
     return change
 
 
 def interrupted_with(**fields):
-    return lane_with(interrupted=lambda lane: lane.interrupted._replace(**{name: make(lane.interrupted) for name, make in fields.items()}))
+    return vcpu_with(interrupted=lambda vcpu: vcpu.interrupted._replace(**{name: make(vcpu.interrupted) for name, make in fields.items()}))
 
 
 def parked_with(**fields):
-    return lane_with(parked=lambda lane: (replace(lane.parked[0], **{name: make(lane.parked[0]) for name, make in fields.items()}),))
+    return vcpu_with(parked=lambda vcpu: (replace(vcpu.parked[0], **{name: make(vcpu.parked[0]) for name, make in fields.items()}),))
 
 
 def hit_with(**fields):
-    return lane_with(hit=lambda lane: replace(lane.hit, **fields))
+    return vcpu_with(hit=lambda vcpu: replace(vcpu.hit, **fields))
 
 
 def waits_for_tasks(k):
@@ -264,20 +271,20 @@ PREEMPT = {"preempt": True, "interrupts": True}
 @pytest.mark.parametrize(
     ("control", "fields", "schedule", "change", "behind"),
     [
-        pytest.param(in_and_out, {}, "c0*3 0", lane_with(block=lambda _: (-1, *IN_HIT)), "0", id="the kprobes block"),
-        pytest.param(in_and_out, {}, "c0*3 0*5", lane_with(passing=without_hits), "", id="what a pass has seen"),
-        pytest.param(in_and_out, {}, "c0*3 0*2", lane_with(passing=lambda lane: lane.passing._replace(armed=False)), "", id="whether a pass is over an armed site"),
-        pytest.param(in_and_out, {}, "c0*3 0*2", lane_with(passing=lambda lane: lane.passing._replace(busy=True)), "", id="whether a pass is inside another hit"),
-        pytest.param(in_and_out, {}, "c0*3 0*5", (lane_with(passing=without_hits), lane_with(passing=not_asked)), "", id="what a pass is asked about"),
-        pytest.param(two_sites, {}, "c0*5 0*5", lane_with(passing=lambda lane: lane.passing._replace(addr=BASE + 3)), "", id="where a pass is"),
-        pytest.param(in_and_out, IN_NMI, "c0*4 0*6", lane_with(stepping=lambda _: False), "n0", id="a single step"),
+        pytest.param(in_and_out, {}, "c0*3 0", vcpu_with(block=lambda _: (-1, *IN_HIT)), "0", id="the kprobes block"),
+        pytest.param(in_and_out, {}, "c0*3 0*5", vcpu_with(passing=without_hits), "", id="what a pass has seen"),
+        pytest.param(in_and_out, {}, "c0*3 0*2", vcpu_with(passing=lambda vcpu: vcpu.passing._replace(armed=False)), "", id="whether a pass is over an armed site"),
+        pytest.param(in_and_out, {}, "c0*3 0*2", vcpu_with(passing=lambda vcpu: vcpu.passing._replace(busy=True)), "", id="whether a pass is inside another hit"),
+        pytest.param(in_and_out, {}, "c0*3 0*5", (vcpu_with(passing=without_hits), vcpu_with(passing=not_asked)), "", id="what a pass is asked about"),
+        pytest.param(two_sites, {}, "c0*5 0*5", vcpu_with(passing=lambda vcpu: vcpu.passing._replace(addr=BASE + 3)), "", id="where a pass is"),
+        pytest.param(in_and_out, IN_NMI, "c0*4 0*6", vcpu_with(stepping=lambda _: False), "n0", id="a single step"),
         pytest.param(in_and_out, IN_NMI, "c0*4 0*6 n0", interrupted_with(stepping=lambda _: False), "", id="the single step that an NMI has interrupted"),
         pytest.param(in_and_out, IN_NMI, "c0*4 0*6 n0", interrupted_with(passing=without_hits), "", id="the pass that an NMI has interrupted"),
         pytest.param(in_and_out, IN_NMI, "c0*4 0*6 n0", interrupted_with(block=lambda _: NO_HIT), "", id="the block that an NMI has interrupted"),
-        pytest.param(in_and_out, {"resched": (BASE + 1,)}, "0", lane_with(quiet=lambda _: False), "c0*5", id="a task in schedule()"),
+        pytest.param(in_and_out, {"resched": (BASE + 1,)}, "0", vcpu_with(quiet=lambda _: False), "c0*5", id="a task in schedule()"),
         pytest.param(waits_for_tasks, {**PREEMPT, "resched": (BASE + 1,)}, "0 c0 s0", parked_with(quiet=lambda _: False), "c0", id="a preempted task in schedule()"),
         pytest.param(in_and_out, {**PREEMPT, "text": BOOSTED}, "c0*3 0*6 p0", parked_with(passing=without_hits), "s0", id="a preempted task's pass"),
-        pytest.param(waits_for_tasks, {**PREEMPT, "asleep": (BASE + 1,)}, "c0 0", lane_with(asleep=lambda _: ()), "c0", id="a task asleep"),
+        pytest.param(waits_for_tasks, {**PREEMPT, "asleep": (BASE + 1,)}, "c0 0", vcpu_with(asleep=lambda _: ()), "c0", id="a task asleep"),
         pytest.param(in_and_out, {}, "c0*3 0*3", hit_with(probe=0), "", id="the probe that a hit has found"),
         pytest.param(three, {}, "c0*5 0*4", hit_with(children=()), "", id="the probes that a hit has still to ask"),
     ],
@@ -288,7 +295,7 @@ def test_what_is_known_of_a_vcpu_beside_its_registers_is_part_of_a_state(pool, c
         keys, fates = [], []
         for make in change if isinstance(change, tuple) else (lambda _: None, change):
             follow(system, schedule)
-            make(system.lanes[0])
+            make(system.vcpus[0])
             keys.append(system.key())
             go_on(system, behind)
             fates.append(fate(system))
@@ -309,9 +316,9 @@ def test_what_is_known_of_return_probes_is_part_of_a_state(pool, part):
         keys, fates = [follow(system, "c0*3 0")], [fate(system)]
         follow(system, "c0*3 0")
         if part == "instances that are not free":
-            system.calls = ((), ((0, 1, (0,)),))
+            system.now.open_calls = ((), ((0, 1, (0,)),))
         else:
-            system.witness.calls.opened = ((0, (OpenCall(0, 1, 0, 0, 0),)),)
+            oracle(system, ReturnProbes).opened = ((0, (FollowedCall(0, 1, 0, 0, 0),)),)
         keys.append(system.key())
         fates.append(fate(system))
     assert fates[0] != fates[1]
@@ -325,14 +332,14 @@ def test_the_vector_registers_that_an_nmi_has_interrupted_are_part_of_a_state(po
         keys, kinds = [], []
         for value in (0, 1):
             follow(system, "0")
-            uc = system.machine.cpus[0].uc
+            uc = system.port.machine.cpus[0].uc
             uc.load()
             uc.gpr[RDI] ^= value
             uc.store()
             go_on(system, "0*2")
-            assert system.machine.cpus[0].rip == BASE + 9
+            assert system.port.machine.cpus[0].rip == BASE + 9
             go_on(system, "n0 0")
-            while system.machine.cpus[0].rip != BASE + 9:
+            while system.port.machine.cpus[0].rip != BASE + 9:
                 go_on(system, "0")
             keys.append(system.key())
             kinds.append(fate(system)[1])
@@ -355,12 +362,12 @@ def places(system, schedule: str) -> set[tuple[str, int]]:
     """From ``schedule`` on vCPU 0 alone goes on, to the end of its call: where it stops in buffers, as offsets into them."""
     follow(system, schedule)
     seen = set()
-    while system.lanes[0].mode is not Mode.DONE:
+    while system.vcpus[0].mode is not Mode.DONE:
         system.take("0")
-        rip = system.machine.cpus[0].rip
-        if rip in system._buffers and "c0" in actors(system):
+        rip = system.port.machine.cpus[0].rip
+        if rip in system.port.text.buffers and "c0" in actors(system):
             kind = system.where(rip).split(" 0x")[0]
-            seen.add((kind, rip % 0x100 if kind == "slot" else rip - next(start for start, _ in system.node.world.arch.watch_ranges())))
+            seen.add((kind, rip % 0x100 if kind == "slot" else rip - next(start for start, _ in system.node.state.arch.watch_ranges())))
     return seen
 
 
@@ -373,14 +380,14 @@ def test_the_copies_in_a_detour_buffer_are_choice_points_each(pool):
     text = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; ret"
     with opened(pool, text, jumped) as system:
         system.reset()
-        while system.machine.text.store.read(system.node.version, BASE + 4, 1) != b"\xe9":
+        while system.port.machine.text.store.read(system.node.version, BASE + 4, 1) != b"\xe9":
             system.take(min(actors(system) - {"0"}))
-        (op,) = system.node.world.core.kprobe_table.values()
+        (op,) = system.node.state.core.kprobe_table.values()
         copied = op.optinsn.copied - op.optinsn.detour.addr
         seen = set()
-        while system.lanes[0].mode is not Mode.DONE:
-            rip = system.machine.cpus[0].rip
-            if rip in system._buffers:
+        while system.vcpus[0].mode is not Mode.DONE:
+            rip = system.port.machine.cpus[0].rip
+            if rip in system.port.text.buffers:
                 seen.add(rip - op.optinsn.detour.addr)
             system.take("0")
     assert {0, copied, copied + 3, copied + 5} <= seen  # its entry, two copies, and the jump back
@@ -392,7 +399,7 @@ def test_a_preempted_task_is_waited_for_and_in_flight(pool):
         follow(system, "c0 0*2 p0 c0")
         assert "c0" not in actors(system)
         go_on(system, "s0 0*5")
-        assert (system.lanes[0].mode, "c0" in actors(system)) == (Mode.DONE, True)
+        assert (system.vcpus[0].mode, "c0" in actors(system)) == (Mode.DONE, True)
     with opened(pool, BOOSTED, in_and_out, **PREEMPT) as system:
         follow(system, "c0*3 0*6 p0")
         before = system.coverage.in_flight_at_write
@@ -403,11 +410,11 @@ def test_a_preempted_task_is_waited_for_and_in_flight(pool):
 def test_traps_over_waits_for_a_trap_that_has_not_read_its_poke(pool):
     with opened(pool, BOOSTED, in_and_out, profile=LINUX_6_1) as system:
         follow(system, "c0*3 0*2")
-        lane = system.lanes[0]
+        vcpu = system.vcpus[0]
         for phase in HitPhase:
-            lane.hit = replace(lane.hit, phase=phase)
-            system._waits.left = {0: (MachineWait(WaitKind.TRAPS, "test", 0), frozenset())}
-            assert system._waits.over(0) is (phase is not HitPhase.POKE)
+            vcpu.hit = replace(vcpu.hit, phase=phase)
+            system.waits.left = {0: (MachineWait(WaitKind.TRAPS, "test", 0), frozenset())}
+            assert system.waits.over(0) is (phase is not HitPhase.POKE)
 
 
 @pytest.mark.parametrize(("text", "shares"), [("push rdi; pop rax; ret", False), ("mov rax, [G]; ret", False), ("mov [G], rdi; ret", True)])
@@ -540,7 +547,7 @@ def test_what_control_tasks_leave_is_part_of_a_control_state(pool, first, second
             do(k)
 
     tasks = [("main", both), ("a", lambda k: if_first(k, first)), ("b", lambda k: if_first(k, second))]
-    case = Case(
+    case = Experiment(
         image=asm_image(TWO),
         call="f",
         calls=1,
@@ -551,16 +558,16 @@ def test_what_control_tasks_leave_is_part_of_a_control_state(pool, first, second
         reduce=False,
         arguments=(parse_argument("5"),),
     )
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         names = []
         for order in ("c1", "c2"), ("c2", "c1"):
             system.reset()
             while "c0" in actors(system):
                 system.take("c0")
-            assert len(aggregators(system.node.world.control)) == 2
+            assert len(aggregators(system.node.state.control)) == 2
             system.take("c3")  # the optimizer's pass has begun, and has no lock yet
             for actor in order:
-                while system.node.world.plane.tasks[int(actor[1])].steppable:
+                while system.node.state.plane.tasks[int(actor[1])].steppable:
                     system.take(actor)
             names.append(system.key())
     assert names[0] != names[1]

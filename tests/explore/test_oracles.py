@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.case import Case, open_case
-from arch_x86.explore.check import Search, check
-from arch_x86.explore.passes import HitOracle
+from arch_x86.explore.check import check
+from arch_x86.explore.open_experiment import open_experiment
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.patching.experiment import Experiment
+from engine.patching.oracles.hits import Hits
+from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import replay
 from engine.syntax.arguments import parse_argument
@@ -31,9 +33,9 @@ def life(k, offset=SITE):
     k.settle()
 
 
-def case(code=life, *, steps=(), profile=LINUX_2010, preempt=False, **fields) -> Case:
+def case(code=life, *, steps=(), profile=LINUX_2010, preempt=False, **fields) -> Experiment:
     ablated = without(profile, frozenset(steps), preempt=preempt)
-    return Case(
+    return Experiment(
         image=asm_image(CODE),
         call="f",
         arguments=(parse_argument("5"),),
@@ -171,17 +173,17 @@ def test_a_pass_without_a_hit_is_lost_and_one_with_two_is_extra(pool, monkeypatc
     for times, kind in ((0, ViolationKind.LOST_HIT), (2, ViolationKind.EXTRA_HIT)):
         with monkeypatch.context() as patch:
 
-            def passed(self, lane, *args, times=times, real=HitOracle.passed):
-                lane.passing = lane.passing._replace(seen=lane.passing.seen * times)
-                return real(self, lane, *args)
+            def passed(self, vcpu, *args, times=times, real=Hits.pass_over):
+                vcpu.passing = vcpu.passing._replace(seen=vcpu.passing.seen * times)
+                return real(self, vcpu, *args)
 
-            patch.setattr(HitOracle, "passed", passed)
+            patch.setattr(Hits, "pass_over", passed)
             assert kind in kinds(verdict(pool, bound=0))
 
 
 def test_a_handler_that_runs_after_unregistering_returned_is_extra(pool, monkeypatch):
-    monkeypatch.setattr("arch_x86.explore.oracles.FreedOracle.check", lambda *_: None)
-    monkeypatch.setattr("arch_x86.explore.oracles.FreedOracle.check_probe", lambda *_: None)
+    monkeypatch.setattr("engine.patching.oracles.freed_code.FreedCode.in_buffer", lambda *_: None)
+    monkeypatch.setattr("engine.patching.oracles.freed_code.FreedCode.hit_goes_on", lambda *_: None)
     broken = verdict(pool, lambda k: life(k, NO_ROOM), steps=["unregister-wait"], profile=LINUX_6_1)
     sound = verdict(pool, lambda k: life(k, NO_ROOM), profile=LINUX_6_1)
     assert (sound.verdict, kinds(broken) <= {ViolationKind.EXTRA_HIT, ViolationKind.GUEST_FAULT}) == ("safe", True)
@@ -246,7 +248,7 @@ def test_a_schedule_found_with_reduction_replays_without(pool):
     broken = case(steps=["free-wait"])
     report = check(broken, Search(), pool=pool).violations[0]
     for reduce in (True, False):
-        system = open_case(replace(broken, reduce=reduce), pool)
+        system = open_experiment(replace(broken, reduce=reduce), pool)
         assert replay(system, report.schedule.segments, strict=True)
         assert system.violation is not None
         assert system.violation.kind is report.violation.kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,17 +14,17 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.case import open_case
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.errors import InputError
+from engine.patching.search_options import Search
 from engine.search import conduct, exhaustive
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.exhaustive import Exhaustive
 from engine.search.prefixes import Navigator, StartWriter, starts_of
-from engine.search.process_pool import Workers, _serve
 from engine.search.schedule import segments_from, segments_of
 from engine.search.strategy import Outcome, PartResult
 from tests.explore.toys import Counter
@@ -65,11 +64,11 @@ def test_results_do_not_depend_on_the_number_of_processes(pool, steps, options):
 def test_a_part_comes_to_the_same_in_a_process_that_has_met_nothing_else(pool, profile, preempt):
     case = life.two_control_tasks.case(without(profile, frozenset(), preempt=preempt), preempt=preempt)
     strategy, outcome = Exhaustive(bound=1, recheck_every=0, max_schedules=1_200), Outcome()
-    with closing(open_case(case, pool)) as seasoned:
+    with closing(open_experiment(case, pool)) as seasoned:
         while parts := strategy.batch(outcome):
             keys = b""
             for part in parts:
-                with closing(open_case(case)) as fresh:
+                with closing(open_experiment(case)) as fresh:
                     result = strategy.work(seasoned, part)
                     assert strategy.work(fresh, part) == result
                 outcome.add(result)
@@ -198,35 +197,6 @@ def test_other_code_has_another_mark(tmp_path):
     before = code_mark(tmp_path)
     (tmp_path / "one.py").write_text("x = 2\n")
     assert code_mark(tmp_path) != before
-
-
-def test_an_error_in_a_process_is_the_searchs_error():
-    class Broken(Counter):
-        def take(self, actor, most=None, *, alone=False):
-            raise InputError("no more")
-
-    class Numbers:
-        violations_max = 1
-        max_schedules = None
-
-        def work(self, system, part, tick=None):
-            system.take("0")
-
-    workers = Workers(Numbers(), Counter(1, 1), lambda: Broken(1, 1), 2)
-    with closing(workers), pytest.raises(InputError, match="no more"):
-        list(workers.work([1, 2, 3], None))
-
-
-def test_a_process_whose_answer_nobody_has_read_ends_quietly(capfd):
-    """Then the connection is reset, and not only at its end."""
-    context = multiprocessing.get_context("fork")
-    (asking, answering), (other, _) = context.Pipe(), context.Pipe()
-    answering.send("an answer")
-    asking.close()
-    process = context.Process(target=_serve, args=(answering, other, lambda: Counter(1, 1), Exhaustive(bound=0)))
-    process.start()
-    process.join(60)
-    assert (process.exitcode, capfd.readouterr().err) == (0, "")
 
 
 def test_an_interrupt_from_the_keyboard_gives_what_was_found_so_far(tmp_path):

@@ -9,18 +9,20 @@ from functools import partial
 
 import pytest
 
-from arch_x86.explore.case import Case, open_case
-from arch_x86.explore.check import Search, check
-from arch_x86.explore.control import BETWEEN_OPERATIONS
-from arch_x86.explore.hit import HitPhase
-from arch_x86.explore.lane import Mode
-from arch_x86.explore.lives import Life
-from arch_x86.explore.passes import Seen
+from arch_x86.explore.check import check
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.control.stepped_plane import WaitKind
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.patching.expectations import Life
+from engine.patching.experiment import Experiment
+from engine.hit import HitPhase
+from engine.patching.operations import BETWEEN_OPERATIONS
+from engine.patching.parked_task import Mode
+from engine.patching.passes import Seen
+from engine.patching.search_options import Search
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind
@@ -40,8 +42,8 @@ def idle(k):
 def opened(pool, code: str, control=idle, **fields):
     fields.setdefault("arguments", (parse_argument("5"),))
     fields.setdefault("profile", LINUX_2010)
-    case = Case(image=asm_image(code), call="f", calls=fields.pop("calls", 1), code=[("main", control)], tag="t", **fields)
-    with closing(open_case(case, pool)) as system:
+    case = Experiment(image=asm_image(code), call="f", calls=fields.pop("calls", 1), code=[("main", control)], tag="t", **fields)
+    with closing(open_experiment(case, pool)) as system:
         yield system
 
 
@@ -51,8 +53,8 @@ def walk(system):
         actors = [choice.actor for choice in system.choices()]
         if "0" not in actors:
             return
-        if system.lanes[0].mode is Mode.CALL:
-            cpu = system.machine.cpus[0]
+        if system.vcpus[0].mode is Mode.CALL:
+            cpu = system.port.machine.cpus[0]
             yield system.where(cpu.rip), cpu.registers(), actors
         system.take("0", 1)
 
@@ -78,11 +80,11 @@ def test_between_calls_either_task_of_a_vcpu_may_go_on(pool):
     with opened(pool, "inc eax; ret", preempt=True) as system:
         assert {"0", "s0"} <= {choice.actor for choice in system.choices()}
         system.take("s0")
-        assert (system.lanes[0].task, system.lanes[0].mode) == (1, Mode.CALL)
-        while system.lanes[0].mode is Mode.CALL:
+        assert (system.vcpus[0].task, system.vcpus[0].mode) == (1, Mode.CALL)
+        while system.vcpus[0].mode is Mode.CALL:
             system.take("0")
         system.take("s0")
-        assert (system.lanes[0].task, system.lanes[0].mode) == (0, Mode.CALL)
+        assert (system.vcpus[0].task, system.vcpus[0].mode) == (0, Mode.CALL)
 
 
 @pytest.mark.parametrize("site", [6, 3], ids=["probed", "not probed"])
@@ -114,9 +116,9 @@ def three_probes(k, *, settle: bool):
 
 
 def all_three_wait_for_the_next_operation(node, *, jump: bool) -> bool:
-    world = node.world
-    armed = sum(now is Life.ON for now, _ in node.lives) == 3 and (world.core.optimizer.idle or not jump)
-    return armed and world.plane.tasks[0].at == BETWEEN_OPERATIONS
+    state = node.state
+    armed = sum(now is Life.ON for now, _ in node.lives) == 3 and (state.core.optimizer.idle or not jump)
+    return armed and state.plane.tasks[0].at == BETWEEN_OPERATIONS
 
 
 @contextmanager
@@ -135,11 +137,11 @@ def test_each_handler_of_a_hit_is_a_piece_of_its_own(pool, profile, jump):
     """By breakpoint and by jump: others go on in between."""
     with all_in_place(pool, profile, jump=jump) as system:
         phases, counts = [], []
-        while system.lanes[0].mode is not Mode.DONE:
-            hit = system.lanes[0].hit
+        while system.vcpus[0].mode is not Mode.DONE:
+            hit = system.vcpus[0].hit
             if hit is not None and hit.phase is not HitPhase.TRAP:
                 phases.append(hit.phase)
-                counts.append([n for _, n in system.lanes[0].passing.seen])
+                counts.append([n for _, n in system.vcpus[0].passing.seen])
                 assert any(choice.actor[0] == "c" for choice in system.choices())
             system.take("0")
     assert phases == [HitPhase.FOUND, HitPhase.BETWEEN, HitPhase.BETWEEN, HitPhase.HANDLED]
@@ -150,15 +152,15 @@ def test_each_handler_of_a_hit_is_a_piece_of_its_own(pool, profile, jump):
 @pytest.mark.parametrize("jump", [False, True], ids=["int3", "jump"])
 def test_a_probe_that_leaves_between_two_handlers_of_a_hit_is_not_called_by_it_and_the_others_are(pool, profile, jump):
     with all_in_place(pool, profile, jump=jump) as system:
-        while system.lanes[0].hit is None or system.lanes[0].hit.phase is not HitPhase.BETWEEN:
+        while system.vcpus[0].hit is None or system.vcpus[0].hit.phase is not HitPhase.BETWEEN:
             system.take("0", 1)
         while "c0" in [choice.actor for choice in system.choices()]:
             system.take("c0")
         assert system.node.waits[0].kind is WaitKind.SCHED  # for this hit
         seen = ()
-        while system.lanes[0].mode is Mode.CALL:
+        while system.vcpus[0].mode is Mode.CALL:
             system.take("0")
-            seen = system.lanes[0].passing.seen if system.lanes[0].passing is not None else seen
+            seen = system.vcpus[0].passing.seen if system.vcpus[0].passing is not None else seen
         assert seen == ((Seen.HIT, 2), (Seen.HIT, 0))
         assert system.violation is None
 
@@ -167,7 +169,7 @@ def test_a_probe_that_leaves_between_two_handlers_of_a_hit_is_not_called_by_it_a
 def test_a_vcpu_between_calls_is_the_same_however_its_last_call_went(pool, profile):
     """Registers, stack and what the kprobes layer kept of the last hit are dead; how many calls are made is not."""
     case = replace(life.boosted.case(profile), calls=2)
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
 
         def armed_and_called():
             system.reset()
@@ -176,7 +178,7 @@ def test_a_vcpu_between_calls_is_the_same_however_its_last_call_went(pool, profi
 
         def call():
             system.take("0")
-            while system.lanes[0].mode is Mode.CALL:
+            while system.vcpus[0].mode is Mode.CALL:
                 system.take("0")
 
         armed_and_called()
@@ -196,7 +198,7 @@ def test_states_that_differ_in_a_register_the_stack_x87_or_the_flags_of_a_call_a
     with opened(pool, code, reduce=False) as system:
         system.take("0", 3)
         here = system.save()
-        cpu = system.machine.cpus[0]
+        cpu = system.port.machine.cpus[0]
         first = system.key()
         names = {first}
         for change in ("register", "stack", "flags", "x87"):
@@ -207,7 +209,7 @@ def test_states_that_differ_in_a_register_the_stack_x87_or_the_flags_of_a_call_a
                 uc.gpr[3] ^= 1
                 uc.store()
             elif change == "stack":
-                system.machine.ram.write(uc.gpr[4], b"\x77")
+                system.port.machine.ram.write(uc.gpr[4], b"\x77")
             elif change == "flags":
                 uc.gpr[16] ^= 1
                 uc.store()
@@ -218,7 +220,7 @@ def test_states_that_differ_in_a_register_the_stack_x87_or_the_flags_of_a_call_a
         assert system.key() == first
         uc = cpu.uc
         uc.load()
-        system.machine.ram.write(uc.gpr[4] - 8, b"\x77")  # below: dead, where there is no red zone
+        system.port.machine.ram.write(uc.gpr[4] - 8, b"\x77")  # below: dead, where there is no red zone
         assert system.key() == first
     assert len(names) == 5
 
@@ -227,10 +229,10 @@ def test_each_schedule_that_breaks_can_be_followed_step_by_step_without_reductio
     """Also where stop_machine parks a task in the middle of a call that is otherwise made whole."""
     (scenario,) = scenarios_for("jump-range-check")
     case = scenario.case(without(LINUX_2010, frozenset({"jump-range-check"}), preempt=True), preempt=True)
-    with closing(open_case(case, pool)) as system:
+    with closing(open_experiment(case, pool)) as system:
         found = explore(Exhaustive(bound=1, recheck_every=0, violations_max=10**9), system).found
     assert len(found) > 100
-    with closing(open_case(replace(case, reduce=False), pool)) as system:
+    with closing(open_experiment(replace(case, reduce=False), pool)) as system:
         for one in found[::5]:
             assert replay(system, one.segments, strict=True), text_of(one.segments)
             assert system.violation is not None
@@ -241,7 +243,7 @@ def test_per_cpu_memory_is_part_of_a_state_where_calls_write_there(pool):
     for code, seen in (("mov qword ptr gs:[256], rdi; ret", True), ("mov eax, edi; ret", False)):
         with opened(pool, code) as system:
             before = system.key()
-            system.machine.ram.write(system.machine.layout.gs_base(0) + 512, b"\x77")
+            system.port.machine.ram.write(system.port.machine.layout.gs_base(0) + 512, b"\x77")
             assert (system.key() != before) is seen
 
 
@@ -261,7 +263,7 @@ def test_a_probe_that_only_some_schedules_make_is_counted_from_then_on(pool):
             k.register(q)
             k.unregister(q)
 
-    case = Case(
+    case = Experiment(
         image=asm_image("inc eax; inc eax; nop; ret"), call="f", calls=1, profile=LINUX_2010, code=[("a", first), ("b", second)], tag="t"
     )
     result = check(case, Search(preemptions=1), pool=pool)
@@ -273,7 +275,7 @@ def test_what_a_scenario_raises_is_a_violation_that_says_where(pool):
         k.register(k.kprobe("f"))
         raise ValueError("no such thing")
 
-    case = Case(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=[("main", raises)], tag="t")
+    case = Experiment(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=[("main", raises)], tag="t")
     (report,) = check(case, Search(preemptions=0), pool=pool).violations
     assert report.violation.kind is ViolationKind.INVARIANT
     assert re.search(r"test_points.py:\d+: control task main: ValueError: no such thing", report.violation.explain)

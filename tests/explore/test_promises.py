@@ -11,9 +11,7 @@ import pytest
 
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.uc import RFLAGS, RSP
-from arch_x86.explore.case import Case, fingerprint
-from arch_x86.explore.check import Search, check, replay_case
-from arch_x86.explore.lives import Life
+from arch_x86.explore.check import check, replay_case
 from arch_x86.isa.constants import FLAG_DF, FLAG_IF
 from arch_x86.probes import detour
 from arch_x86.probes.arch import X86Arch
@@ -31,6 +29,9 @@ from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.core.transitions import ClearedAtOnce
 from engine.hit import HitPhase
 from engine.kprobe import AggrKprobe, KprobeFlag, KprobeStatus, Queue
+from engine.patching.expectations import Life
+from engine.patching.experiment import Experiment, fingerprint
+from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import Schedule
 from engine.syntax.arguments import parse_argument
@@ -42,8 +43,8 @@ CALLER = "push rbx; mov ebx, edi; call g; add eax, ebx; pop rbx; ret"
 LOST, EXTRA, BROKEN = ViolationKind.LOST_HIT, ViolationKind.EXTRA_HIT, ViolationKind.INVARIANT
 
 
-def case(code: Callable[[Any], None], *others: Callable[[Any], None], profile=LINUX_2010, image=CODE, **fields) -> Case:
-    return Case(
+def case(code: Callable[[Any], None], *others: Callable[[Any], None], profile=LINUX_2010, image=CODE, **fields) -> Experiment:
+    return Experiment(
         image=image if not isinstance(image, str) else asm_image(image),
         call="f",
         arguments=(parse_argument("5"),),
@@ -55,7 +56,7 @@ def case(code: Callable[[Any], None], *others: Callable[[Any], None], profile=LI
     )
 
 
-def found(pool, one: Case, bound: int, most: int | None = None) -> list[tuple[ViolationKind, str]]:
+def found(pool, one: Experiment, bound: int, most: int | None = None) -> list[tuple[ViolationKind, str]]:
     result = check(one, Search(preemptions=bound, recheck_every=0, max_schedules=most), pool=pool)
     return [(report.violation.kind, report.violation.explain) for report in result.violations]
 
@@ -367,7 +368,7 @@ class Fault:
 
 G = ("push rbx; mov ebx, edi; call 0x10000100; call 0x10000100; add eax, ebx; pop rbx; ret", "lea eax, [rdi + 1]; lea ecx, [rax + 1]; ret")
 DEEP = ("push rbx; mov ebx, edi; call 0x10000100; add eax, ebx; pop rbx; ret", "dec edi; jz .Lend; call 0x10000100; .Lend: ret")
-CONTROL = "arch_x86.explore.control"
+CONTROL = "engine.patching.operations"
 FAULTS = {
     "the hit of a jump never ends": Fault(OptimizedHandler, "done", lambda *_: HitPhase.RESUMED, in_and_out, BROKEN, "still in the last hit"),
     "misses count on the first child only": Fault(

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.case import fingerprint
-from arch_x86.explore.check import Search, check, replay_case
+from arch_x86.explore.check import check, replay_case
 from arch_x86.explore.scenario import load_scenarios
 from arch_x86.explore.scenario import scenario as make_scenario
 from arch_x86.explore.scenarios import life, load
@@ -22,6 +21,8 @@ from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
 from engine.core.safety_steps import STEPS
 from engine.errors import InputError
 from engine.kprobe import Kprobe
+from engine.patching.experiment import fingerprint
+from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import Schedule
 

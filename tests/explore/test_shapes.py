@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore.case import Case
-from arch_x86.explore.check import Search, check
+from arch_x86.explore.check import check
 from arch_x86.images import load_image
 from arch_x86.isa.disasm import disassemble
 from arch_x86.lab.run import ExecOptions
@@ -16,6 +15,8 @@ from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.patching.experiment import Experiment
+from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec
@@ -98,7 +99,7 @@ def test_each_shape_and_method_is_safe_in_flight_but_for_loop_as_6_1_emulates_it
     """A probe's life beside a call, every boundary, one preemption; each way was taken, also while text was written."""
     for (place, symbol, arguments), probed in sites_of(shapes(image)).items():
         spec = parse_spec(place)
-        case = Case(
+        case = Experiment(
             image=load_image(ELF / image),
             call=symbol,
             arguments=tuple(parse_argument(text) for text in arguments),

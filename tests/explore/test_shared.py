@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.case import find_orders, open_case
-from arch_x86.explore.check import Search, check, life_of_probes
-from arch_x86.explore.orders import Orders
-from arch_x86.explore.shared_access import Access, Accesses
+from arch_x86.explore.check import check
+from arch_x86.explore.open_experiment import find_orders, open_experiment
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010, NEXT
 from engine.errors import InputError
+from engine.patching.oracles.call_results import CallResults
+from engine.patching.oracles.kept_memory import KeptMemory
+from engine.patching.orders import Orders
+from engine.patching.probe_life import life_of_probes
+from engine.patching.search_options import Search
+from engine.patching.shared_access import Access, Accesses
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind
@@ -114,7 +118,7 @@ def test_too_many_orders_are_refused_in_one_line(pool):
 
 def test_nmis_that_make_calls_that_share_data_are_refused_in_one_line(pool):
     with pytest.raises(InputError, match="its calls share data, and NMIs make more of them"):
-        open_case(probed(BY_NAME[SPLIT], 0, nmis=True), pool)
+        open_experiment(probed(BY_NAME[SPLIT], 0, nmis=True), pool)
 
 
 def test_instructions_meet_where_one_task_stores_what_another_one_uses():
@@ -158,7 +162,7 @@ def test_with_a_probe_calls_end_in_each_way_that_they_do_without(pool, monkeypat
 
     monkeypatch.setattr(Orders, "check_end", check_end)
     function = SharedFunction("f", f"mov ecx, 1; {BY_NAME[SPLIT].text}")
-    with closing(open_case(probed(function, offset, cpus=2), pool)) as system:
+    with closing(open_experiment(probed(function, offset, cpus=2), pool)) as system:
         explore(Exhaustive(bound=1), system)
         assert seen == {*system.orders.endings}
 
@@ -219,22 +223,23 @@ def test_memory_that_no_unprobed_call_writes_has_to_stay_as_it_was(pool):
         k.register(k.kprobe("f"))
         k.unregister(k.probes[0])
 
-    with closing(open_case(replace(probed(BY_NAME[SPLIT], 0, cpus=2), code=[("main", writes)]), pool)) as system:
-        assert system.memory is not None
-        assert system.memory.check(system.machine.ram.room) is None
-        system.machine.ram.write(DATA_AT, b"\5")
-        assert system.memory.check(system.machine.ram.room) is None
-        system.machine.ram.write(DATA_AT + 100, b"\5")
-        assert system.memory.check(system.machine.ram.room) is not None
+    with closing(open_experiment(replace(probed(BY_NAME[SPLIT], 0, cpus=2), code=[("main", writes)]), pool)) as system:
+        (memory,) = (one for one in system.judge.oracles if isinstance(one, KeptMemory))
+        assert memory.schedule_ended([]) is None
+        system.port.machine.ram.write(DATA_AT, b"\5")
+        assert memory.schedule_ended([]) is None
+        system.port.machine.ram.write(DATA_AT + 100, b"\5")
+        assert memory.schedule_ended([]) is not None
 
 
 def test_what_calls_have_left_is_part_of_a_state(pool):
     """Two states that are alike but for that: the verdict at the end is not the same."""
-    with closing(open_case(probed(BY_NAME["swap"], 0, cpus=2), pool)) as system:
+    with closing(open_experiment(probed(BY_NAME["swap"], 0, cpus=2), pool)) as system:
         keys = set()
+        (results,) = (one for one in system.judge.oracles if isinstance(one, CallResults))
         for left in ({}, {0: (b"a",)}, {0: (b"b",)}, {2: (b"a",)}):
             system.reset()
-            system.left = left
+            results.left = left
             keys.add(system.key())
     assert len(keys) == 4
 

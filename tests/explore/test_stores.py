@@ -11,12 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from arch_x86.explore.case import Case, fingerprint, open_case
-from arch_x86.explore.check import Search, check, replay_case
+from arch_x86.explore.check import check, replay_case
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenario import Setup, scenario
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.images import TOY
-from arch_x86.explore.stores import stop_at_stores
 from engine.commands.cli import main
 from engine.control.stepped_plane import SteppedPlane
 from engine.core.kprobes import Kprobes
@@ -24,6 +23,9 @@ from engine.core.profiles import LINUX_6_1, LINUX_2010, Profile
 from engine.errors import InputError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe
+from engine.patching.experiment import Experiment, fingerprint
+from engine.patching.search_options import Search
+from engine.patching.store_points import stop_at_stores
 from engine.search.explorable import ViolationKind
 
 PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
@@ -41,7 +43,7 @@ def second_probe(setup: Setup) -> None:
         k.unregister(first, second)
 
 
-def case_of(one, profile: Profile, points: str) -> Case:
+def case_of(one, profile: Profile, points: str) -> Experiment:
     return replace(one.case(profile), points=points)
 
 
@@ -85,12 +87,12 @@ def test_what_is_published_too_early_shows_at_stores_only(pool, early_aggregator
 
 def stops(pool, points: str):
     """Where the control tasks stop when no CPU moves, with the name of each state; and what is left in the table and the probes."""
-    with closing(open_case(case_of(life.aggregation, LINUX_2010, points), pool)) as system:
+    with closing(open_experiment(case_of(life.aggregation, LINUX_2010, points), pool)) as system:
         met = []
         while controls := [choice.actor for choice in system.choices() if choice.actor.startswith("c")]:
             system.take(controls[0], 1)
             met.append((system.node.at(int(controls[0][1:])).partition(": ")[2], system.node.name))
-        world = system.node.world
+        world = system.node.state
         assert system.node.done
         return met, (dict(world.core.kprobe_table), [(p.flags, p.addr, p.ainsn) for p in world.control.probes])
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Final
 
-from arch_x86.explore.case import Case
-from arch_x86.explore.check import Search, life_of_probes
 from arch_x86.explore.scenario import Scenario
 from arch_x86.explore.scenarios.steps import scenarios_for
 from arch_x86.images.asmtext import load_asm
 from engine.core.ablation import without
 from engine.core.profiles import PROFILES, Profile
 from engine.core.safety_steps import STEPS
+from engine.patching.experiment import Experiment
+from engine.patching.probe_life import life_of_probes
+from engine.patching.search_options import Search
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec
 
@@ -41,7 +42,7 @@ class Explored:
 
     name: str
     tier: int
-    build: Callable[[], Case]
+    build: Callable[[], Experiment]
     search: Search
 
 
@@ -84,8 +85,8 @@ _CHECKED: Final = (
 
 def _checks(profile: Profile) -> Sequence[Explored]:
     def make(name: str, text: str, specs: Sequence[str], cpus: int, reduce: bool) -> Explored:
-        def build() -> Case:
-            return Case(
+        def build() -> Experiment:
+            return Experiment(
                 image=load_asm(text, name),
                 call="f",
                 arguments=(parse_argument("2"),),

@@ -12,17 +12,17 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Final
 
+from engine.process_pool import ProcessPool
 from engine.search.checkpoint import code_mark
 from tests.faults.cases import MOST_SCHEDULES
 from tests.faults.fault import Fault, Kind
@@ -125,7 +125,15 @@ def _is_for(fault: Fault, finder: str) -> bool:
 
 
 def _limit() -> None:
+    """For the process of a finder, which must not inherit that a worker of the pool takes no SIGINT: some tests send it."""
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _end_by_exception() -> None:
+    """SIGTERM, by which the pool ends a worker, unwinds this process: the finder that it waits for ends, too, and no tree is left."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
 
 
 def _mark(tree: Path) -> str:
@@ -136,13 +144,13 @@ def _key(fault: Fault, mark: str) -> str:
     return blake2b(repr((fault.file, fault.old, fault.new, mark)).encode(), digest_size=6).hexdigest()
 
 
-def _lines_run(tree: Tree, file: Path, mark: str, *, quick: bool) -> dict[str, dict[str, list[int]]]:
+def _lines_run(tree: Callable[[], Tree], file: Path, mark: str, *, quick: bool) -> dict[str, dict[str, list[int]]]:
     """Which lines each case of the exploration runs; kept beside the answers, since it takes a few minutes."""
     kept = file.with_suffix(f".lines-{mark}{'-quick' if quick else ''}.json")
     if not kept.exists():
         print("looking which lines each case of the exploration runs", file=sys.stderr, flush=True)
         fresh = kept.with_suffix(".new")
-        done = tree.run(["-m", "tests.faults.explore", "--lines", str(fresh.resolve()), *(["--quick"] if quick else [])])
+        done = tree().run(["-m", "tests.faults.explore", "--lines", str(fresh.resolve()), *(["--quick"] if quick else [])])
         if done.returncode:
             raise SystemExit(f"without any fault the exploration fails: {done.stdout}{done.stderr}")
         fresh.rename(kept)
@@ -219,27 +227,22 @@ def _run(given: argparse.Namespace, faults: Sequence[Fault], mark: str, known: d
     if not asked:
         return
     file: Path = given.file
+    _end_by_exception()
     with tempfile.TemporaryDirectory() as name, file.open("a", encoding="utf-8") as out:
-        trees: SimpleQueue[Tree] = SimpleQueue()
-        for number in range(given.jobs):
-            trees.put(Tree(given.tree, Path(name) / str(number), given.most))
-        run: dict[str, dict[str, list[int]]] = {}
-        if "exploration" in finders:
-            tree = trees.get()
-            run = _lines_run(tree, file, mark, quick=given.quick)
-            trees.put(tree)
 
-        def ask(one: tuple[str, Fault]) -> tuple[Fault, Answer]:
+        def new_tree() -> Tree:
+            _end_by_exception()
+            return Tree(given.tree, Path(tempfile.mkdtemp(dir=name)), given.most)
+
+        run = _lines_run(new_tree, file, mark, quick=given.quick) if "exploration" in finders else {}
+
+        def ask(tree: Tree, one: tuple[str, Fault]) -> Answer:
             finder, fault = one
-            tree = trees.get()
-            try:
-                cases = may_find(fault, tree.source(fault), run) if finder == "exploration" else []
-                return fault, tree.find(fault, finder, cases)
-            finally:
-                trees.put(tree)
+            cases = may_find(fault, tree.source(fault), run) if finder == "exploration" else []
+            return tree.find(fault, finder, cases)
 
-        with ThreadPoolExecutor(given.jobs) as pool:
-            for done, (fault, answer) in enumerate(pool.map(ask, asked)):
+        with ProcessPool(new_tree, ask, given.jobs) as pool:
+            for done, ((_, fault), answer) in enumerate(zip(asked, pool.in_order(asked), strict=True)):
                 key = _key(fault, mark)
                 known[key, answer.finder] = Answer(key, answer.finder, answer.found)
                 out.write(json.dumps({"key": key, "fault": fault.name, "finder": answer.finder, "found": answer.found}) + "\n")

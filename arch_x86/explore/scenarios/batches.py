@@ -6,8 +6,7 @@ pokes share their core syncs. linux-6.1 has no batches: there these are scenario
 
 from __future__ import annotations
 
-from arch_x86.explore.control import Control
-from arch_x86.explore.scenario import Scenario, Setup, scenario
+from arch_x86.explore.scenario import Control, Scenario, Setup, scenario
 from arch_x86.explore.scenarios.images import THREE, TOY, TWO
 
 __all__ = ("BATCHES",)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from arch_x86.explore.control import Control
-from arch_x86.explore.scenario import Scenario, Setup, scenario
+from arch_x86.explore.scenario import Control, Scenario, Setup, scenario
 from arch_x86.explore.scenarios.images import TOY
 
 __all__ = ("HISTORY",)

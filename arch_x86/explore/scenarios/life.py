@@ -11,8 +11,7 @@ is in; next does.
 
 from __future__ import annotations
 
-from arch_x86.explore.control import Control
-from arch_x86.explore.scenario import Scenario, Setup, scenario
+from arch_x86.explore.scenario import Control, Scenario, Setup, scenario
 from arch_x86.explore.scenarios.images import CALLER, TOY, TWO
 
 __all__ = ("SCENARIOS",)

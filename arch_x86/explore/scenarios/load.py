@@ -6,8 +6,7 @@ Each of :data:`LOAD` is small, and sound in the profiles that it names as it say
 
 from __future__ import annotations
 
-from arch_x86.explore.control import Control
-from arch_x86.explore.scenario import Scenario, Setup, scenario
+from arch_x86.explore.scenario import Control, Scenario, Setup, scenario
 from arch_x86.explore.scenarios.images import CALLER, DIRECTION, RECURSIVE, SHORT, STEPPED, TOY, TWO
 
 __all__ = ("LOAD", "joined_while_disarming")

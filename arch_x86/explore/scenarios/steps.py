@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from arch_x86.explore.control import Control
-from arch_x86.explore.scenario import Scenario, Setup, scenario
+from arch_x86.explore.scenario import Control, Scenario, Setup, scenario
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.images import LOOP, TOY, TWO
 from arch_x86.explore.scenarios.life import SCENARIOS

@@ -1,0 +1,133 @@
+"""The memory of an x86-64 machine, and its state as a whole, as :class:`engine.patching.port.MemoryPort` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from mmap import mmap
+from typing import Any
+
+from arch_x86.emu.cpu import CpuState
+from arch_x86.emu.machine import Machine
+from arch_x86.emu.stubs import GS_END, GS_INTERRUPTS
+from arch_x86.emu.uc import RSP
+from arch_x86.isa.constants import PAGE_SIZE, RED_ZONE_SIZE
+from arch_x86.lab.calls import CallFrame
+from engine.patching.parked_task import Mode, ParkedTask
+
+__all__ = ("X86Memory",)
+
+_Saved = tuple[bytes, list[CpuState], list[tuple[Any, ...]]]
+
+
+class X86Memory:
+    """The memory of ``machine``.
+
+    :param frames: of each task, its call; ``stacks``: ends of the stacks of those tasks that do not have their vCPU's.
+    """
+
+    def __init__(self, machine: Machine, frames: dict[int, CallFrame], stacks: dict[int, int]) -> None:
+        self._machine = machine
+        self._frames = frames
+        self._stacks = stacks
+        self._red_zone = RED_ZONE_SIZE if machine.image.red_zone else 0
+        self._spare: list[list[CpuState]] = []
+
+    # Data -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> mmap:
+        """Physical memory."""
+        return self._machine.ram.room
+
+    def content(self) -> bytes:
+        """See :class:`MemoryPort`."""
+        return self._machine.ram.room[: self._machine.ram.used]
+
+    def data(self, *, per_cpu: bool) -> list[tuple[int, int]]:
+        """See :class:`MemoryPort`."""
+        machine = self._machine
+        areas = {machine.layout.gs_base(cpu.index) >> 12 for cpu in machine.cpus}
+        own = set[int]() if per_cpu else set(areas)
+        for stack_top in (*(task.stack_top for task in machine.tasks), *self._stacks.values()):
+            top = stack_top >> 12
+            own |= set(range(top - machine.config.stack_pages, top))
+        spans: list[tuple[int, int]] = []
+        for vpn, phys in machine.ram.pages():
+            if vpn in own:
+                continue
+            end = phys + PAGE_SIZE
+            spans += [(phys, phys + GS_INTERRUPTS), (phys + GS_END, end)] if vpn in areas else [(phys, end)]
+        return spans
+
+    def own(self, task: int) -> Iterator[range]:
+        """See :class:`MemoryPort`."""
+        machine = self._machine
+        size = PAGE_SIZE * machine.config.stack_pages
+        top = self._stacks.get(task, machine.tasks[task // 2].stack_top)
+        for addr, length in ((top - size, size), *((addr, len(content)) for addr, content in self._frames[task].buffers)):
+            at, end = addr, addr + length
+            while at < end:
+                stop = min(end, (at // PAGE_SIZE + 1) * PAGE_SIZE)
+                phys = machine.ram.physical(at)
+                if phys is not None:
+                    yield range(phys, phys + stop - at)
+                at = stop
+
+    def name(self, phys: int) -> str:
+        """By symbol or virtual address."""
+        addr = self._machine.ram.virtual(phys)
+        symbol = next((one for one in self._machine.image.symbols if one.addr <= addr < one.addr + one.size), None)
+        return f"{addr:#x}" if symbol is None else f"{symbol.name}+{addr - symbol.addr:#x}"
+
+    # State ----------------------------------------------------------------------------------------------------------------
+
+    def save(self) -> _Saved:
+        """See :class:`MemoryPort`."""
+        machine = self._machine
+        if self._spare:
+            states = self._spare.pop()
+            for cpu, state in zip(machine.cpus, states, strict=True):
+                cpu.save_into(state)
+        else:
+            states = [cpu.save() for cpu in machine.cpus]
+        return machine.ram.room[: machine.ram.used], states, [(task.stack_top, *task.save()) for task in machine.tasks]
+
+    def restore(self, saved: _Saved) -> None:
+        """See :class:`MemoryPort`."""
+        machine = self._machine
+        ram, states, tasks = saved
+        machine.ram.room[: len(ram)] = ram
+        for cpu, state in zip(machine.cpus, states, strict=True):
+            cpu.restore(state)
+        for task, state in zip(machine.tasks, tasks, strict=True):
+            task.stack_top = state[0]
+            task.restore(state[1:])
+
+    def release(self, saved: _Saved) -> None:
+        """See :class:`MemoryPort`."""
+        self._spare.append(saved[1])
+
+    # Names of states ------------------------------------------------------------------------------------------------------
+
+    def add_cpu(self, cpu: int, digest: blake2b) -> None:
+        """See :class:`MemoryPort`."""
+        vcpu = self._machine.cpus[cpu]
+        uc = vcpu.uc
+        uc.load()
+        digest.update(uc.gpr)
+        digest.update(uc.vector_state())
+        digest.update(uc.fpu_state())
+        digest.update(b"\1" if vcpu.in_shadow else b"\0")
+        digest.update(self._live_stack(uc.gpr[RSP], self._machine.tasks[cpu].stack_top))
+
+    def add_task(self, parked: ParkedTask, digest: blake2b) -> None:
+        """See :class:`MemoryPort`."""
+        if parked.mode is Mode.CALL:
+            digest.update(self._live_stack(parked.registers[RSP], parked.stack_top))
+
+    def _live_stack(self, rsp: int, top: int) -> bytes:
+        """What is live on a stack that ends at ``top``: what lies below, but for the red zone, was left by calls that have returned."""
+        ram = self._machine.ram
+        low, last = ram.physical(rsp - self._red_zone), ram.physical(top - 1)
+        return ram.room[low : last + 1] if low is not None and last is not None else b""

@@ -1,0 +1,112 @@
+"""Opens an experiment on an x86-64 machine: brings the machine up, places the calls, and finds what they do without probes."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+from arch_x86.emu.execute import Executor
+from arch_x86.emu.machine import Machine, MachineConfig
+from arch_x86.emu.uc import UcPool
+from arch_x86.explore.x86_port import X86Port
+from arch_x86.lab.calls import check_arguments, place_call, require_function
+from arch_x86.probes.code import CodeCache
+from engine.errors import InputError, printable
+from engine.image import Image
+from engine.patching.baseline import ORDERS_MOST, Baseline
+from engine.patching.experiment import Experiment
+from engine.patching.exploration import Exploration
+from engine.patching.oracles.listed import ORACLES
+from engine.patching.orders import Orders
+from engine.patching.plan import Plan, PlannedCall
+
+__all__ = ("find_orders", "open_experiment", "require_boundary")
+
+_STACK_PAGES = 4
+
+
+def require_boundary(image: Image, addr: int, what: str) -> int:
+    """``addr``, where an instruction of a function starts.
+
+    :param what: the option that asks for it, for the message.
+    :raises InputError: none does.
+    """
+    function = CodeCache(image).function_at(addr)
+    if function is None:
+        raise InputError(f"{printable(what)}: {addr:#x} is outside of every function; give where one of its instructions starts")
+    if function.insn_at(addr) is None:
+        near = max((at for at in function.insns if function.start + at < addr), default=0)
+        name = printable(function.symbol.name)
+        raise InputError(f"{printable(what)}: no instruction of {name} starts there; one does at {name}+{near:#x}")
+    return addr
+
+
+def open_experiment(experiment: Experiment, pool: UcPool | None = None, *, orders: Orders | None = None) -> Exploration:
+    """A machine for ``experiment``, brought up, with the calls placed and the control tasks not started.
+
+    :param orders: what its calls leave in any order without probes, where that is known already.
+    :raises InputError: no such function, or arguments that do not fit; or calls that share data in too many orders.
+    """
+    system = Exploration(*_place(experiment, pool), (*ORACLES, *experiment.oracles))
+    if system.shares:
+        try:
+            system.judge_by(find_orders(replace(experiment, reduce=True), pool) if orders is None else orders)
+        except BaseException:
+            system.close()
+            raise
+    return system
+
+
+def find_orders(experiment: Experiment, pool: UcPool | None = None, *, most: int = ORDERS_MOST) -> Orders:
+    """What the calls of ``experiment``, which share data, leave without probes, in any order.
+
+    :param most: schedules.
+    :raises InputError: there are more; or the function also runs in NMIs, of which there can be any number.
+    """
+    if experiment.nmis:
+        raise InputError(
+            f"{printable(experiment.call)}: its calls share data, and NMIs make more of them, so what they may leave is not known; "
+            "explore it without NMIs, or with a function that writes to its own stack and buffers only"
+        )
+    with closing(Baseline(*_place(replace(experiment, code=()), pool))) as system:
+        return system.find_orders(most)
+
+
+def _place(experiment: Experiment, pool: UcPool | None) -> tuple[X86Port, Plan]:
+    """A machine, and what happens on it. Twice the same for cases that differ in their control tasks only."""
+    check_arguments(experiment.arguments)
+    config = MachineConfig(
+        int3_gap=experiment.profile.steps_by_int3,
+        stack_pages=_STACK_PAGES,
+        stubs=experiment.stubs,
+        heap_pages=_heap_pages(experiment),
+        check_alignment=experiment.check_alignment,
+    )
+    machine = Machine(experiment.image, cpus=experiment.cpus, config=config, pool=pool)
+    executor = Executor(machine)
+    function = require_function(experiment.image, machine.kallsyms, experiment.call)
+    tasks = [2 * cpu + second for cpu in range(experiment.cpus) for second in range(1 + experiment.preempt)]
+    frames = {task: place_call(machine, function.addr, experiment.arguments) for task in tasks}
+    times = {task: 1 if task % 2 else experiment.calls for task in tasks}
+    plan = Plan(
+        calls={task: PlannedCall(function.addr, times[task]) for task in tasks},
+        code=experiment.control_tasks,
+        profile=experiment.profile,
+        interrupts=experiment.interrupts,
+        nmis=experiment.nmis,
+        preempt=experiment.preempt,
+        resched=frozenset(experiment.resched),
+        asleep=frozenset(experiment.asleep),
+        reduce=experiment.reduce,
+        apart=experiment.apart,
+        points=experiment.points,
+        restores=experiment.restores,
+        limit=experiment.limit,
+    )
+    return X86Port(machine, executor, experiment.profile, frames, times, experiment.limit), plan
+
+
+def _heap_pages(experiment: Experiment) -> int:
+    """Room for the buffers of all vCPUs, and a little."""
+    sizes = [len(getattr(argument, "content", b"")) for argument in experiment.arguments]
+    return 64 + 2 * experiment.cpus * sum(2 + size // 4096 for size in sizes)

@@ -1,0 +1,137 @@
+"""The text of an x86-64 machine, as :class:`engine.patching.port.TextPort` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from arch_x86.emu.machine import Machine
+from arch_x86.emu.uc import GPR_NAMES
+from arch_x86.explore.stepped_text import SteppedText
+from arch_x86.isa.constants import INT3, JMP32_OPCODE, JMP32_SIZE, MAX_INSN_SIZE
+from arch_x86.isa.decode import decode
+from arch_x86.isa.disasm import disassemble
+from arch_x86.lab.bench import build_arch
+from arch_x86.probes.arch import X86Arch
+from arch_x86.probes.ftrace_site import FTRACE_SIZE_MAX, FtraceInsn
+from engine.control.stepped_plane import SteppedPlane
+from engine.core.profiles import Profile
+from engine.image import Image
+from engine.kallsyms import Kallsyms
+from engine.patching.port import PatchFacts
+
+__all__ = ("X86_FACTS", "X86Text")
+
+X86_FACTS: Final = PatchFacts(
+    breakpoint=INT3,
+    jump=bytes([JMP32_OPCODE]),
+    jump_size=JMP32_SIZE,
+    patch_size_max=FTRACE_SIZE_MAX,
+    result="RAX",
+    registers=(*GPR_NAMES, "rflags"),
+    parts=("vector registers", "x87 registers", "a buffer", "the fault"),
+)
+
+
+class X86Text:
+    """The text of ``machine`` under the kernel of ``profile``."""
+
+    def __init__(self, machine: Machine, profile: Profile) -> None:
+        self._machine = machine
+        self._profile = profile
+        self._store = machine.text.store
+        self._cpus = machine.cpus
+        layout = machine.layout
+        self._detours = layout.detours
+        self.facts = X86_FACTS
+        self.buffers = range(layout.slots, layout.detours + layout.detours_size)
+        self.stubs = machine.stubs.frames
+
+    @property
+    def image(self) -> Image:
+        """The program."""
+        return self._machine.image
+
+    @property
+    def kallsyms(self) -> Kallsyms:
+        """Its symbols."""
+        return self._machine.kallsyms
+
+    @property
+    def trampoline(self) -> int:
+        """Where functions with a return probe return to."""
+        return self._machine.stubs.trampoline
+
+    # Contents -------------------------------------------------------------------------------------------------------------
+
+    def build(self, plane: SteppedPlane, *, whole_batches: bool) -> tuple[SteppedText, X86Arch]:
+        """See :class:`TextPort`."""
+        text = SteppedText(self._store, self.buffers.__contains__, plane.point, whole_batches=whole_batches)
+        return text, build_arch(self._machine, text, plane, self._profile)
+
+    def show(self, state: Any, version: Any) -> None:
+        """See :class:`TextPort`."""
+        for cpu in self._cpus:
+            cpu.view = version
+        self._machine.trap_handler = state.arch.traps
+
+    def fetched(self, cpu: int, addr: int, size: int) -> bytes:
+        """See :class:`TextPort`."""
+        return self._store.read(self._cpus[cpu].view, addr, size)
+
+    def read(self, version: Any, addr: int, size: int) -> bytes:
+        """See :class:`TextPort`."""
+        return self._store.read(version, addr, size)
+
+    def first_change(self, version: Any) -> tuple[int, int, int] | None:
+        """See :class:`TextPort`."""
+        initial = self._store.initial
+        originals = {page.vpn: page for page in initial.changes_from(None)}
+        for page in version.changes_from(initial):
+            old = originals.get(page.vpn)
+            if old is None or page.vpn << 12 in self.buffers:
+                continue
+            at = next(i for i, (new, was) in enumerate(zip(page.content, old.content, strict=True)) if new != was)
+            return (page.vpn << 12) + at, page.content[at], old.content[at]
+        return None
+
+    def ftrace(self, ainsn: object) -> tuple[bytes, bytes] | None:
+        """See :class:`TextPort`."""
+        return (ainsn.call, ainsn.insn.raw) if isinstance(ainsn, FtraceInsn) else None
+
+    def watch(self, spans: Iterable[tuple[int, int]]) -> None:
+        """See :class:`TextPort`."""
+        for cpu in self._cpus:
+            for start, end in spans:
+                cpu.uc.watch(start, end)
+            cpu.uc.flush_translations()
+
+    # Names ----------------------------------------------------------------------------------------------------------------
+
+    def where(self, addr: int) -> str:
+        """See :class:`TextPort`."""
+        found = self._machine.kallsyms.lookup(addr)
+        if found is not None:
+            return f"{found[0].name}+{found[1]:#x}"
+        if addr in self.buffers:
+            return f"{'slot' if addr < self._detours else 'detour buffer'} {addr:#x}"
+        return f"{addr:#x}"
+
+    def next_instruction(self, cpu: int) -> tuple[str, bool]:
+        """See :class:`TextPort`."""
+        vcpu = self._cpus[cpu]
+        raw = self._store.read(vcpu.view, vcpu.rip, MAX_INSN_SIZE)
+        insn = decode(raw, vcpu.rip)
+        text = disassemble(raw[:1] if insn is None else insn.raw, vcpu.rip)
+        own = self._machine.kallsyms.lookup(vcpu.rip) is not None
+        return f"{self.where(vcpu.rip) if own else self._short(vcpu.rip)}  {text}", own
+
+    def _short(self, addr: int) -> str:
+        stubs = self._machine.stubs
+        if addr in stubs.frames:
+            starts = {stubs.interrupt: "interrupt", stubs.nmi: "nmi", stubs.schedule: "schedule", stubs.trampoline: "trampoline"}
+            starts |= {at: f"exception {vector}" for vector, at in stubs.exceptions.items()}
+            starts |= {stubs.optimized_callback: "callback", stubs.ftrace_caller: "ftrace_caller"}
+            start = max((at for at in starts if at <= addr), default=addr)
+            return f"stub {starts.get(start, '')}+{addr - start:#x}"
+        return self.where(addr)

@@ -1,0 +1,39 @@
+"""The code of a scenario's control tasks, and how an exploration runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from pathlib import Path
+from traceback import walk_tb
+from typing import cast
+
+from engine.errors import InputError, OptprobeError, printable
+from engine.patching.operations import Control
+
+__all__ = ("ControlCode", "ControlCodes", "run_control_code")
+
+ControlCode = Callable[[Control], None]
+"""A control task's work: operations on the :class:`Control` that it is given."""
+ControlCodes = Callable[[], Sequence[tuple[str, ControlCode]]]
+"""Makes the control tasks' work, by name, anew for each control state: the tasks of one state share
+what it keeps outside of its functions."""
+
+
+def run_control_code(name: str, work: ControlCode, control: Control) -> None:
+    """Run the work of control task ``name``. What a scenario's own code raises is told to its author.
+
+    :raises InputError: it raised something of its own: a violation, as every error that a control task ends in; or it did nothing, since
+        Python makes a generator of a function with a ``yield``.
+    """
+    try:
+        left = cast("object", work(control))
+    except OptprobeError:
+        raise
+    except (Exception, SystemExit) as error:
+        code = getattr(work, "__code__", None)  # a partial has none
+        own = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__) if frame.f_code is code]
+        where = f"{Path(own[0][0]).name}:{own[0][1]}: " if own else ""
+        raise InputError(f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}") from error
+    if isinstance(left, Generator | Coroutine):
+        what = "generator" if isinstance(left, Generator) else "coroutine"
+        raise InputError(f"control task {name}: its function is a {what}, which does nothing; make it one without yield or async")

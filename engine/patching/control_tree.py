@@ -1,0 +1,238 @@
+"""All control states that were met, as the vCPUs see them, and the steps that lead from one to the next.
+
+They share one machine, and each :class:`ControlNode` is all that the vCPUs see of the control plane: a text version, and a core to ask on
+a hit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from engine.control.stepped_plane import MachineWait
+from engine.errors import InputError
+from engine.patching.control_side import TextVersion, Write
+from engine.patching.control_state import ControlState, Stage
+from engine.patching.expectations import Lives
+from engine.patching.operations import BEHIND_OPERATION, BETWEEN_OPERATIONS, EndlessTaskError
+
+__all__ = ("STEPS_MAX", "ControlNode", "ControlStep", "ControlTree", "endless")
+
+STEPS_MAX: Final = 1_500
+"""More steps than the control tasks make in a schedule in which they all end."""
+_STEPS_ALONE: Final = 5_000
+"""Steps in which all control tasks, alone, have to end."""
+
+
+@dataclass(slots=True)
+class ControlStep:
+    """A step of a control task: the state that it leads to, and the ``writes`` of text on the way."""
+
+    node: ControlNode
+    writes: tuple[Write, ...]
+
+
+class ControlNode:
+    """One control state as the vCPUs see it.
+
+    :ivar name: the same in every process; ``number``: in the order in which this one met it.
+    :ivar shared: 64 bits of all that control tasks share; ``locals``: of each task, of what is its own.
+    :ivar path: the steps that led here: numbers of control tasks.
+    :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
+    :ivar held: whether each control task holds a lock.
+    :ivar waits: by control task, what of the machine's it waits for.
+    :ivar stopped: ``stop_machine`` runs its function.
+    :ivar error: what ended a control task that it should not have.
+    """
+
+    __slots__ = (
+        "children",
+        "error",
+        "held",
+        "lives",
+        "locals",
+        "name",
+        "number",
+        "path",
+        "shared",
+        "state",
+        "stopped",
+        "tasks",
+        "version",
+        "waits",
+    )
+
+    def __init__(self, number: int, name: tuple[int, tuple[int, ...], int], path: tuple[int, ...], state: ControlState) -> None:
+        self.number = number
+        self.shared, self.locals, self.name = name
+        self.path = path
+        self.state = state
+        self.version: TextVersion = state.text.current
+        self.lives: Lives = state.control.lives
+        tasks = state.plane.tasks
+        self.tasks: tuple[int, ...] = tuple(task.index for task in tasks if task.steppable)
+        self.held: tuple[bool, ...] = tuple(state.plane.held.get(task.index, 0) > 0 for task in tasks)
+        self.waits: dict[int, MachineWait] = {task.index: task.wait for task in tasks if task.wait is not None}
+        self.stopped = state.plane.stopped
+        self.error = next((task.error for task in tasks if task.error is not None), None)
+        self.children: dict[int, ControlStep] = {}
+
+    def is_alike_but_for(self, task: int, other: ControlNode) -> bool:
+        """Nobody but control task ``task`` can tell this state from ``other``."""
+        mine, theirs = (node.locals[:task] + node.locals[task + 1 :] for node in (self, other))
+        return self.shared == other.shared and mine == theirs
+
+    def just_dropped(self, task: int) -> bool:
+        """Control task ``task`` stands behind the last lock that it held."""
+        return self.state.plane.tasks[task].dropped
+
+    def has_returned(self, task: int) -> bool:
+        """Control task ``task`` stands between two operations, waits for the machine, or has ended, and none of the scenario's code has
+        run that others may have told something."""
+        one = self.state.plane.tasks[task]
+        if one.wait is not None or one.at == BEHIND_OPERATION:
+            return True
+        return not self.state.shared and (one.done or self.is_between_operations(task))
+
+    def is_between_operations(self, task: int) -> bool:
+        """Control task ``task`` stands in front of an operation."""
+        return self.state.plane.tasks[task].at == BETWEEN_OPERATIONS
+
+    def waits_for_tasks(self, task: int) -> bool:
+        """Control task ``task`` waits for what other control tasks bring about, and that is not so yet."""
+        ready = self.state.plane.tasks[task].ready
+        return ready is not None and not ready()
+
+    def takes_lock(self, task: int) -> bool:
+        """The next step of control task ``task`` takes a lock that nobody owns."""
+        lock = self.state.plane.tasks[task].lock
+        return lock is not None and lock.free
+
+    def others_operate(self, task: int) -> bool:
+        """Another control task of the scenario, which is not delayed work, has not ended."""
+        return any(other.index != task and not other.done and not other.delayed for other in self.state.plane.tasks)
+
+    def locked_out(self, task: int) -> bool:
+        """Control task ``task`` stands in front of a lock that another one owns."""
+        lock = self.state.plane.tasks[task].lock
+        return lock is not None and not lock.free
+
+    @property
+    def done(self) -> bool:
+        """Every control task has ended."""
+        return all(task.done for task in self.state.plane.tasks)
+
+    def at(self, task: int) -> str:
+        """Where a control task stands."""
+        one = self.state.plane.tasks[task]
+        return f"{one.name}: {one.at}"
+
+
+def endless(task: str) -> EndlessTaskError:
+    """Control task ``task`` makes a step more than any that ends."""
+    return EndlessTaskError(
+        f"control task {task}: the control tasks have made {STEPS_MAX:,} steps in one schedule, and it has not ended; "
+        "a control task has to end, whoever goes on when"
+    )
+
+
+class ControlTree:
+    """All control states met so far. States that behave alike are one.
+
+    :param learn: called with each new one.
+    """
+
+    def __init__(self, stage: Stage, learn: Callable[[ControlNode], None]) -> None:
+        self._stage = stage
+        self._learn = learn
+        self._known: dict[int, ControlNode] = {}
+        self.nodes: list[ControlNode] = []
+        self.root = self._intern((), ControlState(self._stage))
+
+    def _reach(self, node: ControlNode, task: int) -> ControlState:
+        """``node`` once more, from the start, and a step of control task ``task`` from there.
+
+        :raises InputError: the same steps lead to something else now. So does the code of a scenario that asks for the time or for random
+            numbers, or that keeps something from one run to the next.
+        """
+        state = ControlState(self._stage)
+        tasks = state.plane.tasks
+        for index in node.path:
+            if index < len(tasks) and tasks[index].steppable:
+                state.step(index)
+        if not state.is_like(node.state, node.shared) or task >= len(tasks) or not tasks[task].steppable:
+            state.plane.close()
+            raise InputError(
+                f"the scenario is not deterministic: after the same {len(node.path):,} steps, its control tasks stand elsewhere or have "
+                "done something else; use no random numbers, no clock, and nothing that is kept outside of the scenario's function"
+            )
+        state.text.log.clear()
+        state.step(task)
+        return state
+
+    def _intern(self, path: tuple[int, ...], state: ControlState) -> ControlNode:
+        name = state.name()
+        known = self._known.get(name[-1])
+        if known is not None:
+            state.plane.close()
+            return known
+        node = self._known[name[-1]] = ControlNode(len(self.nodes), name, path, state)
+        self.nodes.append(node)
+        self._learn(node)
+        return node
+
+    def step(self, node: ControlNode, task: int) -> ControlStep:
+        """Control task ``task`` makes a step.
+
+        :raises EndlessTaskError: there have been more than any control task needs that ends.
+        """
+        edge = node.children.get(task)
+        if edge is None:
+            path = (*node.path, task)
+            if len(path) > STEPS_MAX:
+                raise endless(node.state.plane.tasks[task].name)
+            state = self._reach(node, task)
+            writes = tuple(state.text.log)
+            edge = node.children[task] = ControlStep(self._intern(path, state), writes)
+        return edge
+
+    def run_alone(self, most: int, *, in_turns: bool) -> tuple[list[int] | None, str]:
+        """The steps of the control tasks up to their end, when nobody else runs: first come first, or in turns.
+
+        :returns: None after ``most`` steps; and where the last of the tasks to make a step stands.
+        """
+        state, path = ControlState(self._stage), list[int]()
+        tasks = state.plane.tasks
+        try:
+            while steppable := [task.index for task in tasks if task.steppable]:
+                if len(path) == most:
+                    return None, f"{tasks[path[-1]].name}: {tasks[path[-1]].at}"
+                last = path[-1] if path and in_turns else -1
+                path.append(next((index for index in steppable if index > last), steppable[0]))
+                state.step(path[-1])
+            return path, ""
+        finally:
+            state.plane.close()
+
+    def nodes_alone(self) -> list[ControlNode]:
+        """The control states on the way when the control tasks run alone: first come first. Where that does not end, it is in turns:
+        one may wait in a loop for what another one does.
+
+        :raises EndlessTaskError: that does not end, either.
+        """
+        path, _ = self.run_alone(_STEPS_ALONE, in_turns=False)
+        if path is None:
+            path, where = self.run_alone(_STEPS_ALONE, in_turns=True)
+            if path is None:
+                steps = f"{_STEPS_ALONE:,} steps of the control tasks alone"
+                raise EndlessTaskError(f"control task {where}: it has not ended after {steps}; a control task has to end")
+        nodes = [self.root]
+        for task in path:
+            nodes.append(self.step(nodes[-1], task).node)
+        return nodes
+
+    def close(self) -> None:
+        """End all tasks that are under way."""
+        for node in self.nodes:
+            node.state.plane.close()

@@ -1,0 +1,116 @@
+"""Which oracle is asked when, and the verdict on the present state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engine.kretprobe import KretprobeInstance
+from engine.patching.control_tree import ControlNode
+from engine.patching.oracles.oracle import Oracle
+from engine.patching.passes import Seen
+from engine.patching.port import Fault
+from engine.patching.sites import Site
+from engine.patching.situation import Situation
+from engine.patching.unprobed import CallOutcome
+from engine.patching.vcpu import VcpuState
+from engine.search.explorable import Violation
+
+__all__ = ("Judge", "MakeOracle")
+
+MakeOracle = Callable[[Situation], Oracle]
+"""Makes an oracle for one exploration: as a rule a class of :class:`Oracle`."""
+
+
+class Judge:
+    """Passes each event on to the oracles that mind it: all of them are told, since some remember what they hear, and the first answer
+    counts. An attribute that is called is an event, with the arguments that :class:`Oracle` says.
+
+    :ivar violation: the first thing that went wrong in the present state.
+    :ivar oracles: in their order.
+    """
+
+    def __init__(self, now: Situation, oracles: Sequence[MakeOracle]) -> None:
+        self.violation: Violation | None = None
+        self.oracles = tuple(make(now) for make in oracles)
+        self._remembering = tuple(one for one in self.oracles if type(one).save is not Oracle.save)
+        self._saves = tuple(one.save for one in self._remembering)
+        self._keys = tuple(one.key for one in self._remembering)
+        self._known_bad: dict[int, Violation] = {}
+        self._control_state = self._heard("control_state")
+        self.in_buffer: Callable[[int, int], None] = self._event("in_buffer")
+        self.instruction: Callable[[VcpuState, int], None] = self._event("instruction")
+        self.pass_over: Callable[[VcpuState, Site], None] = self._event("pass_over")
+        self.call_ending: Callable[[VcpuState], None] = self._event("call_ending")
+        self.call_ended: Callable[[VcpuState, CallOutcome], None] = self._event("call_ended")
+        self.died: Callable[[VcpuState, Fault], None] = self._event("died")
+        self.schedule_ended: Callable[[Sequence[str]], None] = self._event("schedule_ended")
+        self.handlers_asked: Callable[[VcpuState], None] = self._event("handlers_asked")
+        self.hit_goes_on: Callable[[VcpuState, int], None] = self._event("hit_goes_on")
+        self.step_begun: Callable[[VcpuState, str | None], None] = self._event("step_begun")
+        self.handler_ran: Callable[[VcpuState, Seen, int], None] = self._event("handler_ran")
+        self.function_entered: Callable[[VcpuState, str | None], None] = self._event("function_entered")
+        self.call_followed: Callable[[VcpuState, int, Any], None] = self._event("call_followed")
+        self.instance_missing: Callable[[VcpuState, int], None] = self._event("instance_missing")
+        self.return_begins: Callable[[VcpuState, int, int], None] = self._event("return_begins")
+        self.return_handler_ran: Callable[[VcpuState, int, KretprobeInstance, Any], None] = self._event("return_handler_ran")
+        self.return_handled: Callable[[VcpuState], None] = self._event("return_handled")
+        self.return_over: Callable[[VcpuState], None] = self._event("return_over")
+
+    def _heard(self, event: str) -> tuple[Callable[..., Violation | None], ...]:
+        """The methods of the oracles that override ``event``."""
+        mind = (one for one in self.oracles if getattr(type(one), event) is not getattr(Oracle, event))
+        return tuple(getattr(one, event) for one in mind)
+
+    def _event(self, name: str) -> Callable[..., None]:
+        """What is called when that event of :class:`Oracle` comes."""
+        heard = self._heard(name)
+
+        def tell(*what: Any) -> None:
+            for hear in heard:
+                violation = hear(*what)
+                if violation is not None and self.violation is None:
+                    self.violation = violation
+
+        return tell
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """See :class:`Oracle`."""
+        for one in self.oracles:
+            one.start()
+
+    def reset(self) -> None:
+        """See :class:`Oracle`."""
+        self.violation = None
+        for one in self._remembering:
+            one.reset()
+
+    def save(self) -> tuple[Any, ...]:
+        """What the oracles remember. Nothing has gone wrong in a state that is saved."""
+        return tuple([save() for save in self._saves])
+
+    def restore(self, saved: tuple[Any, ...]) -> None:
+        """Go back to that."""
+        self.violation = None
+        for one, state in zip(self._remembering, saved, strict=True):
+            one.restore(state)
+
+    def key(self) -> tuple[Any, ...]:
+        """For a state's name."""
+        return tuple([key() for key in self._keys])
+
+    # Control states -----------------------------------------------------------------------------------------------------
+
+    def learn(self, node: ControlNode) -> None:
+        """A control state that is new: is it sound?"""
+        for hear in self._control_state:
+            violation = hear(node)
+            if violation is not None:
+                self._known_bad.setdefault(node.number, violation)
+
+    def enter(self, node: ControlNode) -> None:
+        """``node`` is the control state now."""
+        if self.violation is None:
+            self.violation = self._known_bad.get(node.number)

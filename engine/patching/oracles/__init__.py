@@ -1,0 +1,1 @@
+"""What must hold on every schedule: one rule a file, all behind :class:`engine.patching.oracles.oracle.Oracle`."""

@@ -1,0 +1,26 @@
+"""Oracle 5: after all is unregistered the text is the original, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.patching.oracles.oracle import Oracle
+from engine.search.explorable import Violation, ViolationKind
+
+__all__ = ("RestoredText",)
+
+
+class RestoredText(Oracle):
+    """At the end of a schedule the text, but for slots and detour buffers, is the original."""
+
+    def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
+        """See :class:`Oracle`."""
+        if not self.now.plan.restores:
+            return None
+        text = self.now.port.text
+        change = text.first_change(self.now.node.version)
+        if change is None:
+            return None
+        addr, byte, original = change
+        told = f"{text.where(addr)} holds {byte:#04x} at the end, originally {original:#04x}"
+        return Violation(ViolationKind.NOT_RESTORED, None, addr, told)

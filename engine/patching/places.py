@@ -1,0 +1,98 @@
+"""The places in the text where it matters what a vCPU does: sites, the jumps that were prepared for them, slots and detour buffers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.kprobe import AggrKprobe, Kprobe, Method
+from engine.patching.control_side import ExploredArch
+from engine.patching.control_tree import ControlNode
+from engine.patching.sites import Site
+from engine.patching.situation import Situation
+
+__all__ = ("Places",)
+
+_WAYS: Final = {Method.BOOSTED: "boosted", Method.INT3: "stepped"}
+
+
+class Places:
+    """What is known of them: it only grows, with each control state that is met.
+
+    :ivar watched: addresses in front of whose instruction a run stops.
+    :ivar new: spans of such addresses that no vCPU knows of yet.
+    :ivar near: addresses within a site: of its original instructions and between.
+    :ivar methods: how sites without a jump can be hit: words of :class:`engine.search.explorable.Coverage`.
+    """
+
+    def __init__(self, now: Situation) -> None:
+        self._now = now
+        self._text = now.port.text
+        facts = self._text.facts
+        self._patches = facts.breakpoint[:1] + facts.jump
+        self.watched: set[int] = set()
+        self.near: set[int] = set()
+        self.methods: set[str] = set()
+        self.new: list[tuple[int, int]] = []
+        for addr in now.plan.resched | now.plan.asleep:
+            self.watch(addr, addr + 1)
+
+    def learn(self, node: ControlNode) -> None:
+        """A control state that is new: its sites, jumps and buffers, and what of them to watch."""
+        for number, p in enumerate(node.state.control.probes):
+            if p.addr is not None:
+                entry = node.state.core.get_kprobe(p.addr)
+                if entry is not None or p.addr in self._now.sites:  # else it was refused, or is not there yet: nothing is written for it
+                    self._learn_probe(node.state.arch, p.addr, number, entry)
+        for start, end in node.state.arch.watch_ranges():
+            self.watch(start, end)
+
+    def _learn_probe(self, arch: ExploredArch, addr: int, number: int, entry: Kprobe | None) -> None:
+        """Probe ``number`` is, or was, at ``addr``, where the table has ``entry``."""
+        op = entry if isinstance(entry, AggrKprobe) and entry.optinsn is not None else None
+        size = 0 if op is None else op.optinsn.size
+        site = self._now.sites.get(addr)
+        if site is None or site.end < addr + size:
+            site = self._learn_site(arch, addr, size)
+        site.probes.add(number)
+        call = None if entry is None else self._text.ftrace(entry.ainsn)
+        if call is not None:
+            site.calls.add(call[0])
+        elif entry is not None and entry.ainsn is not None and not site.jumps:
+            self.methods.add(_WAYS.get(arch.method_of(entry), "int3"))
+        if op is not None:
+            site.jumps.add(op.optinsn.jump)
+
+    def _learn_site(self, arch: ExploredArch, addr: int, size: int) -> Site:
+        """A site more, or more of the original instructions there."""
+        insns = arch.originals(self._text.image, addr, size)
+        site = self._now.sites.setdefault(addr, Site(addr, insns, self._patches))
+        site.insns = insns
+        self._now.insns.update(insns)
+        self.near.update(range(addr, site.end))
+        self.watch(addr, site.end + 1)
+        return site
+
+    def watch(self, start: int, end: int) -> None:
+        """From the next :meth:`install` on runs stop there. Each address is watched once, or it would stop a run that starts there."""
+        for addr in range(start, end):
+            if addr not in self.watched:
+                self.watched.add(addr)
+                if self.new and self.new[-1][1] == addr:
+                    self.new[-1] = (self.new[-1][0], addr + 1)
+                else:
+                    self.new.append((addr, addr + 1))
+
+    def install(self) -> None:
+        """What was learnt holds for the vCPUs from now on."""
+        self._text.watch(self.new)
+        self.new = []
+
+    def allowed_methods(self) -> tuple[str, ...]:
+        """How the sites can be hit; none, where no probe was registered."""
+        sites = self._now.sites.values()
+        by_ftrace = ("ftrace",) if any(site.calls for site in sites) else ()
+        if all(site.calls for site in sites):
+            return by_ftrace
+        if any(site.jumps for site in sites):
+            return (*by_ftrace, "int3", "jump")
+        return (*by_ftrace, "int3", *sorted(self.methods - {"int3"}))

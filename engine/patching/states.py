@@ -1,0 +1,121 @@
+"""The present state of an exploration: kept, gone back to, and named."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+from engine.control.stepped_plane import MachineWait
+from engine.patching.choices import Choices
+from engine.patching.control_steps import ControlSteps
+from engine.patching.control_tree import ControlNode
+from engine.patching.judge import Judge
+from engine.patching.open_calls import OpenCalls
+from engine.patching.parked_task import ParkedTask
+from engine.patching.situation import Situation
+from engine.patching.waits import Waits
+
+__all__ = ("SavedState", "States")
+
+
+class SavedState:
+    """A state to go back to."""
+
+    __slots__ = ("actor", "judge", "machine", "made", "node", "open_calls", "trace", "vcpus", "waits")
+
+    machine: Any
+    vcpus: list[tuple[Any, ...]]
+    waits: dict[int, tuple[MachineWait, frozenset[int]]]
+    node: ControlNode
+    actor: str
+    trace: Any
+    made: int
+    open_calls: OpenCalls
+    judge: tuple[Any, ...]
+
+
+class States:
+    """Saves and restores all that an exploration can change, and names it.
+
+    :param tasks: of each vCPU, its second task before its first call.
+    """
+
+    def __init__(
+        self, now: Situation, judge: Judge, *, waits: Waits, steps: ControlSteps, choices: Choices, tasks: list[tuple[ParkedTask, ...]]
+    ) -> None:  # fmt: skip
+        self._now = now
+        self._judge = judge
+        self._waits = waits
+        self._steps = steps
+        self._choices = choices
+        self._tasks = tasks
+        self._memory = now.port.memory
+        self._cpus = now.port.cpus
+        self._start = self._memory.save()
+
+    def reset(self, root: ControlNode) -> None:
+        """To the start: nothing has happened."""
+        now = self._now
+        self._memory.restore(self._start)
+        for vcpu, parked in zip(now.vcpus, self._tasks, strict=True):
+            vcpu.reset(parked)
+        now.reset()
+        self._waits.left = {}
+        self._judge.reset()
+        self._steps.enter(root, -1)
+
+    def save(self) -> SavedState:
+        """The present state."""
+        now, saved = self._now, SavedState()
+        saved.machine = self._memory.save()
+        saved.vcpus = [vcpu.save() for vcpu in now.vcpus]
+        saved.waits = self._waits.left.copy()
+        saved.node, saved.actor, saved.trace, saved.made, saved.open_calls = now.node, now.actor, now.trace, now.made, now.open_calls
+        saved.judge = self._judge.save()
+        return saved
+
+    def restore(self, state: SavedState) -> None:
+        """Go back."""
+        now = self._now
+        self._memory.restore(state.machine)
+        for vcpu, saved in zip(now.vcpus, state.vcpus, strict=True):
+            vcpu.restore(saved)
+        self._waits.left = state.waits.copy()
+        now.actor, now.trace, now.made, now.open_calls = state.actor, state.trace, state.made, state.open_calls
+        self._judge.restore(state.judge)
+        self._steps.show(state.node)
+
+    def release(self, state: SavedState) -> None:
+        """``state`` is not needed any more."""
+        self._memory.release(state.machine)
+
+    def key(self) -> int:
+        """A hash of all that decides what can happen from here: registers, live memory, control state, vCPUs, waits, who goes on, and what
+        the oracles remember."""
+        now, memory = self._now, self._memory
+        digest = blake2b(digest_size=8)
+        ips: list[int] = []
+        for vcpu in now.vcpus:
+            if vcpu.live:
+                memory.add_cpu(vcpu.index, digest)
+                ips.append(self._cpus.ip(vcpu.index))
+            for parked in vcpu.parked:
+                memory.add_task(parked, digest)
+        digest.update(b"".join(now.data.names()))
+        current = self._choices.current
+        who = -1 if current is None else current.index
+        told = (ips, self.vcpu_names(), self._waits.key(), now.node.name, who, now.open_calls, self._judge.key())
+        digest.update(repr(told).encode())
+        return int.from_bytes(digest.digest())
+
+    def vcpu_names(self) -> tuple[Any, ...]:
+        """What the vCPUs are doing. Of tasks apart, what those between calls have left is left out while another one is in a call: it ends
+        in a state that was met without it. If all calls go alike, it is all the same which of the vCPUs between calls has how many left.
+        """
+        lives, vcpus, choices = self._now.node.lives, self._now.vcpus, self._choices
+        busy = [(vcpu.index, vcpu.key(lives)) for vcpu in vcpus if not (choices.apart and vcpu.idle)]
+        if busy:
+            return tuple(busy)
+        if not choices.alike:
+            return tuple(vcpu.key(lives) for vcpu in vcpus)
+        return tuple(sorted(map(choices.calls_left, vcpus)))

@@ -1,0 +1,84 @@
+"""A schedule, line by line: a lane for the control tasks and one for each vCPU, the text whenever it changes, and what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from engine.patching.exploration import Exploration
+from engine.patching.parked_task import Mode
+from engine.patching.vcpu import VcpuState
+from engine.search.schedule import Segments
+
+__all__ = ("timeline",)
+
+_WIDTH = 46
+_FEW = 3
+_SHOWN = 8
+
+
+def timeline(system: Exploration, segments: Segments) -> Iterator[str]:
+    """Replay ``segments`` and tell. Runs of instructions in stubs and detour buffers are one line."""
+    heads = ["control", *(f"cpu {vcpu.index}" for vcpu in system.vcpus)]
+    yield "  ".join(head.ljust(_WIDTH) for head in heads).rstrip()
+    for (column, _), group in groupby(_events(system, segments), key=lambda event: (event[0], event[2])):
+        events = list(group)
+        dull = events[0][2]
+        lines = [text for _, text, _ in events]
+        if dull and len(lines) > _FEW:
+            lines = [lines[0], f"... {len(lines) - 2} more steps ...", lines[-1]]
+        for text in lines:
+            for part in text.split("\n"):
+                yield ("  " + " " * _WIDTH) * column + part
+    violation = system.violation
+    if violation is None:
+        yield "no violation"
+    else:
+        yield f"{violation.kind}: {violation.explain}"
+
+
+def _events(system: Exploration, segments: Segments) -> Iterator[tuple[int, str, bool]]:
+    """Column, text, and whether it is of the dull kind."""
+    system.reset()
+    for actor, steps in segments:
+        left = steps
+        while left > 0 and system.choices():
+            if actor[0] == "c":
+                yield from _control(system, actor)
+                left -= 1
+            elif actor[0].isdigit():
+                text, dull = _vcpu(system, system.vcpus[int(actor)])
+                left -= max(1, system.take(actor, 1))
+                yield int(actor) + 1, text, dull
+            else:
+                name = {"i": "interrupt", "n": "NMI", "p": "interrupt; on its return another task runs", "s": "schedule(): another task"}
+                yield int(actor[1:]) + 1, f"-- {name[actor[0]]} --", False
+                system.take(actor)
+                left -= 1
+    choices = system.choices()  # a violation may show only where it would go on
+    if choices and system.violation is None:
+        actor = choices[0].actor
+        if actor.isdigit():
+            text, dull = _vcpu(system, system.vcpus[int(actor)])
+            system.take(actor, 1)
+            yield int(actor) + 1, text, dull
+
+
+def _control(system: Exploration, actor: str) -> Iterator[tuple[int, str, bool]]:
+    before, text = system.node, system.port.text
+    yield 0, before.at(int(actor[1:])), False
+    system.take(actor)
+    for addr, site in sorted(system.now.sites.items()):
+        size = max(text.facts.jump_size, site.end - addr)
+        old, new = text.read(before.version, addr, size), text.read(system.node.version, addr, size)
+        if old != new:
+            yield 0, f"  {system.where(addr)}: {old[:_SHOWN].hex(' ')}\n  {' ' * len(system.where(addr))}-> {new[:_SHOWN].hex(' ')}", False
+
+
+def _vcpu(system: Exploration, vcpu: VcpuState) -> tuple[str, bool]:
+    if vcpu.mode is not Mode.CALL:
+        return "call", False
+    if vcpu.hit is not None:
+        return f"hit: {vcpu.hit.kind.name.lower()}, {vcpu.hit.phase.name.lower()}", False
+    text, own = system.port.text.next_instruction(vcpu.index)
+    return text, not own

@@ -1,0 +1,150 @@
+"""What the explorer keeps of each vCPU beside its registers."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from engine.patching.expectations import Lives
+from engine.hit import HitKind, HitPhase
+from engine.patching.hit_in_progress import NO_HIT, Block, Hit
+from engine.patching.parked_task import Mode, ParkedTask
+from engine.patching.passes import Pass, Seen, pass_key
+
+__all__ = ("Interrupted", "VcpuState")
+
+_HANDLING: Final = (HitPhase.BETWEEN, HitPhase.HANDLED)
+
+
+class Interrupted(NamedTuple):
+    """What a CPU was doing when an NMI came: hit, pass and single step in progress, the kprobes layer's record, and its vector and x87
+    registers. The others lie on the stack."""
+
+    hit: Hit | None
+    passing: Pass | None
+    stepping: bool
+    block: Block
+    vectors: bytes
+
+    @property
+    def busy(self) -> bool:
+        """It was in a hit, from where its probe was found to the end of the single step: whatever is hit meanwhile is missed."""
+        hit = self.hit
+        found = hit is not None and hit.phase is not HitPhase.TRAP and (hit.kind is not HitKind.INT3 or hit.phase in _HANDLING)
+        return found or self.stepping
+
+
+class VcpuState:
+    """One vCPU.
+
+    :ivar task: number of the task that runs; ``parked``: those that do not; ``asleep``: those that never will again.
+    :ivar calls: how many calls the task has begun.
+    :ivar hit: the hit whose next piece is to come, or None.
+    :ivar block: the kprobes layer's record of the hit in progress.
+    :ivar stepping: a probed instruction is being single-stepped: from the end of its hit's handlers to the trap behind it.
+    :ivar nmi: an NMI is being handled; ``nested``: the port's token for the function that its handler calls; ``interrupted``: what it has
+        interrupted.
+    :ivar quiet: it stands in ``schedule()``: a quiescent point.
+    :ivar passing: the pass over a site that it is in.
+    :ivar position: steps made.
+    """
+
+    __slots__ = (
+        "asleep",
+        "block",
+        "calls",
+        "hit",
+        "index",
+        "interrupted",
+        "mode",
+        "nested",
+        "nmi",
+        "parked",
+        "passing",
+        "position",
+        "quiet",
+        "stepping",
+        "task",
+    )
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.reset()
+
+    def reset(self, parked: tuple[ParkedTask, ...] = ()) -> None:
+        """As at the start of a schedule."""
+        self.task = 2 * self.index
+        self.parked = parked
+        self.asleep: tuple[ParkedTask, ...] = ()
+        self.mode = Mode.IDLE
+        self.calls = 0
+        self.hit: Hit | None = None
+        self.block: Block = NO_HIT
+        self.quiet = False
+        self.stepping = False
+        self.passing: Pass | None = None
+        self.position = 0
+        self.nmi = False
+        self.nested: object = None
+        self.interrupted: Interrupted | None = None
+
+    @property
+    def over(self) -> bool:
+        """All calls of all its tasks are made."""
+        return self.mode is Mode.DONE and not self.parked
+
+    @property
+    def off_call(self) -> bool:
+        """Its task is between calls, or in ``schedule()``."""
+        return self.mode is not Mode.CALL or self.quiet
+
+    @property
+    def quiescent(self) -> bool:
+        """Idle, or in ``schedule()``, and not in an NMI."""
+        return self.off_call and not self.nmi
+
+    def note(self, seen: Seen, probe: int) -> None:
+        """The pass in progress sees something of a probe."""
+        one = self.passing
+        if one is not None:
+            self.passing = one._replace(seen=(*one.seen, (seen, probe)))
+
+    def save(self) -> tuple[Any, ...]:
+        """For :meth:`restore`."""
+        return (
+            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.stepping, self.position, self.task, self.parked,
+            self.nmi, self.nested, self.interrupted, self.asleep,
+        )  # fmt: skip
+
+    def restore(self, saved: tuple[Any, ...]) -> None:
+        """Go back."""
+        (
+            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.stepping, self.position, self.task, self.parked,
+            self.nmi, self.nested, self.interrupted, self.asleep,
+        ) = saved  # fmt: skip
+
+    @property
+    def live(self) -> bool:
+        """What its registers and stack hold matters: it is in a call, or in an NMI."""
+        return self.mode is Mode.CALL or self.nmi
+
+    @property
+    def idle(self) -> bool:
+        """None of its tasks is in the middle of a call."""
+        return not (self.live or self.asleep or any(one.mode is Mode.CALL for one in self.parked))
+
+    def key(self, lives: Lives) -> tuple[Any, ...]:
+        """For a state's hash: all that what comes depends on but registers and stack, which the next call makes anew."""
+        away = tuple(sorted(one.key(lives) for one in self.parked))
+        asleep = tuple((one.task, one.rip) for one in self.asleep)
+        if not self.live:  # which of two tasks between calls the CPU has is all the same
+            here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
+            return (tuple(sorted((*here, *away))), asleep)
+        hit = self.hit.key if self.hit is not None else 0
+        nmi: tuple[Any, ...] = ()
+        if self.interrupted is not None:  # in an NMI; whether its handler has begun is where RIP stands
+            before, passing, stepping, block, vectors = self.interrupted
+            nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, vectors)
+        passing = pass_key(self.passing, lives)
+        # No case is known in which task and mode alone tell two states apart: each task has a stack of its own, to which RSP points unless
+        # code switches stacks, and an NMI between calls comes on an empty one.
+        return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)

@@ -1,0 +1,238 @@
+"""A vCPU's run to its next choice point, and what happens on the way: calls, traps, the oracles' looks at it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.patching.boundaries import Boundaries
+from engine.patching.handler_events import HandlerEvents
+from engine.patching.hit_pieces import HitPieces
+from engine.patching.judge import Judge
+from engine.patching.nmis import Nmis
+from engine.patching.parked_task import Mode
+from engine.patching.passes import Pass
+from engine.patching.places import Places
+from engine.patching.port import Stop
+from engine.patching.situation import Situation
+from engine.patching.task_switches import TaskSwitches
+from engine.patching.vcpu import VcpuState
+from engine.patching.waits import Waits
+
+__all__ = ("VcpuRuns",)
+
+_BIG: Final = 1 << 40
+_ODD, _ODDER, _MASK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, (1 << 64) - 1
+
+
+class VcpuRuns:
+    """Lets one vCPU go on."""
+
+    def __init__(
+        self,
+        now: Situation,
+        judge: Judge,
+        *,
+        places: Places,
+        waits: Waits,
+        boundaries: Boundaries,
+        tasks: TaskSwitches,
+        events: HandlerEvents,
+        hits: HitPieces,
+        nmis: Nmis,
+    ) -> None:
+        self._now = now
+        self._judge = judge
+        self._plan = now.plan
+        self._cpus = now.port.cpus
+        self._text = now.port.text
+        self._buffers, self._stubs = self._text.buffers, self._text.stubs
+        self._places = places
+        self._waits = waits
+        self._boundaries = boundaries
+        self._tasks = tasks
+        self._events = events
+        self._hits = hits
+        self._nmis = nmis
+
+    def run(self, vcpu: VcpuState, most: int | None, *, alone: bool) -> int:
+        """To the next choice point, at least a step, and at most ``most`` steps. Returns how many it made.
+
+        :param alone: nothing is chosen that costs anything: on to the next point where something can be chosen that does not.
+        """
+        if most is None and not self._plan.reduce and not alone:
+            most = 1
+        now, waits = self._now, self._waits
+        now.vcpu = vcpu
+        left = _BIG if most is None else most
+        began, name = vcpu.position, now.node.name + vcpu.index * _ODDER
+        while left > 0:
+            awaited = self._is_awaited(vcpu)
+            steps, stop = self._stretch(vcpu, 1 if awaited else left)
+            stop = stop or (awaited and self._boundaries.takes_interrupt(vcpu.index))
+            left -= steps
+            vcpu.position += steps
+            if self._judge.violation is not None:
+                break
+            if stop:
+                # Alone: all that could be chosen here costs something, unless it stands in schedule(), is between calls, or is parked.
+                if not alone or vcpu.quiet or vcpu.mode is not Mode.CALL or self._is_parked(vcpu):
+                    break
+                if waits.left:
+                    waits.ran(vcpu)
+                now.points.add((name + vcpu.position * _ODD) & _MASK)
+        if waits.left:
+            waits.ran(vcpu)
+        now.points.add((name + vcpu.position * _ODD) & _MASK)
+        return vcpu.position - began
+
+    def _is_parked(self, vcpu: VcpuState) -> bool:
+        """``stop_machine`` has it, or would have it here; an NMI goes on."""
+        waits = self._waits
+        stopping = bool(waits.left) and waits.stopping
+        return not vcpu.nmi and (self._now.node.stopped or (stopping and self._boundaries.stops(vcpu.index)))
+
+    def _is_awaited(self, vcpu: VcpuState) -> bool:
+        """Somebody can tell when this vCPU, with interrupts off, comes to take one, be it where nobody else could tell where it is: a core
+        sync waits for that, or the interrupt may give the vCPU to another task."""
+        waits = self._waits
+        asked = self._plan.reduce and (self._plan.preempt or (bool(waits.left) and waits.syncs_with(vcpu.index)))
+        if not asked or vcpu.mode is not Mode.CALL or vcpu.nmi or vcpu.hit is not None or self._boundaries.takes_interrupt(vcpu.index):
+            return False
+        ip = self._cpus.ip(vcpu.index)
+        return not (ip in self._buffers or ip in self._stubs)  # there each place where interrupts come on again is a choice point
+
+    def _stretch(self, vcpu: VcpuState, limit: int) -> tuple[int, bool]:
+        """Steps made, and whether this is a choice point."""
+        if vcpu.mode is not Mode.CALL and not vcpu.nmi:
+            self.begin_call(vcpu)
+            return 1, False
+        if vcpu.hit is not None:
+            self._advance_hit(vcpu)
+            return 1, True
+        vcpu.quiet = vcpu.quiet and vcpu.nmi
+        self._look(vcpu)
+        if self._judge.violation is not None:
+            return 1, True  # the step that it would have been
+        cpus, cpu = self._cpus, vcpu.index
+        stop, steps = cpus.run(cpu, limit)
+        chosen = self._came_to(vcpu, stop) if stop is Stop.WATCHED or stop is Stop.BUDGET else self._answer(vcpu, stop)
+        if vcpu.mode is Mode.CALL and cpus.spent(cpu) > self._plan.limit:
+            cpus.out_of_instructions(cpu, self._plan.limit)
+            self._died(vcpu)
+        return steps, chosen
+
+    def begin_call(self, vcpu: VcpuState) -> None:
+        """The task that has the vCPU begins its next call."""
+        self._cpus.begin_call(vcpu.index, vcpu.task)
+        vcpu.mode = Mode.CALL
+        vcpu.calls += 1
+
+    def _look(self, vcpu: VcpuState) -> None:
+        """Before the next instruction: is it whole, and is it a site's?"""
+        cpu = vcpu.index
+        ip = self._cpus.ip(cpu)
+        if ip in self._buffers:
+            self._judge.in_buffer(cpu, ip)
+            return
+        if ip in self._stubs:
+            return
+        if vcpu.passing is not None:
+            self._hits.end_pass(vcpu)
+        if ip not in self._places.near:
+            return
+        self._judge.instruction(vcpu, ip)
+        site = self._now.sites.get(ip)
+        if site is not None:
+            fetched = self._text.fetched(cpu, ip, self._text.facts.patch_size_max)
+            busy = vcpu.interrupted is not None and vcpu.interrupted.busy
+            vcpu.passing = Pass(ip, site.armed(fetched), busy, self._now.node.lives)
+
+    def _came_to(self, vcpu: VcpuState, stop: Stop) -> bool:
+        """A run has ended in front of an instruction like any other. True: a choice point."""
+        ip, plan = self._cpus.ip(vcpu.index), self._plan
+        if ip in plan.resched and not vcpu.nmi:
+            self._tasks.schedules(vcpu)
+        if ip in plan.asleep and not vcpu.nmi:
+            self._tasks.falls_asleep(vcpu)
+        return stop is Stop.WATCHED or ip in self._places.watched
+
+    # What the machine has to answer -------------------------------------------------------------------------------------
+
+    def _answer(self, vcpu: VcpuState, stop: Stop) -> bool:
+        """A run has come back for something else. True: a choice point."""
+        if stop is Stop.HIT:
+            vcpu.hit = self._now.port.hits.begin(vcpu.index)
+            self._judge.handlers_asked(vcpu)
+        elif stop is Stop.NMI:
+            self._nmis.call_function(vcpu)
+        elif stop is Stop.NESTED_RETURN and vcpu.nested is not None:
+            self._nmis.leave(vcpu)
+        else:
+            return self._let_machine_answer(vcpu, stop)
+        return True
+
+    def _let_machine_answer(self, vcpu: VcpuState, stop: Stop) -> bool:
+        """What is none of a hit's pieces the machine answers in one step. True: a choice point."""
+        if self._hits.goes_on_freed(vcpu):
+            return True
+        self._hits.load(vcpu)
+        self._machine_answers(vcpu, stop)
+        died = self._cpus.died(vcpu.index)
+        ended = stop is Stop.CALL_RETURN and vcpu.mode is Mode.CALL
+        if ended:
+            self._judge.call_ending(vcpu)
+        if ended or died:
+            self._now.node.state.arch.call_ended(vcpu.index)
+        self._hits.store(vcpu)
+        if stop is Stop.RETURN_PROBE:
+            self._judge.return_over(vcpu)
+        if died:
+            self._died(vcpu)
+        elif ended:
+            self._ended(vcpu)
+        elif stop is Stop.SCHEDULE:
+            self._tasks.schedules(vcpu)
+        else:
+            return stop is not Stop.EXCEPTION
+        return True
+
+    def _machine_answers(self, vcpu: VcpuState, stop: Stop) -> None:
+        cpus, events, state = self._cpus, self._events, self._now.node.state
+        if stop is Stop.RETURN_PROBE:
+            self._judge.return_begins(vcpu, *self._now.port.hits.returning_call(vcpu.index))
+            self._judge.handlers_asked(vcpu)
+        missed = events.misses(state)
+        cpus.answer(vcpu.index)
+        events.missed(state, missed)
+        if stop is Stop.RETURN_PROBE and not cpus.died(vcpu.index):
+            self._judge.return_handled(vcpu)
+        if stop is Stop.STEPPED:
+            vcpu.stepping = False
+
+    def _advance_hit(self, vcpu: VcpuState) -> None:
+        if self._hits.advance(vcpu) is not None and self._cpus.died(vcpu.index):
+            self._died(vcpu)
+
+    # Ends of calls ------------------------------------------------------------------------------------------------------
+
+    def _ended(self, vcpu: VcpuState) -> None:
+        """A call has returned."""
+        if vcpu.passing is not None:
+            self._hits.end_pass(vcpu)
+        self._judge.call_ended(vcpu, self._cpus.outcome(vcpu.task))
+        vcpu.mode = Mode.DONE if vcpu.calls >= self._plan.calls[vcpu.task].times else Mode.IDLE
+        self._waits.quiescent(vcpu.index)
+        self._waits.task_passed(vcpu.task)
+
+    def _died(self, vcpu: VcpuState) -> None:
+        """A call has died: a violation, unless calls do so without probes, too; then others go on."""
+        vcpu.mode, vcpu.hit = Mode.DONE, None
+        fault = self._cpus.fault(vcpu.index)
+        assert fault is not None
+        if self._judge.violation is not None:
+            return
+        self._judge.died(vcpu, fault)
+        if self._judge.violation is None:
+            vcpu.passing = None
+            self._waits.quiescent(vcpu.index)
+            self._waits.task_passed(vcpu.task)
