@@ -92,8 +92,8 @@ def check(
     :param jobs: processes; the result does not depend on it.
     :param checkpoint: a directory to write down what is found, and to go on from after a kill.
     :param progress: called as ``progress(schedules, expected)`` now and then.
-    :returns: the ``verdict``, and ``violations`` with their shrunk schedules. After Ctrl-C, or when a process of ``jobs`` has died, which is
-        in its ``died``, it has what was found by then, and is ``interrupted``.
+    :returns: the ``verdict``, and ``violations`` with their shrunk schedules. After Ctrl-C, or when a process of ``jobs`` has died
+        (``died``), it has what was found by then, and is ``interrupted``.
     :raises InputError: something is wrong with one of them; :func:`run` has the others.
     :raises KprobeError: a probe is refused.
     :raises UnprobedFault: the call dies, or does not end, without any probe.
