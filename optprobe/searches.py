@@ -16,6 +16,7 @@ from arch_x86.explore.saved_violations import ScenarioOptions, case_of, scenario
 from arch_x86.explore.scenario import Scenario, load_scenarios
 from arch_x86.text.poke import PokeFactory
 from engine import defaults
+from engine.errors import InputError
 from engine.image import Image
 from engine.patching.check_result import CheckResult
 from engine.patching.search_options import Search
@@ -197,7 +198,13 @@ def _search(
     jobs: Number,
     checkpoint: str | Path | None,
 ) -> Search:
-    """How to search, by the command line's own rules."""
+    """How to search, by the command line's own rules.
+
+    :raises InputError: an unknown strategy, a wrong number, or an option of another strategy.
+    """
+
+    if checkpoint is not None and not str(checkpoint):
+        raise InputError("checkpoint='': give a directory, or None for none")
 
     def text(value: Number | Path | None) -> str | None:
         return None if value is None else str(value)

@@ -154,6 +154,7 @@ def test_every_option_of_the_command_line_is_one_of_the_functions():
         (optprobe.check, {**ONCE, "without": "free-wait"}, "without='free-wait': give a list"),
         (optprobe.check, {**ONCE, "without": ["free-beer"]}, "no such step"),
         (optprobe.check, {**ONCE, "resched": "work+0x3"}, "resched='work+0x3': give a list"),
+        (optprobe.check, {**ONCE, "checkpoint": ""}, "checkpoint='': give a directory"),
         (optprobe.check, {**ONCE, "poke": lambda *_: None}, "NoneType is no poke protocol"),
     ],
 )
