@@ -66,6 +66,7 @@ COMMANDS = {
         "--calls", "1", "--without", "stop-machine",
     ),
     "explore": ("arch_x86/explore/scenarios/life.py::register", "--preemptions", "0"),
+    "steps": (),
 }  # fmt: skip
 
 

@@ -60,11 +60,12 @@ def test_a_script_piped_in_runs_and_says_no_error(line, capsys, monkeypatch):
 
 def test_the_python_example_runs_and_prints_what_its_comments_say(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    source = next(block for block in BLOCKS if block.startswith("from arch_x86"))
-    exec(compile(source, "README.md", "exec"), {})
+    source = next(block for block in BLOCKS if block.startswith("import optprobe"))
+    exec(compile(source, "<README.md>", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(" 3")
     assert lines[1] == "optimized 01000000 02000000 03000000"
+    assert lines[2] == "<RunResult linux-2010 -> 0x5, hits: 1>"
 
 
 def test_there_are_at_least_three_commands_and_every_linked_file_exists():
