@@ -50,7 +50,7 @@ sound: $(VENV)/run.stamp
 shared: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.explore.shared_functions $(SHARED)
 
-# The tables of README and docs/findings.md, in Markdown, from a fresh run of the matrix.
+# The tables of docs/necessity.md and docs/findings.md, in Markdown, from a fresh run of the matrix.
 necessity: $(VENV)/run.stamp
 	@$(BIN)/python -m bench.necessity $(NECESSITY)
 

@@ -1,4 +1,4 @@
-"""``make necessity``: the tables of the README and of docs/findings.md, in Markdown, from a fresh run of the matrix."""
+"""``make necessity``: the tables of docs/necessity.md and of docs/findings.md, in Markdown, from a fresh run of the matrix."""
 
 from __future__ import annotations
 

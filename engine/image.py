@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 
+from engine.brief import count, described, shortened
+
 __all__ = (
     "DeferredRelocation",
     "ExceptionEntry",
@@ -63,6 +65,10 @@ class Segment:
         """First address behind the segment."""
         return self.addr + self.size
 
+    def __repr__(self) -> str:
+        kind = "text" if self.executable else "data" if self.writable else "constants"
+        return described(self, f"{self.addr:#x}", f"{count(self.size, 'byte')} of {kind}")
+
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
@@ -81,6 +87,10 @@ class Symbol:
 
     def __contains__(self, addr: int) -> bool:
         return self.addr <= addr < self.addr + self.size
+
+    def __repr__(self) -> str:
+        kinds = (("data", not self.function), ("indirect", self.indirect), ("shadowed", self.shadowed))
+        return described(self, shortened(self.name), f"{self.addr:#x}", count(self.size, "byte"), *(kind for kind, holds in kinds if holds))
 
 
 class ReservedKind(Enum):
@@ -164,6 +174,11 @@ class Image:
     thread_setup: tuple[int, ...] = ()
     entry: int | None = None
     warnings: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        size = sum(segment.size for segment in self.segments)
+        warned = count(len(self.warnings), "warning") if self.warnings else ""
+        return described(self, shortened(self.name), count(size, "byte"), count(len(self.functions), "function"), warned)
 
     @cached_property
     def functions(self) -> tuple[Symbol, ...]:

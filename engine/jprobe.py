@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from engine.brief import described
 from engine.kprobe import Kprobe, KprobeFlag
 
 __all__ = ("Jprobe", "JprobeEntry", "JumperProbe")
@@ -54,4 +55,4 @@ class Jprobe:
         self.entry = entry
 
     def __repr__(self) -> str:
-        return f"<Jprobe {self.kp!r}>"
+        return described(self, self.kp.place, self.kp.flags.name or "")

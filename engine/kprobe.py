@@ -10,6 +10,8 @@ from collections.abc import Callable
 from enum import Enum, IntFlag, StrEnum
 from typing import Any, Final, Protocol
 
+from engine.brief import described, shortened
+
 __all__ = (
     "AggrKprobe",
     "BreakHandler",
@@ -172,8 +174,12 @@ class Kprobe:
         return self.flags.value & _FTRACE != 0
 
     def __repr__(self) -> str:
-        where = f"{self.symbol_name}+{self.offset:#x}" if self.symbol_name else f"{self.addr or 0:#x}"
-        return f"<{type(self).__name__} {where} {self.flags!r}>"
+        return described(self, self.place, self.flags.name or "")
+
+    @property
+    def place(self) -> str:
+        """Where it is to go, for people: ``symbol+0xoffset``, or an address."""
+        return f"{shortened(self.symbol_name)}+{self.offset:#x}" if self.symbol_name else f"{self.addr or 0:#x}"
 
 
 class AggrKprobe(Kprobe):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from engine.brief import described
 from engine.kprobe import Kprobe, KprobeFlag
 
 __all__ = ("EntryProbe", "Kretprobe", "KretprobeInstance", "ReturnHandler")
@@ -29,6 +30,10 @@ class KretprobeInstance:
         self.ret_addr = 0
         self.frame = 0
         self.data = bytearray(rp.data_size)
+
+    def __repr__(self) -> str:
+        where = "" if self.rp is None else self.rp.kp.place
+        return described(self, where, f"returns to {self.ret_addr:#x}")
 
 
 class EntryProbe(Kprobe):
@@ -80,4 +85,4 @@ class Kretprobe:
         self.free_instances: list[KretprobeInstance] = []
 
     def __repr__(self) -> str:
-        return f"<Kretprobe {self.kp!r}>"
+        return described(self, self.kp.place, self.kp.flags.name or "")

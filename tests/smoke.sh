@@ -12,4 +12,11 @@ cp -r "$here/tests" "$here/workloads" "$here/docs" "$here/README.md" "$here/pypr
 cd "$work"
 "$work/venv/bin/python" -c 'import engine, arch_x86, pathlib; assert "site-packages" in engine.__file__, engine.__file__'
 "$work/venv/bin/optprobe" --help >/dev/null
+# What the wheel promises without the source tree: the demo with its image, and the Python interface.
+mkdir "$work/empty"
+cd "$work/empty"
+"$work/venv/bin/optprobe" demo >demo.txt || { cat demo.txt; exit 1; }
+"$work/venv/bin/python" -c 'import optprobe; assert "site-packages" in optprobe.__file__; optprobe.Machine(optprobe.load_asm("f: ret", "f.s")).close()'
+test "$("$work/venv/bin/optprobe" --version)" = "optprobe $("$work/venv/bin/python" -c 'import optprobe; print(optprobe.__version__)')"
+cd "$work"
 "$work/venv/bin/python" -m pytest -q -m smoke -p no:cacheprovider tests

@@ -44,6 +44,12 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
             assert heading in anchors(there), target
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_every_source_file_that_a_page_names_is_there(page):
+    for name in re.findall(r"`((?:engine|arch_x86|optprobe|tests|bench)/[\w/]+\.py)`", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).is_file(), name
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as they are made of their words."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
@@ -66,6 +72,7 @@ COMMANDS = {
         "--calls", "1", "--without", "stop-machine",
     ),
     "explore": ("arch_x86/explore/scenarios/life.py::register", "--preemptions", "0"),
+    "steps": (),
 }  # fmt: skip
 
 

@@ -115,6 +115,11 @@ class Executor:
         """A trap, or what else leaves guest code, is being handled now."""
         return bool(self._handling)
 
+    @property
+    def handling(self) -> int | None:
+        """The vCPU whose trap is being handled now, the innermost of several; None: no handler runs."""
+        return self._handling[-1] if self._handling else None
+
     # Turns ------------------------------------------------------------------------------------------------------------
 
     def advance(self, cpu: int, budget: int, plan: InterruptPlan | None = None) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from engine.brief import described, shortened
 from engine.errors import OptprobeError
 
 __all__ = ("Caller", "FaultKind", "GuestFault", "GuestFaultError")
@@ -67,6 +68,9 @@ class GuestFault:
     explain: str
     caller: Caller | None = None
     system_call: int | None = None
+
+    def __repr__(self) -> str:
+        return described(self, f"cpu {self.cpu}", f"{self.kind} at {shortened(self.place)}", self.explain)
 
     def to_json(self) -> dict[str, object]:
         """The ``fault`` object of ``optprobe run --json``; the last two only where there is something to say."""

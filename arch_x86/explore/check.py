@@ -42,6 +42,8 @@ def check(
     """
     strategy = search.build()
     with closing(open_experiment(case, pool)) as system:
+        if case.poke is not None:
+            _refuse_bad_poke(system)
         if refuses:
             system.refuse_bad_start()
         outcome, interrupted, died, checkpoint = Outcome(), False, None, None
@@ -73,6 +75,17 @@ def check(
                 result.interrupted = True
             result.violations.append(Report(violation, Schedule(fingerprint(case), segments)))
     return result
+
+
+def _refuse_bad_poke(system: Exploration) -> None:
+    """With the user's poke protocol the control tasks end in no error when they run alone: a bug in its code is no finding about the order
+    of its steps.
+
+    :raises InputError: one of them does.
+    """
+    error = system.error_alone()
+    if error is not None:
+        raise InputError(f"with this poke=, the control tasks end in an error when nobody else runs: {error}") from None
 
 
 @contextmanager

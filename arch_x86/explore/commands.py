@@ -25,6 +25,7 @@ from arch_x86.explore.saved_violations import (
 )
 from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.images import parse_stub
+from engine import defaults
 from engine.core.profiles import profile_named
 from engine.errors import InputError, UnprobedFault, WorkerDied, error_text, printable
 from engine.patching.check_result import CheckResult
@@ -83,8 +84,8 @@ def search_options(args: Namespace) -> Search:
         strategy=args.strategy,
         preemptions=bound,
         max_schedules=most,
-        seed=parse_number("0" if args.seed is None else args.seed, "--seed", least=0),
-        depth=parse_number("3" if args.depth is None else args.depth, "--depth", least=1, most=1_000),
+        seed=parse_number(str(defaults.SEED) if args.seed is None else args.seed, "--seed", least=0),
+        depth=parse_number(str(defaults.PCT_DEPTH) if args.depth is None else args.depth, "--depth", least=1, most=1_000),
         hashing=not args.no_hashing,
         recheck_every=1 if args.recheck else 100,
         jobs=parse_number(args.jobs, "--jobs", least=1, most=256),

@@ -103,7 +103,7 @@ def _place(experiment: Experiment, pool: UcPool | None) -> tuple[X86Port, Plan]:
         restores=experiment.restores,
         limit=experiment.limit,
     )
-    return X86Port(machine, executor, experiment.profile, frames, times, experiment.limit), plan
+    return X86Port(machine, executor, experiment.profile, frames, times, experiment.limit, experiment.poke), plan
 
 
 def _heap_pages(experiment: Experiment) -> int:

@@ -20,8 +20,10 @@ from arch_x86.explore.open_experiment import require_boundary
 from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
 from arch_x86.images import load_image
 from arch_x86.lab.redzone import with_red_zone
+from arch_x86.text.poke import PokeFactory
+from engine import defaults
 from engine.core.ablation import without
-from engine.core.profiles import profile_named
+from engine.core.profiles import Profile, profile_named
 from engine.errors import InputError, KprobeError, error_text, printable
 from engine.image import Image
 from engine.patching.experiment import Experiment
@@ -48,18 +50,18 @@ class CheckOptions:
     call: str
     arguments: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
-    calls: int = 3
-    cpus: int = 1
-    profile: str = "linux-2010"
+    calls: int = defaults.CALLS
+    cpus: int = defaults.CPUS
+    profile: str = defaults.PROFILE
     preempt: bool = False
-    fetch: str = "coherent"
+    fetch: str = defaults.FETCH
     without: tuple[str, ...] = ()
     resched: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     stubs: tuple[tuple[str, int], ...] = ()
-    max_instructions: int = 1_000_000
-    red_zone: str = "auto"
-    points: str = "locks"
+    max_instructions: int = defaults.MAX_INSTRUCTIONS
+    red_zone: str = defaults.RED_ZONE
+    points: str = defaults.POINTS
     check_alignment: bool = False
     reduce: bool = True
 
@@ -74,21 +76,22 @@ class ScenarioOptions:
     preempt: bool = False
     cpus: int | None = None
     without: tuple[str, ...] = ()
-    points: str = "locks"
+    points: str = defaults.POINTS
     check_alignment: bool = False
     reduce: bool = True
 
 
-def scenario_case(one: Scenario, options: ScenarioOptions) -> Experiment:
+def scenario_case(one: Scenario, options: ScenarioOptions, *, profile: Profile | None = None) -> Experiment:
     """The case that scenario ``one`` is with these options.
 
+    :param profile: takes the place of the shipped profile that they name.
     :raises InputError: one of them is wrong.
     """
-    profile = one.profiles[0] if options.profile is None else options.profile
-    if profile not in one.profiles:
-        raise InputError(f"--profile {printable(profile)}: {one.name} is a scenario of {', '.join(one.profiles)}")
+    name = one.profiles[0] if options.profile is None else options.profile
+    if name not in one.profiles:
+        raise InputError(f"--profile {printable(name)}: {one.name} is a scenario of {', '.join(one.profiles)}")
     preempt = options.preempt or one.preempt
-    ablated = without(profile_named(profile), frozenset((*options.without, *one.without)), preempt=preempt)
+    ablated = without(profile or profile_named(name), frozenset((*options.without, *one.without)), preempt=preempt)
     case = one.case(ablated, cpus=options.cpus, preempt=preempt)
     return replace(case, reduce=options.reduce, points=_points(options.points), check_alignment=options.check_alignment)
 
@@ -103,9 +106,13 @@ def _points(text: str) -> str:
     return text
 
 
-def case_of(options: CheckOptions, image: Image | None = None) -> Experiment:
+def case_of(
+    options: CheckOptions, image: Image | None = None, *, profile: Profile | None = None, poke: PokeFactory | None = None
+) -> Experiment:  # fmt: skip
     """The case that the options describe.
 
+    :param image: takes the place of the file that they name; ``profile``: of the profile, such as a custom one.
+    :param poke: makes the poke protocol; None: the profile's.
     :raises InputError: one of them is wrong.
     """
     if options.fetch != "coherent":
@@ -125,7 +132,7 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Experiment:
             )
     if image is None:
         image = load_image(options.image, libraries=options.libraries, stubs=[name for name, _ in options.stubs])
-    profile = profile_named(options.profile)
+    profile = profile or profile_named(options.profile)
     for spec in specs:
         refuse_ambiguous(spec, image, profile)
     arguments = tuple(parse_argument(text) for text in options.arguments)
@@ -149,6 +156,7 @@ def case_of(options: CheckOptions, image: Image | None = None) -> Experiment:
         limit=options.max_instructions,
         stubs=stubs,
         check_alignment=options.check_alignment,
+        poke=poke,
         code=[("main", life_of_probes(specs))],
         tag=repr([spec.text for spec in specs]) + changed,
     )

@@ -14,7 +14,6 @@ def register(setup: Setup) -> None:
 
 from __future__ import annotations
 
-import inspect
 import re
 import runpy
 from collections.abc import Callable, Sequence
@@ -29,12 +28,14 @@ from arch_x86.explore.open_experiment import require_boundary
 from arch_x86.images import load_image
 from arch_x86.images.asmtext import load_asm
 from arch_x86.lab.calls import require_function
+from arch_x86.text.poke import PokeFactory
+from engine.brief import count, described, shortened
 from engine.core.profiles import Profile
 from engine.errors import InputError, OptprobeError, error_text, printable
 from engine.image import Image
 from engine.kallsyms import Kallsyms
 from engine.patching.control_code import ControlCode
-from engine.patching.experiment import Experiment
+from engine.patching.experiment import Experiment, source_of
 from engine.patching.operations import Control
 from engine.syntax.arguments import parse_argument
 
@@ -70,7 +71,8 @@ class Setup:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A named case. ``profiles``: where it makes sense; ``preemptions``: the bound that it is meant for; ``without``: steps that it leaves
-    out, so that it shows what they are for; ``steps``: those that it fails without; ``batch``: of :class:`engine.core.profiles.Profile`.
+    out, so that it shows what they are for; ``steps``: those that it fails without; ``batch``: of :class:`engine.core.profiles.Profile`;
+    ``poke``: makes the poke protocol, None: the profile's.
     """
 
     name: str
@@ -91,6 +93,10 @@ class Scenario:
     steps: tuple[str, ...] = ()
     batch: int | None = None
     source: str = field(default="", compare=False)
+    poke: PokeFactory | None = None
+
+    def __repr__(self) -> str:
+        return described(self, shortened(self.name), f"{count(self.calls, 'call')} of {shortened(self.call)}", " ".join(self.profiles))
 
     def case(self, profile: Profile, *, cpus: int | None = None, preempt: bool | None = None) -> Experiment:
         """The case in ``profile``, steps left out as there."""
@@ -109,6 +115,7 @@ class Scenario:
             nmis=self.nmis,
             interrupts=self.interrupts,
             asleep=tuple(require_boundary(image, called.addr + offset, f"asleep={offset}") for offset in self.asleep),
+            poke=self.poke,
             code=partial(self._control_tasks, profile),
             tag=f"{self.name}:{self.source}",
         )
@@ -147,6 +154,7 @@ def scenario(
     without: Sequence[str] = (),
     steps: Sequence[str] = (),
     batch: int | None = None,
+    poke: PokeFactory | None = None,
 ) -> Callable[[Callable[[Setup], None]], Scenario]:
     """Makes a :class:`Scenario` of a function that places control tasks.
 
@@ -155,6 +163,7 @@ def scenario(
     :param asleep: offsets in the called function in front of whose instruction a task falls asleep in the middle of its call, for ever.
     :param batch: most probes that a pass takes in each direction in linux-2010, most pokes that share their core syncs in ``next``: so that
         two or three probes are more than a batch. None: the kernel's 256.
+    :param poke: makes the poke protocol, ``poke(text, plane, without)``; None: the profile's.
     :raises InputError: one of them is of another type, or out of range.
     """
     _check_words(image=image, call=call)
@@ -165,6 +174,8 @@ def scenario(
     _check_switches(preempt=preempt, nmis=nmis, interrupts=interrupts)
     if not profiles or not set(profiles) <= set(PROFILES):
         raise InputError(f"profiles={printable(repr(profiles))}: give some of {', '.join(PROFILES)}")
+    if poke is not None and not callable(poke):
+        raise InputError(f"poke={printable(repr(poke))}: give what makes a poke protocol, such as its class")
     _check_list("asleep", asleep, int, "offsets in the called function, such as (4,)")
 
     def make(build: Callable[[Setup], None]) -> Scenario:
@@ -187,7 +198,8 @@ def scenario(
             tuple(without),
             tuple(steps),
             batch,
-            _source(build),
+            source_of(build),
+            poke,
         )
 
     return make
@@ -217,14 +229,6 @@ def _check_switches(**given: object) -> None:
             raise InputError(f"{name}={printable(repr(value))}: give True or False")
 
 
-def _source(build: Callable[[Setup], None]) -> str:
-    """The text of a scenario's function, so that a schedule of another version of it is not taken for one of this."""
-    try:
-        return inspect.getsource(build)
-    except (OSError, TypeError):  # typed in, say
-        return build.__code__.co_code.hex()
-
-
 def load_scenarios(spec: str) -> list[Scenario]:
     """Those of ``FILE.py``, or the one of ``FILE.py::NAME``, in the file's order.
 
@@ -241,7 +245,7 @@ def load_scenarios(spec: str) -> list[Scenario]:
         raise InputError(_said(error, str(path))) from None
     found = [value for value in names.values() if isinstance(value, Scenario)]
     if not found:
-        raise InputError(f"{printable(name)}: no scenario; decorate a function with arch_x86.explore.scenario.scenario")
+        raise InputError(f"{printable(name)}: no scenario; decorate a function with optprobe.scenario")
     if not wanted:
         return found
     chosen = [one for one in found if wanted.replace("_", "-") in (one.name, one.build.__name__.replace("_", "-"))]

@@ -14,6 +14,7 @@ from arch_x86.isa.disasm import disassemble
 from arch_x86.lab.bench import build_arch
 from arch_x86.probes.arch import X86Arch
 from arch_x86.probes.ftrace_site import FTRACE_SIZE_MAX, FtraceInsn
+from arch_x86.text.poke import PokeFactory
 from engine.control.stepped_plane import SteppedPlane
 from engine.core.profiles import Profile
 from engine.image import Image
@@ -34,9 +35,13 @@ X86_FACTS: Final = PatchFacts(
 
 
 class X86Text:
-    """The text of ``machine`` under the kernel of ``profile``."""
+    """The text of ``machine`` under the kernel of ``profile``.
 
-    def __init__(self, machine: Machine, profile: Profile) -> None:
+    :param poke: makes the poke protocol; None: the profile's.
+    """
+
+    def __init__(self, machine: Machine, profile: Profile, poke: PokeFactory | None = None) -> None:
+        self._poke = poke
         self._machine = machine
         self._profile = profile
         self._store = machine.text.store
@@ -67,7 +72,7 @@ class X86Text:
     def build(self, plane: SteppedPlane, *, whole_batches: bool) -> tuple[SteppedText, X86Arch]:
         """See :class:`TextPort`."""
         text = SteppedText(self._store, self.buffers.__contains__, plane.point, whole_batches=whole_batches)
-        return text, build_arch(self._machine, text, plane, self._profile)
+        return text, build_arch(self._machine, text, plane, self._profile, poke=self._poke)
 
     def show(self, state: Any, version: Any) -> None:
         """See :class:`TextPort`."""

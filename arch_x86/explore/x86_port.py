@@ -11,6 +11,7 @@ from arch_x86.explore.text_port import X86Text
 from arch_x86.explore.unprobed_port import X86Unprobed
 from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.lab.calls import CallFrame
+from arch_x86.text.poke import PokeFactory
 from engine.core.profiles import Profile
 
 __all__ = ("X86Port",)
@@ -21,17 +22,25 @@ class X86Port:
 
     :param frames: of each task, its call; ``times``: how often it makes it.
     :param limit: most instructions of a call that runs without probes.
+    :param poke: makes the poke protocol; None: the profile's.
     """
 
     def __init__(
-        self, machine: Machine, executor: Executor, profile: Profile, frames: dict[int, CallFrame], times: dict[int, int], limit: int
-    ) -> None:  # fmt: skip
+        self,
+        machine: Machine,
+        executor: Executor,
+        profile: Profile,
+        frames: dict[int, CallFrame],
+        times: dict[int, int],
+        limit: int,
+        poke: PokeFactory | None = None,
+    ) -> None:
         self.machine = machine
         size = machine.config.stack_pages * PAGE_SIZE
         stacks = {task: machine.allocate(size) + size for task in frames if task % 2}
         self.cpus = X86Cpus(machine, executor, frames, stacks)
         self.hits = X86Hits(executor)
-        self.text = X86Text(machine, profile)
+        self.text = X86Text(machine, profile, poke)
         self.memory = X86Memory(machine, frames, stacks)
         self.unprobed = X86Unprobed(executor, frames=frames, times=times, stacks=stacks, limit=limit, cpus=self.cpus, memory=self.memory)
 

@@ -16,12 +16,13 @@ from arch_x86.isa.constants import FLAG_IF
 from arch_x86.lab.calls import require_function
 from arch_x86.probes.arch import X86Arch, X86Areas
 from arch_x86.probes.jprobe import JprobeStub
-from arch_x86.text.poke import MAX_POKE_BATCH, PokeProtocol, StopMachinePoke, TextPokeBp
+from arch_x86.text.poke import MAX_POKE_BATCH, PokeFactory, PokeProtocol, StopMachinePoke, TextPokeBp
 from arch_x86.text.poke_batch import TextPokeBpBatch
 from arch_x86.text.space import TextSpace
 from engine.control.sync import ControlPlane
 from engine.core.kprobes import Kprobes
 from engine.core.profiles import LINUX_2010, Profile
+from engine.errors import InputError
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
 
@@ -39,10 +40,33 @@ def _poke_of(profile: Profile, text: TextSpace, plane: ControlPlane) -> PokeProt
     return protocol(text, plane, profile.without)
 
 
-def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: Profile, slots_max: int | None = None) -> X86Arch:
-    """The arch layer of ``machine``, which pokes ``text`` as the profile does, under ``plane``.
+def _require_protocol(made: object) -> PokeProtocol:
+    """What ``poke=`` has made, if it is a poke protocol.
+
+    :raises InputError: it lacks something that a protocol has.
+    """
+    if not isinstance(made, PokeProtocol):
+        wanted = (
+            name for name in ("text_poke", "text_poke_bytes", "text_poke_jumps", "text_poke_breakpoints", "bp_holds", "bp_target", "state")
+        )
+        missing = ", ".join(name for name in wanted if not hasattr(made, name))
+        raise InputError(f"poke=: {type(made).__name__} is no poke protocol, for it has no {missing}; see docs/api.md")
+    return made
+
+
+def build_arch(
+    machine: Machine,
+    text: TextSpace,
+    plane: ControlPlane,
+    profile: Profile,
+    slots_max: int | None = None,
+    *,
+    poke: PokeFactory | None = None,
+) -> X86Arch:
+    """The arch layer of ``machine``, which pokes ``text`` under ``plane``.
 
     :param slots_max: most slots and detour buffers a page; None: what fits.
+    :param poke: makes the poke protocol; None: the profile's.
     """
     layout, stubs = machine.layout, machine.stubs
     saved_sp = tuple(layout.gs_base(cpu.index) + GS_JPROBE_SP for cpu in machine.cpus)
@@ -55,13 +79,14 @@ def build_arch(machine: Machine, text: TextSpace, plane: ControlPlane, profile: 
         JprobeStub(stubs.jprobe_return, stubs.jprobe_return_end, saved_sp),
         slots_max,
     )
-    poke = _poke_of(profile, text, plane)
-    return X86Arch(machine.image, text, poke, areas, machine.ram, len(machine.cpus), profile, machine.guard, plane.synchronize_sched)
+    protocol = _poke_of(profile, text, plane) if poke is None else _require_protocol(poke(text, plane, profile.without))
+    return X86Arch(machine.image, text, protocol, areas, machine.ram, len(machine.cpus), profile, machine.guard, plane.synchronize_sched)
 
 
 class Workbench:
     """A machine ready to probe.
 
+    :param poke: makes the poke protocol; None: the profile's.
     :ivar machine: the vCPUs, memory and text.
     :ivar kprobes: ``register_kprobe`` and the rest.
     :ivar plane: control tasks, virtual time, the counts of ``stop_machine``.
@@ -75,6 +100,7 @@ class Workbench:
         config: MachineConfig | None = None,
         pool: UcPool | None = None,
         profile: Profile = LINUX_2010,
+        poke: PokeFactory | None = None,
     ) -> None:
         config = replace(config or MachineConfig(), int3_gap=profile.steps_by_int3)
         self.image = image
@@ -83,7 +109,7 @@ class Workbench:
         self.plane = ControlPlane(self)
         self.interrupts: InterruptPlan | None = None
         self.limit: int | None = None
-        self.arch = build_arch(self.machine, self.machine.text, self.plane, profile)
+        self.arch = build_arch(self.machine, self.machine.text, self.plane, profile, poke=poke)
         self.machine.trap_handler = self.arch.traps
         self.machine.participants += (self.arch, self)
         self.machine.call_ended.append(self.arch.traps.call_ended)
@@ -167,6 +193,12 @@ class Workbench:
                 self.run_turn()
         return [task.fault for task in self.machine.tasks if task.fault is not None]
 
+    def finish_call(self, cpu: int) -> GuestFault | None:
+        """Let ``cpu`` alone run to the end of its call. Returns its fault, or None."""
+        while self.executor.running(cpu):
+            self._turn(cpu, _TO_THE_END)
+        return self.machine.tasks[cpu].fault
+
     def call(self, symbol: str, *integers: int, cpu: int = 0) -> int:
         """Call a function by name on ``cpu`` and return RAX, for tests and notebooks.
 
@@ -174,9 +206,7 @@ class Workbench:
         :raises GuestFaultError: the call ended in a guest fault.
         """
         self.start_call(cpu, require_function(self.image, self.machine.kallsyms, symbol).addr, integers)
-        while self.executor.running(cpu):
-            self._turn(cpu, _TO_THE_END)
-        fault = self.machine.tasks[cpu].fault
+        fault = self.finish_call(cpu)
         if fault is not None:
             raise GuestFaultError(fault)
         return self.machine.cpus[cpu].registers()[0]

@@ -44,11 +44,11 @@ def run_demo(path: str | None, style: Style) -> int:
     return 0 if good else 1
 
 
-def _shipped() -> str:
-    path = Path(__file__).resolve().parents[2] / "workloads" / "elf" / "sha256.o"
-    if not path.exists():
-        raise InputError("the demo needs workloads/elf/sha256.o of the source tree; run it there, or give one with --image")
-    return str(path)
+def _shipped() -> Path:
+    """The compiled SHA-256: in a wheel it lies beside this module, in the source tree among the workloads."""
+    here = Path(__file__).resolve()
+    packed = here.parent / "data" / "sha256.o"
+    return packed if packed.exists() else here.parents[2] / "workloads" / "elf" / "sha256.o"
 
 
 def _arguments() -> tuple[BufferArgument | IntegerArgument, ...]:

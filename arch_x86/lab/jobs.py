@@ -11,6 +11,8 @@ from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.uc import UcPool
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Failure, Sweep, Verifier
+from engine import defaults
+from engine.brief import described, shortened
 from engine.errors import WorkerDied
 from engine.image import Image
 from engine.process_pool import ProcessPool
@@ -39,6 +41,11 @@ class VerifyResult:
     total: int = 0
     interrupted: bool = False
     died: WorkerDied | None = None
+
+    def __repr__(self) -> str:
+        died = "" if self.fault is None else f"{self.fault.kind} at {shortened(self.fault.place)} without a probe"
+        counts = (count(self.sites, "site"), count(self.runs, "run"), count(len(self.failures), "failure"))
+        return described(self, "good" if self.good else "bad", *counts, died)
 
     @property
     def good(self) -> bool:
@@ -99,7 +106,7 @@ def verify_image(
     *,
     sweep: Sweep,
     options: ExecOptions | None = None,
-    jobs: int = 1,
+    jobs: int = defaults.JOBS,
     pool: UcPool | None = None,
     progress: Report | None = None,
 ) -> VerifyResult:

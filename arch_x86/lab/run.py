@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 from arch_x86.emu.execute import InterruptPlan
 from arch_x86.emu.fault import GuestFault
-from arch_x86.emu.machine import MachineConfig
+from arch_x86.emu.machine import Machine, MachineConfig
 from arch_x86.emu.uc import UcPool
 from arch_x86.lab.bench import Workbench
-from arch_x86.lab.calls import check_arguments, place_call, require_function, result_f64
+from arch_x86.lab.calls import CallFrame, check_arguments, place_call, require_function, result_f64
+from engine import defaults
+from engine.brief import count, described, shortened
 from engine.core.kprobes import Kprobes
 from engine.core.profiles import LINUX_2010, Profile
 from engine.errors import InputError, KprobeError, printable
@@ -21,7 +23,7 @@ from engine.kretprobe import Kretprobe
 from engine.syntax.arguments import Argument
 from engine.syntax.kprobe_events import MAXACTIVE_MAX, ProbeSpec, refuse_ambiguous
 
-__all__ = ("CallResult", "ExecOptions", "ProbeResult", "RunResult", "run_image")
+__all__ = ("CallResult", "ExecOptions", "ProbeResult", "RunResult", "read_call", "run_image")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +33,8 @@ class ExecOptions:
     """
 
     profile: Profile = LINUX_2010
-    cpus: int = 1
-    max_instructions: int = 100_000_000
+    cpus: int = defaults.CPUS
+    max_instructions: int = defaults.MAX_INSTRUCTIONS
     stubs: dict[str, int] = field(default_factory=dict[str, int])
     check_alignment: bool = False
 
@@ -52,6 +54,11 @@ class CallResult:
     result_f64: float | None
     instructions: int
     buffers: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        value = "no result" if self.result is None else f"{self.result:#x}"
+        sizes = f"buffers of {', '.join(f'{len(one):,}' for one in self.buffers)} bytes" if self.buffers else ""
+        return described(self, f"cpu {self.cpu}", f"{shortened(self.symbol)} -> {value}", count(self.instructions, "instruction"), sizes)
 
     def to_json(self) -> dict[str, object]:
         """An entry of ``calls``."""
@@ -76,6 +83,10 @@ class ProbeResult:
     hits: int
     misses: int
 
+    def __repr__(self) -> str:
+        place = f"{shortened(self.symbol)}+{self.offset:#x}"
+        return described(self, place, str(self.method), count(self.hits, "hit"), count(self.misses, "miss", "misses"))
+
     def to_json(self) -> dict[str, object]:
         """An entry of ``probes``."""
         return {
@@ -99,6 +110,12 @@ class RunResult:
     stop_machine: int
     syncs: int
     fault: GuestFault | None
+
+    def __repr__(self) -> str:
+        calls = ", ".join("no result" if call.result is None else f"{call.result:#x}" for call in self.calls)
+        hits = ", ".join(f"{probe.hits:,}" for probe in self.probes)
+        died = "" if self.fault is None else f"{self.fault.kind} at {shortened(self.fault.place)}"
+        return described(self, f"{self.profile} -> {calls}", f"hits: {hits}" if hits else "", died)
 
     def to_json(self) -> dict[str, object]:
         """The document of ``optprobe run --json``."""
@@ -205,29 +222,28 @@ def _run(
     for cpu, frame in enumerate(frames):
         bench.start_call(cpu, frame.addr, frame.integers, frame.floats)
     bench.finish_calls()
-    calls: list[CallResult] = []
-    for cpu, frame in enumerate(frames):
-        vcpu, task = machine.cpus[cpu], machine.tasks[cpu]
-        ended = task.fault is None
-        after = tuple(machine.ram.read(addr, len(content)) or b"" for addr, content in frame.buffers)
-        calls.append(
-            CallResult(
-                cpu=cpu,
-                symbol=symbol,
-                result=vcpu.registers()[0] if ended else None,
-                result_f64=result_f64(vcpu.uc.vector_state()) if ended else None,
-                instructions=vcpu.retired - task.started,
-                buffers=after,
-            )
-        )
     return RunResult(
         profile=options.profile.name,
-        calls=tuple(calls),
+        calls=tuple(read_call(machine, cpu, symbol, frame) for cpu, frame in enumerate(frames)),
         probes=tuple(_probe_result(bench, one, method) for one, method in zip(counted, methods, strict=True)),
         interrupts=sum(cpu.interrupts for cpu in machine.cpus),
         stop_machine=bench.plane.stats.stop_machine,
         syncs=bench.plane.stats.syncs,
         fault=next((task.fault for task in machine.tasks if task.fault is not None), None),
+    )
+
+
+def read_call(machine: Machine, cpu: int, symbol: str, frame: CallFrame) -> CallResult:
+    """What the call of ``symbol`` on vCPU ``cpu``, which has ended and which ``frame`` was made for, has left."""
+    vcpu, task = machine.cpus[cpu], machine.tasks[cpu]
+    ended = task.fault is None
+    return CallResult(
+        cpu=cpu,
+        symbol=symbol,
+        result=vcpu.registers()[0] if ended else None,
+        result_f64=result_f64(vcpu.uc.vector_state()) if ended else None,
+        instructions=vcpu.retired - task.started,
+        buffers=tuple(machine.ram.read(addr, len(content)) or b"" for addr, content in frame.buffers),
     )
 
 

@@ -28,6 +28,8 @@ from arch_x86.probes.eligibility import can_probe
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.version import TextVersion
+from engine import defaults
+from engine.brief import described, shortened
 from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug, InputError, printable
 from engine.image import Image
@@ -52,7 +54,7 @@ _NO_SYSCALL: Final = (1 << 64) - 1
 class Sweep:
     """Where interrupts go. ``boundaries``: one run for each boundary; ``sample``: ``count`` of them, drawn with ``seed``."""
 
-    kind: str = "none"
+    kind: str = defaults.INTERRUPTS
     seed: int = 0
     count: int = 0
 
@@ -80,6 +82,10 @@ class Failure:
     method: Method
     interrupt_at: int | None
     explain: str
+
+    def __repr__(self) -> str:
+        when = "" if self.interrupt_at is None else f"interrupt after {self.interrupt_at:,} instructions"
+        return described(self, f"{shortened(self.symbol)}+{self.offset:#x}", str(self.method), when, self.explain)
 
     def to_json(self) -> dict[str, object]:
         """An entry of ``failures``."""

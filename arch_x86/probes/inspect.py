@@ -24,6 +24,7 @@ from arch_x86.probes.optimize import OptimizePlan, Unoptimizable, can_optimize
 from arch_x86.probes.prepare_emulation import Emulation, emulation_of
 from arch_x86.probes.site_report import Buffer, BufferAddresses, SiteReport
 from arch_x86.probes.slot import build_slot
+from engine.brief import count, described, shortened
 from engine.errors import InputError, printable
 from engine.kallsyms import Kallsyms
 
@@ -62,6 +63,9 @@ class FunctionReport:
         self._function = cache.function_at(symbol.addr)
         self.size = 0 if self._function is None else max(self._function.end - symbol.addr, 0)
         self._addresses = BufferAddresses.behind(cache.image) if buffers else None
+
+    def __repr__(self) -> str:
+        return described(self, shortened(self.symbol), f"{self.addr:#x}", count(self.size, "byte"))
 
     @property
     def insns(self) -> dict[int, Insn]:

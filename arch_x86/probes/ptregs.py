@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Final
 
 from arch_x86.isa.constants import ADDRESS_MASK
+from engine.brief import described
 
 __all__ = ("PT_REGS_SIZE", "PtRegs")
 
@@ -48,6 +49,10 @@ class PtRegs:
     flags: int
     sp: int
     ss: int
+
+    def __repr__(self) -> str:
+        shown = ("ip", "sp", "flags", "ax", "di", "si", "dx")
+        return described(self, *(f"{name}={getattr(self, name):#x}" for name in shown if hasattr(self, name)))
 
     @classmethod
     def unpack(cls, data: bytes) -> PtRegs:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from arch_x86.isa.constants import PAGE_SIZE
+from engine.brief import count, described
+from engine.errors import errno_name
 
 if TYPE_CHECKING:
     from arch_x86.probes.eligibility import ProbeRefusal
@@ -43,6 +45,9 @@ class Buffer:
     code: bytes
     copied: tuple[int, int] | None = None
 
+    def __repr__(self) -> str:
+        return described(self, f"{self.addr:#x}", count(len(self.code), "byte"), self.code.hex())
+
     def to_json(self) -> dict[str, Any]:
         """As in the ``slot`` and ``detour`` fields."""
         document: dict[str, Any] = {"addr": self.addr, "hex": self.code.hex()}
@@ -66,6 +71,11 @@ class SiteReport:
     reason: Unoptimizable | None
     slot: Buffer | None = None
     detour: Buffer | None = None
+
+    def __repr__(self) -> str:
+        probe = f"no probe: {errno_name(self.errno)}" if self.errno else "probeable"
+        jump = f"not optimizable: {self.reason}" if self.plan is None else f"a jump replaces {self.plan.size} bytes"
+        return described(self, f"+{self.offset:#x}", self.insn or "no instruction starts here", probe, jump)
 
     def to_json(self) -> dict[str, Any]:
         """One element of ``sites``."""

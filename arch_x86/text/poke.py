@@ -1,19 +1,30 @@
 """Poke protocols: how bytes get into text that CPUs may be running. Answers to arch/x86/kernel/alternative.c (2.6.38 and 6.1).
 
-A protocol is an object; a user may hand in another one with the same methods.
+A protocol is an object, and a user may give another one with the same methods: ``poke=`` of a workbench, a check or a scenario takes what
+makes it (:data:`PokeFactory`). docs/api.md has an example.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from arch_x86.isa.constants import INT3
 from arch_x86.text.space import TextSpace, TextWrite
 from engine.core.safety_steps import SafetyStep
 
-__all__ = ("MAX_POKE_BATCH", "CoreSync", "PokeProtocol", "StopMachine", "StopMachinePoke", "TextPokeBp", "TextPokeParam")
+__all__ = (
+    "MAX_POKE_BATCH",
+    "CoreSync",
+    "PokeFactory",
+    "PokeProtocol",
+    "StopMachine",
+    "StopMachinePoke",
+    "TextControl",
+    "TextPokeBp",
+    "TextPokeParam",
+)
 
 MAX_POKE_BATCH: Final = 256
 """Most text pokes that one stop_machine applies (MAX_OPTIMIZE_PROBES), or that share their core syncs (TP_VEC_MAX)."""
@@ -39,6 +50,10 @@ class CoreSync(Protocol):
         ...
 
 
+class TextControl(StopMachine, CoreSync, Protocol):
+    """What of the control plane a poke protocol may use."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextPokeParam:
     """One probe's jump, call or breakpoint going in or out (struct text_poke_param): the ``data`` for ``addr``, at most 6 bytes.
@@ -54,6 +69,7 @@ class TextPokeParam:
     returns: int | None = None
 
 
+@runtime_checkable
 class PokeProtocol(Protocol):
     """What slots, arming, optimizing and unoptimizing ask for."""
 
@@ -83,8 +99,13 @@ class PokeProtocol(Protocol):
 
     @property
     def state(self) -> tuple[object, ...]:
-        """All that these answers depend on."""
+        """All that these answers depend on. An exploration takes two states for one where this prints alike (``repr``)."""
         ...
+
+
+PokeFactory: TypeAlias = Callable[[TextSpace, TextControl, frozenset[SafetyStep]], PokeProtocol]
+"""Makes a protocol: ``factory(text, plane, without)``, where ``text.write`` stores bytes, ``plane`` stops or synchronizes the CPUs, and
+``without`` are the safety steps to leave out. The class of a protocol is one. An exploration makes a protocol for each control state."""
 
 
 class StopMachinePoke:

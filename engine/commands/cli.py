@@ -15,8 +15,10 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from engine import defaults
+from engine.commands.parser import Once, Parser, Version
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
 from engine.ctrl_c import was_interrupted
@@ -48,65 +50,49 @@ class _Interrupted(KeyboardInterrupt):
     """Ctrl-C, and how far the command had come."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, and whose help does not hide that it can't be written."""
-
-    def print_help(self, file: Any = None) -> None:
-        print(self.format_help(), end="", file=file)
-
-    def error(self, message: str) -> NoReturn:
-        shorter = re.sub(r"\S{200,}", lambda word: word[0][:197] + "...", message)
-        raise InputError(f"{shorter}; see {self.prog} --help")
-
-
-class _Once(argparse.Action):
-    """An option that says what is to be done: a second one would silently take the place of the first."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
-    ) -> None:
-        if getattr(namespace, self.dest) is not None:
-            parser.error(f"{option_string} is there twice; give it once")
-        setattr(namespace, self.dest, values)
-
-
 def _calling(parser: argparse.ArgumentParser, *, cpus: bool, jobs: str) -> None:
     """What names the call, and the options common to the commands that execute."""
     parser.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
-    parser.add_argument("--call", metavar="SYMBOL", required=True, action=_Once, help="the function to call")
+    parser.add_argument("--call", metavar="SYMBOL", required=True, action=Once, help="the function to call")
     parser.add_argument(
         "--arg", metavar="A", action="append", default=[], dest="arguments", help="next argument: N, f64:X, buf:HEX, buf:@FILE, buf:+SIZE"
     )
-    _executing(parser, cpus="1" if cpus else None, jobs=jobs)
+    _executing(parser, cpus=defaults.CPUS if cpus else None, jobs=jobs)
 
 
-def _executing(parser: argparse.ArgumentParser, *, cpus: str | None, jobs: str) -> None:
+def _executing(parser: argparse.ArgumentParser, *, cpus: int | None, jobs: str) -> None:
     """Options common to the commands that execute. ``cpus``: the default number, None where there is no choice."""
     parser.add_argument("--stub", metavar="SYM=ret:N", action="append", default=[], help="an unresolved function that returns N")
     parser.add_argument("--with", metavar="LIB", action="append", default=[], dest="libraries", help="a shared library to resolve from")
-    parser.add_argument("--red-zone", metavar="R", default="auto", help="the code keeps data below RSP: yes, no or auto (auto)")
-    parser.add_argument("--profile", metavar="P", default="linux-2010", help="whose behaviour: linux-2010, linux-6.1 or next (linux-2010)")
+    parser.add_argument(
+        "--red-zone", metavar="R", default=defaults.RED_ZONE, help="the code keeps data below RSP: yes, no or auto (%(default)s)"
+    )
+    parser.add_argument(
+        "--profile", metavar="P", default=defaults.PROFILE, help="whose behaviour: linux-2010, linux-6.1 or next (%(default)s)"
+    )
     parser.add_argument("--check-alignment", action="store_true", help=_ALIGNMENT_HELP)
     preempts = "a second task on each vCPU, and preemption" if parser.prog.endswith(" check") else argparse.SUPPRESS
     parser.add_argument("--preempt", action="store_true", help=preempts)
-    parser.add_argument("--max-instructions", metavar="N", default="100000000", help="bound on each call (100000000)")
-    parser.add_argument("--jobs", metavar="N", default="1", help=jobs)
-    parser.add_argument("--cpus", metavar="N", default=cpus or "1", help=f"vCPUs, 1 to 8 ({cpus})" if cpus else argparse.SUPPRESS)
+    parser.add_argument("--max-instructions", metavar="N", default=str(defaults.MAX_INSTRUCTIONS), help="bound on each call (%(default)s)")
+    parser.add_argument("--jobs", metavar="N", default=str(defaults.JOBS), help=jobs)
+    shown = "vCPUs, 1 to 8 (%(default)s)" if cpus else argparse.SUPPRESS
+    parser.add_argument("--cpus", metavar="N", default=str(cpus or defaults.CPUS), help=shown)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="optprobe",
         description="A laboratory for patching live x86-64 code: kprobes on an emulated SMP machine.",
         epilog="Exit status: 0 good; 1 a failed check, a guest fault or output that can't be written; 2 bad usage or input; "
         "130 after Ctrl-C.",
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
+    parser.add_argument("--version", action=Version, nargs=0, dest=argparse.SUPPRESS, help="print the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=Parser)
     run = commands.add_parser("run", help="probe a function, call it, and report", description="Probe a function, call it, and report.")
     _calling(run, cpus=True, jobs=_NO_JOBS)
     run.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], r[MAX][:EVENT] SYM, or SYM+0xOFF")
-    run.add_argument("--interrupts", metavar="WHEN", default="none", help="none, every:N or random:SEED:MEAN (none)")
+    run.add_argument("--interrupts", metavar="WHEN", default=defaults.INTERRUPTS, help="none, every:N or random:SEED:MEAN (%(default)s)")
     run.add_argument("--no-optimize", action="store_true", help="leave probes as breakpoints")
     verify = commands.add_parser(
         "verify",
@@ -115,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
         "and compare with the unprobed run.",
     )
     _calling(verify, cpus=False, jobs="processes to use (1)")
-    verify.add_argument("--interrupts", metavar="WHERE", default="none", help="none, boundaries or sample:SEED:N (none)")
+    verify.add_argument(
+        "--interrupts", metavar="WHERE", default=defaults.INTERRUPTS, help="none, boundaries or sample:SEED:N (%(default)s)"
+    )
     script = commands.add_parser(
         "script",
         help="run operations one a line, and show the state after each",
@@ -125,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     script.add_argument("image", metavar="IMAGE", help=_IMAGE_HELP)
     script.add_argument("script", metavar="FILE", help="the operations; - for standard input")
     script.add_argument("--without", metavar="STEP", action="append", default=[], help="leave a safety step or a mend of the profile out")
-    _executing(script, cpus="2", jobs=_NO_JOBS)
+    _executing(script, cpus=defaults.SCRIPT_CPUS, jobs=_NO_JOBS)
     inspect = commands.add_parser(
         "inspect",
         help="where probes can go, and where jumps, instruction by instruction",
@@ -139,6 +127,13 @@ def _parser() -> argparse.ArgumentParser:
     _explorers(commands)
     demo = commands.add_parser("demo", help="watch a probe being armed, optimized and undone", description="Watch a probe live.")
     demo.add_argument("--image", metavar="IMAGE", help=argparse.SUPPRESS)
+    steps = commands.add_parser(
+        "steps",
+        help="the safety steps that --without leaves out, and what each is for",
+        description="List the safety steps and mends that --without leaves out, the profiles where each means something, and what it does.",
+    )
+    steps.add_argument("--profile", metavar="P", help="those of linux-2010, linux-6.1 or next only (all)")
+    steps.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 
 
@@ -152,10 +147,10 @@ def _explorers(commands: Any) -> None:
     )
     _calling(check, cpus=True, jobs=_JOBS)
     check.add_argument("--probe", metavar="SPEC", action="append", default=[], help="p[:EVENT] SYM[+OFF], r[MAX][:EVENT] SYM, or SYM+0xOFF")
-    check.add_argument("--calls", metavar="N", default="3", help="calls of each vCPU (3)")
+    check.add_argument("--calls", metavar="N", default=str(defaults.CALLS), help="calls of each vCPU (%(default)s)")
     check.add_argument("--resched", metavar="SYM+OFF", action="append", default=[], help="call schedule() in front of this instruction")
-    check.add_argument("--fetch", metavar="MODEL", default="coherent", help="coherent")
-    _exploring(check, preemptions="2")
+    check.add_argument("--fetch", metavar="MODEL", default=defaults.FETCH, help="coherent")
+    _exploring(check, preemptions=str(defaults.PREEMPTIONS))
     explore = commands.add_parser(
         "explore", help="the same for scenarios in Python", description="Explore scenarios: FILE.py, or one of them, FILE.py::SCENARIO."
     )
@@ -164,7 +159,7 @@ def _explorers(commands: Any) -> None:
     explore.add_argument("--preempt", action="store_true", help="a second task on each vCPU, and preemption")
     explore.add_argument("--check-alignment", action="store_true", help=_ALIGNMENT_HELP)
     explore.add_argument("--cpus", metavar="N", help="vCPUs, 1 to 8 (the scenario's)")
-    explore.add_argument("--jobs", metavar="N", default="1", help=_JOBS)
+    explore.add_argument("--jobs", metavar="N", default=str(defaults.JOBS), help=_JOBS)
     explore.add_argument("--json", action="store_true", help="print one JSON document")
     _exploring(explore, preemptions="the scenario's")
     table_ = commands.add_parser(
@@ -174,9 +169,9 @@ def _explorers(commands: Any) -> None:
     )
     table_.add_argument("--profile", metavar="P", help="linux-2010, linux-6.1 or next only (all)")
     table_.add_argument("--no-preempt", action="store_true", help="only without preemption")
-    table_.add_argument("--jobs", metavar="N", default="1", help=_JOBS)
+    table_.add_argument("--jobs", metavar="N", default=str(defaults.JOBS), help=_JOBS)
     table_.add_argument("--json", action="store_true", help="print one JSON document")
-    _exploring(table_, preemptions="2", ablates=False)
+    _exploring(table_, preemptions=str(defaults.PREEMPTIONS), ablates=False)
     again = commands.add_parser(
         "replay",
         help="show a violation again, step by step",
@@ -196,14 +191,14 @@ def _exploring(parser: argparse.ArgumentParser, *, preemptions: str, ablates: bo
         parser.add_argument(
             "--points",
             metavar="P",
-            default="locks",
-            help="where control tasks stop: locks (text writes and waits, too), or stores as well (locks)",
+            default=defaults.POINTS,
+            help="where control tasks stop: locks (text writes and waits, too), or stores as well (%(default)s)",
         )
-    parser.add_argument("--strategy", metavar="S", default="exhaustive", help="exhaustive, random or pct (exhaustive)")
+    parser.add_argument("--strategy", metavar="S", default=defaults.STRATEGY, help="exhaustive, random or pct (%(default)s)")
     parser.add_argument("--preemptions", metavar="K", help=f"bound on interrupts and switches from a busy vCPU; or none ({preemptions})")
     parser.add_argument("--max-schedules", metavar="N", help="stop after so many schedules (exhaustive: no limit; else 10000)")
-    parser.add_argument("--seed", metavar="N", help="of random and pct only (0)")
-    parser.add_argument("--depth", metavar="D", help="of pct only: points of change, and one more (3)")
+    parser.add_argument("--seed", metavar="N", help=f"of random and pct only ({defaults.SEED})")
+    parser.add_argument("--depth", metavar="D", help=f"of pct only: points of change, and one more ({defaults.PCT_DEPTH})")
     parser.add_argument("--checkpoint", metavar="DIR", help="write down what is found there, and go on from it when it was killed")
     parser.add_argument("--no-reduction", action="store_true", help="choose at every instruction, not only where others could tell")
     parser.add_argument("--no-hashing", action="store_true", help="go on from states that were met before, too (random and pct always do)")
@@ -415,6 +410,16 @@ def _demo(args: argparse.Namespace) -> int:
     return run_demo(args.image, Style.for_stream(sys.stdout))
 
 
+def _steps(args: argparse.Namespace) -> int:
+    from engine.commands.steps import show_steps, steps_json
+
+    if args.json:
+        _print_json(steps_json(args.profile))
+    else:
+        show_steps(args.profile, Style.for_stream(sys.stdout))
+    return _GOOD
+
+
 def _check(args: argparse.Namespace) -> int:
     from arch_x86.explore.commands import run_check
 
@@ -457,7 +462,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         args.rest = rest
     if args.command in ("check", "explore", "matrix"):
         args.preemptions_given = args.preemptions is not None
-        args.preemptions = "2" if args.preemptions is None else args.preemptions
+        args.preemptions = str(defaults.PREEMPTIONS) if args.preemptions is None else args.preemptions
     return args
 
 
@@ -472,11 +477,12 @@ _COMMANDS = {
     "explore": _explore,
     "replay": _replay,
     "matrix": _matrix,
+    "steps": _steps,
 }
 
 
 def _interruptible(command: str) -> AbstractContextManager[None]:
-    if command == "inspect":  # executes nothing
+    if command in ("inspect", "steps"):  # which execute nothing
         return nullcontext()
     from arch_x86.emu.sigint import interruptible
 

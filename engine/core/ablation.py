@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import cast
 
-from engine.core.profiles import Profile
+from engine.core.profiles import PROFILES, Profile
 from engine.core.safety_steps import MENDS, STEPS, SafetyStep, Step
 from engine.core.transitions import CancelledByFlag, ClearedAtOnce, ClearedWhenRestored
 from engine.errors import InputError, printable
 
-__all__ = ("steps_of", "without")
+__all__ = ("changes_of", "steps_of", "without")
 
 
 def steps_of(profile: Profile) -> tuple[Step, ...]:
@@ -45,3 +46,24 @@ def without(profile: Profile, names: frozenset[str], *, preempt: bool = False) -
     if SafetyStep.REOPTIMIZE_BLOCKED in left_out:
         ablated = replace(ablated, reoptimizes_neighbour=False)
     return ablated
+
+
+def changes_of(profile: Profile) -> tuple[tuple[str, str], ...]:
+    """The fields that make a custom ``profile`` another one than the shipped profile of its name, and their values in words.
+
+    Steps that are left out, preemption and the size of a batch are not among them: who names a profile says them beside it.
+    """
+    shipped = next((one for one in PROFILES if one.name == profile.name), None)
+    if shipped is profile:
+        return ()
+    usual = None if shipped is None else without(shipped, frozenset(map(str, profile.without)), preempt=profile.preemption)
+    names = sorted({one.name for one in fields(profile)} - {"name", "without", "preemption", "batch"})
+    told = ((name, _in_words(getattr(profile, name))) for name in names)
+    return tuple((name, words) for name, words in told if usual is None or words != _in_words(getattr(usual, name)))
+
+
+def _in_words(value: object) -> str:
+    """The value of a field, the same in every process: a set in order, and an object of rules by the name of its class."""
+    if isinstance(value, frozenset):
+        return repr(sorted(map(str, cast("frozenset[object]", value))))
+    return repr(value) if value is None or isinstance(value, bool | int | str) else type(value).__qualname__

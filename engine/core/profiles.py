@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
+from engine.brief import described, shortened
 from engine.core.safety_steps import SafetyStep
 from engine.core.transitions import ClearedAtOnce, ClearedWhenRestored, TakenBackFromFreeing, Transitions
 from engine.errors import InputError, printable
@@ -137,6 +138,18 @@ class Profile:
     fault_handlers: bool
     jprobes: bool
     without: frozenset[SafetyStep] = frozenset()
+
+    def __repr__(self) -> str:
+        left_out = f"without {' '.join(sorted(self.without))}" if self.without else ""
+        return described(self, shortened(self.name), left_out, *self._changes())
+
+    def _changes(self) -> tuple[str, ...]:
+        """The fields in which it differs from the shipped profile of its name."""
+        shipped = next((one for one in PROFILES if one.name == self.name), None)
+        if shipped is None or shipped is self:
+            return ()
+        names = [one.name for one in fields(self) if one.name != "without"]
+        return tuple(f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != getattr(shipped, name))
 
     def has(self, step: SafetyStep) -> bool:
         """Whether ``step`` is taken."""

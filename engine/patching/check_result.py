@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from engine.brief import count, described
 from engine.errors import WorkerDied
 from engine.search.explorable import Coverage, Violation
 from engine.search.schedule import Schedule
@@ -19,6 +20,9 @@ class Report:
     violation: Violation
     schedule: Schedule
     file: str | None = None
+
+    def __repr__(self) -> str:
+        return described(self, str(self.violation.kind), self.violation.explain, str(self.schedule))
 
     def to_json(self) -> dict[str, object]:
         """An entry of ``violations``."""
@@ -52,6 +56,11 @@ class CheckResult:
     refused: tuple[str, ...] = ()
     died: WorkerDied | None = None
     unwritten: str | None = None
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(str(report.violation.kind) for report in self.violations)
+        how = "exhaustive" if self.outcome.exhaustive else "interrupted" if self.interrupted else "not exhaustive"
+        return described(self, self.verdict, kinds, count(self.outcome.schedules, "schedule"), how, f"preemption bound {self.preemptions}")
 
     @property
     def coverage(self) -> Coverage:

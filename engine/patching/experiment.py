@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from tokenize import TokenError
+from types import FunctionType
+from typing import Any, cast
 
+from engine.core.ablation import changes_of
 from engine.core.profiles import Profile
 from engine.image import Image
 from engine.patching.control_code import ControlCode, ControlCodes
 from engine.patching.judge import MakeOracle
 from engine.syntax.arguments import Argument
 
-__all__ = ("Experiment", "fingerprint")
+__all__ = ("Experiment", "fingerprint", "source_of")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +38,7 @@ class Experiment:
         :class:`engine.patching.oracles.oracle.Oracle`.
     :ivar points: ``stores``: a control task also stops in front of each store to a field that hits read without a lock
         (:mod:`engine.patching.store_points`); ``locks``: it does not.
+    :ivar poke: makes the protocol by which text is written, as the CPU's side has it; None: the profile's.
     """
 
     image: Image
@@ -55,6 +61,7 @@ class Experiment:
     stubs: dict[str, int] = field(default_factory=dict[str, int])
     check_alignment: bool = False
     oracles: tuple[MakeOracle, ...] = ()
+    poke: Callable[..., Any] | None = None
     code: Sequence[tuple[str, ControlCode]] | ControlCodes
     tag: str
 
@@ -91,5 +98,22 @@ def fingerprint(experiment: Experiment) -> str:
         digest.update(f"points {experiment.points}".encode())
     if experiment.check_alignment:  # likewise
         digest.update(b"alignment")
+    changes = changes_of(profile)
+    if changes:  # likewise
+        digest.update(f"profile {changes}".encode())
+    if experiment.poke is not None:  # likewise
+        digest.update(f"poke {source_of(experiment.poke)}".encode())
     digest.update(repr((words, experiment.resched, sorted(experiment.stubs.items()), experiment.tag)).encode())
     return digest.hexdigest()
+
+
+def source_of(made: object) -> str:
+    """What tells a function or class of the user's from another version of it: its text, or its code where there is no text, since it was
+    typed in, say; or else its name.
+    """
+    try:
+        return inspect.getsource(cast("type[object]", made))
+    except (OSError, TypeError, SyntaxError, TokenError):  # the last two: the file has changed since it was loaded
+        parts = vars(made).values() if isinstance(made, type) else (made,)
+        codes = [part.__code__.co_code.hex() for part in parts if isinstance(part, FunctionType)]
+        return " ".join(codes) or str(getattr(made, "__qualname__", type(made).__qualname__))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.errors import InputError, KprobeError
+from engine.errors import EngineBug, InputError, KprobeError, OptprobeError
 from engine.patching.boundaries import Boundaries
 from engine.patching.choices import Choices
 from engine.patching.control_state import Stage
@@ -124,6 +124,11 @@ class Exploration:
         """No call can find the instances of a return probe taken; each vCPU may be in an NMI that interrupted one of its tasks."""
         calls = len(self.plan.calls) + self.plan.nmis * len(self.vcpus)
         return self.now.unprobed.instances_suffice(node.state.control.returns.values(), calls)
+
+    def error_alone(self) -> OptprobeError | None:
+        """An error, other than what the core refuses, that a control task ends in when nobody else runs."""
+        errors = (task.error for task in self.tree.nodes_alone()[-1].state.plane.tasks)
+        return next((error for error in errors if isinstance(error, EngineBug | InputError)), None)
 
     def refuse_bad_start(self) -> None:
         """Control tasks alone, before any vCPU runs, end well.

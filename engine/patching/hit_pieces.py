@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.patching.handler_events import HandlerEvents
 from engine.hit import HitKind, HitPhase
+from engine.patching.handler_events import HandlerEvents
 from engine.patching.hit_in_progress import Hit
 from engine.patching.judge import Judge
 from engine.patching.open_calls import load_calls, store_calls

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from engine import defaults
 from engine.errors import InputError, printable
 from engine.search.exhaustive import Exhaustive
 from engine.search.pct import Pct
@@ -24,15 +25,15 @@ class Search:
     :ivar jobs: processes; what is found does not depend on how many. ``checkpoints``: directory of files to go on from after a kill.
     """
 
-    strategy: str = "exhaustive"
-    preemptions: int | None = 2
+    strategy: str = defaults.STRATEGY
+    preemptions: int | None = defaults.PREEMPTIONS
     max_schedules: int | None = None
-    seed: int = 0
-    depth: int = 3
+    seed: int = defaults.SEED
+    depth: int = defaults.PCT_DEPTH
     hashing: bool = True
     recheck_every: int = 100
     violations_max: int = 1
-    jobs: int = 1
+    jobs: int = defaults.JOBS
     checkpoints: Path | None = None
 
     def build(self) -> Strategy:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from engine.patching.expectations import Lives
 from engine.hit import HitKind, HitPhase
+from engine.patching.expectations import Lives
 from engine.patching.hit_in_progress import NO_HIT, Block, Hit
 from engine.patching.parked_task import Mode, ParkedTask
 from engine.patching.passes import Pass, Seen, pass_key

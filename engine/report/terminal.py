@@ -9,6 +9,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final, TextIO
 
+from engine.brief import count
+
 __all__ = ("Progress", "Style", "complain", "count", "table")
 
 _CODES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36"}
@@ -84,11 +86,6 @@ def complain(message: str) -> None:
     if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `2>&-`
         with suppress(OSError):
             print(f"optprobe: {line}", file=sys.stderr, flush=True)
-
-
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """``1 site``, ``1,024 sites``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:

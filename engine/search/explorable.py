@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
+from engine.brief import described
+
 __all__ = ("Choice", "Coverage", "System", "Trace", "Violation", "ViolationKind")
 
 
@@ -32,6 +34,10 @@ class Violation:
     cpu: int | None
     rip: int | None
     explain: str
+
+    def __repr__(self) -> str:
+        where = "" if self.cpu is None or self.rip is None else f"cpu {self.cpu} at {self.rip:#x}"
+        return described(self, str(self.kind), where, self.explain)
 
 
 class Choice(NamedTuple):

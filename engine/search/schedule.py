@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from engine.brief import count, described
 from engine.errors import InputError, printable
 from engine.search.explorable import System, Trace
 
@@ -28,6 +29,9 @@ class Schedule:
 
     fingerprint: str
     segments: Segments
+
+    def __repr__(self) -> str:
+        return described(self, count(len(self.segments), "choice"), str(self))
 
     def __str__(self) -> str:
         return f"{_VERSION}:{self.fingerprint}:{text_of(self.segments)}"

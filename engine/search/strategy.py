@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
+from engine.brief import count, described
 from engine.errors import EngineBug
 from engine.search.explorable import Coverage, System, Violation
 from engine.search.schedule import Segments, segments_of
@@ -56,6 +57,12 @@ class Outcome:
     found: list[Found] = field(default_factory=list[Found])
     coverage: Coverage = field(default_factory=Coverage)
     points: set[int] = field(default_factory=set[int])
+
+    def __repr__(self) -> str:
+        how = "exhaustive" if self.exhaustive else "not exhaustive"
+        return described(
+            self, count(self.schedules, "schedule"), how, count(len(self.found), "violation"), count(len(self.points), "point")
+        )
 
     def add(self, result: PartResult) -> None:
         """A part more is done."""

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from engine.brief import described
 from engine.core.profiles import Profile
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
@@ -41,6 +42,9 @@ class ProbeSpec:
     group: str | None = None
     event: str | None = None
     fetchargs: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return described(self, self.text)
 
 
 def parse_spec(text: str) -> ProbeSpec:

@@ -18,10 +18,10 @@ from arch_x86.explore.open_experiment import open_experiment
 from engine.control.stepped_plane import MachineWait, WaitKind
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.errors import InputError
+from engine.hit import HitPhase
 from engine.kprobe import KprobeFlag, KprobeStatus, Queue
 from engine.patching.expectations import Effect, Life, Operation
 from engine.patching.experiment import Experiment
-from engine.hit import HitPhase
 from engine.patching.hit_in_progress import NO_HIT
 from engine.patching.oracles.call_results import CallResults
 from engine.patching.oracles.return_probes import FollowedCall, ReturnProbes

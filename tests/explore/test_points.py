@@ -16,9 +16,9 @@ from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.control.stepped_plane import WaitKind
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.hit import HitPhase
 from engine.patching.expectations import Life
 from engine.patching.experiment import Experiment
-from engine.hit import HitPhase
 from engine.patching.operations import BETWEEN_OPERATIONS
 from engine.patching.parked_task import Mode
 from engine.patching.passes import Seen
