@@ -29,6 +29,7 @@ from engine.patching.port import WayTaken
 __all__ = ("X86Hits",)
 
 _BREAKPOINT: Final = 3
+_RESUMED, _REFUSED = HitPhase.RESUMED, HitPhase.REFUSED
 _NO_HIT: Final = (None, KprobeStatus(NO_HIT[1]), *NO_HIT[2:5], None, NO_HIT[6])
 """What a CPU's block holds that is in no hit."""
 _CALLBACK: Final = "optimized_callback"
@@ -76,24 +77,25 @@ class X86Hits:
         executor = self._executor
         vcpu = self._machine.cpus[cpu]
         regs = executor.traps.regs_at(hit.at)
-        children = tuple(p for p in map(state.named, hit.children) if p is not None)
+        children = tuple(p for p in map(state.named, hit.children) if p is not None) if hit.children else ()
         live = LiveHit(hit.kind, cpu, regs, hit.argument, hit.phase, state.named(hit.probe), children)
         try:
             state.arch.traps.hits.advance(live)
         except ReentryError as error:
             executor.end(vcpu, executor.traps.stopped(vcpu, regs, error))
             return None
-        if live.phase >= HitPhase.RESUMED:
-            self._end(vcpu, hit, regs, live.phase)
+        phase = live.phase
+        if phase is _RESUMED or phase is _REFUSED:
+            self._end(vcpu, hit, regs, phase)
             return None
         self._machine.ram.write(hit.at, regs.pack())
-        names = tuple(map(state.name_of, live.children))
-        return Hit(hit.kind, live.phase, hit.at, state.name_of(live.probe), hit.argument, names)
+        names = tuple(map(state.name_of, live.children)) if live.children else ()
+        return Hit(hit.kind, phase, hit.at, state.name_of(live.probe), hit.argument, names)
 
     def _end(self, vcpu: Cpu, hit: Hit, regs: PtRegs, phase: HitPhase) -> None:
         """The hit is over: the CPU goes on, behind a breakpoint's stub as :class:`arch_x86.emu.traps.Traps` has it, or its call dies."""
         traps = self._executor.traps
-        if phase is HitPhase.REFUSED:
+        if phase is _REFUSED:
             fault = traps.refuse(vcpu, _BREAKPOINT, hit.at, regs)
             if fault is not None:
                 self._executor.end(vcpu, fault)

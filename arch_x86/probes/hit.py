@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from engine.hit import HitKind, HitPhase
+from engine.hit import HitPhase
 
 if TYPE_CHECKING:
     from arch_x86.probes.ptregs import PtRegs
+    from engine.hit import HitKind
     from engine.kprobe import Kprobe
 
 __all__ = ("Hit", "HitPath", "Piece", "Way")
@@ -72,18 +73,15 @@ class Way:
     poke: Piece = _impossible
 
     def by_phase(self) -> tuple[Piece, ...]:
-        """The pieces in the order of :class:`HitPhase`, which counts from 1."""
-        pieces = {HitPhase.TRAP: self.trap, HitPhase.POKE: self.poke, HitPhase.FOUND: self.found}
-        pieces |= {HitPhase.HANDLED: self.handled, HitPhase.BETWEEN: self.between}
-        return (_impossible, *(pieces[phase] for phase in HitPhase if phase < _RESUMED))
+        """The pieces in the order of :class:`HitPhase`, which counts from 1. Each control state of an exploration makes three of these."""
+        return (_impossible, self.trap, self.poke, self.found, self.handled, self.between)
 
 
 class HitPath:
     """Takes hits through their pieces."""
 
     def __init__(self, int3: Way, optimized: Way, ftrace: Way) -> None:
-        ways: Final = {HitKind.INT3: int3, HitKind.OPTIMIZED: optimized, HitKind.FTRACE: ftrace}
-        self._pieces = ((), *(ways[kind].by_phase() for kind in HitKind))
+        self._pieces = ((), int3.by_phase(), optimized.by_phase(), ftrace.by_phase())  # by HitKind, which counts from 1
 
     def advance(self, hit: Hit) -> None:
         """Run the next piece of ``hit``.
