@@ -6,13 +6,12 @@ import pytest
 
 from arch_x86.explore.check import check, replay_case
 from arch_x86.explore.open_experiment import open_experiment
-from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT
 from engine.patching.experiment import Experiment
 from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
-from engine.syntax.arguments import parse_argument
 from tests.engine.traced import traced
+from tests.explore.experiments import experiment
 from tests.explore.laws import outcomes
 
 NEW = pytest.mark.parametrize("profile", [LINUX_6_1, NEXT], ids=lambda profile: profile.name)
@@ -45,19 +44,8 @@ def switched(k):
     k.unregister(p)
 
 
-def case(code=once, site="nop", *, profile=LINUX_6_1, steps=(), preempt=False, **fields) -> Experiment:
-    ablated = without(profile, frozenset(steps), preempt=preempt)
-    return Experiment(
-        image=traced(site),
-        call="f",
-        arguments=(parse_argument("5"),),
-        calls=fields.pop("calls", 1),
-        profile=ablated,
-        preempt=preempt,
-        code=[("main", code)],
-        tag="test",
-        **fields,
-    )
+def case(code=once, site="nop", *, profile=LINUX_6_1, **fields) -> Experiment:
+    return experiment(traced(site), code, profile=profile, **fields)
 
 
 def verdict(pool, *args, bound=1, **kwargs):

@@ -8,15 +8,14 @@ import pytest
 
 from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import open_experiment
-from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.patching.experiment import Experiment
 from engine.patching.oracles.hits import Hits
 from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import replay
-from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
+from tests.explore.experiments import experiment
 
 CODE = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; ret"
 STEPPED, SITE, INSIDE, NO_ROOM = 2, 4, 7, 9
@@ -33,19 +32,8 @@ def life(k, offset=SITE):
     k.settle()
 
 
-def case(code=life, *, steps=(), profile=LINUX_2010, preempt=False, **fields) -> Experiment:
-    ablated = without(profile, frozenset(steps), preempt=preempt)
-    return Experiment(
-        image=asm_image(CODE),
-        call="f",
-        arguments=(parse_argument("5"),),
-        calls=fields.pop("calls", 1),
-        profile=ablated,
-        preempt=preempt,
-        code=[("main", code)],
-        tag="test",
-        **fields,
-    )
+def case(code=life, *, profile=LINUX_2010, **fields) -> Experiment:
+    return experiment(asm_image(CODE), code, profile=profile, **fields)
 
 
 def verdict(pool, *args, bound=2, **kwargs):
