@@ -1,0 +1,23 @@
+"""Scripts that users wrote before modules moved into rooms still find what they import."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+FORMER = {
+    "arch_x86.emu.images": ("arch_x86.images", ("load_asm", "load_code_image", "load_elf", "load_image", "parse_stub")),
+    "engine.profile": ("engine.core.profiles", ("LINUX_2010", "LINUX_6_1", "NEXT", "PROFILES", "Profile", "profile_named")),
+    "engine.kretprobes": ("engine.kretprobe", ("Kretprobe", "KretprobeInstance")),
+    "engine.jprobes": ("engine.jprobe", ("Jprobe",)),
+    "engine.switches": ("engine.core.global_switches", ("set_kprobes_enabled", "set_kprobes_optimization")),
+    "engine.steps": ("engine.core.ablation", ("steps_of", "without")),
+}
+
+
+@pytest.mark.parametrize("former", list(FORMER))
+def test_a_former_name_gives_what_stands_under_the_present_one(former):
+    present, names = FORMER[former]
+    for name in names:
+        assert getattr(import_module(former), name) is getattr(import_module(present), name)
