@@ -93,7 +93,7 @@ def verify(
     """Probe each instruction that a call executes, one at a time and by every method, and compare; as ``optprobe verify``.
 
     :param interrupts: ``"none"``, ``"boundaries"`` or ``"sample:SEED:N"``.
-    :param jobs: processes. They are spawned, so a script that asks for more than one needs ``if __name__ == "__main__":``.
+    :param jobs: processes; the result does not depend on it.
     :param progress: called as ``progress(done, total, note)``.
     :returns: a guest fault of the unprobed call is in its ``fault``. After Ctrl-C, or when a process of ``jobs`` has died, which is in its
         ``died``, it has what was found by then, and is ``interrupted``.

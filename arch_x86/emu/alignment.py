@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from arch_x86.emu.uc import UcInstance
-from arch_x86.isa.insn import ADDRESS_MASK, Insn
+from arch_x86.isa.constants import ADDRESS_MASK
+from arch_x86.isa.insn import Insn
 
 __all__ = ("GENERAL_PROTECTION", "check_alignment", "must_be_aligned", "operand_address")
 

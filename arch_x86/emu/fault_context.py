@@ -8,7 +8,8 @@ from arch_x86.emu.cpu import Cpu
 from arch_x86.emu.fault import Caller
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RAX
-from arch_x86.isa.decode import MAX_INSN_SIZE, decode
+from arch_x86.isa.constants import MAX_INSN_SIZE
+from arch_x86.isa.decode import decode
 from arch_x86.isa.insn import Branch, Insn
 
 __all__ = ("find_caller", "find_system_call")

@@ -18,6 +18,7 @@ from engine.patching.experiment import Experiment, fingerprint
 from engine.patching.exploration import Exploration
 from engine.patching.search_options import Search
 from engine.patching.timeline import timeline
+from engine.patching.user_code import identity_of
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.conduct import InProcess, Progress, Workers, drive
 from engine.search.explorable import Violation
@@ -94,7 +95,7 @@ def _checkpoint(case: Experiment, search: Search) -> Generator[Checkpoint | None
     if search.checkpoints is None:
         yield None
         return
-    options = (case.reduce, case.apart, case.interrupts, case.restores, case.limit, *map(repr, case.oracles))
+    options = (case.reduce, case.apart, case.interrupts, case.restores, case.limit, *map(identity_of, case.oracles))
     how = (*options, replace(search, jobs=1, checkpoints=None), code_mark(*_CODE))
     mark = f"{fingerprint(case)}-{blake2b(repr(how).encode(), digest_size=4).hexdigest()}"
     with closing(Checkpoint(search.checkpoints / f"{mark}.jsonl", mark)) as checkpoint:

@@ -35,8 +35,9 @@ from engine.errors import InputError, OptprobeError, error_text, printable
 from engine.image import Image
 from engine.kallsyms import Kallsyms
 from engine.patching.control_code import ControlCode
-from engine.patching.experiment import Experiment, source_of
+from engine.patching.experiment import Experiment
 from engine.patching.operations import Control
+from engine.patching.user_code import source_of
 from engine.syntax.arguments import parse_argument
 
 __all__ = ("CALLS_MAX", "Control", "Scenario", "Setup", "load_scenarios", "scenario")

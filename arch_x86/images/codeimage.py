@@ -1,4 +1,4 @@
-"""The code-image format: machine code, symbols and the kernel's lists as one JSON object (version 1; README, "Code images")."""
+"""The code-image format: machine code, symbols and the kernel's lists as one JSON object (version 1; docs/code-image.md)."""
 
 from __future__ import annotations
 

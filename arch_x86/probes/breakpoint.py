@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ("BreakpointHandler", "ReentryError")
 
-# Taken from their class once: that costs as much as a piece of a hit has besides.
+# Looked up once: to look a member of an enumeration up takes as long as the rest of a piece of a hit.
 _HIT_ACTIVE, _HIT_SS, _REENTER, _HIT_SSDONE = KprobeStatus.HIT_ACTIVE, KprobeStatus.HIT_SS, KprobeStatus.REENTER, KprobeStatus.HIT_SSDONE
 _FOUND, _BETWEEN, _HANDLED, _RESUMED = HitPhase.FOUND, HitPhase.BETWEEN, HitPhase.HANDLED, HitPhase.RESUMED
 _STEPPING: Final = (_HIT_SS, _REENTER)

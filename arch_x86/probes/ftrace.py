@@ -8,8 +8,9 @@ one, where that has gone meanwhile.
 
 Handlers run as behind a jump: no trap, IF as in the interrupted code. For a pre_handler ``regs.ip`` is the address of the site plus 1, as
 behind a breakpoint; for a post_handler it is behind the site. A pre_handler that returns 1 has set ``regs.ip`` itself, and no post_handler
-runs. A change of ``sp`` has no effect. A hit in what a handler calls is missed and counted: of the recursion that
-ftrace_test_recursion_trylock() refuses without a count, it lets one level pass, and there is no second one, as no handler runs in it.
+runs. A change of ``sp`` has no effect. A hit in what a handler calls is missed and counted. The kernel also has
+ftrace_test_recursion_trylock(), which refuses a hit without counting it, but only from the second level of recursion on. That level is
+never reached here, since no handler runs in a hit that is missed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from arch_x86.isa.constants import INT3_SIZE
-from arch_x86.probes.ftrace_site import FtraceInsn
+from arch_x86.isa.encode import CALL32_SIZE
+from arch_x86.probes.ftrace_site import FTRACE_SIZE_MAX, FtraceInsn
 from arch_x86.probes.hit import Hit, Piece, Way
 from engine.hit import HitPhase
 from engine.kprobe import KprobeStatus
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ("FtraceHandler",)
 
-_SIZES: Final = (5, 6)
+_SIZES: Final = (CALL32_SIZE, FTRACE_SIZE_MAX)
+"""Bytes of the call at a site."""
 
 
 class FtraceHandler:

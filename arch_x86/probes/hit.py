@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Hit", "HitPath", "Piece", "Way")
 
-# Taken from the class once: an enumeration's member costs as much as a piece of a hit has besides.
+# Looked up once: to look a member of an enumeration up takes as long as the rest of a piece of a hit.
 _TRAP, _RESUMED, _REFUSED = HitPhase.TRAP, HitPhase.RESUMED, HitPhase.REFUSED
 
 
@@ -73,7 +73,7 @@ class Way:
     poke: Piece = _impossible
 
     def by_phase(self) -> tuple[Piece, ...]:
-        """The pieces in the order of :class:`HitPhase`, which counts from 1. Each control state of an exploration makes three of these."""
+        """The pieces in the order of :class:`HitPhase`, whose numbers begin at 1."""
         return (_impossible, self.trap, self.poke, self.found, self.handled, self.between)
 
 

@@ -1,4 +1,4 @@
-"""Control tasks whose every step is chosen from outside: the control plane of an exploration (section 5 of the design).
+"""Control tasks whose every step is chosen from outside: the control plane of an exploration.
 
 Each task is ordinary Python on a greenlet. It runs from one *point* to the next: before it takes a lock, after it has dropped its last
 one, before a text write, in a wait, and where the code that it runs asks for one (:func:`stop_here`). Who goes on, and when, is somebody

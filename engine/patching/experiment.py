@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from tokenize import TokenError
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 from engine.core.ablation import changes_of
 from engine.core.profiles import Profile
 from engine.image import Image
 from engine.patching.control_code import ControlCode, ControlCodes
 from engine.patching.judge import MakeOracle
+from engine.patching.user_code import identity_of
 from engine.syntax.arguments import Argument
 
-__all__ = ("Experiment", "fingerprint", "source_of")
+__all__ = ("Experiment", "fingerprint")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,18 +100,6 @@ def fingerprint(experiment: Experiment) -> str:
     if changes:  # likewise
         digest.update(f"profile {changes}".encode())
     if experiment.poke is not None:  # likewise
-        digest.update(f"poke {source_of(experiment.poke)}".encode())
+        digest.update(f"poke {identity_of(experiment.poke)}".encode())
     digest.update(repr((words, experiment.resched, sorted(experiment.stubs.items()), experiment.tag)).encode())
     return digest.hexdigest()
-
-
-def source_of(made: object) -> str:
-    """What tells a function or class of the user's from another version of it: its text, or its code where there is no text, since it was
-    typed in, say; or else its name.
-    """
-    try:
-        return inspect.getsource(cast("type[object]", made))
-    except (OSError, TypeError, SyntaxError, TokenError):  # the last two: the file has changed since it was loaded
-        parts = vars(made).values() if isinstance(made, type) else (made,)
-        codes = [part.__code__.co_code.hex() for part in parts if isinstance(part, FunctionType)]
-        return " ".join(codes) or str(getattr(made, "__qualname__", type(made).__qualname__))

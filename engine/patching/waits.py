@@ -1,4 +1,4 @@
-"""When the waits of control tasks are over: section 5 of the design, on the vcpus of an exploration."""
+"""When the waits of control tasks are over: docs/explore.md, on the vCPUs of an exploration."""
 
 from __future__ import annotations
 

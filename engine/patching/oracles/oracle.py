@@ -25,7 +25,7 @@ __all__ = ("Oracle",)
 
 
 class Oracle:
-    """Events of a schedule, none of which this class minds. An event that no oracle overrides costs nothing.
+    """Events of a schedule, none of which this class minds. An event that no oracle overrides costs one empty call.
 
     Of several violations the first in time counts; of those that one event brings, that of the oracle that is listed first. What an oracle
     remembers from one event to the next of a schedule is part of the explored state: it overrides :meth:`reset`, :meth:`save`,
