@@ -190,3 +190,11 @@ class TestStreams:
         done = shell(f"ulimit -f 1; optprobe {words} {where}")
         assert (done.returncode, done.stderr) == (1, "")
         assert json.loads(done.stdout)["verdict"] == "safe"
+
+
+def test_a_script_from_a_standard_input_that_is_closed_is_one_line(image):
+    """The shell's ``<&-``: then Python has no such stream at all."""
+    command = [sys.executable, "-m", "engine", "script", image, "-"]
+    done = subprocess.run(command, preexec_fn=lambda: os.close(0), capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
+    wanted = "give a text file of operations, one a line, or - for standard input"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"optprobe: standard input is closed; {wanted}\n")

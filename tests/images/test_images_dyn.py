@@ -180,6 +180,16 @@ class TestWorkloads:
         assert {s.name for s in bare.functions} <= {s.name for s in whole.functions}
         assert len(bare.functions) > 1
 
+    def test_an_entry_of_the_linkage_table_has_the_name_of_the_function_that_it_leads_to(self):
+        """``endbr64; jmp [rip + disp32]``, through the word that the linker has bound to that function."""
+        image = load_image(ELF / "dyn.so")
+        entry = image.by_name["dyn_step@plt"]
+        endbr, jump = image.read(entry.addr, 4), image.read(entry.addr + 4, 6)
+        word = entry.addr + 10 + int.from_bytes(jump[2:], "little", signed=True)
+        assert (endbr, jump[:2], entry.size) == (b"\xf3\x0f\x1e\xfa", b"\xff\x25", 16)
+        assert int.from_bytes(image.read(word, 8), "little") == image.by_name["dyn_step"].addr
+        assert [symbol.name for symbol in image.functions if symbol.name.endswith("@plt")] == ["dyn_step@plt"]
+
     def test_a_static_executable_keeps_its_addresses(self):
         image = load_image(ELF / "libmix")
         assert image.entry == image.by_name["_start"].addr
