@@ -1,14 +1,19 @@
-"""The yardstick: the same code in plain Unicorn, as a user of its binding would run it. No paging, no hooks, nothing between calls.
+"""The yardstick: the same code in plain Unicorn, as a user of its binding would run it. No paging,
+no hooks, nothing between calls.
 
-Mapped as it runs fastest: data in one mapping (Unicorn looks the mapping up for each load and store, and remembers the last one
-only) and not executable (a store to executable memory looks for translations to drop).
+Mapped as it runs fastest: data in one mapping (Unicorn looks the mapping up for each load and
+store, and remembers the last one only) and not executable (a store to executable memory looks for
+translations to drop).
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from unicorn import Uc, unicorn_const  # pyright: ignore[reportMissingTypeStubs, reportPrivateImportUsage]
+from unicorn import (
+    Uc,
+    unicorn_const,
+)  # pyright: ignore[reportMissingTypeStubs, reportPrivateImportUsage]
 from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 
 from arch_x86.isa.constants import PAGE_SIZE
@@ -25,7 +30,8 @@ _ARGUMENTS: Final = (x86.UC_X86_REG_RDI, x86.UC_X86_REG_RSI, x86.UC_X86_REG_RDX,
 class BareUnicorn:
     """An image at its own addresses, a stack and buffers behind it; a call ends at a ``hlt``.
 
-    :param counted: pass an instruction count that is never reached, as whoever wants virtual time has to: Unicorn then calls a
+    :param counted: pass an instruction count that is never reached, as whoever wants virtual time
+    has to: Unicorn then calls a
         function of its own before each instruction.
     """
 
@@ -39,7 +45,9 @@ class BareUnicorn:
             self._uc.mem_write(segment.addr, segment.data)
         self._uc.mem_write(self._return, b"\xf4")
         self._free = self._return + 2 * PAGE_SIZE
-        self._uc.mem_map(self._free, _DATA, unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_WRITE)
+        self._uc.mem_map(
+            self._free, _DATA, unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_WRITE
+        )
         self._stack = self.allocate(_STACK) + _STACK - 64
         self._entry = 0
 

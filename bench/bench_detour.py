@@ -1,8 +1,10 @@
-"""Preparing a detour buffer once its function is decoded, target below 60 us; and how fast code is decoded and inspected.
+"""Preparing a detour buffer once its function is decoded, target below 60 us; and how fast code is
+decoded and inspected.
 
-Preparing is deciding whether a jump fits (``can_optimize``) and making the buffer's bytes (``build_detour``); both are timed on
-all sites of a shipped function that can be optimized. Decoding and inspecting are measured on functions of the C library that
-this process runs on, or, where none is found, on the shipped workloads over and over.
+Preparing is deciding whether a jump fits (``can_optimize``) and making the buffer's bytes
+(``build_detour``); both are timed on all sites of a shipped function that can be optimized.
+Decoding and inspecting are measured on functions of the C library that this process runs on, or,
+where none is found, on the shipped workloads over and over.
 """
 
 from __future__ import annotations
@@ -47,13 +49,19 @@ def _prepare(cache: CodeCache, addr: int) -> None:
 
 @pytest.fixture(params=["sha256.o", "qsort.so"])
 def optimizable(request: pytest.FixtureRequest) -> tuple[CodeCache, list[int]]:
-    """All sites of an image that can be optimized; its functions are decoded. Of the two, ``qsort.so`` has a red zone."""
+    """All sites of an image that can be optimized; its functions are decoded. Of the two,
+    ``qsort.so`` has a red zone.
+    """
     cache = CodeCache(shipped(request.param))
-    starts = [addr for symbol in cache.functions for addr in range(symbol.addr, symbol.addr + symbol.size)]
+    starts = [
+        addr for symbol in cache.functions for addr in range(symbol.addr, symbol.addr + symbol.size)
+    ]
     return cache, [addr for addr in starts if isinstance(can_optimize(cache, addr), OptimizePlan)]
 
 
-def test_preparing_a_detour_buffer(benchmark: Any, figures: Figures, optimizable: tuple[CodeCache, list[int]]) -> None:
+def test_preparing_a_detour_buffer(
+    benchmark: Any, figures: Figures, optimizable: tuple[CodeCache, list[int]]
+) -> None:
     """A site after the other; of it, ``build_detour`` with the plan at hand."""
     cache, sites = optimizable
     plans = [plan for addr in sites if isinstance(plan := can_optimize(cache, addr), OptimizePlan)]
@@ -66,24 +74,40 @@ def test_preparing_a_detour_buffer(benchmark: Any, figures: Figures, optimizable
         building.append(perf_counter() - began)
     benchmark(lambda: _prepare(cache, next(next_site)))
     name = cache.image.name
-    figures.add(benchmark, f"{name}: plan and build a detour buffer", seconds(benchmark) * 1e6, "us", ("<", _TARGET_US))
-    figures.add(benchmark, f"{name}: of it, build_detour", median(building) * 1e6, "us", ("<", _TARGET_US))
+    figures.add(
+        benchmark,
+        f"{name}: plan and build a detour buffer",
+        seconds(benchmark) * 1e6,
+        "us",
+        ("<", _TARGET_US),
+    )
+    figures.add(
+        benchmark, f"{name}: of it, build_detour", median(building) * 1e6, "us", ("<", _TARGET_US)
+    )
 
 
-# Decoding and inspecting ----------------------------------------------------------------------------------------------
+# Decoding and inspecting --------------------------------------------------------------------------
 
 
 def _mapped_libraries() -> Iterator[Path]:
     """Shared objects that this process has mapped, the C library first."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
-    paths = {Path(words[5]) for line in lines if len(words := line.split(maxsplit=5)) == 6 and ".so" in words[5]}
+    paths = {
+        Path(words[5])
+        for line in lines
+        if len(words := line.split(maxsplit=5)) == 6 and ".so" in words[5]
+    }
     yield from sorted(paths, key=lambda path: (not path.name.startswith("libc"), path.name))
 
 
 def _sample(image: Image) -> list[Symbol]:
     """Functions of an image from its middle on, up to 300,000 bytes."""
-    symbols = [symbol for symbol in CodeCache(image).functions if symbol.size and image.is_text(symbol.addr)]
+    symbols = [
+        symbol
+        for symbol in CodeCache(image).functions
+        if symbol.size and image.is_text(symbol.addr)
+    ]
     chosen: list[Symbol] = []
     size = 0
     for symbol in symbols[len(symbols) // 4 :]:
@@ -137,8 +161,12 @@ def test_decoding(benchmark: Any, figures: Figures, work: list[tuple[Image, list
     figures.add(benchmark, "decode: KB a second", _size(work) / spent / 1e3, "KB/s")
 
 
-def test_inspecting(benchmark: Any, figures: Figures, work: list[tuple[Image, list[Symbol]]]) -> None:
-    """``inspect`` without buffers, from nothing: every byte offset of every function, decoding included."""
+def test_inspecting(
+    benchmark: Any, figures: Figures, work: list[tuple[Image, list[Symbol]]]
+) -> None:
+    """``inspect`` without buffers, from nothing: every byte offset of every function, decoding
+    included.
+    """
 
     def inspect() -> int:
         sites = 0

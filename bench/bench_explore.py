@@ -1,7 +1,9 @@
-"""How fast schedules are explored: interrupt points on one call, schedules of two vCPUs, and memory over many schedules.
+"""How fast schedules are explored: interrupt points on one call, schedules of two vCPUs, and memory
+over many schedules.
 
-Targets: 5,000 interrupt points a second on a call of about 160 instructions with the real core in the loop; 3,000 schedules a second of two
-vCPUs; memory flat over 1,000,000 schedules (measured here over 100,000; ``OPTPROBE_FULL=1`` for all).
+Targets: 5,000 interrupt points a second on a call of about 160 instructions with the real core in
+the loop; 3,000 schedules a second of two vCPUs; memory flat over 1,000,000 schedules (measured here
+over 100,000; ``OPTPROBE_FULL=1`` for all).
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def long_call(setup: Setup) -> None:
 
 
 def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> None:
-    """Every boundary of the call against every control state, one preemption, no reduction: each schedule is such a point."""
+    """Every boundary of the call against every control state, one preemption, no reduction: each
+    schedule is such a point.
+    """
     system = open_experiment(replace(long_call.case(LINUX_2010), reduce=False), pool)
     search = Exhaustive(bound=1, hashing=True, recheck_every=0, max_schedules=20_000)
 
@@ -65,7 +69,9 @@ def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> Non
         return outcome.schedules / (perf_counter() - began)
 
     rate = benchmark.pedantic(run, rounds=1, iterations=1)
-    figures.add(benchmark, "interrupt points a second, a call of 158 instructions", rate, "", (">=", 5_000))
+    figures.add(
+        benchmark, "interrupt points a second, a call of 158 instructions", rate, "", (">=", 5_000)
+    )
     system.close()
 
 
@@ -96,5 +102,11 @@ def test_memory_over_many_schedules(benchmark: Any, figures: Figures, pool: UcPo
 
     before = walk(number // 10)
     after = benchmark.pedantic(walk, args=(number,), rounds=1, iterations=1)
-    figures.add(benchmark, f"growth of the process over {number:,} schedules", (after - before) / 1024, "MiB", ("<=", 4))
+    figures.add(
+        benchmark,
+        f"growth of the process over {number:,} schedules",
+        (after - before) / 1024,
+        "MiB",
+        ("<=", 4),
+    )
     system.close()

@@ -1,8 +1,10 @@
-"""What a hit costs by each method, in host time and in guest instructions (exact), and interrupt points a second.
+"""What a hit costs by each method, in host time and in guest instructions (exact), and interrupt
+points a second.
 
-A hit's cost is that of a loop with the probe in it, less that of the same loop without. An interrupt point is one run of ``verify``: go
-on by one instruction, snapshot, deliver an interrupt, run to the end, compare everything with the unprobed run, restore. A later
-part's target is 5,000 of them a second, on a call of about 160 instructions with one optimized probe.
+A hit's cost is that of a loop with the probe in it, less that of the same loop without. An
+interrupt point is one run of ``verify``: go on by one instruction, snapshot, deliver an interrupt,
+run to the end, compare everything with the unprobed run, restore. A later part's target is 5,000 of
+them a second, on a call of about 160 instructions with one optimized probe.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 _HITS: Final = 2_000
 _LIMIT: Final = 10_000_000
 _POINTS_A_SECOND: Final = 5_000
-# The probed instruction is 8 bytes, can be boosted, and is where the loop's jump goes: the jump replaces it alone.
+# The probed instruction is 8 bytes, can be boosted, and is where the loop's jump goes: the jump
+# replaces it alone.
 _LOOP: Final = f"""
     mov ecx, {_HITS}
 again:
@@ -57,7 +60,12 @@ class Loop:
     def _probe(self, method: Method) -> None:
         kprobes = self.bench.kprobes
         kprobes.kprobes_allow_optimization = method is Method.OPTIMIZED
-        probe = Kprobe(symbol_name="f", offset=_SITE, pre_handler=self._hit, post_handler=_ignore if method is Method.INT3 else None)
+        probe = Kprobe(
+            symbol_name="f",
+            offset=_SITE,
+            pre_handler=self._hit,
+            post_handler=_ignore if method is Method.INT3 else None,
+        )
         kprobes.register_kprobe(probe)
         kprobes.wait_for_kprobe_optimizer()
         assert self.bench.method(probe) is method
@@ -85,7 +93,9 @@ def _ignore(_p: Kprobe, _regs: Any, _flags: int) -> None:
 
 @pytest.mark.parametrize("method", _METHODS, ids=str)
 def test_hit(benchmark: Any, figures: Figures, pool: UcPool, method: Method) -> None:
-    """2,000 hits with a pre_handler that counts in Python (and, stepped, a post_handler that does nothing)."""
+    """2,000 hits with a pre_handler that counts in Python (and, stepped, a post_handler that does
+    nothing).
+    """
     without, probed = Loop(pool, None), Loop(pool, method)
     race(benchmark, without.contender, probed.contender)
     assert probed.hits == _HITS
@@ -100,16 +110,22 @@ def test_hit(benchmark: Any, figures: Figures, pool: UcPool, method: Method) -> 
 
 
 def _verifier(pool: UcPool) -> tuple[Verifier, int]:
-    """Sorting two numbers, 167 instructions; the last of its optimizable sites, so that the probe is hit late."""
+    """Sorting two numbers, 167 instructions; the last of its optimizable sites, so that the probe
+    is hit late.
+    """
     arguments = (BufferArgument(struct.pack("<2i", 5, 3)), IntegerArgument(2))
     verifier = Verifier(shipped("qsort.o"), "sort_i32", arguments, options=ExecOptions(), pool=pool)
     code = verifier.bench.arch.code
     once = [addr for addr in verifier.sites() if len(verifier.golden.passes[addr]) == 1]
-    return verifier, max(addr for addr in once if isinstance(can_optimize(code, addr), OptimizePlan))
+    return verifier, max(
+        addr for addr in once if isinstance(can_optimize(code, addr), OptimizePlan)
+    )
 
 
 def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> None:
-    """One site, every boundary of the call. The probe's registration, optimization and removal are in the time."""
+    """One site, every boundary of the call. The probe's registration, optimization and removal are
+    in the time.
+    """
     verifier, addr = _verifier(pool)
     rates: dict[Method, list[float]] = {method: [] for method in _METHODS}
 
@@ -123,7 +139,9 @@ def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> Non
         for method in _METHODS[:-1]:
             sweep(method)
 
-    benchmark.pedantic(lambda: sweep(Method.OPTIMIZED), setup=setup, rounds=20, warmup_rounds=2, iterations=1)
+    benchmark.pedantic(
+        lambda: sweep(Method.OPTIMIZED), setup=setup, rounds=20, warmup_rounds=2, iterations=1
+    )
     what = f"interrupt points a second, {verifier.golden.instructions} instructions"
     for method in _METHODS:
         target = (">=", _POINTS_A_SECOND) if method is Method.OPTIMIZED else None

@@ -1,8 +1,10 @@
-"""What a probe costs to register, beside few others and beside 10,000, and to unregister, in small crowds and in large ones.
+"""What a probe costs to register, beside few others and beside 10,000, and to unregister, in small
+crowds and in large ones.
 
-Target: the 10,000th costs no more than 1.5 times the 100th. Both are taken from machines of the same image, in turn, one
-registration here, one there. Unregistering is batched: 256 probes a pass of the optimizer, each pass with one ``stop_machine``, which
-is an exact count; the cost a probe must not depend on how many there are either.
+Target: the 10,000th costs no more than 1.5 times the 100th. Both are taken from machines of the
+same image, in turn, one registration here, one there. Unregistering is batched: 256 probes a pass
+of the optimizer, each pass with one ``stop_machine``, which is an exact count; the cost a probe
+must not depend on how many there are either.
 """
 
 from __future__ import annotations
@@ -58,19 +60,41 @@ def _windows(pool: UcPool, *, optimize: bool) -> tuple[list[float], list[float]]
     return few, many
 
 
-@pytest.mark.parametrize("optimize", [True, False], ids=["optimization-allowed", "breakpoints-only"])
-def test_ten_thousandth_probe(benchmark: Any, figures: Figures, pool: UcPool, optimize: bool) -> None:
-    """Medians of 200 registrations around the 100th and around the 10,000th; beside it those of 20. The timing is that of all 10,000."""
-    few, many = benchmark.pedantic(_windows, args=(pool,), kwargs={"optimize": optimize}, rounds=1, iterations=1)
+@pytest.mark.parametrize(
+    "optimize", [True, False], ids=["optimization-allowed", "breakpoints-only"]
+)
+def test_ten_thousandth_probe(
+    benchmark: Any, figures: Figures, pool: UcPool, optimize: bool
+) -> None:
+    """Medians of 200 registrations around the 100th and around the 10,000th; beside it those of 20.
+    The timing is that of all 10,000.
+    """
+    few, many = benchmark.pedantic(
+        _windows, args=(pool,), kwargs={"optimize": optimize}, rounds=1, iterations=1
+    )
     how = "optimizable" if optimize else "breakpoint only"
     close = slice(_FEW - 10, _FEW + 10)
-    figures.add(benchmark, f"{how}: 10,000th / 100th probe, medians of 200", median(many) / median(few), "x", ("<=", _TARGET))
-    figures.add(benchmark, f"{how}: the same, medians of 20", median(many[close]) / median(few[close]), "x", ("<=", _TARGET))
+    figures.add(
+        benchmark,
+        f"{how}: 10,000th / 100th probe, medians of 200",
+        median(many) / median(few),
+        "x",
+        ("<=", _TARGET),
+    )
+    figures.add(
+        benchmark,
+        f"{how}: the same, medians of 20",
+        median(many[close]) / median(few[close]),
+        "x",
+        ("<=", _TARGET),
+    )
     figures.add(benchmark, f"{how}: the 10,000th", median(many) * 1e6, "us")
 
 
 def _crowd(pool: UcPool, number: int) -> tuple[float, float, int]:
-    """Optimize ``number`` probes, unregister them: processor seconds a probe of each, and how many ``stop_machine`` the second took."""
+    """Optimize ``number`` probes, unregister them: processor seconds a probe of each, and how many
+    ``stop_machine`` the second took.
+    """
     bench = Workbench(many_functions(number), pool=pool)
     kprobes, stats = bench.kprobes, bench.plane.stats
     probes = [Kprobe(symbol_name=f"f{i}", pre_handler=_ignore) for i in range(number)]
@@ -93,15 +117,29 @@ def _crowd(pool: UcPool, number: int) -> tuple[float, float, int]:
 
 
 def test_unregistering_in_crowds(benchmark: Any, figures: Figures, pool: UcPool) -> None:
-    """256 (before and after) and 16,384 optimized probes at once. The timing is that of the large crowd, from its registration on."""
+    """256 (before and after) and 16,384 optimized probes at once. The timing is that of the large
+    crowd, from its registration on.
+    """
     small, large = _CROWDS
     laps = [_crowd(pool, small) for _ in range(8)]
-    optimizing, undoing, stops = benchmark.pedantic(_crowd, args=(pool, large), rounds=1, iterations=1)
+    optimizing, undoing, stops = benchmark.pedantic(
+        _crowd, args=(pool, large), rounds=1, iterations=1
+    )
     laps += [_crowd(pool, small) for _ in range(8)]
     for number, counted in ((small, laps[0][2]), (large, stops)):
-        figures.add(benchmark, f"stop_machine to unregister {number:,}", counted, "", ("==", -(-number // MAX_POKE_BATCH)))
+        figures.add(
+            benchmark,
+            f"stop_machine to unregister {number:,}",
+            counted,
+            "",
+            ("==", -(-number // MAX_POKE_BATCH)),
+        )
     figures.add(
-        benchmark, f"unregister, a probe: {large:,} / {small:,} at once", undoing / median(lap[1] for lap in laps), "x", ("<=", _TARGET)
+        benchmark,
+        f"unregister, a probe: {large:,} / {small:,} at once",
+        undoing / median(lap[1] for lap in laps),
+        "x",
+        ("<=", _TARGET),
     )
     figures.add(benchmark, f"unregister, a probe of {large:,}", undoing * 1e6, "us")
     figures.add(benchmark, f"optimize, a probe of {large:,}", optimizing * 1e6, "us")

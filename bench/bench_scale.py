@@ -1,4 +1,6 @@
-"""What does not grow with the number of probes: look-ups, and memory a probe; and what grows by the batch: ``stop_machine`` calls."""
+"""What does not grow with the number of probes: look-ups, and memory a probe; and what grows by the
+batch: ``stop_machine`` calls.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def _ignore(_p: Kprobe, _regs: Any) -> int:
 
 
 @pytest.mark.parametrize("number", _CROWDS)
-def test_stop_machine_calls_to_unregister(benchmark: Any, figures: Figures, pool: UcPool, number: int) -> None:
+def test_stop_machine_calls_to_unregister(
+    benchmark: Any, figures: Figures, pool: UcPool, number: int
+) -> None:
     """Exactly ceil(n / 256), for one call of unregister_kprobes()."""
     bench = Workbench(many_functions(number), pool=pool)
     probes = _probes(bench, number)
@@ -54,7 +58,13 @@ def test_stop_machine_calls_to_unregister(benchmark: Any, figures: Figures, pool
 
     benchmark.pedantic(undo, rounds=1, iterations=1)
     stops = bench.plane.stats.stop_machine - before
-    figures.add(benchmark, f"stop_machine to unregister {number:,}", stops, "", ("==", -(-number // MAX_POKE_BATCH)))
+    figures.add(
+        benchmark,
+        f"stop_machine to unregister {number:,}",
+        stops,
+        "",
+        ("==", -(-number // MAX_POKE_BATCH)),
+    )
     bench.close()
 
 
@@ -72,7 +82,10 @@ def test_look_ups(benchmark: Any, figures: Figures, pool: UcPool) -> None:
         return perf_counter() - began
 
     for name, behind in (("get_kprobe", 0), ("get_optimized_kprobe", 1)):
-        laps = [(lap(few, name, last[few] + behind), lap(many, name, last[many] + behind)) for _ in range(9)]
+        laps = [
+            (lap(few, name, last[few] + behind), lap(many, name, last[many] + behind))
+            for _ in range(9)
+        ]
         ratio = median(m for _, m in laps) / median(f for f, _ in laps)
         figures.add(benchmark, f"{name}: among {_MANY:,} / among {_FEW}", ratio, "x", ("<=", _FLAT))
     benchmark(many.kprobes.get_kprobe, last[many])
@@ -92,8 +105,9 @@ def _guest(bench: Workbench) -> int:
 
 @pytest.mark.parametrize("kind", ["plain", "optimized", "kretprobe"])
 def test_memory_a_probe(benchmark: Any, figures: Figures, pool: UcPool, kind: str) -> None:
-    """Python objects by tracemalloc, and the bytes of slots and detour buffers, whole pages; with what is decoded of the probed function,
-    which all probes in it share, and which is told apart, too. A plain probe has neither aggregator nor detour buffer.
+    """Python objects by tracemalloc, and the bytes of slots and detour buffers, whole pages; with
+    what is decoded of the probed function, which all probes in it share, and which is told apart,
+    too. A plain probe has neither aggregator nor detour buffer.
     """
     profile = LINUX_2010.without_optprobes() if kind == "plain" else LINUX_2010
     bench = Workbench(many_functions(_MEASURED), pool=pool, profile=profile)
@@ -119,8 +133,18 @@ def test_memory_a_probe(benchmark: Any, figures: Figures, pool: UcPool, kind: st
     each = (_traced(bench) - before) / _MEASURED
     tracemalloc.stop()
     figures.add(benchmark, f"memory a probe, {kind}: host and guest", each, "B", ("<", _LIMIT))
-    figures.add(benchmark, f"memory a probe, {kind}: slots and detour buffers of it", _guest(bench) / _MEASURED, "B")
+    figures.add(
+        benchmark,
+        f"memory a probe, {kind}: slots and detour buffers of it",
+        _guest(bench) / _MEASURED,
+        "B",
+    )
     if kind == "plain":
         size = bench.image.by_name["f0"].size
-        figures.add(benchmark, f"memory a probe: decoded function of {size} bytes of it", (decoded - before) / _MEASURED, "B")
+        figures.add(
+            benchmark,
+            f"memory a probe: decoded function of {size} bytes of it",
+            (decoded - before) / _MEASURED,
+            "B",
+        )
     bench.close()

@@ -1,4 +1,5 @@
-"""A machine of two vCPUs, both in a call, with 256 KiB in use: snapshot and restore. Target: below 50 us for the two together.
+"""A machine of two vCPUs, both in a call, with 256 KiB in use: snapshot and restore. Target: below
+50 us for the two together.
 
 Of it, copying 256 KiB there and back is about 14 us, whatever the software does.
 """
@@ -43,7 +44,9 @@ def machine(pool: UcPool) -> Iterator[Machine]:
 
 
 def _state(machine: Machine) -> tuple[bytes, list[tuple[int, ...]]]:
-    return bytes(machine.ram.room[: machine.ram.used]), [(cpu.rip, cpu.retired, *cpu.registers()) for cpu in machine.cpus]
+    return bytes(machine.ram.room[: machine.ram.used]), [
+        (cpu.rip, cpu.retired, *cpu.registers()) for cpu in machine.cpus
+    ]
 
 
 def test_snapshot_and_restore(benchmark: Any, figures: Figures, machine: Machine) -> None:
@@ -58,11 +61,19 @@ def test_snapshot_and_restore(benchmark: Any, figures: Figures, machine: Machine
     benchmark(cycle)
     assert machine.ram.used == _IN_USE
     assert _state(machine) == before
-    figures.add(benchmark, "snapshot + restore, 2 vCPUs, 256 KiB", seconds(benchmark) * 1e6, "us", ("<", _TARGET_US))
+    figures.add(
+        benchmark,
+        "snapshot + restore, 2 vCPUs, 256 KiB",
+        seconds(benchmark) * 1e6,
+        "us",
+        ("<", _TARGET_US),
+    )
 
 
 def test_restore(benchmark: Any, figures: Figures, machine: Machine) -> None:
-    """Going back alone, as a loop over one snapshot does; each vCPU has moved on in between, but that is not timed."""
+    """Going back alone, as a loop over one snapshot does; each vCPU has moved on in between, but
+    that is not timed.
+    """
     snap = machine.snapshot()
     before = _state(machine)
     for cpu in machine.cpus:

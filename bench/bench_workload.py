@@ -1,11 +1,13 @@
-"""Speed of a workload in the machine, with 1,000 probes armed and none of them hit, against the same code in plain Unicorn.
+"""Speed of a workload in the machine, with 1,000 probes armed and none of them hit, against the
+same code in plain Unicorn.
 
-Both count instructions (the machine needs that for its virtual time; Unicorn calls a function of its own before each one). Target:
-at least 0.95 of bare Unicorn, by the executor in one piece and by ``Workbench.call``. Beside it, without a target: turns of 1,000
-instructions (how several vCPUs share the host), both uncounted, and what counting costs. Three instances of each run in turn.
+Both count instructions (the machine needs that for its virtual time; Unicorn calls a function of
+its own before each one). Target: at least 0.95 of bare Unicorn, by the executor in one piece and by
+``Workbench.call``. Beside it, without a target: turns of 1,000 instructions (how several vCPUs
+share the host), both uncounted, and what counting costs. Three instances of each run in turn.
 
-A workload is code that the compiler made, with loads and stores (``sha256``), or a loop of register arithmetic, where all
-that is not the loop itself shows most (``registers``).
+A workload is code that the compiler made, with loads and stores (``sha256``), or a loop of register
+arithmetic, where all that is not the loop itself shows most (``registers``).
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ class Workload:
 def workload(request: pytest.FixtureRequest) -> Workload:
     """Two million instructions, about."""
     if request.param == "sha256":
-        return Workload(shipped("sha256.o"), "sha256", (_MESSAGE, bytes(32)), hashlib.sha256(_MESSAGE).digest())
+        return Workload(
+            shipped("sha256.o"), "sha256", (_MESSAGE, bytes(32)), hashlib.sha256(_MESSAGE).digest()
+        )
     return Workload(asm_image(_LOOP), "f")
 
 
@@ -77,7 +81,9 @@ class Bare:
     def __init__(self, workload: Workload, *, counted: bool) -> None:
         self._uc = BareUnicorn(workload.image, counted=counted)
         addr = workload.image.by_name[workload.symbol].addr
-        arguments = workload.arguments([self._uc.allocate(len(content), content) for content in workload.buffers])
+        arguments = workload.arguments(
+            [self._uc.allocate(len(content), content) for content in workload.buffers]
+        )
         self.contender = Contender(lambda: self._uc.begin(addr, *arguments), self._uc.run)
 
     @property
@@ -93,7 +99,9 @@ class Armed:
         self.bench = Workbench(with_cold_functions(workload.image, _PROBES), pool=pool)
         self._workload = workload
         self._addr = workload.image.by_name[workload.symbol].addr
-        self._at = [self.bench.machine.allocate(len(content), content) for content in workload.buffers]
+        self._at = [
+            self.bench.machine.allocate(len(content), content) for content in workload.buffers
+        ]
         kprobes = self.bench.kprobes
         kprobes.kprobes_allow_optimization = False
         probes = [Kprobe(symbol_name=f"cold{i}", pre_handler=_not_reached) for i in range(_PROBES)]
@@ -119,7 +127,10 @@ class Armed:
 
     def called(self) -> Contender:
         """As the API's users call."""
-        return Contender(_nothing, lambda: self.bench.call(self._workload.symbol, *self._workload.arguments(self._at)))
+        return Contender(
+            _nothing,
+            lambda: self.bench.call(self._workload.symbol, *self._workload.arguments(self._at)),
+        )
 
     def uncounted(self) -> Contender:
         """As fast as it goes."""
@@ -150,36 +161,79 @@ def _nothing() -> None:
     """No preparation."""
 
 
-def test_armed_probes_that_are_not_hit(benchmark: Any, figures: Figures, pool: UcPool, workload: Workload) -> None:
-    """Counted, in one piece, in turns and by :meth:`Workbench.call`, against bare Unicorn, counted."""
+def test_armed_probes_that_are_not_hit(
+    benchmark: Any, figures: Figures, pool: UcPool, workload: Workload
+) -> None:
+    """Counted, in one piece, in turns and by :meth:`Workbench.call`, against bare Unicorn,
+    counted.
+    """
     name = workload.image.name
     bare = [Bare(workload, counted=True) for _ in range(_INSTANCES)]
     armed = [Armed(workload, pool) for _ in range(_INSTANCES)]
     plain = [one.contender for one in bare]
-    turns, called, counted = ([kind(one) for one in armed] for kind in (Armed.in_turns, Armed.called, Armed.counted))
+    turns, called, counted = (
+        [kind(one) for one in armed] for kind in (Armed.in_turns, Armed.called, Armed.counted)
+    )
     race(benchmark, *plain, *turns, *called, *counted, rounds=15)
     for one in armed:
         one.assert_right(bare[0].result)
     yardstick, piece = pooled(plain), pooled(counted)
-    figures.add(benchmark, f"{name}: armed, counted / bare Unicorn, counted", piece.speed_over(yardstick), "x", (">=", _TARGET))
-    figures.add(benchmark, f"{name}: Workbench.call / bare Unicorn, counted", pooled(called).speed_over(yardstick), "x", (">=", _TARGET))
-    figures.add(benchmark, f"{name}: in turns of {TURN:,} / bare Unicorn, counted", pooled(turns).speed_over(yardstick), "x")
-    figures.add(benchmark, f"{name}: instructions a second, counted", armed[0].instructions() / piece.seconds / 1e6, "M/s")
+    figures.add(
+        benchmark,
+        f"{name}: armed, counted / bare Unicorn, counted",
+        piece.speed_over(yardstick),
+        "x",
+        (">=", _TARGET),
+    )
+    figures.add(
+        benchmark,
+        f"{name}: Workbench.call / bare Unicorn, counted",
+        pooled(called).speed_over(yardstick),
+        "x",
+        (">=", _TARGET),
+    )
+    figures.add(
+        benchmark,
+        f"{name}: in turns of {TURN:,} / bare Unicorn, counted",
+        pooled(turns).speed_over(yardstick),
+        "x",
+    )
+    figures.add(
+        benchmark,
+        f"{name}: instructions a second, counted",
+        armed[0].instructions() / piece.seconds / 1e6,
+        "M/s",
+    )
     for one in armed:
         one.bench.close()
 
 
 def test_uncounted(benchmark: Any, figures: Figures, pool: UcPool, workload: Workload) -> None:
-    """Uncounted against bare Unicorn, uncounted; and what counting costs. An instance each, since changing over drops translations."""
+    """Uncounted against bare Unicorn, uncounted; and what counting costs. An instance each, since
+    changing over drops translations.
+    """
     name = workload.image.name
     bare = [Bare(workload, counted=False) for _ in range(_INSTANCES)]
     armed = [Armed(workload, pool) for _ in range(2 * _INSTANCES)]
     plain = [one.contender for one in bare]
-    counted, uncounted = [one.counted() for one in armed[:_INSTANCES]], [one.uncounted() for one in armed[_INSTANCES:]]
+    counted, uncounted = (
+        [one.counted() for one in armed[:_INSTANCES]],
+        [one.uncounted() for one in armed[_INSTANCES:]],
+    )
     race(benchmark, *plain, *counted, *uncounted)
     for one in armed:
         one.assert_right(bare[0].result)
-    figures.add(benchmark, f"{name}: armed, uncounted / bare Unicorn, uncounted", pooled(uncounted).speed_over(pooled(plain)), "x")
-    figures.add(benchmark, f"{name}: counted / uncounted", pooled(counted).speed_over(pooled(uncounted)), "x")
+    figures.add(
+        benchmark,
+        f"{name}: armed, uncounted / bare Unicorn, uncounted",
+        pooled(uncounted).speed_over(pooled(plain)),
+        "x",
+    )
+    figures.add(
+        benchmark,
+        f"{name}: counted / uncounted",
+        pooled(counted).speed_over(pooled(uncounted)),
+        "x",
+    )
     for one in armed:
         one.bench.close()

@@ -1,8 +1,9 @@
-"""``make campaign``: check every optimizable site that the shipped workloads' calls pass, each by itself; answers go to a file.
+"""``make campaign``: check every optimizable site that the shipped workloads' calls pass, each by
+itself; answers go to a file.
 
-One JSON line a site, in a fixed order, written as it is found; what is in the file already is not done again, so that a run that was
-killed, however, goes on where it was, and ends with the same lines. Each site is checked in the call with the fewest instructions
-that passes it.
+One JSON line a site, in a fixed order, written as it is found; what is in the file already is not
+done again, so that a run that was killed, however, goes on where it was, and ends with the same
+lines. Each site is checked in the call with the fewest instructions that passes it.
 """
 
 from __future__ import annotations
@@ -59,13 +60,20 @@ def sites(profile: str, preemptions: int, max_schedules: int, progress: Progress
     for done, one in enumerate(known):
         progress.update(done, len(known), "calls looked at")
         image = load_image(_ELF / one.image)
-        verifier = Verifier(image, one.symbol, [parse_argument(a) for a in one.args], options=ExecOptions())
+        verifier = Verifier(
+            image, one.symbol, [parse_argument(a) for a in one.args], options=ExecOptions()
+        )
         code, kallsyms = verifier.bench.arch.code, verifier.bench.machine.kallsyms
         for addr in verifier.sites():
             found = kallsyms.lookup(addr)
             if found is None or not isinstance(can_optimize(code, addr), OptimizePlan):
                 continue
-            here = (verifier.golden.instructions, f"{found[0].name}+{found[1]:#x}", one.symbol, one.args)
+            here = (
+                verifier.golden.instructions,
+                f"{found[0].name}+{found[1]:#x}",
+                one.symbol,
+                one.args,
+            )
             if here < best.get((one.image, addr), (1 << 62, "", "", ())):
                 best[one.image, addr] = here
         verifier.close()
@@ -88,7 +96,11 @@ def check_site(site: Site) -> dict[str, Any]:
     )
     result = check(case, Search(preemptions=site.preemptions, max_schedules=site.max_schedules))
     document = result.to_json()
-    return {"key": site.key, "call": site.call, **{key: document[key] for key in ("verdict", "bound", "points", "coverage", "violations")}}
+    return {
+        "key": site.key,
+        "call": site.call,
+        **{key: document[key] for key in ("verdict", "bound", "points", "coverage", "violations")},
+    }
 
 
 def main() -> int:
@@ -113,7 +125,10 @@ def main() -> int:
     )
     for answer in mine:
         if answer["verdict"] not in ("safe", "nothing-found"):
-            print(f"  {answer['verdict']}: {answer['key']}: " + "; ".join(v["explain"] for v in answer["violations"]))
+            print(
+                f"  {answer['verdict']}: {answer['key']}: "
+                + "; ".join(v["explain"] for v in answer["violations"])
+            )
     return 0 if set(verdicts) <= {"safe", "nothing-found"} else 1
 
 

@@ -1,4 +1,6 @@
-"""Shared by all benchmarks: one pool of emulator instances, and a table of target against measured figure at the end of the run."""
+"""Shared by all benchmarks: one pool of emulator instances, and a table of target against measured
+figure at the end of the run.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))  # for `bench`; appended, so that an installed wheel's packages come first
+    # for `bench`; appended, so that an installed wheel's packages come first
+    sys.path.append(str(ROOT))
 
 from arch_x86.emu.machine import new_pool  # noqa: E402
 from bench.figures import Figures  # noqa: E402
@@ -35,7 +38,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
     named = file_path.name.startswith("bench_") and file_path.suffix == ".py"
     if parent.session.isinitpath(file_path):  # given by name: pytest takes it anyway
         return None
-    if not named or any(file_path.match(pattern) for pattern in parent.config.getini("python_files")):
+    if not named or any(
+        file_path.match(pattern) for pattern in parent.config.getini("python_files")
+    ):
         return None
     return pytest.Module.from_parent(parent, path=file_path)  # pyright: ignore[reportUnknownMemberType]
 

@@ -1,4 +1,6 @@
-"""What the benchmarks found, for the table that ends ``make bench``: one line a figure, its target beside it."""
+"""What the benchmarks found, for the table that ends ``make bench``: one line a figure, its target
+beside it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,14 @@ class Figures:
     def __init__(self) -> None:
         self._figures: list[_Figure] = []
 
-    def add(self, benchmark: Any, what: str, measured: float, unit: str = "", target: tuple[str, float] | None = None) -> None:
+    def add(
+        self,
+        benchmark: Any,
+        what: str,
+        measured: float,
+        unit: str = "",
+        target: tuple[str, float] | None = None,
+    ) -> None:
         """One figure, here and in ``benchmark.extra_info``.
 
         :param target: a comparison such as ``("<", 50)``; None for a figure that only informs.
@@ -54,11 +63,22 @@ class Figures:
             return []
         rows = [("part", "figure", "measured", "target", "")]
         for figure in self._figures:
-            target = "" if figure.target is None else f"{figure.target[0]} {_number(figure.target[1])}"
-            rows.append((figure.part, figure.what, f"{_number(figure.measured)}{figure.unit and ' '}{figure.unit}", target, figure.verdict))
+            target = (
+                "" if figure.target is None else f"{figure.target[0]} {_number(figure.target[1])}"
+            )
+            rows.append(
+                (
+                    figure.part,
+                    figure.what,
+                    f"{_number(figure.measured)}{figure.unit and ' '}{figure.unit}",
+                    target,
+                    figure.verdict,
+                )
+            )
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         return [
-            f"{part:<{widths[0]}}  {what:<{widths[1]}}  {measured:>{widths[2]}}  {target:>{widths[3]}}  {verdict}".rstrip()
+            f"{part:<{widths[0]}}  {what:<{widths[1]}}  {measured:>{widths[2]}} "
+            f" {target:>{widths[3]}}  {verdict}".rstrip()
             for part, what, measured, target, verdict in rows
         ]
 

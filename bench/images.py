@@ -26,12 +26,21 @@ def shipped(name: str) -> Image:
 def asm_image(text: str) -> Image:
     """One function ``f`` of Intel-syntax assembly."""
     code = assemble(text, _BASE)
-    return Image(name="generated", segments=(Segment(_BASE, code, len(code)),), symbols=(Symbol("f", _BASE, len(code)),))
+    return Image(
+        name="generated",
+        segments=(Segment(_BASE, code, len(code)),),
+        symbols=(Symbol("f", _BASE, len(code)),),
+    )
 
 
 def with_cold_functions(image: Image, number: int) -> Image:
-    """``image`` and ``number`` functions that nothing calls: as many as fit in the last page of its code, the others behind the image."""
-    last = max((segment for segment in image.segments if segment.executable), key=lambda segment: segment.end)
+    """``image`` and ``number`` functions that nothing calls: as many as fit in the last page of its
+    code, the others behind the image.
+    """
+    last = max(
+        (segment for segment in image.segments if segment.executable),
+        key=lambda segment: segment.end,
+    )
     start = -(-last.end // _ALIGN) * _ALIGN
     page_end = -(-last.end // PAGE_SIZE) * PAGE_SIZE
     behind = -(-max(segment.end for segment in image.segments) // PAGE_SIZE) * PAGE_SIZE
@@ -43,5 +52,8 @@ def with_cold_functions(image: Image, number: int) -> Image:
         if count:
             added.append(replace(cold.segments[0], addr=at))
             moved = at - cold.segments[0].addr
-            symbols += (Symbol(f"cold{first + i}", s.addr + moved, s.size) for i, s in enumerate(cold.symbols))
+            symbols += (
+                Symbol(f"cold{first + i}", s.addr + moved, s.size)
+                for i, s in enumerate(cold.symbols)
+            )
     return replace(image, segments=(*image.segments, *added), symbols=(*image.symbols, *symbols))

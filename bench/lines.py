@@ -1,4 +1,6 @@
-"""Long runs whose answers go to a file, a JSON line each: what is in the file already is not done again."""
+"""Long runs whose answers go to a file, a JSON line each: what is in the file already is not done
+again.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,17 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def answers(
-    file: Path, wanted: Sequence[Any], work: Callable[[Any], dict[str, Any]], *, jobs: int, line: Progress, noun: str
-) -> list[dict[str, Any]]:  # fmt: skip
-    """The answer of each of ``wanted``, which have a ``key``; those that are not in ``file`` are worked out by ``jobs`` processes."""
+    file: Path,
+    wanted: Sequence[Any],
+    work: Callable[[Any], dict[str, Any]],
+    *,
+    jobs: int,
+    line: Progress,
+    noun: str,
+) -> list[dict[str, Any]]:
+    """The answer of each of ``wanted``, which have a ``key``; those that are not in ``file`` are
+    worked out by ``jobs`` processes.
+    """
     known = read(file)
     left = [one for one in wanted if one.key not in known]
     workers = ProcessPool(lambda: None, lambda _, one: work(one), max(1, min(jobs, len(left))))

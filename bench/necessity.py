@@ -1,4 +1,6 @@
-"""``make necessity``: the tables of docs/necessity.md and of docs/findings.md, in Markdown, from a fresh run of the matrix."""
+"""``make necessity``: the tables of docs/necessity.md and of docs/findings.md, in Markdown, from a
+fresh run of the matrix.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,11 @@ _NEXT: Final = tuple(one for one in CONFIGURATIONS if one.profile is NEXT)
 
 def _notes(cells: Iterable[Cell]) -> list[str]:
     """Why steps are not needed, each once, in the order of the table."""
-    return list(dict.fromkeys(cell.argument for cell in cells if cell.report is None and cell.argument is not None))
+    return list(
+        dict.fromkeys(
+            cell.argument for cell in cells if cell.report is None and cell.argument is not None
+        )
+    )
 
 
 def _cell(cell: Cell | None, notes: Sequence[str]) -> str:
@@ -30,18 +36,30 @@ def _cell(cell: Cell | None, notes: Sequence[str]) -> str:
     note = f" [{notes.index(cell.argument) + 1}]" if cell.argument is not None else ""
     if not cell.exhaustive:
         return f"not found in {cell.schedules:,} schedules{note}"
-    return f"safe ({cell.schedules:,} schedules, exhaustive)" if cell.step is None else f"not needed ({cell.schedules:,} schedules){note}"
+    return (
+        f"safe ({cell.schedules:,} schedules, exhaustive)"
+        if cell.step is None
+        else f"not needed ({cell.schedules:,} schedules){note}"
+    )
 
 
-def table(cells: Sequence[Cell], columns: Sequence[Configuration], notes: Sequence[str]) -> list[str]:
+def table(
+    cells: Sequence[Cell], columns: Sequence[Configuration], notes: Sequence[str]
+) -> list[str]:
     """A row a step, a column a configuration."""
     steps = list(dict.fromkeys(cell.step for cell in cells))
     known = {(cell.step, cell.configuration.name): cell for cell in cells}
-    lines = [f"| left out | {' | '.join(one.name for one in columns)} |", f"|{' --- |' * (len(columns) + 1)}"]
+    lines = [
+        f"| left out | {' | '.join(one.name for one in columns)} |",
+        f"|{' --- |' * (len(columns) + 1)}",
+    ]
     for step in steps:
         row = [known.get((step, one.name)) for one in columns]
         if any(row):
-            lines.append(f"| {'nothing' if step is None else f'`{step}`'} | {' | '.join(_cell(cell, notes) for cell in row)} |")
+            lines.append(
+                f"| {'nothing' if step is None else f'`{step}`'} |"
+                f" {' | '.join(_cell(cell, notes) for cell in row)} |"
+            )
     return lines
 
 
@@ -50,8 +68,15 @@ def schedules(cells: Iterable[Cell]) -> list[str]:
     lines = ["| left out | in | scenario | schedule |", "| --- | --- | --- | --- |"]
     for cell in cells:
         if cell.report is not None:
-            step = "nothing" if cell.step is None else f"`{cell.step}`{', anyway' if cell.breaks_anyway else ''}"
-            lines.append(f"| {step} | {cell.configuration.name} | {cell.scenario} | `{cell.report.schedule}` |")
+            step = (
+                "nothing"
+                if cell.step is None
+                else f"`{cell.step}`{', anyway' if cell.breaks_anyway else ''}"
+            )
+            lines.append(
+                f"| {step} | {cell.configuration.name} | {cell.scenario} |"
+                f" `{cell.report.schedule}` |"
+            )
     return lines
 
 
@@ -68,7 +93,11 @@ def main() -> int:
     line.clear()
     notes = _notes(cells)
     print(*table(cells, _KERNELS, notes), "", sep="\n")
-    print(*(f"{number}. {note[0].upper()}{note[1:]}." for number, note in enumerate(notes, 1)), "", sep="\n")
+    print(
+        *(f"{number}. {note[0].upper()}{note[1:]}." for number, note in enumerate(notes, 1)),
+        "",
+        sep="\n",
+    )
     print(*table(cells, _NEXT, notes), "", sep="\n")
     print(*schedules(cells), sep="\n")
     return 0

@@ -1,4 +1,5 @@
-"""Ratios within one process: contenders run in turn, round by round, so that a slow minute of the machine hits all of them alike.
+"""Ratios within one process: contenders run in turn, round by round, so that a slow minute of the
+machine hits all of them alike.
 
 Laps are short and in processor time: on a busy machine neighbouring laps still see the same one.
 """
@@ -17,7 +18,9 @@ __all__ = ("Contender", "pooled", "race", "seconds")
 
 @dataclass(slots=True)
 class Contender:
-    """``prepare`` is not timed, ``run`` is; ``laps`` are the seconds of processor time of each round."""
+    """``prepare`` is not timed, ``run`` is; ``laps`` are the seconds of processor time of each
+    round.
+    """
 
     prepare: Callable[[], object]
     run: Callable[[], object]
@@ -32,7 +35,8 @@ class Contender:
 
     @property
     def seconds(self) -> float:
-        """The lower quartile of the laps: the median of their better half, since a disturbance only ever adds time.
+        """The lower quartile of the laps: the median of their better half, since a disturbance only
+        ever adds time.
 
         NaN under ``--benchmark-disable``, which runs everything once.
         """
@@ -46,9 +50,12 @@ class Contender:
 def pooled(contenders: Sequence[Contender]) -> Contender:
     """The laps of several that do the same, taken together.
 
-    Where an emulator's structures happen to lie in memory makes one instance in a dozen slower by a quarter, for as long as it lives.
+    Where an emulator's structures happen to lie in memory makes one instance in a dozen slower by a
+    quarter, for as long as it lives.
     """
-    return Contender(_nothing, _nothing, [lap for contender in contenders for lap in contender.laps])
+    return Contender(
+        _nothing, _nothing, [lap for contender in contenders for lap in contender.laps]
+    )
 
 
 def _nothing() -> None:
@@ -56,7 +63,9 @@ def _nothing() -> None:
 
 
 def race(benchmark: Any, *contenders: Contender, rounds: int = 25) -> None:
-    """Run each contender once a round, the last one under ``benchmark``. A round before the first fills caches and does not count."""
+    """Run each contender once a round, the last one under ``benchmark``. A round before the first
+    fills caches and does not count.
+    """
     *others, last = contenders
     for contender in contenders:
         contender.lap()

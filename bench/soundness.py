@@ -1,6 +1,8 @@
-"""``make sound``: every shipped scenario on 1 to 3 vCPUs, with and without preemption, in each profile; answers go to a file.
+"""``make sound``: every shipped scenario on 1 to 3 vCPUs, with and without preemption, in each
+profile; answers go to a file.
 
-The bound is 3 with one vCPU, else 2. One JSON line a case, with its figures; a case that is in the file is not run again.
+The bound is 3 with one vCPU, else 2. One JSON line a case, with its figures; a case that is in the
+file is not run again.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ from engine.core.profiles import profile_named
 from engine.patching.search_options import Search
 from engine.report.terminal import Progress, table
 
-_KINDS = (("linux-2010", False), ("linux-6.1", False), ("linux-6.1", True), ("next", False), ("next", True))
+_KINDS = (
+    ("linux-2010", False),
+    ("linux-6.1", False),
+    ("linux-6.1", True),
+    ("next", False),
+    ("next", True),
+)
 _BY_NAME = {one.name: one for one in (*SCENARIOS, *HISTORY, *BATCHES)}
 
 
@@ -41,15 +49,26 @@ class Run:
     def key(self) -> str:
         """What names it in the file."""
         kind = "preemptible" if self.preempt else "not preemptible"
-        return f"{self.scenario} {self.profile} {kind} {self.cpus} {self.preemptions} {self.max_schedules}"
+        return (
+            f"{self.scenario} {self.profile} {kind} {self.cpus} {self.preemptions}"
+            f" {self.max_schedules}"
+        )
 
 
 def run_one(run: Run) -> dict[str, Any]:
     """The line of one case."""
     profile = without(profile_named(run.profile), frozenset(), preempt=run.preempt)
     case = _BY_NAME[run.scenario].case(profile, cpus=run.cpus, preempt=run.preempt)
-    document = check(case, Search(preemptions=run.preemptions, max_schedules=run.max_schedules)).to_json()
-    return {"key": run.key, **{name: document[name] for name in ("verdict", "bound", "points", "coverage", "violations")}}
+    document = check(
+        case, Search(preemptions=run.preemptions, max_schedules=run.max_schedules)
+    ).to_json()
+    return {
+        "key": run.key,
+        **{
+            name: document[name]
+            for name in ("verdict", "bound", "points", "coverage", "violations")
+        },
+    }
 
 
 def _cell(answer: dict[str, Any]) -> str:
@@ -75,11 +94,27 @@ def main() -> int:
         for name, one in _BY_NAME.items()
         if profile in one.profiles
     ]
-    done = answers(Path(args.file), wanted, run_one, jobs=args.jobs, line=Progress("sound"), noun="cases")
+    done = answers(
+        Path(args.file), wanted, run_one, jobs=args.jobs, line=Progress("sound"), noun="cases"
+    )
     columns = [(cpus, *kind) for cpus in range(1, args.cpus + 1) for kind in kinds]
-    cells = {(run.scenario, run.cpus, run.profile, run.preempt): _cell(answer) for run, answer in zip(wanted, done, strict=True)}
-    header = ["scenario", *(f"{profile}{', preemptible' * preempt}, {cpus} CPU" for cpus, profile, preempt in columns)]
-    print(table(header, [[name, *(cells.get((name, *column), "") for column in columns)] for name in _BY_NAME]))
+    cells = {
+        (run.scenario, run.cpus, run.profile, run.preempt): _cell(answer)
+        for run, answer in zip(wanted, done, strict=True)
+    }
+    header = [
+        "scenario",
+        *(
+            f"{profile}{', preemptible' * preempt}, {cpus} CPU"
+            for cpus, profile, preempt in columns
+        ),
+    ]
+    print(
+        table(
+            header,
+            [[name, *(cells.get((name, *column), "") for column in columns)] for name in _BY_NAME],
+        )
+    )
     verdicts = Counter(answer["verdict"] for answer in done)
     whole = sum(answer["bound"]["exhaustive"] for answer in done)
     schedules = sum(answer["bound"]["schedules"] for answer in done)

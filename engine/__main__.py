@@ -10,8 +10,8 @@ _STANDARD_ERROR = 2
 
 
 def run() -> int:
-    """The exit status of the command line, for a process that ends with it. Ctrl-C while the program is being loaded is one line, too, and
-    while the process ends it is nothing.
+    """The exit status of the command line, for a process that ends with it. Ctrl-C while the
+    program is being loaded is one line, too, and while the process ends it is nothing.
     """
     handler = None
     try:
@@ -35,7 +35,9 @@ def run() -> int:
 
 
 def _reserve_standard_streams() -> None:
-    """What was started with one of them closed must not open a file of its own in its place: libraries write to standard error, too."""
+    """What was started with one of them closed must not open a file of its own in its place:
+    libraries write to standard error, too.
+    """
     with suppress(OSError):
         while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
             pass

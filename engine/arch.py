@@ -1,5 +1,6 @@
-"""The contracts between the kprobes core, the arch layer and the machine. Answers to the arch_* declarations of
-include/linux/kprobes.h and to what kernel/kprobes.c asks of the scheduler."""
+"""The contracts between the kprobes core, the arch layer and the machine. Answers to the arch_*
+declarations of include/linux/kprobes.h and to what kernel/kprobes.c asks of the scheduler.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ from typing import Any, Protocol
 from engine.kprobe import AggrKprobe, Kprobe
 from engine.kretprobe import KretprobeInstance
 
-__all__ = ("Arch", "ArchCallbacks", "ChildHandlers", "CurrentInstance", "MachinePort", "ReturnCalls")
+__all__ = (
+    "Arch",
+    "ArchCallbacks",
+    "ChildHandlers",
+    "CurrentInstance",
+    "MachinePort",
+    "ReturnCalls",
+)
 
 
 class CurrentInstance(Protocol):
@@ -25,10 +33,13 @@ class CurrentInstance(Protocol):
 
 
 class ReturnCalls(Protocol):
-    """What the arch layer asks of the core about calls that return probes follow. ``task``: whose call it is."""
+    """What the arch layer asks of the core about calls that return probes follow. ``task``: whose
+    call it is.
+    """
 
     def trampoline_handler(self, regs: Any, frame: int) -> int | None:
-        """A probed function has returned into the trampoline: call the handlers of all probes on the call, newest first.
+        """A probed function has returned into the trampoline: call the handlers of all probes on
+        the call, newest first.
 
         :param frame: where on the stack its return address lay.
         :returns: where to go on; None when no call is open there.
@@ -68,7 +79,9 @@ class ChildHandlers(Protocol):
         ...
 
     def child_pre_handler(self, child: Kprobe, regs: object) -> int:
-        """Run the pre_handler of ``child``, unless it is disabled. Non-zero: it has set ip itself, and no other child's runs."""
+        """Run the pre_handler of ``child``, unless it is disabled. Non-zero: it has set ip itself,
+        and no other child's runs.
+        """
         ...
 
     def child_opt_pre_handler(self, child: Kprobe, regs: object) -> None:
@@ -110,23 +123,30 @@ class Arch(CurrentInstance, Protocol):
         ...
 
     def arch_check_text(self, addr: int) -> None:
-        """Refuse an address where no probe may go (outside of text, blacklisted, reserved). Raises KprobeError.
+        """Refuse an address where no probe may go (outside of text, blacklisted, reserved). Raises
+        KprobeError.
 
         No lock is held that keeps the text as it is, so this does not read it.
         """
         ...
 
     def arch_adjust_kprobe_addr(self, addr: int) -> int:
-        """Where a probe that was asked for at ``addr`` goes: further on where a function's first instruction is not to be touched."""
+        """Where a probe that was asked for at ``addr`` goes: further on where a function's first
+        instruction is not to be touched.
+        """
         ...
 
     def arch_ftrace_location(self, addr: int) -> bool:
-        """``addr`` is where ftrace can put a call (ftrace_location). As ``arch_check_text``, this does not read the text."""
+        """``addr`` is where ftrace can put a call (ftrace_location). As ``arch_check_text``, this
+        does not read the text.
+        """
         ...
 
     def arch_prepare_kprobe(self, p: Kprobe) -> None:
-        """With text_mutex held: check the instruction at ``p.addr`` and copy it to a single-step slot. One with FTRACE set gets none, and
-        what is checked is that ftrace can put its call there (arch_prepare_kprobe_ftrace). Raises KprobeError."""
+        """With text_mutex held: check the instruction at ``p.addr`` and copy it to a single-step
+        slot. One with FTRACE set gets none, and what is checked is that ftrace can put its call
+        there (arch_prepare_kprobe_ftrace). Raises KprobeError.
+        """
         ...
 
     def arch_remove_kprobe(self, p: Kprobe) -> None:
@@ -134,8 +154,9 @@ class Arch(CurrentInstance, Protocol):
         ...
 
     def arch_arm_kprobes(self, ps: Sequence[Kprobe]) -> None:
-        """Write the breakpoints (arch_arm_kprobe), in one batch where the kernel has such; where FTRACE is set, ftrace's calls
-        (arm_kprobe_ftrace)."""
+        """Write the breakpoints (arch_arm_kprobe), in one batch where the kernel has such; where
+        FTRACE is set, ftrace's calls (arm_kprobe_ftrace).
+        """
         ...
 
     def arch_disarm_kprobes(self, ps: Sequence[Kprobe]) -> None:
@@ -143,7 +164,9 @@ class Arch(CurrentInstance, Protocol):
         ...
 
     def arch_prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
-        """Set ``op.optinsn`` to a prepared detour buffer, or leave it None where the site can't be optimized."""
+        """Set ``op.optinsn`` to a prepared detour buffer, or leave it None where the site can't be
+        optimized.
+        """
         ...
 
     def arch_remove_optimized_kprobe(self, op: AggrKprobe) -> None:
@@ -151,7 +174,9 @@ class Arch(CurrentInstance, Protocol):
         ...
 
     def arch_check_optimized_kprobe(self, op: AggrKprobe) -> bool:
-        """False while another probe sits inside the bytes that the jump would replace (whose bytes are int3 or jump there)."""
+        """False while another probe sits inside the bytes that the jump would replace (whose bytes
+        are int3 or jump there).
+        """
         ...
 
     def arch_within_optimized_kprobe(self, op: AggrKprobe, addr: int) -> bool:
@@ -171,11 +196,15 @@ class Arch(CurrentInstance, Protocol):
         ...
 
     def arch_prepare_kretprobe(self, ri: KretprobeInstance, regs: Any) -> bool:
-        """At a function's entry: note the return address and its place in ``ri``, and put the trampoline there. False: can't be read."""
+        """At a function's entry: note the return address and its place in ``ri``, and put the
+        trampoline there. False: can't be read.
+        """
         ...
 
     def arch_setjmp(self, entry: int, regs: Any) -> None:
-        """Keep ``regs`` and the top of the stack of this CPU's hit, and make ``regs`` go on at ``entry``."""
+        """Keep ``regs`` and the top of the stack of this CPU's hit, and make ``regs`` go on at
+        ``entry``.
+        """
         ...
 
     def arch_longjmp(self, regs: Any) -> bool:
@@ -183,7 +212,9 @@ class Arch(CurrentInstance, Protocol):
         ...
 
     def arch_set_current_kprobe(self, p: Kprobe | None) -> None:
-        """From now on a handler of ``p`` runs on this CPU, and other probes that it hits are missed; None: no more."""
+        """From now on a handler of ``p`` runs on this CPU, and other probes that it hits are
+        missed; None: no more.
+        """
         ...
 
     @property
@@ -208,7 +239,9 @@ class Arch(CurrentInstance, Protocol):
 
 
 class MachinePort(Protocol):
-    """What control code asks of the machine. Waits return when the machine has come so far; the vCPUs run meanwhile."""
+    """What control code asks of the machine. Waits return when the machine has come so far; the
+    vCPUs run meanwhile.
+    """
 
     def synchronize_sched(self, why: str) -> None:
         """Until every vCPU has passed a quiescent point that began after now."""
@@ -223,5 +256,7 @@ class MachinePort(Protocol):
         ...
 
     def wait_until(self, ready: Callable[[], bool], why: str) -> None:
-        """Until ``ready()``; raises Deadlock when nothing left in the machine can bring it about."""
+        """Until ``ready()``; raises Deadlock when nothing left in the machine can bring it
+        about.
+        """
         ...

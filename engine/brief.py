@@ -1,4 +1,6 @@
-"""How records print: ``repr`` is one line of fewer than 200 characters, whatever the record holds."""
+"""How records print: ``repr`` is one line of fewer than 200 characters, whatever the record
+holds.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def shortened(text: str, most: int = _TEXT_MAX) -> str:
 
 
 def described(record: object, *facts: str) -> str:
-    """``<Record fact, fact>``: the ``repr`` of ``record``, cut where it would be longer than :data:`REPR_MAX`."""
+    """``<Record fact, fact>``: the ``repr`` of ``record``, cut where it would be longer than
+    :data:`REPR_MAX`.
+    """
     name = type(record).__name__
     text = ", ".join(fact for fact in facts if fact)
     return f"<{name} {shortened(text, REPR_MAX - len(name) - 3)}>" if text else f"<{name}>"

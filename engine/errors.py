@@ -1,13 +1,15 @@
-"""The one error hierarchy. Errors that the kernel would return carry its ``errno`` (include/uapi/asm-generic/errno-base.h).
+"""The one error hierarchy. Errors that the kernel would return carry its ``errno``
+(include/uapi/asm-generic/errno-base.h).
 
 Three families, by whose turn it is to act:
 
-* :class:`InputError` — the user's: an image, an argument or a SPEC is wrong. One line, exit status 2.
+* :class:`InputError` — the user's: an image, an argument or a SPEC is wrong. One line, exit status
+  2.
 * :class:`KprobeError` — the caller's: the kernel would have returned ``-errno`` here.
 * :class:`EngineBug` — ours: an invariant of the engine itself is broken.
 
-A guest that faults is a result (``GuestFault`` records in the machine); only who asks for a call's value alone gets an exception, one
-that carries the record.
+A guest that faults is a result (``GuestFault`` records in the machine); only who asks for a call's
+value alone gets an exception, one that carries the record.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ __all__ = (
 def errno_name(code: int) -> str:
     """``22`` or ``-22`` -> ``"EINVAL"``; a number without a name prints as itself.
 
-    The kernel's ``ENOTSUPP``/``EOPNOTSUPP`` (95) has two names in C; the kernel's kprobes code says EOPNOTSUPP.
+    The kernel's ``ENOTSUPP``/``EOPNOTSUPP`` (95) has two names in C; the kernel's kprobes code says
+    EOPNOTSUPP.
     """
     number = abs(code)
     if number == _errno.EOPNOTSUPP:
@@ -40,13 +43,17 @@ def errno_name(code: int) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` as it may stand in a one-line message: what does not print is escaped, what is long is cut."""
+    """``text`` as it may stand in a one-line message: what does not print is escaped, what is long
+    is cut.
+    """
     shown = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
     return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
 def error_text(error: Exception) -> str:
-    """What a message says of an error of the system or of the standard library: in words, without ``[Errno 2]`` and the file's name."""
+    """What a message says of an error of the system or of the standard library: in words, without
+    ``[Errno 2]`` and the file's name.
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return printable(str(error)) or type(error).__name__
@@ -57,7 +64,9 @@ class OptprobeError(Exception):
 
 
 class InputError(OptprobeError):
-    """Bad usage or bad input: the message is one line that says what is wrong and what would be right."""
+    """Bad usage or bad input: the message is one line that says what is wrong and what would be
+    right.
+    """
 
 
 class KprobeError(OptprobeError):
@@ -78,7 +87,9 @@ class KprobeError(OptprobeError):
 
 
 class EngineBug(OptprobeError):
-    """This should never happen: an invariant of the engine broke. Please report it with the scenario."""
+    """This should never happen: an invariant of the engine broke. Please report it with the
+    scenario.
+    """
 
 
 class Deadlock(OptprobeError):
@@ -86,7 +97,9 @@ class Deadlock(OptprobeError):
 
 
 class UnprobedFault(OptprobeError):
-    """The guest dies, or does not end, without any probe: a result, so exit status 1, but nothing that probes can be checked against."""
+    """The guest dies, or does not end, without any probe: a result, so exit status 1, but nothing
+    that probes can be checked against.
+    """
 
 
 class WorkerDied(OptprobeError):

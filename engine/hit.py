@@ -19,7 +19,9 @@ class HitKind(IntEnum):
 
 
 class HitPhase(IntEnum):
-    """The piece of a hit that is next, or how the hit ended. What lies between two pieces is a choice point of an exploration."""
+    """The piece of a hit that is next, or how the hit ended. What lies between two pieces is a
+    choice point of an exploration.
+    """
 
     TRAP = 1
     """The frame is pushed; the table has not been asked."""

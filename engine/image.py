@@ -1,8 +1,9 @@
-"""Code images as the engine sees them: bytes at addresses, symbols, and the kernel's lists of what may not be touched.
+"""Code images as the engine sees them: bytes at addresses, symbols, and the kernel's lists of what
+may not be touched.
 
-Arch-neutral records only; who reads ELF or JSON into them is the arch layer's business. The lists answer to
-the kernel's own sections: ``__ex_table``, ``__jump_table``, ``.static_call_sites``, ``__mcount_loc``,
-``.altinstructions``, ``__bug_table``, ``_kprobe_blacklist``.
+Arch-neutral records only; who reads ELF or JSON into them is the arch layer's business. The lists
+answer to the kernel's own sections: ``__ex_table``, ``__jump_table``, ``.static_call_sites``,
+``__mcount_loc``, ``.altinstructions``, ``__bug_table``, ``_kprobe_blacklist``.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Range:
 class Segment:
     """Memory as loaded: ``data`` at ``addr``, zero-filled up to ``size`` bytes.
 
-    ``executable`` segments are text: the guest can't write them, whatever ``writable`` says in the file.
+    ``executable`` segments are text: the guest can't write them, whatever ``writable`` says in the
+    file.
     """
 
     addr: int
@@ -74,8 +76,9 @@ class Segment:
 class Symbol:
     """A named range. ``function`` is false for data objects.
 
-    ``indirect``: the code at ``addr`` is a resolver, which returns the address of the function that callers get (STT_GNU_IFUNC).
-    ``shadowed``: a call by that name never reaches it: it is an old version, or a file that is looked into earlier has the name, too.
+    ``indirect``: the code at ``addr`` is a resolver, which returns the address of the function that
+    callers get (STT_GNU_IFUNC). ``shadowed``: a call by that name never reaches it: it is an old
+    version, or a file that is looked into earlier has the name, too.
     """
 
     name: str
@@ -89,8 +92,18 @@ class Symbol:
         return self.addr <= addr < self.addr + self.size
 
     def __repr__(self) -> str:
-        kinds = (("data", not self.function), ("indirect", self.indirect), ("shadowed", self.shadowed))
-        return described(self, shortened(self.name), f"{self.addr:#x}", count(self.size, "byte"), *(kind for kind, holds in kinds if holds))
+        kinds = (
+            ("data", not self.function),
+            ("indirect", self.indirect),
+            ("shadowed", self.shadowed),
+        )
+        return described(
+            self,
+            shortened(self.name),
+            f"{self.addr:#x}",
+            count(self.size, "byte"),
+            *(kind for kind, holds in kinds if holds),
+        )
 
 
 class ReservedKind(Enum):
@@ -135,7 +148,9 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class DeferredRelocation:
-    """The 64-bit word at ``place`` becomes what the function at ``resolver`` returns, plus ``addend``; ``symbol`` may be ""."""
+    """The 64-bit word at ``place`` becomes what the function at ``resolver`` returns, plus
+    ``addend``; ``symbol`` may be "".
+    """
 
     place: int
     resolver: int
@@ -147,14 +162,16 @@ class DeferredRelocation:
 class Image:
     """One loaded image. Addresses are final: relocations have been applied.
 
-    ``imports`` are functions without a definition: whoever loads the image puts a stub at each address (8 bytes apart at least).
-    ``blacklist`` are ranges where no probe may go. ``indirect_thunks`` is the range of the retpoline thunks.
-    ``preemption``: the code was built for a preemptible kernel (6.1 then never boosts). ``ibt``: and for one with
-    CONFIG_X86_KERNEL_IBT, whose functions begin with ENDBR64 if they are called through pointers. ``red_zone``: the code may keep data in
-    the 128 bytes under RSP; ``red_zone_given`` is false where the file does not say so, and ``red_zone`` is a guess. ``warnings`` are
-    for the user: one line each, what was assumed.
-    ``deferred`` are relocations that take running code, in order. ``thread_image`` is what the memory right under each CPU's thread
-    pointer holds at first; ``thread_setup`` are functions without arguments that each CPU calls once, behind all relocations.
+    ``imports`` are functions without a definition: whoever loads the image puts a stub at each
+    address (8 bytes apart at least). ``blacklist`` are ranges where no probe may go.
+    ``indirect_thunks`` is the range of the retpoline thunks. ``preemption``: the code was built for
+    a preemptible kernel (6.1 then never boosts). ``ibt``: and for one with CONFIG_X86_KERNEL_IBT,
+    whose functions begin with ENDBR64 if they are called through pointers. ``red_zone``: the code
+    may keep data in the 128 bytes under RSP; ``red_zone_given`` is false where the file does not
+    say so, and ``red_zone`` is a guess. ``warnings`` are for the user: one line each, what was
+    assumed. ``deferred`` are relocations that take running code, in order. ``thread_image`` is what
+    the memory right under each CPU's thread pointer holds at first; ``thread_setup`` are functions
+    without arguments that each CPU calls once, behind all relocations.
     """
 
     name: str
@@ -178,12 +195,20 @@ class Image:
     def __repr__(self) -> str:
         size = sum(segment.size for segment in self.segments)
         warned = count(len(self.warnings), "warning") if self.warnings else ""
-        return described(self, shortened(self.name), count(size, "byte"), count(len(self.functions), "function"), warned)
+        return described(
+            self,
+            shortened(self.name),
+            count(size, "byte"),
+            count(len(self.functions), "function"),
+            warned,
+        )
 
     @cached_property
     def functions(self) -> tuple[Symbol, ...]:
         """Function symbols in address order, aliases included, size-0 ones too."""
-        return tuple(sorted((s for s in self.symbols if s.function), key=lambda s: (s.addr, s.size, s.name)))
+        return tuple(
+            sorted((s for s in self.symbols if s.function), key=lambda s: (s.addr, s.size, s.name))
+        )
 
     @cached_property
     def by_name(self) -> dict[str, Symbol]:
@@ -203,7 +228,9 @@ class Image:
         return {name: tuple(found.values()) for name, found in addresses.items() if len(found) > 1}
 
     def homonyms(self, name: str) -> tuple[Symbol, ...]:
-        """The functions that are called ``name``, in address order, if there are several; else none."""
+        """The functions that are called ``name``, in address order, if there are several; else
+        none.
+        """
         return self._homonyms.get(name, ())
 
     @cached_property
@@ -223,7 +250,9 @@ class Image:
         return segment is not None and segment.executable
 
     def read(self, addr: int, size: int) -> bytes:
-        """Up to ``size`` bytes as loaded, ending early at the end of the segment; ``b""`` outside of all."""
+        """Up to ``size`` bytes as loaded, ending early at the end of the segment; ``b""`` outside
+        of all.
+        """
         segment = self.segment_at(addr)
         if segment is None:
             return b""

@@ -1,4 +1,6 @@
-"""Jumper-probe records. Answers to ``struct jprobe`` in include/linux/kprobes.h (6274de4984a6); removed in v4.19."""
+"""Jumper-probe records. Answers to ``struct jprobe`` in include/linux/kprobes.h (6274de4984a6);
+removed in v4.19.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ __all__ = ("Jprobe", "JprobeEntry", "JumperProbe")
 _NO_FLAGS: Final = KprobeFlag(0)
 
 JprobeEntry = int | str | Callable[[Any], object]
-"""Address or name of a guest function that ends in ``jprobe_return``, or ``entry(regs)`` in Python, with registers of its own."""
+"""Address or name of a guest function that ends in ``jprobe_return``, or ``entry(regs)`` in Python,
+with registers of its own.
+"""
 
 
 class JumperProbe(Kprobe):
@@ -31,11 +35,13 @@ class JumperProbe(Kprobe):
 
 
 class Jprobe:
-    """A function called before the probed one, at ``addr`` or ``symbol_name`` (+ ``offset``, which must be 0), with its arguments.
+    """A function called before the probed one, at ``addr`` or ``symbol_name`` (+ ``offset``, which
+    must be 0), with its arguments.
 
-    :param entry: guest code that takes the place of the probed function until it calls or jumps to ``jprobe_return`` (which guest code may
-        import by that name): then all registers and the upper 64 bytes of its stack are put back, and the probed function runs. Or a Python
-        function that is given the registers.
+    :param entry: guest code that takes the place of the probed function until it calls or jumps to
+    ``jprobe_return`` (which guest code may
+        import by that name): then all registers and the upper 64 bytes of its stack are put back,
+        and the probed function runs. Or a Python function that is given the registers.
     :ivar kp: the probe, to disable and enable, with ``nmissed``.
     """
 

@@ -30,7 +30,9 @@ class Kallsyms:
         return self._chosen.get(name, symbol) if symbol.indirect else symbol
 
     def function(self, text: str) -> Symbol | None:
-        """The function called ``text``, or the one that starts at that address (``0x1000``), or None."""
+        """The function called ``text``, or the one that starts at that address (``0x1000``), or
+        None.
+        """
         if text[:2].lower() != "0x":
             return self.lookup_name(text)
         try:

@@ -1,7 +1,8 @@
 """Probe records. Answers to include/linux/kprobes.h.
 
-A *plain* probe is what a user registers. An *aggregator* stands in the table in place of the probes at one address as soon as
-there is a second one or the address can be optimized; it owns the detour buffer and the place in the optimizer's queues.
+A *plain* probe is what a user registers. An *aggregator* stands in the table in place of the probes
+at one address as soon as there is a second one or the address can be optimized; it owns the detour
+buffer and the place in the optimizer's queues.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Method(StrEnum):
     OPTIMIZED = "optimized"
     """A jump to the detour buffer."""
     FTRACE = "ftrace"
-    """A call of ftrace's trampoline, in place of a no-op or of a call of ``__fentry__``: no copy, nothing to run."""
+    """A call of ftrace's trampoline, in place of a no-op or of a call of ``__fentry__``: no copy,
+    nothing to run.
+    """
 
 
 _NO_FLAGS: Final = KprobeFlag(0)
@@ -86,25 +89,33 @@ class Regs(Protocol):
 
 
 PreHandler = Callable[["Kprobe", Any], "int | None"]
-"""``pre_handler(p, regs)``: non-zero means that the handler has set ``regs.ip`` itself (int3 path only)."""
+"""``pre_handler(p, regs)``: non-zero means that the handler has set ``regs.ip`` itself (int3 path
+only).
+"""
 PostHandler = Callable[["Kprobe", Any, int], None]
-"""``post_handler(p, regs, flags)``: after the probed instruction; forbids boosting and optimizing."""
+"""``post_handler(p, regs, flags)``: after the probed instruction; forbids boosting and optimizing.
+"""
 
 
 FaultHandler = Callable[["Kprobe", Any, int], "int | None"]
-"""``fault_handler(p, regs, trapnr)``: a fault in what a handler of ``p`` called, at ``regs.ip``, or in the single step of the probed
-instruction, with ``regs.ip`` there. Non-zero: it is mended, go on at ``regs.ip``. linux-2010 only."""
+"""``fault_handler(p, regs, trapnr)``: a fault in what a handler of ``p`` called, at ``regs.ip``, or
+in the single step of the probed instruction, with ``regs.ip`` there. Non-zero: it is mended, go on
+at ``regs.ip``. linux-2010 only.
+"""
 
 BreakHandler = Callable[["Kprobe", Any], "int | None"]
-"""``break_handler(p, regs)``: a breakpoint of nobody's, after ``pre_handler`` has set ``regs.ip`` and returned non-zero. Non-zero: ``regs``
-are those of the hit again, run the probed instruction. Forbids optimizing. linux-2010 only."""
+"""``break_handler(p, regs)``: a breakpoint of nobody's, after ``pre_handler`` has set ``regs.ip``
+and returned non-zero. Non-zero: ``regs`` are those of the hit again, run the probed instruction.
+Forbids optimizing. linux-2010 only.
+"""
 
 
 class Kprobe:
     """One probe, at ``addr`` or at ``symbol_name`` + ``offset`` (bytes), not both.
 
-    ``flags`` may be ``KprobeFlag.DISABLED`` on registration; ``given`` are those of then. ``nmissed`` counts hits whose handler could
-    not run. ``ainsn`` belongs to the arch layer. Registering sets ``addr``.
+    ``flags`` may be ``KprobeFlag.DISABLED`` on registration; ``given`` are those of then.
+    ``nmissed`` counts hits whose handler could not run. ``ainsn`` belongs to the arch layer.
+    Registering sets ``addr``.
     """
 
     __slots__ = (
@@ -161,7 +172,8 @@ class Kprobe:
     @property
     def disabled(self) -> bool:
         """DISABLED or GONE."""
-        return self.flags._value_ & _DISABLED_OR_GONE != 0  # plain integers: operations on flags cost a microsecond
+        # plain integers: operations on flags cost a microsecond
+        return self.flags._value_ & _DISABLED_OR_GONE != 0
 
     @property
     def gone(self) -> bool:
@@ -179,14 +191,18 @@ class Kprobe:
     @property
     def place(self) -> str:
         """Where it is to go, for people: ``symbol+0xoffset``, or an address."""
-        return f"{shortened(self.symbol_name)}+{self.offset:#x}" if self.symbol_name else f"{self.addr or 0:#x}"
+        return (
+            f"{shortened(self.symbol_name)}+{self.offset:#x}"
+            if self.symbol_name
+            else f"{self.addr or 0:#x}"
+        )
 
 
 class AggrKprobe(Kprobe):
     """An aggregator (struct optimized_kprobe whose kp has children).
 
-    ``children``: newest first, one with a ``break_handler`` last. ``optinsn``: the arch layer's prepared detour buffer, or None.
-    ``op_id``: what its detour buffer passes to the callback.
+    ``children``: newest first, one with a ``break_handler`` last. ``optinsn``: the arch layer's
+    prepared detour buffer, or None. ``op_id``: what its detour buffer passes to the callback.
     """
 
     __slots__ = ("children", "op_id", "optinsn", "queue")

@@ -1,4 +1,6 @@
-"""Return-probe records. Answers to ``struct kretprobe`` and ``struct kretprobe_instance`` in include/linux/kprobes.h."""
+"""Return-probe records. Answers to ``struct kretprobe`` and ``struct kretprobe_instance`` in
+include/linux/kprobes.h.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,17 @@ __all__ = ("EntryProbe", "Kretprobe", "KretprobeInstance", "ReturnHandler")
 _NO_FLAGS: Final = KprobeFlag(0)
 
 ReturnHandler = Callable[["KretprobeInstance", Any], "int | None"]
-"""``handler(ri, regs)`` and ``entry_handler(ri, regs)``; what the former returns is ignored, non-zero from the latter declines the call."""
+"""``handler(ri, regs)`` and ``entry_handler(ri, regs)``; what the former returns is ignored,
+non-zero from the latter declines the call.
+"""
 
 
 class KretprobeInstance:
     """One call in progress of a function with a return probe.
 
-    ``ret_addr``: where the function will return to. ``frame``: where on the stack that address lay. ``data``: ``data_size`` bytes for
-    the handlers, from entry to return; they hold what their last user left. ``rp`` is None once the probe is unregistered.
+    ``ret_addr``: where the function will return to. ``frame``: where on the stack that address lay.
+    ``data``: ``data_size`` bytes for the handlers, from entry to return; they hold what their last
+    user left. ``rp`` is None once the probe is unregistered.
     """
 
     __slots__ = ("data", "frame", "ret_addr", "rp")
@@ -50,17 +55,27 @@ class EntryProbe(Kprobe):
 
 
 class Kretprobe:
-    """A probe of a function's returns, at the entry ``addr`` or ``symbol_name`` (+ ``offset``, which must be 0).
+    """A probe of a function's returns, at the entry ``addr`` or ``symbol_name`` (+ ``offset``,
+    which must be 0).
 
     :param handler: called when the function returns, with ``regs`` as its caller will have them.
-    :param entry_handler: called when it is entered; non-zero: this call is left alone.
-    :param maxactive: calls that can be followed at once; 0 for as many as there are CPUs (twice that, and 10 at least, with preemption).
-    :param data_size: bytes of ``ri.data``.
-    :ivar nmissed: calls that found no free instance. Entries that were missed because a handler was running: ``kp.nmissed``.
+    :param entry_handler: called when it is entered; non-zero: this call is left alone. :param
+    maxactive: calls that can be followed at once; 0 for as many as there are CPUs (twice that, and
+    10 at least, with preemption). :param data_size: bytes of ``ri.data``. :ivar nmissed: calls that
+    found no free instance. Entries that were missed because a handler was running: ``kp.nmissed``.
     :ivar kp: the entry's probe, to disable and enable.
     """
 
-    __slots__ = ("data_size", "entry_handler", "free_instances", "handler", "instances", "kp", "maxactive", "nmissed")
+    __slots__ = (
+        "data_size",
+        "entry_handler",
+        "free_instances",
+        "handler",
+        "instances",
+        "kp",
+        "maxactive",
+        "nmissed",
+    )
 
     def __init__(
         self,

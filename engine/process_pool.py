@@ -1,4 +1,5 @@
-"""A pool of processes: tasks go in, answers come out. Whatever works in several processes does so here.
+"""A pool of processes: tasks go in, answers come out. Whatever works in several processes does so
+here.
 
 A :class:`ProcessPool` has a leader, which is the process that made it, and workers. Its design:
 
@@ -18,18 +19,19 @@ What goes wrong around the tasks has one treatment:
 
 * Ctrl-C. A terminal sends SIGINT to all processes of a command, but only the leader answers. SIGINT
   is blocked while a worker starts, so it begins that way, and it ignores the signal from then on.
-  The leader raises KeyboardInterrupt wherever it is, and closes the pool on its way out. It can't be
-  interrupted while it starts or ends a worker, so none is left behind.
+  The leader raises KeyboardInterrupt wherever it is, and closes the pool on its way out. It can't
+  be interrupted while it starts or ends a worker, so none is left behind.
 * A worker that dies, such as by ``kill -9`` or by the kernel's OOM killer, closes its connection.
-  The leader reads an end of file there, or a reset where bytes were lost, and takes it as the answer
-  to the worker's task: an error, :class:`~engine.errors.WorkerDied`, which is raised where that
-  answer would have been. So the tasks before it are worked on to their end by the others. There is
-  one place that notices: a task that could not be sent to a dead worker is one that has no answer.
+  The leader reads an end of file there, or a reset where bytes were lost, and takes it as the
+  answer to the worker's task: an error, :class:`~engine.errors.WorkerDied`, which is raised where
+  that answer would have been. So the tasks before it are worked on to their end by the others.
+  There is one place that notices: a task that could not be sent to a dead worker is one that has no
+  answer.
 * A worker that is out of memory says so, by the same error. So does one that can't be started.
 * A leader that dies closes its connections. A worker ends without a word when it next reads or
   writes, whether that is an end of file or a reset.
-* :meth:`ProcessPool.close` ends workers in the middle of a task, which the executors of the standard
-  library can't do.
+* :meth:`ProcessPool.close` ends workers in the middle of a task, which the executors of the
+  standard library can't do.
 """
 
 from __future__ import annotations
@@ -95,19 +97,28 @@ class ProcessPool(Generic[State, Task, Answer]):
     def __enter__(self) -> ProcessPool[State, Task, Answer]:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     @property
     def started(self) -> bool:
-        """Workers have been forked: what the leader learns from now on in other ways does not reach them."""
+        """Workers have been forked: what the leader learns from now on in other ways does not reach
+        them.
+        """
         return bool(self._workers)
 
-    def in_order(self, tasks: Iterable[Task], came: Callable[[Answer], None] | None = None) -> Iterator[Answer]:
+    def in_order(
+        self, tasks: Iterable[Task], came: Callable[[Answer], None] | None = None
+    ) -> Iterator[Answer]:
         """The answers in the order of ``tasks``, whoever is done first.
 
-        :param came: called with each answer as it comes, before its turn.
-        :raises WorkerDied: who worked on the next task died or has no memory left, or a worker could
+        :param came: called with each answer as it comes, before its turn. :raises WorkerDied: who
+        worked on the next task died or has no memory left, or a worker could
             not be started.
         """
         early: dict[int, _Reply] = {}
@@ -154,10 +165,14 @@ class ProcessPool(Generic[State, Task, Answer]):
                 yield number, (self._desk.work(task), None, "")
             return
         self._start()
-        assert all(worker.task is None for worker in self._workers), "answers were left unread, so the pool is at its end"
+        assert all(worker.task is None for worker in self._workers), (
+            "answers were left unread, so the pool is at its end"
+        )
         for worker in self._workers:
             worker.give(waiting)
-        while busy := {worker.connection: worker for worker in self._workers if worker.task is not None}:
+        while busy := {
+            worker.connection: worker for worker in self._workers if worker.task is not None
+        }:
             replies: list[tuple[int, _Reply]] = []
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
@@ -172,16 +187,21 @@ class ProcessPool(Generic[State, Task, Answer]):
         while len(self._workers) < self._number:
             try:
                 with blocked(), warnings.catch_warnings():
-                    # Forking beside threads is said to be risky: a worker takes no lock that a thread may hold.
+                    # Forking beside threads is said to be risky: a worker takes no lock that a
+                    # thread may hold.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     ours, theirs = context.Pipe()
                     leaders = [*(worker.connection for worker in self._workers), ours]
-                    process = context.Process(target=_serve, args=(theirs, leaders, self._desk), daemon=True)
+                    process = context.Process(
+                        target=_serve, args=(theirs, leaders, self._desk), daemon=True
+                    )
                     process.start()
                     self._workers.append(_Worker(process, ours))
                     theirs.close()
             except OSError as error:
-                raise WorkerDied(f"cannot start a process: {error_text(error)}; use fewer --jobs") from None
+                raise WorkerDied(
+                    f"cannot start a process: {error_text(error)}; use fewer --jobs"
+                ) from None
 
 
 class _Worker:
@@ -224,7 +244,12 @@ class _Worker:
 class _Desk(Generic[State, Task, Answer]):
     """Where tasks are worked on: in each worker, or in the leader alone."""
 
-    def __init__(self, make: Callable[[], State], work: Callable[[State, Task], Answer], learn: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        make: Callable[[], State],
+        work: Callable[[State, Task], Answer],
+        learn: Callable[[Any], None],
+    ) -> None:
         self._make = make
         self._work = work
         self._made: list[State] = []
@@ -247,7 +272,8 @@ def _serve(connection: _Pipe, leaders: Sequence[_Pipe], desk: _Desk[Any, Any, An
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for one in leaders:
         one.close()
-    with suppress(EOFError, OSError, MemoryError):  # the leader has gone, or learns by the end of this process
+    # the leader has gone, or learns by the end of this process
+    with suppress(EOFError, OSError, MemoryError):
         while True:
             news, task = connection.recv()
             connection.send_bytes(_reply(desk, news, task))
@@ -273,7 +299,9 @@ def _failure(error: BaseException) -> bytes:
         pickle.loads(reply)
     except Exception:
         text = error_text(error) if isinstance(error, Exception) else str(error)
-        return pickle.dumps((None, EngineBug(f"in a worker process: {type(error).__name__}: {text}"), told))
+        return pickle.dumps(
+            (None, EngineBug(f"in a worker process: {type(error).__name__}: {text}"), told)
+        )
     return reply
 
 

@@ -1,4 +1,6 @@
-"""The version of this distribution: this is the one place where it stands (pyproject.toml reads it from here)."""
+"""The version of this distribution: this is the one place where it stands (pyproject.toml reads it
+from here).
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
-"""optprobe in Python: what the command ``optprobe`` does, as functions and objects. docs/api.md shows how to use it.
+"""optprobe in Python: what the command ``optprobe`` does, as functions and objects. docs/api.md
+shows how to use it.
 
-``Machine`` is a machine to experiment with; ``run``, ``verify``, ``inspect``, ``check`` and ``explore`` are the commands of these names.
-Everything is loaded when it is first used, so ``import optprobe`` costs next to nothing.
+``Machine`` is a machine to experiment with; ``run``, ``verify``, ``inspect``, ``check`` and
+``explore`` are the commands of these names. Everything is loaded when it is first used, so ``import
+optprobe`` costs next to nothing.
 
-Errors: bad input raises ``InputError``, and what the kernel would refuse raises ``KprobeError``, which has its ``errno``. A guest that
-dies is a ``GuestFault`` in a result; ``Machine.call``, which returns a call's value, raises it in a ``GuestFaultError``. All of them are an
-``OptprobeError``.
+Errors: bad input raises ``InputError``, and what the kernel would refuse raises ``KprobeError``,
+which has its ``errno``. A guest that dies is a ``GuestFault`` in a result; ``Machine.call``, which
+returns a call's value, raises it in a ``GuestFaultError``. All of them are an ``OptprobeError``.
 """
 
 from __future__ import annotations
@@ -24,13 +26,28 @@ if TYPE_CHECKING:
     from arch_x86.probes.inspect import FunctionReport
     from arch_x86.probes.ptregs import PtRegs
     from arch_x86.probes.site_report import SiteReport
-    from arch_x86.text.poke import PokeFactory, PokeProtocol, StopMachinePoke, TextControl, TextPokeBp, TextPokeParam
+    from arch_x86.text.poke import (
+        PokeFactory,
+        PokeProtocol,
+        StopMachinePoke,
+        TextControl,
+        TextPokeBp,
+        TextPokeParam,
+    )
     from arch_x86.text.poke_batch import TextPokeBpBatch
     from arch_x86.text.space import TextSpace
     from engine.core.kprobes import Kprobes
     from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT, Profile
     from engine.core.safety_steps import SafetyStep
-    from engine.errors import Deadlock, EngineBug, InputError, KprobeError, OptprobeError, UnprobedFault, WorkerDied
+    from engine.errors import (
+        Deadlock,
+        EngineBug,
+        InputError,
+        KprobeError,
+        OptprobeError,
+        UnprobedFault,
+        WorkerDied,
+    )
     from engine.image import Image, Segment, Symbol
     from engine.jprobe import Jprobe
     from engine.kprobe import Kprobe, KprobeFlag, Method
@@ -120,13 +137,17 @@ _NAMES_OF: Final = {
     "arch_x86.probes.inspect": "FunctionReport",
     "arch_x86.probes.ptregs": "PtRegs",
     "arch_x86.probes.site_report": "SiteReport",
-    "arch_x86.text.poke": "PokeFactory PokeProtocol StopMachinePoke TextControl TextPokeBp TextPokeParam",
+    "arch_x86.text.poke": (
+        "PokeFactory PokeProtocol StopMachinePoke TextControl TextPokeBp TextPokeParam"
+    ),
     "arch_x86.text.poke_batch": "TextPokeBpBatch",
     "arch_x86.text.space": "TextSpace",
     "engine.core.kprobes": "Kprobes",
     "engine.core.profiles": "LINUX_2010 LINUX_6_1 NEXT Profile",
     "engine.core.safety_steps": "SafetyStep",
-    "engine.errors": "Deadlock EngineBug InputError KprobeError OptprobeError UnprobedFault WorkerDied",
+    "engine.errors": (
+        "Deadlock EngineBug InputError KprobeError OptprobeError UnprobedFault WorkerDied"
+    ),
     "engine.image": "Image Segment Symbol",
     "engine.jprobe": "Jprobe",
     "engine.kprobe": "Kprobe KprobeFlag Method",
@@ -140,7 +161,8 @@ _NAMES_OF: Final = {
 }
 """The modules that define the names of this one."""
 
-if not TYPE_CHECKING:  # a type checker takes the imports above, and says so where a name is not there
+# a type checker takes the imports above, and says so where a name is not there
+if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         """Load a name when it is first asked for."""

@@ -1,6 +1,8 @@
-"""What the functions of this package take, as the types that the rest works with: paths and texts of the command line, or objects.
+"""What the functions of this package take, as the types that the rest works with: paths and texts
+of the command line, or objects.
 
-A text means what it means on the command line, and a message about it names the option as the command line does.
+A text means what it means on the command line, and a message about it names the option as the
+command line does.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ ImageLike: TypeAlias = Image | str | Path
 ProfileLike: TypeAlias = Profile | str
 """A profile, or the name of a shipped one."""
 CallArgument: TypeAlias = int | float | bytes | bytearray | memoryview | str | Argument
-"""An argument of a call: an integer, a double, the content of a fresh buffer whose address is passed, or a text as of ``--arg``."""
+"""An argument of a call: an integer, a double, the content of a fresh buffer whose address is
+passed, or a text as of ``--arg``.
+"""
 ProbeLike: TypeAlias = str | ProbeSpec
 """Where a probe goes, as of ``--probe``."""
 Stubs: TypeAlias = Mapping[str, int] | Sequence[str]
@@ -93,7 +97,10 @@ def as_arguments(values: Sequence[CallArgument]) -> tuple[Argument, ...]:
     refuse_text(values, "arguments", "['5', b'abc']")
     for value in cast("Sequence[object]", values):
         if not isinstance(value, CallArgument):
-            raise InputError(f"argument {printable(repr(value))}: give an int, a float, bytes, or a text such as 'buf:+32'")
+            raise InputError(
+                f"argument {printable(repr(value))}: give an int, a float, bytes, or a text such as"
+                " 'buf:+32'"
+            )
     return tuple(map(as_argument, values))
 
 
@@ -122,7 +129,10 @@ def as_specs(probes: Sequence[ProbeLike]) -> tuple[ProbeSpec, ...]:
     refuse_text(probes, "probes", "['p:hot work+0x4']")
     for one in cast("Sequence[object]", probes):
         if not isinstance(one, str | ProbeSpec):
-            raise InputError(f"probe {printable(repr(one))}: give a text, such as 'p:hot work+0x4'; a Kprobe is for Machine.kprobes")
+            raise InputError(
+                f"probe {printable(repr(one))}: give a text, such as 'p:hot work+0x4'; a Kprobe is"
+                " for Machine.kprobes"
+            )
     return tuple(parse_spec(one) if isinstance(one, str) else one for one in probes)
 
 
@@ -148,12 +158,13 @@ def as_profile(given: ProfileLike) -> Profile:
 def profile(base: ProfileLike, *, without: Sequence[str] = (), **changes: Any) -> Profile:
     """A profile of your own: ``base`` with other fields, or with safety steps left out.
 
-    It keeps its name, by which it is known what each safety step means there, unless ``name`` is among the changes. Then no step can be
-    left out.
+    It keeps its name, by which it is known what each safety step means there, unless ``name`` is
+    among the changes. Then no step can be left out.
 
-    :param without: names of safety steps and mends to leave out, as of ``--without``.
-    :param changes: fields of :class:`engine.core.profiles.Profile`, such as ``batch=2``.
-    :raises InputError: no such profile, step or field, or a field that is true or false is given something else.
+    :param without: names of safety steps and mends to leave out, as of ``--without``. :param
+    changes: fields of :class:`engine.core.profiles.Profile`, such as ``batch=2``. :raises
+    InputError: no such profile, step or field, or a field that is true or false is given something
+    else.
     """
     found = as_profile(base)
     refuse_text(without, "without", "['free-wait']")
@@ -162,18 +173,26 @@ def profile(base: ProfileLike, *, without: Sequence[str] = (), **changes: Any) -
     known = {one.name for one in fields(found)} - {"without"}
     for name, value in changes.items():
         if name not in known:
-            raise InputError(f"{printable(name)}: no field of a profile; there is {', '.join(sorted(known))}")
+            raise InputError(
+                f"{printable(name)}: no field of a profile; there is {', '.join(sorted(known))}"
+            )
         if isinstance(getattr(found, name), bool) and not isinstance(value, bool):
             raise InputError(f"{name}={printable(repr(value))}: give True or False")
     return replace(found, **changes)
 
 
 def as_image(
-    image: ImageLike, *, libraries: Sequence[str | Path] = (), stubs: Mapping[str, int] | None = None, executes: bool = True
+    image: ImageLike,
+    *,
+    libraries: Sequence[str | Path] = (),
+    stubs: Mapping[str, int] | None = None,
+    executes: bool = True,
 ) -> Image:
-    """The image. What is assumed of a file is said by a :class:`UserWarning`; an image that is loaded already has ``warnings``.
+    """The image. What is assumed of a file is said by a :class:`UserWarning`; an image that is
+    loaded already has ``warnings``.
 
-    :raises InputError: the file can't be loaded, a stub would never be called, or there are libraries for an image that is loaded already.
+    :raises InputError: the file can't be loaded, a stub would never be called, or there are
+    libraries for an image that is loaded already.
     """
     names = [] if stubs is None else list(stubs)
     if not isinstance(image, Image):
@@ -181,7 +200,9 @@ def as_image(
         warn_of(loaded, *loaded.warnings)
         return loaded
     if libraries:
-        raise InputError("libraries=: the image is loaded already; give its libraries to load_image()")
+        raise InputError(
+            "libraries=: the image is loaded already; give its libraries to load_image()"
+        )
     check_stubs(image, names)
     return image
 
@@ -192,7 +213,9 @@ def warn_of(image: Image, *lines: str) -> None:
         warnings.warn(f"{image.name}: {line}", stacklevel=4)
 
 
-def exec_options(given: ProfileLike, cpus: Number, max_instructions: Number, stubs: Stubs, check_alignment: bool) -> ExecOptions:
+def exec_options(
+    given: ProfileLike, cpus: Number, max_instructions: Number, stubs: Stubs, check_alignment: bool
+) -> ExecOptions:
     """What is common to everything that executes.
 
     :raises InputError: one of them is wrong.
@@ -200,7 +223,9 @@ def exec_options(given: ProfileLike, cpus: Number, max_instructions: Number, stu
     return ExecOptions(
         profile=as_profile(given),
         cpus=parse_number(str(cpus), "--cpus", least=1, most=CPUS_MAX),
-        max_instructions=parse_number(str(max_instructions), "--max-instructions", least=1, most=1 << 62),
+        max_instructions=parse_number(
+            str(max_instructions), "--max-instructions", least=1, most=1 << 62
+        ),
         stubs=as_stubs(stubs),
         check_alignment=check_alignment,
     )

@@ -1,4 +1,6 @@
-"""A machine to experiment with from Python: an image, vCPUs, a kprobes core, and calls of the image's functions."""
+"""A machine to experiment with from Python: an image, vCPUs, a kprobes core, and calls of the
+image's functions.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,16 @@ from engine.jprobe import Jprobe
 from engine.kprobe import Kprobe, Method
 from engine.kretprobe import Kretprobe
 from engine.syntax.interrupts import parse_interrupts
-from optprobe.inputs import CallArgument, ImageLike, Number, ProfileLike, Stubs, as_arguments, as_image, exec_options
+from optprobe.inputs import (
+    CallArgument,
+    ImageLike,
+    Number,
+    ProfileLike,
+    Stubs,
+    as_arguments,
+    as_image,
+    exec_options,
+)
 
 __all__ = ("Machine",)
 
@@ -34,16 +45,17 @@ _INTEGERS_MAX = 6
 class Machine:
     """An image in a machine of ``cpus`` vCPUs, ready to probe and to call.
 
-    Close it, or use it in a ``with`` statement: its emulators are given back then, and it can't be used any more.
+    Close it, or use it in a ``with`` statement: its emulators are given back then, and it can't be
+    used any more.
 
-    :param image: an image, or the file to load it from (:func:`optprobe.load_image` has more options).
-    :param profile: whose behaviour: the name of a profile, or a profile, such as one of :func:`optprobe.profile`.
-    :param poke: makes the protocol by which text is written, ``poke(text, plane, without)``; None: the profile's.
-    :param stubs: unresolved functions that return a number, by name.
-    :param max_instructions: most instructions that a call may retire.
-    :param check_alignment: a memory operand that has to be aligned and is not is a fault.
-    :ivar workbench: what all of this is wired from, for what this class does not offer.
-    :raises InputError: one of them is wrong.
+    :param image: an image, or the file to load it from (:func:`optprobe.load_image` has more
+    options). :param profile: whose behaviour: the name of a profile, or a profile, such as one of
+    :func:`optprobe.profile`. :param poke: makes the protocol by which text is written, ``poke(text,
+    plane, without)``; None: the profile's. :param stubs: unresolved functions that return a number,
+    by name. :param max_instructions: most instructions that a call may retire. :param
+    check_alignment: a memory operand that has to be aligned and is not is a fault. :ivar workbench:
+    what all of this is wired from, for what this class does not offer. :raises InputError: one of
+    them is wrong.
     """
 
     def __init__(
@@ -60,7 +72,9 @@ class Machine:
         options = exec_options(profile, cpus, max_instructions, stubs, check_alignment)
         self._open = False
         loaded = as_image(image, stubs=options.stubs)
-        self.workbench = Workbench(loaded, cpus=options.cpus, config=options.machine, profile=options.profile, poke=poke)
+        self.workbench = Workbench(
+            loaded, cpus=options.cpus, config=options.machine, profile=options.profile, poke=poke
+        )
         self.workbench.limit = options.max_instructions
         self._cpus = options.cpus
         self._open = True
@@ -75,14 +89,28 @@ class Machine:
         self._require_open()
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _where: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
         core = self.workbench.kprobes
-        probes = sum(len(getattr(entry, "children", (entry,))) for entry in core.kprobe_table.values())
+        probes = sum(
+            len(getattr(entry, "children", (entry,))) for entry in core.kprobe_table.values()
+        )
         state = "" if self._open else "closed"
-        return described(self, shortened(self.image.name), count(self._cpus, "vCPU"), core.profile.name, count(probes, "probe"), state)
+        return described(
+            self,
+            shortened(self.image.name),
+            count(self._cpus, "vCPU"),
+            core.profile.name,
+            count(probes, "probe"),
+            state,
+        )
 
     @property
     def image(self) -> Image:
@@ -96,23 +124,34 @@ class Machine:
 
     @property
     def kprobes(self) -> Kprobes:
-        """The kernel's operations: ``register_kprobe(p)``, ``disable_kprobe(p)``, ``register_kretprobe(rp)`` and the others."""
+        """The kernel's operations: ``register_kprobe(p)``, ``disable_kprobe(p)``,
+        ``register_kretprobe(rp)`` and the others.
+        """
         return self.workbench.kprobes
 
-    # Calls ------------------------------------------------------------------------------------------------------------
+    # Calls ----------------------------------------------------------------------------------------
 
-    def call(self, function: str, *arguments: CallArgument, cpu: int = 0, interrupts: str | InterruptPlan | None = None) -> CallResult:
+    def call(
+        self,
+        function: str,
+        *arguments: CallArgument,
+        cpu: int = 0,
+        interrupts: str | InterruptPlan | None = None,
+    ) -> CallResult:
         """Call a function by the System V convention, and run it to its end.
 
-        A bytes-like argument goes to a fresh buffer, whose address is passed; ``result.buffers`` has what is in each of these buffers
-        afterwards, in order. Buffers stay allocated, so give the address of one (:meth:`allocate`) to a call that is made often.
+        A bytes-like argument goes to a fresh buffer, whose address is passed; ``result.buffers``
+        has what is in each of these buffers afterwards, in order. Buffers stay allocated, so give
+        the address of one (:meth:`allocate`) to a call that is made often.
 
-        :param function: its name, or its address as a text (``0x...``) where several have that name.
-        :param arguments: at most 6 integers and buffers and 8 floats, or texts as of ``--arg``.
-        :param interrupts: when external interrupts come, as of ``run --interrupts``: ``"every:100"``, ``"random:SEED:MEAN"``.
-        :returns: ``result`` is RAX, unsigned; ``result_f64`` the double in XMM0; ``instructions`` all that were retired.
-        :raises GuestFaultError: the call died, or did not end within ``max_instructions``; its ``fault`` says where and why.
-        :raises InputError: no such function or vCPU, arguments that do not fit, or a handler runs.
+        :param function: its name, or its address as a text (``0x...``) where several have that
+        name. :param arguments: at most 6 integers and buffers and 8 floats, or texts as of
+        ``--arg``. :param interrupts: when external interrupts come, as of ``run --interrupts``:
+        ``"every:100"``, ``"random:SEED:MEAN"``.
+        :returns: ``result`` is RAX, unsigned; ``result_f64`` the double in XMM0; ``instructions``
+        all that were retired. :raises GuestFaultError: the call died, or did not end within
+        ``max_instructions``; its ``fault`` says where and why. :raises InputError: no such function
+        or vCPU, arguments that do not fit, or a handler runs.
         """
         bench = self._require_idle("call_nested() calls guest code from a handler")
         if not 0 <= cpu < self._cpus:
@@ -134,23 +173,31 @@ class Machine:
         return read_call(bench.machine, cpu, function, frame)
 
     def call_nested(self, function: str, *integers: int) -> int:
-        """Call a guest function from a handler, on the stack of the code that the handler interrupted, and return RAX.
+        """Call a guest function from a handler, on the stack of the code that the handler
+        interrupted, and return RAX.
 
-        Everything that was interrupted is restored behind it. Probes that it passes are missed (``nmissed``), as whatever a handler hits.
+        Everything that was interrupted is restored behind it. Probes that it passes are missed
+        (``nmissed``), as whatever a handler hits.
 
-        :raises GuestFaultError: it died. A handler that lets this through ends the probed call by the same fault.
-        :raises InputError: no handler runs, no such function, or more than 6 arguments.
+        :raises GuestFaultError: it died. A handler that lets this through ends the probed call by
+        the same fault. :raises InputError: no handler runs, no such function, or more than 6
+        arguments.
         """
         bench = self._require_open()
         cpu = bench.executor.handling
         if cpu is None:
             raise InputError("call_nested() is for handlers, and none runs; use call()")
         if len(integers) > _INTEGERS_MAX:
-            raise InputError(f"{len(integers)} arguments; at most {_INTEGERS_MAX} integers fit in registers")
-        return bench.call_nested(cpu, require_function(bench.image, bench.machine.kallsyms, function).addr, *integers)
+            raise InputError(
+                f"{len(integers)} arguments; at most {_INTEGERS_MAX} integers fit in registers"
+            )
+        return bench.call_nested(
+            cpu, require_function(bench.image, bench.machine.kallsyms, function).addr, *integers
+        )
 
     def wait_for_kprobe_optimizer(self) -> None:
-        """Wait until the optimizer has nothing left to do: jumps that can be are in, and jumps that are to go are out.
+        """Wait until the optimizer has nothing left to do: jumps that can be are in, and jumps that
+        are to go are out.
 
         :raises InputError: a handler runs.
         """
@@ -158,16 +205,20 @@ class Machine:
         with interruptible():
             bench.kprobes.wait_for_kprobe_optimizer()
 
-    # Memory and text --------------------------------------------------------------------------------------------------
+    # Memory and text ------------------------------------------------------------------------------
 
     def allocate(self, size: int, content: bytes | bytearray | memoryview = b"") -> int:
-        """The address of a fresh buffer of ``size`` bytes, which holds ``content`` and zeros behind it. An unmapped page follows it.
+        """The address of a fresh buffer of ``size`` bytes, which holds ``content`` and zeros behind
+        it. An unmapped page follows it.
 
         :raises InputError: there is no room for it, or the content is longer than the buffer.
         """
         bench = self._require_open()
         if size < max(1, len(content)):
-            raise InputError(f"a buffer of {size} bytes for {len(content)}; give a size of at least 1, and at least that of the content")
+            raise InputError(
+                f"a buffer of {size} bytes for {len(content)}; give a size of at least 1, and at"
+                " least that of the content"
+            )
         return bench.machine.allocate(size, bytes(content))
 
     def read(self, addr: int, size: int) -> bytes:
@@ -186,7 +237,10 @@ class Machine:
         :raises InputError: some of the bytes are not mapped, or are code or constants.
         """
         if not self._require_open().machine.ram.write(addr, bytes(data)):
-            raise InputError(f"{len(data)} bytes at {addr:#x} can't be written: not all of them are mapped, or they are code or constants")
+            raise InputError(
+                f"{len(data)} bytes at {addr:#x} can't be written: not all of them are mapped, or"
+                " they are code or constants"
+            )
 
     def address(self, function: str) -> int:
         """Where a function starts.
@@ -197,10 +251,12 @@ class Machine:
         return require_function(bench.image, bench.machine.kallsyms, function).addr
 
     def text(self, addr: int, size: int) -> bytes:
-        """The code at ``addr`` as it stands now, breakpoints and jumps included; fewer bytes where code ends before."""
+        """The code at ``addr`` as it stands now, breakpoints and jumps included; fewer bytes where
+        code ends before.
+        """
         return self._require_open().machine.text.read(addr, size)
 
-    # Probes -----------------------------------------------------------------------------------------------------------
+    # Probes ---------------------------------------------------------------------------------------
 
     def method(self, probe: Kprobe | Kretprobe | Jprobe) -> Method:
         """How a hit on the probe would run now.
@@ -213,7 +269,7 @@ class Machine:
             raise InputError(f"{printable(repr(probe))} is not registered in this machine")
         return bench.method(p)
 
-    # Snapshots ---------------------------------------------------------------------------------------------------------
+    # Snapshots ------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """The state of vCPUs, memory and time, to go back to while the same probes are in place.
@@ -227,14 +283,18 @@ class Machine:
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to ``snapshot``, which stays good.
 
-        :raises InputError: the text has changed since, so a probe has come, gone or been optimized; or a handler runs.
+        :raises InputError: the text has changed since, so a probe has come, gone or been optimized;
+        or a handler runs.
         """
         machine = self._require_idle("go back between calls").machine
         if machine.text.current is not snapshot.text:
-            raise InputError("the text has changed since the snapshot was taken: take it when the probes are in place")
+            raise InputError(
+                "the text has changed since the snapshot was taken: take it when the probes are in"
+                " place"
+            )
         machine.restore(snapshot)
 
-    # Whether it can be used -----------------------------------------------------------------------------------------------
+    # Whether it can be used -----------------------------------------------------------------------
 
     def _require_open(self) -> Workbench:
         if not self._open:

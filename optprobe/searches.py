@@ -77,29 +77,31 @@ def check(
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
-    """Explore every interleaving of calls, interrupts and the probes' life, up to a bound; as ``optprobe check``.
+    """Explore every interleaving of calls, interrupts and the probes' life, up to a bound; as
+    ``optprobe check``.
 
-    :param call: the function that each vCPU calls, ``calls`` times, with ``arguments``.
-    :param probes: where they go, as of ``--probe``; at least one.
-    :param profile: the name of a profile, or a profile.
-    :param preempt: a second task on each vCPU, which an interrupt may give the CPU to.
-    :param without: names of safety steps to leave out.
-    :param resched: ``"SYM+OFF"``: a task calls ``schedule()`` in front of that instruction.
-    :param points: where control tasks stop: ``"locks"`` or ``"stores"``.
-    :param poke: makes the protocol by which text is written, ``poke(text, plane, without)``; None: the profile's.
-    :param strategy: ``"exhaustive"``, ``"random"`` or ``"pct"``; ``seed`` is of the last two, ``depth`` of the last.
-    :param preemptions: bound on preemptions in one schedule; None: 2.
-    :param max_schedules: stop after so many; None: no limit, but 10,000 where they are drawn.
-    :param jobs: processes; the result does not depend on it.
-    :param checkpoint: a directory to write down what is found, and to go on from after a kill.
-    :param progress: called as ``progress(schedules, expected)`` now and then.
-    :returns: the ``verdict``, and ``violations`` with their shrunk schedules. After Ctrl-C, or when a process of ``jobs`` has died
+    :param call: the function that each vCPU calls, ``calls`` times, with ``arguments``. :param
+    probes: where they go, as of ``--probe``; at least one. :param profile: the name of a profile,
+    or a profile. :param preempt: a second task on each vCPU, which an interrupt may give the CPU
+    to. :param without: names of safety steps to leave out. :param resched: ``"SYM+OFF"``: a task
+    calls ``schedule()`` in front of that instruction. :param points: where control tasks stop:
+    ``"locks"`` or ``"stores"``. :param poke: makes the protocol by which text is written,
+    ``poke(text, plane, without)``; None: the profile's. :param strategy: ``"exhaustive"``,
+    ``"random"`` or ``"pct"``; ``seed`` is of the last two, ``depth`` of the last. :param
+    preemptions: bound on preemptions in one schedule; None: 2. :param max_schedules: stop after so
+    many; None: no limit, but 10,000 where they are drawn. :param jobs: processes; the result does
+    not depend on it. :param checkpoint: a directory to write down what is found, and to go on from
+    after a kill. :param progress: called as ``progress(schedules, expected)`` now and then.
+    :returns: the ``verdict``, and ``violations`` with their shrunk schedules. After Ctrl-C, or when
+    a process of ``jobs`` has died
         (``died``), it has what was found by then, and is ``interrupted``.
     :raises InputError: something is wrong with one of them; :func:`run` has the others.
     :raises KprobeError: a probe is refused.
     :raises UnprobedFault: the call dies, or does not end, without any probe.
     """
-    search = _search(strategy, preemptions, max_schedules, seed, depth, hashing, recheck, jobs, checkpoint)
+    search = _search(
+        strategy, preemptions, max_schedules, seed, depth, hashing, recheck, jobs, checkpoint
+    )
     refuse_text(without, "without", "['free-wait']")
     refuse_text(resched, "resched", "['work+0x4']")
     known, numbers = as_profile(profile), as_stubs(stubs)
@@ -154,14 +156,18 @@ def explore(
 ) -> dict[str, CheckResult]:
     """Explore a scenario, or those of a file; as ``optprobe explore``.
 
-    :param source: a scenario (what :func:`optprobe.scenario` makes of a function), or a file of them, ``FILE.py`` or ``FILE.py::SCENARIO``.
-    :param profile: the name of a profile, or a profile that has the name of one of the scenario's; None: the scenario's first.
-    :param cpus: vCPUs; None: as the scenario says. So does ``preemptions``, the bound.
-    :returns: the results, by the scenarios' names. The last of them may be ``interrupted``, and those behind it are left out then.
-    :raises InputError: something is wrong with one of them; :func:`check` has the others.
-    :raises UnprobedFault: a call dies, or does not end, without any probe.
+    :param source: a scenario (what :func:`optprobe.scenario` makes of a function), or a file of
+    them, ``FILE.py`` or ``FILE.py::SCENARIO``. :param profile: the name of a profile, or a profile
+    that has the name of one of the scenario's; None: the scenario's first. :param cpus: vCPUs;
+    None: as the scenario says. So does ``preemptions``, the bound.
+    :returns: the results, by the scenarios' names. The last of them may be ``interrupted``, and
+    those behind it are left out then. :raises InputError: something is wrong with one of them;
+    :func:`check` has the others. :raises UnprobedFault: a call dies, or does not end, without any
+    probe.
     """
-    search = _search(strategy, preemptions, max_schedules, seed, depth, hashing, recheck, jobs, checkpoint)
+    search = _search(
+        strategy, preemptions, max_schedules, seed, depth, hashing, recheck, jobs, checkpoint
+    )
     refuse_text(without, "without", "['free-wait']")
     known = None if profile is None else as_profile(profile)
     options = ScenarioOptions(
@@ -175,12 +181,15 @@ def explore(
         reduce=reduction,
     )
     scenarios = [source] if isinstance(source, Scenario) else load_scenarios(str(source))
-    # All are set up before the first is searched, so that what is wrong with the last one is said at once.
+    # All are set up before the first is searched, so that what is wrong with the last one is said
+    # at once.
     cases = [(one, scenario_case(one, options, profile=known)) for one in scenarios]
     results: dict[str, CheckResult] = {}
     with interruptible():
         for one, case in cases:
-            bound = search if preemptions is not None else replace(search, preemptions=one.preemptions)
+            bound = (
+                search if preemptions is not None else replace(search, preemptions=one.preemptions)
+            )
             results[one.name] = check_case(case, bound, progress=progress)
             if results[one.name].interrupted:
                 break

@@ -50,19 +50,19 @@ def run(
     red_zone: str = defaults.RED_ZONE,
     check_alignment: bool = False,
 ) -> RunResult:
-    """Register probes, wait for the optimizer, call a function on each vCPU, and report; as ``optprobe run``.
+    """Register probes, wait for the optimizer, call a function on each vCPU, and report; as
+    ``optprobe run``.
 
-    :param call: the function's name, or its address as a text (``0x...``).
-    :param arguments: ints, floats, bytes (a fresh buffer a vCPU), or texts as of ``--arg``.
-    :param probes: where they go, as of ``--probe``: ``"work+0x4"``, ``"p:hot work+4"``, ``"r work"``.
-    :param interrupts: ``"none"``, ``"every:N"`` or ``"random:SEED:MEAN"``, in retired instructions.
-    :param optimize: False: probes stay breakpoints.
-    :param profile: the name of a profile, or a profile.
-    :param max_instructions: bound on each call.
-    :param stubs: functions that the image calls and does not define return a number: by name, or texts as of ``--stub``.
-    :param libraries: shared libraries that define what the image lacks.
-    :param red_zone: whether the code keeps data below RSP: ``"yes"``, ``"no"`` or ``"auto"``.
-    :param check_alignment: a memory operand that has to be aligned and is not is a fault; slow.
+    :param call: the function's name, or its address as a text (``0x...``). :param arguments: ints,
+    floats, bytes (a fresh buffer a vCPU), or texts as of ``--arg``. :param probes: where they go,
+    as of ``--probe``: ``"work+0x4"``, ``"p:hot work+4"``, ``"r work"``. :param interrupts:
+    ``"none"``, ``"every:N"`` or ``"random:SEED:MEAN"``, in retired instructions. :param optimize:
+    False: probes stay breakpoints. :param profile: the name of a profile, or a profile. :param
+    max_instructions: bound on each call. :param stubs: functions that the image calls and does not
+    define return a number: by name, or texts as of ``--stub``. :param libraries: shared libraries
+    that define what the image lacks. :param red_zone: whether the code keeps data below RSP:
+    ``"yes"``, ``"no"`` or ``"auto"``. :param check_alignment: a memory operand that has to be
+    aligned and is not is a fault; slow.
     :returns: a guest fault is in its ``fault``.
     :raises InputError: something is wrong with one of them.
     :raises KprobeError: a probe is refused.
@@ -72,7 +72,9 @@ def run(
     plan = parse_interrupts(interrupts) if isinstance(interrupts, str) else interrupts
     loaded = _executed(image, call, given, options, libraries, red_zone)
     with interruptible():
-        return run_image(loaded, call, given, specs, interrupts=plan, optimize=optimize, options=options)
+        return run_image(
+            loaded, call, given, specs, interrupts=plan, optimize=optimize, options=options
+        )
 
 
 def verify(
@@ -90,12 +92,14 @@ def verify(
     jobs: Number = defaults.JOBS,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> VerifyResult:
-    """Probe each instruction that a call executes, one at a time and by every method, and compare; as ``optprobe verify``.
+    """Probe each instruction that a call executes, one at a time and by every method, and compare;
+    as ``optprobe verify``.
 
     :param interrupts: ``"none"``, ``"boundaries"`` or ``"sample:SEED:N"``.
     :param jobs: processes; the result does not depend on it.
     :param progress: called as ``progress(done, total, note)``.
-    :returns: a guest fault of the unprobed call is in its ``fault``. After Ctrl-C, or when a process of ``jobs`` has died, which is in its
+    :returns: a guest fault of the unprobed call is in its ``fault``. After Ctrl-C, or when a
+    process of ``jobs`` has died, which is in its
         ``died``, it has what was found by then, and is ``interrupted``.
     :raises InputError: something is wrong with one of them; :func:`run` has the others.
     """
@@ -105,16 +109,23 @@ def verify(
     sweep = parse_sweep(interrupts) if isinstance(interrupts, str) else interrupts
     loaded = _executed(image, call, given, options, libraries, red_zone)
     with interruptible():
-        return verify_image(loaded, call, given, sweep=sweep, options=options, jobs=processes, progress=progress)
+        return verify_image(
+            loaded, call, given, sweep=sweep, options=options, jobs=processes, progress=progress
+        )
 
 
 def inspect(
-    image: ImageLike, symbol: str | None = None, *, libraries: Sequence[str | Path] = (), buffers: bool = False
-) -> list[FunctionReport]:  # fmt: skip
-    """Where probes can go in the functions called ``symbol``, or in all, and where jumps, as Linux 6.1 would answer.
+    image: ImageLike,
+    symbol: str | None = None,
+    *,
+    libraries: Sequence[str | Path] = (),
+    buffers: bool = False,
+) -> list[FunctionReport]:
+    """Where probes can go in the functions called ``symbol``, or in all, and where jumps, as Linux
+    6.1 would answer.
 
-    Each report keeps what was decoded of its function, about 200 bytes for each byte of code, so ask for the functions of a large library
-    one by one.
+    Each report keeps what was decoded of its function, about 200 bytes for each byte of code, so
+    ask for the functions of a large library one by one.
 
     :param libraries: shared libraries to show, too.
     :param buffers: each site also has its ``slot`` and its ``detour``.
@@ -123,15 +134,24 @@ def inspect(
     """
     loaded = as_image(image, libraries=libraries, executes=False)
     cache = CodeCache(loaded)
-    return [FunctionReport(cache, found, buffers=buffers) for found in named_functions(loaded, symbol)]
+    return [
+        FunctionReport(cache, found, buffers=buffers) for found in named_functions(loaded, symbol)
+    ]
 
 
 def _executed(
-    image: ImageLike, call: str, arguments: Sequence[Argument], options: ExecOptions, libraries: Sequence[str | Path], red_zone: str
+    image: ImageLike,
+    call: str,
+    arguments: Sequence[Argument],
+    options: ExecOptions,
+    libraries: Sequence[str | Path],
+    red_zone: str,
 ) -> Image:
     """The image, with a red zone where the call shows that it has one."""
     loaded = as_image(image, libraries=libraries, stubs=options.stubs)
-    known, line = with_red_zone(loaded, red_zone, [(call, arguments)], options.machine, options.max_instructions)
+    known, line = with_red_zone(
+        loaded, red_zone, [(call, arguments)], options.machine, options.max_instructions
+    )
     if line is not None:
         warn_of(loaded, line)
     return known

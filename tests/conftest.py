@@ -1,4 +1,6 @@
-"""Shared by all tests: one pool of emulator instances a process, images from assembly text, Hypothesis profiles."""
+"""Shared by all tests: one pool of emulator instances a process, images from assembly text,
+Hypothesis profiles.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))  # for `workloads` and `tests`; appended, so that an installed wheel's packages come first
+    # for `workloads` and `tests`; appended, so that an installed wheel's packages come first
+    sys.path.append(str(ROOT))
 
 from arch_x86.emu.execute import Executor  # noqa: E402
 from arch_x86.emu.machine import Machine, MachineConfig, new_pool  # noqa: E402
@@ -18,8 +21,12 @@ from arch_x86.isa.assemble import assemble  # noqa: E402
 from arch_x86.lab.bench import Workbench  # noqa: E402
 from engine.image import Image, Segment, Symbol  # noqa: E402
 
-settings.register_profile("ci", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-settings.register_profile("nightly", parent=settings.get_profile("ci"), derandomize=False, max_examples=5000)
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile(
+    "nightly", parent=settings.get_profile("ci"), derandomize=False, max_examples=5000
+)
 settings.load_profile("ci")
 
 BASE = 0x1000_0000
@@ -32,7 +39,9 @@ def pool():
 
 
 def asm_image(*functions: str, base: int = BASE, name: str = "asm", **fields: object) -> Image:
-    """Functions f, g, h, ... of Intel-syntax assembly, each on a 256-byte boundary; int3 between them."""
+    """Functions f, g, h, ... of Intel-syntax assembly, each on a 256-byte boundary; int3 between
+    them.
+    """
     code = b""
     symbols: list[Symbol] = []
     for label, text in zip("fghijk", functions, strict=False):
@@ -47,14 +56,18 @@ def asm_image(*functions: str, base: int = BASE, name: str = "asm", **fields: ob
 class Rig:
     """A machine without probes, and its executor."""
 
-    def __init__(self, image: Image, pool, cpus: int = 1, config: MachineConfig | None = None) -> None:
+    def __init__(
+        self, image: Image, pool, cpus: int = 1, config: MachineConfig | None = None
+    ) -> None:
         self.machine = Machine(image, cpus=cpus, pool=pool, config=config)
         self.executor = Executor(self.machine)
 
     def begin(self, *integers: int, cpu: int = 0, function: str = "f") -> None:
         self.executor.begin_call(cpu, self.machine.image.by_name[function].addr, integers)
 
-    def call(self, *integers: int, cpu: int = 0, function: str = "f", limit: int = 1_000_000, plan=None):
+    def call(
+        self, *integers: int, cpu: int = 0, function: str = "f", limit: int = 1_000_000, plan=None
+    ):
         """Run to the end; returns the fault, or RAX."""
         self.begin(*integers, cpu=cpu, function=function)
         fault = self.executor.run_call(cpu, limit, plan)
@@ -69,7 +82,9 @@ def rig(pool):
     """``rig(text, ...)``: a machine that runs assembly functions; closed at the end."""
     made: list[Rig] = []
 
-    def make(*functions: str, cpus: int = 1, config: MachineConfig | None = None, **fields: object) -> Rig:
+    def make(
+        *functions: str, cpus: int = 1, config: MachineConfig | None = None, **fields: object
+    ) -> Rig:
         made.append(Rig(asm_image(*functions, **fields), pool, cpus, config))
         return made[-1]
 
@@ -83,7 +98,9 @@ def workbench(pool):
     """``workbench(text, ..., cpus=1)``: a machine with a kprobes core; closed at the end."""
     made: list[Workbench] = []
 
-    def make(*functions: str, cpus: int = 1, image: Image | None = None, **fields: object) -> Workbench:
+    def make(
+        *functions: str, cpus: int = 1, image: Image | None = None, **fields: object
+    ) -> Workbench:
         made.append(Workbench(image or asm_image(*functions, **fields), cpus=cpus, pool=pool))
         return made[-1]
 

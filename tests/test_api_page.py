@@ -34,12 +34,29 @@ def test_the_examples_of_the_page_run_and_print_what_they_show(capsys, monkeypat
 
 def test_the_page_names_what_is_there_and_all_of_the_commands():
     first = TEXT[: TEXT.index("\n## ")]
-    named = {word for line in first.splitlines() if line.startswith("| `") for word in re.findall(r"`(\w+)`", line.split("|")[1])}
+    named = {
+        word
+        for line in first.splitlines()
+        if line.startswith("| `")
+        for word in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
     assert named <= set(optprobe.__all__)
-    assert {"Machine", "run", "verify", "inspect", "check", "explore", "scenario", "Kretprobe", "profile"} <= named
+    assert {
+        "Machine",
+        "run",
+        "verify",
+        "inspect",
+        "check",
+        "explore",
+        "scenario",
+        "Kretprobe",
+        "profile",
+    } <= named
 
 
-def test_the_schedule_that_the_page_shows_replays_on_the_command_line(capsys, monkeypatch, tmp_path):
+def test_the_schedule_that_the_page_shows_replays_on_the_command_line(
+    capsys, monkeypatch, tmp_path
+):
     source = re.search(r'    work = optprobe\.load_asm\("""\n(.*?)    """', TEXT, re.DOTALL)
     schedule = re.search(r"# (v3:\S+)", TEXT)
     command = re.search(r"`optprobe replay SCHEDULE -- ([^`]+)`", TEXT)

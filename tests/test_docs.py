@@ -18,7 +18,11 @@ NAMES = {"linux-2010", "linux-6.1", "next"}
 
 def rows(text: str) -> dict[str, list[str]]:
     """The cells of each row of a table whose first cell is a name in backticks."""
-    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")]
+    found = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    ]
     return {cells[0].strip("`"): cells[1:] for cells in found}
 
 
@@ -44,9 +48,13 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
             assert heading in anchors(there), target
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name
+)
 def test_every_source_file_that_a_page_names_is_there(page):
-    for name in re.findall(r"`((?:engine|arch_x86|optprobe|tests|bench)/[\w/]+\.py)`", page.read_text(encoding="utf-8")):
+    for name in re.findall(
+        r"`((?:engine|arch_x86|optprobe|tests|bench)/[\w/]+\.py)`", page.read_text(encoding="utf-8")
+    ):
         assert (ROOT / name).is_file(), name
 
 
@@ -60,20 +68,43 @@ def keys(document: object) -> set[str]:
     """All keys of a document, at any depth."""
     if isinstance(document, dict):
         return set(document) | {key for value in document.values() for key in keys(value)}
-    return {key for value in document for key in keys(value)} if isinstance(document, list) else set()
+    return (
+        {key for value in document for key in keys(value)} if isinstance(document, list) else set()
+    )
 
 
 COMMANDS = {
-    "run": ("workloads/elf/qsort.o", "--call", "sort_i32", "--arg", "buf:0200000001000000", "--arg", "2", "--probe", "sort_i32"),
+    "run": (
+        "workloads/elf/qsort.o",
+        "--call",
+        "sort_i32",
+        "--arg",
+        "buf:0200000001000000",
+        "--arg",
+        "2",
+        "--probe",
+        "sort_i32",
+    ),
     "verify": ("workloads/elf/shapes_jcc.o", "--call", "shape_jcc_short_o", "--arg", "1"),
     "inspect": ("workloads/elf/shapes_jcc.o", "shape_jcc_short_o", "--buffers"),
     "check": (
-        "workloads/elf/qsort.o", "--call", "sort_i32", "--arg", "buf:0200000001000000", "--arg", "2", "--probe", "sort_i32",
-        "--calls", "1", "--without", "stop-machine",
+        "workloads/elf/qsort.o",
+        "--call",
+        "sort_i32",
+        "--arg",
+        "buf:0200000001000000",
+        "--arg",
+        "2",
+        "--probe",
+        "sort_i32",
+        "--calls",
+        "1",
+        "--without",
+        "stop-machine",
     ),
     "explore": ("arch_x86/explore/scenarios/life.py::register", "--preemptions", "0"),
     "steps": (),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
@@ -81,7 +112,15 @@ def test_the_keys_of_a_json_document_are_those_of_its_page(command, capsys, monk
     monkeypatch.chdir(ROOT)
     main([command, *COMMANDS[command], "--json"])
     page = (DOCS / "json.md").read_text(encoding="utf-8")
-    section = next(part for part in page.split("\n## ")[1:] if re.search(rf"\b{command}\b", part.partition("\n")[0]))
+    section = next(
+        part
+        for part in page.split("\n## ")[1:]
+        if re.search(rf"\b{command}\b", part.partition("\n")[0])
+    )
     told = set(re.findall(r'"(\w+)":', section))
-    listed = {word for group in re.findall(r"\{(\"[^{}]*\")\}", section) for word in re.findall(r'"(\w+)"', group)}
+    listed = {
+        word
+        for group in re.findall(r"\{(\"[^{}]*\")\}", section)
+        for word in re.findall(r'"(\w+)"', group)
+    }
     assert keys(json.loads(capsys.readouterr().out)) <= told | listed

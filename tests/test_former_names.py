@@ -7,11 +7,20 @@ from importlib import import_module
 import pytest
 
 FORMER = {
-    "arch_x86.emu.images": ("arch_x86.images", ("load_asm", "load_code_image", "load_elf", "load_image", "parse_stub")),
-    "engine.profile": ("engine.core.profiles", ("LINUX_2010", "LINUX_6_1", "NEXT", "PROFILES", "Profile", "profile_named")),
+    "arch_x86.emu.images": (
+        "arch_x86.images",
+        ("load_asm", "load_code_image", "load_elf", "load_image", "parse_stub"),
+    ),
+    "engine.profile": (
+        "engine.core.profiles",
+        ("LINUX_2010", "LINUX_6_1", "NEXT", "PROFILES", "Profile", "profile_named"),
+    ),
     "engine.kretprobes": ("engine.kretprobe", ("Kretprobe", "KretprobeInstance")),
     "engine.jprobes": ("engine.jprobe", ("Jprobe",)),
-    "engine.switches": ("engine.core.global_switches", ("set_kprobes_enabled", "set_kprobes_optimization")),
+    "engine.switches": (
+        "engine.core.global_switches",
+        ("set_kprobes_enabled", "set_kprobes_optimization"),
+    ),
     "engine.steps": ("engine.core.ablation", ("steps_of", "without")),
 }
 

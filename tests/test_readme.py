@@ -33,7 +33,11 @@ def test_a_command_of_the_readme_prints_what_it_shows(block, capsys, monkeypatch
     argv, expected = split(block)
     image = next(word for word in argv[1:] if "/" in word)
     if image.startswith("/lib") and not Path(image).exists():
-        argv[argv.index(image)] = "workloads/elf/dyn.so"  # another distribution: at least the form of the command is tried
+        argv[
+            argv.index(image)
+        ] = (  # another distribution: at least the form of the command is tried
+            "workloads/elf/dyn.so"
+        )
         assert main([*argv[:2], "--call", "dyn_step", "--arg", "5"]) == 0
         return
     assert main(argv) == (argv[0] == "replay" or "--without" in argv)  # what breaks is shown
@@ -42,7 +46,11 @@ def test_a_command_of_the_readme_prints_what_it_shows(block, capsys, monkeypatch
         assert printed == expected.rstrip("\n")
 
 
-PIPES = re.findall(r"^    \$ (printf .*)$", TEXT + (ROOT / "docs" / "script.md").read_text(encoding="utf-8"), re.MULTILINE)
+PIPES = re.findall(
+    r"^    \$ (printf .*)$",
+    TEXT + (ROOT / "docs" / "script.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
 
 
 @pytest.mark.parametrize("line", PIPES)
@@ -77,4 +85,6 @@ def test_there_are_at_least_three_commands_and_every_linked_file_exists():
 
 def test_every_kind_of_guest_fault_is_explained_and_no_other():
     text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)) == {str(kind) for kind in FaultKind}
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)) == {
+        str(kind) for kind in FaultKind
+    }

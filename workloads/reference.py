@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Calls of the workloads with their expected outcome, computed by Python and never by an emulator.
 
-A call follows the System V convention with the direction flag clear; its image is loaded afresh, so that global
-data is as in the file.
+A call follows the System V convention with the direction flag clear; its image is loaded afresh, so
+that global data is as in the file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .shapes import Call, flow_calls, jcc_calls, misc_calls, red_zone_calls, rip_calls, string_calls, u64
+from .shapes import (
+    Call,
+    flow_calls,
+    jcc_calls,
+    misc_calls,
+    red_zone_calls,
+    rip_calls,
+    string_calls,
+    u64,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,7 +30,10 @@ __all__ = ("Case", "cases")
 
 ERROR = 1 << 63  # interp's result for a program it can't go on with
 BAD = (1 << 64) - 1  # lz_decompress's, and -1
-TEXT = b"How much wood would a woodchuck chuck if a woodchuck could chuck wood? As much wood as a woodchuck would. "
+TEXT = (
+    b"How much wood would a woodchuck chuck if a woodchuck could chuck wood? As much wood as a"
+    b" woodchuck would. "
+)
 
 # Calls of whole algorithms that end within 200 instructions. Those of shapes all do.
 SHORT = frozenset(
@@ -43,7 +55,9 @@ class Case:
     """One call and what it must give."""
 
     name: str
-    """Unique, and without the image's kind for relocatable objects (``sha256-64``, ``sha256-64-so``)."""
+    """Unique, and without the image's kind for relocatable objects (``sha256-64``,
+    ``sha256-64-so``).
+    """
     image: str
     """File name under ``workloads/elf/``."""
     symbol: str
@@ -75,7 +89,13 @@ def cases() -> tuple[Case, ...]:
     for name, calls in algorithms:
         for image, suffix in ((f"{name}.o", ""), (f"{name}.so", "-so")):
             found += _cases(image, calls(), suffix)
-    shapes = (("rip", rip_calls), ("flow", flow_calls), ("jcc", jcc_calls), ("str", string_calls), ("misc", misc_calls))
+    shapes = (
+        ("rip", rip_calls),
+        ("flow", flow_calls),
+        ("jcc", jcc_calls),
+        ("str", string_calls),
+        ("misc", misc_calls),
+    )
     for name, calls in shapes:
         found += _cases(f"shapes_{name}.o", calls(), "")
         found += _cases("shapes.so", calls(), "-so")
@@ -88,7 +108,11 @@ def _cases(image: str, calls: Iterable[Call], suffix: str) -> Iterator[Case]:
     for call in calls:
         # An algorithm's label is its whole name, a shape's tells calls of one function apart.
         shape = call.symbol.startswith("shape_")
-        name = "-".join(filter(None, (call.symbol, call.label))) if shape else call.label or call.symbol
+        name = (
+            "-".join(filter(None, (call.symbol, call.label)))
+            if shape
+            else call.label or call.symbol
+        )
         short = shape or name in SHORT
         yield Case(name + suffix, image, call.symbol, call.args, call.result, call.buffers, short)
 
@@ -112,21 +136,34 @@ def _sha256_calls() -> Iterator[Call]:
         given = message or b"\0"  # an empty buffer has no address of its own
         digest = hashlib.sha256(message).digest()
         args = (_buf(given), str(length), "buf:+32")
-        yield Call("sha256", args, int.from_bytes(digest[:8], "big"), (given, digest), f"sha256-{length}")
+        yield Call(
+            "sha256", args, int.from_bytes(digest[:8], "big"), (given, digest), f"sha256-{length}"
+        )
 
 
 def _sort_calls() -> Iterator[Call]:
     def call(symbol: str, values: list[int], size: int, label: str) -> Call:
         def pack(items: list[int]) -> bytes:
-            return b"".join(item.to_bytes(size, "little", signed=True) for item in items) or bytes(size)
+            return b"".join(item.to_bytes(size, "little", signed=True) for item in items) or bytes(
+                size
+            )
 
         ordered = sorted(values)
         checksum = u64(sum(value * position for position, value in enumerate(ordered, 1)))
-        return Call(symbol, (_buf(pack(values)), str(len(values))), checksum, (pack(ordered),), f"{symbol}-{label}")
+        return Call(
+            symbol,
+            (_buf(pack(values)), str(len(values))),
+            checksum,
+            (pack(ordered),),
+            f"{symbol}-{label}",
+        )
 
     def numbers(n: int, size: int) -> list[int]:
         raw = _bytes(n * size, n)
-        return [int.from_bytes(raw[i : i + size], "little", signed=True) for i in range(0, len(raw), size)]
+        return [
+            int.from_bytes(raw[i : i + size], "little", signed=True)
+            for i in range(0, len(raw), size)
+        ]
 
     for n in (0, 1, 2, 40):
         yield call("sort_i32", numbers(n, 4), 4, str(n))
@@ -137,11 +174,28 @@ def _sort_calls() -> Iterator[Call]:
 
 
 # interp's operations by name, as its source lists them.
-_OPERATIONS = ("halt", "push", "arg", "add", "sub", "mul", "and", "xor", "dup", "drop", "swap", "over", "jnz", "shr")
+_OPERATIONS = (
+    "halt",
+    "push",
+    "arg",
+    "add",
+    "sub",
+    "mul",
+    "and",
+    "xor",
+    "dup",
+    "drop",
+    "swap",
+    "over",
+    "jnz",
+    "shr",
+)
 
 
 def _program(source: str) -> bytes:
-    """Byte code of ``source``: operations, numbers, ``name:`` a label and ``@name`` the distance to it."""
+    """Byte code of ``source``: operations, numbers, ``name:`` a label and ``@name`` the distance to
+    it.
+    """
     words = [word for word in source.split() if not word.endswith(":")]
     labels: dict[str, int] = {}
     at = 0
@@ -170,7 +224,13 @@ def _collatz(x: int) -> int:
 def _interp_calls() -> Iterator[Call]:
     def call(label: str, source: str, arg: int, result: int) -> Call:
         code = _program(source)
-        return Call("interp", (_buf(code or b"\0"), str(len(code)), str(arg)), result, (code or b"\0",), f"interp-{label}")
+        return Call(
+            "interp",
+            (_buf(code or b"\0"), str(len(code)), str(arg)),
+            result,
+            (code or b"\0",),
+            f"interp-{label}",
+        )
 
     fold = "push {start} arg loop: swap over {op} swap push 1 sub dup jnz @loop drop halt"
     yield call("sum", fold.format(start=0, op="add"), 30, sum(range(31)))
@@ -224,7 +284,9 @@ def _compress(data: bytes) -> bytes:
 def _lz_calls() -> Iterator[Call]:
     def call(label: str, packed: bytes, room: int, written: bytes, result: int) -> Call:
         args = (_buf(packed), str(len(packed)), f"buf:+{room}", str(room))
-        return Call("lz_decompress", args, result, (packed, written.ljust(room, b"\0")), f"lz-{label}")
+        return Call(
+            "lz_decompress", args, result, (packed, written.ljust(room, b"\0")), f"lz-{label}"
+        )
 
     def good(label: str, data: bytes) -> Call:
         return call(label, _compress(data), len(data) + 3, data, len(data))
@@ -234,7 +296,8 @@ def _lz_calls() -> Iterator[Call]:
     yield good("run", b"-" * 150)
     yield good("literals", b"probe")
     yield good("match", b"abcabcabcabc")
-    # A distance beyond what has been written, behind two literals; then a run of literals that the room is too small for.
+    # A distance beyond what has been written, behind two literals; then a run of literals that the
+    # room is too small for.
     yield call("damaged", b"\x01ab\x80\x03\x00", 16, b"ab", BAD)
     yield call("no-room", b"\x01ab\x05cdefgh", 7, b"ab", BAD)
 
@@ -242,8 +305,16 @@ def _lz_calls() -> Iterator[Call]:
 def _repstr_calls() -> Iterator[Call]:
     for n in (13, 500):
         data = _bytes(n, n)
-        yield Call("rep_memcpy", (f"buf:+{n}", _buf(data), str(n)), None, (data, data), f"rep_memcpy-{n}")
-        yield Call("rep_memset", (f"buf:+{n + 1}", "0x1a5", str(n)), None, (b"\xa5" * n + b"\0",), f"rep_memset-{n}")
+        yield Call(
+            "rep_memcpy", (f"buf:+{n}", _buf(data), str(n)), None, (data, data), f"rep_memcpy-{n}"
+        )
+        yield Call(
+            "rep_memset",
+            (f"buf:+{n + 1}", "0x1a5", str(n)),
+            None,
+            (b"\xa5" * n + b"\0",),
+            f"rep_memset-{n}",
+        )
     for n in (0, 39, 300):
         data = _bytes(max(n, 8), n)
         content = data[: n // 2] + b"\x5a" * (n - n // 2)
@@ -290,7 +361,9 @@ def _dyn_calls() -> Iterator[Call]:
         # The table's last total counts its own entry twice when that is the one that was called.
         last = 2 * value if which == 3 else value
         first = value if which == 0 else 0
-        yield Call("dyn_apply", ("9", str(which)), u64(2 * last + first), label=f"dyn_apply-{which}")
+        yield Call(
+            "dyn_apply", ("9", str(which)), u64(2 * last + first), label=f"dyn_apply-{which}"
+        )
 
 
 def _tls_calls() -> Iterator[Call]:
@@ -302,16 +375,34 @@ def _tls_calls() -> Iterator[Call]:
         for i, byte in enumerate(data[:48]):
             value += history[i // 2] + byte
             history[i // 2] = byte
-        yield Call("tls_sum", (_buf(data) if data else "0", str(n)), value, (data,) if data else (), f"tls_sum-{n}")
+        yield Call(
+            "tls_sum",
+            (_buf(data) if data else "0", str(n)),
+            value,
+            (data,) if data else (),
+            f"tls_sum-{n}",
+        )
 
 
 def _ifunc_calls() -> Iterator[Call]:
     for n in (0, 9, 80):
         data = bytes(range(100, 100 + n))
-        yield Call("ifunc_sum", (_buf(data) if data else "0", str(n)), sum(data), (data,) if data else (), f"ifunc_sum-{n}")
+        yield Call(
+            "ifunc_sum",
+            (_buf(data) if data else "0", str(n)),
+            sum(data),
+            (data,) if data else (),
+            f"ifunc_sum-{n}",
+        )
     data = bytes(range(201, 210))
     value = 2 * sum(data)
-    yield Call("ifunc_both", (_buf(data), "9"), value | (value.bit_count() & 1) << 63, (data,), "ifunc_both-9")
+    yield Call(
+        "ifunc_both",
+        (_buf(data), "9"),
+        value | (value.bit_count() & 1) << 63,
+        (data,),
+        "ifunc_both-9",
+    )
 
 
 def _mix_calls() -> Iterator[Call]:
@@ -319,4 +410,10 @@ def _mix_calls() -> Iterator[Call]:
     yield _find(TEXT, b"much", "tiny")
     for label, message in (("found", bytes(range(10, 130))), ("absent", b"abc")):
         first = hashlib.sha256(message).digest()[:1]
-        yield Call("mix_find_digest", (_buf(message), str(len(message))), u64(message.find(first)), (message,), f"mix-{label}")
+        yield Call(
+            "mix_find_digest",
+            (_buf(message), str(len(message))),
+            u64(message.find(first)),
+            (message,),
+            f"mix-{label}",
+        )

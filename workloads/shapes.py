@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the functions of ``shapes_*.S`` return, computed from what each instruction is documented to do.
+"""What the functions of ``shapes_*.S`` return, computed from what each instruction is documented to
+do.
 
 Values are written as arithmetic on Python integers, never as a run of the code.
 """
@@ -12,7 +13,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ("Call", "flow_calls", "jcc_calls", "misc_calls", "red_zone_calls", "rip_calls", "string_calls", "u64")
+__all__ = (
+    "Call",
+    "flow_calls",
+    "jcc_calls",
+    "misc_calls",
+    "red_zone_calls",
+    "rip_calls",
+    "string_calls",
+    "u64",
+)
 
 MASK = (1 << 64) - 1
 INT_MIN = -(1 << 63)
@@ -26,7 +36,24 @@ V32 = 0x91223344
 V16 = 0xFEDC
 V8 = 0x80
 
-CONDITIONS = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
+CONDITIONS = (
+    "o",
+    "no",
+    "b",
+    "ae",
+    "e",
+    "ne",
+    "be",
+    "a",
+    "s",
+    "ns",
+    "p",
+    "np",
+    "l",
+    "ge",
+    "le",
+    "g",
+)
 
 # Among these there is a pair that makes each condition true and one that makes it false.
 PAIRS = ((5, 5), (3, 7), (7, 3), (-1, 1), (1, -1), (INT_MIN, 1), (INT_MAX, -1))
@@ -34,7 +61,9 @@ PAIRS = ((5, 5), (3, 7), (7, 3), (-1, 1), (1, -1), (INT_MIN, 1), (INT_MAX, -1))
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of ``symbol``; ``label`` tells several of one symbol apart. The rest is as in ``reference.Case``."""
+    """One call of ``symbol``; ``label`` tells several of one symbol apart. The rest is as in
+    ``reference.Case``.
+    """
 
     symbol: str
     args: tuple[str, ...]
@@ -60,12 +89,23 @@ def conditions(a: int, b: int) -> tuple[bool, ...]:
     carry, zero, sign = u64(a) < u64(b), difference == 0, bool(difference >> 63)
     overflow = signed(a, 64) - signed(b, 64) != signed(difference, 64)
     parity = (difference & 0xFF).bit_count() % 2 == 0
-    half = (overflow, carry, zero, carry or zero, sign, parity, sign != overflow, zero or sign != overflow)
+    half = (
+        overflow,
+        carry,
+        zero,
+        carry or zero,
+        sign,
+        parity,
+        sign != overflow,
+        zero or sign != overflow,
+    )
     return tuple(truth for positive in half for truth in (positive, not positive))
 
 
 def status_of_sum(a: int, b: int) -> int:
-    """CF, PF, AF, ZF, SF and OF behind ``add a, b`` of 64-bit registers, at their places in RFLAGS."""
+    """CF, PF, AF, ZF, SF and OF behind ``add a, b`` of 64-bit registers, at their places in
+    RFLAGS.
+    """
     total = u64(a + b)
     flags = int(u64(a) + u64(b) > MASK)
     flags |= ((total & 0xFF).bit_count() % 2 == 0) << 2
@@ -81,7 +121,9 @@ def jcc_calls() -> Iterator[Call]:
         for wanted, label in ((True, "taken"), (False, "not-taken")):
             a, b = next(pair for pair in PAIRS if conditions(*pair)[index] == wanted)
             for form in ("short", "near"):
-                yield Call(f"shape_jcc_{form}_{name}", (str(a), str(b)), 1 if wanted else 2, label=label)
+                yield Call(
+                    f"shape_jcc_{form}_{name}", (str(a), str(b)), 1 if wanted else 2, label=label
+                )
 
 
 def _sse_lanes() -> int:
@@ -134,14 +176,18 @@ def rip_calls() -> Iterator[Call]:
     yield Call("shape_rip_cmov", ("9",), 9, label="kept")
     yield Call("shape_rip_sse", (), _sse_lanes())
     yield Call("shape_rip_f64", ("f64:1.5", "f64:8.25"), int((1.5 + 8.25) * 2.5))
-    yield Call("shape_rip_f64", ("f64:-20.0", "f64:0.5"), u64(int((-20.0 + 0.5) * 2.5)), label="negative")
+    yield Call(
+        "shape_rip_f64", ("f64:-20.0", "f64:0.5"), u64(int((-20.0 + 0.5) * 2.5)), label="negative"
+    )
     yield Call("shape_rip_x87", ("5",), int(5 * 2.5 + 0.5))
     yield Call("shape_rip_call_mem", ("21",), 2 * 21 + 1)
     yield Call("shape_rip_jmp_mem", ("21",), 2 * 21)
 
 
 def _counted(n: int, until: Callable[[int], bool]) -> int:
-    """loope and loopne: counts up to ``n`` or until the condition; what is left of ``n`` is in the upper bytes."""
+    """loope and loopne: counts up to ``n`` or until the condition; what is left of ``n`` is in the
+    upper bytes.
+    """
     count = next((i for i in range(1, n) if until(i)), n)
     return count + ((n - count) << 8)
 
@@ -197,11 +243,23 @@ def string_calls() -> Iterator[Call]:
     yield Call("shape_rep_stosd", (into, "0x44434241", "3"), 12, (b"ABCD" * 3 + bytes(size - 12),))
     for label, byte in (("found", b"x"), ("last", b"."), ("absent", b"?")):
         hit = text.find(byte)
-        yield Call("shape_repne_scasb", (given, str(byte[0]), str(size)), 2 * _looked_at(hit, size) + (hit >= 0), (text,), label)
+        yield Call(
+            "shape_repne_scasb",
+            (given, str(byte[0]), str(size)),
+            2 * _looked_at(hit, size) + (hit >= 0),
+            (text,),
+            label,
+        )
     for label, at, change in (("same", -1, 0), ("less", 9, -1), ("greater", 14, 1)):
         other = bytes(c + change if i == at else c for i, c in enumerate(text))
         result = 2 * _looked_at(at, size) + (change < 0)
-        yield Call("shape_repe_cmpsb", (given, f"buf:{other.hex()}", str(size)), result, (text, other), label)
+        yield Call(
+            "shape_repe_cmpsb",
+            (given, f"buf:{other.hex()}", str(size)),
+            result,
+            (text, other),
+            label,
+        )
     yield Call("shape_lodsb", (given, "10"), sum(text[:10]), (text,))
     yield Call("shape_movs_once", (into, given), 15, (text[:15] + bytes(size - 15), text))
     moved = text[:5] + text[:12] + text[17:]
@@ -254,7 +312,12 @@ def _lock_calls() -> Iterator[Call]:
 
 def misc_calls() -> Iterator[Call]:
     """shapes_misc.S."""
-    for label, a, b in (("carry", -1, 1), ("overflow", INT_MAX, 1), ("sign", -5, 2), ("none", 1, 1)):
+    for label, a, b in (
+        ("carry", -1, 1),
+        ("overflow", INT_MAX, 1),
+        ("sign", -5, 2),
+        ("none", 1, 1),
+    ):
         yield Call("shape_pushf", (str(a), str(b)), status_of_sum(a, b), label=label)
     for x in (0, 0xFFF, 0x441):
         yield Call("shape_popf", (hex(x),), x & 0x8D5, label=hex(x))

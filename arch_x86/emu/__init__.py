@@ -1,1 +1,3 @@
-"""The emulated SMP machine: vCPUs on Unicorn, RAM, page tables, traps and interrupts, images, snapshots. Unicorn is imported here only."""
+"""The emulated SMP machine: vCPUs on Unicorn, RAM, page tables, traps and interrupts, images,
+snapshots. Unicorn is imported here only.
+"""

@@ -1,7 +1,8 @@
-"""Memory operands of SSE that have to be aligned (SDM vol. 1, 10.4.1.1; vol. 2, 2.4, exception classes 1, 2 and 4), which the emulator
-does not look at.
+"""Memory operands of SSE that have to be aligned (SDM vol. 1, 10.4.1.1; vol. 2, 2.4, exception
+classes 1, 2 and 4), which the emulator does not look at.
 
-All 16-byte operands of instructions without VEX are, but for those of a few that load or store what is not aligned on purpose.
+All 16-byte operands of instructions without VEX are, but for those of a few that load or store what
+is not aligned on purpose.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def must_be_aligned(insn: Insn) -> bool:
 
 
 def check_alignment(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> int | None:
-    """Have ``insn`` executed, or say which exception it raises: see :data:`arch_x86.emu.assist.Assist`."""
+    """Have ``insn`` executed, or say which exception it raises: see
+    :data:`arch_x86.emu.assist.Assist`.
+    """
     if operand_address(uc, insn) % _ALIGNMENT:
         return GENERAL_PROTECTION
     run()
@@ -48,7 +51,9 @@ def check_alignment(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> int 
 
 
 def operand_address(uc: UcInstance, insn: Insn) -> int:
-    """The linear address of the memory operand (SDM vol. 2, 2.1.5) of ``insn``, which is about to be executed."""
+    """The linear address of the memory operand (SDM vol. 2, 2.1.5) of ``insn``, which is about to
+    be executed.
+    """
     narrow = _ADDRESS_SIZE in insn.prefixes
     if insn.rip_relative:
         address = insn.end + insn.displacement

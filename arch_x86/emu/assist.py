@@ -1,7 +1,8 @@
-"""Instructions that the emulator runs almost as a processor does: the host runs them one by one, and mends what is wrong.
+"""Instructions that the emulator runs almost as a processor does: the host runs them one by one,
+and mends what is wrong.
 
-They trap as the refused ones do (:mod:`arch_x86.emu.refused`); :class:`~arch_x86.emu.cpu.Cpu` then has the original executed alone,
-between the two halves of what is here.
+They trap as the refused ones do (:mod:`arch_x86.emu.refused`); :class:`~arch_x86.emu.cpu.Cpu` then
+has the original executed alone, between the two halves of what is here.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ __all__ = ("REFUSE", "Assist", "assist_for")
 
 Run = Callable[[], bool]
 Assist = Callable[[UcInstance, Insn, Run], int | None]
-"""Has the instruction executed by ``run``, which says whether it retired, and mends. None, or the vector of the exception to raise
-instead; nothing is left of the execution then."""
+"""Has the instruction executed by ``run``, which says whether it retired, and mends. None, or the
+vector of the exception to raise instead; nothing is left of the execution then.
+"""
 
 REFUSE: Final = 6
 """The vector of what is refused, after all."""
@@ -93,12 +95,16 @@ class _Vex:
 
 
 def _loop(_uc: UcInstance, _insn: Insn, run: Run) -> None:
-    """LOOPE and LOOPNE that end by their count leave stale flags where others are executed in one go with them; alone they are right."""
+    """LOOPE and LOOPNE that end by their count leave stale flags where others are executed in one
+    go with them; alone they are right.
+    """
     run()
 
 
 def _compare_to_flags(uc: UcInstance, insn: Insn, run: Run) -> None:
-    """FCOMI, FUCOMI and those that pop: OF, SF and AF become 0; a register that is not in use is unordered."""
+    """FCOMI, FUCOMI and those that pop: OF, SF and AF become 0; a register that is not in use is
+    unordered.
+    """
     unordered = _is_empty(uc, 0) or _is_empty(uc, insn.rm)
     if run():
         uc.load()
@@ -133,7 +139,9 @@ def _extract_exponent(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
 
 
 def _scale(uc: UcInstance, _insn: Insn, run: Run) -> None:
-    """FSCALE: what precision the control word asks for is of no concern to it (SDM vol. 1, 8.1.5.2)."""
+    """FSCALE: what precision the control word asks for is of no concern to it (SDM vol. 1,
+    8.1.5.2).
+    """
     control = struct.unpack_from("<H", uc.fpu_state(), _CONTROL_WORD)[0]
     _set_control(uc, control | _FULL_PRECISION)
     run()
@@ -153,13 +161,19 @@ def _identify(uc: UcInstance, _insn: Insn, run: Run) -> None:
     if run():
         uc.load()
         registers = (RAX, RBX, RCX, RDX)
-        for register, value in zip(registers, offered(leaf, part, [uc.gpr[register] for register in registers]), strict=True):
+        for register, value in zip(
+            registers,
+            offered(leaf, part, [uc.gpr[register] for register in registers]),
+            strict=True,
+        ):
             uc.gpr[register] = value
         uc.store()
 
 
 def _compare_exchange(uc: UcInstance, _insn: Insn, run: Run) -> None:
-    """CMPXCHG of 32 bits of memory: the upper half of RAX goes only where RAX is loaded, which is where the two are not equal."""
+    """CMPXCHG of 32 bits of memory: the upper half of RAX goes only where RAX is loaded, which is
+    where the two are not equal.
+    """
     uc.load()
     before = uc.gpr[RAX]
     if run():
@@ -170,10 +184,14 @@ def _compare_exchange(uc: UcInstance, _insn: Insn, run: Run) -> None:
 
 
 def _string_compare(uc: UcInstance, insn: Insn, run: Run) -> None:
-    """PCMPESTRI and PCMPESTRM: a length counts up to the number of elements only, and the emulator takes no other well."""
+    """PCMPESTRI and PCMPESTRM: a length counts up to the number of elements only, and the emulator
+    takes no other well.
+    """
     uc.load()
     lengths = uc.gpr[RAX], uc.gpr[RDX]
-    uc.gpr[RAX], uc.gpr[RDX] = (_saturated(length, wide=bool(insn.rex & _REX_W)) for length in lengths)
+    uc.gpr[RAX], uc.gpr[RDX] = (
+        _saturated(length, wide=bool(insn.rex & _REX_W)) for length in lengths
+    )
     uc.store()
     run()
     uc.load()
@@ -188,7 +206,9 @@ def _saturated(length: int, *, wide: bool) -> int:
 
 
 def _load_mxcsr(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
-    """LDMXCSR and FXRSTOR: reserved bits are a fault; what the emulator lacks is refused where it is asked for."""
+    """LDMXCSR and FXRSTOR: reserved bits are a fault; what the emulator lacks is refused where it
+    is asked for.
+    """
     if not run():
         return None
     mxcsr = struct.unpack_from("<I", uc.vector_state(), _MXCSR)[0]
@@ -226,7 +246,9 @@ def _zero_high_bits(uc: UcInstance, insn: Insn, run: Run) -> int | None:
 
 
 def _extract_bits(uc: UcInstance, insn: Insn, run: Run) -> int | None:
-    """BEXTR: the emulator takes at most all bits but one, and of 32 bits what :func:`_from_narrow_register` says."""
+    """BEXTR: the emulator takes at most all bits but one, and of 32 bits what
+    :func:`_from_narrow_register` says.
+    """
     vex = _Vex(insn)
     bits = 64 if vex.wide else 32
     uc.load()
@@ -248,7 +270,9 @@ def _extract_bits(uc: UcInstance, insn: Insn, run: Run) -> int | None:
 
 
 def _from_narrow_register(uc: UcInstance, insn: Insn, run: Run) -> None:
-    """BEXTR, PDEP and PEXT of 32 bits: the emulator takes the upper half of a source register, too, so it is 0 for as long."""
+    """BEXTR, PDEP and PEXT of 32 bits: the emulator takes the upper half of a source register, too,
+    so it is 0 for as long.
+    """
     vex = _Vex(insn)
     uc.load()
     source = uc.gpr[vex.rm]

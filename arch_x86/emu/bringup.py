@@ -1,7 +1,9 @@
-"""What an image needs run before its first call: the resolvers of indirect functions, and the set-up of each thread. Answers to
-glibc's elf/dl-irel.h (``elf_ifunc_invoke``) and to what elf/rtld.c does before it enters a program.
+"""What an image needs run before its first call: the resolvers of indirect functions, and the
+set-up of each thread. Answers to glibc's elf/dl-irel.h (``elf_ifunc_invoke``) and to what
+elf/rtld.c does before it enters a program.
 
-All of it is guest code on the machine's own CPUs, before anybody can probe it; clock, registers and stacks then start anew.
+All of it is guest code on the machine's own CPUs, before anybody can probe it; clock, registers and
+stacks then start anew.
 """
 
 from __future__ import annotations
@@ -35,16 +37,21 @@ class Calls(Protocol):
         ...
 
     def run_call(self, cpu: int, limit: int) -> GuestFault | None:
-        """Run the call on ``cpu`` to its end, at most ``limit`` instructions. Returns what it died of, or None."""
+        """Run the call on ``cpu`` to its end, at most ``limit`` instructions. Returns what it died
+        of, or None.
+        """
         ...
 
 
 def bring_up(executor: Calls) -> None:
-    """Bring the machine of ``executor`` up, once. A name that is an indirect function then leads to what its resolver chose.
+    """Bring the machine of ``executor`` up, once. A name that is an indirect function then leads to
+    what its resolver chose.
 
-    A resolver may ask the system for something: the answer is ENOSYS, as of a kernel that does not know the call.
+    A resolver may ask the system for something: the answer is ENOSYS, as of a kernel that does not
+    know the call.
 
-    :raises InputError: a resolver that a relocation needs, or a set-up function, died or did not end; the machine is closed.
+    :raises InputError: a resolver that a relocation needs, or a set-up function, died or did not
+    end; the machine is closed.
     """
     machine = executor.machine
     if machine.is_up:
@@ -62,8 +69,13 @@ def bring_up(executor: Calls) -> None:
             for addr in image.thread_setup:
                 fault = _call(executor, addr, cpu)
                 if fault is not None:
-                    raise InputError(f"{image.name}: setting a thread up died at {fault.place}: {fault.kind}: {fault.explain}")
-        moved = [symbol for each in indirect if (symbol := _target(executor, each, answers)) is not None]
+                    raise InputError(
+                        f"{image.name}: setting a thread up died at {fault.place}: {fault.kind}:"
+                        f" {fault.explain}"
+                    )
+        moved = [
+            symbol for each in indirect if (symbol := _target(executor, each, answers)) is not None
+        ]
     except InputError:
         machine.close()
         raise
@@ -86,18 +98,30 @@ def _relocate(executor: Calls) -> dict[int, int]:
             fault = _call(executor, item.resolver)
             if fault is not None:
                 name = item.symbol or machine.kallsyms.describe(item.resolver)
-                raise InputError(f"{machine.image.name}: the resolver of {name} died at {fault.place}: {fault.kind}: {fault.explain}")
+                raise InputError(
+                    f"{machine.image.name}: the resolver of {name} died at {fault.place}:"
+                    f" {fault.kind}: {fault.explain}"
+                )
             answers[item.resolver] = machine.cpus[0].registers()[0]
-        if not machine.ram.write(item.place, struct.pack("<Q", (answers[item.resolver] + item.addend) & ADDRESS_MASK)):
-            raise InputError(f"{machine.image.name}: an indirect function's address goes to {item.place:#x}, which is not writable")
+        if not machine.ram.write(
+            item.place, struct.pack("<Q", (answers[item.resolver] + item.addend) & ADDRESS_MASK)
+        ):
+            raise InputError(
+                f"{machine.image.name}: an indirect function's address goes to {item.place:#x},"
+                " which is not writable"
+            )
     return answers
 
 
 def _target(executor: Calls, symbol: Symbol, answers: dict[int, int]) -> Symbol | None:
-    """The function that callers of indirect function ``symbol`` get, under its name. None where the resolver does not say."""
+    """The function that callers of indirect function ``symbol`` get, under its name. None where the
+    resolver does not say.
+    """
     machine = executor.machine
     if symbol.addr not in answers:
-        answers[symbol.addr] = 0 if _call(executor, symbol.addr) is not None else machine.cpus[0].registers()[0]
+        answers[symbol.addr] = (
+            0 if _call(executor, symbol.addr) is not None else machine.cpus[0].registers()[0]
+        )
     addr = answers[symbol.addr]
     if not machine.image.is_text(addr):
         return None

@@ -1,11 +1,14 @@
-"""Where Unicorn keeps five numbers that its interface does not give, found by looking for them at run time.
+"""Where Unicorn keeps five numbers that its interface does not give, found by looking for them at
+run time.
 
-The instruction counter: a run that ends early does not say how far it came. The last exception: Unicorn remembers it for
-the double-fault rule (SDM vol. 3, 6.15), but only delivery through an IDT, which it does not have, would clear it. The page fault's
-error code: only it tells a fetch from a load. Whether an ``int n`` raised an exception: it has the same vector as fault n. Whether STI
-or MOV SS holds interrupts back for another instruction: it is us who deliver them. All are found by content, checked by a second
-measurement, and done without where the check fails: counting falls back on a callback an instruction, an exception is forgotten only
-with the instance, all text is mapped from the start, ``int 13`` is taken for #GP, and interrupts come right after STI.
+The instruction counter: a run that ends early does not say how far it came. The last exception:
+Unicorn remembers it for the double-fault rule (SDM vol. 3, 6.15), but only delivery through an IDT,
+which it does not have, would clear it. The page fault's error code: only it tells a fetch from a
+load. Whether an ``int n`` raised an exception: it has the same vector as fault n. Whether STI or
+MOV SS holds interrupts back for another instruction: it is us who deliver them. All are found by
+content, checked by a second measurement, and done without where the check fails: counting falls
+back on a callback an instruction, an exception is forgotten only with the instance, all text is
+mapped from the start, ``int 13`` is taken for #GP, and interrupts come right after STI.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ _JUMP = b"\xe9\xfb\x9f\x0f\x00\xf4"  # from 0x6000 to 0x100000
 
 
 def calibrate() -> PrivateOffsets:
-    """Measure one throw-away instance. Takes about 10 ms; deterministic for one build of Unicorn."""
+    """Measure one throw-away instance. Takes about 10 ms; deterministic for one build of
+    Unicorn.
+    """
     room = mmap.mmap(-1, 0x8000)
     host = ctypes.addressof(ctypes.c_char.from_buffer(room))
     instance = UcInstance(PrivateOffsets())
@@ -39,7 +44,8 @@ def calibrate() -> PrivateOffsets:
         return PrivateOffsets(
             counter=counter,
             exception=_find_exception(instance, room),
-            error_code=_find_field(instance, room, {_LOAD: 0, _STORE: 2, _JUMP: 16}),  # SDM vol. 3, 4.7
+            # SDM vol. 3, 4.7
+            error_code=_find_field(instance, room, {_LOAD: 0, _STORE: 2, _JUMP: 16}),
             software=_find_field(instance, room, {_LOAD: 0, _STORE: 0, _INT_14: 1}),
             shadow=_find_shadow(instance, room),
         )
@@ -86,22 +92,34 @@ def _find_exception(instance: UcInstance, room: mmap.mmap) -> int | None:
     before = instance.new_context()
     instance.save(before)
     after = _fault(instance, room, before, _LOAD)
-    found = [i for i, (x, y) in enumerate(zip(_words(before), after, strict=False)) if x == -1 and y == _PAGE_FAULT]
+    found = [
+        i
+        for i, (x, y) in enumerate(zip(_words(before), after, strict=False))
+        if x == -1 and y == _PAGE_FAULT
+    ]
     return found[0] * 4 if len(found) == 1 else None
 
 
 def _find_field(instance: UcInstance, room: mmap.mmap, values: dict[bytes, int]) -> int | None:
-    """The one 32-bit field of the context that has these values after these pieces of code, there and back."""
+    """The one 32-bit field of the context that has these values after these pieces of code, there
+    and back.
+    """
     before = instance.new_context()
     instance.save(before)
     order = (*values, *reversed(values))
     runs = [_fault(instance, room, before, code) for code in order]
-    found = [i for i, seen in enumerate(zip(*runs, strict=False)) if seen == tuple(values[code] for code in order)]
+    found = [
+        i
+        for i, seen in enumerate(zip(*runs, strict=False))
+        if seen == tuple(values[code] for code in order)
+    ]
     return found[0] * 4 if len(found) == 1 else None
 
 
 def _find_shadow(instance: UcInstance, room: mmap.mmap) -> int | None:
-    """The one 32-bit field that has one bit more, :data:`SHADOW`, right after ``sti`` and after ``mov ss``, and only then."""
+    """The one 32-bit field that has one bit more, :data:`SHADOW`, right after ``sti`` and after
+    ``mov ss``, and only then.
+    """
     found: list[set[int]] = []
     for code in (b"\x90\xfb\x90\x90", b"\x90\x8e\xd0\x90\x90"):  # sti; mov ss, eax
         before = instance.new_context()
@@ -120,13 +138,21 @@ def _find_shadow(instance: UcInstance, room: mmap.mmap) -> int | None:
             seen.append(_words(after))
         instance.restore(before)
         plain, shadowed, later = seen
-        found.append({i for i, word in enumerate(plain) if not word & SHADOW and shadowed[i] == word | SHADOW and later[i] == word})
+        found.append(
+            {
+                i
+                for i, word in enumerate(plain)
+                if not word & SHADOW and shadowed[i] == word | SHADOW and later[i] == word
+            }
+        )
     both = found[0] & found[1]
     return both.pop() * 4 if len(both) == 1 else None
 
 
 def _fault(instance: UcInstance, room: mmap.mmap, before: Context, code: bytes) -> tuple[int, ...]:
-    """What the context is when ``code``, run from the state ``before``, has ended in a page fault; empty when it has not."""
+    """What the context is when ``code``, run from the state ``before``, has ended in a page fault;
+    empty when it has not.
+    """
     room[0x6000 : 0x6000 + len(code)] = code
     instance.flush_translations()
     instance.rip = 0x6000

@@ -1,8 +1,9 @@
 """A vCPU: a Unicorn instance, its fetch view, and exceptions as frames on the guest stack.
 
-:meth:`Cpu.run` returns an exit reason and the number of instructions retired, as KVM_RUN does; nothing is
-decided inside a callback. Traps and interrupts are delivered as the CPU would (SDM vol. 3, 6.14): SS, RSP, RFLAGS, CS, RIP
-on a 16-byte aligned stack, an error code where the vector has one, IF and TF cleared, on to a guest stub.
+:meth:`Cpu.run` returns an exit reason and the number of instructions retired, as KVM_RUN does;
+nothing is decided inside a callback. Traps and interrupts are delivered as the CPU would (SDM vol.
+3, 6.14): SS, RSP, RFLAGS, CS, RIP on a 16-byte aligned stack, an error code where the vector has
+one, IF and TF cleared, on to a guest stub.
 """
 
 from __future__ import annotations
@@ -32,7 +33,16 @@ from arch_x86.isa.decode import decode
 from arch_x86.isa.insn import NO_QUIRKS, Insn
 from arch_x86.text.version import TextPage, TextVersion
 
-__all__ = ("CODE_SELECTOR", "DATA_SELECTOR", "TRAPS", "Cpu", "CpuState", "ExitReason", "FrameWatcher", "NmiPhase")
+__all__ = (
+    "CODE_SELECTOR",
+    "DATA_SELECTOR",
+    "TRAPS",
+    "Cpu",
+    "CpuState",
+    "ExitReason",
+    "FrameWatcher",
+    "NmiPhase",
+)
 
 CODE_SELECTOR: Final = 0x08
 DATA_SELECTOR: Final = 0x10
@@ -41,7 +51,9 @@ _FRAME_CODE: Final = struct.Struct("<6Q")
 _DEBUG: Final = 1
 _INT_1: Final = b"\xcd\x01"
 TRAPS: Final = frozenset({1, 3, 4})
-"""Vectors of exceptions that come behind the instruction that causes them; the others come instead of it."""
+"""Vectors of exceptions that come behind the instruction that causes them; the others come instead
+of it.
+"""
 _BREAKPOINT, _INVALID, _PAGE_FAULT = 3, 6, 14
 _CANONICAL: Final = 1 << 47
 _CONTRIBUTORY: Final = frozenset({0, 8, 10, 11, 12, 13, 14})
@@ -84,7 +96,9 @@ class FrameWatcher(Protocol):
         ...
 
     def pushed(self, cpu: Cpu) -> None:
-        """The host has answered the guest code that was entered, and written what it had to: all that will be pushed is there."""
+        """The host has answered the guest code that was entered, and written what it had to: all
+        that will be pushed is there.
+        """
         ...
 
 
@@ -109,10 +123,11 @@ class CpuState:
 class Cpu:
     """vCPU ``index`` of a machine.
 
-    ``view`` is the text version that it fetches from; ``retired`` and ``interrupts`` count since the machine was built; ``watcher`` is told
-    of each frame that is pushed.
-    A page of the image's text appears in its page tables when it is first executed or read: of a library, few ever are, and each
-    costs a look for what must trap. The machine's own text is there at once, so that CR2 stays as a guest's page fault set it.
+    ``view`` is the text version that it fetches from; ``retired`` and ``interrupts`` count since
+    the machine was built; ``watcher`` is told of each frame that is pushed. A page of the image's
+    text appears in its page tables when it is first executed or read: of a library, few ever are,
+    and each costs a look for what must trap. The machine's own text is there at once, so that CR2
+    stays as a guest's page fault set it.
     """
 
     __slots__ = (
@@ -170,7 +185,7 @@ class Cpu:
         self._assists: dict[tuple[int, bytes], tuple[Insn, Assist] | None] = {}
         self._lazy = uc.tells_fetches
 
-    # Fetch view -------------------------------------------------------------------------------------------------------
+    # Fetch view -----------------------------------------------------------------------------------
 
     def _show(self) -> None:
         """Make the page tables agree with :attr:`view`."""
@@ -194,12 +209,15 @@ class Cpu:
             self._tables.unmap(self.index, vpn)
 
     def _page_in(self, began: int) -> int | None:
-        """Show the page whose absence ended a run. Returns how many instructions retired; None when the fault is the guest's own."""
+        """Show the page whose absence ended a run. Returns how many instructions retired; None when
+        the fault is the guest's own.
+        """
         uc = self.uc
         page = self._waiting.pop(uc.cr2 // PAGE_SIZE, None)
         if page is None:
             return None
-        # Nothing of a block whose text can't be fetched has begun; an instruction that can't load has.
+        # Nothing of a block whose text can't be fetched has begun; an instruction that can't load
+        # has.
         retired = began if uc.was_fetch(self._scratch) else began - 1
         uc.forget_exception(self._scratch)
         self._show_page(page)
@@ -220,7 +238,7 @@ class Cpu:
         self._present[page.vpn] = page
         self._tables.map_code(self.index, page.vpn, self._frames.frame(page))
 
-    # Running ----------------------------------------------------------------------------------------------------------
+    # Running --------------------------------------------------------------------------------------
 
     @property
     def rip(self) -> int:
@@ -234,7 +252,8 @@ class Cpu:
     def run(self, budget: int) -> tuple[ExitReason, int]:
         """Execute at most ``budget`` (above 0) instructions.
 
-        :returns: why it ended, and how many instructions retired: a trap counts the instruction that caused it, a
+        :returns: why it ended, and how many instructions retired: a trap counts the instruction
+        that caused it, a
             fault does not; a REP iteration counts as one.
         """
         if self.view is not self._mapped:
@@ -269,15 +288,19 @@ class Cpu:
         return self._exception(vector, began)
 
     def _assist(self) -> bool:
-        """The instruction at RIP is guarded: execute it after all, if there is a way. Whether there is; :attr:`UcInstance.vector` then says
-        whether it retired.
+        """The instruction at RIP is guarded: execute it after all, if there is a way. Whether there
+        is; :attr:`UcInstance.vector` then says whether it retired.
         """
         uc, rip = self.uc, self.uc.rip
         found = self._assisted(rip)
         if found is None:
             return False
         insn, assist = found
-        pages = [self._present[vpn] for vpn in {rip // PAGE_SIZE, (insn.end - 1) // PAGE_SIZE} if vpn in self._present]
+        pages = [
+            self._present[vpn]
+            for vpn in {rip // PAGE_SIZE, (insn.end - 1) // PAGE_SIZE}
+            if vpn in self._present
+        ]
         before = uc.new_context()
         uc.save(before)
         hidden = rip in uc.patched
@@ -304,15 +327,23 @@ class Cpu:
         key = rip, self._fetched(rip)
         if key not in self._assists:
             insn = decode(key[1], rip, NO_QUIRKS) if key[1] else None
-            guarded = insn is not None and guard_reason(insn, alignment=self._frames.guards.alignment) is not None
+            guarded = (
+                insn is not None
+                and guard_reason(insn, alignment=self._frames.guards.alignment) is not None
+            )
             assist = assist_for(insn) if insn is not None and guarded else None
             self._assists[key] = None if insn is None or assist is None else (insn, assist)
         return self._assists[key]
 
     def _fetched(self, addr: int) -> bytes:
-        """The text at ``addr`` as this vCPU sees it, without guards: enough for an instruction, or less where text ends."""
+        """The text at ``addr`` as this vCPU sees it, without guards: enough for an instruction, or
+        less where text ends.
+        """
         vpn, offset = divmod(addr, PAGE_SIZE)
-        first, second = self._present.get(vpn), self._present.get(vpn + 1) or self._waiting.get(vpn + 1)
+        first, second = (
+            self._present.get(vpn),
+            self._present.get(vpn + 1) or self._waiting.get(vpn + 1),
+        )
         if first is None:
             return b""
         code = first.content[offset : offset + MAX_INSN_SIZE]
@@ -350,23 +381,29 @@ class Cpu:
         return ExitReason.EXCEPTION, retired
 
     def _was_software(self, vector: int) -> bool:
-        """An ``int n`` raised ``vector``, which is not what a breakpoint (one byte) or a fault does."""
+        """An ``int n`` raised ``vector``, which is not what a breakpoint (one byte) or a fault
+        does.
+        """
         if vector > 31:
             return True
         if vector == _BREAKPOINT:
             page = self._present.get((self.uc.rip - 1) // PAGE_SIZE)
             return page is not None and page.content[(self.uc.rip - 1) % PAGE_SIZE] != INT3_OPCODE
-        if vector == _DEBUG:  # one a single step: ask only where the instruction can have been `int 1`
+        # one a single step: ask only where the instruction can have been `int 1`
+        if vector == _DEBUG:
             page, offset = self._present.get(self.uc.rip // PAGE_SIZE), self.uc.rip % PAGE_SIZE
             if page is not None and offset >= 2 and page.content[offset - 2 : offset] != _INT_1:
                 return False
         return vector != _INVALID and self.uc.was_software(self._scratch)
 
     def run_uncounted(self) -> ExitReason:
-        """Execute until something happens, without counting instructions (as fast as the emulator goes, and without a limit)."""
+        """Execute until something happens, without counting instructions (as fast as the emulator
+        goes, and without a limit).
+        """
         if self.view is not self._mapped:
             self._show()
-        if self._waiting:  # without a count Unicorn may leave its loop at a fault that it does not report
+        # without a count Unicorn may leave its loop at a fault that it does not report
+        if self._waiting:
             for page in self._waiting.values():
                 self._show_page(page)
             self._waiting.clear()
@@ -374,7 +411,11 @@ class Cpu:
         uc = self.uc
         uc.start_uncounted()
         self._report_invalid()
-        while (uc.vector == _INVALID or uc.err == UC_ERR_INSN_INVALID) and self._assist() and uc.vector is None:
+        while (
+            (uc.vector == _INVALID or uc.err == UC_ERR_INSN_INVALID)
+            and self._assist()
+            and uc.vector is None
+        ):
             uc.start_uncounted()
             self._report_invalid()
         if uc.vector is None and uc.err == 0:
@@ -382,8 +423,10 @@ class Cpu:
         return self._exception(uc.vector, 1)[0]
 
     def _report_invalid(self) -> None:
-        """A run has ended before its budget. Unicorn may leave its loop at an instruction that it can't execute and not report that: then
-        there is no ``hlt`` right before RIP, as there is where a run ends well."""
+        """A run has ended before its budget. Unicorn may leave its loop at an instruction that it
+        can't execute and not report that: then there is no ``hlt`` right before RIP, as there is
+        where a run ends well.
+        """
         uc = self.uc
         if uc.vector is None and uc.err == 0:
             vpn, offset = divmod(uc.rip - 1, PAGE_SIZE)
@@ -391,7 +434,7 @@ class Cpu:
             if page is not None and page.content[offset] != HLT_OPCODE:
                 uc.err = UC_ERR_INSN_INVALID
 
-    # Registers --------------------------------------------------------------------------------------------------------
+    # Registers ------------------------------------------------------------------------------------
 
     @property
     def rflags(self) -> int:
@@ -400,22 +443,27 @@ class Cpu:
         return self.uc.gpr[RFLAGS]
 
     def registers(self) -> tuple[int, ...]:
-        """The 16 general registers in encoding order (rax, rcx, rdx, rbx, rsp, ...), then RFLAGS."""
+        """The 16 general registers in encoding order (rax, rcx, rdx, rbx, rsp, ...), then
+        RFLAGS.
+        """
         self.uc.load()
         return tuple(self.uc.gpr)
 
     @property
     def in_shadow(self) -> bool:
-        """The last instruction was STI or MOV SS: no interrupt is delivered before the next one has been executed."""
+        """The last instruction was STI or MOV SS: no interrupt is delivered before the next one has
+        been executed.
+        """
         return self.uc.in_shadow(self._scratch)
 
-    # Delivery ---------------------------------------------------------------------------------------------------------
+    # Delivery -------------------------------------------------------------------------------------
 
     def push_frame(self, handler: int, error_code: int | None = None) -> bool:
-        """Deliver an exception or interrupt: frame on the stack, IF and TF clear, RIP at ``handler``.
+        """Deliver an exception or interrupt: frame on the stack, IF and TF clear, RIP at
+        ``handler``.
 
-        Where the image has a red zone the frame first skips the 128 bytes under RSP. False, and nothing done, when the stack is
-        not mapped there (a CPU would take a double fault).
+        Where the image has a red zone the frame first skips the 128 bytes under RSP. False, and
+        nothing done, when the stack is not mapped there (a CPU would take a double fault).
         """
         if self.watcher is not None:
             self.watcher.pushing(self)
@@ -431,7 +479,7 @@ class Cpu:
         uc.rip = handler
         return True
 
-    # State ------------------------------------------------------------------------------------------------------------
+    # State ----------------------------------------------------------------------------------------
 
     def save(self) -> CpuState:
         """A copy of everything but memory."""

@@ -1,7 +1,9 @@
-"""What CPUID answers: of what the emulator says, that which runs. Answers to the leaves of CPUID in SDM vol. 2.
+"""What CPUID answers: of what the emulator says, that which runs. Answers to the leaves of CPUID in
+SDM vol. 2.
 
-A feature is offered when its instructions run as on a processor, but for single forms that are refused (docs/processor.md). What is
-refused as a whole (RDTSC, RDRAND, SYSENTER, WRMSR), what CR4 has switched off (XSAVE, RDFSBASE), and what only a system would use are not.
+A feature is offered when its instructions run as on a processor, but for single forms that are
+refused (docs/processor.md). What is refused as a whole (RDTSC, RDRAND, SYSENTER, WRMSR), what CR4
+has switched off (XSAVE, RDFSBASE), and what only a system would use are not.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ _MASKS: Final = {
     1: (
         _LOW,  # family, model, stepping
         _LOW,  # size of a line that CLFLUSH flushes
-        _bits(0, 1, 9, 13, 19, 20, 22, 23, 25),  # SSE3, PCLMULQDQ, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES
+        # SSE3, PCLMULQDQ, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES
+        _bits(0, 1, 9, 13, 19, 20, 22, 23, 25),
         _bits(0, 8, 15, 19, 23, 24, 25, 26),  # FPU, CMPXCHG8B, CMOV, CLFLUSH, MMX, FXSR, SSE, SSE2
     ),
     2: _ALL,  # caches
@@ -40,7 +43,9 @@ _MASKS: Final = {
 
 
 def offered(leaf: int, part: int, answer: Sequence[int]) -> tuple[int, ...]:
-    """EAX, EBX, ECX and EDX for ``leaf`` (in EAX) and ``part`` of it (in ECX), from the emulator's ``answer``."""
+    """EAX, EBX, ECX and EDX for ``leaf`` (in EAX) and ``part`` of it (in ECX), from the emulator's
+    ``answer``.
+    """
     masks = _MASKS.get(leaf)
     if masks is None or (leaf == _LEAF_MAX and part):
         return (0, 0, 0, 0)

@@ -1,4 +1,6 @@
-"""What a handler may rely on when it is called, and the guest functions that it calls: the CPU's state there."""
+"""What a handler may rely on when it is called, and the guest functions that it calls: the CPU's
+state there.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,13 @@ _WHO: Final = {
 
 
 def wrong_entry(machine: Machine, cpu: Cpu) -> str | None:
-    """What is not as it should be where ``cpu`` stands, behind the ``hlt`` by which a stub asks for handlers; its registers are loaded.
+    """What is not as it should be where ``cpu`` stands, behind the ``hlt`` by which a stub asks for
+    handlers; its registers are loaded.
 
-    Behind a breakpoint IF is clear. In a detour buffer, in ftrace's trampoline, and on a return, DF is clear, and IF is as in the
-    interrupted code, as pt_regs has it; a detour buffer calls with the stack aligned as the System V convention has it. The stub of a
-    breakpoint leaves DF as it was.
+    Behind a breakpoint IF is clear. In a detour buffer, in ftrace's trampoline, and on a return, DF
+    is clear, and IF is as in the interrupted code, as pt_regs has it; a detour buffer calls with
+    the stack aligned as the System V convention has it. The stub of a breakpoint leaves DF as it
+    was.
     """
     name, gpr = machine.stubs.hypercalls.get(cpu.rip), cpu.uc.gpr
     flags = gpr[RFLAGS]
@@ -41,21 +45,31 @@ def wrong_entry(machine: Machine, cpu: Cpu) -> str | None:
         return f"{who} with DF set"
     before = machine.ram.read_u64((gpr[RSI] if name == _CALLBACK else gpr[RSP]) + _FLAGS)
     if before is not None and (flags ^ before) & FLAG_IF:
-        return f"{who} with IF {'set' if flags & FLAG_IF else 'clear'}, which is not as in the code that was interrupted"
+        return (
+            f"{who} with IF {'set' if flags & FLAG_IF else 'clear'}, which is not as in the code"
+            " that was interrupted"
+        )
     return None
 
 
 def wrong_call(cpu: Cpu) -> str | None:
-    """What is not as the System V convention has it at a function's first instruction, where ``cpu`` stands: DF is clear, and the stack is
-    aligned before the return address is pushed. The registers are loaded."""
+    """What is not as the System V convention has it at a function's first instruction, where
+    ``cpu`` stands: DF is clear, and the stack is aligned before the return address is pushed. The
+    registers are loaded.
+    """
     gpr = cpu.uc.gpr
     if gpr[RFLAGS] & FLAG_DF:
         return "a function that a handler calls begins with DF set"
     if gpr[RSP] % 16 != 8:
-        return f"a function that a handler calls begins with RSP = {gpr[RSP]:#x}, so its caller's stack was not aligned"
+        return (
+            f"a function that a handler calls begins with RSP = {gpr[RSP]:#x}, so its caller's"
+            " stack was not aligned"
+        )
     return None
 
 
 def wrong_step(flags: int) -> str | None:
-    """What is not as it should be where a single step begins with ``flags``: no interrupt may come in it."""
+    """What is not as it should be where a single step begins with ``flags``: no interrupt may come
+    in it.
+    """
     return "a single step begins with interrupts allowed" if flags & FLAG_IF else None

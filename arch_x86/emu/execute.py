@@ -1,6 +1,7 @@
 """Running guest code: calls, turns, traps to their stubs and handlers, injected interrupts, faults.
 
-Everything that happens between two guest instructions happens here, outside of the emulator's callbacks.
+Everything that happens between two guest instructions happens here, outside of the emulator's
+callbacks.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ _FLAGS_AT_CALL: Final = 0x202
 _NESTED_MAX: Final = 100_000_000
 _ENOSYS: Final = -38 & (1 << 64) - 1
 _BREAKPOINT, _PAGE_FAULT = 3, 14
-_WITHOUT_STUB: Final = {8: FaultKind.DOUBLE_FAULT, 16: FaultKind.FLOATING_POINT, 19: FaultKind.FLOATING_POINT}
+_WITHOUT_STUB: Final = {
+    8: FaultKind.DOUBLE_FAULT,
+    16: FaultKind.FLOATING_POINT,
+    19: FaultKind.FLOATING_POINT,
+}
 _ERROR_WRITE, _ERROR_FETCH = 2, 16
 
 
@@ -41,8 +46,10 @@ class InterruptPlan(Protocol):
         ...
 
     def taken(self, cpu: int, retired: int) -> None:
-        """It was delivered, and its handler will have returned when ``retired`` instructions have retired: what the handler itself
-        runs does not count, or a short period would never let the interrupted code go on."""
+        """It was delivered, and its handler will have returned when ``retired`` instructions have
+        retired: what the handler itself runs does not count, or a short period would never let the
+        interrupted code go on.
+        """
         ...
 
     def save_state(self) -> Any:
@@ -57,14 +64,17 @@ class InterruptPlan(Protocol):
 class Executor:
     """Runs the vCPUs of one machine, which it brings up first if nobody has.
 
-    :ivar has_system: false while the machine comes up: a system call then fails by ENOSYS, where else it ends the call.
+    :ivar has_system: false while the machine comes up: a system call then fails by ENOSYS, where
+    else it ends the call.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._exception_at = machine.stubs.exceptions
         names = machine.stubs.hypercalls.items()
-        self._vector_of = {at: int(name.partition(":")[2]) for at, name in names if name.startswith("exception:")}
+        self._vector_of = {
+            at: int(name.partition(":")[2]) for at, name in names if name.startswith("exception:")
+        }
         self.traps = Traps(machine)
         self._handler_length: int | None = None
         self._plan: InterruptPlan | None = None
@@ -74,11 +84,13 @@ class Executor:
         self.has_system = True
         bring_up(self)
 
-    # Calls ------------------------------------------------------------------------------------------------------------
+    # Calls ----------------------------------------------------------------------------------------
 
-    def begin_call(self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()) -> None:
-        """Set vCPU ``cpu`` up as if just called at ``addr`` (System V: at most 6 integers and 8 doubles, DF clear, stack aligned, x87
-        and MXCSR as after reset).
+    def begin_call(
+        self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()
+    ) -> None:
+        """Set vCPU ``cpu`` up as if just called at ``addr`` (System V: at most 6 integers and 8
+        doubles, DF clear, stack aligned, x87 and MXCSR as after reset).
         """
         task = self.machine.tasks[cpu]
         if task.state is TaskState.RUNNING:
@@ -117,13 +129,17 @@ class Executor:
 
     @property
     def handling(self) -> int | None:
-        """The vCPU whose trap is being handled now, the innermost of several; None: no handler runs."""
+        """The vCPU whose trap is being handled now, the innermost of several; None: no handler
+        runs.
+        """
         return self._handling[-1] if self._handling else None
 
-    # Turns ------------------------------------------------------------------------------------------------------------
+    # Turns ----------------------------------------------------------------------------------------
 
     def advance(self, cpu: int, budget: int, plan: InterruptPlan | None = None) -> int:
-        """Run ``cpu`` for ``budget`` retired instructions, or until its call ends. Returns how many retired."""
+        """Run ``cpu`` for ``budget`` retired instructions, or until its call ends. Returns how many
+        retired.
+        """
         machine = self.machine
         vcpu, task = machine.cpus[cpu], machine.tasks[cpu]
         left = budget
@@ -151,14 +167,16 @@ class Executor:
         return budget - left
 
     def call_nested(self, cpu: int, addr: int, *integers: int, limit: int = _NESTED_MAX) -> int:
-        """Call the guest function at ``addr`` from a handler of ``cpu``, with integer arguments, and return RAX.
+        """Call the guest function at ``addr`` from a handler of ``cpu``, with integer arguments,
+        and return RAX.
 
-        The function runs on the interrupted task's stack, below all that is in use there; what was interrupted comes back whole. Probes
-        that it passes are missed, since a handler is running. It takes interrupts where handlers do.
+        The function runs on the interrupted task's stack, below all that is in use there; what was
+        interrupted comes back whole. Probes that it passes are missed, since a handler is running.
+        It takes interrupts where handlers do.
 
-        :param limit: most instructions it may retire.
-        :raises GuestFaultError: it died. A handler that lets this through ends the call that it interrupted, by the same fault.
-        :raises EngineBug: no trap of ``cpu`` is being handled, or there are more arguments than registers.
+        :param limit: most instructions it may retire. :raises GuestFaultError: it died. A handler
+        that lets this through ends the call that it interrupted, by the same fault. :raises
+        EngineBug: no trap of ``cpu`` is being handled, or there are more arguments than registers.
         """
         if not self._handling or self._handling[-1] != cpu:
             raise EngineBug(f"no handler runs on CPU {cpu}")
@@ -203,7 +221,9 @@ class Executor:
                 self.handle_exit(vcpu, reason)
                 end -= retired == 0
 
-    def run_call(self, cpu: int, limit: int, plan: InterruptPlan | None = None) -> GuestFault | None:
+    def run_call(
+        self, cpu: int, limit: int, plan: InterruptPlan | None = None
+    ) -> GuestFault | None:
         """Run one vCPU to the end of its call, at most ``limit`` instructions."""
         self.advance(cpu, limit, plan)
         if self.running(cpu):
@@ -214,10 +234,21 @@ class Executor:
         """End the call on ``cpu`` with an instruction-limit fault."""
         vcpu = self.machine.cpus[cpu]
         text = f"the call did not end within {limit} instructions (--max-instructions)"
-        self.end(vcpu, make_fault(self.machine, cpu, original_place(self.machine, vcpu, vcpu.rip), FaultKind.INSTRUCTION_LIMIT, text))
+        self.end(
+            vcpu,
+            make_fault(
+                self.machine,
+                cpu,
+                original_place(self.machine, vcpu, vcpu.rip),
+                FaultKind.INSTRUCTION_LIMIT,
+                text,
+            ),
+        )
 
     def run_uncounted(self, cpu: int) -> GuestFault | None:
-        """Run one vCPU to the end of its call as fast as the emulator goes: no count, no limit, no interrupts."""
+        """Run one vCPU to the end of its call as fast as the emulator goes: no count, no limit, no
+        interrupts.
+        """
         vcpu, task = self.machine.cpus[cpu], self.machine.tasks[cpu]
         self._plan = None
         while task.state is TaskState.RUNNING:
@@ -225,7 +256,9 @@ class Executor:
         return task.fault
 
     def interrupt(self, cpu: int) -> bool:
-        """Deliver an external interrupt, if IF allows one here and the last instruction was neither STI nor MOV SS."""
+        """Deliver an external interrupt, if IF allows one here and the last instruction was neither
+        STI nor MOV SS.
+        """
         vcpu = self.machine.cpus[cpu]
         vcpu.uc.load()
         if not vcpu.uc.gpr[RFLAGS] & FLAG_IF or vcpu.in_shadow:
@@ -237,9 +270,11 @@ class Executor:
         return True
 
     def deliver_nmi(self, cpu: int) -> bool:
-        """Deliver a non-maskable interrupt to ``cpu``, which is in a call, at the present boundary, whatever IF says.
+        """Deliver a non-maskable interrupt to ``cpu``, which is in a call, at the present boundary,
+        whatever IF says.
 
-        :returns: False, and nothing done, while the last one has not returned and right behind MOV SS: try again an instruction later.
+        :returns: False, and nothing done, while the last one has not returned and right behind MOV
+        SS: try again an instruction later.
         """
         vcpu = self.machine.cpus[cpu]
         if self.traps.nmi_is_blocked(vcpu):
@@ -251,7 +286,9 @@ class Executor:
         return True
 
     def handler_length(self, vcpu: Cpu) -> int:
-        """Instructions that the interrupt handler retires: found by stepping through it once, on an empty stack, and going back."""
+        """Instructions that the interrupt handler retires: found by stepping through it once, on an
+        empty stack, and going back.
+        """
         if self._handler_length is None:
             machine = self.machine
             snap = machine.snapshot()
@@ -265,7 +302,7 @@ class Executor:
             machine.release(snap)
         return self._handler_length
 
-    # Exits ------------------------------------------------------------------------------------------------------------
+    # Exits ----------------------------------------------------------------------------------------
 
     def handle_exit(self, vcpu: Cpu, reason: ExitReason) -> None:
         """Do what has to be done before ``vcpu``, whose run ended for ``reason``, can go on."""
@@ -280,7 +317,8 @@ class Executor:
                 self._handler_raised(vcpu, reason, error)
                 raise
             self.end(vcpu, error.fault)
-        except BaseException as error:  # of a handler, as a rule: nobody can go on with this call, but with the next one
+        # of a handler, as a rule: nobody can go on with this call, but with the next one
+        except BaseException as error:
             self._handler_raised(vcpu, reason, error)
             raise
         finally:
@@ -298,7 +336,9 @@ class Executor:
                 if vcpu.watcher is not None:
                     vcpu.watcher.pushed(vcpu)
             case ExitReason.SOFTWARE:
-                self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SOFTWARE_INTERRUPT))
+                self.end(
+                    vcpu, diagnose(self.machine, vcpu, vcpu.rip - 2, FaultKind.SOFTWARE_INTERRUPT)
+                )
             case ExitReason.SYSCALL if not self.has_system:
                 vcpu.uc.load()
                 vcpu.uc.gpr[RAX] = _ENOSYS
@@ -324,7 +364,9 @@ class Executor:
             self._stack_gone(vcpu, behind=vcpu.vector == _BREAKPOINT)
 
     def _error_code(self, vcpu: Cpu) -> int:
-        """#PF error code (SDM vol. 3, 4.7). Unicorn does not give it: a present page faults on writes and on fetches only."""
+        """#PF error code (SDM vol. 3, 4.7). Unicorn does not give it: a present page faults on
+        writes and on fetches only.
+        """
         addr, rip = vcpu.uc.cr2, vcpu.rip
         fetch = addr == rip or (rip < addr < rip + 15 and addr % 4096 == 0)
         present = self.machine.read(addr, 1) is not None
@@ -363,11 +405,15 @@ class Executor:
         elif name == "nmi":
             self.traps.nmi(vcpu)
         elif name == "schedule":
-            machine.tasks[vcpu.index].passed += not self._nested  # nobody else to run, but a quiescent point, outside of handlers
+            # nobody else to run, but a quiescent point, outside of handlers
+            machine.tasks[vcpu.index].passed += not self._nested
         elif vcpu.rip - 1 in machine.import_at:
             missing = machine.import_at[vcpu.rip - 1]
             kind = FaultKind.ABORT if missing in ENDINGS else FaultKind.UNRESOLVED_FUNCTION
-            text = f"is not defined in the image; give it a value with --stub {missing}=ret:N, or name a library by --with LIB"
+            text = (
+                f"is not defined in the image; give it a value with --stub {missing}=ret:N, or name"
+                " a library by --with LIB"
+            )
             text = f"{missing}: {ENDINGS[missing]}" if missing in ENDINGS else f"{missing} {text}"
             caller = machine.ram.read_u64(vcpu.registers()[RSP]) or vcpu.rip
             self.end(vcpu, make_fault(machine, vcpu.index, caller, kind, text))
@@ -375,7 +421,9 @@ class Executor:
             self.end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
 
     def end(self, vcpu: Cpu, fault: GuestFault) -> None:
-        """The call on ``vcpu`` dies of ``fault``; or the guest function that a handler calls there does."""
+        """The call on ``vcpu`` dies of ``fault``; or the guest function that a handler calls there
+        does.
+        """
         if self._nested and self._nested[-1].vcpu is vcpu:
             self._nested[-1].end(fault)  # whoever called decides what becomes of the rest
             return

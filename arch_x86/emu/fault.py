@@ -1,5 +1,6 @@
-"""Guest faults: how a call ends when the emulated program dies. A result with an explanation; an exception only for who asks for no more
-than the call's value."""
+"""Guest faults: how a call ends when the emulated program dies. A result with an explanation; an
+exception only for who asks for no more than the call's value.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +55,11 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class GuestFault:
-    """Where and why. ``symbol`` is "" where RIP lies in no function; ``explain`` is one line with the disassembly.
+    """Where and why. ``symbol`` is "" where RIP lies in no function; ``explain`` is one line with
+    the disassembly.
 
-    ``caller``: where execution left all code, what the return address on the stack says, if it is one. ``system_call``: the number of the
-    system call that was asked for.
+    ``caller``: where execution left all code, what the return address on the stack says, if it is
+    one. ``system_call``: the number of the system call that was asked for.
     """
 
     cpu: int
@@ -70,10 +72,14 @@ class GuestFault:
     system_call: int | None = None
 
     def __repr__(self) -> str:
-        return described(self, f"cpu {self.cpu}", f"{self.kind} at {shortened(self.place)}", self.explain)
+        return described(
+            self, f"cpu {self.cpu}", f"{self.kind} at {shortened(self.place)}", self.explain
+        )
 
     def to_json(self) -> dict[str, object]:
-        """The ``fault`` object of ``optprobe run --json``; the last two only where there is something to say."""
+        """The ``fault`` object of ``optprobe run --json``; the last two only where there is
+        something to say.
+        """
         document: dict[str, object] = {
             "cpu": self.cpu,
             "rip": self.rip,

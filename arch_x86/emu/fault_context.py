@@ -1,4 +1,6 @@
-"""What a fault's registers and stack add to it: the caller where execution left all code, and the system call that was asked for."""
+"""What a fault's registers and stack add to it: the caller where execution left all code, and the
+system call that was asked for.
+"""
 
 from __future__ import annotations
 
@@ -69,13 +71,30 @@ _NAMES_64: Final = {
     318: "getrandom",
     334: "rseq",
 }
-_NAMES_32: Final = {1: "exit", 2: "fork", 3: "read", 4: "write", 5: "open", 6: "close", 11: "execve", 20: "getpid", 45: "brk", 54: "ioctl"}
+_NAMES_32: Final = {
+    1: "exit",
+    2: "fork",
+    3: "read",
+    4: "write",
+    5: "open",
+    6: "close",
+    11: "execve",
+    20: "getpid",
+    45: "brk",
+    54: "ioctl",
+}
 
 
 def find_caller(machine: Machine, vcpu: Cpu, rsp: int) -> Caller | None:
-    """The call whose return address lies at ``rsp``. None where what lies there is no address behind a call of the image's code."""
+    """The call whose return address lies at ``rsp``. None where what lies there is no address
+    behind a call of the image's code.
+    """
     addr = machine.ram.read_u64(rsp)
-    if addr is not None and machine.trap_handler is not None and machine.stubs.trampoline <= addr < machine.stubs.trampoline_asks:
+    if (
+        addr is not None
+        and machine.trap_handler is not None
+        and machine.stubs.trampoline <= addr < machine.stubs.trampoline_asks
+    ):
         addr = machine.trap_handler.pending_return(vcpu.index)
     if addr is None or not _is_behind_call(machine, addr):
         return None
@@ -85,13 +104,20 @@ def find_caller(machine: Machine, vcpu: Cpu, rsp: int) -> Caller | None:
 
 
 def _is_behind_call(machine: Machine, addr: int) -> bool:
-    """A call of the image's text can end at ``addr``; where a function is known to lie there, one of its instructions."""
+    """A call of the image's text can end at ``addr``; where a function is known to lie there, one
+    of its instructions.
+    """
     if not machine.image.is_text(addr - 1):
         return False
     found = machine.kallsyms.lookup(addr - 1)
     if found is None:
-        starts = range(addr - 2, addr - 8, -1)  # from call rax to call [base + index * scale + disp32]
-        return any(_is_call(decode(machine.image.read(at, addr - at), at)) for at in starts if machine.image.is_text(at))
+        # from call rax to call [base + index * scale + disp32]
+        starts = range(addr - 2, addr - 8, -1)
+        return any(
+            _is_call(decode(machine.image.read(at, addr - at), at))
+            for at in starts
+            if machine.image.is_text(at)
+        )
     at = addr - 1 - found[1]
     while at < addr:
         insn = decode(machine.image.read(at, MAX_INSN_SIZE), at)
@@ -108,7 +134,9 @@ def _is_call(insn: Insn | None) -> bool:
 
 
 def find_system_call(vcpu: Cpu, insn: Insn | None) -> tuple[int, str] | None:
-    """The number that ``insn``, which asks the system for something, has in EAX, and words for it. None for other instructions."""
+    """The number that ``insn``, which asks the system for something, has in EAX, and words for it.
+    None for other instructions.
+    """
     if insn is None or not insn.raw.endswith((_SYSCALL, _SYSENTER, _INT_80)):
         return None
     number = vcpu.registers()[RAX] & _LOW

@@ -1,10 +1,13 @@
-"""Code frames: the physical pages behind text pages. A frame's content never changes while anybody can execute it.
+"""Code frames: the physical pages behind text pages. A frame's content never changes while anybody
+can execute it.
 
-Blocks that the emulator has translated belong to a frame, so going back to a text version seen before translates nothing.
-Frames of pages that nobody holds any more are recycled in bulk, with one flush of all translations.
+Blocks that the emulator has translated belong to a frame, so going back to a text version seen
+before translates nothing. Frames of pages that nobody holds any more are recycled in bulk, with one
+flush of all translations.
 
-What the emulator would run wrongly (AVX in 128-bit form) or without determinism (``rdtsc``, ``rdrand``) is *guarded*: the frame holds
-``ud2`` there, so that it traps; the text that everybody else reads keeps the original bytes.
+What the emulator would run wrongly (AVX in 128-bit form) or without determinism (``rdtsc``,
+``rdrand``) is *guarded*: the frame holds ``ud2`` there, so that it traps; the text that everybody
+else reads keeps the original bytes.
 """
 
 from __future__ import annotations
@@ -31,10 +34,10 @@ _PUSH_ES: Final = b"\x06"
 class FrameStore:
     """Hands each text page a physical page.
 
-    :param map_chunk: called as ``map_chunk(phys, size, host_address, owner)`` for each new host mapping.
-    :param flush: drops all translations of all vCPUs.
-    :param guards: which instructions trap wherever the text at their place still is what they are.
-    :param limit: pages in use and not yet recycled at which dead ones are collected.
+    :param map_chunk: called as ``map_chunk(phys, size, host_address, owner)`` for each new host
+    mapping. :param flush: drops all translations of all vCPUs. :param guards: which instructions
+    trap wherever the text at their place still is what they are. :param limit: pages in use and not
+    yet recycled at which dead ones are collected.
     """
 
     def __init__(
@@ -67,14 +70,17 @@ class FrameStore:
         return self._place(self._frame_of, page, self._guarded(page)) if phys is None else phys
 
     def plain(self, page: TextPage) -> int:
-        """Physical address of a frame that holds ``page`` without guards, for the host to have one instruction executed."""
+        """Physical address of a frame that holds ``page`` without guards, for the host to have one
+        instruction executed.
+        """
         phys = self._plain_of.get(id(page))
         return self._place(self._plain_of, page, page.content) if phys is None else phys
 
     def _place(self, frame_of: dict[int, int], page: TextPage, content: bytes) -> int:
         phys = frame_of[id(page)] = self._take()
         self._fill(phys, content)
-        # The interpreter keeps what it calls for a dead page: the two tables alone, or no machine would ever be given back.
+        # The interpreter keeps what it calls for a dead page: the two tables alone, or no machine
+        # would ever be given back.
         finalize(page, _retire, frame_of, self._dead, id(page)).atexit = False
         return phys
 
@@ -93,7 +99,8 @@ class FrameStore:
             return page.content
         content = bytearray(page.content)
         for addr, raw in (*guards, *copies):
-            offset = addr - page.vpn * PAGE_SIZE  # below 0 for an instruction that starts in the page before
+            # below 0 for an instruction that starts in the page before
+            offset = addr - page.vpn * PAGE_SIZE
             start, stop = max(offset, 0), min(offset + len(raw), PAGE_SIZE)
             if bytes(content[start:stop]) == raw[start - offset : stop - offset]:
                 trap = (_UD2 if len(raw) > 1 else _PUSH_ES)[start - offset : stop - offset]
@@ -114,7 +121,9 @@ class FrameStore:
         room = mmap.mmap(-1, _CHUNK_PAGES * PAGE_SIZE)
         phys = FRAMES_AT + len(self._chunks) * _CHUNK_PAGES * PAGE_SIZE
         self._chunks.append(room)
-        self._map_chunk(phys, _CHUNK_PAGES * PAGE_SIZE, ctypes.addressof(ctypes.c_char.from_buffer(room)), room)
+        self._map_chunk(
+            phys, _CHUNK_PAGES * PAGE_SIZE, ctypes.addressof(ctypes.c_char.from_buffer(room)), room
+        )
         self._free = [phys + i * PAGE_SIZE for i in reversed(range(_CHUNK_PAGES))]
 
     def _fill(self, phys: int, content: bytes) -> None:

@@ -1,8 +1,11 @@
-"""Instructions that must not reach the emulator: it would run them wrongly, silently, or differently on each machine.
+"""Instructions that must not reach the emulator: it would run them wrongly, silently, or
+differently on each machine.
 
-Unicorn 2.1.4 decodes 128-bit AVX as if it were SSE (``vpaddb xmm0, xmm1, xmm2`` adds xmm2 to xmm0); ``rdtsc`` gives the host's
-time and ``rdrand``/``rdseed`` real random numbers; :mod:`arch_x86.emu.refused` has more. All are found by decoding the functions that
-may hold one; outside of functions, where code can't be told from data, by asking what an instruction would be if one started there.
+Unicorn 2.1.4 decodes 128-bit AVX as if it were SSE (``vpaddb xmm0, xmm1, xmm2`` adds xmm2 to xmm0);
+``rdtsc`` gives the host's time and ``rdrand``/``rdseed`` real random numbers;
+:mod:`arch_x86.emu.refused` has more. All are found by decoding the functions that may hold one;
+outside of functions, where code can't be told from data, by asking what an instruction would be if
+one started there.
 """
 
 from __future__ import annotations
@@ -21,18 +24,34 @@ from engine.image import Image, Segment
 
 __all__ = ("Guards", "find_guard", "guard_reason")
 
-# A cheap look for bytes that could start such an instruction; only functions with a match are decoded.
+# A cheap look for bytes that could start such an instruction; only functions with a match are
+# decoded.
 _SUSPECT: Final = re.compile(
-    rb"[\xc4\xc5\x62][\x00-\xff]{2}|\x0f\x31|\x0f\x01\xf9|\x0f\xc7[\xf0-\xff]|\x66[\x66\x67\xf2\xf3\x40-\x47]*(?:[\x70-\x7f\xc2\xc3\xe0-\xe3\xe8\xe9\xeb\xff]|\x0f[\x80-\x8f])|"
-    + SUSPECT,
+    rb"[\xc4\xc5\x62][\x00-\xff]{2}|\x0f\x31|\x0f\x01\xf9|\x0f\xc7[\xf0-\xff]|"
+    rb"\x66[\x66\x67\xf2\xf3\x40-\x47]*"
+    rb"(?:[\x70-\x7f\xc2\xc3\xe0-\xe3\xe8\xe9\xeb\xff]|\x0f[\x80-\x8f])|" + SUSPECT,
     re.DOTALL,
 )
-_ESCAPED: Final = re.compile(rb"\x0f[\x00-\xff]{2}|" + _SUSPECT.pattern, re.DOTALL)  # what could be SSE, too
-_ANYWHERE: Final = re.compile(rb"(?=" + _SUSPECT.pattern + rb")", re.DOTALL)  # matches that overlap, too
+# what could be SSE, too
+_ESCAPED: Final = re.compile(rb"\x0f[\x00-\xff]{2}|" + _SUSPECT.pattern, re.DOTALL)
+# matches that overlap, too
+_ANYWHERE: Final = re.compile(rb"(?=" + _SUSPECT.pattern + rb")", re.DOTALL)
 _ESCAPED_ANYWHERE: Final = re.compile(rb"(?=" + _ESCAPED.pattern + rb")", re.DOTALL)
-_PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3, *range(0x40, 0x50)))
+_PREFIXES: Final = frozenset(
+    (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3, *range(0x40, 0x50))
+)
 _REX: Final = range(0x40, 0x50)
-_NEAR: Final = frozenset({Branch.JMP, Branch.JCC, Branch.CALL, Branch.LOOP, Branch.RET, Branch.JMP_INDIRECT_REG, Branch.CALL_INDIRECT_REG})
+_NEAR: Final = frozenset(
+    {
+        Branch.JMP,
+        Branch.JCC,
+        Branch.CALL,
+        Branch.LOOP,
+        Branch.RET,
+        Branch.JMP_INDIRECT_REG,
+        Branch.CALL_INDIRECT_REG,
+    }
+)
 _OPERAND_SIZE: Final = 0x66
 _REX_W: Final = 8
 # BMI1 and BMI2 are VEX-encoded and emulated well: 0f38 f2, f3, f5, f6, f7 and 0f3a f0.
@@ -54,7 +73,11 @@ def guard_reason(insn: Insn, *, alignment: bool = False) -> str | None:
     :param alignment: memory operands that have to be aligned are looked at.
     """
     reason = _guard_reason(insn)
-    return "a memory operand that has to be aligned" if reason is None and alignment and must_be_aligned(insn) else reason
+    return (
+        "a memory operand that has to be aligned"
+        if reason is None and alignment and must_be_aligned(insn)
+        else reason
+    )
 
 
 def _guard_reason(insn: Insn) -> str | None:
@@ -75,9 +98,12 @@ def _guard_reason(insn: Insn) -> str | None:
 
 
 def find_guard(code: bytes, addr: int, *, alignment: bool = False) -> tuple[int, str | None]:
-    """Length of the instruction that ``code`` starts with, at ``addr`` (0 where there is none), and :func:`guard_reason` of it."""
+    """Length of the instruction that ``code`` starts with, at ``addr`` (0 where there is none), and
+    :func:`guard_reason` of it.
+    """
     insn = decode(code[:MAX_INSN_SIZE], addr, NO_QUIRKS)
-    if insn is not None and not insn.vex and insn.opcode[0] in _REX:  # the last REX counts; the kernel's decoder takes it for an opcode
+    # the last REX counts; the kernel's decoder takes it for an opcode
+    if insn is not None and not insn.vex and insn.opcode[0] in _REX:
         at = insn.length - 2
         length, reason = find_guard(code[:at] + code[at + 1 :], addr + 1, alignment=alignment)
         return length + 1 if length else 0, reason
@@ -88,7 +114,8 @@ def find_guard(code: bytes, addr: int, *, alignment: bool = False) -> tuple[int,
 
 
 class Guards:
-    """The instructions of ``image`` to guard, found a page at a time: most of a library is never executed.
+    """The instructions of ``image`` to guard, found a page at a time: most of a library is never
+    executed.
 
     :ivar alignment: those with a memory operand that has to be aligned are among them.
     """
@@ -101,29 +128,41 @@ class Guards:
         self._spans = _spans(image)
         self._starts = [start for start, _ in self._spans]
         text = [segment for segment in image.segments if segment.executable]
-        self._pages = frozenset(vpn for s in text for vpn in range(s.addr // PAGE_SIZE, -(-s.end // PAGE_SIZE)))
+        self._pages = frozenset(
+            vpn for s in text for vpn in range(s.addr // PAGE_SIZE, -(-s.end // PAGE_SIZE))
+        )
         self._gaps = _gaps(text, self._spans)
         self._gap_starts = [start for start, _ in self._gaps]
         self._found: dict[int, tuple[tuple[int, bytes], ...]] = {}
 
     def in_page(self, vpn: int) -> tuple[tuple[int, bytes], ...]:
-        """``(address, bytes)`` of each one that has a byte in page ``vpn``, in address order: those in functions, then those outside that
-        the emulator must not even translate.
+        """``(address, bytes)`` of each one that has a byte in page ``vpn``, in address order: those
+        in functions, then those outside that the emulator must not even translate.
         """
         first, last = vpn * PAGE_SIZE, (vpn + 1) * PAGE_SIZE
         found: list[tuple[int, bytes]] = []
         at = max(bisect_right(self._starts, first) - 1, 0)
         while at < len(self._spans) and self._spans[at][0] < last:
-            found += (guard for guard in self._in_span(at) if guard[0] < last and guard[0] + len(guard[1]) > first)
+            found += (
+                guard
+                for guard in self._in_span(at)
+                if guard[0] < last and guard[0] + len(guard[1]) > first
+            )
             at += 1
         for page in (vpn - 1, vpn):
             for addr, raw in self.strays(page).items():
-                if addr + len(raw) > first and find_guard(raw, addr)[1] == ENDS_PROCESS and self._is_reached(addr):
+                if (
+                    addr + len(raw) > first
+                    and find_guard(raw, addr)[1] == ENDS_PROCESS
+                    and self._is_reached(addr)
+                ):
                     found.append((addr, raw))
         return tuple(found)
 
     def _is_reached(self, addr: int) -> bool:
-        """An instruction starts at ``addr``, outside of the functions, if all from the last symbol, or function's end, on are code."""
+        """An instruction starts at ``addr``, outside of the functions, if all from the last symbol,
+        or function's end, on are code.
+        """
         at = self._gaps[bisect_right(self._gap_starts, addr) - 1][0]
         functions = self._image.functions
         before = bisect_right(functions, addr, key=lambda symbol: symbol.addr)
@@ -137,10 +176,11 @@ class Guards:
         return vpn in self._pages
 
     def strays(self, vpn: int) -> dict[int, bytes]:
-        """Address and bytes of each one that starts in page ``vpn``, outside of all functions, if an instruction starts there.
+        """Address and bytes of each one that starts in page ``vpn``, outside of all functions, if
+        an instruction starts there.
 
-        Nobody knows what is code there, so nothing can be replaced (but for what would end the process): the emulator has to stop when it
-        comes to one of them.
+        Nobody knows what is code there, so nothing can be replaced (but for what would end the
+        process): the emulator has to stop when it comes to one of them.
         """
         first, last = vpn * PAGE_SIZE, (vpn + 1) * PAGE_SIZE
         found: dict[int, bytes] = {}
@@ -152,7 +192,11 @@ class Guards:
             code = self._image.read(low, high - low + MAX_INSN_SIZE) if low < high else b""
             for match in self._anywhere.finditer(code):
                 for offset in _with_prefixes(code, match.start()):
-                    length, reason = self._find(code[offset : offset + MAX_INSN_SIZE], 0) if offset < high - low else (0, None)
+                    length, reason = (
+                        self._find(code[offset : offset + MAX_INSN_SIZE], 0)
+                        if offset < high - low
+                        else (0, None)
+                    )
                     if reason is not None:
                         found[low + offset] = code[offset : offset + length]
         return found
@@ -162,7 +206,9 @@ class Guards:
         if found is None:
             start, size = self._spans[at]
             code = self._image.read(start, size)
-            found = self._found[at] = tuple(self._guards_in(start, code)) if self._suspect.search(code) else ()
+            found = self._found[at] = (
+                tuple(self._guards_in(start, code)) if self._suspect.search(code) else ()
+            )
         return found
 
     def _guards_in(self, addr: int, code: bytes) -> Iterator[tuple[int, bytes]]:
@@ -197,7 +243,9 @@ def _gaps(text: Sequence[Segment], spans: Sequence[tuple[int, int]]) -> list[tup
     gaps: list[tuple[int, int]] = []
     for segment in sorted(text, key=lambda segment: segment.addr):
         done = segment.addr
-        for start, size in spans[bisect_left(spans, (segment.addr, 0)) : bisect_left(spans, (segment.end, 0))]:
+        for start, size in spans[
+            bisect_left(spans, (segment.addr, 0)) : bisect_left(spans, (segment.end, 0))
+        ]:
             if start > done:
                 gaps.append((done, start - done))
             done = start + size

@@ -1,7 +1,8 @@
-"""Where the machine puts what an image does not bring along: stubs, slots, detour buffers, per-CPU areas, stacks, buffers.
+"""Where the machine puts what an image does not bring along: stubs, slots, detour buffers, per-CPU
+areas, stacks, buffers.
 
-Everything lies within a few dozen MiB behind the image, so that rel32 jumps and calls reach it from any text (2 GiB) and an
-image linked at a kernel address gets kernel addresses throughout.
+Everything lies within a few dozen MiB behind the image, so that rel32 jumps and calls reach it from
+any text (2 GiB) and an image linked at a kernel address gets kernel addresses throughout.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _HALF: Final = 1 << 47
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Virtual addresses. Areas ``slots`` and ``detours`` are text, the rest is data. ``thread_pages``: for thread-local data, a CPU."""
+    """Virtual addresses. Areas ``slots`` and ``detours`` are text, the rest is data.
+    ``thread_pages``: for thread-local data, a CPU.
+    """
 
     stubs: int
     slots: int
@@ -48,20 +51,40 @@ class Layout:
 def plan_layout(image: Image, cpus: int, stack_pages: int) -> Layout:
     """Addresses for a machine of ``cpus`` vCPUs with ``stack_pages`` pages of stack each.
 
-    :raises InputError: no room between the image's end and the top of its half of the address space, or text in page 0.
+    :raises InputError: no room between the image's end and the top of its half of the address
+    space, or text in page 0.
     """
     if not image.segments and not image.imports:
-        raise InputError(f"{image.name}: the image has no code; give one with at least one executable segment")
+        raise InputError(
+            f"{image.name}: the image has no code; give one with at least one executable segment"
+        )
     areas = copy_areas(image)
     top = (_HALF if areas.image_end <= _HALF else 1 << 64) - _ROOM
     if areas.stubs.addr >= top:
-        raise InputError(f"{image.name}: ends at {areas.image_end:#x}; it must end below {top - _MIB:#x}, to leave room for the machine")
+        raise InputError(
+            f"{image.name}: ends at {areas.image_end:#x}; it must end below {top - _MIB:#x}, to"
+            " leave room for the machine"
+        )
     if image.is_text(0):  # Unicorn 2.1.4 takes a page fault at -4096 there
-        raise InputError(f"{image.name}: has code at address 0, where the emulator can't run any; move it to {PAGE_SIZE:#x} or above")
+        raise InputError(
+            f"{image.name}: has code at address 0, where the emulator can't run any; move it to"
+            f" {PAGE_SIZE:#x} or above"
+        )
     stubs, slots, detours = areas.stubs.addr, areas.slots, areas.detours
     gdt = detours.end
     per_cpu = gdt + PAGE_SIZE
     thread_pages = max(1, -(-len(image.thread_image) // PAGE_SIZE))
     stacks = per_cpu + ((2 + thread_pages) * cpus + 1) * PAGE_SIZE
     heap = stacks + cpus * (stack_pages + 1) * PAGE_SIZE + PAGE_SIZE
-    return Layout(stubs, slots.addr, slots.size, detours.addr, detours.size, gdt, per_cpu, thread_pages, stacks, heap)
+    return Layout(
+        stubs,
+        slots.addr,
+        slots.size,
+        detours.addr,
+        detours.size,
+        gdt,
+        per_cpu,
+        thread_pages,
+        stacks,
+        heap,
+    )

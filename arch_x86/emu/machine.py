@@ -1,7 +1,8 @@
-"""The emulated SMP machine: 1 to 8 vCPUs that share RAM and text, virtual time, calls, traps, snapshots.
+"""The emulated SMP machine: 1 to 8 vCPUs that share RAM and text, virtual time, calls, traps,
+snapshots.
 
-The machine runs guest code and hands what it can't answer itself to a :class:`TrapHandler` (the kprobes layer). Time is counted in
-retired guest instructions; a jiffy is a fixed number of them.
+The machine runs guest code and hands what it can't answer itself to a :class:`TrapHandler` (the
+kprobes layer). Time is counted in retired guest instructions; a jiffy is a fixed number of them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,15 @@ from engine.errors import EngineBug, InputError
 from engine.image import Image, Symbol
 from engine.kallsyms import Kallsyms
 
-__all__ = ("CPUS_MAX", "Machine", "MachineConfig", "Participant", "Snapshot", "TrapHandler", "new_pool")
+__all__ = (
+    "CPUS_MAX",
+    "Machine",
+    "MachineConfig",
+    "Participant",
+    "Snapshot",
+    "TrapHandler",
+    "new_pool",
+)
 
 CPUS_MAX: Final = 8
 
@@ -48,9 +57,10 @@ def new_pool() -> UcPool:
 class MachineConfig:
     """Sizes. ``jiffy`` is in retired guest instructions, the others in pages of 4096 bytes.
 
-    ``int3_gap``: breakpoints leave room for emulated pushes above their frame.
-    ``stubs``: imported functions that return a number, by name; the others trap when called. ``check_alignment``: a memory operand that
-    has to be aligned and is not is a fault, as on a processor; each such instruction then takes as long as a thousand others.
+    ``int3_gap``: breakpoints leave room for emulated pushes above their frame. ``stubs``: imported
+    functions that return a number, by name; the others trap when called. ``check_alignment``: a
+    memory operand that has to be aligned and is not is a fault, as on a processor; each such
+    instruction then takes as long as a thousand others.
     """
 
     jiffy: int = 10_000
@@ -62,10 +72,14 @@ class MachineConfig:
 
 
 class TrapHandler(Protocol):
-    """Who gets first look at traps: the kprobes arch layer. Each method returns True when the trap was its own."""
+    """Who gets first look at traps: the kprobes arch layer. Each method returns True when the trap
+    was its own.
+    """
 
     def int3(self, cpu: int, regs: PtRegs) -> bool:
-        """#BP; ``regs.ip`` is behind the int3. Raises ReentryError where the kernel stops for good."""
+        """#BP; ``regs.ip`` is behind the int3. Raises ReentryError where the kernel stops for
+        good.
+        """
         ...
 
     def debug(self, cpu: int, regs: PtRegs) -> bool:
@@ -77,15 +91,21 @@ class TrapHandler(Protocol):
         ...
 
     def original_ip(self, ip: int) -> int:
-        """The probed instruction whose slot or detour buffer holds ``ip``; ``ip`` itself where none does."""
+        """The probed instruction whose slot or detour buffer holds ``ip``; ``ip`` itself where none
+        does.
+        """
         ...
 
     def handler_takes_interrupts(self, cpu: int) -> bool:
-        """The handler that runs on ``cpu``, if not behind a breakpoint, has IF as the interrupted code has it; else clear, as there."""
+        """The handler that runs on ``cpu``, if not behind a breakpoint, has IF as the interrupted
+        code has it; else clear, as there.
+        """
         ...
 
     def hit_in_progress(self, cpu: int) -> Any:
-        """What to go back to by :meth:`resume_hit`, when a guest function that a handler on ``cpu`` calls dies."""
+        """What to go back to by :meth:`resume_hit`, when a guest function that a handler on ``cpu``
+        calls dies.
+        """
         ...
 
     def resume_hit(self, cpu: int, hit: Any) -> None:
@@ -93,12 +113,15 @@ class TrapHandler(Protocol):
         ...
 
     def return_trampoline(self, cpu: int, regs: PtRegs) -> bool:
-        """A function with a return probe has returned, with ``regs`` as its caller will have them: put the return address under
-        ``regs.sp``. False: no such call is open."""
+        """A function with a return probe has returned, with ``regs`` as its caller will have them:
+        put the return address under ``regs.sp``. False: no such call is open.
+        """
         ...
 
     def pending_return(self, cpu: int) -> int | None:
-        """Where the innermost open call with a return probe on ``cpu`` will return to; None when none is open."""
+        """Where the innermost open call with a return probe on ``cpu`` will return to; None when
+        none is open.
+        """
         ...
 
     def call_died(self, cpu: int) -> None:
@@ -106,11 +129,15 @@ class TrapHandler(Protocol):
         ...
 
     def optimized_callback(self, cpu: int, op_id: int, regs: PtRegs) -> None:
-        """A detour buffer calls, with the number it was built with; ``regs.sp`` is the interrupted stack pointer."""
+        """A detour buffer calls, with the number it was built with; ``regs.sp`` is the interrupted
+        stack pointer.
+        """
         ...
 
     def ftrace_caller(self, cpu: int, regs: PtRegs) -> None:
-        """Ftrace's trampoline asks, which a probed function has called; ``regs.ip`` is where it will return to."""
+        """Ftrace's trampoline asks, which a probed function has called; ``regs.ip`` is where it
+        will return to.
+        """
         ...
 
 
@@ -131,7 +158,13 @@ class Snapshot:
 
     __slots__ = ("clock", "cpus", "others", "ram", "ram_len", "tasks", "text", "unloaded")
 
-    def __init__(self, ram: ctypes.Array[ctypes.c_char], ram_len: int, cpus: list[CpuState], text: TextVersion) -> None:
+    def __init__(
+        self,
+        ram: ctypes.Array[ctypes.c_char],
+        ram_len: int,
+        cpus: list[CpuState],
+        text: TextVersion,
+    ) -> None:
         self.ram = ram
         self.ram_len = ram_len
         self.cpus = cpus
@@ -145,19 +178,28 @@ class Snapshot:
 class Machine:
     """An image loaded into a machine of ``cpus`` vCPUs.
 
-    :param pool: emulator instances to reuse; a machine without one makes its own.
-    :ivar call_ended: called with the vCPU's number when a call on it is over, however it ended.
-    :ivar nmi_handler: called with the vCPU's number and the interrupted registers, which it may change, on each NMI.
+    :param pool: emulator instances to reuse; a machine without one makes its own. :ivar call_ended:
+    called with the vCPU's number when a call on it is over, however it ended. :ivar nmi_handler:
+    called with the vCPU's number and the interrupted registers, which it may change, on each NMI.
     :raises InputError: more than 8 vCPUs or none, or an image that can't be laid out.
     """
 
-    def __init__(self, image: Image, *, cpus: int = 1, config: MachineConfig | None = None, pool: UcPool | None = None) -> None:
+    def __init__(
+        self,
+        image: Image,
+        *,
+        cpus: int = 1,
+        config: MachineConfig | None = None,
+        pool: UcPool | None = None,
+    ) -> None:
         if not 1 <= cpus <= CPUS_MAX:
             raise InputError(f"{cpus} CPUs asked for; a machine has 1 to {CPUS_MAX}")
         self.image = image
         self.config = config or MachineConfig()
         self.layout = plan_layout(image, cpus, self.config.stack_pages)
-        self.stubs = build_stubs(self.layout.stubs, int3_gap=self.config.int3_gap, red_zone=image.red_zone)
+        self.stubs = build_stubs(
+            self.layout.stubs, int3_gap=self.config.int3_gap, red_zone=image.red_zone
+        )
         self.kallsyms = Kallsyms(image)
         self.clock = 0
         self.trap_handler: TrapHandler | None = None
@@ -178,7 +220,7 @@ class Machine:
         self.cpus = [self._build_cpu(index, store.initial) for index in range(cpus)]
         self.tasks = [Task(f"call/{i}", self._stack_top(i)) for i in range(cpus)]
 
-    # Construction -----------------------------------------------------------------------------------------------------
+    # Construction ---------------------------------------------------------------------------------
 
     def _build_memory(self, content: ImagePages, cpus: int) -> None:
         layout, config = self.layout, self.config
@@ -186,7 +228,11 @@ class Machine:
         self.ram = Ram(fixed + config.heap_pages)
         spans = {vpn >> 9 for vpn in (*content.text, *content.data, *content.const)}
         self.tables = PageTables(cpus, cpus * (3 * len(spans) + 48 + config.heap_pages // 512) + 8)
-        self.frames = FrameStore(self._map_chunk, self._flush_translations, Guards(self.image, alignment=config.check_alignment))
+        self.frames = FrameStore(
+            self._map_chunk,
+            self._flush_translations,
+            Guards(self.image, alignment=config.check_alignment),
+        )
         for uc in self._instances:
             uc.map_host(0, self.ram.size, self.ram.host, self.ram.room)
             uc.map_host(TABLES_AT, self.tables.size, self.tables.host, self.tables.room)
@@ -210,7 +256,11 @@ class Machine:
             page = cells.setdefault(imported.addr >> 12, bytearray(INT3 * PAGE_SIZE))
             value = (self.config.stubs or {}).get(imported.name)
             # mov rax, imm64; ret  -- or a hlt, which the host reports by name
-            code = b"\xf4" if value is None else b"\x48\xb8" + struct.pack("<Q", value & (1 << 64) - 1) + b"\xc3"
+            code = (
+                b"\xf4"
+                if value is None
+                else b"\x48\xb8" + struct.pack("<Q", value & (1 << 64) - 1) + b"\xc3"
+            )
             if imported.name == "jprobe_return" and value is None:
                 code = jmp32(imported.addr, self.stubs.jprobe_return)
             at = imported.addr % PAGE_SIZE
@@ -220,9 +270,19 @@ class Machine:
 
     def _build_cpu(self, index: int, view: TextVersion) -> Cpu:
         uc = self._instances[index]
-        uc.enter_long_mode(self.tables.root(index), self.layout.gdt, 0x17, CODE_SELECTOR, DATA_SELECTOR)
+        uc.enter_long_mode(
+            self.tables.root(index), self.layout.gdt, 0x17, CODE_SELECTOR, DATA_SELECTOR
+        )
         uc.set_bases(self.layout.fs_base(index), self.layout.gs_base(index))
-        return Cpu(index, uc, ram=self.ram, tables=self.tables, frames=self.frames, view=view, red_zone=self.image.red_zone)
+        return Cpu(
+            index,
+            uc,
+            ram=self.ram,
+            tables=self.tables,
+            frames=self.frames,
+            view=view,
+            red_zone=self.image.red_zone,
+        )
 
     def _stack_top(self, cpu: int) -> int:
         """First address above the stack of ``cpu``; a page below each stack stays unmapped."""
@@ -236,7 +296,9 @@ class Machine:
             uc.map_host(phys, size, host, owner)
 
     def guard(self, addr: int, raw: bytes) -> None:
-        """A copy of an instruction is about to be written: if the original must not reach the emulator, the copy must not either."""
+        """A copy of an instruction is about to be written: if the original must not reach the
+        emulator, the copy must not either.
+        """
         if find_guard(raw, addr, alignment=self.config.check_alignment)[1] is not None:
             self.frames.guard(addr, raw)
 
@@ -245,7 +307,9 @@ class Machine:
             uc.flush_translations()
 
     def close(self) -> None:
-        """Give the emulator instances back to the pool; a machine that made its own frees them. It must not be used afterwards."""
+        """Give the emulator instances back to the pool; a machine that made its own frees them. It
+        must not be used afterwards.
+        """
         for uc in self._instances:
             self._pool.give(uc)
         self._instances.clear()
@@ -253,13 +317,18 @@ class Machine:
         if self._own_pool:
             self._pool.close()
 
-    # Memory and text --------------------------------------------------------------------------------------------------
+    # Memory and text ------------------------------------------------------------------------------
 
     def allocate(self, size: int, content: bytes = b"") -> int:
-        """A fresh buffer of ``size`` bytes (zeroed, then ``content``), page-aligned, with an unmapped page behind it."""
+        """A fresh buffer of ``size`` bytes (zeroed, then ``content``), page-aligned, with an
+        unmapped page behind it.
+        """
         pages = max(1, -(-size // PAGE_SIZE))
         if self.ram.used + pages * PAGE_SIZE > self.ram.size:
-            raise InputError(f"a buffer of {size} bytes does not fit; {self.ram.size - self.ram.used} bytes of guest memory are left")
+            raise InputError(
+                f"a buffer of {size} bytes does not fit; {self.ram.size - self.ram.used} bytes of"
+                " guest memory are left"
+            )
         addr = self._heap_next
         for page in range(pages):
             self._map_data((addr >> 12) + page)
@@ -269,24 +338,35 @@ class Machine:
         return addr
 
     def unload_text(self, start: int, size: int) -> None:
-        """The code of a module goes away: the ``size`` bytes of text from ``start``. Whoever is there, or comes there later, faults.
+        """The code of a module goes away: the ``size`` bytes of text from ``start``. Whoever is
+        there, or comes there later, faults.
 
-        Probes in them have to be gone before (:meth:`engine.core.kprobes.Kprobes.kprobes_module_going`).
+        Probes in them have to be gone before
+        (:meth:`engine.core.kprobes.Kprobes.kprobes_module_going`).
 
-        :raises InputError: they are not all text of the image that is loaded, or end inside a function.
+        :raises InputError: they are not all text of the image that is loaded, or end inside a
+        function.
         """
         end = start + size
         inside = size > 0 and self.image.is_text(start) and self.image.is_text(end - 1)
         if not inside or not self.text.covers(start, size) or self.text.is_unloaded(start, size):
-            raise InputError(f"{size} bytes at {start:#x} are not text that is loaded; give a range of the image's code")
+            raise InputError(
+                f"{size} bytes at {start:#x} are not text that is loaded; give a range of the"
+                " image's code"
+            )
         for addr in (start, end):
             function = self._function_around(addr)
             if function is not None:  # a jump may span what stays and what goes
-                raise InputError(f"{size} bytes at {start:#x}: {function.name} is cut in two at {addr:#x}; give whole functions")
+                raise InputError(
+                    f"{size} bytes at {start:#x}: {function.name} is cut in two at {addr:#x}; give"
+                    " whole functions"
+                )
         self.text.unload(start, size)
 
     def _function_around(self, addr: int) -> Symbol | None:
-        """The function that has bytes on both sides of ``addr``. One without a size lasts until the next, or to the end of its segment."""
+        """The function that has bytes on both sides of ``addr``. One without a size lasts until the
+        next, or to the end of its segment.
+        """
         functions = self.image.functions
         at = bisect_left(functions, addr, key=lambda symbol: symbol.addr)
         if at == 0 or (at < len(functions) and functions[at].addr == addr):
@@ -302,7 +382,10 @@ class Machine:
         :raises InputError: nothing, or something of another size, was unloaded there.
         """
         if self.text.unloaded.get(start) != start + len(data):
-            raise InputError(f"{len(data)} bytes at {start:#x}: that is not what was unloaded; give the same range")
+            raise InputError(
+                f"{len(data)} bytes at {start:#x}: that is not what was unloaded; give the same"
+                " range"
+            )
         self.text.load(start, data)
 
     def text_written(self, write: TextWrite, version: TextVersion) -> None:
@@ -312,7 +395,9 @@ class Machine:
             cpu.view = version
 
     def read(self, addr: int, size: int) -> bytes | None:
-        """Data or text at ``addr`` as the guest would read it, or None where any of it is unmapped."""
+        """Data or text at ``addr`` as the guest would read it, or None where any of it is
+        unmapped.
+        """
         data = self.ram.read(addr, size)
         if data is not None:
             return data
@@ -326,13 +411,15 @@ class Machine:
         """Virtual time."""
         return self.clock // self.config.jiffy
 
-    # Snapshots --------------------------------------------------------------------------------------------------------
+    # Snapshots ------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """vCPUs, RAM in use, text and fetch views, tasks, clock, participants. Give it back with :meth:`release`.
+        """vCPUs, RAM in use, text and fetch views, tasks, clock, participants. Give it back with
+        :meth:`release`.
 
-        Left out: what control code keeps (registered probes, control tasks, timers), what Python handlers keep, and which pages are
-        mapped: buffers allocated and text pages made later stay, so a snapshot is for going back within what stands at present.
+        Left out: what control code keeps (registered probes, control tasks, timers), what Python
+        handlers keep, and which pages are mapped: buffers allocated and text pages made later stay,
+        so a snapshot is for going back within what stands at present.
         """
         used = self.ram.used
         if self._spare and len(self._spare[-1].ram) >= used:
@@ -340,7 +427,12 @@ class Machine:
             for cpu, state in zip(self.cpus, snap.cpus, strict=True):
                 cpu.save_into(state)
         else:
-            snap = Snapshot(ctypes.create_string_buffer(used), used, [cpu.save() for cpu in self.cpus], self.text.current)
+            snap = Snapshot(
+                ctypes.create_string_buffer(used),
+                used,
+                [cpu.save() for cpu in self.cpus],
+                self.text.current,
+            )
         snap.ram_len = used
         ctypes.memmove(snap.ram, self.ram.host, used)
         snap.text = self.text.current
@@ -353,8 +445,9 @@ class Machine:
     def restore(self, snap: Snapshot, *, keep_text: bool = False) -> None:
         """Go back to ``snap``, which stays good.
 
-        :param keep_text: leave the text, and what every vCPU fetches, as it is now (another probe is in place than when it was taken).
-        :raises EngineBug: text pages (for slots or detour buffers) were made since, and ``keep_text`` is false.
+        :param keep_text: leave the text, and what every vCPU fetches, as it is now (another probe
+        is in place than when it was taken). :raises EngineBug: text pages (for slots or detour
+        buffers) were made since, and ``keep_text`` is false.
         """
         if not keep_text and self._lacks_buffers(snap.text):
             raise EngineBug(
@@ -377,12 +470,16 @@ class Machine:
             participant.restore_state(state)
 
     def _lacks_buffers(self, version: TextVersion) -> bool:
-        """There are pages of slots or detour buffers now that ``version`` does not have, or has without content."""
+        """There are pages of slots or detour buffers now that ``version`` does not have, or has
+        without content.
+        """
         now = self.text.current
         if version is now:
             return False
         behind_image = self.layout.slots // PAGE_SIZE
-        return version.extent < now.extent or any(not page.content and page.vpn >= behind_image for page in version.changes_from(now))
+        return version.extent < now.extent or any(
+            not page.content and page.vpn >= behind_image for page in version.changes_from(now)
+        )
 
     def release(self, snap: Snapshot) -> None:
         """``snap`` is not needed any more: its room is used again."""

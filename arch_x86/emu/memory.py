@@ -1,7 +1,9 @@
-"""Guest-physical memory and the page tables that show it to the vCPUs (SDM vol. 3, 4.5: 4-level paging).
+"""Guest-physical memory and the page tables that show it to the vCPUs (SDM vol. 3, 4.5: 4-level
+paging).
 
-Three host mappings, shared by all vCPUs of a machine: data RAM (from physical 0; what a snapshot copies), page tables (one
-tree a vCPU, so that each can have its own fetch view) and code frames (immutable pages of text). Virtual addresses are the image's own.
+Three host mappings, shared by all vCPUs of a machine: data RAM (from physical 0; what a snapshot
+copies), page tables (one tree a vCPU, so that each can have its own fetch view) and code frames
+(immutable pages of text). Virtual addresses are the image's own.
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ def _host_of(room: mmap.mmap) -> int:
 
 
 class Ram:
-    """Data memory of ``pages`` pages at most; pages are handed out in order and :attr:`used` bytes are in use.
+    """Data memory of ``pages`` pages at most; pages are handed out in order and :attr:`used` bytes
+    are in use.
 
-    ``read``/``write`` take virtual addresses and return or raise nothing but ``None``/False on unmapped ones,
-    because a bad pointer is the guest's fault, not ours.
+    ``read``/``write`` take virtual addresses and return or raise nothing but ``None``/False on
+    unmapped ones, because a bad pointer is the guest's fault, not ours.
     """
 
     def __init__(self, pages: int) -> None:
@@ -85,7 +88,9 @@ class Ram:
         return None if pieces is None else b"".join(self.room[start:end] for start, end in pieces)
 
     def write(self, addr: int, data: bytes) -> bool:
-        """Store ``data`` at virtual ``addr``; False, with nothing written, when any of it is unmapped."""
+        """Store ``data`` at virtual ``addr``; False, with nothing written, when any of it is
+        unmapped.
+        """
         offset = addr & 0xFFF
         page = self._at.get(addr >> 12)
         if page is None:
@@ -103,7 +108,9 @@ class Ram:
         return True
 
     def _pieces(self, addr: int, size: int) -> list[tuple[int, int]] | None:
-        """Start and end in :attr:`room` of what lies on each page, or None when any of it is unmapped."""
+        """Start and end in :attr:`room` of what lies on each page, or None when any of it is
+        unmapped.
+        """
         pieces: list[tuple[int, int]] = []
         end = addr + size
         while addr < end:
@@ -123,7 +130,9 @@ class Ram:
 
 
 class PageTables:
-    """One 4-level tree for each of ``trees`` vCPUs, in one host mapping of ``tables_max`` table pages."""
+    """One 4-level tree for each of ``trees`` vCPUs, in one host mapping of ``tables_max`` table
+    pages.
+    """
 
     def __init__(self, trees: int, tables_max: int) -> None:
         self.size = tables_max * PAGE_SIZE

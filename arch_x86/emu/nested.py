@@ -1,4 +1,6 @@
-"""Guest functions that a handler calls while its trap is being handled, on the interrupted task's stack."""
+"""Guest functions that a handler calls while its trap is being handled, on the interrupted task's
+stack.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,14 @@ from arch_x86.isa.constants import ADDRESS_MASK, FLAG_DF, FLAG_IF, FLAG_TF, RED_
 __all__ = ("INTEGER_ARGUMENTS", "NestedCall")
 
 INTEGER_ARGUMENTS: Final = (7, 6, 2, 1, 8, 9)
-"""Registers of the integer arguments (System V ABI 3.2.3): rdi, rsi, rdx, rcx, r8, r9, as indices into ``UcInstance.gpr``."""
+"""Registers of the integer arguments (System V ABI 3.2.3): rdi, rsi, rdx, rcx, r8, r9, as indices
+into ``UcInstance.gpr``.
+"""
 
 
 class NestedCall:
-    """One such call on ``vcpu``: what it interrupts is kept, registers, vector state and hit in progress, and comes back by :meth:`leave`.
+    """One such call on ``vcpu``: what it interrupts is kept, registers, vector state and hit in
+    progress, and comes back by :meth:`leave`.
 
     :ivar over: it has returned, or died: then ``fault`` says how.
     """
@@ -38,11 +43,15 @@ class NestedCall:
         self._hit: Any = None if handler is None else handler.hit_in_progress(vcpu.index)
 
     def enter(self, addr: int, integers: Sequence[int]) -> bool:
-        """Set the vCPU up as if just called at ``addr``, below all that is live on the stack. False: the stack ends there."""
+        """Set the vCPU up as if just called at ``addr``, below all that is live on the stack.
+        False: the stack ends there.
+        """
         machine, uc = self._machine, self.vcpu.uc
         uc.load()
         flags = uc.gpr[RFLAGS] & ~(FLAG_DF | FLAG_TF)
-        if machine.trap_handler is not None and not machine.trap_handler.handler_takes_interrupts(self.vcpu.index):
+        if machine.trap_handler is not None and not machine.trap_handler.handler_takes_interrupts(
+            self.vcpu.index
+        ):
             flags &= ~FLAG_IF
         below = uc.gpr[RSP] - (RED_ZONE_SIZE if self.vcpu.red_zone else 0)
         top = (below & ~15) - 8 & ADDRESS_MASK

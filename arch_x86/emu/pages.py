@@ -35,11 +35,21 @@ def split_pages(image: Image) -> ImagePages:
             elif segment.writable:
                 if vpn in pages.text:
                     raise InputError(
-                        f"{image.name}: page {vpn * PAGE_SIZE:#x} holds both code and writable data; put them on pages of their own"
+                        f"{image.name}: page {vpn * PAGE_SIZE:#x} holds both code and writable"
+                        " data; put them on pages of their own"
                     )
                 home, fill = pages.data, b"\0"
             else:
-                home, fill = pages.text if vpn in pages.text else pages.data if vpn in pages.data else pages.const, b"\0"
+                home, fill = (
+                    (
+                        pages.text
+                        if vpn in pages.text
+                        else pages.data
+                        if vpn in pages.data
+                        else pages.const
+                    ),
+                    b"\0",
+                )
             page = home.get(vpn)
             if page is None:
                 page = home[vpn] = bytearray(fill * PAGE_SIZE)

@@ -1,4 +1,6 @@
-"""What each vCPU finds through its segment bases: the kernel's per-CPU area (GS) and a thread (FS) as the System V ABI lays it out."""
+"""What each vCPU finds through its segment bases: the kernel's per-CPU area (GS) and a thread (FS)
+as the System V ABI lays it out.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,17 @@ from arch_x86.isa.constants import PAGE_SIZE
 __all__ = ("fill_cpu_areas",)
 
 _CANARY: Final = struct.pack("<Q", 0xB10C_5EED_0BAD_CA00)
-_CANARY_AT: Final = 0x28  # of both: the stack protector's place in the kernel (GS) and in user space (FS)
+_CANARY_AT: Final = (
+    0x28  # of both: the stack protector's place in the kernel (GS) and in user space (FS)
+)
 _SELF_AT: Final = 0x10  # tcbhead_t.self of glibc
 
 
-def fill_cpu_areas(ram: Ram, layout: Layout, cpu: int, thread_image: bytes, map_data: Callable[[int], None]) -> None:
-    """Map the two areas of ``cpu`` by ``map_data`` (a page number) and give them their first content.
+def fill_cpu_areas(
+    ram: Ram, layout: Layout, cpu: int, thread_image: bytes, map_data: Callable[[int], None]
+) -> None:
+    """Map the two areas of ``cpu`` by ``map_data`` (a page number) and give them their first
+    content.
 
     :param thread_image: ends where the thread control block begins.
     """

@@ -1,7 +1,9 @@
-"""FPREM and FPREM1, which the emulator computes with numbers of 53 bits. Answers to their operation in SDM vol. 2.
+"""FPREM and FPREM1, which the emulator computes with numbers of 53 bits. Answers to their operation
+in SDM vol. 2.
 
-How much of a remainder is left for another FPREM, where the quotient has more than 64 bits, is up to the processor. Here it is what AMD's
-manual (APM vol. 5, FPREM) gives, and what the records of a processor show.
+How much of a remainder is left for another FPREM, where the quotient has more than 64 bits, is up
+to the processor. Here it is what AMD's manual (APM vol. 5, FPREM) gives, and what the records of a
+processor show.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _TO_NEAREST: Final = 0xF5
 
 
 def partial_remainder(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> None:
-    """FPREM (ST0 less ST1 times their quotient, which is rounded to zero) and FPREM1 (which is rounded to nearest).
+    """FPREM (ST0 less ST1 times their quotient, which is rounded to zero) and FPREM1 (which is
+    rounded to nearest).
 
     Only of two normal numbers; what becomes of all else the emulator knows.
     """
@@ -33,11 +36,18 @@ def partial_remainder(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> No
     status, tags = (struct.unpack_from("<H", state, at)[0] for at in (_STATUS_WORD, _TAG_WORD))
     top = status >> 11 & 7
     used = all(tags >> 2 * (top + i & 7) & 3 != _EMPTY for i in range(2))
-    (number, sign), (divisor, other) = (struct.unpack_from("<QH", state, 16 * (top + i & 7)) for i in range(2))
-    finite = all(value & _INTEGER and 0 < word & _EXPONENT < _EXPONENT for value, word in ((number, sign), (divisor, other)))
+    (number, sign), (divisor, other) = (
+        struct.unpack_from("<QH", state, 16 * (top + i & 7)) for i in range(2)
+    )
+    finite = all(
+        value & _INTEGER and 0 < word & _EXPONENT < _EXPONENT
+        for value, word in ((number, sign), (divisor, other))
+    )
     if not run() or not used or not finite:
         return
-    low, exponent, negative, flags = remainder((number, sign), (divisor, other), to_nearest=insn.modrm == _TO_NEAREST)
+    low, exponent, negative, flags = remainder(
+        (number, sign), (divisor, other), to_nearest=insn.modrm == _TO_NEAREST
+    )
     state = bytearray(uc.fpu_state())
     struct.pack_into("<QH", state, 16 * top, low, exponent | _SIGN * negative)
     (status,) = struct.unpack_from("<H", state, _STATUS_WORD)
@@ -45,8 +55,12 @@ def partial_remainder(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> No
     uc.write_fpu(bytes(state))
 
 
-def remainder(number: tuple[int, int], divisor: tuple[int, int], *, to_nearest: bool) -> tuple[int, int, bool, int]:
-    """Significand, exponent field and sign of the remainder, and C0 to C3, of two normal numbers: significand, and exponent with sign."""
+def remainder(
+    number: tuple[int, int], divisor: tuple[int, int], *, to_nearest: bool
+) -> tuple[int, int, bool, int]:
+    """Significand, exponent field and sign of the remainder, and C0 to C3, of two normal numbers:
+    significand, and exponent with sign.
+    """
     (high, word), (low, other) = number, divisor
     first, second = word & _EXPONENT, other & _EXPONENT
     difference, negative = first - second, bool(word & _SIGN)
@@ -66,7 +80,9 @@ def remainder(number: tuple[int, int], divisor: tuple[int, int], *, to_nearest: 
 
 
 def _normalized(value: int, unit: int) -> tuple[int, int]:
-    """Significand and exponent field of ``value`` in units of a number with exponent field ``unit``."""
+    """Significand and exponent field of ``value`` in units of a number with exponent field
+    ``unit``.
+    """
     if not value:
         return 0, 0
     shift = min(64 - value.bit_length(), unit - 1)

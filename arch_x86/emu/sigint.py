@@ -1,5 +1,6 @@
-"""Ctrl-C while the emulator runs. An exception raised in one of its callbacks would be lost, and with it the stop that was asked for; so
-would one raised in what the interpreter calls for an object that has died.
+"""Ctrl-C while the emulator runs. An exception raised in one of its callbacks would be lost, and
+with it the stop that was asked for; so would one raised in what the interpreter calls for an object
+that has died.
 """
 
 from __future__ import annotations
@@ -32,10 +33,16 @@ def _in_finalizer(frame: FrameType | None) -> bool:
 
 @contextmanager
 def interruptible() -> Generator[None]:
-    """Within, SIGINT raises KeyboardInterrupt, but never where that is lost. Where SIGINT is handled otherwise, nothing changes."""
+    """Within, SIGINT raises KeyboardInterrupt, but never where that is lost. Where SIGINT is
+    handled otherwise, nothing changes.
+    """
     usual = signal.getsignal(signal.SIGINT)
     known = usual is signal.default_int_handler or isinstance(usual, CtrlC)
-    if not callable(usual) or not known or threading.current_thread() is not threading.main_thread():
+    if (
+        not callable(usual)
+        or not known
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
 

@@ -10,7 +10,12 @@ __all__ = ("Mmr", "Msr")
 class Mmr(ctypes.Structure):
     """uc_x86_mmr: selector, base, limit, flags."""
 
-    _fields_ = (("selector", ctypes.c_uint16), ("base", ctypes.c_uint64), ("limit", ctypes.c_uint32), ("flags", ctypes.c_uint32))
+    _fields_ = (
+        ("selector", ctypes.c_uint16),
+        ("base", ctypes.c_uint64),
+        ("limit", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+    )
 
 
 class Msr(ctypes.Structure):

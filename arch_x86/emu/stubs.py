@@ -1,6 +1,8 @@
-"""Guest stubs: what the machine's traps, interrupts and calls run in guest code. Answers to arch/x86/entry/entry_64.S.
+"""Guest stubs: what the machine's traps, interrupts and calls run in guest code. Answers to
+arch/x86/entry/entry_64.S.
 
-Fixed templates. A ``hlt`` in a stub is a hypercall: the run ends behind it and the host acts, knowing by the address what is asked.
+Fixed templates. A ``hlt`` in a stub is a hypercall: the run ends behind it and the host acts,
+knowing by the address what is asked.
 """
 
 from __future__ import annotations
@@ -13,7 +15,16 @@ from arch_x86.isa.assemble import assemble
 from arch_x86.isa.constants import INT3
 from arch_x86.isa.decode import decode
 
-__all__ = ("GS_END", "GS_INTERRUPTS", "GS_JPROBE_SP", "GS_NMIS", "VECTORS", "Stubs", "build_stubs", "return_skip")
+__all__ = (
+    "GS_END",
+    "GS_INTERRUPTS",
+    "GS_JPROBE_SP",
+    "GS_NMIS",
+    "VECTORS",
+    "Stubs",
+    "build_stubs",
+    "return_skip",
+)
 
 GS_INTERRUPTS: Final = 0xF00
 """Offset in the per-CPU area of the number of interrupts that this CPU's handler has taken."""
@@ -22,7 +33,8 @@ GS_NMIS: Final = 0xF08
 GS_JPROBE_SP: Final = 0xF10
 """Offset of RSP as it was when this CPU's jumper probe was hit."""
 GS_END: Final = 0xF18
-"""Offset of the end of what the stubs keep in the per-CPU area; it begins at :data:`GS_INTERRUPTS`."""
+"""Offset of the end of what the stubs keep in the per-CPU area; it begins at :data:`GS_INTERRUPTS`.
+"""
 
 VECTORS: Final = {
     0: ("divide_error", False),
@@ -32,33 +44,81 @@ VECTORS: Final = {
     13: ("general_protection", True),
     14: ("page_fault", True),
 }
-"""Exceptions that have a stub: name, and whether the CPU pushes an error code (SDM vol. 3, table 6-1)."""
+"""Exceptions that have a stub: name, and whether the CPU pushes an error code (SDM vol. 3, table
+6-1).
+"""
 
 _BREAKPOINT: Final = 3
 _REGISTER: Final = 3
 _PUSHES: Final = frozenset((*range(0x50, 0x58), 0x6A))
 _POPS: Final = range(0x58, 0x60)
-_ADD_IMM8, _HLT, _GROUP_5, _GROUP_5_PUSH, _PUSHF, _POPF, _LEA = 0x83, 0xF4, 0xFF, 6, 0x9C, 0x9D, 0x8D
+_ADD_IMM8, _HLT, _GROUP_5, _GROUP_5_PUSH, _PUSHF, _POPF, _LEA = (
+    0x83,
+    0xF4,
+    0xFF,
+    6,
+    0x9C,
+    0x9D,
+    0x8D,
+)
 _PUSH_ALL: Final = "; ".join(
-    f"push {r}" for r in ("rdi", "rsi", "rdx", "rcx", "rax", "r8", "r9", "r10", "r11", "rbx", "rbp", "r12", "r13", "r14", "r15")
+    f"push {r}"
+    for r in (
+        "rdi",
+        "rsi",
+        "rdx",
+        "rcx",
+        "rax",
+        "r8",
+        "r9",
+        "r10",
+        "r11",
+        "rbx",
+        "rbp",
+        "r12",
+        "r13",
+        "r14",
+        "r15",
+    )
 )
 _POP_ALL: Final = "; ".join(
-    f"pop {r}" for r in ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi")
+    f"pop {r}"
+    for r in (
+        "r15",
+        "r14",
+        "r13",
+        "r12",
+        "rbp",
+        "rbx",
+        "r11",
+        "r10",
+        "r9",
+        "r8",
+        "rax",
+        "rcx",
+        "rdx",
+        "rsi",
+        "rdi",
+    )
 )
-# The frame and the 16 words under it are pt_regs. The error code, or -1, stands where orig_ax belongs.
+# The frame and the 16 words under it are pt_regs. The error code, or -1, stands where orig_ax
+# belongs.
 _EXCEPTION: Final = f"{_PUSH_ALL}; hlt; {_POP_ALL}; add rsp, 8; iretq"
-# Six words copied down: a gap above the frame, where the handler of a breakpoint may emulate a push (since v5.2).
+# Six words copied down: a gap above the frame, where the handler of a breakpoint may emulate a push
+# (since v5.2).
 _GAP: Final = "; ".join(["push qword ptr [rsp + 40]"] * 6)
 _GAP_SIZE: Final = 48
-# A real handler saves what it uses, and leaves nothing under its stack pointer as it was: this one uses every register,
-# sets the flags that nobody expects, scribbles over the 128 bytes under it, and counts. So does that of the NMI, which asks the host, too.
+# A real handler saves what it uses, and leaves nothing under its stack pointer as it was: this one
+# uses every register, sets the flags that nobody expects, scribbles over the 128 bytes under it,
+# and counts. So does that of the NMI, which asks the host, too.
 _HOSTILE: Final = """
 cld
 mov rax, 0x5a5a5a5aa5a5a5a5
 lea rdi, [rsp - 128]
 mov ecx, 16
 rep stosq
-mov rbx, rax; mov rdx, rax; mov rsi, rax; mov rbp, rax; mov r8, rax; mov r9, rax; mov r10, rax; mov r11, rax
+mov rbx, rax; mov rdx, rax; mov rsi, rax; mov rbp, rax; mov r8, rax; mov r9, rax; mov r10, rax
+mov r11, rax
 mov r12, rax; mov r13, rax; mov r14, rax; mov r15, rax
 mov ecx, {counter}
 inc qword ptr gs:[rcx]
@@ -66,11 +126,15 @@ add rax, rax
 std
 """
 _INTERRUPT: Final = f"{_PUSH_ALL}{_HOSTILE.format(counter=GS_INTERRUPTS)}{_POP_ALL}; iretq"
-_NMI: Final = f"push -1; {_PUSH_ALL}{_HOSTILE.format(counter=GS_NMIS)}hlt; {_POP_ALL}; add rsp, 8; iretq"
-# The entry function of a jumper probe ends here, however deep: the frame of the breakpoint must not lie in what will be put back.
+_NMI: Final = (
+    f"push -1; {_PUSH_ALL}{_HOSTILE.format(counter=GS_NMIS)}hlt; {_POP_ALL}; add rsp, 8; iretq"
+)
+# The entry function of a jumper probe ends here, however deep: the frame of the breakpoint must not
+# lie in what will be put back.
 _JPROBE_RETURN: Final = f"mov ecx, {GS_JPROBE_SP}; mov rsp, qword ptr gs:[rcx]; int3; nop"
-# A function with a return probe returns here. The word that its RET popped is the slot for the real return address: the host puts it
-# there, and a RET of ours pops it again. {skip}: down to below that word, and below the red zone where there is one.
+# A function with a return probe returns here. The word that its RET popped is the slot for the real
+# return address: the host puts it there, and a RET of ours pops it again. {skip}: down to below
+# that word, and below the red zone where there is one.
 _TRAMPOLINE: Final = f"""
 lea rsp, [rsp - {{skip}}]
 push 0x10; push rsp; pushfq; cld; push 8; push 0; push -1
@@ -83,11 +147,13 @@ lea rsp, [rsp + {{skip}} + 8]
 ret
 """
 
-# What ftrace has a probed function's entry call; see ftrace_regs_caller() in arch/x86/kernel/ftrace_64.S. Behind the pt_regs lie the flags
-# and the return address: the host's answer is put there, and POPFQ and RET take it. orig_ax is 0: nobody asks for a direct call.
+# What ftrace has a probed function's entry call; see ftrace_regs_caller() in
+# arch/x86/kernel/ftrace_64.S. Behind the pt_regs lie the flags and the return address: the host's
+# answer is put there, and POPFQ and RET take it. orig_ax is 0: nobody asks for a direct call.
 _FTRACE_CALLER: Final = f"""
 pushfq
-push 0x10; push rsp; add qword ptr [rsp], 24; push qword ptr [rsp + 16]; cld; push 8; push qword ptr [rsp + 40]; push 0
+push 0x10; push rsp; add qword ptr [rsp], 24; push qword ptr [rsp + 16]; cld; push 8
+push qword ptr [rsp + 40]; push 0
 {_PUSH_ALL}
 hlt
 mov rax, qword ptr [rsp + 128]; mov qword ptr [rsp + 176], rax
@@ -108,9 +174,10 @@ def return_skip(*, red_zone: bool) -> int:
 class Stubs:
     """Addresses in the stub page. ``hypercalls`` maps the address behind each ``hlt`` to its name.
 
-    ``frames`` says where a stub that stands at an address was entered from: how far above RSP the interrupted RIP (or the return
-    address) lies, and how many bytes that RIP is behind the instruction in question. Between ``trampoline`` and ``trampoline_asks`` the
-    stack does not say it: who keeps the return addresses does.
+    ``frames`` says where a stub that stands at an address was entered from: how far above RSP the
+    interrupted RIP (or the return address) lies, and how many bytes that RIP is behind the
+    instruction in question. Between ``trampoline`` and ``trampoline_asks`` the stack does not say
+    it: who keeps the return addresses does.
     """
 
     code: bytes
@@ -134,19 +201,23 @@ class Stubs:
 def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) -> Stubs:
     """The stub page for address ``base``: at most 4096 bytes, padded by the caller.
 
-    :param int3_gap: leave room between the interrupted stack and the frame of a breakpoint, for emulated pushes.
-    :param red_zone: leave the 128 bytes under RSP alone in the return probes' trampoline.
+    :param int3_gap: leave room between the interrupted stack and the frame of a breakpoint, for
+    emulated pushes. :param red_zone: leave the 128 bytes under RSP alone in the return probes'
+    trampoline.
     """
     code = bytearray()
     hypercalls: dict[int, str] = {}
     frames: dict[int, tuple[int, int]] = {}
 
-    def add(name: str, text: str, *, depth: int = 0, behind: tuple[int, int] = (0, 0), gap: int = 0) -> int:
+    def add(
+        name: str, text: str, *, depth: int = 0, behind: tuple[int, int] = (0, 0), gap: int = 0
+    ) -> int:
         code.extend(INT3 * (-len(code) % 16))
         at = base + len(code)
         body = assemble(text, at)
         if "hlt" in text:
-            # The one f4 byte of each template is its hlt: none of the other instructions here contains one.
+            # The one f4 byte of each template is its hlt: none of the other instructions here
+            # contains one.
             assert body.count(b"\xf4") == 1, name
             hypercalls[at + body.index(b"\xf4") + 1] = name
         frames.update(_frames(body, at, depth, behind, gap))
@@ -164,16 +235,21 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
     trampoline = add("trampoline", _TRAMPOLINE.format(skip=skip), depth=skip - 8)
     asks = next(at for at, name in hypercalls.items() if name == "trampoline")
     for at in [at for at in frames if trampoline <= at < asks]:
-        del frames[at]  # the stack says nothing of where it is returned to before the host has answered
+        # the stack says nothing of where it is returned to before the host has answered
+        del frames[at]
     ftrace_caller = add("ftrace_caller", _FTRACE_CALLER, behind=(1, 1))
     ftrace_caller_end = base + len(code)
     exceptions: dict[int, int] = {}
     for vector, (_name, has_code) in VECTORS.items():
         name = f"exception:{vector}"
         if vector != _BREAKPOINT:
-            exceptions[vector] = add(name, _EXCEPTION if has_code else f"push -1; {_EXCEPTION}", depth=8 * has_code)
+            exceptions[vector] = add(
+                name, _EXCEPTION if has_code else f"push -1; {_EXCEPTION}", depth=8 * has_code
+            )
         elif int3_gap:
-            exceptions[vector] = add(name, f"push -1; {_GAP}; {_EXCEPTION}", behind=(1, 0), gap=_GAP_SIZE)
+            exceptions[vector] = add(
+                name, f"push -1; {_GAP}; {_EXCEPTION}", behind=(1, 0), gap=_GAP_SIZE
+            )
         else:
             exceptions[vector] = add(name, f"push -1; {_EXCEPTION}", behind=(1, 0))
     interrupt = add("interrupt", _INTERRUPT)
@@ -198,12 +274,14 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
     )
 
 
-def _frames(body: bytes, at: int, depth: int, behind: tuple[int, int], gap: int) -> Iterator[tuple[int, tuple[int, int]]]:
+def _frames(
+    body: bytes, at: int, depth: int, behind: tuple[int, int], gap: int
+) -> Iterator[tuple[int, tuple[int, int]]]:
     """For each instruction of a stub at ``at``, what :attr:`Stubs.frames` says.
 
-    :param depth: bytes on the stack below the interrupted RIP on entry.
-    :param behind: up to the ``hlt``, and after it, when the host has had its say on where to go on.
-    :param gap: by how much the frame that the host sees, and that is in use after the ``hlt``, is a copy lower down.
+    :param depth: bytes on the stack below the interrupted RIP on entry. :param behind: up to the
+    ``hlt``, and after it, when the host has had its say on where to go on. :param gap: by how much
+    the frame that the host sees, and that is in use after the ``hlt``, is a copy lower down.
     """
     offset = 0
     asked = False
@@ -212,7 +290,11 @@ def _frames(body: bytes, at: int, depth: int, behind: tuple[int, int], gap: int)
         assert insn is not None
         yield insn.addr, (depth, behind[asked])
         opcode = insn.opcode[0]
-        if opcode in _PUSHES or opcode == _PUSHF or (opcode == _GROUP_5 and insn.reg == _GROUP_5_PUSH):
+        if (
+            opcode in _PUSHES
+            or opcode == _PUSHF
+            or (opcode == _GROUP_5 and insn.reg == _GROUP_5_PUSH)
+        ):
             depth += 8
         elif opcode in _POPS or opcode == _POPF:
             depth -= 8

@@ -21,8 +21,8 @@ class TaskState(Enum):
 class Task:
     """One task; on a machine without a scheduler each vCPU has one.
 
-    ``passed``: how often it has called ``schedule()``.
-    ``stack_top`` is the first address above its stack. ``base_rsp`` is RSP as the call's caller would see it after the return.
+    ``passed``: how often it has called ``schedule()``. ``stack_top`` is the first address above its
+    stack. ``base_rsp`` is RSP as the call's caller would see it after the return.
     """
 
     __slots__ = ("base_rsp", "fault", "name", "passed", "stack_top", "started", "state")

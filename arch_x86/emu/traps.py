@@ -1,5 +1,6 @@
-"""What a trap stub and a detour buffer ask of the host: pt_regs to the kprobes layer and back. Answers to do_int3(), do_debug() and
-do_trap() in arch/x86/kernel/traps.c."""
+"""What a trap stub and a detour buffer ask of the host: pt_regs to the kprobes layer and back.
+Answers to do_int3(), do_debug() and do_trap() in arch/x86/kernel/traps.c.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ class Traps:
         self._pauses: dict[int, int] = {}
 
     def trap(self, vcpu: Cpu, vector: int) -> GuestFault | None:
-        """A trap stub has pushed pt_regs and asks what to do. The fault that ends the call, where nobody knows."""
+        """A trap stub has pushed pt_regs and asks what to do. The fault that ends the call, where
+        nobody knows.
+        """
         machine = self._machine
         vcpu.uc.load()
         at = vcpu.uc.gpr[RSP]
@@ -64,11 +67,17 @@ class Traps:
         self._machine.ram.write(at, regs.pack())
 
     def stopped(self, vcpu: Cpu, regs: PtRegs, error: ReentryError) -> GuestFault:
-        """The fault that ends the call on ``vcpu``, which hit the breakpoint in front of ``regs.ip``: the kernel stops for good."""
-        return make_fault(self._machine, vcpu.index, regs.ip - 1, FaultKind.KPROBE_REENTRY, str(error))
+        """The fault that ends the call on ``vcpu``, which hit the breakpoint in front of
+        ``regs.ip``: the kernel stops for good.
+        """
+        return make_fault(
+            self._machine, vcpu.index, regs.ip - 1, FaultKind.KPROBE_REENTRY, str(error)
+        )
 
     def refuse(self, vcpu: Cpu, vector: int, at: int, regs: PtRegs) -> GuestFault | None:
-        """The trap is not the kprobes layer's. The fault that ends the call, unless the image's exception table knows better."""
+        """The trap is not the kprobes layer's. The fault that ends the call, unless the image's
+        exception table knows better.
+        """
         machine = self._machine
         fixup = next((e.fixup for e in machine.image.exception_table if e.insn == regs.ip), None)
         if fixup is not None and vector not in (_BREAKPOINT, _DEBUG):
@@ -78,7 +87,7 @@ class Traps:
         rip = regs.ip - 1 if vector == _BREAKPOINT else regs.ip
         return diagnose(machine, vcpu, rip, None, vector=vector, rsp=regs.sp)
 
-    # NMIs -------------------------------------------------------------------------------------------------------------
+    # NMIs -----------------------------------------------------------------------------------------
 
     def nmi(self, vcpu: Cpu) -> None:
         """The NMI's stub has pushed pt_regs and asks what to do."""
@@ -91,9 +100,13 @@ class Traps:
         vcpu.nmi = NmiPhase.RETURNING
 
     def nmi_is_blocked(self, vcpu: Cpu) -> bool:
-        """By one that has not returned yet, or because MOV SS was just executed: its user is about to load RSP, too."""
+        """By one that has not returned yet, or because MOV SS was just executed: its user is about
+        to load RSP, too.
+        """
         stubs = self._machine.stubs
-        if vcpu.nmi is NmiPhase.ENTERED or (vcpu.nmi is NmiPhase.RETURNING and vcpu.rip in stubs.frames and vcpu.rip > stubs.nmi):
+        if vcpu.nmi is NmiPhase.ENTERED or (
+            vcpu.nmi is NmiPhase.RETURNING and vcpu.rip in stubs.frames and vcpu.rip > stubs.nmi
+        ):
             return True
         return vcpu.in_shadow and not self._is_behind_sti(vcpu)
 
@@ -103,7 +116,7 @@ class Traps:
         insn = decode(machine.image.read(rip, MAX_INSN_SIZE), rip)
         return insn is not None and insn.opcode == _STI
 
-    # Traps ------------------------------------------------------------------------------------------------------------
+    # Traps ----------------------------------------------------------------------------------------
 
     def regs_at(self, addr: int) -> PtRegs:
         """The pt_regs at guest address ``addr``."""
@@ -113,7 +126,9 @@ class Traps:
         return PtRegs.unpack(data)
 
     def _step_pause(self, vcpu: Cpu, regs: PtRegs) -> None:
-        """Unicorn leaves its loop at ``pause`` and forgets the single-step trap behind it: take the step, and the trap, here."""
+        """Unicorn leaves its loop at ``pause`` and forgets the single-step trap behind it: take the
+        step, and the trap, here.
+        """
         text = self._machine.text.current
         if text is not self._stepped_text:
             self._stepped_text = text

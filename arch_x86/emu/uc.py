@@ -1,8 +1,10 @@
-"""One Unicorn instance, driven by direct calls into its library. The only module that imports unicorn.
+"""One Unicorn instance, driven by direct calls into its library. The only module that imports
+unicorn.
 
-The binding's own methods cost 3 to 30 us a call; the same C functions called with prebuilt ctypes arrays cost 0.2 to 1 us.
-What it keeps to (each measured on 2.1.4): a run leaves by ``hlt`` or by its count, never by a stop address; the count
-is always above 0; no Python runs inside a callback but for noting the vector and asking for the stop.
+The binding's own methods cost 3 to 30 us a call; the same C functions called with prebuilt ctypes
+arrays cost 0.2 to 1 us. What it keeps to (each measured on 2.1.4): a run leaves by ``hlt`` or by
+its count, never by a stop address; the count is always above 0; no Python runs inside a callback
+but for noting the vector and asking for the stop.
 """
 
 from __future__ import annotations
@@ -24,13 +26,25 @@ from arch_x86.emu.structures import Mmr, Msr
 from arch_x86.isa.constants import FLAG_TF, PAGE_SIZE
 from engine.errors import EngineBug
 
-__all__ = ("GPR_NAMES", "NO_LIMIT", "SHADOW", "VECTOR_WATCH", "Context", "PrivateOffsets", "UcInstance", "UcPool", "in_callback")
+__all__ = (
+    "GPR_NAMES",
+    "NO_LIMIT",
+    "SHADOW",
+    "VECTOR_WATCH",
+    "Context",
+    "PrivateOffsets",
+    "UcInstance",
+    "UcPool",
+    "in_callback",
+)
 
 _LIB: Final[Any] = _binding.uclib  # pyright: ignore[reportUnknownMemberType]
 
 
 def _function(name: str, *arguments: Any) -> Any:
-    """A library function that keeps the GIL (releasing it costs more than most of these calls take)."""
+    """A library function that keeps the GIL (releasing it costs more than most of these calls
+    take).
+    """
     pointer = cast(getattr(_LIB, name), c_void_p).value
     assert pointer is not None
     return ctypes.PYFUNCTYPE(c_int, *arguments)(pointer)
@@ -58,12 +72,34 @@ _WRITE_CALLBACK = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_uint64, c_int, ctype
 UC_OK, UC_ERR_INSN_INVALID = 0, uc_const.UC_ERR_INSN_INVALID
 _CTL_FLUSH_TB: Final = uc_const.UC_CTL_TB_FLUSH | (uc_const.UC_CTL_IO_WRITE << 30)
 
-GPR_NAMES: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-"""The order in which :attr:`UcInstance.gpr` holds the general registers (their encoding order); RFLAGS follows at index 16."""
+GPR_NAMES: Final = (
+    "rax",
+    "rcx",
+    "rdx",
+    "rbx",
+    "rsp",
+    "rbp",
+    "rsi",
+    "rdi",
+    "r8",
+    "r9",
+    "r10",
+    "r11",
+    "r12",
+    "r13",
+    "r14",
+    "r15",
+)
+"""The order in which :attr:`UcInstance.gpr` holds the general registers (their encoding order);
+RFLAGS follows at index 16.
+"""
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 RFLAGS: Final = 16
-_BATCH_IDS: Final = (*(getattr(x86, f"UC_X86_REG_{name.upper()}") for name in GPR_NAMES), x86.UC_X86_REG_EFLAGS)
+_BATCH_IDS: Final = (
+    *(getattr(x86, f"UC_X86_REG_{name.upper()}") for name in GPR_NAMES),
+    x86.UC_X86_REG_EFLAGS,
+)
 _VECTOR_IDS: Final = (*(x86.UC_X86_REG_XMM0 + i for i in range(16)), x86.UC_X86_REG_MXCSR)
 _FLOATING_POINT: Final = (
     (x86.UC_X86_REG_FPCW, 0x37F),
@@ -79,28 +115,41 @@ _FPU_IDS: Final = (
     x86.UC_X86_REG_FPTAG,
 )
 NO_LIMIT: Final = 0x0123_4567_89AB
-"""A count that no run reaches, of a form that is easily found again in memory (``calibration`` looks for it)."""
+"""A count that no run reaches, of a form that is easily found again in memory (``calibration``
+looks for it).
+"""
 _RUN_MAX: Final = 1 << 20
-"""Ctrl-C is noticed between two runs of the emulator only, so none is longer: 8 ms at full speed, below a second with a callback each."""
+"""Ctrl-C is noticed between two runs of the emulator only, so none is longer: 8 ms at full speed,
+below a second with a callback each.
+"""
 _VECTOR_DEBUG, _VECTOR_INVALID, _ERROR_FETCH = 1, 6, 16
 SHADOW: Final = 1 << 3
 _VECTOR_SYSCALL: Final = 0x100
 """Pseudo vector for ``syscall``/``sysenter``, which Unicorn would silently skip."""
 VECTOR_WATCH: Final = 0x101
-"""Pseudo vector: the next instruction is one of :meth:`UcInstance.watch`; it has not been executed."""
+"""Pseudo vector: the next instruction is one of :meth:`UcInstance.watch`; it has not been executed.
+"""
 
-_CALLBACK_NAMES: Final = frozenset({"intr", "syscall", "invalid", "watched", "wrote", "loaded", "began", "tell", "_count_one"})
+_CALLBACK_NAMES: Final = frozenset(
+    {"intr", "syscall", "invalid", "watched", "wrote", "loaded", "began", "tell", "_count_one"}
+)
 
 
 def in_callback(frame: FrameType | None) -> bool:
-    """True for the frame of a callback from the emulator, where an exception would be lost, and of what it calls."""
-    while frame is not None and not (frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES):
+    """True for the frame of a callback from the emulator, where an exception would be lost, and of
+    what it calls.
+    """
+    while frame is not None and not (
+        frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES
+    ):
         frame = frame.f_back
     return frame is not None
 
 
 class Context:
-    """Room for one saved CPU state; give it back with :meth:`UcPool.release_context` or let it be collected."""
+    """Room for one saved CPU state; give it back with :meth:`UcPool.release_context` or let it be
+    collected.
+    """
 
     __slots__ = ("pointer", "size")
 
@@ -123,10 +172,11 @@ def _check(code: int, what: str) -> None:
 
 
 class UcInstance:
-    """A bare x86-64 CPU in long mode with paging. ``rip`` lives here between runs, everything else in Unicorn.
+    """A bare x86-64 CPU in long mode with paging. ``rip`` lives here between runs, everything else
+    in Unicorn.
 
-    ``vector`` after a run: the exception that ended it, or None. ``err``: Unicorn's error code of that run.
-    ``patched``: addresses of :meth:`trap_at` where something else stands at present.
+    ``vector`` after a run: the exception that ended it, or None. ``err``: Unicorn's error code of
+    that run. ``patched``: addresses of :meth:`trap_at` where something else stands at present.
     """
 
     __slots__ = (
@@ -178,7 +228,9 @@ class UcInstance:
         self._vector_slots = (c_void_p * 17)(*[base + 16 * i for i in range(17)])
         self._fpu = (ctypes.c_uint8 * 16 * len(_FPU_IDS))()
         self._fpu_ids = (c_int * len(_FPU_IDS))(*_FPU_IDS)
-        self._fpu_slots = (c_void_p * len(_FPU_IDS))(*[ctypes.addressof(slot) for slot in self._fpu])
+        self._fpu_slots = (c_void_p * len(_FPU_IDS))(
+            *[ctypes.addressof(slot) for slot in self._fpu]
+        )
         self._scratch = c_uint64()
         self._scratch_at = ctypes.addressof(self._scratch)
         self._cr3 = c_uint64()
@@ -200,19 +252,23 @@ class UcInstance:
         self._settle_ram()
 
     def _settle_ram(self) -> None:
-        """Map a page and forget it: in an instance whose memory was never unmapped, Unicorn gives two mappings the same place in its
-        RAM numbering, and then runs one's translations for the other's text.
+        """Map a page and forget it: in an instance whose memory was never unmapped, Unicorn gives
+        two mappings the same place in its RAM numbering, and then runs one's translations for the
+        other's text.
         """
         room = mmap.mmap(-1, PAGE_SIZE)
         host = ctypes.addressof(ctypes.c_char.from_buffer(room))
-        _check(_mem_map_ptr(self.handle, 0, PAGE_SIZE, uc_const.UC_PROT_ALL, host), "uc_mem_map_ptr")
+        _check(
+            _mem_map_ptr(self.handle, 0, PAGE_SIZE, uc_const.UC_PROT_ALL, host), "uc_mem_map_ptr"
+        )
         _check(_mem_unmap(self.handle, 0, PAGE_SIZE), "uc_mem_unmap")
 
     def _hook(self) -> None:
         stop, handle = _emu_stop, self.handle
 
         def intr(_uc: int, number: int, _data: int) -> None:
-            if self.vector != _VECTOR_SYSCALL:  # stepped by TF, a system call is followed by #DB in the same run
+            # stepped by TF, a system call is followed by #DB in the same run
+            if self.vector != _VECTOR_SYSCALL:
                 self.vector = number
             stop(handle)
 
@@ -229,22 +285,41 @@ class UcInstance:
             self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(self._count_one))
 
     def _count_one(self, _uc: int, _address: int, _size: int, _data: int) -> None:
-        """The slow way to count, where the counter was not found: a callback before each instruction, which also ends the run."""
+        """The slow way to count, where the counter was not found: a callback before each
+        instruction, which also ends the run.
+        """
         self._fallback_count += 1
         if self._fallback_count > self._fallback_limit:
             _emu_stop(self.handle)
 
-    def _add_hook(self, kind: int, callback: Any, instruction: int | None = None, *, begin: int = 1, end: int = 0) -> int:
+    def _add_hook(
+        self,
+        kind: int,
+        callback: Any,
+        instruction: int | None = None,
+        *,
+        begin: int = 1,
+        end: int = 0,
+    ) -> int:
         hook = c_size_t()
         extra = () if instruction is None else (c_int(instruction),)
-        code = _LIB.uc_hook_add(c_void_p(self.handle), byref(hook), c_int(kind), callback, None, c_uint64(begin), c_uint64(end), *extra)
+        code = _LIB.uc_hook_add(
+            c_void_p(self.handle),
+            byref(hook),
+            c_int(kind),
+            callback,
+            None,
+            c_uint64(begin),
+            c_uint64(end),
+            *extra,
+        )
         _check(code, "uc_hook_add")
         self._callbacks.append(callback)
         return hook.value
 
     def trap_at(self, addr: int) -> None:
-        """Raise #UD instead of executing an instruction that starts at ``addr``, which has not been executed yet, while ``addr`` is not
-        in :attr:`patched`. Until :meth:`unmap_all`.
+        """Raise #UD instead of executing an instruction that starts at ``addr``, which has not been
+        executed yet, while ``addr`` is not in :attr:`patched`. Until :meth:`unmap_all`.
         """
         stop, handle = _emu_stop, self.handle
 
@@ -253,10 +328,13 @@ class UcInstance:
                 self.vector = _VECTOR_INVALID
                 stop(handle)
 
-        self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(invalid), begin=addr, end=addr))
+        self._traps.append(
+            self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(invalid), begin=addr, end=addr)
+        )
 
     def watch(self, begin: int, end: int) -> None:
-        """End a run by :data:`VECTOR_WATCH` before each instruction that starts in ``[begin, end)``, but for the one it starts with. Until
+        """End a run by :data:`VECTOR_WATCH` before each instruction that starts in ``[begin,
+        end)``, but for the one it starts with. Until
         :meth:`unmap_all`; nothing there may have been translated yet.
         """
         stop, handle = _emu_stop, self.handle
@@ -268,10 +346,13 @@ class UcInstance:
                 self.vector = VECTOR_WATCH
                 stop(handle)
 
-        self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(watched), begin=begin, end=end - 1))
+        self._traps.append(
+            self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(watched), begin=begin, end=end - 1)
+        )
 
     def record(self, writes: set[tuple[int, int]], executed: dict[int, int]) -> None:
-        """Put physical address and size of each store into ``writes``, and count in ``executed`` how often its addresses are executed.
+        """Put physical address and size of each store into ``writes``, and count in ``executed``
+        how often its addresses are executed.
 
         Until :meth:`stop_recording`, before which no other hook may be added.
         """
@@ -284,12 +365,16 @@ class UcInstance:
 
         self._traps.append(self._add_hook(uc_const.UC_HOOK_MEM_WRITE, _WRITE_CALLBACK(wrote)))
         for addr in executed:
-            self._traps.append(self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(began), begin=addr, end=addr))
+            self._traps.append(
+                self._add_hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(began), begin=addr, end=addr)
+            )
         self._recording = 1 + len(executed)
         self.flush_translations()
 
     def record_loads(self, seen: Callable[[int, int, int], None]) -> None:
-        """Call ``seen(physical address, RSP, RIP)`` for each load of a counted run, until :meth:`stop_recording`."""
+        """Call ``seen(physical address, RSP, RIP)`` for each load of a counted run, until
+        :meth:`stop_recording`.
+        """
         registers, value = (x86.UC_X86_REG_RSP, x86.UC_X86_REG_RIP), c_uint64()
         where, handle = ctypes.addressof(value), self.handle
 
@@ -310,16 +395,22 @@ class UcInstance:
         self._recording = 0
         self.flush_translations()
 
-    def trace(self, spans: Iterable[tuple[int, int]], touched: Callable[[int, int, int, bool], None]) -> None:
-        """Until :meth:`unmap_all`, tell ``touched`` of each load and store in the physical ``spans`` (from, to): the address of the
-        instruction, the physical address, the size in bytes, and whether it is a store."""
+    def trace(
+        self, spans: Iterable[tuple[int, int]], touched: Callable[[int, int, int, bool], None]
+    ) -> None:
+        """Until :meth:`unmap_all`, tell ``touched`` of each load and store in the physical
+        ``spans`` (from, to): the address of the instruction, the physical address, the size in
+        bytes, and whether it is a store.
+        """
         kind = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
 
         def tell(_uc: int, kind: int, address: int, size: int, _value: int, _data: int) -> None:
             touched(self.read_reg(x86.UC_X86_REG_RIP), address, size, kind == uc_const.UC_MEM_WRITE)
 
         for begin, end in spans:
-            self._traps.append(self._add_hook(kind, _WRITE_CALLBACK(tell), begin=begin, end=end - 1))
+            self._traps.append(
+                self._add_hook(kind, _WRITE_CALLBACK(tell), begin=begin, end=end - 1)
+            )
         self.flush_translations()
 
     def _remove_hook(self) -> None:
@@ -334,10 +425,12 @@ class UcInstance:
             self.handle = 0
             self._keep.clear()
 
-    # Memory -----------------------------------------------------------------------------------------------------------
+    # Memory ---------------------------------------------------------------------------------------
 
     def map_host(self, phys: int, size: int, host: int, owner: object) -> None:
-        """Show ``size`` bytes of host memory at ``host`` as guest-physical memory at ``phys``; ``owner`` is kept alive."""
+        """Show ``size`` bytes of host memory at ``host`` as guest-physical memory at ``phys``;
+        ``owner`` is kept alive.
+        """
         _check(_mem_map_ptr(self.handle, phys, size, uc_const.UC_PROT_ALL, host), "uc_mem_map_ptr")
         self._keep.append(owner)
         self.mapped.append((phys, size))
@@ -354,16 +447,24 @@ class UcInstance:
         self.flush_translations()
 
     def flush_translations(self) -> None:
-        """Drop every translated block (17 us; needed when a physical page of text gets new content)."""
+        """Drop every translated block (17 us; needed when a physical page of text gets new
+        content).
+        """
         _check(_LIB.uc_ctl(c_void_p(self.handle), c_int(_CTL_FLUSH_TB)), "uc_ctl_flush_tb")
 
-    def enter_long_mode(self, cr3: int, gdt: int, gdt_limit: int, code_selector: int, data_selector: int) -> None:
-        """Paging on with write protection in ring 0 and no-execute; segments from the GDT at linear address ``gdt``."""
+    def enter_long_mode(
+        self, cr3: int, gdt: int, gdt_limit: int, code_selector: int, data_selector: int
+    ) -> None:
+        """Paging on with write protection in ring 0 and no-execute; segments from the GDT at linear
+        address ``gdt``.
+        """
         self.write_msr(0xC0000080, 0xD01)  # EFER: SCE, LME, LMA, NXE
         self.write_reg(x86.UC_X86_REG_CR3, cr3)
         self.write_reg(x86.UC_X86_REG_CR4, 0x620)  # PAE, OSFXSR, OSXMMEXCPT
         self.write_reg(x86.UC_X86_REG_CR0, 0x80010033)  # PG, WP, NE, ET, MP, PE
-        _check(_reg_write(self.handle, x86.UC_X86_REG_GDTR, byref(Mmr(0, gdt, gdt_limit, 0))), "GDTR")
+        _check(
+            _reg_write(self.handle, x86.UC_X86_REG_GDTR, byref(Mmr(0, gdt, gdt_limit, 0))), "GDTR"
+        )
         self.write_reg(x86.UC_X86_REG_CS, code_selector)
         for segment in (x86.UC_X86_REG_SS, x86.UC_X86_REG_DS, x86.UC_X86_REG_ES):
             self.write_reg(segment, data_selector)
@@ -374,7 +475,7 @@ class UcInstance:
         """Look page tables up anew; translated blocks of unchanged physical pages stay (0.6 us)."""
         _reg_write(self.handle, x86.UC_X86_REG_CR3, byref(self._cr3))
 
-    # Registers --------------------------------------------------------------------------------------------------------
+    # Registers ------------------------------------------------------------------------------------
 
     def read_reg(self, register: int) -> int:
         """One 64-bit register, by Unicorn's number."""
@@ -426,7 +527,9 @@ class UcInstance:
         return bytes(self._vectors)
 
     def reset_floating_point(self) -> None:
-        """x87 as after FNINIT and MXCSR as after reset: all exceptions masked, none pending, nearest, 64-bit precision, empty stack."""
+        """x87 as after FNINIT and MXCSR as after reset: all exceptions masked, none pending,
+        nearest, 64-bit precision, empty stack.
+        """
         for register, value in _FLOATING_POINT:
             self.write_reg(register, value)
 
@@ -436,9 +539,11 @@ class UcInstance:
         _reg_write_batch(self.handle, self._vector_ids, self._vector_slots, 16)
 
     def fpu_state(self) -> bytes:
-        """16 bytes each of the x87 registers R0 to R7 (80 bits; MMX in the low 64), the control, the status and the tag word.
+        """16 bytes each of the x87 registers R0 to R7 (80 bits; MMX in the low 64), the control,
+        the status and the tag word.
 
-        Without the addresses of the last x87 instruction and its operand: that of a copy is not the original's.
+        Without the addresses of the last x87 instruction and its operand: that of a copy is not the
+        original's.
         """
         _reg_read_batch(self.handle, self._fpu_ids, self._fpu_slots, len(_FPU_IDS))
         return bytes(self._fpu)
@@ -448,12 +553,14 @@ class UcInstance:
         ctypes.memmove(self._fpu, state, ctypes.sizeof(self._fpu))
         _reg_write_batch(self.handle, self._fpu_ids, self._fpu_slots, len(_FPU_IDS))
 
-    # Running ----------------------------------------------------------------------------------------------------------
+    # Running --------------------------------------------------------------------------------------
 
     def start(self, count: int) -> int:
-        """Run from :attr:`rip` until ``hlt``, an exception or ``count`` instructions; count must be above 0.
+        """Run from :attr:`rip` until ``hlt``, an exception or ``count`` instructions; count must be
+        above 0.
 
-        :returns: the number of instructions that began (a REP iteration counts as one): one more than ``count``
+        :returns: the number of instructions that began (a REP iteration counts as one): one more
+        than ``count``
             when the count ended the run, and the one that faulted is in it.
         """
         self.vector = None
@@ -475,14 +582,17 @@ class UcInstance:
         self._fallback_count = 0
         self._fallback_limit = count
         counter = self._counter
-        self.err = _emu_start(self.handle, self.rip, 0, 0, count if counter is not None else NO_LIMIT)
+        self.err = _emu_start(
+            self.handle, self.rip, 0, 0, count if counter is not None else NO_LIMIT
+        )
         _reg_read(self.handle, x86.UC_X86_REG_RIP, self._scratch_at)
         self.rip = self._scratch.value
         return self._fallback_count if counter is None else counter.value
 
     def start_one(self) -> bool:
-        """Execute the one instruction at :attr:`rip`, counted or not as the last run was; a recorder has counted it before. Whether it
-        retired: :attr:`vector` is None then, or that of a single step that was under way.
+        """Execute the one instruction at :attr:`rip`, counted or not as the last run was; a
+        recorder has counted it before. Whether it retired: :attr:`vector` is None then, or that of
+        a single step that was under way.
         """
         self._again = self.rip
         if self._uncounted:
@@ -495,7 +605,9 @@ class UcInstance:
         return self.err == UC_OK and self.vector in (None, _VECTOR_DEBUG)
 
     def _step(self) -> None:
-        """One instruction by the trap flag: to count it would drop all translations, and to go back would do so again."""
+        """One instruction by the trap flag: to count it would drop all translations, and to go back
+        would do so again.
+        """
         self.load()
         stepped = self.gpr[RFLAGS] & FLAG_TF
         self.gpr[RFLAGS] |= FLAG_TF
@@ -509,14 +621,16 @@ class UcInstance:
                 self.vector = None
 
     def start_uncounted(self) -> None:
-        """Run until ``hlt`` or an exception, without counting. Going back to :meth:`start` may drop translations."""
+        """Run until ``hlt`` or an exception, without counting. Going back to :meth:`start` may drop
+        translations.
+        """
         self.vector = None
         self._uncounted = True
         self.err = _emu_start(self.handle, self.rip, 0, 0, 0)
         _reg_read(self.handle, x86.UC_X86_REG_RIP, self._scratch_at)
         self.rip = self._scratch.value
 
-    # State ------------------------------------------------------------------------------------------------------------
+    # State ----------------------------------------------------------------------------------------
 
     def new_context(self) -> Context:
         """Room for one saved state of any instance."""
@@ -531,9 +645,11 @@ class UcInstance:
         _context_restore(self.handle, context.pointer)
 
     def forget_exception(self, context: Context) -> None:
-        """Clear Unicorn's memory of the exception just taken: nobody delivers it there, so nobody else does.
+        """Clear Unicorn's memory of the exception just taken: nobody delivers it there, so nobody
+        else does.
 
-        Without it a page fault after a page fault becomes a double fault. ``context`` is scratch room.
+        Without it a page fault after a page fault becomes a double fault. ``context`` is scratch
+        room.
         """
         offset = self._offsets.exception
         if offset is None:
@@ -548,15 +664,21 @@ class UcInstance:
         return self._offsets.error_code is not None and self._offsets.exception is not None
 
     def was_fetch(self, context: Context) -> bool:
-        """After a page fault: an instruction was being fetched, as far as can be told. ``context`` is scratch room."""
+        """After a page fault: an instruction was being fetched, as far as can be told. ``context``
+        is scratch room.
+        """
         return bool(self._private(context, self._offsets.error_code) & _ERROR_FETCH)
 
     def was_software(self, context: Context) -> bool:
-        """After an exception: an ``int n`` raised it, as far as can be told; RIP is behind it. ``context`` is scratch room."""
+        """After an exception: an ``int n`` raised it, as far as can be told; RIP is behind it.
+        ``context`` is scratch room.
+        """
         return bool(self._private(context, self._offsets.software))
 
     def in_shadow(self, context: Context) -> bool:
-        """The last instruction was STI or MOV SS, as far as can be told. ``context`` is scratch room."""
+        """The last instruction was STI or MOV SS, as far as can be told. ``context`` is scratch
+        room.
+        """
         return bool(self._private(context, self._offsets.shadow) & SHADOW)
 
     def _private(self, context: Context, offset: int | None) -> int:
@@ -567,7 +689,9 @@ class UcInstance:
 
 
 class UcPool:
-    """Instances ready for use: a new one costs 8 ms and 3 MB with its first run, a pooled one next to nothing."""
+    """Instances ready for use: a new one costs 8 ms and 3 MB with its first run, a pooled one next
+    to nothing.
+    """
 
     def __init__(self, offsets: PrivateOffsets) -> None:
         self.offsets = offsets

@@ -37,10 +37,17 @@ _HYPERCALLS: Final = {
 class X86Cpus:
     """The vCPUs of ``machine`` and their tasks.
 
-    :param frames: of each task, its call; ``stacks``: ends of the stacks of those tasks that do not have their vCPU's.
+    :param frames: of each task, its call; ``stacks``: ends of the stacks of those tasks that do not
+    have their vCPU's.
     """
 
-    def __init__(self, machine: Machine, executor: Executor, frames: dict[int, CallFrame], stacks: dict[int, int]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        executor: Executor,
+        frames: dict[int, CallFrame],
+        stacks: dict[int, int],
+    ) -> None:
         self._machine = machine
         self._executor = executor
         self._frames = frames
@@ -49,7 +56,11 @@ class X86Cpus:
         self._ucs = [cpu.uc for cpu in machine.cpus]
         self._tasks = machine.tasks
         self._stub_frames = machine.stubs.frames
-        self._stop_at = {at: _HYPERCALLS[name] for at, name in machine.stubs.hypercalls.items() if name in _HYPERCALLS}
+        self._stop_at = {
+            at: _HYPERCALLS[name]
+            for at, name in machine.stubs.hypercalls.items()
+            if name in _HYPERCALLS
+        }
         self._reasons = [ExitReason.BUDGET for _ in machine.cpus]
         self._handler_length = executor.handler_length(machine.cpus[0])
 
@@ -58,15 +69,16 @@ class X86Cpus:
         """How many vCPUs there are."""
         return len(self._cpus)
 
-    # Running ------------------------------------------------------------------------------------------------------------
+    # Running --------------------------------------------------------------------------------------
 
     def ip(self, cpu: int) -> int:
         """RIP."""
         return self._ucs[cpu].rip
 
     def run(self, cpu: int, budget: int) -> tuple[Stop, int]:
-        """See :class:`CpuPort`. A faulting instruction is one step, also where the run did not begin with it: a schedule has to mean the
-        same."""
+        """See :class:`CpuPort`. A faulting instruction is one step, also where the run did not
+        begin with it: a schedule has to mean the same.
+        """
         vcpu = self._cpus[cpu]
         reason, retired = vcpu.run(budget)
         if reason is ExitReason.WATCH:
@@ -109,10 +121,19 @@ class X86Cpus:
         """Registers and RFLAGS, vector registers, x87 registers, buffers, fault."""
         vcpu = self._cpus[task // 2]
         fault = self._tasks[task // 2].fault
-        return (vcpu.registers(), vcpu.uc.vector_state(), vcpu.uc.fpu_state(), self._buffers(task), fault and fault.kind)
+        return (
+            vcpu.registers(),
+            vcpu.uc.vector_state(),
+            vcpu.uc.fpu_state(),
+            self._buffers(task),
+            fault and fault.kind,
+        )
 
     def _buffers(self, task: int) -> tuple[bytes | None, ...]:
-        return tuple(self._machine.ram.read(addr, len(content)) for addr, content in self._frames[task].buffers)
+        return tuple(
+            self._machine.ram.read(addr, len(content))
+            for addr, content in self._frames[task].buffers
+        )
 
     def way_to_die(self, task: int) -> CallOutcome:
         """See :class:`CpuPort`."""
@@ -121,7 +142,7 @@ class X86Cpus:
         where = "" if fault.kind is FaultKind.INSTRUCTION_LIMIT else f" at {fault.place}"
         return ((), b"", b"", self._buffers(task), f"{fault.kind}{where}")
 
-    # Tasks ----------------------------------------------------------------------------------------------------------------
+    # Tasks ----------------------------------------------------------------------------------------
 
     def park(self, cpu: int, *, in_call: bool) -> tuple[int, tuple[int, ...], bytes, int, Any]:
         """See :class:`CpuPort`."""
@@ -150,9 +171,13 @@ class X86Cpus:
         context = uc.new_context()
         uc.save(context)
         kept = (context, self._tasks[cpu].save())
-        return (ParkedTask(task, Mode.IDLE, 0, None, False, 0, 0, _NO_REGISTERS, b"", self._stacks[task], kept),)
+        return (
+            ParkedTask(
+                task, Mode.IDLE, 0, None, False, 0, 0, _NO_REGISTERS, b"", self._stacks[task], kept
+            ),
+        )
 
-    # Interrupts -----------------------------------------------------------------------------------------------------------
+    # Interrupts -----------------------------------------------------------------------------------
 
     def takes_interrupt(self, cpu: int) -> bool:
         """IF is set, and the last instruction was neither STI nor MOV SS."""

@@ -1,7 +1,8 @@
 """A hit on x86-64, a piece at a time, as :class:`engine.patching.port.HitPort` has it.
 
-The pieces and their order are those of :mod:`arch_x86.probes.hit`, which ``run`` takes all at once. What a CPU knows between two of them
-is kept in a small record that can be gone back to, with probes by name, since another control state may have come meanwhile.
+The pieces and their order are those of :mod:`arch_x86.probes.hit`, which ``run`` takes all at once.
+What a CPU knows between two of them is kept in a small record that can be gone back to, with probes
+by name, since another control state may have come meanwhile.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ _FTRACE_CALLER: Final = "ftrace_caller"
 
 
 class X86ControlState(ProbeNames, Protocol):
-    """What a piece of a hit needs of a control state (:class:`engine.patching.control_state.ControlState`)."""
+    """What a piece of a hit needs of a control state
+    (:class:`engine.patching.control_state.ControlState`).
+    """
 
     @property
     def arch(self) -> X86Arch:
@@ -60,8 +63,9 @@ class X86Hits:
         self._slots = range(layout.slots, layout.slots + layout.slots_size)
 
     def begin(self, cpu: int) -> Hit:
-        """A breakpoint's stub asks, or ftrace's trampoline, with pt_regs on top of the stack; or a detour buffer does: rdi is its number,
-        rsi its pt_regs."""
+        """A breakpoint's stub asks, or ftrace's trampoline, with pt_regs on top of the stack; or a
+        detour buffer does: rdi is its number, rsi its pt_regs.
+        """
         vcpu = self._machine.cpus[cpu]
         vcpu.uc.load()
         gpr = vcpu.uc.gpr
@@ -69,7 +73,12 @@ class X86Hits:
         if name == _CALLBACK:
             return Hit(HitKind.OPTIMIZED, HitPhase.TRAP, gpr[RSI], argument=gpr[RDI])
         if name == _FTRACE_CALLER:
-            return Hit(HitKind.FTRACE, HitPhase.TRAP, gpr[RSP], argument=self._executor.traps.regs_at(gpr[RSP]).ip)
+            return Hit(
+                HitKind.FTRACE,
+                HitPhase.TRAP,
+                gpr[RSP],
+                argument=self._executor.traps.regs_at(gpr[RSP]).ip,
+            )
         return Hit(HitKind.INT3, HitPhase.TRAP, gpr[RSP])
 
     def advance(self, state: X86ControlState, cpu: int, hit: Hit) -> Hit | None:
@@ -77,8 +86,14 @@ class X86Hits:
         executor = self._executor
         vcpu = self._machine.cpus[cpu]
         regs = executor.traps.regs_at(hit.at)
-        children = tuple(p for p in map(state.named, hit.children) if p is not None) if hit.children else ()
-        live = LiveHit(hit.kind, cpu, regs, hit.argument, hit.phase, state.named(hit.probe), children)
+        children = (
+            tuple(p for p in map(state.named, hit.children) if p is not None)
+            if hit.children
+            else ()
+        )
+        live = LiveHit(
+            hit.kind, cpu, regs, hit.argument, hit.phase, state.named(hit.probe), children
+        )
         try:
             state.arch.traps.hits.advance(live)
         except ReentryError as error:
@@ -93,7 +108,9 @@ class X86Hits:
         return Hit(hit.kind, phase, hit.at, state.name_of(live.probe), hit.argument, names)
 
     def _end(self, vcpu: Cpu, hit: Hit, regs: PtRegs, phase: HitPhase) -> None:
-        """The hit is over: the CPU goes on, behind a breakpoint's stub as :class:`arch_x86.emu.traps.Traps` has it, or its call dies."""
+        """The hit is over: the CPU goes on, behind a breakpoint's stub as
+        :class:`arch_x86.emu.traps.Traps` has it, or its call dies.
+        """
         traps = self._executor.traps
         if phase is _REFUSED:
             fault = traps.refuse(vcpu, _BREAKPOINT, hit.at, regs)
@@ -112,7 +129,15 @@ class X86Hits:
         current, status, old_flags, saved_flags, prev, instance, jprobe = block
         prev = tuple((state.named(name), KprobeStatus(then), *flags) for name, then, *flags in prev)
         state.arch.ctlblk[cpu].restore(
-            (state.named(current), KprobeStatus(status), old_flags, saved_flags, prev, state.named(instance), jprobe)
+            (
+                state.named(current),
+                KprobeStatus(status),
+                old_flags,
+                saved_flags,
+                prev,
+                state.named(instance),
+                jprobe,
+            )
         )
 
     def store(self, state: X86ControlState, cpu: int) -> Block:
@@ -122,7 +147,15 @@ class X86Hits:
             return NO_HIT
         name = state.name_of
         prev = tuple((name(p), status.value, *flags) for p, status, *flags in block.prev)
-        return (name(block.current), block.status.value, block.old_flags, block.saved_flags, prev, name(block.instance), block.jprobe)
+        return (
+            name(block.current),
+            block.status.value,
+            block.old_flags,
+            block.saved_flags,
+            prev,
+            name(block.instance),
+            block.jprobe,
+        )
 
     def wrong_entry(self, cpu: int) -> str | None:
         """See :class:`HitPort`."""
@@ -138,12 +171,15 @@ class X86Hits:
         if regs.ip not in self._slots:
             return None
         stepped = bool(regs.flags & FLAG_TF)
-        if not stepped:  # where interrupts were off anyway, a step is what the CPU's block says is under way
+        # where interrupts were off anyway, a step is what the CPU's block says is under way
+        if not stepped:
             stepped = not regs.flags & FLAG_IF if flags & FLAG_IF else bool(block[0])
         return WayTaken(stepped, wrong_step(regs.flags))
 
     def returning_call(self, cpu: int) -> tuple[int, int]:
-        """See :class:`HitPort`: the return address lay below what the trampoline has skipped; RAX."""
+        """See :class:`HitPort`: the return address lay below what the trampoline has skipped;
+        RAX.
+        """
         vcpu = self._machine.cpus[cpu]
         vcpu.uc.load()
         gpr = vcpu.uc.gpr

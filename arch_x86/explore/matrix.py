@@ -33,7 +33,9 @@ class Configuration:
         return f"{self.profile.name}{', preemptible' if self.preempt else ''}"
 
 
-CONFIGURATIONS: Final = tuple(Configuration(profile, preempt) for profile in PROFILES for preempt in (False, True))
+CONFIGURATIONS: Final = tuple(
+    Configuration(profile, preempt) for profile in PROFILES for preempt in (False, True)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ class Cell:
 
     @property
     def verdict(self) -> str:
-        """``violation``; ``safe`` when every schedule within the bound was visited; else ``nothing-found``."""
+        """``violation``; ``safe`` when every schedule within the bound was visited; else
+        ``nothing-found``.
+        """
         if self.report is not None:
             return "violation"
         return "safe" if self.exhaustive else "nothing-found"
@@ -93,14 +97,18 @@ def matrix(
     say: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Iterator[Cell]:
-    """All cells, row by row, each from a fresh run. ``say`` is told what is being run, ``warn`` of a checkpoint that can't be written.
+    """All cells, row by row, each from a fresh run. ``say`` is told what is being run, ``warn`` of
+    a checkpoint that can't be written.
 
-    :raises WorkerDied: a process of ``--jobs`` ended. The same holds for what follows.
-    :raises KeyboardInterrupt: Ctrl-C cut a search off. The cell that it belongs to is not given, and no other one is begun.
+    :raises WorkerDied: a process of ``--jobs`` ended. The same holds for what follows. :raises
+    KeyboardInterrupt: Ctrl-C cut a search off. The cell that it belongs to is not given, and no
+    other one is begun.
     """
     sound: dict[tuple[str, str], bool] = {}
 
-    def is_sound(configuration: Configuration, name: str, run: Callable[[frozenset[str]], CheckResult]) -> bool:
+    def is_sound(
+        configuration: Configuration, name: str, run: Callable[[frozenset[str]], CheckResult]
+    ) -> bool:
         key = (configuration.name, name)
         if key not in sound:
             sound[key] = not run(frozenset()).violations
@@ -110,7 +118,14 @@ def matrix(
         for configuration in configurations:
             if step is None or configuration.profile.name in step.profiles:
                 say(f"{'nothing' if step is None else step.name} left out, {configuration.name}")
-                yield _cell(step.name if step is not None else None, configuration, search, pool, warn, is_sound)
+                yield _cell(
+                    step.name if step is not None else None,
+                    configuration,
+                    search,
+                    pool,
+                    warn,
+                    is_sound,
+                )
 
 
 def _cell(
@@ -145,5 +160,25 @@ def _cell(
         if result.violations:
             seconds = perf_counter() - began
             anyway = step is not None and not is_sound(configuration, name, run)
-            return Cell(step, configuration, name, result.violations[0], anyway, schedules, exhaustive, search.preemptions, seconds)
-    return Cell(step, configuration, name, None, False, schedules, exhaustive, search.preemptions, perf_counter() - began)
+            return Cell(
+                step,
+                configuration,
+                name,
+                result.violations[0],
+                anyway,
+                schedules,
+                exhaustive,
+                search.preemptions,
+                seconds,
+            )
+    return Cell(
+        step,
+        configuration,
+        name,
+        None,
+        False,
+        schedules,
+        exhaustive,
+        search.preemptions,
+        perf_counter() - began,
+    )

@@ -1,4 +1,6 @@
-"""The memory of an x86-64 machine, and its state as a whole, as :class:`engine.patching.port.MemoryPort` has them."""
+"""The memory of an x86-64 machine, and its state as a whole, as
+:class:`engine.patching.port.MemoryPort` has them.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,20 @@ _Saved = tuple[bytes, list[CpuState], list[tuple[Any, ...]]]
 class X86Memory:
     """The memory of ``machine``.
 
-    :param frames: of each task, its call; ``stacks``: ends of the stacks of those tasks that do not have their vCPU's.
+    :param frames: of each task, its call; ``stacks``: ends of the stacks of those tasks that do not
+    have their vCPU's.
     """
 
-    def __init__(self, machine: Machine, frames: dict[int, CallFrame], stacks: dict[int, int]) -> None:
+    def __init__(
+        self, machine: Machine, frames: dict[int, CallFrame], stacks: dict[int, int]
+    ) -> None:
         self._machine = machine
         self._frames = frames
         self._stacks = stacks
         self._red_zone = RED_ZONE_SIZE if machine.image.red_zone else 0
         self._spare: list[list[CpuState]] = []
 
-    # Data -----------------------------------------------------------------------------------------------------------------
+    # Data -----------------------------------------------------------------------------------------
 
     @property
     def room(self) -> mmap:
@@ -57,7 +62,11 @@ class X86Memory:
             if vpn in own:
                 continue
             end = phys + PAGE_SIZE
-            spans += [(phys, phys + GS_INTERRUPTS), (phys + GS_END, end)] if vpn in areas else [(phys, end)]
+            spans += (
+                [(phys, phys + GS_INTERRUPTS), (phys + GS_END, end)]
+                if vpn in areas
+                else [(phys, end)]
+            )
         return spans
 
     def own(self, task: int) -> Iterator[range]:
@@ -65,7 +74,10 @@ class X86Memory:
         machine = self._machine
         size = PAGE_SIZE * machine.config.stack_pages
         top = self._stacks.get(task, machine.tasks[task // 2].stack_top)
-        for addr, length in ((top - size, size), *((addr, len(content)) for addr, content in self._frames[task].buffers)):
+        for addr, length in (
+            (top - size, size),
+            *((addr, len(content)) for addr, content in self._frames[task].buffers),
+        ):
             at, end = addr, addr + length
             while at < end:
                 stop = min(end, (at // PAGE_SIZE + 1) * PAGE_SIZE)
@@ -77,10 +89,13 @@ class X86Memory:
     def name(self, phys: int) -> str:
         """By symbol or virtual address."""
         addr = self._machine.ram.virtual(phys)
-        symbol = next((one for one in self._machine.image.symbols if one.addr <= addr < one.addr + one.size), None)
+        symbol = next(
+            (one for one in self._machine.image.symbols if one.addr <= addr < one.addr + one.size),
+            None,
+        )
         return f"{addr:#x}" if symbol is None else f"{symbol.name}+{addr - symbol.addr:#x}"
 
-    # State ----------------------------------------------------------------------------------------------------------------
+    # State ----------------------------------------------------------------------------------------
 
     def save(self) -> _Saved:
         """See :class:`MemoryPort`."""
@@ -91,7 +106,11 @@ class X86Memory:
                 cpu.save_into(state)
         else:
             states = [cpu.save() for cpu in machine.cpus]
-        return machine.ram.room[: machine.ram.used], states, [(task.stack_top, *task.save()) for task in machine.tasks]
+        return (
+            machine.ram.room[: machine.ram.used],
+            states,
+            [(task.stack_top, *task.save()) for task in machine.tasks],
+        )
 
     def restore(self, saved: _Saved) -> None:
         """See :class:`MemoryPort`."""
@@ -108,7 +127,7 @@ class X86Memory:
         """See :class:`MemoryPort`."""
         self._spare.append(saved[1])
 
-    # Names of states ------------------------------------------------------------------------------------------------------
+    # Names of states ------------------------------------------------------------------------------
 
     def add_cpu(self, cpu: int, digest: blake2b) -> None:
         """See :class:`MemoryPort`."""
@@ -127,7 +146,9 @@ class X86Memory:
             digest.update(self._live_stack(parked.registers[RSP], parked.stack_top))
 
     def _live_stack(self, rsp: int, top: int) -> bytes:
-        """What is live on a stack that ends at ``top``: what lies below, but for the red zone, was left by calls that have returned."""
+        """What is live on a stack that ends at ``top``: what lies below, but for the red zone, was
+        left by calls that have returned.
+        """
         ram = self._machine.ram
         low, last = ram.physical(rsp - self._red_zone), ram.physical(top - 1)
         return ram.room[low : last + 1] if low is not None and last is not None else b""

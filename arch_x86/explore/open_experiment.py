@@ -1,4 +1,6 @@
-"""Opens an experiment on an x86-64 machine: brings the machine up, places the calls, and finds what they do without probes."""
+"""Opens an experiment on an x86-64 machine: brings the machine up, places the calls, and finds what
+they do without probes.
+"""
 
 from __future__ import annotations
 
@@ -33,47 +35,64 @@ def require_boundary(image: Image, addr: int, what: str) -> int:
     """
     function = CodeCache(image).function_at(addr)
     if function is None:
-        raise InputError(f"{printable(what)}: {addr:#x} is outside of every function; give where one of its instructions starts")
+        raise InputError(
+            f"{printable(what)}: {addr:#x} is outside of every function; give where one of its"
+            " instructions starts"
+        )
     if function.insn_at(addr) is None:
         near = max((at for at in function.insns if function.start + at < addr), default=0)
         name = printable(function.symbol.name)
-        raise InputError(f"{printable(what)}: no instruction of {name} starts there; one does at {name}+{near:#x}")
+        raise InputError(
+            f"{printable(what)}: no instruction of {name} starts there; one does at"
+            f" {name}+{near:#x}"
+        )
     return addr
 
 
-def open_experiment(experiment: Experiment, pool: UcPool | None = None, *, orders: Orders | None = None) -> Exploration:
-    """A machine for ``experiment``, brought up, with the calls placed and the control tasks not started.
+def open_experiment(
+    experiment: Experiment, pool: UcPool | None = None, *, orders: Orders | None = None
+) -> Exploration:
+    """A machine for ``experiment``, brought up, with the calls placed and the control tasks not
+    started.
 
     :param orders: what its calls leave in any order without probes, where that is known already.
-    :raises InputError: no such function, or arguments that do not fit; or calls that share data in too many orders.
+    :raises InputError: no such function, or arguments that do not fit; or calls that share data in
+    too many orders.
     """
     system = Exploration(*_place(experiment, pool), (*ORACLES, *experiment.oracles))
     if system.shares:
         try:
-            system.judge_by(find_orders(replace(experiment, reduce=True), pool) if orders is None else orders)
+            system.judge_by(
+                find_orders(replace(experiment, reduce=True), pool) if orders is None else orders
+            )
         except BaseException:
             system.close()
             raise
     return system
 
 
-def find_orders(experiment: Experiment, pool: UcPool | None = None, *, most: int = ORDERS_MOST) -> Orders:
+def find_orders(
+    experiment: Experiment, pool: UcPool | None = None, *, most: int = ORDERS_MOST
+) -> Orders:
     """What the calls of ``experiment``, which share data, leave without probes, in any order.
 
-    :param most: schedules.
-    :raises InputError: there are more; or the function also runs in NMIs, of which there can be any number.
+    :param most: schedules. :raises InputError: there are more; or the function also runs in NMIs,
+    of which there can be any number.
     """
     if experiment.nmis:
         raise InputError(
-            f"{printable(experiment.call)}: its calls share data, and NMIs make more of them, so what they may leave is not known; "
-            "explore it without NMIs, or with a function that writes to its own stack and buffers only"
+            f"{printable(experiment.call)}: its calls share data, and NMIs make more of them, so"
+            " what they may leave is not known; explore it without NMIs, or with a function that"
+            " writes to its own stack and buffers only"
         )
     with closing(Baseline(*_place(replace(experiment, code=()), pool))) as system:
         return system.find_orders(most)
 
 
 def _place(experiment: Experiment, pool: UcPool | None) -> tuple[X86Port, Plan]:
-    """A machine, and what happens on it. Twice the same for cases that differ in their control tasks only."""
+    """A machine, and what happens on it. Twice the same for cases that differ in their control
+    tasks only.
+    """
     check_arguments(experiment.arguments)
     config = MachineConfig(
         int3_gap=experiment.profile.steps_by_int3,
@@ -85,7 +104,11 @@ def _place(experiment: Experiment, pool: UcPool | None) -> tuple[X86Port, Plan]:
     machine = Machine(experiment.image, cpus=experiment.cpus, config=config, pool=pool)
     executor = Executor(machine)
     function = require_function(experiment.image, machine.kallsyms, experiment.call)
-    tasks = [2 * cpu + second for cpu in range(experiment.cpus) for second in range(1 + experiment.preempt)]
+    tasks = [
+        2 * cpu + second
+        for cpu in range(experiment.cpus)
+        for second in range(1 + experiment.preempt)
+    ]
     frames = {task: place_call(machine, function.addr, experiment.arguments) for task in tasks}
     times = {task: 1 if task % 2 else experiment.calls for task in tasks}
     plan = Plan(
@@ -103,7 +126,12 @@ def _place(experiment: Experiment, pool: UcPool | None) -> tuple[X86Port, Plan]:
         restores=experiment.restores,
         limit=experiment.limit,
     )
-    return X86Port(machine, executor, experiment.profile, frames, times, experiment.limit, experiment.poke), plan
+    return (
+        X86Port(
+            machine, executor, experiment.profile, frames, times, experiment.limit, experiment.poke
+        ),
+        plan,
+    )
 
 
 def _heap_pages(experiment: Experiment) -> int:

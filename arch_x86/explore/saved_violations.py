@@ -1,7 +1,8 @@
-"""A violation in a file: image bytes, arguments, probes, options and schedule, all that a replay needs.
+"""A violation in a file: image bytes, arguments, probes, options and schedule, all that a replay
+needs.
 
-Of a scenario it is the name of its Python file: a file that is replayed runs no code that its reader has not put there. Its fingerprint
-tells when that has changed.
+Of a scenario it is the name of its Python file: a file that is replayed runs no code that its
+reader has not put there. Its fingerprint tells when that has changed.
 """
 
 from __future__ import annotations
@@ -31,9 +32,22 @@ from engine.patching.probe_life import life_of_probes
 from engine.report.terminal import count
 from engine.search.schedule import Schedule, parse_schedule
 from engine.syntax.arguments import parse_argument
-from engine.syntax.kprobe_events import MAXACTIVE_MAX, parse_spec, refuse_ambiguous, several_functions
+from engine.syntax.kprobe_events import (
+    MAXACTIVE_MAX,
+    parse_spec,
+    refuse_ambiguous,
+    several_functions,
+)
 
-__all__ = ("INSTRUCTIONS_MAX", "CheckOptions", "SaveDirectory", "ScenarioOptions", "case_of", "load_saved", "scenario_case")
+__all__ = (
+    "INSTRUCTIONS_MAX",
+    "CheckOptions",
+    "SaveDirectory",
+    "ScenarioOptions",
+    "case_of",
+    "load_saved",
+    "scenario_case",
+)
 
 _FORMAT: Final = "optprobe-schedule"
 _VERSION: Final = 2
@@ -81,7 +95,9 @@ class ScenarioOptions:
     reduce: bool = True
 
 
-def scenario_case(one: Scenario, options: ScenarioOptions, *, profile: Profile | None = None) -> Experiment:
+def scenario_case(
+    one: Scenario, options: ScenarioOptions, *, profile: Profile | None = None
+) -> Experiment:
     """The case that scenario ``one`` is with these options.
 
     :param profile: takes the place of the shipped profile that they name.
@@ -89,11 +105,20 @@ def scenario_case(one: Scenario, options: ScenarioOptions, *, profile: Profile |
     """
     name = one.profiles[0] if options.profile is None else options.profile
     if name not in one.profiles:
-        raise InputError(f"--profile {printable(name)}: {one.name} is a scenario of {', '.join(one.profiles)}")
+        raise InputError(
+            f"--profile {printable(name)}: {one.name} is a scenario of {', '.join(one.profiles)}"
+        )
     preempt = options.preempt or one.preempt
-    ablated = without(profile or profile_named(name), frozenset((*options.without, *one.without)), preempt=preempt)
+    ablated = without(
+        profile or profile_named(name), frozenset((*options.without, *one.without)), preempt=preempt
+    )
     case = one.case(ablated, cpus=options.cpus, preempt=preempt)
-    return replace(case, reduce=options.reduce, points=_points(options.points), check_alignment=options.check_alignment)
+    return replace(
+        case,
+        reduce=options.reduce,
+        points=_points(options.points),
+        check_alignment=options.check_alignment,
+    )
 
 
 def _points(text: str) -> str:
@@ -107,13 +132,17 @@ def _points(text: str) -> str:
 
 
 def case_of(
-    options: CheckOptions, image: Image | None = None, *, profile: Profile | None = None, poke: PokeFactory | None = None
-) -> Experiment:  # fmt: skip
+    options: CheckOptions,
+    image: Image | None = None,
+    *,
+    profile: Profile | None = None,
+    poke: PokeFactory | None = None,
+) -> Experiment:
     """The case that the options describe.
 
-    :param image: takes the place of the file that they name; ``profile``: of the profile, such as a custom one.
-    :param poke: makes the poke protocol; None: the profile's.
-    :raises InputError: one of them is wrong.
+    :param image: takes the place of the file that they name; ``profile``: of the profile, such as a
+    custom one. :param poke: makes the poke protocol; None: the profile's. :raises InputError: one
+    of them is wrong.
     """
     if options.fetch != "coherent":
         known = options.fetch in ("stale", "torn")
@@ -124,24 +153,33 @@ def case_of(
         raise InputError("check needs at least one --probe; write --probe SYM+0xOFF")
     for spec in specs:
         if spec.fetchargs:
-            raise InputError(f"probe '{printable(spec.text)}': fetch arguments are not there yet; leave them out")
+            raise InputError(
+                f"probe '{printable(spec.text)}': fetch arguments are not there yet; leave them out"
+            )
         if (spec.maxactive or 0) > MAXACTIVE_MAX:
             shown = printable(spec.text)
             raise KprobeError(
-                errno.E2BIG, f"probe '{shown}': {spec.maxactive} calls at once; a return probe follows {MAXACTIVE_MAX} at most"
+                errno.E2BIG,
+                f"probe '{shown}': {spec.maxactive} calls at once; a return probe follows"
+                f" {MAXACTIVE_MAX} at most",
             )
     if image is None:
-        image = load_image(options.image, libraries=options.libraries, stubs=[name for name, _ in options.stubs])
+        image = load_image(
+            options.image, libraries=options.libraries, stubs=[name for name, _ in options.stubs]
+        )
     profile = profile or profile_named(options.profile)
     for spec in specs:
         refuse_ambiguous(spec, image, profile)
     arguments = tuple(parse_argument(text) for text in options.arguments)
     before, stubs = image.red_zone, dict(options.stubs)
     config = MachineConfig(stubs=stubs, check_alignment=options.check_alignment)
-    image, taken = with_red_zone(image, options.red_zone, [(options.call, arguments)], config, options.max_instructions)
+    image, taken = with_red_zone(
+        image, options.red_zone, [(options.call, arguments)], config, options.max_instructions
+    )
     if taken is not None:
         image = replace(image, warnings=(*image.warnings, taken))
-    changed = f" red zone: {image.red_zone}" if image.red_zone is not before else ""  # not always: schedules of before are still good
+    # not always: schedules of before are still good
+    changed = f" red zone: {image.red_zone}" if image.red_zone is not before else ""
     return Experiment(
         image=image,
         call=options.call,
@@ -167,7 +205,9 @@ def _place(image: Image, call: str, text: str) -> int:
     spec = parse_spec(text)
     what = f"--resched {printable(text)}"
     if spec.is_return or spec.event is not None or spec.fetchargs:
-        raise InputError(f"{what}: a probe's definition; give SYM+OFF, where a task is to call schedule()")
+        raise InputError(
+            f"{what}: a probe's definition; give SYM+OFF, where a task is to call schedule()"
+        )
     if spec.address is not None:
         return require_boundary(image, spec.address, what)
     several = several_functions(image, spec.symbol or "", spec.offset)
@@ -176,17 +216,20 @@ def _place(image: Image, call: str, text: str) -> int:
     symbol = next((one for one in image.functions if one.name == spec.symbol), None)
     if symbol is None:
         raise InputError(
-            f"{what}: {image.name} has no function {printable(spec.symbol or '')}; give one of its own, such as {printable(call)}"
+            f"{what}: {image.name} has no function {printable(spec.symbol or '')}; give one of its"
+            f" own, such as {printable(call)}"
         )
     if symbol.size and spec.offset >= symbol.size:
         raise InputError(
-            f"{what}: outside of {printable(symbol.name)}, which has {count(symbol.size, 'byte')}; give where an instruction starts"
+            f"{what}: outside of {printable(symbol.name)}, which has {count(symbol.size, 'byte')};"
+            " give where an instruction starts"
         )
     return require_boundary(image, symbol.addr + spec.offset, what)
 
 
 class SaveDirectory:
-    """The directory of ``--save``. It is made and tried out before a search begins, which may take a night.
+    """The directory of ``--save``. It is made and tried out before a search begins, which may take
+    a night.
 
     :raises InputError: it can't be made or written to.
     """
@@ -198,8 +241,14 @@ class SaveDirectory:
             with tempfile.TemporaryFile(dir=directory) as trial:
                 trial.write(b"violation")
         except (OSError, ValueError) as error:  # ValueError: a null character in the name
-            where, reason = printable(str(directory)), "a file is there" if isinstance(error, FileExistsError) else error_text(error)
-            raise InputError(f"--save {where}: {reason}; give a directory that can be written to, or one that can be made") from None
+            where, reason = (
+                printable(str(directory)),
+                "a file is there" if isinstance(error, FileExistsError) else error_text(error),
+            )
+            raise InputError(
+                f"--save {where}: {reason}; give a directory that can be written to, or one that"
+                " can be made"
+            ) from None
 
     def prepare(self, options: CheckOptions | ScenarioOptions) -> SavedCase:
         """What describes the case, with the bytes of all files that it names as they are now.
@@ -207,9 +256,16 @@ class SaveDirectory:
         :raises InputError: one of those files can't be read.
         """
         try:
-            told = _check_document(options) if isinstance(options, CheckOptions) else _scenario_document(options)
+            told = (
+                _check_document(options)
+                if isinstance(options, CheckOptions)
+                else _scenario_document(options)
+            )
         except OSError as error:
-            raise InputError(f"--save: {printable(str(error.filename))}: {error_text(error)}; give files that stay") from None
+            raise InputError(
+                f"--save: {printable(str(error.filename))}: {error_text(error)}; give files that"
+                " stay"
+            ) from None
         return SavedCase(self._directory, told)
 
 
@@ -229,7 +285,13 @@ class SavedCase:
 
         :raises OSError: it can't be written.
         """
-        document = {"format": _FORMAT, "version": _VERSION, "explain": explain, "schedule": str(schedule), **self.told}
+        document = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "explain": explain,
+            "schedule": str(schedule),
+            **self.told,
+        }
         file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
@@ -273,7 +335,9 @@ def _scenario_document(options: ScenarioOptions) -> dict[str, Any]:
 
 def _with_content(argument: str) -> str:
     """A buffer filled from a file, by what is in it now."""
-    return f"buf:{Path(argument[5:]).read_bytes().hex()}" if argument.startswith("buf:@") else argument
+    return (
+        f"buf:{Path(argument[5:]).read_bytes().hex()}" if argument.startswith("buf:@") else argument
+    )
 
 
 def _file(name: str) -> dict[str, str]:
@@ -288,12 +352,16 @@ def load_saved(name: str) -> tuple[Experiment, Schedule]:
     """
     shown = printable(name)
     try:
-        if Path(name).exists() and not Path(name).is_file():  # reading a FIFO would wait, a device may never end
+        # reading a FIFO would wait, a device may never end
+        if Path(name).exists() and not Path(name).is_file():
             raise InputError(f"{shown}: not a regular file; give a file that --save wrote")
         document = json.loads(Path(name).read_text(encoding="utf-8"))
     except RecursionError:
         raise InputError(f"{shown}: nested too deeply; give a file that --save wrote") from None
-    except (OSError, ValueError) as error:  # ValueError: no JSON, no UTF-8, or a null character in the name
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: no JSON, no UTF-8, or a null character in the name
         raise InputError(f"{shown}: {error_text(error)}; give a file that --save wrote") from None
     fields = _Fields(shown, document, "")
     if fields.take("format", str) != _FORMAT or fields.take("version", int) != _VERSION:
@@ -306,10 +374,12 @@ def load_saved(name: str) -> tuple[Experiment, Schedule]:
 
 
 class _Fields:
-    """A JSON object of a saved file, whose values are of the types that :meth:`SavedCase.write` gives them.
+    """A JSON object of a saved file, whose values are of the types that :meth:`SavedCase.write`
+    gives them.
 
-    :param where: the file's name, for messages; ``within``: the keys that lead to the object, each with a dot behind it.
-    :raises InputError: it is no object; so do the methods when a value is missing or of another type.
+    :param where: the file's name, for messages; ``within``: the keys that lead to the object, each
+    with a dot behind it. :raises InputError: it is no object; so do the methods when a value is
+    missing or of another type.
     """
 
     def __init__(self, where: str, values: object, within: str) -> None:
@@ -359,12 +429,16 @@ class _Fields:
 
     def each(self, key: str) -> list[_Fields]:
         """The objects of an array."""
-        return [_Fields(self._where, value, f"{self._within}{key}.{number}.") for number, value in enumerate(self.list(key))]
+        return [
+            _Fields(self._where, value, f"{self._within}{key}.{number}.")
+            for number, value in enumerate(self.list(key))
+        ]
 
     def refuse(self, key: str) -> NoReturn:
         """Say that the value of ``key`` is none that a saved file has."""
         raise InputError(
-            f"{self._where}: {self._within}{key} is missing, or not of the kind or size that it has there; give a file that --save wrote"
+            f"{self._where}: {self._within}{key} is missing, or not of the kind or size that it has"
+            " there; give a file that --save wrote"
         )
 
 
@@ -407,7 +481,9 @@ def _case(fields: _Fields, room: Path) -> Experiment:
         fetch=given.take("fetch", str),
         without=given.texts("without"),
         resched=given.texts("resched"),
-        libraries=tuple(unpack(entry, f"lib{i}") for i, entry in enumerate(fields.each("libraries"))),
+        libraries=tuple(
+            unpack(entry, f"lib{i}") for i, entry in enumerate(fields.each("libraries"))
+        ),
         stubs=_stubs(given),
         max_instructions=given.number("max_instructions", INSTRUCTIONS_MAX),
         red_zone=given.take("red_zone", str, "auto"),

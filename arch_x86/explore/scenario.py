@@ -43,7 +43,9 @@ from engine.syntax.arguments import parse_argument
 __all__ = ("CALLS_MAX", "Control", "Scenario", "Setup", "load_scenarios", "scenario")
 
 _NUMBER_NAME: Final = re.compile(r"^x(?=\d)")
-"""A commit's number is no name in Python when it begins with a digit, so its scenario's function has an x in front of it."""
+"""A commit's number is no name in Python when it begins with a digit, so its scenario's function
+has an x in front of it.
+"""
 Body = TypeVar("Body", bound=Callable[[Control], None])
 CALLS_MAX: Final = 1_000
 """Most calls that a vCPU makes."""
@@ -60,20 +62,24 @@ class Setup:
     def control(self, body: Body) -> Body:
         """A control task more, by the name of the function.
 
-        It runs from the start for each control state, and the scenario's function with it: what that keeps is shared by its tasks. Keep
-        nothing outside of the scenario's function.
+        It runs from the start for each control state, and the scenario's function with it: what
+        that keeps is shared by its tasks. Keep nothing outside of the scenario's function.
         """
         if not callable(body):
-            raise InputError(f"setup.control({printable(repr(body))}): a control task is a function of one argument, k")
+            raise InputError(
+                f"setup.control({printable(repr(body))}): a control task is a function of one"
+                " argument, k"
+            )
         self.code.append((getattr(body, "__name__", "task"), body))
         return body
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A named case. ``profiles``: where it makes sense; ``preemptions``: the bound that it is meant for; ``without``: steps that it leaves
-    out, so that it shows what they are for; ``steps``: those that it fails without; ``batch``: of :class:`engine.core.profiles.Profile`;
-    ``poke``: makes the poke protocol, None: the profile's.
+    """A named case. ``profiles``: where it makes sense; ``preemptions``: the bound that it is meant
+    for; ``without``: steps that it leaves out, so that it shows what they are for; ``steps``: those
+    that it fails without; ``batch``: of :class:`engine.core.profiles.Profile`; ``poke``: makes the
+    poke protocol, None: the profile's.
     """
 
     name: str
@@ -97,9 +103,16 @@ class Scenario:
     poke: PokeFactory | None = None
 
     def __repr__(self) -> str:
-        return described(self, shortened(self.name), f"{count(self.calls, 'call')} of {shortened(self.call)}", " ".join(self.profiles))
+        return described(
+            self,
+            shortened(self.name),
+            f"{count(self.calls, 'call')} of {shortened(self.call)}",
+            " ".join(self.profiles),
+        )
 
-    def case(self, profile: Profile, *, cpus: int | None = None, preempt: bool | None = None) -> Experiment:
+    def case(
+        self, profile: Profile, *, cpus: int | None = None, preempt: bool | None = None
+    ) -> Experiment:
         """The case in ``profile``, steps left out as there."""
         if self.batch is not None:
             profile = replace(profile, batch=self.batch)
@@ -115,7 +128,10 @@ class Scenario:
             preempt=self.preempt if preempt is None else preempt,
             nmis=self.nmis,
             interrupts=self.interrupts,
-            asleep=tuple(require_boundary(image, called.addr + offset, f"asleep={offset}") for offset in self.asleep),
+            asleep=tuple(
+                require_boundary(image, called.addr + offset, f"asleep={offset}")
+                for offset in self.asleep
+            ),
             poke=self.poke,
             code=partial(self._control_tasks, profile),
             tag=f"{self.name}:{self.source}",
@@ -159,24 +175,38 @@ def scenario(
 ) -> Callable[[Callable[[Setup], None]], Scenario]:
     """Makes a :class:`Scenario` of a function that places control tasks.
 
-    :param image: assembly text, or a file's path.
-    :param arguments: of the call, as on the command line.
-    :param asleep: offsets in the called function in front of whose instruction a task falls asleep in the middle of its call, for ever.
-    :param batch: most probes that a pass takes in each direction in linux-2010, most pokes that share their core syncs in ``next``: so that
+    :param image: assembly text, or a file's path. :param arguments: of the call, as on the command
+    line. :param asleep: offsets in the called function in front of whose instruction a task falls
+    asleep in the middle of its call, for ever. :param batch: most probes that a pass takes in each
+    direction in linux-2010, most pokes that share their core syncs in ``next``: so that
         two or three probes are more than a batch. None: the kernel's 256.
     :param poke: makes the poke protocol, ``poke(text, plane, without)``; None: the profile's.
     :raises InputError: one of them is of another type, or out of range.
     """
     _check_words(image=image, call=call)
-    for name, value in (("arguments", arguments), ("profiles", profiles), ("without", without), ("steps", steps)):
+    for name, value in (
+        ("arguments", arguments),
+        ("profiles", profiles),
+        ("without", without),
+        ("steps", steps),
+    ):
         _check_list(name, value, str, "strings, such as ('5',) or ()")
-    _check_numbers(1, calls=(calls, CALLS_MAX), cpus=(cpus, CPUS_MAX), batch=(256 if batch is None else batch, 256))
+    _check_numbers(
+        1,
+        calls=(calls, CALLS_MAX),
+        cpus=(cpus, CPUS_MAX),
+        batch=(256 if batch is None else batch, 256),
+    )
     _check_numbers(0, preemptions=(preemptions, 1_000))
     _check_switches(preempt=preempt, nmis=nmis, interrupts=interrupts)
     if not profiles or not set(profiles) <= set(PROFILES):
-        raise InputError(f"profiles={printable(repr(profiles))}: give some of {', '.join(PROFILES)}")
+        raise InputError(
+            f"profiles={printable(repr(profiles))}: give some of {', '.join(PROFILES)}"
+        )
     if poke is not None and not callable(poke):
-        raise InputError(f"poke={printable(repr(poke))}: give what makes a poke protocol, such as its class")
+        raise InputError(
+            f"poke={printable(repr(poke))}: give what makes a poke protocol, such as its class"
+        )
     _check_list("asleep", asleep, int, "offsets in the called function, such as (4,)")
 
     def make(build: Callable[[Setup], None]) -> Scenario:
@@ -213,7 +243,9 @@ def _check_words(**given: object) -> None:
 
 
 def _check_list(name: str, value: object, kind: type, what: str) -> None:
-    if not isinstance(value, (list, tuple)) or any(type(one) is not kind for one in cast("Sequence[object]", value)):
+    if not isinstance(value, (list, tuple)) or any(
+        type(one) is not kind for one in cast("Sequence[object]", value)
+    ):
         raise InputError(f"{name}={printable(repr(cast('object', value)))}: give a tuple of {what}")
 
 
@@ -221,7 +253,9 @@ def _check_numbers(least: int, **given: tuple[object, int]) -> None:
     """Each is a number from ``least`` to the one that is given with it."""
     for name, (value, most) in given.items():
         if type(value) is not int or not least <= value <= most:
-            raise InputError(f"{name}={printable(repr(value))}: give a whole number from {least} to {most:,}")
+            raise InputError(
+                f"{name}={printable(repr(value))}: give a whole number from {least} to {most:,}"
+            )
 
 
 def _check_switches(**given: object) -> None:
@@ -239,35 +273,57 @@ def load_scenarios(spec: str) -> list[Scenario]:
     path = Path(name)
     what = _no_file(path)
     if what is not None:
-        raise InputError(f"{printable(name)}: {what}; give a Python file of scenarios, FILE.py or FILE.py::SCENARIO")
+        raise InputError(
+            f"{printable(name)}: {what}; give a Python file of scenarios, FILE.py or"
+            " FILE.py::SCENARIO"
+        )
     try:
         names = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
         raise InputError(_said(error, str(path))) from None
     found = [value for value in names.values() if isinstance(value, Scenario)]
     if not found:
-        raise InputError(f"{printable(name)}: no scenario; decorate a function with optprobe.scenario")
+        raise InputError(
+            f"{printable(name)}: no scenario; decorate a function with optprobe.scenario"
+        )
     if not wanted:
         return found
-    chosen = [one for one in found if wanted.replace("_", "-") in (one.name, one.build.__name__.replace("_", "-"))]
+    chosen = [
+        one
+        for one in found
+        if wanted.replace("_", "-") in (one.name, one.build.__name__.replace("_", "-"))
+    ]
     if not chosen:
-        raise InputError(f"{printable(name)}: no scenario {printable(wanted)}; there is {', '.join(one.name for one in found)}")
+        raise InputError(
+            f"{printable(name)}: no scenario {printable(wanted)}; there is"
+            f" {', '.join(one.name for one in found)}"
+        )
     return chosen
 
 
 def _no_file(path: Path) -> str | None:
-    """Why ``path`` is no regular file; None: it is one. Reading a FIFO would wait, and a device may never end."""
+    """Why ``path`` is no regular file; None: it is one. Reading a FIFO would wait, and a device may
+    never end.
+    """
     try:
         if path.is_file():
             return None
-        return "a directory" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
+        return (
+            "a directory"
+            if path.is_dir()
+            else "not a regular file"
+            if path.exists()
+            else "no such file"
+        )
     except (OSError, ValueError) as error:  # a name that is too long, say
         return error_text(error)
 
 
 def _said(error: BaseException, file: str) -> str:
     """What a scenario's Python file has raised, with the line of that file where it did."""
-    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    lines = [
+        line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == file
+    ]
     where = f"{printable(file)}{f', line {lines[-1]}' if lines else ''}"
     if isinstance(error, InputError):
         return f"{where}: {error}"

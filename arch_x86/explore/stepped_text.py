@@ -1,4 +1,6 @@
-"""The text of one control state: each byte of a write to live code is a step of its own (fetch model ``coherent``)."""
+"""The text of one control state: each byte of a write to live code is a step of its own (fetch
+model ``coherent``).
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,20 @@ class _Nobody:
 class SteppedText(TextSpace):
     """A text space that stops before each byte that a vCPU might fetch.
 
-    :param private: whether an address belongs to slots and detour buffers: written whole, since nobody runs there yet, or any more.
-    :param whole_batches: what ``stop_machine`` writes is one step, since nobody can look; NMIs can.
-    :param point: called before each such byte with what is about to happen.
-    :ivar log: the writes since it was last cleared.
+    :param private: whether an address belongs to slots and detour buffers: written whole, since
+    nobody runs there yet, or any more. :param whole_batches: what ``stop_machine`` writes is one
+    step, since nobody can look; NMIs can. :param point: called before each such byte with what is
+    about to happen. :ivar log: the writes since it was last cleared.
     """
 
-    def __init__(self, store: TextStore, private: Callable[[int], bool], point: Callable[[str], None], *, whole_batches: bool) -> None:
+    def __init__(
+        self,
+        store: TextStore,
+        private: Callable[[int], bool],
+        point: Callable[[str], None],
+        *,
+        whole_batches: bool,
+    ) -> None:
         super().__init__(store, _Nobody())
         self._private = private
         self._point = point

@@ -67,11 +67,13 @@ class X86Text:
         """Where functions with a return probe return to."""
         return self._machine.stubs.trampoline
 
-    # Contents -------------------------------------------------------------------------------------------------------------
+    # Contents -------------------------------------------------------------------------------------
 
     def build(self, plane: SteppedPlane, *, whole_batches: bool) -> tuple[SteppedText, X86Arch]:
         """See :class:`TextPort`."""
-        text = SteppedText(self._store, self.buffers.__contains__, plane.point, whole_batches=whole_batches)
+        text = SteppedText(
+            self._store, self.buffers.__contains__, plane.point, whole_batches=whole_batches
+        )
         return text, build_arch(self._machine, text, plane, self._profile, poke=self._poke)
 
     def show(self, state: Any, version: Any) -> None:
@@ -96,7 +98,11 @@ class X86Text:
             old = originals.get(page.vpn)
             if old is None or page.vpn << 12 in self.buffers:
                 continue
-            at = next(i for i, (new, was) in enumerate(zip(page.content, old.content, strict=True)) if new != was)
+            at = next(
+                i
+                for i, (new, was) in enumerate(zip(page.content, old.content, strict=True))
+                if new != was
+            )
             return (page.vpn << 12) + at, page.content[at], old.content[at]
         return None
 
@@ -111,7 +117,7 @@ class X86Text:
                 cpu.uc.watch(start, end)
             cpu.uc.flush_translations()
 
-    # Names ----------------------------------------------------------------------------------------------------------------
+    # Names ----------------------------------------------------------------------------------------
 
     def where(self, addr: int) -> str:
         """See :class:`TextPort`."""
@@ -134,7 +140,12 @@ class X86Text:
     def _short(self, addr: int) -> str:
         stubs = self._machine.stubs
         if addr in stubs.frames:
-            starts = {stubs.interrupt: "interrupt", stubs.nmi: "nmi", stubs.schedule: "schedule", stubs.trampoline: "trampoline"}
+            starts = {
+                stubs.interrupt: "interrupt",
+                stubs.nmi: "nmi",
+                stubs.schedule: "schedule",
+                stubs.trampoline: "trampoline",
+            }
             starts |= {at: f"exception {vector}" for vector, at in stubs.exceptions.items()}
             starts |= {stubs.optimized_callback: "callback", stubs.ftrace_caller: "ftrace_caller"}
             start = max((at for at in starts if at <= addr), default=addr)

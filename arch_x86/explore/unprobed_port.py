@@ -1,5 +1,7 @@
-"""Calls without probes on an x86-64 machine: what each leaves, for the result oracle, and what tasks have in common. Implements
-:class:`engine.patching.unprobed.UnprobedPort`."""
+"""Calls without probes on an x86-64 machine: what each leaves, for the result oracle, and what
+tasks have in common. Implements
+:class:`engine.patching.unprobed.UnprobedPort`.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ class X86Unprobed:
         self._memory = memory
         self._code = CodeCache(executor.machine.image)
         layout, stubs = executor.machine.layout, executor.machine.stubs.frames
-        self._ours = (range(layout.slots, layout.detours + layout.detours_size), range(min(stubs), max(stubs) + 1))
+        self._ours = (
+            range(layout.slots, layout.detours + layout.detours_size),
+            range(min(stubs), max(stubs) + 1),
+        )
 
     def run_all(self, entries: Iterable[int]) -> UnprobedCalls:
         """See :class:`UnprobedPort`."""
@@ -62,10 +67,11 @@ class X86Unprobed:
         return seen
 
     def _refuse_bad_calls(self) -> None:
-        """Make all calls as :meth:`_record` does, at full speed: recording what one does takes a hundred times as long, and of one that
-        does not end it takes for ever.
+        """Make all calls as :meth:`_record` does, at full speed: recording what one does takes a
+        hundred times as long, and of one that does not end it takes for ever.
 
-        :raises UnprobedFault: a call dies, or retires as many instructions as it may without coming to its end.
+        :raises UnprobedFault: a call dies, or retires as many instructions as it may without coming
+        to its end.
         """
         for number, frame in self._frames.items():
             cpu = number // 2
@@ -79,8 +85,14 @@ class X86Unprobed:
                     continue
                 which = "unprobed call" if made == 0 else f"unprobed call, made {made + 1} times,"
                 if fault.kind is FaultKind.INSTRUCTION_LIMIT:
-                    raise UnprobedFault(f"the {which} does not end: it is at {fault.place} after {self._limit:,} instructions")
-                raise UnprobedFault(f"the {which} ends in a guest fault at {fault.place} ({fault.rip:#x}): {fault.kind}: {fault.explain}")
+                    raise UnprobedFault(
+                        f"the {which} does not end: it is at {fault.place} after {self._limit:,}"
+                        " instructions"
+                    )
+                raise UnprobedFault(
+                    f"the {which} ends in a guest fault at {fault.place} ({fault.rip:#x}):"
+                    f" {fault.kind}: {fault.explain}"
+                )
             task.stack_top = first
 
     def _record(self, entries: Iterable[int]) -> UnprobedCalls:
@@ -93,7 +105,11 @@ class X86Unprobed:
             task, uc = machine.tasks[cpu], machine.cpus[cpu].uc
             first = task.stack_top
             task.stack_top = self._stacks.get(number, first)
-            writes, outcomes, way = set[tuple[int, int]](), list[CallOutcome](), list[tuple[Any, ...]]()
+            writes, outcomes, way = (
+                set[tuple[int, int]](),
+                list[CallOutcome](),
+                list[tuple[Any, ...]](),
+            )
             for _ in range(self._times[number]):
                 counts = dict.fromkeys(seen.entries, 0)
                 uc.record(writes, counts)
@@ -102,7 +118,9 @@ class X86Unprobed:
                 uc.stop_recording()
                 outcomes.append(self._cpus.outcome(number))
                 way.append((machine.cpus[cpu].retired - task.started, *outcomes[-1][3:]))
-                seen.entries = {addr: max(most, counts[addr]) for addr, most in seen.entries.items()}
+                seen.entries = {
+                    addr: max(most, counts[addr]) for addr, most in seen.entries.items()
+                }
             seen.outcomes[number] = outcomes
             ways.append(way)
             seen.shares = seen.shares or not own_writes(writes, self._memory.own(number))
@@ -111,7 +129,7 @@ class X86Unprobed:
         seen.alike = all(way == longest[: len(way)] for way in ways)
         return seen
 
-    # Accesses -------------------------------------------------------------------------------------------------------------
+    # Accesses -------------------------------------------------------------------------------------
 
     def trace(self, cpu: int, spans: Iterable[tuple[int, int]], touched: Touched) -> None:
         """See :class:`UnprobedPort`."""
@@ -120,7 +138,10 @@ class X86Unprobed:
     def stacks(self, cpu: int) -> list[range]:
         """See :class:`UnprobedPort`."""
         size = self._machine.config.stack_pages * PAGE_SIZE
-        tops = (self._machine.tasks[cpu].stack_top, *(top for task, top in self._stacks.items() if task // 2 == cpu))
+        tops = (
+            self._machine.tasks[cpu].stack_top,
+            *(top for task, top in self._stacks.items() if task // 2 == cpu),
+        )
         spans: list[range] = []
         for top in tops:
             for page in range(top - size, top, PAGE_SIZE):
@@ -141,4 +162,6 @@ class X86Unprobed:
         """The instructions that change IF."""
         function = self._code.function_at(addr)
         if function is not None:
-            yield from (insn.addr for insn in function.insns.values() if changes_interrupt_flag(insn))
+            yield from (
+                insn.addr for insn in function.insns.values() if changes_interrupt_flag(insn)
+            )

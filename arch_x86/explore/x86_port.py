@@ -42,7 +42,15 @@ class X86Port:
         self.hits = X86Hits(executor)
         self.text = X86Text(machine, profile, poke)
         self.memory = X86Memory(machine, frames, stacks)
-        self.unprobed = X86Unprobed(executor, frames=frames, times=times, stacks=stacks, limit=limit, cpus=self.cpus, memory=self.memory)
+        self.unprobed = X86Unprobed(
+            executor,
+            frames=frames,
+            times=times,
+            stacks=stacks,
+            limit=limit,
+            cpus=self.cpus,
+            memory=self.memory,
+        )
 
     def close(self) -> None:
         """Give the emulators back."""

@@ -1,4 +1,6 @@
-"""Assembly text cut into statements. Pure: nothing is assembled here, only what keystone can be trusted with is let through."""
+"""Assembly text cut into statements. Pure: nothing is assembled here, only what keystone can be
+trusted with is let through.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,12 @@ __all__ = ("Statement", "read_statements")
 
 _TEXT_LIMIT: Final = 4 << 20
 _FILL_LIMIT: Final = 1 << 20
-_TOKENS: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|/\*.*?\*/|/\*|//[^\n]*|#[^\n]*|[;\n]|[^"/#;\n]+|.', re.DOTALL)
-_PREPROCESSOR: Final = re.compile(r"#\s*(include|define|undef|if|ifdef|ifndef|elif|else|endif|error|pragma)\b")
+_TOKENS: Final = re.compile(
+    r'"(?:[^"\\\n]|\\.)*"|/\*.*?\*/|/\*|//[^\n]*|#[^\n]*|[;\n]|[^"/#;\n]+|.', re.DOTALL
+)
+_PREPROCESSOR: Final = re.compile(
+    r"#\s*(include|define|undef|if|ifdef|ifndef|elif|else|endif|error|pragma)\b"
+)
 _LABEL: Final = re.compile(r"\s*([A-Za-z_.$][\w.$]*)\s*:", re.ASCII)
 _DIRECTIVE: Final = re.compile(r"(\.\w+)\s*(.*)", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*\s*=\s*[\w+\-*() ]+")
@@ -24,9 +30,25 @@ _EXPRESSIONS: Final = re.compile(r"[\w\s.$,+\-*()]+", re.ASCII)
 _STRINGS: Final = re.compile(r'\s*"(?:[^"\\]|\\.)*"\s*(,\s*"(?:[^"\\]|\\.)*"\s*)*')
 _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]{1,8}|0|[1-9][0-9]{0,8}")
 _WITHOUT_EFFECT: Final = frozenset(
-    (".text", ".globl", ".global", ".type", ".size", ".file", ".ident", ".local", ".weak", ".hidden", ".intel_syntax", ".code64", ".loc")
+    (
+        ".text",
+        ".globl",
+        ".global",
+        ".type",
+        ".size",
+        ".file",
+        ".ident",
+        ".local",
+        ".weak",
+        ".hidden",
+        ".intel_syntax",
+        ".code64",
+        ".loc",
+    )
 )
-_DATA: Final = frozenset((".byte", ".2byte", ".short", ".word", ".4byte", ".long", ".int", ".8byte", ".quad"))
+_DATA: Final = frozenset(
+    (".byte", ".2byte", ".short", ".word", ".4byte", ".long", ".int", ".8byte", ".quad")
+)
 _TEXTS: Final = frozenset((".ascii", ".asciz", ".string"))
 _FILLS: Final = frozenset((".zero", ".skip", ".space"))
 _ALIGNMENTS: Final = frozenset((".align", ".balign", ".p2align"))
@@ -39,7 +61,9 @@ _BRACKETS: Final = re.compile(r"\[[^\]]*\]")
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement: its ``labels``, and ``code`` for keystone ("" for none). ``data`` and ``padding``: what ``code`` lays down."""
+    """One statement: its ``labels``, and ``code`` for keystone ("" for none). ``data`` and
+    ``padding``: what ``code`` lays down.
+    """
 
     line: int
     labels: tuple[str, ...]
@@ -58,7 +82,8 @@ class Statement:
 def read_statements(text: str, name: str) -> list[Statement]:
     """The statements of assembly ``text``, without comments.
 
-    :raises InputError: a form that is not known to be safe with keystone; the message names the line.
+    :raises InputError: a form that is not known to be safe with keystone; the message names the
+    line.
     """
     if len(text) > _TEXT_LIMIT:
         raise InputError(f"{name}: more than {_TEXT_LIMIT >> 20} MiB of assembly")
@@ -110,22 +135,46 @@ def _statement(line: int, labels: tuple[str, ...], code: str, name: str) -> Stat
         raise refuse("not an instruction in Intel syntax, a label (name:) or a directive")
     if any(code.count(left) != code.count(right) for left, right in ("[]", "()", "{}")):
         raise refuse("brackets without a partner")  # keystone makes up an operand
-    if _HIGH_BYTE.search(code) and (_NEEDS_REX.search(code) or _WIDE_OPERAND.search(_BRACKETS.sub("", code))):
-        raise refuse("ah, bh, ch and dh have no encoding together with a register that needs a REX prefix")
+    if _HIGH_BYTE.search(code) and (
+        _NEEDS_REX.search(code) or _WIDE_OPERAND.search(_BRACKETS.sub("", code))
+    ):
+        raise refuse(
+            "ah, bh, ch and dh have no encoding together with a register that needs a REX prefix"
+        )
     return Statement(line, labels, code)
 
 
-def _directive(line: int, labels: tuple[str, ...], code: str, word: str, operands: str, refuse: Callable[[str], InputError]) -> Statement:
-    if word in _WITHOUT_EFFECT or word.startswith(".cfi_") or (word == ".section" and operands.startswith(".text")):
+def _directive(
+    line: int,
+    labels: tuple[str, ...],
+    code: str,
+    word: str,
+    operands: str,
+    refuse: Callable[[str], InputError],
+) -> Statement:
+    if (
+        word in _WITHOUT_EFFECT
+        or word.startswith(".cfi_")
+        or (word == ".section" and operands.startswith(".text"))
+    ):
         return Statement(line, labels, "")
     if word in _DATA and _EXPRESSIONS.fullmatch(operands):
         return Statement(line, labels, code, data=True)
-    if word in _TEXTS and _STRINGS.fullmatch(operands) and operands.isascii() and operands.isprintable():
+    if (
+        word in _TEXTS
+        and _STRINGS.fullmatch(operands)
+        and operands.isascii()
+        and operands.isprintable()
+    ):
         return Statement(line, labels, code, data=True)
     if word in _FILLS | _ALIGNMENTS:
         count, _, fill = operands.partition(",")
         limit = 12 if word == ".p2align" else 4096 if word in _ALIGNMENTS else _FILL_LIMIT
-        if not _NUMBER.fullmatch(count.strip()) or int(count, 0) > limit or not _EXPRESSIONS.fullmatch(fill or "0"):
+        if (
+            not _NUMBER.fullmatch(count.strip())
+            or int(count, 0) > limit
+            or not _EXPRESSIONS.fullmatch(fill or "0")
+        ):
             raise refuse(f"write a number up to {limit}")
         return Statement(line, labels, code, data=word in _FILLS, padding=word in _ALIGNMENTS)
     if word in (".set", ".equ") and _EXPRESSIONS.fullmatch(operands):

@@ -1,7 +1,9 @@
-"""Assembly text, Intel syntax, by keystone: one section of text, each label that does not start with ``.L`` a symbol.
+"""Assembly text, Intel syntax, by keystone: one section of text, each label that does not start
+with ``.L`` a symbol.
 
-keystone can crash, hang or read other files on input that it was not made for (``.text``, a lone ``/``, ``.incbin``), so each
-statement is read here first (:mod:`arch_x86.images.asmlines`) and only known forms go on.
+keystone can crash, hang or read other files on input that it was not made for (``.text``, a lone
+``/``, ``.incbin``), so each statement is read here first (:mod:`arch_x86.images.asmlines`) and only
+known forms go on.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _POINTER = 8
 def load_asm(text: str, name: str, base: int | None = None) -> Image:
     """The image of assembly ``text`` at ``base`` (0x10000000 by default).
 
-    A label before data is a data symbol, any other a function, and both reach to the next one. ``.L`` labels stay local.
+    A label before data is a data symbol, any other a function, and both reach to the next one.
+    ``.L`` labels stay local.
 
     :raises InputError: what keystone refuses, or might not survive; the message names the line.
     """
@@ -34,7 +37,10 @@ def load_asm(text: str, name: str, base: int | None = None) -> Image:
     if not code:
         raise InputError(f"{name}: no instruction; give assembly in Intel syntax")
     memory = Memory(name, [Area(start, bytearray(code), len(code), executable=True)])
-    bounds = sorted({addr for label, addr in addresses.items() if not label.startswith(".L")} | {start + len(code)})
+    bounds = sorted(
+        {addr for label, addr in addresses.items() if not label.startswith(".L")}
+        | {start + len(code)}
+    )
     following = dict(pairwise(bounds))
     symbols = tuple(
         Symbol(label, addr, following.get(addr, addr) - addr, function=not labels[label])
@@ -60,8 +66,12 @@ def _labels(statements: Sequence[Statement], name: str) -> dict[str, bool]:
     return labels
 
 
-def _assemble(statements: Sequence[Statement], labels: list[str], name: str, start: int) -> tuple[bytes, dict[str, int]]:
-    """The machine code, and where each label lies: keystone does not say, so a table of them is assembled behind the code."""
+def _assemble(
+    statements: Sequence[Statement], labels: list[str], name: str, start: int
+) -> tuple[bytes, dict[str, int]]:
+    """The machine code, and where each label lies: keystone does not say, so a table of them is
+    assembled behind the code.
+    """
     lines = [line for statement in statements for line in statement.lines()]
     table = [f".quad {label}" for label in labels]
     try:
@@ -73,17 +83,27 @@ def _assemble(statements: Sequence[Statement], labels: list[str], name: str, sta
     size = len(whole) - _POINTER * len(labels)
     if size < 0:
         raise InputError(f"{name}: keystone made nothing of it; give assembly in Intel syntax")
-    addresses = {label: int.from_bytes(whole[size + _POINTER * i :][:_POINTER], "little") for i, label in enumerate(labels)}
+    addresses = {
+        label: int.from_bytes(whole[size + _POINTER * i :][:_POINTER], "little")
+        for i, label in enumerate(labels)
+    }
     return whole[:size], addresses
 
 
 def _culprit(statements: Sequence[Statement], start: int) -> tuple[int, str]:
-    """Line and text of the first statement that keystone refuses, by bisection; line 0 when no single one is to blame."""
+    """Line and text of the first statement that keystone refuses, by bisection; line 0 when no
+    single one is to blame.
+    """
 
     def good(count: int) -> bool:
         later = [f"{label}:" for statement in statements[count:] for label in statement.labels]
         try:
-            assemble("\n".join([line for statement in statements[:count] for line in statement.lines()] + later), start)
+            assemble(
+                "\n".join(
+                    [line for statement in statements[:count] for line in statement.lines()] + later
+                ),
+                start,
+            )
         except InputError:
             return False
         return True

@@ -1,4 +1,6 @@
-"""The code-image format: machine code, symbols and the kernel's lists as one JSON object (version 1; docs/code-image.md)."""
+"""The code-image format: machine code, symbols and the kernel's lists as one JSON object (version
+1; docs/code-image.md).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ __all__ = ("FORMAT", "load_code_image")
 
 FORMAT: Final = "code-image"
 _VERSION: Final = 1
-_OPTIONAL: Final = ("exception_table", "reserved", "blacklist", "indirect_thunks", "preemption", "ibt", "red_zone")
+_OPTIONAL: Final = (
+    "exception_table",
+    "reserved",
+    "blacklist",
+    "indirect_thunks",
+    "preemption",
+    "ibt",
+    "red_zone",
+)
 _KEYS: Final = frozenset(("format", "version", "name", "segments", "symbols", *_OPTIONAL))
 
 
@@ -59,7 +69,9 @@ class _Object:
     def address(self, key: str) -> int:
         value = cast("int", self._get(key, int, "an integer"))
         if not 0 <= value < ADDRESS_LIMIT:
-            self.fail(f"{self.where(key)} is beyond 64 bits; it must be from 0 to {ADDRESS_LIMIT - 1:#x}")
+            self.fail(
+                f"{self.where(key)} is beyond 64 bits; it must be from 0 to {ADDRESS_LIMIT - 1:#x}"
+            )
         return value
 
     def range(self, start: str = "addr", *, minimum: int = 1) -> Range:
@@ -74,7 +86,10 @@ class _Object:
         return _Object(self._file, self._value[key], key)
 
     def objects(self, key: str) -> list[_Object]:
-        return [_Object(self._file, value, f"{key}[{index}]") for index, value in enumerate(self.items(key))]
+        return [
+            _Object(self._file, value, f"{key}[{index}]")
+            for index, value in enumerate(self.items(key))
+        ]
 
     def items(self, key: str) -> list[Any]:
         return cast("list[Any]", self._get(key, list, "an array")) if self.has(key) else []
@@ -83,8 +98,15 @@ class _Object:
 def _kind(value: object) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    kinds: tuple[tuple[type, str], ...] = ((dict, "an object"), (list, "an array"), (str, "a string"), (int, "an integer"))
-    return next((text for kind, text in kinds if isinstance(value, kind)), "a number with a fraction")
+    kinds: tuple[tuple[type, str], ...] = (
+        (dict, "an object"),
+        (list, "an array"),
+        (str, "a string"),
+        (int, "an integer"),
+    )
+    return next(
+        (text for kind, text in kinds if isinstance(value, kind)), "a number with a fraction"
+    )
 
 
 def load_code_image(text: str, name: str) -> Image:
@@ -118,7 +140,9 @@ def load_code_image(text: str, name: str) -> Image:
         ibt=top.flag("ibt"),
         red_zone=top.flag("red_zone"),
         red_zone_given=top.has("red_zone"),
-        warnings=tuple(f'key "{key}" is not part of the format: ignored' for key in top.unknown_keys()),
+        warnings=tuple(
+            f'key "{key}" is not part of the format: ignored' for key in top.unknown_keys()
+        ),
     )
 
 
@@ -154,19 +178,27 @@ def _symbol(item: _Object, memory: Memory) -> Symbol:
     while at < place.end:  # a function may span segments that touch
         area = memory.area_at(at)
         if area is None:
-            item.fail(f"symbol {name}: its {place.size:#x} bytes from {place.addr:#x} reach beyond the segments")
+            item.fail(
+                f"symbol {name}: its {place.size:#x} bytes from {place.addr:#x} reach beyond the"
+                " segments"
+            )
         at = area.end
     return Symbol(name, place.addr, place.size)
 
 
 def _exception(item: _Object) -> ExceptionEntry:
-    return ExceptionEntry(item.address("insn"), item.address("fixup") if item.has("fixup") else None)
+    return ExceptionEntry(
+        item.address("insn"), item.address("fixup") if item.has("fixup") else None
+    )
 
 
 def _reserved(item: _Object) -> Reserved:
     place, kind = item.range(), item.text("kind")
     if kind not in {known.value for known in ReservedKind}:
-        item.fail(f'{item.where("kind")} is "{kind}"; it must be one of {", ".join(known.value for known in ReservedKind)}')
+        item.fail(
+            f'{item.where("kind")} is "{kind}"; it must be one of'
+            f" {', '.join(known.value for known in ReservedKind)}"
+        )
     return Reserved(place.addr, place.size, ReservedKind(kind))
 
 

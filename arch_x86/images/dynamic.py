@@ -1,7 +1,9 @@
-"""The dynamic section: where an executable or shared object keeps its relocations and its dynamic symbols.
+"""The dynamic section: where an executable or shared object keeps its relocations and its dynamic
+symbols.
 
-Source: System V ABI, chapter 5, "Dynamic Section" and "Hash Table"; DT_RELR of the gABI draft; DT_GNU_HASH of binutils.
-Everything is read from the loaded segments, as ld.so does it, so a file without section headers will do.
+Source: System V ABI, chapter 5, "Dynamic Section" and "Hash Table"; DT_RELR of the gABI draft;
+DT_GNU_HASH of binutils. Everything is read from the loaded segments, as ld.so does it, so a file
+without section headers will do.
 """
 
 from __future__ import annotations
@@ -12,21 +14,38 @@ from functools import cached_property
 from typing import Final
 
 from arch_x86.images.elf_file import ElfFile
-from arch_x86.images.elf_records import RELA_SIZE, SYMBOL_SIZE, ElfSymbol, Rela, Strings, unpack_relas, unpack_symbols
+from arch_x86.images.elf_records import (
+    RELA_SIZE,
+    SYMBOL_SIZE,
+    ElfSymbol,
+    Rela,
+    Strings,
+    unpack_relas,
+    unpack_symbols,
+)
 from arch_x86.images.memory import Memory
 from arch_x86.images.relocs import RELATIVE
 from engine.errors import InputError
 
 __all__ = ("Dynamic",)
 
-_DT_PLTRELSZ, _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_STRSZ = 2, 4, 5, 6, 7, 8, 10
+_DT_PLTRELSZ, _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_STRSZ = (
+    2,
+    4,
+    5,
+    6,
+    7,
+    8,
+    10,
+)
 _DT_REL, _DT_RELSZ, _DT_PLTREL, _DT_JMPREL, _DT_RELRSZ, _DT_RELR = 17, 18, 20, 23, 35, 36
 _DT_GNU_HASH: Final = 0x6FFFFEF5
 _WORD: Final = 8
 
 
 class Dynamic:
-    """The dynamic section of ``elf``, loaded in ``memory`` with its addresses moved by ``bias``. Empty when there is none.
+    """The dynamic section of ``elf``, loaded in ``memory`` with its addresses moved by ``bias``.
+    Empty when there is none.
 
     :raises InputError: on use, where it points outside of the segments.
     """
@@ -47,21 +66,34 @@ class Dynamic:
             self._tags.setdefault(tag, value)
 
     def relocations(self) -> Iterator[Rela]:
-        """All relocations in the order in which ld.so applies them: RELR as RELATIVE with the addend in place, RELA, then the PLT's."""
-        if self._tags.get(_DT_RELSZ) or (self._tags.get(_DT_PLTRELSZ) and self._tags.get(_DT_PLTREL, 7) != _DT_RELA):
+        """All relocations in the order in which ld.so applies them: RELR as RELATIVE with the
+        addend in place, RELA, then the PLT's.
+        """
+        if self._tags.get(_DT_RELSZ) or (
+            self._tags.get(_DT_PLTRELSZ) and self._tags.get(_DT_PLTREL, 7) != _DT_RELA
+        ):
             raise InputError(f"{self._elf.name}: relocations of type REL; x86-64 files have RELA")
         yield from self._relr()
         for address, size in ((_DT_RELA, _DT_RELASZ), (_DT_JMPREL, _DT_PLTRELSZ)):
             if self._tags.get(size):
                 self._elf.check_count(self._tags[size] // RELA_SIZE, "relocations")
-                yield from unpack_relas(self._read(self._tags.get(address, 0), self._tags[size], "the relocation table"))
+                yield from unpack_relas(
+                    self._read(self._tags.get(address, 0), self._tags[size], "the relocation table")
+                )
 
     def symbol(self, number: int) -> ElfSymbol:
         """Dynamic symbol ``number``."""
         if number not in self._symbols:
             if _DT_SYMTAB not in self._tags:
-                raise InputError(f"{self._elf.name}: a relocation names symbol {number}, but there is no dynamic symbol table")
-            entry = self._read(self._tags[_DT_SYMTAB] + SYMBOL_SIZE * number, SYMBOL_SIZE, f"dynamic symbol {number}")
+                raise InputError(
+                    f"{self._elf.name}: a relocation names symbol {number}, but there is no dynamic"
+                    " symbol table"
+                )
+            entry = self._read(
+                self._tags[_DT_SYMTAB] + SYMBOL_SIZE * number,
+                SYMBOL_SIZE,
+                f"dynamic symbol {number}",
+            )
             self._symbols[number] = next(unpack_symbols(entry, self._strings))
         return self._symbols[number]
 
@@ -75,17 +107,28 @@ class Dynamic:
 
     @cached_property
     def _strings(self) -> Strings:
-        table = self._read(self._tags.get(_DT_STRTAB, 0), self._tags.get(_DT_STRSZ, 0), "the dynamic string table")
+        table = self._read(
+            self._tags.get(_DT_STRTAB, 0), self._tags.get(_DT_STRSZ, 0), "the dynamic string table"
+        )
         return Strings(self._elf.name, table)
 
     def _read(self, vaddr: int, size: int, what: str) -> bytes:
-        data = self._memory.read((vaddr + self._bias) % (1 << 64), size) if size <= len(self._elf.data) else None
+        data = (
+            self._memory.read((vaddr + self._bias) % (1 << 64), size)
+            if size <= len(self._elf.data)
+            else None
+        )
         if data is None:
-            raise InputError(f"{self._elf.name}: {what} ({size:#x} bytes at {vaddr:#x}) lies outside of the segments; the file is damaged")
+            raise InputError(
+                f"{self._elf.name}: {what} ({size:#x} bytes at {vaddr:#x}) lies outside of the"
+                " segments; the file is damaged"
+            )
         return data
 
     def _relr(self) -> Iterator[Rela]:
-        """An even word is an address; an odd one a bitmap of which of the next 63 words are relocated as well."""
+        """An even word is an address; an odd one a bitmap of which of the next 63 words are
+        relocated as well.
+        """
         size = self._tags.get(_DT_RELRSZ, 0)
         if not size:
             return
@@ -100,22 +143,33 @@ class Dynamic:
                 places = [word]
                 following = word + _WORD
             for place in places:
-                yield Rela(place, RELATIVE, 0, int.from_bytes(self._read(place, _WORD, "a RELR relocation"), "little"))
+                yield Rela(
+                    place,
+                    RELATIVE,
+                    0,
+                    int.from_bytes(self._read(place, _WORD, "a RELR relocation"), "little"),
+                )
 
     def _count(self) -> int:
         if _DT_HASH in self._tags:
-            return int.from_bytes(self._read(self._tags[_DT_HASH] + 4, 4, "the symbol hash table"), "little")  # nchain
+            # nchain
+            return int.from_bytes(
+                self._read(self._tags[_DT_HASH] + 4, 4, "the symbol hash table"), "little"
+            )
         if _DT_GNU_HASH not in self._tags:
             return 0
         table = self._tags[_DT_GNU_HASH]
-        buckets, first, bloom_words = struct.unpack("<III", self._read(table, 12, "the symbol hash table"))
+        buckets, first, bloom_words = struct.unpack(
+            "<III", self._read(table, 12, "the symbol hash table")
+        )
         at = table + 16 + _WORD * bloom_words
         self._elf.check_count(buckets, "hash buckets")
         heads = struct.unpack(f"<{buckets}I", self._read(at, 4 * buckets, "the symbol hash table"))
         last = max(heads, default=0)
         if last < first:
             return first
-        # The last chain ends at the first entry with bit 0 set; entries of symbols below ``first`` are left out.
+        # The last chain ends at the first entry with bit 0 set; entries of symbols below ``first``
+        # are left out.
         at += 4 * buckets - 4 * first
         while not self._read(at + 4 * last, 4, "the symbol hash table")[0] & 1:
             last += 1

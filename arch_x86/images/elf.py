@@ -31,21 +31,27 @@ def load_elf(
     interpreter: Callable[[str], bytes | None] | None = None,
     executes: bool = True,
 ) -> Image:
-    """The image of the ELF file ``data``: x86-64, relocatable object (``.o``, ``.ko``), executable or shared object.
+    """The image of the ELF file ``data``: x86-64, relocatable object (``.o``, ``.ko``), executable
+    or shared object.
 
-    :param name: what to call it, in the image and in messages.
-    :param base: page to load the image at, by default 0x10000000; an executable linked at fixed addresses takes none.
-    :param libraries: name and content of shared objects that define what the image lacks, in look-up order.
-    :param stubs: names that no library may define.
-    :param interpreter: reads the dynamic linker that a file names, for names that nobody else defines; None where there is none.
-    :param executes: False: nothing will be run, so data that would be copied from a library may be missing.
-    :raises InputError: anything else, or damaged.
+    :param name: what to call it, in the image and in messages. :param base: page to load the image
+    at, by default 0x10000000; an executable linked at fixed addresses takes none. :param libraries:
+    name and content of shared objects that define what the image lacks, in look-up order. :param
+    stubs: names that no library may define. :param interpreter: reads the dynamic linker that a
+    file names, for names that nobody else defines; None where there is none. :param executes:
+    False: nothing will be run, so data that would be copied from a library may be missing. :raises
+    InputError: anything else, or damaged.
     """
     elf = ElfFile(data, name)
     if base is not None and elf.type not in ("ET_REL", "ET_DYN"):
-        raise InputError(f"{name}: an executable linked at fixed addresses cannot be moved to {base:#x}; leave the text base out")
+        raise InputError(
+            f"{name}: an executable linked at fixed addresses cannot be moved to {base:#x}; leave"
+            " the text base out"
+        )
     if elf.type == "ET_REL":
-        main: RelModule | DynModule = RelModule(elf, check_base(name, DEFAULT_BASE if base is None else base))
+        main: RelModule | DynModule = RelModule(
+            elf, check_base(name, DEFAULT_BASE if base is None else base)
+        )
         memory = main.memory
     else:
         fixed = elf.type != "ET_DYN"
@@ -59,7 +65,9 @@ def load_elf(
             return None
         file = path.rpartition("/")[2]
         trial = _library(Memory(file, ()), content, file)  # what is in memory stays there
-        return None if trial.exports().keys().isdisjoint(missing) else _library(memory, content, file)
+        return (
+            None if trial.exports().keys().isdisjoint(missing) else _library(memory, content, file)
+        )
 
     linked = link(modules, memory, stubs, dynamic_linker)
     return _image(main, modules[1:], memory, linked)
@@ -73,16 +81,22 @@ def _library(memory: Memory, data: bytes, name: str) -> Module:
 
 
 def _in_lookup_order(*files: Sequence[Symbol]) -> tuple[Symbol, ...]:
-    """All symbols, those of each file behind those before it, so that a name finds what a call by that name reaches."""
+    """All symbols, those of each file behind those before it, so that a name finds what a call by
+    that name reaches.
+    """
     result: list[Symbol] = []
     names: set[str] = set()
     for symbols in files:
-        result += (replace(s, shadowed=True) if s.name in names and not s.shadowed else s for s in symbols)
+        result += (
+            replace(s, shadowed=True) if s.name in names and not s.shadowed else s for s in symbols
+        )
         names.update(s.name for s in symbols)
     return tuple(result)
 
 
-def _image(main: RelModule | DynModule, libraries: Sequence[Module], memory: Memory, linked: Linked) -> Image:
+def _image(
+    main: RelModule | DynModule, libraries: Sequence[Module], memory: Memory, linked: Linked
+) -> Image:
     found, cut = main.symbols()
     warnings = [*main.warnings, *linked.stand_ins.warnings, *cut]
     theirs: list[Sequence[Symbol]] = []
@@ -90,7 +104,9 @@ def _image(main: RelModule | DynModule, libraries: Sequence[Module], memory: Mem
         symbols, cut = library.symbols()
         theirs.append(symbols)
         warnings += [f"{library.name}: {line}" for line in cut]
-    symbols = _in_lookup_order(linked.runtime.symbols, found, linked.stand_ins.symbols, *theirs, linked.symbols)
+    symbols = _in_lookup_order(
+        linked.runtime.symbols, found, linked.stand_ins.symbols, *theirs, linked.symbols
+    )
     image = Image(
         name=main.name,
         segments=memory.segments(),

@@ -1,4 +1,6 @@
-"""Executables and shared objects: segments at their addresses, relocated as ld.so would. Answers to glibc's elf/dl-load.c, dl-reloc.c."""
+"""Executables and shared objects: segments at their addresses, relocated as ld.so would. Answers to
+glibc's elf/dl-load.c, dl-reloc.c.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ from arch_x86.images.elf_records import (
 from arch_x86.images.memory import Area, Memory
 from arch_x86.images.module import Bindings, Definition, DefinitionKind, ThreadBlock, Use
 from arch_x86.images.plt import plt_entries
-from arch_x86.images.special import refuse_copy, refuse_place, refuse_relocation, refuse_thread_symbol
+from arch_x86.images.special import (
+    refuse_copy,
+    refuse_place,
+    refuse_relocation,
+    refuse_thread_symbol,
+)
 from arch_x86.images.symbols import image_symbols
 from arch_x86.images.undefined import use_in_text
 from arch_x86.images.unwind import unnamed_functions
@@ -43,30 +50,41 @@ _WORD: Final = 8
 
 
 class DynModule:
-    """Executable or shared object ``elf``. ``entry`` is its entry point, or None; ``warnings`` what was assumed of its segments.
+    """Executable or shared object ``elf``. ``entry`` is its entry point, or None; ``warnings`` what
+    was assumed of its segments.
 
-    :param memory: where its segments go, behind what is there.
-    :param base: where its lowest page goes (None: at the addresses it was linked for).
-    :param executes: False: nothing will be run, so data that would be copied from a library may be missing.
-    :raises InputError: damaged, a relocation that is not supported, or over the limits.
+    :param memory: where its segments go, behind what is there. :param base: where its lowest page
+    goes (None: at the addresses it was linked for). :param executes: False: nothing will be run, so
+    data that would be copied from a library may be missing. :raises InputError: damaged, a
+    relocation that is not supported, or over the limits.
     """
 
-    def __init__(self, elf: ElfFile, memory: Memory, base: int | None, *, executes: bool = True) -> None:
+    def __init__(
+        self, elf: ElfFile, memory: Memory, base: int | None, *, executes: bool = True
+    ) -> None:
         loads = [p for p in elf.programs if p.type == "PT_LOAD" and p.memsz]
         if not loads:
-            raise InputError(f"{elf.name}: no loadable segment; give an executable or shared object with code")
+            raise InputError(
+                f"{elf.name}: no loadable segment; give an executable or shared object with code"
+            )
         self.name = elf.name
         self._elf = elf
         self._memory = memory
         self._executes = executes
-        self._bias = bias = 0 if base is None else base - min(p.vaddr for p in loads) // PAGE_SIZE * PAGE_SIZE
+        self._bias = bias = (
+            0 if base is None else base - min(p.vaddr for p in loads) // PAGE_SIZE * PAGE_SIZE
+        )
         for area in sorted(_areas(elf, loads, bias), key=lambda area: (area.addr, area.size)):
             memory.append(area)
         self._dynamic = Dynamic(elf, memory, bias)
-        self._relas = [rela for rela in _relocations(elf, self._dynamic) if rela.kind != relocs.NONE]
+        self._relas = [
+            rela for rela in _relocations(elf, self._dynamic) if rela.kind != relocs.NONE
+        ]
         self.has_descriptors = any(rela.kind == relocs.TLSDESC for rela in self._relas)
         self.thread = self._thread_block()
-        self.interpreter = next((_interpreter(elf, p) for p in elf.programs if p.type == "PT_INTERP"), "")
+        self.interpreter = next(
+            (_interpreter(elf, p) for p in elf.programs if p.type == "PT_INTERP"), ""
+        )
         entry = (elf.entry + bias) % (1 << 64)
         self.entry = entry if elf.entry and memory.is_text(entry) else None
         self.warnings = tuple(_warnings(loads, bias))
@@ -76,10 +94,15 @@ class DynModule:
         if header is None:
             return None
         if header.filesz > header.memsz:
-            raise InputError(f"{self.name}: the thread-local segment has more bytes in the file than in memory; the file is damaged")
-        return ThreadBlock((header.vaddr + self._bias) % (1 << 64), header.filesz, header.memsz, header.align)
+            raise InputError(
+                f"{self.name}: the thread-local segment has more bytes in the file than in memory;"
+                " the file is damaged"
+            )
+        return ThreadBlock(
+            (header.vaddr + self._bias) % (1 << 64), header.filesz, header.memsz, header.align
+        )
 
-    # Names ------------------------------------------------------------------------------------------------------------
+    # Names ----------------------------------------------------------------------------------------
 
     def exports(self) -> Mapping[str, Definition]:
         """Global names, the current version of each."""
@@ -93,7 +116,11 @@ class DynModule:
     def _exported(self) -> list[ElfSymbol]:
         table = self._elf.table("SHT_DYNSYM")
         symbols = self._elf.symbols(table) if table else self._dynamic.symbols()
-        return [s for s in symbols if s.bind != STB_LOCAL and s.section != UNDEF and s.type != STT_SECTION]
+        return [
+            s
+            for s in symbols
+            if s.bind != STB_LOCAL and s.section != UNDEF and s.type != STT_SECTION
+        ]
 
     def _own(self, symbol: ElfSymbol) -> Definition | None:
         """The module's own definition of ``symbol``."""
@@ -103,12 +130,19 @@ class DynModule:
             block = self.thread
             if block is None:
                 return None
-            return Definition(block.distance(symbol.value), symbol.size, DefinitionKind.THREAD, block.distance(0), self.name)
+            return Definition(
+                block.distance(symbol.value),
+                symbol.size,
+                DefinitionKind.THREAD,
+                block.distance(0),
+                self.name,
+            )
         kind = DefinitionKind.INDIRECT if symbol.type == STT_GNU_IFUNC else DefinitionKind.PLAIN
         return Definition(_address(symbol, self._bias) or 0, symbol.size, kind, owner=self.name)
 
     def references(self) -> Iterator[tuple[ElfSymbol, Use]]:
-        """In the order of the symbol table, every relocation's symbol, but for copies: those are about the other side.
+        """In the order of the symbol table, every relocation's symbol, but for copies: those are
+        about the other side.
 
         :raises InputError: a relocation that is not supported.
         """
@@ -116,7 +150,9 @@ class DynModule:
             symbol = self._dynamic.symbol(rela.symbol) if rela.symbol else None
             known = relocs.supported(rela.kind) and rela.kind not in relocs.GOT_TYPES
             if not known and rela.kind not in relocs.LOADER_TYPES:
-                refuse_relocation(self.name, rela.kind, symbol.name if symbol else "", f"{rela.offset:#x}")
+                refuse_relocation(
+                    self.name, rela.kind, symbol.name if symbol else "", f"{rela.offset:#x}"
+                )
             if symbol is not None and rela.kind != relocs.COPY:
                 yield symbol, self._use(rela)
 
@@ -125,17 +161,25 @@ class DynModule:
         return (rela.offset + self._bias) % (1 << 64)
 
     def _use(self, rela: Rela) -> Use:
-        """How a relocation uses its symbol. ld.so sees an instruction only where text is relocated (DT_TEXTREL)."""
+        """How a relocation uses its symbol. ld.so sees an instruction only where text is relocated
+        (DT_TEXTREL).
+        """
         if rela.kind in relocs.THREAD_TYPES:
             return Use.THREAD
         if rela.kind in (relocs.JUMP_SLOT, relocs.PLT32):
             return Use.CALL
         place = self._place(rela)
-        if rela.kind in relocs.LOADER_TYPES or relocs.width(rela.kind) == _WORD or not self._memory.is_text(place):
+        if (
+            rela.kind in relocs.LOADER_TYPES
+            or relocs.width(rela.kind) == _WORD
+            or not self._memory.is_text(place)
+        ):
             return Use.ADDRESS
-        return use_in_text(self._memory.read(place - 2, 2) or b"") & (Use.CALL | Use.DATA) or Use.DATA
+        return (
+            use_in_text(self._memory.read(place - 2, 2) or b"") & (Use.CALL | Use.DATA) or Use.DATA
+        )
 
-    # Relocation -------------------------------------------------------------------------------------------------------
+    # Relocation -----------------------------------------------------------------------------------
 
     def relocate(self, bindings: Bindings) -> None:
         """Apply all relocations."""
@@ -147,17 +191,25 @@ class DynModule:
                 if not copied and self._executes:
                     refuse_copy(self.name, symbol.name if symbol else "", f"{rela.offset:#x}")
                 continue
-            found = bindings.find(self, symbol, self._own(symbol), self._use(rela)) if symbol is not None else None
+            found = (
+                bindings.find(self, symbol, self._own(symbol), self._use(rela))
+                if symbol is not None
+                else None
+            )
             if rela.kind == relocs.IRELATIVE:
                 self._defer(bindings, rela, (rela.addend + self._bias) % (1 << 64), 0, "")
             elif rela.kind in relocs.THREAD_TYPES:
                 self._thread_relocation(bindings, rela, symbol, found)
             elif found is not None and found.kind is DefinitionKind.THREAD:
-                refuse_thread_symbol(self.name, rela.kind, symbol.name if symbol else "", f"{rela.offset:#x}")
+                refuse_thread_symbol(
+                    self.name, rela.kind, symbol.name if symbol else "", f"{rela.offset:#x}"
+                )
             elif found is not None and found.kind is DefinitionKind.INDIRECT:
                 name = symbol.name if symbol is not None else ""
                 if rela.kind in relocs.INDIRECT_TYPES and self._memory.is_writable(place):
-                    self._defer(bindings, rela, found.addr, rela.addend if rela.kind == 1 else 0, name)
+                    self._defer(
+                        bindings, rela, found.addr, rela.addend if rela.kind == 1 else 0, name
+                    )
                 else:
                     self._store(rela, bindings.callable(found, name), symbol)
             elif symbol is None:
@@ -171,7 +223,9 @@ class DynModule:
             refuse_place(self.name, rela.kind, name, f"{rela.offset:#x}")
         bindings.defer(place, resolver, addend, name)
 
-    def _thread_relocation(self, bindings: Bindings, rela: Rela, symbol: ElfSymbol | None, found: Definition | None) -> None:
+    def _thread_relocation(
+        self, bindings: Bindings, rela: Rela, symbol: ElfSymbol | None, found: Definition | None
+    ) -> None:
         name, where = symbol.name if symbol is not None else "", f"{rela.offset:#x}"
         if symbol is None and self.thread is not None:
             start = self.thread.distance(0)
@@ -184,7 +238,9 @@ class DynModule:
             self._store(rela, (found.addr - found.block) % (1 << 64), symbol)
         elif rela.kind == relocs.TLSDESC:
             distance = (found.addr + rela.addend) % (1 << 64)
-            words = bindings.descriptor_resolver.to_bytes(_WORD, "little") + distance.to_bytes(_WORD, "little")
+            words = bindings.descriptor_resolver.to_bytes(_WORD, "little") + distance.to_bytes(
+                _WORD, "little"
+            )
             self._write(rela, words, symbol)
         else:
             self._store(rela, found.addr, symbol)
@@ -194,40 +250,63 @@ class DynModule:
         data = relocs.compute(rela.kind, value, rela.addend, place)
         if data is None:
             numbers = f"({value:#x}{rela.addend:+#x} from {place:#x})"
-            raise InputError(f"{self.name}: {_describe(rela, symbol)} overflows {numbers}; load the image at another address")
+            raise InputError(
+                f"{self.name}: {_describe(rela, symbol)} overflows {numbers}; load the image at"
+                " another address"
+            )
         self._write(rela, data, symbol)
 
     def _write(self, rela: Rela, data: bytes, symbol: ElfSymbol | None) -> None:
         if not self._memory.write(self._place(rela), data):
-            raise InputError(f"{self.name}: {_describe(rela, symbol)} lies outside of the bytes that the file brings; the file is damaged")
+            raise InputError(
+                f"{self.name}: {_describe(rela, symbol)} lies outside of the bytes that the file"
+                " brings; the file is damaged"
+            )
 
-    # Symbols ----------------------------------------------------------------------------------------------------------
+    # Symbols --------------------------------------------------------------------------------------
 
     def symbols(self) -> tuple[tuple[Symbol, ...], tuple[str, ...]]:
-        """The symbol table's, or else the dynamic ones; then functions that only the unwind table knows."""
+        """The symbol table's, or else the dynamic ones; then functions that only the unwind table
+        knows.
+        """
         elf = self._elf
         table = elf.table("SHT_SYMTAB") or elf.table("SHT_DYNSYM")
         symbols = elf.symbols(table) if table else self._dynamic.symbols()
         named, cut = image_symbols(
-            (s for s in symbols if not _is_boundary(elf, s)), self._memory, lambda symbol: _address(symbol, self._bias)
-        )  # fmt: skip
+            (s for s in symbols if not _is_boundary(elf, s)),
+            self._memory,
+            lambda symbol: _address(symbol, self._bias),
+        )
         known = [*named, *plt_entries(elf, self._memory, self._bias, self._imported(), named)]
         return (*known, *unnamed_functions(elf.programs, self._memory, self._bias, known)), cut
 
     def _imported(self) -> dict[int, str]:
-        """Words that the dynamic linker fills with a function's address, by the address they are linked for."""
-        words = (rela for rela in self._relas if rela.kind in (relocs.JUMP_SLOT, relocs.GLOB_DAT) and rela.symbol)
+        """Words that the dynamic linker fills with a function's address, by the address they are
+        linked for.
+        """
+        words = (
+            rela
+            for rela in self._relas
+            if rela.kind in (relocs.JUMP_SLOT, relocs.GLOB_DAT) and rela.symbol
+        )
         named = ((rela.offset, self._dynamic.symbol(rela.symbol).name) for rela in words)
         return {offset: name for offset, name in named if name}
 
 
 def _interpreter(elf: ElfFile, header: Program) -> str:
-    text = elf.slice(header.offset, header.filesz, "the interpreter's name").split(b"\0", 1)[0].decode("utf-8", "replace")
+    text = (
+        elf.slice(header.offset, header.filesz, "the interpreter's name")
+        .split(b"\0", 1)[0]
+        .decode("utf-8", "replace")
+    )
     return text if text.isprintable() else ""
 
 
 def _describe(rela: Rela, symbol: ElfSymbol | None) -> str:
-    return f"relocation {relocs.type_name(rela.kind)}{f' against {symbol.name}' if symbol else ''} at {rela.offset:#x}"
+    return (
+        f"relocation {relocs.type_name(rela.kind)}{f' against {symbol.name}' if symbol else ''} at"
+        f" {rela.offset:#x}"
+    )
 
 
 def _areas(elf: ElfFile, loads: Iterable[Program], bias: int) -> list[Area]:
@@ -235,37 +314,59 @@ def _areas(elf: ElfFile, loads: Iterable[Program], bias: int) -> list[Area]:
     left = len(elf.data) + _PADDING_LIMIT
     for load in loads:
         if load.filesz > load.memsz:
-            raise InputError(f"{elf.name}: the segment at {load.vaddr:#x} has more bytes in the file than in memory; the file is damaged")
+            raise InputError(
+                f"{elf.name}: the segment at {load.vaddr:#x} has more bytes in the file than in"
+                " memory; the file is damaged"
+            )
         left -= load.filesz
         if left < 0:
-            raise InputError(f"{elf.name}: the segments repeat the file's bytes many times over; the file is damaged")
+            raise InputError(
+                f"{elf.name}: the segments repeat the file's bytes many times over; the file is"
+                " damaged"
+            )
         data = bytearray(elf.slice(load.offset, load.filesz, f"the segment at {load.vaddr:#x}"))
-        areas.append(Area(load.vaddr + bias, data, load.memsz, writable=bool(load.flags & _PF_W), executable=bool(load.flags & _PF_X)))
+        areas.append(
+            Area(
+                load.vaddr + bias,
+                data,
+                load.memsz,
+                writable=bool(load.flags & _PF_W),
+                executable=bool(load.flags & _PF_X),
+            )
+        )
     return areas
 
 
 def _warnings(loads: Iterable[Program], bias: int) -> Iterable[str]:
     for load in loads:
         if load.flags & _PF_W and load.flags & _PF_X:
-            yield f"the segment at {load.vaddr + bias:#x} is writable and executable: loaded as text, not writable"
+            yield (
+                f"the segment at {load.vaddr + bias:#x} is writable and executable: loaded as text,"
+                " not writable"
+            )
 
 
 def _relocations(elf: ElfFile, dynamic: Dynamic) -> Iterable[Rela]:
     yield from dynamic.relocations()
     if any(p.type == "PT_DYNAMIC" for p in elf.programs):
         return
-    # A static executable has no dynamic section; its start-up code relocates itself, and only the sections say where.
+    # A static executable has no dynamic section; its start-up code relocates itself, and only the
+    # sections say where.
     for section in elf.sections:
         if section.type == "SHT_RELA" and section.flags & SHF_ALLOC:
             yield from unpack_relas(elf.contents(section))
 
 
 def _is_boundary(elf: ElfFile, symbol: ElfSymbol) -> bool:
-    """True for the linker's own marks (``_etext``, ``__bss_start``): no type, and not within a section of text."""
+    """True for the linker's own marks (``_etext``, ``__bss_start``): no type, and not within a
+    section of text.
+    """
     if symbol.type != STT_NOTYPE or not 0 < symbol.section < len(elf.sections):
         return False
     section = elf.sections[symbol.section]
-    return not (section.flags & SHF_EXECINSTR and section.addr <= symbol.value < section.addr + section.size)
+    return not (
+        section.flags & SHF_EXECINSTR and section.addr <= symbol.value < section.addr + section.size
+    )
 
 
 def _address(symbol: ElfSymbol, bias: int) -> int | None:

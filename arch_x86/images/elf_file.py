@@ -1,7 +1,9 @@
-"""An ELF file taken apart into typed records, each checked against the file's size. The only user of pyelftools' parser.
+"""An ELF file taken apart into typed records, each checked against the file's size. The only user
+of pyelftools' parser.
 
-pyelftools parses the two header tables; symbols and relocations are unpacked by :mod:`arch_x86.images.elf_records`, since
-they are many, and since a damaged file must end in an :class:`InputError` whatever it holds.
+pyelftools parses the two header tables; symbols and relocations are unpacked by
+:mod:`arch_x86.images.elf_records`, since they are many, and since a damaged file must end in an
+:class:`InputError` whatever it holds.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from elftools.common.utils import struct_parse
 from elftools.elf.elffile import ELFFile
 
 from arch_x86.images.elf_header import check_header
-from arch_x86.images.elf_records import SYMBOL_SIZE, ElfSymbol, Program, Section, Strings, unpack_symbols
+from arch_x86.images.elf_records import (
+    SYMBOL_SIZE,
+    ElfSymbol,
+    Program,
+    Section,
+    Strings,
+    unpack_symbols,
+)
 from arch_x86.images.memory import printable
 from engine.errors import InputError
 
@@ -26,7 +35,8 @@ COUNT_LIMIT: Final = 4 << 20
 
 
 class ElfFile:
-    """A little-endian 64-bit x86 ELF file. The two header tables lie within the file; what they point to is checked on use.
+    """A little-endian 64-bit x86 ELF file. The two header tables lie within the file; what they
+    point to is checked on use.
 
     :raises InputError: it is something else, or damaged.
     """
@@ -39,10 +49,19 @@ class ElfFile:
             elf = ELFFile(BytesIO(data))
             self.type = str(elf["e_type"])
             self.entry = int(elf["e_entry"])
-            self._sections = [struct_parse(elf.structs.Elf_Shdr, elf.stream, at) for at in shape.section_headers]
-            self.programs = tuple(_program(struct_parse(elf.structs.Elf_Phdr, elf.stream, at)) for at in shape.program_headers)
-        except Exception as error:  # pyelftools raises whatever its parser meets: construct errors, struct.error, KeyError, ...
-            raise InputError(f"{name}: the ELF header tables are damaged ({type(error).__name__}); give an intact file") from None
+            self._sections = [
+                struct_parse(elf.structs.Elf_Shdr, elf.stream, at) for at in shape.section_headers
+            ]
+            self.programs = tuple(
+                _program(struct_parse(elf.structs.Elf_Phdr, elf.stream, at))
+                for at in shape.program_headers
+            )
+        # pyelftools raises whatever its parser meets: construct errors, struct.error, KeyError, ...
+        except Exception as error:
+            raise InputError(
+                f"{name}: the ELF header tables are damaged ({type(error).__name__}); give an"
+                " intact file"
+            ) from None
         self._names = shape.names_index
 
     @cached_property
@@ -54,11 +73,18 @@ class ElfFile:
         strings = Strings(self.name, b"\0")
         if 0 < self._names < len(raw):
             table = raw[self._names]
-            strings = Strings(self.name, self.slice(int(table["sh_offset"]), int(table["sh_size"]), "the section name table"))
+            strings = Strings(
+                self.name,
+                self.slice(
+                    int(table["sh_offset"]), int(table["sh_size"]), "the section name table"
+                ),
+            )
         return tuple(_section(index, header, strings) for index, header in enumerate(raw))
 
     def slice(self, offset: int, size: int, what: str) -> bytes:
-        """``size`` bytes from ``offset``; ``what`` they are, for the message when the file is shorter."""
+        """``size`` bytes from ``offset``; ``what`` they are, for the message when the file is
+        shorter.
+        """
         if offset + size > len(self.data):
             ends = f"ends at offset {offset + size:#x} but the file at {len(self.data):#x}"
             raise InputError(f"{self.name}: {what} {ends}; the file is truncated or damaged")
@@ -73,7 +99,10 @@ class ElfFile:
     def linked(self, section: Section) -> Section:
         """The section that ``section.link`` names."""
         if not 0 < section.link < len(self.sections):
-            raise InputError(f"{self.name}: section {section.name or section.index} links to section {section.link}, which does not exist")
+            raise InputError(
+                f"{self.name}: section {section.name or section.index} links to section"
+                f" {section.link}, which does not exist"
+            )
         return self.sections[section.link]
 
     def table(self, kind: str) -> Section | None:
@@ -82,23 +111,36 @@ class ElfFile:
 
     def symbols(self, table: Section) -> list[ElfSymbol]:
         """All entries of symbol table ``table``, the null symbol at index 0 included."""
-        extended = next((s for s in self.sections if s.type == "SHT_SYMTAB_SHNDX" and s.link == table.index), None)
+        extended = next(
+            (s for s in self.sections if s.type == "SHT_SYMTAB_SHNDX" and s.link == table.index),
+            None,
+        )
         data = self.contents(table)
         self.check_count(len(data) // SYMBOL_SIZE, "symbols")
         strings = Strings(self.name, self.contents(self.linked(table)))
         symbols = list(unpack_symbols(data, strings, self.contents(extended) if extended else b""))
-        versions = next((s for s in self.sections if s.type == "SHT_GNU_versym" and s.link == table.index), None)
+        versions = next(
+            (s for s in self.sections if s.type == "SHT_GNU_versym" and s.link == table.index), None
+        )
         if versions is None:
             return symbols
-        marks = self.contents(versions)[1::2].ljust(len(symbols), b"\0")  # high bytes of 16-bit entries; bit 15 is VERSYM_HIDDEN
-        return [replace(symbol, hidden=True) if mark >> 7 else symbol for symbol, mark in zip(symbols, marks, strict=False)]
+        # high bytes of 16-bit entries; bit 15 is VERSYM_HIDDEN
+        marks = self.contents(versions)[1::2].ljust(len(symbols), b"\0")
+        return [
+            replace(symbol, hidden=True) if mark >> 7 else symbol
+            for symbol, mark in zip(symbols, marks, strict=False)
+        ]
 
     def check_count(self, count: int, what: str) -> None:
         """Refuse a file with more than ``COUNT_LIMIT`` of ``what``."""
         if count > COUNT_LIMIT:
             raise InputError(f"{self.name}: {count} {what}; the limit is {COUNT_LIMIT}")
-        if count > len(self.data):  # before the time is spent: tables that overlap each other, or lie in zero-filled memory
-            raise InputError(f"{self.name}: {count} {what} in a file of {len(self.data)} bytes; the file is damaged")
+        # before the time is spent: tables that overlap each other, or lie in zero-filled memory
+        if count > len(self.data):
+            raise InputError(
+                f"{self.name}: {count} {what} in a file of {len(self.data)} bytes; the file is"
+                " damaged"
+            )
 
 
 def _program(header: Any) -> Program:

@@ -1,6 +1,8 @@
-"""The ELF header, checked before anything else reads it: what kind of file it is, and that its two tables lie within it.
+"""The ELF header, checked before anything else reads it: what kind of file it is, and that its two
+tables lie within it.
 
-Source: System V ABI, chapter 4 ("ELF Header", "Section Header Table Index" for the counts that do not fit in 16 bits).
+Source: System V ABI, chapter 4 ("ELF Header", "Section Header Table Index" for the counts that do
+not fit in 16 bits).
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _WANTED: Final = "give an x86-64 relocatable object, executable or shared object
 
 @dataclass(frozen=True, slots=True)
 class HeaderShape:
-    """File offsets of each header of the two tables, and the index of the section that holds section names."""
+    """File offsets of each header of the two tables, and the index of the section that holds
+    section names.
+    """
 
     section_headers: range
     program_headers: range
@@ -38,15 +42,21 @@ class HeaderShape:
 def check_header(data: bytes, name: str) -> HeaderShape:
     """What the ELF header of ``data`` says about the tables.
 
-    :raises InputError: not a 64-bit little-endian x86-64 object, executable or shared object, or one that is cut short.
+    :raises InputError: not a 64-bit little-endian x86-64 object, executable or shared object, or
+    one that is cut short.
     """
     if data[:4] != ELF_MAGIC:
         raise InputError(f"{name}: not an ELF file; {_WANTED}")
     if len(data) >= 6:  # the identification says more than "truncated" would
         _check_ident(data, name)
     if len(data) < _HEADER.size:
-        raise InputError(f"{name}: {len(data)} bytes, but an ELF header has {_HEADER.size}; the file is truncated")
-    _, kind, machine, _, _, phoff, shoff, _, _, phsize, phnum, shsize, shnum, names = _HEADER.unpack_from(data)
+        raise InputError(
+            f"{name}: {len(data)} bytes, but an ELF header has {_HEADER.size}; the file is"
+            " truncated"
+        )
+    _, kind, machine, _, _, phoff, shoff, _, _, phsize, phnum, shsize, shnum, names = (
+        _HEADER.unpack_from(data)
+    )
     if machine != _MACHINE_X86_64:
         raise InputError(f"{name}: an ELF file for {_machine_name(machine)}; {_WANTED}")
     if kind not in _GOOD_TYPES:
@@ -54,11 +64,19 @@ def check_header(data: bytes, name: str) -> HeaderShape:
     sections = range(0)
     if shoff:
         first = _table(data, name, "section", shoff, 1, shsize, _SECTION_SIZE)
-        _, _, _, _, _, extended_count, link, info, _, _ = struct.unpack_from("<IIQQQQIIQQ", data, first[0])
-        sections = _table(data, name, "section", shoff, shnum or extended_count, shsize, _SECTION_SIZE)
+        _, _, _, _, _, extended_count, link, info, _, _ = struct.unpack_from(
+            "<IIQQQQIIQQ", data, first[0]
+        )
+        sections = _table(
+            data, name, "section", shoff, shnum or extended_count, shsize, _SECTION_SIZE
+        )
         names = link if names == _XINDEX else names
         phnum = info if phnum == _XINDEX else phnum
-    programs = _table(data, name, "program", phoff, phnum, phsize, _PROGRAM_SIZE) if phoff and phnum else range(0)
+    programs = (
+        _table(data, name, "program", phoff, phnum, phsize, _PROGRAM_SIZE)
+        if phoff and phnum
+        else range(0)
+    )
     return HeaderShape(sections, programs, names)
 
 
@@ -68,7 +86,9 @@ def _check_ident(data: bytes, name: str) -> None:
     if data[5] == 2:
         raise InputError(f"{name}: a big-endian ELF file; {_WANTED}")
     if data[4] != 2 or data[5] != 1:
-        raise InputError(f"{name}: ELF class {data[4]} and data encoding {data[5]} do not exist; {_WANTED}")
+        raise InputError(
+            f"{name}: ELF class {data[4]} and data encoding {data[5]} do not exist; {_WANTED}"
+        )
 
 
 def _machine_name(machine: int) -> str:
@@ -76,12 +96,18 @@ def _machine_name(machine: int) -> str:
     return names[0].removeprefix("EM_").lower() if names else f"machine number {machine}"
 
 
-def _table(data: bytes, name: str, what: str, offset: int, count: int, size: int, wanted: int) -> range:
+def _table(
+    data: bytes, name: str, what: str, offset: int, count: int, size: int, wanted: int
+) -> range:
     if size != wanted:
-        raise InputError(f"{name}: {what} headers of {size} bytes; a 64-bit ELF file has {wanted}; the file is damaged")
+        raise InputError(
+            f"{name}: {what} headers of {size} bytes; a 64-bit ELF file has {wanted}; the file is"
+            " damaged"
+        )
     end = offset + count * size
     if end > len(data):
         raise InputError(
-            f"{name}: the {what} header table ends at offset {end:#x} but the file at {len(data):#x}; the file is truncated or damaged"
+            f"{name}: the {what} header table ends at offset {end:#x} but the file at"
+            f" {len(data):#x}; the file is truncated or damaged"
         )
     return range(offset, end, size)

@@ -1,6 +1,7 @@
 """Records of an ELF file's tables, and their unpacking. Pure: bytes in, records out.
 
-Source: System V ABI, chapter 4 ("Sections", "Symbol Table", "Relocation") and chapter 5 ("Program Header").
+Source: System V ABI, chapter 4 ("Sections", "Symbol Table", "Relocation") and chapter 5 ("Program
+Header").
 """
 
 from __future__ import annotations
@@ -42,12 +43,21 @@ __all__ = (
 )
 
 UNDEF, ABS, COMMON, SPECIAL = 0, -1, -2, -3
-STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION, STT_COMMON, STT_TLS, STT_GNU_IFUNC = 0, 1, 2, 3, 5, 6, 10
+STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION, STT_COMMON, STT_TLS, STT_GNU_IFUNC = (
+    0,
+    1,
+    2,
+    3,
+    5,
+    6,
+    10,
+)
 STB_LOCAL, STB_WEAK = 0, 2
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS = 1, 2, 4, 0x400
 SYMBOL_SIZE: Final = 24
 RELA_SIZE: Final = 24
-_NAMES_LIMIT: Final = 256 << 20  # of one table: if damaged, it can make every name as long as itself
+# of one table: if damaged, it can make every name as long as itself
+_NAMES_LIMIT: Final = 256 << 20
 _SYMBOL: Final = struct.Struct("<IBBHQQ")
 _RELA: Final = struct.Struct("<QQq")
 _XINDEX: Final = 0xFFFF
@@ -57,7 +67,9 @@ _LORESERVE: Final = 0xFF00
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A section header (chapter 4, "Sections"). ``type`` is pyelftools' name, or the number of a type without one."""
+    """A section header (chapter 4, "Sections"). ``type`` is pyelftools' name, or the number of a
+    type without one.
+    """
 
     index: int
     name: str
@@ -87,7 +99,8 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class ElfSymbol:
-    """A symbol table entry. ``section`` is a section's index, or one of UNDEF, ABS, COMMON, SPECIAL.
+    """A symbol table entry. ``section`` is a section's index, or one of UNDEF, ABS, COMMON,
+    SPECIAL.
 
     ``hidden``: an old version, kept for programs linked against it (``memcpy@GLIBC_2.2.5``).
     """
@@ -128,19 +141,29 @@ class Strings:
         """The name at ``offset``; without its version if ``plain``."""
         end = self._data.find(b"\0", offset)
         if end < 0:
-            raise InputError(f"{self._file}: a name at offset {offset:#x} lies outside of its string table; the file is damaged")
+            raise InputError(
+                f"{self._file}: a name at offset {offset:#x} lies outside of its string table; the"
+                " file is damaged"
+            )
         self._left -= end - offset
         if self._left < 0:
-            raise InputError(f"{self._file}: more than {_NAMES_LIMIT >> 20} MiB of symbol names; the file is damaged")
+            raise InputError(
+                f"{self._file}: more than {_NAMES_LIMIT >> 20} MiB of symbol names; the file is"
+                " damaged"
+            )
         text = self._data[offset:end].decode("utf-8", "backslashreplace")
         name = text.split("@", 1)[0] if plain and text[:1] != "@" else text
         return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 
 def unpack_symbols(table: bytes, strings: Strings, extended: bytes = b"") -> Iterator[ElfSymbol]:
-    """The entries of a symbol ``table``; ``extended`` is the table of section indexes that do not fit (SHT_SYMTAB_SHNDX)."""
+    """The entries of a symbol ``table``; ``extended`` is the table of section indexes that do not
+    fit (SHT_SYMTAB_SHNDX).
+    """
     whole = len(table) - len(table) % SYMBOL_SIZE
-    for index, (name, info, _other, section, value, size) in enumerate(_SYMBOL.iter_unpack(memoryview(table)[:whole])):
+    for index, (name, info, _other, section, value, size) in enumerate(
+        _SYMBOL.iter_unpack(memoryview(table)[:whole])
+    ):
         place: int = section
         if section == _XINDEX and len(extended) >= 4 * index + 4:
             place = int.from_bytes(extended[4 * index : 4 * index + 4], "little")

@@ -1,7 +1,9 @@
-"""Relocatable objects (``.o``, ``.ko``). Answers to kernel/module.c (``layout_sections``, ``simplify_symbols``, ``apply_relocate_add``).
+"""Relocatable objects (``.o``, ``.ko``). Answers to kernel/module.c (``layout_sections``,
+``simplify_symbols``, ``apply_relocate_add``).
 
-Sections are laid out in groups of the same protection, each on pages of its own, and relocated there. Unlike the kernel's
-loader this one keeps what the kernel frees after initialization, and accepts code that uses a GOT.
+Sections are laid out in groups of the same protection, each on pages of its own, and relocated
+there. Unlike the kernel's loader this one keeps what the kernel frees after initialization, and
+accepts code that uses a GOT.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class _Fixup:
 class RelModule:
     """Relocatable object ``elf`` with its first section group at ``base``.
 
-    :raises InputError: damaged, a relocation that overflows or is not supported, or over the limits.
+    :raises InputError: damaged, a relocation that overflows or is not supported, or over the
+    limits.
     """
 
     interpreter = ""
@@ -90,32 +93,49 @@ class RelModule:
             if section.type not in ("SHT_RELA", "SHT_REL") or section.info not in self._places:
                 continue  # debugging information is not loaded, so not relocated
             if section.type == "SHT_REL":
-                raise InputError(f"{elf.name}: section {section.name} is of type REL; x86-64 objects have RELA")
+                raise InputError(
+                    f"{elf.name}: section {section.name} is of type REL; x86-64 objects have RELA"
+                )
             if section.size and (table is None or section.link != table.index):
-                raise InputError(f"{elf.name}: section {section.name} does not link to the symbol table; the file is damaged")
+                raise InputError(
+                    f"{elf.name}: section {section.name} does not link to the symbol table; the"
+                    " file is damaged"
+                )
             elf.check_count(len(fixups) + section.size // RELA_SIZE, "relocations")
             target = elf.sections[section.info]
             data = elf.contents(target)
             relas = unpack_relas(elf.contents(section))
-            fixups += [self._fixup(target, data, rela) for rela in relas if rela.kind != relocs.NONE]
+            fixups += [
+                self._fixup(target, data, rela) for rela in relas if rela.kind != relocs.NONE
+            ]
         return fixups
 
     def _fixup(self, target: Section, data: bytes, rela: Rela) -> _Fixup:
         where = f"{target.name}+{rela.offset:#x}"
         if rela.symbol >= len(self._symbols):
             count = len(self._symbols)
-            raise InputError(f"{self.name}: relocation at {where} names symbol {rela.symbol} of {count}; the file is damaged")
+            raise InputError(
+                f"{self.name}: relocation at {where} names symbol {rela.symbol} of {count}; the"
+                " file is damaged"
+            )
         symbol = self._symbols[rela.symbol]
         if not relocs.supported(rela.kind) or rela.kind in _FOR_LOADERS:
             refuse_relocation(self.name, rela.kind, self._symbol_name(symbol), where)
         if rela.offset + relocs.width(rela.kind) > len(data):
             what = f"relocation {relocs.type_name(rela.kind)} at {where}"
-            raise InputError(f"{self.name}: {what} lies outside of its section's {len(data):#x} bytes; the file is damaged")
-        return _Fixup(target, self._places[target.index] + rela.offset, rela, symbol, _use(target, data, rela))
+            raise InputError(
+                f"{self.name}: {what} lies outside of its section's {len(data):#x} bytes; the file"
+                " is damaged"
+            )
+        return _Fixup(
+            target, self._places[target.index] + rela.offset, rela, symbol, _use(target, data, rela)
+        )
 
     def _place_got(self) -> dict[int, int]:
         """Addresses of GOT slots, by the number of the symbol whose value each holds."""
-        numbers = dict.fromkeys(fixup.rela.symbol for fixup in self._fixups if fixup.rela.kind in relocs.GOT_TYPES)
+        numbers = dict.fromkeys(
+            fixup.rela.symbol for fixup in self._fixups if fixup.rela.kind in relocs.GOT_TYPES
+        )
         if not numbers:
             return {}
         start = self.memory.end
@@ -123,13 +143,18 @@ class RelModule:
         self.memory.append(Area(start, bytearray(size), size))
         return {number: start + _SLOT_SIZE * index for index, number in enumerate(numbers)}
 
-    # Names ------------------------------------------------------------------------------------------------------------
+    # Names ----------------------------------------------------------------------------------------
 
     def exports(self) -> Mapping[str, Definition]:
         """Global names."""
         found: dict[str, Definition] = {}
         for symbol in self._symbols:
-            if symbol.name and symbol.bind != STB_LOCAL and symbol.type != STT_SECTION and (own := self._own(symbol)) is not None:
+            if (
+                symbol.name
+                and symbol.bind != STB_LOCAL
+                and symbol.type != STT_SECTION
+                and (own := self._own(symbol)) is not None
+            ):
                 found.setdefault(symbol.name, own)
         return found
 
@@ -141,8 +166,12 @@ class RelModule:
         if self._is_thread_local(symbol) and self.thread is not None:
             block = self.thread
             return Definition(
-                block.distance(addr - block.addr), symbol.size, DefinitionKind.THREAD, block.distance(0), self.name
-            )  # fmt: skip
+                block.distance(addr - block.addr),
+                symbol.size,
+                DefinitionKind.THREAD,
+                block.distance(0),
+                self.name,
+            )
         kind = DefinitionKind.INDIRECT if symbol.type == STT_GNU_IFUNC else DefinitionKind.PLAIN
         return Definition(addr, symbol.size, kind, owner=self.name)
 
@@ -151,13 +180,20 @@ class RelModule:
         block = self.thread
         if symbol.type != STT_SECTION or block is None:
             return symbol.type == STT_TLS
-        return block.addr <= self._places.get(symbol.section, 0) < max(block.addr + block.size, block.addr + 1)
+        return (
+            block.addr
+            <= self._places.get(symbol.section, 0)
+            < max(block.addr + block.size, block.addr + 1)
+        )
 
     def references(self) -> Iterator[tuple[ElfSymbol, Use]]:
         """In the order of the symbol table, every relocation's symbol."""
-        return ((fixup.symbol, fixup.use) for fixup in sorted(self._fixups, key=lambda fixup: fixup.rela.symbol))
+        return (
+            (fixup.symbol, fixup.use)
+            for fixup in sorted(self._fixups, key=lambda fixup: fixup.rela.symbol)
+        )
 
-    # Relocation -------------------------------------------------------------------------------------------------------
+    # Relocation -----------------------------------------------------------------------------------
 
     def relocate(self, bindings: Bindings) -> None:
         """Apply all relocations."""
@@ -169,13 +205,20 @@ class RelModule:
         own = self._own(symbol)
         if own is None and symbol.section != UNDEF:
             name = self._symbol_name(symbol)
-            raise InputError(f"{self.name}: relocation at {fixup.where} needs {name}, which lies in a section that is not loaded")
+            raise InputError(
+                f"{self.name}: relocation at {fixup.where} needs {name}, which lies in a section"
+                " that is not loaded"
+            )
         found = bindings.find(self, symbol, own, fixup.use)
         if found is None:
             return 0
         if (found.kind is DefinitionKind.THREAD) != (fixup.use is Use.THREAD):
             refuse_thread_symbol(self.name, fixup.rela.kind, self._symbol_name(symbol), fixup.where)
-        return bindings.callable(found, symbol.name) if found.kind is DefinitionKind.INDIRECT else found.addr
+        return (
+            bindings.callable(found, symbol.name)
+            if found.kind is DefinitionKind.INDIRECT
+            else found.addr
+        )
 
     def _apply(self, fixup: _Fixup, value: int) -> None:
         rela = fixup.rela
@@ -184,13 +227,17 @@ class RelModule:
             value = self._got[rela.symbol]
         data = relocs.compute(rela.kind, value, rela.addend, fixup.place)
         if data is None:
-            what = f"relocation {relocs.type_name(rela.kind)} against {self._symbol_name(fixup.symbol)} at {fixup.where}"
+            what = (
+                f"relocation {relocs.type_name(rela.kind)} against"
+                f" {self._symbol_name(fixup.symbol)} at {fixup.where}"
+            )
             raise InputError(
-                f"{self.name}: {what} overflows ({value:#x}{rela.addend:+#x} from {fixup.place:#x}); load the image at another address"
+                f"{self.name}: {what} overflows ({value:#x}{rela.addend:+#x} from"
+                f" {fixup.place:#x}); load the image at another address"
             )
         self.memory.write(fixup.place, data)
 
-    # Symbols ----------------------------------------------------------------------------------------------------------
+    # Symbols --------------------------------------------------------------------------------------
 
     def symbols(self) -> tuple[tuple[Symbol, ...], tuple[str, ...]]:
         """The symbol table's, and common ones."""
@@ -216,7 +263,9 @@ class RelModule:
 
 
 def _use(target: Section, data: bytes, rela: Rela) -> Use:
-    """How the relocation uses its symbol. Only text has instructions to look at; elsewhere it stores an address."""
+    """How the relocation uses its symbol. Only text has instructions to look at; elsewhere it
+    stores an address.
+    """
     before = data[max(rela.offset - 2, 0) : rela.offset]
     in_text = bool(target.flags & SHF_EXECINSTR)
     if rela.kind in relocs.THREAD_TYPES:
@@ -224,7 +273,11 @@ def _use(target: Section, data: bytes, rela: Rela) -> Use:
     if rela.kind == relocs.PLT32:
         return Use.CALL
     if rela.kind in relocs.GOT_TYPES:
-        return Use.INDIRECT_CALL if in_text and use_in_text(before) is Use.INDIRECT_CALL else Use.ADDRESS
+        return (
+            Use.INDIRECT_CALL
+            if in_text and use_in_text(before) is Use.INDIRECT_CALL
+            else Use.ADDRESS
+        )
     if rela.kind == relocs.PC32 and in_text:
         return use_in_text(before) & (Use.CALL | Use.DATA) or Use.DATA
     return Use.ADDRESS if relocs.width(rela.kind) == 8 or not in_text else Use.DATA

@@ -1,8 +1,10 @@
-"""Binding the names of an image and its libraries to each other, as ld.so would. Answers to glibc's elf/dl-lookup.c, dl-reloc.c.
+"""Binding the names of an image and its libraries to each other, as ld.so would. Answers to glibc's
+elf/dl-lookup.c, dl-reloc.c.
 
-A name is looked up in the image, then in the libraries in their order; versions are ignored. Before the libraries, and before an
-image that is a C library itself, come our own allocator and the functions that end a program: a library's need a system. Behind them
-come our own plain versions of the common functions (:mod:`arch_x86.images.routines`). What remains gets a stand-in.
+A name is looked up in the image, then in the libraries in their order; versions are ignored. Before
+the libraries, and before an image that is a C library itself, come our own allocator and the
+functions that end a program: a library's need a system. Behind them come our own plain versions of
+the common functions (:mod:`arch_x86.images.routines`). What remains gets a stand-in.
 """
 
 from __future__ import annotations
@@ -26,10 +28,14 @@ from engine.image import DeferredRelocation, Symbol
 __all__ = ("Interpreter", "Linked", "link")
 
 Interpreter = Callable[[str, Collection[str]], Module | None]
-"""Loads the dynamic linker that a file names (PT_INTERP), as one more library; None where there is none, or it has none of the names."""
+"""Loads the dynamic linker that a file names (PT_INTERP), as one more library; None where there is
+none, or it has none of the names.
+"""
 
 _THREAD_SETUP: Final = ("__ctype_init",)
-"""What glibc's dynamic linker calls in each thread before anything else (``__libc_early_init``) and needs no system for."""
+"""What glibc's dynamic linker calls in each thread before anything else (``__libc_early_init``) and
+needs no system for.
+"""
 _C_LIBRARY: Final = frozenset(("malloc", "__libc_start_main"))
 _PLT_SIZE: Final = 1 << 16
 _PLT_ENTRY: Final = 16
@@ -48,8 +54,14 @@ class Linked:
     symbols: tuple[Symbol, ...]
 
 
-def link(modules: list[Module], memory: Memory, stubs: Collection[str] = (), interpreter: Interpreter | None = None) -> Linked:
-    """Relocate ``modules``, the image first. The dynamic linker that one names is added to them if a name is undefined without it.
+def link(
+    modules: list[Module],
+    memory: Memory,
+    stubs: Collection[str] = (),
+    interpreter: Interpreter | None = None,
+) -> Linked:
+    """Relocate ``modules``, the image first. The dynamic linker that one names is added to them if
+    a name is undefined without it.
 
     :param memory: theirs; all that is added goes behind.
     :param stubs: names that no library defines, whatever it says: the user gives them a value.
@@ -60,7 +72,9 @@ def link(modules: list[Module], memory: Memory, stubs: Collection[str] = (), int
         if module.thread is not None:
             threads.place(module.thread)
     names = _Names(modules, stubs)
-    if interpreter is not None and (missing := {name for name in names.wanted() if not names.is_ours(name)}):
+    if interpreter is not None and (
+        missing := {name for name in names.wanted() if not names.is_ours(name)}
+    ):
         for path in dict.fromkeys(module.interpreter for module in modules if module.interpreter):
             found = interpreter(path, missing)
             if found is not None:
@@ -70,13 +84,18 @@ def link(modules: list[Module], memory: Memory, stubs: Collection[str] = (), int
                 names = _Names(modules, stubs)
                 break
     wanted = names.wanted()
-    descriptors = ["_dl_tlsdesc_return"] if any(module.has_descriptors for module in modules) else []
+    descriptors = (
+        ["_dl_tlsdesc_return"] if any(module.has_descriptors for module in modules) else []
+    )
     runtime = place_runtime(memory, threads, [*names.routines(wanted), *descriptors])
     wanted = {name: want for name, want in wanted.items() if name not in runtime.definitions}
     binder = _Binder(memory, names, runtime, place_stand_ins(memory, wanted), threads)
-    for module in reversed(modules):  # libraries first: the resolvers of those before them may call them
+    # libraries first: the resolvers of those before them may call them
+    for module in reversed(modules):
         module.relocate(binder)
-    return binder.finish([names.defined[name].addr for name in _THREAD_SETUP if name in names.defined])
+    return binder.finish(
+        [names.defined[name].addr for name in _THREAD_SETUP if name in names.defined]
+    )
 
 
 class _Names:
@@ -84,8 +103,13 @@ class _Names:
 
     def __init__(self, modules: Sequence[Module], stubs: Collection[str]) -> None:
         self.defined = dict(modules[0].exports())
-        if self.defined.keys() >= _C_LIBRARY:  # its allocator needs a system too, wherever it stands
-            self.defined = {name: definition for name, definition in self.defined.items() if name not in INTERPOSED}
+        # its allocator needs a system too, wherever it stands
+        if self.defined.keys() >= _C_LIBRARY:
+            self.defined = {
+                name: definition
+                for name, definition in self.defined.items()
+                if name not in INTERPOSED
+            }
         self.of_libraries: dict[str, Definition] = {}
         for module in modules[1:]:
             for name, definition in module.exports().items():
@@ -109,7 +133,9 @@ class _Names:
         return {name: want for name, want in self._references.items() if name not in self.defined}
 
     def routines(self, wanted: dict[str, Wanted]) -> list[str]:
-        """Those of the ``wanted`` that a routine of ours defines; a weak one only if it is called."""
+        """Those of the ``wanted`` that a routine of ours defines; a weak one only if it is
+        called.
+        """
         called = (name for name, want in wanted.items() if not want.weak or Use.CALL in want.use)
         return [name for name in called if name in ROUTINES and name not in self._stubs]
 
@@ -128,14 +154,18 @@ class _Binder:
     stand_ins: StandIns
     threads: ThreadLayout
     deferred: list[DeferredRelocation] = field(default_factory=list[DeferredRelocation])
-    copies: list[tuple[Definition, int, int]] = field(default_factory=list[tuple[Definition, int, int]])
+    copies: list[tuple[Definition, int, int]] = field(
+        default_factory=list[tuple[Definition, int, int]]
+    )
     plt: dict[int, str] = field(default_factory=dict[int, str])
     _plt_base: int = 0
 
     def __post_init__(self) -> None:
         self._plt_base = page_up(self.memory.end + IMPORT_CELL * len(self.stand_ins.imports))
 
-    def find(self, module: Module, symbol: ElfSymbol, own: Definition | None, use: Use) -> Definition | None:
+    def find(
+        self, module: Module, symbol: ElfSymbol, own: Definition | None, use: Use
+    ) -> Definition | None:
         if not symbol.name or symbol.bind == STB_LOCAL:
             return own
         found = self.names.defined.get(symbol.name)
@@ -155,7 +185,10 @@ class _Binder:
         self.plt.setdefault(definition.addr, name)
         index = list(self.plt).index(definition.addr)
         if _PLT_ENTRY * (index + 1) > _PLT_SIZE:
-            raise InputError(f"more than {_PLT_SIZE // _PLT_ENTRY} indirect functions are called directly; the file is damaged")
+            raise InputError(
+                f"more than {_PLT_SIZE // _PLT_ENTRY} indirect functions are called directly; the"
+                " file is damaged"
+            )
         return self._plt_base + _PLT_ENTRY * index
 
     def defer(self, place: int, resolver: int, addend: int, name: str) -> None:
@@ -177,13 +210,24 @@ class _Binder:
         for definition, place, size in self.copies:
             data = self.memory.read(definition.addr, min(size, definition.size))
             if data is None or not self.memory.fill(place, data):
-                raise InputError(f"data copied to {place:#x} lies outside of the segments; the file is damaged")
+                raise InputError(
+                    f"data copied to {place:#x} lies outside of the segments; the file is damaged"
+                )
         symbols = self._place_plt()
         content = self.threads.content(self.memory)
-        return Linked(self.stand_ins, self.runtime, tuple(self.deferred), content, tuple(thread_setup), symbols)
+        return Linked(
+            self.stand_ins,
+            self.runtime,
+            tuple(self.deferred),
+            content,
+            tuple(thread_setup),
+            symbols,
+        )
 
     def _place_plt(self) -> tuple[Symbol, ...]:
-        """A jump through a word of its own for each indirect function that is called directly, as linkers make it."""
+        """A jump through a word of its own for each indirect function that is called directly, as
+        linkers make it.
+        """
         if not self.plt:
             return ()
         start, slots = self._plt_base, self._plt_base + _PLT_SIZE
@@ -194,5 +238,11 @@ class _Binder:
             code += jump.ljust(_PLT_ENTRY, INT3)
             self.deferred.append(DeferredRelocation(slot, resolver, 0, name))
         self.memory.append(Area(start, code, len(code), executable=True))
-        self.memory.append(Area(slots, bytearray(8 * len(self.plt)), 8 * len(self.plt), writable=True))
-        return tuple(Symbol(f"{name}@plt", start + _PLT_ENTRY * i, 6) for i, name in enumerate(self.plt.values()) if name)
+        self.memory.append(
+            Area(slots, bytearray(8 * len(self.plt)), 8 * len(self.plt), writable=True)
+        )
+        return tuple(
+            Symbol(f"{name}@plt", start + _PLT_ENTRY * i, 6)
+            for i, name in enumerate(self.plt.values())
+            if name
+        )

@@ -19,9 +19,20 @@ from engine.image import Image
 __all__ = ("load_image",)
 
 _ASSEMBLY: Final = (".s", ".S", ".asm")
-_COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
-_FOREIGN: Final = {b"!<arch>\n": "an archive; extract the object file", b"MZ": "a PE file", b"\xcf\xfa\xed\xfe": "a Mach-O file"}
-_WANTED: Final = "give an x86-64 ELF file, a code image (JSON), or assembly in a file named .s, .S or .asm"
+_COMPRESSED: Final = {
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+}
+_FOREIGN: Final = {
+    b"!<arch>\n": "an archive; extract the object file",
+    b"MZ": "a PE file",
+    b"\xcf\xfa\xed\xfe": "a Mach-O file",
+}
+_WANTED: Final = (
+    "give an x86-64 ELF file, a code image (JSON), or assembly in a file named .s, .S or .asm"
+)
 
 
 def load_image(
@@ -32,28 +43,48 @@ def load_image(
     stubs: Collection[str] = (),
     executes: bool = True,
 ) -> Image:
-    """The image in the file at ``path``: an ELF file or a code image by its content, else assembly by its name.
+    """The image in the file at ``path``: an ELF file or a code image by its content, else assembly
+    by its name.
 
-    :param text_base: page to load the image at, where its format leaves that open; 0x10000000 by default.
-    :param libraries: shared objects that define what an ELF image lacks, in look-up order. The dynamic linker that one of them
-        names (PT_INTERP) is loaded too where it defines something that nobody else does: glibc keeps its CPU features there.
-    :param stubs: functions that get a value from the user, so that no library defines them.
-    :param executes: False: nothing will be run, so data that would be copied from a library may be missing.
-    :raises InputError: no such file, or nothing that can be loaded, or a stub that nothing would call; one line that says why.
+    :param text_base: page to load the image at, where its format leaves that open; 0x10000000 by
+    default. :param libraries: shared objects that define what an ELF image lacks, in look-up order.
+    The dynamic linker that one of them
+        names (PT_INTERP) is loaded too where it defines something that nobody else does: glibc
+        keeps its CPU features there.
+    :param stubs: functions that get a value from the user, so that no library defines them. :param
+    executes: False: nothing will be run, so data that would be copied from a library may be
+    missing. :raises InputError: no such file, or nothing that can be loaded, or a stub that nothing
+    would call; one line that says why.
     """
     image = _load(path, text_base, libraries, stubs, executes)
     check_stubs(image, stubs)
     return image
 
 
-def _load(path: str | Path, text_base: int | None, libraries: Sequence[str | Path], stubs: Collection[str], executes: bool) -> Image:
+def _load(
+    path: str | Path,
+    text_base: int | None,
+    libraries: Sequence[str | Path],
+    stubs: Collection[str],
+    executes: bool,
+) -> Image:
     name = _name(path)
     data = _read(Path(path))
     if data.startswith(ELF_MAGIC):
         others = [(_name(library), _read(Path(library))) for library in libraries]
-        return load_elf(data, name, text_base, libraries=others, stubs=stubs, interpreter=_read_interpreter, executes=executes)
+        return load_elf(
+            data,
+            name,
+            text_base,
+            libraries=others,
+            stubs=stubs,
+            interpreter=_read_interpreter,
+            executes=executes,
+        )
     if libraries:
-        raise InputError(f"{name}: not an ELF file, so it has no names to look up in a library; leave --with out")
+        raise InputError(
+            f"{name}: not an ELF file, so it has no names to look up in a library; leave --with out"
+        )
     assembly = name.endswith(_ASSEMBLY)
     if not assembly:
         _refuse_foreign(data, name)
@@ -93,7 +124,8 @@ def _read(path: Path) -> bytes:
         if not stat.S_ISREG(mode):  # reading a FIFO would wait for a writer, a device may never end
             raise InputError(f"{shown}: not a regular file; {_WANTED}")
         with path.open("rb") as file:
-            data = file.read(min(found.st_size, IMAGE_LIMIT) + 1)  # that much room is taken before a byte is read
+            # that much room is taken before a byte is read
+            data = file.read(min(found.st_size, IMAGE_LIMIT) + 1)
     except FileNotFoundError:
         raise InputError(f"{shown}: no such file; {_WANTED}") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the path

@@ -1,4 +1,6 @@
-"""The address space of an image under construction: areas that relocations may still change, and the limits on them."""
+"""The address space of an image under construction: areas that relocations may still change, and
+the limits on them.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,24 @@ from arch_x86.isa.constants import PAGE_SIZE
 from engine.errors import InputError, printable
 from engine.image import Segment
 
-__all__ = ("ADDRESS_LIMIT", "DEFAULT_BASE", "IMAGE_LIMIT", "Area", "Memory", "check_base", "page_up", "printable")
+__all__ = (
+    "ADDRESS_LIMIT",
+    "DEFAULT_BASE",
+    "IMAGE_LIMIT",
+    "Area",
+    "Memory",
+    "check_base",
+    "page_up",
+    "printable",
+)
 
 ADDRESS_LIMIT: Final = 1 << 64
 IMAGE_LIMIT: Final = 1 << 30
 """Most bytes of memory that one image may ask for, and of file that is read: 1 GiB."""
 DEFAULT_BASE: Final = 0x10000000
-"""Where images without an address of their own go: below 2 GiB, so that R_X86_64_32 and R_X86_64_32S both reach."""
+"""Where images without an address of their own go: below 2 GiB, so that R_X86_64_32 and
+R_X86_64_32S both reach.
+"""
 _CANONICAL: Final = 1 << 47
 
 
@@ -32,7 +45,9 @@ def check_base(name: str, base: int) -> int:
     :raises InputError: not on a page boundary, or not a 64-bit address.
     """
     if not 0 <= base < ADDRESS_LIMIT or base % PAGE_SIZE:
-        raise InputError(f"{name}: text base {base:#x} is unusable; give a multiple of {PAGE_SIZE:#x} below 2^64")
+        raise InputError(
+            f"{name}: text base {base:#x} is unusable; give a multiple of {PAGE_SIZE:#x} below 2^64"
+        )
     return base
 
 
@@ -55,7 +70,8 @@ class Area:
 class Memory:
     """Areas in address order, none overlapping, within the limits.
 
-    :raises InputError: in the constructor and :meth:`append`, when they are not; the message starts with ``name``.
+    :raises InputError: in the constructor and :meth:`append`, when they are not; the message starts
+    with ``name``.
     """
 
     def __init__(self, name: str, areas: Iterable[Area]) -> None:
@@ -63,7 +79,9 @@ class Memory:
         self._areas: list[Area] = []
         self._starts: list[int] = []
         self._total = 0
-        for area in sorted((area for area in areas if area.size), key=lambda area: (area.addr, area.size)):
+        for area in sorted(
+            (area for area in areas if area.size), key=lambda area: (area.addr, area.size)
+        ):
             self.append(area)
 
     @property
@@ -76,23 +94,36 @@ class Memory:
         last = self._areas[-1] if self._areas else None
         self._total += area.size
         if self._total > IMAGE_LIMIT:
-            raise InputError(f"{self._name}: the image wants {self._total:#x} bytes of memory or more; the limit is 1 GiB")
+            raise InputError(
+                f"{self._name}: the image wants {self._total:#x} bytes of memory or more; the limit"
+                " is 1 GiB"
+            )
         if last is not None and area.addr < last.end:
-            raise InputError(f"{self._name}: segments overlap at {area.addr:#x}; each address may be given once")
+            raise InputError(
+                f"{self._name}: segments overlap at {area.addr:#x}; each address may be given once"
+            )
         self._check(area.addr, area.size)
         self._areas.append(area)
         self._starts.append(area.addr)
 
     def reserve(self, size: int) -> int:
-        """Where ``size`` bytes behind all areas start, for something that is no part of the image."""
+        """Where ``size`` bytes behind all areas start, for something that is no part of the
+        image.
+        """
         self._check(self.end, size)
         return self.end
 
     def _check(self, addr: int, size: int) -> None:
         if not 0 <= addr <= ADDRESS_LIMIT - size:
-            raise InputError(f"{self._name}: {size:#x} bytes at {addr:#x} reach beyond 64-bit addresses; choose a lower address")
+            raise InputError(
+                f"{self._name}: {size:#x} bytes at {addr:#x} reach beyond 64-bit addresses; choose"
+                " a lower address"
+            )
         if not (addr + size <= _CANONICAL or addr >= ADDRESS_LIMIT - _CANONICAL):
-            raise InputError(f"{self._name}: address {addr:#x} is not canonical; use one below {_CANONICAL:#x} or in the top 128 TiB")
+            raise InputError(
+                f"{self._name}: address {addr:#x} is not canonical; use one below {_CANONICAL:#x}"
+                " or in the top 128 TiB"
+            )
 
     def area_at(self, addr: int) -> Area | None:
         """The area that holds ``addr``."""
@@ -117,7 +148,9 @@ class Memory:
         return True
 
     def fill(self, addr: int, data: bytes) -> bool:
-        """Put ``data`` at ``addr``, where the file may bring no bytes; False, and nothing done, outside of one area."""
+        """Put ``data`` at ``addr``, where the file may bring no bytes; False, and nothing done,
+        outside of one area.
+        """
         area = self.area_at(addr)
         if area is None or addr + len(data) > area.end:
             return False
@@ -144,6 +177,12 @@ class Memory:
         if not any(area.executable for area in self._areas):
             raise InputError(f"{self._name}: no code; give a file with executable bytes")
         return tuple(
-            Segment(area.addr, bytes(area.data), area.size, writable=area.writable and not area.executable, executable=area.executable)
+            Segment(
+                area.addr,
+                bytes(area.data),
+                area.size,
+                writable=area.writable and not area.executable,
+                executable=area.executable,
+            )
             for area in self._areas
         )

@@ -1,4 +1,6 @@
-"""What the linker knows of one ELF file: its names, its thread-local block, and how to relocate it. Records only."""
+"""What the linker knows of one ELF file: its names, its thread-local block, and how to relocate it.
+Records only.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class DefinitionKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """Where a name leads. ``block`` is the distance of a thread-local symbol's block from the thread pointer; ``owner`` the file."""
+    """Where a name leads. ``block`` is the distance of a thread-local symbol's block from the
+    thread pointer; ``owner`` the file.
+    """
 
     addr: int
     size: int = 0
@@ -48,7 +52,8 @@ class Definition:
 
 @dataclass(slots=True)
 class ThreadBlock:
-    """Thread-local memory of one file: ``filesz`` bytes of initial content at ``addr``, then zeros up to ``size``.
+    """Thread-local memory of one file: ``filesz`` bytes of initial content at ``addr``, then zeros
+    up to ``size``.
 
     ``offset`` is how far below the thread pointer it starts, known once all files are.
     """
@@ -67,12 +72,18 @@ class ThreadBlock:
 class Bindings(Protocol):
     """What relocating a module takes from the outside."""
 
-    def find(self, module: Module, symbol: ElfSymbol, own: Definition | None, use: Use) -> Definition | None:
-        """What ``symbol`` of ``module`` leads to; ``own`` is the module's own definition. None is address 0."""
+    def find(
+        self, module: Module, symbol: ElfSymbol, own: Definition | None, use: Use
+    ) -> Definition | None:
+        """What ``symbol`` of ``module`` leads to; ``own`` is the module's own definition. None is
+        address 0.
+        """
         ...
 
     def callable(self, definition: Definition, name: str) -> int:
-        """An address to call or compare: of an indirect function that of a jump to what its resolver returns."""
+        """An address to call or compare: of an indirect function that of a jump to what its
+        resolver returns.
+        """
         ...
 
     def defer(self, place: int, resolver: int, addend: int, name: str) -> None:
@@ -80,7 +91,9 @@ class Bindings(Protocol):
         ...
 
     def copy(self, name: str, place: int, size: int) -> bool:
-        """``place`` gets a copy of a library's data (R_X86_64_COPY), once all is relocated. False: no library has it."""
+        """``place`` gets a copy of a library's data (R_X86_64_COPY), once all is relocated. False:
+        no library has it.
+        """
         ...
 
     @property

@@ -1,6 +1,7 @@
 """Entries of a procedure linkage table, by the names of the functions that they lead to.
 
-Source: System V ABI, AMD64 supplement, "Procedure Linkage Table"; binutils and lld write them into ``.plt``, ``.plt.sec`` and ``.plt.got``.
+Source: System V ABI, AMD64 supplement, "Procedure Linkage Table"; binutils and lld write them into
+``.plt``, ``.plt.sec`` and ``.plt.got``.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ _JMP: Final = b"\xff\x25"  # jmp [rip + disp32]
 _SIZES: Final = {".plt": 16, ".plt.sec": 16, ".plt.got": 16}
 
 
-def plt_entries(elf: ElfFile, memory: Memory, bias: int, words: Mapping[int, str], named: Iterable[Symbol]) -> Iterator[Symbol]:
-    """A symbol ``NAME@plt`` for each entry that jumps through the word that ``NAME`` is bound to, as disassemblers call it.
+def plt_entries(
+    elf: ElfFile, memory: Memory, bias: int, words: Mapping[int, str], named: Iterable[Symbol]
+) -> Iterator[Symbol]:
+    """A symbol ``NAME@plt`` for each entry that jumps through the word that ``NAME`` is bound to,
+    as disassemblers call it.
 
-    :param words: name of the function whose address a word gets, by the address that the word is linked for.
-    :param named: symbols that there are already; an entry that has one gets no other.
+    :param words: name of the function whose address a word gets, by the address that the word is
+    linked for. :param named: symbols that there are already; an entry that has one gets no other.
     """
     taken = {symbol.addr for symbol in named if symbol.function}
     for section in elf.sections:
@@ -41,7 +45,9 @@ def plt_entries(elf: ElfFile, memory: Memory, bias: int, words: Mapping[int, str
 
 
 def _word(code: bytes, start: int) -> int:
-    """Address of the word that the entry at ``start`` jumps through; -1 where it is no such jump."""
+    """Address of the word that the entry at ``start`` jumps through; -1 where it is no such
+    jump.
+    """
     at = len(_ENDBR64) if code.startswith(_ENDBR64) else 0
     at += code[at : at + 1] == _BND
     if code[at : at + 2] != _JMP or len(code) < at + 6:

@@ -1,6 +1,7 @@
 """Relocation arithmetic. Pure: a type and the operands of its formula in, the bytes to store out.
 
-Source: System V ABI, AMD64 supplement 1.0, section 4.4.1 with tables 4.9 and 4.10 (letters S, A, P, G and GOT as there).
+Source: System V ABI, AMD64 supplement 1.0, section 4.4.1 with tables 4.9 and 4.10 (letters S, A, P,
+G and GOT as there).
 """
 
 from __future__ import annotations
@@ -51,21 +52,34 @@ RELATIVE_TYPES: Final = frozenset((8, 38))
 GOT_TYPES: Final = frozenset((9, GOTTPOFF, 41, 42))
 """GOTPCREL, GOTTPOFF, GOTPCRELX, REX_GOTPCRELX: the operand is the symbol's slot in the GOT."""
 INDIRECT_TYPES: Final = frozenset((1, GLOB_DAT, JUMP_SLOT))
-"""Those that ld.so fills with the answer of an indirect function's resolver: 64, GLOB_DAT, JUMP_SLOT."""
+"""Those that ld.so fills with the answer of an indirect function's resolver: 64, GLOB_DAT,
+JUMP_SLOT.
+"""
 THREAD_TYPES: Final = frozenset((DTPMOD64, DTPOFF64, 18, GOTTPOFF, 23, TLSDESC))
 """DTPMOD64, DTPOFF64, TPOFF64, GOTTPOFF, TPOFF32, TLSDESC: they are about thread-local data."""
 LOADER_TYPES: Final = frozenset((COPY, TLSDESC, IRELATIVE))
 """Those that do more than store the value of a formula."""
 
-_UNNAMED: Final = {32: "R_X86_64_SIZE32", 33: "R_X86_64_SIZE64", 38: "R_X86_64_RELATIVE64", 41: "R_X86_64_GOTPCRELX"}
+_UNNAMED: Final = {
+    32: "R_X86_64_SIZE32",
+    33: "R_X86_64_SIZE64",
+    38: "R_X86_64_RELATIVE64",
+    41: "R_X86_64_GOTPCRELX",
+}
 _NAMES: Final = {
-    **{number: name for name, number in cast("dict[str, object]", ENUM_RELOC_TYPE_x64).items() if isinstance(number, int)},
+    **{
+        number: name
+        for name, number in cast("dict[str, object]", ENUM_RELOC_TYPE_x64).items()
+        if isinstance(number, int)
+    },
     **_UNNAMED,  # pyelftools 0.33 lacks these
 }
 
 
 class _Fits(Enum):
-    """What the stored value must survive: nothing is lost when the CPU extends it to 64 bits in this way."""
+    """What the stored value must survive: nothing is lost when the CPU extends it to 64 bits in
+    this way.
+    """
 
     ANY = "any"
     ZERO_EXTENDED = "zero"
@@ -98,7 +112,8 @@ _FORMS: Final = {
     13: _Form(2, pc_relative=True),  # R_X86_64_PC16
     14: _Form(1, fits=_Fits.EITHER),  # R_X86_64_8
     15: _Form(1, pc_relative=True),  # R_X86_64_PC8
-    DTPMOD64: _SLOT,  # the module; here the offset of its block from the thread pointer, which serves as well
+    # the module; here the offset of its block from the thread pointer, which serves as well
+    DTPMOD64: (_SLOT),
     DTPOFF64: _ABSOLUTE,  # S + A, with S from the start of the module's block
     18: _ABSOLUTE,  # TPOFF64: S + A, with S from the thread pointer
     GOTTPOFF: _RELATIVE,  # G + GOT + A - P, with the slot's address given as S
@@ -126,12 +141,16 @@ def width(kind: int) -> int:
 
 
 def compute(kind: int, symbol: int, addend: int, place: int) -> bytes | None:
-    """The bytes for a supported ``kind`` at address ``place``, None when the value does not fit (an overflow).
+    """The bytes for a supported ``kind`` at address ``place``, None when the value does not fit (an
+    overflow).
 
-    :param symbol: the formula's S; the load bias for RELATIVE, the address of the symbol's GOT slot for the GOT types.
+    :param symbol: the formula's S; the load bias for RELATIVE, the address of the symbol's GOT slot
+    for the GOT types.
     """
     form = _FORMS[kind]
-    value = (symbol + (addend if form.addend else 0) - (place if form.pc_relative else 0)) % (1 << 64)
+    value = (symbol + (addend if form.addend else 0) - (place if form.pc_relative else 0)) % (
+        1 << 64
+    )
     bits = 8 * form.size
     signed = value - (1 << 64) if value >> 63 else value
     zero, sign = value >> bits == 0, -(1 << bits - 1) <= signed < 1 << bits - 1

@@ -1,4 +1,6 @@
-"""Placing the guest routines that an image needs (:mod:`arch_x86.images.routines`) behind it, as one more library."""
+"""Placing the guest routines that an image needs (:mod:`arch_x86.images.routines`) behind it, as
+one more library.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Runtime:
 
 
 def place_runtime(memory: Memory, threads: ThreadLayout, names: Iterable[str]) -> Runtime:
-    """Put the routines ``names``, and those that they use, behind all that is in ``memory``. Nothing is added for no name."""
+    """Put the routines ``names``, and those that they use, behind all that is in ``memory``.
+    Nothing is added for no name.
+    """
     wanted = sorted(_with_needs(names), key=list(ROUTINES).index)
     if not wanted:
         return Runtime({}, (), None)
@@ -40,7 +44,8 @@ def place_runtime(memory: Memory, threads: ThreadLayout, names: Iterable[str]) -
     fields = {"limit": ARENA_SIZE - 2 * _ALIGN}
     code = bytearray()
     symbols: list[Symbol] = []
-    room = PAGE_SIZE * (1 + sum(len(ROUTINES[name]) + _ALIGN for name in wanted) // PAGE_SIZE)  # text is longer than its code
+    # text is longer than its code
+    room = PAGE_SIZE * (1 + sum(len(ROUTINES[name]) + _ALIGN for name in wanted) // PAGE_SIZE)
     uses = {field for name in wanted for field in _FIELD.findall(ROUTINES[name])}
     data = base + room
     if "arena" in uses:
@@ -65,7 +70,11 @@ def place_runtime(memory: Memory, threads: ThreadLayout, names: Iterable[str]) -
     return Runtime(
         {symbol.name: Definition(symbol.addr, symbol.size) for symbol in symbols},
         tuple(symbols),
-        Range(thunks[0].addr, thunks[-1].addr + thunks[-1].size - thunks[0].addr) if thunks else None,
+        (
+            Range(thunks[0].addr, thunks[-1].addr + thunks[-1].size - thunks[0].addr)
+            if thunks
+            else None
+        ),
     )
 
 

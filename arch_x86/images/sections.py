@@ -1,4 +1,6 @@
-"""Where the sections of a relocatable object go. Answers to kernel/module.c (``layout_sections``)."""
+"""Where the sections of a relocatable object go. Answers to kernel/module.c
+(``layout_sections``).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from arch_x86.images.elf_file import ElfFile
-from arch_x86.images.elf_records import COMMON, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS, SHF_WRITE, ElfSymbol, Section
+from arch_x86.images.elf_records import (
+    COMMON,
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHF_TLS,
+    SHF_WRITE,
+    ElfSymbol,
+    Section,
+)
 from arch_x86.images.memory import IMAGE_LIMIT, Area, Memory, page_up
 from arch_x86.images.module import ThreadBlock
 from arch_x86.isa.constants import INT3_OPCODE
@@ -16,14 +26,18 @@ from engine.image import Symbol
 
 __all__ = ("SectionLayout", "lay_out")
 
-_GAP: Final = INT3_OPCODE  # gaps in text: a stray jump traps, and zeros would decode as one huge block
+_GAP: Final = (
+    INT3_OPCODE  # gaps in text: a stray jump traps, and zeros would decode as one huge block
+)
 
 _PADDING_LIMIT: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class SectionLayout:
-    """Addresses: ``places`` of sections by their index, ``commons`` of SHN_COMMON symbols. ``thread``: the thread-local sections."""
+    """Addresses: ``places`` of sections by their index, ``commons`` of SHN_COMMON symbols.
+    ``thread``: the thread-local sections.
+    """
 
     memory: Memory
     places: dict[int, int]
@@ -34,10 +48,11 @@ class SectionLayout:
 
 
 def lay_out(elf: ElfFile, symbols: Sequence[ElfSymbol], base: int) -> SectionLayout:
-    """Lay out what ``elf`` has to be loaded from ``base``: text, then read-only data, then writable data with the common symbols,
-    then what each thread's block starts as.
+    """Lay out what ``elf`` has to be loaded from ``base``: text, then read-only data, then writable
+    data with the common symbols, then what each thread's block starts as.
 
-    Each group starts on a fresh page, each section at its alignment; within a group those without bytes in the file come last.
+    Each group starts on a fresh page, each section at its alignment; within a group those without
+    bytes in the file come last.
     """
     loaded = [s for s in elf.sections if s.flags & SHF_ALLOC and s.type != "SHT_NULL"]
     text = [s for s in loaded if s.flags & SHF_EXECINSTR]
@@ -54,18 +69,33 @@ def lay_out(elf: ElfFile, symbols: Sequence[ElfSymbol], base: int) -> SectionLay
         area = _group(elf, local, page_up(areas[-1].end), places)
         areas.append(area)
         thread = ThreadBlock(area.addr, len(area.data), area.size, max(s.align for s in local))
-    warnings = [f"section {s.name} is writable and executable: loaded as text, not writable" for s in text if s.flags & SHF_WRITE]
-    return SectionLayout(Memory(elf.name, areas), places, commons, common_symbols, thread, tuple(warnings))
+    warnings = [
+        f"section {s.name} is writable and executable: loaded as text, not writable"
+        for s in text
+        if s.flags & SHF_WRITE
+    ]
+    return SectionLayout(
+        Memory(elf.name, areas), places, commons, common_symbols, thread, tuple(warnings)
+    )
 
 
 def _align(elf: ElfFile, addr: int, alignment: int, what: str) -> int:
     if alignment & (alignment - 1) or alignment > IMAGE_LIMIT:
-        raise InputError(f"{elf.name}: {what} wants alignment {alignment:#x}; it must be a power of two up to {IMAGE_LIMIT:#x}")
+        raise InputError(
+            f"{elf.name}: {what} wants alignment {alignment:#x}; it must be a power of two up to"
+            f" {IMAGE_LIMIT:#x}"
+        )
     return (addr + alignment - 1) & -alignment if alignment else addr
 
 
 def _group(
-    elf: ElfFile, sections: Iterable[Section], start: int, places: dict[int, int], *, executable: bool = False, writable: bool = False
+    elf: ElfFile,
+    sections: Iterable[Section],
+    start: int,
+    places: dict[int, int],
+    *,
+    executable: bool = False,
+    writable: bool = False,
 ) -> Area:
     data = bytearray()
     end = start
@@ -73,19 +103,29 @@ def _group(
         addr = _align(elf, end, section.align, f"section {section.name}")
         end = addr + section.size
         if end - start > IMAGE_LIMIT:
-            raise InputError(f"{elf.name}: section {section.name} of {section.size:#x} bytes; the limit is 1 GiB an image")
+            raise InputError(
+                f"{elf.name}: section {section.name} of {section.size:#x} bytes; the limit is 1 GiB"
+                " an image"
+            )
         places[section.index] = addr
         if section.type != "SHT_NOBITS":
             gap = addr - start - len(data)
             contents = elf.contents(section)
             if len(data) + gap + len(contents) > len(elf.data) + _PADDING_LIMIT:
-                raise InputError(f"{elf.name}: section {section.name}: over {_PADDING_LIMIT >> 20} MiB between sections; align them less")
+                raise InputError(
+                    f"{elf.name}: section {section.name}: over {_PADDING_LIMIT >> 20} MiB between"
+                    " sections; align them less"
+                )
             data += bytes([_GAP if executable else 0]) * gap + contents
     return Area(start, data, end - start, writable=writable, executable=executable)
 
 
-def _place_commons(elf: ElfFile, symbols: Sequence[ElfSymbol], area: Area) -> tuple[dict[ElfSymbol, int], tuple[Symbol, ...]]:
-    """Room for SHN_COMMON symbols at the end of ``area``; the ``value`` of such a symbol is its alignment."""
+def _place_commons(
+    elf: ElfFile, symbols: Sequence[ElfSymbol], area: Area
+) -> tuple[dict[ElfSymbol, int], tuple[Symbol, ...]]:
+    """Room for SHN_COMMON symbols at the end of ``area``; the ``value`` of such a symbol is its
+    alignment.
+    """
     places: dict[ElfSymbol, int] = {}
     found: list[Symbol] = []
     for symbol in symbols:
@@ -93,7 +133,10 @@ def _place_commons(elf: ElfFile, symbols: Sequence[ElfSymbol], area: Area) -> tu
             continue
         addr = _align(elf, area.end, symbol.value, f"common symbol {symbol.name}")
         if addr + symbol.size - area.addr > IMAGE_LIMIT:
-            raise InputError(f"{elf.name}: common symbol {symbol.name} of {symbol.size:#x} bytes; the limit is 1 GiB an image")
+            raise InputError(
+                f"{elf.name}: common symbol {symbol.name} of {symbol.size:#x} bytes; the limit is 1"
+                " GiB an image"
+            )
         area.size = addr + symbol.size - area.addr
         places[symbol] = addr
         if symbol.name and symbol.size:

@@ -1,4 +1,6 @@
-"""Relocations that have no place here, each refused in one line that says why and what would be right."""
+"""Relocations that have no place here, each refused in one line that says why and what would be
+right.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,14 @@ def refuse_relocation(file: str, kind: int, symbol: str, place: str) -> NoReturn
 
     :raises InputError: always; it names kind, symbol and place, as all of this module do.
     """
-    _refuse(file, kind, symbol, place, "this type is not supported; rebuild without dynamic thread-local storage or the large code model")
+    _refuse(
+        file,
+        kind,
+        symbol,
+        place,
+        "this type is not supported; "
+        "rebuild without dynamic thread-local storage or the large code model",
+    )
 
 
 def refuse_copy(file: str, symbol: str, place: str) -> NoReturn:
@@ -29,7 +38,13 @@ def refuse_copy(file: str, symbol: str, place: str) -> NoReturn:
 
     :raises InputError: always.
     """
-    _refuse(file, 5, symbol, place, "data copied from a shared library; name the library that defines it by --with LIB")
+    _refuse(
+        file,
+        5,
+        symbol,
+        place,
+        "data copied from a shared library; name the library that defines it by --with LIB",
+    )
 
 
 def refuse_thread_symbol(file: str, kind: int, symbol: str, place: str) -> NoReturn:
@@ -37,12 +52,26 @@ def refuse_thread_symbol(file: str, kind: int, symbol: str, place: str) -> NoRet
 
     :raises InputError: always.
     """
-    _refuse(file, kind, symbol, place, "one of the two is thread-local and the other is not; the file is damaged")
+    _refuse(
+        file,
+        kind,
+        symbol,
+        place,
+        "one of the two is thread-local and the other is not; the file is damaged",
+    )
 
 
 def refuse_place(file: str, kind: int, symbol: str, place: str) -> NoReturn:
-    """Refuse an indirect function whose address would go to read-only memory, or whose resolver is no code.
+    """Refuse an indirect function whose address would go to read-only memory, or whose resolver is
+    no code.
 
     :raises InputError: always.
     """
-    _refuse(file, kind, symbol, place, "an indirect function needs a writable word and a resolver in the code; the file is damaged")
+    _refuse(
+        file,
+        kind,
+        symbol,
+        place,
+        "an indirect function needs a writable word and a resolver in the code; "
+        "the file is damaged",
+    )

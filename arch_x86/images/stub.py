@@ -14,7 +14,8 @@ __all__ = ("check_stubs", "parse_stub")
 
 
 def parse_stub(spec: str) -> tuple[str, int]:
-    """``"SYM=ret:N"`` -> the symbol and what its stub returns in RAX: decimal, 0x hexadecimal or negative, modulo 2^64.
+    """``"SYM=ret:N"`` -> the symbol and what its stub returns in RAX: decimal, 0x hexadecimal or
+    negative, modulo 2^64.
 
     :raises InputError: in any other form, or N beyond 64 bits.
     """
@@ -26,14 +27,19 @@ def parse_stub(spec: str) -> tuple[str, int]:
     try:
         value = int(number, 0)
     except ValueError:
-        raise InputError(f"stub {shown}: {printable(number)} is no number; write SYM=ret:N, such as malloc=ret:0") from None
+        raise InputError(
+            f"stub {shown}: {printable(number)} is no number; write SYM=ret:N, such as malloc=ret:0"
+        ) from None
     if not -(ADDRESS_LIMIT >> 1) <= value < ADDRESS_LIMIT:
-        raise InputError(f"stub {shown}: the number does not fit 64 bits; write SYM=ret:N, such as malloc=ret:0")
+        raise InputError(
+            f"stub {shown}: the number does not fit 64 bits; write SYM=ret:N, such as malloc=ret:0"
+        )
     return symbol, value % ADDRESS_LIMIT
 
 
 def check_stubs(image: Image, names: Collection[str]) -> None:
-    """Refuse stubs for what is no unresolved function of ``image``, which was loaded with them: nothing would call them.
+    """Refuse stubs for what is no unresolved function of ``image``, which was loaded with them:
+    nothing would call them.
 
     :raises InputError: there is one; the message names those that could have been meant.
     """
@@ -41,8 +47,18 @@ def check_stubs(image: Image, names: Collection[str]) -> None:
     for name in names:
         if name in unresolved:
             continue
-        others = sorted(unresolved.difference(names) | {ours for ours in ROUTINES if ours in image.by_name and ours != name})
+        others = sorted(
+            unresolved.difference(names)
+            | {ours for ours in ROUTINES if ours in image.by_name and ours != name}
+        )
         close = get_close_matches(name, others, n=3) or others[:5]
-        right = f"give one of the unresolved ones, such as {', '.join(close)}" if close else "there are none; leave --stub out"
+        right = (
+            f"give one of the unresolved ones, such as {', '.join(close)}"
+            if close
+            else "there are none; leave --stub out"
+        )
         what = "is defined already" if name in image.by_name else "is called by nothing"
-        raise InputError(f"stub {printable(name)}: {image.name}: it {what}, and only unresolved functions take a value; {right}")
+        raise InputError(
+            f"stub {printable(name)}: {image.name}: it {what}, and only unresolved functions take a"
+            f" value; {right}"
+        )

@@ -1,11 +1,20 @@
-"""Symbols of an ELF file as the engine wants them: functions and data objects that lie in the image."""
+"""Symbols of an ELF file as the engine wants them: functions and data objects that lie in the
+image.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from arch_x86.images.elf_records import STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, ElfSymbol
+from arch_x86.images.elf_records import (
+    STB_LOCAL,
+    STT_FUNC,
+    STT_GNU_IFUNC,
+    STT_NOTYPE,
+    STT_OBJECT,
+    ElfSymbol,
+)
 from arch_x86.images.memory import Memory
 from engine.image import Symbol
 
@@ -19,15 +28,23 @@ def image_symbols(
 ) -> tuple[tuple[Symbol, ...], tuple[str, ...]]:
     """Engine symbols of the defined ``symbols``, each name and address once, and warnings.
 
-    Global ones come first and old versions last, so that a name finds the one that a caller would get.
-    Functions: STT_FUNC, STT_GNU_IFUNC, and global labels without a type in text, as hand-written assembly has them.
-    Data: STT_OBJECT. Anything else, and what lies outside of the image (``_end``), is left out.
+    Global ones come first and old versions last, so that a name finds the one that a caller would
+    get. Functions: STT_FUNC, STT_GNU_IFUNC, and global labels without a type in text, as
+    hand-written assembly has them. Data: STT_OBJECT. Anything else, and what lies outside of the
+    image (``_end``), is left out.
 
     :param address: where a symbol lies, None when it is not in the image.
     """
 
     def made(symbol: ElfSymbol, addr: int, size: int) -> Symbol:
-        return Symbol(symbol.name, addr, size, symbol.type != STT_OBJECT, symbol.type == STT_GNU_IFUNC, symbol.hidden)
+        return Symbol(
+            symbol.name,
+            addr,
+            size,
+            symbol.type != STT_OBJECT,
+            symbol.type == STT_GNU_IFUNC,
+            symbol.hidden,
+        )
 
     found: dict[tuple[str, int], Symbol] = {}
     warnings: list[str] = []
@@ -42,6 +59,9 @@ def image_symbols(
         size = symbol.size
         if addr + size > area.end:
             size = area.end - addr
-            warnings.append(f"symbol {symbol.name}: its size {symbol.size:#x} reaches beyond its segment, cut to {size:#x}")
+            warnings.append(
+                f"symbol {symbol.name}: its size {symbol.size:#x} reaches beyond its segment, cut"
+                f" to {size:#x}"
+            )
         found.setdefault((symbol.name, addr), made(symbol, addr, size))
     return tuple(found.values()), tuple(warnings)

@@ -1,8 +1,10 @@
-"""A kernel module's own lists of text that probes must respect, read from its sections after relocation.
+"""A kernel module's own lists of text that probes must respect, read from its sections after
+relocation.
 
-Formats as of Linux 6.1: ``struct exception_table_entry`` (arch/x86/include/asm/extable.h), ``jump_entry`` (linux/jump_label.h),
-``static_call_site`` (linux/static_call_types.h), ``bug_entry`` (asm-generic/bug.h), ``alt_instr`` (asm/alternative.h), and plain
-addresses in ``__mcount_loc`` and ``_kprobe_blacklist``. A table that makes no sense is left out with a warning.
+Formats as of Linux 6.1: ``struct exception_table_entry`` (arch/x86/include/asm/extable.h),
+``jump_entry`` (linux/jump_label.h), ``static_call_site`` (linux/static_call_types.h), ``bug_entry``
+(asm-generic/bug.h), ``alt_instr`` (asm/alternative.h), and plain addresses in ``__mcount_loc`` and
+``_kprobe_blacklist``. A table that makes no sense is left out with a warning.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class KernelTables:
     @property
     def reserved(self) -> tuple[Reserved, ...]:
         """Ranges that somebody else patches, each once, by address."""
-        return tuple(sorted(set(self.ranges), key=lambda entry: (entry.addr, entry.size, entry.kind.value)))
+        return tuple(
+            sorted(set(self.ranges), key=lambda entry: (entry.addr, entry.size, entry.kind.value))
+        )
 
     @property
     def blacklist(self) -> tuple[Range, ...]:
@@ -68,7 +72,9 @@ class _Reader:
 
     def relative(self, at: int) -> int:
         """The address that the self-relative 32-bit field at offset ``at`` stands for."""
-        return (self.addr + at + int.from_bytes(self.data[at : at + 4], "little", signed=True)) % (1 << 64)
+        return (self.addr + at + int.from_bytes(self.data[at : at + 4], "little", signed=True)) % (
+            1 << 64
+        )
 
     def absolute(self, at: int) -> int:
         """The 64-bit address at offset ``at``."""
@@ -82,8 +88,12 @@ class _Reader:
 _Entry = Callable[[KernelTables, _Reader, int], bool]
 
 
-def read_tables(elf: ElfFile, memory: Memory, places: Mapping[int, int], symbols: Sequence[Symbol]) -> KernelTables:
-    """The tables of ``elf``, whose sections lie relocated in ``memory`` at ``places`` (by section index)."""
+def read_tables(
+    elf: ElfFile, memory: Memory, places: Mapping[int, int], symbols: Sequence[Symbol]
+) -> KernelTables:
+    """The tables of ``elf``, whose sections lie relocated in ``memory`` at ``places`` (by section
+    index).
+    """
     tables = KernelTables()
     functions = {symbol.addr: symbol.size for symbol in reversed(symbols) if symbol.function}
 
@@ -117,10 +127,23 @@ def read_tables(elf: ElfFile, memory: Memory, places: Mapping[int, int], symbols
     return tables
 
 
-def _read_table(tables: KernelTables, memory: Memory, section: Section, addr: int, sizes: tuple[int, ...], parse: _Entry) -> None:
-    """Add one table's entries to ``tables``: of the first of ``sizes`` with which all make sense, or else of the best one."""
+def _read_table(
+    tables: KernelTables,
+    memory: Memory,
+    section: Section,
+    addr: int,
+    sizes: tuple[int, ...],
+    parse: _Entry,
+) -> None:
+    """Add one table's entries to ``tables``: of the first of ``sizes`` with which all make sense,
+    or else of the best one.
+    """
     data = memory.read(addr, section.size) or b""
-    sizes = tuple(size for size in ((section.entsize, *sizes) if section.entsize in sizes else sizes) if len(data) % size == 0)
+    sizes = tuple(
+        size
+        for size in ((section.entsize, *sizes) if section.entsize in sizes else sizes)
+        if len(data) % size == 0
+    )
     attempts: list[tuple[int, KernelTables]] = []
     for size in sizes:
         attempt = KernelTables()
@@ -128,20 +151,27 @@ def _read_table(tables: KernelTables, memory: Memory, section: Section, addr: in
         good = sum(parse(attempt, reader, at) for at in range(0, len(data), size))
         attempts.append((len(data) // size - good, attempt))
     if not attempts:
-        tables.notes.append(f"{section.name}: {len(data)} bytes are not whole entries of Linux 6.1's format; ignored")
+        tables.notes.append(
+            f"{section.name}: {len(data)} bytes are not whole entries of Linux 6.1's format;"
+            " ignored"
+        )
         return
     bad, best = min(attempts, key=lambda attempt: attempt[0])
     if bad and not (best.exceptions or best.ranges or best.forbidden):
         tables.notes.append(f"{section.name}: not in the format of Linux 6.1; ignored")
         return
     if bad:
-        tables.notes.append(f"{section.name}: {bad} entries do not point to what they should; ignored")
+        tables.notes.append(
+            f"{section.name}: {bad} entries do not point to what they should; ignored"
+        )
     tables.exceptions += best.exceptions
     tables.ranges += best.ranges
     tables.forbidden += best.forbidden
 
 
-def _reserve(result: KernelTables, table: _Reader, addr: int, size: int, kind: ReservedKind) -> bool:
+def _reserve(
+    result: KernelTables, table: _Reader, addr: int, size: int, kind: ReservedKind
+) -> bool:
     if not table.holds(addr, size):
         return False
     result.ranges.append(Reserved(addr, size, kind))
@@ -162,7 +192,9 @@ def _jump_label(result: KernelTables, table: _Reader, at: int) -> bool:
     if code.startswith(_SHORT_SITE):
         return _reserve(result, table, addr, 2, ReservedKind.JUMP_LABEL)
     code = table.memory.read(addr, _PATCH_SIZE) or b""
-    return code.startswith(_LONG_SITE) and _reserve(result, table, addr, _PATCH_SIZE, ReservedKind.JUMP_LABEL)
+    return code.startswith(_LONG_SITE) and _reserve(
+        result, table, addr, _PATCH_SIZE, ReservedKind.JUMP_LABEL
+    )
 
 
 def _static_call(result: KernelTables, table: _Reader, at: int) -> bool:
@@ -187,6 +219,8 @@ def _alternative(result: KernelTables, table: _Reader, at: int) -> bool:
 
 
 def _is_preemptible(modinfo: bytes) -> bool:
-    """True when the module was built for a preemptible kernel: MODULE_VERMAGIC_PREEMPT in include/linux/vermagic.h."""
+    """True when the module was built for a preemptible kernel: MODULE_VERMAGIC_PREEMPT in
+    include/linux/vermagic.h.
+    """
     magic = next((line for line in modinfo.split(b"\0") if line.startswith(b"vermagic=")), b"")
     return any(word in (b"preempt", b"preempt_rt") for word in magic.split())

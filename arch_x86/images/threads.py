@@ -1,7 +1,9 @@
-"""Thread-local storage, variant II: each file's block lies below the thread pointer, the image's own nearest.
+"""Thread-local storage, variant II: each file's block lies below the thread pointer, the image's
+own nearest.
 
-Source: U. Drepper, "ELF Handling For Thread-Local Storage" 0.21, section 3.4.6 with figure 2; glibc's elf/dl-tls.c
-(``_dl_determine_tlsoffset``). All blocks are static: there is no ``dlopen``, so an offset from the thread pointer says everything.
+Source: U. Drepper, "ELF Handling For Thread-Local Storage" 0.21, section 3.4.6 with figure 2;
+glibc's elf/dl-tls.c (``_dl_determine_tlsoffset``). All blocks are static: there is no ``dlopen``,
+so an offset from the thread pointer says everything.
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ class ThreadLayout:
     def place(self, block: ThreadBlock) -> None:
         """Give ``block`` its offset, below all before it.
 
-        :raises InputError: over 64 KiB in all, or an alignment that is no power of two up to a page.
+        :raises InputError: over 64 KiB in all, or an alignment that is no power of two up to a
+        page.
         """
         if block.align & (block.align - 1) or block.align > PAGE_SIZE:
             raise InputError(
-                f"{self._name}: thread-local data with alignment {block.align:#x}; it must be a power of two up to {PAGE_SIZE:#x}"
+                f"{self._name}: thread-local data with alignment {block.align:#x}; it must be a"
+                f" power of two up to {PAGE_SIZE:#x}"
             )
         align = max(block.align, 1)
         lead = -block.addr % align
@@ -45,7 +49,9 @@ class ThreadLayout:
         self._blocks.append(block)
 
     def slot(self, name: str) -> int:
-        """Distance from the thread pointer, modulo 2^64, of 64 bytes of zeros for ``name``, the same each time."""
+        """Distance from the thread pointer, modulo 2^64, of 64 bytes of zeros for ``name``, the
+        same each time.
+        """
         if name not in self._slots:
             self._grow(-(-(self.size + _SLOT) // _SLOT) * _SLOT)
             self._slots[name] = self.size
@@ -53,16 +59,24 @@ class ThreadLayout:
 
     def _grow(self, size: int) -> None:
         if size > THREAD_LIMIT:
-            raise InputError(f"{self._name}: {size:#x} bytes of thread-local data; the limit is {THREAD_LIMIT >> 10} KiB")
+            raise InputError(
+                f"{self._name}: {size:#x} bytes of thread-local data; the limit is"
+                f" {THREAD_LIMIT >> 10} KiB"
+            )
         self.size = size
 
     def content(self, memory: Memory) -> bytes:
-        """The initial content of all of it; the byte behind it is the first of the thread control block."""
+        """The initial content of all of it; the byte behind it is the first of the thread control
+        block.
+        """
         out = bytearray(self.size)
         for block in self._blocks:
             data = memory.read(block.addr, block.filesz)
             if data is None:
-                raise InputError(f"{self._name}: thread-local data at {block.addr:#x} lies outside of the segments; the file is damaged")
+                raise InputError(
+                    f"{self._name}: thread-local data at {block.addr:#x} lies outside of the"
+                    " segments; the file is damaged"
+                )
             start = self.size - block.offset
             out[start : start + block.filesz] = data
         return bytes(out)

@@ -1,6 +1,7 @@
 """Undefined symbols: which are functions, which are data, and where their stand-ins go.
 
-An object file seldom says (gcc leaves undefined symbols without a type), so the relocations that use a symbol decide.
+An object file seldom says (gcc leaves undefined symbols without a type), so the relocations that
+use a symbol decide.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ __all__ = ("StandIns", "Wanted", "place_stand_ins", "use_in_text")
 
 @dataclass(slots=True)
 class Wanted:
-    """A name that no file defines, as all references together say. ``weak``: none of them insists."""
+    """A name that no file defines, as all references together say. ``weak``: none of them
+    insists.
+    """
 
     use: Use = Use.NONE
     type: int = STT_NOTYPE
@@ -31,14 +34,20 @@ class Wanted:
         """True when it is more likely an object than a function."""
         if self.type in (STT_OBJECT, STT_COMMON):
             return True
-        if self.type in (STT_FUNC, STT_GNU_IFUNC) or Use.CALL in self.use or Use.INDIRECT_CALL in self.use:
+        if (
+            self.type in (STT_FUNC, STT_GNU_IFUNC)
+            or Use.CALL in self.use
+            or Use.INDIRECT_CALL in self.use
+        ):
             return False
         return Use.DATA in self.use
 
 
 @dataclass(slots=True)
 class StandIns:
-    """Stand-ins for undefined names. ``called`` are for relocations that call, ``valued`` for all others; neither knows: 0."""
+    """Stand-ins for undefined names. ``called`` are for relocations that call, ``valued`` for all
+    others; neither knows: 0.
+    """
 
     called: dict[str, Definition] = field(default_factory=dict[str, Definition])
     valued: dict[str, Definition] = field(default_factory=dict[str, Definition])
@@ -47,16 +56,21 @@ class StandIns:
     warnings: list[str] = field(default_factory=list[str])
 
     def find(self, name: str, use: Use) -> Definition | None:
-        """What ``name`` counts as in a relocation that uses it as ``use``; a weak one may be None."""
+        """What ``name`` counts as in a relocation that uses it as ``use``; a weak one may be
+        None.
+        """
         return (self.called if use is Use.CALL else self.valued).get(name)
 
 
 def use_in_text(before: bytes) -> Use:
     """What a 32-bit PC-relative operand is for, from the two bytes ``before`` it.
 
-    Exact, not a guess: a memory operand's ModRM byte is 05, 0d, .. 3d, hence never one of the opcodes looked for.
+    Exact, not a guess: a memory operand's ModRM byte is 05, 0d, .. 3d, hence never one of the
+    opcodes looked for.
     """
-    if before[-1:] in (b"\xe8", b"\xe9") or (before[-2:-1] == b"\x0f" and before[-1] & 0xF0 == 0x80):
+    if before[-1:] in (b"\xe8", b"\xe9") or (
+        before[-2:-1] == b"\x0f" and before[-1] & 0xF0 == 0x80
+    ):
         return Use.CALL
     return Use.INDIRECT_CALL if before in (b"\xff\x15", b"\xff\x25") else Use.DATA
 
@@ -64,8 +78,8 @@ def use_in_text(before: bytes) -> Use:
 def place_stand_ins(memory: Memory, wanted: Mapping[str, Wanted]) -> StandIns:
     """Stand-ins for the ``wanted`` names, in their order.
 
-    Data gets a page of zeros each (the dynamic linker's own two), added to ``memory``; functions get a cell each behind all of it,
-    where the machine puts a stub.
+    Data gets a page of zeros each (the dynamic linker's own two), added to ``memory``; functions
+    get a cell each behind all of it, where the machine puts a stub.
     """
     result = StandIns()
     functions: list[str] = []
@@ -89,7 +103,9 @@ def place_stand_ins(memory: Memory, wanted: Mapping[str, Wanted]) -> StandIns:
     return result
 
 
-def _place_functions(result: StandIns, memory: Memory, names: Sequence[str], wanted: Mapping[str, Wanted]) -> None:
+def _place_functions(
+    result: StandIns, memory: Memory, names: Sequence[str], wanted: Mapping[str, Wanted]
+) -> None:
     start = memory.reserve(IMPORT_CELL * len(names))
     for index, name in enumerate(names):
         cell = Definition(start + IMPORT_CELL * index, IMPORT_CELL)

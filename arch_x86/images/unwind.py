@@ -1,7 +1,8 @@
 """Functions that have no symbol, from the unwind table: a stripped library's own.
 
-Source: Linux Standard Base core 5.0, chapter 10.6 (``.eh_frame``, ``.eh_frame_hdr``). Only the form that binutils and lld write
-is read: a sorted table of 32-bit offsets, and PC-relative 32-bit ranges. From another form nothing is learned, which is no error.
+Source: Linux Standard Base core 5.0, chapter 10.6 (``.eh_frame``, ``.eh_frame_hdr``). Only the form
+that binutils and lld write is read: a sorted table of 32-bit offsets, and PC-relative 32-bit
+ranges. From another form nothing is learned, which is no error.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _SIGNED_PCREL: Final = 0x1B
 _POINTER_SIZES: Final = {2: 2, 3: 4, 10: 2, 11: 4}
 
 
-def unnamed_functions(programs: Sequence[Program], memory: Memory, bias: int, named: Iterable[Symbol]) -> Iterator[Symbol]:
+def unnamed_functions(
+    programs: Sequence[Program], memory: Memory, bias: int, named: Iterable[Symbol]
+) -> Iterator[Symbol]:
     """A symbol for each range of the unwind table that starts in none of the ``named`` functions.
 
     Its name is ``sub_`` and the address it was linked for in hex, as disassemblers write it.
@@ -41,7 +44,12 @@ def unnamed_functions(programs: Sequence[Program], memory: Memory, bias: int, na
         for start, size in _ranges(memory, (header.vaddr + bias) % (1 << 64), header.memsz):
             at = bisect_right(starts, start) - 1
             area = memory.area_at(start)
-            if (at >= 0 and start < reach[at]) or area is None or not area.executable or start + size > area.end:
+            if (
+                (at >= 0 and start < reach[at])
+                or area is None
+                or not area.executable
+                or start + size > area.end
+            ):
                 continue
             yield Symbol(f"sub_{start - bias:x}", start, size)
 
@@ -70,16 +78,21 @@ def _ranges(memory: Memory, table: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _is_pcrel(memory: Memory, cie: int) -> bool:
-    """True when the entries of this CIE have PC-relative 32-bit ranges: augmentation ``z`` with an ``R`` that says so."""
+    """True when the entries of this CIE have PC-relative 32-bit ranges: augmentation ``z`` with an
+    ``R`` that says so.
+    """
     area = memory.area_at(cie)
     raw = memory.read(cie, min(64, area.end - cie)) if area is not None else None
-    if raw is None or len(raw) < 16 or raw[4:8] != bytes(4) or raw[8] not in (1, 3):  # a CIE has number 0, and version 1 or 3
+    # a CIE has number 0, and version 1 or 3
+    if raw is None or len(raw) < 16 or raw[4:8] != bytes(4) or raw[8] not in (1, 3):
         return False
     augmentation, _, rest = raw[9:].partition(b"\0")
     if not augmentation.startswith(b"z"):
         return False
     at = 0
-    for _ in range(4):  # code alignment, data alignment, return address register, length of the augmentation data: LEB128 each
+    # code alignment, data alignment, return address register, length of the augmentation data:
+    # LEB128 each
+    for _ in range(4):
         while at < len(rest) and rest[at] & 0x80:
             at += 1
         at += 1

@@ -1,6 +1,8 @@
-"""Assembling of fixed templates and of files that a user names as assembly. The only module that imports keystone.
+"""Assembling of fixed templates and of files that a user names as assembly. The only module that
+imports keystone.
 
-keystone can end the process on some inputs (its issue 307), so generated text and text from elsewhere never reaches it.
+keystone can end the process on some inputs (its issue 307), so generated text and text from
+elsewhere never reaches it.
 """
 
 from __future__ import annotations
@@ -21,22 +23,25 @@ _TRIES_MAX: Final = 1_000
 
 @lru_cache(maxsize=256)
 def assemble(text: str, addr: int = 0) -> bytes:
-    """Machine code of Intel-syntax ``text`` (statements split by newlines or ``;``) placed at ``addr``.
+    """Machine code of Intel-syntax ``text`` (statements split by newlines or ``;``) placed at
+    ``addr``.
 
     :raises InputError: keystone does not take it; the message carries its reason.
     """
     try:
         encoding = cast("list[int] | None", _assembler().asm(text, addr)[0])
     except KsError as error:
-        raise InputError(f"assembly refused: {error}; keystone takes Intel syntax, one statement a line") from None
+        raise InputError(
+            f"assembly refused: {error}; keystone takes Intel syntax, one statement a line"
+        ) from None
     return bytes(encoding or ())
 
 
 def _assembler() -> Any:
     """One that takes numbers for decimal.
 
-    keystone does not initialize the radix: where its memory happens to hold 16 from an earlier use, ``add rsp, 24`` adds 0x24. There is no
-    way to set it to 10.
+    keystone does not initialize the radix: where its memory happens to hold 16 from an earlier use,
+    ``add rsp, 24`` adds 0x24. There is no way to set it to 10.
     """
     unfit: list[Any] = []  # kept until one is found, or the next would get the same memory
     while len(unfit) < _TRIES_MAX:

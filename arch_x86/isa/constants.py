@@ -1,4 +1,6 @@
-"""Facts of the x86-64 architecture that more than one room needs: flag bits, opcode bytes, sizes."""
+"""Facts of the x86-64 architecture that more than one room needs: flag bits, opcode bytes,
+sizes.
+"""
 
 from __future__ import annotations
 
@@ -65,6 +67,10 @@ HLT_OPCODE: Final = 0xF4
 MAX_INSN_SIZE: Final = 15
 """Most bytes of an instruction (SDM vol. 2, 2.3.11); the kernel's MAX_INSN_SIZE is 16."""
 MAX_OPTIMIZED_LENGTH: Final = 20
-"""Most bytes of whole instructions that a 5-byte jump can replace: 4, and the 16 of the kernel's longest instruction."""
+"""Most bytes of whole instructions that a 5-byte jump can replace: 4, and the 16 of the kernel's
+longest instruction.
+"""
 RED_ZONE_SIZE: Final = 128
-"""Bytes under the stack pointer where user-mode code may keep data (System V ABI, AMD64 supplement, 3.2.2)."""
+"""Bytes under the stack pointer where user-mode code may keep data (System V ABI, AMD64 supplement,
+3.2.2).
+"""

@@ -1,7 +1,9 @@
-"""Instruction lengths and fields. Answers to arch/x86/lib/insn.c: accepts and refuses what the decoder of Linux 6.1 does.
+"""Instruction lengths and fields. Answers to arch/x86/lib/insn.c: accepts and refuses what the
+decoder of Linux 6.1 does.
 
-An own decoder, because the kernel's answer on odd bytes decides which sites can be probed: it gives undefined opcodes a length,
-and refuses VEX-only opcodes without VEX. Format of an instruction: SDM vol. 2, chapter 2; the maps: :mod:`arch_x86.isa.opcode_map`.
+An own decoder, because the kernel's answer on odd bytes decides which sites can be probed: it gives
+undefined opcodes a length, and refuses VEX-only opcodes without VEX. Format of an instruction: SDM
+vol. 2, chapter 2; the maps: :mod:`arch_x86.isa.opcode_map`.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ from arch_x86.isa.opcode_map import (
 __all__ = ("decode", "decode_length")
 
 
-_DISTINCT_PREFIXES_MAX: Final = 4  # the kernel's decoder takes a fifth distinct prefix for an opcode
+_DISTINCT_PREFIXES_MAX: Final = (
+    4  # the kernel's decoder takes a fifth distinct prefix for an opcode
+)
 _FORCED_EMULATION: Final = (b"\x0f\x0bxen", b"\x0f\x0bkvm")
 _MANDATORY: Final = {0x66: 1, 0xF3: 2, 0xF2: 3}  # the numbers that VEX.pp uses, too
 _REFUSED: Final = -1
 _ANY_PREFIX: Final = 15
 
-# As plain integers: these are tested for every instruction of an image, and IntFlag operators cost a microsecond each.
+# As plain integers: these are tested for every instruction of an image, and IntFlag operators cost
+# a microsecond each.
 _MODRM: Final = int(Form.MODRM)
 _IMM8: Final = int(Form.IMM8)
 _IMM16: Final = int(Form.IMM16)
@@ -50,7 +55,9 @@ _IMMEDIATES: Final = int(Form.IMM8 | Form.IMM16 | Form.IMM_Z | Form.IMM_V | Form
 
 
 class _Head(NamedTuple):
-    """An instruction up to its opcode. ``mandatory``: the prefix that counts, numbered as VEX.pp; ``vex_map``: 0 without VEX."""
+    """An instruction up to its opcode. ``mandatory``: the prefix that counts, numbered as VEX.pp;
+    ``vex_map``: 0 without VEX.
+    """
 
     data: bytes
     addr: int
@@ -62,19 +69,24 @@ class _Head(NamedTuple):
 
 
 def _legacy_form(opcode_map: int, opcode: int, prefix: int) -> int:
-    """Form of an ``0F`` opcode without VEX behind mandatory prefix ``prefix``, ``_REFUSED`` where it needs VEX."""
+    """Form of an ``0F`` opcode without VEX behind mandatory prefix ``prefix``, ``_REFUSED`` where
+    it needs VEX.
+    """
     legacy = LEGACY_PRESENCE[opcode_map][opcode]
     if legacy == _ANY_PREFIX:
         return LEGACY_FORMS[opcode_map][opcode]
     vex = VEX_PRESENCE[opcode_map][opcode] | EVEX_PRESENCE[opcode_map][opcode]
-    bit = 1 << prefix if (legacy | vex) & ~1 else 1  # an opcode without prefixed forms ignores prefixes
+    # an opcode without prefixed forms ignores prefixes
+    bit = 1 << prefix if (legacy | vex) & ~1 else 1
     if legacy & bit:
         return LEGACY_FORMS[opcode_map][opcode]
     return _REFUSED if vex & bit else 0
 
 
 _LEGACY: Final = {
-    number: tuple(tuple(_legacy_form(number, opcode, prefix) for opcode in range(256)) for prefix in range(4))
+    number: tuple(
+        tuple(_legacy_form(number, opcode, prefix) for opcode in range(256)) for prefix in range(4)
+    )
     for number in (MAP_0F, MAP_0F38, MAP_0F3A)
 }
 _ONE_BYTE: Final = LEGACY_FORMS[MAP_ONE_BYTE]
@@ -107,7 +119,8 @@ _RELATIVE: Final = frozenset((Branch.JMP, Branch.JCC, Branch.CALL, Branch.LOOP, 
 
 
 def decode(data: bytes, addr: int, quirks: KernelQuirks = QUIRKS_6_1) -> Insn | None:
-    """The instruction that ``data`` starts with, as placed at ``addr``; None when it is not one, or not all there.
+    """The instruction that ``data`` starts with, as placed at ``addr``; None when it is not one, or
+    not all there.
 
     Takes any bytes and raises nothing. ``data`` may be longer than the instruction.
     """
@@ -124,7 +137,9 @@ def decode_length(data: bytes, quirks: KernelQuirks = QUIRKS_6_1) -> int | None:
 
 
 def _decode(data: bytes, addr: int, quirks: KernelQuirks) -> Insn | None:
-    """Prefixes and opcode. An IndexError means that the instruction goes on behind the end of ``data``."""
+    """Prefixes and opcode. An IndexError means that the instruction goes on behind the end of
+    ``data``.
+    """
     start = pos = 5 if data[:5] in _FORCED_EMULATION else 0
     byte = data[pos]
     distinct: list[int] = []
@@ -144,16 +159,22 @@ def _decode(data: bytes, addr: int, quirks: KernelQuirks) -> Insn | None:
     if byte in (0xC4, 0xC5, 0x62):
         return _decode_vex(data, addr, pos, prefixes, rex)
     if byte != 0x0F:
-        return _operands(_Head(data, addr, prefixes, rex, data[pos : pos + 1]), pos + 1, _ONE_BYTE[byte], quirks)
+        return _operands(
+            _Head(data, addr, prefixes, rex, data[pos : pos + 1]), pos + 1, _ONE_BYTE[byte], quirks
+        )
     mandatory = _MANDATORY.get(prefixes[-1], 0) if prefixes else 0
     second = data[pos + 1]
     if second in (0x38, 0x3A):
         form = _LEGACY[MAP_0F38 if second == 0x38 else MAP_0F3A][mandatory][data[pos + 2]]
-        return _operands(_Head(data, addr, prefixes, rex, data[pos : pos + 3]), pos + 3, form, quirks)
+        return _operands(
+            _Head(data, addr, prefixes, rex, data[pos : pos + 3]), pos + 3, form, quirks
+        )
     form = _LEGACY[MAP_0F][mandatory][second]
     if form == 0 and not quirks.absent_forms and second & 0xF0 in (0x40, 0x90):
         form = _MODRM
-    return _operands(_Head(data, addr, prefixes, rex, data[pos : pos + 2], 0, mandatory), pos + 2, form, quirks)
+    return _operands(
+        _Head(data, addr, prefixes, rex, data[pos : pos + 2], 0, mandatory), pos + 2, form, quirks
+    )
 
 
 def _decode_vex(data: bytes, addr: int, pos: int, prefixes: bytes, rex: int) -> Insn | None:
@@ -173,7 +194,8 @@ def _decode_vex(data: bytes, addr: int, pos: int, prefixes: bytes, rex: int) -> 
         presence = group.get(data[pos + 1] >> 3 & 7, 0)
     else:
         presence, evex = VEX_PRESENCE[vex_map][opcode], EVEX_PRESENCE[vex_map][opcode]
-        # Where an opcode has both EVEX and plain forms, the kernel takes VEX ones too; and EVEX wherever there is VEX.
+        # Where an opcode has both EVEX and plain forms, the kernel takes VEX ones too; and EVEX
+        # wherever there is VEX.
         presence |= evex if kind == 0x62 else evex & LEGACY_PRESENCE[vex_map][opcode]
     if not presence >> mandatory & 1:
         return None
@@ -204,7 +226,11 @@ def _operands(head: _Head, pos: int, form: int, quirks: KernelQuirks) -> Insn | 
         pos += 1
         if form & _GROUP_DEPENDENT:
             form = _group_form(form, head.opcode[-1], modrm >> 3 & 7, head.mandatory)
-        if modrm < 0xC0 and (quirks.control_register_memory or head.vex_map or not _moves_control_register(head.opcode)):
+        if modrm < 0xC0 and (
+            quirks.control_register_memory
+            or head.vex_map
+            or not _moves_control_register(head.opcode)
+        ):
             mod, low = modrm >> 6, modrm & 7
             if low == 4:
                 low = head.data[pos] & 7  # SIB.base: 5 stands for disp32 as ModRM.rm does
@@ -229,7 +255,10 @@ def _operands(head: _Head, pos: int, form: int, quirks: KernelQuirks) -> Insn | 
     if not head.vex_map:
         branch = _branch(head.opcode, modrm)
         if branch in _RELATIVE:
-            target = head.addr + pos + int.from_bytes(raw[imm_offset:], "little", signed=True) & ADDRESS_MASK
+            target = (
+                head.addr + pos + int.from_bytes(raw[imm_offset:], "little", signed=True)
+                & ADDRESS_MASK
+            )
     return Insn(
         addr=head.addr,
         length=pos,
@@ -256,7 +285,9 @@ def _moves_control_register(opcode: bytes) -> bool:
 
 
 def _immediate_size(form: int, prefixes: bytes, rex: int) -> int | None:
-    """Bytes of immediate, both where there are two; None for a far pointer with a 64-bit offset, which does not exist."""
+    """Bytes of immediate, both where there are two; None for a far pointer with a 64-bit offset,
+    which does not exist.
+    """
     size = (1 if form & _IMM8 else 0) + (2 if form & _IMM16 else 0) + (4 if form & _REL32 else 0)
     if form & _OPERAND_SIZED:
         wide, narrow = rex & 8, 0x66 in prefixes

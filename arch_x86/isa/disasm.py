@@ -1,4 +1,6 @@
-"""Instruction text. The only module that imports capstone; lengths and operand fields come from :mod:`arch_x86.isa.decode`."""
+"""Instruction text. The only module that imports capstone; lengths and operand fields come from
+:mod:`arch_x86.isa.decode`.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,15 @@ _ENGINE: Final[Any] = Cs(CS_ARCH_X86, CS_MODE_64)
 
 @lru_cache(maxsize=4096)
 def disassemble(raw: bytes, addr: int) -> str:
-    """Mnemonic and operands in Intel syntax, or ``.byte ...`` where capstone does not read all of ``raw`` as one instruction.
+    """Mnemonic and operands in Intel syntax, or ``.byte ...`` where capstone does not read all of
+    ``raw`` as one instruction.
 
-    The second case is rare: encodings that are undefined, newer than capstone, or shorter than the kernel's decoder thinks.
+    The second case is rare: encodings that are undefined, newer than capstone, or shorter than the
+    kernel's decoder thinks.
     """
-    lines = cast("list[tuple[int, int, str, str]]", list(_ENGINE.disasm_lite(raw, addr & (1 << 64) - 1, 1)))
+    lines = cast(
+        "list[tuple[int, int, str, str]]", list(_ENGINE.disasm_lite(raw, addr & (1 << 64) - 1, 1))
+    )
     if not lines or lines[0][1] != len(raw):
         return ".byte " + ", ".join(f"{byte:#04x}" for byte in raw)
     _addr, _size, mnemonic, operands = lines[0]

@@ -1,6 +1,8 @@
-"""The few encodings that probing writes: INT3, JMP rel32, CALL rel32. Answers to asm/text-patching.h.
+"""The few encodings that probing writes: INT3, JMP rel32, CALL rel32. Answers to
+asm/text-patching.h.
 
-Addresses are unsigned 64-bit integers; a distance that 32 bits can't hold is an error, never a wrapped displacement.
+Addresses are unsigned 64-bit integers; a distance that 32 bits can't hold is an error, never a
+wrapped displacement.
 """
 
 from __future__ import annotations
@@ -12,7 +14,15 @@ from typing import Final
 from arch_x86.isa.constants import ADDRESS_MASK, JMP32_SIZE
 from engine.errors import KprobeError
 
-__all__ = ("CALL32_SIZE", "DISP32_SIZE", "RelativeRangeError", "call32", "in_reach", "jmp32", "rel32")
+__all__ = (
+    "CALL32_SIZE",
+    "DISP32_SIZE",
+    "RelativeRangeError",
+    "call32",
+    "in_reach",
+    "jmp32",
+    "rel32",
+)
 
 CALL32_SIZE: Final = 5
 DISP32_SIZE: Final = 4
@@ -24,7 +34,10 @@ class RelativeRangeError(KprobeError):
     """A relative displacement would not fit into 32 signed bits. The kernel's -ERANGE."""
 
     def __init__(self, source: int, target: int) -> None:
-        super().__init__(errno.ERANGE, f"{target:#x} is out of the reach of a 32-bit displacement from {source:#x}")
+        super().__init__(
+            errno.ERANGE,
+            f"{target:#x} is out of the reach of a 32-bit displacement from {source:#x}",
+        )
         self.source = source
         self.target = target
 
@@ -40,7 +53,9 @@ def rel32(source: int, target: int) -> int:
 
 
 def in_reach(source: int, target: int) -> bool:
-    """True when a signed 32-bit displacement leads from ``source`` (the address behind the instruction) to ``target``."""
+    """True when a signed 32-bit displacement leads from ``source`` (the address behind the
+    instruction) to ``target``.
+    """
     return -0x8000_0000 <= _distance(source, target) <= 0x7FFF_FFFF
 
 

@@ -14,20 +14,27 @@ __all__ = ("NO_QUIRKS", "QUIRKS_6_1", "Branch", "Insn", "KernelQuirks")
 
 @dataclass(frozen=True, slots=True)
 class KernelQuirks:
-    """Where Linux 6.1 reads instructions otherwise than hardware does. Each can be mended on its own."""
+    """Where Linux 6.1 reads instructions otherwise than hardware does. Each can be mended on its
+    own.
+    """
 
-    #: A mandatory prefix that selects no form of an opcode leaves it without ModRM: ``f2``/``f3`` before CMOVcc and SETcc
-    #: opcodes that are mask-register opcodes under VEX. Hardware ignores such a prefix.
+    # : A mandatory prefix that selects no form of an opcode leaves it without ModRM: ``f2``/``f3``
+    # before CMOVcc and SETcc : opcodes that are mask-register opcodes under VEX. Hardware ignores
+    # such a prefix.
     absent_forms: bool = True
-    #: MOV to and from control and debug registers with mod != 3 has a memory operand. Hardware ignores mod.
+    # : MOV to and from control and debug registers with mod != 3 has a memory operand. Hardware
+    # ignores mod.
     control_register_memory: bool = True
-    #: The opcode byte of a VEX instruction is taken for the one-byte opcode of the same value by the rules for emulating and for
-    #: finding jumps: ``vzeroupper`` (77) passes for ``ja``. (Boosting and refusing copies go by that byte in any case: that is harmless.)
+    # : The opcode byte of a VEX instruction is taken for the one-byte opcode of the same value by
+    # the rules for emulating and for : finding jumps: ``vzeroupper`` (77) passes for ``ja``.
+    # (Boosting and refusing copies go by that byte in any case: that is harmless.)
     vex_as_legacy: bool = True
 
 
 QUIRKS_6_1: Final = KernelQuirks()
-NO_QUIRKS: Final = KernelQuirks(absent_forms=False, control_register_memory=False, vex_as_legacy=False)
+NO_QUIRKS: Final = KernelQuirks(
+    absent_forms=False, control_register_memory=False, vex_as_legacy=False
+)
 
 
 class Branch(Enum):
@@ -55,10 +62,12 @@ class Branch(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Insn:
-    """``length`` bytes at ``addr``. Offsets count from the first byte; a field with size 0 is absent.
+    """``length`` bytes at ``addr``. Offsets count from the first byte; a field with size 0 is
+    absent.
 
-    ``prefixes``: legacy prefixes in order. ``rex``: 0 if none. ``opcode``: with its escapes, 1 to 3 bytes; a VEX instruction has
-    the opcode byte alone, and its map in ``vex_map``. ``target``: of relative branches only, absolute.
+    ``prefixes``: legacy prefixes in order. ``rex``: 0 if none. ``opcode``: with its escapes, 1 to 3
+    bytes; a VEX instruction has the opcode byte alone, and its map in ``vex_map``. ``target``: of
+    relative branches only, absolute.
     """
 
     addr: int
@@ -77,7 +86,9 @@ class Insn:
     rip_relative: bool
     branch: Branch
     target: int | None
-    forced_emulation: bool = False  # behind the 5 bytes by which Xen and KVM guests ask for emulation
+    forced_emulation: bool = (
+        False  # behind the 5 bytes by which Xen and KVM guests ask for emulation
+    )
 
     @property
     def end(self) -> int:
@@ -102,12 +113,16 @@ class Insn:
     @property
     def displacement(self) -> int:
         """Signed displacement, 0 if absent."""
-        return int.from_bytes(self.raw[self.disp_offset : self.disp_offset + self.disp_size], "little", signed=True)
+        return int.from_bytes(
+            self.raw[self.disp_offset : self.disp_offset + self.disp_size], "little", signed=True
+        )
 
     @property
     def immediate(self) -> int:
         """Signed immediate (the first of two), 0 if absent."""
-        return int.from_bytes(self.raw[self.imm_offset : self.imm_offset + self.imm_size], "little", signed=True)
+        return int.from_bytes(
+            self.raw[self.imm_offset : self.imm_offset + self.imm_size], "little", signed=True
+        )
 
     @property
     def memory_address(self) -> int | None:

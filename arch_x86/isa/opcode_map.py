@@ -1,9 +1,11 @@
-"""The x86-64 opcode maps as far as lengths need them (SDM vol. 2, appendix A), in the version that Linux 6.1 knows.
+"""The x86-64 opcode maps as far as lengths need them (SDM vol. 2, appendix A), in the version that
+Linux 6.1 knows.
 
-Pure tables. A *form* says which operand bytes follow the opcode; a *presence* digit says with which mandatory prefix
-(bit 0 none, bit 1 ``66``, bit 2 ``F3``, bit 3 ``F2``) an opcode of the ``0F`` maps exists, once each for instructions
-without VEX, with VEX, and with EVEX. The presence digits were derived from iced-x86's instruction tables, restricted to the
-extensions that the kernel knows in 6.1 (no XOP, SSE4A, AVX-IFMA, CMPccXADD, key locker, ...), and so does
+Pure tables. A *form* says which operand bytes follow the opcode; a *presence* digit says with which
+mandatory prefix (bit 0 none, bit 1 ``66``, bit 2 ``F3``, bit 3 ``F2``) an opcode of the ``0F`` maps
+exists, once each for instructions without VEX, with VEX, and with EVEX. The presence digits were
+derived from iced-x86's instruction tables, restricted to the extensions that the kernel knows in
+6.1 (no XOP, SSE4A, AVX-IFMA, CMPccXADD, key locker, ...), and so does
 ``tests/isa/test_opcode_map.py`` again.
 """
 
@@ -71,8 +73,9 @@ _LETTERS: Final = {
     "s": Form.MODRM | Form.IMM8 | Form.MMX_SHIFT,
 }
 
-# One row per high digit. Opcodes that are invalid in 64-bit mode (06, 27, 60, 82, 9a, ce, d4, ea ...) keep their 32-bit form, and
-# /digits that no instruction uses keep their group's: the kernel's decoder does not care, and hardware faults either way.
+# One row per high digit. Opcodes that are invalid in 64-bit mode (06, 27, 60, 82, 9a, ce, d4, ea
+# ...) keep their 32-bit form, and /digits that no instruction uses keep their group's: the kernel's
+# decoder does not care, and hardware faults either way.
 _ONE_BYTE_FORMS: Final = (
     "mmmmbz..mmmmbz.."  # 0. ADD, OR
     "mmmmbz..mmmmbz.."  # 1. ADC, SBB
@@ -124,8 +127,9 @@ LEGACY_FORMS: Final[dict[int, tuple[int, ...]]] = {
     _MAP_EVEX6: (int(Form.MODRM),) * 256,
 }
 
-# Without VEX. "f": the opcode means the same with every prefix. Some VEX-only forms count as legal without VEX too, because the
-# kernel's map does not say that they need it: the mask-register forms of 0f 41-4b and 90-99, AMX tiles, AVX-VNNI, VPBLENDVB.
+# Without VEX. "f": the opcode means the same with every prefix. Some VEX-only forms count as legal
+# without VEX too, because the kernel's map does not say that they need it: the mask-register forms
+# of 0f 41-4b and 90-99, AMX tiles, AVX-VNNI, VPBLENDVB.
 _LEGACY_ROWS: Final = {
     MAP_0F: (
         "ffff0fffff0f0fff"
@@ -339,21 +343,26 @@ _EVEX_ROWS: Final = {
 def _presence(rows: dict[int, str]) -> dict[int, tuple[int, ...]]:
     absent = (0,) * 256
     maps = (MAP_0F, MAP_0F38, MAP_0F3A, _MAP_EVEX5, _MAP_EVEX6)
-    return {number: tuple(int(digit, 16) for digit in rows[number]) if number in rows else absent for number in maps}
+    return {
+        number: tuple(int(digit, 16) for digit in rows[number]) if number in rows else absent
+        for number in maps
+    }
 
 
 LEGACY_PRESENCE: Final = _presence(_LEGACY_ROWS)
 VEX_PRESENCE: Final = _presence(_VEX_ROWS)
 EVEX_PRESENCE: Final = _presence(_EVEX_ROWS)
 
-# Groups 12 to 14 (0f 71, 72, 73): /digit -> the prefixes with which it has an immediate; it has none where it does not exist.
+# Groups 12 to 14 (0f 71, 72, 73): /digit -> the prefixes with which it has an immediate; it has
+# none where it does not exist.
 GROUP_IMMEDIATES: Final[dict[int, dict[int, int]]] = {
     0x71: {2: 3, 4: 3, 6: 3},
     0x72: {0: 2, 1: 2, 2: 3, 4: 3, 6: 3},
     0x73: {2: 3, 3: 2, 6: 3, 7: 2},
 }
 
-# Group opcodes that exist with VEX or EVEX: (map, opcode) -> /digit -> prefixes. The kernel does not tell VEX from EVEX in groups.
+# Group opcodes that exist with VEX or EVEX: (map, opcode) -> /digit -> prefixes. The kernel does
+# not tell VEX from EVEX in groups.
 GROUP_VEX: Final[dict[tuple[int, int], dict[int, int]]] = {
     (MAP_0F, 0x71): dict.fromkeys((2, 4, 6), 2),
     (MAP_0F, 0x72): dict.fromkeys((0, 1, 2, 4, 6), 2),

@@ -1,4 +1,6 @@
-"""A workbench: image, machine, executor, control plane and kprobes core, wired. What most users of the API start from."""
+"""A workbench: image, machine, executor, control plane and kprobes core, wired. What most users of
+the API start from.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ from arch_x86.isa.constants import FLAG_IF
 from arch_x86.lab.calls import require_function
 from arch_x86.probes.arch import X86Arch, X86Areas
 from arch_x86.probes.jprobe import JprobeStub
-from arch_x86.text.poke import MAX_POKE_BATCH, PokeFactory, PokeProtocol, StopMachinePoke, TextPokeBp
+from arch_x86.text.poke import (
+    MAX_POKE_BATCH,
+    PokeFactory,
+    PokeProtocol,
+    StopMachinePoke,
+    TextPokeBp,
+)
 from arch_x86.text.poke_batch import TextPokeBpBatch
 from arch_x86.text.space import TextSpace
 from engine.control.sync import ControlPlane
@@ -35,7 +43,9 @@ TURN = 1_000
 
 def _poke_of(profile: Profile, text: TextSpace, plane: ControlPlane) -> PokeProtocol:
     if profile.pokes_together:
-        return TextPokeBpBatch(text, plane, profile.without, MAX_POKE_BATCH if profile.batch is None else profile.batch)
+        return TextPokeBpBatch(
+            text, plane, profile.without, MAX_POKE_BATCH if profile.batch is None else profile.batch
+        )
     protocol = TextPokeBp if profile.pokes_by_breakpoint else StopMachinePoke
     return protocol(text, plane, profile.without)
 
@@ -47,10 +57,22 @@ def _require_protocol(made: object) -> PokeProtocol:
     """
     if not isinstance(made, PokeProtocol):
         wanted = (
-            name for name in ("text_poke", "text_poke_bytes", "text_poke_jumps", "text_poke_breakpoints", "bp_holds", "bp_target", "state")
+            name
+            for name in (
+                "text_poke",
+                "text_poke_bytes",
+                "text_poke_jumps",
+                "text_poke_breakpoints",
+                "bp_holds",
+                "bp_target",
+                "state",
+            )
         )
         missing = ", ".join(name for name in wanted if not hasattr(made, name))
-        raise InputError(f"poke=: {type(made).__name__} is no poke protocol, for it has no {missing}; see docs/api.md")
+        raise InputError(
+            f"poke=: {type(made).__name__} is no poke protocol, for it has no {missing}; see"
+            " docs/api.md"
+        )
     return made
 
 
@@ -79,8 +101,22 @@ def build_arch(
         JprobeStub(stubs.jprobe_return, stubs.jprobe_return_end, saved_sp),
         slots_max,
     )
-    protocol = _poke_of(profile, text, plane) if poke is None else _require_protocol(poke(text, plane, profile.without))
-    return X86Arch(machine.image, text, protocol, areas, machine.ram, len(machine.cpus), profile, machine.guard, plane.synchronize_sched)
+    protocol = (
+        _poke_of(profile, text, plane)
+        if poke is None
+        else _require_protocol(poke(text, plane, profile.without))
+    )
+    return X86Arch(
+        machine.image,
+        text,
+        protocol,
+        areas,
+        machine.ram,
+        len(machine.cpus),
+        profile,
+        machine.guard,
+        plane.synchronize_sched,
+    )
 
 
 class Workbench:
@@ -119,7 +155,7 @@ class Workbench:
         """Give the emulator instances back."""
         self.machine.close()
 
-    # Snapshots ---------------------------------------------------------------------------------------------------------
+    # Snapshots ------------------------------------------------------------------------------------
 
     def save_state(self) -> Any:
         """How far the interrupt plan has come."""
@@ -127,12 +163,14 @@ class Workbench:
         return None if plan is None else (plan, plan.save_state())
 
     def restore_state(self, state: Any) -> None:
-        """The plan of then goes back; another one, set since, starts anew: from here on it always plays alike."""
+        """The plan of then goes back; another one, set since, starts anew: from here on it always
+        plays alike.
+        """
         plan, then = state or (None, None)
         if self.interrupts is not None:
             self.interrupts.restore_state(then if plan is self.interrupts else None)
 
-    # Hardware, as the control plane sees it -----------------------------------------------------------------------------
+    # Hardware, as the control plane sees it -------------------------------------------------------
 
     @property
     def jiffies(self) -> int:
@@ -163,8 +201,12 @@ class Workbench:
         self.machine.clock = max(self.machine.clock, jiffy * self.machine.config.jiffy)
 
     def quiescent(self) -> tuple[tuple[bool, int], ...]:
-        """A vCPU between calls is at a quiescent point; inside one it passes one at each ``schedule()``."""
-        return tuple((task.state is not TaskState.RUNNING, task.passed) for task in self.machine.tasks)
+        """A vCPU between calls is at a quiescent point; inside one it passes one at each
+        ``schedule()``.
+        """
+        return tuple(
+            (task.state is not TaskState.RUNNING, task.passed) for task in self.machine.tasks
+        )
 
     @property
     def in_handler(self) -> bool:
@@ -172,19 +214,27 @@ class Workbench:
         return self.executor.in_handler
 
     def sync_core(self, cpu: int) -> bool:
-        """An inter-processor interrupt, which nobody between calls can refuse. What is fetched is coherent here."""
+        """An inter-processor interrupt, which nobody between calls can refuse. What is fetched is
+        coherent here.
+        """
         return not self.executor.running(cpu) or bool(self.machine.cpus[cpu].rflags & FLAG_IF)
 
-    # Calls ------------------------------------------------------------------------------------------------------------
+    # Calls ----------------------------------------------------------------------------------------
 
-    def start_call(self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()) -> None:
+    def start_call(
+        self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()
+    ) -> None:
         """Begin a call; :meth:`finish_calls` runs it."""
         self.executor.begin_call(cpu, addr, integers, floats)
 
     def finish_calls(self) -> list[GuestFault]:
         """Let every vCPU run to the end of its call, in turns. Returns the faults."""
         while True:
-            running = [index for index, task in enumerate(self.machine.tasks) if task.state is TaskState.RUNNING]
+            running = [
+                index
+                for index, task in enumerate(self.machine.tasks)
+                if task.state is TaskState.RUNNING
+            ]
             if not running:
                 break
             if len(running) == 1:  # nobody to take turns with
@@ -205,14 +255,17 @@ class Workbench:
         :raises InputError: no such function.
         :raises GuestFaultError: the call ended in a guest fault.
         """
-        self.start_call(cpu, require_function(self.image, self.machine.kallsyms, symbol).addr, integers)
+        self.start_call(
+            cpu, require_function(self.image, self.machine.kallsyms, symbol).addr, integers
+        )
         fault = self.finish_call(cpu)
         if fault is not None:
             raise GuestFaultError(fault)
         return self.machine.cpus[cpu].registers()[0]
 
     def call_nested(self, cpu: int, addr: int, *integers: int) -> int:
-        """Call a guest function from a handler that runs on ``cpu``, and return RAX; see :meth:`Executor.call_nested`.
+        """Call a guest function from a handler that runs on ``cpu``, and return RAX; see
+        :meth:`Executor.call_nested`.
 
         :raises GuestFaultError: it died.
         """
@@ -221,7 +274,7 @@ class Workbench:
         spent = self.machine.cpus[cpu].retired - self.machine.tasks[cpu].started
         return self.executor.call_nested(cpu, addr, *integers, limit=self.limit - spent)
 
-    # Probes -----------------------------------------------------------------------------------------------------------
+    # Probes ---------------------------------------------------------------------------------------
 
     def method(self, p: Kprobe) -> Method:
         """How a hit on a registered probe would run now."""

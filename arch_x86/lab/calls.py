@@ -20,7 +20,9 @@ __all__ = ("CallFrame", "check_arguments", "place_call", "require_function", "re
 
 @dataclass(frozen=True, slots=True)
 class CallFrame:
-    """Register values of one call on one CPU, and where its buffers lie (address, content before)."""
+    """Register values of one call on one CPU, and where its buffers lie (address, content
+    before).
+    """
 
     addr: int
     integers: tuple[int, ...]
@@ -31,16 +33,22 @@ class CallFrame:
 def require_function(image: Image, kallsyms: Kallsyms, name: str) -> Symbol:
     """The function called ``name``, or at that address.
 
-    :raises InputError: there is none, and the message names close ones; or there are several, and it has their addresses.
+    :raises InputError: there is none, and the message names close ones; or there are several, and
+    it has their addresses.
     """
     several = several_functions(image, name)
     if several:
         raise InputError(f"{image.name}: {several}")
     symbol = kallsyms.function(name)
     if symbol is None:
-        raise InputError(f"{image.name}: no function {printable(name)}; there is {kallsyms.suggest(name)}")
+        raise InputError(
+            f"{image.name}: no function {printable(name)}; there is {kallsyms.suggest(name)}"
+        )
     if not image.is_text(symbol.addr):
-        raise InputError(f"{image.name}: {printable(name)} lies outside of the image's code; choose another function")
+        raise InputError(
+            f"{image.name}: {printable(name)} lies outside of the image's code; choose another"
+            " function"
+        )
     return symbol
 
 
@@ -51,7 +59,10 @@ def check_arguments(arguments: Sequence[Argument]) -> None:
     """
     doubles = sum(isinstance(a, DoubleArgument) for a in arguments)
     if doubles > 8 or len(arguments) - doubles > len(INTEGER_ARGUMENTS):
-        raise InputError(f"{len(arguments)} arguments; at most {len(INTEGER_ARGUMENTS)} integers or buffers and 8 doubles fit in registers")
+        raise InputError(
+            f"{len(arguments)} arguments; at most {len(INTEGER_ARGUMENTS)} integers or buffers and"
+            " 8 doubles fit in registers"
+        )
 
 
 def place_call(machine: Machine, addr: int, arguments: Sequence[Argument]) -> CallFrame:

@@ -1,4 +1,6 @@
-"""``optprobe demo``: one probe on real compiled code, from the breakpoint to the jump and back, and 600 probes undone in batches."""
+"""``optprobe demo``: one probe on real compiled code, from the breakpoint to the jump and back, and
+600 probes undone in batches.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ _WINDOW = 20
 
 
 def run_demo(path: str | None, style: Style) -> int:
-    """The whole demonstration on standard output; exit status 1 when anything is not as it should be.
+    """The whole demonstration on standard output; exit status 1 when anything is not as it should
+    be.
 
     :param path: a ``sha256`` image; the shipped one when None.
     """
@@ -39,13 +42,19 @@ def run_demo(path: str | None, style: Style) -> int:
     good &= _show_hits(image, pool, style)
     good &= _show_interrupts(image, pool, style)
     good &= _show_batches(pool, style)
-    verdict = style.paint("all as it should be", "green", "bold") if good else style.paint("NOT as it should be", "red", "bold")
+    verdict = (
+        style.paint("all as it should be", "green", "bold")
+        if good
+        else style.paint("NOT as it should be", "red", "bold")
+    )
     print(f"\n{verdict}")
     return 0 if good else 1
 
 
 def _shipped() -> Path:
-    """The compiled SHA-256: in a wheel it lies beside this module, in the source tree among the workloads."""
+    """The compiled SHA-256: in a wheel it lies beside this module, in the source tree among the
+    workloads.
+    """
     here = Path(__file__).resolve()
     packed = here.parent / "data" / "sha256.o"
     return packed if packed.exists() else here.parents[2] / "workloads" / "elf" / "sha256.o"
@@ -64,7 +73,9 @@ def _verifier(image: Image, pool: UcPool) -> Verifier:
 
 
 def _choose(verifier: Verifier) -> int:
-    """The site to show: optimizable, executed often, and with an instruction to move that says something."""
+    """The site to show: optimizable, executed often, and with an instruction to move that says
+    something.
+    """
     from arch_x86.probes.optimize import OptimizePlan, can_optimize
 
     code = verifier.bench.arch.code
@@ -74,11 +85,13 @@ def _choose(verifier: Verifier) -> int:
         default=None,
     )
     if best is None:
-        raise InputError("no instruction of sha256 can be optimized; give another build of it with --image")
+        raise InputError(
+            "no instruction of sha256 can be optimized; give another build of it with --image"
+        )
     return best
 
 
-# One probe's life -----------------------------------------------------------------------------------------------------
+# One probe's life ---------------------------------------------------------------------------------
 
 
 def _show_life(image: Image, pool: UcPool, style: Style) -> bool:
@@ -86,15 +99,25 @@ def _show_life(image: Image, pool: UcPool, style: Style) -> bool:
     bench, addr = verifier.bench, _choose(verifier)
     kallsyms, kprobes = bench.machine.kallsyms, bench.kprobes
     print(style.paint("optprobe: a kprobe's life on real machine code", "bold"))
-    print(f"SHA-256 of {len(_MESSAGE)} bytes, compiled by gcc -O2, {count(verifier.golden.instructions, 'instruction')} a call.")
-    print(f"The probe goes to {kallsyms.describe(addr)}, executed {count(len(verifier.golden.passes[addr]), 'time')} in a call.")
+    print(
+        f"SHA-256 of {len(_MESSAGE)} bytes, compiled by gcc -O2,"
+        f" {count(verifier.golden.instructions, 'instruction')} a call."
+    )
+    print(
+        f"The probe goes to {kallsyms.describe(addr)}, executed"
+        f" {count(len(verifier.golden.passes[addr]), 'time')} in a call."
+    )
     probe = Kprobe(addr=addr, pre_handler=lambda _p, _regs: 0)
 
     def name(target: int) -> str:
         if target == bench.machine.stubs.optimized_callback:
             return "optimized_callback"
         entry = kprobes.get_kprobe(addr)
-        if isinstance(entry, AggrKprobe) and entry.optinsn is not None and target == entry.optinsn.detour.addr:
+        if (
+            isinstance(entry, AggrKprobe)
+            and entry.optinsn is not None
+            and target == entry.optinsn.detour.addr
+        ):
             return f"{target:#x}  (the detour buffer)"
         return kallsyms.describe(target)
 
@@ -118,14 +141,16 @@ def _show_life(image: Image, pool: UcPool, style: Style) -> bool:
     kprobes.unregister_kprobe(probe)
     kprobes.wait_for_kprobe_optimizer()
     after = show("unpatched")
-    print("  " + ("At the end every byte is back." if after == before else "NOT every byte is back."))
+    print(
+        "  " + ("At the end every byte is back." if after == before else "NOT every byte is back.")
+    )
     _heading(style, "2. The detour buffer")
     print("\n".join(detour))
     bench.close()
     return after == before
 
 
-# Hits by each method --------------------------------------------------------------------------------------------------
+# Hits by each method ------------------------------------------------------------------------------
 
 
 def _show_hits(image: Image, pool: UcPool, style: Style) -> bool:
@@ -152,7 +177,11 @@ def _show_hits(image: Image, pool: UcPool, style: Style) -> bool:
             return 0
 
         bench.kprobes.kprobes_allow_optimization = method is Method.OPTIMIZED
-        probe = Kprobe(addr=addr, pre_handler=hit, post_handler=(lambda _p, _r, _f: None) if method is Method.INT3 else None)
+        probe = Kprobe(
+            addr=addr,
+            pre_handler=hit,
+            post_handler=(lambda _p, _r, _f: None) if method is Method.INT3 else None,
+        )
         bench.kprobes.register_kprobe(probe)
         bench.kprobes.wait_for_kprobe_optimizer()
         used = bench.method(probe)
@@ -161,17 +190,32 @@ def _show_hits(image: Image, pool: UcPool, style: Style) -> bool:
         bench.call("sha256", message, len(_MESSAGE), out)
         same = machine.ram.read(out, 32) == want
         passes = len(verifier.golden.passes[addr])
-        rows.append((str(used), how, str(passes), str(hits), f"{machine.cpus[0].retired - start:,}", "equal" if same else "DIFFERS"))
+        rows.append(
+            (
+                str(used),
+                how,
+                str(passes),
+                str(hits),
+                f"{machine.cpus[0].retired - start:,}",
+                "equal" if same else "DIFFERS",
+            )
+        )
         good &= used is method and hits == passes and same
         bench.kprobes.unregister_kprobe(probe)
         bench.kprobes.wait_for_kprobe_optimizer()
     _heading(style, "3. Hits by each method")
-    print(table(("  METHOD", "HOW", "PASSES", "HITS", "INSNS", "DIGEST"), [("  " + r[0], *r[1:]) for r in rows], right=(2, 3, 4)))
+    print(
+        table(
+            ("  METHOD", "HOW", "PASSES", "HITS", "INSNS", "DIGEST"),
+            [("  " + r[0], *r[1:]) for r in rows],
+            right=(2, 3, 4),
+        )
+    )
     bench.close()
     return good
 
 
-# An interrupt everywhere ----------------------------------------------------------------------------------------------
+# An interrupt everywhere --------------------------------------------------------------------------
 
 
 def _show_interrupts(image: Image, pool: UcPool, style: Style) -> bool:
@@ -180,13 +224,25 @@ def _show_interrupts(image: Image, pool: UcPool, style: Style) -> bool:
     progress = Progress("interrupts")
     _heading(style, "4. An interrupt at every boundary of the call, the probe optimized")
     try:
-        failures = list(verifier.check_method(addr, Method.OPTIMIZED, Sweep("boundaries"), progress.update))
+        failures = list(
+            verifier.check_method(addr, Method.OPTIMIZED, Sweep("boundaries"), progress.update)
+        )
     finally:
         progress.clear()
     runs = verifier.runs - 1
-    outcome = "equal to the unprobed run every time" if not failures else f"{len(failures)} DIFFERENT from the unprobed run"
-    print(f"  {count(runs, 'run')}, each with one interrupt: between any two instructions of the function,")
-    print("  around the jump, and inside the detour buffer. Result, memory, registers, flags, stack, hits:")
+    outcome = (
+        "equal to the unprobed run every time"
+        if not failures
+        else f"{len(failures)} DIFFERENT from the unprobed run"
+    )
+    print(
+        f"  {count(runs, 'run')}, each with one interrupt: between any two instructions of the"
+        " function,"
+    )
+    print(
+        "  around the jump, and inside the detour buffer. Result, memory, registers, flags, stack,"
+        " hits:"
+    )
     print(f"  {style.paint(outcome, 'green' if not failures else 'red')}.")
     for failure in failures[:5]:
         print(f"    interrupt after {failure.interrupt_at} instructions: {failure.explain}")
@@ -194,19 +250,26 @@ def _show_interrupts(image: Image, pool: UcPool, style: Style) -> bool:
     return not failures
 
 
-# Many at once ---------------------------------------------------------------------------------------------------------
+# Many at once -------------------------------------------------------------------------------------
 
 
 def many_functions(number: int) -> Image:
     """``number`` functions of two instructions: ``mov eax, N; ret``."""
     base = 0x1000_0000
-    code = b"".join((b"\xb8" + struct.pack("<I", i) + b"\xc3").ljust(_FUNCTION_SIZE, INT3) for i in range(number))
+    code = b"".join(
+        (b"\xb8" + struct.pack("<I", i) + b"\xc3").ljust(_FUNCTION_SIZE, INT3)
+        for i in range(number)
+    )
     symbols = tuple(Symbol(f"f{i}", base + i * _FUNCTION_SIZE, 6) for i in range(number))
-    return Image(name=f"{number} functions", segments=(Segment(base, code, len(code)),), symbols=symbols)
+    return Image(
+        name=f"{number} functions", segments=(Segment(base, code, len(code)),), symbols=symbols
+    )
 
 
 def _undo(pool: UcPool, *, batched: bool) -> tuple[int, int, bool]:
-    """Register and optimize 600 probes, take them away. Returns passes and stop_machine calls of the undoing, and if all is well."""
+    """Register and optimize 600 probes, take them away. Returns passes and stop_machine calls of
+    the undoing, and if all is well.
+    """
     image = many_functions(_MANY)
     bench = Workbench(image, pool=pool)
     kprobes = bench.kprobes
@@ -227,7 +290,10 @@ def _undo(pool: UcPool, *, batched: bool) -> tuple[int, int, bool]:
             kprobes.unregister_kprobe(p)
     kprobes.wait_for_kprobe_optimizer()
     segment = image.segments[0]
-    restored = bench.machine.text.read(segment.addr, segment.size) == segment.data and not kprobes.kprobe_table
+    restored = (
+        bench.machine.text.read(segment.addr, segment.size) == segment.data
+        and not kprobes.kprobe_table
+    )
     result = kprobes.optimizer.passes - passes, bench.plane.stats.stop_machine - stops, restored
     bench.close()
     return result
@@ -238,8 +304,18 @@ def _show_batches(pool: UcPool, style: Style) -> bool:
     passes, stops, restored = _undo(pool, batched=True)
     _, one_by_one, restored_too = _undo(pool, batched=False)
     rows = [
-        ("  at once: text_poke_smp_batch of up to 256", str(passes), str(stops), "restored" if restored else "NOT restored"),
-        ("  one at a time: text_poke_smp each", "-", str(one_by_one), "restored" if restored_too else "NOT restored"),
+        (
+            "  at once: text_poke_smp_batch of up to 256",
+            str(passes),
+            str(stops),
+            "restored" if restored else "NOT restored",
+        ),
+        (
+            "  one at a time: text_poke_smp each",
+            "-",
+            str(one_by_one),
+            "restored" if restored_too else "NOT restored",
+        ),
     ]
     print(table(("  HOW", "PASSES", "STOP_MACHINE", "TEXT"), rows, right=(1, 2)))
     return (passes, stops, one_by_one) == (3, 3, _MANY) and restored and restored_too

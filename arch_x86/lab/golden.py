@@ -1,4 +1,6 @@
-"""The unprobed run that ``verify`` compares with: which instructions the call passes, how often, and with which registers."""
+"""The unprobed run that ``verify`` compares with: which instructions the call passes, how often,
+and with which registers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _IN_FULL: Final = 64
 _REPORT_EVERY: Final = 4096
 _NAMES: Final = (*GPR_NAMES, "rflags")
 _REPEATS: Final = (0xF2, 0xF3)
-_STRING_OPCODES: Final = frozenset({0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF, 0x6C, 0x6D, 0x6E, 0x6F})
+_STRING_OPCODES: Final = frozenset(
+    {0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF, 0x6C, 0x6D, 0x6E, 0x6F}
+)
 
 Registers = tuple[int, ...]
 """The 16 general registers in encoding order, then RFLAGS."""
@@ -34,9 +38,11 @@ def saw(regs: PtRegs) -> Registers:
 
 
 class PassLog:
-    """The registers at each pass of one instruction: the first passes in full, a hash of the others, which may be millions.
+    """The registers at each pass of one instruction: the first passes in full, a hash of the
+    others, which may be millions.
 
-    :ivar under: by RSP, where that was outside of the task's own stack: what lay below it at the last pass with that RSP.
+    :ivar under: by RSP, where that was outside of the task's own stack: what lay below it at the
+    last pass with that RSP.
     """
 
     __slots__ = ("_first", "_hashes", "under")
@@ -56,11 +62,17 @@ class PassLog:
         self._hashes.append(_hash(registers))
 
     def explain(self, number: int, seen: Registers) -> str | None:
-        """How ``seen`` differs from the registers at pass ``number`` (from 0), in one clause; None where it does not."""
+        """How ``seen`` differs from the registers at pass ``number`` (from 0), in one clause; None
+        where it does not.
+        """
         if number >= len(self._hashes):
             return None  # one hit too many is told as such
         if number >= len(self._first):
-            return None if self._hashes[number] == _hash(seen) else f"at pass {number + 1} other registers than the site had"
+            return (
+                None
+                if self._hashes[number] == _hash(seen)
+                else f"at pass {number + 1} other registers than the site had"
+            )
         had = self._first[number]
         if had == seen:
             return None
@@ -71,16 +83,18 @@ class PassLog:
 
 
 def _hash(registers: Registers) -> int:
-    # Not hash() of the tuple: that of an int is taken modulo 2^61 - 1, so 7 and -1 would be the same.
+    # Not hash() of the tuple: that of an int is taken modulo 2^61 - 1, so 7 and -1 would be the
+    # same.
     return hash(array("Q", registers).tobytes())
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """The unprobed run. ``passes``: the instructions of the image that it executed, in order of first execution.
+    """The unprobed run. ``passes``: the instructions of the image that it executed, in order of
+    first execution.
 
-    ``steps``: of REP instructions, with each iteration a pass, since a single step ends after each one and comes back to the
-    breakpoint (as it does on Linux).
+    ``steps``: of REP instructions, with each iteration a pass, since a single step ends after each
+    one and comes back to the breakpoint (as it does on Linux).
     """
 
     passes: dict[int, PassLog]
@@ -89,12 +103,17 @@ class Golden:
     fault: GuestFault | None
 
     def hits(self, addr: int, *, by_step: bool) -> PassLog:
-        """What the handler of a probe at ``addr`` should see. ``by_step``: the instruction is single-stepped by TF."""
-        log = self.passes.get(addr) or PassLog()  # nothing, at a site that the call does not execute
+        """What the handler of a probe at ``addr`` should see. ``by_step``: the instruction is
+        single-stepped by TF.
+        """
+        # nothing, at a site that the call does not execute
+        log = self.passes.get(addr) or PassLog()
         return self.steps.get(addr, log) if by_step else log
 
 
-def step_through(bench: Workbench, instructions: int, progress: Callable[[int, int], None]) -> Golden:
+def step_through(
+    bench: Workbench, instructions: int, progress: Callable[[int, int], None]
+) -> Golden:
     """Step a call that has just begun to its end.
 
     :param instructions: how many it retires at full speed; the stepping stops there in any case.
@@ -138,4 +157,8 @@ def step_through(bench: Workbench, instructions: int, progress: Callable[[int, i
 def _is_rep(bench: Workbench, addr: int) -> bool:
     function = bench.arch.code.function_at(addr)
     insn = function.insn_at(addr) if function is not None else None
-    return insn is not None and any(byte in insn.prefixes for byte in _REPEATS) and insn.opcode[0] in _STRING_OPCODES
+    return (
+        insn is not None
+        and any(byte in insn.prefixes for byte in _REPEATS)
+        and insn.opcode[0] in _STRING_OPCODES
+    )

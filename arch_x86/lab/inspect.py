@@ -1,4 +1,6 @@
-"""``optprobe inspect``: what may be done with each instruction of a function, as a listing for a person or as JSON."""
+"""``optprobe inspect``: what may be done with each instruction of a function, as a listing for a
+person or as JSON.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,21 @@ __all__ = ("inspect_image",)
 _NAME_MAX: Final = 40
 
 
-def inspect_image(out: TextIO, image: Image, symbol: str | None = None, *, as_json: bool = False, buffers: bool = False) -> None:
+def inspect_image(
+    out: TextIO,
+    image: Image,
+    symbol: str | None = None,
+    *,
+    as_json: bool = False,
+    buffers: bool = False,
+) -> None:
     """Write the report on the functions called ``symbol``, or on all, to ``out``.
 
     :raises InputError: there is no such function; nothing is written then.
     """
-    live = Progress(f"inspect {ascii_text(image.name)[:_NAME_MAX]}") if _goes_to_a_file(out) else None
+    live = (
+        Progress(f"inspect {ascii_text(image.name)[:_NAME_MAX]}") if _goes_to_a_file(out) else None
+    )
 
     def update(done: int, total: int) -> None:
         if live is not None:
@@ -48,13 +59,17 @@ def _goes_to_a_file(out: TextIO) -> bool:
         return False
 
 
-def _write_page(out: TextIO, image: Image, symbol: str | None, buffers: bool, update: Callable[[int, int], None]) -> None:
+def _write_page(
+    out: TextIO, image: Image, symbol: str | None, buffers: bool, update: Callable[[int, int], None]
+) -> None:
     functions = named_functions(image, symbol)
     cache = CodeCache(image)
     page = InspectPage(image, cache, Style.for_stream(out), buffers=buffers)
     _write(out, page.legend())
     if symbol is None:
-        _write(out, ("", f"{ascii_text(image.name)[:_NAME_MAX]}: {count(len(functions), 'function')}"))
+        _write(
+            out, ("", f"{ascii_text(image.name)[:_NAME_MAX]}: {count(len(functions), 'function')}")
+        )
     for number, report in enumerate(inspect_functions(cache, functions, buffers=buffers)):
         update(number, len(functions))
         _write(out, page.function(report))

@@ -1,4 +1,6 @@
-"""The listing of ``optprobe inspect`` for a person: a header for each function, a line for each instruction."""
+"""The listing of ``optprobe inspect`` for a person: a header for each function, a line for each
+instruction.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,21 @@ _MARKS: Final = (5, 13, 19)  # as wide as "PROBE", "call_indirect", "later-not-b
 _HEADINGS: Final = ("OFFSET", "BYTES", "INSTRUCTION", "PROBE", "HIT", "JUMP")
 _LEGEND: Final = (
     "PROBE  yes, or the error that register_kprobe() returns, and why",
-    "HIT    how the instruction runs on a hit: boosted, stepped, ftrace, or else what it is emulated as",
-    "JUMP   how many bytes the jump of an optimized probe replaces, or why the probe stays a breakpoint",
+    (
+        "HIT    how the instruction runs on a hit: boosted, stepped, ftrace, or else what it is"
+        " emulated as"
+    ),
+    (
+        "JUMP   how many bytes the jump of an optimized probe replaces, or why the probe stays a"
+        " breakpoint"
+    ),
     "Left out: offsets inside of instructions, which take no probe (EILSEQ), and padding.",
     "All as Linux 6.1 answers; docs/inspect.md explains each word.",
 )
-_BUFFERS_LEGEND: Final = "Slots and detour buffers are as they would be behind the image, every site's at the same address."
+_BUFFERS_LEGEND: Final = (
+    "Slots and detour buffers are as they would be behind the image, every site's at the same"
+    " address."
+)
 
 
 class InspectPage:
@@ -67,10 +78,15 @@ class InspectPage:
             yield from self._sites(report, sites)
         else:
             text = self._image.is_text(report.addr)
-            yield from self._header(report, "no code" if text else "outside of the text, no probe goes there")
+            yield from self._header(
+                report, "no code" if text else "outside of the text, no probe goes there"
+            )
 
     def _header(self, report: FunctionReport, facts: str) -> Iterator[str]:
-        name, facts = ascii_text(report.symbol), f"{report.addr:#x}, {count(report.size, 'byte')}, {facts}"
+        name, facts = (
+            ascii_text(report.symbol),
+            f"{report.addr:#x}, {count(report.size, 'byte')}, {facts}",
+        )
         if len(name) + 2 + len(facts) <= LINE_WIDTH:
             yield f"{self._style.paint(name, 'bold')}  {facts}"
             return
@@ -114,7 +130,10 @@ class InspectPage:
         """Offsets at which no instruction starts, all with the same answer."""
         first = sites[0].offset
         raw = self._cache.read(report.addr + first, len(sites)).hex()
-        what = f"({count(len(sites), 'byte')} {'inside' if first < report.decoded_size else 'not decoded'})"
+        what = (
+            f"({count(len(sites), 'byte')}"
+            f" {'inside' if first < report.decoded_size else 'not decoded'})"
+        )
         shown = raw if len(raw) <= _BYTES else raw[: _BYTES - 2] + ".."
         return [(f"+{first:#x}", "dim"), (shown, "dim"), (what, "dim"), *_marks(sites[0])]
 
@@ -127,10 +146,14 @@ class _Places:
         self._imports = {function.addr: ascii_text(function.name) for function in image.imports}
 
     def describe(self, addr: int, within: FunctionReport | None = None) -> str:
-        """``+0x10`` in the function ``within``, an import's name, ``symbol+0x10``, or the address."""
+        """``+0x10`` in the function ``within``, an import's name, ``symbol+0x10``, or the
+        address.
+        """
         if within is not None and within.addr <= addr < within.addr + within.size:
             return f"+{addr - within.addr:#x}"
-        return self._imports.get(addr) or ascii_text(self._kallsyms.describe(addr)).removesuffix("+0x0")
+        return self._imports.get(addr) or ascii_text(self._kallsyms.describe(addr)).removesuffix(
+            "+0x0"
+        )
 
 
 class _BufferLines:
@@ -139,13 +162,16 @@ class _BufferLines:
     def __init__(self, image: Image, style: Style, describe: Callable[[int], str]) -> None:
         self._callback = BufferAddresses.behind(image).callback
         self._describe = describe
-        self._columns = Columns((6, 18, _BYTES, LINE_WIDTH - 6 - 18 - _BYTES - 3 - 8), style, indent=8)
+        self._columns = Columns(
+            (6, 18, _BYTES, LINE_WIDTH - 6 - 18 - _BYTES - 3 - 8), style, indent=8
+        )
         self._detours = 0
 
     def lines(self, site: SiteReport) -> Iterator[str]:
         """The buffers of ``site``, none where no probe goes.
 
-        What stands before the copied instructions is the same in all detour buffers, and written out in the first one only.
+        What stands before the copied instructions is the same in all detour buffers, and written
+        out in the first one only.
         """
         if site.slot is not None:
             yield from self._code("slot", site.slot.addr, site.slot.code)
@@ -159,12 +185,16 @@ class _BufferLines:
         else:
             yield from self._code("detour", detour.addr, detour.code[:start])
         self._detours += 1
-        yield from self._code("", detour.addr + start, detour.code[start : start + length], "yellow")
+        yield from self._code(
+            "", detour.addr + start, detour.code[start : start + length], "yellow"
+        )
         yield from self._code("", detour.addr + start + length, detour.code[start + length :])
 
     def _code(self, label: str, addr: int, code: bytes, colour: str = "") -> Iterator[str]:
         for at, raw, text in listing(code, addr, name=self._name):
-            yield self._columns.row((label, "dim"), (f"{at:#x}", "dim"), (raw.replace(" ", ""), ""), (text, colour))
+            yield self._columns.row(
+                (label, "dim"), (f"{at:#x}", "dim"), (raw.replace(" ", ""), ""), (text, colour)
+            )
             label = ""
 
     def _name(self, addr: int) -> str:
@@ -172,7 +202,9 @@ class _BufferLines:
 
 
 def padding_offsets(insns: list[Insn], start: int) -> frozenset[int]:
-    """Offsets of instructions that only fill: runs of INT3 or of zeros, and no-ops at the function's end; never a single one."""
+    """Offsets of instructions that only fill: runs of INT3 or of zeros, and no-ops at the
+    function's end; never a single one.
+    """
     found: set[int] = set()
     run: list[int] = []
     last: str | None = None  # what the instructions of the run have in common
@@ -199,13 +231,17 @@ def _fill(insn: Insn) -> str | None:
 
 
 def _without_echoes(sites: list[SiteReport]) -> Iterator[SiteReport]:
-    """Of the offsets inside of an instruction, only those whose answer is neither the usual one nor the instruction's own."""
+    """Of the offsets inside of an instruction, only those whose answer is neither the usual one nor
+    the instruction's own.
+    """
     own: ProbeRefusal | None = None
     end = 0
     for site in sites:
         if site.length is not None:
             own, end = site.probe_reason, site.offset + site.length
-        elif site.probe_reason is ProbeRefusal.NOT_BOUNDARY or (site.offset < end and site.errno and site.probe_reason is own):
+        elif site.probe_reason is ProbeRefusal.NOT_BOUNDARY or (
+            site.offset < end and site.errno and site.probe_reason is own
+        ):
             continue
         yield site
 
@@ -215,13 +251,19 @@ def _counts(sites: list[SiteReport]) -> str:
     boostable = sum(site.boostable is True for site in sites)
     optimizable = sum(site.plan is not None for site in sites)
     instructions = sum(site.insn is not None for site in sites)
-    return f"{count(instructions, 'instruction')}: {probeable:,} probeable, {boostable:,} boostable, {optimizable:,} optimizable"
+    return (
+        f"{count(instructions, 'instruction')}: {probeable:,} probeable, {boostable:,} boostable,"
+        f" {optimizable:,} optimizable"
+    )
 
 
 def _padding(sites: list[SiteReport]) -> list[Cell]:
     size = sum(site.length or 0 for site in sites)
     probeable = sum(site.errno == 0 for site in sites)
-    text = f"({count(size, 'byte')} of padding, {count(len(sites), 'instruction')}, {probeable:,} probeable)"
+    text = (
+        f"({count(size, 'byte')} of padding, {count(len(sites), 'instruction')}, {probeable:,}"
+        " probeable)"
+    )
     return [(f"+{sites[0].offset:#x}", "dim"), (text, "dim")]
 
 
@@ -229,12 +271,18 @@ def _marks(site: SiteReport) -> list[Cell]:
     """The last three columns; where no probe goes, there is one answer for all of them."""
     if site.errno:
         return [(f"{errno_name(site.errno)} {site.probe_reason}", "red")]
-    jump: Cell = (str(site.reason), "yellow") if site.plan is None else (count(site.plan.size, "byte"), "green")
+    jump: Cell = (
+        (str(site.reason), "yellow")
+        if site.plan is None
+        else (count(site.plan.size, "byte"), "green")
+    )
     return [("yes", "green"), _hit(site), jump]
 
 
 def _hit(site: SiteReport) -> Cell:
-    """What a hit does: the copy and its jump back come before an emulation, as in setup_singlestep()."""
+    """What a hit does: the copy and its jump back come before an emulation, as in
+    setup_singlestep().
+    """
     if site.boostable is None or site.reason is Unoptimizable.FTRACE_SITE:
         return "ftrace", "cyan"
     if site.boostable:

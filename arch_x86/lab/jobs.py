@@ -1,4 +1,6 @@
-"""``verify`` over several processes. Results come back in the order of the sites, whatever ``jobs`` is."""
+"""``verify`` over several processes. Results come back in the order of the sites, whatever ``jobs``
+is.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ class VerifyResult:
     """What ``verify`` answers.
 
     :ivar sites: those that were checked, of ``total``. ``fault``: the unprobed call itself died.
-    :ivar interrupted: Ctrl-C ended it before all sites were checked, or that a process had died, which is ``died``. What was found by
+    :ivar interrupted: Ctrl-C ended it before all sites were checked, or that a process had died,
+    which is ``died``. What was found by
         then is here.
     """
 
@@ -43,18 +46,30 @@ class VerifyResult:
     died: WorkerDied | None = None
 
     def __repr__(self) -> str:
-        died = "" if self.fault is None else f"{self.fault.kind} at {shortened(self.fault.place)} without a probe"
-        counts = (count(self.sites, "site"), count(self.runs, "run"), count(len(self.failures), "failure"))
+        died = (
+            ""
+            if self.fault is None
+            else f"{self.fault.kind} at {shortened(self.fault.place)} without a probe"
+        )
+        counts = (
+            count(self.sites, "site"),
+            count(self.runs, "run"),
+            count(len(self.failures), "failure"),
+        )
         return described(self, "good" if self.good else "bad", *counts, died)
 
     @property
     def good(self) -> bool:
-        """No failure, the unprobed call ended well, and all sites were checked, of which there is at least one."""
+        """No failure, the unprobed call ended well, and all sites were checked, of which there is
+        at least one.
+        """
         return self.verdict == "good"
 
     @property
     def verdict(self) -> str:
-        """``good`` or ``bad``; ``nothing-found`` where it was cut off, and no site that was checked is bad."""
+        """``good`` or ``bad``; ``nothing-found`` where it was cut off, and no site that was checked
+        is bad.
+        """
         if self.failures or self.fault is not None:
             return "bad"
         if self.interrupted:
@@ -110,12 +125,13 @@ def verify_image(
     pool: UcPool | None = None,
     progress: Report | None = None,
 ) -> VerifyResult:
-    """Check every site of a call. Ctrl-C, or the death of a process, while sites are checked leaves what was found so far.
+    """Check every site of a call. Ctrl-C, or the death of a process, while sites are checked leaves
+    what was found so far.
 
-    :param jobs: processes; 1 works in this one.
-    :param pool: emulator instances to reuse in this process.
-    :param progress: called as ``progress(done, total, note)``, of instructions first and then of sites, as the note says.
-    :raises InputError: no such function, or arguments that do not fit.
+    :param jobs: processes; 1 works in this one. :param pool: emulator instances to reuse in this
+    process. :param progress: called as ``progress(done, total, note)``, of instructions first and
+    then of sites, as the note says. :raises InputError: no such function, or arguments that do not
+    fit.
     """
     options = options or ExecOptions()
     report = progress or _silent
@@ -143,7 +159,8 @@ def verify_image(
 class _Sweeping:
     """What the sites have come to so far.
 
-    :ivar failures: of each site by its number, those of sites that are not done yet, too. ``done``: the sites that are.
+    :ivar failures: of each site by its number, those of sites that are not done yet, too. ``done``:
+    the sites that are.
     """
 
     def __init__(self, total: int, instructions: int, report: Report) -> None:
@@ -156,7 +173,11 @@ class _Sweeping:
 
     def report(self, note: str = "") -> None:
         """Sites done, and failures found."""
-        self._report(self.done, self._total, f"sites, {count(sum(map(len, self.failures.values())), 'failure')}{note}")
+        self._report(
+            self.done,
+            self._total,
+            f"sites, {count(sum(map(len, self.failures.values())), 'failure')}{note}",
+        )
 
     def result(self, check: Callable[[], None]) -> VerifyResult:
         """What there is when ``check`` ends, however it does."""
@@ -167,17 +188,29 @@ class _Sweeping:
             interrupted = self.done < self._total
         except WorkerDied as error:  # what the others have found by now is told
             interrupted, died = True, error
-        found = tuple(failure for number in sorted(self.failures) for failure in self.failures[number])
+        found = tuple(
+            failure for number in sorted(self.failures) for failure in self.failures[number]
+        )
         return VerifyResult(
-            self.done, self.runs, found, self._instructions, total=self._total, interrupted=interrupted, died=died
-        )  # fmt: skip
+            self.done,
+            self.runs,
+            found,
+            self._instructions,
+            total=self._total,
+            interrupted=interrupted,
+            died=died,
+        )
 
 
-def _check_here(verifier: Verifier, sites: Sequence[int], sweep: Sweep, sweeping: _Sweeping) -> None:
+def _check_here(
+    verifier: Verifier, sites: Sequence[int], sweep: Sweep, sweeping: _Sweeping
+) -> None:
     for number, addr in enumerate(sites):
         found = sweeping.failures[number] = []
         sweeping.report()
-        for failure in verifier.check_site(addr, sweep, lambda done, total: sweeping.report(f", interrupt {done} of {total}")):
+        for failure in verifier.check_site(
+            addr, sweep, lambda done, total: sweeping.report(f", interrupt {done} of {total}")
+        ):
             found.append(failure)
             sweeping.runs = verifier.runs
         sweeping.runs = verifier.runs

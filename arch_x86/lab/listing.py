@@ -37,10 +37,14 @@ def listing(code: bytes, addr: int, *, name: Callable[[int], str]) -> list[tuple
     return rows
 
 
-def window(before: bytes, now: bytes, addr: int, *, name: Callable[[int], str], style: Style) -> list[str]:
-    """A few instructions at a patched site: what the CPU decodes at ``addr`` now, and the original instructions behind it.
+def window(
+    before: bytes, now: bytes, addr: int, *, name: Callable[[int], str], style: Style
+) -> list[str]:
+    """A few instructions at a patched site: what the CPU decodes at ``addr`` now, and the original
+    instructions behind it.
 
-    The bytes that the patch leaves unreachable are shown dim behind the instruction that covers them.
+    The bytes that the patch leaves unreachable are shown dim behind the instruction that covers
+    them.
     """
     rows = listing(before, addr, name=name)
     first_at, first_raw, first_text = listing(now, addr, name=name)[0]
@@ -50,12 +54,17 @@ def window(before: bytes, now: bytes, addr: int, *, name: Callable[[int], str], 
     patched = now != before
     hexes = f"{first_raw} {style.paint(dead, 'dim')}" if dead else first_raw
     pad = " " * max(0, 24 - len(f"{first_raw} {dead}".rstrip()))
-    lines = [f"{name(first_at):<18} {hexes}{pad} {style.paint(first_text, *(('yellow',) if patched else ()))}"]
+    lines = [
+        f"{name(first_at):<18} {hexes}{pad}"
+        f" {style.paint(first_text, *(('yellow',) if patched else ()))}"
+    ]
     lines += [f"{name(at):<18} {raw:<24} {text}" for at, raw, text in rows if at >= behind][:2]
     return lines
 
 
-def annotate_detour(optinsn: OptInsn, site: int, *, name: Callable[[int], str], style: Style) -> list[str]:
+def annotate_detour(
+    optinsn: OptInsn, site: int, *, name: Callable[[int], str], style: Style
+) -> list[str]:
     """A detour buffer, line by line, with what each part is for."""
     detour = optinsn.detour
     call = detour.addr + detour.call_offset

@@ -1,4 +1,6 @@
-"""What a finished call left behind, and how two of them differ: the second net under every oracle."""
+"""What a finished call left behind, and how two of them differ: the second net under every
+oracle.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,18 @@ from arch_x86.lab.pushed import Dead
 __all__ = ("Outcome", "OutcomeReader")
 
 
-_FPU_NAMES = (*(f"x87 register {i}" for i in range(8)), "x87 control word", "x87 status word", "x87 tag word")
+_FPU_NAMES = (
+    *(f"x87 register {i}" for i in range(8)),
+    "x87 control word",
+    "x87 status word",
+    "x87 tag word",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Registers (16 general, then RFLAGS), vector and x87 state, and the memory that the call could write and its caller may read.
+    """Registers (16 general, then RFLAGS), vector and x87 state, and the memory that the call could
+    write and its caller may read.
 
     Left out: the dead stack under the final RSP, and the machine's own per-CPU page.
     """
@@ -59,8 +67,9 @@ class OutcomeReader:
         )
 
     def without_pushes(self, got: Outcome, want: Outcome, dead: Dead) -> Outcome:
-        """``got`` with what the machine pushed taken back: a byte in ``dead`` that is as the machine left it becomes what ``want`` has
-        there, if that is what the code had there when it was overwritten. What the code has written since, or should have, stays.
+        """``got`` with what the machine pushed taken back: a byte in ``dead`` that is as the
+        machine left it becomes what ``want`` has there, if that is what the code had there when it
+        was overwritten. What the code has written since, or should have, stays.
         """
         if not dead or got.memory == want.memory:
             return got
@@ -71,7 +80,11 @@ class OutcomeReader:
                 if phys is not None and start <= phys < stop:
                     at = phys - start
                     if memory[index][at] == left and want.memory[index][at] in had:
-                        memory[index] = memory[index][:at] + want.memory[index][at : at + 1] + memory[index][at + 1 :]
+                        memory[index] = (
+                            memory[index][:at]
+                            + want.memory[index][at : at + 1]
+                            + memory[index][at + 1 :]
+                        )
         return replace(got, memory=tuple(memory))
 
     def explain(self, got: Outcome, want: Outcome) -> str | None:
@@ -79,12 +92,20 @@ class OutcomeReader:
         if got == want:
             return None
         if got.fault != want.fault:
-            return f"guest fault at {got.fault}" if got.fault else f"no guest fault, though the unprobed run had one at {want.fault}"
-        for name, new, old in zip((*GPR_NAMES, "rflags"), got.registers, want.registers, strict=True):
+            return (
+                f"guest fault at {got.fault}"
+                if got.fault
+                else f"no guest fault, though the unprobed run had one at {want.fault}"
+            )
+        for name, new, old in zip(
+            (*GPR_NAMES, "rflags"), got.registers, want.registers, strict=True
+        ):
             if new != old:
                 return f"{name} is {new:#x}, without the probe {old:#x}"
         if got.vectors != want.vectors:
-            at = next(i for i, (x, y) in enumerate(zip(got.vectors, want.vectors, strict=True)) if x != y)
+            at = next(
+                i for i, (x, y) in enumerate(zip(got.vectors, want.vectors, strict=True)) if x != y
+            )
             return f"{'mxcsr' if at >= 256 else f'xmm{at // 16}'} differs"
         for index, name in enumerate(_FPU_NAMES):
             part = slice(16 * index, 16 * index + 16)

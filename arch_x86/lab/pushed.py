@@ -1,7 +1,9 @@
-"""What traps, interrupts and detour buffers push below the stack pointer of the code that they interrupt, wherever that code has its stack.
+"""What traps, interrupts and detour buffers push below the stack pointer of the code that they
+interrupt, wherever that code has its stack.
 
-Memory below RSP (below the red zone, where the code has one) is dead: the machine may overwrite it at any moment, and what it leaves there
-is no part of what a call did. A call's own stack is not compared at all below its final RSP; this is for code that puts RSP elsewhere.
+Memory below RSP (below the red zone, where the code has one) is dead: the machine may overwrite it
+at any moment, and what it leaves there is no part of what a call did. A call's own stack is not
+compared at all below its final RSP; this is for code that puts RSP elsewhere.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ from arch_x86.isa.constants import PAGE_SIZE
 __all__ = ("WINDOW", "Dead", "PushedBytes", "is_own_stack", "under")
 
 WINDOW: Final = 640
-"""All that is pushed lies within so many bytes below RSP: a red zone, a frame, pt_regs, and what an interrupt handler scribbles over."""
+"""All that is pushed lies within so many bytes below RSP: a red zone, a frame, pt_regs, and what an
+interrupt handler scribbles over.
+"""
 
 Dead = dict[int, tuple[int, frozenset[int]]]
-"""By address: the byte that the machine left there, and which bytes the code may have had there when it was overwritten."""
+"""By address: the byte that the machine left there, and which bytes the code may have had there
+when it was overwritten.
+"""
 
 
 def is_own_stack(machine: Machine, rsp: int) -> bool:
@@ -29,7 +35,9 @@ def is_own_stack(machine: Machine, rsp: int) -> bool:
 
 
 def under(machine: Machine, rsp: int) -> bytes:
-    """The :data:`WINDOW` bytes below ``rsp``; those in its page if the page before is not mapped; none if that is not, either."""
+    """The :data:`WINDOW` bytes below ``rsp``; those in its page if the page before is not mapped;
+    none if that is not, either.
+    """
     for size in (WINDOW, (rsp - 1) % PAGE_SIZE + 1):
         data = machine.ram.read(rsp - size, size)
         if data is not None:
@@ -38,7 +46,8 @@ def under(machine: Machine, rsp: int) -> bytes:
 
 
 class PushedBytes:
-    """Notes each byte that the machine changes below an RSP outside of the task's own stack. See :class:`arch_x86.emu.cpu.FrameWatcher`.
+    """Notes each byte that the machine changes below an RSP outside of the task's own stack. See
+    :class:`arch_x86.emu.cpu.FrameWatcher`.
 
     :ivar dead: the bytes so far.
     """
@@ -63,7 +72,9 @@ class PushedBytes:
 
     @property
     def awaits(self) -> bool:
-        """A frame was pushed outside of the task's own stack, and what the code that it leads to pushes is still to come."""
+        """A frame was pushed outside of the task's own stack, and what the code that it leads to
+        pushes is still to come.
+        """
         return self._open is not None
 
     def pushing(self, cpu: Cpu) -> None:
@@ -73,7 +84,9 @@ class PushedBytes:
         self._open = None if is_own_stack(self._machine, rsp) else (rsp, under(self._machine, rsp))
 
     def pushing_by_itself(self, rsp: int, before: bytes) -> None:
-        """A detour buffer has been entered, where the code had ``before`` below ``rsp``, and is being answered."""
+        """A detour buffer has been entered, where the code had ``before`` below ``rsp``, and is
+        being answered.
+        """
         self._open = rsp, before
 
     def pushed(self, cpu: Cpu) -> None:
@@ -89,5 +102,6 @@ class PushedBytes:
         for addr, old, new in zip(range(rsp - len(now), rsp), before, now, strict=True):
             if old != new:
                 left, had = self.dead.get(addr, (-1, frozenset[int]()))
-                # What an earlier frame left is not what the code had there, unless the code wrote the same.
+                # What an earlier frame left is not what the code had there, unless the code wrote
+                # the same.
                 self.dead[addr] = (new, had | {old} if left == old else frozenset((old,)))

@@ -1,7 +1,9 @@
-"""Whether code keeps data in the 128 bytes below RSP (the red zone of the System V convention), where its file does not say so.
+"""Whether code keeps data in the 128 bytes below RSP (the red zone of the System V convention),
+where its file does not say so.
 
-Executables and shared objects are user-mode code, which may; a relocatable object is user-mode code, or a kernel's, which is built without.
-A trap that does not skip a red zone overwrites what the code has there.
+Executables and shared objects are user-mode code, which may; a relocatable object is user-mode
+code, or a kernel's, which is built without. A trap that does not skip a red zone overwrites what
+the code has there.
 """
 
 from __future__ import annotations
@@ -29,10 +31,13 @@ Call = tuple[str, Sequence[Argument]]
 """A function's name, and what it is called with."""
 
 
-def with_red_zone(image: Image, choice: str, calls: Iterable[Call], config: MachineConfig, limit: int) -> tuple[Image, str | None]:
+def with_red_zone(
+    image: Image, choice: str, calls: Iterable[Call], config: MachineConfig, limit: int
+) -> tuple[Image, str | None]:
     """``image`` with or without a red zone, and one line for the user where that was found out.
 
-    :param choice: ``yes``, ``no``, or ``auto``: as the file says; where it does not, yes if one of ``calls``, made without probes, loads
+    :param choice: ``yes``, ``no``, or ``auto``: as the file says; where it does not, yes if one of
+    ``calls``, made without probes, loads
         from below RSP.
     :param limit: most instructions of each call.
     :raises InputError: another choice, or arguments that do not fit.
@@ -41,15 +46,26 @@ def with_red_zone(image: Image, choice: str, calls: Iterable[Call], config: Mach
         return replace(image, red_zone=choice == "yes", red_zone_given=True), None
     if choice != "auto":
         raise InputError(f"--red-zone {printable(choice)}: unknown; give yes, no or auto")
-    place = None if image.red_zone_given else _load_below_stack(image, calls, config, min(limit, LOOKED_AT))
+    place = (
+        None
+        if image.red_zone_given
+        else _load_below_stack(image, calls, config, min(limit, LOOKED_AT))
+    )
     if place is None:
         return image, None
-    line = f"{place} loads from below RSP, so the code is taken to have a red zone; --red-zone no says that it has none"
+    line = (
+        f"{place} loads from below RSP, so the code is taken to have a red zone; --red-zone no says"
+        " that it has none"
+    )
     return replace(image, red_zone=True), line
 
 
-def _load_below_stack(image: Image, calls: Iterable[Call], config: MachineConfig, limit: int) -> str | None:
-    """Where the first of ``calls`` that loads from below RSP does so. A push or a call only stores there."""
+def _load_below_stack(
+    image: Image, calls: Iterable[Call], config: MachineConfig, limit: int
+) -> str | None:
+    """Where the first of ``calls`` that loads from below RSP does so. A push or a call only stores
+    there.
+    """
     with closing(Machine(image, config=config)) as machine:
         executor, uc, ram = Executor(machine), machine.cpus[0].uc, machine.ram
         found: list[int] = []
@@ -59,7 +75,11 @@ def _load_below_stack(image: Image, calls: Iterable[Call], config: MachineConfig
                 return
             for addr in (rsp - 1, rsp - _SIZE):  # which may lie in two pages
                 near = ram.physical(addr)
-                if near is not None and near >> 12 == phys >> 12 and rsp - _SIZE <= addr + phys - near < rsp:
+                if (
+                    near is not None
+                    and near >> 12 == phys >> 12
+                    and rsp - _SIZE <= addr + phys - near < rsp
+                ):
                     found.append(rip)
                     return
 

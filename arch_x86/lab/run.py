@@ -28,7 +28,8 @@ __all__ = ("CallResult", "ExecOptions", "ProbeResult", "RunResult", "read_call",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecOptions:
-    """Options common to the commands that execute. ``max_instructions`` bounds each call; for ``check_alignment``, and ``stubs``, see
+    """Options common to the commands that execute. ``max_instructions`` bounds each call; for
+    ``check_alignment``, and ``stubs``, see
     :class:`~arch_x86.emu.machine.MachineConfig`.
     """
 
@@ -46,7 +47,9 @@ class ExecOptions:
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """One CPU's call. ``result`` is RAX unsigned, ``result_f64`` the low double of XMM0; None after a fault."""
+    """One CPU's call. ``result`` is RAX unsigned, ``result_f64`` the low double of XMM0; None after
+    a fault.
+    """
 
     cpu: int
     symbol: str
@@ -57,8 +60,18 @@ class CallResult:
 
     def __repr__(self) -> str:
         value = "no result" if self.result is None else f"{self.result:#x}"
-        sizes = f"buffers of {', '.join(f'{len(one):,}' for one in self.buffers)} bytes" if self.buffers else ""
-        return described(self, f"cpu {self.cpu}", f"{shortened(self.symbol)} -> {value}", count(self.instructions, "instruction"), sizes)
+        sizes = (
+            f"buffers of {', '.join(f'{len(one):,}' for one in self.buffers)} bytes"
+            if self.buffers
+            else ""
+        )
+        return described(
+            self,
+            f"cpu {self.cpu}",
+            f"{shortened(self.symbol)} -> {value}",
+            count(self.instructions, "instruction"),
+            sizes,
+        )
 
     def to_json(self) -> dict[str, object]:
         """An entry of ``calls``."""
@@ -85,7 +98,13 @@ class ProbeResult:
 
     def __repr__(self) -> str:
         place = f"{shortened(self.symbol)}+{self.offset:#x}"
-        return described(self, place, str(self.method), count(self.hits, "hit"), count(self.misses, "miss", "misses"))
+        return described(
+            self,
+            place,
+            str(self.method),
+            count(self.hits, "hit"),
+            count(self.misses, "miss", "misses"),
+        )
 
     def to_json(self) -> dict[str, object]:
         """An entry of ``probes``."""
@@ -112,7 +131,9 @@ class RunResult:
     fault: GuestFault | None
 
     def __repr__(self) -> str:
-        calls = ", ".join("no result" if call.result is None else f"{call.result:#x}" for call in self.calls)
+        calls = ", ".join(
+            "no result" if call.result is None else f"{call.result:#x}" for call in self.calls
+        )
         hits = ", ".join(f"{probe.hits:,}" for probe in self.probes)
         died = "" if self.fault is None else f"{self.fault.kind} at {shortened(self.fault.place)}"
         return described(self, f"{self.profile} -> {calls}", f"hits: {hits}" if hits else "", died)
@@ -142,10 +163,17 @@ class _Counted:
         self.returns: Kretprobe | None = None
         if spec.is_return:
             maxactive = spec.maxactive or 0
-            self.returns = Kretprobe(addr=spec.address, symbol_name=spec.symbol, handler=self._hit, maxactive=maxactive)
+            self.returns = Kretprobe(
+                addr=spec.address, symbol_name=spec.symbol, handler=self._hit, maxactive=maxactive
+            )
             self.probe: Kprobe = self.returns.kp
         else:
-            self.probe = Kprobe(addr=spec.address, symbol_name=spec.symbol, offset=spec.offset, pre_handler=self._hit)
+            self.probe = Kprobe(
+                addr=spec.address,
+                symbol_name=spec.symbol,
+                offset=spec.offset,
+                pre_handler=self._hit,
+            )
 
     def _hit(self, _probe: object, _regs: object) -> int:
         self.hits += 1
@@ -156,7 +184,11 @@ class _Counted:
         if self.returns is None:
             kprobes.register_kprobe(self.probe)
         elif self.returns.maxactive > MAXACTIVE_MAX:
-            raise KprobeError(errno.E2BIG, f"{self.returns.maxactive} calls at once; a return probe follows {MAXACTIVE_MAX} at most")
+            raise KprobeError(
+                errno.E2BIG,
+                f"{self.returns.maxactive} calls at once; a return probe follows {MAXACTIVE_MAX} at"
+                " most",
+            )
         else:
             kprobes.register_kretprobe(self.returns)
 
@@ -186,8 +218,13 @@ def run_image(
     check_arguments(arguments)
     for spec in probes:
         if spec.fetchargs:
-            raise InputError(f"probe '{printable(spec.text)}': fetch arguments are not supported yet; write p SYM+OFF, r SYM or SYM+0xOFF")
-    bench = Workbench(image, cpus=options.cpus, config=options.machine, pool=pool, profile=options.profile)
+            raise InputError(
+                f"probe '{printable(spec.text)}': fetch arguments are not supported yet; write p"
+                " SYM+OFF, r SYM or SYM+0xOFF"
+            )
+    bench = Workbench(
+        image, cpus=options.cpus, config=options.machine, pool=pool, profile=options.profile
+    )
     try:
         return _run(bench, symbol, arguments, probes, interrupts, optimize, options)
     finally:
@@ -212,7 +249,10 @@ def _run(
         try:
             one.register(kprobes)
         except KprobeError as error:
-            raise KprobeError(error.errno, f"probe '{printable(one.spec.text)}'{_place(bench, one.spec)}: {error.reason}") from None
+            raise KprobeError(
+                error.errno,
+                f"probe '{printable(one.spec.text)}'{_place(bench, one.spec)}: {error.reason}",
+            ) from None
     if optimize:
         kprobes.wait_for_kprobe_optimizer()
     methods = [bench.method(one.probe) for one in counted]
@@ -225,7 +265,9 @@ def _run(
     return RunResult(
         profile=options.profile.name,
         calls=tuple(read_call(machine, cpu, symbol, frame) for cpu, frame in enumerate(frames)),
-        probes=tuple(_probe_result(bench, one, method) for one, method in zip(counted, methods, strict=True)),
+        probes=tuple(
+            _probe_result(bench, one, method) for one, method in zip(counted, methods, strict=True)
+        ),
         interrupts=sum(cpu.interrupts for cpu in machine.cpus),
         stop_machine=bench.plane.stats.stop_machine,
         syncs=bench.plane.stats.syncs,
@@ -234,7 +276,9 @@ def _run(
 
 
 def read_call(machine: Machine, cpu: int, symbol: str, frame: CallFrame) -> CallResult:
-    """What the call of ``symbol`` on vCPU ``cpu``, which has ended and which ``frame`` was made for, has left."""
+    """What the call of ``symbol`` on vCPU ``cpu``, which has ended and which ``frame`` was made
+    for, has left.
+    """
     vcpu, task = machine.cpus[cpu], machine.tasks[cpu]
     ended = task.fault is None
     return CallResult(
@@ -243,13 +287,19 @@ def read_call(machine: Machine, cpu: int, symbol: str, frame: CallFrame) -> Call
         result=vcpu.registers()[0] if ended else None,
         result_f64=result_f64(vcpu.uc.vector_state()) if ended else None,
         instructions=vcpu.retired - task.started,
-        buffers=tuple(machine.ram.read(addr, len(content)) or b"" for addr, content in frame.buffers),
+        buffers=tuple(
+            machine.ram.read(addr, len(content)) or b"" for addr, content in frame.buffers
+        ),
     )
 
 
 def _place(bench: Workbench, spec: ProbeSpec) -> str:
     """Where a refused probe would have gone, unless its SPEC says the same."""
-    place = bench.machine.kallsyms.describe(spec.address or 0) if spec.symbol is None else f"{spec.symbol}+{spec.offset:#x}"
+    place = (
+        bench.machine.kallsyms.describe(spec.address or 0)
+        if spec.symbol is None
+        else f"{spec.symbol}+{spec.offset:#x}"
+    )
     return "" if place == spec.text else f" at {printable(place)}"
 
 
@@ -258,5 +308,8 @@ def _probe_result(bench: Workbench, one: _Counted, method: Method) -> ProbeResul
     name, offset = (found[0].name, found[1]) if found else ("", 0)
     if one.spec.symbol is not None:  # of several names at one address, the user's
         symbol = bench.machine.kallsyms.lookup_name(one.spec.symbol)
-        name, offset = one.spec.symbol, one.spec.offset if symbol is None else one.probe.at - symbol.addr
+        name, offset = (
+            one.spec.symbol,
+            one.spec.offset if symbol is None else one.probe.at - symbol.addr,
+        )
     return ProbeResult(one.spec.text, name, offset, method, one.hits, one.misses)

@@ -1,4 +1,6 @@
-"""``optprobe script``: operations on one machine, and the state after each, with the keys that a real kernel's answers were recorded in."""
+"""``optprobe script``: operations on one machine, and the state after each, with the keys that a
+real kernel's answers were recorded in.
+"""
 
 from __future__ import annotations
 
@@ -87,16 +89,18 @@ class _Script:
         except InputError as error:
             raise InputError(f"{operation.where}: '{printable(operation.text)}': {error}") from None
         answer["list"] = [
-            [self._kallsyms.describe(p.at), status_words(p, entry)] for p, entry in listed_probes(self._kprobes)
-        ]  # fmt: skip
+            [self._kallsyms.describe(p.at), status_words(p, entry)]
+            for p, entry in listed_probes(self._kprobes)
+        ]
         return answer
 
-    # Look-ups ---------------------------------------------------------------------------------------------------------
+    # Look-ups -------------------------------------------------------------------------------------
 
     def _address(self, operation: Operation) -> int | None:
         """Where the operation's place is; None for a symbol that the image lacks.
 
-        :raises InputError: several functions have that name, and the kernel is not the one to choose (``sym``).
+        :raises InputError: several functions have that name, and the kernel is not the one to
+        choose (``sym``).
         """
         place = operation.place
         assert place is not None
@@ -134,16 +138,22 @@ class _Script:
             state |= {"hash": "single", "kflags": entry.flags.value}
         return state
 
-    # Probes -----------------------------------------------------------------------------------------------------------
+    # Probes ---------------------------------------------------------------------------------------
 
-    def _changed(self, probe: _Probe, change: Callable[[], object], *, addr_null: bool = False) -> dict[str, object]:
+    def _changed(
+        self, probe: _Probe, change: Callable[[], object], *, addr_null: bool = False
+    ) -> dict[str, object]:
         """What ``change`` returned as the kernel would, its core syncs, and the state behind it."""
         syncs, code = self._bench.plane.stats.syncs, 0
         try:
             change()
         except KprobeError as error:
             code = -error.errno
-        answer: dict[str, object] = {"rc": code, "syncs": self._bench.plane.stats.syncs - syncs, "pflags": probe.kprobe.flags.value}
+        answer: dict[str, object] = {
+            "rc": code,
+            "syncs": self._bench.plane.stats.syncs - syncs,
+            "pflags": probe.kprobe.flags.value,
+        }
         if addr_null:
             answer["addr_null"] = int(not probe.kprobe.addr)
         probe.address = probe.kprobe.addr or probe.address  # where its symbol and offset led
@@ -155,7 +165,10 @@ class _Script:
         assert operation.probe is not None
         old = self._probes.get(operation.probe)
         if old is not None and self._kprobes.is_registered(old.kprobe):
-            raise InputError(f"probe '{printable(operation.probe)}' is registered; unregister it first, or write rereg")
+            raise InputError(
+                f"probe '{printable(operation.probe)}' is registered; unregister it first, or write"
+                " rereg"
+            )
         address = self._address(operation)
         probe = self._probes[operation.probe] = _Probe(self._bench, address or 0)
         kprobe = probe.kprobe
@@ -169,7 +182,12 @@ class _Script:
             kprobe.flags = KprobeFlag.DISABLED
         if address is None and "sym" not in operation.words:
             code = errno.ENOENT if self._kprobes.profile.lookup_is_enoent else errno.EINVAL
-            return {"rc": -code, "syncs": 0, "pflags": 0, "reason": f"the image has no {place.symbol}"} | self._state(None)
+            return {
+                "rc": -code,
+                "syncs": 0,
+                "pflags": 0,
+                "reason": f"the image has no {place.symbol}",
+            } | self._state(None)
         return self._changed(probe, lambda: self._kprobes.register_kprobe(kprobe))
 
     def _rereg(self, operation: Operation) -> dict[str, object]:
@@ -178,7 +196,9 @@ class _Script:
 
     def _unreg(self, operation: Operation) -> dict[str, object]:
         probe = self._probe(operation)
-        return self._changed(probe, lambda: self._kprobes.unregister_kprobe(probe.kprobe), addr_null=True)
+        return self._changed(
+            probe, lambda: self._kprobes.unregister_kprobe(probe.kprobe), addr_null=True
+        )
 
     def _change(self, operation: Operation, change: Callable[[Kprobe], None]) -> dict[str, object]:
         probe = self._probe(operation)
@@ -187,8 +207,16 @@ class _Script:
     def _cnt(self, operation: Operation) -> dict[str, object]:
         probe = self._probe(operation)
         found = self._kallsyms.lookup(probe.last_ip)
-        last = f"{found[0].name}+{found[1]:#x}/{found[0].size:#x}" if found else f"{probe.last_ip:#x}"
-        counts: dict[str, object] = {"hits": probe.hits, "posts": probe.posts, "rhits": 0, "nmissed": probe.kprobe.nmissed, "rpnmissed": 0}
+        last = (
+            f"{found[0].name}+{found[1]:#x}/{found[0].size:#x}" if found else f"{probe.last_ip:#x}"
+        )
+        counts: dict[str, object] = {
+            "hits": probe.hits,
+            "posts": probe.posts,
+            "rhits": 0,
+            "nmissed": probe.kprobe.nmissed,
+            "rpnmissed": 0,
+        }
         return counts | {"lastip": last}
 
     def _callfn(self, operation: Operation) -> dict[str, object]:
@@ -202,7 +230,7 @@ class _Script:
         self._probe(operation).new_ip = address
         return {}
 
-    # The rest ---------------------------------------------------------------------------------------------------------
+    # The rest -------------------------------------------------------------------------------------
 
     def _function(self, operation: Operation) -> int:
         assert operation.symbol is not None
@@ -211,7 +239,10 @@ class _Script:
             raise InputError(several)
         symbol = self._kallsyms.function(operation.symbol)
         if symbol is None:
-            raise InputError(f"no function '{printable(operation.symbol)}'; there is {self._kallsyms.suggest(operation.symbol)}")
+            raise InputError(
+                f"no function '{printable(operation.symbol)}'; there is"
+                f" {self._kallsyms.suggest(operation.symbol)}"
+            )
         return symbol.addr
 
     def _call(self, operation: Operation) -> dict[str, object]:
@@ -232,7 +263,10 @@ class _Script:
         answer: dict[str, object] = {"syncs": self._bench.plane.stats.syncs - syncs}
         if self._shows_text:
             places = dict.fromkeys(p.at for p, _ in listed_probes(self._kprobes))
-            answer |= {self._kallsyms.describe(at): (self._bench.machine.read(at, _TEXT_SIZE) or b"").hex() for at in places}
+            answer |= {
+                self._kallsyms.describe(at): (self._bench.machine.read(at, _TEXT_SIZE) or b"").hex()
+                for at in places
+            }
         return answer
 
     def _sleep(self, operation: Operation) -> dict[str, object]:
@@ -246,14 +280,23 @@ class _Script:
 
 
 def run_script(
-    image: Image, operations: Sequence[Operation], options: ExecOptions, *, pool: UcPool | None = None, shows_text: bool = False
+    image: Image,
+    operations: Sequence[Operation],
+    options: ExecOptions,
+    *,
+    pool: UcPool | None = None,
+    shows_text: bool = False,
 ) -> Iterator[dict[str, object]]:
-    """Run ``operations`` on a fresh machine and yield the line of each: ``op``, the keys of its verb, ``list``.
+    """Run ``operations`` on a fresh machine and yield the line of each: ``op``, the keys of its
+    verb, ``list``.
 
-    :param shows_text: for a person, who wants to see the text at each registered probe after ``wait``, too: keys are the places.
-    :raises InputError: an operation names a probe or a function that is not there.
+    :param shows_text: for a person, who wants to see the text at each registered probe after
+    ``wait``, too: keys are the places. :raises InputError: an operation names a probe or a function
+    that is not there.
     """
-    bench = Workbench(image, cpus=options.cpus, config=options.machine, pool=pool, profile=options.profile)
+    bench = Workbench(
+        image, cpus=options.cpus, config=options.machine, pool=pool, profile=options.profile
+    )
     try:
         script = _Script(bench, options.max_instructions, shows_text)
         for operation in operations:

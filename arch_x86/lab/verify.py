@@ -1,8 +1,10 @@
-"""``optprobe verify``: one probe at a time over every instruction boundary that a call executes, by every method that the site
-allows, with or without an interrupt at each boundary, against the unprobed run.
+"""``optprobe verify``: one probe at a time over every instruction boundary that a call executes, by
+every method that the site allows, with or without an interrupt at each boundary, against the
+unprobed run.
 
-Compared: result, memory, all general registers, vector and x87 registers, flags, the stack pointer; hits against passes; and the
-registers that the handler is shown at each hit against those that the unprobed run had there.
+Compared: result, memory, all general registers, vector and x87 registers, flags, the stack pointer;
+hits against passes; and the registers that the handler is shown at each hit against those that the
+unprobed run had there.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ _PUSHING = (Method.OPTIMIZED, Method.FTRACE)
 """The ways in which something pushes before anybody is asked."""
 _WITH_POST = (Method.INT3, Method.EMULATED)
 _HIT_MAX: Final = 200
-"""Instructions that a hit may add by any method: above the dearest, a step that is trapped and returned to."""
+"""Instructions that a hit may add by any method: above the dearest, a step that is trapped and
+returned to.
+"""
 _INTERRUPT_MAX: Final = 1_000
 """The same of one interrupt."""
 _NO_SYSCALL: Final = (1 << 64) - 1
@@ -52,7 +56,9 @@ _NO_SYSCALL: Final = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Where interrupts go. ``boundaries``: one run for each boundary; ``sample``: ``count`` of them, drawn with ``seed``."""
+    """Where interrupts go. ``boundaries``: one run for each boundary; ``sample``: ``count`` of
+    them, drawn with ``seed``.
+    """
 
     kind: str = defaults.INTERRUPTS
     seed: int = 0
@@ -69,13 +75,21 @@ def parse_sweep(text: str) -> Sweep:
         return Sweep(text)
     if words[0] == "sample" and len(words) == 3:
         what = f"--interrupts {printable(text)}"
-        return Sweep("sample", parse_number(words[1], what, least=0), parse_number(words[2], what, least=1, most=1_000_000))
-    raise InputError(f"--interrupts {printable(text)}: unknown; give none, boundaries or sample:SEED:N")
+        return Sweep(
+            "sample",
+            parse_number(words[1], what, least=0),
+            parse_number(words[2], what, least=1, most=1_000_000),
+        )
+    raise InputError(
+        f"--interrupts {printable(text)}: unknown; give none, boundaries or sample:SEED:N"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One run that went wrong. ``interrupt_at``: instructions retired before the interrupt, None without one."""
+    """One run that went wrong. ``interrupt_at``: instructions retired before the interrupt, None
+    without one.
+    """
 
     symbol: str
     offset: int
@@ -84,8 +98,14 @@ class Failure:
     explain: str
 
     def __repr__(self) -> str:
-        when = "" if self.interrupt_at is None else f"interrupt after {self.interrupt_at:,} instructions"
-        return described(self, f"{shortened(self.symbol)}+{self.offset:#x}", str(self.method), when, self.explain)
+        when = (
+            ""
+            if self.interrupt_at is None
+            else f"interrupt after {self.interrupt_at:,} instructions"
+        )
+        return described(
+            self, f"{shortened(self.symbol)}+{self.offset:#x}", str(self.method), when, self.explain
+        )
 
     def to_json(self) -> dict[str, object]:
         """An entry of ``failures``."""
@@ -99,7 +119,8 @@ class Failure:
 
 
 class Verifier:
-    """Checks the sites of one call. Used by one process; :mod:`arch_x86.lab.jobs` spreads sites over several.
+    """Checks the sites of one call. Used by one process; :mod:`arch_x86.lab.jobs` spreads sites
+    over several.
 
     :param progress: called as ``progress(done, total)`` while the unprobed call is stepped.
     :raises InputError: no such function, or arguments that do not fit.
@@ -140,7 +161,7 @@ class Verifier:
         """Give the emulator back."""
         self.bench.close()
 
-    # The unprobed run -------------------------------------------------------------------------------------------------
+    # The unprobed run -----------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Memory and registers as at the start, the text as it is now."""
@@ -159,11 +180,12 @@ class Verifier:
         self._begin()
         return step_through(self.bench, instructions, progress)
 
-    # Sites ------------------------------------------------------------------------------------------------------------
+    # Sites ----------------------------------------------------------------------------------------
 
     def sites(self) -> list[int]:
-        """What to probe, in address order: boundaries that the call executes and that accept a probe, and those that it does not execute
-        but whose jump would lie over bytes that it does. Where a probe would go elsewhere (behind ENDBR64), there is nothing to try.
+        """What to probe, in address order: boundaries that the call executes and that accept a
+        probe, and those that it does not execute but whose jump would lie over bytes that it does.
+        Where a probe would go elsewhere (behind ENDBR64), there is nothing to try.
         """
         passes = self.golden.passes
         arch = self.bench.arch
@@ -174,10 +196,16 @@ class Verifier:
 
     def _can_optimize(self, addr: int) -> bool:
         unchecked = not self._profile.has(SafetyStep.JUMP_RANGE_CHECK)
-        return isinstance(can_optimize(self.bench.arch.code, addr, jumps_in=unchecked), OptimizePlan)
+        return isinstance(
+            can_optimize(self.bench.arch.code, addr, jumps_in=unchecked), OptimizePlan
+        )
 
-    def check_site(self, addr: int, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
-        """Every method that the site allows; where the call does not execute it, only a jump makes a difference."""
+    def check_site(
+        self, addr: int, sweep: Sweep, progress: Progress | None = None
+    ) -> Iterator[Failure]:
+        """Every method that the site allows; where the call does not execute it, only a jump makes
+        a difference.
+        """
         for method in self._methods(addr):
             yield from self.check_method(addr, method, sweep, progress)
 
@@ -185,21 +213,32 @@ class Verifier:
         """What to try there."""
         if addr not in self.golden.passes:
             return (Method.OPTIMIZED,)
-        return (Method.FTRACE,) if self._profile.on_ftrace and self.bench.arch.arch_ftrace_location(addr) else _METHODS
+        return (
+            (Method.FTRACE,)
+            if self._profile.on_ftrace and self.bench.arch.arch_ftrace_location(addr)
+            else _METHODS
+        )
 
-    def check_method(self, addr: int, method: Method, sweep: Sweep, progress: Progress | None = None) -> Iterator[Failure]:
-        """One method; nothing where the site does not allow it. ``progress(done, total)`` counts interrupt positions."""
+    def check_method(
+        self, addr: int, method: Method, sweep: Sweep, progress: Progress | None = None
+    ) -> Iterator[Failure]:
+        """One method; nothing where the site does not allow it. ``progress(done, total)`` counts
+        interrupt positions.
+        """
         probe = self._register(addr, method)
         if probe is not None:
             yield from self._check(addr, method, sweep, progress)
-            # Back to where no call is under way: the optimizer would wait for its end, which a probed call need not have.
+            # Back to where no call is under way: the optimizer would wait for its end, which a
+            # probed call need not have.
             self.bench.machine.restore(self.base, keep_text=True)
             self._unregister(probe)
 
     def _register(self, addr: int, method: Method) -> Kprobe | None:
         kprobes = self.bench.kprobes
         kprobes.kprobes_allow_optimization = method is Method.OPTIMIZED
-        probe = Kprobe(addr=addr, pre_handler=self._hit, post_handler=_ignore if method in _WITH_POST else None)
+        probe = Kprobe(
+            addr=addr, pre_handler=self._hit, post_handler=_ignore if method in _WITH_POST else None
+        )
         kprobes.register_kprobe(probe)
         kprobes.wait_for_kprobe_optimizer()
         if self.bench.method(probe) is not method:
@@ -234,7 +273,9 @@ class Verifier:
         return None if wrong is None else f"the handler was shown wrong registers: {wrong}"
 
     def _check_registers(self, regs: PtRegs) -> str | None:
-        """What the handler is shown against what the unprobed run had there; ``ip`` is behind the breakpoint's one byte."""
+        """What the handler is shown against what the unprobed run had there; ``ip`` is behind the
+        breakpoint's one byte.
+        """
         for name, new, old in (
             ("ip", regs.ip, self._site + 1),
             ("cs", regs.cs, CODE_SELECTOR),
@@ -245,9 +286,11 @@ class Verifier:
                 return f"at pass {self._hits + 1} {name} = {new:#x}, which should be {old:#x}"
         return self._log.explain(self._hits, saw(regs))
 
-    # Runs -------------------------------------------------------------------------------------------------------------
+    # Runs -----------------------------------------------------------------------------------------
 
-    def _check(self, addr: int, method: Method, sweep: Sweep, progress: Progress | None) -> Iterator[Failure]:
+    def _check(
+        self, addr: int, method: Method, sweep: Sweep, progress: Progress | None
+    ) -> Iterator[Failure]:
         # Under TF a REP instruction comes back to its breakpoint after each iteration.
         by_step = method is Method.INT3 and not self._profile.steps_by_int3
         self._site, self._log = addr, self.golden.hits(addr, by_step=by_step)
@@ -266,7 +309,9 @@ class Verifier:
             yield from self._interrupt_at(addr, method, start, range(length), progress)
         elif sweep.kind == "sample":
             random = Random(f"{sweep.seed}:{addr - self.image.functions[0].addr}:{method}")
-            yield from self._interrupt_at(addr, method, start, _sample(random, length, sweep.count), progress)
+            yield from self._interrupt_at(
+                addr, method, start, _sample(random, length, sweep.count), progress
+            )
         self._assert_text(text)
         self.bench.machine.release(start)
 
@@ -280,7 +325,10 @@ class Verifier:
         fault = self.bench.executor.run_call(0, limit)
         self.runs += 1
         if fault is not None and fault.kind is FaultKind.INSTRUCTION_LIMIT:
-            explain = f"does not end: {limit:,} instructions so far; the unprobed call has {self.golden.instructions:,}"
+            explain = (
+                f"does not end: {limit:,} instructions so far; the unprobed call has"
+                f" {self.golden.instructions:,}"
+            )
         else:
             got = self._reader.without_pushes(self._reader.read(), self._want, self._pushed.dead)
             explain = self._reader.explain(got, self._want)
@@ -302,7 +350,9 @@ class Verifier:
         positions: Sequence[int],
         progress: Progress | None,
     ) -> Iterator[Failure]:
-        """For each position: run there, deliver an interrupt where IF lets one in, run to the end."""
+        """For each position: run there, deliver an interrupt where IF lets one in, run to the
+        end.
+        """
         machine, executor = self.bench.machine, self.bench.executor
         machine.restore(start)
         self._hits, self._wrong = 0, None
@@ -331,7 +381,9 @@ class Verifier:
 
 
 def _sample(random: Random, length: int, count: int) -> Sequence[int]:
-    """``count`` different positions below ``length``, in order; getrandbits alone is the same on every Python."""
+    """``count`` different positions below ``length``, in order; getrandbits alone is the same on
+    every Python.
+    """
     if count >= length:
         return range(length)
     chosen: set[int] = set()

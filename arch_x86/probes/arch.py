@@ -1,6 +1,8 @@
-"""The x86 side of the core's contract: arch_prepare_kprobe() and its siblings. Answers to arch/x86/kernel/kprobes.c (2.6.38).
+"""The x86 side of the core's contract: arch_prepare_kprobe() and its siblings. Answers to
+arch/x86/kernel/kprobes.c (2.6.38).
 
-Effects only: what to write is planned by the pure modules beside this one, and written through a poke protocol.
+Effects only: what to write is planned by the pure modules beside this one, and written through a
+poke protocol.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.copies import COPY_SIZE, Copies, X86Areas
 from arch_x86.probes.cpu_state import CpuState
-from arch_x86.probes.eligibility import Verdict, can_probe_address, can_probe_instruction, entry_offset, is_ftrace_site
+from arch_x86.probes.eligibility import (
+    Verdict,
+    can_probe_address,
+    can_probe_instruction,
+    entry_offset,
+    is_ftrace_site,
+)
 from arch_x86.probes.ftrace_site import FtraceInsn, ftrace_insn
 from arch_x86.probes.jprobe import longjmp, setjmp
 from arch_x86.probes.kretprobe import hook_return
@@ -49,11 +57,11 @@ def _nobody_asks(_addr: int, _raw: bytes) -> None:
 class X86Arch:
     """Prepares, arms, optimizes and undoes probes in one machine's text.
 
-    :param copied: told the address and bytes of each copied instruction before it is written to a slot or detour buffer.
-    :param grace: waits for a grace period, before dirty slots are used again.
-    :ivar cpus: what is known of each CPU; ``ctlblk`` and ``tasks`` are two of its lists.
-    :ivar traps: what the machine asks on a trap.
-    :ivar copies: the slots and detour buffers; ``slots`` and ``detours`` are its two caches.
+    :param copied: told the address and bytes of each copied instruction before it is written to a
+    slot or detour buffer. :param grace: waits for a grace period, before dirty slots are used
+    again. :ivar cpus: what is known of each CPU; ``ctlblk`` and ``tasks`` are two of its lists.
+    :ivar traps: what the machine asks on a trap. :ivar copies: the slots and detour buffers;
+    ``slots`` and ``detours`` are its two caches.
     """
 
     def __init__(
@@ -86,8 +94,18 @@ class X86Arch:
         self.ctlblk, self.tasks = self.cpus.ctlblk, self.cpus.tasks
         self.copies = Copies(text, areas, profile, grace)
         self.slots, self.detours = self.copies.slots, self.copies.detours
-        self.traps = ProbeTraps(self.cpus, self.stepping, poke, memory, self.copies, areas.trampoline, text_byte)
-        self._optimized = OptimizedSites(self.code, self.copies, poke, profile, areas.callback, self._copied, red_zone=image.red_zone)
+        self.traps = ProbeTraps(
+            self.cpus, self.stepping, poke, memory, self.copies, areas.trampoline, text_byte
+        )
+        self._optimized = OptimizedSites(
+            self.code,
+            self.copies,
+            poke,
+            profile,
+            areas.callback,
+            self._copied,
+            red_zone=image.red_zone,
+        )
         text.listeners.append(lambda write: self.code.text_changed(write.addr, len(write.data)))
 
     def recovered(self, addr: int, size: int) -> bytes:
@@ -108,10 +126,12 @@ class X86Arch:
         self.cpus.core = core
         self._lookup = core.get_kprobe
 
-    # Plain probes -----------------------------------------------------------------------------------------------------
+    # Plain probes ---------------------------------------------------------------------------------
 
     def arch_check_text(self, addr: int) -> None:
-        """Refuse an address that 6.1 refuses without a look at the text there. Raises KprobeError with EINVAL or ENOENT."""
+        """Refuse an address that 6.1 refuses without a look at the text there. Raises KprobeError
+        with EINVAL or ENOENT.
+        """
         if self._text.is_unloaded(addr):
             code = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
             raise KprobeError(code, f"no probe can go to {addr:#x}: the code there was unloaded")
@@ -119,7 +139,8 @@ class X86Arch:
 
     def _refuse(self, addr: int, verdict: Verdict) -> None:
         if verdict.errno:
-            # 6.1 looks the symbol up first and answers ENOENT where there is none; 2.6.38 asks whether it is text: EINVAL.
+            # 6.1 looks the symbol up first and answers ENOENT where there is none; 2.6.38 asks
+            # whether it is text: EINVAL.
             outside = verdict.errno == errno.ENOENT and not self.profile.lookup_is_enoent
             code = errno.EINVAL if outside else verdict.errno
             raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}")
@@ -133,9 +154,11 @@ class X86Arch:
         return is_ftrace_site(self.code, addr)
 
     def arch_prepare_kprobe(self, p: Kprobe) -> None:
-        """Copy the instruction to a slot: with a jump back behind it where it can be boosted. On an ftrace location nothing is copied.
+        """Copy the instruction to a slot: with a jump back behind it where it can be boosted. On an
+        ftrace location nothing is copied.
 
-        Raises KprobeError with EILSEQ, EINVAL, EOPNOTSUPP, ENODEV or ENOSPC where 6.1 refuses what stands there.
+        Raises KprobeError with EILSEQ, EINVAL, EOPNOTSUPP, ENODEV or ENOSPC where 6.1 refuses what
+        stands there.
         """
         self._refuse(p.at, can_probe_instruction(self.code, p.at))
         if p.ftrace:
@@ -147,7 +170,11 @@ class X86Arch:
         insn = function.insn_at(p.at) if function is not None else None
         if insn is None:
             raise EngineBug(f"no instruction at {p.at:#x}, though a probe may go there")
-        boostable = self.stepping.wants_jump_back(p) and not self.profile.preemption and is_boostable(self.code, p.at)
+        boostable = (
+            self.stepping.wants_jump_back(p)
+            and not self.profile.preemption
+            and is_boostable(self.code, p.at)
+        )
         slot = self.slots.get()
         places = [(slot, boostable)]
         if self.profile.slot_has_both and boostable:
@@ -164,7 +191,9 @@ class X86Arch:
         self.copies.owner[slot] = p
 
     def arch_remove_kprobe(self, p: Kprobe) -> None:
-        """Poison and free the slot, if there still is one. One that ends in a jump back is dirty: no trap tells that a CPU has left it."""
+        """Poison and free the slot, if there still is one. One that ends in a jump back is dirty:
+        no trap tells that a CPU has left it.
+        """
         ainsn: Ainsn | FtraceInsn | None = p.ainsn
         if ainsn is None or isinstance(ainsn, FtraceInsn):
             p.ainsn = None
@@ -176,12 +205,16 @@ class X86Arch:
 
     def arch_arm_kprobes(self, ps: Sequence[Kprobe]) -> None:
         """The breakpoints go in, and ftrace's calls."""
-        self.poke.text_poke_bytes([TextPokeParam(p.at, INT3, f"arm {p.at:#x}") for p in ps if not p.ftrace])
+        self.poke.text_poke_bytes(
+            [TextPokeParam(p.at, INT3, f"arm {p.at:#x}") for p in ps if not p.ftrace]
+        )
         self.poke.text_poke_jumps([p.ainsn.arming() for p in ps if p.ftrace])
 
     def arch_disarm_kprobes(self, ps: Sequence[Kprobe]) -> None:
         """The first bytes come back, and what ftrace's calls replaced."""
-        self.poke.text_poke_bytes([TextPokeParam(p.at, p.ainsn.opcode, f"disarm {p.at:#x}") for p in ps if not p.ftrace])
+        self.poke.text_poke_bytes(
+            [TextPokeParam(p.at, p.ainsn.opcode, f"disarm {p.at:#x}") for p in ps if not p.ftrace]
+        )
         self.poke.text_poke_jumps([p.ainsn.disarming(self._read_u64) for p in ps if p.ftrace])
 
     def _read_u64(self, addr: int) -> int | None:
@@ -192,7 +225,7 @@ class X86Arch:
         data = self.image.read(addr, 8)
         return int.from_bytes(data, "little") if len(data) == 8 else None
 
-    # Optimized probes -------------------------------------------------------------------------------------------------
+    # Optimized probes -----------------------------------------------------------------------------
 
     def arch_prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
         """Build the detour buffer, where the site can be optimized."""
@@ -207,7 +240,9 @@ class X86Arch:
         return self._optimized.check(op, self._lookup)
 
     def arch_within_optimized_kprobe(self, op: AggrKprobe, addr: int) -> bool:
-        """True when ``addr`` lies behind the first and before the end of the replaced instructions."""
+        """True when ``addr`` lies behind the first and before the end of the replaced
+        instructions.
+        """
         optinsn: OptInsn = op.optinsn
         return op.at <= addr < op.at + optinsn.size
 
@@ -223,7 +258,7 @@ class X86Arch:
         """The same for one, at once."""
         self._optimized.unoptimize([op], "force unoptimize")
 
-    # Return probes ----------------------------------------------------------------------------------------------------
+    # Return probes --------------------------------------------------------------------------------
 
     @property
     def trampoline(self) -> int:
@@ -236,18 +271,24 @@ class X86Arch:
 
     def arch_setjmp(self, entry: int, regs: PtRegs) -> None:
         """To the guest code of a jumper probe."""
-        setjmp(self.cpus.current, entry, regs, self._memory, self._areas.jprobe.saved_sp[self.cpus.cpu])
+        setjmp(
+            self.cpus.current, entry, regs, self._memory, self._areas.jprobe.saved_sp[self.cpus.cpu]
+        )
 
     def arch_longjmp(self, regs: PtRegs) -> bool:
         """Back from it. False: this breakpoint is not that of ``jprobe_return``."""
         stub = self._areas.jprobe
-        return stub.start <= regs.ip - 1 < stub.end and longjmp(self.cpus.current, regs, self._memory)
+        return stub.start <= regs.ip - 1 < stub.end and longjmp(
+            self.cpus.current, regs, self._memory
+        )
 
     def call_ended(self, cpu: int) -> None:
-        """The call on ``cpu`` is over: what is still open there never returns, and no hit is in progress."""
+        """The call on ``cpu`` is over: what is still open there never returns, and no hit is in
+        progress.
+        """
         self.traps.call_ended(cpu)
 
-    # Handlers ---------------------------------------------------------------------------------------------------------
+    # Handlers -------------------------------------------------------------------------------------
 
     def arch_set_current_kprobe(self, p: Kprobe | None) -> None:
         """A handler of ``p`` runs on this CPU, outside of a hit; None: no more."""
@@ -275,7 +316,7 @@ class X86Arch:
         """How many there are."""
         return len(self.ctlblk)
 
-    # Snapshots --------------------------------------------------------------------------------------------------------
+    # Snapshots ------------------------------------------------------------------------------------
 
     def save_state(self) -> Any:
         """For a snapshot."""
@@ -287,11 +328,15 @@ class X86Arch:
         self.cpus.restore_state(hits)
         self.cpus.core.kretprobes.restore_state(returns)
 
-    # Reports ----------------------------------------------------------------------------------------------------------
+    # Reports --------------------------------------------------------------------------------------
 
     def method_of(self, p: Kprobe) -> Method:
         """How a hit on table entry ``p`` would run the probed instruction now."""
-        if isinstance(p, AggrKprobe) and p.optinsn is not None and self._text.read(p.at, JMP32_SIZE) == p.optinsn.jump:
+        if (
+            isinstance(p, AggrKprobe)
+            and p.optinsn is not None
+            and self._text.read(p.at, JMP32_SIZE) == p.optinsn.jump
+        ):
             return Method.OPTIMIZED
         if p.ftrace:
             return Method.FTRACE
@@ -304,13 +349,17 @@ class X86Arch:
         return self.copies.in_use(addr)
 
     def watch_ranges(self) -> Iterator[tuple[int, int]]:
-        """Where in slots, detour buffers in use, and ftrace's trampoline, at its entry, it matters what others do meanwhile."""
+        """Where in slots, detour buffers in use, and ftrace's trampoline, at its entry, it matters
+        what others do meanwhile.
+        """
         if self.profile.on_ftrace and self.code.ftrace_sites:
             yield self._areas.ftrace_caller, self._areas.ftrace_caller + 1
         yield from self.copies.watch_ranges()
 
     def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
-        """The instructions of ``image`` in the ``size`` bytes from ``addr``, at least one, by address."""
+        """The instructions of ``image`` in the ``size`` bytes from ``addr``, at least one, by
+        address.
+        """
         insns: dict[int, bytes] = {}
         at = addr
         while at < addr + max(size, 1):

@@ -1,7 +1,9 @@
-"""Where slots and detour buffers lie, and whether code reaches them and what is copied there reaches its operands.
+"""Where slots and detour buffers lie, and whether code reaches them and what is copied there
+reaches its operands.
 
-The kernel takes these pages from where modules lie, within 2 GiB of all text. A code image may be spread further than that, so the question
-is asked before a probe is placed, of the whole area: the answer is the same whichever slot is free.
+The kernel takes these pages from where modules lie, within 2 GiB of all text. A code image may be
+spread further than that, so the question is asked before a probe is placed, of the whole area: the
+answer is the same whichever slot is free.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _DETOURS_SIZE: Final = 24 * _MIB
 
 @dataclass(frozen=True, slots=True)
 class CopyAreas:
-    """The machine's own text behind an image, which ends at ``image_end``: 1 MiB of stubs, then the slots, then the detour buffers."""
+    """The machine's own text behind an image, which ends at ``image_end``: 1 MiB of stubs, then the
+    slots, then the detour buffers.
+    """
 
     image_end: int
     stubs: Range
@@ -37,8 +41,12 @@ class CopyAreas:
 
 
 def copy_areas(image: Image) -> CopyAreas:
-    """The areas of a machine that runs ``image``: from the first boundary of a MiB behind all that the image brings."""
-    ends = [segment.end for segment in image.segments] + [item.addr + IMPORT_CELL for item in image.imports]
+    """The areas of a machine that runs ``image``: from the first boundary of a MiB behind all that
+    the image brings.
+    """
+    ends = [segment.end for segment in image.segments] + [
+        item.addr + IMPORT_CELL for item in image.imports
+    ]
     image_end = max(ends, default=0)
     base = (image_end + _MIB) & -_MIB
     stubs, slots = Range(base, _MIB), Range(base + _MIB, _SLOTS_SIZE)
@@ -46,7 +54,9 @@ def copy_areas(image: Image) -> CopyAreas:
 
 
 def copies_reach(insns: Iterable[Insn], area: Range) -> bool:
-    """True when copies of ``insns`` anywhere in ``area`` reach what their RIP-relative operands refer to."""
+    """True when copies of ``insns`` anywhere in ``area`` reach what their RIP-relative operands
+    refer to.
+    """
     targets = (insn.memory_address for insn in insns)
     return all(target is None or lies_in_reach(target, area) for target in targets)
 

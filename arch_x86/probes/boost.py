@@ -1,8 +1,10 @@
-"""Which copied instructions may be followed by a jump back. Answers to can_boost() (arch/x86/kernel/kprobes/core.c).
+"""Which copied instructions may be followed by a jump back. Answers to can_boost()
+(arch/x86/kernel/kprobes/core.c).
 
-A boosted copy runs without a single-step trap, so it must fall through into the jump behind it, or leave to the right address by
-itself, and it must not fault at an address that the exception table does not know. 6.1 decides by opcode: branches relative to the
-instruction pointer, traps, and opcode groups (whose members it does not tell apart) are out; so is what it has never looked at.
+A boosted copy runs without a single-step trap, so it must fall through into the jump behind it, or
+leave to the right address by itself, and it must not fault at an address that the exception table
+does not know. 6.1 decides by opcode: branches relative to the instruction pointer, traps, and
+opcode groups (whose members it does not tell apart) are out; so is what it has never looked at.
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ _NOT_BOOSTABLE: Final = frozenset(
     )
 )
 
-# Two-byte opcodes that are in: what the Pentium with MMX had, and CMOVcc of the Pentium Pro, without branches and groups.
+# Two-byte opcodes that are in: what the Pentium with MMX had, and CMOVcc of the Pentium Pro,
+# without branches and groups.
 _BOOSTABLE_0F: Final = frozenset(
     (
         *(0x02, 0x03, 0x06, 0x08, 0x09),  # LAR, LSL, CLTS, INVD, WBINVD
-        *(0x1F, *range(0x20, 0x24), 0x31),  # NOP; MOV to and from control and debug registers; RDTSC
+        # NOP; MOV to and from control and debug registers; RDTSC
+        *(0x1F, *range(0x20, 0x24), 0x31),
         *range(0x40, 0x50),  # CMOVcc
         *(*range(0x60, 0x6C), 0x6E, 0x6F),  # MMX pack, unpack, compare, move
         *(*range(0x74, 0x78), 0x7E, 0x7F),  # MMX compare, EMMS, move
@@ -63,7 +67,9 @@ _BOOSTABLE_0F: Final = frozenset(
 
 
 def can_boost(insn: Insn, *, in_exception_table: bool = False) -> bool:
-    """True when a copy of ``insn`` may run without a trap behind it. Room for the jump is another question (:func:`fits_jump_back`)."""
+    """True when a copy of ``insn`` may run without a trap behind it. Room for the jump is another
+    question (:func:`fits_jump_back`).
+    """
     if in_exception_table:
         return False
     opcode = insn.opcode
@@ -82,8 +88,9 @@ def fits_jump_back(insn: Insn) -> bool:
 
 
 def is_boostable(cache: CodeCache, addr: int) -> bool:
-    """True when a probe at ``addr`` is boosted: never in code of a preemptible kernel, whose tasks may sleep in the copy, nor where no
-    jump leads back from a slot."""
+    """True when a probe at ``addr`` is boosted: never in code of a preemptible kernel, whose tasks
+    may sleep in the copy, nor where no jump leads back from a slot.
+    """
     if cache.image.preemption:
         return False
     insn = cache.insn_at(addr)

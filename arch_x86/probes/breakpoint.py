@@ -1,7 +1,9 @@
-"""The hit path of breakpoints: int3, single step, faults inside a step. Answers to kprobe_handler(), post_kprobe_handler() and
-kprobe_fault_handler() in arch/x86/kernel/kprobes.c (2.6.38).
+"""The hit path of breakpoints: int3, single step, faults inside a step. Answers to
+kprobe_handler(), post_kprobe_handler() and kprobe_fault_handler() in arch/x86/kernel/kprobes.c
+(2.6.38).
 
-Runs between two guest instructions, on the pt_regs that a guest stub has pushed. IF is clear from the breakpoint to the end of the step.
+Runs between two guest instructions, on the pt_regs that a guest stub has pushed. IF is clear from
+the breakpoint to the end of the step.
 """
 
 from __future__ import annotations
@@ -26,14 +28,27 @@ if TYPE_CHECKING:
 
 __all__ = ("BreakpointHandler", "ReentryError")
 
-# Looked up once: to look a member of an enumeration up takes as long as the rest of a piece of a hit.
-_HIT_ACTIVE, _HIT_SS, _REENTER, _HIT_SSDONE = KprobeStatus.HIT_ACTIVE, KprobeStatus.HIT_SS, KprobeStatus.REENTER, KprobeStatus.HIT_SSDONE
-_FOUND, _BETWEEN, _HANDLED, _RESUMED = HitPhase.FOUND, HitPhase.BETWEEN, HitPhase.HANDLED, HitPhase.RESUMED
+# Looked up once: to look a member of an enumeration up takes as long as the rest of a piece of a
+# hit.
+_HIT_ACTIVE, _HIT_SS, _REENTER, _HIT_SSDONE = (
+    KprobeStatus.HIT_ACTIVE,
+    KprobeStatus.HIT_SS,
+    KprobeStatus.REENTER,
+    KprobeStatus.HIT_SSDONE,
+)
+_FOUND, _BETWEEN, _HANDLED, _RESUMED = (
+    HitPhase.FOUND,
+    HitPhase.BETWEEN,
+    HitPhase.HANDLED,
+    HitPhase.RESUMED,
+)
 _STEPPING: Final = (_HIT_SS, _REENTER)
 
 
 class ReentryError(Exception):
-    """A breakpoint was hit where this kernel can't take another hit, and stops for good. The message says where."""
+    """A breakpoint was hit where this kernel can't take another hit, and stops for good. The
+    message says where.
+    """
 
 
 class BreakpointHandler:
@@ -46,7 +61,12 @@ class BreakpointHandler:
     """
 
     def __init__(
-        self, cpus: CpuState, stepping: Stepping, poke: PokeProtocol, memory: StackMemory, text_byte: Callable[[int], int | None]
+        self,
+        cpus: CpuState,
+        stepping: Stepping,
+        poke: PokeProtocol,
+        memory: StackMemory,
+        text_byte: Callable[[int], int | None],
     ) -> None:
         self._cpus = cpus
         self.stepping = stepping
@@ -61,9 +81,15 @@ class BreakpointHandler:
 
     def way(self) -> Way:
         """The pieces."""
-        return Way(trap=self.trap, poke=self.bp_resume, found=self.found, between=self.handle, handled=self.resume)
+        return Way(
+            trap=self.trap,
+            poke=self.bp_resume,
+            found=self.found,
+            between=self.handle,
+            handled=self.resume,
+        )
 
-    # int3 -------------------------------------------------------------------------------------------------------------
+    # int3 -----------------------------------------------------------------------------------------
 
     def trap(self, hit: Hit) -> HitPhase:
         """#BP: the poke protocol is asked first, whose breakpoint it may be, and then the table."""
@@ -85,9 +111,11 @@ class BreakpointHandler:
         return _RESUMED
 
     def found(self, hit: Hit) -> HitPhase:
-        """Run the handler of the probe that was found, or its first child's, unless the hit is over.
+        """Run the handler of the probe that was found, or its first child's, unless the hit is
+        over.
 
-        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room for another one.
+        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room
+        for another one.
         """
         cpu, regs, p = hit.cpu, hit.regs, hit.probe
         self._cpus.cpu = cpu
@@ -104,12 +132,20 @@ class BreakpointHandler:
     def _nobodys(self, block: KprobeCtlblk, regs: PtRegs) -> bool:
         """The table has no probe there. False: it is not the kprobes layer's."""
         running = block.current
-        if running is not None and block.status in _STEPPING and self.stepping.step_ended(running.ainsn, regs, by_int3=True):
+        if (
+            running is not None
+            and block.status in _STEPPING
+            and self.stepping.step_ended(running.ainsn, regs, by_int3=True)
+        ):
             self._after_step(block, running, regs)
             return True
         addr = regs.ip - 1
         if not self._asks_for_removed or self._text_byte(addr) == INT3_OPCODE:
-            if running is None or running.break_handler is None or not running.break_handler(running, regs):
+            if (
+                running is None
+                or running.break_handler is None
+                or not running.break_handler(running, regs)
+            ):
                 return False
             self._setup_singlestep(block, running, regs, reenter=False)
             return True
@@ -117,9 +153,11 @@ class BreakpointHandler:
         return True
 
     def handle(self, hit: Hit) -> HitPhase:
-        """Run the pre_handler of the next child; a probe that is alone in the table has none, and its own runs.
+        """Run the pre_handler of the next child; a probe that is alone in the table has none, and
+        its own runs.
 
-        One that returns non-zero has set ip itself, and the hit is over; if a break_handler is to end it, it goes on.
+        One that returns non-zero has set ip itself, and the hit is over; if a break_handler is to
+        end it, it goes on.
         """
         cpus, p, regs = self._cpus, hit.probe, hit.regs
         assert p is not None
@@ -135,7 +173,9 @@ class BreakpointHandler:
         if not handled:
             return _BETWEEN if children else _HANDLED
         block = cpus.ctlblk[hit.cpu]
-        if self._ends_handled and (p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None)):
+        if self._ends_handled and (
+            p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None)
+        ):
             block.current = None
         return _RESUMED
 
@@ -146,18 +186,29 @@ class BreakpointHandler:
         return _RESUMED
 
     def _reenter(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
-        """A hit within a hit, in what a handler calls or in an NMI: a miss whose instruction runs, if the kernel can (reenter_kprobe)."""
+        """A hit within a hit, in what a handler calls or in an NMI: a miss whose instruction runs,
+        if the kernel can (reenter_kprobe).
+        """
         status = block.status
         if status not in self.profile.misses_in:
             first = block.current
             assert first is not None
             step = "a hit that was itself missed" if status is _REENTER else "another hit"
-            end = "reenter_kprobe() is BUG()" if status in self.profile.stops_in else "reenter_kprobe() takes it for nobody's breakpoint"
-            raise ReentryError(f"a probe is hit in the single step of {step} (at {first.at:#x}): {end} in {self.profile.name}")
+            end = (
+                "reenter_kprobe() is BUG()"
+                if status in self.profile.stops_in
+                else "reenter_kprobe() takes it for nobody's breakpoint"
+            )
+            raise ReentryError(
+                f"a probe is hit in the single step of {step} (at {first.at:#x}): {end} in"
+                f" {self.profile.name}"
+            )
         self._cpus.core.kprobes_inc_nmissed_count(p)
         self._setup_singlestep(block, p, regs, reenter=True)
 
-    def _setup_singlestep(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs, *, reenter: bool) -> None:
+    def _setup_singlestep(
+        self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs, *, reenter: bool
+    ) -> None:
         """Send the CPU to the detour's copies, to the boosted copy, or to a single step."""
         if isinstance(p, AggrKprobe) and p.optimized:
             optinsn: OptInsn = p.optinsn
@@ -165,7 +216,9 @@ class BreakpointHandler:
             if not reenter:
                 block.current = None
             return
-        if p.ftrace:  # where ftrace was about to write, and nobody took its breakpoint: there is no copy, p->ainsn.insn is NULL
+        # where ftrace was about to write, and nobody took its breakpoint: there is no copy,
+        # p->ainsn.insn is NULL
+        if p.ftrace:
             regs.ip = 0
             block.current = block.current if reenter else None
             return
@@ -179,7 +232,10 @@ class BreakpointHandler:
         if reenter:
             if len(block.prev) == self.profile.saved_hits:
                 raise EngineBug(f"{p!r} is hit in the middle of {len(block.prev) + 1} hits")
-            block.prev = (*block.prev, (block.current, block.status, block.old_flags, block.saved_flags))
+            block.prev = (
+                *block.prev,
+                (block.current, block.status, block.old_flags, block.saved_flags),
+            )
             block.current = p
             block.status = _REENTER
         else:
@@ -187,14 +243,18 @@ class BreakpointHandler:
         if self.stepping.begin(block, ainsn, regs):
             self._post_process(block, p, regs)
 
-    # After the step ---------------------------------------------------------------------------------------------------
+    # After the step -------------------------------------------------------------------------------
 
     def debug(self, cpu: int, regs: PtRegs) -> bool:
         """#DB. False: nobody was stepping."""
         self._cpus.cpu = cpu
         block = self._cpus.ctlblk[cpu]
         p = block.current
-        if p is None or block.status not in _STEPPING or not self.stepping.step_ended(p.ainsn, regs, by_int3=False):
+        if (
+            p is None
+            or block.status not in _STEPPING
+            or not self.stepping.step_ended(p.ainsn, regs, by_int3=False)
+        ):
             return False
         self._after_step(block, p, regs)
         return True
@@ -217,12 +277,14 @@ class BreakpointHandler:
         else:
             block.current = None
 
-    # Faults -----------------------------------------------------------------------------------------------------------
+    # Faults ---------------------------------------------------------------------------------------
 
     def fault(self, cpu: int, regs: PtRegs, vector: int) -> bool:
-        """A fault. In a single step it is put back to the original instruction, and that hit is over. True: a fault_handler mended it.
+        """A fault. In a single step it is put back to the original instruction, and that hit is
+        over. True: a fault_handler mended it.
 
-        The header of the kernel promises fault_handler a fault in the probed instruction; its code keeps to that in handlers only.
+        The header of the kernel promises fault_handler a fault in the probed instruction; its code
+        keeps to that in handlers only.
         """
         self._cpus.cpu = cpu
         block = self._cpus.ctlblk[cpu]

@@ -1,4 +1,5 @@
-"""Functions, decoded once and kept. Answers to the linear sweeps of can_probe() and can_optimize() (arch/x86/kernel/kprobes/core.c, opt.c).
+"""Functions, decoded once and kept. Answers to the linear sweeps of can_probe() and can_optimize()
+(arch/x86/kernel/kprobes/core.c, opt.c).
 
 6.1 decodes a function from its first byte for every question; here one sweep answers all of them.
 """
@@ -21,23 +22,31 @@ if TYPE_CHECKING:
 __all__ = ("FUNCTION_SIZE_MAX", "CodeCache", "FunctionCode", "RangeIndex")
 
 FUNCTION_SIZE_MAX: Final = 1 << 22
-"""Bytes of one function that are looked at. More than any compiler makes; a symbol over gigabytes of zeros does not stop the show."""
+"""Bytes of one function that are looked at. More than any compiler makes; a symbol over gigabytes
+of zeros does not stop the show.
+"""
 
-_JUMPS = frozenset((Branch.JMP, Branch.JCC, Branch.LOOP))  # CALL comes back, so 6.1 does not look at it
+# CALL comes back, so 6.1 does not look at it
+_JUMPS = frozenset((Branch.JMP, Branch.JCC, Branch.LOOP))
 _INDIRECT_JUMPS = frozenset((Branch.JMP_INDIRECT_REG, Branch.JMP_INDIRECT_MEM, Branch.JMP_FAR))
-_OFF_LIMITS = frozenset((ReservedKind.JUMP_LABEL, ReservedKind.STATIC_CALL, ReservedKind.BUG, ReservedKind.ALTERNATIVES))
+_OFF_LIMITS = frozenset(
+    (ReservedKind.JUMP_LABEL, ReservedKind.STATIC_CALL, ReservedKind.BUG, ReservedKind.ALTERNATIVES)
+)
 _JUMP_OPCODES = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE9, 0xEB))
 
 
 class FunctionCode:
     """One function's bytes and what they decode to.
 
-    ``size`` is the symbol's, cut where the next symbol starts (kallsyms knows no nesting) or the segment ends. ``code`` goes up to
-    14 bytes further, for a last instruction that does. The sweep starts at the symbol and goes instruction by instruction to the
-    end, or to the first bytes that are none: ``decoded_size`` bytes.
+    ``size`` is the symbol's, cut where the next symbol starts (kallsyms knows no nesting) or the
+    segment ends. ``code`` goes up to 14 bytes further, for a last instruction that does. The sweep
+    starts at the symbol and goes instruction by instruction to the end, or to the first bytes that
+    are none: ``decoded_size`` bytes.
     """
 
-    def __init__(self, symbol: Symbol, size: int, code: bytes, quirks: KernelQuirks = QUIRKS_6_1) -> None:
+    def __init__(
+        self, symbol: Symbol, size: int, code: bytes, quirks: KernelQuirks = QUIRKS_6_1
+    ) -> None:
         self.symbol = symbol
         self.start = symbol.addr
         self.size = min(size, len(code))
@@ -55,7 +64,9 @@ class FunctionCode:
         insns: dict[int, Insn] = {}
         offset = 0
         while offset < self.size:
-            insn = decode(self.code[offset : offset + MAX_INSN_SIZE], self.start + offset, self.quirks)
+            insn = decode(
+                self.code[offset : offset + MAX_INSN_SIZE], self.start + offset, self.quirks
+            )
             if insn is None:
                 break
             insns[offset] = insn
@@ -64,7 +75,9 @@ class FunctionCode:
 
     @cached_property
     def decoded_size(self) -> int:
-        """Offset at which the sweep ended: ``size`` or a little more, less where bytes decode to nothing."""
+        """Offset at which the sweep ended: ``size`` or a little more, less where bytes decode to
+        nothing.
+        """
         if not self.insns:
             return 0
         offset, last = next(reversed(self.insns.items()))
@@ -86,17 +99,27 @@ class FunctionCode:
 
     @cached_property
     def jump_targets(self) -> tuple[int, ...]:
-        """Where the function's own jumps go, sorted; calls and indirect jumps are not among them."""
-        targets = {target for insn in self.insns.values() if (target := self._jump_target(insn)) is not None}
+        """Where the function's own jumps go, sorted; calls and indirect jumps are not among
+        them.
+        """
+        targets = {
+            target
+            for insn in self.insns.values()
+            if (target := self._jump_target(insn)) is not None
+        }
         return tuple(sorted(targets))
 
     @cached_property
     def has_indirect_jump(self) -> bool:
-        """True when a jump's target can't be read off the code: through a register, memory, or to another segment."""
+        """True when a jump's target can't be read off the code: through a register, memory, or to
+        another segment.
+        """
         return any(self._is_indirect_jump(insn) for insn in self.insns.values())
 
     def jumps_into(self, first: int, last: int) -> bool:
-        """True when a jump of this function goes to an address from ``first`` to ``last`` (both included)."""
+        """True when a jump of this function goes to an address from ``first`` to ``last`` (both
+        included).
+        """
         at = bisect_left(self.jump_targets, first)
         return at < len(self.jump_targets) and self.jump_targets[at] <= last
 
@@ -116,11 +139,17 @@ class FunctionCode:
 class CodeCache:
     """The functions of one image, found by address in O(log n), decoded when first asked for.
 
-    ``read(addr, size)`` gives the text with all probes taken out, as recover_probed_instruction() does; the default is the image as
-    loaded. Whoever changes that text says so by :meth:`invalidate`.
+    ``read(addr, size)`` gives the text with all probes taken out, as recover_probed_instruction()
+    does; the default is the image as loaded. Whoever changes that text says so by
+    :meth:`invalidate`.
     """
 
-    def __init__(self, image: Image, read: Callable[[int, int], bytes] | None = None, quirks: KernelQuirks = QUIRKS_6_1) -> None:
+    def __init__(
+        self,
+        image: Image,
+        read: Callable[[int, int], bytes] | None = None,
+        quirks: KernelQuirks = QUIRKS_6_1,
+    ) -> None:
         self.image = image
         self.read = read or image.read
         self.quirks = quirks
@@ -137,13 +166,22 @@ class CodeCache:
             (
                 *image.blacklist,
                 *_blacklisted_parts(image),
-                *(Range(item.addr, item.size) for item in image.reserved if item.kind in _OFF_LIMITS),
+                *(
+                    Range(item.addr, item.size)
+                    for item in image.reserved
+                    if item.kind in _OFF_LIMITS
+                ),
             )
         )
         self.reserved = {
-            kind: RangeIndex(Range(item.addr, item.size) for item in image.reserved if item.kind is kind) for kind in ReservedKind
+            kind: RangeIndex(
+                Range(item.addr, item.size) for item in image.reserved if item.kind is kind
+            )
+            for kind in ReservedKind
         }
-        self.ftrace_sites = frozenset(item.addr for item in image.reserved if item.kind is ReservedKind.FTRACE_SITE)
+        self.ftrace_sites = frozenset(
+            item.addr for item in image.reserved if item.kind is ReservedKind.FTRACE_SITE
+        )
 
     @property
     def functions(self) -> tuple[Symbol, ...]:
@@ -186,14 +224,20 @@ class CodeCache:
             at -= 1
 
     def text_changed(self, addr: int, size: int) -> None:
-        """The text was written there: forget the functions whose bytes, probes taken out, are others now."""
+        """The text was written there: forget the functions whose bytes, probes taken out, are
+        others now.
+        """
         at = max(bisect_right(self._starts, addr) - 2, 0)
         while at < len(self._starts) and self._starts[at] < addr + size:
             function = self._functions.get(at)
             if function is not None:
                 low = max(addr, function.start)
                 high = min(addr + size, function.start + len(function.code))
-                if low < high and self.read(low, high - low) != function.code[low - function.start : high - function.start]:
+                if (
+                    low < high
+                    and self.read(low, high - low)
+                    != function.code[low - function.start : high - function.start]
+                ):
                     self.invalidate(low, high - low)
             at += 1
 
@@ -217,7 +261,9 @@ class CodeCache:
     def jumps_indirectly(self, function: FunctionCode) -> bool:
         """True when ``function`` jumps to where the code doesn't say, retpoline thunks included."""
         thunks = self.image.indirect_thunks
-        return function.has_indirect_jump or (thunks is not None and function.jumps_into(thunks.addr, thunks.end))
+        return function.has_indirect_jump or (
+            thunks is not None and function.jumps_into(thunks.addr, thunks.end)
+        )
 
     def _size(self, at: int) -> int:
         """The symbol's size, cut at the next symbol; a symbol without one lasts until there."""
@@ -234,7 +280,9 @@ class CodeCache:
         if not self.image.is_text(symbol.addr):
             return FunctionCode(symbol, 0, b"", self.quirks)
         size = min(size, FUNCTION_SIZE_MAX)
-        return FunctionCode(symbol, size, self.read(symbol.addr, size + MAX_INSN_SIZE - 1), self.quirks)
+        return FunctionCode(
+            symbol, size, self.read(symbol.addr, size + MAX_INSN_SIZE - 1), self.quirks
+        )
 
 
 class RangeIndex:
@@ -260,7 +308,9 @@ class RangeIndex:
 
 
 def _blacklisted_parts(image: Image) -> list[Range]:
-    """Parts that the compiler split off (``foo.cold``, ``foo.isra.0``) share the fate of ``foo``."""
+    """Parts that the compiler split off (``foo.cold``, ``foo.isra.0``) share the fate of
+    ``foo``.
+    """
     blacklist = RangeIndex(image.blacklist)
     parts: list[Range] = []
     for symbol in image.functions:

@@ -1,5 +1,6 @@
-"""What the kprobes layer knows of each CPU: the hit in progress there and the task that runs. Answers to the per-CPU variables of
-kernel/kprobes.c and arch/x86/kernel/kprobes.c (2.6.38)."""
+"""What the kprobes layer knows of each CPU: the hit in progress there and the task that runs.
+Answers to the per-CPU variables of kernel/kprobes.c and arch/x86/kernel/kprobes.c (2.6.38).
+"""
 
 from __future__ import annotations
 
@@ -17,11 +18,10 @@ __all__ = ("CpuState",)
 class CpuState:
     """One record of all CPUs, which whatever handles their traps shares.
 
-    :ivar core: the core whose probes these are; :meth:`arch_x86.probes.arch.X86Arch.attach` sets it.
-    :ivar ctlblk: the hit in progress, by CPU.
-    :ivar cpu: whose trap is being handled (smp_processor_id).
-    :ivar tasks: which task runs on each CPU: without a scheduler each CPU has one.
-    :ivar returning: whether a return probe's handler runs there.
+    :ivar core: the core whose probes these are; :meth:`arch_x86.probes.arch.X86Arch.attach` sets
+    it. :ivar ctlblk: the hit in progress, by CPU. :ivar cpu: whose trap is being handled
+    (smp_processor_id). :ivar tasks: which task runs on each CPU: without a scheduler each CPU has
+    one. :ivar returning: whether a return probe's handler runs there.
     """
 
     __slots__ = ("core", "cpu", "ctlblk", "profile", "returning", "tasks")
@@ -64,5 +64,7 @@ class CpuState:
         self.core.kretprobes.drop_calls(self.tasks[cpu], calls)
 
     def handler_takes_interrupts(self, cpu: int) -> bool:
-        """Whether the handler that runs on ``cpu``, if not behind a breakpoint, has IF as the interrupted code has it; else it is clear."""
+        """Whether the handler that runs on ``cpu``, if not behind a breakpoint, has IF as the
+        interrupted code has it; else it is clear.
+        """
         return self.profile.return_handlers_take_interrupts or not self.returning[cpu]

@@ -1,8 +1,10 @@
-"""Detour buffers. Answers to optprobe_template_func and arch_prepare_optimized_kprobe() (arch/x86/kernel/kprobes/opt.c).
+"""Detour buffers. Answers to optprobe_template_func and arch_prepare_optimized_kprobe()
+(arch/x86/kernel/kprobes/opt.c).
 
-The jump at the site leads here: save everything as a struct pt_regs, call back, restore everything, run the replaced instructions,
-jump on. What differs from the kernel: the red zone is skipped where the code has one, all of pt_regs is there before the
-callback, which is called with an aligned stack and DF clear as the System V convention has it.
+The jump at the site leads here: save everything as a struct pt_regs, call back, restore everything,
+run the replaced instructions, jump on. What differs from the kernel: the red zone is skipped where
+the code has one, all of pt_regs is there before the callback, which is called with an aligned stack
+and DF clear as the System V convention has it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ __all__ = ("PLAIN", "RED_ZONE", "Detour", "DetourTemplate", "build_detour")
 
 @dataclass(frozen=True, slots=True)
 class DetourTemplate:
-    """The bytes in front of the copied instructions, without the callback's argument and address."""
+    """The bytes in front of the copied instructions, without the callback's argument and
+    address.
+    """
 
     enter: bytes
     leave: bytes
@@ -47,10 +51,12 @@ class DetourTemplate:
 _ARGUMENT_SIZE: Final = 10
 _CALL_SIZE: Final = 5
 
-# struct pt_regs from its top down. Segment selectors are those of the machine's flat segments; ip is the callback's to fill in.
+# struct pt_regs from its top down. Segment selectors are those of the machine's flat segments; ip
+# is the callback's to fill in.
 _SAVE_SEGMENT: Final = b"\x6a\x10"  # push 0x10             ss
 _SAVE_STACK: Final = (
-    b"\x54"  # push rsp                                     sp, too low by what was pushed or skipped before
+    # push rsp sp, too low by what was pushed or skipped before
+    b"\x54"
     b"\x9c"  # pushfq                                       flags
     b"\xfc"  # cld
 )
@@ -99,8 +105,12 @@ _RESTORE: Final = (
 )
 
 PLAIN: Final = DetourTemplate(
-    enter=_SAVE_SEGMENT + _SAVE_STACK + b"\x48\x83\x44\x24\x08\x08" + _SAVE_REST,  # add qword [rsp+8], 8: sp as it was
-    leave=_RESTORE + b"\x48\x8d\x64\x24\x10",  # lea rsp, [rsp+16]: over sp and ss; LEA keeps the flags
+    enter=_SAVE_SEGMENT
+    + _SAVE_STACK
+    + b"\x48\x83\x44\x24\x08\x08"
+    + _SAVE_REST,  # add qword [rsp+8], 8: sp as it was
+    leave=_RESTORE
+    + b"\x48\x8d\x64\x24\x10",  # lea rsp, [rsp+16]: over sp and ss; LEA keeps the flags
 )
 RED_ZONE: Final = DetourTemplate(
     enter=b"\x48\x8d\x64\x24\x80"  # lea rsp, [rsp-128]
@@ -108,13 +118,16 @@ RED_ZONE: Final = DetourTemplate(
     + _SAVE_STACK
     + b"\x48\x81\x44\x24\x08\x88\x00\x00\x00"  # add qword [rsp+8], 136: sp as it was
     + _SAVE_REST,
-    leave=_RESTORE + b"\x48\x8d\xa4\x24\x90\x00\x00\x00",  # lea rsp, [rsp+144]: over sp, ss and the red zone
+    leave=_RESTORE
+    + b"\x48\x8d\xa4\x24\x90\x00\x00\x00",  # lea rsp, [rsp+144]: over sp, ss and the red zone
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Detour:
-    """A detour buffer for address ``addr``. ``copied_start`` and ``call_offset`` count from there."""
+    """A detour buffer for address ``addr``. ``copied_start`` and ``call_offset`` count from
+    there.
+    """
 
     addr: int
     code: bytes
@@ -123,11 +136,14 @@ class Detour:
     call_offset: int
 
 
-def build_detour(plan: OptimizePlan, at: int, *, op_id: int, callback: int, red_zone: bool) -> Detour:
-    """The buffer for ``plan`` at address ``at``. It calls ``callback(op_id, pt_regs)``, whose changes to pt_regs take effect but for
-    ``sp``, ``ip`` and the segments.
+def build_detour(
+    plan: OptimizePlan, at: int, *, op_id: int, callback: int, red_zone: bool
+) -> Detour:
+    """The buffer for ``plan`` at address ``at``. It calls ``callback(op_id, pt_regs)``, whose
+    changes to pt_regs take effect but for ``sp``, ``ip`` and the segments.
 
-    :raises RelativeRangeError: site, callback or an operand of a replaced instruction is out of reach from ``at``.
+    :raises RelativeRangeError: site, callback or an operand of a replaced instruction is out of
+    reach from ``at``.
     """
     template = RED_ZONE if red_zone else PLAIN
     copied_at = at + template.size

@@ -1,4 +1,6 @@
-"""Where a probe may go. Answers to check_kprobe_address_safe() (kernel/kprobes.c) and arch_prepare_kprobe() (arch/x86), in 6.1's order."""
+"""Where a probe may go. Answers to check_kprobe_address_safe() (kernel/kprobes.c) and
+arch_prepare_kprobe() (arch/x86), in 6.1's order.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,16 @@ from engine.image import ReservedKind
 if TYPE_CHECKING:
     from arch_x86.probes.code import CodeCache
 
-__all__ = ("OK", "ProbeRefusal", "Verdict", "can_probe", "can_probe_address", "can_probe_instruction", "entry_offset", "is_ftrace_site")
+__all__ = (
+    "OK",
+    "ProbeRefusal",
+    "Verdict",
+    "can_probe",
+    "can_probe_address",
+    "can_probe_instruction",
+    "entry_offset",
+    "is_ftrace_site",
+)
 
 
 class ProbeRefusal(StrEnum):
@@ -56,6 +67,7 @@ class Verdict:
 
 OK: Final = Verdict(0, None)
 
+# all others: EINVAL
 _ERRNO: Final = {
     ProbeRefusal.NOT_MAPPED: errno.ENOENT,
     ProbeRefusal.NO_FUNCTION: errno.EILSEQ,
@@ -64,8 +76,10 @@ _ERRNO: Final = {
     ProbeRefusal.NOT_EMULATED: errno.EOPNOTSUPP,
     ProbeRefusal.NO_ROOM: errno.ENOSPC,
     ProbeRefusal.NOT_FTRACE: errno.ENODEV,
-}  # all others: EINVAL
-_REFUSED: Final = {reason: Verdict(_ERRNO.get(reason, errno.EINVAL), reason) for reason in ProbeRefusal}
+}
+_REFUSED: Final = {
+    reason: Verdict(_ERRNO.get(reason, errno.EINVAL), reason) for reason in ProbeRefusal
+}
 _ENDBR: Final = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb", b"\x66\x0f\x1f\x00")
 """ENDBR64, ENDBR32, and the no-op that a kernel puts over those that nothing jumps to."""
 _ENDBR_SIZE: Final = 4
@@ -88,27 +102,35 @@ def can_probe(cache: CodeCache, addr: int) -> Verdict:
 
 
 def can_probe_address(cache: CodeCache, addr: int) -> Verdict:
-    """The part of :func:`can_probe` that does not look at the text, so that it may be asked while somebody writes to it: is it text, and
-    nobody else's (check_kprobe_address_safe)."""
+    """The part of :func:`can_probe` that does not look at the text, so that it may be asked while
+    somebody writes to it: is it text, and nobody else's (check_kprobe_address_safe).
+    """
     image = cache.image
     if not image.is_text(addr):
-        return _REFUSED[ProbeRefusal.NOT_MAPPED if image.segment_at(addr) is None else ProbeRefusal.NOT_TEXT]
+        return _REFUSED[
+            ProbeRefusal.NOT_MAPPED if image.segment_at(addr) is None else ProbeRefusal.NOT_TEXT
+        ]
     return _REFUSED[_owner(cache, addr)] if addr in cache.off_limits else OK
 
 
 def can_probe_instruction(cache: CodeCache, addr: int) -> Verdict:
-    """The part that decodes the function from its start, and must not meet half-written text (arch_prepare_kprobe)."""
+    """The part that decodes the function from its start, and must not meet half-written text
+    (arch_prepare_kprobe).
+    """
     reason = _refusal(cache, addr)
     return OK if reason is None else _REFUSED[reason]
 
 
 def is_ftrace_site(cache: CodeCache, addr: int) -> bool:
-    """True when the probe at ``addr`` is made of ftrace (KPROBE_FLAG_FTRACE): no breakpoint, no slot, no optimization."""
+    """True when the probe at ``addr`` is made of ftrace (KPROBE_FLAG_FTRACE): no breakpoint, no
+    slot, no optimization.
+    """
     return addr in cache.ftrace_sites
 
 
 def entry_offset(cache: CodeCache, addr: int) -> int:
-    """How far behind ``addr`` a probe there goes: 4, if that is a function's first byte, and an ENDBR in an image for a kernel with IBT.
+    """How far behind ``addr`` a probe there goes: 4, if that is a function's first byte, and an
+    ENDBR in an image for a kernel with IBT.
 
     Answers to arch_adjust_kprobe_addr() (arch/x86/kernel/kprobes/core.c, since v5.18).
     """
@@ -130,7 +152,11 @@ def _refusal(cache: CodeCache, addr: int) -> ProbeRefusal | None:
     if insn is None:
         if addr - function.start < function.decoded_size:
             return ProbeRefusal.NOT_BOUNDARY
-        return ProbeRefusal.UNDECODABLE if addr - function.start == function.decoded_size else ProbeRefusal.UNDECODABLE_BEFORE
+        return (
+            ProbeRefusal.UNDECODABLE
+            if addr - function.start == function.decoded_size
+            else ProbeRefusal.UNDECODABLE_BEFORE
+        )
     refused = copy_refusal(insn)
     if refused is not None:
         return _COPY[refused]

@@ -1,13 +1,23 @@
-"""Doing a probed branch on ``pt_regs`` instead of running a copy. Answers to kprobe_emulate_*() (arch/x86/kernel/kprobes/core.c, 6.1).
+"""Doing a probed branch on ``pt_regs`` instead of running a copy. Answers to kprobe_emulate_*()
+(arch/x86/kernel/kprobes/core.c, 6.1).
 
-``regs.ip`` is behind the int3 on entry. The int3 stub leaves a gap under the interrupted stack for what is pushed here.
+``regs.ip`` is behind the int3 on entry. The int3 stub leaves a gap under the interrupted stack for
+what is pushed here.
 """
 
 from __future__ import annotations
 
 from typing import Final, Protocol, assert_never
 
-from arch_x86.isa.constants import ADDRESS_MASK, FLAG_CF, FLAG_IF, FLAG_OF, FLAG_PF, FLAG_SF, FLAG_ZF
+from arch_x86.isa.constants import (
+    ADDRESS_MASK,
+    FLAG_CF,
+    FLAG_IF,
+    FLAG_OF,
+    FLAG_PF,
+    FLAG_SF,
+    FLAG_ZF,
+)
 from arch_x86.isa.insn import Insn
 from arch_x86.probes.prepare_emulation import Emulation
 from arch_x86.probes.ptregs import PtRegs
@@ -15,7 +25,24 @@ from arch_x86.probes.ptregs import PtRegs
 __all__ = ("StackMemory", "condition_holds", "emulate", "push")
 
 _MASK32: Final = (1 << 32) - 1
-_GPR: Final = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+_GPR: Final = (
+    "ax",
+    "cx",
+    "dx",
+    "bx",
+    "sp",
+    "bp",
+    "si",
+    "di",
+    "r8",
+    "r9",
+    "r10",
+    "r11",
+    "r12",
+    "r13",
+    "r14",
+    "r15",
+)
 _REX_W: Final = 8
 _LOOPE, _LOOP, _JRCXZ = 0xE1, 0xE2, 0xE3
 _RET_IMM, _RETF_IMM = 0xC2, 0xCA
@@ -46,8 +73,14 @@ def _pop(regs: PtRegs, memory: StackMemory) -> int:
 
 
 def condition_holds(code: int, flags: int) -> bool:
-    """Condition ``code`` (0 to 15: the low nibble of a Jcc's opcode) under ``flags`` (SDM vol. 1, appendix B)."""
-    carry, zero, less = bool(flags & FLAG_CF), bool(flags & FLAG_ZF), bool(flags & FLAG_SF) != bool(flags & FLAG_OF)
+    """Condition ``code`` (0 to 15: the low nibble of a Jcc's opcode) under ``flags`` (SDM vol. 1,
+    appendix B).
+    """
+    carry, zero, less = (
+        bool(flags & FLAG_CF),
+        bool(flags & FLAG_ZF),
+        bool(flags & FLAG_SF) != bool(flags & FLAG_OF),
+    )
     match code >> 1:
         case 0:
             holds = bool(flags & FLAG_OF)
@@ -88,7 +121,8 @@ def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
 
 
 def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
-    narrow = 0x66 in insn.prefixes and not insn.rex & _REX_W and not warts  # 6.1 looks at neither prefix
+    # 6.1 looks at neither prefix
+    narrow = 0x66 in insn.prefixes and not insn.rex & _REX_W and not warts
     match insn.opcode[0]:
         case 0xFA:  # CLI
             regs.flags &= ~FLAG_IF
@@ -109,7 +143,8 @@ def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) ->
 def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
     """Do ``insn``, whose emulation is ``kind``.
 
-    :param warts: repeat what 6.1 gets wrong: LOOP counts one too high, RET imm16 does not release its arguments.
+    :param warts: repeat what 6.1 gets wrong: LOOP counts one too high, RET imm16 does not release
+    its arguments.
     """
     target = insn.end
     match kind:
@@ -141,7 +176,9 @@ def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, w
 
 
 def _target(insn: Insn) -> int:
-    """Where a relative branch leads. What 6.1 only takes for one (a VEX opcode byte, read as the legacy opcode) has the target it reads."""
+    """Where a relative branch leads. What 6.1 only takes for one (a VEX opcode byte, read as the
+    legacy opcode) has the target it reads.
+    """
     return insn.end + insn.immediate if insn.target is None else insn.target
 
 

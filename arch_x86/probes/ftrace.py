@@ -1,16 +1,20 @@
-"""The hit path of probes on ftrace locations. Answers to kprobe_ftrace_handler() (arch/x86/kernel/kprobes/ftrace.c, v6.1).
+"""The hit path of probes on ftrace locations. Answers to kprobe_ftrace_handler()
+(arch/x86/kernel/kprobes/ftrace.c, v6.1).
 
-The site calls a trampoline, the stub ``ftrace_caller`` (:mod:`arch_x86.emu.stubs`), which saves everything as a struct pt_regs, asks for
-the handlers, and returns behind the site, or to where a handler has set ``ip``. There is one for all sites, as kprobe_ftrace_ops has one,
-and it is never freed: ftrace_shutdown() frees those of FTRACE_OPS_FL_DYNAMIC only, which what the kernel is built with is not. So a CPU or
-a preempted task may be in it at any time; it looks its probe up when it asks, by where it will return to, and finds none, or a disabled
-one, where that has gone meanwhile.
+The site calls a trampoline, the stub ``ftrace_caller`` (:mod:`arch_x86.emu.stubs`), which saves
+everything as a struct pt_regs, asks for the handlers, and returns behind the site, or to where a
+handler has set ``ip``. There is one for all sites, as kprobe_ftrace_ops has one, and it is never
+freed: ftrace_shutdown() frees those of FTRACE_OPS_FL_DYNAMIC only, which what the kernel is built
+with is not. So a CPU or a preempted task may be in it at any time; it looks its probe up when it
+asks, by where it will return to, and finds none, or a disabled one, where that has gone meanwhile.
 
-Handlers run as behind a jump: no trap, IF as in the interrupted code. For a pre_handler ``regs.ip`` is the address of the site plus 1, as
-behind a breakpoint; for a post_handler it is behind the site. A pre_handler that returns 1 has set ``regs.ip`` itself, and no post_handler
-runs. A change of ``sp`` has no effect. A hit in what a handler calls is missed and counted. The kernel also has
-ftrace_test_recursion_trylock(), which refuses a hit without counting it, but only from the second level of recursion on. That level is
-never reached here, since no handler runs in a hit that is missed.
+Handlers run as behind a jump: no trap, IF as in the interrupted code. For a pre_handler ``regs.ip``
+is the address of the site plus 1, as behind a breakpoint; for a post_handler it is behind the site.
+A pre_handler that returns 1 has set ``regs.ip`` itself, and no post_handler runs. A change of
+``sp`` has no effect. A hit in what a handler calls is missed and counted. The kernel also has
+ftrace_test_recursion_trylock(), which refuses a hit without counting it, but only from the second
+level of recursion on. That level is never reached here, since no handler runs in a hit that is
+missed.
 """
 
 from __future__ import annotations
@@ -46,7 +50,9 @@ class FtraceHandler:
 
     def way(self) -> Way:
         """The pieces."""
-        return Way(trap=self.found, found=self._pre_handler, between=self._pre_handler, handled=self.done)
+        return Way(
+            trap=self.found, found=self._pre_handler, between=self._pre_handler, handled=self.done
+        )
 
     def found(self, hit: Hit) -> HitPhase:
         """Look the probe up whose handlers are next."""
@@ -73,7 +79,9 @@ class FtraceHandler:
         return None
 
     def done(self, hit: Hit) -> HitPhase:
-        """They are done: the post_handlers, as if the site were a no-op that was just executed, and on behind it."""
+        """They are done: the post_handlers, as if the site were a no-op that was just executed, and
+        on behind it.
+        """
         p, regs = hit.probe, hit.regs
         assert p is not None
         self._cpus.cpu = hit.cpu

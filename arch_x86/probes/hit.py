@@ -1,17 +1,20 @@
-"""One hit, from the trap to the resumed code: the order in which its pieces run, whichever way a CPU came.
+"""One hit, from the trap to the resumed code: the order in which its pieces run, whichever way a
+CPU came.
 
     a breakpoint          TRAP -> POKE -> RESUMED
                           TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED, or REFUSED
     a detour buffer       TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED
     ftrace's trampoline   TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED
 
-There is one order. ``run`` takes all pieces at once (:meth:`HitPath.run`), and an exploration takes one at a time
-(:meth:`HitPath.advance`), since what lies between two pieces is a choice point: another CPU or control task may act there. FOUND and each
-BETWEEN run the handler of one probe. All that a CPU knows between two pieces is its :class:`Hit` and its
+There is one order. ``run`` takes all pieces at once (:meth:`HitPath.run`), and an exploration takes
+one at a time (:meth:`HitPath.advance`), since what lies between two pieces is a choice point:
+another CPU or control task may act there. FOUND and each BETWEEN run the handler of one probe. All
+that a CPU knows between two pieces is its :class:`Hit` and its
 :class:`arch_x86.probes.stepping.KprobeCtlblk`.
 
 The pieces of each way are methods of :class:`arch_x86.probes.breakpoint.BreakpointHandler`,
-:class:`arch_x86.probes.optimized_hit.OptimizedHandler` and :class:`arch_x86.probes.ftrace.FtraceHandler`.
+:class:`arch_x86.probes.optimized_hit.OptimizedHandler` and
+:class:`arch_x86.probes.ftrace.FtraceHandler`.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Hit", "HitPath", "Piece", "Way")
 
-# Looked up once: to look a member of an enumeration up takes as long as the rest of a piece of a hit.
+# Looked up once: to look a member of an enumeration up takes as long as the rest of a piece of a
+# hit.
 _TRAP, _RESUMED, _REFUSED = HitPhase.TRAP, HitPhase.RESUMED, HitPhase.REFUSED
 
 
@@ -37,11 +41,11 @@ _TRAP, _RESUMED, _REFUSED = HitPhase.TRAP, HitPhase.RESUMED, HitPhase.REFUSED
 class Hit:
     """A hit in progress on a CPU.
 
-    :ivar regs: what the stub or the detour buffer has pushed; the pieces change it, and the CPU goes on with it.
-    :ivar argument: behind a detour buffer its number; behind ftrace's trampoline the address that it returns to.
-    :ivar phase: the piece that is next, or how the hit ended.
-    :ivar probe: what the table had at the site.
-    :ivar children: of an aggregator, the probes whose handlers are still to run, as they were listed when the first one ran: one that
+    :ivar regs: what the stub or the detour buffer has pushed; the pieces change it, and the CPU
+    goes on with it. :ivar argument: behind a detour buffer its number; behind ftrace's trampoline
+    the address that it returns to. :ivar phase: the piece that is next, or how the hit ended. :ivar
+    probe: what the table had at the site. :ivar children: of an aggregator, the probes whose
+    handlers are still to run, as they were listed when the first one ran: one that
         joins meanwhile comes in front, and one that leaves is disabled.
     """
 
@@ -81,19 +85,27 @@ class HitPath:
     """Takes hits through their pieces."""
 
     def __init__(self, int3: Way, optimized: Way, ftrace: Way) -> None:
-        self._pieces = ((), int3.by_phase(), optimized.by_phase(), ftrace.by_phase())  # by HitKind, which counts from 1
+        # by HitKind, which counts from 1
+        self._pieces = (
+            (),
+            int3.by_phase(),
+            optimized.by_phase(),
+            ftrace.by_phase(),
+        )
 
     def advance(self, hit: Hit) -> None:
         """Run the next piece of ``hit``.
 
-        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room for another one.
+        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room
+        for another one.
         """
         hit.phase = self._pieces[hit.kind][hit.phase](hit)
 
     def run(self, hit: Hit) -> bool:
         """Run all pieces. False: a breakpoint that is nobody's.
 
-        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room for another one.
+        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room
+        for another one.
         """
         pieces, phase = self._pieces[hit.kind], hit.phase
         while phase is not _RESUMED and phase is not _REFUSED:

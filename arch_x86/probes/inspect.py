@@ -1,8 +1,8 @@
 """What 6.1 would answer for every byte of a function: the model behind ``optprobe inspect``.
 
-Slots and detour buffers are shown at hypothetical addresses behind the image: every site's slot at the first page
-boundary at least 1 MiB behind the image's end, every site's detour buffer one page later, the callback one page behind that. The
-callback's first argument is 0.
+Slots and detour buffers are shown at hypothetical addresses behind the image: every site's slot at
+the first page boundary at least 1 MiB behind the image's end, every site's detour buffer one page
+later, the callback one page behind that. The callback's first argument is 0.
 """
 
 from __future__ import annotations
@@ -51,9 +51,11 @@ _SITES_A_WRITE: Final = 512
 
 
 class FunctionReport:
-    """One function, and its sites as they are asked for: all of them at once are 200 bytes and more for each byte of text.
+    """One function, and its sites as they are asked for: all of them at once are 200 bytes and more
+    for each byte of text.
 
-    ``size`` is that of the code: the symbol's, cut at the next symbol, or up to there where the symbol has none; 0 outside of text.
+    ``size`` is that of the code: the symbol's, cut at the next symbol, or up to there where the
+    symbol has none; 0 outside of text.
     """
 
     def __init__(self, cache: CodeCache, symbol: Symbol, *, buffers: bool = False) -> None:
@@ -74,7 +76,9 @@ class FunctionReport:
 
     @property
     def decoded_size(self) -> int:
-        """Offset behind the last instruction; up to there, a byte at which none starts is inside of one."""
+        """Offset behind the last instruction; up to there, a byte at which none starts is inside of
+        one.
+        """
         return 0 if self._function is None else self._function.decoded_size
 
     @property
@@ -84,14 +88,26 @@ class FunctionReport:
 
     def to_json(self) -> dict[str, Any]:
         """One element of ``functions``."""
-        return {"symbol": self.symbol, "addr": self.addr, "size": self.size, "sites": [site.to_json() for site in self.sites]}
+        return {
+            "symbol": self.symbol,
+            "addr": self.addr,
+            "size": self.size,
+            "sites": [site.to_json() for site in self.sites],
+        }
 
     def site(self, offset: int) -> SiteReport:
-        """The report on one offset, from 0 to ``size`` - 1. A function's first byte has the answers of where a probe there goes."""
+        """The report on one offset, from 0 to ``size`` - 1. A function's first byte has the answers
+        of where a probe there goes.
+        """
         moved = entry_offset(self._cache, self.addr) if offset == 0 else 0
         if moved:
             insn = self.insns.get(0)
-            return replace(self._site(moved), offset=0, insn=None if insn is None else _text(insn), length=insn and insn.length)
+            return replace(
+                self._site(moved),
+                offset=0,
+                insn=None if insn is None else _text(insn),
+                length=insn and insn.length,
+            )
         return self._site(offset)
 
     def _site(self, offset: int) -> SiteReport:
@@ -127,7 +143,10 @@ class FunctionReport:
 
     def json_parts(self) -> Iterator[str]:
         """The text of ``json.dumps(self.to_json())``, a little at a time."""
-        yield f'{{"symbol": {json.dumps(self.symbol)}, "addr": {self.addr}, "size": {self.size}, "sites": ['
+        yield (
+            f'{{"symbol": {json.dumps(self.symbol)}, "addr": {self.addr}, "size": {self.size},'
+            ' "sites": ['
+        )
         sites = self._site_texts()
         before = ""
         while some := ", ".join(islice(sites, _SITES_A_WRITE)):
@@ -136,7 +155,9 @@ class FunctionReport:
         yield "]}"
 
     def notable_sites(self) -> Iterator[SiteReport]:
-        """The sites without those inside of instructions of which there is no more to say than that."""
+        """The sites without those inside of instructions of which there is no more to say than
+        that.
+        """
         insns, plain = self.insns, self._plain_size()
         for offset in range(self.size):
             if offset >= plain or offset in insns:
@@ -152,7 +173,9 @@ class FunctionReport:
                 yield self.site(offset).json_text()
 
     def _plain_size(self) -> int:
-        """Up to here the image's lists say nothing about any offset, and instructions follow each other."""
+        """Up to here the image's lists say nothing about any offset, and instructions follow each
+        other.
+        """
         cache = self._cache
         if cache.off_limits.overlaps(self.addr, self.size):
             return 0
@@ -161,7 +184,9 @@ class FunctionReport:
         return min(self.decoded_size, self.size)
 
 
-def inspect_function(cache: CodeCache, symbol: str | Symbol, *, buffers: bool = False) -> FunctionReport:
+def inspect_function(
+    cache: CodeCache, symbol: str | Symbol, *, buffers: bool = False
+) -> FunctionReport:
     """The report on one function, by name (the first that is called so) or symbol.
 
     :raises InputError: the image has no such function.
@@ -171,18 +196,30 @@ def inspect_function(cache: CodeCache, symbol: str | Symbol, *, buffers: bool = 
 
 
 def named_functions(image: Image, name: str | None = None) -> list[Symbol]:
-    """The functions called ``name`` (static ones of several files may be), or all; in address order, none twice.
+    """The functions called ``name`` (static ones of several files may be), or all; in address
+    order, none twice.
 
     :raises InputError: there is none called so.
     """
-    chosen = {(symbol.addr, symbol.name): symbol for symbol in image.functions if name is None or symbol.name == name}
+    chosen = {
+        (symbol.addr, symbol.name): symbol
+        for symbol in image.functions
+        if name is None or symbol.name == name
+    }
     if name is not None and not chosen:
-        raise InputError(f"{image.name}: no function '{printable(name)}'; there is {Kallsyms(image).suggest(name)}")
+        raise InputError(
+            f"{image.name}: no function '{printable(name)}'; there is"
+            f" {Kallsyms(image).suggest(name)}"
+        )
     return list(chosen.values())
 
 
-def inspect_functions(cache: CodeCache, functions: Iterable[Symbol], *, buffers: bool = False) -> Iterator[FunctionReport]:
-    """One report after another. Use each before the next: what was decoded for it is forgotten then, or it would fill the memory."""
+def inspect_functions(
+    cache: CodeCache, functions: Iterable[Symbol], *, buffers: bool = False
+) -> Iterator[FunctionReport]:
+    """One report after another. Use each before the next: what was decoded for it is forgotten
+    then, or it would fill the memory.
+    """
     last: FunctionReport | None = None
     for symbol in functions:
         if last is not None and last.addr != symbol.addr:
@@ -192,16 +229,23 @@ def inspect_functions(cache: CodeCache, functions: Iterable[Symbol], *, buffers:
 
 
 def write_inspect_json(
-    out: TextIO, image: Image, symbol: str | None = None, buffers: bool = False, progress: Callable[[int, int], None] | None = None
+    out: TextIO,
+    image: Image,
+    symbol: str | None = None,
+    buffers: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """The same document as :func:`inspect_json`, written as it is made: a MiB of text makes 250 MB of it.
+    """The same document as :func:`inspect_json`, written as it is made: a MiB of text makes 250 MB
+    of it.
 
     :param progress: is told how many functions of how many are done.
     :raises InputError: the image has no function ``symbol``; nothing is written then.
     """
     functions = named_functions(image, symbol)
     out.write(f'{{"schema": {SCHEMA}, "image": {json.dumps(image.name)}, "functions": [')
-    for number, report in enumerate(inspect_functions(CodeCache(image), functions, buffers=buffers)):
+    for number, report in enumerate(
+        inspect_functions(CodeCache(image), functions, buffers=buffers)
+    ):
         if progress is not None:
             progress(number, len(functions))
         out.write(", " * (number > 0))
@@ -215,7 +259,11 @@ def inspect_json(image: Image, symbol: str | None = None, buffers: bool = False)
     :raises InputError: the image has no function ``symbol``.
     """
     functions = inspect_functions(CodeCache(image), named_functions(image, symbol), buffers=buffers)
-    return {"schema": SCHEMA, "image": image.name, "functions": [report.to_json() for report in functions]}
+    return {
+        "schema": SCHEMA,
+        "image": image.name,
+        "functions": [report.to_json() for report in functions],
+    }
 
 
 _INSIDE: Final = (
@@ -237,7 +285,9 @@ _INSIDE: Final = (
 
 
 def _text(insn: Insn) -> str:
-    """The instruction's text. But for relative branches it does not depend on the address, and code repeats itself."""
+    """The instruction's text. But for relative branches it does not depend on the address, and code
+    repeats itself.
+    """
     return insn.text if insn.target is not None else _text_anywhere(insn.raw)
 
 
@@ -254,11 +304,15 @@ def _slot(insn: Insn, boostable: bool, addresses: BufferAddresses) -> Buffer | N
         return None
 
 
-def _detour(outcome: OptimizePlan | Unoptimizable, addresses: BufferAddresses, red_zone: bool) -> Buffer | None:
+def _detour(
+    outcome: OptimizePlan | Unoptimizable, addresses: BufferAddresses, red_zone: bool
+) -> Buffer | None:
     if not isinstance(outcome, OptimizePlan):
         return None
     try:
-        detour = build_detour(outcome, addresses.detour, op_id=0, callback=addresses.callback, red_zone=red_zone)
+        detour = build_detour(
+            outcome, addresses.detour, op_id=0, callback=addresses.callback, red_zone=red_zone
+        )
     except RelativeRangeError:
         return None
     return Buffer(detour.addr, detour.code, (detour.copied_start, detour.copied_len))

@@ -1,4 +1,6 @@
-"""Jumper probes on x86. Answers to setjmp_pre_handler() and longjmp_break_handler() in arch/x86/kernel/kprobes.c (6274de4984a6)."""
+"""Jumper probes on x86. Answers to setjmp_pre_handler() and longjmp_break_handler() in
+arch/x86/kernel/kprobes.c (6274de4984a6).
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,24 @@ _STACK_WORDS: Final = 8  # MAX_STACK_SIZE, 64 bytes: arguments on the stack, whi
 
 @dataclass(frozen=True, slots=True)
 class JprobeStub:
-    """``jprobe_return`` lies at ``start`` and has its breakpoint before ``end``; it loads RSP from its CPU's word in ``saved_sp``."""
+    """``jprobe_return`` lies at ``start`` and has its breakpoint before ``end``; it loads RSP from
+    its CPU's word in ``saved_sp``.
+    """
 
     start: int
     end: int
     saved_sp: tuple[int, ...]
 
 
-def setjmp(block: KprobeCtlblk, entry: int, regs: PtRegs, memory: StackMemory, saved_sp: int) -> None:
+def setjmp(
+    block: KprobeCtlblk, entry: int, regs: PtRegs, memory: StackMemory, saved_sp: int
+) -> None:
     """Keep registers and the top of the stack, and go to ``entry`` with interrupts off."""
     words: list[int] = []
-    while len(words) < _STACK_WORDS and (word := memory.read_u64(regs.sp + 8 * len(words))) is not None:
+    while (
+        len(words) < _STACK_WORDS
+        and (word := memory.read_u64(regs.sp + 8 * len(words))) is not None
+    ):
         words.append(word)
     block.jprobe = regs.pack(), tuple(words)
     memory.write(saved_sp, regs.sp.to_bytes(8, "little"))

@@ -1,5 +1,6 @@
-"""Return probes on x86. Answers to arch_prepare_kretprobe() and trampoline_handler() in arch/x86/kernel/kprobes.c (6274de4984a6), and to
-arch/x86/kernel/rethook.c (v6.1)."""
+"""Return probes on x86. Answers to arch_prepare_kretprobe() and trampoline_handler() in
+arch/x86/kernel/kprobes.c (6274de4984a6), and to arch/x86/kernel/rethook.c (v6.1).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ __all__ = ("hook_return", "return_from_trampoline")
 
 
 def hook_return(ri: KretprobeInstance, regs: PtRegs, memory: StackMemory, trampoline: int) -> bool:
-    """At a function's entry, where the return address lies on top of the stack: note it in ``ri``, put ``trampoline`` there.
+    """At a function's entry, where the return address lies on top of the stack: note it in ``ri``,
+    put ``trampoline`` there.
 
     False, and nothing done, when the stack can't be read or written there.
     """
@@ -25,8 +27,11 @@ def hook_return(ri: KretprobeInstance, regs: PtRegs, memory: StackMemory, trampo
     return True
 
 
-def return_from_trampoline(probes: ReturnCalls, regs: PtRegs, memory: StackMemory, trampoline: int) -> bool:
-    """The trampoline stub asks where to go on: call the handlers, and put the address where the stub's RET finds it, under ``regs.sp``.
+def return_from_trampoline(
+    probes: ReturnCalls, regs: PtRegs, memory: StackMemory, trampoline: int
+) -> bool:
+    """The trampoline stub asks where to go on: call the handlers, and put the address where the
+    stub's RET finds it, under ``regs.sp``.
 
     False when no call is open there.
     """

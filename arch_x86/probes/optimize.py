@@ -1,5 +1,6 @@
-"""Whether a probe can become a jump, and which instructions that replaces. Answers to can_optimize(), insn_jump_into_range() and
-copy_optimized_instructions() (arch/x86/kernel/kprobes/opt.c).
+"""Whether a probe can become a jump, and which instructions that replaces. Answers to
+can_optimize(), insn_jump_into_range() and copy_optimized_instructions()
+(arch/x86/kernel/kprobes/opt.c).
 
 "Can't be optimized" is an answer, not an error: the probe stays a breakpoint.
 """
@@ -50,7 +51,9 @@ class Unoptimizable(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OptimizePlan:
-    """The jump at ``addr`` replaces ``insns``, ``size`` bytes (5 to 19), which run in the detour instead."""
+    """The jump at ``addr`` replaces ``insns``, ``size`` bytes (5 to 19), which run in the detour
+    instead.
+    """
 
     addr: int
     insns: tuple[Insn, ...]
@@ -72,9 +75,14 @@ _RESERVED: Final = (
 
 
 def can_optimize(
-    cache: CodeCache, addr: int, is_probed: Callable[[int], bool] | None = None, *, jumps_in: bool = False
+    cache: CodeCache,
+    addr: int,
+    is_probed: Callable[[int], bool] | None = None,
+    *,
+    jumps_in: bool = False,
 ) -> OptimizePlan | Unoptimizable:
-    """The plan for a probe at ``addr``, or why there is none. ``is_probed(a)``: another enabled probe sits at ``a``.
+    """The plan for a probe at ``addr``, or why there is none. ``is_probed(a)``: another enabled
+    probe sits at ``a``.
 
     :param jumps_in: do not ask whether the function jumps into the range.
     """
@@ -107,7 +115,9 @@ def _function_refusal(cache: CodeCache, function: FunctionCode, addr: int) -> Un
     return None
 
 
-def _plan(cache: CodeCache, addr: int, is_probed: Callable[[int], bool] | None) -> OptimizePlan | Unoptimizable:
+def _plan(
+    cache: CodeCache, addr: int, is_probed: Callable[[int], bool] | None
+) -> OptimizePlan | Unoptimizable:
     """Whole instructions from ``addr`` on until the jump has room."""
     insns: list[Insn] = []
     size = 0
@@ -120,7 +130,11 @@ def _plan(cache: CodeCache, addr: int, is_probed: Callable[[int], bool] | None) 
         insns.append(insn)
         size += insn.length
     detours = cache.areas.detours
-    if not (lies_in_reach(addr + JMP32_SIZE, detours) and lies_in_reach(addr + size, detours) and copies_reach(insns, detours)):
+    if not (
+        lies_in_reach(addr + JMP32_SIZE, detours)
+        and lies_in_reach(addr + size, detours)
+        and copies_reach(insns, detours)
+    ):
         return Unoptimizable.OUT_OF_REACH
     if any(cache.reserved[kind].overlaps(addr, size) for kind in _RESERVED):
         return Unoptimizable.RESERVED_TEXT

@@ -1,4 +1,5 @@
-"""The hit path of optimized probes: what a detour buffer asks for. Answers to optimized_callback() in arch/x86/kernel/kprobes.c (2.6.38).
+"""The hit path of optimized probes: what a detour buffer asks for. Answers to optimized_callback()
+in arch/x86/kernel/kprobes.c (2.6.38).
 
 Its probe may be disabled already, while the jump waits to be undone: then nothing runs.
 """
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 __all__ = ("OptimizedHandler",)
 
 _HIT_ACTIVE = KprobeStatus.HIT_ACTIVE
-_FOUND, _BETWEEN, _HANDLED, _RESUMED = HitPhase.FOUND, HitPhase.BETWEEN, HitPhase.HANDLED, HitPhase.RESUMED
+_FOUND, _BETWEEN, _HANDLED, _RESUMED = (
+    HitPhase.FOUND,
+    HitPhase.BETWEEN,
+    HitPhase.HANDLED,
+    HitPhase.RESUMED,
+)
 
 
 class OptimizedHandler:

@@ -1,5 +1,6 @@
-"""Detour buffers built and freed, jumps written and undone. Answers to arch_prepare_optimized_kprobe() and its siblings in
-arch/x86/kernel/kprobes.c (2.6.38)."""
+"""Detour buffers built and freed, jumps written and undone. Answers to
+arch_prepare_optimized_kprobe() and its siblings in arch/x86/kernel/kprobes.c (2.6.38).
+"""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ class OptimizedSites:
 
     def prepare(self, op: AggrKprobe) -> None:
         """Build the detour buffer, where the site can be optimized."""
-        plan = can_optimize(self._code, op.at, jumps_in=not self._profile.has(SafetyStep.JUMP_RANGE_CHECK))
+        plan = can_optimize(
+            self._code, op.at, jumps_in=not self._profile.has(SafetyStep.JUMP_RANGE_CHECK)
+        )
         if not isinstance(plan, OptimizePlan):
             return
         detours = self._copies.detours
@@ -61,13 +64,17 @@ class OptimizedSites:
         except KprobeError:  # full: stays a breakpoint, as in the kernel
             return
         try:
-            detour = build_detour(plan, at, op_id=op.op_id, callback=self._callback, red_zone=self._red_zone)
+            detour = build_detour(
+                plan, at, op_id=op.op_id, callback=self._callback, red_zone=self._red_zone
+            )
             jump = jmp32(op.at, at)
         except KprobeError:  # out of the reach of a rel32: stays a breakpoint, as in the kernel
             detours.free(at, dirty=False)
             return
         if len(detour.code) > DETOUR_SIZE:
-            raise EngineBug(f"a detour buffer of {len(detour.code)} bytes; {DETOUR_SIZE} are reserved")
+            raise EngineBug(
+                f"a detour buffer of {len(detour.code)} bytes; {DETOUR_SIZE} are reserved"
+            )
         self._announce_copies(plan, detour)
         self._poke.text_poke(at, detour.code, f"detour buffer of {op.at:#x}")
         original = b"".join(insn.raw for insn in plan.insns)[:JMP32_SIZE]
@@ -92,8 +99,8 @@ class OptimizedSites:
         self._copies.detours.free(at, dirty=True)
 
     def check(self, op: AggrKprobe, get_kprobe: Callable[[int], Kprobe | None]) -> bool:
-        """False while another probe has its breakpoint or jump inside the replaced bytes; where the kernel thinks of it, also a disabled
-        one whose jump waits to be undone.
+        """False while another probe has its breakpoint or jump inside the replaced bytes; where the
+        kernel thinks of it, also a disabled one whose jump waits to be undone.
         """
         optinsn: OptInsn = op.optinsn
         if not self._profile.has(SafetyStep.NEIGHBOUR_CHECK):
@@ -109,8 +116,20 @@ class OptimizedSites:
 
     def optimize(self, ops: Sequence[AggrKprobe]) -> None:
         """Jumps go in."""
-        self._poke.text_poke_jumps([TextPokeParam(op.at, op.optinsn.jump, f"optimize {op.at:#x}", op.optinsn.detour.addr) for op in ops])
+        self._poke.text_poke_jumps(
+            [
+                TextPokeParam(
+                    op.at, op.optinsn.jump, f"optimize {op.at:#x}", op.optinsn.detour.addr
+                )
+                for op in ops
+            ]
+        )
 
     def unoptimize(self, ops: Sequence[AggrKprobe], verb: str) -> None:
         """Breakpoints and the original tails come back. ``verb``: what the timeline calls it."""
-        self._poke.text_poke_breakpoints([TextPokeParam(op.at, INT3 + op.optinsn.original[1:], f"{verb} {op.at:#x}") for op in ops])
+        self._poke.text_poke_breakpoints(
+            [
+                TextPokeParam(op.at, INT3 + op.optinsn.original[1:], f"{verb} {op.at:#x}")
+                for op in ops
+            ]
+        )

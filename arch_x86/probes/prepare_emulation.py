@@ -1,7 +1,8 @@
-"""Which instructions are emulated instead of stepped, and which of those not. Answers to prepare_emulation() (core.c, since v5.13).
+"""Which instructions are emulated instead of stepped, and which of those not. Answers to
+prepare_emulation() (core.c, since v5.13).
 
-Since 5.13 a probe steps by an INT3 behind the copy, so whatever does not arrive there has to be emulated, and what
-can't be emulated can't be probed.
+Since 5.13 a probe steps by an INT3 behind the copy, so whatever does not arrive there has to be
+emulated, and what can't be emulated can't be probed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Emulation(StrEnum):
 _BY_OPCODE: Final[dict[int, Emulation]] = {
     **dict.fromkeys(range(0x70, 0x80), Emulation.JCC),
     **dict.fromkeys((0x9C, 0x9D, 0xFA, 0xFB), Emulation.IF_MODIFIERS),  # PUSHF, POPF, CLI, STI
-    **dict.fromkeys((0xC2, 0xC3, 0xCA, 0xCB), Emulation.RET),  # far returns, too: they lose their CS
+    # far returns, too: they lose their CS
+    **dict.fromkeys((0xC2, 0xC3, 0xCA, 0xCB), Emulation.RET),
     **dict.fromkeys(range(0xE0, 0xE4), Emulation.LOOP),
     0xE8: Emulation.CALL,
     **dict.fromkeys((0xE9, 0xEB), Emulation.JMP),
@@ -42,13 +44,19 @@ _ADDRESS_SIZE: Final = 0x67
 
 
 def emulation_of(insn: Insn, quirks: KernelQuirks = QUIRKS_6_1) -> Emulation | None:
-    """How 6.1 emulates ``insn``; None: it is stepped, or can't be probed (:func:`is_unsupported`)."""
+    """How 6.1 emulates ``insn``; None: it is stepped, or can't be probed
+    (:func:`is_unsupported`).
+    """
     if insn.vex and not quirks.vex_as_legacy:
         return None
     opcode = insn.opcode
     if len(opcode) == 1:
         if opcode[0] == _GROUP_5:
-            return None if is_unsupported(insn) else {2: Emulation.CALL_INDIRECT, 4: Emulation.JMP_INDIRECT}.get(insn.reg)
+            return (
+                None
+                if is_unsupported(insn)
+                else {2: Emulation.CALL_INDIRECT, 4: Emulation.JMP_INDIRECT}.get(insn.reg)
+            )
         return _BY_OPCODE.get(opcode[0])
     if len(opcode) == 2 and opcode[1] & 0xF0 == 0x80:
         return Emulation.JCC
@@ -58,7 +66,8 @@ def emulation_of(insn: Insn, quirks: KernelQuirks = QUIRKS_6_1) -> Emulation | N
 def is_unsupported(insn: Insn, quirks: KernelQuirks = QUIRKS_6_1) -> bool:
     """True when ``insn`` would have to be emulated and 6.1 can't (-EOPNOTSUPP).
 
-    Far branches, IRET, near indirect branches through memory or with 32-bit addresses, and ``0f 01 c0`` to ``c7`` (VMCALL ...).
+    Far branches, IRET, near indirect branches through memory or with 32-bit addresses, and ``0f 01
+    c0`` to ``c7`` (VMCALL ...).
     """
     if insn.vex and not quirks.vex_as_legacy:
         return False

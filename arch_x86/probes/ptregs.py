@@ -1,6 +1,8 @@
-"""struct pt_regs (arch/x86/include/asm/ptrace.h, 64-bit): the interrupted state as it lies on the guest stack.
+"""struct pt_regs (arch/x86/include/asm/ptrace.h, 64-bit): the interrupted state as it lies on the
+guest stack.
 
-21 quad words, r15 lowest. A trap stub pushes them, handlers read and change them, the stub pops them again.
+21 quad words, r15 lowest. A trap stub pushes them, handlers read and change them, the stub pops
+them again.
 """
 
 from __future__ import annotations
@@ -15,9 +17,28 @@ from engine.brief import described
 __all__ = ("PT_REGS_SIZE", "PtRegs")
 
 _FIELDS: Final = (
-    "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax",
-    "cx", "dx", "si", "di", "orig_ax", "ip", "cs", "flags", "sp", "ss",
-)  # fmt: skip
+    "r15",
+    "r14",
+    "r13",
+    "r12",
+    "bp",
+    "bx",
+    "r11",
+    "r10",
+    "r9",
+    "r8",
+    "ax",
+    "cx",
+    "dx",
+    "si",
+    "di",
+    "orig_ax",
+    "ip",
+    "cs",
+    "flags",
+    "sp",
+    "ss",
+)
 _all_fields: Final = attrgetter(*_FIELDS)
 _LAYOUT: Final = struct.Struct("<21Q")
 PT_REGS_SIZE: Final = _LAYOUT.size
@@ -52,16 +73,37 @@ class PtRegs:
 
     def __repr__(self) -> str:
         shown = ("ip", "sp", "flags", "ax", "di", "si", "dx")
-        return described(self, *(f"{name}={getattr(self, name):#x}" for name in shown if hasattr(self, name)))
+        return described(
+            self, *(f"{name}={getattr(self, name):#x}" for name in shown if hasattr(self, name))
+        )
 
     @classmethod
     def unpack(cls, data: bytes) -> PtRegs:
         """From :data:`PT_REGS_SIZE` bytes of guest memory."""
         regs = cls()
         (
-            regs.r15, regs.r14, regs.r13, regs.r12, regs.bp, regs.bx, regs.r11, regs.r10, regs.r9, regs.r8, regs.ax,
-            regs.cx, regs.dx, regs.si, regs.di, regs.orig_ax, regs.ip, regs.cs, regs.flags, regs.sp, regs.ss,
-        ) = _LAYOUT.unpack(data)  # fmt: skip
+            regs.r15,
+            regs.r14,
+            regs.r13,
+            regs.r12,
+            regs.bp,
+            regs.bx,
+            regs.r11,
+            regs.r10,
+            regs.r9,
+            regs.r8,
+            regs.ax,
+            regs.cx,
+            regs.dx,
+            regs.si,
+            regs.di,
+            regs.orig_ax,
+            regs.ip,
+            regs.cs,
+            regs.flags,
+            regs.sp,
+            regs.ss,
+        ) = _LAYOUT.unpack(data)
         return regs
 
     def pack(self) -> bytes:
@@ -73,5 +115,7 @@ class PtRegs:
             return _LAYOUT.pack(*[value & ADDRESS_MASK for value in values])
 
     def argument(self, number: int) -> int:
-        """Integer argument ``number`` (0 to 5) of the System V calling convention, at a function's entry."""
+        """Integer argument ``number`` (0 to 5) of the System V calling convention, at a function's
+        entry.
+        """
         return (self.di, self.si, self.dx, self.cx, self.r8, self.r9)[number]

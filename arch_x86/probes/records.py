@@ -1,4 +1,6 @@
-"""What the arch layer hangs on a probe: struct arch_specific_insn and struct arch_optimized_insn."""
+"""What the arch layer hangs on a probe: struct arch_specific_insn and struct
+arch_optimized_insn.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ __all__ = ("Ainsn", "OptInsn")
 
 @dataclass(frozen=True, slots=True)
 class Ainsn:
-    """The probed instruction as it was, and its copy at ``slot``; ``boosted``: the copy that ends in a jump back, which may be the same
-    one, or None."""
+    """The probed instruction as it was, and its copy at ``slot``; ``boosted``: the copy that ends
+    in a jump back, which may be the same one, or None.
+    """
 
     insn: Insn
     slot: int
@@ -32,7 +35,9 @@ class Ainsn:
 
 @dataclass(frozen=True, slots=True)
 class OptInsn:
-    """A prepared detour buffer. ``size``: bytes of whole instructions copied. ``original``: the 5 bytes that the jump replaces."""
+    """A prepared detour buffer. ``size``: bytes of whole instructions copied. ``original``: the 5
+    bytes that the jump replaces.
+    """
 
     detour: Detour
     size: int

@@ -1,15 +1,23 @@
-"""The text as it would be without probes. Answers to recover_probed_instruction() and __recover_optprobed_insn()
-(arch/x86/kernel/kprobes): whoever decodes a function that has probes in it must see the original bytes.
+"""The text as it would be without probes. Answers to recover_probed_instruction() and
+__recover_optprobed_insn() (arch/x86/kernel/kprobes): whoever decodes a function that has probes in
+it must see the original bytes.
 
-Decided by what the text holds, not by a probe's state: a breakpoint at a first byte, a jump, and what lies between the two while one is
-being turned into the other. Where ftrace writes for a probe, the original is known as long as the probe is there.
+Decided by what the text holds, not by a probe's state: a breakpoint at a first byte, a jump, and
+what lies between the two while one is being turned into the other. Where ftrace writes for a probe,
+the original is known as long as the probe is there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from arch_x86.isa.constants import ADDRESS_SIZE_PREFIX, CALL32_OPCODE, INT3_OPCODE, JMP32_OPCODE, JMP32_SIZE
+from arch_x86.isa.constants import (
+    ADDRESS_SIZE_PREFIX,
+    CALL32_OPCODE,
+    INT3_OPCODE,
+    JMP32_OPCODE,
+    JMP32_SIZE,
+)
 from arch_x86.probes.ftrace_site import FTRACE_SIZE_MAX, FtraceInsn
 from arch_x86.probes.records import Ainsn, OptInsn
 from arch_x86.text.space import TextSpace
@@ -22,9 +30,16 @@ _STARTS = frozenset((INT3_OPCODE, JMP32_OPCODE, CALL32_OPCODE, ADDRESS_SIZE_PREF
 
 
 def recover(
-    text: TextSpace, lookup: Callable[[int], Kprobe | None], addr: int, size: int, *, jumps: bool = True, queued: bool = True
+    text: TextSpace,
+    lookup: Callable[[int], Kprobe | None],
+    addr: int,
+    size: int,
+    *,
+    jumps: bool = True,
+    queued: bool = True,
 ) -> bytes:
-    """``size`` bytes of the current text with every probe's breakpoint and jump taken out; shorter where text ends.
+    """``size`` bytes of the current text with every probe's breakpoint and jump taken out; shorter
+    where text ends.
 
     :param lookup: the probe in the table at an address (get_kprobe).
     :param jumps: jumps, too (86b4ce3156c0); else breakpoints only.

@@ -1,7 +1,8 @@
-"""Copies of instructions for another address. Answers to __copy_instruction() (arch/x86/kernel/kprobes/core.c).
+"""Copies of instructions for another address. Answers to __copy_instruction()
+(arch/x86/kernel/kprobes/core.c).
 
-Bytes are copied verbatim; only a RIP-relative displacement changes, so that it leads to the same address. Nothing is re-encoded:
-a copy that can't be made is refused.
+Bytes are copied verbatim; only a RIP-relative displacement changes, so that it leads to the same
+address. Nothing is re-encoded: a copy that can't be made is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class CopyRefusal(StrEnum):
 
 
 def copy_refusal(insn: Insn) -> CopyRefusal | None:
-    """Why 6.1 won't copy ``insn``, None when it will. Interrupts are held off behind a load of SS, and with them the single-step trap."""
+    """Why 6.1 won't copy ``insn``, None when it will. Interrupts are held off behind a load of SS,
+    and with them the single-step trap.
+    """
     if insn.forced_emulation:
         return CopyRefusal.FORCED_EMULATION
     opcode = insn.opcode[0]

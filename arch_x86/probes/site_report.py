@@ -39,7 +39,9 @@ class BufferAddresses:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Bytes at an address; ``copied``: start and length of the copied instructions in a detour buffer."""
+    """Bytes at an address; ``copied``: start and length of the copied instructions in a detour
+    buffer.
+    """
 
     addr: int
     code: bytes
@@ -58,7 +60,9 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteReport:
-    """One byte offset. ``insn`` and ``length`` are None where no instruction starts; ``boostable`` is where no probe goes."""
+    """One byte offset. ``insn`` and ``length`` are None where no instruction starts; ``boostable``
+    is where no probe goes.
+    """
 
     offset: int
     insn: str | None
@@ -74,8 +78,14 @@ class SiteReport:
 
     def __repr__(self) -> str:
         probe = f"no probe: {errno_name(self.errno)}" if self.errno else "probeable"
-        jump = f"not optimizable: {self.reason}" if self.plan is None else f"a jump replaces {self.plan.size} bytes"
-        return described(self, f"+{self.offset:#x}", self.insn or "no instruction starts here", probe, jump)
+        jump = (
+            f"not optimizable: {self.reason}"
+            if self.plan is None
+            else f"a jump replaces {self.plan.size} bytes"
+        )
+        return described(
+            self, f"+{self.offset:#x}", self.insn or "no instruction starts here", probe, jump
+        )
 
     def to_json(self) -> dict[str, Any]:
         """One element of ``sites``."""
@@ -95,14 +105,18 @@ class SiteReport:
         }
 
     def json_text(self) -> str:
-        """The text of ``json.dumps(self.to_json())``; where there are no buffers, in a third of the time."""
+        """The text of ``json.dumps(self.to_json())``; where there are no buffers, in a third of the
+        time.
+        """
         if self.slot is not None or self.detour is not None:
             return json.dumps(self.to_json())
         return (
-            f'{{"offset": {self.offset}, "insn": {json.dumps(self.insn)}, "length": {_number(self.length)}, "probe": {-self.errno}, '
-            f'"probe_reason": {_word(self.probe_reason)}, "boostable": {_BOOLEANS[self.boostable]}, "emulated": {_word(self.emulated)}, '
-            f'"optimizable": {_BOOLEANS[self.plan is not None]}, "reason": {_word(self.reason)}, '
-            f'"replaced_length": {_number(self.plan and self.plan.size)}, "slot": null, "detour": null}}'
+            f'{{"offset": {self.offset}, "insn": {json.dumps(self.insn)}, "length":'
+            f' {_number(self.length)}, "probe": {-self.errno}, "probe_reason":'
+            f' {_word(self.probe_reason)}, "boostable": {_BOOLEANS[self.boostable]}, "emulated":'
+            f' {_word(self.emulated)}, "optimizable": {_BOOLEANS[self.plan is not None]}, "reason":'
+            f' {_word(self.reason)}, "replaced_length": {_number(self.plan and self.plan.size)},'
+            ' "slot": null, "detour": null}'
         )
 
 

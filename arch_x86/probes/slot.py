@@ -1,4 +1,6 @@
-"""Single-step slots. Answers to prepare_singlestep() (arch/x86/kernel/kprobes/core.c): a copy, and what brings control back."""
+"""Single-step slots. Answers to prepare_singlestep() (arch/x86/kernel/kprobes/core.c): a copy, and
+what brings control back.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,20 @@ def fits_slot(insn: Insn) -> bool:
 
 
 def build_slot(insn: Insn, slot_addr: int, boostable: bool) -> bytes:
-    """The slot's bytes: ``insn`` for ``slot_addr``, then a jump to the instruction behind the probe, or INT3.
+    """The slot's bytes: ``insn`` for ``slot_addr``, then a jump to the instruction behind the
+    probe, or INT3.
 
     ``boostable`` asks for the jump; it gives way to INT3 where there is no room for it.
 
-    :raises RelativeRangeError: ``slot_addr`` is too far from the instruction, or from what its operand refers to.
-    :raises KprobeError: ENOSPC, no room for INT3 either.
+    :raises RelativeRangeError: ``slot_addr`` is too far from the instruction, or from what its
+    operand refers to. :raises KprobeError: ENOSPC, no room for INT3 either.
     """
     if not fits_slot(insn):
-        raise KprobeError(errno.ENOSPC, f"{insn.length}-byte instruction at {insn.addr:#x} leaves no room in a {SLOT_SIZE}-byte slot")
+        raise KprobeError(
+            errno.ENOSPC,
+            f"{insn.length}-byte instruction at {insn.addr:#x} leaves no room in a {SLOT_SIZE}-byte"
+            " slot",
+        )
     copy = copy_instruction(insn, slot_addr)
     if boostable and fits_jump_back(insn):
         return copy + jmp32(slot_addr + len(copy), insn.end)

@@ -1,6 +1,8 @@
-"""The two ways to run a probed instruction that can't be boosted: TF (2.6.38), or a second int3 and emulation (since v5.13).
+"""The two ways to run a probed instruction that can't be boosted: TF (2.6.38), or a second int3 and
+emulation (since v5.13).
 
-Answers to setup_singlestep() and resume_execution()/resume_singlestep() in arch/x86/kernel/kprobes/core.c.
+Answers to setup_singlestep() and resume_execution()/resume_singlestep() in
+arch/x86/kernel/kprobes/core.c.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ __all__ = ("Int3Stepping", "KprobeCtlblk", "Stepping", "TrapFlagStepping", "step
 class KprobeCtlblk:
     """One CPU's hit in progress (struct kprobe_ctlblk, current_kprobe and kprobe_instance).
 
-    ``prev``: the hits that others interrupted which are missed and stepped, oldest first: probe, status, ``old_flags``, ``saved_flags``.
-    ``jprobe``: pt_regs and top words of the stack of the function whose jumper probe runs.
+    ``prev``: the hits that others interrupted which are missed and stepped, oldest first: probe,
+    status, ``old_flags``, ``saved_flags``. ``jprobe``: pt_regs and top words of the stack of the
+    function whose jumper probe runs.
     """
 
     current: Kprobe | None = None
@@ -39,11 +42,27 @@ class KprobeCtlblk:
 
     def saved(self) -> tuple[Any, ...]:
         """For :meth:`restore`."""
-        return self.current, self.status, self.old_flags, self.saved_flags, self.prev, self.instance, self.jprobe
+        return (
+            self.current,
+            self.status,
+            self.old_flags,
+            self.saved_flags,
+            self.prev,
+            self.instance,
+            self.jprobe,
+        )
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """As it was."""
-        self.current, self.status, self.old_flags, self.saved_flags, self.prev, self.instance, self.jprobe = saved
+        (
+            self.current,
+            self.status,
+            self.old_flags,
+            self.saved_flags,
+            self.prev,
+            self.instance,
+            self.jprobe,
+        ) = saved
 
 
 class Stepping(Protocol):
@@ -70,7 +89,9 @@ class Stepping(Protocol):
         ...
 
     def step_faulted(self, ainsn: Ainsn, regs: PtRegs) -> bool:
-        """Whether a fault that comes while ``ainsn`` is stepped counts as its own; else it is that of what an NMI runs meanwhile."""
+        """Whether a fault that comes while ``ainsn`` is stepped counts as its own; else it is that
+        of what an NMI runs meanwhile.
+        """
         ...
 
     def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
@@ -79,7 +100,9 @@ class Stepping(Protocol):
 
 
 class TrapFlagStepping:
-    """2.6.38: TF steps the copy; the trap behind it is #DB; what depends on the copy's address is put right afterwards."""
+    """2.6.38: TF steps the copy; the trap behind it is #DB; what depends on the copy's address is
+    put right afterwards.
+    """
 
     def __init__(self, memory: StackMemory) -> None:
         self._memory = memory
@@ -135,10 +158,11 @@ class TrapFlagStepping:
 
 
 class Int3Stepping:
-    """Since v5.13: branches and what touches IF are emulated, the rest runs into a second int3 behind the copy, with IF off.
+    """Since v5.13: branches and what touches IF are emulated, the rest runs into a second int3
+    behind the copy, with IF off.
 
-    A copy ends in a jump back only if the probe that prepared it had no post_handler; one that joins later is never called (6.1). With
-    ``both`` copies in each slot it is asked at each hit.
+    A copy ends in a jump back only if the probe that prepared it had no post_handler; one that
+    joins later is never called (6.1). With ``both`` copies in each slot it is asked at each hit.
     """
 
     def __init__(self, memory: StackMemory, *, warts: bool, both: bool = False) -> None:
@@ -152,7 +176,9 @@ class Int3Stepping:
         return self._both or p.post_handler is None
 
     def boosts(self, p: Kprobe) -> bool:
-        """Wherever the copy ends in a jump back; where there is another one, unless somebody wants a post_handler."""
+        """Wherever the copy ends in a jump back; where there is another one, unless somebody wants
+        a post_handler.
+        """
         ainsn: Ainsn = p.ainsn
         return ainsn.boostable and not (self._both and p.post_handler is not None)
 

@@ -1,6 +1,8 @@
-"""What the machine asks of the kprobes layer: traps, detour buffers, ftrace's trampoline, that of return probes.
+"""What the machine asks of the kprobes layer: traps, detour buffers, ftrace's trampoline, that of
+return probes.
 
-:class:`arch_x86.emu.machine.TrapHandler` says what each method is asked for. Which piece of a hit runs when is the business of
+:class:`arch_x86.emu.machine.TrapHandler` says what each method is asked for. Which piece of a hit
+runs when is the business of
 :mod:`arch_x86.probes.hit`.
 """
 
@@ -59,12 +61,13 @@ class ProbeTraps:
         )
         self._copies = copies
 
-    # Hits -------------------------------------------------------------------------------------------------------------
+    # Hits -----------------------------------------------------------------------------------------
 
     def int3(self, cpu: int, regs: PtRegs) -> bool:
         """#BP. False: nobody's breakpoint.
 
-        :raises ReentryError: a probe's, in the middle of a hit, where the kernel has no room for another one.
+        :raises ReentryError: a probe's, in the middle of a hit, where the kernel has no room for
+        another one.
         """
         return self.hits.run(Hit(_INT3, cpu, regs))
 
@@ -93,14 +96,18 @@ class ProbeTraps:
         self._cpus.resume_hit(cpu, hit)
 
     def handler_takes_interrupts(self, cpu: int) -> bool:
-        """Whether the handler that runs on ``cpu``, if not behind a breakpoint, has IF as the interrupted code has it; else it is clear."""
+        """Whether the handler that runs on ``cpu``, if not behind a breakpoint, has IF as the
+        interrupted code has it; else it is clear.
+        """
         return self._cpus.handler_takes_interrupts(cpu)
 
     def original_ip(self, ip: int) -> int:
-        """The probed instruction whose slot or detour buffer holds ``ip``; ``ip`` itself where none does."""
+        """The probed instruction whose slot or detour buffer holds ``ip``; ``ip`` itself where none
+        does.
+        """
         return self._copies.original_ip(ip)
 
-    # Return probes, and the ends of calls -------------------------------------------------------------------------------
+    # Return probes, and the ends of calls ---------------------------------------------------------
 
     def return_trampoline(self, cpu: int, regs: PtRegs) -> bool:
         """The trampoline asks. False: no call is open there."""
@@ -108,7 +115,9 @@ class ProbeTraps:
         cpus.cpu = cpu
         cpus.returning[cpu] = True
         try:
-            return return_from_trampoline(cpus.core.kretprobes, regs, self._memory, self._trampoline)
+            return return_from_trampoline(
+                cpus.core.kretprobes, regs, self._memory, self._trampoline
+            )
         finally:
             cpus.returning[cpu] = False
 
@@ -121,7 +130,9 @@ class ProbeTraps:
         self._cpus.call_died(cpu)
 
     def call_ended(self, cpu: int) -> None:
-        """The call on ``cpu`` is over: what is still open there never returns, and no hit is in progress."""
+        """The call on ``cpu`` is over: what is still open there never returns, and no hit is in
+        progress.
+        """
         cpus = self._cpus
         if cpus.profile.has(SafetyStep.HANDLED_HIT_ENDS):
             cpus.call_died(cpu)

@@ -1,6 +1,8 @@
-"""Pokes of a whole pass behind shared core syncs. Answers to text_poke_bp_batch() in arch/x86/kernel/alternative.c (6.1).
+"""Pokes of a whole pass behind shared core syncs. Answers to text_poke_bp_batch() in
+arch/x86/kernel/alternative.c (6.1).
 
-Linux has it for static calls and jump labels; its kprobes poke one probe at a time (:class:`arch_x86.text.poke.TextPokeBp`).
+Linux has it for static calls and jump labels; its kprobes poke one probe at a time
+(:class:`arch_x86.text.poke.TextPokeBp`).
 """
 
 from __future__ import annotations
@@ -23,18 +25,26 @@ def _addr(param: TextPokeParam) -> int:
 
 
 class TextPokeBpBatch:
-    """Of a batch all breakpoints go in, sync, all tails, sync, all first bytes, sync; then one wait for who still reads the vector of it.
+    """Of a batch all breakpoints go in, sync, all tails, sync, all first bytes, sync; then one wait
+    for who still reads the vector of it.
 
-    Jumps go out in two steps, all breakpoints, sync, all tails, sync. The kprobes layer handles the hits in between: their probes are in
-    the table with OPTIMIZED set, so a hit goes on at the detour's copies, whatever the tail behind the breakpoint is. Single bytes share a
-    sync, too.
+    Jumps go out in two steps, all breakpoints, sync, all tails, sync. The kprobes layer handles the
+    hits in between: their probes are in the table with OPTIMIZED set, so a hit goes on at the
+    detour's copies, whatever the tail behind the breakpoint is. Single bytes share a sync, too.
 
-    :param without: safety steps left out, as of ``TextPokeBp``. Without ``bp-refs`` the vector is used again while a CPU that found its
+    :param without: safety steps left out, as of ``TextPokeBp``. Without ``bp-refs`` the vector is
+    used again while a CPU that found its
         poke in it has not read it yet, and that CPU reads what stands in its place.
     :param most: most pokes in a batch.
     """
 
-    def __init__(self, text: TextSpace, syncer: CoreSync, without: frozenset[SafetyStep] = frozenset(), most: int = MAX_POKE_BATCH) -> None:
+    def __init__(
+        self,
+        text: TextSpace,
+        syncer: CoreSync,
+        without: frozenset[SafetyStep] = frozenset(),
+        most: int = MAX_POKE_BATCH,
+    ) -> None:
         self._text = text
         self._syncer = syncer
         self._without = without
@@ -68,7 +78,9 @@ class TextPokeBpBatch:
                     self._text.write(param.addr + 1, param.data[1:], reason=f"{param.reason}: tail")
                 self._sync(batch, "tails", SafetyStep.BP_SYNC_2)
                 for param in batch:
-                    self._text.write(param.addr, param.data[:1], reason=f"{param.reason}: first byte")
+                    self._text.write(
+                        param.addr, param.data[:1], reason=f"{param.reason}: first byte"
+                    )
             self._sync(batch, "first bytes", SafetyStep.BP_SYNC_3)
             self._busy = False
             if SafetyStep.BP_REFS not in self._without:
@@ -104,7 +116,10 @@ class TextPokeBpBatch:
     def _batches(self, params: Sequence[TextPokeParam]) -> list[Batch]:
         """By address."""
         ordered = sorted(params, key=_addr)
-        return [tuple(ordered[start : start + self._most]) for start in range(0, len(ordered), self._most)]
+        return [
+            tuple(ordered[start : start + self._most])
+            for start in range(0, len(ordered), self._most)
+        ]
 
     def _place(self, addr: int) -> int:
         return bisect_left(self._vector, addr, key=_addr)

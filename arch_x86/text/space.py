@@ -1,6 +1,7 @@
 """The text of a machine and its one writer. Each write names its bytes, its CPU and its reason.
 
-What other CPUs fetch after a write is the fetch model's business (:class:`FetchPort`); this module keeps the architectural text.
+What other CPUs fetch after a write is the fetch model's business (:class:`FetchPort`); this module
+keeps the architectural text.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ __all__ = ("FetchPort", "TextSpace", "TextWrite")
 
 @dataclass(frozen=True, slots=True)
 class TextWrite:
-    """One write of guest code: ``data`` at ``addr`` for ``reason``, by ``cpu`` (None: by a control task, on no vCPU)."""
+    """One write of guest code: ``data`` at ``addr`` for ``reason``, by ``cpu`` (None: by a control
+    task, on no vCPU).
+    """
 
     addr: int
     data: bytes
@@ -35,7 +38,8 @@ class FetchPort(Protocol):
 
 
 class TextSpace:
-    """Current text, over a :class:`TextStore`. ``writes`` counts them; ``listeners`` are called after each one.
+    """Current text, over a :class:`TextStore`. ``writes`` counts them; ``listeners`` are called
+    after each one.
 
     ``unloaded``: start and end of each piece that was taken away.
     """
@@ -53,22 +57,29 @@ class TextSpace:
         return self.store.read(self.current, addr, size)
 
     def add_page(self, vpn: int, content: bytes) -> None:
-        """Make one page more of text, such as a page of instruction slots: 4096 bytes at virtual page ``vpn``."""
+        """Make one page more of text, such as a page of instruction slots: 4096 bytes at virtual
+        page ``vpn``.
+        """
         self.current = self.store.extend(self.current, vpn, content)
-        self._port.text_written(TextWrite(vpn * PAGE_SIZE, content, None, "new text page"), self.current)
+        self._port.text_written(
+            TextWrite(vpn * PAGE_SIZE, content, None, "new text page"), self.current
+        )
 
     def remove_page(self, vpn: int) -> None:
         """Take a page of text away: nobody can execute or read it any more."""
         self.current = self.store.remove(self.current, vpn)
-        self._port.text_written(TextWrite(vpn * PAGE_SIZE, b"", None, "text page given back"), self.current)
+        self._port.text_written(
+            TextWrite(vpn * PAGE_SIZE, b"", None, "text page given back"), self.current
+        )
 
     def covers(self, addr: int, size: int) -> bool:
         """True when all of the ``size`` bytes from ``addr`` are text now."""
         return self.store.covers(self.current, addr, size)
 
     def unload(self, start: int, size: int) -> None:
-        """The ``size`` bytes of text from ``start`` are gone, as with the module that they belong to: their pages, and what is left of the
-        first and the last page, whose other part stays, is breakpoints.
+        """The ``size`` bytes of text from ``start`` are gone, as with the module that they belong
+        to: their pages, and what is left of the first and the last page, whose other part stays, is
+        breakpoints.
         """
         self.unloaded[start] = start + size
         for vpn in range(start // PAGE_SIZE, -(-(start + size) // PAGE_SIZE)):
@@ -94,15 +105,23 @@ class TextSpace:
         return any(start < addr + size and addr < end for start, end in self.unloaded.items())
 
     def write(self, addr: int, data: bytes, *, reason: str, cpu: int | None = None) -> None:
-        """Change the text. A write that leaves the text as it is makes no new version but is still an event."""
+        """Change the text. A write that leaves the text as it is makes no new version but is still
+        an event.
+        """
         self._check(addr, data, reason)
-        self._publish(self.store.write(self.current, addr, data), TextWrite(addr, data, cpu, reason))
+        self._publish(
+            self.store.write(self.current, addr, data), TextWrite(addr, data, cpu, reason)
+        )
 
     def write_batch(self, writes: Sequence[TextWrite]) -> None:
-        """Many writes of which nobody fetches an intermediate state, because every CPU is parked: one new version."""
+        """Many writes of which nobody fetches an intermediate state, because every CPU is parked:
+        one new version.
+        """
         for write in writes:
             self._check(write.addr, write.data, write.reason)
-        version = self.store.write_many(self.current, ((write.addr, write.data) for write in writes))
+        version = self.store.write_many(
+            self.current, ((write.addr, write.data) for write in writes)
+        )
         self._publish(version, *writes)
 
     def _check(self, addr: int, data: bytes, reason: str) -> None:

@@ -1,8 +1,10 @@
-"""Text as immutable versions: pages of 4096 bytes named by their content, in groups, and versions that are tuples of groups.
+"""Text as immutable versions: pages of 4096 bytes named by their content, in groups, and versions
+that are tuples of groups.
 
-A poke makes a version, a refresh of a vCPU's fetch view selects one. Equal contents are one object, so that whoever maps
-pages into an emulator (and has translated them) meets the same page again when a patch is undone. The groups keep a
-poke's cost nearly flat in the size of the text: 10,000 detour buffers are 400 pages.
+A poke makes a version, a refresh of a vCPU's fetch view selects one. Equal contents are one object,
+so that whoever maps pages into an emulator (and has translated them) meets the same page again when
+a patch is undone. The groups keep a poke's cost nearly flat in the size of the text: 10,000 detour
+buffers are 400 pages.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ _GROUP: Final = 32
 
 
 class TextPage:
-    """One page of code at virtual page number ``vpn``; ``content`` is 4096 bytes and never changes. Empty: the page is not there."""
+    """One page of code at virtual page number ``vpn``; ``content`` is 4096 bytes and never changes.
+    Empty: the page is not there.
+    """
 
     __slots__ = ("__dict__", "__weakref__", "content", "vpn")
 
@@ -34,7 +38,9 @@ class TextPage:
         """16 bytes of a hash of where it is and what it holds; 0 for one that is not there."""
         if not self.content:
             return 0
-        return int.from_bytes(blake2b(self.content, digest_size=16, salt=self.vpn.to_bytes(8, "little")).digest())
+        return int.from_bytes(
+            blake2b(self.content, digest_size=16, salt=self.vpn.to_bytes(8, "little")).digest()
+        )
 
 
 class TextGroup:
@@ -91,7 +97,8 @@ class TextVersion:
 class TextStore:
     """Makes and interns pages, groups and versions.
 
-    Recent transitions are kept, so that a poke seen before costs a dictionary look-up (and keeps its pages alive).
+    Recent transitions are kept, so that a poke seen before costs a dictionary look-up (and keeps
+    its pages alive).
 
     :param initial: content of each text page, by virtual page number.
     :param transitions_max: how many recent transitions are kept.
@@ -102,7 +109,9 @@ class TextStore:
         self._vpns: list[int] = []
         self._pages: WeakValueDictionary[tuple[int, bytes], TextPage] = WeakValueDictionary()
         self._groups: WeakValueDictionary[tuple[TextPage, ...], TextGroup] = WeakValueDictionary()
-        self._versions: WeakValueDictionary[tuple[TextGroup, ...], TextVersion] = WeakValueDictionary()
+        self._versions: WeakValueDictionary[tuple[TextGroup, ...], TextVersion] = (
+            WeakValueDictionary()
+        )
         self._transitions: dict[tuple[TextVersion, int, bytes], TextVersion] = {}
         self._transitions_max = transitions_max
         version = self._version(())
@@ -130,14 +139,18 @@ class TextStore:
         return version
 
     def extend(self, version: TextVersion, vpn: int, content: bytes) -> TextVersion:
-        """``version`` with one page more. What other versions have at the places in between is not there in it."""
+        """``version`` with one page more. What other versions have at the places in between is not
+        there in it.
+        """
         at = self._index.setdefault(vpn, len(self._index))
         while version.extent < at:
             version = self._append(version, self._page(self._vpns[version.extent], b""))
         if at == len(self._vpns):
             self._vpns.append(vpn)
         page = self._page(vpn, content)
-        return self._replace(version, at, page) if at < version.extent else self._append(version, page)
+        return (
+            self._replace(version, at, page) if at < version.extent else self._append(version, page)
+        )
 
     def remove(self, version: TextVersion, vpn: int) -> TextVersion:
         """``version`` without the page ``vpn``."""
@@ -159,11 +172,18 @@ class TextStore:
 
     def covers(self, version: TextVersion, addr: int, size: int) -> bool:
         """True when all of the ``size`` bytes from ``addr`` are text in ``version``."""
-        return size > 0 and all(self._content(version, vpn) for vpn in range(addr // PAGE_SIZE, (addr + size - 1) // PAGE_SIZE + 1))
+        return size > 0 and all(
+            self._content(version, vpn)
+            for vpn in range(addr // PAGE_SIZE, (addr + size - 1) // PAGE_SIZE + 1)
+        )
 
     def _content(self, version: TextVersion, vpn: int) -> bytes:
         at = self._index.get(vpn)
-        return b"" if at is None or at >= version.extent else version.groups[at // _GROUP].pages[at % _GROUP].content
+        return (
+            b""
+            if at is None or at >= version.extent
+            else version.groups[at // _GROUP].pages[at % _GROUP].content
+        )
 
     def read(self, version: TextVersion, addr: int, size: int) -> bytes:
         """``size`` bytes of text in ``version``, ending early where text ends."""
@@ -180,7 +200,9 @@ class TextStore:
         return out
 
     def write(self, version: TextVersion, addr: int, data: bytes) -> TextVersion:
-        """The version that differs from ``version`` in ``data`` at ``addr``; the caller has checked :meth:`covers`."""
+        """The version that differs from ``version`` in ``data`` at ``addr``; the caller has checked
+        :meth:`covers`.
+        """
         key = (version, addr, data)
         known = self._transitions.get(key)
         if known is not None:
@@ -192,7 +214,9 @@ class TextStore:
         return made
 
     def write_many(self, version: TextVersion, writes: Iterable[tuple[int, bytes]]) -> TextVersion:
-        """The version that differs from ``version`` in all of ``writes`` (address, bytes): each page is made once."""
+        """The version that differs from ``version`` in all of ``writes`` (address, bytes): each
+        page is made once.
+        """
         contents: dict[int, bytearray] = {}
         for addr, data in writes:
             done = 0
@@ -202,7 +226,9 @@ class TextStore:
                 at = self._index[vpn]
                 content = contents.get(at)
                 if content is None:
-                    content = contents[at] = bytearray(version.groups[at // _GROUP].pages[at % _GROUP].content)
+                    content = contents[at] = bytearray(
+                        version.groups[at // _GROUP].pages[at % _GROUP].content
+                    )
                 content[offset : offset + take] = data[done : done + take]
                 done += take
         groups = list(version.groups)

@@ -1,4 +1,6 @@
-"""How the command line is read: argparse, with errors of one line, and output whose failure is not hidden."""
+"""How the command line is read: argparse, with errors of one line, and output whose failure is not
+hidden.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ __all__ = ("Once", "Parser", "Version")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, whose help ends with an example, and does not hide that it can't be written."""
+    """argparse whose errors are one line, whose help ends with an example, and does not hide that
+    it can't be written.
+    """
 
     def format_help(self) -> str:
         example = EXAMPLES.get(self.prog.rpartition(" ")[2])
@@ -29,10 +33,16 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """An option that says what is to be done: a second one would silently take the place of the first."""
+    """An option that says what is to be done: a second one would silently take the place of the
+    first.
+    """
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
     ) -> None:
         if getattr(namespace, self.dest) is not None:
             parser.error(f"{option_string} is there twice; give it once")

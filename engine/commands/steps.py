@@ -1,4 +1,6 @@
-"""``optprobe steps``: the safety steps that ``--without`` leaves out, and what each is for. docs/steps.md says more."""
+"""``optprobe steps``: the safety steps that ``--without`` leaves out, and what each is for.
+docs/steps.md says more.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,14 @@ def show_steps(profile: str | None, style: Style) -> None:
         chosen = _chosen(steps, profile)
         if not chosen:
             continue
-        rows = [(step.name, "all" if step.profiles >= set(_NAMES) else " ".join(_profiles(step)), step.what) for step in chosen]
+        rows = [
+            (
+                step.name,
+                "all" if step.profiles >= set(_NAMES) else " ".join(_profiles(step)),
+                step.what,
+            )
+            for step in chosen
+        ]
         print(style.paint(f"{title}:", "bold"))
         print(table(("NAME", "PROFILES", "WHAT IT DOES"), rows))
         print()

@@ -1,1 +1,3 @@
-"""Where control code runs: mutexes, delayed work, grace periods, stop_machine, and a plane whose every step is chosen from outside."""
+"""Where control code runs: mutexes, delayed work, grace periods, stop_machine, and a plane whose
+every step is chosen from outside.
+"""

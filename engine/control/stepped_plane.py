@@ -1,13 +1,15 @@
 """Control tasks whose every step is chosen from outside: the control plane of an exploration.
 
-Each task is ordinary Python on a greenlet. It runs from one *point* to the next: before it takes a lock, after it has dropped its last
-one, before a text write, in a wait, and where the code that it runs asks for one (:func:`stop_here`). Who goes on, and when, is somebody
-else's choice; delayed work is one more task, which may start as soon as it was scheduled. The same choices give the same run, so a state of
-the control plane is named by the steps that led to it.
+Each task is ordinary Python on a greenlet. It runs from one *point* to the next: before it takes a
+lock, after it has dropped its last one, before a text write, in a wait, and where the code that it
+runs asks for one (:func:`stop_here`). Who goes on, and when, is somebody else's choice; delayed
+work is one more task, which may start as soon as it was scheduled. The same choices give the same
+run, so a state of the control plane is named by the steps that led to it.
 
-What a task does while it holds a lock and what it does before and behind can be separated by another task only at a point. So a task that
-holds no lock stops in front of each lock that it takes, and behind the last that it drops, as long as another task is there to come in
-between. A task in front of a lock that somebody owns can make no step: nobody merely comes to wait for a lock.
+What a task does while it holds a lock and what it does before and behind can be separated by
+another task only at a point. So a task that holds no lock stops in front of each lock that it
+takes, and behind the last that it drops, as long as another task is there to come in between. A
+task in front of a lock that somebody owns can make no step: nobody merely comes to wait for a lock.
 """
 
 from __future__ import annotations
@@ -68,8 +70,9 @@ class _Body(greenlet):
 
 
 def stop_here(at: str) -> None:
-    """A point named ``at`` of the control task that runs this code, for who knows no plane. None, if no control task runs it, or if it runs
-    it in ``stop_machine``, whose function is one step."""
+    """A point named ``at`` of the control task that runs this code, for who knows no plane. None,
+    if no control task runs it, or if it runs it in ``stop_machine``, whose function is one step.
+    """
     body = getcurrent()
     if isinstance(body, _Body) and not body.plane.stopped:
         body.plane.point(at)
@@ -107,7 +110,9 @@ class ControlTask:
         "wait",
     )
 
-    def __init__(self, index: int, name: str, work: Callable[[], None], *, delayed: bool = False) -> None:
+    def __init__(
+        self, index: int, name: str, work: Callable[[], None], *, delayed: bool = False
+    ) -> None:
         self.index = index
         self.delayed = delayed
         self.name = name
@@ -130,7 +135,8 @@ class ControlTask:
                     raise KeyboardInterrupt from error
                 self.error = error
             except Exception as error:
-                if ends_all(error) or was_interrupted(error) or not self.delayed:  # what a scenario's own code raises is for who calls it
+                # what a scenario's own code raises is for who calls it
+                if ends_all(error) or was_interrupted(error) or not self.delayed:
                     raise
                 self.error = EngineBug(f"{self.name}: {type(error).__name__}: {error}")
             self.done = True
@@ -148,7 +154,9 @@ class ControlTask:
         self.done = self.started = False
 
     def begin(self, plane: SteppedPlane) -> None:
-        """A greenlet goes back to where it was made, so it is made by who steps it, not by the task that spawned it."""
+        """A greenlet goes back to where it was made, so it is made by who steps it, not by the task
+        that spawned it.
+        """
         self.started = True
         self.body = _Body(self._run)
         self.body.plane = plane
@@ -167,11 +175,10 @@ class ControlTask:
 class SteppedPlane(ControlPlane):
     """A control plane that does nothing of its own accord.
 
-    :param nmis: a vCPU may be in an NMI while ``stop_machine`` runs its function.
-    :ivar tasks: in the order in which they came to be.
-    :ivar held: how many locks each task holds, by its index.
-    :ivar stopped: ``stop_machine`` runs its function.
-    :ivar lock_listeners: called with the name of each lock that a task has taken; it is the ``current`` one.
+    :param nmis: a vCPU may be in an NMI while ``stop_machine`` runs its function. :ivar tasks: in
+    the order in which they came to be. :ivar held: how many locks each task holds, by its index.
+    :ivar stopped: ``stop_machine`` runs its function. :ivar lock_listeners: called with the name of
+    each lock that a task has taken; it is the ``current`` one.
     """
 
     def __init__(self, hardware: Hardware, *, nmis: bool = False) -> None:
@@ -226,10 +233,14 @@ class SteppedPlane(ControlPlane):
 
     def _pause(self, at: str) -> None:
         task = self._running
-        if task is None or self._closing or ends_all(sys.exc_info()[1]):  # set-up code makes no steps, nor does what is cut off
+        # set-up code makes no steps, nor does what is cut off
+        if task is None or self._closing or ends_all(sys.exc_info()[1]):
             return
         if getcurrent() is not task.body:
-            task.error = InputError(f"control task {task.name}: an operation in a thread or greenlet of its own; make it in the task")
+            task.error = InputError(
+                f"control task {task.name}: an operation in a thread or greenlet of its own; make"
+                " it in the task"
+            )
             raise task.error
         task.at = at
         self._running = None
@@ -268,7 +279,9 @@ class SteppedPlane(ControlPlane):
             self._pause(f"{name} dropped")
 
     def _alone(self, task: ControlTask) -> bool:
-        """No other task is left that could come in between. One that is done comes back only when a task asks for it."""
+        """No other task is left that could come in between. One that is done comes back only when a
+        task asks for it.
+        """
         return all(other is task or other.done for other in self.tasks)
 
     def _count(self, change: int) -> None:
@@ -276,7 +289,7 @@ class SteppedPlane(ControlPlane):
         if task is not None:
             self.held[task.index] = self.held.get(task.index, 0) + change
 
-    # Waits ------------------------------------------------------------------------------------------------------------
+    # Waits ----------------------------------------------------------------------------------------
 
     def wait_until(self, ready: Callable[[], bool], why: str) -> None:
         """Until ``ready()``, which other control tasks bring about."""
@@ -299,9 +312,11 @@ class SteppedPlane(ControlPlane):
         self._pause(f"sleep {jiffies}")
 
     def schedule_delayed_work(self, work: Callable[[], None], delay: int, name: str) -> None:
-        """A task, which may start at once: how long a delay is against the vCPUs' instructions is a choice, too.
+        """A task, which may start at once: how long a delay is against the vCPUs' instructions is a
+        choice, too.
 
-        Work of one name is one task, which never runs beside itself (as a workqueue has it); asked for while it runs, it runs again.
+        Work of one name is one task, which never runs beside itself (as a workqueue has it); asked
+        for while it runs, it runs again.
         """
         del delay
         task = next((task for task in self.tasks if task.name == name), None)
@@ -328,7 +343,9 @@ class SteppedPlane(ControlPlane):
         self._wait(WaitKind.SYNC, why)
 
     def traps_over(self, why: str) -> None:
-        """Until no trap is being handled that began before now (the last reference to a poke's descriptor is dropped)."""
+        """Until no trap is being handled that began before now (the last reference to a poke's
+        descriptor is dropped).
+        """
         self._wait(WaitKind.TRAPS, why)
 
     def stop_machine(self, fn: Callable[[], None], why: str) -> None:
@@ -338,5 +355,6 @@ class SteppedPlane(ControlPlane):
         self.stopped = True
         fn()
         if self._nmis:
-            self._wait(WaitKind.STOP, f"the end of stop_machine ({why})")  # every vCPU has to leave, and one in an NMI does not
+            # every vCPU has to leave, and one in an NMI does not
+            self._wait(WaitKind.STOP, f"the end of stop_machine ({why})")
         self.stopped = False

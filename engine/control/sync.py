@@ -1,8 +1,11 @@
-"""Control tasks and what they wait for: mutexes with owner and order, delayed work, grace periods, stop_machine.
+"""Control tasks and what they wait for: mutexes with owner and order, delayed work, grace periods,
+stop_machine.
 
-Everything that patches text is ordinary-looking Python. The caller's own code runs as it is; delayed work runs on a greenlet,
-since it may block in the middle (kernel: a kworker). A wait lets the machine go on: due work starts, blocked tasks whose condition holds
-continue, the vCPUs run a turn each, and when they are all idle the clock jumps to the next timer. The order is fixed, and so is a run.
+Everything that patches text is ordinary-looking Python. The caller's own code runs as it is;
+delayed work runs on a greenlet, since it may block in the middle (kernel: a kworker). A wait lets
+the machine go on: due work starts, blocked tasks whose condition holds continue, the vCPUs run a
+turn each, and when they are all idle the clock jumps to the next timer. The order is fixed, and so
+is a run.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ class Hardware(Protocol):
         ...
 
     def sync_core(self, cpu: int) -> bool:
-        """Synchronize what ``cpu`` fetches with the text, if it takes an interrupt now; False where IF forbids it."""
+        """Synchronize what ``cpu`` fetches with the text, if it takes an interrupt now; False where
+        IF forbids it.
+        """
         ...
 
 
@@ -88,7 +93,9 @@ class _Task:
 
 
 class LockOrder:
-    """Which locks each task holds, to catch a wrong order the first time it happens rather than when it deadlocks."""
+    """Which locks each task holds, to catch a wrong order the first time it happens rather than
+    when it deadlocks.
+    """
 
     def __init__(self) -> None:
         self._held: dict[object, list[Mutex]] = {}
@@ -99,7 +106,9 @@ class LockOrder:
         if lock in held:
             raise EngineBug(f"{task} takes {lock.name} twice")
         if held and held[-1].rank >= lock.rank:
-            raise EngineBug(f"{task} takes {lock.name} while holding {held[-1].name}: the wrong order")
+            raise EngineBug(
+                f"{task} takes {lock.name} while holding {held[-1].name}: the wrong order"
+            )
         held.append(lock)
 
     def leaving(self, task: object, lock: Mutex) -> None:
@@ -116,7 +125,9 @@ class LockOrder:
     def ended(self, task: object) -> None:
         """``task`` is over, and may hold nothing."""
         if task in self._held:
-            raise EngineBug(f"{task} ends with {', '.join(lock.name for lock in self._held[task])} held")
+            raise EngineBug(
+                f"{task} ends with {', '.join(lock.name for lock in self._held[task])} held"
+            )
 
     def _drop(self, task: object, lock: Mutex) -> None:
         held = self._held[task]
@@ -204,7 +215,7 @@ class ControlPlane:
         if lock.owner is not None:
             self.wait_until(lambda: lock.owner is None, f"{lock.name} ({why})")
 
-    # Points: an exploration may go on elsewhere here (engine.control.stepped_plane); nothing happens at them otherwise ---------------
+    # Points: an exploration may go on elsewhere here (engine.control.stepped_plane); nothing happen
 
     def point(self, at: str) -> None:
         """A named preemption point."""
@@ -216,7 +227,9 @@ class ControlPlane:
         """The current task has dropped a lock."""
 
     def traps_over(self, why: str) -> None:
-        """Until no trap is being handled that began before now: between two turns of the vCPUs none is."""
+        """Until no trap is being handled that began before now: between two turns of the vCPUs none
+        is.
+        """
 
     def might_sleep(self, why: str) -> None:
         """EngineBug in a handler, and under stop_machine: who calls this may have to wait."""
@@ -225,7 +238,7 @@ class ControlPlane:
         if self._stopped:
             raise EngineBug(f"what runs under stop_machine sleeps: {why}")
 
-    # Waiting ----------------------------------------------------------------------------------------------------------
+    # Waiting --------------------------------------------------------------------------------------
 
     def wait_until(self, ready: Callable[[], bool], why: str) -> None:
         """Return once ``ready()`` holds.
@@ -290,12 +303,14 @@ class ControlPlane:
         self.schedule_delayed_work(lambda: over.append(True), jiffies, "sleep")
         self.wait_until(lambda: bool(over), f"sleep {jiffies}")
 
-    # Work and grace periods -------------------------------------------------------------------------------------------
+    # Work and grace periods -----------------------------------------------------------------------
 
     def schedule_delayed_work(self, work: Callable[[], None], delay: int, name: str) -> None:
         """Start ``work`` as a control task ``delay`` jiffies from now."""
         self._sequence += 1
-        heapq.heappush(self._timers, _Timer(self._hardware.jiffies + delay, self._sequence, work, name))
+        heapq.heappush(
+            self._timers, _Timer(self._hardware.jiffies + delay, self._sequence, work, name)
+        )
 
     def synchronize_sched(self, why: str) -> None:
         """Until every vCPU has passed a quiescent point that began after now."""
@@ -304,17 +319,23 @@ class ControlPlane:
 
         def passed() -> bool:
             now = self._hardware.quiescent()
-            return all(idle or count > old for (idle, count), (_, old) in zip(now, before, strict=True))
+            return all(
+                idle or count > old for (idle, count), (_, old) in zip(now, before, strict=True)
+            )
 
         self.wait_until(passed, f"synchronize_sched ({why})")
 
     def synchronize_rcu_tasks(self, why: str) -> None:
-        """Until every task has passed a voluntary ``schedule()`` or ended its call. Where no task can be preempted, a task off its CPU
-        has done so, and what is left to wait for are the vCPUs."""
+        """Until every task has passed a voluntary ``schedule()`` or ended its call. Where no task
+        can be preempted, a task off its CPU has done so, and what is left to wait for are the
+        vCPUs.
+        """
         self.synchronize_sched(why)
 
     def text_poke_sync(self, why: str) -> None:
-        """Interrupt every vCPU at a boundary with IF set, so that each fetches what the text is now."""
+        """Interrupt every vCPU at a boundary with IF set, so that each fetches what the text is
+        now.
+        """
         self.stats.syncs += 1
         left = set(range(len(self._hardware.quiescent())))
 
@@ -326,7 +347,9 @@ class ControlPlane:
 
     def stop_machine(self, fn: Callable[[], None], why: str) -> None:
         """Run ``fn`` while every vCPU is parked at a quiescent point."""
-        self.wait_until(lambda: all(idle for idle, _ in self._hardware.quiescent()), f"stop_machine ({why})")
+        self.wait_until(
+            lambda: all(idle for idle, _ in self._hardware.quiescent()), f"stop_machine ({why})"
+        )
         self.stats.stop_machine += 1
         self._stopped = True
         try:

@@ -1,1 +1,3 @@
-"""The kprobes core: table, registration, arming, the optimizer, return probes, profiles. Answers to kernel/kprobes.c."""
+"""The kprobes core: table, registration, arming, the optimizer, return probes, profiles. Answers to
+kernel/kprobes.c.
+"""

@@ -32,10 +32,14 @@ def without(profile: Profile, names: frozenset[str], *, preempt: bool = False) -
             raise InputError(f"--without {printable(name)}: no such step; give one of {there}")
         if profile.name not in known[name].profiles:
             where = ", ".join(sorted(known[name].profiles))
-            raise InputError(f"--without {name}: means nothing in {profile.name}; it is a step of {where}")
+            raise InputError(
+                f"--without {name}: means nothing in {profile.name}; it is a step of {where}"
+            )
     left_out = frozenset(map(SafetyStep, names))
     ablated = replace(profile, without=profile.without | left_out, preemption=preempt)
-    if SafetyStep.COMMIT_F66C0447CCA1 in left_out and isinstance(profile.transitions, ClearedWhenRestored):
+    if SafetyStep.COMMIT_F66C0447CCA1 in left_out and isinstance(
+        profile.transitions, ClearedWhenRestored
+    ):
         ablated = replace(ablated, transitions=ClearedAtOnce())
     elif SafetyStep.COMMIT_E4ADD247789E in left_out:
         ablated = replace(ablated, transitions=CancelledByFlag())
@@ -49,21 +53,39 @@ def without(profile: Profile, names: frozenset[str], *, preempt: bool = False) -
 
 
 def changes_of(profile: Profile) -> tuple[tuple[str, str], ...]:
-    """The fields that make a custom ``profile`` another one than the shipped profile of its name, and their values in words.
+    """The fields that make a custom ``profile`` another one than the shipped profile of its name,
+    and their values in words.
 
-    Steps that are left out, preemption and the size of a batch are not among them: who names a profile says them beside it.
+    Steps that are left out, preemption and the size of a batch are not among them: who names a
+    profile says them beside it.
     """
     shipped = next((one for one in PROFILES if one.name == profile.name), None)
     if shipped is profile:
         return ()
-    usual = None if shipped is None else without(shipped, frozenset(map(str, profile.without)), preempt=profile.preemption)
-    names = sorted({one.name for one in fields(profile)} - {"name", "without", "preemption", "batch"})
+    usual = (
+        None
+        if shipped is None
+        else without(shipped, frozenset(map(str, profile.without)), preempt=profile.preemption)
+    )
+    names = sorted(
+        {one.name for one in fields(profile)} - {"name", "without", "preemption", "batch"}
+    )
     told = ((name, _in_words(getattr(profile, name))) for name in names)
-    return tuple((name, words) for name, words in told if usual is None or words != _in_words(getattr(usual, name)))
+    return tuple(
+        (name, words)
+        for name, words in told
+        if usual is None or words != _in_words(getattr(usual, name))
+    )
 
 
 def _in_words(value: object) -> str:
-    """The value of a field, the same in every process: a set in order, and an object of rules by the name of its class."""
+    """The value of a field, the same in every process: a set in order, and an object of rules by
+    the name of its class.
+    """
     if isinstance(value, frozenset):
         return repr(sorted(map(str, cast("frozenset[object]", value))))
-    return repr(value) if value is None or isinstance(value, bool | int | str) else type(value).__qualname__
+    return (
+        repr(value)
+        if value is None or isinstance(value, bool | int | str)
+        else type(value).__qualname__
+    )

@@ -1,5 +1,6 @@
-"""Breakpoints going in and out, each on its own, or all of one operation together. Answers to arch_arm_kprobe() and
-arch_disarm_kprobe() as kernel/kprobes.c calls them; no kernel does it together, :data:`engine.core.profiles.NEXT` does.
+"""Breakpoints going in and out, each on its own, or all of one operation together. Answers to
+arch_arm_kprobe() and arch_disarm_kprobe() as kernel/kprobes.c calls them; no kernel does it
+together, :data:`engine.core.profiles.NEXT` does.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ T = TypeVar("T")
 class Arming:
     """What an operation arms and disarms.
 
-    :ivar together: it waits for :meth:`flush`, at the latest when the operation drops its locks; else it is done at once.
-    :ivar waiting: what waits, by address: the probe, and whether it is to be armed.
+    :ivar together: it waits for :meth:`flush`, at the latest when the operation drops its locks;
+    else it is done at once. :ivar waiting: what waits, by address: the probe, and whether it is to
+    be armed.
     """
 
     def __init__(self, arch: Arch, *, together: bool) -> None:
@@ -28,7 +30,9 @@ class Arming:
         self.waiting: dict[int, tuple[Kprobe, bool]] = {}
 
     def groups(self, these: Iterable[T]) -> list[list[T]]:
-        """What an operation on ``these`` does before it goes on to the next of them: all, or one."""
+        """What an operation on ``these`` does before it goes on to the next of them: all, or
+        one.
+        """
         return [list(these)] if self.together else [[one] for one in these]
 
     def arm(self, p: Kprobe) -> None:
@@ -36,7 +40,9 @@ class Arming:
         self._change(p, on=True)
 
     def disarm(self, p: Kprobe) -> None:
-        """The original first byte comes back, or the whole instruction that ftrace's call replaced."""
+        """The original first byte comes back, or the whole instruction that ftrace's call
+        replaced.
+        """
         self._change(p, on=False)
 
     def _change(self, p: Kprobe, *, on: bool) -> None:

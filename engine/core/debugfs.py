@@ -1,4 +1,6 @@
-"""What debugfs kprobes/list shows. Answers to report_probe() and show_kprobe_addr() in kernel/kprobes.c."""
+"""What debugfs kprobes/list shows. Answers to report_probe() and show_kprobe_addr() in
+kernel/kprobes.c.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ __all__ = ("kprobes_list", "listed_probes", "status_words")
 
 
 def listed_probes(core: Kprobes) -> list[tuple[Kprobe, Kprobe]]:
-    """``(probe, entry of the table)`` of all registered probes: in address order, the newest at an address first."""
+    """``(probe, entry of the table)`` of all registered probes: in address order, the newest at an
+    address first.
+    """
     found: list[tuple[Kprobe, Kprobe]] = []
     for _addr, entry in sorted(core.kprobe_table.items()):
         if isinstance(entry, AggrKprobe):
@@ -20,13 +24,21 @@ def listed_probes(core: Kprobes) -> list[tuple[Kprobe, Kprobe]]:
 
 
 def status_words(p: Kprobe, entry: Kprobe) -> str:
-    """``[GONE]``, ``[DISABLED]``, ``[OPTIMIZED]``, ``[FTRACE]``: the first two of the probe itself, the others of what stands in the
-    table."""
+    """``[GONE]``, ``[DISABLED]``, ``[OPTIMIZED]``, ``[FTRACE]``: the first two of the probe itself,
+    the others of what stands in the table.
+    """
     words = "[GONE]" if p.gone else "[DISABLED]" if p.disabled else ""
-    return words + ("[OPTIMIZED]" if entry.flags & KprobeFlag.OPTIMIZED else "") + ("[FTRACE]" if entry.ftrace else "")
+    return (
+        words
+        + ("[OPTIMIZED]" if entry.flags & KprobeFlag.OPTIMIZED else "")
+        + ("[FTRACE]" if entry.ftrace else "")
+    )
 
 
 def kprobes_list(core: Kprobes) -> str:
     """One line a probe: ``ADDR  KIND  SYMBOL+0xOFFSET  [FLAGS]``, the address in 16 hex digits."""
-    lines = [f"{p.at:016x}  {p.kind}  {core.kallsyms.describe(p.at)}  {status_words(p, entry)}\n" for p, entry in listed_probes(core)]
+    lines = [
+        f"{p.at:016x}  {p.kind}  {core.kallsyms.describe(p.at)}  {status_words(p, entry)}\n"
+        for p, entry in listed_probes(core)
+    ]
     return "".join(lines)

@@ -1,9 +1,10 @@
-"""The global switches: sysctl debug.kprobes-optimization and debugfs kprobes/enabled. Answers to optimize_all_kprobes(),
-unoptimize_all_kprobes(), arm_all_kprobes() and disarm_all_kprobes() in kernel/kprobes.c.
+"""The global switches: sysctl debug.kprobes-optimization and debugfs kprobes/enabled. Answers to
+optimize_all_kprobes(), unoptimize_all_kprobes(), arm_all_kprobes() and disarm_all_kprobes() in
+kernel/kprobes.c.
 
-Both wait for the optimizer with no lock held that it takes. The commit of 2010 waits with kprobe_mutex held when optimization is
-switched off, and never wakes if no pass since boot has left nothing to do: that is mended in every profile (``--without
-sysctl-deadlock`` has it again).
+Both wait for the optimizer with no lock held that it takes. The commit of 2010 waits with
+kprobe_mutex held when optimization is switched off, and never wakes if no pass since boot has left
+nothing to do: that is mended in every profile (``--without sysctl-deadlock`` has it again).
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ __all__ = ("set_kprobes_enabled", "set_kprobes_optimization")
 
 
 def set_kprobes_optimization(core: Kprobes, *, on: bool) -> None:
-    """Allow optimization and queue all that can be optimized, or forbid it, undo every jump and wait until that is done.
+    """Allow optimization and queue all that can be optimized, or forbid it, undo every jump and
+    wait until that is done.
 
     Setting what is set already changes nothing.
 
     :raises KprobeError: ENOENT without CONFIG_OPTPROBES, which has no such switch.
     """
     if not core.profile.optprobes:
-        raise KprobeError(errno.ENOENT, "debug.kprobes-optimization: this kernel is built without CONFIG_OPTPROBES")
+        raise KprobeError(
+            errno.ENOENT,
+            "debug.kprobes-optimization: this kernel is built without CONFIG_OPTPROBES",
+        )
     with core.locked("kprobes-optimization"):
         if core.kprobes_allow_optimization is on:
             return
@@ -66,7 +71,9 @@ def set_kprobes_enabled(core: Kprobes, *, on: bool) -> None:
 
 
 def _wait(core: Kprobes) -> None:
-    """Until no jump is left. In the commit of 2010 that waits for the first pass that leaves nothing to do at most."""
+    """Until no jump is left. In the commit of 2010 that waits for the first pass that leaves
+    nothing to do at most.
+    """
     if not core.profile.has(SafetyStep.COMMIT_AD72B3BEA744):
         core.optimizer.wait_for_completion()
     elif core.profile.waits_for_freeing:

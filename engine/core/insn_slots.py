@@ -1,9 +1,11 @@
-"""Fixed-size slots for copied instructions, in pages of text. Answers to struct kprobe_insn_cache in kernel/kprobes.c.
+"""Fixed-size slots for copied instructions, in pages of text. Answers to struct kprobe_insn_cache
+in kernel/kprobes.c.
 
-A freed slot that a CPU may still be in (one that ends in a jump back, a detour buffer) is *dirty*: it is not handed out again before the
-garbage is collected, which takes a grace period. Collected when there is no other free slot, and when more than a page's slots are dirty.
-Pages that are empty are given back, but for the last one. Freed slots are filled with the breakpoint byte by the owner, so that
-executing one shows at once.
+A freed slot that a CPU may still be in (one that ends in a jump back, a detour buffer) is *dirty*:
+it is not handed out again before the garbage is collected, which takes a grace period. Collected
+when there is no other free slot, and when more than a page's slots are dirty. Pages that are empty
+are given back, but for the last one. Freed slots are filled with the breakpoint byte by the owner,
+so that executing one shows at once.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ class SlotCache:
     """Slots of ``slot_size`` bytes within ``[base, base + size)``, a page at a time.
 
     :param add_page: called with the address of each page before its first slot is handed out.
-    :param drop_page: called with the address of a page that is given back.
-    :param grace: waits until no CPU is in a slot that was freed before; None: dirty slots are used again at once (``slot-reuse-wait``).
-    :param slots_max: most slots a page.
+    :param drop_page: called with the address of a page that is given back. :param grace: waits
+    until no CPU is in a slot that was freed before; None: dirty slots are used again at once
+    (``slot-reuse-wait``). :param slots_max: most slots a page.
     """
 
     def __init__(
@@ -104,13 +106,17 @@ class SlotCache:
         if self._vacant:
             addr = self._vacant.pop()
         elif self._next_page + self._page_size > self._end:
-            raise KprobeError(errno.ENOMEM, f"no room for another instruction slot ({self.used} in use)")
+            raise KprobeError(
+                errno.ENOMEM, f"no room for another instruction slot ({self.used} in use)"
+            )
         else:
             addr = self._next_page
             self._next_page += self._page_size
         self._add_page(addr)
         last = addr + (self.slots_per_page - 1) * self.slot_size
-        self._pages[addr] = self._open[addr] = _Page(addr, list(range(last, addr - 1, -self.slot_size)))
+        self._pages[addr] = self._open[addr] = _Page(
+            addr, list(range(last, addr - 1, -self.slot_size))
+        )
 
     def free(self, slot: int, *, dirty: bool) -> None:
         """Take a slot back. ``dirty``: a CPU may still be in it. May wait for a grace period."""
@@ -141,7 +147,8 @@ class SlotCache:
         if self._grace is not None:
             self._grace("collect_garbage_slots")
         for slot, freeing in garbage:
-            if self._dirty.get(slot) == freeing:  # else another task has collected it, and it may be dirty anew: it waits anew
+            # else another task has collected it, and it may be dirty anew: it waits anew
+            if self._dirty.get(slot) == freeing:
                 del self._dirty[slot]
                 self._release(slot)
 

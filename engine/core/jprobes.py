@@ -1,5 +1,6 @@
-"""Jumper probes: a function with the probed one's arguments runs before it. Answers to register_jprobes() in kernel/kprobes.c
-(6274de4984a6); removed in v4.19."""
+"""Jumper probes: a function with the probed one's arguments runs before it. Answers to
+register_jprobes() in kernel/kprobes.c (6274de4984a6); removed in v4.19.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +30,16 @@ class Jprobes:
     def register_jprobe(self, jp: Jprobe) -> None:
         """Put a jumper probe on a function. It keeps the function's entry a breakpoint.
 
-        :raises KprobeError: EINVAL (the place or the entry is not a function's first byte, or this kernel has none), EEXIST (a second one
+        :raises KprobeError: EINVAL (the place or the entry is not a function's first byte, or this
+        kernel has none), EEXIST (a second one
             at an address), and what register_kprobe() answers.
         """
         core, kp = self._core, jp.kp
         if not core.profile.jprobes:
-            raise KprobeError(errno.EINVAL, "jprobes: not there any more since v4.19; use a probe or a return probe")
+            raise KprobeError(
+                errno.EINVAL,
+                "jprobes: not there any more since v4.19; use a probe or a return probe",
+            )
         if not core.is_registered(kp) and core.profile.has(SafetyStep.FUNCTION_ENTRY):
             self._require_entry(core.kprobe_addr(kp), "a jumper probe goes to")
         if not callable(jp.entry):
@@ -49,13 +54,18 @@ class Jprobes:
             return entry
         symbol = self._core.kallsyms.lookup_name(entry)
         if symbol is None:
-            raise KprobeError(errno.EINVAL, f"no function {entry}; there is {self._core.kallsyms.suggest(entry)}")
+            raise KprobeError(
+                errno.EINVAL, f"no function {entry}; there is {self._core.kallsyms.suggest(entry)}"
+            )
         return symbol.addr
 
     def _require_entry(self, addr: int, what: str) -> None:
         found = self._core.kallsyms.lookup(addr)
         if found is None or found[1] != 0:
-            raise KprobeError(errno.EINVAL, f"{what} a function's first byte; {self._core.kallsyms.describe(addr)} is none")
+            raise KprobeError(
+                errno.EINVAL,
+                f"{what} a function's first byte; {self._core.kallsyms.describe(addr)} is none",
+            )
 
     def register_jprobes(self, jps: Sequence[Jprobe]) -> None:
         """Register all of ``jps`` or none: when one fails, those before it are unregistered again.
@@ -72,7 +82,7 @@ class Jprobes:
         """Take jumper probes out of service. Returns how many were registered."""
         return self._core.unregister_kprobes([jp.kp for jp in jps])
 
-    # Hits -------------------------------------------------------------------------------------------------------------
+    # Hits -----------------------------------------------------------------------------------------
 
     def _setjmp(self, p: Kprobe, regs: Any) -> int:
         """pre_handler: off to the entry (setjmp_pre_handler)."""

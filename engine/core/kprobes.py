@@ -1,6 +1,8 @@
-"""The kprobes core: table, registration, arming, enabling. Answers to kernel/kprobes.c, at 6274de4984a6 and v6.1.
+"""The kprobes core: table, registration, arming, enabling. Answers to kernel/kprobes.c, at
+6274de4984a6 and v6.1.
 
-One object per machine holds what the kernel keeps in statics. Lock order: module_mutex, kprobe_mutex, online_cpus, text_mutex.
+One object per machine holds what the kernel keeps in statics. Lock order: module_mutex,
+kprobe_mutex, online_cpus, text_mutex.
 """
 
 from __future__ import annotations
@@ -47,12 +49,15 @@ class _Bottom(Enum):
 class Kprobes:
     """All probes of one machine.
 
-    ``kprobes_allow_optimization`` is the sysctl ``kprobes-optimization``, ``kprobes_all_disarmed`` the inverse of debugfs ``enabled``.
+    ``kprobes_allow_optimization`` is the sysctl ``kprobes-optimization``, ``kprobes_all_disarmed``
+    the inverse of debugfs ``enabled``.
 
     :ivar instruments: who is told of what happens (:mod:`engine.instrument`).
     """
 
-    def __init__(self, arch: Arch, plane: ControlPlane, kallsyms: Kallsyms, profile: Profile = LINUX_2010) -> None:
+    def __init__(
+        self, arch: Arch, plane: ControlPlane, kallsyms: Kallsyms, profile: Profile = LINUX_2010
+    ) -> None:
         self.arch = arch
         self.plane = plane
         self.kallsyms = kallsyms
@@ -73,7 +78,7 @@ class Kprobes:
         self.jprobes = Jprobes(self, arch)
         arch.attach(self)
 
-    # Locks ------------------------------------------------------------------------------------------------------------
+    # Locks ----------------------------------------------------------------------------------------
 
     @contextmanager
     def _held(self, why: str, *locks: Mutex) -> Generator[None]:
@@ -89,7 +94,9 @@ class Kprobes:
 
     @contextmanager
     def locked(self, why: str) -> Generator[None]:
-        """kprobe_mutex for the table, and below it what touching text needs. What is to be armed or disarmed is when they are dropped."""
+        """kprobe_mutex for the table, and below it what touching text needs. What is to be armed or
+        disarmed is when they are dropped.
+        """
         with self._held(why, self.kprobe_mutex, self.online_cpus, self.text_mutex):
             try:
                 yield
@@ -105,17 +112,21 @@ class Kprobes:
         return self._held(why, self.online_cpus, self.text_mutex)
 
     def assert_text_locked(self) -> None:
-        """EngineBug unless the current task holds text_mutex: the text of probes is about to change."""
+        """EngineBug unless the current task holds text_mutex: the text of probes is about to
+        change.
+        """
         self.text_mutex.assert_held()
 
-    # Look-ups ---------------------------------------------------------------------------------------------------------
+    # Look-ups -------------------------------------------------------------------------------------
 
     def get_kprobe(self, addr: int) -> Kprobe | None:
         """The probe (or aggregator) in the table at ``addr``."""
         return self.kprobe_table.get(addr)
 
     def get_optimized_kprobe(self, addr: int) -> AggrKprobe | None:
-        """The optimization-ready probe whose replaced bytes hold ``addr`` behind their first, or None."""
+        """The optimization-ready probe whose replaced bytes hold ``addr`` behind their first, or
+        None.
+        """
         return self.optprobes.get_optimized_kprobe(addr)
 
     def find_optimized(self, op_id: int) -> AggrKprobe | None:
@@ -129,10 +140,12 @@ class Kprobes:
             for instrument in self.instruments:
                 instrument.missed(probe)
 
-    # Registration -----------------------------------------------------------------------------------------------------
+    # Registration ---------------------------------------------------------------------------------
 
     def kprobe_addr(self, p: Kprobe) -> int:
-        """Where ``p`` asks to go. Raises KprobeError: EINVAL (address and symbol both or neither), ENOENT or EINVAL (no such symbol)."""
+        """Where ``p`` asks to go. Raises KprobeError: EINVAL (address and symbol both or neither),
+        ENOENT or EINVAL (no such symbol).
+        """
         unknown = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
         offset = p.offset & _OFFSET_MASK if self.profile.offset_is_cut else p.offset
         if p.symbol_name is not None and p.addr is not None:
@@ -140,47 +153,66 @@ class Kprobes:
         if p.symbol_name is not None:
             symbol = self.kallsyms.lookup_name(p.symbol_name)
             if symbol is None:
-                raise KprobeError(unknown, f"no function {p.symbol_name}; there is {self.kallsyms.suggest(p.symbol_name)}")
+                raise KprobeError(
+                    unknown,
+                    f"no function {p.symbol_name}; there is {self.kallsyms.suggest(p.symbol_name)}",
+                )
             return self.arch.arch_adjust_kprobe_addr(symbol.addr + offset)
         if not p.addr:
             raise KprobeError(errno.EINVAL, "give an address or a symbol")
         return self.arch.arch_adjust_kprobe_addr(p.addr + offset)
 
     def on_func_entry(self, addr: int) -> bool:
-        """``addr`` is a function's first byte, or where a probe there goes (kprobe_on_func_entry)."""
+        """``addr`` is a function's first byte, or where a probe there goes
+        (kprobe_on_func_entry).
+        """
         found = self.kallsyms.lookup(addr)
-        return found is not None and (found[1] == 0 or self.arch.arch_adjust_kprobe_addr(addr - found[1]) == addr)
+        return found is not None and (
+            found[1] == 0 or self.arch.arch_adjust_kprobe_addr(addr - found[1]) == addr
+        )
 
     def is_registered(self, p: Kprobe) -> bool:
-        """``p`` itself is registered now, as an entry of the table or as a child of one (__get_valid_kprobe)."""
+        """``p`` itself is registered now, as an entry of the table or as a child of one
+        (__get_valid_kprobe).
+        """
         if p.addr is None:
             return False
         entry = self.kprobe_table.get(p.addr)
-        return entry is p or (isinstance(entry, AggrKprobe) and any(child is p for child in entry.children))
+        return entry is p or (
+            isinstance(entry, AggrKprobe) and any(child is p for child in entry.children)
+        )
 
     def register_kprobe(self, p: Kprobe) -> None:
-        """Put a probe in place and arm it (unless it comes with DISABLED, the one flag that is looked at).
+        """Put a probe in place and arm it (unless it comes with DISABLED, the one flag that is
+        looked at).
 
-        ``addr`` stays set once the place is known, also when the place is refused, so a probe that names a symbol needs ``addr = None``
-        before it is registered again.
+        ``addr`` stays set once the place is known, also when the place is refused, so a probe that
+        names a symbol needs ``addr = None`` before it is registered again.
 
-        :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not probeable, a handler that this kernel does
-            not have), ENOENT or EINVAL (no such symbol), EILSEQ (inside an instruction), EOPNOTSUPP, ENOSPC, EBUSY (an unused probe
-            there is about to be reclaimed), EEXIST (a second break_handler there).
+        :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not
+        probeable, a handler that this kernel does
+            not have), ENOENT or EINVAL (no such symbol), EILSEQ (inside an instruction),
+            EOPNOTSUPP, ENOSPC, EBUSY (an unused probe there is about to be reclaimed), EEXIST (a
+            second break_handler there).
         """
         self._check(p)
         with self.locked("register_kprobe"):
             self._register(p)
 
     def _check(self, p: Kprobe) -> None:
-        """Refuse what can be refused without a look at the text, which others may be writing, and make ``p`` a fresh probe."""
+        """Refuse what can be refused without a look at the text, which others may be writing, and
+        make ``p`` a fresh probe.
+        """
         if p.fault_handler is not None and not self.profile.fault_handlers:
             raise KprobeError(errno.EINVAL, "fault_handler: not there any more since v5.14")
         if p.break_handler is not None and not self.profile.jprobes:
             raise KprobeError(errno.EINVAL, "break_handler: not there any more since v4.19")
-        self._refuse_registered(p)  # by the address that it has, for the better word: with a symbol that address is refused below
+        # by the address that it has, for the better word: with a symbol that address is refused
+        # below
+        self._refuse_registered(p)
         p.addr = addr = self.kprobe_addr(p)
-        self._refuse_registered(p)  # by the place that it names: the caller may have cleared its address
+        # by the place that it names: the caller may have cleared its address
+        self._refuse_registered(p)
         p.offset = p.offset if p.symbol_name is not None else 0
         p.flags = p.given = p.flags & KprobeFlag.DISABLED
         p.nmissed = 0
@@ -219,11 +251,13 @@ class Kprobes:
         :raises KprobeError: EINVAL for an empty list, or the first failure.
         """
         if self.arming.together:
-            register_all(ps, self.register_locked, self.unregister_kprobes, self.locked("register_kprobes"))
+            register_all(
+                ps, self.register_locked, self.unregister_kprobes, self.locked("register_kprobes")
+            )
         else:
             register_all(ps, self.register_kprobe, self.unregister_kprobes)
 
-    # Aggregation ------------------------------------------------------------------------------------------------------
+    # Aggregation ----------------------------------------------------------------------------------
 
     def _init_aggr_kprobe(self, ap: AggrKprobe, p: Kprobe) -> None:
         """``ap`` takes the place of ``p`` in the table and ``p`` becomes its first child."""
@@ -272,7 +306,9 @@ class Kprobes:
             ap.children.append(p)
             ap.break_handler = self.aggr.break_handler
         else:
-            raise KprobeError(errno.EEXIST, f"{p!r}: one with a break_handler is there already, and two can't be")
+            raise KprobeError(
+                errno.EEXIST, f"{p!r}: one with a break_handler is there already, and two can't be"
+            )
         p.parent = ap
         if p.post_handler is not None:
             ap.post_handler = self.aggr.post_handler
@@ -282,9 +318,13 @@ class Kprobes:
                 self.optprobes.arm_kprobe(ap)
 
     def _reuse_unused_kprobe(self, ap: AggrKprobe, p: Kprobe) -> None:
-        """The last user of ``ap`` is gone and the optimizer has not come yet: its jump still stands."""
+        """The last user of ``ap`` is gone and the optimizer has not come yet: its jump still
+        stands.
+        """
         if not self.profile.rescues_unused:
-            raise KprobeError(errno.EBUSY, f"{ap!r} is unused and about to be reclaimed; wait for the optimizer")
+            raise KprobeError(
+                errno.EBUSY, f"{ap!r} is unused and about to be reclaimed; wait for the optimizer"
+            )
         if not ap.optready:
             raise KprobeError(errno.EINVAL, f"{ap!r} is unused, and was not optimized")
         if p.disabled and not self.profile.rescue_enables:
@@ -292,7 +332,7 @@ class Kprobes:
         ap.flags &= ~KprobeFlag.DISABLED
         self.optprobes.optimize_kprobe(ap)
 
-    # Unregistration ---------------------------------------------------------------------------------------------------
+    # Unregistration -------------------------------------------------------------------------------
 
     def _unregister_tops(self, ps: Iterable[Kprobe]) -> list[tuple[Kprobe, _Bottom]]:
         """Take out of service which of ``ps`` are registered."""
@@ -320,11 +360,15 @@ class Kprobes:
         if len(entry.children) == 1 and entry.disarmed:
             del self.kprobe_table[entry.at]
             return _Bottom.LAST_CHILD
-        # Others remain, or the jump is still being undone: the optimizer will reclaim the aggregator.
+        # Others remain, or the jump is still being undone: the optimizer will reclaim the
+        # aggregator.
         if p.break_handler is not None and not p.gone:
             entry.break_handler = None
-        # One that is made of ftrace keeps it: the kernel tells by it which of two sets of functions it is in (5dd7caf0bdc5).
-        posts = entry.ftrace or any(child.post_handler for child in entry.children if child is not p)
+        # One that is made of ftrace keeps it: the kernel tells by it which of two sets of functions
+        # it is in (5dd7caf0bdc5).
+        posts = entry.ftrace or any(
+            child.post_handler for child in entry.children if child is not p
+        )
         if p.post_handler is not None and not p.gone and not posts:
             entry.post_handler = None
         entry.children.remove(p)
@@ -353,13 +397,16 @@ class Kprobes:
         """:meth:`unregister_kprobes` of one."""
         return self.unregister_kprobes([p]) == 1
 
-    def unregister_kprobes(self, ps: Iterable[Kprobe], *, disarmed: Callable[[], None] | None = None) -> int:
-        """Take probes out of service, with one grace period for all; no handler of theirs runs after the return.
+    def unregister_kprobes(
+        self, ps: Iterable[Kprobe], *, disarmed: Callable[[], None] | None = None
+    ) -> int:
+        """Take probes out of service, with one grace period for all; no handler of theirs runs
+        after the return.
 
-        A jump is undone later, by the optimizer. A probe that is not registered changes nothing.
-        As in the kernel ``addr`` of an unregistered probe stays set: clear it before a probe that names a symbol is registered again, or
-        it is refused. So does the flag DISABLED, with which it comes back disabled; in ``next`` its ``flags`` are those that it was
-        registered with.
+        A jump is undone later, by the optimizer. A probe that is not registered changes nothing. As
+        in the kernel ``addr`` of an unregistered probe stays set: clear it before a probe that
+        names a symbol is registered again, or it is refused. So does the flag DISABLED, with which
+        it comes back disabled; in ``next`` its ``flags`` are those that it was registered with.
 
         :param disarmed: called with the locks held, before the grace period.
         :returns: how many were registered.
@@ -371,7 +418,11 @@ class Kprobes:
         if not gone:
             return 0
         if self.profile.has(SafetyStep.UNREGISTER_WAIT):
-            wait = self.plane.synchronize_rcu_tasks if self.profile.unregisters_behind_tasks else self.plane.synchronize_sched
+            wait = (
+                self.plane.synchronize_rcu_tasks
+                if self.profile.unregisters_behind_tasks
+                else self.plane.synchronize_sched
+            )
             wait("unregister_kprobes")
         for p, bottom in gone:
             self._unregister_bottom(p, bottom)
@@ -387,14 +438,16 @@ class Kprobes:
         self.optprobes.free_aggr_kprobe(op)
 
     def reoptimize_neighbours(self, addr: int) -> None:
-        """A probe at ``addr`` has gone, text and all: optimize those whose replaced bytes it lay in, if nothing else hinders that."""
+        """A probe at ``addr`` has gone, text and all: optimize those whose replaced bytes it lay
+        in, if nothing else hinders that.
+        """
         self.optprobes.reoptimize_neighbours(addr)
 
     def wait_for_kprobe_optimizer(self) -> None:
         """Until both lists are empty and no pass is scheduled or under way."""
         self.optimizer.wait()
 
-    # Return and jumper probes ------------------------------------------------------------------------------------------
+    # Return and jumper probes ---------------------------------------------------------------------
 
     def register_kretprobe(self, rp: Kretprobe) -> None:
         """See :meth:`engine.core.kretprobes.Kretprobes.register_kretprobe`."""
@@ -428,11 +481,12 @@ class Kprobes:
         """See :meth:`engine.core.jprobes.Jprobes.unregister_jprobes`."""
         return self.jprobes.unregister_jprobes(jps)
 
-    # Code that goes away ----------------------------------------------------------------------------------------------
+    # Code that goes away --------------------------------------------------------------------------
 
     def kill_kprobe(self, entry: Kprobe) -> None:
-        """The code under a table's entry is gone: so are the probes there, their slot and detour buffer. The text is not touched, but by
-        ftrace, which takes its call away."""
+        """The code under a table's entry is gone: so are the probes there, their slot and detour
+        buffer. The text is not touched, but by ftrace, which takes its call away.
+        """
         self.kprobe_mutex.assert_held()
         if entry.ftrace and not entry.disabled and not self.kprobes_all_disarmed:
             self.arming.disarm(entry)
@@ -448,21 +502,28 @@ class Kprobes:
     def kprobes_module_going(self, start: int, size: int) -> int:
         """The ``size`` bytes of text at ``start`` are about to be freed (kprobes_module_callback).
 
-        Nobody may be executing them. The probes in them stay registered, as GONE, until they are unregistered; when the code is there
-        again, a probe registered at their address gets a slot of its own.
+        Nobody may be executing them. The probes in them stay registered, as GONE, until they are
+        unregistered; when the code is there again, a probe registered at their address gets a slot
+        of its own.
 
         :returns: how many addresses had a probe.
         """
         with self.locked("module going"):
-            entries = [p for addr, p in self.kprobe_table.items() if start <= addr < start + size and not p.gone]
+            entries = [
+                p
+                for addr, p in self.kprobe_table.items()
+                if start <= addr < start + size and not p.gone
+            ]
             for entry in entries:
                 self.kill_kprobe(entry)
         return len(entries)
 
-    # Enabling ---------------------------------------------------------------------------------------------------------
+    # Enabling -------------------------------------------------------------------------------------
 
     def _disable(self, p: Kprobe) -> Kprobe | None:
-        """Disable ``p`` and, with its last live child, the aggregator. Returns the table's entry, None when not registered."""
+        """Disable ``p`` and, with its last live child, the aggregator. Returns the table's entry,
+        None when not registered.
+        """
         if not self.is_registered(p):
             return None
         entry = self.kprobe_table[p.at]
@@ -470,9 +531,12 @@ class Kprobes:
             return entry
         if entry is not p:
             p.flags |= KprobeFlag.DISABLED
-        if entry is p or (isinstance(entry, AggrKprobe) and all(child.disabled for child in entry.children)):
+        if entry is p or (
+            isinstance(entry, AggrKprobe) and all(child.disabled for child in entry.children)
+        ):
             disarmed = False
-            # While all are disarmed, or under a disabled aggregator, there is no breakpoint to take away.
+            # While all are disarmed, or under a disabled aggregator, there is no breakpoint to take
+            # away.
             armed = not self.kprobes_all_disarmed and not entry.disabled
             if armed or not self.profile.has(SafetyStep.DISARM_ARMED_ONLY):
                 disarmed = self.optprobes.disarm_kprobe(entry)
@@ -505,7 +569,9 @@ class Kprobes:
             entry = self.kprobe_table[p.at]
             if p is not entry:
                 p.flags &= ~KprobeFlag.DISABLED
-            if entry.disabled and (self.profile.enables_while_disarmed or not self.kprobes_all_disarmed):
+            if entry.disabled and (
+                self.profile.enables_while_disarmed or not self.kprobes_all_disarmed
+            ):
                 entry.flags &= ~KprobeFlag.DISABLED
                 if not self.kprobes_all_disarmed:
                     self.optprobes.arm_kprobe(entry)

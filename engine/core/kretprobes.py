@@ -1,7 +1,9 @@
-"""Return probes. Answers to the CONFIG_KRETPROBES part of kernel/kprobes.c (6274de4984a6) and to kernel/trace/rethook.c (v6.1).
+"""Return probes. Answers to the CONFIG_KRETPROBES part of kernel/kprobes.c (6274de4984a6) and to
+kernel/trace/rethook.c (v6.1).
 
-A return probe is an ordinary probe on a function's entry whose handler puts the address of a trampoline in place of the return address.
-What was there lies in an *instance* until the function returns; each task has a stack of its open instances.
+A return probe is an ordinary probe on a function's entry whose handler puts the address of a
+trampoline in place of the return address. What was there lies in an *instance* until the function
+returns; each task has a stack of its open instances.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ DATA_SIZE_MAX: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """For a snapshot: open instances of each task, instances (and those that are free) of each probe, content of each instance."""
+    """For a snapshot: open instances of each task, instances (and those that are free) of each
+    probe, content of each instance.
+    """
 
     opened: dict[Hashable, tuple[KretprobeInstance, ...]]
     free: dict[Kretprobe, tuple[tuple[KretprobeInstance, ...], tuple[KretprobeInstance, ...]]]
@@ -46,12 +50,13 @@ class Kretprobes:
         self._registered: dict[Kretprobe, None] = {}
         self.open_stacks: dict[Hashable, list[KretprobeInstance]] = {}
 
-    # Registration -----------------------------------------------------------------------------------------------------
+    # Registration ---------------------------------------------------------------------------------
 
     def register_kretprobe(self, rp: Kretprobe) -> None:
         """Put a return probe on a function. Calls that are in progress already are not followed.
 
-        :raises KprobeError: EINVAL (not a function's first byte, registered already), E2BIG (in linux-6.1: more than 4096 bytes of data
+        :raises KprobeError: EINVAL (not a function's first byte, registered already), E2BIG (in
+        linux-6.1: more than 4096 bytes of data
             an instance), and what register_kprobe() answers.
         """
         self._register(rp, self._core.register_kprobe)
@@ -61,11 +66,20 @@ class Kretprobes:
         if rp in self._registered or core.is_registered(kp):
             raise KprobeError(errno.EINVAL, f"{rp!r} is registered already")
         addr = core.kprobe_addr(kp)
-        if core.profile.has(SafetyStep.FUNCTION_ENTRY) and core.kallsyms.lookup(addr) is not None and not core.on_func_entry(addr):
+        if (
+            core.profile.has(SafetyStep.FUNCTION_ENTRY)
+            and core.kallsyms.lookup(addr) is not None
+            and not core.on_func_entry(addr)
+        ):
             place = core.kallsyms.describe(addr)
-            raise KprobeError(errno.EINVAL, f"a return probe goes to a function's first byte; {addr:#x} is {place}")
+            raise KprobeError(
+                errno.EINVAL,
+                f"a return probe goes to a function's first byte; {addr:#x} is {place}",
+            )
         if core.profile.rethook and rp.data_size > DATA_SIZE_MAX:
-            raise KprobeError(errno.E2BIG, f"{rp.data_size} bytes of data an instance; {DATA_SIZE_MAX} at most")
+            raise KprobeError(
+                errno.E2BIG, f"{rp.data_size} bytes of data an instance; {DATA_SIZE_MAX} at most"
+            )
         if rp.maxactive <= 0:
             cpus = self._arch.possible_cpus
             rp.maxactive = max(10, 2 * cpus) if core.profile.preemption else cpus
@@ -89,7 +103,12 @@ class Kretprobes:
         core = self._core
         if core.arming.together:
             locks = core.locked("register_kretprobes")
-            register_all(rps, lambda rp: self._register(rp, core.register_locked), self.unregister_kretprobes, locks)
+            register_all(
+                rps,
+                lambda rp: self._register(rp, core.register_locked),
+                self.unregister_kretprobes,
+                locks,
+            )
         else:
             register_all(rps, self.register_kretprobe, self.unregister_kretprobes)
 
@@ -98,9 +117,11 @@ class Kretprobes:
         return self.unregister_kretprobes([rp]) == 1
 
     def unregister_kretprobes(self, rps: Iterable[Kretprobe]) -> int:
-        """Take return probes out of service; no handler of theirs runs after the return, and calls in progress end as if unprobed.
+        """Take return probes out of service; no handler of theirs runs after the return, and calls
+        in progress end as if unprobed.
 
-        A call that returns while this waits for the grace period still calls the handler in linux-2010, and does not in linux-6.1.
+        A call that returns while this waits for the grace period still calls the handler in
+        linux-2010, and does not in linux-6.1.
 
         :returns: how many were registered.
         """
@@ -112,20 +133,24 @@ class Kretprobes:
                 self._forget(rp)
 
         early = self._core.profile.rethook
-        count = self._core.unregister_kprobes([rp.kp for rp in rps], disarmed=forget if early else None)
+        count = self._core.unregister_kprobes(
+            [rp.kp for rp in rps], disarmed=forget if early else None
+        )
         if not early:
             forget()
         return count
 
     def _forget(self, rp: Kretprobe) -> None:
-        """Nobody calls handlers of ``rp`` any more; open calls still find their return addresses."""
+        """Nobody calls handlers of ``rp`` any more; open calls still find their return
+        addresses.
+        """
         for ri in rp.instances:
             ri.rp = None
         rp.instances = ()
         rp.free_instances = []
         self._registered.pop(rp, None)
 
-    # Calls ------------------------------------------------------------------------------------------------------------
+    # Calls ----------------------------------------------------------------------------------------
 
     def _entered(self, p: Kprobe, regs: Any) -> int:
         """pre_handler of every entry (pre_handler_kretprobe)."""
@@ -151,7 +176,8 @@ class Kretprobes:
         return 0
 
     def trampoline_handler(self, regs: Any, frame: int) -> int | None:
-        """A probed function has returned into the trampoline: call the handlers of all its probes, newest first.
+        """A probed function has returned into the trampoline: call the handlers of all its probes,
+        newest first.
 
         :param regs: as the caller will have them; ``ip`` is the trampoline's.
         :param frame: where on the stack the return address lay.
@@ -160,8 +186,11 @@ class Kretprobes:
         task = self._arch.current_task
         stack = self.open_stacks.get(task, [])
         trampoline = self._arch.trampoline
-        # Of several probes on a call the one that came first has the real return address; the others found the trampoline there.
-        first = next((at for at in reversed(range(len(stack))) if stack[at].ret_addr != trampoline), None)
+        # Of several probes on a call the one that came first has the real return address; the
+        # others found the trampoline there.
+        first = next(
+            (at for at in reversed(range(len(stack))) if stack[at].ret_addr != trampoline), None
+        )
         if first is None:
             return None
         ret_addr = stack[first].ret_addr
@@ -191,7 +220,14 @@ class Kretprobes:
 
     def pending_return(self, task: Hashable) -> int | None:
         """Where the innermost open call of ``task`` will return to; None when none is open."""
-        return next((ri.ret_addr for ri in reversed(self.open_stacks.get(task, [])) if ri.ret_addr != self._arch.trampoline), None)
+        return next(
+            (
+                ri.ret_addr
+                for ri in reversed(self.open_stacks.get(task, []))
+                if ri.ret_addr != self._arch.trampoline
+            ),
+            None,
+        )
 
     def open_calls(self, task: Hashable) -> int:
         """How many calls of ``task`` are open."""
@@ -209,7 +245,7 @@ class Kretprobes:
         """``task`` is dead: its open calls never return (kprobe_flush_task)."""
         self.drop_calls(task, 0)
 
-    # Snapshots --------------------------------------------------------------------------------------------------------
+    # Snapshots ------------------------------------------------------------------------------------
 
     def save_state(self) -> _Saved | None:
         """Which calls are open, and what each instance holds; None: nothing."""
@@ -224,7 +260,9 @@ class Kretprobes:
         )
 
     def restore_state(self, state: _Saved | None) -> None:
-        """Go back, within the probes that are registered now: one registered since has no call open."""
+        """Go back, within the probes that are registered now: one registered since has no call
+        open.
+        """
         state = state or _Saved({}, {}, [])
         self.open_stacks = {task: list(stack) for task, stack in state.opened.items()}
         for ri, ret_addr, frame, data in state.content:

@@ -1,4 +1,5 @@
-"""The delayed optimizer: its lists and its pass. Answers to kprobe_optimizer() in kernel/kprobes.c, at 6274de4984a6 and v6.1.
+"""The delayed optimizer: its lists and its pass. Answers to kprobe_optimizer() in kernel/kprobes.c,
+at 6274de4984a6 and v6.1.
 
 What a list and the flag OPTIMIZED mean together is :mod:`engine.core.transitions`' business.
 """
@@ -51,27 +52,34 @@ class OptimizerHost(Protocol):
         ...
 
     def reoptimize_neighbours(self, addr: int) -> None:
-        """A probe at ``addr`` has gone, text and all: optimize those whose replaced bytes it lay in, if nothing else hinders that."""
+        """A probe at ``addr`` has gone, text and all: optimize those whose replaced bytes it lay
+        in, if nothing else hinders that.
+        """
         ...
 
 
 class Optimizer:
     """Lists and the delayed work. ``passes`` counts how often the work ran."""
 
-    def __init__(self, arch: Arch, port: MachinePort, host: OptimizerHost, profile: Profile) -> None:
+    def __init__(
+        self, arch: Arch, port: MachinePort, host: OptimizerHost, profile: Profile
+    ) -> None:
         self._arch = arch
         self._port = port
         self._host = host
         self._profile = profile
-        # Insertion-ordered sets: taking one out of the middle must not cost a scan. The kernel adds at the head of its lists and takes
-        # from there, so each of them is gone through from its newest member to its oldest: reversed().
-        self.lists: dict[Queue, dict[AggrKprobe, None]] = {queue: {} for queue in Queue if queue is not Queue.NONE}
+        # Insertion-ordered sets: taking one out of the middle must not cost a scan. The kernel adds
+        # at the head of its lists and takes from there, so each of them is gone through from its
+        # newest member to its oldest: reversed().
+        self.lists: dict[Queue, dict[AggrKprobe, None]] = {
+            queue: {} for queue in Queue if queue is not Queue.NONE
+        }
         self._pending = False
         self._running = False
         self._completed = False
         self.passes = 0
 
-    # Lists ------------------------------------------------------------------------------------------------------------
+    # Lists ----------------------------------------------------------------------------------------
 
     def put(self, op: AggrKprobe, queue: Queue) -> None:
         """Put ``op`` at the head of a list; what waits for a pass gets one."""
@@ -101,9 +109,15 @@ class Optimizer:
 
     @property
     def leaves_no_breakpoints(self) -> bool:
-        """All probes are disarmed, and whoever undoes a jump takes its breakpoint away, too (not in the commit of 2010)."""
+        """All probes are disarmed, and whoever undoes a jump takes its breakpoint away, too (not in
+        the commit of 2010).
+        """
         profile = self._profile
-        return self._host.kprobes_all_disarmed and not profile.disarms_by_force and profile.has(SafetyStep.ENABLED_0_DISARMS)
+        return (
+            self._host.kprobes_all_disarmed
+            and not profile.disarms_by_force
+            and profile.has(SafetyStep.ENABLED_0_DISARMS)
+        )
 
     def _optimizes(self) -> bool:
         return self._host.kprobes_allow_optimization and not self._host.kprobes_all_disarmed
@@ -111,7 +125,9 @@ class Optimizer:
     @property
     def waiting(self) -> bool:
         """A list holds something that a pass would take."""
-        return bool(self.lists[Queue.UNOPTIMIZING]) or (self._optimizes() and bool(self.lists[Queue.OPTIMIZING]))
+        return bool(self.lists[Queue.UNOPTIMIZING]) or (
+            self._optimizes() and bool(self.lists[Queue.OPTIMIZING])
+        )
 
     @property
     def idle(self) -> bool:
@@ -135,23 +151,31 @@ class Optimizer:
             self._port.schedule_delayed_work(self.run_pass, OPTIMIZE_DELAY, "kprobe_optimizer")
 
     def wait(self) -> None:
-        """Until both lists are empty and no pass is scheduled or under way (wait_for_kprobe_optimizer)."""
+        """Until both lists are empty and no pass is scheduled or under way
+        (wait_for_kprobe_optimizer).
+        """
         self._port.wait_until(lambda: self.idle, "wait_for_kprobe_optimizer")
 
     def wait_for_lists(self) -> None:
-        """As wait_for_kprobe_optimizer() of v6.1 waits: until nothing waits to be optimized or undone, and no pass is under way."""
-        self._port.wait_until(lambda: not (self._running or self.waiting), "wait_for_kprobe_optimizer")
+        """As wait_for_kprobe_optimizer() of v6.1 waits: until nothing waits to be optimized or
+        undone, and no pass is under way.
+        """
+        self._port.wait_until(
+            lambda: not (self._running or self.waiting), "wait_for_kprobe_optimizer"
+        )
 
     def wait_for_completion(self) -> None:
-        """As wait_for_kprobe_optimizer() of 6274de4984a6 waits: if a pass is scheduled, until one has left nothing to do.
+        """As wait_for_kprobe_optimizer() of 6274de4984a6 waits: if a pass is scheduled, until one
+        has left nothing to do.
 
-        Its completion is never initialized again (mended by ad72b3bea744), so behind the first such pass it is no wait any more. With
-        the batches of cd7ebe2298ff it comes with a pass that leaves both lists empty; before, with each.
+        Its completion is never initialized again (mended by ad72b3bea744), so behind the first such
+        pass it is no wait any more. With the batches of cd7ebe2298ff it comes with a pass that
+        leaves both lists empty; before, with each.
         """
         if self._pending:
             self._port.wait_until(lambda: self._completed, "wait_for_completion")
 
-    # The pass ---------------------------------------------------------------------------------------------------------
+    # The pass -------------------------------------------------------------------------------------
 
     def run_pass(self) -> None:
         """One pass of the delayed work."""
@@ -163,7 +187,8 @@ class Optimizer:
                 # 1. Undo what is listed, so that its probes stop using their detour buffers.
                 with self._text(whole_pass=False):
                     self._do_unoptimize()
-                # 2. Wait: a CPU may be inside the bytes about to be replaced, or inside a detour buffer about to be freed.
+                # 2. Wait: a CPU may be inside the bytes about to be replaced, or inside a detour
+                # buffer about to be freed.
                 if not self._profile.has(SafetyStep.FREE_WAIT):
                     self._do_free_cleaned()
                 if self._profile.has(SafetyStep.QUIESCENCE):
@@ -190,7 +215,9 @@ class Optimizer:
 
     @contextmanager
     def _text(self, *, whole_pass: bool) -> Generator[None]:
-        """The text locks, around the whole pass or around each step that writes, as the kernel has it."""
+        """The text locks, around the whole pass or around each step that writes, as the kernel has
+        it.
+        """
         if self._profile.pass_holds_text_lock is whole_pass:
             with self._host.locked_text("kprobe_optimizer"):
                 yield
@@ -205,7 +232,9 @@ class Optimizer:
         return batch
 
     def _freeing(self) -> tuple[AggrKprobe, ...]:
-        """What is to be disarmed and freed. A batch moves here member by member, each to the head, so it is met in the reverse order."""
+        """What is to be disarmed and freed. A batch moves here member by member, each to the head,
+        so it is met in the reverse order.
+        """
         return tuple(reversed(self.lists[Queue.FREEING]))
 
     def _do_unoptimize(self) -> None:
@@ -221,7 +250,9 @@ class Optimizer:
             self._do_disarm(group)
 
     def _do_disarm(self, ops: Sequence[AggrKprobe]) -> None:
-        """Their jumps are undone: their breakpoints go, too, where nobody needs them, and what nobody uses leaves the table."""
+        """Their jumps are undone: their breakpoints go, too, where nobody needs them, and what
+        nobody uses leaves the table.
+        """
         for op in ops:
             self._profile.transitions.restored(op)
         all_go = self.leaves_no_breakpoints

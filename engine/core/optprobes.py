@@ -1,5 +1,5 @@
-"""Jump optimization of the core: aggregators' detour buffers, collisions of neighbours. Answers to the CONFIG_OPTPROBES part of
-kernel/kprobes.c.
+"""Jump optimization of the core: aggregators' detour buffers, collisions of neighbours. Answers to
+the CONFIG_OPTPROBES part of kernel/kprobes.c.
 """
 
 from __future__ import annotations
@@ -41,12 +41,16 @@ class ProbeTable(Protocol):
 
 
 class Optprobes:
-    """What arming and disarming do beyond one byte. All of it needs kprobe_mutex, and text_mutex where text changes.
+    """What arming and disarming do beyond one byte. All of it needs kprobe_mutex, and text_mutex
+    where text changes.
 
-    :ivar by_id: the aggregators that have a detour buffer, by the number that it passes to the callback.
+    :ivar by_id: the aggregators that have a detour buffer, by the number that it passes to the
+    callback.
     """
 
-    def __init__(self, arch: Arch, optimizer: Optimizer, table: ProbeTable, profile: Profile) -> None:
+    def __init__(
+        self, arch: Arch, optimizer: Optimizer, table: ProbeTable, profile: Profile
+    ) -> None:
         self._arch = arch
         self._optimizer = optimizer
         self._table = table
@@ -54,10 +58,12 @@ class Optprobes:
         self.by_id: dict[int, AggrKprobe] = {}
         self._next_id = 1
 
-    # Aggregators ------------------------------------------------------------------------------------------------------
+    # Aggregators ----------------------------------------------------------------------------------
 
     def alloc_aggr_kprobe(self, p: Kprobe) -> AggrKprobe:
-        """An aggregator for the address of ``p``, its detour buffer prepared where the site allows it."""
+        """An aggregator for the address of ``p``, its detour buffer prepared where the site allows
+        it.
+        """
         op = AggrKprobe(self._next_id)
         self._next_id += 1
         op.addr = p.addr
@@ -84,7 +90,9 @@ class Optprobes:
         self.by_id.pop(op.op_id, None)
 
     def kill_optimized_kprobe(self, op: AggrKprobe) -> None:
-        """The code under ``op`` is gone: off the lists, detour buffer freed, text not touched. An unused one leaves the table, too."""
+        """The code under ``op`` is gone: off the lists, detour buffer freed, text not touched. An
+        unused one leaves the table, too.
+        """
         if op.queued:
             self._optimizer.dequeue(op)
         op.flags &= ~KprobeFlag.OPTIMIZED
@@ -100,28 +108,43 @@ class Optprobes:
         """How many aggregators have a detour buffer."""
         return len(self.by_id)
 
-    # Optimizing -------------------------------------------------------------------------------------------------------
+    # Optimizing -----------------------------------------------------------------------------------
 
     def _covering(self, addr: int) -> Iterator[AggrKprobe]:
-        """The optimization-ready probes whose replaced bytes hold ``addr`` behind their first, nearest first."""
+        """The optimization-ready probes whose replaced bytes hold ``addr`` behind their first,
+        nearest first.
+        """
         for back in range(1, self._arch.max_optimized_len):
             p = self._table.get_kprobe(addr - back)
-            if isinstance(p, AggrKprobe) and p.optready and self._arch.arch_within_optimized_kprobe(p, addr):
+            if (
+                isinstance(p, AggrKprobe)
+                and p.optready
+                and self._arch.arch_within_optimized_kprobe(p, addr)
+            ):
                 yield p
             if p is not None and self._profile.looks_at_nearest_only:
                 return
 
     def get_optimized_kprobe(self, addr: int) -> AggrKprobe | None:
-        """The optimization-ready probe whose replaced bytes hold ``addr`` behind their first, or None. Of several, one with a jump."""
+        """The optimization-ready probe whose replaced bytes hold ``addr`` behind their first, or
+        None. Of several, one with a jump.
+        """
         found = list(self._covering(addr))
         return next((p for p in found if p.optimized or p.queued), found[0] if found else None)
 
     def optimize_kprobe(self, p: Kprobe) -> None:
-        """Queue ``p`` for optimizing, if everything allows it; one that waits to be undone is only dequeued."""
+        """Queue ``p`` for optimizing, if everything allows it; one that waits to be undone is only
+        dequeued.
+        """
         table = self._table
         if not isinstance(p, AggrKprobe) or not p.optready or not table.kprobes_allow_optimization:
             return
-        if p.disabled or table.kprobes_all_disarmed or p.post_handler is not None or p.break_handler is not None:
+        if (
+            p.disabled
+            or table.kprobes_all_disarmed
+            or p.post_handler is not None
+            or p.break_handler is not None
+        ):
             return
         if self._arch.arch_check_optimized_kprobe(p):
             self._profile.transitions.optimize(p, self._optimizer)
@@ -134,10 +157,12 @@ class Optprobes:
         if isinstance(p, AggrKprobe) and not p.disarmed:
             self._profile.transitions.unoptimize(p, self._optimizer, force=force)
 
-    # Arming -----------------------------------------------------------------------------------------------------------
+    # Arming ---------------------------------------------------------------------------------------
 
     def arm_kprobe(self, p: Kprobe) -> None:
-        """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first. Or ftrace's call, which none holds."""
+        """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first. Or
+        ftrace's call, which none holds.
+        """
         self._table.assert_text_locked()
         if p.ftrace:
             self._table.arming.arm(p)
@@ -146,20 +171,28 @@ class Optprobes:
             for neighbour in self._covering(p.at):
                 self.unoptimize_kprobe(neighbour, force=True)
         jumps = isinstance(p, AggrKprobe) and p.queue is Queue.UNOPTIMIZING
-        if not (jumps and self._profile.rearms_whole and self._profile.has(SafetyStep.COMMIT_F66C0447CCA1)):
+        if not (
+            jumps
+            and self._profile.rearms_whole
+            and self._profile.has(SafetyStep.COMMIT_F66C0447CCA1)
+        ):
             self._table.arming.arm(p)
         self.optimize_kprobe(p)
 
     def disarm_kprobe(self, p: Kprobe) -> bool:
         """Take the breakpoint away. False: the probe is queued, so the optimizer will."""
         self._table.assert_text_locked()
-        self.unoptimize_kprobe(p, force=self._table.kprobes_all_disarmed and self._profile.disarms_by_force)
+        self.unoptimize_kprobe(
+            p, force=self._table.kprobes_all_disarmed and self._profile.disarms_by_force
+        )
         if isinstance(p, AggrKprobe) and p.queued:
             return False
         self._table.arming.disarm(p)
         return True
 
     def reoptimize_neighbours(self, addr: int) -> None:
-        """A probe at ``addr`` was disarmed: optimize those whose replaced bytes it lies in, if nothing else hinders that."""
+        """A probe at ``addr`` was disarmed: optimize those whose replaced bytes it lies in, if
+        nothing else hinders that.
+        """
         for neighbour in self._covering(addr):
             self.optimize_kprobe(neighbour)

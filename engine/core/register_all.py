@@ -20,10 +20,11 @@ def register_all(
     unregister: Callable[[Sequence[T]], object],
     together: AbstractContextManager[None] | None = None,
 ) -> None:
-    """``register`` each of ``given``; when one fails, ``unregister`` those before it and let the failure through.
+    """``register`` each of ``given``; when one fails, ``unregister`` those before it and let the
+    failure through.
 
-    :param together: what is held while all are registered, and not any more when some are unregistered again.
-    :raises KprobeError: EINVAL for an empty list, or the first failure.
+    :param together: what is held while all are registered, and not any more when some are
+    unregistered again. :raises KprobeError: EINVAL for an empty list, or the first failure.
     """
     if not given:
         raise KprobeError(errno.EINVAL, "an empty list of probes")

@@ -1,4 +1,6 @@
-"""What return probes and jumper probes, which are made of ordinary probes, ask of the core that registers those."""
+"""What return probes and jumper probes, which are made of ordinary probes, ask of the core that
+registers those.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,15 @@ class Registry(Protocol):
         ...
 
     def register_locked(self, p: Kprobe) -> None:
-        """Register one of several probes, with the locks of :meth:`locked` held. Raises KprobeError."""
+        """Register one of several probes, with the locks of :meth:`locked` held. Raises
+        KprobeError.
+        """
         ...
 
-    def unregister_kprobes(self, ps: Iterable[Kprobe], *, disarmed: Callable[[], None] | None = None) -> int:
-        """Take probes out of service. ``disarmed`` is called with the locks held, before the grace period. Returns how many there were."""
+    def unregister_kprobes(
+        self, ps: Iterable[Kprobe], *, disarmed: Callable[[], None] | None = None
+    ) -> int:
+        """Take probes out of service. ``disarmed`` is called with the locks held, before the grace
+        period. Returns how many there were.
+        """
         ...

@@ -1,7 +1,8 @@
-"""What ``--without`` can leave out: safety steps, to show what each is for, with the kernels' own mends, by commit; and what is mended here
-of the commit of 2010, to see what that does.
+"""What ``--without`` can leave out: safety steps, to show what each is for, with the kernels' own
+mends, by commit; and what is mended here of the commit of 2010, to see what that does.
 
-A step is taken or left out in one place of the code, which asks :meth:`engine.core.profiles.Profile.has`.
+A step is taken or left out in one place of the code, which asks
+:meth:`engine.core.profiles.Profile.has`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _ALL: Final = _OLD | _NEW
 
 
 class SafetyStep(StrEnum):
-    """The names of the steps and mends. A commit of Linux goes by the first twelve digits of its number."""
+    """The names of the steps and mends. A commit of Linux goes by the first twelve digits of its
+    number.
+    """
 
     QUIESCENCE = "quiescence"
     STOP_MACHINE = "stop-machine"
@@ -59,7 +62,9 @@ class SafetyStep(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. ``profiles``: the names of the profiles where it means something. ``what``: what it does, for people."""
+    """One step. ``profiles``: the names of the profiles where it means something. ``what``: what it
+    does, for people.
+    """
 
     name: SafetyStep
     profiles: frozenset[str]
@@ -72,56 +77,128 @@ STEPS: Final = (
     Step(SafetyStep.UNREGISTER_WAIT, _ALL, "unregister_kprobe() waits before it frees the slot"),
     Step(SafetyStep.FREE_WAIT, _ALL, "the optimizer waits before it frees a detour buffer"),
     Step(SafetyStep.SLOT_REUSE_WAIT, _ALL, "a dirty slot is not used again before a grace period"),
-    Step(SafetyStep.DISABLED_CHECK, _ALL, "the optimized callback asks whether its probe is disabled"),
-    Step(SafetyStep.JUMP_RANGE_CHECK, _ALL, "no jump replaces bytes that the function itself jumps into"),
+    Step(
+        SafetyStep.DISABLED_CHECK, _ALL, "the optimized callback asks whether its probe is disabled"
+    ),
+    Step(
+        SafetyStep.JUMP_RANGE_CHECK,
+        _ALL,
+        "no jump replaces bytes that the function itself jumps into",
+    ),
     Step(SafetyStep.NEIGHBOUR_CHECK, _ALL, "no jump replaces bytes that have another probe"),
-    Step(SafetyStep.COLLISION_UNOPTIMIZE, _ALL, "a new probe inside a jump's bytes forces that jump back first"),
-    Step(SafetyStep.INT3_GONE, _ALL, "a hit whose breakpoint was removed meanwhile runs the instruction again"),
+    Step(
+        SafetyStep.COLLISION_UNOPTIMIZE,
+        _ALL,
+        "a new probe inside a jump's bytes forces that jump back first",
+    ),
+    Step(
+        SafetyStep.INT3_GONE,
+        _ALL,
+        "a hit whose breakpoint was removed meanwhile runs the instruction again",
+    ),
     Step(SafetyStep.BP_INT3_FIRST, _NEW, "a jump goes in behind a breakpoint"),
     Step(SafetyStep.BP_SYNC_1, _NEW, "a core sync behind the breakpoint"),
     Step(SafetyStep.BP_SYNC_2, _NEW, "a core sync behind the jump's tail"),
     Step(SafetyStep.BP_SYNC_3, _NEW, "a core sync behind the jump's first byte"),
-    Step(SafetyStep.BP_HANDLER, _NEW, "whoever hits that breakpoint goes on at the jump's, or the call's, destination"),
-    Step(SafetyStep.BP_REFS, _NEW, "the next poke waits for who still reads the last one's descriptor"),
-    Step(SafetyStep.UNOPT_SYNC_1, _NEW, "a core sync behind the breakpoint over a jump that goes out"),
+    Step(
+        SafetyStep.BP_HANDLER,
+        _NEW,
+        "whoever hits that breakpoint goes on at the jump's, or the call's, destination",
+    ),
+    Step(
+        SafetyStep.BP_REFS,
+        _NEW,
+        "the next poke waits for who still reads the last one's descriptor",
+    ),
+    Step(
+        SafetyStep.UNOPT_SYNC_1, _NEW, "a core sync behind the breakpoint over a jump that goes out"
+    ),
     Step(SafetyStep.UNOPT_SYNC_2, _NEW, "a core sync behind the tail of a jump that goes out"),
     Step(
         SafetyStep.COMMIT_F66C0447CCA1,
         _ALL,
-        "OPTIMIZED stays set while the jump's tail stands; but in 6.1: a jump that is armed again stays whole",
+        "OPTIMIZED stays set while the jump's tail stands; "
+        "but in 6.1: a jump that is armed again stays whole",
     ),
-    Step(SafetyStep.COMMIT_E4ADD247789E, _NEW, "a decision to optimize is taken back by what list the probe is on"),
-    Step(SafetyStep.COMMIT_868A6FC0CA24, _NEW, "the original bytes under a jump that is being undone are recovered from its detour buffer"),
-    Step(SafetyStep.COMMIT_F1C97A1B4EF7, _ALL, "a disabled neighbour that still waits on a list keeps a jump off its bytes"),
-    Step(SafetyStep.COMMIT_4FBD2F83FDA0, _NEW, "a probe forced back while it waited to be undone goes on to the freeing list"),
-    Step(SafetyStep.SYSCTL_DEADLOCK, _OLD, "kprobes-optimization=0 waits for the optimizer with no lock held that it takes"),
+    Step(
+        SafetyStep.COMMIT_E4ADD247789E,
+        _NEW,
+        "a decision to optimize is taken back by what list the probe is on",
+    ),
+    Step(
+        SafetyStep.COMMIT_868A6FC0CA24,
+        _NEW,
+        "the original bytes under a jump that is being undone are recovered from its detour buffer",
+    ),
+    Step(
+        SafetyStep.COMMIT_F1C97A1B4EF7,
+        _ALL,
+        "a disabled neighbour that still waits on a list keeps a jump off its bytes",
+    ),
+    Step(
+        SafetyStep.COMMIT_4FBD2F83FDA0,
+        _NEW,
+        "a probe forced back while it waited to be undone goes on to the freeing list",
+    ),
+    Step(
+        SafetyStep.SYSCTL_DEADLOCK,
+        _OLD,
+        "kprobes-optimization=0 waits for the optimizer with no lock held that it takes",
+    ),
 )
 
 
 MENDS: Final = (
-    Step(SafetyStep.COMMIT_86B4CE3156C0, _OLD, "where a function is decoded, the original bytes under other probes' jumps are looked at"),
+    Step(
+        SafetyStep.COMMIT_86B4CE3156C0,
+        _OLD,
+        "where a function is decoded, the original bytes under other probes' jumps are looked at",
+    ),
     Step(
         SafetyStep.COVERING_SEARCH,
         _OLD,
-        "a new probe's address is looked for in the replaced bytes of each probe before it, not of the nearest",
+        "a new probe's address is looked for in the replaced bytes of each probe before it, not of"
+        " the nearest",
     ),
-    Step(SafetyStep.ENABLED_0_DISARMS, _OLD, "enabled=0 takes away the breakpoints, too, that the optimizer leaves where jumps were"),
+    Step(
+        SafetyStep.ENABLED_0_DISARMS,
+        _OLD,
+        "enabled=0 takes away the breakpoints, too, that the optimizer leaves where jumps were",
+    ),
     Step(SafetyStep.ENABLED_1_OPTIMIZES, _OLD, "enabled=1 optimizes what it arms"),
-    Step(SafetyStep.REOPTIMIZE_BLOCKED, _OLD, "a probe that a neighbour kept a breakpoint is optimized when that is disabled or goes"),
+    Step(
+        SafetyStep.REOPTIMIZE_BLOCKED,
+        _OLD,
+        "a probe that a neighbour kept a breakpoint is optimized when that is disabled or goes",
+    ),
     Step(
         SafetyStep.DISARM_ARMED_ONLY,
         _OLD,
-        "disabling a probe writes nothing while all are disarmed, or where its aggregator is disabled already",
+        "disabling a probe writes nothing while all are disarmed, or where its aggregator is"
+        " disabled already",
     ),
     Step(
         SafetyStep.COMMIT_AD72B3BEA744,
         _OLD,
-        "enabled=0 and kprobes-optimization=0 wait until no jump is left, each time, also for a pass under way",
+        "enabled=0 and kprobes-optimization=0 wait until no jump is left, each time, also for a"
+        " pass under way",
     ),
     Step(SafetyStep.GONE_UNHASHED, _OLD, "an unused probe whose code was removed leaves the table"),
-    Step(SafetyStep.HANDLED_HIT_ENDS, _OLD, "the hit is over when a pre_handler without a break_handler returns 1"),
-    Step(SafetyStep.FAULT_IN_STEP, _OLD, "fault_handler is asked about a fault of the probed instruction in its single step"),
-    Step(SafetyStep.FUNCTION_ENTRY, _OLD, "return and jumper probes go to a function's first byte only"),
+    Step(
+        SafetyStep.HANDLED_HIT_ENDS,
+        _OLD,
+        "the hit is over when a pre_handler without a break_handler returns 1",
+    ),
+    Step(
+        SafetyStep.FAULT_IN_STEP,
+        _OLD,
+        "fault_handler is asked about a fault of the probed instruction in its single step",
+    ),
+    Step(
+        SafetyStep.FUNCTION_ENTRY,
+        _OLD,
+        "return and jumper probes go to a function's first byte only",
+    ),
 )
 """What is mended of kernel commit 6274de4984a6, beside what is among the steps.
 

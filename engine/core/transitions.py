@@ -1,6 +1,8 @@
-"""How OPTIMIZED and the optimizer's lists follow each other: where the two kernels' state machines differ.
+"""How OPTIMIZED and the optimizer's lists follow each other: where the two kernels' state machines
+differ.
 
-Answers to optimize_kprobe() and unoptimize_kprobe() in kernel/kprobes.c, at 6274de4984a6 and at v6.1.
+Answers to optimize_kprobe() and unoptimize_kprobe() in kernel/kprobes.c, at 6274de4984a6 and at
+v6.1.
 
 | OPTIMIZED | list | the text holds | 2010 | 6.1 |
 | --- | --- | --- | --- | --- |
@@ -9,7 +11,8 @@ Answers to optimize_kprobe() and unoptimize_kprobe() in kernel/kprobes.c, at 627
 | yes | none | jump (or int3: armed again while it was being undone) | optimized | the same |
 | no | unoptimizing | jump | waits to be undone | |
 | yes | unoptimizing | jump | | waits to be undone (since f66c0447cca1) |
-| no | freeing | int3, or the original | cleaned, freed at the end of the pass | the same, or forced back while it waited (4fbd2f83fda0) |
+| no | freeing | int3, or the original | cleaned, freed at the end of the pass | the same, or forced
+back while it waited (4fbd2f83fda0) |
 """
 
 from __future__ import annotations
@@ -18,7 +21,14 @@ from typing import Protocol
 
 from engine.kprobe import AggrKprobe, KprobeFlag, Queue
 
-__all__ = ("CancelledByFlag", "ClearedAtOnce", "ClearedWhenRestored", "Queues", "TakenBackFromFreeing", "Transitions")
+__all__ = (
+    "CancelledByFlag",
+    "ClearedAtOnce",
+    "ClearedWhenRestored",
+    "Queues",
+    "TakenBackFromFreeing",
+    "Transitions",
+)
 
 
 class Queues(Protocol):
@@ -26,7 +36,9 @@ class Queues(Protocol):
 
     @property
     def leaves_no_breakpoints(self) -> bool:
-        """All probes are disarmed: what a jump is undone to is the original byte, whether its probe is disabled or not."""
+        """All probes are disarmed: what a jump is undone to is the original byte, whether its probe
+        is disabled or not.
+        """
         ...
 
     def put(self, op: AggrKprobe, queue: Queue) -> None:
@@ -76,7 +88,9 @@ class ClearedAtOnce:
             queues.put(op, Queue.OPTIMIZING)
 
     def unoptimize(self, op: AggrKprobe, queues: Queues, *, force: bool) -> None:
-        """Onto the unoptimizing list; one that waits to be optimized only leaves its list; forced, at once."""
+        """Onto the unoptimizing list; one that waits to be optimized only leaves its list; forced,
+        at once.
+        """
         if not op.optimized:
             if force and op.queued:
                 queues.dequeue(op)
@@ -100,7 +114,9 @@ class ClearedAtOnce:
 
 
 class ClearedWhenRestored:
-    """6.1: OPTIMIZED stays until the bytes are restored, and only the lists are looked at to take a decision back."""
+    """6.1: OPTIMIZED stays until the bytes are restored, and only the lists are looked at to take a
+    decision back.
+    """
 
     def optimize(self, op: AggrKprobe, queues: Queues) -> None:
         """Onto the optimizing list; one that waits to be undone only leaves its list."""
@@ -113,7 +129,9 @@ class ClearedWhenRestored:
             queues.put(op, Queue.OPTIMIZING)
 
     def unoptimize(self, op: AggrKprobe, queues: Queues, *, force: bool) -> None:
-        """As in 2010; but one forced back while it waited to be undone goes on the freeing list, and is disarmed by the pass."""
+        """As in 2010; but one forced back while it waited to be undone goes on the freeing list,
+        and is disarmed by the pass.
+        """
         if not op.optimized:
             return
         if op.queue is Queue.UNOPTIMIZING:
@@ -139,7 +157,9 @@ class ClearedWhenRestored:
 
 
 class TakenBackFromFreeing(ClearedWhenRestored):
-    """As 6.1, but one that was forced back while it waited to be undone, and is in use again, waits for its jump again."""
+    """As 6.1, but one that was forced back while it waited to be undone, and is in use again, waits
+    for its jump again.
+    """
 
     def optimize(self, op: AggrKprobe, queues: Queues) -> None:
         """Off the freeing list, if it is there: 6.1 forgets that it may be optimized."""
@@ -149,7 +169,9 @@ class TakenBackFromFreeing(ClearedWhenRestored):
 
 
 class CancelledByFlag(ClearedWhenRestored):
-    """6.1 without e4add247789e: OPTIMIZED stays until the bytes are restored, but is still what decisions are taken back by."""
+    """6.1 without e4add247789e: OPTIMIZED stays until the bytes are restored, but is still what
+    decisions are taken back by.
+    """
 
     def optimize(self, op: AggrKprobe, queues: Queues) -> None:
         """As in 2010."""

@@ -1,15 +1,20 @@
-"""Every order in which calls that share data can meet without probes: found by the search that also explores them with probes.
+"""Every order in which calls that share data can meet without probes: found by the search that also
+explores them with probes.
 
-The system is the same one, without control tasks, and nothing has a bound: a vCPU can be left, at no cost, in front of each instruction
-that touches memory which one task writes and another one reads or writes. Which instructions these are is not known at first. So all
-accesses of memory are recorded. The first exploration has no choice points but between calls; as soon as a schedule shows an instruction
-where tasks meet, that becomes a choice point, and the exploration starts again, until one has shown no more.
+The system is the same one, without control tasks, and nothing has a bound: a vCPU can be left, at
+no cost, in front of each instruction that touches memory which one task writes and another one
+reads or writes. Which instructions these are is not known at first. So all accesses of memory are
+recorded. The first exploration has no choice points but between calls; as soon as a schedule shows
+an instruction where tasks meet, that becomes a choice point, and the exploration starts again,
+until one has shown no more.
 
-With probes this need not be done again: the calls of a schedule make the accesses that they make without probes in the same order. If they
-make others, something has gone wrong before, and what they leave shows it.
+With probes this need not be done again: the calls of a schedule make the accesses that they make
+without probes in the same order. If they make others, something has gone wrong before, and what
+they leave shows it.
 
-Of what an interrupt does only one thing is part of an order: that it gives the vCPU to its other task. It can come wherever IF is set, so
-with preemption there is a choice in front of each instruction that changes IF, too.
+Of what an interrupt does only one thing is part of an order: that it gives the vCPU to its other
+task. It can come wherever IF is set, so with preemption there is a choice in front of each
+instruction that changes IF, too.
 """
 
 from __future__ import annotations
@@ -41,8 +46,10 @@ class _NewPoints(Exception):
 
 
 class Baseline:
-    """The calls of ``plan``, which has no control tasks, on a machine of its own: an exploration in which no choice costs anything, and no
-    interrupt comes but those that give a vCPU to its other task. :meth:`find_orders` is called once."""
+    """The calls of ``plan``, which has no control tasks, on a machine of its own: an exploration in
+    which no choice costs anything, and no interrupt comes but those that give a vCPU to its other
+    task. :meth:`find_orders` is called once.
+    """
 
     def __init__(self, port: Port, plan: Plan) -> None:
         self._port = port
@@ -54,7 +61,9 @@ class Baseline:
         self._met: set[int] = set()
         self._traces_stacks = plan.preempt
         for vcpu in self._system.vcpus:
-            self._trace(vcpu, self._pages_but(port.unprobed.stacks(vcpu.index) if not plan.preempt else []))
+            self._trace(
+                vcpu, self._pages_but(port.unprobed.stacks(vcpu.index) if not plan.preempt else [])
+            )
 
     def _make_notes(self, now: Situation) -> NotedOutcomes:
         self._notes = NotedOutcomes(now, self._at_end)
@@ -73,8 +82,9 @@ class Baseline:
                 continue
             if not outcome.exhaustive:
                 raise InputError(
-                    f"the calls share data in too many orders (more than {most:,} schedules without probes); "
-                    "use fewer calls or vCPUs, or a function that touches shared memory less often"
+                    f"the calls share data in too many orders (more than {most:,} schedules without"
+                    " probes); use fewer calls or vCPUs, or a function that touches shared memory"
+                    " less often"
                 )
             found.points = frozenset(self._met)
             found.written = tuple(self._accesses.written())
@@ -85,7 +95,7 @@ class Baseline:
         """Give the machine back."""
         self._system.close()
 
-    # Accesses ---------------------------------------------------------------------------------------------------------
+    # Accesses -------------------------------------------------------------------------------------
 
     def _pages_but(self, left_out: Sequence[range]) -> list[tuple[int, int]]:
         """All data memory without the pages ``left_out``, as few spans as it takes."""
@@ -113,7 +123,8 @@ class Baseline:
         self._port.unprobed.trace(vcpu.index, spans, touched)
 
     def _at_end(self) -> None:
-        """A schedule has ended. If an access was seen in it for the first time: does it make a choice point?
+        """A schedule has ended. If an access was seen in it for the first time: does it make a
+        choice point?
 
         :raises _NewPoints: it does, and the exploration has to start again.
         """
@@ -123,8 +134,11 @@ class Baseline:
         unprobed, places = self._port.unprobed, self._system.places
         met = {rip for rip in self._accesses.meeting_points() if not unprobed.is_machines_own(rip)}
         if self._plan.preempt:
-            # All stacks are traced then, so the RET of each function that was called is among the accesses.
-            met |= {addr for rip in self._accesses.instructions() for addr in unprobed.flag_changes(rip)}
+            # All stacks are traced then, so the RET of each function that was called is among the
+            # accesses.
+            met |= {
+                addr for rip in self._accesses.instructions() for addr in unprobed.flag_changes(rip)
+            }
         if not self._traces_stacks and any(self._visited_stacks()):
             self._traces_stacks = True
             for vcpu in self._system.vcpus:
@@ -137,12 +151,14 @@ class Baseline:
         raise _NewPoints
 
     def _visited_stacks(self) -> Iterator[bool]:
-        """For each page of a vCPU's stacks, whether another vCPU's task touched it: then the accesses of its own tasks matter, too."""
+        """For each page of a vCPU's stacks, whether another vCPU's task touched it: then the
+        accesses of its own tasks matter, too.
+        """
         for vcpu in self._system.vcpus:
             for span in self._port.unprobed.stacks(vcpu.index):
                 yield any(task // 2 != vcpu.index for task in self._accesses.tasks_in(span))
 
-    # The system without probes, for a search --------------------------------------------------------------------------
+    # The system without probes, for a search ------------------------------------------------------
 
     @property
     def coverage(self) -> Coverage:
@@ -177,11 +193,17 @@ class Baseline:
         self._system.reset()
 
     def choices(self) -> Sequence[Choice]:
-        """As with probes, but that none costs anything, since there is no bound, and that plain interrupts are left out."""
-        return [Choice(choice.actor, 0) for choice in self._system.choices() if choice.actor[0] != "i"]
+        """As with probes, but that none costs anything, since there is no bound, and that plain
+        interrupts are left out.
+        """
+        return [
+            Choice(choice.actor, 0) for choice in self._system.choices() if choice.actor[0] != "i"
+        ]
 
     def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
-        """As with probes; a loop without an end and without a choice point ends at the limit of a call."""
+        """As with probes; a loop without an end and without a choice point ends at the limit of a
+        call.
+        """
         if most is None and self._plan.reduce:
             most = self._plan.limit
         return self._system.take(actor, most, alone=alone)

@@ -1,4 +1,6 @@
-"""What a search has to say: the verdict, the violations, and the document of ``optprobe check --json``."""
+"""What a search has to say: the verdict, the violations, and the document of ``optprobe check
+--json``.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ class Report:
 class CheckResult:
     """What a search has to say.
 
-    :ivar missing: methods that the sites allow and no schedule used. ``interrupted``: Ctrl-C ended it, or
+    :ivar missing: methods that the sites allow and no schedule used. ``interrupted``: Ctrl-C ended
+    it, or
         that a process had died, which is ``died``.
     :ivar refused: a line for each probe that the core refused when the control tasks ran alone.
     :ivar unwritten: a line about the checkpoint, where that does not have all that was found.
@@ -59,8 +62,21 @@ class CheckResult:
 
     def __repr__(self) -> str:
         kinds = ", ".join(str(report.violation.kind) for report in self.violations)
-        how = "exhaustive" if self.outcome.exhaustive else "interrupted" if self.interrupted else "not exhaustive"
-        return described(self, self.verdict, kinds, count(self.outcome.schedules, "schedule"), how, f"preemption bound {self.preemptions}")
+        how = (
+            "exhaustive"
+            if self.outcome.exhaustive
+            else "interrupted"
+            if self.interrupted
+            else "not exhaustive"
+        )
+        return described(
+            self,
+            self.verdict,
+            kinds,
+            count(self.outcome.schedules, "schedule"),
+            how,
+            f"preemption bound {self.preemptions}",
+        )
 
     @property
     def coverage(self) -> Coverage:
@@ -76,9 +92,11 @@ class CheckResult:
     def verdict(self) -> str:
         """One word for what the search showed.
 
-        ``violation``: something broke. ``inconclusive``: a method that the sites allow was never used, so nothing is shown for it, however
-        far the search came. ``safe``: every schedule within the bound was visited, and nothing broke. ``nothing-found``: nothing broke in
-        the schedules that were visited, but there are others: they were drawn at random, or the search was cut off.
+        ``violation``: something broke. ``inconclusive``: a method that the sites allow was never
+        used, so nothing is shown for it, however far the search came. ``safe``: every schedule
+        within the bound was visited, and nothing broke. ``nothing-found``: nothing broke in the
+        schedules that were visited, but there are others: they were drawn at random, or the search
+        was cut off.
         """
         if self.violations:
             return "violation"
@@ -88,7 +106,9 @@ class CheckResult:
 
     @property
     def good(self) -> bool:
-        """The command's exit status is 0: nothing broke, and every method that the sites allow was used."""
+        """The command's exit status is 0: nothing broke, and every method that the sites allow was
+        used.
+        """
         return self.verdict in ("safe", "nothing-found")
 
     def to_json(self) -> dict[str, object]:

@@ -20,9 +20,11 @@ what it keeps outside of its functions."""
 
 
 def run_control_code(name: str, work: ControlCode, control: Control) -> None:
-    """Run the work of control task ``name``. What a scenario's own code raises is told to its author.
+    """Run the work of control task ``name``. What a scenario's own code raises is told to its
+    author.
 
-    :raises InputError: it raised something of its own: a violation, as every error that a control task ends in; or it did nothing, since
+    :raises InputError: it raised something of its own: a violation, as every error that a control
+    task ends in; or it did nothing, since
         Python makes a generator of a function with a ``yield``.
     """
     try:
@@ -31,9 +33,18 @@ def run_control_code(name: str, work: ControlCode, control: Control) -> None:
         raise
     except (Exception, SystemExit) as error:
         code = getattr(work, "__code__", None)  # a partial has none
-        own = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__) if frame.f_code is code]
+        own = [
+            (frame.f_code.co_filename, line)
+            for frame, line in walk_tb(error.__traceback__)
+            if frame.f_code is code
+        ]
         where = f"{Path(own[0][0]).name}:{own[0][1]}: " if own else ""
-        raise InputError(f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}") from error
+        raise InputError(
+            f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}"
+        ) from error
     if isinstance(left, Generator | Coroutine):
         what = "generator" if isinstance(left, Generator) else "coroutine"
-        raise InputError(f"control task {name}: its function is a {what}, which does nothing; make it one without yield or async")
+        raise InputError(
+            f"control task {name}: its function is a {what}, which does nothing; make it one"
+            " without yield or async"
+        )

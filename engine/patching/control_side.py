@@ -1,4 +1,6 @@
-"""What of each control state the port must offer: a text that control tasks write step by step, and an arch layer on it."""
+"""What of each control state the port must offer: a text that control tasks write step by step, and
+an arch layer on it.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,8 @@ class Write(Protocol):
 
 
 class ExploredText(Protocol):
-    """The text of one control state, which its control tasks read and write. A write stops at a point of the control plane in front of each
-    byte that a vCPU might fetch.
+    """The text of one control state, which its control tasks read and write. A write stops at a
+    point of the control plane in front of each byte that a vCPU might fetch.
 
     :ivar log: the writes since it was last cleared.
     """
@@ -83,7 +85,9 @@ class PokeState(Protocol):
 
     @property
     def state(self) -> Hashable:
-        """All that decides what a CPU meets that hits the protocol's own breakpoint, and what the next poke does."""
+        """All that decides what a CPU meets that hits the protocol's own breakpoint, and what the
+        next poke does.
+        """
         ...
 
 
@@ -107,7 +111,9 @@ class ExploredArch(Arch, Protocol):
         ...
 
     def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
-        """The instructions of ``image`` in the ``size`` bytes from ``addr``, at least one, by address."""
+        """The instructions of ``image`` in the ``size`` bytes from ``addr``, at least one, by
+        address.
+        """
         ...
 
     def method_of(self, p: Kprobe) -> Method:
@@ -115,7 +121,9 @@ class ExploredArch(Arch, Protocol):
         ...
 
     def watch_ranges(self) -> Iterator[tuple[int, int]]:
-        """Begin and end of what in slots and detour buffers has to be watched, since it matters there what others do."""
+        """Begin and end of what in slots and detour buffers has to be watched, since it matters
+        there what others do.
+        """
         ...
 
     def in_use(self, addr: int) -> bool:
@@ -123,5 +131,7 @@ class ExploredArch(Arch, Protocol):
         ...
 
     def call_ended(self, cpu: int) -> None:
-        """The call on ``cpu`` is over: no hit is in progress there, and what return probes follow there never returns."""
+        """The call on ``cpu`` is over: no hit is in progress there, and what return probes follow
+        there never returns.
+        """
         ...

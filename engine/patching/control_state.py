@@ -1,8 +1,10 @@
-"""One state of the control plane, with a core of its own: reached from the scenario's start by running control tasks step by step.
+"""One state of the control plane, with a core of its own: reached from the scenario's start by
+running control tasks step by step.
 
-A greenlet's stack can't be copied, so a state is not gone back to: it is kept, and its successor is made anew, by the same steps and one
-more (:mod:`engine.patching.control_tree`). Control code meets the machine through its text and its waits only, so what it does in a step
-does not depend on the vCPUs.
+A greenlet's stack can't be copied, so a state is not gone back to: it is kept, and its successor is
+made anew, by the same steps and one more (:mod:`engine.patching.control_tree`). Control code meets
+the machine through its text and its waits only, so what it does in a step does not depend on the
+vCPUs.
 """
 
 from __future__ import annotations
@@ -28,20 +30,21 @@ from engine.patching.store_points import stop_at_stores, stop_at_stores_of_core
 __all__ = ("ControlState", "NoTime", "Stage")
 
 _ANSWERS: Final = 8
-"""In a ``while`` loop so many of the last answers are told, which an unfinished expression may keep; all of them, or how many operations
-there were, would make each round of a loop that tries again another state."""
+"""In a ``while`` loop so many of the last answers are told, which an unfinished expression may
+keep; all of them, or how many operations there were, would make each round of a loop that tries
+again another state.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What all control states share.
 
-    :ivar text: makes the text and the arch layer of each; ``profile``: the kernel's.
-    :ivar log: told of the handlers that run.
-    :ivar code: makes the control tasks' work.
-    :ivar nmis: NMIs may come.
-    :ivar points: ``stores``: control tasks also stop in front of their stores to what hits read without a lock.
-    :ivar shared: the control tasks share variables (:mod:`engine.patching.shared_variables`).
+    :ivar text: makes the text and the arch layer of each; ``profile``: the kernel's. :ivar log:
+    told of the handlers that run. :ivar code: makes the control tasks' work. :ivar nmis: NMIs may
+    come. :ivar points: ``stores``: control tasks also stop in front of their stores to what hits
+    read without a lock. :ivar shared: the control tasks share variables
+    (:mod:`engine.patching.shared_variables`).
     """
 
     text: TextPort
@@ -54,7 +57,9 @@ class Stage:
 
 
 class NoTime:
-    """The control plane's hardware, on which time does not pass: what it would bring is a choice of the explorer's."""
+    """The control plane's hardware, on which time does not pass: what it would bring is a choice of
+    the explorer's.
+    """
 
     jiffies = 0
     in_handler = False
@@ -111,7 +116,15 @@ class ControlState:
         self.core = Kprobes(self.arch, self.plane, stage.text.kallsyms, stage.profile)
         self._stops_at_stores = stage.points == "stores"
         made = stop_at_stores if self._stops_at_stores else None
-        self.control = Control(self.core, stage.log, self.text, self.image, jump=self.facts.jump, made=made, stops_behind=stage.shared)
+        self.control = Control(
+            self.core,
+            stage.log,
+            self.text,
+            self.image,
+            jump=self.facts.jump,
+            made=made,
+            stops_behind=stage.shared,
+        )
         self.shared = stage.shared
         self.plane.lock_listeners.append(self.control.lock_taken)
         self._aggregators = _Aggregators(made)
@@ -129,7 +142,10 @@ class ControlState:
         if len(work) < len(tasks):
             names = [name for name, _ in tasks]
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"control task {twice}: there are two of this name; a task goes by the name of its function")
+            raise InputError(
+                f"control task {twice}: there are two of this name; a task goes by the name of its"
+                " function"
+            )
         for name, code in work.items():
             self.plane.spawn(name, partial(run_control_code, name, code, self.control))
         return work
@@ -139,20 +155,31 @@ class ControlState:
         task = self.plane.tasks[index]
         if self.shared and not task.delayed and (not task.started or task.at == BEHIND_OPERATION):
             state = LocalState(self.name_of, task.name)
-            self.control.saw(index, _digest(state.frames(task.body.gr_frame) if task.started else state.function(self._work[task.name])))
+            self.control.saw(
+                index,
+                _digest(
+                    state.frames(task.body.gr_frame)
+                    if task.started
+                    else state.function(self._work[task.name])
+                ),
+            )
         self.plane.step(index)
 
-    # Names of probes, which hold in every control state that the same steps lead to ---------------------------------------
+    # Names of probes, which hold in every control state that the same steps lead to ---------------
 
     def name_of(self, p: Kprobe | None) -> int:
-        """A number for ``p``: above 0 for an aggregator, below for a scenario's own probe, 0 for None."""
+        """A number for ``p``: above 0 for an aggregator, below for a scenario's own probe, 0 for
+        None.
+        """
         if p is None:
             return 0
         if isinstance(p, AggrKprobe):
             return p.op_id
         number = self.control.number_of(p)
         if number is None:
-            raise InputError(f"{p!r}: not one that the explorer knows; make probes by Control.kprobe()")
+            raise InputError(
+                f"{p!r}: not one that the explorer knows; make probes by Control.kprobe()"
+            )
         return -1 - number
 
     def named(self, name: int) -> Kprobe | None:
@@ -161,13 +188,15 @@ class ControlState:
             return None
         return self._aggregators.by_id[name] if name > 0 else self.control.probes[-1 - name]
 
-    # Identity -----------------------------------------------------------------------------------------------------------
+    # Identity -------------------------------------------------------------------------------------
 
     def name(self) -> tuple[int, tuple[int, ...], int]:
-        """64 bits of what all control tasks share (text, core, slots), of each task (where it stands, with what), and of the whole.
+        """64 bits of what all control tasks share (text, core, slots), of each task (where it
+        stands, with what), and of the whole.
 
-        Control states whose whole is equal behave alike from here on. The same in every process. What an operation has stored so far to an
-        aggregator that is not in the table yet, or not any more, is told by where its task stands.
+        Control states whose whole is equal behave alike from here on. The same in every process.
+        What an operation has stored so far to an aggregator that is not in the table yet, or not
+        any more, is told by where its task stands.
         """
         tasks = tuple(map(self._task, self.plane.tasks))
         shared = self._shared()
@@ -176,17 +205,28 @@ class ControlState:
         return shared, tasks, _digest((shared, tasks, expected))
 
     def is_like(self, other: ControlState, shared: int) -> bool:
-        """Each of the tasks stands where it does in ``other``, and what they share is named ``shared``, whatever a scenario's code keeps
-        for itself."""
+        """Each of the tasks stands where it does in ``other``, and what they share is named
+        ``shared``, whatever a scenario's code keeps for itself.
+        """
         at = [task.at for task in self.plane.tasks]
         return at == [task.at for task in other.plane.tasks] and self._shared() == shared
 
     def _shared(self) -> int:
         core = self.core
         table = tuple(sorted((addr, self._probe(p)) for addr, p in core.kprobe_table.items()))
-        lists = tuple(tuple(self.name_of(op) for op in listed) for listed in core.optimizer.lists.values())
-        waiting = tuple((addr, self.name_of(p), on) for addr, (p, on) in core.arming.waiting.items())
-        switches = (waiting, len(self._aggregators), core.kprobes_allow_optimization, core.kprobes_all_disarmed, *core.optimizer.due)
+        lists = tuple(
+            tuple(self.name_of(op) for op in listed) for listed in core.optimizer.lists.values()
+        )
+        waiting = tuple(
+            (addr, self.name_of(p), on) for addr, (p, on) in core.arming.waiting.items()
+        )
+        switches = (
+            waiting,
+            len(self._aggregators),
+            core.kprobes_allow_optimization,
+            core.kprobes_all_disarmed,
+            *core.optimizer.due,
+        )
         switches = (*switches, core.optimizer.completed)
         probes = tuple(map(self._probe, self.control.probes))
         room = (self.arch.slots.state, self.arch.detours.state, self.arch.poke.state)
@@ -198,11 +238,13 @@ class ControlState:
         if not isinstance(p, AggrKprobe):
             return own
         detour = p.optinsn.detour.addr if p.optinsn is not None else 0
-        return (*own, detour, tuple(self.name_of(child) for child in p.children))  # which list it is on, the lists say
+        # which list it is on, the lists say
+        return (*own, detour, tuple(self.name_of(child) for child in p.children))
 
     def _task(self, task: ControlTask) -> int:
         """What is a control task's own."""
-        # Where it stands, and in which wait, its frames say; of a task that has none, whether it has not started or is done.
+        # Where it stands, and in which wait, its frames say; of a task that has none, whether it
+        # has not started or is done.
         return _digest((task.name, task.again is not None, repr(task.error), self._local(task)))
 
     def _local(self, task: ControlTask) -> Hashable:

@@ -1,7 +1,8 @@
-"""All control states that were met, as the vCPUs see them, and the steps that lead from one to the next.
+"""All control states that were met, as the vCPUs see them, and the steps that lead from one to the
+next.
 
-They share one machine, and each :class:`ControlNode` is all that the vCPUs see of the control plane: a text version, and a core to ask on
-a hit.
+They share one machine, and each :class:`ControlNode` is all that the vCPUs see of the control
+plane: a text version, and a core to ask on a hit.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _STEPS_ALONE: Final = 5_000
 
 @dataclass(slots=True)
 class ControlStep:
-    """A step of a control task: the state that it leads to, and the ``writes`` of text on the way."""
+    """A step of a control task: the state that it leads to, and the ``writes`` of text on the
+    way.
+    """
 
     node: ControlNode
     writes: tuple[Write, ...]
@@ -36,14 +39,13 @@ class ControlStep:
 class ControlNode:
     """One control state as the vCPUs see it.
 
-    :ivar name: the same in every process; ``number``: in the order in which this one met it.
-    :ivar shared: 64 bits of all that control tasks share; ``locals``: of each task, of what is its own.
-    :ivar path: the steps that led here: numbers of control tasks.
-    :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
-    :ivar held: whether each control task holds a lock.
-    :ivar waits: by control task, what of the machine's it waits for.
-    :ivar stopped: ``stop_machine`` runs its function.
-    :ivar error: what ended a control task that it should not have.
+    :ivar name: the same in every process; ``number``: in the order in which this one met it. :ivar
+    shared: 64 bits of all that control tasks share; ``locals``: of each task, of what is its own.
+    :ivar path: the steps that led here: numbers of control tasks. :ivar tasks: the control tasks
+    that can make a step, as far as control tasks can tell. :ivar held: whether each control task
+    holds a lock. :ivar waits: by control task, what of the machine's it waits for. :ivar stopped:
+    ``stop_machine`` runs its function. :ivar error: what ended a control task that it should not
+    have.
     """
 
     __slots__ = (
@@ -63,7 +65,13 @@ class ControlNode:
         "waits",
     )
 
-    def __init__(self, number: int, name: tuple[int, tuple[int, ...], int], path: tuple[int, ...], state: ControlState) -> None:
+    def __init__(
+        self,
+        number: int,
+        name: tuple[int, tuple[int, ...], int],
+        path: tuple[int, ...],
+        state: ControlState,
+    ) -> None:
         self.number = number
         self.shared, self.locals, self.name = name
         self.path = path
@@ -72,8 +80,12 @@ class ControlNode:
         self.lives: Lives = state.control.lives
         tasks = state.plane.tasks
         self.tasks: tuple[int, ...] = tuple(task.index for task in tasks if task.steppable)
-        self.held: tuple[bool, ...] = tuple(state.plane.held.get(task.index, 0) > 0 for task in tasks)
-        self.waits: dict[int, MachineWait] = {task.index: task.wait for task in tasks if task.wait is not None}
+        self.held: tuple[bool, ...] = tuple(
+            state.plane.held.get(task.index, 0) > 0 for task in tasks
+        )
+        self.waits: dict[int, MachineWait] = {
+            task.index: task.wait for task in tasks if task.wait is not None
+        }
         self.stopped = state.plane.stopped
         self.error = next((task.error for task in tasks if task.error is not None), None)
         self.children: dict[int, ControlStep] = {}
@@ -88,8 +100,9 @@ class ControlNode:
         return self.state.plane.tasks[task].dropped
 
     def has_returned(self, task: int) -> bool:
-        """Control task ``task`` stands between two operations, waits for the machine, or has ended, and none of the scenario's code has
-        run that others may have told something."""
+        """Control task ``task`` stands between two operations, waits for the machine, or has ended,
+        and none of the scenario's code has run that others may have told something.
+        """
         one = self.state.plane.tasks[task]
         if one.wait is not None or one.at == BEHIND_OPERATION:
             return True
@@ -100,7 +113,9 @@ class ControlNode:
         return self.state.plane.tasks[task].at == BETWEEN_OPERATIONS
 
     def waits_for_tasks(self, task: int) -> bool:
-        """Control task ``task`` waits for what other control tasks bring about, and that is not so yet."""
+        """Control task ``task`` waits for what other control tasks bring about, and that is not so
+        yet.
+        """
         ready = self.state.plane.tasks[task].ready
         return ready is not None and not ready()
 
@@ -111,7 +126,10 @@ class ControlNode:
 
     def others_operate(self, task: int) -> bool:
         """Another control task of the scenario, which is not delayed work, has not ended."""
-        return any(other.index != task and not other.done and not other.delayed for other in self.state.plane.tasks)
+        return any(
+            other.index != task and not other.done and not other.delayed
+            for other in self.state.plane.tasks
+        )
 
     def locked_out(self, task: int) -> bool:
         """Control task ``task`` stands in front of a lock that another one owns."""
@@ -132,8 +150,8 @@ class ControlNode:
 def endless(task: str) -> EndlessTaskError:
     """Control task ``task`` makes a step more than any that ends."""
     return EndlessTaskError(
-        f"control task {task}: the control tasks have made {STEPS_MAX:,} steps in one schedule, and it has not ended; "
-        "a control task has to end, whoever goes on when"
+        f"control task {task}: the control tasks have made {STEPS_MAX:,} steps in one schedule, and"
+        " it has not ended; a control task has to end, whoever goes on when"
     )
 
 
@@ -153,7 +171,8 @@ class ControlTree:
     def _reach(self, node: ControlNode, task: int) -> ControlState:
         """``node`` once more, from the start, and a step of control task ``task`` from there.
 
-        :raises InputError: the same steps lead to something else now. So does the code of a scenario that asks for the time or for random
+        :raises InputError: the same steps lead to something else now. So does the code of a
+        scenario that asks for the time or for random
             numbers, or that keeps something from one run to the next.
         """
         state = ControlState(self._stage)
@@ -161,11 +180,16 @@ class ControlTree:
         for index in node.path:
             if index < len(tasks) and tasks[index].steppable:
                 state.step(index)
-        if not state.is_like(node.state, node.shared) or task >= len(tasks) or not tasks[task].steppable:
+        if (
+            not state.is_like(node.state, node.shared)
+            or task >= len(tasks)
+            or not tasks[task].steppable
+        ):
             state.plane.close()
             raise InputError(
-                f"the scenario is not deterministic: after the same {len(node.path):,} steps, its control tasks stand elsewhere or have "
-                "done something else; use no random numbers, no clock, and nothing that is kept outside of the scenario's function"
+                f"the scenario is not deterministic: after the same {len(node.path):,} steps, its"
+                " control tasks stand elsewhere or have done something else; use no random"
+                " numbers, no clock, and nothing that is kept outside of the scenario's function"
             )
         state.text.log.clear()
         state.step(task)
@@ -198,7 +222,8 @@ class ControlTree:
         return edge
 
     def run_alone(self, most: int, *, in_turns: bool) -> tuple[list[int] | None, str]:
-        """The steps of the control tasks up to their end, when nobody else runs: first come first, or in turns.
+        """The steps of the control tasks up to their end, when nobody else runs: first come first,
+        or in turns.
 
         :returns: None after ``most`` steps; and where the last of the tasks to make a step stands.
         """
@@ -216,8 +241,8 @@ class ControlTree:
             state.plane.close()
 
     def nodes_alone(self) -> list[ControlNode]:
-        """The control states on the way when the control tasks run alone: first come first. Where that does not end, it is in turns:
-        one may wait in a loop for what another one does.
+        """The control states on the way when the control tasks run alone: first come first. Where
+        that does not end, it is in turns: one may wait in a loop for what another one does.
 
         :raises EndlessTaskError: that does not end, either.
         """
@@ -226,7 +251,10 @@ class ControlTree:
             path, where = self.run_alone(_STEPS_ALONE, in_turns=True)
             if path is None:
                 steps = f"{_STEPS_ALONE:,} steps of the control tasks alone"
-                raise EndlessTaskError(f"control task {where}: it has not ended after {steps}; a control task has to end")
+                raise EndlessTaskError(
+                    f"control task {where}: it has not ended after {steps}; a control task has"
+                    " to end"
+                )
         nodes = [self.root]
         for task in path:
             nodes.append(self.step(nodes[-1], task).node)

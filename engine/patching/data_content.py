@@ -1,4 +1,6 @@
-"""The content of the data in memory: as it was at the start, as it is now, and short names for both."""
+"""The content of the data in memory: as it was at the start, as it is now, and short names for
+both.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class DataContent:
         for span in self.spans:
             data = bytes(room[span[0] : span[1]])
             known = self._names.get(span)
-            if known is None or known[0] != data:  # it seldom changes, and comparing is faster than hashing
+            # it seldom changes, and comparing is faster than hashing
+            if known is None or known[0] != data:
                 known = self._names[span] = (data, blake2b(data, digest_size=16).digest())
             names.append(known[1])
         return names
@@ -39,7 +42,11 @@ class DataContent:
     def changed(self) -> Memory:
         """The spans whose content is not that of the start, by name."""
         room, start = self._room, self.start
-        return {begin: name for (begin, end), name in zip(self.spans, self.names(), strict=True) if room[begin:end] != start[begin:end]}
+        return {
+            begin: name
+            for (begin, end), name in zip(self.spans, self.names(), strict=True)
+            if room[begin:end] != start[begin:end]
+        }
 
     def content(self, phys: int) -> tuple[bytes, bytes]:
         """What the span at ``phys`` held at the start, and what it holds now."""

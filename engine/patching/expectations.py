@@ -1,9 +1,12 @@
-"""What is expected of each probe, by the operations that control tasks have made on it and the order in which the core took them.
+"""What is expected of each probe, by the operations that control tasks have made on it and the
+order in which the core took them.
 
-An operation takes effect while it holds kprobe_mutex, and may return long after: of two that are under way at once the one that had the
-mutex last decides, whichever returns last. So each operation notes when it last took the mutex, and what it leaves counts from there. A
-probe is ``ON`` from the return of the operation that armed it to the start of the next one that concerns it, and then the number that goes
-with it changes, so that a pass can tell whether anything happened during it. While any operation on it is under way nothing is asked.
+An operation takes effect while it holds kprobe_mutex, and may return long after: of two that are
+under way at once the one that had the mutex last decides, whichever returns last. So each operation
+notes when it last took the mutex, and what it leaves counts from there. A probe is ``ON`` from the
+return of the operation that armed it to the start of the next one that concerns it, and then the
+number that goes with it changes, so that a pass can tell whether anything happened during it. While
+any operation on it is under way nothing is asked.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ class Life(IntEnum):
     OFF = 0
     """Not registered, or its code is gone: no handler may run."""
     CHANGING = 1
-    """An operation is under way that concerns it, or the kernel itself leaves open whether it is armed: a hit or none."""
+    """An operation is under way that concerns it, or the kernel itself leaves open whether it is
+    armed: a hit or none.
+    """
     ON = 2
     """Registered and enabled: each pass over the armed text is a hit or a miss."""
     DISABLED = 3
@@ -36,8 +41,8 @@ class Life(IntEnum):
 class Effect:
     """What an operation leaves when it succeeds; None: it leaves that as it was.
 
-    ``registered``, ``disabled`` and ``gone`` (the code under it) are of each probe that it concerns; ``armed`` and ``optimizing`` are the
-    two global switches.
+    ``registered``, ``disabled`` and ``gone`` (the code under it) are of each probe that it
+    concerns; ``armed`` and ``optimizing`` are the two global switches.
     """
 
     registered: bool | None = None
@@ -71,18 +76,21 @@ _OF_A_PROBE = ("registered", "disabled", "gone")
 class Ledger:
     """The operations under way, and what those that are over have left.
 
-    :param sleeps_on: a probe that is enabled while all are disarmed may or may not be armed with the others
+    :param sleeps_on: a probe that is enabled while all are disarmed may or may not be armed with
+    the others
         (:attr:`engine.core.profiles.Profile.enables_while_disarmed` is false).
-    :ivar under_way: by control task.
-    :ivar jumped: probes whose site held a jump when an operation on them took kprobe_mutex.
-    :ivar rearmed: addresses at which a breakpoint was written again while a jump of before waited to be undone.
-    :ivar copied_for_post: by address, whether the probe that the copy in the slot was made for had a post_handler.
+    :ivar under_way: by control task. :ivar jumped: probes whose site held a jump when an operation
+    on them took kprobe_mutex. :ivar rearmed: addresses at which a breakpoint was written again
+    while a jump of before waited to be undone. :ivar copied_for_post: by address, whether the probe
+    that the copy in the slot was made for had a post_handler.
     """
 
     def __init__(self, *, sleeps_on: bool) -> None:
         self._sleeps_on = sleeps_on
         self._clock = 0
-        self._facts: dict[tuple[str, int], tuple[int, bool]] = {}  # what holds, and the order of the operation that says so
+        self._facts: dict[
+            tuple[str, int], tuple[int, bool]
+        ] = {}  # what holds, and the order of the operation that says so
         self._epochs: list[int] = []
         self._registrations: list[int] = []
         self.under_way: dict[object, Operation] = {}
@@ -98,9 +106,11 @@ class Ledger:
             self._registrations.append(0)
         self._note()
 
-    # Operations ---------------------------------------------------------------------------------------------------------
+    # Operations -----------------------------------------------------------------------------------
 
-    def begin(self, task: object, numbers: Sequence[int], effect: Effect, *, everything: bool = False) -> None:
+    def begin(
+        self, task: object, numbers: Sequence[int], effect: Effect, *, everything: bool = False
+    ) -> None:
         """``task`` begins an operation on the probes ``numbers``, or on all that are registered."""
         operation = self.under_way[task] = Operation(numbers, effect, everything=everything)
         self._changed(operation)
@@ -131,8 +141,15 @@ class Ledger:
                 self._say(name, -1, operation.order, value)
         for n in operation.numbers:
             if effect.disabled is False:  # enabled: armed at once, unless all are disarmed
-                off = not self._holds("armed", -1, default=True) or any(one.everything for one in self.under_way.values())
-                self._say("asleep", n, operation.order, self._sleeps_on and off and self._holds("disabled", n))
+                off = not self._holds("armed", -1, default=True) or any(
+                    one.everything for one in self.under_way.values()
+                )
+                self._say(
+                    "asleep",
+                    n,
+                    operation.order,
+                    self._sleeps_on and off and self._holds("disabled", n),
+                )
             elif effect.disabled or effect.registered is not None:
                 self._say("asleep", n, operation.order, False)
             if effect.registered:
@@ -164,7 +181,9 @@ class Ledger:
 
     def _life(self, n: int) -> Life:
         registered = self.registered(n)
-        if any(n in one.numbers or (one.everything and registered) for one in self.under_way.values()):
+        if any(
+            n in one.numbers or (one.everything and registered) for one in self.under_way.values()
+        ):
             return Life.CHANGING
         if not registered or self._holds("gone", n):
             return Life.OFF
@@ -172,7 +191,7 @@ class Ledger:
             return Life.DISABLED
         return Life.CHANGING if self._holds("asleep", n) else Life.ON
 
-    # What holds -----------------------------------------------------------------------------------------------------------
+    # What holds -----------------------------------------------------------------------------------
 
     def registered(self, n: int) -> bool:
         """Probe ``n`` is registered, as far as operations that are over say."""
@@ -183,7 +202,9 @@ class Ledger:
         return self.registered(n) and not self._holds("disabled", n) and not self._holds("gone", n)
 
     def asleep(self, n: int) -> bool:
-        """It was enabled while all were disarmed, and whether it is armed with the others is left open."""
+        """It was enabled while all were disarmed, and whether it is armed with the others is left
+        open.
+        """
         return self._holds("asleep", n)
 
     @property
@@ -197,21 +218,30 @@ class Ledger:
         return self._holds("optimizing", -1, default=True)
 
     def since(self, n: int) -> int:
-        """The order in which probes were registered, of ``n``: the newest has the highest number."""
+        """The order in which probes were registered, of ``n``: the newest has the highest
+        number.
+        """
         return self._facts.get(("since", n), (0, False))[0]
 
     def registration(self, n: int) -> int:
-        """How often ``n`` was about to be registered: calls that were entered before the last time are not its any more."""
+        """How often ``n`` was about to be registered: calls that were entered before the last time
+        are not its any more.
+        """
         return self._registrations[n]
 
     def _later_than(self, operation: Operation) -> tuple[tuple[str, int], ...]:
-        """The facts that operations which are over have stated, and which took kprobe_mutex behind ``operation``, that has had it."""
-        return tuple(sorted(key for key, (order, _) in self._facts.items() if 0 < operation.order < order))
+        """The facts that operations which are over have stated, and which took kprobe_mutex behind
+        ``operation``, that has had it.
+        """
+        return tuple(
+            sorted(key for key, (order, _) in self._facts.items() if 0 < operation.order < order)
+        )
 
     def state(self, sites: Sequence[Hashable]) -> Hashable:
         """For a control state's name: all that what is expected depends on from here on.
 
-        :param sites: of each probe, the address where it is; who came first is asked of those that share one only.
+        :param sites: of each probe, the address where it is; who came first is asked of those that
+        share one only.
         """
         facts = {key: value for key, (_, value) in self._facts.items()}
         numbers = range(len(self._epochs))
@@ -223,11 +253,21 @@ class Ledger:
             orders = sorted(one.order for one in self.under_way.values())
             pending = tuple(
                 sorted(
-                    (_name(task), one.numbers, one.everything, orders.index(one.order), self._later_than(one))
+                    (
+                        _name(task),
+                        one.numbers,
+                        one.everything,
+                        orders.index(one.order),
+                        self._later_than(one),
+                    )
                     for task, one in self.under_way.items()
                 )
             )
-        places = (tuple(sorted(self.jumped)), tuple(sorted(self.rearmed)), tuple(sorted(self.copied_for_post.items())))
+        places = (
+            tuple(sorted(self.jumped)),
+            tuple(sorted(self.rearmed)),
+            tuple(sorted(self.copied_for_post.items())),
+        )
         told = (self.lives, tuple(sorted(facts.items())), tuple(self._registrations), places)
         return (told, ages, pending)
 

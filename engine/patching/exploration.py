@@ -34,7 +34,8 @@ __all__ = ("Exploration",)
 
 
 class Exploration:
-    """vCPUs, interrupts and control tasks of one scenario. See :class:`engine.search.explorable.System`.
+    """vCPUs, interrupts and control tasks of one scenario. See
+    :class:`engine.search.explorable.System`.
 
     :param oracles: what is asked whether all is well, in this order.
     :ivar now: where it stands; ``judge``: what is wrong there.
@@ -49,11 +50,19 @@ class Exploration:
         self.judge = judge = Judge(now, oracles)
         self.places = Places(now)
         self.boundaries = Boundaries(now)
-        self.waits = Waits(now.vcpus, self.boundaries.takes_interrupt, self.boundaries.tasks_of, self.boundaries.stops)
+        self.waits = Waits(
+            now.vcpus,
+            self.boundaries.takes_interrupt,
+            self.boundaries.tasks_of,
+            self.boundaries.stops,
+        )
         events = HandlerEvents(now, judge)
         shared = share_variables(work for _, work in plan.code())
         self._apart = False
-        self.tree = ControlTree(Stage(port.text, plan.profile, events, plan.code, plan.nmis, plan.points, shared), self._learn)
+        self.tree = ControlTree(
+            Stage(port.text, plan.profile, events, plan.code, plan.nmis, plan.points, shared),
+            self._learn,
+        )
         self.steps = ControlSteps(now, judge, tree=self.tree, places=self.places, waits=self.waits)
         self.tasks = TaskSwitches(now, self.waits)
         hits = HitPieces(now, judge, events)
@@ -75,10 +84,14 @@ class Exploration:
         """Find out what control tasks and calls do alone, and stand at the start."""
         port, plan, now = self.port, self.plan, self.now
         nodes = self.tree.nodes_alone()
-        self.refused = tuple(dict.fromkeys(line for node in nodes for line in node.state.control.refused))
+        self.refused = tuple(
+            dict.fromkeys(line for node in nodes for line in node.state.control.refused)
+        )
         returns = self.tree.nodes[-1].state.control.returns.values()
         # One that was never registered has no address.
-        now.unprobed = unprobed = port.unprobed.run_all([rp.kp.addr for rp in returns if rp.kp.addr is not None])
+        now.unprobed = unprobed = port.unprobed.run_all(
+            [rp.kp.addr for rp in returns if rp.kp.addr is not None]
+        )
         enough = self._instances_suffice(self.tree.nodes[-1])
         self._apart = plan.reduce and plan.apart and enough and not unprobed.shares
         self.choice = Choices(
@@ -90,14 +103,19 @@ class Exploration:
             alike=self._apart and unprobed.alike,
         )
         tasks = [port.cpus.new_tasks(vcpu.index) for vcpu in now.vcpus]
-        now.data = DataContent(port.memory.room, port.memory.content(), port.memory.data(per_cpu=unprobed.shares))
-        self.states = States(now, self.judge, waits=self.waits, steps=self.steps, choices=self.choice, tasks=tasks)
+        now.data = DataContent(
+            port.memory.room, port.memory.content(), port.memory.data(per_cpu=unprobed.shares)
+        )
+        self.states = States(
+            now, self.judge, waits=self.waits, steps=self.steps, choices=self.choice, tasks=tasks
+        )
         self.judge.start()
         self.reset()
 
     def judge_by(self, orders: Orders) -> None:
-        """From now on what calls leave has to be what they leave in one of ``orders``, and a vCPU can be left in front of each
-        instruction where they meet."""
+        """From now on what calls leave has to be what they leave in one of ``orders``, and a vCPU
+        can be left in front of each instruction where they meet.
+        """
         self.now.orders = orders
         self.judge.start()
         for addr in sorted(orders.points):
@@ -105,11 +123,13 @@ class Exploration:
         self.reset()
 
     def close(self) -> None:
-        """End what is under way, and give the machine back. Nothing of the exploration may be used any more."""
+        """End what is under way, and give the machine back. Nothing of the exploration may be used
+        any more.
+        """
         self.tree.close()
         self.port.close()
 
-    # Setting up ---------------------------------------------------------------------------------------------------------
+    # Setting up -----------------------------------------------------------------------------------
 
     def _learn(self, node: ControlNode) -> None:
         """A new control state: whether it is sound, and what to watch in it."""
@@ -117,16 +137,21 @@ class Exploration:
         self.places.learn(node)
         if self._apart and not self._instances_suffice(node):
             raise InputError(
-                "a return probe comes only with some schedules, so it is not known what tasks share; explore with --no-reduction"
+                "a return probe comes only with some schedules, so it is not known what tasks"
+                " share; explore with --no-reduction"
             )
 
     def _instances_suffice(self, node: ControlNode) -> bool:
-        """No call can find the instances of a return probe taken; each vCPU may be in an NMI that interrupted one of its tasks."""
+        """No call can find the instances of a return probe taken; each vCPU may be in an NMI that
+        interrupted one of its tasks.
+        """
         calls = len(self.plan.calls) + self.plan.nmis * len(self.vcpus)
         return self.now.unprobed.instances_suffice(node.state.control.returns.values(), calls)
 
     def error_alone(self) -> OptprobeError | None:
-        """An error, other than what the core refuses, that a control task ends in when nobody else runs."""
+        """An error, other than what the core refuses, that a control task ends in when nobody else
+        runs.
+        """
         errors = (task.error for task in self.tree.nodes_alone()[-1].state.plane.tasks)
         return next((error for error in errors if isinstance(error, EngineBug | InputError)), None)
 
@@ -139,7 +164,7 @@ class Exploration:
             if isinstance(task.error, KprobeError):
                 raise task.error
 
-    # What it is ---------------------------------------------------------------------------------------------------------
+    # What it is -----------------------------------------------------------------------------------
 
     @property
     def vcpus(self) -> list[VcpuState]:
@@ -158,7 +183,9 @@ class Exploration:
 
     @property
     def shares(self) -> bool:
-        """Calls write to memory that others may read, so what each leaves depends on their order: see :meth:`judge_by`."""
+        """Calls write to memory that others may read, so what each leaves depends on their order:
+        see :meth:`judge_by`.
+        """
         return self.now.unprobed.shares
 
     def where(self, addr: int) -> str:
@@ -166,10 +193,12 @@ class Exploration:
         return self.port.text.where(addr)
 
     def allowed_methods(self) -> tuple[str, ...]:
-        """How the sites can be hit: words of :class:`Coverage`; none, where no probe was registered."""
+        """How the sites can be hit: words of :class:`Coverage`; none, where no probe was
+        registered.
+        """
         return self.places.allowed_methods()
 
-    # A system that can be explored --------------------------------------------------------------------------------------
+    # A system that can be explored ----------------------------------------------------------------
 
     @property
     def coverage(self) -> Coverage:
@@ -182,7 +211,9 @@ class Exploration:
 
     @property
     def points(self) -> set[int]:
-        """Names of the pairs of a vCPU's position and a control state that were met since a fresh set was put here."""
+        """Names of the pairs of a vCPU's position and a control state that were met since a fresh
+        set was put here.
+        """
         return self.now.points
 
     @points.setter
@@ -220,7 +251,9 @@ class Exploration:
         return self.states.key()
 
     def choices(self) -> Sequence[Choice]:
-        """How to go on; as before first, where that can be. At the end of a schedule the oracles look at what it has left."""
+        """How to go on; as before first, where that can be. At the end of a schedule the oracles
+        look at what it has left.
+        """
         if self.judge.violation is not None:
             return ()
         found = self.choice.offered()
@@ -230,9 +263,13 @@ class Exploration:
 
     def _end(self) -> None:
         """Nobody can go on."""
-        waiting = [self.node.at(task.index) for task in self.node.state.plane.tasks if not task.done]
+        waiting = [
+            self.node.at(task.index) for task in self.node.state.plane.tasks if not task.done
+        ]
         asleep = ((vcpu.index, one.rip) for vcpu in self.vcpus for one in vcpu.asleep if waiting)
-        self.judge.schedule_ended([*waiting, *(f"a task of CPU {cpu} sleeps at {self.where(ip)}" for cpu, ip in asleep)])
+        self.judge.schedule_ended(
+            [*waiting, *(f"a task of CPU {cpu} sleeps at {self.where(ip)}" for cpu, ip in asleep)]
+        )
 
     def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
         """One choice; see :class:`engine.search.explorable.System`."""
@@ -265,5 +302,7 @@ class Exploration:
             self.nmis.deliver(vcpu)
         else:
             self.tasks.switch(vcpu, self.port.cpus.ip(vcpu.index))
-            if vcpu.mode is Mode.IDLE:  # which of two idle tasks has the CPU is all the same, so one that gets it makes its call
+            # which of two idle tasks has the CPU is all the same, so one that gets it makes its
+            # call
+            if vcpu.mode is Mode.IDLE:
                 self.runs.begin_call(vcpu)

@@ -1,4 +1,6 @@
-"""Notes each handler that runs, and each miss that is counted, on the pass over a site that it belongs to, and tells the oracles."""
+"""Notes each handler that runs, and each miss that is counted, on the pass over a site that it
+belongs to, and tells the oracles.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,16 @@ __all__ = ("HandlerEvents",)
 
 
 class HandlerEvents:
-    """A :class:`engine.patching.operations.HandlerLog`. What runs, runs on :attr:`Situation.vcpu`."""
+    """A :class:`engine.patching.operations.HandlerLog`. What runs, runs on
+    :attr:`Situation.vcpu`.
+    """
 
     def __init__(self, now: Situation, judge: Judge) -> None:
         self._now = now
         self._judge = judge
         profile = now.plan.profile
-        # A copy that was made for a probe without a post_handler may end in a jump back, for good: who joins with one is never called.
+        # A copy that was made for a probe without a post_handler may end in a jump back, for good:
+        # who joins with one is never called.
         self._loses_posts = profile.steps_by_int3 and not profile.slot_has_both
 
     def _ran(self, seen: Seen, probe: int) -> None:
@@ -54,7 +59,7 @@ class HandlerEvents:
         """The handler of a return probe runs."""
         self._judge.return_handler_ran(self._now.vcpu, probe, ri, regs)
 
-    # Misses -------------------------------------------------------------------------------------------------------------
+    # Misses ---------------------------------------------------------------------------------------
 
     @staticmethod
     def misses(state: ControlState) -> list[int]:
@@ -66,7 +71,9 @@ class HandlerEvents:
         return counts
 
     def missed(self, state: ControlState, before: list[int]) -> None:
-        """A piece of a hit is done, before which :meth:`misses` were so: what has gone up since is a miss."""
+        """A piece of a hit is done, before which :meth:`misses` were so: what has gone up since is
+        a miss.
+        """
         now = self.misses(state)
         if now == before:
             return

@@ -1,6 +1,8 @@
-"""The record of a hit in progress, between two of its pieces: what an exploration keeps, compares and goes back to.
+"""The record of a hit in progress, between two of its pieces: what an exploration keeps, compares
+and goes back to.
 
-Probes are kept by name, since another control state, with a core of its own, may have come between two pieces.
+Probes are kept by name, since another control state, with a core of its own, may have come between
+two pieces.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ NO_HIT: Final[Block] = (0, KprobeStatus.HIT_ACTIVE.value, 0, 0, (), 0, None)
 class Hit:
     """A hit in progress.
 
-    :ivar at: guest address of its pt_regs.
-    :ivar probe: name of what the table had at the site.
-    :ivar argument: the number that the detour buffer passes to the callback; of a call that ftrace has put in place, where it returns to.
-    :ivar children: names of those whose handlers are still to run, as they were listed when the first one ran: a probe that joins
+    :ivar at: guest address of its pt_regs. :ivar probe: name of what the table had at the site.
+    :ivar argument: the number that the detour buffer passes to the callback; of a call that ftrace
+    has put in place, where it returns to. :ivar children: names of those whose handlers are still
+    to run, as they were listed when the first one ran: a probe that joins
         meanwhile comes in front, and one that leaves is disabled.
     """
 
@@ -38,5 +40,7 @@ class Hit:
 
     @property
     def key(self) -> tuple[int, ...]:
-        """For a state's hash. Of ``kind``, ``at`` and ``argument`` no case is known that shows them: the stub's registers say the same."""
+        """For a state's hash. Of ``kind``, ``at`` and ``argument`` no case is known that shows
+        them: the stub's registers say the same.
+        """
         return (self.kind, self.phase, self.at, self.probe, self.argument, *self.children)

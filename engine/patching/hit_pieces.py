@@ -38,14 +38,18 @@ class HitPieces:
             self._now.open_calls = store_calls(state)
 
     def goes_on_freed(self, vcpu: VcpuState, probe: int = 0) -> bool:
-        """A hit goes on, with the probe of that name and the one that the CPU says it is in, if it does: has something gone wrong?"""
+        """A hit goes on, with the probe of that name and the one that the CPU says it is in, if it
+        does: has something gone wrong?
+        """
         for name in {probe, vcpu.block[0]}:
             if name:
                 self._judge.hit_goes_on(vcpu, name)
         return self._judge.violation is not None
 
     def advance(self, vcpu: VcpuState) -> HitPhase | None:
-        """The next piece of the hit that the vCPU is in. Returns what that was; None: something was wrong before it."""
+        """The next piece of the hit that the vCPU is in. Returns what that was; None: something was
+        wrong before it.
+        """
         hit, state = vcpu.hit, self._now.node.state
         assert hit is not None
         if self.goes_on_freed(vcpu, hit.probe):
@@ -57,13 +61,16 @@ class HitPieces:
         self._events.missed(state, missed)
         self.store(vcpu)
         if hit.phase is HitPhase.FOUND and not hit.probe:
-            vcpu.stepping = False  # a breakpoint behind the copy has ended the step, if there was one
+            vcpu.stepping = (
+                False  # a breakpoint behind the copy has ended the step, if there was one
+            )
         if hit.phase is HitPhase.HANDLED and not self._now.port.cpus.died(vcpu.index):
             self._note_way(vcpu, hit, flags)
         return hit.phase
 
     def _note_way(self, vcpu: VcpuState, hit: Hit, flags: int) -> None:
-        """The handlers of a hit have run, and it goes on: coverage, and whether a single step begins.
+        """The handlers of a hit have run, and it goes on: coverage, and whether a single step
+        begins.
 
         :param flags: the flags of what was hit, as they were until now.
         """

@@ -23,8 +23,9 @@ MakeOracle = Callable[[Situation], Oracle]
 
 
 class Judge:
-    """Passes each event on to the oracles that mind it: all of them are told, since some remember what they hear, and the first answer
-    counts. An attribute that is called is an event, with the arguments that :class:`Oracle` says.
+    """Passes each event on to the oracles that mind it: all of them are told, since some remember
+    what they hear, and the first answer counts. An attribute that is called is an event, with the
+    arguments that :class:`Oracle` says.
 
     :ivar violation: the first thing that went wrong in the present state.
     :ivar oracles: in their order.
@@ -49,17 +50,23 @@ class Judge:
         self.hit_goes_on: Callable[[VcpuState, int], None] = self._event("hit_goes_on")
         self.step_begun: Callable[[VcpuState, str | None], None] = self._event("step_begun")
         self.handler_ran: Callable[[VcpuState, Seen, int], None] = self._event("handler_ran")
-        self.function_entered: Callable[[VcpuState, str | None], None] = self._event("function_entered")
+        self.function_entered: Callable[[VcpuState, str | None], None] = self._event(
+            "function_entered"
+        )
         self.call_followed: Callable[[VcpuState, int, Any], None] = self._event("call_followed")
         self.instance_missing: Callable[[VcpuState, int], None] = self._event("instance_missing")
         self.return_begins: Callable[[VcpuState, int, int], None] = self._event("return_begins")
-        self.return_handler_ran: Callable[[VcpuState, int, KretprobeInstance, Any], None] = self._event("return_handler_ran")
+        self.return_handler_ran: Callable[[VcpuState, int, KretprobeInstance, Any], None] = (
+            self._event("return_handler_ran")
+        )
         self.return_handled: Callable[[VcpuState], None] = self._event("return_handled")
         self.return_over: Callable[[VcpuState], None] = self._event("return_over")
 
     def _heard(self, event: str) -> tuple[Callable[..., Violation | None], ...]:
         """The methods of the oracles that override ``event``."""
-        mind = (one for one in self.oracles if getattr(type(one), event) is not getattr(Oracle, event))
+        mind = (
+            one for one in self.oracles if getattr(type(one), event) is not getattr(Oracle, event)
+        )
         return tuple(getattr(one, event) for one in mind)
 
     def _event(self, name: str) -> Callable[..., None]:
@@ -74,7 +81,7 @@ class Judge:
 
         return tell
 
-    # State ------------------------------------------------------------------------------------------------------------
+    # State ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """See :class:`Oracle`."""
@@ -101,7 +108,7 @@ class Judge:
         """For a state's name."""
         return tuple([key() for key in self._keys])
 
-    # Control states -----------------------------------------------------------------------------------------------------
+    # Control states -------------------------------------------------------------------------------
 
     def learn(self, node: ControlNode) -> None:
         """A control state that is new: is it sound?"""

@@ -1,14 +1,19 @@
-"""What decides how a control task goes on, beside what all tasks share: where its code stands, and what its local variables hold.
+"""What decides how a control task goes on, beside what all tasks share: where its code stands, and
+what its local variables hold.
 
-A control state has to be told from another one by all of it, or the explorer takes one for the other and never sees what comes after.
-Python shows where each frame stands and what its variables hold, those of closures included. It does not show what an unfinished statement
-keeps: the position of a ``for`` loop or of a ``map()``, what calls before in the same expression have returned, or which exception a
-``finally`` block will raise again. For a scenario's code these are decided by what it has seen: how many operations it has begun, and what
-they have answered. All of that is part of the state, but in ``while`` loops, which may try again as often as they like: there only the
-last answers are (:func:`unbounded`). So what is not told apart is a ``map()``, or the like, within a ``while`` loop. The code of optprobe
-itself is written so that its variables tell (``tests/explore/test_laws.py`` holds it to that).
+A control state has to be told from another one by all of it, or the explorer takes one for the
+other and never sees what comes after. Python shows where each frame stands and what its variables
+hold, those of closures included. It does not show what an unfinished statement keeps: the position
+of a ``for`` loop or of a ``map()``, what calls before in the same expression have returned, or
+which exception a ``finally`` block will raise again. For a scenario's code these are decided by
+what it has seen: how many operations it has begun, and what they have answered. All of that is part
+of the state, but in ``while`` loops, which may try again as often as they like: there only the last
+answers are (:func:`unbounded`). So what is not told apart is a ``map()``, or the like, within a
+``while`` loop. The code of optprobe itself is written so that its variables tell
+(``tests/explore/test_laws.py`` holds it to that).
 
-What can't be told apart (a file, a lock, an iterator that does not say where it is) is refused, by the name of its variable.
+What can't be told apart (a file, a lock, an iterator that does not say where it is) is refused, by
+the name of its variable.
 """
 
 from __future__ import annotations
@@ -19,7 +24,16 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import lru_cache, partial
 from hashlib import blake2b
-from types import BuiltinFunctionType, CellType, CodeType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, Final, cast
 
 from engine.errors import InputError
@@ -34,7 +48,9 @@ _SHIPPED: Final = "arch_x86.explore.scenarios"
 
 @lru_cache(maxsize=1024)
 def _places(code: CodeType) -> tuple[tuple[int | None, ...], ...]:
-    """Lines and columns of each instruction; its offset depends on how often it has run (PEP 659)."""
+    """Lines and columns of each instruction; its offset depends on how often it has run (PEP
+    659).
+    """
     return tuple(code.co_positions())
 
 
@@ -57,9 +73,9 @@ class _Untold(Exception):
 class LocalState:
     """Names the local state of one control task.
 
-    :param name_of: the name of a probe, which holds in every world.
-    :param task: the task's name, for messages.
-    :ivar iterates: a generator was met that has a ``for`` loop of its own, whose position nothing shows.
+    :param name_of: the name of a probe, which holds in every world. :param task: the task's name,
+    for messages. :ivar iterates: a generator was met that has a ``for`` loop of its own, whose
+    position nothing shows.
     """
 
     def __init__(self, name_of: Callable[[Kprobe | None], int], task: str) -> None:
@@ -71,7 +87,8 @@ class LocalState:
     def frames(self, innermost: FrameType | None) -> Hashable:
         """The local state of all frames from ``innermost`` outwards.
 
-        :raises InputError: a variable of the scenario's own code holds something whose state can't be told.
+        :raises InputError: a variable of the scenario's own code holds something whose state can't
+        be told.
         """
         return tuple(map(self._frame, _outwards(innermost)))
 
@@ -79,18 +96,28 @@ class LocalState:
         code = frame.f_code
         module = _module(frame)
         own = is_of_optprobe(module) or module == "contextlib"
-        variables = sorted(frame.f_locals.items())  # the order of the dictionary depends on when it was asked for before
+        # the order of the dictionary depends on when it was asked for before
+        variables = sorted(frame.f_locals.items())
         held = tuple(self._variable(name, value, own=own) for name, value in variables)
-        return (code.co_qualname, _places(code)[frame.f_lasti // 2] if frame.f_lasti >= 0 else (), held)
+        return (
+            code.co_qualname,
+            _places(code)[frame.f_lasti // 2] if frame.f_lasti >= 0 else (),
+            held,
+        )
 
     def _variable(self, name: str, value: Any, *, own: bool) -> Hashable:
         try:
             return self.value(value, own=own)
         except (_Untold, RecursionError) as error:
-            what = error.args[0] if isinstance(error, _Untold) else f"{type(value).__name__} that is nested too deeply"
+            what = (
+                error.args[0]
+                if isinstance(error, _Untold)
+                else f"{type(value).__name__} that is nested too deeply"
+            )
             raise InputError(
-                f"control task {self._task}: the variable {name} holds a {what}, and two of these can't be told apart; "
-                "keep numbers, texts, lists, dictionaries, probes or objects of your own in variables"
+                f"control task {self._task}: the variable {name} holds a {what}, and two of these"
+                " can't be told apart; keep numbers, texts, lists, dictionaries, probes or objects"
+                " of your own in variables"
             ) from None
 
     def function(self, work: Callable[..., Any] | None) -> Hashable:
@@ -103,7 +130,8 @@ class LocalState:
     def value(self, value: Any, *, own: bool = False) -> Hashable:
         """What of ``value`` decides what the task will do.
 
-        :param own: it is held by optprobe's own code, where objects of no kind known here are those that every world has one of.
+        :param own: it is held by optprobe's own code, where objects of no kind known here are those
+        that every world has one of.
         """
         if isinstance(value, Enum):
             return (type(value).__name__, value.name)
@@ -154,7 +182,12 @@ class LocalState:
         if isinstance(value, MethodType):
             return (value.__func__.__qualname__, self.value(value.__self__))
         if isinstance(value, partial):
-            return ("partial", self.value(value.func), self.value(value.args), self.value(value.keywords))  # pyright: ignore[reportUnknownMemberType]
+            return (
+                "partial",
+                self.value(value.func),
+                self.value(value.args),
+                self.value(value.keywords),
+            )  # pyright: ignore[reportUnknownMemberType]
         if isinstance(value, GeneratorType):
             return self._generator(cast("GeneratorType[Any, Any, Any]", value))
         try:
@@ -182,14 +215,25 @@ class LocalState:
         return ("cell", self._variable(name, content, own=False))
 
     def _attributes(self, kind: type[Any]) -> Hashable:
-        """Those of a class, but for what every class has, and for descriptors, such as properties, which keep nothing."""
-        own = ((name, cast("object", one)) for name, one in vars(kind).items() if not name.startswith(("__", "_abc_impl")))
-        return tuple((name, self.value(one)) for name, one in own if isinstance(one, FunctionType) or not hasattr(one, "__get__"))
+        """Those of a class, but for what every class has, and for descriptors, such as properties,
+        which keep nothing.
+        """
+        own = (
+            (name, cast("object", one))
+            for name, one in vars(kind).items()
+            if not name.startswith(("__", "_abc_impl"))
+        )
+        return tuple(
+            (name, self.value(one))
+            for name, one in own
+            if isinstance(one, FunctionType) or not hasattr(one, "__get__")
+        )
 
 
 def unbounded(innermost: FrameType | None) -> bool:
-    """The scenario's functions that are under way have a ``while`` loop, which goes round as often as it likes, and no ``for`` loop, whose
-    position no variable tells."""
+    """The scenario's functions that are under way have a ``while`` loop, which goes round as often
+    as it likes, and no ``for`` loop, whose position no variable tells.
+    """
     codes = [frame.f_code for frame in _outwards(innermost) if not is_of_optprobe(_module(frame))]
     return any(map(_has_while_loop, codes)) and not any(map(_has_for_loop, codes))
 
@@ -202,8 +246,14 @@ def _has_for_loop(code: CodeType) -> bool:
 @lru_cache(maxsize=1024)
 def _has_while_loop(code: CodeType) -> bool:
     """It jumps back, and not to where a ``for`` loop takes its next item."""
-    rounds = {one.offset for one in dis.get_instructions(code) if one.opname in ("FOR_ITER", "SEND")}
-    jumps = [(one.offset, one.argval) for one in dis.get_instructions(code) if one.opcode in dis.hasjrel or one.opcode in dis.hasjabs]
+    rounds = {
+        one.offset for one in dis.get_instructions(code) if one.opname in ("FOR_ITER", "SEND")
+    }
+    jumps = [
+        (one.offset, one.argval)
+        for one in dis.get_instructions(code)
+        if one.opcode in dis.hasjrel or one.opcode in dis.hasjabs
+    ]
     return any(to < at and to not in rounds for at, to in jumps)
 
 

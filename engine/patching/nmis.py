@@ -25,7 +25,9 @@ class Nmis:
         """An NMI comes. An idle CPU takes it on the empty stack of its task."""
         vectors = self._cpus.deliver_nmi(vcpu.index, in_call=vcpu.mode is Mode.CALL)
         if vectors is not None:
-            vcpu.interrupted = Interrupted(vcpu.hit, vcpu.passing, vcpu.stepping, vcpu.block, vectors)
+            vcpu.interrupted = Interrupted(
+                vcpu.hit, vcpu.passing, vcpu.stepping, vcpu.block, vectors
+            )
             vcpu.nmi, vcpu.hit, vcpu.passing, vcpu.stepping = True, None, None, False
 
     def call_function(self, vcpu: VcpuState) -> None:

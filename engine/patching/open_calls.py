@@ -1,4 +1,6 @@
-"""Calls with a return probe that are open, by names that hold in every control state: which instance of which probe each has."""
+"""Calls with a return probe that are open, by names that hold in every control state: which
+instance of which probe each has.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,25 @@ from engine.patching.control_state import ControlState
 __all__ = ("NO_CALLS", "OpenCalls", "load_calls", "store_calls")
 
 _Call = tuple[int, int, int, int, int]
-"""Number of the probe (-1: nobody knows), which registration of it, number of its instance, the return address, and where that lay."""
+"""Number of the probe (-1: nobody knows), which registration of it, number of its instance, the
+return address, and where that lay.
+"""
 _Taken = tuple[int, int, tuple[int, ...]]
 """Number of the probe, which registration of it, and which of its instances are not free."""
 OpenCalls = tuple[tuple[tuple[Hashable, tuple[_Call, ...]], ...], tuple[_Taken, ...]]
-"""Of each task its calls, oldest first; of each probe the instances that are not free, which may be more than those of its calls."""
+"""Of each task its calls, oldest first; of each probe the instances that are not free, which may be
+more than those of its calls.
+"""
 NO_CALLS: OpenCalls = ((), ())
 
 
 def load_calls(state: ControlState, calls: OpenCalls) -> None:
     """They are open in ``state``; each instance that is not noted as taken is free."""
-    returns, ledger, instances = state.control.returns, state.control.ledger, state.control.instances
+    returns, ledger, instances = (
+        state.control.returns,
+        state.control.ledger,
+        state.control.instances,
+    )
     stacks: dict[Hashable, list[KretprobeInstance]] = {}
     for task, stack in calls[0]:
         stacks[task] = []
@@ -43,7 +53,11 @@ def load_calls(state: ControlState, calls: OpenCalls) -> None:
 def store_calls(state: ControlState) -> OpenCalls:
     """What is open in ``state``."""
     returns, ledger = state.control.returns, state.control.ledger
-    names = {id(ri): (*key, index) for key, made in state.control.instances.items() for index, ri in enumerate(made)}
+    names = {
+        id(ri): (*key, index)
+        for key, made in state.control.instances.items()
+        for index, ri in enumerate(made)
+    }
     stacks = tuple(
         (task, tuple((*names.get(id(ri), (-1, 0, 0)), ri.ret_addr, ri.frame) for ri in stack))
         for task, stack in state.core.kretprobes.open_stacks.items()
@@ -53,5 +67,11 @@ def store_calls(state: ControlState) -> OpenCalls:
     for number, rp in returns.items():
         if len(rp.free_instances) != len(rp.instances):
             free = {id(ri) for ri in rp.free_instances}
-            taken.append((number, ledger.registration(number), tuple(n for n, ri in enumerate(rp.instances) if id(ri) not in free)))
+            taken.append(
+                (
+                    number,
+                    ledger.registration(number),
+                    tuple(n for n, ri in enumerate(rp.instances) if id(ri) not in free),
+                )
+            )
     return (stacks, tuple(taken))

@@ -1,4 +1,5 @@
-"""What a scenario's control tasks do: the core's operations, with a note of what each probe may and must do meanwhile.
+"""What a scenario's control tasks do: the core's operations, with a note of what each probe may and
+must do meanwhile.
 
 The notes are what the oracles go by (:mod:`engine.patching.expectations`).
 """
@@ -19,12 +20,21 @@ from engine.patching.control_side import ExploredText
 from engine.patching.expectations import Effect, Ledger, Lives, Operation
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
-__all__ = ("BEHIND_OPERATION", "BETWEEN_OPERATIONS", "Control", "EndlessTaskError", "HandlerLog", "unsettled")
+__all__ = (
+    "BEHIND_OPERATION",
+    "BETWEEN_OPERATIONS",
+    "Control",
+    "EndlessTaskError",
+    "HandlerLog",
+    "unsettled",
+)
 
 BETWEEN_OPERATIONS: Final = "next operation"
 """Name of the point in front of each operation."""
 BEHIND_OPERATION: Final = "behind the operation"
-"""Name of the point behind each operation, where control tasks share variables: the scenario's code goes on there."""
+"""Name of the point behind each operation, where control tasks share variables: the scenario's code
+goes on there.
+"""
 _NUMBERS: Final = 10_000
 """Numbers that probes can be given: each below the highest takes room."""
 
@@ -34,8 +44,14 @@ class EndlessTaskError(InputError):
 
 
 def unsettled(core: Kprobes) -> str | None:
-    """What is left to do for the optimizer, now that wait_for_kprobe_optimizer() has returned; None: nothing."""
-    listed = [queue.value for queue in (Queue.OPTIMIZING, Queue.UNOPTIMIZING) if core.optimizer.lists[queue]]
+    """What is left to do for the optimizer, now that wait_for_kprobe_optimizer() has returned;
+    None: nothing.
+    """
+    listed = [
+        queue.value
+        for queue in (Queue.OPTIMIZING, Queue.UNOPTIMIZING)
+        if core.optimizer.lists[queue]
+    ]
     if listed:
         return f"waiting for the optimizer has ended, and the {listed[0]} list is not empty"
     if any(core.optimizer.due):
@@ -66,18 +82,20 @@ class HandlerLog(Protocol):
 class Control:
     """The operations, on one control state's core.
 
-    :param log: told of each handler that runs.
-    :param jump: the first byte of the jump that an optimized probe writes.
-    :param made: called with each probe that is made, before anybody else has it.
-    :param stops_behind: there is a point behind each operation, too, so that other tasks can come before the scenario's code goes on.
-    :ivar probes: by number, in the order of :meth:`kprobe` and :meth:`kretprobe` calls. ``returns``: the return probes among them.
-    :ivar instances: of each registration of a return probe, by its number and which one it was, also when it is unregistered.
-    :ivar told: of each control task, by its index, how many operations it has begun, and whether those that can fail have succeeded.
-        What the task's code keeps where nobody can look at it (the position of a loop, say) is decided by that. Where tasks share
-        variables, also what they hold when its code goes on (:meth:`saw`).
-    :ivar refused: a line for each probe that the core has refused, for the user.
-    :ivar ledger: what is expected of each of them.
-    :ivar broken: what an operation has promised, and did not keep when it returned; None as long as there is no such thing.
+    :param log: told of each handler that runs. :param jump: the first byte of the jump that an
+    optimized probe writes. :param made: called with each probe that is made, before anybody else
+    has it. :param stops_behind: there is a point behind each operation, too, so that other tasks
+    can come before the scenario's code goes on. :ivar probes: by number, in the order of
+    :meth:`kprobe` and :meth:`kretprobe` calls. ``returns``: the return probes among them. :ivar
+    instances: of each registration of a return probe, by its number and which one it was, also when
+    it is unregistered. :ivar told: of each control task, by its index, how many operations it has
+    begun, and whether those that can fail have succeeded.
+        What the task's code keeps where nobody can look at it (the position of a loop, say) is
+        decided by that. Where tasks share variables, also what they hold when its code goes on
+        (:meth:`saw`).
+    :ivar refused: a line for each probe that the core has refused, for the user. :ivar ledger: what
+    is expected of each of them. :ivar broken: what an operation has promised, and did not keep when
+    it returned; None as long as there is no such thing.
     """
 
     def __init__(
@@ -106,11 +124,14 @@ class Control:
         self._disabled: set[int] = set()
         self._numbered: set[int] = set()
         self.ledger = Ledger(sleeps_on=not core.profile.enables_while_disarmed)
-        # In these profiles alone it makes a difference to what is expected, and what makes none must not tell control states apart.
-        self._asks_for_jumps = core.profile.reoptimizes_neighbour and not core.profile.reoptimizes_later
+        # In these profiles alone it makes a difference to what is expected, and what makes none
+        # must not tell control states apart.
+        self._asks_for_jumps = (
+            core.profile.reoptimizes_neighbour and not core.profile.reoptimizes_later
+        )
         self.broken: str | None = None
 
-    # Probes -----------------------------------------------------------------------------------------------------------
+    # Probes ---------------------------------------------------------------------------------------
 
     def kprobe(
         self,
@@ -122,9 +143,11 @@ class Control:
         disabled: bool = False,
         number: int | None = None,
     ) -> Kprobe:
-        """A probe whose handler counts, at a symbol or an address; ``post``: with a post_handler, too; ``disabled``: registered so.
+        """A probe whose handler counts, at a symbol or an address; ``post``: with a post_handler,
+        too; ``disabled``: registered so.
 
-        :param number: its number, where several control tasks make probes; else they are numbered as they come.
+        :param number: its number, where several control tasks make probes; else they are numbered
+        as they come.
         """
         number = len(self.probes) if number is None else number
 
@@ -143,13 +166,18 @@ class Control:
             self._disabled.add(number)
         return p
 
-    def kretprobe(self, symbol: str | None, maxactive: int = 8, *, addr: int | None = None) -> Kretprobe:
+    def kretprobe(
+        self, symbol: str | None, maxactive: int = 8, *, addr: int | None = None
+    ) -> Kretprobe:
         """A return probe whose handlers count, on the function called ``symbol`` or at ``addr``.
 
         :param maxactive: how many calls it can follow at once.
         """
         if maxactive > MAXACTIVE_MAX:
-            raise InputError(f"maxactive={maxactive}: a return probe follows {MAXACTIVE_MAX} calls at once at most")
+            raise InputError(
+                f"maxactive={maxactive}: a return probe follows {MAXACTIVE_MAX} calls at once at"
+                " most"
+            )
         number = len(self.probes)
 
         def entry_handler(_ri: KretprobeInstance, regs: Any) -> int:
@@ -160,7 +188,13 @@ class Control:
             self._log.returned(number, ri, regs)
             return 0
 
-        rp = Kretprobe(addr=addr, symbol_name=symbol, handler=handler, entry_handler=entry_handler, maxactive=maxactive)
+        rp = Kretprobe(
+            addr=addr,
+            symbol_name=symbol,
+            handler=handler,
+            entry_handler=entry_handler,
+            maxactive=maxactive,
+        )
         self._add(rp.kp, number)
         self.returns[number] = rp
         return rp
@@ -171,8 +205,9 @@ class Control:
         :raises InputError: another probe has that number, or it is none.
         """
         if not 0 <= number < _NUMBERS or number in self._numbered:
-            out = not 0 <= number < _NUMBERS
-            raise InputError(f"number={number}: {f'a number is 0 to {_NUMBERS - 1}' if out else 'another probe has that number already'}")
+            if number in self._numbered:
+                raise InputError(f"number={number}: another probe has that number already")
+            raise InputError(f"number={number}: a number is 0 to {_NUMBERS - 1}")
         self._numbered.add(number)
         while len(self.probes) <= number:
             self.probes.append(Kprobe())  # of another task, which has not come to make it
@@ -201,19 +236,25 @@ class Control:
         self.told[task] = (begun + 1, answers)
 
     def _answers(self, answer: bool) -> None:
-        """An operation of the current control task ends: with success, or else it has raised an error."""
+        """An operation of the current control task ends: with success, or else it has raised an
+        error.
+        """
         begun, answers = self.told[self._task]
         self.told[self._task] = (begun, (*answers, answer))
 
     def saw(self, task: int, state: Hashable) -> None:
-        """The scenario's code of a control task goes on, and can look at ``state``. What it saw last, too, is told once: a loop that waits
-        for another task comes to the same state in each round."""
+        """The scenario's code of a control task goes on, and can look at ``state``. What it saw
+        last, too, is told once: a loop that waits for another task comes to the same state in each
+        round.
+        """
         begun, answers = self.told.get(task, (0, ()))
         if not answers or answers[-1] != state:
             self.told[task] = (begun, (*answers, state))
 
     def _over(self) -> None:
-        """An operation of the current control task is over: a point, if others may tell it something there."""
+        """An operation of the current control task is over: a point, if others may tell it
+        something there.
+        """
         if self._stops_behind:
             self.core.plane.point(BEHIND_OPERATION)
 
@@ -222,7 +263,9 @@ class Control:
         return getattr(self.core.plane.current, "index", -1)
 
     def lock_taken(self, name: str) -> None:
-        """The current task has taken a lock. Which operation on a probe came last is decided by who had kprobe_mutex last."""
+        """The current task has taken a lock. Which operation on a probe came last is decided by who
+        had kprobe_mutex last.
+        """
         if name != "kprobe_mutex":
             return
         self.ledger.jumped = set(filter(self._jump_matters, self.ledger.jumped))
@@ -232,50 +275,75 @@ class Control:
         self.ledger.locked(operation)
         for n in operation.numbers:
             if n in self.returns:
-                self.instances.setdefault((n, self.ledger.registration(n)), self.returns[n].instances)
+                self.instances.setdefault(
+                    (n, self.ledger.registration(n)), self.returns[n].instances
+                )
             addr = self.probes[n].addr
             if addr is not None and self._text.read(addr, 1) == self._jump and self._asks_for_jumps:
                 self.ledger.jumped.add(n)
-            if addr is not None and operation.effect.registered and not self.core.profile.slot_has_both:
+            if (
+                addr is not None
+                and operation.effect.registered
+                and not self.core.profile.slot_has_both
+            ):
                 self._note_copy(n, addr)
         if not self.core.profile.rearms_whole:
             self._note_rearmed(operation)
 
     def _jump_matters(self, n: int) -> bool:
-        """The jump that probe ``n`` had still stands, or may have kept a probe in front of it from being optimized."""
+        """The jump that probe ``n`` had still stands, or may have kept a probe in front of it from
+        being optimized.
+        """
         addr = self.probes[n].addr
         if addr is None:
             return False
         most = self.core.arch.max_optimized_len
-        return self._text.read(addr, 1) == self._jump or any(0 < addr - at < most for at in self.core.kprobe_table)
+        return self._text.read(addr, 1) == self._jump or any(
+            0 < addr - at < most for at in self.core.kprobe_table
+        )
 
     def _note_copy(self, n: int, addr: int) -> None:
-        """Probe ``n`` is about to be registered: it is the one that a copy is made for, if there is none at ``addr``."""
+        """Probe ``n`` is about to be registered: it is the one that a copy is made for, if there is
+        none at ``addr``.
+        """
         entry = self.core.get_kprobe(addr)
         if entry is None or entry.ainsn is None:
             first = self.probes[n] if entry is None else entry
             self.ledger.copied_for_post[addr] = first.post_handler is not None
 
     def _note_rearmed(self, operation: Operation) -> None:
-        """An operation that may write a breakpoint where the jump of before still waits to be undone is about to: it enables a probe, lets
-        an enabled one join a disabled aggregator, or arms all. Where an unused aggregator is taken over the jump stays."""
+        """An operation that may write a breakpoint where the jump of before still waits to be
+        undone is about to: it enables a probe, lets an enabled one join a disabled aggregator, or
+        arms all. Where an unused aggregator is taken over the jump stays.
+        """
         effect = operation.effect
         if effect.armed:
             entries = list(self.core.kprobe_table.values())
         elif effect.disabled is False:
-            entries = [self.core.get_kprobe(p.addr) for p in map(self.probes.__getitem__, operation.numbers) if p.addr is not None]
+            entries = [
+                self.core.get_kprobe(p.addr)
+                for p in map(self.probes.__getitem__, operation.numbers)
+                if p.addr is not None
+            ]
         else:
             return
         for entry in entries:
-            if not isinstance(entry, AggrKprobe) or entry.queue is not Queue.UNOPTIMIZING or entry.unused:
+            if (
+                not isinstance(entry, AggrKprobe)
+                or entry.queue is not Queue.UNOPTIMIZING
+                or entry.unused
+            ):
                 continue
             if entry.disabled or effect.armed:
                 self.ledger.rearmed.add(entry.at)
 
     @contextmanager
-    def _changing(self, numbers: Sequence[int], effect: Effect, *, everything: bool = False) -> Generator[None]:
-        """An operation on the probes ``numbers``, or on all that are registered. Where it raises, it has no effect, and a scenario's code
-        may go on with that as well as with an answer."""
+    def _changing(
+        self, numbers: Sequence[int], effect: Effect, *, everything: bool = False
+    ) -> Generator[None]:
+        """An operation on the probes ``numbers``, or on all that are registered. Where it raises,
+        it has no effect, and a scenario's code may go on with that as well as with an answer.
+        """
         self._begin()
         task = self.core.plane.current
         self.ledger.begin(task, numbers, effect, everything=everything)
@@ -288,7 +356,7 @@ class Control:
             self._answers(done)
             self._over()
 
-    # Operations ---------------------------------------------------------------------------------------------------------
+    # Operations -----------------------------------------------------------------------------------
 
     def register(self, p: Kprobe, *, must: bool = False) -> bool:
         """register_kprobe(). False: the core refused it; with ``must`` that is an error."""
@@ -298,26 +366,45 @@ class Control:
             with self._changing(numbers, Effect(registered=True, disabled=disabled)):
                 if not self.core.is_registered(p):
                     p.addr = None if p.symbol_name is not None else p.addr
-                    # It keeps what unregistering has left. This store is none of the kernel's, so it is never a choice point.
-                    object.__setattr__(p, "flags", KprobeFlag.DISABLED if disabled else KprobeFlag(0))
+                    # It keeps what unregistering has left. This store is none of the kernel's, so
+                    # it is never a choice point.
+                    object.__setattr__(
+                        p, "flags", KprobeFlag.DISABLED if disabled else KprobeFlag(0)
+                    )
                 self._refuse_twice(numbers, p)
                 self.core.register_kprobe(p)
         except KprobeError as error:
             if must:
                 raise
-            place = f"{p.addr or 0:#x}" if p.symbol_name is None else f"{p.symbol_name}+{p.offset:#x}"
-            self.refused.append(f"control task {self.core.plane.current!r}: register_kprobe({place}) was refused: {error}")
+            place = (
+                f"{p.addr or 0:#x}" if p.symbol_name is None else f"{p.symbol_name}+{p.offset:#x}"
+            )
+            self.refused.append(
+                f"control task {self.core.plane.current!r}: register_kprobe({place}) was refused:"
+                f" {error}"
+            )
             return False
         return True
 
     def _refuse_twice(self, numbers: Sequence[int], p: Kprobe) -> None:
-        """register_kprobe() asks whether ``p`` is registered before it has the lock, so that two at once both go on.
+        """register_kprobe() asks whether ``p`` is registered before it has the lock, so that two at
+        once both go on.
 
-        :raises InputError: another task is registering ``p``, and has not come so far that it would be refused now.
+        :raises InputError: another task is registering ``p``, and has not come so far that it would
+        be refused now.
         """
-        others = (one for task, one in self.ledger.under_way.items() if task is not self.core.plane.current and one.effect.registered)
-        if not self.core.is_registered(p) and any(n in one.numbers for one in others for n in numbers):
-            raise InputError(f"register({p!r}): another control task is registering it now, and no kernel bears that; use a probe each")
+        others = (
+            one
+            for task, one in self.ledger.under_way.items()
+            if task is not self.core.plane.current and one.effect.registered
+        )
+        if not self.core.is_registered(p) and any(
+            n in one.numbers for one in others for n in numbers
+        ):
+            raise InputError(
+                f"register({p!r}): another control task is registering it now, and no kernel bears"
+                " that; use a probe each"
+            )
 
     def unregister(self, *ps: Kprobe) -> None:
         """unregister_kprobes()."""
@@ -363,9 +450,15 @@ class Control:
             set_kprobes_enabled(self.core, on=on)
 
     def module_going(self, symbol: str) -> None:
-        """The code of a function, nobody in it, is about to be freed, and is: kprobes_module_going(), and the loader."""
+        """The code of a function, nobody in it, is about to be freed, and is:
+        kprobes_module_going(), and the loader.
+        """
         start, size = self._extent(symbol)
-        numbers = [n for n, p in enumerate(self.probes) if p.addr is not None and start <= p.addr < start + size]
+        numbers = [
+            n
+            for n, p in enumerate(self.probes)
+            if p.addr is not None and start <= p.addr < start + size
+        ]
         with self._changing(numbers, Effect(gone=True)):
             self.core.kprobes_module_going(start, size)
             self._text.unload(start, size)
@@ -380,5 +473,8 @@ class Control:
     def _extent(self, symbol: str) -> tuple[int, int]:
         found = self._image.by_name.get(symbol)
         if found is None:
-            raise InputError(f"no function {printable(symbol)}; there is {', '.join(sorted(self._image.by_name)[:5])}")
+            raise InputError(
+                f"no function {printable(symbol)}; there is"
+                f" {', '.join(sorted(self._image.by_name)[:5])}"
+            )
         return found.addr, found.size

@@ -1,7 +1,8 @@
 """What calls that share data may leave with probes: what they leave without, in some order.
 
-An order says who goes on at each access of shared memory; :mod:`engine.patching.baseline` finds all. It ends in an :class:`Ending`: what
-each call has left, and what is in memory. With probes the calls run in some order, too, so a schedule has to end in one of these endings.
+An order says who goes on at each access of shared memory; :mod:`engine.patching.baseline` finds
+all. It ends in an :class:`Ending`: what each call has left, and what is in memory. With probes the
+calls run in some order, too, so a schedule has to end in one of these endings.
 """
 
 from __future__ import annotations
@@ -19,14 +20,20 @@ from engine.search.explorable import Violation, ViolationKind
 __all__ = ("Ending", "Left", "Memory", "Orders", "add_call", "difference", "name_of")
 
 Left = Mapping[int, tuple[bytes, ...]]
-"""Of each task that has ended a call, the names (:func:`name_of`) of what its calls have left, in their order."""
+"""Of each task that has ended a call, the names (:func:`name_of`) of what its calls have left, in
+their order.
+"""
 Memory = Mapping[int, bytes]
-"""By physical address, the name of the content of each span of data that is not as it was at the start."""
+"""By physical address, the name of the content of each span of data that is not as it was at the
+start.
+"""
 Content = Callable[[int], tuple[bytes, bytes]]
 """Gives what the span of data at a physical address held at the start, and what it holds now."""
 
 _CONTENTS_MOST: Final = 4096
-"""So many contents of memory are kept, to say in which byte two endings differ; of others it is only said that they do."""
+"""So many contents of memory are kept, to say in which byte two endings differ; of others it is
+only said that they do.
+"""
 
 
 class Ending(NamedTuple):
@@ -47,11 +54,15 @@ def add_call(left: Left, task: int, name: bytes) -> Left:
 
 
 def difference(got: CallOutcome, want: CallOutcome, facts: PatchFacts) -> str:
-    """The first part in which what a call has left differs from ``want``, which an unprobed one leaves."""
+    """The first part in which what a call has left differs from ``want``, which an unprobed one
+    leaves.
+    """
     for name, new, old in zip(facts.registers, got[0], want[0], strict=True):
         if new != old:
             return f"{name} = {new:#x}, without probes {old:#x}"
-    different = (part for part, new, old in zip(facts.parts, got[1:], want[1:], strict=True) if new != old)
+    different = (
+        part for part, new, old in zip(facts.parts, got[1:], want[1:], strict=True) if new != old
+    )
     return f"{next(different)} that differs from the unprobed run"
 
 
@@ -59,27 +70,30 @@ def difference(got: CallOutcome, want: CallOutcome, facts: PatchFacts) -> str:
 class Orders:
     """All orders of one case's calls.
 
-    :ivar facts: the names of what calls leave.
-    :ivar endings: theirs, in the order in which they were found.
-    :ivar calls: by task and number of the call (from 0), what that call leaves in some order, by name.
-    :ivar contents: of some spans of memory, what their names stand for.
-    :ivar points: addresses of the instructions that touch memory which one task writes and another one uses.
-    :ivar written: the physical spans that calls store to.
-    :ivar schedules: how many schedules it took to find them all.
+    :ivar facts: the names of what calls leave. :ivar endings: theirs, in the order in which they
+    were found. :ivar calls: by task and number of the call (from 0), what that call leaves in some
+    order, by name. :ivar contents: of some spans of memory, what their names stand for. :ivar
+    points: addresses of the instructions that touch memory which one task writes and another one
+    uses. :ivar written: the physical spans that calls store to. :ivar schedules: how many schedules
+    it took to find them all.
     """
 
     facts: PatchFacts
     endings: dict[Ending, None] = field(default_factory=dict[Ending, None])
-    calls: dict[tuple[int, int], dict[bytes, CallOutcome]] = field(default_factory=dict[tuple[int, int], dict[bytes, CallOutcome]])
+    calls: dict[tuple[int, int], dict[bytes, CallOutcome]] = field(
+        default_factory=dict[tuple[int, int], dict[bytes, CallOutcome]]
+    )
     contents: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     points: frozenset[int] = frozenset()
     written: tuple[range, ...] = ()
     schedules: int = 0
 
-    # Found by exploring them ------------------------------------------------------------------------------------------
+    # Found by exploring them ----------------------------------------------------------------------
 
     def note_call(self, task: int, number: int, outcome: CallOutcome) -> bytes:
-        """Call ``number`` (from 0) of ``task`` leaves ``outcome`` in some order. Returns its name."""
+        """Call ``number`` (from 0) of ``task`` leaves ``outcome`` in some order. Returns its
+        name.
+        """
         name = name_of(outcome)
         self.calls.setdefault((task, number), {})[name] = outcome
         return name
@@ -91,37 +105,65 @@ class Orders:
             if name not in self.contents and len(self.contents) < _CONTENTS_MOST:
                 _, self.contents[name] = content(phys)
 
-    # Asked about schedules with probes ----------------------------------------------------------------------------------
+    # Asked about schedules with probes ------------------------------------------------------------
 
-    def check_call(self, call: tuple[int, int], addr: int, name: bytes, outcome: CallOutcome) -> Violation | None:
-        """``call`` (task and number, from 0) of the function at ``addr`` has left ``outcome``, called ``name``: does it in some order?"""
+    def check_call(
+        self, call: tuple[int, int], addr: int, name: bytes, outcome: CallOutcome
+    ) -> Violation | None:
+        """``call`` (task and number, from 0) of the function at ``addr`` has left ``outcome``,
+        called ``name``: does it in some order?
+        """
         known = self.calls.get(call, {})
         if name in known:
             return None
         nearest = min(known.values(), key=lambda one: _distance(outcome, one), default=None)
-        told = "ended, which it does in no order without probes" if nearest is None else f"left {_told(outcome, nearest, self.facts)}"
+        told = (
+            "ended, which it does in no order without probes"
+            if nearest is None
+            else f"left {_told(outcome, nearest, self.facts)}"
+        )
         text = f"{_call_named(*call)} {told}; no order of unprobed calls leaves that"
         return Violation(ViolationKind.WRONG_RESULT, call[0] // 2, addr, text)
 
-    def check_end(self, left: Left, memory: Memory, content: Content, where: Callable[[int], str]) -> Violation | None:
+    def check_end(
+        self, left: Left, memory: Memory, content: Content, where: Callable[[int], str]
+    ) -> Violation | None:
         """A schedule with probes has ended. ``where`` names the memory at a physical address."""
         ending = _ending(left, memory)
         if ending in self.endings:
             return None
         nearest = min(self.endings, key=lambda one: sum(1 for _ in _differences(ending, one)))
-        told = f"{self._told(ending, nearest, content, where)} in the order of unprobed calls that comes nearest"
-        return Violation(ViolationKind.WRONG_RESULT, None, None, f"no order of unprobed calls ends like this: {told}")
+        told = (
+            f"{self._told(ending, nearest, content, where)} in the order of unprobed calls that"
+            " comes nearest"
+        )
+        return Violation(
+            ViolationKind.WRONG_RESULT,
+            None,
+            None,
+            f"no order of unprobed calls ends like this: {told}",
+        )
 
-    def _told(self, ending: Ending, nearest: Ending, content: Content, where: Callable[[int], str]) -> str:
+    def _told(
+        self, ending: Ending, nearest: Ending, content: Content, where: Callable[[int], str]
+    ) -> str:
         """The first thing in which two endings differ."""
         kind, which = next(_differences(ending, nearest))
         if kind == "call":
             task, number = which
             known = self.calls[which]
-            got, want = (dict(one.calls).get(task, ())[number : number + 1] for one in (ending, nearest))
+            got, want = (
+                dict(one.calls).get(task, ())[number : number + 1] for one in (ending, nearest)
+            )
             if not got or not want:
-                return f"{_call_named(task, number)} {'has' if got else 'has not'} ended; it {'has' if want else 'has not'}"
-            return f"{_call_named(task, number)} left {_told(known[got[0]], known[want[0]], self.facts)}"
+                return (
+                    f"{_call_named(task, number)} {'has' if got else 'has not'} ended; it"
+                    f" {'has' if want else 'has not'}"
+                )
+            return (
+                f"{_call_named(task, number)} left"
+                f" {_told(known[got[0]], known[want[0]], self.facts)}"
+            )
         phys = which[0]
         (then, now), names = content(phys), dict(nearest.memory)
         if phys in names:
@@ -137,7 +179,9 @@ def _ending(left: Left, memory: Memory) -> Ending:
 
 
 def _differences(one: Ending, other: Ending) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Calls (task and number) and spans of memory (physical address) in which two endings differ."""
+    """Calls (task and number) and spans of memory (physical address) in which two endings
+    differ.
+    """
     first, second = dict(one.calls), dict(other.calls)
     for task in sorted({*first, *second}):
         mine, theirs = first.get(task, ()), second.get(task, ())
@@ -156,7 +200,10 @@ def _distance(one: CallOutcome, other: CallOutcome) -> int:
 
 def _told(got: CallOutcome, want: CallOutcome, facts: PatchFacts) -> str:
     if got[4] != want[4]:
-        return f"{'no fault' if got[4] is None else got[4]}, without probes {'none' if want[4] is None else want[4]}"
+        return (
+            f"{'no fault' if got[4] is None else got[4]}, without probes"
+            f" {'none' if want[4] is None else want[4]}"
+        )
     return difference(got, want, facts)
 
 

@@ -1,4 +1,6 @@
-"""The places in the text where it matters what a vCPU does: sites, the jumps that were prepared for them, slots and detour buffers."""
+"""The places in the text where it matters what a vCPU does: sites, the jumps that were prepared for
+them, slots and detour buffers.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ _WAYS: Final = {Method.BOOSTED: "boosted", Method.INT3: "stepped"}
 class Places:
     """What is known of them: it only grows, with each control state that is met.
 
-    :ivar watched: addresses in front of whose instruction a run stops.
-    :ivar new: spans of such addresses that no vCPU knows of yet.
-    :ivar near: addresses within a site: of its original instructions and between.
-    :ivar methods: how sites without a jump can be hit: words of :class:`engine.search.explorable.Coverage`.
+    :ivar watched: addresses in front of whose instruction a run stops. :ivar new: spans of such
+    addresses that no vCPU knows of yet. :ivar near: addresses within a site: of its original
+    instructions and between. :ivar methods: how sites without a jump can be hit: words of
+    :class:`engine.search.explorable.Coverage`.
     """
 
     def __init__(self, now: Situation) -> None:
@@ -41,12 +43,15 @@ class Places:
         for number, p in enumerate(node.state.control.probes):
             if p.addr is not None:
                 entry = node.state.core.get_kprobe(p.addr)
-                if entry is not None or p.addr in self._now.sites:  # else it was refused, or is not there yet: nothing is written for it
+                # else it was refused, or is not there yet: nothing is written for it
+                if entry is not None or p.addr in self._now.sites:
                     self._learn_probe(node.state.arch, p.addr, number, entry)
         for start, end in node.state.arch.watch_ranges():
             self.watch(start, end)
 
-    def _learn_probe(self, arch: ExploredArch, addr: int, number: int, entry: Kprobe | None) -> None:
+    def _learn_probe(
+        self, arch: ExploredArch, addr: int, number: int, entry: Kprobe | None
+    ) -> None:
         """Probe ``number`` is, or was, at ``addr``, where the table has ``entry``."""
         op = entry if isinstance(entry, AggrKprobe) and entry.optinsn is not None else None
         size = 0 if op is None else op.optinsn.size
@@ -73,7 +78,9 @@ class Places:
         return site
 
     def watch(self, start: int, end: int) -> None:
-        """From the next :meth:`install` on runs stop there. Each address is watched once, or it would stop a run that starts there."""
+        """From the next :meth:`install` on runs stop there. Each address is watched once, or it
+        would stop a run that starts there.
+        """
         for addr in range(start, end):
             if addr not in self.watched:
                 self.watched.add(addr)

@@ -1,11 +1,14 @@
-"""What a CPU side must offer to an exploration of code patching: the contract that an architecture's package implements.
+"""What a CPU side must offer to an exploration of code patching: the contract that an
+architecture's package implements.
 
-:class:`Port` is five protocols: the vCPUs (:class:`CpuPort`), hits in pieces (:class:`HitPort`), the text (:class:`TextPort`), the memory
-(:class:`MemoryPort`), and calls without probes (:class:`engine.patching.unprobed.UnprobedPort`). What each control state needs is in
-:mod:`engine.patching.control_side`. vCPUs and tasks go by number: the tasks of vCPU ``n`` are ``2n`` and, in a preemptible machine,
-``2n + 1``. Virtual addresses, physical addresses and sizes are in bytes; a run is counted in retired instructions. All of it has to be
-deterministic: the same calls from the same saved state give the same answers. Nothing here says when a thing happens: that is the
-explorer's choice. No method raises but where it says so.
+:class:`Port` is five protocols: the vCPUs (:class:`CpuPort`), hits in pieces (:class:`HitPort`),
+the text (:class:`TextPort`), the memory (:class:`MemoryPort`), and calls without probes
+(:class:`engine.patching.unprobed.UnprobedPort`). What each control state needs is in
+:mod:`engine.patching.control_side`. vCPUs and tasks go by number: the tasks of vCPU ``n`` are
+``2n`` and, in a preemptible machine, ``2n + 1``. Virtual addresses, physical addresses and sizes
+are in bytes; a run is counted in retired instructions. All of it has to be deterministic: the same
+calls from the same saved state give the same answers. Nothing here says when a thing happens: that
+is the explorer's choice. No method raises but where it says so.
 
 ``arch_x86/explore`` has the implementation for x86-64.
 """
@@ -27,19 +30,29 @@ from engine.patching.unprobed import CallOutcome, UnprobedPort
 if TYPE_CHECKING:
     from hashlib import blake2b
 
-__all__ = ("CpuPort", "Fault", "HitPort", "MemoryPort", "PatchFacts", "Port", "Stop", "TextPort", "WayTaken")
+__all__ = (
+    "CpuPort",
+    "Fault",
+    "HitPort",
+    "MemoryPort",
+    "PatchFacts",
+    "Port",
+    "Stop",
+    "TextPort",
+    "WayTaken",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchFacts:
     """What the processor's code patching looks like.
 
-    :ivar breakpoint: the breakpoint instruction that a probe writes over the first byte of an instruction.
-    :ivar jump: the first byte of the jump that an optimized probe writes; ``jump_size``: how many bytes that jump has.
-    :ivar patch_size_max: most bytes of what a probe puts at its site.
-    :ivar result: name of the register with a call's result.
-    :ivar registers: names of the registers in :data:`engine.patching.unprobed.CallOutcome`.
-    :ivar parts: names of what comes behind the registers there.
+    :ivar breakpoint: the breakpoint instruction that a probe writes over the first byte of an
+    instruction. :ivar jump: the first byte of the jump that an optimized probe writes;
+    ``jump_size``: how many bytes that jump has. :ivar patch_size_max: most bytes of what a probe
+    puts at its site. :ivar result: name of the register with a call's result. :ivar registers:
+    names of the registers in :data:`engine.patching.unprobed.CallOutcome`. :ivar parts: names of
+    what comes behind the registers there.
     """
 
     breakpoint: bytes
@@ -59,13 +72,15 @@ class Stop(Enum):
     WATCHED = auto()
     """The next instruction is a watched one (:meth:`TextPort.watch`)."""
     HIT = auto()
-    """A breakpoint's stub, or a detour buffer, asks for the kprobes layer (:meth:`HitPort.begin`)."""
+    """A breakpoint's stub, or a detour buffer, asks for the kprobes layer (:meth:`HitPort.begin`).
+    """
     NMI = auto()
     """The stub of an NMI asks for its handler."""
     NESTED_RETURN = auto()
     """The function that an NMI's handler called has returned."""
     RETURN_PROBE = auto()
-    """A function with a return probe has returned to the trampoline, which asks for the handlers."""
+    """A function with a return probe has returned to the trampoline, which asks for the handlers.
+    """
     STEPPED = auto()
     """The stub of the single-step trap asks for the kprobes layer."""
     SCHEDULE = auto()
@@ -105,8 +120,9 @@ class Fault(Protocol):
 class WayTaken(NamedTuple):
     """How a hit by breakpoint goes on behind its handlers.
 
-    :ivar stepped: the copy of the instruction is single-stepped; else it is boosted: a jump back stands behind it.
-    :ivar wrong: what is not as it should be where a single step begins, in a sentence; None: nothing.
+    :ivar stepped: the copy of the instruction is single-stepped; else it is boosted: a jump back
+    stands behind it. :ivar wrong: what is not as it should be where a single step begins, in a
+    sentence; None: nothing.
     """
 
     stepped: bool
@@ -126,14 +142,18 @@ class CpuPort(Protocol):
         ...
 
     def run(self, cpu: int, budget: int) -> tuple[Stop, int]:
-        """Run on to a watched instruction, to what has to be answered, or for ``budget`` instructions.
+        """Run on to a watched instruction, to what has to be answered, or for ``budget``
+        instructions.
 
-        :returns: why it came back, and how many steps that were, at least 1: instructions retired, a faulting one included.
+        :returns: why it came back, and how many steps that were, at least 1: instructions retired,
+        a faulting one included.
         """
         ...
 
     def answer(self, cpu: int) -> None:
-        """Do what the machine has to do about the stop that the last :meth:`run` of ``cpu`` came back with, before it can go on."""
+        """Do what the machine has to do about the stop that the last :meth:`run` of ``cpu`` came
+        back with, before it can go on.
+        """
         ...
 
     def begin_call(self, cpu: int, task: int) -> None:
@@ -161,13 +181,16 @@ class CpuPort(Protocol):
         ...
 
     def way_to_die(self, task: int) -> CallOutcome:
-        """What a call of ``task`` leaves that has died: as :meth:`outcome`, but that registers count for nothing. How far an endless loop
-        came is no part of it."""
+        """What a call of ``task`` leaves that has died: as :meth:`outcome`, but that registers
+        count for nothing. How far an endless loop came is no part of it.
+        """
         ...
 
     def park(self, cpu: int, *, in_call: bool) -> Any:
-        """The task that has the CPU, as it stands, and what is told of it: next instruction, registers and vectors (all zero unless
-        ``in_call``), the end of its stack, and a context for :meth:`resume`, in that order."""
+        """The task that has the CPU, as it stands, and what is told of it: next instruction,
+        registers and vectors (all zero unless ``in_call``), the end of its stack, and a context for
+        :meth:`resume`, in that order.
+        """
         ...
 
     def resume(self, cpu: int, parked: ParkedTask) -> None:
@@ -175,7 +198,9 @@ class CpuPort(Protocol):
         ...
 
     def new_tasks(self, cpu: int) -> tuple[ParkedTask, ...]:
-        """The second task of the vCPU, before its first call; none, where the machine is not preemptible."""
+        """The second task of the vCPU, before its first call; none, where the machine is not
+        preemptible.
+        """
         ...
 
     # Interrupts
@@ -185,11 +210,15 @@ class CpuPort(Protocol):
         ...
 
     def interrupt(self, cpu: int, *, whole: bool) -> None:
-        """An external interrupt is taken; with ``whole`` its handler runs to its end, else it is entered."""
+        """An external interrupt is taken; with ``whole`` its handler runs to its end, else it is
+        entered.
+        """
         ...
 
     def interrupt_up_to_return(self, cpu: int) -> None:
-        """An external interrupt is taken, and its handler runs up to the instruction that returns from it."""
+        """An external interrupt is taken, and its handler runs up to the instruction that returns
+        from it.
+        """
         ...
 
     def takes_nmi(self, cpu: int) -> bool:
@@ -197,13 +226,16 @@ class CpuPort(Protocol):
         ...
 
     def deliver_nmi(self, cpu: int, *, in_call: bool) -> bytes | None:
-        """An NMI is delivered; not ``in_call``: on the empty stack of a vCPU between calls. Returns the vector state that it interrupts;
-        None: it was not delivered."""
+        """An NMI is delivered; not ``in_call``: on the empty stack of a vCPU between calls. Returns
+        the vector state that it interrupts; None: it was not delivered.
+        """
         ...
 
     def enter_nmi_function(self, cpu: int, task: int) -> tuple[object, str | None]:
-        """The handler of an NMI calls the function that ``task`` calls. Returns a token for :meth:`leave_nmi`, and what is not as a
-        function may expect where it begins, in a sentence, if anything is."""
+        """The handler of an NMI calls the function that ``task`` calls. Returns a token for
+        :meth:`leave_nmi`, and what is not as a function may expect where it begins, in a sentence,
+        if anything is.
+        """
         ...
 
     def leave_nmi(self, cpu: int, token: object) -> None:
@@ -212,16 +244,20 @@ class CpuPort(Protocol):
 
 
 class HitPort(Protocol):
-    """Hits in pieces. Between two pieces a hit is a record of its own (:class:`engine.patching.hit_in_progress.Hit`), and so is what the
-    kprobes layer knows of the CPU (``Block``); each control state has a layer of its own, so that record is loaded into the present one
-    before a piece, and stored behind it."""
+    """Hits in pieces. Between two pieces a hit is a record of its own
+    (:class:`engine.patching.hit_in_progress.Hit`), and so is what the kprobes layer knows of the
+    CPU (``Block``); each control state has a layer of its own, so that record is loaded into the
+    present one before a piece, and stored behind it.
+    """
 
     def begin(self, cpu: int) -> Hit:
         """A run has come back with :attr:`Stop.HIT`."""
         ...
 
     def advance(self, state: Any, cpu: int, hit: Hit) -> Hit | None:
-        """The next piece of ``hit`` in control state ``state``. None: the hit is over and the CPU goes on, or its call has died."""
+        """The next piece of ``hit`` in control state ``state``. None: the hit is over and the CPU
+        goes on, or its call has died.
+        """
         ...
 
     def load(self, state: Any, cpu: int, block: Block) -> None:
@@ -233,7 +269,9 @@ class HitPort(Protocol):
         ...
 
     def wrong_entry(self, cpu: int) -> str | None:
-        """What is not as handlers may expect where a stub or detour buffer has just asked for them, in a sentence; None: nothing."""
+        """What is not as handlers may expect where a stub or detour buffer has just asked for them,
+        in a sentence; None: nothing.
+        """
         ...
 
     def flags(self, hit: Hit) -> int:
@@ -249,7 +287,9 @@ class HitPort(Protocol):
         ...
 
     def returning_call(self, cpu: int) -> tuple[int, int]:
-        """A run has come back with :attr:`Stop.RETURN_PROBE`: where on the stack the return address lay, and the value returned."""
+        """A run has come back with :attr:`Stop.RETURN_PROBE`: where on the stack the return address
+        lay, and the value returned.
+        """
         ...
 
     def stack_word(self, addr: int) -> int:
@@ -292,15 +332,20 @@ class TextPort(Protocol):
         """Where functions with a return probe return to."""
         ...
 
-    def build(self, plane: SteppedPlane, *, whole_batches: bool) -> tuple[ExploredText, ExploredArch]:
+    def build(
+        self, plane: SteppedPlane, *, whole_batches: bool
+    ) -> tuple[ExploredText, ExploredArch]:
         """A text with its original content, and an arch layer on it, for a new control state.
 
-        :param whole_batches: what ``stop_machine`` writes is one step, since nobody can look meanwhile.
+        :param whole_batches: what ``stop_machine`` writes is one step, since nobody can look
+        meanwhile.
         """
         ...
 
     def show(self, state: Any, version: TextVersion) -> None:
-        """From now on all vCPUs fetch ``version``, and their traps go to the arch layer of control state ``state``."""
+        """From now on all vCPUs fetch ``version``, and their traps go to the arch layer of control
+        state ``state``.
+        """
         ...
 
     def fetched(self, cpu: int, addr: int, size: int) -> bytes:
@@ -312,8 +357,9 @@ class TextPort(Protocol):
         ...
 
     def first_change(self, version: TextVersion) -> tuple[int, int, int] | None:
-        """The first byte outside of slots and detour buffers in which ``version`` is not the original: its address, its value, and the
-        original one; None: there is no such byte."""
+        """The first byte outside of slots and detour buffers in which ``version`` is not the
+        original: its address, its value, and the original one; None: there is no such byte.
+        """
         ...
 
     @property
@@ -327,12 +373,15 @@ class TextPort(Protocol):
         ...
 
     def ftrace(self, ainsn: object) -> tuple[bytes, bytes] | None:
-        """Of a probe that is made of ftrace (``ainsn`` is what the arch layer keeps with it): the call that arms it, and the instruction
-        that is there without; None of any other."""
+        """Of a probe that is made of ftrace (``ainsn`` is what the arch layer keeps with it): the
+        call that arms it, and the instruction that is there without; None of any other.
+        """
         ...
 
     def watch(self, spans: Iterable[tuple[int, int]]) -> None:
-        """From now on runs stop in front of each instruction that begins in one of ``spans`` (begin, end). An address is watched once."""
+        """From now on runs stop in front of each instruction that begins in one of ``spans``
+        (begin, end). An address is watched once.
+        """
         ...
 
     def where(self, addr: int) -> str:
@@ -340,7 +389,9 @@ class TextPort(Protocol):
         ...
 
     def next_instruction(self, cpu: int) -> tuple[str, bool]:
-        """The next instruction of the vCPU for a timeline: place and text; and whether it is one of the program's own."""
+        """The next instruction of the vCPU for a timeline: place and text; and whether it is one of
+        the program's own.
+        """
         ...
 
 
@@ -357,8 +408,9 @@ class MemoryPort(Protocol):
         ...
 
     def data(self, *, per_cpu: bool) -> Sequence[tuple[int, int]]:
-        """Physical spans (begin, end) of the data but stacks; with ``per_cpu`` also of each vCPU's own area, without what the machine's own
-        handlers keep there."""
+        """Physical spans (begin, end) of the data but stacks; with ``per_cpu`` also of each vCPU's
+        own area, without what the machine's own handlers keep there.
+        """
         ...
 
     def own(self, task: int) -> Iterator[range]:
@@ -382,11 +434,15 @@ class MemoryPort(Protocol):
         ...
 
     def add_cpu(self, cpu: int, digest: blake2b) -> None:
-        """Add all that decides how the vCPU goes on to a state's hash: registers, whether interrupts are held back, live stack."""
+        """Add all that decides how the vCPU goes on to a state's hash: registers, whether
+        interrupts are held back, live stack.
+        """
         ...
 
     def add_task(self, parked: ParkedTask, digest: blake2b) -> None:
-        """Add what is live on the stack of a task that does not run; the rest of it is in the record."""
+        """Add what is live on the stack of a task that does not run; the rest of it is in the
+        record.
+        """
         ...
 
 

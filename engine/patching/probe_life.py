@@ -11,11 +11,21 @@ __all__ = ("life_of_probes",)
 
 
 def life_of_probes(specs: Sequence[ProbeSpec]) -> Callable[[Control], None]:
-    """The control task of ``check``: register, wait for the optimizer, disable, enable, wait, unregister, wait until all is freed."""
+    """The control task of ``check``: register, wait for the optimizer, disable, enable, wait,
+    unregister, wait until all is freed.
+    """
 
     def main(k: Control) -> None:
-        returns = [k.kretprobe(spec.symbol, spec.maxactive or 8, addr=spec.address) for spec in specs if spec.is_return]
-        plain = [k.kprobe(spec.symbol, spec.offset, addr=spec.address) for spec in specs if not spec.is_return]
+        returns = [
+            k.kretprobe(spec.symbol, spec.maxactive or 8, addr=spec.address)
+            for spec in specs
+            if spec.is_return
+        ]
+        plain = [
+            k.kprobe(spec.symbol, spec.offset, addr=spec.address)
+            for spec in specs
+            if not spec.is_return
+        ]
         for p in plain:
             k.register(p, must=True)
         for rp in returns:

@@ -1,7 +1,9 @@
-"""What the core's operations promise when they return, looked at in the control states in which none is under way.
+"""What the core's operations promise when they return, looked at in the control states in which
+none is under way.
 
-What is expected comes from :class:`engine.patching.expectations.Ledger`; what there is, from the core, the text and the optimizer's lists.
-Where a profile's kernel does not keep a promise, the profile says so, and the place here that lets it pass says which fact it is.
+What is expected comes from :class:`engine.patching.expectations.Ledger`; what there is, from the
+core, the text and the optimizer's lists. Where a profile's kernel does not keep a promise, the
+profile says so, and the place here that lets it pass says which fact it is.
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ _WORKER: Final = "kprobe_optimizer"
 
 
 def broken_promise(node: ControlNode) -> str | None:
-    """What an operation has promised and what does not hold in ``node``, where no lock is held; None: all is well."""
+    """What an operation has promised and what does not hold in ``node``, where no lock is held;
+    None: all is well.
+    """
     state = node.state
     control = state.control
     if control.broken is not None:
         return control.broken
     if control.ledger.under_way:
         return None
-    idle = not any(state.core.optimizer.due) and all(task.done for task in state.plane.tasks if task.name == _WORKER)
+    idle = not any(state.core.optimizer.due) and all(
+        task.done for task in state.plane.tasks if task.name == _WORKER
+    )
     return (
         _left_behind(control)
         or _enabled(control)
@@ -44,7 +50,9 @@ def _entry_of(control: Control, p: Kprobe) -> Kprobe | None:
 
 
 def _holds(entry: Kprobe, p: Kprobe) -> bool:
-    return entry is p or (isinstance(entry, AggrKprobe) and any(child is p for child in entry.children))
+    return entry is p or (
+        isinstance(entry, AggrKprobe) and any(child is p for child in entry.children)
+    )
 
 
 def _left_behind(control: Control) -> str | None:
@@ -59,7 +67,9 @@ def _left_behind(control: Control) -> str | None:
 
 
 def _enabled(control: Control) -> str | None:
-    """An entry of the table is enabled if and only if one of its probes is: an aggregator's, or the one that it is itself."""
+    """An entry of the table is enabled if and only if one of its probes is: an aggregator's, or the
+    one that it is itself.
+    """
     ledger, profile = control.ledger, control.core.profile
     for entry in control.core.kprobe_table.values():
         if entry.gone:
@@ -70,20 +80,29 @@ def _enabled(control: Control) -> str | None:
         if entry.disabled and any(not ledger.asleep(n) for n in enabled):
             return f"probe {enabled[0]} is enabled, and its entry of the table is not"
         # A disabled probe that takes over an unused aggregator enables it: Profile.rescue_enables.
-        if not entry.disabled and not enabled and not (profile.rescues_unused and profile.rescue_enables):
+        if (
+            not entry.disabled
+            and not enabled
+            and not (profile.rescues_unused and profile.rescue_enables)
+        ):
             return f"{entry!r} is enabled, and none of its probes {numbers} is"
     return None
 
 
 def _switched_off(state: ControlState) -> str | None:
-    """While all are disarmed the text is the original at each site; while optimization is forbidden there is no jump."""
+    """While all are disarmed the text is the original at each site; while optimization is forbidden
+    there is no jump.
+    """
     ledger, core = state.control.ledger, state.core
     if ledger.armed and ledger.optimizing:
         return None
     for addr, size in _places(state):
         data, original = state.text.read(addr, size), state.image.read(addr, size)
         if not ledger.armed and data != original:
-            return f"all probes are disarmed, and {data.hex(' ')} stands at {addr:#x} for {original.hex(' ')}"
+            return (
+                f"all probes are disarmed, and {data.hex(' ')} stands at {addr:#x} for"
+                f" {original.hex(' ')}"
+            )
         if not ledger.optimizing and data[:1] == state.facts.jump != original[:1]:
             return f"optimization is switched off, and there is a jump at {addr:#x}"
     if core.optimizer.lists[Queue.UNOPTIMIZING]:
@@ -95,7 +114,9 @@ def _places(state: ControlState) -> Iterator[tuple[int, int]]:
     """Each address that ever had a probe, and how many bytes of text belong to it."""
     for addr in sorted({p.addr for p in state.control.probes if p.addr is not None}):
         entry = state.core.get_kprobe(addr)
-        size = entry.optinsn.size if isinstance(entry, AggrKprobe) and entry.optinsn is not None else 1
+        size = (
+            entry.optinsn.size if isinstance(entry, AggrKprobe) and entry.optinsn is not None else 1
+        )
         call = None if entry is None else state.port.ftrace(entry.ainsn)
         if call is not None:
             size = len(call[0])
@@ -104,7 +125,9 @@ def _places(state: ControlState) -> Iterator[tuple[int, int]]:
 
 
 def _not_optimized(state: ControlState) -> str | None:
-    """No pass is scheduled or under way: the lists are empty, and each probe that may be optimized is."""
+    """No pass is scheduled or under way: the lists are empty, and each probe that may be optimized
+    is.
+    """
     core, ledger = state.core, state.control.ledger
     for queue, listed in core.optimizer.lists.items():
         # What is listed while optimization is not allowed stays listed.
@@ -113,10 +136,17 @@ def _not_optimized(state: ControlState) -> str | None:
     if not (ledger.armed and ledger.optimizing):
         return None
     for entry in core.kprobe_table.values():
-        if isinstance(entry, AggrKprobe) and entry.optready and not entry.gone and _may_be_optimized(state, entry):
+        if (
+            isinstance(entry, AggrKprobe)
+            and entry.optready
+            and not entry.gone
+            and _may_be_optimized(state, entry)
+        ):
             data = state.text.read(entry.at, state.facts.jump_size)
             if data != entry.optinsn.jump:
-                return f"{entry!r} may be optimized, all is settled, and {data.hex(' ')} stands there"
+                return (
+                    f"{entry!r} may be optimized, all is settled, and {data.hex(' ')} stands there"
+                )
     return None
 
 
@@ -125,16 +155,22 @@ def _may_be_optimized(state: ControlState, entry: AggrKprobe) -> bool:
     control, profile = state.control, state.core.profile
     ledger = control.ledger
     here = [n for n, p in enumerate(control.probes) if any(child is p for child in entry.children)]
-    if len(here) != len(entry.children) or not any(ledger.enabled(n) and not ledger.asleep(n) for n in here):
+    if len(here) != len(entry.children) or not any(
+        ledger.enabled(n) and not ledger.asleep(n) for n in here
+    ):
         return False
-    if any(child.post_handler is not None or child.break_handler is not None for child in entry.children):
+    if any(
+        child.post_handler is not None or child.break_handler is not None
+        for child in entry.children
+    ):
         return False
     inside = range(entry.at + 1, entry.at + entry.optinsn.size)
     neighbours = [n for n, p in enumerate(control.probes) if p.addr in inside]
     if any(ledger.enabled(n) for n in neighbours) or _blocked(state, inside):
         return False
-    # What a neighbour has kept from being optimized is not asked again when that goes: Profile.reoptimizes_neighbour; nor where the
-    # neighbour had a jump of its own, which goes later: Profile.reoptimizes_later.
+    # What a neighbour has kept from being optimized is not asked again when that goes:
+    # Profile.reoptimizes_neighbour; nor where the neighbour had a jump of its own, which goes
+    # later: Profile.reoptimizes_later.
     if neighbours and not profile.reoptimizes_neighbour:
         return False
     if not profile.reoptimizes_later and not ledger.jumped.isdisjoint(neighbours):
@@ -143,15 +179,19 @@ def _may_be_optimized(state: ControlState, entry: AggrKprobe) -> bool:
 
 
 def may_lack_jump(control: Control, op: AggrKprobe) -> bool:
-    """``op`` says that it is optimized, and may be a breakpoint all the same, for good: it was armed again before its jump was undone, in a
-    kernel that then writes the breakpoint over the jump (Profile.rearms_whole)."""
+    """``op`` says that it is optimized, and may be a breakpoint all the same, for good: it was
+    armed again before its jump was undone, in a kernel that then writes the breakpoint over the
+    jump (Profile.rearms_whole).
+    """
     return not control.core.profile.rearms_whole and op.at in control.ledger.rearmed
 
 
 def _blocked(state: ControlState, inside: range) -> bool:
     """The table has an entry there that is enabled, or that waits on a list."""
     entries = [entry for addr, entry in state.core.kprobe_table.items() if addr in inside]
-    return any(not entry.disabled or (isinstance(entry, AggrKprobe) and entry.queued) for entry in entries)
+    return any(
+        not entry.disabled or (isinstance(entry, AggrKprobe) and entry.queued) for entry in entries
+    )
 
 
 def _leaks(state: ControlState) -> str | None:
@@ -159,7 +199,8 @@ def _leaks(state: ControlState) -> str | None:
     core, control = state.core, state.control
     if any(control.ledger.registered(n) for n in range(len(control.probes))):
         return None
-    # A neighbour that forces back a probe which waits to be undone leaves it in the table for good: the kernel of 2010.
+    # A neighbour that forces back a probe which waits to be undone leaves it in the table for good:
+    # the kernel of 2010.
     kept = isinstance(core.profile.transitions, ClearedAtOnce) and all(
         isinstance(p, AggrKprobe) and p.unused for p in core.kprobe_table.values()
     )
@@ -171,7 +212,11 @@ def _leaks(state: ControlState) -> str | None:
         "detour buffers": state.arch.detours.used,
         "aggregators": core.optprobes.prepared,
         "probes on the optimizer's lists": sum(map(len, core.optimizer.lists.values())),
-        "return probes' instances": sum(len(rp.instances) + len(rp.free_instances) for rp in control.returns.values()),
+        "return probes' instances": sum(
+            len(rp.instances) + len(rp.free_instances) for rp in control.returns.values()
+        ),
     }
     left = [f"{count} {name}" for name, count in found.items() if count]
-    return f"nothing is registered any more, and still in use are {', '.join(left)}" if left else None
+    return (
+        f"nothing is registered any more, and still in use are {', '.join(left)}" if left else None
+    )

@@ -1,4 +1,6 @@
-"""How to search: the strategy, its bounds, and what a search keeps for another one to go on from."""
+"""How to search: the strategy, its bounds, and what a search keeps for another one to go on
+from.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ STRATEGIES: Final = ("exhaustive", "random", "pct")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """How to search. ``preemptions``: the bound, None for none; pct has another one, its ``depth``. ``violations_max``: stop after so many.
+    """How to search. ``preemptions``: the bound, None for none; pct has another one, its ``depth``.
+    ``violations_max``: stop after so many.
 
-    :ivar jobs: processes; what is found does not depend on how many. ``checkpoints``: directory of files to go on from after a kill.
+    :ivar jobs: processes; what is found does not depend on how many. ``checkpoints``: directory of
+    files to go on from after a kill.
     """
 
     strategy: str = defaults.STRATEGY
@@ -51,7 +55,16 @@ class Search:
                 recheck_every=self.recheck_every,
             )
         if self.strategy == "random":
-            return RandomWalk(seed=self.seed, schedules=number, bound=self.preemptions, recheck_every=self.recheck_every)
+            return RandomWalk(
+                seed=self.seed,
+                schedules=number,
+                bound=self.preemptions,
+                recheck_every=self.recheck_every,
+            )
         if self.strategy == "pct":
-            return Pct(seed=self.seed, schedules=number, depth=self.depth, recheck_every=self.recheck_every)
-        raise InputError(f"--strategy {printable(self.strategy)}: unknown; give exhaustive, random or pct")
+            return Pct(
+                seed=self.seed, schedules=number, depth=self.depth, recheck_every=self.recheck_every
+            )
+        raise InputError(
+            f"--strategy {printable(self.strategy)}: unknown; give exhaustive, random or pct"
+        )

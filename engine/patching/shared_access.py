@@ -1,7 +1,8 @@
 """At which instructions tasks meet in memory.
 
-What goes in is each load and store that was seen. What comes out is the addresses of the instructions that touch a byte which one task
-stores to and another one loads or stores: what they do depends on whether the other task has been there.
+What goes in is each load and store that was seen. What comes out is the addresses of the
+instructions that touch a byte which one task stores to and another one loads or stores: what they
+do depends on whether the other task has been there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ __all__ = ("Access", "Accesses")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One task's instruction at ``rip`` loads, or with ``store`` stores, ``size`` bytes from the physical address ``phys``."""
+    """One task's instruction at ``rip`` loads, or with ``store`` stores, ``size`` bytes from the
+    physical address ``phys``.
+    """
 
     task: int
     rip: int
@@ -47,8 +50,12 @@ class Accesses:
         return True
 
     def meeting_points(self) -> set[int]:
-        """Addresses of the instructions that touch a byte which one task stores to and another one loads or stores."""
-        return {access.rip for access in self._seen if any(self._meets(byte) for byte in access.span)}
+        """Addresses of the instructions that touch a byte which one task stores to and another one
+        loads or stores.
+        """
+        return {
+            access.rip for access in self._seen if any(self._meets(byte) for byte in access.span)
+        }
 
     def instructions(self) -> set[int]:
         """Addresses of all instructions that were seen."""

@@ -1,8 +1,10 @@
-"""Whether the control tasks of a scenario can tell each other anything by variables, rather than by the core alone.
+"""Whether the control tasks of a scenario can tell each other anything by variables, rather than by
+the core alone.
 
-What goes in is the tasks' functions, before any of them runs. What comes out is whether two of them reach one thing that can change: a
-list, an object, a class or a closure's variable that one of them stores to. Whoever gets such a thing later gets it by one that is reached
-now. Probes, and what else is optprobe's own, don't count: a scenario learns of the core by what its operations answer.
+What goes in is the tasks' functions, before any of them runs. What comes out is whether two of them
+reach one thing that can change: a list, an object, a class or a closure's variable that one of them
+stores to. Whoever gets such a thing later gets it by one that is reached now. Probes, and what else
+is optprobe's own, don't count: a scenario learns of the core by what its operations answer.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def share_variables(tasks: Iterable[Callable[..., Any]]) -> bool:
 class _Reached:
     """What one task reaches.
 
-    :ivar objects: that can change, by identity; ``cells``: variables of closures, likewise; ``stored``: those of ``cells`` to which a
+    :ivar objects: that can change, by identity; ``cells``: variables of closures, likewise;
+    ``stored``: those of ``cells`` to which a
         function stores.
     """
 
@@ -57,11 +60,20 @@ class _Reached:
     def _through(self, one: object) -> Iterable[object]:
         """What ``one`` leads to."""
         if isinstance(one, FunctionType):
-            return (*self._closure(one), one.__defaults__, one.__kwdefaults__, *one.__dict__.values())
+            return (
+                *self._closure(one),
+                one.__defaults__,
+                one.__kwdefaults__,
+                *one.__dict__.values(),
+            )
         if isinstance(one, MethodType):
             return (one.__func__, one.__self__)
         if isinstance(one, partial):
-            return (one.func, *one.args, *one.keywords.values())  # pyright: ignore[reportUnknownMemberType]
+            return (
+                one.func,
+                *one.args,
+                *one.keywords.values(),
+            )  # pyright: ignore[reportUnknownMemberType]
         if isinstance(one, BuiltinFunctionType):
             return (cast("object", one.__self__),)
         if isinstance(one, tuple | frozenset):
@@ -74,7 +86,9 @@ class _Reached:
 
     def _closure(self, function: FunctionType) -> Iterator[object]:
         """What the variables hold that ``function`` has of the functions around it."""
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
             self.cells[id(cell)] = cell
             if name in _stored(function.__code__):
                 self.stored.add(id(cell))
@@ -87,6 +101,10 @@ class _Reached:
 @lru_cache(maxsize=1024)
 def _stored(code: CodeType) -> frozenset[str]:
     """The variables of functions around it to which a function stores, or one within it."""
-    own = {one.argval for one in dis.get_instructions(code) if one.opname in ("STORE_DEREF", "DELETE_DEREF")}
+    own = {
+        one.argval
+        for one in dis.get_instructions(code)
+        if one.opname in ("STORE_DEREF", "DELETE_DEREF")
+    }
     inner = (_stored(const) for const in code.co_consts if isinstance(const, CodeType))
     return frozenset(own).union(*inner) & frozenset(code.co_freevars)

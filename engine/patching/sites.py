@@ -1,4 +1,6 @@
-"""The record of a site: an address that gets probes, with the instructions that a jump there may replace."""
+"""The record of a site: an address that gets probes, with the instructions that a jump there may
+replace.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,13 @@ class Site:
         return max(addr + len(raw) for addr, raw in self.insns.items())
 
     def armed(self, fetched: bytes) -> bool:
-        """``fetched`` at :attr:`addr`, as long as the longest patch, is a breakpoint, a jump, or a call of ftrace of a probe."""
+        """``fetched`` at :attr:`addr`, as long as the longest patch, is a breakpoint, a jump, or a
+        call of ftrace of a probe.
+        """
         original = self.insns[self.addr]
-        return not fetched.startswith(original[: len(fetched)]) and (fetched[0] in self.patches or self.calls_ftrace(fetched))
+        return not fetched.startswith(original[: len(fetched)]) and (
+            fetched[0] in self.patches or self.calls_ftrace(fetched)
+        )
 
     def calls_ftrace(self, fetched: bytes) -> bool:
         """``fetched`` begins with ftrace's call."""

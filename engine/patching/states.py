@@ -21,7 +21,17 @@ __all__ = ("SavedState", "States")
 class SavedState:
     """A state to go back to."""
 
-    __slots__ = ("actor", "judge", "machine", "made", "node", "open_calls", "trace", "vcpus", "waits")
+    __slots__ = (
+        "actor",
+        "judge",
+        "machine",
+        "made",
+        "node",
+        "open_calls",
+        "trace",
+        "vcpus",
+        "waits",
+    )
 
     machine: Any
     vcpus: list[tuple[Any, ...]]
@@ -41,8 +51,15 @@ class States:
     """
 
     def __init__(
-        self, now: Situation, judge: Judge, *, waits: Waits, steps: ControlSteps, choices: Choices, tasks: list[tuple[ParkedTask, ...]]
-    ) -> None:  # fmt: skip
+        self,
+        now: Situation,
+        judge: Judge,
+        *,
+        waits: Waits,
+        steps: ControlSteps,
+        choices: Choices,
+        tasks: list[tuple[ParkedTask, ...]],
+    ) -> None:
         self._now = now
         self._judge = judge
         self._waits = waits
@@ -70,7 +87,13 @@ class States:
         saved.machine = self._memory.save()
         saved.vcpus = [vcpu.save() for vcpu in now.vcpus]
         saved.waits = self._waits.left.copy()
-        saved.node, saved.actor, saved.trace, saved.made, saved.open_calls = now.node, now.actor, now.trace, now.made, now.open_calls
+        saved.node, saved.actor, saved.trace, saved.made, saved.open_calls = (
+            now.node,
+            now.actor,
+            now.trace,
+            now.made,
+            now.open_calls,
+        )
         saved.judge = self._judge.save()
         return saved
 
@@ -81,7 +104,12 @@ class States:
         for vcpu, saved in zip(now.vcpus, state.vcpus, strict=True):
             vcpu.restore(saved)
         self._waits.left = state.waits.copy()
-        now.actor, now.trace, now.made, now.open_calls = state.actor, state.trace, state.made, state.open_calls
+        now.actor, now.trace, now.made, now.open_calls = (
+            state.actor,
+            state.trace,
+            state.made,
+            state.open_calls,
+        )
         self._judge.restore(state.judge)
         self._steps.show(state.node)
 
@@ -90,8 +118,9 @@ class States:
         self._memory.release(state.machine)
 
     def key(self) -> int:
-        """A hash of all that decides what can happen from here: registers, live memory, control state, vCPUs, waits, who goes on, and what
-        the oracles remember."""
+        """A hash of all that decides what can happen from here: registers, live memory, control
+        state, vCPUs, waits, who goes on, and what the oracles remember.
+        """
         now, memory = self._now, self._memory
         digest = blake2b(digest_size=8)
         ips: list[int] = []
@@ -104,16 +133,27 @@ class States:
         digest.update(b"".join(now.data.names()))
         current = self._choices.current
         who = -1 if current is None else current.index
-        told = (ips, self.vcpu_names(), self._waits.key(), now.node.name, who, now.open_calls, self._judge.key())
+        told = (
+            ips,
+            self.vcpu_names(),
+            self._waits.key(),
+            now.node.name,
+            who,
+            now.open_calls,
+            self._judge.key(),
+        )
         digest.update(repr(told).encode())
         return int.from_bytes(digest.digest())
 
     def vcpu_names(self) -> tuple[Any, ...]:
-        """What the vCPUs are doing. Of tasks apart, what those between calls have left is left out while another one is in a call: it ends
-        in a state that was met without it. If all calls go alike, it is all the same which of the vCPUs between calls has how many left.
+        """What the vCPUs are doing. Of tasks apart, what those between calls have left is left out
+        while another one is in a call: it ends in a state that was met without it. If all calls go
+        alike, it is all the same which of the vCPUs between calls has how many left.
         """
         lives, vcpus, choices = self._now.node.lives, self._now.vcpus, self._choices
-        busy = [(vcpu.index, vcpu.key(lives)) for vcpu in vcpus if not (choices.apart and vcpu.idle)]
+        busy = [
+            (vcpu.index, vcpu.key(lives)) for vcpu in vcpus if not (choices.apart and vcpu.idle)
+        ]
         if busy:
             return tuple(busy)
         if not choices.alike:

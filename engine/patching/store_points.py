@@ -1,12 +1,15 @@
 """``--points stores``: control tasks stop in front of each store to what hits read without a lock.
 
-These are the flags, handlers, slot and detour buffer of each probe, the list that an aggregator is on, its children, the table, the numbers
-of the detour buffers, and the two global switches. A CPU that hits a probe reads them without a lock, so it may see any store of an
-operation done and the next one not: the order of the stores decides what it meets, and each of them is a publication.
+These are the flags, handlers, slot and detour buffer of each probe, the list that an aggregator is
+on, its children, the table, the numbers of the detour buffers, and the two global switches. A CPU
+that hits a probe reads them without a lock, so it may see any store of an operation done and the
+next one not: the order of the stores decides what it meets, and each of them is a publication.
 
-A probe or core is made as always and then becomes one of the classes here, whose only difference is that they stop first
-(:func:`engine.control.stepped_plane.stop_here`). What stores a value that is there already publishes nothing and is no point; nor is
-what a CPU stores in a hit, or ``stop_machine``'s function, or the setting up of a scenario. Without the option none of this is used.
+A probe or core is made as always and then becomes one of the classes here, whose only difference is
+that they stop first (:func:`engine.control.stepped_plane.stop_here`). What stores a value that is
+there already publishes nothing and is no point; nor is what a CPU stores in a hit, or
+``stop_machine``'s function, or the setting up of a scenario. Without the option none of this is
+used.
 """
 
 from __future__ import annotations
@@ -23,20 +26,34 @@ __all__ = ("stop_at_stores", "stop_at_stores_of_core")
 
 P = TypeVar("P", bound=Kprobe)
 _FIELDS: Final = frozenset(
-    {"flags", "queue", "children", "ainsn", "optinsn", "pre_handler", "post_handler", "fault_handler", "break_handler"}
+    {
+        "flags",
+        "queue",
+        "children",
+        "ainsn",
+        "optinsn",
+        "pre_handler",
+        "post_handler",
+        "fault_handler",
+        "break_handler",
+    }
 )
 _SWITCHES: Final = frozenset({"kprobes_allow_optimization", "kprobes_all_disarmed"})
 
 
 def stop_at_stores(p: Kprobe) -> None:
-    """From now on the control task that stores to a field of ``p``, or to its list of children, stops first."""
+    """From now on the control task that stores to a field of ``p``, or to its list of children,
+    stops first.
+    """
     if isinstance(p, AggrKprobe):
         p.children = _Children(p)
     p.__class__ = _stopping(type(p))
 
 
 def stop_at_stores_of_core(core: Kprobes) -> None:
-    """From now on the control task that stores to the tables or switches of ``core`` stops first."""
+    """From now on the control task that stores to the tables or switches of ``core`` stops
+    first.
+    """
     core.kprobe_table = _Table("the table", core.kprobe_table)
     core.optprobes.by_id = _Table("the table of detour buffers", core.optprobes.by_id)
     core.__class__ = _StoppingCore
@@ -69,7 +86,9 @@ def _store(self: Kprobe, name: str, value: Any) -> None:
 
 @cache
 def _stopping(kind: type[Kprobe]) -> Any:
-    """The class of probes of that ``kind`` (an entry of a return probe is of one of its own) that stop. It prints as ``kind`` does."""
+    """The class of probes of that ``kind`` (an entry of a return probe is of one of its own) that
+    stop. It prints as ``kind`` does.
+    """
     return type(kind.__name__, (kind,), {"__slots__": (), "__setattr__": _store})
 
 

@@ -11,14 +11,18 @@ __all__ = ("TaskSwitches",)
 
 
 class TaskSwitches:
-    """Changes which task has a vCPU, and tells the waits of control tasks of the quiescent points on the way."""
+    """Changes which task has a vCPU, and tells the waits of control tasks of the quiescent points
+    on the way.
+    """
 
     def __init__(self, now: Situation, waits: Waits) -> None:
         self._cpus = now.port.cpus
         self._waits = waits
 
     def interrupt(self, vcpu: VcpuState) -> None:
-        """An interrupt. In the middle of a hit its handler runs to its end at once: no probed code, and none of a probe's, runs in it."""
+        """An interrupt. In the middle of a hit its handler runs to its end at once: no probed code,
+        and none of a probe's, runs in it.
+        """
         self._cpus.interrupt(vcpu.index, whole=vcpu.hit is not None)
 
     def preempt(self, vcpu: VcpuState) -> None:
@@ -28,7 +32,9 @@ class TaskSwitches:
         self.switch(vcpu, ip)
 
     def switch(self, vcpu: VcpuState, resume: int) -> None:
-        """The other task gets the CPU. ``resume``: the instruction at which the present one was interrupted."""
+        """The other task gets the CPU. ``resume``: the instruction at which the present one was
+        interrupted.
+        """
         gone, following = self._park(vcpu, resume), vcpu.parked[0]
         self._resume(vcpu, following)
         vcpu.parked = (*vcpu.parked[1:], gone) if gone.mode is not Mode.DONE else vcpu.parked[1:]
@@ -43,7 +49,9 @@ class TaskSwitches:
         self._waits.task_passed(vcpu.task)
 
     def falls_asleep(self, vcpu: VcpuState) -> None:
-        """The task goes off the CPU where it stands, without a call of ``schedule()`` that would count, and for ever."""
+        """The task goes off the CPU where it stands, without a call of ``schedule()`` that would
+        count, and for ever.
+        """
         vcpu.asleep = (*vcpu.asleep, self._park(vcpu, self._cpus.ip(vcpu.index)))
         vcpu.mode, vcpu.passing = Mode.DONE, None
         if vcpu.parked:
@@ -53,7 +61,9 @@ class TaskSwitches:
 
     def _park(self, vcpu: VcpuState, resume: int) -> ParkedTask:
         """The task that has the CPU, as it stands."""
-        ip, registers, vectors, stack_top, context = self._cpus.park(vcpu.index, in_call=vcpu.mode is Mode.CALL)
+        ip, registers, vectors, stack_top, context = self._cpus.park(
+            vcpu.index, in_call=vcpu.mode is Mode.CALL
+        )
         return ParkedTask(
             task=vcpu.task,
             mode=vcpu.mode,

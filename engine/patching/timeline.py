@@ -1,4 +1,6 @@
-"""A schedule, line by line: a lane for the control tasks and one for each vCPU, the text whenever it changes, and what went wrong."""
+"""A schedule, line by line: a lane for the control tasks and one for each vCPU, the text whenever
+it changes, and what went wrong.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,14 @@ _SHOWN = 8
 
 
 def timeline(system: Exploration, segments: Segments) -> Iterator[str]:
-    """Replay ``segments`` and tell. Runs of instructions in stubs and detour buffers are one line."""
+    """Replay ``segments`` and tell. Runs of instructions in stubs and detour buffers are one
+    line.
+    """
     heads = ["control", *(f"cpu {vcpu.index}" for vcpu in system.vcpus)]
     yield "  ".join(head.ljust(_WIDTH) for head in heads).rstrip()
-    for (column, _), group in groupby(_events(system, segments), key=lambda event: (event[0], event[2])):
+    for (column, _), group in groupby(
+        _events(system, segments), key=lambda event: (event[0], event[2])
+    ):
         events = list(group)
         dull = events[0][2]
         lines = [text for _, text, _ in events]
@@ -51,7 +57,12 @@ def _events(system: Exploration, segments: Segments) -> Iterator[tuple[int, str,
                 left -= max(1, system.take(actor, 1))
                 yield int(actor) + 1, text, dull
             else:
-                name = {"i": "interrupt", "n": "NMI", "p": "interrupt; on its return another task runs", "s": "schedule(): another task"}
+                name = {
+                    "i": "interrupt",
+                    "n": "NMI",
+                    "p": "interrupt; on its return another task runs",
+                    "s": "schedule(): another task",
+                }
                 yield int(actor[1:]) + 1, f"-- {name[actor[0]]} --", False
                 system.take(actor)
                 left -= 1
@@ -72,7 +83,14 @@ def _control(system: Exploration, actor: str) -> Iterator[tuple[int, str, bool]]
         size = max(text.facts.jump_size, site.end - addr)
         old, new = text.read(before.version, addr, size), text.read(system.node.version, addr, size)
         if old != new:
-            yield 0, f"  {system.where(addr)}: {old[:_SHOWN].hex(' ')}\n  {' ' * len(system.where(addr))}-> {new[:_SHOWN].hex(' ')}", False
+            yield (
+                0,
+                (
+                    f"  {system.where(addr)}: {old[:_SHOWN].hex(' ')}\n "
+                    f" {' ' * len(system.where(addr))}-> {new[:_SHOWN].hex(' ')}"
+                ),
+                False,
+            )
 
 
 def _vcpu(system: Exploration, vcpu: VcpuState) -> tuple[str, bool]:

@@ -11,11 +11,15 @@ from engine.kretprobe import Kretprobe
 __all__ = ("CallOutcome", "Touched", "UnprobedCalls", "UnprobedPort")
 
 CallOutcome = tuple[Any, ...]
-"""What one call has left, part by part: the registers (with the flags last), the state of the vector unit, that of the floating-point unit,
-the content of its buffers, and how it died (None: it did not). The names of the parts are in
-:class:`engine.patching.port.PatchFacts`."""
+"""What one call has left, part by part: the registers (with the flags last), the state of the
+vector unit, that of the floating-point unit, the content of its buffers, and how it died (None: it
+did not). The names of the parts are in
+:class:`engine.patching.port.PatchFacts`.
+"""
 Touched = Callable[[int, int, int, bool], None]
-"""Told of each access of memory: address of the instruction, physical address, size in bytes, and whether it is a store."""
+"""Told of each access of memory: address of the instruction, physical address, size in bytes, and
+whether it is a store.
+"""
 
 
 @dataclass(slots=True)
@@ -34,8 +38,13 @@ class UnprobedCalls:
     entries: dict[int, int] = field(default_factory=dict[int, int])
 
     def instances_suffice(self, returns: Iterable[Kretprobe], calls: int) -> bool:
-        """No call finds the instances of a return probe taken, even if so many ``calls`` are under way at once, each wherever it gets."""
-        return all(rp.kp.addr is None or rp.maxactive >= calls * self.entries.get(rp.kp.addr, 1 << 30) for rp in returns)
+        """No call finds the instances of a return probe taken, even if so many ``calls`` are under
+        way at once, each wherever it gets.
+        """
+        return all(
+            rp.kp.addr is None or rp.maxactive >= calls * self.entries.get(rp.kp.addr, 1 << 30)
+            for rp in returns
+        )
 
 
 class UnprobedPort(Protocol):
@@ -50,7 +59,9 @@ class UnprobedPort(Protocol):
         ...
 
     def trace(self, cpu: int, spans: Iterable[tuple[int, int]], touched: Touched) -> None:
-        """From now on tell ``touched`` of what the vCPU loads and stores in the physical ``spans``."""
+        """From now on tell ``touched`` of what the vCPU loads and stores in the physical
+        ``spans``.
+        """
         ...
 
     def stacks(self, cpu: int) -> list[range]:
@@ -71,5 +82,7 @@ class UnprobedPort(Protocol):
         ...
 
     def flag_changes(self, addr: int) -> Iterator[int]:
-        """Addresses of the instructions that change whether interrupts are taken, in the function that holds ``addr``."""
+        """Addresses of the instructions that change whether interrupts are taken, in the function
+        that holds ``addr``.
+        """
         ...

@@ -1,4 +1,6 @@
-"""What tells code of the user's, such as a scenario or a poke protocol, from another version of it."""
+"""What tells code of the user's, such as a scenario or a poke protocol, from another version
+of it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,24 @@ _PLAIN = (int, float, complex, str, bytes)
 
 
 def source_of(made: object) -> str:
-    """The text of a function or class. Where there is none, since it was typed in or its file was run and not imported: the texts of a
-    class's functions and its plain values, or the code of a function with its constants and names; or else its name.
+    """The text of a function or class. Where there is none, since it was typed in or its file was
+    run and not imported: the texts of a class's functions and its plain values, or the code of a
+    function with its constants and names; or else its name.
     """
     try:
         return inspect.getsource(cast("type[object]", made))
-    except (OSError, TypeError, SyntaxError, TokenError):  # the last two: the file has changed since it was loaded
+    except (
+        OSError,
+        TypeError,
+        SyntaxError,
+        TokenError,
+    ):  # the last two: the file has changed since it was loaded
         if isinstance(made, type):
-            return " ".join(f"{name}={_member(value)}" for name, value in sorted(vars(made).items()) if not name.startswith("__weakref"))
+            return " ".join(
+                f"{name}={_member(value)}"
+                for name, value in sorted(vars(made).items())
+                if not name.startswith("__weakref")
+            )
         if isinstance(made, FunctionType):
             return _code(made.__code__)
         return str(getattr(made, "__qualname__", type(made).__qualname__))
@@ -29,21 +41,31 @@ def source_of(made: object) -> str:
 
 def _member(value: object) -> str:
     function: object = getattr(value, "__func__", value)  # of a static method or a class method
-    return source_of(function) if isinstance(function, FunctionType) else _value(function, frozenset())
+    return (
+        source_of(function) if isinstance(function, FunctionType) else _value(function, frozenset())
+    )
 
 
 def _code(code: CodeType) -> str:
-    constants = [_code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts if not isinstance(one, frozenset)]
+    constants = [
+        _code(one) if isinstance(one, CodeType) else repr(one)
+        for one in code.co_consts
+        if not isinstance(one, frozenset)
+    ]
+    # in an order of its own
     constants += [
-        repr(sorted(map(repr, cast("frozenset[object]", one)))) for one in code.co_consts if isinstance(one, frozenset)
-    ]  # in an order of its own
+        repr(sorted(map(repr, cast("frozenset[object]", one))))
+        for one in code.co_consts
+        if isinstance(one, frozenset)
+    ]
     return " ".join((code.co_code.hex(), *code.co_names, *constants))
 
 
 def identity_of(made: object) -> str:
-    """:func:`source_of` what is called, and the values that it was made with: the arguments of a ``partial``, the variables that a function
-    takes from around it, its defaults, the attributes of an instance. A value that has no text of its own that is the same in every
-    process is told by its type.
+    """:func:`source_of` what is called, and the values that it was made with: the arguments of a
+    ``partial``, the variables that a function takes from around it, its defaults, the attributes of
+    an instance. A value that has no text of its own that is the same in every process is told by
+    its type.
     """
     return _told(made, frozenset())
 
@@ -65,7 +87,11 @@ def _parts(made: object) -> tuple[object, list[Any]]:
         return call.func, [*call.args, *sorted(call.keywords.items())]
     if isinstance(made, FunctionType):
         closure = inspect.getclosurevars(made).nonlocals
-        return made, [*sorted(closure.items()), *(made.__defaults__ or ()), *sorted((made.__kwdefaults__ or {}).items())]
+        return made, [
+            *sorted(closure.items()),
+            *(made.__defaults__ or ()),
+            *sorted((made.__kwdefaults__ or {}).items()),
+        ]
     return type(made), sorted(getattr(made, "__dict__", {}).items())
 
 

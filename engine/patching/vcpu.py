@@ -16,8 +16,9 @@ _HANDLING: Final = (HitPhase.BETWEEN, HitPhase.HANDLED)
 
 
 class Interrupted(NamedTuple):
-    """What a CPU was doing when an NMI came: hit, pass and single step in progress, the kprobes layer's record, and its vector and x87
-    registers. The others lie on the stack."""
+    """What a CPU was doing when an NMI came: hit, pass and single step in progress, the kprobes
+    layer's record, and its vector and x87 registers. The others lie on the stack.
+    """
 
     hit: Hit | None
     passing: Pass | None
@@ -27,21 +28,27 @@ class Interrupted(NamedTuple):
 
     @property
     def busy(self) -> bool:
-        """It was in a hit, from where its probe was found to the end of the single step: whatever is hit meanwhile is missed."""
+        """It was in a hit, from where its probe was found to the end of the single step: whatever
+        is hit meanwhile is missed.
+        """
         hit = self.hit
-        found = hit is not None and hit.phase is not HitPhase.TRAP and (hit.kind is not HitKind.INT3 or hit.phase in _HANDLING)
+        found = (
+            hit is not None
+            and hit.phase is not HitPhase.TRAP
+            and (hit.kind is not HitKind.INT3 or hit.phase in _HANDLING)
+        )
         return found or self.stepping
 
 
 class VcpuState:
     """One vCPU.
 
-    :ivar task: number of the task that runs; ``parked``: those that do not; ``asleep``: those that never will again.
-    :ivar calls: how many calls the task has begun.
-    :ivar hit: the hit whose next piece is to come, or None.
-    :ivar block: the kprobes layer's record of the hit in progress.
-    :ivar stepping: a probed instruction is being single-stepped: from the end of its hit's handlers to the trap behind it.
-    :ivar nmi: an NMI is being handled; ``nested``: the port's token for the function that its handler calls; ``interrupted``: what it has
+    :ivar task: number of the task that runs; ``parked``: those that do not; ``asleep``: those that
+    never will again. :ivar calls: how many calls the task has begun. :ivar hit: the hit whose next
+    piece is to come, or None. :ivar block: the kprobes layer's record of the hit in progress. :ivar
+    stepping: a probed instruction is being single-stepped: from the end of its hit's handlers to
+    the trap behind it. :ivar nmi: an NMI is being handled; ``nested``: the port's token for the
+    function that its handler calls; ``interrupted``: what it has
         interrupted.
     :ivar quiet: it stands in ``schedule()``: a quiescent point.
     :ivar passing: the pass over a site that it is in.
@@ -111,16 +118,40 @@ class VcpuState:
     def save(self) -> tuple[Any, ...]:
         """For :meth:`restore`."""
         return (
-            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.stepping, self.position, self.task, self.parked,
-            self.nmi, self.nested, self.interrupted, self.asleep,
-        )  # fmt: skip
+            self.mode,
+            self.calls,
+            self.hit,
+            self.block,
+            self.quiet,
+            self.passing,
+            self.stepping,
+            self.position,
+            self.task,
+            self.parked,
+            self.nmi,
+            self.nested,
+            self.interrupted,
+            self.asleep,
+        )
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Go back."""
         (
-            self.mode, self.calls, self.hit, self.block, self.quiet, self.passing, self.stepping, self.position, self.task, self.parked,
-            self.nmi, self.nested, self.interrupted, self.asleep,
-        ) = saved  # fmt: skip
+            self.mode,
+            self.calls,
+            self.hit,
+            self.block,
+            self.quiet,
+            self.passing,
+            self.stepping,
+            self.position,
+            self.task,
+            self.parked,
+            self.nmi,
+            self.nested,
+            self.interrupted,
+            self.asleep,
+        ) = saved
 
     @property
     def live(self) -> bool:
@@ -133,7 +164,9 @@ class VcpuState:
         return not (self.live or self.asleep or any(one.mode is Mode.CALL for one in self.parked))
 
     def key(self, lives: Lives) -> tuple[Any, ...]:
-        """For a state's hash: all that what comes depends on but registers and stack, which the next call makes anew."""
+        """For a state's hash: all that what comes depends on but registers and stack, which the
+        next call makes anew.
+        """
         away = tuple(sorted(one.key(lives) for one in self.parked))
         asleep = tuple((one.task, one.rip) for one in self.asleep)
         if not self.live:  # which of two tasks between calls the CPU has is all the same
@@ -141,10 +174,30 @@ class VcpuState:
             return (tuple(sorted((*here, *away))), asleep)
         hit = self.hit.key if self.hit is not None else 0
         nmi: tuple[Any, ...] = ()
-        if self.interrupted is not None:  # in an NMI; whether its handler has begun is where RIP stands
+        # in an NMI; whether its handler has begun is where RIP stands
+        if self.interrupted is not None:
             before, passing, stepping, block, vectors = self.interrupted
-            nmi = (before.key if before is not None else 0, pass_key(passing, lives), stepping, block, vectors)
+            nmi = (
+                before.key if before is not None else 0,
+                pass_key(passing, lives),
+                stepping,
+                block,
+                vectors,
+            )
         passing = pass_key(self.passing, lives)
-        # No case is known in which task and mode alone tell two states apart: each task has a stack of its own, to which RSP points unless
-        # code switches stacks, and an NMI between calls comes on an empty one.
-        return (self.calls, self.task, self.mode, away, asleep, hit, self.block, self.quiet, passing, self.stepping, nmi)
+        # No case is known in which task and mode alone tell two states apart: each task has a stack
+        # of its own, to which RSP points unless code switches stacks, and an NMI between calls
+        # comes on an empty one.
+        return (
+            self.calls,
+            self.task,
+            self.mode,
+            away,
+            asleep,
+            hit,
+            self.block,
+            self.quiet,
+            passing,
+            self.stepping,
+            nmi,
+        )

@@ -1,4 +1,6 @@
-"""A vCPU's run to its next choice point, and what happens on the way: calls, traps, the oracles' looks at it."""
+"""A vCPU's run to its next choice point, and what happens on the way: calls, traps, the oracles'
+looks at it.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +57,11 @@ class VcpuRuns:
         self._nmis = nmis
 
     def run(self, vcpu: VcpuState, most: int | None, *, alone: bool) -> int:
-        """To the next choice point, at least a step, and at most ``most`` steps. Returns how many it made.
+        """To the next choice point, at least a step, and at most ``most`` steps. Returns how many
+        it made.
 
-        :param alone: nothing is chosen that costs anything: on to the next point where something can be chosen that does not.
+        :param alone: nothing is chosen that costs anything: on to the next point where something
+        can be chosen that does not.
         """
         if most is None and not self._plan.reduce and not alone:
             most = 1
@@ -74,7 +78,8 @@ class VcpuRuns:
             if self._judge.violation is not None:
                 break
             if stop:
-                # Alone: all that could be chosen here costs something, unless it stands in schedule(), is between calls, or is parked.
+                # Alone: all that could be chosen here costs something, unless it stands in
+                # schedule(), is between calls, or is parked.
                 if not alone or vcpu.quiet or vcpu.mode is not Mode.CALL or self._is_parked(vcpu):
                     break
                 if waits.left:
@@ -89,17 +94,30 @@ class VcpuRuns:
         """``stop_machine`` has it, or would have it here; an NMI goes on."""
         waits = self._waits
         stopping = bool(waits.left) and waits.stopping
-        return not vcpu.nmi and (self._now.node.stopped or (stopping and self._boundaries.stops(vcpu.index)))
+        return not vcpu.nmi and (
+            self._now.node.stopped or (stopping and self._boundaries.stops(vcpu.index))
+        )
 
     def _is_awaited(self, vcpu: VcpuState) -> bool:
-        """Somebody can tell when this vCPU, with interrupts off, comes to take one, be it where nobody else could tell where it is: a core
-        sync waits for that, or the interrupt may give the vCPU to another task."""
+        """Somebody can tell when this vCPU, with interrupts off, comes to take one, be it where
+        nobody else could tell where it is: a core sync waits for that, or the interrupt may give
+        the vCPU to another task.
+        """
         waits = self._waits
-        asked = self._plan.reduce and (self._plan.preempt or (bool(waits.left) and waits.syncs_with(vcpu.index)))
-        if not asked or vcpu.mode is not Mode.CALL or vcpu.nmi or vcpu.hit is not None or self._boundaries.takes_interrupt(vcpu.index):
+        asked = self._plan.reduce and (
+            self._plan.preempt or (bool(waits.left) and waits.syncs_with(vcpu.index))
+        )
+        if (
+            not asked
+            or vcpu.mode is not Mode.CALL
+            or vcpu.nmi
+            or vcpu.hit is not None
+            or self._boundaries.takes_interrupt(vcpu.index)
+        ):
             return False
         ip = self._cpus.ip(vcpu.index)
-        return not (ip in self._buffers or ip in self._stubs)  # there each place where interrupts come on again is a choice point
+        # there each place where interrupts come on again is a choice point
+        return not (ip in self._buffers or ip in self._stubs)
 
     def _stretch(self, vcpu: VcpuState, limit: int) -> tuple[int, bool]:
         """Steps made, and whether this is a choice point."""
@@ -115,7 +133,11 @@ class VcpuRuns:
             return 1, True  # the step that it would have been
         cpus, cpu = self._cpus, vcpu.index
         stop, steps = cpus.run(cpu, limit)
-        chosen = self._came_to(vcpu, stop) if stop is Stop.WATCHED or stop is Stop.BUDGET else self._answer(vcpu, stop)
+        chosen = (
+            self._came_to(vcpu, stop)
+            if stop is Stop.WATCHED or stop is Stop.BUDGET
+            else self._answer(vcpu, stop)
+        )
         if vcpu.mode is Mode.CALL and cpus.spent(cpu) > self._plan.limit:
             cpus.out_of_instructions(cpu, self._plan.limit)
             self._died(vcpu)
@@ -156,7 +178,7 @@ class VcpuRuns:
             self._tasks.falls_asleep(vcpu)
         return stop is Stop.WATCHED or ip in self._places.watched
 
-    # What the machine has to answer -------------------------------------------------------------------------------------
+    # What the machine has to answer ---------------------------------------------------------------
 
     def _answer(self, vcpu: VcpuState, stop: Stop) -> bool:
         """A run has come back for something else. True: a choice point."""
@@ -213,7 +235,7 @@ class VcpuRuns:
         if self._hits.advance(vcpu) is not None and self._cpus.died(vcpu.index):
             self._died(vcpu)
 
-    # Ends of calls ------------------------------------------------------------------------------------------------------
+    # Ends of calls --------------------------------------------------------------------------------
 
     def _ended(self, vcpu: VcpuState) -> None:
         """A call has returned."""
@@ -225,7 +247,9 @@ class VcpuRuns:
         self._waits.task_passed(vcpu.task)
 
     def _died(self, vcpu: VcpuState) -> None:
-        """A call has died: a violation, unless calls do so without probes, too; then others go on."""
+        """A call has died: a violation, unless calls do so without probes, too; then others go
+        on.
+        """
         vcpu.mode, vcpu.hit = Mode.DONE, None
         fault = self._cpus.fault(vcpu.index)
         assert fault is not None

@@ -34,9 +34,14 @@ class Waits:
         self.left: dict[int, tuple[MachineWait, frozenset[int]]] = {}
 
     def entered(self, waits: dict[int, MachineWait], stepped: int) -> None:
-        """Control task ``stepped`` has made a step: ``waits`` is what they all wait for now; what it waits for is new."""
+        """Control task ``stepped`` has made a step: ``waits`` is what they all wait for now; what
+        it waits for is new.
+        """
         old = self.left
-        self.left = {task: old[task] if task in old and task != stepped else (wait, self._begin(wait.kind)) for task, wait in waits.items()}
+        self.left = {
+            task: old[task] if task in old and task != stepped else (wait, self._begin(wait.kind))
+            for task, wait in waits.items()
+        }
 
     def _begin(self, kind: WaitKind) -> frozenset[int]:
         match kind:
@@ -45,14 +50,20 @@ class Waits:
             case WaitKind.TASKS:
                 return frozenset(task for vcpu in self._vcpus for task in self._tasks(vcpu.index))
             case WaitKind.SYNC:
-                return frozenset(vcpu.index for vcpu in self._vcpus if not self._takes_interrupt(vcpu.index))
+                return frozenset(
+                    vcpu.index for vcpu in self._vcpus if not self._takes_interrupt(vcpu.index)
+                )
             case WaitKind.STOP | WaitKind.TRAPS:
                 return frozenset()
 
     def ran(self, vcpu: VcpuState) -> None:
         """A vCPU has gone on."""
         for task, (wait, left) in self.left.items():
-            if wait.kind is WaitKind.SYNC and vcpu.index in left and self._takes_interrupt(vcpu.index):
+            if (
+                wait.kind is WaitKind.SYNC
+                and vcpu.index in left
+                and self._takes_interrupt(vcpu.index)
+            ):
                 self.left[task] = (wait, left - {vcpu.index})
 
     def quiescent(self, cpu: int) -> None:
@@ -77,7 +88,9 @@ class Waits:
         if wait.kind is WaitKind.STOP:
             return all(self._stops(vcpu.index) for vcpu in self._vcpus)
         if wait.kind is WaitKind.TRAPS:
-            return not any(vcpu.hit is not None and vcpu.hit.phase is HitPhase.POKE for vcpu in self._vcpus)
+            return not any(
+                vcpu.hit is not None and vcpu.hit.phase is HitPhase.POKE for vcpu in self._vcpus
+            )
         return not left
 
     def syncs_with(self, cpu: int) -> bool:

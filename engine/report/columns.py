@@ -1,4 +1,6 @@
-"""Rows in columns of fixed width, for listings that are printed as they are made and so can't be measured first."""
+"""Rows in columns of fixed width, for listings that are printed as they are made and so can't be
+measured first.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ Cell: TypeAlias = tuple[str, str]
 
 
 class Columns:
-    """Columns one blank apart. What is too long for its column goes on beneath, so that no line is longer than all columns.
+    """Columns one blank apart. What is too long for its column goes on beneath, so that no line is
+    longer than all columns.
 
     :param widths: of each column.
     """
@@ -31,14 +34,20 @@ class Columns:
         self._widths = tuple(widths)
 
     def row(self, *cells: Cell) -> str:
-        """``(text, colour)`` each, without a colour ``""``; the last cell has all the room that is left."""
+        """``(text, colour)`` each, without a colour ``""``; the last cell has all the room that is
+        left.
+        """
         last = len(cells) - 1
         rooms = (*self._widths[:last], self._rooms[last])
         if all(len(text) <= room for (text, _colour), room in zip(cells, rooms, strict=True)):
             return self._line(cells, rooms)
-        pieces = [wrap(text, room) or [""] for (text, _colour), room in zip(cells, rooms, strict=True)]
+        pieces = [
+            wrap(text, room) or [""] for (text, _colour), room in zip(cells, rooms, strict=True)
+        ]
         return "\n".join(
-            self._line([(text, colour) for text, (_whole, colour) in zip(texts, cells, strict=True)], rooms)
+            self._line(
+                [(text, colour) for text, (_whole, colour) in zip(texts, cells, strict=True)], rooms
+            )
             for texts in zip_longest(*pieces, fillvalue="")
         )
 
@@ -54,10 +63,14 @@ class Columns:
 
 
 def ascii_text(text: str) -> str:
-    """``text`` with all beyond ASCII escaped: each character is one column wide then, and prints in every locale."""
+    """``text`` with all beyond ASCII escaped: each character is one column wide then, and prints in
+    every locale.
+    """
     return text if text.isascii() else text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def chopped(text: str, width: int = LINE_WIDTH) -> list[str]:
-    """``text`` in pieces of at most ``width`` characters; names have no better places to break them."""
+    """``text`` in pieces of at most ``width`` characters; names have no better places to break
+    them.
+    """
     return [text[at : at + width] for at in range(0, len(text), width)]

@@ -1,4 +1,6 @@
-"""Terminal output: colour where a person looks, plain text in a pipe, progress on standard error only on a terminal."""
+"""Terminal output: colour where a person looks, plain text in a pipe, progress on standard error
+only on a terminal.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ from engine.brief import count
 
 __all__ = ("Progress", "Style", "complain", "count", "table")
 
-_CODES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36"}
+_CODES: Final = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+}
 
 
 class Style:
@@ -24,8 +35,12 @@ class Style:
 
     @classmethod
     def for_stream(cls, stream: TextIO) -> Style:
-        """Colour on a terminal, unless NO_COLOR is set and not empty (no-color.org), or the terminal is dumb."""
-        return cls(stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
+        """Colour on a terminal, unless NO_COLOR is set and not empty (no-color.org), or the
+        terminal is dumb.
+        """
+        return cls(
+            stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        )
 
     def paint(self, text: str, *names: str) -> str:
         """``text`` in the named colours: bold, dim, red, green, yellow, blue, magenta, cyan."""
@@ -40,7 +55,7 @@ class Progress:
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
         self._label = label
         self._stream = stream or sys.stderr
-        self._live = self._stream is not None and self._stream.isatty()  # pyright: ignore[reportUnnecessaryComparison]  # None when closed
+        self._live = self._stream is not None and self._stream.isatty()  # pyright: ignore[reportUnnecessaryComparison]
         self._shown = ""
         self._began = monotonic()
 
@@ -50,7 +65,9 @@ class Progress:
             return
         share = 100 * done // total if total else 100
         filled = share * 30 // 100
-        self._write(f"{self._label} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total} {note}"[:99])
+        self._write(
+            f"{self._label} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total} {note}"[:99]
+        )
 
     def schedules(self, done: int, most: int | None) -> None:
         """``done`` schedules, the rate, and what is left of ``most`` at that rate."""
@@ -88,12 +105,17 @@ def complain(message: str) -> None:
             print(f"optprobe: {line}", file=sys.stderr, flush=True)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()
+) -> str:
     """Columns two blanks apart; those in ``right`` are set to the right."""
     cells = [tuple(header), *(tuple(row) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     to_right = set(right)
     return "\n".join(
-        "  ".join(cell.rjust(w) if i in to_right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.rjust(w) if i in to_right else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in cells
     )

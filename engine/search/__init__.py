@@ -1,1 +1,3 @@
-"""Exploring schedules: choices, strategies, results, shrinking. Arch-neutral; who can be scheduled, and what breaks, others say."""
+"""Exploring schedules: choices, strategies, results, shrinking. Arch-neutral; who can be scheduled,
+and what breaks, others say.
+"""

@@ -1,4 +1,6 @@
-"""What a search has found so far, in a file: a line a part, so that a search that was killed, however, goes on where it was."""
+"""What a search has found so far, in a file: a line a part, so that a search that was killed,
+however, goes on where it was.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,12 @@ _FORMAT: Final = "optprobe-checkpoint"
 
 
 class Checkpoint:
-    """One search's file, which is made if it is not there. A last line that was cut off does not count.
+    """One search's file, which is made if it is not there. A last line that was cut off does not
+    count.
 
-    :param mark: names the search; what another has found is of no use.
-    :ivar unwritten: why the file has not all that was found, in words; None while it has.
-    :raises InputError: the file can't be read or written, or is another search's, or another process's at present.
+    :param mark: names the search; what another has found is of no use. :ivar unwritten: why the
+    file has not all that was found, in words; None while it has. :raises InputError: the file can't
+    be read or written, or is another search's, or another process's at present.
     """
 
     def __init__(self, file: Path, mark: str) -> None:
@@ -36,10 +39,14 @@ class Checkpoint:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             if file.exists() and not file.is_file():
-                raise InputError(f"--checkpoint: {printable(str(file))}: not a regular file; take it away")
+                raise InputError(
+                    f"--checkpoint: {printable(str(file))}: not a regular file; take it away"
+                )
             self._out = file.open("a+b", buffering=0)
         except (OSError, ValueError) as error:  # ValueError: a null character in the name
-            raise _unwritable(file, "a file is there" if isinstance(error, FileExistsError) else error_text(error)) from None
+            raise _unwritable(
+                file, "a file is there" if isinstance(error, FileExistsError) else error_text(error)
+            ) from None
         try:
             self._lock()
             self._begin(header)
@@ -48,12 +55,15 @@ class Checkpoint:
             raise
 
     def _lock(self) -> None:
-        """A record lock: it ends with this process, however that ends, and processes that are forked have no part in it."""
+        """A record lock: it ends with this process, however that ends, and processes that are
+        forked have no part in it.
+        """
         try:
             fcntl.lockf(self._out, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise InputError(
-                f"--checkpoint: {printable(str(self.file))}: another process is at this search; wait for its end, or give another directory"
+                f"--checkpoint: {printable(str(self.file))}: another process is at this search;"
+                " wait for its end, or give another directory"
             ) from None
         except OSError:  # a file system without locks
             return
@@ -65,13 +75,19 @@ class Checkpoint:
             end = whole.rfind(b"\n") + 1
             lines = whole[:end].decode().splitlines()
             if lines and lines[0] != header:
-                raise InputError(f"{printable(str(self.file))}: not of this search; give another directory, or take the file away")
+                raise InputError(
+                    f"{printable(str(self.file))}: not of this search; give another directory, or"
+                    " take the file away"
+                )
             self._known = [_result(json.loads(line)) for line in lines[1:]][::-1]
             self._out.truncate(end)
         except OSError as error:
             raise _unwritable(self.file, error_text(error)) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{printable(str(self.file))}: {printable(str(error))}; not what a search wrote; take the file away") from None
+            raise InputError(
+                f"{printable(str(self.file))}: {printable(str(error))}; not what a search wrote;"
+                " take the file away"
+            ) from None
         if not lines:
             self._put(header)
         if self.unwritten is not None:
@@ -82,7 +98,9 @@ class Checkpoint:
         return [self._known.pop() for _ in range(min(most, len(self._known)))]
 
     def write(self, result: PartResult) -> None:
-        """One part more; no more of them once one could not be written, for only the parts from the first on are of use."""
+        """One part more; no more of them once one could not be written, for only the parts from the
+        first on are of use.
+        """
         if self.unwritten is None:
             self._put(json.dumps(_document(result)))
 
@@ -101,11 +119,16 @@ class Checkpoint:
 
 
 def _unwritable(file: Path, why: str) -> InputError:
-    return InputError(f"--checkpoint: cannot write {printable(str(file))}: {why}; give a directory that can be written to, or can be made")
+    return InputError(
+        f"--checkpoint: cannot write {printable(str(file))}: {why}; give a directory that can be"
+        " written to, or can be made"
+    )
 
 
 def code_mark(*packages: Path) -> str:
-    """8 hexadecimal digits of the source files in these directories: what other code has found may not be found now."""
+    """8 hexadecimal digits of the source files in these directories: what other code has found may
+    not be found now.
+    """
     digest = blake2b(digest_size=4)
     for package in packages:
         for file in sorted(package.rglob("*.py")):
@@ -123,7 +146,13 @@ def _document(result: PartResult) -> dict[str, Any]:
         "merged": result.merged,
         "rechecked": result.rechecked,
         "found": [
-            {"kind": v.kind, "cpu": v.cpu, "rip": v.rip, "explain": v.explain, "schedule": text_of(one.segments)}
+            {
+                "kind": v.kind,
+                "cpu": v.cpu,
+                "rip": v.rip,
+                "explain": v.explain,
+                "schedule": text_of(one.segments),
+            }
             for one in result.found
             for v in (one.violation,)
         ],
@@ -140,11 +169,16 @@ def _result(document: Mapping[str, Any]) -> PartResult:
         merged=document["merged"],
         rechecked=document["rechecked"],
         found=[
-            Found(Violation(ViolationKind(one["kind"]), one["cpu"], one["rip"], one["explain"]), segments_from(one["schedule"]))
+            Found(
+                Violation(ViolationKind(one["kind"]), one["cpu"], one["rip"], one["explain"]),
+                segments_from(one["schedule"]),
+            )
             for one in document["found"]
         ],
         coverage=Coverage(**document["coverage"]),
         points=base64.b64decode(document["points"]),
         keys=base64.b64decode(document["keys"]),
-        groups=[(level, weight, base64.b64decode(blob)) for level, weight, blob in document["groups"]],
+        groups=[
+            (level, weight, base64.b64decode(blob)) for level, weight, blob in document["groups"]
+        ],
     )

@@ -1,4 +1,6 @@
-"""Leads a search: parts go to who runs them, and what they come to is put together in the strategy's order."""
+"""Leads a search: parts go to who runs them, and what they come to is put together in the
+strategy's order.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,18 @@ from engine.search.strategy import Outcome, PartResult, Strategy, Tick
 __all__ = ("InProcess", "PartRunner", "Progress", "Workers", "drive", "explore")
 
 Progress = Callable[[int, int | None], None]
-"""Called now and then with the number of schedules so far, and about how many there will be, where that can be told."""
+"""Called now and then with the number of schedules so far, and about how many there will be, where
+that can be told.
+"""
 
 
 class PartRunner(Protocol):
     """Who works on parts."""
 
     def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
-        """What each comes to, in order. ``tick``: called now and then with the number of schedules of these parts so far."""
+        """What each comes to, in order. ``tick``: called now and then with the number of schedules
+        of these parts so far.
+        """
         ...
 
     def learn(self, keys: bytes) -> None:
@@ -54,16 +60,21 @@ class InProcess:
 
 
 class Workers:
-    """Several processes, each with a system of its own. Until there is a batch of more than one part, this process works alone.
+    """Several processes, each with a system of its own. Until there is a batch of more than one
+    part, this process works alone.
 
     :param strategy: what all of them know so far.
     :param system: this process's own; ``make``: makes one for a worker, in its process.
     :param number: how many; at least 2.
     """
 
-    def __init__(self, strategy: Strategy, system: System, make: Callable[[], System], number: int) -> None:
+    def __init__(
+        self, strategy: Strategy, system: System, make: Callable[[], System], number: int
+    ) -> None:
         self._here = InProcess(strategy, system)
-        self._pool: ProcessPool[System, Any, PartResult] = ProcessPool(make, strategy.work, number, learn=strategy.learn)
+        self._pool: ProcessPool[System, Any, PartResult] = ProcessPool(
+            make, strategy.work, number, learn=strategy.learn
+        )
 
     def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
         """What each comes to, in order, whoever is done first."""
@@ -92,7 +103,11 @@ class Workers:
 
 
 def drive(
-    strategy: Strategy, runner: PartRunner, outcome: Outcome, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+    strategy: Strategy,
+    runner: PartRunner,
+    outcome: Outcome,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Search to the end.
 

@@ -1,8 +1,10 @@
-"""Every schedule within a preemption bound, those with fewer preemptions first (Musuvathi and Qadeer, PLDI 2007).
+"""Every schedule within a preemption bound, those with fewer preemptions first (Musuvathi and
+Qadeer, PLDI 2007).
 
-All that costs as much as the bound allows so far is one level: the schedules without a preemption, then those with one, and so on.
-Within a level it goes depth first. A state is gone on from where it is met first, which is where it costs the least; what may
-cost more there is a start of the next level. So which states are gone on from does not depend on the order of a level's starts.
+All that costs as much as the bound allows so far is one level: the schedules without a preemption,
+then those with one, and so on. Within a level it goes depth first. A state is gone on from where it
+is met first, which is where it costs the least; what may cost more there is a start of the next
+level. So which states are gone on from does not depend on the order of a level's starts.
 """
 
 from __future__ import annotations
@@ -15,7 +17,17 @@ from typing import Any, Final
 from engine.search.explorable import Choice, Coverage, System, Trace
 from engine.search.prefixes import Navigator, StartWriter, starts_of
 from engine.search.schedule import segments_of
-from engine.search.strategy import BATCH, RECHECK_EVERY, TICK_EVERY, Found, Group, Outcome, PartResult, Tick, check_repeats
+from engine.search.strategy import (
+    BATCH,
+    RECHECK_EVERY,
+    TICK_EVERY,
+    Found,
+    Group,
+    Outcome,
+    PartResult,
+    Tick,
+    check_repeats,
+)
 
 __all__ = ("Exhaustive",)
 
@@ -27,7 +39,9 @@ _NO_BOUND: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Starts of one level. ``most``: schedules; ``phase``: how many there were before, for who is run twice."""
+    """Starts of one level. ``most``: schedules; ``phase``: how many there were before, for who is
+    run twice.
+    """
 
     level: int
     blobs: tuple[bytes, ...]
@@ -76,7 +90,11 @@ class Exhaustive:
             self._queue(root.close())
         levels = [level for level, groups in self._waiting.items() if groups]
         outcome.exhaustive = not levels
-        left = PART_SCHEDULES * BATCH if self.max_schedules is None else self.max_schedules - outcome.schedules
+        left = (
+            PART_SCHEDULES * BATCH
+            if self.max_schedules is None
+            else self.max_schedules - outcome.schedules
+        )
         if not levels or left <= 0 or len(outcome.found) >= self.violations_max:
             outcome.exhaustive &= len(outcome.found) < self.violations_max
             return ()
@@ -86,12 +104,17 @@ class Exhaustive:
         groups = self._waiting[level]
         number = max(1, min(BATCH, left // PART_SCHEDULES, len(groups)))
         phase, violations = outcome.schedules, self.violations_max - len(outcome.found)
-        apart, starts = len(groups) / number, min(_PART_STARTS, sum(weight for _, weight, _ in groups) // number)
+        apart, starts = (
+            len(groups) / number,
+            min(_PART_STARTS, sum(weight for _, weight, _ in groups) // number),
+        )
         chosen = [self._some(groups, int(at * apart), starts) for at in reversed(range(number))]
         return [_Part(level, blobs, most, phase, violations) for blobs in reversed(chosen)]
 
     def _some(self, groups: list[Group], at: int, starts: int) -> tuple[bytes, ...]:
-        """Groups from ``at`` on that make a part of about ``starts``. Parts of a batch lie apart: what is near meets the same states."""
+        """Groups from ``at`` on that make a part of about ``starts``. Parts of a batch lie apart:
+        what is near meets the same states.
+        """
         weight, end = 0, at
         while end < len(groups) and (end == at or weight + groups[end][1] <= starts):
             weight += groups[end][1]
@@ -141,7 +164,9 @@ class _Frame:
 class _Walk:
     """Work on one part."""
 
-    def __init__(self, strategy: Exhaustive, system: System, part: _Part, tick: Tick | None) -> None:
+    def __init__(
+        self, strategy: Exhaustive, system: System, part: _Part, tick: Tick | None
+    ) -> None:
         self._strategy = strategy
         self._system = system
         self._part = part
@@ -175,7 +200,10 @@ class _Walk:
 
     @property
     def _over(self) -> bool:
-        return self._result.schedules >= self._part.most or len(self._result.found) >= self._part.violations
+        return (
+            self._result.schedules >= self._part.most
+            or len(self._result.found) >= self._part.violations
+        )
 
     def _closure(self) -> None:
         """All that can be reached from the present state at no cost."""
@@ -194,7 +222,9 @@ class _Walk:
             system.take(choice.actor, alone=self._left == 0)
 
     def _forward(self) -> bool:
-        """On to the end of the schedule, or to a known state, leaving a frame wherever there was a choice. False: others go on."""
+        """On to the end of the schedule, or to a known state, leaving a frame wherever there was a
+        choice. False: others go on.
+        """
         system, left, level = self._system, self._left, self._part.level
         while True:
             choices = system.choices()
@@ -211,7 +241,11 @@ class _Walk:
                 self._fresh[key] = None
             if len(free) < len(choices):
                 for cost in sorted({choice.cost for choice in choices} - {0}):
-                    self._writer.add(level + cost, system.trace, [choice.actor for choice in choices if choice.cost == cost])
+                    self._writer.add(
+                        level + cost,
+                        system.trace,
+                        [choice.actor for choice in choices if choice.cost == cost],
+                    )
                 if not free:
                     return False
             if len(free) > 1:
@@ -224,7 +258,8 @@ class _Walk:
         result.schedules += 1
         if system.violation is not None:
             result.found.append(Found(system.violation, segments_of(system.trace)))
-        if every and (self._key + self._part.phase + result.schedules) % every == 0:  # the key: parts are shorter than that
+        # the key: parts are shorter than that
+        if every and (self._key + self._part.phase + result.schedules) % every == 0:
             check_repeats(system)
             result.rechecked += 1
         if self._tick is not None and result.schedules % TICK_EVERY == 0:
@@ -233,7 +268,9 @@ class _Walk:
     def _hand_back(self, starts: Sequence[tuple[Any, str]]) -> None:
         """What is left of the part, deepest first."""
         for frame in reversed(self._stack):
-            self._writer.add(self._part.level, frame.trace, [choice.actor for choice in reversed(frame.rest)])
+            self._writer.add(
+                self._part.level, frame.trace, [choice.actor for choice in reversed(frame.rest)]
+            )
             self._system.release(frame.state)
         self._stack.clear()
         for path, actor in starts:

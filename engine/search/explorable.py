@@ -43,7 +43,8 @@ class Violation:
 class Choice(NamedTuple):
     """One way to go on.
 
-    :ivar actor: who does a step: ``0``, ``1``, ... a vCPU, ``c0``, ``c1``, ... a control task; ``i0`` an interrupt on vCPU 0, ``n0`` an NMI
+    :ivar actor: who does a step: ``0``, ``1``, ... a vCPU, ``c0``, ``c1``, ... a control task;
+    ``i0`` an interrupt on vCPU 0, ``n0`` an NMI
         there, ``p0`` an interrupt whose return gives vCPU 0 to another task.
     :ivar cost: what it takes of the preemption bound.
     """
@@ -54,7 +55,8 @@ class Choice(NamedTuple):
 
 @dataclass(slots=True)
 class Coverage:
-    """How often hits took each way, and what was seen of text writes that met CPUs in flight, over all schedules.
+    """How often hits took each way, and what was seen of text writes that met CPUs in flight, over
+    all schedules.
 
     ``ftrace`` is in the document only where there were such hits.
     """
@@ -74,11 +76,17 @@ class Coverage:
 
     def to_json(self) -> dict[str, int]:
         """An entry of the command's document."""
-        return {name: count for name in self.__slots__ if (count := getattr(self, name)) or name != "ftrace"}
+        return {
+            name: count
+            for name in self.__slots__
+            if (count := getattr(self, name)) or name != "ftrace"
+        }
 
 
 Trace = tuple[Any, str, int] | None
-"""What came before, an actor, and how many steps it made; None at the start. Shared by all states with that past."""
+"""What came before, an actor, and how many steps it made; None at the start. Shared by all states
+with that past.
+"""
 
 
 class System(Protocol):
@@ -94,7 +102,9 @@ class System(Protocol):
 
     @property
     def points(self) -> set[int]:
-        """Names of the pairs of a vCPU's position and a control state that were met since a fresh set was put here."""
+        """Names of the pairs of a vCPU's position and a control state that were met since a fresh
+        set was put here.
+        """
         ...
 
     @points.setter
@@ -119,9 +129,11 @@ class System(Protocol):
         ...
 
     def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
-        """Let ``actor`` go on to the next choice point, or for ``most`` steps at most. Returns how many steps it made.
+        """Let ``actor`` go on to the next choice point, or for ``most`` steps at most. Returns how
+        many steps it made.
 
-        :param alone: no choice that costs anything will be made any more: on to the next one that does not.
+        :param alone: no choice that costs anything will be made any more: on to the next one that
+        does not.
         """
         ...
 
@@ -138,5 +150,7 @@ class System(Protocol):
         ...
 
     def key(self) -> int:
-        """64 bits; equal for states from which the same can happen, with the same verdicts. The same in every process."""
+        """64 bits; equal for states from which the same can happen, with the same verdicts. The
+        same in every process.
+        """
         ...

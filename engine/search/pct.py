@@ -1,7 +1,8 @@
-"""Probabilistic concurrency testing: priorities by chance, lowered at ``depth`` - 1 points (Burckhardt et al., ASPLOS 2010).
+"""Probabilistic concurrency testing: priorities by chance, lowered at ``depth`` - 1 points
+(Burckhardt et al., ASPLOS 2010).
 
-A fault that takes ``depth`` ordering constraints is found by one schedule with a probability of at least 1 / (n k^(depth-1)), for n
-actors and k choice points.
+A fault that takes ``depth`` ordering constraints is found by one schedule with a probability of at
+least 1 / (n k^(depth-1)), for n actors and k choice points.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ __all__ = ("Pct",)
 class Pct(Numbered):
     """The strategy. ``depth``: at least 1."""
 
-    def __init__(self, *, seed: int, schedules: int, depth: int = 3, first: int = 0, recheck_every: int = RECHECK_EVERY) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int,
+        schedules: int,
+        depth: int = 3,
+        first: int = 0,
+        recheck_every: int = RECHECK_EVERY,
+    ) -> None:
         super().__init__(seed=seed, schedules=schedules, first=first, recheck_every=recheck_every)
         self.depth = depth
         self._length = 0
@@ -29,7 +38,11 @@ class Pct(Numbered):
 
     def one(self, system: System, random: Random) -> None:
         """With points of change all along."""
-        self._run(system, random, sorted(random.getrandbits(40) % max(1, self._length) for _ in range(self.depth - 1)))
+        self._run(
+            system,
+            random,
+            sorted(random.getrandbits(40) % max(1, self._length) for _ in range(self.depth - 1)),
+        )
 
     def _run(self, system: System, random: Random, changes: list[int]) -> int:
         """One schedule. Returns how many choice points it had."""

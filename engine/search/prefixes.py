@@ -1,4 +1,6 @@
-"""Starts of schedules as text, and going to them in turn without running again what they have in common."""
+"""Starts of schedules as text, and going to them in turn without running again what they have in
+common.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class StartWriter:
 
     def _close(self, level: int) -> None:
         lines = self._lines.pop(level)
-        self.groups.append((level, self._weights.pop(level), zlib.compress("\n".join(lines).encode(), 1)))
+        self.groups.append(
+            (level, self._weights.pop(level), zlib.compress("\n".join(lines).encode(), 1))
+        )
 
     def close(self) -> list[Group]:
         """All groups."""
@@ -84,14 +88,18 @@ class Navigator:
         """For each start, at how many steps of its path later ones part from it; ascending."""
         partings: list[tuple[int, ...]] = [()]
         running: tuple[int, ...] = ()
-        for here, following in zip(reversed(self._starts[:-1]), reversed(self._starts), strict=False):
+        for here, following in zip(
+            reversed(self._starts[:-1]), reversed(self._starts), strict=False
+        ):
             common = _common(here[0], following[0])
             running = (*(steps for steps in running if steps < common), common)
             partings.append(running)
         return partings[::-1]
 
     def go(self, number: int) -> None:
-        """To the end of the path of start ``number``; the one before it was the last that was gone to."""
+        """To the end of the path of start ``number``; the one before it was the last that was gone
+        to.
+        """
         system, path = self._system, self._starts[number][0]
         shared = self._parting[number - 1][-1] if number else 0
         while self._kept and self._kept[-1][0] > shared:
@@ -103,7 +111,9 @@ class Navigator:
         else:
             system.reset()
         with uncounted(system):
-            self._walk(path, at, [steps for steps in self._parting[number] if steps > at or not self._kept])
+            self._walk(
+                path, at, [steps for steps in self._parting[number] if steps > at or not self._kept]
+            )
 
     def _walk(self, path: Segments, at: int, stops: list[int]) -> None:
         """On from ``at`` steps to the end, and keep the state at each of ``stops``."""

@@ -18,8 +18,14 @@ class RandomWalk(Numbered):
     """The strategy. ``bound``: what the choices of a schedule may cost together; None: anything."""
 
     def __init__(
-        self, *, seed: int, schedules: int, bound: int | None = None, first: int = 0, recheck_every: int = RECHECK_EVERY
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        seed: int,
+        schedules: int,
+        bound: int | None = None,
+        first: int = 0,
+        recheck_every: int = RECHECK_EVERY,
+    ) -> None:
         super().__init__(seed=seed, schedules=schedules, first=first, recheck_every=recheck_every)
         self.bound = bound
 

@@ -1,7 +1,8 @@
 """Schedules as text: one line, with a version and a fingerprint of what it is a schedule of.
 
-``v3:9f3c21aa:0*18,c0*5,i0,0*7``: vCPU 0 makes 18 steps, control task 0 five, an interrupt comes on vCPU 0, and so on. A step of a
-vCPU is an instruction, a piece of a hit, or the start of a call, so the text means the same with and without reduction.
+``v3:9f3c21aa:0*18,c0*5,i0,0*7``: vCPU 0 makes 18 steps, control task 0 five, an interrupt comes on
+vCPU 0, and so on. A step of a vCPU is an instruction, a piece of a hit, or the start of a call, so
+the text means the same with and without reduction.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from engine.search.explorable import System, Trace
 __all__ = ("Schedule", "parse_schedule", "replay", "segments_from", "segments_of", "text_of")
 
 _VERSION: Final = "v3"
-_TEXT: Final = re.compile(r"v(\d+):([0-9a-f]{8}):((?:[a-z]?\d+(?:\*\d+)?)(?:,[a-z]?\d+(?:\*\d+)?)*|)")
+_TEXT: Final = re.compile(
+    r"v(\d+):([0-9a-f]{8}):((?:[a-z]?\d+(?:\*\d+)?)(?:,[a-z]?\d+(?:\*\d+)?)*|)"
+)
 _ACTORS: Final = frozenset({"", "c", "i", "n", "p", "s"})
 _STEPS_MAX: Final = 1 << 40
 Segments = tuple[tuple[str, int], ...]
@@ -60,13 +63,22 @@ def parse_schedule(text: str) -> Schedule:
     """
     found = _TEXT.fullmatch(text.strip())
     if found is None:
-        raise InputError(f"schedule '{printable(text.strip())}': not one; it should look like v3:9f3c21aa:0*18,c0*5,i0,0*7")
+        raise InputError(
+            f"schedule '{printable(text.strip())}': not one; it should look like"
+            " v3:9f3c21aa:0*18,c0*5,i0,0*7"
+        )
     if found[1] != _VERSION[1:]:
         raise InputError(f"schedule version v{found[1]}: unknown; this is {_VERSION}")
     for word in found[3].split(",") if found[3] else ():
         actor, _, steps = word.partition("*")
-        if actor.rstrip("0123456789") not in _ACTORS or len(steps) > 12 or int(steps or "1") > _STEPS_MAX:
-            raise InputError(f"schedule: '{printable(word)}' is no step; write 0*18, c0*5, i0, n0, p0 or s0")
+        if (
+            actor.rstrip("0123456789") not in _ACTORS
+            or len(steps) > 12
+            or int(steps or "1") > _STEPS_MAX
+        ):
+            raise InputError(
+                f"schedule: '{printable(word)}' is no step; write 0*18, c0*5, i0, n0, p0 or s0"
+            )
     return Schedule(found[2], segments_from(found[3]))
 
 
@@ -80,7 +92,9 @@ def segments_of(trace: Trace) -> Segments:
     return tuple(reversed(segments))
 
 
-def replay(system: System, segments: Segments, *, strict: bool = False, limit: int = 100_000) -> bool:
+def replay(
+    system: System, segments: Segments, *, strict: bool = False, limit: int = 100_000
+) -> bool:
     """Run ``segments`` from the start, and then on as before, to the end or to a violation.
 
     :param strict: stop where a segment asks for what can't be.

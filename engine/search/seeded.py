@@ -1,4 +1,6 @@
-"""What strategies have in common that draw schedules: each from a seed of its own, whoever runs it."""
+"""What strategies have in common that draw schedules: each from a seed of its own, whoever
+runs it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ from typing import Final
 
 from engine.search.explorable import Coverage, System
 from engine.search.schedule import segments_of
-from engine.search.strategy import BATCH, RECHECK_EVERY, TICK_EVERY, Found, Outcome, PartResult, Tick, check_repeats
+from engine.search.strategy import (
+    BATCH,
+    RECHECK_EVERY,
+    TICK_EVERY,
+    Found,
+    Outcome,
+    PartResult,
+    Tick,
+    check_repeats,
+)
 
 __all__ = ("Numbered",)
 
@@ -25,7 +36,9 @@ class Numbered(ABC):
     :param first: number of the first schedule.
     """
 
-    def __init__(self, *, seed: int, schedules: int, first: int = 0, recheck_every: int = RECHECK_EVERY) -> None:
+    def __init__(
+        self, *, seed: int, schedules: int, first: int = 0, recheck_every: int = RECHECK_EVERY
+    ) -> None:
         self.seed = seed
         self.schedules = schedules
         self.recheck_every = recheck_every

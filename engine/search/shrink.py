@@ -1,7 +1,8 @@
 """Shrinking: a schedule with fewer switches, then fewer steps, that breaks the same rule.
 
-First by leaving out parts of the one that was found (delta debugging, Zeller, TSE 2002); then by looking for any with fewer switches, one
-switch, two, and so on, each state no more than once with as many left; then by leaving out parts of that.
+First by leaving out parts of the one that was found (delta debugging, Zeller, TSE 2002); then by
+looking for any with fewer switches, one switch, two, and so on, each state no more than once with
+as many left; then by leaving out parts of that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _TAKES_MAX: Final = 12_000
 """So long it looks for schedules with fewer switches: a second or two."""
 
 
-def shrink(system: System, segments: Segments, violation: Violation, tries_max: int = 2_000) -> tuple[Segments, Violation]:
+def shrink(
+    system: System, segments: Segments, violation: Violation, tries_max: int = 2_000
+) -> tuple[Segments, Violation]:
     """The smallest schedule found, and what it breaks: of the same kind as ``violation``."""
     best, found = _leave_out(system, segments, violation, tries_max)
     other = _Fewest(system, violation.kind).search(len(best))
@@ -35,7 +38,9 @@ class _Fewest:
         self._seen: dict[tuple[int, str], int] = {}
 
     def search(self, below: int) -> tuple[Segments, Violation] | None:
-        """One with the fewest segments, and less than ``below``; None: there is none, or it was not found in time."""
+        """One with the fewest segments, and less than ``below``; None: there is none, or it was not
+        found in time.
+        """
         for most in range(1, below):
             self._seen.clear()
             self._system.reset()
@@ -47,7 +52,9 @@ class _Fewest:
         return None
 
     def _from_here(self, last: str, most: int) -> bool:
-        """Go on with whoever was not the last to, for ``most`` segments at most. True: the present state is what is looked for."""
+        """Go on with whoever was not the last to, for ``most`` segments at most. True: the present
+        state is what is looked for.
+        """
         system = self._system
         here = system.save()
         for actor in [choice.actor for choice in system.choices()]:
@@ -79,9 +86,11 @@ class _Fewest:
         return False
 
 
-def _leave_out(system: System, segments: Segments, violation: Violation, tries_max: int) -> tuple[Segments, Violation]:
-    """Each try leaves out a run of segments, or some steps of one, and goes on by default behind it; what it then really did is the
-    candidate.
+def _leave_out(
+    system: System, segments: Segments, violation: Violation, tries_max: int
+) -> tuple[Segments, Violation]:
+    """Each try leaves out a run of segments, or some steps of one, and goes on by default behind
+    it; what it then really did is the candidate.
     """
     best, found = segments, violation
     tries = 0

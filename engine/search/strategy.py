@@ -1,8 +1,10 @@
-"""What strategies have in common: parts of a search that can be worked on by anybody, and what a part comes to.
+"""What strategies have in common: parts of a search that can be worked on by anybody, and what a
+part comes to.
 
-A search is cut into parts by the strategy alone, in batches. What a part comes to depends on the part and on what the batches before it
-have found, never on who works on it, or when; so the whole does not depend on how many processes there are, and a search that was
-killed goes on with the results that were written down.
+A search is cut into parts by the strategy alone, in batches. What a part comes to depends on the
+part and on what the batches before it have found, never on who works on it, or when; so the whole
+does not depend on how many processes there are, and a search that was killed goes on with the
+results that were written down.
 """
 
 from __future__ import annotations
@@ -18,7 +20,18 @@ from engine.errors import EngineBug
 from engine.search.explorable import Coverage, System, Violation
 from engine.search.schedule import Segments, segments_of
 
-__all__ = ("BATCH", "Found", "Group", "Outcome", "PartResult", "ReplayDivergence", "Strategy", "Tick", "check_repeats", "uncounted")
+__all__ = (
+    "BATCH",
+    "Found",
+    "Group",
+    "Outcome",
+    "PartResult",
+    "ReplayDivergence",
+    "Strategy",
+    "Tick",
+    "check_repeats",
+    "uncounted",
+)
 
 RECHECK_EVERY: Final = 100
 """One schedule in so many is run twice."""
@@ -61,7 +74,11 @@ class Outcome:
     def __repr__(self) -> str:
         how = "exhaustive" if self.exhaustive else "not exhaustive"
         return described(
-            self, count(self.schedules, "schedule"), how, count(len(self.found), "violation"), count(len(self.points), "point")
+            self,
+            count(self.schedules, "schedule"),
+            how,
+            count(len(self.found), "violation"),
+            count(len(self.points), "point"),
         )
 
     def add(self, result: PartResult) -> None:
@@ -75,12 +92,16 @@ class Outcome:
 
 
 Group = tuple[int, int, bytes]
-"""Starts of schedules that are left to others: what they cost so far, how many they are, and their text, compressed."""
+"""Starts of schedules that are left to others: what they cost so far, how many they are, and their
+text, compressed.
+"""
 
 
 @dataclass(slots=True)
 class PartResult:
-    """What a part came to. ``keys``, ``points``: 8 bytes each; ``keys``: the states that it was the first to meet, as far as it knew."""
+    """What a part came to. ``keys``, ``points``: 8 bytes each; ``keys``: the states that it was the
+    first to meet, as far as it knew.
+    """
 
     schedules: int = 0
     merged: int = 0
@@ -97,12 +118,16 @@ Tick = Callable[[int], None]
 
 
 class Strategy(Protocol):
-    """One way to choose schedules. The first three methods are of who leads a search, the other two of who works on a part."""
+    """One way to choose schedules. The first three methods are of who leads a search, the other two
+    of who works on a part.
+    """
 
     violations_max: int
 
     def batch(self, outcome: Outcome) -> Sequence[Any]:
-        """The next parts, at most :data:`BATCH`. None: the search is over, which it says in ``outcome.exhaustive``."""
+        """The next parts, at most :data:`BATCH`. None: the search is over, which it says in
+        ``outcome.exhaustive``.
+        """
         ...
 
     def merge(self, result: PartResult) -> None:
@@ -147,8 +172,11 @@ def check_repeats(system: System) -> None:
                 system.choices()
                 left -= max(1, system.take(actor, left))
         system.choices()
-        if trace is not None and violation is not None and system.violation is None:  # the last thing it did was to find it can't go on
+        # the last thing it did was to find it can't go on
+        if trace is not None and violation is not None and system.violation is None:
             system.take(trace[1], 1)
             system.choices()
     if system.key() != key or system.violation != violation:
-        raise ReplayDivergence(f"a schedule of {len(segments)} segments ended differently when it was run again")
+        raise ReplayDivergence(
+            f"a schedule of {len(segments)} segments ended differently when it was run again"
+        )

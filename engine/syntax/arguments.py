@@ -1,4 +1,6 @@
-"""Call arguments in the command line's syntax: ``N``, ``f64:X``, ``buf:HEX``, ``buf:@FILE``, ``buf:+SIZE``."""
+"""Call arguments in the command line's syntax: ``N``, ``f64:X``, ``buf:HEX``, ``buf:@FILE``,
+``buf:+SIZE``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from typing import Final
 
 from engine.errors import InputError, printable
 
-__all__ = ("Argument", "BufferArgument", "DoubleArgument", "IntegerArgument", "parse_argument", "parse_number")
+__all__ = (
+    "Argument",
+    "BufferArgument",
+    "DoubleArgument",
+    "IntegerArgument",
+    "parse_argument",
+    "parse_number",
+)
 
 BUFFER_MAX: Final = 8 << 20
 """Largest buffer in bytes."""
@@ -49,7 +58,9 @@ def parse_number(text: str, what: str, *, least: int | None = None, most: int | 
             raise ValueError
         value = int(text, 0)
     except ValueError:
-        raise InputError(f"{what}: {printable(text)} is not a number; give one such as 5 or 0x10") from None
+        raise InputError(
+            f"{what}: {printable(text)} is not a number; give one such as 5 or 0x10"
+        ) from None
     if (least is not None and value < least) or (most is not None and value > most):
         bounds = f"at least {least}" if most is None else f"{least} to {most}"
         raise InputError(f"{what}: {printable(text)} is out of range; give {bounds}")
@@ -59,13 +70,16 @@ def parse_number(text: str, what: str, *, least: int | None = None, most: int | 
 def parse_argument(text: str) -> Argument:
     """One ``--arg``.
 
-    :raises InputError: it has none of the forms, the file can't be read, or the buffer is empty or larger than 8 MiB.
+    :raises InputError: it has none of the forms, the file can't be read, or the buffer is empty or
+    larger than 8 MiB.
     """
     if text.startswith("f64:"):
         try:
             return DoubleArgument(float(text[4:]))
         except ValueError:
-            raise InputError(f"--arg {printable(text)}: not a floating-point number; give one such as f64:1.5") from None
+            raise InputError(
+                f"--arg {printable(text)}: not a floating-point number; give one such as f64:1.5"
+            ) from None
     if text.startswith("buf:"):
         return BufferArgument(_buffer(text, text[4:]))
     try:
@@ -75,7 +89,9 @@ def parse_argument(text: str) -> Argument:
     except ValueError:  # also more than 4300 digits
         raise InputError(f"--arg {printable(text)}: give {_FORMS}") from None
     if not -(1 << 63) <= value < 1 << 64:
-        raise InputError(f"--arg {printable(text)}: does not fit in 64 bits; give -2^63 to 2^64 - 1")
+        raise InputError(
+            f"--arg {printable(text)}: does not fit in 64 bits; give -2^63 to 2^64 - 1"
+        )
     return IntegerArgument(value)
 
 
@@ -88,11 +104,17 @@ def _buffer(text: str, body: str) -> bytes:
         try:
             content = bytes.fromhex(body)
         except ValueError:
-            raise InputError(f"--arg {printable(text)}: not hexadecimal; give pairs of hex digits, such as buf:0a1b") from None
+            raise InputError(
+                f"--arg {printable(text)}: not hexadecimal; give pairs of hex digits, such as"
+                " buf:0a1b"
+            ) from None
     if not content:
         raise InputError(f"--arg {printable(text)}: an empty buffer; give at least one byte")
     if len(content) > BUFFER_MAX:
-        raise InputError(f"--arg {printable(text)}: more than {BUFFER_MAX} bytes, the most that a buffer has; give a shorter one")
+        raise InputError(
+            f"--arg {printable(text)}: more than {BUFFER_MAX} bytes, the most that a buffer has;"
+            " give a shorter one"
+        )
     return content
 
 
@@ -106,4 +128,6 @@ def _file(text: str, path: Path) -> bytes:
             return file.read(BUFFER_MAX + 1)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(f"--arg {printable(text)}: {reason}; give a file that can be read") from None
+        raise InputError(
+            f"--arg {printable(text)}: {reason}; give a file that can be read"
+        ) from None

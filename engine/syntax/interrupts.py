@@ -1,4 +1,6 @@
-"""When external interrupts come: ``none``, ``every:N``, ``random:SEED:MEAN``; in retired guest instructions of the CPU they hit."""
+"""When external interrupts come: ``none``, ``every:N``, ``random:SEED:MEAN``; in retired guest
+instructions of the CPU they hit.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class EveryPlan:
 
 
 class RandomPlan(EveryPlan):
-    """Gaps drawn evenly from 1 to 2 * ``mean`` - 1, from a generator a CPU, so that CPUs do not disturb each other."""
+    """Gaps drawn evenly from 1 to 2 * ``mean`` - 1, from a generator a CPU, so that CPUs do not
+    disturb each other.
+    """
 
     def __init__(self, seed: int, mean: int) -> None:
         super().__init__(mean)
@@ -66,7 +70,9 @@ class RandomPlan(EveryPlan):
 
     def save_state(self) -> Any:
         """The generators, too."""
-        return super().save_state(), {cpu: random.getstate() for cpu, random in self._random.items()}
+        return super().save_state(), {
+            cpu: random.getstate() for cpu, random in self._random.items()
+        }
 
     def restore_state(self, state: Any) -> None:
         """Go back, or start anew."""
@@ -87,8 +93,12 @@ def parse_interrupts(text: str) -> EveryPlan | None:
     if words == ["none"]:
         return None
     if words[0] == "every" and len(words) == 2:
-        return EveryPlan(parse_number(words[1], f"--interrupts {printable(text)}", least=1, most=1 << 40))
+        return EveryPlan(
+            parse_number(words[1], f"--interrupts {printable(text)}", least=1, most=1 << 40)
+        )
     if words[0] == "random" and len(words) == 3:
         seed = parse_number(words[1], f"--interrupts {printable(text)}", least=0, most=1 << 64)
-        return RandomPlan(seed, parse_number(words[2], f"--interrupts {printable(text)}", least=1, most=1 << 40))
+        return RandomPlan(
+            seed, parse_number(words[2], f"--interrupts {printable(text)}", least=1, most=1 << 40)
+        )
     raise InputError(f"--interrupts {printable(text)}: unknown; give {_FORMS}")

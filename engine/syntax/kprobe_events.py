@@ -1,6 +1,7 @@
 """Probe definitions in ``kprobe_events`` syntax (Documentation/trace/kprobetrace.rst).
 
-``p[:[GRP/]EVENT] SYM[+OFF]|ADDR [FETCHARGS]``, ``r[MAXACTIVE][:[GRP/]EVENT] SYM|ADDR``, or a bare ``SYM+0xOFF`` or ``ADDR``.
+``p[:[GRP/]EVENT] SYM[+OFF]|ADDR [FETCHARGS]``, ``r[MAXACTIVE][:[GRP/]EVENT] SYM|ADDR``, or a bare
+``SYM+0xOFF`` or ``ADDR``.
 """
 
 from __future__ import annotations
@@ -17,20 +18,31 @@ from engine.image import Image
 
 __all__ = ("MAXACTIVE_MAX", "ProbeSpec", "parse_spec", "refuse_ambiguous", "several_functions")
 
-_HEAD: Final = re.compile(r"^(?P<kind>[pr])(?P<max>\d*)(?::(?:(?P<group>[A-Za-z_]\w*)/)?(?P<event>[A-Za-z_]\w*))?$", re.ASCII)
-_PLACE: Final = re.compile(r"^(?P<symbol>[A-Za-z_.$][\w.$@]*)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|[0-9]+))?$")
+_HEAD: Final = re.compile(
+    r"^(?P<kind>[pr])(?P<max>\d*)(?::(?:(?P<group>[A-Za-z_]\w*)/)?(?P<event>[A-Za-z_]\w*))?$",
+    re.ASCII,
+)
+_PLACE: Final = re.compile(
+    r"^(?P<symbol>[A-Za-z_.$][\w.$@]*)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|[0-9]+))?$"
+)
 _ADDRESS: Final = re.compile(r"^0[xX][0-9a-fA-F]+$")
-_NAME_MAX: Final = 64  # MAX_EVENT_NAME_LEN in kernel/trace/trace.h: of an event's name; a group's is one shorter
+_NAME_MAX: Final = (
+    64  # MAX_EVENT_NAME_LEN in kernel/trace/trace.h: of an event's name; a group's is one shorter
+)
 _SHOWN: Final = 5  # addresses in a message
 MAXACTIVE_MAX: Final = 4096
-"""KRETPROBE_MAXACTIVE_MAX in kernel/trace/trace_kprobe.c: most calls that a return probe follows at once."""
+"""KRETPROBE_MAXACTIVE_MAX in kernel/trace/trace_kprobe.c: most calls that a return probe follows at
+once.
+"""
 _TOO_LARGE: Final = 1 << 64
 _RIGHT: Final = "write SYM, SYM+0xOFF, or p[:[GRP/]EVENT] SYM[+OFF]"
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeSpec:
-    """One definition. ``symbol`` and ``offset`` (bytes), or ``address``; ``text`` is what the user wrote, ``bare`` without p or r."""
+    """One definition. ``symbol`` and ``offset`` (bytes), or ``address``; ``text`` is what the user
+    wrote, ``bare`` without p or r.
+    """
 
     text: str
     symbol: str | None
@@ -57,16 +69,27 @@ def parse_spec(text: str) -> ProbeSpec:
         raise InputError(f"probe '{printable(text)}': empty; {_RIGHT}")
     head = _HEAD.match(words[0]) if len(words) > 1 else None
     if len(words) > 1 and head is None:
-        raise InputError(f"probe '{printable(text)}': '{printable(words[0])}' is not p or r with an event name; {_RIGHT}")
-    if head is not None and (len(head["event"] or "") > _NAME_MAX or len(head["group"] or "") >= _NAME_MAX):
-        raise InputError(f"probe '{printable(text)}': a group has at most {_NAME_MAX - 1} characters, an event {_NAME_MAX}")
+        raise InputError(
+            f"probe '{printable(text)}': '{printable(words[0])}' is not p or r with an event name;"
+            f" {_RIGHT}"
+        )
+    if head is not None and (
+        len(head["event"] or "") > _NAME_MAX or len(head["group"] or "") >= _NAME_MAX
+    ):
+        raise InputError(
+            f"probe '{printable(text)}': a group has at most {_NAME_MAX - 1} characters, an event"
+            f" {_NAME_MAX}"
+        )
     place = words[1] if head is not None else words[0]
     is_return = head is not None and head["kind"] == "r"
     if head is not None and head["kind"] == "p" and head["max"]:
         raise InputError(f"probe '{printable(text)}': only r takes a MAXACTIVE number; {_RIGHT}")
     symbol, offset, address = _place(text, place)
     if is_return and offset:
-        raise InputError(f"probe '{printable(text)}': a return probe goes to a function's entry; write r[MAXACTIVE] SYM")
+        raise InputError(
+            f"probe '{printable(text)}': a return probe goes to a function's entry; write"
+            " r[MAXACTIVE] SYM"
+        )
     return ProbeSpec(
         text=text,
         symbol=symbol,
@@ -84,10 +107,11 @@ def parse_spec(text: str) -> ProbeSpec:
 def refuse_ambiguous(spec: ProbeSpec, image: Image, profile: Profile) -> None:
     """Refuse a definition whose symbol several functions of ``image`` have.
 
-    A bare symbol is refused in every profile. In the syntax of ``kprobe_events`` it means the first of them in linux-2010.
+    A bare symbol is refused in every profile. In the syntax of ``kprobe_events`` it means the first
+    of them in linux-2010.
 
-    :raises InputError: for a bare symbol.
-    :raises KprobeError: EADDRNOTAVAIL, as kernels answer since b022f0c7e404 (v6.7, and stable kernels of 6.1).
+    :raises InputError: for a bare symbol. :raises KprobeError: EADDRNOTAVAIL, as kernels answer
+    since b022f0c7e404 (v6.7, and stable kernels of 6.1).
     """
     several = "" if spec.symbol is None else several_functions(image, spec.symbol, spec.offset)
     if several and spec.bare:
@@ -97,12 +121,17 @@ def refuse_ambiguous(spec: ProbeSpec, image: Image, profile: Profile) -> None:
 
 
 def several_functions(image: Image, name: str, offset: int = 0) -> str:
-    """Which functions of ``image`` are called ``name``, and what to write instead of ``name+offset``; "" where it is one at most."""
+    """Which functions of ``image`` are called ``name``, and what to write instead of
+    ``name+offset``; "" where it is one at most.
+    """
     places = [f"{symbol.addr + offset:#x}" for symbol in image.homonyms(name)]
     if not places:
         return ""
     shown = ", ".join(places[:_SHOWN]) + (", ..." if len(places) > _SHOWN else "")
-    return f"{len(places)} functions are called {printable(name)}; write the address of the one that is meant: {shown}"
+    return (
+        f"{len(places)} functions are called {printable(name)}; write the address of the one that"
+        f" is meant: {shown}"
+    )
 
 
 def _place(text: str, place: str) -> tuple[str | None, int, int | None]:
@@ -110,7 +139,10 @@ def _place(text: str, place: str) -> tuple[str | None, int, int | None]:
         return None, 0, _number(text, place)
     found = _PLACE.match(place)
     if found is None:
-        raise InputError(f"probe '{printable(text)}': '{printable(place)}' is not a symbol with an offset; {_RIGHT}")
+        raise InputError(
+            f"probe '{printable(text)}': '{printable(place)}' is not a symbol with an offset;"
+            f" {_RIGHT}"
+        )
     offset = found["offset"]
     return found["symbol"], _number(text, offset) if offset else 0, None
 

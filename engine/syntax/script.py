@@ -2,7 +2,8 @@
 
 | operation | means |
 | --- | --- |
-| ``reg ID PLACE [sym\\|both] [post] [disabled]`` | register a fresh probe, by address; by symbol and offset; or wrongly by both |
+| ``reg ID PLACE [sym\\|both] [post] [disabled]`` | register a fresh probe, by address; by symbol
+and offset; or wrongly by both |
 | ``rereg ID [PLACE]`` | register the same object again |
 | ``unreg ID``, ``dis ID``, ``en ID``, ``cnt ID`` | unregister, disable, enable, count its hits |
 | ``callfn ID SYM``, ``chip ID PLACE`` | its handler calls SYM; or sets ip to PLACE and returns 1 |
@@ -25,7 +26,10 @@ from engine.errors import InputError, printable
 
 __all__ = ("Operation", "Place", "parse_script")
 
-_PLACE: Final = re.compile(r"^(?P<base>[A-Za-z_.$][\w.$@]*|0[xX][0-9a-fA-F]{1,16})(?:\+(?P<offset>0[xX][0-9a-fA-F]{1,16}|[0-9]{1,19}))?$")
+_PLACE: Final = re.compile(
+    r"^(?P<base>[A-Za-z_.$][\w.$@]*|0[xX][0-9a-fA-F]{1,16})"
+    r"(?:\+(?P<offset>0[xX][0-9a-fA-F]{1,16}|[0-9]{1,19}))?$"
+)
 _PROBE_WORDS: Final = ("unreg", "dis", "en", "cnt")
 _SWITCHES: Final = {"sysctl": "kprobes-optimization", "debugfs": "enabled"}
 _REG_WORDS: Final = frozenset({"sym", "both", "post", "disabled"})
@@ -42,9 +46,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One line. ``text``: as written, with single spaces. What a verb does not take is None, empty or 0.
+    """One line. ``text``: as written, with single spaces. What a verb does not take is None, empty
+    or 0.
 
-    ``number``: of calls or jiffies, or the new value of a switch. ``where``: the file and the line, for messages.
+    ``number``: of calls or jiffies, or the new value of a switch. ``where``: the file and the line,
+    for messages.
     """
 
     text: str
@@ -96,7 +102,10 @@ def _operation(words: Sequence[str]) -> Operation:
             return Operation(text, verb)
         case "sleep", 1 if re.fullmatch(r"\d{1,9}", rest[0]):
             return Operation(text, verb, number=int(rest[0]))
-        case (("sysctl" | "debugfs"), 1) if rest[0] in (f"{_SWITCHES[verb]}=0", f"{_SWITCHES[verb]}=1"):
+        case (("sysctl" | "debugfs"), 1) if rest[0] in (
+            f"{_SWITCHES[verb]}=0",
+            f"{_SWITCHES[verb]}=1",
+        ):
             return Operation(text, verb, number=int(rest[0][-1]))
         case _:
             raise InputError(f"'{printable(text)}' is not an operation; {_usage(verb)}")
@@ -121,7 +130,10 @@ def _usage(verb: str) -> str:
 def _flags(words: Sequence[str]) -> frozenset[str]:
     unknown = [word for word in words if word not in _REG_WORDS]
     if unknown:
-        raise InputError(f"reg takes no '{printable(unknown[0])}'; write sym, both, post or disabled behind the place")
+        raise InputError(
+            f"reg takes no '{printable(unknown[0])}'; write sym, both, post or disabled behind the"
+            " place"
+        )
     if {"sym", "both"} <= set(words):
         raise InputError("reg takes sym or both, not the two together")
     return frozenset(words)
@@ -133,4 +145,8 @@ def _place(text: str) -> Place:
         raise InputError(f"'{printable(text)}' is not a place; write SYM+OFF or 0xADDR+OFF")
     base, digits = found["base"], found["offset"] or "0"
     offset = int(digits, 16 if digits[:2].lower() == "0x" else 10)
-    return Place(None, int(base, 16), offset) if base[:2].lower() == "0x" else Place(base, None, offset)
+    return (
+        Place(None, int(base, 16), offset)
+        if base[:2].lower() == "0x"
+        else Place(base, None, offset)
+    )

@@ -1,7 +1,8 @@
-"""The command with Ctrl-C at a moment that is the same in each run: ``python tests/cli/interrupt_at.py EVENT WORD...``.
+"""The command with Ctrl-C at a moment that is the same in each run: ``python
+tests/cli/interrupt_at.py EVENT WORD...``.
 
-EVENT counts the calls and returns of functions from where the program is entered; one below 0 counts from the end of the process, which
-takes a run of the same words to count them all.
+EVENT counts the calls and returns of functions from where the program is entered; one below 0
+counts from the end of the process, which takes a run of the same words to count them all.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(event: int, words: list[str]) -> NoReturn:
-    """Without end, at event 0: nothing is interrupted, and the last line on standard error has the number of events."""
+    """Without end, at event 0: nothing is interrupted, and the last line on standard error has the
+    number of events.
+    """
     seen = 0
 
     def count(_frame: FrameType, _event: str, _what: object) -> None:
@@ -41,6 +44,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     number = int(sys.argv[1])
     if number < 0:
-        counted = subprocess.run([sys.executable, __file__, "0", *sys.argv[2:]], capture_output=True, text=True, check=False)
+        counted = subprocess.run(
+            [sys.executable, __file__, "0", *sys.argv[2:]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         number += int(counted.stderr.split()[-1]) + 1
     run(number, sys.argv[2:])

@@ -1,7 +1,9 @@
-"""Ctrl-C at random moments of each command: ``python -m tests.cli.interrupts [--seed N] [--moments N] [--words WORD]...``, or ``make interrupts``.
+"""Ctrl-C at random moments of each command: ``python -m tests.cli.interrupts [--seed N] [--moments
+N] [--words WORD]...``, or ``make interrupts``.
 
-A moment is a share of the time that the command takes when nobody interrupts it, drawn from a seed; each command is interrupted at every
-moment by a signal to its process group, as a terminal does it, and by one to its process alone. What must hold is in :func:`wrong`.
+A moment is a share of the time that the command takes when nobody interrupts it, drawn from a seed;
+each command is interrupted at every moment by a signal to its process group, as a terminal does it,
+and by one to its process alone. What must hold is in :func:`wrong`.
 """
 
 from __future__ import annotations
@@ -26,8 +28,26 @@ ROOT = Path(__file__).resolve().parents[2]
 WITHIN = 2.0
 """Seconds in which a command has to end; some cores are busy with other things."""
 
-_SHA = ("workloads/elf/sha256.o", "--call", "sha256", "--arg", "buf:616263", "--arg", "3", "--arg", "buf:+32")
-_QSORT = ("workloads/elf/qsort.o", "--call", "sort_i32", "--arg", "buf:0200000001000000", "--arg", "2")
+_SHA = (
+    "workloads/elf/sha256.o",
+    "--call",
+    "sha256",
+    "--arg",
+    "buf:616263",
+    "--arg",
+    "3",
+    "--arg",
+    "buf:+32",
+)
+_QSORT = (
+    "workloads/elf/qsort.o",
+    "--call",
+    "sort_i32",
+    "--arg",
+    "buf:0200000001000000",
+    "--arg",
+    "2",
+)
 _SSE = (
     "workloads/elf/sse2.o",
     "--call",
@@ -57,7 +77,15 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "verify": ("verify", *_SSE, "--interrupts", "sample:1:60"),
     "verify --json": ("verify", *_SSE, "--interrupts", "sample:1:60", "--json"),
     "verify --jobs 2": ("verify", *_SSE, "--interrupts", "sample:1:90", "--jobs", "2"),
-    "verify --json --jobs 2": ("verify", *_SSE, "--interrupts", "sample:1:90", "--jobs", "2", "--json"),
+    "verify --json --jobs 2": (
+        "verify",
+        *_SSE,
+        "--interrupts",
+        "sample:1:90",
+        "--jobs",
+        "2",
+        "--json",
+    ),
     "check": _CHECK,
     "check --json": (*_CHECK, "--json"),
     "check --jobs 2": (*_CHECK, "--jobs", "2"),
@@ -65,8 +93,25 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "check, a violation": (*_CHECK, "--without", "stop-machine", "--json", "--save", "ROOM"),
     "explore": ("explore", _SCENARIO, "--json"),
     "explore --jobs 2": ("explore", _SCENARIO, "--jobs", "2"),
-    "matrix": ("matrix", "--profile", "linux-2010", "--no-preempt", "--max-schedules", "20", "--json"),
-    "matrix --jobs 2": ("matrix", "--profile", "linux-2010", "--no-preempt", "--max-schedules", "20", "--jobs", "2"),
+    "matrix": (
+        "matrix",
+        "--profile",
+        "linux-2010",
+        "--no-preempt",
+        "--max-schedules",
+        "20",
+        "--json",
+    ),
+    "matrix --jobs 2": (
+        "matrix",
+        "--profile",
+        "linux-2010",
+        "--no-preempt",
+        "--max-schedules",
+        "20",
+        "--jobs",
+        "2",
+    ),
     "replay": ("replay", _TORN, "--", *_CHECK[1:], "--without", "stop-machine"),
     "replay --json": ("replay", _TORN, "--json", "--", *_CHECK[1:], "--without", "stop-machine"),
     "demo": ("demo",),
@@ -76,7 +121,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a process ended. ``took``: seconds from the signal to the end of all that hold its output, None if it never came."""
+    """How a process ended. ``took``: seconds from the signal to the end of all that hold its
+    output, None if it never came.
+    """
 
     status: int
     out: str
@@ -88,7 +135,10 @@ def words_of(name: str, room: Path) -> list[str]:
     """The command line of one of :data:`COMMANDS`."""
     script = room / "script"
     script.write_text(_SCRIPT)
-    return [{"SCRIPT": str(script), "ROOM": str(room / "room")}.get(word, word) for word in COMMANDS[name]]
+    return [
+        {"SCRIPT": str(script), "ROOM": str(room / "room")}.get(word, word)
+        for word in COMMANDS[name]
+    ]
 
 
 def moments(name: str, number: int, seed: int) -> Iterator[float]:
@@ -130,14 +180,27 @@ def interrupt(words: Sequence[str], after: float, *, group: bool) -> Ended:
 
 
 def before_us(ended: Ended) -> bool:
-    """The signal came while Python itself started: none of our code had run, and what is shown is Python's."""
-    ours = any(f"/{package}/" in ended.err.replace(str(ROOT), "") for package in ("engine", "arch_x86"))
-    return ended.out == "" and not ours and (ended.status == -signal.SIGINT or "Traceback" in ended.err or "Fatal Python" in ended.err)
+    """The signal came while Python itself started: none of our code had run, and what is shown is
+    Python's.
+    """
+    ours = any(
+        f"/{package}/" in ended.err.replace(str(ROOT), "") for package in ("engine", "arch_x86")
+    )
+    return (
+        ended.out == ""
+        and not ours
+        and (
+            ended.status == -signal.SIGINT
+            or "Traceback" in ended.err
+            or "Fatal Python" in ended.err
+        )
+    )
 
 
 def wrong(ended: Ended, usual: Ended) -> str | None:
-    """What is not as it should be, against the run that nobody interrupts: it ends soon, with one line at most, by status 130 (or by
-    the signal, which a shell shows as 130), or as usual where it was done already; a JSON document is whole, and says ``interrupted``.
+    """What is not as it should be, against the run that nobody interrupts: it ends soon, with one
+    line at most, by status 130 (or by the signal, which a shell shows as 130), or as usual where it
+    was done already; a JSON document is whole, and says ``interrupted``.
     """
     if ended.took > WITHIN:
         return f"took {ended.took:.1f} s"
@@ -147,7 +210,8 @@ def wrong(ended: Ended, usual: Ended) -> str | None:
         return None
     if ended.status not in (130, -signal.SIGINT):
         return f"status {ended.status}"
-    if not ended.out.startswith("{") or '"functions"' in ended.out:  # inspect writes its document as it goes: it ends anywhere
+    # inspect writes its document as it goes: it ends anywhere
+    if not ended.out.startswith("{") or '"functions"' in ended.out:
         return None
     try:
         documents = [json.loads(line) for line in ended.out.splitlines()]
@@ -160,10 +224,17 @@ def wrong(ended: Ended, usual: Ended) -> str | None:
 
 
 def _main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.cli.interrupts", description="Ctrl-C at random moments of each command.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.cli.interrupts",
+        description="Ctrl-C at random moments of each command.",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--moments", type=int, default=10, help="of each command and way to send the signal")
-    parser.add_argument("only", nargs="*", metavar="WORD", help="only commands whose names have one of these")
+    parser.add_argument(
+        "--moments", type=int, default=10, help="of each command and way to send the signal"
+    )
+    parser.add_argument(
+        "only", nargs="*", metavar="WORD", help="only commands whose names have one of these"
+    )
     args = parser.parse_args(argv)
     faults = 0
     print(f"{'COMMAND':<24} TAKES  INTERRUPTED  DONE BEFORE  PYTHON'S START  SLOWEST  WRONG")
@@ -186,7 +257,10 @@ def _main(argv: Sequence[str]) -> int:
                     try:
                         ended = interrupt(words_of(name, Path(room)), share * takes, group=group)
                     except subprocess.TimeoutExpired:
-                        found.append(f"at {share * takes:.3f} s, {'group' if group else 'alone'}: does not end")
+                        found.append(
+                            f"at {share * takes:.3f} s, {'group' if group else 'alone'}: does"
+                            " not end"
+                        )
                         continue
                 slowest = max(slowest, ended.took)
                 if before_us(ended):
@@ -195,9 +269,12 @@ def _main(argv: Sequence[str]) -> int:
                 ways["usual" if ended.status == usual.status else "interrupted"] += 1
                 fault = wrong(ended, usual)
                 if fault is not None:
-                    found.append(f"at {share * takes:.3f} s, {'group' if group else 'alone'}: {fault}")
+                    found.append(
+                        f"at {share * takes:.3f} s, {'group' if group else 'alone'}: {fault}"
+                    )
         print(
-            f"{name:<24} {takes:5.2f}  {ways['interrupted']:>11}  {ways['usual']:>11}  {ways['before']:>14}  {slowest:7.2f}  {len(found):>5}",
+            f"{name:<24} {takes:5.2f}  {ways['interrupted']:>11}  {ways['usual']:>11} "
+            f" {ways['before']:>14}  {slowest:7.2f}  {len(found):>5}",
             flush=True,
         )
         for one in found:

@@ -1,4 +1,6 @@
-"""--check-alignment: what a processor faults on is a fault in every command that executes, and code that is right stays right."""
+"""--check-alignment: what a processor faults on is a fault in every command that executes, and code
+that is right stays right.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,14 @@ import json
 
 import pytest
 
-from arch_x86.explore.saved_violations import CheckOptions, SaveDirectory, ScenarioOptions, case_of, load_saved, scenario_case
+from arch_x86.explore.saved_violations import (
+    CheckOptions,
+    SaveDirectory,
+    ScenarioOptions,
+    case_of,
+    load_saved,
+    scenario_case,
+)
 from arch_x86.explore.scenario import load_scenarios
 from arch_x86.explore.scenarios import steps
 from engine.commands.cli import main
@@ -55,9 +64,10 @@ def test_what_is_misaligned_faults_with_the_option_only(capsys, tmp_path, image,
     script = tmp_path / "script.txt"
     for call, aligned in (("wrong", False), ("right", True)):
         script.write_text(f"call {call} x1\n")
-        more = {"script": [str(script)], "check": ["--call", call, "--probe", f"{call}+4", "--calls", "1", "--preemptions", "0"]}.get(
-            command, ["--call", call]
-        )
+        more = {
+            "script": [str(script)],
+            "check": ["--call", call, "--probe", f"{call}+4", "--calls", "1", "--preemptions", "0"],
+        }.get(command, ["--call", call])
         assert _run(capsys, command, image, *more)[0] == 0
         status, out, err = _run(capsys, command, image, *more, "--check-alignment")
         assert (status == 0) == aligned
@@ -67,11 +77,19 @@ def test_what_is_misaligned_faults_with_the_option_only(capsys, tmp_path, image,
 def test_run_says_where(capsys, image):
     status, out, _ = _run(capsys, "run", image, "--call", "wrong", "--check-alignment", "--json")
     fault = json.loads(out)["fault"]
-    assert (status, fault["kind"], fault["symbol"], fault["offset"]) == (1, "general-protection", "wrong", 4)
+    assert (status, fault["kind"], fault["symbol"], fault["offset"]) == (
+        1,
+        "general-protection",
+        "wrong",
+        4,
+    )
 
 
 def test_a_saved_case_keeps_it_and_its_schedules_are_of_its_own(tmp_path, image):
-    plain, checked = (CheckOptions(image=image, call="right", probes=("right+4",), check_alignment=on) for on in (False, True))
+    plain, checked = (
+        CheckOptions(image=image, call="right", probes=("right+4",), check_alignment=on)
+        for on in (False, True)
+    )
     prints = [fingerprint(case_of(options)) for options in (plain, checked)]
     assert prints[0] != prints[1]
     saved = SaveDirectory(tmp_path).prepare(checked)
@@ -85,7 +103,10 @@ def test_a_saved_case_keeps_it_and_its_schedules_are_of_its_own(tmp_path, image)
 
 def test_a_scenario_is_explored_with_it():
     (one,) = load_scenarios(f"{steps.__file__}::whole_life")
-    assert [scenario_case(one, ScenarioOptions(file=steps.__file__, check_alignment=on)).check_alignment for on in (False, True)] == [
+    assert [
+        scenario_case(one, ScenarioOptions(file=steps.__file__, check_alignment=on)).check_alignment
+        for on in (False, True)
+    ] == [
         False,
         True,
     ]

@@ -1,4 +1,6 @@
-"""Laws of bad days: nothing that was found is lost, and what goes wrong is one line that says what would be right."""
+"""Laws of bad days: nothing that was found is lost, and what goes wrong is one line that says what
+would be right.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from engine.report.terminal import Style
 
 ROOT = Path(__file__).resolve().parents[2]
 SHA = str(ROOT / "workloads" / "elf" / "sha256.o")
-CODE = ".globl work\nwork:\n mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax, 0x55\n ret\n"
+CODE = (
+    ".globl work\nwork:\n mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax,"
+    " 0x55\n ret\n"
+)
 
 
 @pytest.fixture
@@ -40,9 +45,21 @@ def check_of(image: str, *more: str) -> tuple[str, ...]:
     return ("check", image, "--call", "work", "--arg", "5", "--calls", "1", *more)
 
 
-def scenario_file(tmp_path: Path, image: str, body: str = "k.settle()", name: str = "one", options: dict[str, str] | None = None) -> str:
+def scenario_file(
+    tmp_path: Path,
+    image: str,
+    body: str = "k.settle()",
+    name: str = "one",
+    options: dict[str, str] | None = None,
+) -> str:
     """A file with one scenario, whose control task does ``body``. Options as Python text."""
-    given = {"image": repr(image), "call": "'work'", "arguments": "('5',)", "calls": "1", "preemptions": "1"} | (options or {})
+    given = {
+        "image": repr(image),
+        "call": "'work'",
+        "arguments": "('5',)",
+        "calls": "1",
+        "preemptions": "1",
+    } | (options or {})
     words = ", ".join(f"{key}={value}" for key, value in given.items())
     file = tmp_path / f"{name}.py"
     file.write_text(
@@ -53,19 +70,30 @@ def scenario_file(tmp_path: Path, image: str, body: str = "k.settle()", name: st
 
 
 def one_line(err: str) -> bool:
-    return err.startswith("optprobe: ") and err.count("\n") == 1 and "Errno" not in err and len(err) < 1000
+    return (
+        err.startswith("optprobe: ")
+        and err.count("\n") == 1
+        and "Errno" not in err
+        and len(err) < 1000
+    )
 
 
 class TestSave:
     @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere", "a\0b"])
     @pytest.mark.parametrize("command", ["check", "explore"])
-    def test_a_directory_that_can_not_be_written_is_said_before_the_search(self, capsys, tmp_path, image, monkeypatch, place, command):
+    def test_a_directory_that_can_not_be_written_is_said_before_the_search(
+        self, capsys, tmp_path, image, monkeypatch, place, command
+    ):
         def no_search(*_words, **_options):
             raise AssertionError("a search began")
 
         monkeypatch.setattr(commands, "check", no_search)
         (tmp_path / "file").write_text("")
-        argv = check_of(image, "--probe", "work+4") if command == "check" else ("explore", scenario_file(tmp_path, image))
+        argv = (
+            check_of(image, "--probe", "work+4")
+            if command == "check"
+            else ("explore", scenario_file(tmp_path, image))
+        )
         status, out, err = call(capsys, *argv, "--save", str(tmp_path / place))
         assert (status, out) == (2, "")
         assert one_line(err)
@@ -73,8 +101,12 @@ class TestSave:
         assert "give a directory" in err
 
     @pytest.mark.parametrize("json_", [(), ("--json",)])
-    def test_what_was_found_is_printed_whatever_becomes_of_its_file(self, capsys, tmp_path, image, monkeypatch, json_):
-        """The image has gone, and the disk is full: of the image the bytes are known, and of the finding the schedule is printed."""
+    def test_what_was_found_is_printed_whatever_becomes_of_its_file(
+        self, capsys, tmp_path, image, monkeypatch, json_
+    ):
+        """The image has gone, and the disk is full: of the image the bytes are known, and of the
+        finding the schedule is printed.
+        """
         printed: list[str] = []
         full = False
         search, write = commands.check, SavedCase.write
@@ -91,7 +123,16 @@ class TestSave:
 
         monkeypatch.setattr(commands, "check", searches)
         monkeypatch.setattr(SavedCase, "write", writes)
-        argv = check_of(image, "--probe", "work+4", "--without", "stop-machine", "--save", str(tmp_path / "found"), *json_)
+        argv = check_of(
+            image,
+            "--probe",
+            "work+4",
+            "--without",
+            "stop-machine",
+            "--save",
+            str(tmp_path / "found"),
+            *json_,
+        )
         status, _, err = call(capsys, *argv)
         assert (status, err) == (1, "")
         (file,) = (tmp_path / "found").iterdir()
@@ -106,10 +147,16 @@ class TestSave:
         assert one_line(err)
         assert "No space left on device" in err
 
-    def test_a_bad_scenario_behind_good_ones_takes_nothing_of_them_away(self, capsys, tmp_path, image):
-        """What is wrong in its options is said before the search; what its code does, behind the results of the others."""
+    def test_a_bad_scenario_behind_good_ones_takes_nothing_of_them_away(
+        self, capsys, tmp_path, image
+    ):
+        """What is wrong in its options is said before the search; what its code does, behind the
+        results of the others.
+        """
         first = Path(scenario_file(tmp_path, image))
-        bad = Path(scenario_file(tmp_path, image, body="while True: k.settle()", name="two")).read_text()
+        bad = Path(
+            scenario_file(tmp_path, image, body="while True: k.settle()", name="two")
+        ).read_text()
         both = tmp_path / "both.py"
         both.write_text(first.read_text() + bad)
         status, out, err = call(capsys, "explore", str(both), "--json")
@@ -148,31 +195,52 @@ class TestScenarios:
         ],
         ids=str,
     )
-    def test_an_odd_option_is_said_with_what_would_be_right(self, capsys, tmp_path, image, options, right):
+    def test_an_odd_option_is_said_with_what_would_be_right(
+        self, capsys, tmp_path, image, options, right
+    ):
         status, out, err = call(capsys, "explore", scenario_file(tmp_path, image, options=options))
         assert (status, out) == (2, "")
         assert one_line(err)
         assert right in err
 
-    @pytest.mark.parametrize("what", ["random.random() < 0.5", "os.urandom(1)[0] < 128", "next(count) % 3 == 0"])
-    def test_a_scenario_that_is_another_one_each_time_is_said_to_be_so(self, capsys, tmp_path, image, what):
+    @pytest.mark.parametrize(
+        "what", ["random.random() < 0.5", "os.urandom(1)[0] < 128", "next(count) % 3 == 0"]
+    )
+    def test_a_scenario_that_is_another_one_each_time_is_said_to_be_so(
+        self, capsys, tmp_path, image, what
+    ):
         body = f"[k.optimization(on={what}) for _ in range(40)]"
         file = Path(scenario_file(tmp_path, image, body))
-        file.write_text(f"import itertools, os, random\ncount = itertools.count()\n{file.read_text()}")
+        file.write_text(
+            f"import itertools, os, random\ncount = itertools.count()\n{file.read_text()}"
+        )
         status, out, err = call(capsys, "explore", str(file))
         assert (status, out) == (2, "")
         assert one_line(err)
         assert "the scenario is not deterministic" in err
 
     @pytest.mark.parametrize(
-        "text", ["import sys; sys.exit(3)", "raise SystemExit", "quit()", "def f(:", "1/0", "import nowhere_at_all", "open('/nowhere')"]
+        "text",
+        [
+            "import sys; sys.exit(3)",
+            "raise SystemExit",
+            "quit()",
+            "def f(:",
+            "1/0",
+            "import nowhere_at_all",
+            "open('/nowhere')",
+        ],
     )
     def test_a_file_that_does_not_run_is_said_with_its_line(self, capsys, tmp_path, image, text):
         for place in ("in the file", "in the scenario's function"):
             file = Path(scenario_file(tmp_path, image))
             whole = file.read_text()
             first = place == "in the file"
-            file.write_text(f"\n{text}\n{whole}" if first else whole.replace("    @setup", f"    {text}\n    @setup"))
+            file.write_text(
+                f"\n{text}\n{whole}"
+                if first
+                else whole.replace("    @setup", f"    {text}\n    @setup")
+            )
             status, out, err = call(capsys, "explore", str(file))
             assert (status, out) == (2, "")
             assert one_line(err)
@@ -180,7 +248,12 @@ class TestScenarios:
 
     @pytest.mark.parametrize(
         ("place", "what"),
-        [("/dev/null", "not a regular file"), ("/", "a directory"), ("/nowhere", "no such file"), ("a\0b", "no such file")],
+        [
+            ("/dev/null", "not a regular file"),
+            ("/", "a directory"),
+            ("/nowhere", "no such file"),
+            ("a\0b", "no such file"),
+        ],
     )
     def test_only_a_regular_file_is_explored(self, capsys, place, what):
         status, out, err = call(capsys, "explore", place)
@@ -194,19 +267,35 @@ class TestSaved:
 
     @pytest.fixture
     def saved(self, capsys, tmp_path, image) -> dict[str, object]:
-        argv = check_of(image, "--probe", "work+4", "--without", "stop-machine", "--save", str(tmp_path / "found"))
+        argv = check_of(
+            image,
+            "--probe",
+            "work+4",
+            "--without",
+            "stop-machine",
+            "--save",
+            str(tmp_path / "found"),
+        )
         call(capsys, *argv)
         (file,) = (tmp_path / "found").iterdir()
         return json.loads(file.read_text())
 
-    def test_an_odd_value_anywhere_is_one_line_that_names_its_key(self, capsys, tmp_path, saved, monkeypatch):
+    def test_an_odd_value_anywhere_is_one_line_that_names_its_key(
+        self, capsys, tmp_path, saved, monkeypatch
+    ):
         """Values of the right kind only make it another case, or none; that is not run here."""
         monkeypatch.setattr(commands, "replay_case", lambda *_: (None, []))
         file = tmp_path / "odd.json"
 
         def places(value: object, path: tuple[str | int, ...] = ()):
             yield path
-            for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+            for key, one in (
+                value.items()
+                if isinstance(value, dict)
+                else enumerate(value)
+                if isinstance(value, list)
+                else ()
+            ):
                 yield from places(one, (*path, key))
 
         tried = 0
@@ -224,7 +313,19 @@ class TestSaved:
                 tried += status == 2
         assert tried > 120
 
-    @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "", "\x00", "{", "{}", "3", '{"format": "optprobe-schedule"}'])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[" * 100_000,
+            '{"a":' * 100_000,
+            "",
+            "\x00",
+            "{",
+            "{}",
+            "3",
+            '{"format": "optprobe-schedule"}',
+        ],
+    )
     def test_what_is_no_saved_file_is_said_to_be_none(self, capsys, tmp_path, text):
         file = tmp_path / "odd.json"
         file.write_text(text)
@@ -236,7 +337,9 @@ class TestSaved:
 
 @pytest.mark.parametrize("line", ["[" * 100_000, "3", "{}", '{"schedules": 1}', "null", "x"])
 def test_an_odd_checkpoint_is_one_line_that_says_what_to_do(capsys, tmp_path, image, line):
-    argv = check_of(image, "--probe", "work+4", "--max-schedules", "1", "--checkpoint", str(tmp_path / "room"))
+    argv = check_of(
+        image, "--probe", "work+4", "--max-schedules", "1", "--checkpoint", str(tmp_path / "room")
+    )
     call(capsys, *argv)
     (file,) = (tmp_path / "room").iterdir()
     file.write_text(f"{file.read_text().splitlines()[0]}\n{line}\n")
@@ -248,12 +351,18 @@ def test_an_odd_checkpoint_is_one_line_that_says_what_to_do(capsys, tmp_path, im
 
 class TestInterrupts:
     @pytest.mark.parametrize("command", ["check", "explore"])
-    def test_ctrl_c_before_the_search_is_one_line(self, capsys, tmp_path, image, monkeypatch, command):
+    def test_ctrl_c_before_the_search_is_one_line(
+        self, capsys, tmp_path, image, monkeypatch, command
+    ):
         def interrupted(*_words, **_options):
             raise KeyboardInterrupt
 
         monkeypatch.setattr(check_module, "open_experiment", interrupted)
-        argv = check_of(image, "--probe", "work+4") if command == "check" else ("explore", scenario_file(tmp_path, image))
+        argv = (
+            check_of(image, "--probe", "work+4")
+            if command == "check"
+            else ("explore", scenario_file(tmp_path, image))
+        )
         status, out, err = call(capsys, *argv)
         assert (status, out) == (130, "")
         assert one_line(err)
@@ -287,21 +396,28 @@ class TestOptions:
         assert one_line(err)
         assert right in err
 
-    @pytest.mark.parametrize(("name", "shown"), [("xor_probe", "xor-probe"), ("x868a6fc0ca24", "868a6fc0ca24"), ("x", "x"), ("x_1", "x-1")])
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [("xor_probe", "xor-probe"), ("x868a6fc0ca24", "868a6fc0ca24"), ("x", "x"), ("x_1", "x-1")],
+    )
     def test_a_scenario_is_called_as_its_function_is(self, capsys, tmp_path, image, name, shown):
         file = scenario_file(tmp_path, image, name=name)
         for wanted in ("", f"::{name}", f"::{shown}"):
             status, out, err = call(capsys, "explore", file + wanted)
             assert (status, err, out.splitlines()[0]) == (0, "", f"{shown}: safe")
 
-    @pytest.mark.parametrize("body", ["k.kretprobe('work', 10**9)", "k.kprobe('work', number=10**9)"])
+    @pytest.mark.parametrize(
+        "body", ["k.kretprobe('work', 10**9)", "k.kprobe('work', number=10**9)"]
+    )
     def test_a_number_that_nothing_has_room_for_is_refused(self, capsys, tmp_path, image, body):
         status, out, _ = call(capsys, "explore", scenario_file(tmp_path, image, body))
         assert status == 1
         assert "at most" in out or "a number is 0 to" in out
 
 
-@pytest.mark.parametrize(("value", "colour"), [(None, True), ("", True), ("0", False), ("1", False)])
+@pytest.mark.parametrize(
+    ("value", "colour"), [(None, True), ("", True), ("0", False), ("1", False)]
+)
 def test_no_color_counts_when_it_is_set_and_not_empty(monkeypatch, value, colour):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -316,7 +432,9 @@ def test_no_color_counts_when_it_is_set_and_not_empty(monkeypatch, value, colour
 
 class TestProcesses:
     def test_a_killed_worker_is_one_line_behind_what_was_found(self, capsys, image, monkeypatch):
-        """One is killed while all are at work; the other has nobody to answer then, and ends, too."""
+        """One is killed while all are at work; the other has nobody to answer then, and ends,
+        too.
+        """
         in_order = ProcessPool.in_order
 
         def killed(self, tasks, came):
@@ -328,7 +446,11 @@ class TestProcesses:
         argv = check_of(image, "--probe", "work+4", "--cpus", "2", "--jobs", "2", "--json")
         status, out, err = call(capsys, *argv)
         document = json.loads(out)
-        assert (status, document["interrupted"], document["bound"]["exhaustive"]) == (1, True, False)
+        assert (status, document["interrupted"], document["bound"]["exhaustive"]) == (
+            1,
+            True,
+            False,
+        )
         assert one_line(err)
         assert "a worker process died" in err
 
@@ -349,7 +471,10 @@ class TestProcesses:
         assert "not enough memory" in err
 
 
-@pytest.mark.parametrize("argv", [("work", "--with", "LIB"), ("--with", "LIB", "work"), ("--json", "work", "--with", "LIB")])
+@pytest.mark.parametrize(
+    "argv",
+    [("work", "--with", "LIB"), ("--with", "LIB", "work"), ("--json", "work", "--with", "LIB")],
+)
 def test_inspect_takes_libraries_and_the_function_in_any_order(capsys, image, argv):
     """An assembly file has no use for one, and says so: the words were understood."""
     status, out, err = call(capsys, "inspect", image, *argv)

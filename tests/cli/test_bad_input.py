@@ -1,4 +1,6 @@
-"""The law of bad input over all commands, generated: one line on standard error, exit status 2, nothing on standard output."""
+"""The law of bad input over all commands, generated: one line on standard error, exit status 2,
+nothing on standard output.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import pytest
 from engine.commands.cli import main
 
 IMAGE = (
-    '{"format": "code-image", "version": 1, "segments": [{"addr": 4194304, "hex": "89f8ffc08d0c4001c883f055c3"}],'
-    ' "symbols": [{"name": "work", "addr": 4194304, "size": 13}]}'
+    '{"format": "code-image", "version": 1, "segments": [{"addr": 4194304, "hex":'
+    ' "89f8ffc08d0c4001c883f055c3"}], "symbols": [{"name": "work", "addr": 4194304, "size": 13}]}'
 )
 SCENARIO = """from arch_x86.explore.scenario import scenario
 @scenario(image="IMAGE", call="work", arguments=("5",), calls=1, preemptions=0)
@@ -38,7 +40,18 @@ BYTES = {
     "asm.s": b"work:\n  frobnicate eax\n",
     "latin.s": b"work: # \xe4\n ret\n",
 }
-NOT_FILES = ("nowhere", "/", "/dev/null", "/dev/zero", "directory", "", "a\0b", "x" * 5000, "\udcff", "nowhere/../.")
+NOT_FILES = (
+    "nowhere",
+    "/",
+    "/dev/null",
+    "/dev/zero",
+    "directory",
+    "",
+    "a\0b",
+    "x" * 5000,
+    "\udcff",
+    "nowhere/../.",
+)
 NUMBERS = ("", "x", "-1", "0", "1e3", "9" * 5000, "\u0663")
 WORDS = ("", "x", "\n", "\x1b[31m", "a" * 5000, "\udcff")
 SPECS = (
@@ -149,32 +162,74 @@ def bad_inputs() -> Iterator[tuple[str, ...]]:
     for command in (RUN, VERIFY, CHECK, SCRIPT):
         options = ("--cpus", "--max-instructions", "--jobs")
         yield from ((*command, option, number) for option in options for number in NUMBERS)
-        yield from ((*command, option, word) for option in ("--profile", "--red-zone", "--stub") for word in WORDS)
+        yield from (
+            (*command, option, word)
+            for option in ("--profile", "--red-zone", "--stub")
+            for word in WORDS
+        )
     for option in ("--calls", "--preemptions", "--max-schedules", "--seed", "--depth"):
-        yield from ((*CHECK, option, number) for number in NUMBERS if (option, number) != ("--preemptions", "0"))
+        yield from (
+            (*CHECK, option, number)
+            for number in NUMBERS
+            if (option, number) != ("--preemptions", "0")
+        )
     for command in (EXPLORE, MATRIX):
         for option in ("--preemptions", "--max-schedules", "--jobs"):
-            yield from ((*command, option, number) for number in NUMBERS if (option, number) != ("--preemptions", "0"))
+            yield from (
+                (*command, option, number)
+                for number in NUMBERS
+                if (option, number) != ("--preemptions", "0")
+            )
         yield from ((*command, "--profile", word) for word in WORDS)
         yield from ((*command, "--strategy", word) for word in WORDS)
-    yield from ((*CHECK, option, word) for option in ("--points", "--strategy", "--without", "--fetch", "--resched") for word in WORDS)
+    yield from (
+        (*CHECK, option, word)
+        for option in ("--points", "--strategy", "--without", "--fetch", "--resched")
+        for word in WORDS
+    )
     yield from ((*EXPLORE, option, word) for option in ("--points", "--without") for word in WORDS)
     for spec in (*SPECS, *REFUSED):
         yield *RUN, "--probe", spec
         yield *CHECK, "--probe", spec
     for argument in ARGUMENTS:
-        yield from (("run", "IMAGE", "--call", "work", "--arg", argument), ("verify", "IMAGE", "--call", "work", "--arg", argument))
+        yield from (
+            ("run", "IMAGE", "--call", "work", "--arg", argument),
+            ("verify", "IMAGE", "--call", "work", "--arg", argument),
+        )
     for when in WORDS:
-        yield from ((*RUN, "--interrupts", when), (*VERIFY, "--interrupts", when), ("run", "IMAGE", "--call", when))
-        yield from (("inspect", "IMAGE", when), ("explore", f"SCENARIOS::{when}") if when else ("explore", "SCENARIOS::y"))
+        yield from (
+            (*RUN, "--interrupts", when),
+            (*VERIFY, "--interrupts", when),
+            ("run", "IMAGE", "--call", when),
+        )
+        yield from (
+            ("inspect", "IMAGE", when),
+            ("explore", f"SCENARIOS::{when}") if when else ("explore", "SCENARIOS::y"),
+        )
     for operation in (*OPERATIONS, *MORE_OPERATIONS):
         yield "script", "IMAGE", f"OPERATION:{operation}"
     for schedule in SCHEDULES:
         yield "replay", schedule
         yield "replay", schedule, "--", *CHECK[1:]
         yield "replay", schedule, "--", "SCENARIOS"
-    for command in ("run", "verify", "check", "explore", "replay", "matrix", "inspect", "script", "demo", "", "fly"):
-        yield from (((command, "--fly") if command else ("--fly",)), (command, "a", "b", "c", "d"), (command, "--json", "--json=1"))
+    for command in (
+        "run",
+        "verify",
+        "check",
+        "explore",
+        "replay",
+        "matrix",
+        "inspect",
+        "script",
+        "demo",
+        "",
+        "fly",
+    ):
+        yield from (
+            ((command, "--fly") if command else ("--fly",)),
+            (command, "a", "b", "c", "d"),
+            (command, "--json", "--json=1"),
+        )
 
 
 CASES = list(dict.fromkeys(bad_inputs()))
@@ -198,7 +253,9 @@ def test_bad_input_is_one_line_and_exit_status_2_whatever_the_command(capsys, fi
     assert len(CASES) > 300
     wrong: list[str] = []
     for case in CASES:
-        argv = [files.get(word, word).replace("SCENARIOS::", f"{files['SCENARIOS']}::") for word in case]
+        argv = [
+            files.get(word, word).replace("SCENARIOS::", f"{files['SCENARIOS']}::") for word in case
+        ]
         if argv[-1].startswith("OPERATION:"):
             (tmp_path / "script").write_text(argv[-1].removeprefix("OPERATION:") + "\n")
             argv[-1] = str(tmp_path / "script")
@@ -210,9 +267,24 @@ def test_bad_input_is_one_line_and_exit_status_2_whatever_the_command(capsys, fi
         took = time.process_time() - began
         out, err = capsys.readouterr()
         lines = [line for line in err.splitlines() if "keeps data below RSP" not in line]
-        good = status == 2 and len(lines) == 1 and lines[0].startswith("optprobe: ") and lines[0].isprintable() and len(lines[0]) < 1200
-        if not good or "Errno" in err or "Traceback" in err or (out and case[0] != "script") or took > 2:
-            wrong.append(f"{[word[:40] for word in case]}: {status}, {took:.1f} s, {out[:60]!r}, {err[:300]!r}")
+        good = (
+            status == 2
+            and len(lines) == 1
+            and lines[0].startswith("optprobe: ")
+            and lines[0].isprintable()
+            and len(lines[0]) < 1200
+        )
+        if (
+            not good
+            or "Errno" in err
+            or "Traceback" in err
+            or (out and case[0] != "script")
+            or took > 2
+        ):
+            wrong.append(
+                f"{[word[:40] for word in case]}: {status}, {took:.1f} s, {out[:60]!r},"
+                f" {err[:300]!r}"
+            )
     assert not wrong, f"{len(wrong)} of {len(CASES)}:\n" + "\n".join(wrong)
 
 

@@ -1,4 +1,6 @@
-"""Laws of the command line: JSON as the design has it, one clear line and exit status 2 for bad input, faults as results."""
+"""Laws of the command line: JSON as the design has it, one clear line and exit status 2 for bad
+input, faults as results.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +37,60 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
 
 class TestRun:
     def test_json_has_the_keys_of_the_design_and_the_right_answers(self, capsys):
-        status, out, err = run(capsys, "run", SHA, *ABC, "--probe", "p:my/ev sha256", "--probe", "compress+0x2f9", "--json", "--cpus", "2")
+        status, out, err = run(
+            capsys,
+            "run",
+            SHA,
+            *ABC,
+            "--probe",
+            "p:my/ev sha256",
+            "--probe",
+            "compress+0x2f9",
+            "--json",
+            "--cpus",
+            "2",
+        )
         document = json.loads(out)
         assert (status, err) == (0, "")
-        assert list(document) == ["schema", "profile", "calls", "probes", "interrupts", "stop_machine", "syncs", "fault"]
-        assert (document["schema"], document["profile"], document["fault"]) == (1, "linux-2010", None)
-        assert [list(call) for call in document["calls"]] == [["cpu", "symbol", "result", "result_f64", "instructions", "buffers"]] * 2
+        assert list(document) == [
+            "schema",
+            "profile",
+            "calls",
+            "probes",
+            "interrupts",
+            "stop_machine",
+            "syncs",
+            "fault",
+        ]
+        assert (document["schema"], document["profile"], document["fault"]) == (
+            1,
+            "linux-2010",
+            None,
+        )
+        assert [list(call) for call in document["calls"]] == [
+            ["cpu", "symbol", "result", "result_f64", "instructions", "buffers"]
+        ] * 2
         assert [call["buffers"] for call in document["calls"]] == [["616263", DIGEST]] * 2
-        assert [call["result"] for call in document["calls"]] == [int.from_bytes(bytes.fromhex(DIGEST)[:8], "big")] * 2
+        assert [call["result"] for call in document["calls"]] == [
+            int.from_bytes(bytes.fromhex(DIGEST)[:8], "big")
+        ] * 2
         assert document["probes"] == [
-            {"spec": "p:my/ev sha256", "symbol": "sha256", "offset": 0, "method": "optimized", "hits": 2, "misses": 0},
-            {"spec": "compress+0x2f9", "symbol": "compress", "offset": 0x2F9, "method": "optimized", "hits": 128, "misses": 0},
+            {
+                "spec": "p:my/ev sha256",
+                "symbol": "sha256",
+                "offset": 0,
+                "method": "optimized",
+                "hits": 2,
+                "misses": 0,
+            },
+            {
+                "spec": "compress+0x2f9",
+                "symbol": "compress",
+                "offset": 0x2F9,
+                "method": "optimized",
+                "hits": 128,
+                "misses": 0,
+            },
         ]
 
     def test_no_optimize_leaves_breakpoints(self, capsys):
@@ -56,7 +101,9 @@ class TestRun:
 
     @pytest.mark.parametrize("when", ["every:1", "every:97", "random:3:50"])
     def test_interrupts_leave_the_result_alone(self, capsys, when):
-        status, out, _ = run(capsys, "run", SHA, *ABC, "--probe", "compress+0x2f9", "--interrupts", when, "--json")
+        status, out, _ = run(
+            capsys, "run", SHA, *ABC, "--probe", "compress+0x2f9", "--interrupts", when, "--json"
+        )
         document = json.loads(out)
         assert status == 0
         assert document["calls"][0]["buffers"][1] == DIGEST
@@ -64,7 +111,20 @@ class TestRun:
         assert document["interrupts"] > 10
 
     def test_a_guest_fault_is_exit_status_1_with_the_place(self, capsys):
-        status, out, _ = run(capsys, "run", SHA, "--call", "sha256", "--arg", "0x10", "--arg", "64", "--arg", "0x20", "--json")
+        status, out, _ = run(
+            capsys,
+            "run",
+            SHA,
+            "--call",
+            "sha256",
+            "--arg",
+            "0x10",
+            "--arg",
+            "64",
+            "--arg",
+            "0x20",
+            "--json",
+        )
         fault = json.loads(out)["fault"]
         assert status == 1
         assert list(fault) == ["cpu", "rip", "symbol", "offset", "kind", "explain"]
@@ -74,7 +134,9 @@ class TestRun:
     def test_max_instructions_ends_an_endless_loop(self, capsys, tmp_path):
         source = tmp_path / "loop.s"
         source.write_text("spin:\n  jmp spin\n")
-        status, out, _ = run(capsys, "run", str(source), "--call", "spin", "--max-instructions", "5000", "--json")
+        status, out, _ = run(
+            capsys, "run", str(source), "--call", "spin", "--max-instructions", "5000", "--json"
+        )
         document = json.loads(out)
         assert status == 1
         assert document["fault"]["kind"] == "instruction-limit"
@@ -89,10 +151,25 @@ class TestRun:
     def test_a_double_result_is_given(self, capsys, tmp_path):
         source = tmp_path / "add.s"
         source.write_text("add2:\n  addsd xmm0, xmm1\n  ret\n")
-        _, out, _ = run(capsys, "run", str(source), "--call", "add2", "--arg", "f64:1.5", "--arg", "f64:2.25", "--json")
+        _, out, _ = run(
+            capsys,
+            "run",
+            str(source),
+            "--call",
+            "add2",
+            "--arg",
+            "f64:1.5",
+            "--arg",
+            "f64:2.25",
+            "--json",
+        )
         assert json.loads(out)["calls"][0]["result_f64"] == 3.75
-        _, out, _ = run(capsys, "run", str(source), "--call", "add2", "--arg", "f64:1.5", "--arg", "f64:2.25")
-        assert out.startswith("cpu 0  add2 -> 3.75 as a double, 2 (0x2) as an integer, 3 instructions")
+        _, out, _ = run(
+            capsys, "run", str(source), "--call", "add2", "--arg", "f64:1.5", "--arg", "f64:2.25"
+        )
+        assert out.startswith(
+            "cpu 0  add2 -> 3.75 as a double, 2 (0x2) as an integer, 3 instructions"
+        )
         source.write_text("half:\n  cvtsi2sd xmm0, edi\n  ret\n")
         _, out, _ = run(capsys, "run", str(source), "--call", "half", "--arg", "7")
         assert out.startswith("cpu 0  half -> 7.0 as a double")
@@ -103,16 +180,32 @@ class TestRun:
 class TestVerify:
     def test_json_has_the_keys_of_the_design(self, capsys):
         status, out, err = run(
-            capsys, "verify", str(ELF / "sse2.o"), "--call", "sse2_find", "--arg", "buf:6162", "--arg", "2", "--arg", "buf:62", "--arg", "1", "--json"
-        )  # fmt: skip
+            capsys,
+            "verify",
+            str(ELF / "sse2.o"),
+            "--call",
+            "sse2_find",
+            "--arg",
+            "buf:6162",
+            "--arg",
+            "2",
+            "--arg",
+            "buf:62",
+            "--arg",
+            "1",
+            "--json",
+        )
         document = json.loads(out)
         assert (status, err) == (0, "")
         assert list(document) == ["schema", "verdict", "sites", "runs", "failures", "fault"]
         assert document["verdict"] == "good"
         assert document["runs"] >= 2 * document["sites"]
 
-    def test_a_failure_is_exit_status_1_and_names_site_method_and_difference(self, capsys, tmp_path):
-        source = tmp_path / "zone.s"  # keeps data under RSP, though assembly images have no red zone
+    def test_a_failure_is_exit_status_1_and_names_site_method_and_difference(
+        self, capsys, tmp_path
+    ):
+        # keeps data under RSP, though assembly images have no red zone
+        source = tmp_path / "zone.s"
         source.write_text("f:\n  mov [rsp - 24], rdi\n  nop\n  mov rax, [rsp - 24]\n  ret\n")
         image = tmp_path / "zone.json"
         code = "48897c24e890488b4424e8c3"
@@ -131,7 +224,9 @@ class TestVerify:
         document = json.loads(out)
         assert status == 1
         assert document["verdict"] == "bad"
-        assert {"symbol", "offset", "method", "interrupt_at", "explain"} == set(document["failures"][0])
+        assert {"symbol", "offset", "method", "interrupt_at", "explain"} == set(
+            document["failures"][0]
+        )
 
     def test_json_says_why_when_the_unprobed_call_dies(self, capsys):
         argv = [SHA, "--call", "sha256", "--arg", "0x10", "--arg", "64", "--arg", "0x20", "--json"]
@@ -142,8 +237,22 @@ class TestVerify:
         assert document["fault"] == json.loads(run(capsys, "run", *argv)[1])["fault"]
 
     def test_text_says_why_when_the_unprobed_call_dies(self, capsys):
-        _, out, _ = run(capsys, "verify", SHA, "--call", "sha256", "--arg", "0x10", "--arg", "64", "--arg", "0x20")
-        assert re.search(r"the unprobed call ends in a guest fault at \w+\+0x\w+ \(0x\w+\): unmapped-access", out)
+        _, out, _ = run(
+            capsys,
+            "verify",
+            SHA,
+            "--call",
+            "sha256",
+            "--arg",
+            "0x10",
+            "--arg",
+            "64",
+            "--arg",
+            "0x20",
+        )
+        assert re.search(
+            r"the unprobed call ends in a guest fault at \w+\+0x\w+ \(0x\w+\): unmapped-access", out
+        )
 
 
 BAD = {
@@ -195,7 +304,9 @@ def test_a_truncated_elf_is_bad_input(capsys, tmp_path, cut):
     assert "cut.o" in err
 
 
-@pytest.mark.parametrize(("offset", "value", "words"), [(4, 1, "32-bit"), (5, 2, "big-endian"), (18, 183, "x86-64")])
+@pytest.mark.parametrize(
+    ("offset", "value", "words"), [(4, 1, "32-bit"), (5, 2, "big-endian"), (18, 183, "x86-64")]
+)
 def test_an_elf_of_another_kind_is_bad_input(capsys, tmp_path, offset, value, words):
     data = bytearray(Path(SHA).read_bytes())
     data[offset] = value
@@ -209,21 +320,46 @@ def test_an_elf_of_another_kind_is_bad_input(capsys, tmp_path, offset, value, wo
 class TestProcess:
     def test_the_module_and_a_pipe_that_closes_early_end_quietly(self):
         shell = f"{sys.executable} -m engine demo --image {SHA} | head -1"
-        done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=60, check=False, cwd=ELF.parents[1])
+        done = subprocess.run(
+            ["sh", "-c", shell],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=ELF.parents[1],
+        )
         assert done.stdout.startswith("optprobe")
         assert done.stderr == ""
 
     @pytest.mark.parametrize("jobs", ["1", "2"])
     @pytest.mark.parametrize("delay", [0.45, 0.6, 1.2])
     def test_ctrl_c_ends_the_command_and_its_workers_at_once_with_one_line(self, jobs, delay):
-        argv = [sys.executable, "-m", "engine", "verify", SHA, *ABC, "--interrupts", "boundaries", "--jobs", jobs]
+        argv = [
+            sys.executable,
+            "-m",
+            "engine",
+            "verify",
+            SHA,
+            *ABC,
+            "--interrupts",
+            "boundaries",
+            "--jobs",
+            jobs,
+        ]
         process = subprocess.Popen(
-            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ELF.parents[1]
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            cwd=ELF.parents[1],
         )
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-        out, err = process.communicate(timeout=10)  # until the workers, which hold the pipes too, have gone
-        # Interrupted in an exec() of the standard library, Python ends itself by the signal; a shell shows 130 for both.
+        # until the workers, which hold the pipes too, have gone
+        out, err = process.communicate(timeout=10)
+        # Interrupted in an exec() of the standard library, Python ends itself by the signal; a
+        # shell shows 130 for both.
         assert process.returncode in (130, -signal.SIGINT)
         assert out == "" or out.startswith("sha256: nothing-found\n")
         assert err.startswith("optprobe: interrupted")
@@ -241,9 +377,13 @@ class TestProcess:
         ids=lambda words: " ".join(words),
     )
     def test_ctrl_c_ends_a_long_call_within_a_second(self, capsys, tmp_path, monkeypatch, words):
-        """The signal comes when the emulator is at work. Without cuts the call takes 15 seconds or more."""
+        """The signal comes when the emulator is at work. Without cuts the call takes 15 seconds or
+        more.
+        """
         image, script = tmp_path / "loop.s", tmp_path / "script"
-        image.write_text(".globl f\nf: lea rcx, [rdi + 1]\nl: mov [rsp-64], rax\n inc rax\n jmp l\n")
+        image.write_text(
+            ".globl f\nf: lea rcx, [rdi + 1]\nl: mov [rsp-64], rax\n inc rax\n jmp l\n"
+        )
         script.write_text("reg 0 f+0\ncall f x1\n")
         argv = [{"IMAGE": str(image), "SCRIPT": str(script)}.get(word, word) for word in words]
         began: list[float] = []
@@ -252,7 +392,9 @@ class TestProcess:
         def start(handle, rip, until, timeout, count):
             if count >= 100_000 and not began:
                 began.append(time.monotonic())
-                killers.append(subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -INT {os.getpid()}"]))
+                killers.append(
+                    subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -INT {os.getpid()}"])
+                )
             return emu_start(handle, rip, until, timeout, count)
 
         killers: list[subprocess.Popen[bytes]] = []
@@ -306,8 +448,20 @@ class TestProcess:
     def test_ctrl_c_ends_a_process_in_an_endless_call_within_two_seconds(self, tmp_path):
         image = tmp_path / "loop.s"
         image.write_text(".globl f\nf: inc rax\n jmp f\n")
-        argv = [sys.executable, "-m", "engine", "run", str(image), "--call", "f", "--max-instructions", "4000000000000"]
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ELF.parents[1])
+        argv = [
+            sys.executable,
+            "-m",
+            "engine",
+            "run",
+            str(image),
+            "--call",
+            "f",
+            "--max-instructions",
+            "4000000000000",
+        ]
+        process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ELF.parents[1]
+        )
         time.sleep(2)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=2)

@@ -57,7 +57,9 @@ def test_every_command_has_an_example_and_its_help_ends_with_it(capsys):
 
 @pytest.fixture
 def _files(tmp_path, monkeypatch):
-    """What the examples name: a function in work.o, and a scenario that breaks, so that there is something to save."""
+    """What the examples name: a function in work.o, and a scenario that breaks, so that there is
+    something to save.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scenarios.py").write_text(SCENARIOS, encoding="utf-8")
     (tmp_path / "work.s").write_text(WORK, encoding="utf-8")
@@ -100,14 +102,18 @@ def test_steps_lists_every_step_and_mend_with_its_profiles(capsys):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     for step in (*STEPS, *MENDS):
         assert step.what in lines[step.name]
-        assert all(name in lines[step.name] for name in step.profiles) or " all " in lines[step.name]
+        assert (
+            all(name in lines[step.name] for name in step.profiles) or " all " in lines[step.name]
+        )
 
 
 def test_steps_of_a_profile_are_those_that_mean_something_there(capsys):
     assert main(["steps", "--profile", "linux-6.1", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == 1
-    assert [one["name"] for one in document["steps"]] == [step.name for step in STEPS if "linux-6.1" in step.profiles]
+    assert [one["name"] for one in document["steps"]] == [
+        step.name for step in STEPS if "linux-6.1" in step.profiles
+    ]
     assert {one["mend"] for one in document["steps"]} == {False}
     assert main(["steps", "--profile", "linux-6.1"]) == 0
     assert "stop-machine" not in capsys.readouterr().out

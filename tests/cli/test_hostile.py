@@ -1,4 +1,6 @@
-"""Laws of the command line under hostile input and output: one clear line and an exit status, no traceback, no hang."""
+"""Laws of the command line under hostile input and output: one clear line and an exit status, no
+traceback, no hang.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,13 @@ def shell(script: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run ``script``, in which ``optprobe`` is the command, in a process of its own."""
     script = f'optprobe() {{ "{sys.executable}" -m engine "$@"; }}; {script}'
     return subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env={**os.environ, **env}
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **env},
     )
 
 
@@ -45,9 +53,24 @@ def large(tmp_path: Path) -> str:
 
 
 class TestFiles:
-    @pytest.mark.parametrize("place", [fifo, str, lambda _: "/dev/zero", lambda _: "/dev/null", lambda _: "/no/such", lambda _: "a\0b"])
     @pytest.mark.parametrize(
-        "argv", [("run", "{}", "--call", "f"), ("run", SHA, *ABC, "--with", "{}"), ("run", SHA, *ABC, "--arg", "buf:@{}")]
+        "place",
+        [
+            fifo,
+            str,
+            lambda _: "/dev/zero",
+            lambda _: "/dev/null",
+            lambda _: "/no/such",
+            lambda _: "a\0b",
+        ],
+    )
+    @pytest.mark.parametrize(
+        "argv",
+        [
+            ("run", "{}", "--call", "f"),
+            ("run", SHA, *ABC, "--with", "{}"),
+            ("run", SHA, *ABC, "--arg", "buf:@{}"),
+        ],
     )
     def test_only_a_regular_file_is_read(self, capsys, tmp_path, place, argv):
         where = place(tmp_path)
@@ -63,7 +86,17 @@ class TestFiles:
     def test_the_largest_buffers_go_to_the_guest_and_back(self, capsys, tmp_path):
         source = tmp_path / "last.s"
         source.write_text("last:\n  mov byte ptr [rdi + rsi - 1], 7\n  ret\n")
-        argv = ["run", str(source), "--call", "last", "--arg", f"buf:+{BUFFER_MAX}", "--arg", str(BUFFER_MAX), "--json"]
+        argv = [
+            "run",
+            str(source),
+            "--call",
+            "last",
+            "--arg",
+            f"buf:+{BUFFER_MAX}",
+            "--arg",
+            str(BUFFER_MAX),
+            "--json",
+        ]
         assert main(argv) == 0
         assert f'{"00" * (BUFFER_MAX - 1)}07"' in capsys.readouterr().out
 
@@ -124,8 +157,12 @@ class TestStubs:
         assert main(["run", caller, "--call", "seven", "--stub", "helper=ret:7", "--json"]) == 0
         assert '"result": 7,' in capsys.readouterr().out
 
-    @pytest.mark.parametrize(("name", "words"), [("helped", ("nothing", "helper")), ("seven", ("defined", "helper"))])
-    def test_a_stub_that_nothing_would_call_is_refused_and_names_what_could_be_meant(self, capsys, caller, name, words):
+    @pytest.mark.parametrize(
+        ("name", "words"), [("helped", ("nothing", "helper")), ("seven", ("defined", "helper"))]
+    )
+    def test_a_stub_that_nothing_would_call_is_refused_and_names_what_could_be_meant(
+        self, capsys, caller, name, words
+    ):
         assert main(["run", caller, "--call", "seven", "--stub", f"{name}=ret:1"]) == 2
         err = capsys.readouterr().err
         assert one_line(err)
@@ -158,7 +195,9 @@ DEMO = f"optprobe demo --image {SHA}"
 
 
 class TestOutput:
-    @pytest.mark.parametrize("command", [RUN, f"{RUN} --json", INSPECT, f"{INSPECT} --json", DEMO, "optprobe --help"])
+    @pytest.mark.parametrize(
+        "command", [RUN, f"{RUN} --json", INSPECT, f"{INSPECT} --json", DEMO, "optprobe --help"]
+    )
     @pytest.mark.parametrize("where", [">&-", ">/dev/full"])
     def test_output_that_can_not_be_written_is_one_line_and_exit_status_1(self, command, where):
         done = shell(f"{command} {where}")
@@ -170,7 +209,11 @@ class TestOutput:
     @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
     def test_without_standard_error_everything_else_stays(self, command, where):
         with_it, without = shell(command), shell(f"{command} {where}")
-        assert (without.returncode, without.stdout, without.stderr) == (with_it.returncode, with_it.stdout, "")
+        assert (without.returncode, without.stdout, without.stderr) == (
+            with_it.returncode,
+            with_it.stdout,
+            "",
+        )
 
     def test_a_pipe_that_closes_early_ends_the_command_quietly(self):
         done = shell(f"{INSPECT} | head -1; echo ${{PIPESTATUS[0]}}")
@@ -194,6 +237,8 @@ class TestOutput:
             assert "f" in done.stdout
 
     def test_names_that_the_locale_can_not_read_are_refused_in_one_line(self, umlaut):
-        done = shell(f"optprobe run {umlaut} --call fü", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+        done = shell(
+            f"optprobe run {umlaut} --call fü", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+        )
         assert done.returncode == 2
         assert one_line(done.stderr)

@@ -1,4 +1,6 @@
-"""Laws of Ctrl-C: the command ends at once with one line, whenever it comes; ``make interrupts`` tries many more moments."""
+"""Laws of Ctrl-C: the command ends at once with one line, whenever it comes; ``make interrupts``
+tries many more moments.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,17 @@ def image(tmp_path) -> str:
 
 
 def interrupted_at(event: int, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command, with Ctrl-C at one of the calls and returns of functions in it; numbers below 0 count from its end."""
-    return subprocess.run([sys.executable, str(AT), str(event), *words], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    """The command, with Ctrl-C at one of the calls and returns of functions in it; numbers below 0
+    count from its end.
+    """
+    return subprocess.run(
+        [sys.executable, str(AT), str(event), *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+    )
 
 
 @pytest.mark.parametrize("share", [0.05, 0.6])
@@ -54,8 +65,19 @@ def test_ctrl_c_behind_the_last_word_of_a_command_is_nothing(back):
 
 def test_a_second_signal_right_behind_the_first_takes_no_result_away(image):
     """Some senders signal a process, and then its group."""
-    words = ("verify", "workloads/elf/sse2.o", "--call", "sse2_find", "--arg", "buf:68656c6c6f20776f726c64", "--arg", "11")
-    process = interrupts.start([*words, "--arg", "buf:776f", "--arg", "2", "--interrupts", "boundaries", "--json"])
+    words = (
+        "verify",
+        "workloads/elf/sse2.o",
+        "--call",
+        "sse2_find",
+        "--arg",
+        "buf:68656c6c6f20776f726c64",
+        "--arg",
+        "11",
+    )
+    process = interrupts.start(
+        [*words, "--arg", "buf:776f", "--arg", "2", "--interrupts", "boundaries", "--json"]
+    )
     time.sleep(1.5)
     for _ in range(20):
         process.send_signal(signal.SIGINT)
@@ -68,11 +90,13 @@ def test_a_second_signal_right_behind_the_first_takes_no_result_away(image):
 
 def test_a_later_signal_ends_what_the_first_one_did_not():
     script = (
-        "import time, sys; from engine.ctrl_c import CtrlC; import engine.ctrl_c as c; c._SAME = 0.1; CtrlC.installed()\n"
-        "for _ in range(2):\n"
-        "    try:\n        print('ready', flush=True); time.sleep(20)\n    except KeyboardInterrupt: time.sleep(0.2)\n"
+        "import time, sys; from engine.ctrl_c import CtrlC; import engine.ctrl_c as c; c._SAME ="
+        " 0.1; CtrlC.installed()\nfor _ in range(2):\n    try:\n        print('ready', flush=True);"
+        " time.sleep(20)\n    except KeyboardInterrupt: time.sleep(0.2)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     assert process.stdout is not None
     for _ in range(2):
         assert process.stdout.readline() == "ready\n"
@@ -82,13 +106,20 @@ def test_a_later_signal_ends_what_the_first_one_did_not():
 
 
 def test_where_the_interrupt_is_ignored_it_stays_ignored():
-    script = "import signal; signal.signal(2, signal.SIG_IGN); from engine.ctrl_c import CtrlC; print(CtrlC.installed())"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    script = (
+        "import signal; signal.signal(2, signal.SIG_IGN); "
+        "from engine.ctrl_c import CtrlC; print(CtrlC.installed())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.stdout == "None\n"
 
 
 def test_an_interrupt_whose_exception_nobody_can_catch_comes_again(capfd):
-    """In a method that is called as an object dies, the interpreter prints exceptions and forgets them."""
+    """In a method that is called as an object dies, the interpreter prints exceptions and forgets
+    them.
+    """
     usual = signal.getsignal(signal.SIGINT), sys.unraisablehook
 
     class Dying:
@@ -123,7 +154,21 @@ def test_ctrl_c_as_a_search_ends_leaves_its_result(capsys, image, tmp_path, monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ended, "close", interrupted)
-    argv = ("check", image, "--call", "work", "--arg", "5", "--calls", "1", "--probe", "work", "--preemptions", "0", "--json")
+    argv = (
+        "check",
+        image,
+        "--call",
+        "work",
+        "--arg",
+        "5",
+        "--calls",
+        "1",
+        "--probe",
+        "work",
+        "--preemptions",
+        "0",
+        "--json",
+    )
     status = main([*argv, "--checkpoint", str(tmp_path / "room")])
     out, err = capsys.readouterr()
     document = json.loads(out)
@@ -141,7 +186,9 @@ def test_ctrl_c_at_a_random_moment_ends_the_command_and_its_workers(name, tmp_pa
 
 
 class TestControlTasks:
-    """What unwinds in a task passes points, where it must not stop, and locks, whose release must not hide it."""
+    """What unwinds in a task passes points, where it must not stop, and locks, whose release must
+    not hide it.
+    """
 
     @pytest.fixture
     def plane(self) -> SteppedPlane:

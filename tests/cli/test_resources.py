@@ -1,4 +1,6 @@
-"""Laws of too little of something: memory, room on the disk, files, processes. What was found is shown, and what is wrong is one line."""
+"""Laws of too little of something: memory, room on the disk, files, processes. What was found is
+shown, and what is wrong is one line.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,21 @@ def image(tmp_path) -> str:
 
 
 def check_of(image: str, *more: str) -> tuple[str, ...]:
-    return ("check", image, "--call", "work", "--arg", "5", "--calls", "1", "--probe", "work", "--preemptions", "0", *more)
+    return (
+        "check",
+        image,
+        "--call",
+        "work",
+        "--arg",
+        "5",
+        "--calls",
+        "1",
+        "--probe",
+        "work",
+        "--preemptions",
+        "0",
+        *more,
+    )
 
 
 def call(capsys, *argv: str) -> tuple[int, str, str]:
@@ -44,18 +60,28 @@ def call(capsys, *argv: str) -> tuple[int, str, str]:
 
 def shell(script: str) -> subprocess.CompletedProcess[str]:
     script = f'optprobe() {{ "{sys.executable}" -m engine "$@"; }}; {script}'
-    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+    )
 
 
 def one_line(err: str) -> bool:
-    return err.startswith("optprobe: ") and err.count("\n") == 1 and "Errno" not in err and len(err) < 1000
+    return (
+        err.startswith("optprobe: ")
+        and err.count("\n") == 1
+        and "Errno" not in err
+        and len(err) < 1000
+    )
 
 
 class TestMemory:
     @pytest.mark.parametrize(
-        ("kilobytes", "command"), [(300_000, "verify {} --call work --jobs 2"), (EMULATOR_ROOM >> 10, "run {} --call work")]
+        ("kilobytes", "command"),
+        [(300_000, "verify {} --call work --jobs 2"), (EMULATOR_ROOM >> 10, "run {} --call work")],
     )
-    def test_too_little_memory_for_the_emulator_is_one_line_of_ours(self, image, command, kilobytes):
+    def test_too_little_memory_for_the_emulator_is_one_line_of_ours(
+        self, image, command, kilobytes
+    ):
         """Left alone, Unicorn ends the process with a line of its own."""
         done = shell(f"ulimit -v {kilobytes}; optprobe {command.format(image)}")
         assert (done.returncode, done.stdout) == (1, "")
@@ -63,7 +89,9 @@ class TestMemory:
         assert "not enough memory" in done.stderr
 
     @pytest.mark.parametrize("json_", [(), ("--json",)])
-    def test_a_search_that_runs_out_of_memory_shows_what_it_found(self, capsys, image, monkeypatch, json_):
+    def test_a_search_that_runs_out_of_memory_shows_what_it_found(
+        self, capsys, image, monkeypatch, json_
+    ):
         work = check_module.InProcess.work
 
         def full(self, parts, tick):
@@ -73,7 +101,9 @@ class TestMemory:
                 yield result
 
         monkeypatch.setattr(check_module.InProcess, "work", full)
-        status, out, err = call(capsys, *check_of(image, "--strategy", "random"), "--preemptions", "2", *json_)
+        status, out, err = call(
+            capsys, *check_of(image, "--strategy", "random"), "--preemptions", "2", *json_
+        )
         assert status == 1
         assert one_line(err)
         assert "not enough memory" in err
@@ -98,7 +128,15 @@ class TestWorkers:
 
     @pytest.mark.usefixtures("killed")
     def test_a_killed_worker_of_verify_is_one_line_behind_what_was_found(self, capsys):
-        words = ("workloads/elf/qsort.o", "--call", "sort_i32", "--arg", "buf:0200000001000000", "--arg", "2")
+        words = (
+            "workloads/elf/qsort.o",
+            "--call",
+            "sort_i32",
+            "--arg",
+            "buf:0200000001000000",
+            "--arg",
+            "2",
+        )
         argv = ("verify", str(ROOT / words[0]), *words[1:], "--jobs", "2")
         status, out, err = call(capsys, *argv, "--json")
         document = json.loads(out)
@@ -113,14 +151,18 @@ class TestWorkers:
             raise OSError(11, "Resource temporarily unavailable")
 
         monkeypatch.setattr(ForkProcess, "start", full)
-        status, out, err = call(capsys, "verify", image, "--call", "work", "--arg", "5", "--jobs", "2", "--json")
+        status, out, err = call(
+            capsys, "verify", image, "--call", "work", "--arg", "5", "--jobs", "2", "--json"
+        )
         assert (status, json.loads(out)["sites"]) == (1, 0)
         assert one_line(err)
         assert "cannot start a process: Resource temporarily unavailable; use fewer --jobs" in err
 
 
 class TestDisk:
-    def test_a_checkpoint_that_can_not_be_written_any_more_takes_no_result_away(self, capsys, image, tmp_path):
+    def test_a_checkpoint_that_can_not_be_written_any_more_takes_no_result_away(
+        self, capsys, image, tmp_path
+    ):
         argv = check_of(image, "--checkpoint", str(tmp_path / "room"), "--json")
         done = shell(f"ulimit -f 1; optprobe {' '.join(argv)}")
         assert done.returncode == 1
@@ -129,7 +171,9 @@ class TestDisk:
         assert "File too large" in done.stderr
         assert call(capsys, *argv) == (0, done.stdout, "")  # a line that was cut off does not count
 
-    def test_a_checkpoint_for_which_there_is_no_room_is_said_before_the_search(self, image, tmp_path):
+    def test_a_checkpoint_for_which_there_is_no_room_is_said_before_the_search(
+        self, image, tmp_path
+    ):
         done = shell(f"ulimit -f 0; optprobe {' '.join(check_of(image))} --checkpoint {tmp_path}")
         assert (done.returncode, done.stdout) == (2, "")
         assert one_line(done.stderr)
@@ -151,12 +195,17 @@ class TestDisk:
 
     def test_two_processes_do_not_write_one_checkpoint(self, tmp_path):
         script = (
-            "import sys; from pathlib import Path; from engine.search.checkpoint import Checkpoint\n"
-            "one = Checkpoint(Path(sys.argv[1]), 'a'); print('open', flush=True); sys.stdin.read()"
+            "import sys; from pathlib import Path; from engine.search.checkpoint import"
+            " Checkpoint\none = Checkpoint(Path(sys.argv[1]), 'a'); "
+            "print('open', flush=True); sys.stdin.read()"
         )
         file = tmp_path / "a.jsonl"
         other = subprocess.Popen(
-            [sys.executable, "-c", script, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+            [sys.executable, "-c", script, str(file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
         )
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
@@ -172,12 +221,15 @@ class TestDisk:
 
 class TestStreams:
     def test_a_closed_stream_s_number_is_nobody_else_s(self, image, tmp_path):
-        """What a library writes to standard error would be found in the checkpoint, which was opened next."""
+        """What a library writes to standard error would be found in the checkpoint, which was
+        opened next.
+        """
         file = tmp_path / "one.py"
         file.write_text(
-            "import os\nfrom arch_x86.explore.scenario import scenario\n"
-            f"@scenario(image={image!r}, call='work', arguments=('5',), calls=1, preemptions=0)\n"
-            "def one(setup):\n    @setup.control\n    def main(k):\n        os.write(2, b'noise')\n        k.settle()\n"
+            f"import os\nfrom arch_x86.explore.scenario import scenario\n@scenario(image={image!r},"
+            " call='work', arguments=('5',), calls=1, preemptions=0)\ndef one(setup):\n   "
+            " @setup.control\n    def main(k):\n        os.write(2, b'noise')\n       "
+            " k.settle()\n"
         )
         done = shell(f"optprobe explore {file} --checkpoint {tmp_path} 2>&-")
         assert (done.returncode, done.stderr) == (0, "")
@@ -185,7 +237,9 @@ class TestStreams:
         assert "noise" not in written.read_text()
 
     @pytest.mark.parametrize("where", ["2>&-"])
-    def test_a_complaint_that_can_not_be_written_is_not_written_elsewhere(self, image, tmp_path, where):
+    def test_a_complaint_that_can_not_be_written_is_not_written_elsewhere(
+        self, image, tmp_path, where
+    ):
         words = " ".join([*check_of(image), "--checkpoint", str(tmp_path / "room"), "--json"])
         done = shell(f"ulimit -f 1; optprobe {words} {where}")
         assert (done.returncode, done.stderr) == (1, "")
@@ -195,6 +249,18 @@ class TestStreams:
 def test_a_script_from_a_standard_input_that_is_closed_is_one_line(image):
     """The shell's ``<&-``: then Python has no such stream at all."""
     command = [sys.executable, "-m", "engine", "script", image, "-"]
-    done = subprocess.run(command, preexec_fn=lambda: os.close(0), capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
+    done = subprocess.run(
+        command,
+        preexec_fn=lambda: os.close(0),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=60,
+    )
     wanted = "give a text file of operations, one a line, or - for standard input"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"optprobe: standard input is closed; {wanted}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        f"optprobe: standard input is closed; {wanted}\n",
+    )

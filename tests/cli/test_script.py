@@ -24,11 +24,22 @@ def script(monkeypatch, capsys, text: str, *options: str) -> tuple[int, str, str
 
 
 def test_each_operation_is_one_json_line_with_the_list(monkeypatch, capsys):
-    text = f"reg 0 {FUNCTION}+0 # first\n\nwait\ncall {FUNCTION} x2\ncnt 0\nunreg 0\nwait\nst {FUNCTION}+0\n"
+    text = (
+        f"reg 0 {FUNCTION}+0 # first\n\nwait\ncall {FUNCTION} x2\ncnt 0\nunreg 0\nwait\nst"
+        f" {FUNCTION}+0\n"
+    )
     status, out, _ = script(monkeypatch, capsys, text, "--json")
     lines = [json.loads(line) for line in out.splitlines()]
     assert status == 0
-    assert [line["op"].split()[0] for line in lines] == ["reg", "wait", "call", "cnt", "unreg", "wait", "st"]
+    assert [line["op"].split()[0] for line in lines] == [
+        "reg",
+        "wait",
+        "call",
+        "cnt",
+        "unreg",
+        "wait",
+        "st",
+    ]
     assert all("list" in line for line in lines)
     assert (lines[0]["rc"], lines[0]["queue"], lines[0]["text"][:2]) == (0, "optimizing", "cc")
     assert lines[3]["hits"] == 2
@@ -38,21 +49,34 @@ def test_each_operation_is_one_json_line_with_the_list(monkeypatch, capsys):
 
 
 def test_no_time_passes_but_by_wait_sleep_and_call(monkeypatch, capsys):
-    text = f"reg 0 {FUNCTION}+0\ndis 0\nen 0\nst {FUNCTION}+0\nsleep 4\nst {FUNCTION}+0\nsleep 1\nst {FUNCTION}+0\n"
+    text = (
+        f"reg 0 {FUNCTION}+0\ndis 0\nen 0\nst {FUNCTION}+0\nsleep 4\nst {FUNCTION}+0\nsleep 1\nst"
+        f" {FUNCTION}+0\n"
+    )
     _, out, _ = script(monkeypatch, capsys, text, "--json")
     texts = [json.loads(line)["text"][:2] for line in out.splitlines() if '"op": "st' in line]
     assert texts == ["cc", "cc", "e9"]
 
 
-def test_profile_next_keeps_the_whole_jump_where_6_1_leaves_a_breakpoint_over_its_first_byte(monkeypatch, capsys):
-    text = f"reg 0 {FUNCTION}+0\nwait\ndis 0\nen 0\nwait\ncall {FUNCTION} x1\ncnt 0\nunreg 0\nwait\n"
+def test_profile_next_keeps_the_whole_jump_where_6_1_leaves_a_breakpoint_over_it(
+    monkeypatch, capsys
+):
+    text = (
+        f"reg 0 {FUNCTION}+0\nwait\ndis 0\nen 0\nwait\ncall {FUNCTION} x1\ncnt 0\nunreg 0\nwait\n"
+    )
     answers = {}
     for profile in ("linux-6.1", "next"):
         status, out, _ = script(monkeypatch, capsys, text, "--json", "--profile", profile)
         lines = [json.loads(line) for line in out.splitlines()]
         assert (status, lines[6]["hits"], lines[-1]["list"]) == (0, 1, [])
-        answers[profile] = [(line["text"][:2], line["queue"], line["syncs"]) for line in lines[:4] if "text" in line]
-    assert answers["next"] == [("cc", "optimizing", 1), ("e9", "unoptimizing", 0), ("e9", "none", 0)]
+        answers[profile] = [
+            (line["text"][:2], line["queue"], line["syncs"]) for line in lines[:4] if "text" in line
+        ]
+    assert answers["next"] == [
+        ("cc", "optimizing", 1),
+        ("e9", "unoptimizing", 0),
+        ("e9", "none", 0),
+    ]
     assert answers["linux-6.1"] == [*answers["next"][:2], ("cc", "none", 1)]
 
 
@@ -108,7 +132,9 @@ class TestMendsOfTheCommitOf2010:
         main(["script", image, "-", "--json", *options])
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
-    def test_a_neighbour_that_waits_to_be_undone_keeps_a_jump_off_unless_that_is_left_out(self, monkeypatch, capsys, image):
+    def test_a_neighbour_that_waits_to_be_undone_keeps_a_jump_off_unless_left_out(
+        self, monkeypatch, capsys, image
+    ):
         text = "reg 0 work+7\nwait\ndis 0\nreg 1 work+4\ncall work x1\n"
         assert self.last(monkeypatch, capsys, image, text)["ret"] == "5d"
         assert "fault" in self.last(monkeypatch, capsys, image, text, "--without", "f1c97a1b4ef7")
@@ -116,10 +142,20 @@ class TestMendsOfTheCommitOf2010:
     def test_enabled_1_optimizes_unless_that_is_left_out(self, monkeypatch, capsys, image):
         text = "reg 0 work+7\nwait\ndebugfs enabled=0\ndebugfs enabled=1\nwait\nst work+7\n"
         assert str(self.last(monkeypatch, capsys, image, text)["text"])[:2] == "e9"
-        assert str(self.last(monkeypatch, capsys, image, text, "--without", "enabled-1-optimizes")["text"])[:2] == "cc"
+        assert (
+            str(
+                self.last(monkeypatch, capsys, image, text, "--without", "enabled-1-optimizes")[
+                    "text"
+                ]
+            )[:2]
+            == "cc"
+        )
 
     def test_a_name_that_means_nothing_here_is_one_line(self, capsys, image):
-        for options in (["--without", "enabled-1-optimizes", "--profile", "linux-6.1"], ["--without", "nothing"]):
+        for options in (
+            ["--without", "enabled-1-optimizes", "--profile", "linux-6.1"],
+            ["--without", "nothing"],
+        ):
             assert main(["script", image, "-", *options]) == 2
             assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -134,14 +170,23 @@ class TestAFunctionThatIsThereTwice:
         segments = [{"addr": 0x40_0000, "hex": self.CODE}]
         symbols = [{"name": "f", "addr": addr, "size": 8} for addr in (0x40_0000, 0x40_0008)]
         path = tmp_path / "twice.json"
-        path.write_text(json.dumps({"format": "code-image", "version": 1, "segments": segments, "symbols": symbols}))
+        path.write_text(
+            json.dumps(
+                {"format": "code-image", "version": 1, "segments": segments, "symbols": symbols}
+            )
+        )
         return str(path)
 
     @pytest.mark.parametrize("text", ["reg 0 f+2", "call f x1", "st f+2"])
-    def test_its_bare_name_is_refused_with_the_addresses_to_choose_from(self, monkeypatch, capsys, image, text):
+    def test_its_bare_name_is_refused_with_the_addresses_to_choose_from(
+        self, monkeypatch, capsys, image, text
+    ):
         monkeypatch.setattr("sys.stdin", io.StringIO(text))
         assert main(["script", image, "-"]) == 2
-        assert "2 functions are called f; write the address of the one that is meant: 0x40000" in capsys.readouterr().err
+        assert (
+            "2 functions are called f; write the address of the one that is meant: 0x40000"
+            in capsys.readouterr().err
+        )
 
     def test_an_address_names_the_one_that_is_meant(self, monkeypatch, capsys, image):
         monkeypatch.setattr("sys.stdin", io.StringIO("reg 0 0x400008+0\ncall 0x400008 x1\ncnt 0\n"))
@@ -158,8 +203,17 @@ class TestAFunctionThatIsThereTwice:
 
 
 @pytest.mark.parametrize(("profile", "rc"), [("linux-2010", -22), ("linux-6.1", -2), ("next", -2)])
-def test_a_symbol_that_the_image_lacks_answers_as_the_profile_says(monkeypatch, capsys, profile, rc):
-    _, out, _ = script(monkeypatch, capsys, "reg 0 nowhere+0\nreg 1 nowhere+0 sym\n", "--json", "--profile", profile)
+def test_a_symbol_that_the_image_lacks_answers_as_the_profile_says(
+    monkeypatch, capsys, profile, rc
+):
+    _, out, _ = script(
+        monkeypatch,
+        capsys,
+        "reg 0 nowhere+0\nreg 1 nowhere+0 sym\n",
+        "--json",
+        "--profile",
+        profile,
+    )
     assert [json.loads(line)["rc"] for line in out.splitlines()] == [rc, rc]
 
 

@@ -1,7 +1,9 @@
-"""A made-up architecture in pure Python, on which the core's laws hold as on x86-64: no emulator, no decoder.
+"""A made-up architecture in pure Python, on which the core's laws hold as on x86-64: no emulator,
+no decoder.
 
-Every instruction has four bytes: what it does, an operand, two that are zero. A breakpoint replaces the first byte of one, a jump two whole
-instructions. There is one CPU; a call runs to its end at once, so that between two operations of control code nobody is in a call.
+Every instruction has four bytes: what it does, an operand, two that are zero. A breakpoint replaces
+the first byte of one, a jump two whole instructions. There is one CPU; a call runs to its end at
+once, so that between two operations of control code nobody is in a call.
 """
 
 from __future__ import annotations
@@ -112,7 +114,9 @@ class FakeArch:
 
     def arch_check_optimized_kprobe(self, op: AggrKprobe) -> bool:
         other = self.core.get_kprobe(op.at + INSN)
-        return other is None or (other.disabled and not (isinstance(other, AggrKprobe) and other.queued))
+        return other is None or (
+            other.disabled and not (isinstance(other, AggrKprobe) and other.queued)
+        )
 
     def arch_within_optimized_kprobe(self, op: AggrKprobe, addr: int) -> bool:
         return op.at <= addr < op.at + JUMP_SIZE
@@ -187,7 +191,9 @@ class FakeArch:
         self.current = None
 
     def _detour(self, regs: Regs) -> None:
-        op = self.core.find_optimized(int.from_bytes(self.read(regs.ip + 1, JUMP_SIZE - 1), "little"))
+        op = self.core.find_optimized(
+            int.from_bytes(self.read(regs.ip + 1, JUMP_SIZE - 1), "little")
+        )
         assert op is not None, f"a jump of nobody's at {regs.ip:#x}"
         if op.disabled:
             pass  # its jump waits to be undone
@@ -203,7 +209,9 @@ class FakeArch:
 
 
 class FakeHardware:
-    """One CPU that is never in a call when control code asks. See :class:`engine.control.sync.Hardware`."""
+    """One CPU that is never in a call when control code asks. See
+    :class:`engine.control.sync.Hardware`.
+    """
 
     def __init__(self, arch: FakeArch) -> None:
         self._arch = arch
@@ -234,7 +242,11 @@ class FakeLab:
 
     def __init__(self, profile: Profile) -> None:
         code = insn(ADD, 1) + insn(ADD, 2) + insn(ADD, 3) + insn(RET)
-        image = Image(name="fake", segments=(Segment(BASE, code, len(code)),), symbols=(Symbol("f", BASE, len(code)),))
+        image = Image(
+            name="fake",
+            segments=(Segment(BASE, code, len(code)),),
+            symbols=(Symbol("f", BASE, len(code)),),
+        )
         self.arch = FakeArch(code)
         self.plane = ControlPlane(FakeHardware(self.arch))
         self.kprobes = Kprobes(self.arch, self.plane, Kallsyms(image), profile)

@@ -1,6 +1,8 @@
-"""What holds of each architecture that the core runs on. An author derives a class from :class:`ArchLaws` and gives it a :class:`Lab`.
+"""What holds of each architecture that the core runs on. An author derives a class from
+:class:`ArchLaws` and gives it a :class:`Lab`.
 
-They hold for a function f that adds a constant to its argument, without another probe, in every profile.
+They hold for a function f that adds a constant to its argument, without another probe, in every
+profile.
 """
 
 from __future__ import annotations
@@ -21,11 +23,10 @@ from engine.kretprobe import Kretprobe
 class Lab(Protocol):
     """A machine of the architecture with one function in it.
 
-    :ivar kprobes: the core, with the architecture's layer.
-    :ivar function: the function's name; f(n) = f(0) + n.
-    :ivar site: offset of an instruction that a jump can replace, and that a call executes once.
-    :ivar neighbour: offset of another one, behind the first of those that a jump at ``site`` replaces.
-    :ivar inside: offset of a byte that is the first of no instruction.
+    :ivar kprobes: the core, with the architecture's layer. :ivar function: the function's name;
+    f(n) = f(0) + n. :ivar site: offset of an instruction that a jump can replace, and that a call
+    executes once. :ivar neighbour: offset of another one, behind the first of those that a jump at
+    ``site`` replaces. :ivar inside: offset of a byte that is the first of no instruction.
     """
 
     kprobes: Kprobes
@@ -66,10 +67,14 @@ class ArchLaws:
     def unprobed(self, lab: Lab) -> int:
         return lab.call(0)
 
-    def put(self, lab: Lab, offset: int | None = None, **fields: Any) -> tuple[Kprobe, list[Kprobe]]:
+    def put(
+        self, lab: Lab, offset: int | None = None, **fields: Any
+    ) -> tuple[Kprobe, list[Kprobe]]:
         hits: list[Kprobe] = []
         fields.setdefault("pre_handler", lambda p, _regs: hits.append(p) or 0)
-        p = Kprobe(symbol_name=lab.function, offset=lab.site if offset is None else offset, **fields)
+        p = Kprobe(
+            symbol_name=lab.function, offset=lab.site if offset is None else offset, **fields
+        )
         lab.kprobes.register_kprobe(p)
         return p, hits
 
@@ -81,7 +86,9 @@ class ArchLaws:
         assert isinstance(found, AggrKprobe)
         return found
 
-    def test_a_probe_changes_its_site_alone_and_what_is_unregistered_leaves_nothing(self, lab: Lab, was: bytes):
+    def test_a_probe_changes_its_site_alone_and_what_is_unregistered_leaves_nothing(
+        self, lab: Lab, was: bytes
+    ):
         p, _ = self.put(lab)
         self.settle(lab)
         now = lab.text()
@@ -100,11 +107,18 @@ class ArchLaws:
         return lab.kprobes.arch.arch_within_optimized_kprobe(self.entry(lab, p), start + at)
 
     @pytest.mark.parametrize("optimized", [False, True])
-    def test_each_pass_is_one_hit_and_the_function_does_what_it_did(self, lab: Lab, unprobed: int, optimized: bool):
+    def test_each_pass_is_one_hit_and_the_function_does_what_it_did(
+        self, lab: Lab, unprobed: int, optimized: bool
+    ):
         lab.kprobes.kprobes_allow_optimization = optimized
         p, hits = self.put(lab)
         self.settle(lab)
-        assert (self.entry(lab, p).optimized, lab.call(5), hits, p.nmissed) == (optimized, unprobed + 5, [p], 0)
+        assert (self.entry(lab, p).optimized, lab.call(5), hits, p.nmissed) == (
+            optimized,
+            unprobed + 5,
+            [p],
+            0,
+        )
 
     def test_a_breakpoint_and_its_jump_have_different_text(self, lab: Lab, was: bytes):
         self.put(lab)
@@ -116,7 +130,12 @@ class ArchLaws:
         posts: list[int] = []
         p, hits = self.put(lab, post_handler=lambda *_: posts.append(1))
         self.settle(lab)
-        assert (self.entry(lab, p).optimized, lab.call(1), len(hits), posts) == (False, unprobed + 1, 1, [1])
+        assert (self.entry(lab, p).optimized, lab.call(1), len(hits), posts) == (
+            False,
+            unprobed + 1,
+            1,
+            [1],
+        )
 
     @pytest.mark.parametrize("optimized", [False, True])
     def test_probes_at_one_address_run_newest_first(self, lab: Lab, optimized: bool):
@@ -128,24 +147,40 @@ class ArchLaws:
         lab.call(0)
         assert order == ["b", "a"]
 
-    def test_a_neighbour_in_the_replaced_bytes_keeps_the_jump_off_until_it_is_gone(self, lab: Lab, unprobed: int):
+    def test_a_neighbour_in_the_replaced_bytes_keeps_the_jump_off_until_it_is_gone(
+        self, lab: Lab, unprobed: int
+    ):
         p, hits = self.put(lab)
         self.settle(lab)
         q, others = self.put(lab, lab.neighbour)
         self.settle(lab)
-        assert (self.entry(lab, p).optimized, lab.call(2), hits, others) == (False, unprobed + 2, [p], [q])
+        assert (self.entry(lab, p).optimized, lab.call(2), hits, others) == (
+            False,
+            unprobed + 2,
+            [p],
+            [q],
+        )
         lab.kprobes.disable_kprobe(q)
         lab.kprobes.unregister_kprobe(q)
         self.settle(lab)
         assert (lab.call(2), hits, others) == (unprobed + 2, [p, p], [q])
 
-    def test_a_probe_with_another_in_the_bytes_that_its_jump_would_replace_stays_a_breakpoint(self, lab: Lab, unprobed: int):
+    def test_a_probe_with_another_in_the_bytes_of_its_jump_stays_a_breakpoint(
+        self, lab: Lab, unprobed: int
+    ):
         q, others = self.put(lab, lab.neighbour)
         p, hits = self.put(lab)
         self.settle(lab)
-        assert (self.entry(lab, p).optimized, lab.call(2), hits, others) == (False, unprobed + 2, [p], [q])
+        assert (self.entry(lab, p).optimized, lab.call(2), hits, others) == (
+            False,
+            unprobed + 2,
+            [p],
+            [q],
+        )
 
-    def test_a_disabled_probe_has_no_hits_and_its_text_is_the_original(self, lab: Lab, was: bytes, unprobed: int):
+    def test_a_disabled_probe_has_no_hits_and_its_text_is_the_original(
+        self, lab: Lab, was: bytes, unprobed: int
+    ):
         p, hits = self.put(lab)
         self.settle(lab)
         lab.kprobes.disable_kprobe(p)
@@ -155,13 +190,17 @@ class ArchLaws:
         self.settle(lab)
         assert (lab.call(0), hits) == (unprobed, [p])
 
-    def test_a_jump_that_waits_to_be_undone_runs_no_handler_of_a_disabled_probe(self, lab: Lab, unprobed: int):
+    def test_a_jump_that_waits_to_be_undone_runs_no_handler_of_a_disabled_probe(
+        self, lab: Lab, unprobed: int
+    ):
         p, hits = self.put(lab)
         self.settle(lab)
         lab.kprobes.disable_kprobe(p)
         assert (lab.call(0), hits) == (unprobed, [])
 
-    def test_the_switch_for_optimization_undoes_jumps_and_brings_them_back(self, lab: Lab, unprobed: int):
+    def test_the_switch_for_optimization_undoes_jumps_and_brings_them_back(
+        self, lab: Lab, unprobed: int
+    ):
         p, hits = self.put(lab)
         armed = lab.text()
         self.settle(lab)
@@ -172,7 +211,9 @@ class ArchLaws:
         self.settle(lab)
         assert (lab.text(), lab.call(0), hits) == (jump, unprobed, [p])
 
-    def test_the_switch_for_all_probes_takes_every_breakpoint_away_and_puts_it_back(self, lab: Lab, was: bytes):
+    def test_the_switch_for_all_probes_takes_every_breakpoint_away_and_puts_it_back(
+        self, lab: Lab, was: bytes
+    ):
         p, hits = self.put(lab)
         set_kprobes_enabled(lab.kprobes, on=False)
         lab.call(0)
@@ -182,14 +223,18 @@ class ArchLaws:
         lab.call(0)
         assert hits == [p]
 
-    def test_a_place_inside_an_instruction_or_outside_of_text_is_refused_and_nothing_changes(self, lab: Lab, was: bytes):
+    def test_a_place_inside_an_instruction_or_outside_of_text_is_refused_unchanged(
+        self, lab: Lab, was: bytes
+    ):
         for fields in ({"symbol_name": lab.function, "offset": lab.inside}, {"addr": 1 << 40}):
             with pytest.raises(KprobeError):
                 lab.kprobes.register_kprobe(Kprobe(**fields))
         assert (lab.text(), lab.copies(), lab.kprobes.kprobe_table) == (was, 0, {})
 
     @pytest.mark.parametrize("optimized", [False, True])
-    def test_a_hit_in_what_a_handler_calls_is_missed_and_counted(self, lab: Lab, unprobed: int, optimized: bool):
+    def test_a_hit_in_what_a_handler_calls_is_missed_and_counted(
+        self, lab: Lab, unprobed: int, optimized: bool
+    ):
         lab.kprobes.kprobes_allow_optimization = optimized
         answers: list[int] = []
         told: list[Kprobe] = []
@@ -214,10 +259,14 @@ class ArchLaws:
         self.put(lab)
         assert told == [(True, False)]
 
-    def test_a_return_probe_runs_at_entry_and_return_and_the_call_returns_where_it_would(self, lab: Lab, unprobed: int):
+    def test_a_return_probe_runs_at_entry_and_return_and_the_call_returns_where_it_would(
+        self, lab: Lab, unprobed: int
+    ):
         order: list[str] = []
         rp = Kretprobe(
-            symbol_name=lab.function, entry_handler=lambda *_: order.append("entry") or 0, handler=lambda *_: order.append("return") or 0
+            symbol_name=lab.function,
+            entry_handler=lambda *_: order.append("entry") or 0,
+            handler=lambda *_: order.append("return") or 0,
         )
         lab.kprobes.register_kretprobe(rp)
         self.settle(lab)

@@ -16,7 +16,9 @@ class X86Lab:
     function, site, neighbour, inside = "f", 0, 3, 1
 
     def __init__(self, profile, pool) -> None:
-        self.bench = Workbench(asm_image("lea eax, [rdi + 1]; add eax, 2; add eax, 3; ret"), pool=pool, profile=profile)
+        self.bench = Workbench(
+            asm_image("lea eax, [rdi + 1]; add eax, 2; add eax, 3; ret"), pool=pool, profile=profile
+        )
         self.kprobes = self.bench.kprobes
         self._size = self.bench.image.by_name["f"].size
 

@@ -1,4 +1,6 @@
-"""``check_alignment``: memory operands of SSE that have to be aligned, and are not, fault as on a processor."""
+"""``check_alignment``: memory operands of SSE that have to be aligned, and are not, fault as on a
+processor.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def test_it_is_asked_of_the_operands_that_another_decoder_says_have_16_bytes():
     names = {value: name for name, value in vars(Code).items() if isinstance(value, int)}
     asked, different = 0, set[str]()
     maps = (b"\x0f", b"\x0f\x38", b"\x0f\x3a")
-    for escape, prefix, opcode, reg in itertools.product(maps, (b"", b"\x66", b"\xf2", b"\xf3"), range(256), (0, 8, 24, 56)):
+    for escape, prefix, opcode, reg in itertools.product(
+        maps, (b"", b"\x66", b"\xf2", b"\xf3"), range(256), (0, 8, 24, 56)
+    ):
         raw = prefix + escape + bytes((opcode, 0x40 | reg, 0x10, 0, 0))
         theirs = Decoder(64, raw, ip=BASE).decode()
         ours = decode(raw, BASE, NO_QUIRKS)
@@ -36,7 +40,11 @@ def test_it_is_asked_of_the_operands_that_another_decoder_says_have_16_bytes():
             continue
         memory = any(theirs.op_kind(i) == OpKind.MEMORY for i in range(theirs.op_count))
         name = names[theirs.code]
-        want = memory and MemorySizeInfo(theirs.memory_size).size == 16 and not name.startswith(ON_PURPOSE)
+        want = (
+            memory
+            and MemorySizeInfo(theirs.memory_size).size == 16
+            and not name.startswith(ON_PURPOSE)
+        )
         asked += want
         if must_be_aligned(ours) != want:
             different.add(name)
@@ -47,10 +55,18 @@ def test_it_is_asked_of_the_operands_that_another_decoder_says_have_16_bytes():
 def test_the_records_of_a_processor_agree_on_what_faults():
     states, records = load()
     records = (*records, *load_found())
-    aligned = [record for record in records if (insn := decode(record.raw, record.ip, NO_QUIRKS)) is not None and must_be_aligned(insn)]
+    aligned = [
+        record
+        for record in records
+        if (insn := decode(record.raw, record.ip, NO_QUIRKS)) is not None and must_be_aligned(insn)
+    ]
     laboratory = Laboratory(states, check_alignment=True)
     results = [one for one in map(laboratory.run, aligned) if not one.refused]
-    assert [(one.record.code, one.record.raw.hex()) for one in results if {"alignment", "fault"} & one.kinds] == []
+    assert [
+        (one.record.code, one.record.raw.hex())
+        for one in results
+        if {"alignment", "fault"} & one.kinds
+    ] == []
     assert {record.signal for record in aligned} >= {None, 11}
     laboratory.close()
 
@@ -61,7 +77,10 @@ def test_a_misaligned_operand_is_a_general_protection_fault_at_its_place(pool, s
     image = Image(name="movaps", segments=(Segment(BASE, code, len(code)),), symbols=symbols)
     for config, want in ((CHECKED, FaultKind.GENERAL_PROTECTION), (None, None)):
         rig = Rig(image, pool, config=config)
-        for run in (lambda rig=rig: rig.executor.run_call(0, 100), lambda rig=rig: rig.executor.run_uncounted(0)):
+        for run in (
+            lambda rig=rig: rig.executor.run_call(0, 100),
+            lambda rig=rig: rig.executor.run_uncounted(0),
+        ):
             rig.executor.begin_call(0, BASE)
             fault = run()
             assert (fault and fault.kind) == want
@@ -76,7 +95,10 @@ OPERANDS = {
     "rbp": ("lea rbp, [rsp + 0x20]", "[rbp - 0x20]"),
     "extended base and index": ("lea r13, [rsp - 0x100]; mov r12d, 0x20", "[r13 + r12 * 8]"),
     "index alone": ("lea rcx, [rsp - 16]; shr rcx, 2", "[rcx * 4 + 16]"),
-    "narrow": ("lea rax, [rsp + 16]; mov rcx, 0xfffffff0; lea rax, [rsp]; xor ecx, ecx", "[eax + ecx]"),
+    "narrow": (
+        "lea rax, [rsp + 16]; mov rcx, 0xfffffff0; lea rax, [rsp]; xor ecx, ecx",
+        "[eax + ecx]",
+    ),
     "gs": ("mov rax, gs:[0]; xor eax, eax", "gs:[rax + 0x40]"),
 }
 
@@ -107,10 +129,15 @@ def test_a_copy_is_checked_as_the_original_is(pool):
             probe = Kprobe(symbol_name="f", offset=6, pre_handler=lambda *_: 0, post_handler=post)
             bench.kprobes.register_kprobe(probe)
             bench.kprobes.wait_for_kprobe_optimizer()
-            for address, want in ((bench.machine.layout.gs_base(0), None), (bench.machine.layout.gs_base(0) + 8, 6)):
+            for address, want in (
+                (bench.machine.layout.gs_base(0), None),
+                (bench.machine.layout.gs_base(0) + 8, 6),
+            ):
                 bench.start_call(0, BASE, (address,))
                 faults = bench.finish_calls()
-                assert [(fault.kind, fault.offset) for fault in faults] == ([] if want is None else [(FaultKind.GENERAL_PROTECTION, want)])
+                assert [(fault.kind, fault.offset) for fault in faults] == (
+                    [] if want is None else [(FaultKind.GENERAL_PROTECTION, want)]
+                )
             bench.kprobes.unregister_kprobe(probe)
             bench.kprobes.wait_for_kprobe_optimizer()
     bench.close()

@@ -1,4 +1,6 @@
-"""What a fault record says beside the place: who called where no code is, and what the system was asked for."""
+"""What a fault record says beside the place: who called where no code is, and what the system was
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,21 @@ from tests.conftest import BASE
 
 LEAVES = {
     "a call of 0": (("nop; xor eax, eax; call rax; ret",), FaultKind.UNMAPPED_FETCH, ("f", 5)),
-    "a call of 0 in memory": (("push 0; call qword ptr [rsp]; pop rax; ret",), FaultKind.UNMAPPED_FETCH, ("f", 5)),
-    "a jump to 0 by who was called": ((f"call {BASE + 256:#x}; ret", "xor eax, eax; jmp rax"), FaultKind.UNMAPPED_FETCH, ("f", 5)),
-    "a call that is a function's end": (("mov rax, 0x55550000; call rax",), FaultKind.UNMAPPED_FETCH, ("f", 9)),
+    "a call of 0 in memory": (
+        ("push 0; call qword ptr [rsp]; pop rax; ret",),
+        FaultKind.UNMAPPED_FETCH,
+        ("f", 5),
+    ),
+    "a jump to 0 by who was called": (
+        (f"call {BASE + 256:#x}; ret", "xor eax, eax; jmp rax"),
+        FaultKind.UNMAPPED_FETCH,
+        ("f", 5),
+    ),
+    "a call that is a function's end": (
+        ("mov rax, 0x55550000; call rax",),
+        FaultKind.UNMAPPED_FETCH,
+        ("f", 9),
+    ),
     "a call of the stack": (("mov rax, rsp; call rax; ret",), FaultKind.NO_EXECUTE, ("f", 5)),
     "a return to 0": (("push 0; ret",), FaultKind.UNMAPPED_FETCH, None),
     "a jump to 0 with an address of code that no call is before": (
@@ -36,11 +50,17 @@ def test_where_no_code_is_the_caller_is_the_return_address_behind_a_call(rig, na
     else:
         assert (fault.caller.symbol, fault.caller.offset) == caller
         assert f"the return address on the stack is {caller[0]}+{caller[1]:#x}" in fault.explain
-        assert fault.to_json()["caller"] == {"rip": BASE + caller[1], "symbol": caller[0], "offset": caller[1]}
+        assert fault.to_json()["caller"] == {
+            "rip": BASE + caller[1],
+            "symbol": caller[0],
+            "offset": caller[1],
+        }
 
 
 def test_the_caller_is_the_same_with_probes_on_the_way(workbench):
-    """On the call, by each method, and on the returns of who was called, whose return address is the trampoline."""
+    """On the call, by each method, and on the returns of who was called, whose return address is
+    the trampoline.
+    """
     bench = workbench(f"nop; call {BASE + 256:#x}; ret", "nop; xor eax, eax; jmp rax")
     for post in (None, lambda *_: None):
         for optimize in (False, True):
@@ -52,7 +72,11 @@ def test_the_caller_is_the_same_with_probes_on_the_way(workbench):
             bench.kprobes.wait_for_kprobe_optimizer()
             bench.start_call(0, BASE)
             (fault,) = bench.finish_calls()
-            assert (fault.kind, fault.caller.symbol, fault.caller.offset) == (FaultKind.UNMAPPED_FETCH, "f", 6)
+            assert (fault.kind, fault.caller.symbol, fault.caller.offset) == (
+                FaultKind.UNMAPPED_FETCH,
+                "f",
+                6,
+            )
             bench.kprobes.unregister_kretprobe(returns)
             bench.kprobes.unregister_kprobe(probe)
             bench.kprobes.wait_for_kprobe_optimizer()

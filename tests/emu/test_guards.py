@@ -1,4 +1,6 @@
-"""What must not reach the emulator traps wherever it stands: in functions, outside of them, across pages, under and after probes."""
+"""What must not reach the emulator traps wherever it stands: in functions, outside of them, across
+pages, under and after probes.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def code_image(code: bytes, *symbols: Symbol) -> Image:
 
 @pytest.fixture
 def run(pool):
-    """``run(image, addr)``: the fault of a call at an address; with ``poke`` after an int3 was written there and taken back."""
+    """``run(image, addr)``: the fault of a call at an address; with ``poke`` after an int3 was
+    written there and taken back.
+    """
 
     def make(image: Image, addr: int, poke: int | None = None):
         r = Rig(image, pool)
@@ -54,7 +58,9 @@ class TestPlaces:
             (b"\x90" + raw + TAIL, (Symbol("f", BASE, 0),), BASE + 1),
             (b"\xc3" + b"\x90" * 7 + raw + TAIL, (Symbol("f", BASE, 1),), BASE + 8),
         ):
-            fault = run(code_image(code, *symbols), at - 1 if symbols[:1] != (Symbol("f", BASE, 1),) else at)
+            fault = run(
+                code_image(code, *symbols), at - 1 if symbols[:1] != (Symbol("f", BASE, 1),) else at
+            )
             assert (fault.kind, fault.rip) == (FaultKind.UNSUPPORTED_OPCODE, at)
 
     def test_in_assembly_text_without_sizes(self, run, name):
@@ -74,12 +80,18 @@ class TestPlaces:
                 assert (fault.kind, fault.rip) == (FaultKind.UNSUPPORTED_OPCODE, at), (cut, poke)
 
     @pytest.mark.parametrize("size", [0, 16])
-    def test_a_probe_on_one_hits_first_whether_or_not_the_function_has_a_size(self, workbench, name, size):
+    def test_a_probe_on_one_hits_first_whether_or_not_the_function_has_a_size(
+        self, workbench, name, size
+    ):
         code = b"\x90" * 3 + GUARDED[name] + b"\x90" * 8 + TAIL
         bench = workbench(image=code_image(code, Symbol("f", BASE, min(size, len(code)))))
         for offset in (0, 3):
             hits = []
-            probe = Kprobe(symbol_name="f", offset=offset, pre_handler=lambda p, regs, hits=hits: hits.append(p.at) and 0)
+            probe = Kprobe(
+                symbol_name="f",
+                offset=offset,
+                pre_handler=lambda p, regs, hits=hits: hits.append(p.at) and 0,
+            )
             bench.kprobes.register_kprobe(probe)
             bench.kprobes.wait_for_kprobe_optimizer()
             bench.start_call(0, BASE)
@@ -92,7 +104,11 @@ class TestPlaces:
 
 def test_text_written_over_one_outside_of_functions_runs_as_what_it_is_now(run, pool):
     r = Rig(code_image(b"\x90" + b"\x0f\x31" + TAIL), pool)
-    for code, kind in ((b"\x0f\x31", FaultKind.UNSUPPORTED_OPCODE), (b"\x66\x90", None), (b"\x0f\x31", FaultKind.UNSUPPORTED_OPCODE)):
+    for code, kind in (
+        (b"\x0f\x31", FaultKind.UNSUPPORTED_OPCODE),
+        (b"\x66\x90", None),
+        (b"\x0f\x31", FaultKind.UNSUPPORTED_OPCODE),
+    ):
         r.machine.text.write(BASE + 1, code, reason="test")
         r.executor.begin_call(0, BASE)
         fault = r.executor.run_call(0, 1000)

@@ -31,16 +31,20 @@ class TestCalls:
     def test_a_call_returns_rax_and_counts_what_retired(self, rig):
         r = rig(SUM)
         assert r.call(3, 10) == 30
-        assert r.machine.cpus[0].retired == 10 * 5 + 1 + 1  # loop, ret, and the hlt that the call returns to
+        # loop, ret, and the hlt that the call returns to
+        assert r.machine.cpus[0].retired == 10 * 5 + 1 + 1
 
     def test_integer_arguments_arrive_in_system_v_order(self, rig):
         r = rig(
-            "shl rdi, 8; or rdi, rsi; shl rdi, 8; or rdi, rdx; shl rdi, 8; or rdi, rcx; shl rdi, 8; or rdi, r8; shl rdi, 8; or rdi, r9; mov rax, rdi; ret"
+            "shl rdi, 8; or rdi, rsi; shl rdi, 8; or rdi, rdx; shl rdi, 8; or rdi, rcx; "
+            "shl rdi, 8; or rdi, r8; shl rdi, 8; or rdi, r9; mov rax, rdi; ret"
         )
         assert r.call(1, 2, 3, 4, 5, 6) == 0x010203040506
 
     def test_the_stack_is_aligned_and_df_is_clear_at_entry(self, rig):
-        r = rig("lea rax, [rsp + 8]; and rax, 15; pushfq; pop rcx; and rcx, 0x400; or rax, rcx; ret")
+        r = rig(
+            "lea rax, [rsp + 8]; and rax, 15; pushfq; pop rcx; and rcx, 0x400; or rax, rcx; ret"
+        )
         assert r.call() == 0
 
     def test_each_cpu_has_its_own_registers_stack_and_per_cpu_areas(self, rig):
@@ -64,14 +68,25 @@ class TestCalls:
             with pytest.raises(InputError, match="1 to 8"):
                 Machine(asm_image("ret"), cpus=cpus, pool=pool)
 
-    @pytest.mark.parametrize("base", [0x1000, 0x7FFF_EFE0_0000, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_EFE0_0000])
+    @pytest.mark.parametrize(
+        "base", [0x1000, 0x7FFF_EFE0_0000, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_EFE0_0000]
+    )
     def test_code_runs_at_both_ends_of_both_halves_of_the_address_space(self, rig, base):
         r = rig("push rdi; lea rax, [rip - 8]; mov [rdx], rsi; pop rcx; ret", base=base)
         buffer = r.machine.allocate(4096 * 2048)
         assert r.call(1, 2, buffer) == base
         assert r.machine.ram.read_u64(buffer) == 2
 
-    @pytest.mark.parametrize("base", [0x7FFF_F000_0000, 0x7FFF_FFFF_E000, 0x7FFF_FFFF_F000, (1 << 64) - (256 << 20), (1 << 64) - 4096])
+    @pytest.mark.parametrize(
+        "base",
+        [
+            0x7FFF_F000_0000,
+            0x7FFF_FFFF_E000,
+            0x7FFF_FFFF_F000,
+            (1 << 64) - (256 << 20),
+            (1 << 64) - 4096,
+        ],
+    )
     @pytest.mark.parametrize("size", [1, 4096])
     def test_code_with_no_room_behind_it_is_refused_by_name_and_limit(self, pool, base, size):
         with pytest.raises(InputError, match=r"asm: ends at 0x.*; it must end below 0x"):
@@ -89,7 +104,10 @@ class TestCalls:
 class TestRun:
     def test_a_call_begins_with_floating_point_state_as_after_reset(self, rig):
         state = "fnstcw [rsp - 8]; fnstsw [rsp - 6]; stmxcsr [rsp - 4]; mov rax, [rsp - 8]; ret"
-        spoil = "mov qword ptr [rsp - 8], 0x7fbf; ldmxcsr [rsp - 8]; fldz; mov word ptr [rsp - 8], 0xc3f; fldcw [rsp - 8]; "
+        spoil = (
+            "mov qword ptr [rsp - 8], 0x7fbf; ldmxcsr [rsp - 8]; fldz; "
+            "mov word ptr [rsp - 8], 0xc3f; fldcw [rsp - 8]; "
+        )
         spoil += "fld1; fldz; fdivp st(1), st(0); test edi, edi; jz l; ud2; l: ret"
         r = rig(state, spoil)
         fresh = r.call()
@@ -136,11 +154,22 @@ class TestRun:
                     plan = EveryPlan(11) if name == "loop" else None
                     result = r.call(5, 40, limit=150, plan=plan)
                     cpu = r.machine.cpus[0]
-                    ends.append((result, cpu.retired, cpu.interrupts, cpu.rip, cpu.registers(), r.machine.clock))
+                    ends.append(
+                        (
+                            result,
+                            cpu.retired,
+                            cpu.interrupts,
+                            cpu.rip,
+                            cpu.registers(),
+                            r.machine.clock,
+                        )
+                    )
             assert ends == ends[:1] * 5, name
 
     def test_counting_by_callback_agrees_with_the_private_counter(self, pool):
-        assert pool.offsets.counter is not None, "calibration found no counter in this build of Unicorn"
+        assert pool.offsets.counter is not None, (
+            "calibration found no counter in this build of Unicorn"
+        )
         seen = []
         for offsets in (calibrate(), PrivateOffsets()):
             machine = Machine(asm_image(SUM), pool=UcPool(offsets))
@@ -172,27 +201,67 @@ class TestRun:
 
 
 FAULTS = {
-    "write to its own code": ("mov [rip - 4], rax; ret", FaultKind.WRITE_TO_CODE, 0, "writes to code at 0x10000003"),
+    "write to its own code": (
+        "mov [rip - 4], rax; ret",
+        FaultKind.WRITE_TO_CODE,
+        0,
+        "writes to code at 0x10000003",
+    ),
     "division by zero": ("xor ecx, ecx; div ecx; ret", FaultKind.DIVIDE_ERROR, 2, "div ecx"),
     "jump outside": ("mov rax, 0x55550000; jmp rax", FaultKind.UNMAPPED_FETCH, None, "0x55550000"),
-    "load from nowhere": ("mov rcx, 0x1234567; mov rax, [rcx]; ret", FaultKind.UNMAPPED_ACCESS, 7, "0x1234567"),
-    "non-canonical address": ("mov rax, 0x8000000000000000; mov rbx, [rax]; ret", FaultKind.GENERAL_PROTECTION, 10, "rbx"),
+    "load from nowhere": (
+        "mov rcx, 0x1234567; mov rax, [rcx]; ret",
+        FaultKind.UNMAPPED_ACCESS,
+        7,
+        "0x1234567",
+    ),
+    "non-canonical address": (
+        "mov rax, 0x8000000000000000; mov rbx, [rax]; ret",
+        FaultKind.GENERAL_PROTECTION,
+        10,
+        "rbx",
+    ),
     "stray int3": ("nop; int3; ret", FaultKind.BREAKPOINT, 1, "no probe"),
     "software interrupt": ("int 0x80; ret", FaultKind.SOFTWARE_INTERRUPT, 0, "int 0x80"),
     "software divide error": ("nop; int 0; ret", FaultKind.SOFTWARE_INTERRUPT, 1, "int 0"),
     "software single step": ("nop; .byte 0xcd, 1; ret", FaultKind.SOFTWARE_INTERRUPT, 1, "int 1"),
-    "software breakpoint, 2 bytes": (".byte 0xcd, 3; ret", FaultKind.SOFTWARE_INTERRUPT, 0, "int 3"),
+    "software breakpoint, 2 bytes": (
+        ".byte 0xcd, 3; ret",
+        FaultKind.SOFTWARE_INTERRUPT,
+        0,
+        "int 3",
+    ),
     "software invalid opcode": ("nop; int 6; div ecx", FaultKind.SOFTWARE_INTERRUPT, 1, "int 6"),
     "software double fault": ("nop; int 8; ret", FaultKind.SOFTWARE_INTERRUPT, 1, "int 8"),
     "software general protection": ("nop; int 13; hlt", FaultKind.SOFTWARE_INTERRUPT, 1, "int 0xd"),
-    "software page fault": ("nop; int 14; mov rax, [rax]", FaultKind.SOFTWARE_INTERRUPT, 1, "int 0xe"),
-    "software interrupt with a prefix": ("nop; .byte 0x66; int 0x80; ret", FaultKind.SOFTWARE_INTERRUPT, 1, "66 cd 80"),
-    "system call with a prefix": ("nop; .byte 0x48; syscall; ret", FaultKind.SYSTEM_CALL, 1, "48 0f 05"),
+    "software page fault": (
+        "nop; int 14; mov rax, [rax]",
+        FaultKind.SOFTWARE_INTERRUPT,
+        1,
+        "int 0xe",
+    ),
+    "software interrupt with a prefix": (
+        "nop; .byte 0x66; int 0x80; ret",
+        FaultKind.SOFTWARE_INTERRUPT,
+        1,
+        "66 cd 80",
+    ),
+    "system call with a prefix": (
+        "nop; .byte 0x48; syscall; ret",
+        FaultKind.SYSTEM_CALL,
+        1,
+        "48 0f 05",
+    ),
     "sysenter": ("nop; sysenter; ret", FaultKind.SYSTEM_CALL, 1, "sysenter"),
     "system call": ("syscall; ret", FaultKind.SYSTEM_CALL, 0, "syscall"),
     "hlt": ("nop; hlt; ret", FaultKind.HALT, 1, "hlt"),
     "stack overflow": ("l: push rax; jmp l", FaultKind.DOUBLE_FAULT, 0, "stack"),
-    "128-bit AVX": ("nop; vpaddb xmm0, xmm1, xmm2; ret", FaultKind.UNSUPPORTED_OPCODE, 1, "vpaddb xmm0, xmm1, xmm2"),
+    "128-bit AVX": (
+        "nop; vpaddb xmm0, xmm1, xmm2; ret",
+        FaultKind.UNSUPPORTED_OPCODE,
+        1,
+        "vpaddb xmm0, xmm1, xmm2",
+    ),
     "256-bit AVX": ("vpaddb ymm0, ymm1, ymm2; ret", FaultKind.UNSUPPORTED_OPCODE, 0, "AVX"),
     "vzeroupper": ("nop; vzeroupper; ret", FaultKind.UNSUPPORTED_OPCODE, 1, "AVX"),
     "time-stamp counter": ("rdtsc; ret", FaultKind.UNSUPPORTED_OPCODE, 0, "runs differ"),
@@ -200,8 +269,13 @@ FAULTS = {
     "ud2": ("ud2", FaultKind.INVALID_OPCODE, 0, "ud2"),
     "executing data": ("mov rax, rsp; jmp rax", FaultKind.NO_EXECUTE, None, "data"),
     "endless loop": ("l: jmp l", FaultKind.INSTRUCTION_LIMIT, 0, "1000 instructions"),
-    "endless loop with interrupts off": ("cli; l: jmp l", FaultKind.INSTRUCTION_LIMIT, 1, "1000 instructions"),
-}  # fmt: skip
+    "endless loop with interrupts off": (
+        "cli; l: jmp l",
+        FaultKind.INSTRUCTION_LIMIT,
+        1,
+        "1000 instructions",
+    ),
+}
 
 
 class TestFaults:
@@ -222,7 +296,8 @@ class TestFaults:
 
     @pytest.mark.parametrize("target", [0x55_5500_0000, 1 << 63, BASE])
     def test_a_branch_to_nowhere_is_one_retired_instruction(self, rig, target):
-        # BASE: data, since the code is elsewhere; each goes through the stub, 15 pushes and a hlt (and -1 for the error code if none)
+        # BASE: data, since the code is elsewhere; each goes through the stub, 15 pushes and a hlt
+        # (and -1 for the error code if none)
         r = rig(f"mov rax, {target:#x}; jmp rax", base=BASE + 0x100000)
         r.machine._map_data(BASE >> 12)
         assert isinstance(r.call(), GuestFault)
@@ -246,18 +321,27 @@ class TestFaults:
             assert r.call(where) == 42
 
     def test_an_exception_table_entry_sends_a_fault_to_its_fixup(self, rig):
-        r = rig("mov rax, [rdi]; ret", "mov eax, 7; ret", exception_table=(ExceptionEntry(BASE, BASE + 256),))
+        r = rig(
+            "mov rax, [rdi]; ret",
+            "mov eax, 7; ret",
+            exception_table=(ExceptionEntry(BASE, BASE + 256),),
+        )
         assert r.call(0x10) == 7
-        assert r.call(0x10) == 7  # also a second time: the emulator keeps no memory of the first fault
+        # also a second time: the emulator keeps no memory of the first fault
+        assert r.call(0x10) == 7
 
     def test_a_16_bit_branch_traps_because_processors_disagree(self, rig):
         fault = rig(".byte 0x66; call l; l: ret").call()
         assert (fault.kind, fault.offset) == (FaultKind.UNSUPPORTED_OPCODE, 0)
-        assert rig("mov eax, 5; .byte 0x66, 0x48; jmp l; int3; l: ret").call() == 5  # REX.W overrides the prefix
+        # REX.W overrides the prefix
+        assert rig("mov eax, 5; .byte 0x66, 0x48; jmp l; int3; l: ret").call() == 5
 
     def test_an_import_traps_by_name_only_when_called(self, rig):
         far = BASE + 0x1000
-        r = rig("test edi, edi; jz l; mov rax, 0x10001000; call rax; l: ret", imports=(Import("missing", far),))
+        r = rig(
+            "test edi, edi; jz l; mov rax, 0x10001000; call rax; l: ret",
+            imports=(Import("missing", far),),
+        )
         assert r.call(0) == 0
         fault = r.call(1)
         assert fault.kind is FaultKind.UNRESOLVED_FUNCTION
@@ -265,7 +349,11 @@ class TestFaults:
 
     def test_an_import_with_a_stub_returns_its_value(self, rig):
         config = MachineConfig(stubs={"missing": -2})
-        r = rig("mov rax, 0x10001000; jmp rax", imports=(Import("missing", BASE + 0x1000),), config=config)
+        r = rig(
+            "mov rax, 0x10001000; jmp rax",
+            imports=(Import("missing", BASE + 0x1000),),
+            config=config,
+        )
         assert r.call() == (1 << 64) - 2
 
     def test_read_only_data_cannot_be_written(self, pool):
@@ -278,7 +366,12 @@ class TestFaults:
 
     def test_code_and_writable_data_on_one_page_are_refused(self, pool):
         image = Image(
-            name="mixed", segments=(Segment(BASE, b"\xc3", 1), Segment(BASE + 64, b"x", 1, writable=True, executable=False)), symbols=()
+            name="mixed",
+            segments=(
+                Segment(BASE, b"\xc3", 1),
+                Segment(BASE + 64, b"x", 1, writable=True, executable=False),
+            ),
+            symbols=(),
         )
         with pytest.raises(InputError, match="pages of their own"):
             Machine(image, pool=pool)
@@ -297,8 +390,13 @@ class TestInterrupts:
         assert r.machine.ram.read_u64(r.machine.layout.gs_base(0) + GS_INTERRUPTS) == cpu.interrupts
 
     @pytest.mark.parametrize("room", [0, 8, 40, 48, 100])
-    def test_an_interrupt_for_whose_handler_the_stack_has_no_room_is_a_double_fault(self, rig, room):
-        r = rig(f"sub rsp, {16 * 4096 - 72 - room}; l: inc rax; jmp l", config=MachineConfig(stack_pages=16))
+    def test_an_interrupt_for_whose_handler_the_stack_has_no_room_is_a_double_fault(
+        self, rig, room
+    ):
+        r = rig(
+            f"sub rsp, {16 * 4096 - 72 - room}; l: inc rax; jmp l",
+            config=MachineConfig(stack_pages=16),
+        )
         fault = r.call(plan=EveryPlan(5), limit=1000)
         assert fault.kind is FaultKind.DOUBLE_FAULT
 
@@ -456,11 +554,13 @@ class TestText:
         assert r.call() == 0x02020202
 
     @pytest.mark.parametrize("limit", [512, 4096])
-    def test_versions_beyond_one_chunk_of_frames_run_right_on_fresh_and_on_pooled_instances(self, limit):
+    def test_versions_beyond_one_chunk_of_frames_run_right_on_fresh_and_pooled_ones(self, limit):
         pool = new_pool()  # of its own: what an instance did before must not matter
         for _ in range(2):
             r = Rig(asm_image("mov eax, 1; ret"), pool)
-            r.machine.frames._limit = limit  # 512: frames are recycled; 4096: there is a chunk more each 512 pages
+            r.machine.frames._limit = (
+                limit  # 512: frames are recycled; 4096: there is a chunk more each 512 pages
+            )
             for value in range(0, 10_000, 7):
                 r.machine.text.write(BASE + 1, struct.pack("<I", value), reason="test")
                 assert r.call() == value

@@ -36,14 +36,17 @@ def boundaries(r, deliver, function="f"):
 
 
 class TestShadow:
-    def test_behind_mov_ss_neither_interrupts_nor_nmis_come_before_the_next_instruction_is_done(self, rig):
+    def test_behind_mov_ss_no_interrupt_or_nmi_comes_before_the_next_one_is_done(self, rig):
         r = rig(MOV_SS)
         for deliver in (r.executor.interrupt, r.executor.deliver_nmi):
             found, seen = boundaries(r, deliver)
             assert seen - found == {7}
 
     def test_a_load_whose_displacement_looks_like_sti_blocks_nmis_too(self, rig):
-        r = rig("mov dword ptr [rsp - 5], 0x10; lea rbp, [rsp]; mov ss, word ptr [rbp - 5]; nop; nop; ret")
+        r = rig(
+            "mov dword ptr [rsp - 5], 0x10; lea rbp, [rsp]; mov ss, word ptr [rbp - 5]; "
+            "nop; nop; ret"
+        )
         found, seen = boundaries(r, r.executor.deliver_nmi)
         assert r.machine.image.read(BASE + 14, 1) == b"\xfb"
         assert seen - found == {15}
@@ -189,12 +192,19 @@ class TestNmi:
         assert r.machine.tasks[0].fault.kind is FaultKind.DOUBLE_FAULT
 
     @pytest.mark.parametrize("method", [Method.INT3, Method.BOOSTED, Method.OPTIMIZED])
-    def test_a_probed_call_takes_one_at_any_boundary_of_stubs_slots_and_detours(self, workbench, method):
+    def test_a_probed_call_takes_one_at_any_boundary_of_stubs_slots_and_detours(
+        self, workbench, method
+    ):
         bench = workbench("xor eax, eax; add eax, 1; add eax, 1; add eax, 1; add eax, 1; ret")
         hits = []
         post = (lambda p, regs, flags: None) if method is Method.INT3 else None
         bench.kprobes.kprobes_allow_optimization = method is Method.OPTIMIZED
-        probe = Kprobe(symbol_name="f", offset=2, pre_handler=lambda p, regs: hits.append(p.at) and 0, post_handler=post)
+        probe = Kprobe(
+            symbol_name="f",
+            offset=2,
+            pre_handler=lambda p, regs: hits.append(p.at) and 0,
+            post_handler=post,
+        )
         bench.kprobes.register_kprobe(probe)
         bench.kprobes.wait_for_kprobe_optimizer()
         assert bench.method(probe) is method

@@ -19,10 +19,17 @@ def _value(significand: int, exponent: int, negative: bool) -> Fraction:
 
 
 @given(_numbers, _numbers, st.booleans(), st.integers(-3, 70))
-def test_number_is_quotient_times_divisor_and_the_remainder(number, divisor, to_nearest, difference):
-    """And the remainder is below the divisor, or at most half of it; C0, C3 and C1 are the quotient's last bits."""
+def test_number_is_quotient_times_divisor_and_the_remainder(
+    number, divisor, to_nearest, difference
+):
+    """And the remainder is below the divisor, or at most half of it; C0, C3 and C1 are the
+    quotient's last bits.
+    """
     divisor = (divisor[0], min(max(number[1] - difference, 1), 0x7FFE), divisor[2])
-    words = [(significand, exponent | negative << 15) for significand, exponent, negative in (number, divisor)]
+    words = [
+        (significand, exponent | negative << 15)
+        for significand, exponent, negative in (number, divisor)
+    ]
     low, exponent, negative, flags = remainder(*words, to_nearest=to_nearest)
     first, second, left = _value(*number), _value(*divisor), _value(low, exponent, negative)
     quotient = (first - left) / second
@@ -39,6 +46,12 @@ def test_number_is_quotient_times_divisor_and_the_remainder(number, divisor, to_
 
 def test_fmod_of_what_has_no_53_bits_is_exact(rig):
     """2^64 - 1 modulo 1000, as fmodl() has it."""
-    text = "sub rsp, 16; mov dword ptr [rsp], 1000; fild dword ptr [rsp]; mov rax, -1; mov [rsp], rax; mov word ptr [rsp + 8], 0x403e;"
-    text += "fld tbyte ptr [rsp]; again: fprem; fnstsw ax; test ah, 4; jnz again; fistp qword ptr [rsp]; fstp st(0); mov rax, [rsp]; add rsp, 16; ret"
+    text = (
+        "sub rsp, 16; mov dword ptr [rsp], 1000; fild dword ptr [rsp]; mov rax, -1; "
+        "mov [rsp], rax; mov word ptr [rsp + 8], 0x403e;"
+    )
+    text += (
+        "fld tbyte ptr [rsp]; again: fprem; fnstsw ax; test ah, 4; jnz again; "
+        "fistp qword ptr [rsp]; fstp st(0); mov rax, [rsp]; add rsp, 16; ret"
+    )
     assert rig(text).call() == ((1 << 64) - 1) % 1000

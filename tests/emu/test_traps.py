@@ -1,4 +1,6 @@
-"""Laws of the way from a trap to its handler and back: steps, faults in copies and stubs, calls that die in the middle of a hit."""
+"""Laws of the way from a trap to its handler and back: steps, faults in copies and stubs, calls
+that die in the middle of a hit.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,16 @@ PROFILES = (LINUX_2010, LINUX_6_1)
 class Probed:
     """A workbench with one probe on f+``offset``, run by ``method``; ``hits`` counts."""
 
-    def __init__(self, pool, text: str, offset: int, method: Method, profile=LINUX_2010, pre_handler=None) -> None:
+    def __init__(
+        self, pool, text: str, offset: int, method: Method, profile=LINUX_2010, pre_handler=None
+    ) -> None:
         self.bench = Workbench(asm_image(text, "ret"), pool=pool, profile=profile)
         self.hits = 0
         self.bench.kprobes.kprobes_allow_optimization = method is Method.OPTIMIZED
         post = (lambda p, regs, flags: None) if method is Method.INT3 else None
-        self.probe = Kprobe(symbol_name="f", offset=offset, pre_handler=pre_handler or self._hit, post_handler=post)
+        self.probe = Kprobe(
+            symbol_name="f", offset=offset, pre_handler=pre_handler or self._hit, post_handler=post
+        )
         self.bench.kprobes.register_kprobe(self.probe)
         self.bench.kprobes.wait_for_kprobe_optimizer()
         assert self.bench.method(self.probe) is method
@@ -80,7 +86,9 @@ ENDINGS = {
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 class TestPlaces:
     @pytest.mark.parametrize("insn", ENDINGS)
-    def test_what_ends_a_call_in_a_single_step_is_reported_at_the_probed_instruction(self, probed, insn, profile):
+    def test_what_ends_a_call_in_a_single_step_is_reported_at_the_probed_instruction(
+        self, probed, insn, profile
+    ):
         run = probed(f"xor ecx, ecx; {insn}; nop; nop; nop; ret", 2, Method.INT3, profile)
         for count in (1, 2):  # the second call finds nothing left over of the first
             fault = run.call()
@@ -88,8 +96,12 @@ class TestPlaces:
             assert (run.hits, run.probe.nmissed) == (count, 0)
             assert run.idle
 
-    @pytest.mark.parametrize("insn", ["syscall", "hlt", "int 0x80", ".byte 0x66; int 13", "mov eax, [rcx]"])
-    def test_what_ends_a_call_in_a_detour_buffer_is_reported_at_the_original(self, probed, insn, profile):
+    @pytest.mark.parametrize(
+        "insn", ["syscall", "hlt", "int 0x80", ".byte 0x66; int 13", "mov eax, [rcx]"]
+    )
+    def test_what_ends_a_call_in_a_detour_buffer_is_reported_at_the_original(
+        self, probed, insn, profile
+    ):
         if insn == "mov eax, [rcx]":  # the others may not be copied
             run = probed(f"nop; nop; xor ecx, ecx; {insn}; nop; ret", 2, Method.OPTIMIZED, profile)
             assert run.call().place == "f+0x4"
@@ -99,13 +111,18 @@ class TestPlaces:
         assert run.hits == 1
 
     @pytest.mark.parametrize("method", [Method.INT3, Method.BOOSTED, Method.OPTIMIZED])
-    def test_a_limit_at_any_boundary_names_the_function_wherever_the_cpu_is(self, probed, method, profile):
-        run = probed("xor eax, eax; add eax, 1; add eax, 1; add eax, 1; add eax, 1; ret", 2, method, profile)
+    def test_a_limit_at_any_boundary_names_the_function_wherever_the_cpu_is(
+        self, probed, method, profile
+    ):
+        run = probed(
+            "xor eax, eax; add eax, 1; add eax, 1; add eax, 1; add eax, 1; ret", 2, method, profile
+        )
         assert run.call() is None
         length = run.bench.machine.cpus[0].retired
         for interrupts in (None, EveryPlan(7)):
             offsets = []
-            for limit in range(1, length - 1):  # the last instruction is the hlt that the call returns to
+            # the last instruction is the hlt that the call returns to
+            for limit in range(1, length - 1):
                 fault = run.call(limit, interrupts)
                 assert fault.kind is FaultKind.INSTRUCTION_LIMIT
                 assert fault.symbol == "f", (limit, hex(fault.rip))
@@ -116,9 +133,16 @@ class TestPlaces:
                 assert offsets == sorted(offsets) or method is Method.OPTIMIZED
 
     @pytest.mark.parametrize("method", [Method.INT3, Method.BOOSTED, Method.OPTIMIZED])
-    def test_a_stack_overflow_in_a_stub_slot_or_detour_names_the_function(self, probed, method, profile):
+    def test_a_stack_overflow_in_a_stub_slot_or_detour_names_the_function(
+        self, probed, method, profile
+    ):
         for pad in range(0, 176, 8):
-            run = probed(f"sub rsp, {pad:#x}; l: push rax; sub rsp, 0xb8; nop; nop; jmp l", 7 if pad > 127 else 4, method, profile)
+            run = probed(
+                f"sub rsp, {pad:#x}; l: push rax; sub rsp, 0xb8; nop; nop; jmp l",
+                7 if pad > 127 else 4,
+                method,
+                profile,
+            )
             fault = run.call(100_000)
             assert (fault.kind, fault.symbol) == (FaultKind.DOUBLE_FAULT, "f")
             assert run.idle
@@ -127,20 +151,42 @@ class TestPlaces:
 
 class TestPause:
     @pytest.mark.parametrize(
-        "spelling", ["f3 90", "66 f3 90", "f3 66 90", "f3 48 90", "f3 40 90", "2e f3 90", "f3 41 90", "66 90", "f3 4f 90"]
+        "spelling",
+        [
+            "f3 90",
+            "66 f3 90",
+            "f3 66 90",
+            "f3 48 90",
+            "f3 40 90",
+            "2e f3 90",
+            "f3 41 90",
+            "66 90",
+            "f3 4f 90",
+        ],
     )
     def test_every_spelling_of_pause_steps_like_any_other_instruction(self, spelling):
         raw = ", ".join(f"0x{byte}" for byte in spelling.split())
         image = asm_image(f"mov eax, 5; .byte {raw}; inc eax; mov r8, 3; ret")
         for profile in PROFILES:
-            assert verify_image(image, "f", sweep=Sweep("boundaries"), options=ExecOptions(profile=profile)).good
+            assert verify_image(
+                image, "f", sweep=Sweep("boundaries"), options=ExecOptions(profile=profile)
+            ).good
 
 
 def test_vzeroupper_under_6_1_is_taken_for_a_jump_and_is_no_accident(pool):
     result = run_image(
-        asm_image("nop; vzeroupper; nop; nop; ret"), "f", [], [parse_spec("f+1")], options=ExecOptions(profile=LINUX_6_1), pool=pool
+        asm_image("nop; vzeroupper; nop; nop; ret"),
+        "f",
+        [],
+        [parse_spec("f+1")],
+        options=ExecOptions(profile=LINUX_6_1),
+        pool=pool,
     )
-    assert (result.probes[0].method, result.probes[0].hits, result.fault) == (Method.EMULATED, 1, None)
+    assert (result.probes[0].method, result.probes[0].hits, result.fault) == (
+        Method.EMULATED,
+        1,
+        None,
+    )
 
 
 class Oops(Exception):
@@ -157,7 +203,12 @@ def test_a_handler_that_raises_ends_the_call_and_leaves_the_machine_usable(probe
             raise Oops
         return 0
 
-    run = probed("xor eax, eax; add eax, 1; add eax, 1; add eax, 1; add eax, 1; ret", 2, method, pre_handler=handler)
+    run = probed(
+        "xor eax, eax; add eax, 1; add eax, 1; add eax, 1; add eax, 1; ret",
+        2,
+        method,
+        pre_handler=handler,
+    )
     for _ in range(3):
         with pytest.raises(Oops):
             run.call()
@@ -177,7 +228,9 @@ def test_a_handler_that_raises_while_control_code_waits_holds_no_lock(probed):
     def handler(p, regs) -> int:
         raise Oops
 
-    run = probed("nop; nop; add eax, 1; add eax, 1; add eax, 1; ret", 2, Method.BOOSTED, pre_handler=handler)
+    run = probed(
+        "nop; nop; add eax, 1; add eax, 1; add eax, 1; ret", 2, Method.BOOSTED, pre_handler=handler
+    )
     bench = run.bench
     bench.start_call(0, BASE)
     other = Kprobe(symbol_name="f", offset=0)

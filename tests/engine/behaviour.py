@@ -1,4 +1,6 @@
-"""Operation scripts that a real Linux 6.1 was put through, and how its answers compare with ours (tests/data/oracle/README.md)."""
+"""Operation scripts that a real Linux 6.1 was put through, and how its answers compare with ours
+(tests/data/oracle/README.md).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,18 @@ from engine.syntax.script import parse_script
 
 DATA = Path(__file__).parents[1] / "data" / "oracle"
 JMP = 0xE9
-_COMPARED = ("rc", "pflags", "addr_null", "hash", "kflags", "children", "post", "optsize", "queue", "ret")
+_COMPARED = (
+    "rc",
+    "pflags",
+    "addr_null",
+    "hash",
+    "kflags",
+    "children",
+    "post",
+    "optsize",
+    "queue",
+    "ret",
+)
 _COUNTS = ("hits", "posts", "rhits", "nmissed", "rpnmissed")
 
 
@@ -33,13 +46,16 @@ class Scenario:
 
 @dataclass(slots=True)
 class Agreement:
-    """Of one scenario: steps compared, and the differences: number of the step, its operation, key, what.
+    """Of one scenario: steps compared, and the differences: number of the step, its operation, key,
+    what.
 
     ``syncs``: what was done, our core syncs, the interrupts that were seen.
     """
 
     compared: int = 0
-    differences: list[tuple[int, str, str, str]] = field(default_factory=list[tuple[int, str, str, str]])
+    differences: list[tuple[int, str, str, str]] = field(
+        default_factory=list[tuple[int, str, str, str]]
+    )
     syncs: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
 
 
@@ -55,9 +71,11 @@ def stubs() -> Image:
 
 
 class _Tails:
-    """Bytes of jump displacements, which depend on where buffers lie: pairs (ours, real) that stood behind an e9 at the same place in both.
+    """Bytes of jump displacements, which depend on where buffers lie: pairs (ours, real) that stood
+    behind an e9 at the same place in both.
 
-    A displacement outlives its jump (a breakpoint is written over the e9), and is read from any address.
+    A displacement outlives its jump (a breakpoint is written over the e9), and is read from any
+    address.
     """
 
     def __init__(self) -> None:
@@ -71,7 +89,8 @@ class _Tails:
 
     def equal(self, addr: int, mine: bytes, real: bytes) -> bool:
         return all(
-            pair[0] == pair[1] or pair in self._pairs.get(addr + index, ()) for index, pair in enumerate(zip(mine, real, strict=True))
+            pair[0] == pair[1] or pair in self._pairs.get(addr + index, ())
+            for index, pair in enumerate(zip(mine, real, strict=True))
         )
 
 
@@ -92,7 +111,9 @@ def compare(scenario: Scenario, image: Image, pool: Any = None) -> Agreement:
     for addr, mine, real in texts:
         tails.learn(addr, mine, real)
     agreement = Agreement(len(lines))
-    for number, ((addr, mine, real), line, step) in enumerate(zip(texts, lines, scenario.steps, strict=True)):
+    for number, ((addr, mine, real), line, step) in enumerate(
+        zip(texts, lines, scenario.steps, strict=True)
+    ):
         found = list(_differences(line, step))
         if not tails.equal(addr, mine, real):
             found.append(("text", f"{mine.hex()}, real {real.hex()}"))

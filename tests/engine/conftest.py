@@ -20,7 +20,9 @@ def profile(request) -> Profile:
 
 @pytest.fixture
 def bench_of(pool):
-    """``bench_of(profile, image, cpus=1)``; the image unless given: f(n) = n + 3 and g(n) = n + 5."""
+    """``bench_of(profile, image, cpus=1)``; the image unless given: f(n) = n + 3 and g(n) = n
+    + 5.
+    """
     made: list[Workbench] = []
 
     def make(profile: Profile, image: Image | None = None, **options) -> Workbench:

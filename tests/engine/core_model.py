@@ -1,7 +1,8 @@
-"""A plain model of the kprobes core: who is registered, who is enabled, and what follows from that. No text, no lists, no flags.
+"""A plain model of the kprobes core: who is registered, who is enabled, and what follows from that.
+No text, no lists, no flags.
 
-It says who must be called on a pass and which addresses may hold a breakpoint or a jump. What the kernel does that one would not guess
-is said where it is modelled.
+It says who must be called on a pass and which addresses may hold a breakpoint or a jump. What the
+kernel does that one would not guess is said where it is modelled.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class ModelProbe:
 
 @dataclass(slots=True)
 class Site:
-    """What stands in the table at one offset. ``disabled`` is its own: a site can sleep while a probe of it is enabled."""
+    """What stands in the table at one offset. ``disabled`` is its own: a site can sleep while a
+    probe of it is enabled.
+    """
 
     probes: list[ModelProbe] = field(default_factory=list)
     disabled: bool = False
@@ -33,10 +36,11 @@ class Site:
 
 @dataclass(slots=True)
 class CoreModel:
-    """``jump_sizes``: bytes that a jump at an offset would replace, for offsets that can be optimized at all.
+    """``jump_sizes``: bytes that a jump at an offset would replace, for offsets that can be
+    optimized at all.
 
-    ``reuses_dying``, ``rescue_enables``, ``enables_while_disarmed``: as the profile has it. ``forgets``: there are things after which what
-    may be optimized is not.
+    ``reuses_dying``, ``rescue_enables``, ``enables_while_disarmed``: as the profile has it.
+    ``forgets``: there are things after which what may be optimized is not.
     """
 
     jump_sizes: dict[int, int]
@@ -48,9 +52,12 @@ class CoreModel:
     all_disarmed: bool = False
     allowed: bool = True
     dying: set[int] = field(default_factory=set)
-    """Nobody is registered there, but a jump or breakpoint still is: the optimizer will reclaim it."""
+    """Nobody is registered there, but a jump or breakpoint still is: the optimizer will reclaim it.
+    """
     leaked: set[int] = field(default_factory=set)
-    """A dying one that a neighbour forced back: in 2010 it is never reclaimed, and answers EBUSY for good."""
+    """A dying one that a neighbour forced back: in 2010 it is never reclaimed, and answers EBUSY
+    for good.
+    """
     blocked: set[int] = field(default_factory=set)
     """Had an armed neighbour in its bytes: whether it is optimized again is not said here."""
     rearmed: set[int] = field(default_factory=set)
@@ -74,21 +81,34 @@ class CoreModel:
     def may_jump(self, offset: int) -> bool:
         """Everything allows a jump there now."""
         site = self.sites.get(offset)
-        if site is None or offset not in self.jump_sizes or not self.armed(offset) or not self.allowed:
+        if (
+            site is None
+            or offset not in self.jump_sizes
+            or not self.armed(offset)
+            or not self.allowed
+        ):
             return False
         if any(p.post and not p.gone for p in site.probes):
             return False
-        return not any(other in self.sites and not self.sites[other].disabled for other in self.inside(offset))
+        return not any(
+            other in self.sites and not self.sites[other].disabled for other in self.inside(offset)
+        )
 
     def must_jump(self, offset: int) -> bool:
         """And nothing has happened after which the kernel forgets to."""
-        return self.may_jump(offset) and not (self.forgets and (offset in self.blocked or offset in self.rearmed))
+        return self.may_jump(offset) and not (
+            self.forgets and (offset in self.blocked or offset in self.rearmed)
+        )
 
     def called(self, offset: int) -> list[ModelProbe]:
         """Whose handlers a pass runs, in order."""
-        return [p for p in self.sites[offset].probes if p.enabled and not p.gone] if self.armed(offset) else []
+        return (
+            [p for p in self.sites[offset].probes if p.enabled and not p.gone]
+            if self.armed(offset)
+            else []
+        )
 
-    # Changes ----------------------------------------------------------------------------------------------------------
+    # Changes --------------------------------------------------------------------------------------
 
     def _arm(self, offset: int) -> None:
         """It gets its breakpoint: jumps over it go."""
@@ -105,7 +125,9 @@ class CoreModel:
         probe = ModelProbe(kprobe, offset, post, enabled)
         site = self.sites.get(offset)
         if site is None:
-            site = self.sites[offset] = Site(disabled=not enabled, aggregated=offset in self.jump_sizes)
+            site = self.sites[offset] = Site(
+                disabled=not enabled, aggregated=offset in self.jump_sizes
+            )
             dying = offset in self.dying
             if self.reuses_dying and (dying or offset in self.leaked):
                 if not dying:
@@ -168,4 +190,7 @@ class CoreModel:
 
     def listed(self) -> list[tuple[int, str]]:
         """Offset and flags of each probe as debugfs shows them, but for OPTIMIZED."""
-        return [(p.site, "[GONE]" if p.gone else "" if p.enabled else "[DISABLED]") for p in self.probes()]
+        return [
+            (p.site, "[GONE]" if p.gone else "" if p.enabled else "[DISABLED]")
+            for p in self.probes()
+        ]

@@ -1,4 +1,6 @@
-"""Workloads on a workbench of either profile, with expected outcomes: what the laws of handlers are tried on."""
+"""Workloads on a workbench of either profile, with expected outcomes: what the laws of handlers are
+tried on.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def case(name: str) -> Case:
     return next(found for found in cases() if found.name == name)
 
 
-def workbench_of(image: Image, pool: UcPool, profile: Profile, *, optimize: bool, cpus: int = 1) -> Workbench:
+def workbench_of(
+    image: Image, pool: UcPool, profile: Profile, *, optimize: bool, cpus: int = 1
+) -> Workbench:
     bench = Workbench(image, cpus=cpus, pool=pool, profile=profile)
     bench.kprobes.kprobes_allow_optimization = optimize
     return bench
@@ -37,7 +41,11 @@ def workbench_of(image: Image, pool: UcPool, profile: Profile, *, optimize: bool
 
 def start_case(bench: Workbench, found: Case, cpu: int = 0) -> Callable[[], None]:
     """Begin the call; the result checks, once it is over, that it did what the workload must do."""
-    frame = place_call(bench.machine, bench.image.by_name[found.symbol].addr, [parse_argument(a) for a in found.args])
+    frame = place_call(
+        bench.machine,
+        bench.image.by_name[found.symbol].addr,
+        [parse_argument(a) for a in found.args],
+    )
     bench.start_call(cpu, frame.addr, frame.integers, frame.floats)
 
     def check() -> None:
@@ -56,8 +64,11 @@ def run_case(bench: Workbench, found: Case, cpu: int = 0) -> None:
     check()
 
 
-def interrupted_everywhere(bench: Workbench, begin: Callable[[], object], want: Outcome | None = None) -> tuple[Outcome, int]:
-    """Run a call once as it is, then once with an interrupt at each of its boundaries: all end alike, in the outcome ``want`` if given.
+def interrupted_everywhere(
+    bench: Workbench, begin: Callable[[], object], want: Outcome | None = None
+) -> tuple[Outcome, int]:
+    """Run a call once as it is, then once with an interrupt at each of its boundaries: all end
+    alike, in the outcome ``want`` if given.
 
     Returns that outcome and how many boundaries took the interrupt.
     """

@@ -1,6 +1,8 @@
-"""Single-line faults in the core, each of which the state machine must find: ``python -m tests.engine.mutants``.
+"""Single-line faults in the core, each of which the state machine must find: ``python -m
+tests.engine.mutants``.
 
-Each is made in a copy of the project, where ``test_core_machine.py`` is run; it has to fail. Exit status 1 when one survives.
+Each is made in a copy of the project, where ``test_core_machine.py`` is run; it has to fail. Exit
+status 1 when one survives.
 """
 
 from __future__ import annotations
@@ -29,25 +31,131 @@ class Mutant:
 
 
 MUTANTS: Final = (
-    Mutant("a new probe does not force back the jump it lies in", "engine/core/optprobes.py", "            self.unoptimize_kprobe(neighbour, force=True)", "            pass"),
-    Mutant("another probe in the bytes does not keep the jump off", "engine/core/optprobes.py", "if self._arch.arch_check_optimized_kprobe(p):", "if True:"),
-    Mutant("a post_handler that joins does not force the jump back", "engine/core/kprobes.py", "            self.optprobes.unoptimize_kprobe(ap, force=True)", "            pass"),
-    Mutant("the last post_handler goes and the aggregator keeps its own", "engine/core/kprobes.py", "            entry.post_handler = None\n        entry.children", "            pass\n        entry.children"),
-    Mutant("the newest probe runs last", "engine/core/kprobes.py", "ap.children.insert(0, p)", "ap.children.append(p)"),
-    Mutant("a disabled probe's handler runs behind a jump", "engine/core/aggregate.py", "if child.pre_handler is not None and not child.disabled:\n            self._cpu.kprobe_instance = child\n            child.pre_handler(child, regs)", "if child.pre_handler is not None:\n            self._cpu.kprobe_instance = child\n            child.pre_handler(child, regs)"),
-    Mutant("the optimizer undoes the jump and leaves the breakpoint of a disabled probe", "engine/core/optimizer.py", "if not op.gone and (op.disabled or", "if not op.gone and (False or"),
-    Mutant("enabling does not arm", "engine/core/kprobes.py", "                if not self.kprobes_all_disarmed:\n                    self.optprobes.arm_kprobe(entry)", "                pass"),
-    Mutant("a probe waiting for its jump is not dequeued when it is taken back", "engine/core/transitions.py", "        op.flags &= ~KprobeFlag.OPTIMIZED\n        if op.queued:\n            queues.dequeue(op)\n        elif force:", "        op.flags &= ~KprobeFlag.OPTIMIZED\n        if op.queued:\n            pass\n        elif force:"),
-    Mutant("an unused probe is never reclaimed", "engine/core/optimizer.py", "if op.unused:  # else", "if False:  # else"),
-    Mutant("disarming all leaves what waits for the optimizer armed", "engine/core/optimizer.py", "or all_go)", "or False)"),
-    Mutant("arming all arms the disabled ones, too", "engine/core/global_switches.py", "            if p.disabled:\n                continue\n            if on:\n                core.optprobes.arm_kprobe(p)", "            if on:\n                core.optprobes.arm_kprobe(p)"),
-    Mutant("code that is gone leaves its probes on the optimizer's lists", "engine/core/optprobes.py", "if op.queued:\n            self._optimizer.dequeue(op)\n        op.flags", "if False:\n            self._optimizer.dequeue(op)\n        op.flags"),
-    Mutant("next: nobody is asked when a neighbour's jump is undone", "engine/core/optimizer.py", "if self._profile.reoptimizes_later:", "if False:"),
-    Mutant("next: what is enabled while all are disarmed sleeps on", "engine/core/kprobes.py", "(self.profile.enables_while_disarmed or not self.kprobes_all_disarmed)", "not self.kprobes_all_disarmed"),
-    Mutant("next: a disabled probe that takes over a dying one enables it", "engine/core/kprobes.py", "if p.disabled and not self.profile.rescue_enables:", "if False:"),
-    Mutant("next: a post_handler that joins a boosted probe is not called", "arch_x86/probes/stepping.py", "return ainsn.boostable and not (self._both and p.post_handler is not None)", "return ainsn.boostable"),
-    Mutant("next: what an operation arms and disarms is disarmed only", "engine/core/arming.py", "        if armed:\n", "        if False:\n"),
-)  # fmt: skip
+    Mutant(
+        "a new probe does not force back the jump it lies in",
+        "engine/core/optprobes.py",
+        "            self.unoptimize_kprobe(neighbour, force=True)",
+        "            pass",
+    ),
+    Mutant(
+        "another probe in the bytes does not keep the jump off",
+        "engine/core/optprobes.py",
+        "if self._arch.arch_check_optimized_kprobe(p):",
+        "if True:",
+    ),
+    Mutant(
+        "a post_handler that joins does not force the jump back",
+        "engine/core/kprobes.py",
+        "            self.optprobes.unoptimize_kprobe(ap, force=True)",
+        "            pass",
+    ),
+    Mutant(
+        "the last post_handler goes and the aggregator keeps its own",
+        "engine/core/kprobes.py",
+        "            entry.post_handler = None\n        entry.children",
+        "            pass\n        entry.children",
+    ),
+    Mutant(
+        "the newest probe runs last",
+        "engine/core/kprobes.py",
+        "ap.children.insert(0, p)",
+        "ap.children.append(p)",
+    ),
+    Mutant(
+        "a disabled probe's handler runs behind a jump",
+        "engine/core/aggregate.py",
+        "if child.pre_handler is not None and not child.disabled:\n"
+        "            self._cpu.kprobe_instance = child\n"
+        "            child.pre_handler(child, regs)",
+        "if child.pre_handler is not None:\n"
+        "            self._cpu.kprobe_instance = child\n"
+        "            child.pre_handler(child, regs)",
+    ),
+    Mutant(
+        "the optimizer undoes the jump and leaves the breakpoint of a disabled probe",
+        "engine/core/optimizer.py",
+        "if not op.gone and (op.disabled or",
+        "if not op.gone and (False or",
+    ),
+    Mutant(
+        "enabling does not arm",
+        "engine/core/kprobes.py",
+        "                if not self.kprobes_all_disarmed:\n"
+        "                    self.optprobes.arm_kprobe(entry)",
+        "                pass",
+    ),
+    Mutant(
+        "a probe waiting for its jump is not dequeued when it is taken back",
+        "engine/core/transitions.py",
+        "        op.flags &= ~KprobeFlag.OPTIMIZED\n"
+        "        if op.queued:\n"
+        "            queues.dequeue(op)\n"
+        "        elif force:",
+        "        op.flags &= ~KprobeFlag.OPTIMIZED\n"
+        "        if op.queued:\n"
+        "            pass\n"
+        "        elif force:",
+    ),
+    Mutant(
+        "an unused probe is never reclaimed",
+        "engine/core/optimizer.py",
+        "if op.unused:  # else",
+        "if False:  # else",
+    ),
+    Mutant(
+        "disarming all leaves what waits for the optimizer armed",
+        "engine/core/optimizer.py",
+        "or all_go)",
+        "or False)",
+    ),
+    Mutant(
+        "arming all arms the disabled ones, too",
+        "engine/core/global_switches.py",
+        "            if p.disabled:\n"
+        "                continue\n"
+        "            if on:\n"
+        "                core.optprobes.arm_kprobe(p)",
+        "            if on:\n                core.optprobes.arm_kprobe(p)",
+    ),
+    Mutant(
+        "code that is gone leaves its probes on the optimizer's lists",
+        "engine/core/optprobes.py",
+        "if op.queued:\n            self._optimizer.dequeue(op)\n        op.flags",
+        "if False:\n            self._optimizer.dequeue(op)\n        op.flags",
+    ),
+    Mutant(
+        "next: nobody is asked when a neighbour's jump is undone",
+        "engine/core/optimizer.py",
+        "if self._profile.reoptimizes_later:",
+        "if False:",
+    ),
+    Mutant(
+        "next: what is enabled while all are disarmed sleeps on",
+        "engine/core/kprobes.py",
+        "            if entry.disabled and (\n"
+        "                self.profile.enables_while_disarmed or not self.kprobes_all_disarmed\n"
+        "            ):",
+        "            if entry.disabled and not self.kprobes_all_disarmed:",
+    ),
+    Mutant(
+        "next: a disabled probe that takes over a dying one enables it",
+        "engine/core/kprobes.py",
+        "if p.disabled and not self.profile.rescue_enables:",
+        "if False:",
+    ),
+    Mutant(
+        "next: a post_handler that joins a boosted probe is not called",
+        "arch_x86/probes/stepping.py",
+        "return ainsn.boostable and not (self._both and p.post_handler is not None)",
+        "return ainsn.boostable",
+    ),
+    Mutant(
+        "next: what an operation arms and disarms is disarmed only",
+        "engine/core/arming.py",
+        "        if armed:\n",
+        "        if False:\n",
+    ),
+)
 
 
 def survives(mutant: Mutant, tree: Path, tests: Sequence[str]) -> bool:
@@ -55,18 +163,38 @@ def survives(mutant: Mutant, tree: Path, tests: Sequence[str]) -> bool:
     path = tree / mutant.file
     source = path.read_text()
     if source.count(mutant.old) != 1:
-        raise SystemExit(f"{mutant.file}: the line of {mutant.fault!r} is there {source.count(mutant.old)} times")
+        raise SystemExit(
+            f"{mutant.file}: the line of {mutant.fault!r} is there {source.count(mutant.old)} times"
+        )
     path.write_text(source.replace(mutant.old, mutant.new))
     try:
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-p", "no:cacheprovider", *tests]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-n",
+            "2",
+            "-p",
+            "no:cacheprovider",
+            *tests,
+        ]
         environment = {**os.environ, "OPTPROBE_NO_SHRINK": "1"}
-        return subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=600).returncode == 0
+        return (
+            subprocess.run(
+                command, cwd=tree, env=environment, capture_output=True, timeout=600
+            ).returncode
+            == 0
+        )
     finally:
         path.write_text(source)
 
 
 def run_all(mutants: Sequence[Mutant], tests: Sequence[str]) -> int:
-    """All of ``mutants``, against ``tests`` (arguments of pytest); one line each. Returns the exit status."""
+    """All of ``mutants``, against ``tests`` (arguments of pytest); one line each. Returns the exit
+    status.
+    """
     alive = 0
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)

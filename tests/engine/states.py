@@ -1,4 +1,6 @@
-"""What a law of the core looks at: text, flags and list of the entry at an offset of f, and the order of what is done to the text."""
+"""What a law of the core looks at: text, flags and list of the entry at an offset of f, and the
+order of what is done to the text.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from tests.conftest import BASE
 INT3, JMP = 0xCC, 0xE9
 NONE, DISABLED, OPTIMIZED = KprobeFlag(0), KprobeFlag.DISABLED, KprobeFlag.OPTIMIZED
 
-# Bytes that a jump replaces, from its offset on: 0 -> 7, 1 -> 6, 2 -> 5, 4 -> 8, 7 -> 5, 8 -> 5; none fits at 12.
+# Bytes that a jump replaces, from its offset on: 0 -> 7, 1 -> 6, 2 -> 5, 4 -> 8, 7 -> 5, 8 -> 5;
+# none fits at 12.
 NOPS = "nop; nop; mov eax, edi; add rax, rdi; nop; lea rax, [rax + 1]; ret"
 
 
@@ -29,7 +32,10 @@ def text_at(bench: Workbench, offset: int = 0) -> str:
     if first in (INT3, JMP):
         return "jump" if first == JMP else "int3"
     original = bench.image.read(addr, 5)
-    size = next((size for size in range(1, len(original)) if bench.kprobes.get_kprobe(addr + size)), len(original))
+    size = next(
+        (size for size in range(1, len(original)) if bench.kprobes.get_kprobe(addr + size)),
+        len(original),
+    )
     assert bench.machine.text.read(addr, size) == original[:size], "the tail of a jump is left"
     return "original"
 
@@ -54,7 +60,9 @@ def state(bench: Workbench, offset: int = 0) -> State:
     return State(text_at(bench, offset), entry.flags & ~KprobeFlag.ON_FUNC_ENTRY, queue)
 
 
-def put(bench: Workbench, offset: int = 0, *, wait: bool = False, symbol: str = "f", **fields) -> Kprobe:
+def put(
+    bench: Workbench, offset: int = 0, *, wait: bool = False, symbol: str = "f", **fields
+) -> Kprobe:
     """Register one; ``wait``: and let the optimizer come."""
     p = Kprobe(symbol_name=symbol, offset=offset, **fields)
     bench.kprobes.register_kprobe(p)

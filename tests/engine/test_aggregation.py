@@ -1,4 +1,6 @@
-"""Laws of entries of the table: what an aggregator is at each point of its life, and how several probes share one (linux-2010)."""
+"""Laws of entries of the table: what an aggregator is at each point of its life, and how several
+probes share one (linux-2010).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,18 @@ import pytest
 from engine.core.optimizer import OPTIMIZE_DELAY
 from engine.kprobe import AggrKprobe, Kprobe, Queue
 from tests.conftest import BASE
-from tests.engine.states import DISABLED, NONE, NOPS, OPTIMIZED, State, aggr_at, entry_at, put, state, whole
+from tests.engine.states import (
+    DISABLED,
+    NONE,
+    NOPS,
+    OPTIMIZED,
+    State,
+    aggr_at,
+    entry_at,
+    put,
+    state,
+    whole,
+)
 
 RET = 12  # no room for a jump
 
@@ -20,7 +33,11 @@ def bench(workbench):
 class TestPredicates:
     def test_of_an_aggregator_through_its_life(self, bench):
         def said(ap: AggrKprobe) -> list[str]:
-            return [name for name in ("optready", "optimized", "queued", "disabled", "disarmed", "unused") if getattr(ap, name)]
+            return [
+                name
+                for name in ("optready", "optimized", "queued", "disabled", "disarmed", "unused")
+                if getattr(ap, name)
+            ]
 
         p = put(bench)
         ap = aggr_at(bench)
@@ -34,7 +51,10 @@ class TestPredicates:
         bench.kprobes.enable_kprobe(p)
         bench.kprobes.wait_for_kprobe_optimizer()
         bench.kprobes.unregister_kprobe(p)
-        assert (said(ap), ap.queue) == (["optready", "queued", "disabled", "unused"], Queue.UNOPTIMIZING)
+        assert (said(ap), ap.queue) == (
+            ["optready", "queued", "disabled", "unused"],
+            Queue.UNOPTIMIZING,
+        )
         bench.kprobes.wait_for_kprobe_optimizer()
         assert said(ap) == ["disabled", "disarmed", "unused"]
         assert not bench.kprobes.kprobe_table
@@ -58,12 +78,18 @@ class TestAnEntryBecomesAnAggregator:
         p = put(bench)
         ap = aggr_at(bench)
         assert ap is not p
-        assert ([child is p for child in ap.children], ap.optready, p.parent is ap) == ([True], True, True)
+        assert ([child is p for child in ap.children], ap.optready, p.parent is ap) == (
+            [True],
+            True,
+            True,
+        )
 
     def test_elsewhere_when_a_second_probe_joins(self, bench):
         p = put(bench, RET)
         q = put(bench, RET)
-        assert [child is want for child, want in zip(aggr_at(bench, RET).children, (q, p), strict=True)] == [True, True]
+        assert [
+            child is want for child, want in zip(aggr_at(bench, RET).children, (q, p), strict=True)
+        ] == [True, True]
 
     @pytest.mark.parametrize("flags", [NONE, DISABLED])
     def test_with_the_address_slot_and_flags_of_the_first_but_optimized(self, bench, flags):
@@ -71,7 +97,12 @@ class TestAnEntryBecomesAnAggregator:
         slot, text = p.ainsn, state(bench, RET).text
         put(bench, RET, flags=DISABLED)
         ap = aggr_at(bench, RET)
-        assert (ap.addr, ap.ainsn is slot, ap.flags, bench.arch.slots.used) == (BASE + RET, True, flags, 1)
+        assert (ap.addr, ap.ainsn is slot, ap.flags, bench.arch.slots.used) == (
+            BASE + RET,
+            True,
+            flags,
+            1,
+        )
         assert state(bench, RET).text == text
         p.flags |= OPTIMIZED
         bench.kprobes._init_aggr_kprobe(ap, p)
@@ -89,7 +120,9 @@ class TestAnEntryBecomesAnAggregator:
 
 class TestChain:
     @pytest.mark.parametrize("optimize", [False, True])
-    def test_a_pre_handler_that_returns_non_zero_ends_it_behind_an_int3_and_is_ignored_behind_a_jump(self, bench, optimize):
+    def test_a_pre_handler_that_returns_1_ends_it_behind_int3_and_not_behind_a_jump(
+        self, bench, optimize
+    ):
         bench.kprobes.kprobes_allow_optimization = optimize
         order: list[int] = []
 
@@ -123,7 +156,11 @@ class TestChain:
     def test_post_handlers_run_newest_first_once_all_pre_handlers_have(self, bench):
         order: list[str] = []
         for n in range(2):
-            put(bench, pre_handler=lambda *_, n=n: order.append(f"pre {n}"), post_handler=lambda *_, n=n: order.append(f"post {n}"))
+            put(
+                bench,
+                pre_handler=lambda *_, n=n: order.append(f"pre {n}"),
+                post_handler=lambda *_, n=n: order.append(f"post {n}"),
+            )
         bench.plane.sleep(2 * OPTIMIZE_DELAY)
         assert bench.call("f", 5) == 11
         assert order == ["pre 1", "pre 0", "post 1", "post 0"]
@@ -138,6 +175,10 @@ class TestChain:
 
 
 def test_a_new_child_comes_first_and_one_with_a_break_handler_last(bench):
-    plain, breaking, newer = Kprobe(symbol_name="f"), Kprobe(symbol_name="f", break_handler=lambda *_: 0), Kprobe(symbol_name="f")
+    plain, breaking, newer = (
+        Kprobe(symbol_name="f"),
+        Kprobe(symbol_name="f", break_handler=lambda *_: 0),
+        Kprobe(symbol_name="f"),
+    )
     bench.kprobes.register_kprobes([plain, breaking, newer])
     assert [[plain, breaking, newer].index(child) for child in aggr_at(bench).children] == [2, 0, 1]

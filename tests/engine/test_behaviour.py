@@ -1,4 +1,6 @@
-"""Agreement of the whole core with a real Linux 6.1: every step of every recorded scenario, by `optprobe script`'s own code."""
+"""Agreement of the whole core with a real Linux 6.1: every step of every recorded scenario, by
+`optprobe script`'s own code.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,10 @@ import pytest
 from tests.engine.behaviour import Scenario, compare, scenarios, stubs
 
 _LACKS_SYMBOL = "the image of the stubs has no such data or function"
-_OTHER_DATA = "the module's data lay elsewhere when this was recorded than when the image was: a displacement in the text differs"
+_OTHER_DATA = (
+    "the module's data lay elsewhere when this was recorded than when the image was: a displacement"
+    " in the text differs"
+)
 _LACKS_DATA = "the function reads data that the image of the stubs does not carry, so the call dies"
 # What can't agree, and why: scenario, number of the step, its operation, the key that differs.
 _APART = {
@@ -53,7 +58,9 @@ def test_every_step_is_answered_as_a_real_kernel_did(scenario: Scenario, image, 
 
 
 def test_an_operation_takes_as_many_core_syncs_as_the_fewest_interrupts_seen_for_it(image, pool):
-    """An interrupt a sync and some noise were counted: no step may have fewer than our syncs, and of each kind one has no more."""
+    """An interrupt a sync and some noise were counted: no step may have fewer than our syncs, and
+    of each kind one has no more.
+    """
     fewest: dict[tuple[str, int], int] = {}
     for scenario in scenarios():
         for verb, syncs, seen in compare(scenario, image, pool).syncs:
@@ -64,7 +71,10 @@ def test_an_operation_takes_as_many_core_syncs_as_the_fewest_interrupts_seen_for
 
 @pytest.mark.parametrize(
     ("scenario", "ops", "key", "real"),
-    [("sysctl", ["reg 0 st_small+0", "wait"], "ipis", 2), ("mid_probe", ["reg 0 st_small+0"], "kflags", 16)],
+    [
+        ("sysctl", ["reg 0 st_small+0", "wait"], "ipis", 2),
+        ("mid_probe", ["reg 0 st_small+0"], "kflags", 16),
+    ],
 )
 def test_a_wrong_answer_is_seen(scenario, ops, key, real, image, pool):
     found = next(one for one in scenarios() if one.name == scenario)

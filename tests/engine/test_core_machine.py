@@ -1,6 +1,8 @@
-"""The core driven at random, on the real machine with real code, against :mod:`tests.engine.core_model`.
+"""The core driven at random, on the real machine with real code, against
+:mod:`tests.engine.core_model`.
 
-It finds each of these single-line changes to the core (``make mutants`` makes one after the other in a copy, and runs this):
+It finds each of these single-line changes to the core (``make mutants`` makes one after the other
+in a copy, and runs this):
 
 1. a new probe does not force back the jump it lies in;
 2. another probe in the bytes does not keep the jump off;
@@ -24,8 +26,9 @@ and, of what ``next`` mends of 6.1, of these:
 17. a post_handler that joins a boosted probe is not called;
 18. what an operation arms and disarms is disarmed only.
 
-``OPTPROBE_EXAMPLES`` (300) makes it longer: of linux-2010 as many, of the others half. For ``next`` the model has no exceptions: what may
-be optimized is, once the optimizer is idle, and who is enabled is called, post_handlers, too.
+``OPTPROBE_EXAMPLES`` (300) makes it longer: of linux-2010 as many, of the others half. For ``next``
+the model has no exceptions: what may be optimized is, once the optimizer is idle, and who is
+enabled is called, post_handlers, too.
 """
 
 from __future__ import annotations
@@ -37,7 +40,14 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import pytest
 from hypothesis import Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from arch_x86.isa.encode import jmp32
 from arch_x86.lab.bench import Workbench
@@ -51,10 +61,14 @@ from tests.conftest import BASE, asm_image
 from tests.engine.core_model import CoreModel, ModelProbe
 
 INT3, JMP = 0xCC, 0xE9
-CODE = "nop; nop; mov eax, edi; add rax, rdi; nop; lea rax, [rax + 1]; mov ecx, 5; add rax, rcx; xor edx, edx; ret"
+CODE = (
+    "nop; nop; mov eax, edi; add rax, rdi; nop; lea rax, [rax + 1]; mov ecx, 5; add rax, rcx; "
+    "xor edx, edx; ret"
+)
 BOUNDARIES = (0, 1, 2, 4, 7, 8, 12, 17, 20, 22)
 SIZE = 23
-# 6.1 but for two faults of its own that this machine finds at once, and that have tests of their own (test_finds.py).
+# 6.1 but for two faults of its own that this machine finds at once, and that have tests of their
+# own (test_finds.py).
 MENDED_6_1 = replace(LINUX_6_1, looks_at_nearest_only=False, reoptimizes_neighbour=True)
 EXAMPLES = int(os.environ.get("OPTPROBE_EXAMPLES", "300"))
 
@@ -71,7 +85,9 @@ class CoreMachine(RuleBasedStateMachine):
         self.kprobes = self.bench.kprobes
         self.original = self.bench.image.read(BASE, SIZE)
         plans = {offset: can_optimize(self.bench.arch.code, BASE + offset) for offset in BOUNDARIES}
-        sizes = {offset: plan.size for offset, plan in plans.items() if isinstance(plan, OptimizePlan)}
+        sizes = {
+            offset: plan.size for offset, plan in plans.items() if isinstance(plan, OptimizePlan)
+        }
         assert len(sizes) >= 6
         self.model = CoreModel(
             sizes,
@@ -103,7 +119,7 @@ class CoreMachine(RuleBasedStateMachine):
         probes = self.model.probes()
         return probes[index % len(probes)]
 
-    # Rules ------------------------------------------------------------------------------------------------------------
+    # Rules ----------------------------------------------------------------------------------------
 
     @initialize(probes=st.lists(st.sampled_from((*BOUNDARIES, 12, 12)), min_size=1, max_size=5))
     def begin(self, probes):
@@ -126,7 +142,9 @@ class CoreMachine(RuleBasedStateMachine):
         self.register_one(offset, post=False, enabled=True)
 
     def fresh(self, offset, *, disabled=False):
-        kprobe = Kprobe(symbol_name="f", offset=offset, flags=KprobeFlag(KprobeFlag.DISABLED if disabled else 0))
+        kprobe = Kprobe(
+            symbol_name="f", offset=offset, flags=KprobeFlag(KprobeFlag.DISABLED if disabled else 0)
+        )
         kprobe.pre_handler = lambda p, _regs: self.calls.append(("pre", p))
         return kprobe
 
@@ -134,8 +152,14 @@ class CoreMachine(RuleBasedStateMachine):
         kprobe = self.fresh(offset, disabled=not enabled)
         if post:
             kprobe.post_handler = lambda p, _regs, _flags: self.calls.append(("post", p))
-        dead = not self.profile.rescues_unused and (offset in self.model.dying or offset in self.model.leaked)
-        if not enabled and self.profile.rescue_enables and offset in self.model.dying | self.model.leaked:
+        dead = not self.profile.rescues_unused and (
+            offset in self.model.dying or offset in self.model.leaked
+        )
+        if (
+            not enabled
+            and self.profile.rescue_enables
+            and offset in self.model.dying | self.model.leaked
+        ):
             return  # see test_finds.py
         if dead and offset not in self.model.sites:
             with pytest.raises(KprobeError) as refused:
@@ -187,7 +211,9 @@ class CoreMachine(RuleBasedStateMachine):
         before = self.bench.plane.stats.syncs
         forced = sum(self.text()[o] == JMP for o in BOUNDARIES)
         self.kprobes.register_kprobes(probes)
-        assert self.bench.plane.stats.syncs - before <= 1 + 2 * forced, "one sync for all, two for each jump that is forced back"
+        assert self.bench.plane.stats.syncs - before <= 1 + 2 * forced, (
+            "one sync for all, two for each jump that is forced back"
+        )
         for kprobe, offset in zip(probes, offsets, strict=True):
             self.model.register(kprobe, offset, post=False, enabled=True)
 
@@ -231,7 +257,11 @@ class CoreMachine(RuleBasedStateMachine):
     def switch_optimization(self, on):
         set_kprobes_optimization(self.kprobes, on=on)
         if on and not self.model.allowed:
-            self.model.blocked = {o for o in self.model.blocked if not self.model.armed(o) or self.holds_an_armed_one(o)}
+            self.model.blocked = {
+                o
+                for o in self.model.blocked
+                if not self.model.armed(o) or self.holds_an_armed_one(o)
+            }
         self.model.allowed = on
         if not on:
             self._settled()
@@ -242,7 +272,8 @@ class CoreMachine(RuleBasedStateMachine):
         set_kprobes_enabled(self.kprobes, on=on)
         self.model.all_disarmed = not on
         if changed and on:
-            # Armed in the order of the table: one armed before a neighbour in its bytes is forced back again.
+            # Armed in the order of the table: one armed before a neighbour in its bytes is forced
+            # back again.
             self.model.blocked |= set(filter(self.holds_an_armed_one, self.model.sites))
         if not on:
             self._settled()
@@ -256,7 +287,11 @@ class CoreMachine(RuleBasedStateMachine):
         self.switch_all(True)
 
     @rule(index=st.integers(0, 30), enabled=st.booleans())
-    @precondition(lambda self: self.loaded and not self.profile.rescue_enables and self.model.dying | self.model.leaked)
+    @precondition(
+        lambda self: (
+            self.loaded and not self.profile.rescue_enables and self.model.dying | self.model.leaked
+        )
+    )
     def take_over(self, index, enabled):
         """A new probe where nobody is left and the optimizer has not come."""
         waiting = sorted(self.model.dying | self.model.leaked)
@@ -282,10 +317,22 @@ class CoreMachine(RuleBasedStateMachine):
         self.calls.clear()
         eax = argument & 0xFFFFFFFF
         assert self.bench.call("f", argument) == (eax + argument + 6) & (1 << 64) - 1
-        pre = [p.kprobe for offset in BOUNDARIES if offset in self.model.sites for p in self.model.called(offset)]
+        pre = [
+            p.kprobe
+            for offset in BOUNDARIES
+            if offset in self.model.sites
+            for p in self.model.called(offset)
+        ]
         assert [p for kind, p in self.calls if kind == "pre"] == pre
-        if self.profile.slot_has_both or not self.profile.steps_by_int3:  # 6.1 never calls one that joins a boosted copy
-            post = [p.kprobe for offset in BOUNDARIES if offset in self.model.sites for p in self.model.called(offset) if p.post]
+        # 6.1 never calls one that joins a boosted copy
+        if self.profile.slot_has_both or not self.profile.steps_by_int3:
+            post = [
+                p.kprobe
+                for offset in BOUNDARIES
+                if offset in self.model.sites
+                for p in self.model.called(offset)
+                if p.post
+            ]
             assert [p for kind, p in self.calls if kind == "post"] == post
 
     @rule(really=st.integers(0, 7).map(lambda n: n == 0))
@@ -304,7 +351,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.bench.machine.load_text(BASE, self.original)
         self.loaded = True
 
-    # What must hold ---------------------------------------------------------------------------------------------------
+    # What must hold -------------------------------------------------------------------------------
 
     def _settled(self) -> None:
         """The optimizer is idle: what is queued nowhere stands."""
@@ -314,7 +361,9 @@ class CoreMachine(RuleBasedStateMachine):
         if not self.loaded:
             return
         text = self.text()
-        self.model.rearmed = {o for o in self.model.rearmed if text[o] == INT3 and self.model.armed(o)}
+        self.model.rearmed = {
+            o for o in self.model.rearmed if text[o] == INT3 and self.model.armed(o)
+        }
         for offset in BOUNDARIES:
             if not self._covered(text, offset):
                 touched = text[offset] != self.original[offset]
@@ -329,7 +378,9 @@ class CoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def text_is_whole(self):
-        """Every instruction is its own, a breakpoint where one may be, or a whole jump to a detour buffer in use where one may be."""
+        """Every instruction is its own, a breakpoint where one may be, or a whole jump to a detour
+        buffer in use where one may be.
+        """
         if not self.loaded:
             return
         text, at = self.text(), 0
@@ -347,17 +398,25 @@ class CoreMachine(RuleBasedStateMachine):
             target = BASE + at + 5 + int.from_bytes(text[at + 1 : at + 5], "little", signed=True)
             assert text[at : at + 5] == jmp32(BASE + at, target)
             assert self.bench.arch.detours.owns(target)
-            assert self.model.may_jump(at) or at in self.model.dying or not self.kprobes.optimizer.idle, f"+{at}"
+            assert (
+                self.model.may_jump(at) or at in self.model.dying or not self.kprobes.optimizer.idle
+            ), f"+{at}"
             assert not any(self.model.armed(other) for other in self.model.inside(at)), f"+{at}"
             at += 5
 
     @invariant()
     def the_list_is_right(self):
         shown = [(p.at - BASE, status_words(p, entry)) for p, entry in listed_probes(self.kprobes)]
-        assert [(at, words.replace("[OPTIMIZED]", "")) for at, words in shown] == self.model.listed()
+        assert [
+            (at, words.replace("[OPTIMIZED]", "")) for at, words in shown
+        ] == self.model.listed()
         for at, words in shown:
             if "[OPTIMIZED]" in words:
-                assert self.model.may_jump(at) or at in self.model.rearmed or not self.kprobes.optimizer.idle
+                assert (
+                    self.model.may_jump(at)
+                    or at in self.model.rearmed
+                    or not self.kprobes.optimizer.idle
+                )
 
 
 SHARES = [(LINUX_2010, 1.0), (MENDED_6_1, 0.5), (NEXT, 0.5)]

@@ -1,4 +1,6 @@
-"""Faults of the kernels themselves that the state machine finds, each as the shortest sequence that shows it, and where it is mended."""
+"""Faults of the kernels themselves that the state machine finds, each as the shortest sequence that
+shows it, and where it is mended.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def text(bench, size: int = 8) -> bytes:
 
 
 class TestAProbeBehindADisabledOneInsideAJump:
-    """get_optimized_kprobe() stops at the nearest probe in front, be that disabled, and does not see the jump that starts before it."""
+    """get_optimized_kprobe() stops at the nearest probe in front, be that disabled, and does not
+    see the jump that starts before it.
+    """
 
     def test_is_written_into_the_jump_by_6_1(self, bench_of):
         bench = bench_of(LINUX_6_1)
@@ -68,7 +72,9 @@ class TestAProbeBehindADisabledOneInsideAJump:
 
 
 class TestDisableEnableDisableBeforeTheOptimizerCame:
-    """Arming writes a breakpoint over the jump that still stands, and leaves the jump's tail behind it."""
+    """Arming writes a breakpoint over the jump that still stands, and leaves the jump's tail behind
+    it.
+    """
 
     @staticmethod
     def provoke(bench) -> None:
@@ -128,7 +134,9 @@ class TestADyingProbeThatANeighbourForcesBack:
 
 
 class TestAProbeArmedAroundADisabledOneWhoseJumpStillStands:
-    """arch_check_optimized_kprobe() asked only whether the other is disabled, so the first is optimized at once (f1c97a1b4ef7)."""
+    """arch_check_optimized_kprobe() asked only whether the other is disabled, so the first is
+    optimized at once (f1c97a1b4ef7).
+    """
 
     @staticmethod
     def provoke(bench) -> None:
@@ -178,7 +186,7 @@ class TestAProbeArmedAroundADisabledOneWhoseJumpStillStands:
             assert bench.call("f", 5) == 11
 
 
-def test_a_disabled_probe_that_takes_over_a_dying_one_leaves_its_jump_for_good_in_6_1(bench_of):
+def test_a_disabled_probe_that_takes_over_a_dying_one_leaves_its_jump_in_6_1(bench_of):
     bench = bench_of(LINUX_6_1)
     a = probe(bench, 0)
     bench.kprobes.wait_for_kprobe_optimizer()

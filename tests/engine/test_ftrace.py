@@ -1,4 +1,6 @@
-"""Laws of probes on ftrace locations in 6.1 and next, where such a probe is a call of a trampoline, and of what 2010 does there."""
+"""Laws of probes on ftrace locations in 6.1 and next, where such a probe is a call of a trampoline,
+and of what 2010 does there.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,10 @@ def text(bench, site: str) -> str:
         return "original"
     end = BASE + len(original)
     assert found.startswith(prefix)
-    assert end + int.from_bytes(found[len(prefix) : -1], "little", signed=True) == bench.machine.stubs.ftrace_caller
+    assert (
+        end + int.from_bytes(found[len(prefix) : -1], "little", signed=True)
+        == bench.machine.stubs.ftrace_caller
+    )
     return "call"
 
 
@@ -56,14 +61,21 @@ def counting(hits: list, **fields) -> Kprobe:
 
 @NEW
 class TestTheText:
-    def test_is_ftraces_call_while_armed_and_the_original_else_never_int3(self, bench_of, profile, site):
+    def test_is_ftraces_call_while_armed_and_the_original_else_never_int3(
+        self, bench_of, profile, site
+    ):
         bench = bench_of(profile, traced(site))
         core, hits = bench.kprobes, []
         p = counting(hits)
 
         def holds(what: str, flags: KprobeFlag = FTRACE) -> None:
             core.wait_for_kprobe_optimizer()
-            assert (text(bench, site), p.flags, bench.arch.slots.used, bench.arch.detours.used) == (what, flags, 0, 0)
+            assert (text(bench, site), p.flags, bench.arch.slots.used, bench.arch.detours.used) == (
+                what,
+                flags,
+                0,
+                0,
+            )
             hits.clear()
             assert (bench.call("f", 4), len(hits)) == (7, what == "call")
             assert core.get_kprobe(BASE) is p
@@ -92,17 +104,28 @@ class TestTheText:
     def test_is_written_behind_a_breakpoint_with_three_core_syncs_each_way(self, bench_of, profile):
         bench = bench_of(profile, traced())
         writes: list[tuple[int, bytes]] = []
-        bench.machine.text.listeners.append(lambda write: writes.append((write.addr - BASE, write.data)))
+        bench.machine.text.listeners.append(
+            lambda write: writes.append((write.addr - BASE, write.data))
+        )
         p = Kprobe(symbol_name="f")
         bench.kprobes.register_kprobe(p)
         call = bench.machine.text.read(BASE, 5)
         bench.kprobes.unregister_kprobe(p)
         original = SITES["nop"][0]
-        assert writes == [(0, b"\xcc"), (1, call[1:]), (0, call[:1]), (0, b"\xcc"), (1, original[1:]), (0, original[:1])]
+        assert writes == [
+            (0, b"\xcc"),
+            (1, call[1:]),
+            (0, call[:1]),
+            (0, b"\xcc"),
+            (1, original[1:]),
+            (0, original[:1]),
+        ]
         assert bench.plane.stats.syncs == 6
 
     @pytest.mark.parametrize("steps", [(), ("bp-refs",)], ids=["all steps", "no bp-refs"])
-    def test_while_it_is_written_whoever_comes_makes_the_new_instruction(self, bench_of, monkeypatch, profile, site, steps):
+    def test_while_it_is_written_whoever_comes_makes_the_new_instruction(
+        self, bench_of, monkeypatch, profile, site, steps
+    ):
         bench = bench_of(without(profile, frozenset(steps)), traced(site))
         hits: list[Kprobe] = []
         p, seen = counting(hits), []
@@ -130,16 +153,30 @@ class TestTheText:
 
 @NEW
 class TestHandlers:
-    def test_see_the_entry_of_the_function_and_interrupts_as_it_has_them(self, bench_of, profile, site):
+    def test_see_the_entry_of_the_function_and_interrupts_as_it_has_them(
+        self, bench_of, profile, site
+    ):
         bench = bench_of(profile, traced(site))
         seen: list[tuple[int, ...]] = []
         end = BASE + len(SITES[site][0])
 
         def pre(_p, regs):
-            seen.append((regs.ip, regs.di, regs.orig_ax, regs.flags & FLAG_IF, bench.machine.ram.read_u64(regs.sp)))
+            seen.append(
+                (
+                    regs.ip,
+                    regs.di,
+                    regs.orig_ax,
+                    regs.flags & FLAG_IF,
+                    bench.machine.ram.read_u64(regs.sp),
+                )
+            )
             assert bench.arch.cpus.handler_takes_interrupts(0)
 
-        p = Kprobe(symbol_name="f", pre_handler=pre, post_handler=lambda _p, regs, flags: seen.append((regs.ip, flags)))
+        p = Kprobe(
+            symbol_name="f",
+            pre_handler=pre,
+            post_handler=lambda _p, regs, flags: seen.append((regs.ip, flags)),
+        )
         bench.kprobes.register_kprobe(p)
         assert bench.call("f", 4) == 7
         assert seen == [(BASE + 1, 4, 0, FLAG_IF, bench.machine.stubs.call_return), (end, 0)]
@@ -153,7 +190,9 @@ class TestHandlers:
         bench.kprobes.register_kprobe(Kprobe(symbol_name="f", pre_handler=pre))
         assert bench.call("f", 4) == 44
 
-    def test_that_set_ip_and_return_1_end_the_hit_without_a_post_handler(self, bench_of, profile, site):
+    def test_that_set_ip_and_return_1_end_the_hit_without_a_post_handler(
+        self, bench_of, profile, site
+    ):
         bench = bench_of(profile, traced(site))
         posts: list[Kprobe] = []
 
@@ -170,7 +209,9 @@ class TestHandlers:
     def test_that_set_ip_and_return_0_go_on_behind_the_site(self, bench_of, profile):
         bench = bench_of(profile, traced())
         p = Kprobe(
-            symbol_name="f", pre_handler=lambda _p, regs: setattr(regs, "ip", 1), post_handler=lambda _p, regs, _f: setattr(regs, "ip", 1)
+            symbol_name="f",
+            pre_handler=lambda _p, regs: setattr(regs, "ip", 1),
+            post_handler=lambda _p, regs, _f: setattr(regs, "ip", 1),
         )
         bench.kprobes.register_kprobe(p)
         assert bench.call("f", 4) == 7
@@ -178,7 +219,10 @@ class TestHandlers:
     def test_of_several_probes_run_newest_first_and_of_disabled_ones_not(self, bench_of, profile):
         bench = bench_of(profile, traced())
         order: list[tuple[str, Kprobe]] = []
-        handlers = {"pre_handler": lambda p, _r: order.append(("pre", p)), "post_handler": lambda p, *_: order.append(("post", p))}
+        handlers = {
+            "pre_handler": lambda p, _r: order.append(("pre", p)),
+            "post_handler": lambda p, *_: order.append(("post", p)),
+        }
         a, b, c = (Kprobe(symbol_name="f", **handlers) for _ in range(3))
         bench.kprobes.register_kprobes([a, b, c])
         bench.kprobes.disable_kprobe(b)
@@ -208,9 +252,13 @@ class TestHandlers:
         bench = bench_of(profile, traced())
         f, g = BASE, BASE + 0x100
         calls: list[int] = []
-        at_f = Kprobe(symbol_name="f", pre_handler=lambda *_: calls.append(bench.call_nested(0, g, 1)))
+        at_f = Kprobe(
+            symbol_name="f", pre_handler=lambda *_: calls.append(bench.call_nested(0, g, 1))
+        )
         again = Kprobe(symbol_name="f")
-        at_g = Kprobe(symbol_name="g", pre_handler=lambda *_: calls.append(bench.call_nested(0, f, 1)))
+        at_g = Kprobe(
+            symbol_name="g", pre_handler=lambda *_: calls.append(bench.call_nested(0, f, 1))
+        )
         bench.kprobes.register_kprobes([at_f, again, at_g])
         assert (bench.call("f", 4), calls) == (7, [6])
         assert (at_f.nmissed, again.nmissed, at_g.nmissed) == (0, 0, 1)
@@ -239,7 +287,10 @@ class TestHandlers:
         bench = bench_of(profile, traced(body=f"; {flags}"))
         machine, executor = bench.machine, bench.executor
         hits: list[str | None] = []
-        p = Kprobe(symbol_name="f", pre_handler=lambda *_: hits.append(wrong_entry(machine, machine.cpus[0])))
+        p = Kprobe(
+            symbol_name="f",
+            pre_handler=lambda *_: hits.append(wrong_entry(machine, machine.cpus[0])),
+        )
         bench.kprobes.register_kprobe(p)
         for wanted in (0x202, 0x246, 0x602, 0xAD7):  # DF set in the third
             executor.begin_call(0, BASE, (1, 2))
@@ -304,13 +355,22 @@ class TestRegistration:
             assert refused.value.errno == errno.EILSEQ
 
     @pytest.mark.parametrize("code", ["8d44070190", "0f1f040090", "e9fb000000", "6690669090"])
-    def test_on_a_location_that_holds_something_else_is_enodev_as_inspect_says(self, bench_of, profile, code):
-        image = replace(asm_image(".byte " + ", ".join(f"0x{byte:02x}" for byte in bytes.fromhex(code)) + BODY), reserved=(LOCATION,))
+    def test_on_a_location_that_holds_something_else_is_enodev_as_inspect_says(
+        self, bench_of, profile, code
+    ):
+        image = replace(
+            asm_image(".byte " + ", ".join(f"0x{byte:02x}" for byte in bytes.fromhex(code)) + BODY),
+            reserved=(LOCATION,),
+        )
         bench = bench_of(profile, image)
         with pytest.raises(KprobeError, match="no-ftrace-call") as refused:
             bench.kprobes.register_kprobe(Kprobe(symbol_name="f"))
         site = inspect_json(image)["functions"][0]["sites"][0]
-        assert (refused.value.errno, site["probe"], site["probe_reason"]) == (errno.ENODEV, -errno.ENODEV, "no-ftrace-call")
+        assert (refused.value.errno, site["probe"], site["probe_reason"]) == (
+            errno.ENODEV,
+            -errno.ENODEV,
+            "no-ftrace-call",
+        )
         assert (whole(bench), bench.kprobes.kprobe_table) == (True, {})
 
     def test_in_front_of_a_site_never_puts_a_jump_over_it(self, bench_of, profile):
@@ -318,31 +378,51 @@ class TestRegistration:
         image = asm_image(code, reserved=(Reserved(BASE + 4, 5, ReservedKind.FTRACE_SITE),))
         bench = bench_of(profile, image)
         hits: list[Kprobe] = []
-        front, on = (Kprobe(symbol_name="f", offset=offset, pre_handler=lambda p, _r: hits.append(p)) for offset in (0, 4))
+        front, on = (
+            Kprobe(symbol_name="f", offset=offset, pre_handler=lambda p, _r: hits.append(p))
+            for offset in (0, 4)
+        )
         bench.kprobes.register_kprobes([front, on])
         bench.kprobes.wait_for_kprobe_optimizer()
-        assert (bench.method(front) in (Method.INT3, Method.BOOSTED), bench.method(on)) == (True, Method.FTRACE)
+        assert (bench.method(front) in (Method.INT3, Method.BOOSTED), bench.method(on)) == (
+            True,
+            Method.FTRACE,
+        )
         assert inspect_json(image)["functions"][0]["sites"][0]["reason"] == "reserved-text"
         assert (bench.call("f", 4), hits) == (7, [front, on])
 
     def test_of_an_image_for_ibt_moves_from_endbr_to_the_site(self, bench_of, profile):
         code = ".byte 0xf3, 0x0f, 0x1e, 0xfa, 0x0f, 0x1f, 0x44, 0x00, 0x00" + BODY
-        bench = bench_of(profile, asm_image(code, ibt=True, reserved=(Reserved(BASE + 4, 5, ReservedKind.FTRACE_SITE),)))
+        bench = bench_of(
+            profile,
+            asm_image(code, ibt=True, reserved=(Reserved(BASE + 4, 5, ReservedKind.FTRACE_SITE),)),
+        )
         p = Kprobe(symbol_name="f")
         bench.kprobes.register_kprobe(p)
         assert (p.at, p.flags, bench.call("f", 4)) == (BASE + 4, FTRACE, 7)
 
-    def test_ends_with_the_code_which_is_left_as_it_was_and_begins_again_with_it(self, bench_of, profile):
+    def test_ends_with_the_code_which_is_left_as_it_was_and_begins_again_with_it(
+        self, bench_of, profile
+    ):
         bench = bench_of(profile, traced())
         core, size = bench.kprobes, len(bench.image.segments[0].data)
         old, new, hits = Kprobe(symbol_name="f"), counting(hits := []), hits
         core.register_kprobe(old)
         assert core.kprobes_module_going(BASE, size) == 1
-        assert (whole(bench), old.gone, kprobes_list(core).split()[3]) == (True, True, "[GONE][FTRACE]")
+        assert (whole(bench), old.gone, kprobes_list(core).split()[3]) == (
+            True,
+            True,
+            "[GONE][FTRACE]",
+        )
         bench.machine.unload_text(BASE, size)
         bench.machine.load_text(BASE, bench.image.segments[0].data)
         core.register_kprobe(new)
-        assert (text(bench, "nop"), new.flags, bench.call("f", 4), hits) == ("call", FTRACE, 7, [new])
+        assert (text(bench, "nop"), new.flags, bench.call("f", 4), hits) == (
+            "call",
+            FTRACE,
+            7,
+            [new],
+        )
         core.unregister_kprobes([old, new])
         assert (whole(bench), core.kprobe_table) == (True, {})
 
@@ -376,7 +456,11 @@ def test_in_2010_it_is_a_breakpoint_over_what_stands_there(bench_of, site):
     p = counting(hits)
     bench.kprobes.register_kprobe(p)
     bench.kprobes.wait_for_kprobe_optimizer()
-    assert (bench.machine.text.read(BASE, 1), p.flags, bench.method(p) is Method.FTRACE) == (b"\xcc", KprobeFlag(0), False)
+    assert (bench.machine.text.read(BASE, 1), p.flags, bench.method(p) is Method.FTRACE) == (
+        b"\xcc",
+        KprobeFlag(0),
+        False,
+    )
     assert (bench.call("f", 4), hits) == (7, [p])
     bench.kprobes.unregister_kprobe(p)
     assert whole(bench)
@@ -388,8 +472,12 @@ def _saved(tmp_path, image) -> str:
         "format": "code-image",
         "version": 1,
         "segments": [{"addr": segment.addr, "hex": segment.data.hex()}],
-        "symbols": [{"name": one.name, "addr": one.addr, "size": one.size} for one in image.symbols],
-        "reserved": [{"addr": one.addr, "size": one.size, "kind": one.kind.value} for one in image.reserved],
+        "symbols": [
+            {"name": one.name, "addr": one.addr, "size": one.size} for one in image.symbols
+        ],
+        "reserved": [
+            {"addr": one.addr, "size": one.size, "kind": one.kind.value} for one in image.reserved
+        ],
     }
     (tmp_path / "traced.json").write_text(json.dumps(document))
     return str(tmp_path / "traced.json")
@@ -400,13 +488,27 @@ class TestCommands:
     def test_script_shows_the_flag_and_the_call(self, tmp_path, capsys, profile):
         path = _saved(tmp_path, traced())
         (tmp_path / "ops").write_text("reg 0 f+0\ncall f x2\ncnt 0\ndis 0\nunreg 0\n")
-        assert main(["script", path, str(tmp_path / "ops"), "--profile", profile.name, "--json"]) == 0
+        assert (
+            main(["script", path, str(tmp_path / "ops"), "--profile", profile.name, "--json"]) == 0
+        )
         reg, call, cnt, dis, unreg = map(json.loads, capsys.readouterr().out.splitlines())
-        assert (reg["rc"], reg["syncs"], reg["pflags"], reg["text"][:2], reg["list"]) == (0, 3, 24, "e8", [["f+0x0", "[FTRACE]"]])
+        assert (reg["rc"], reg["syncs"], reg["pflags"], reg["text"][:2], reg["list"]) == (
+            0,
+            3,
+            24,
+            "e8",
+            [["f+0x0", "[FTRACE]"]],
+        )
         assert (call["ret"], cnt["hits"], cnt["lastip"]) == ("4", 2, "f+0x1/0xb")
-        assert (dis["text"][:10], dis["list"], unreg["text"][:10]) == ("0f1f440000", [["f+0x0", "[DISABLED][FTRACE]"]], "0f1f440000")
+        assert (dis["text"][:10], dis["list"], unreg["text"][:10]) == (
+            "0f1f440000",
+            [["f+0x0", "[DISABLED][FTRACE]"]],
+            "0f1f440000",
+        )
 
-    def test_run_says_ftrace_and_verify_is_good_with_an_interrupt_anywhere(self, tmp_path, capsys, profile):
+    def test_run_says_ftrace_and_verify_is_good_with_an_interrupt_anywhere(
+        self, tmp_path, capsys, profile
+    ):
         path = _saved(tmp_path, traced("call"))
         common = ["--call", "f", "--arg", "4", "--profile", profile.name, "--json"]
         assert main(["run", path, "--probe", "f+0", *common]) == 0
@@ -414,4 +516,8 @@ class TestCommands:
         assert (probe["method"], probe["hits"], probe["misses"]) == ("ftrace", 1, 0)
         assert main(["verify", path, "--interrupts", "boundaries", *common]) == 0
         verdict = json.loads(capsys.readouterr().out)
-        assert (verdict["verdict"], verdict["failures"], verdict["runs"] > 100) == ("good", [], True)
+        assert (verdict["verdict"], verdict["failures"], verdict["runs"] > 100) == (
+            "good",
+            [],
+            True,
+        )

@@ -1,4 +1,6 @@
-"""Laws of images for kernels with IBT: a probe at a function's first byte goes behind the ENDBR64 there (6.1 and next)."""
+"""Laws of images for kernels with IBT: a probe at a function's first byte goes behind the ENDBR64
+there (6.1 and next).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ PLAIN = "mov eax, edi; add eax, 3; nop; nop; ret"
 
 @pytest.fixture
 def bench(bench_of, profile):
-    return bench_of(profile, asm_image(CODE, PLAIN, "nop dword ptr [rax]; mov eax, edi; nop; nop; ret", ibt=True))
+    return bench_of(
+        profile,
+        asm_image(CODE, PLAIN, "nop dword ptr [rax]; mov eax, edi; nop; nop; ret", ibt=True),
+    )
 
 
 @pytest.fixture
@@ -29,7 +34,9 @@ def moved(profile) -> int:
     return 0 if profile is LINUX_2010 else 4
 
 
-@pytest.mark.parametrize("place", [{"symbol_name": "f"}, {"addr": BASE}], ids=["by symbol", "by address"])
+@pytest.mark.parametrize(
+    "place", [{"symbol_name": "f"}, {"addr": BASE}], ids=["by symbol", "by address"]
+)
 def test_a_probe_at_the_first_byte_goes_behind_endbr64_and_is_optimized_there(bench, moved, place):
     hits: list[int] = []
     p = Kprobe(**place, pre_handler=lambda _p, regs: hits.append(regs.ip))
@@ -76,9 +83,16 @@ def test_in_an_image_without_ibt_it_stays(bench_of, profile):
 
 
 def test_inspect_answers_for_the_first_byte_as_for_where_the_probe_goes():
-    first, *others = inspect_json(asm_image(CODE, ibt=True), "f", buffers=True)["functions"][0]["sites"]
+    first, *others = inspect_json(asm_image(CODE, ibt=True), "f", buffers=True)["functions"][0][
+        "sites"
+    ]
     goes = others[3]
-    assert (first["insn"], first["length"], goes["offset"], goes["optimizable"]) == ("endbr64", 4, 4, True)
+    assert (first["insn"], first["length"], goes["offset"], goes["optimizable"]) == (
+        "endbr64",
+        4,
+        4,
+        True,
+    )
     assert first == goes | {"offset": 0, "insn": "endbr64", "length": 4}
 
 
@@ -87,7 +101,10 @@ class TestCommands:
     def image(self, tmp_path) -> str:
         code = asm_image(CODE).segments[0].data
         document = {"format": "code-image", "version": 1, "ibt": True}
-        document |= {"segments": [{"addr": BASE, "hex": code.hex()}], "symbols": [{"name": "f", "addr": BASE, "size": len(code)}]}
+        document |= {
+            "segments": [{"addr": BASE, "hex": code.hex()}],
+            "symbols": [{"name": "f", "addr": BASE, "size": len(code)}],
+        }
         path = tmp_path / "ibt.json"
         path.write_text(json.dumps(document))
         return str(path)
@@ -101,7 +118,9 @@ class TestCommands:
         operations.write_text("reg 0 f+0\n")
         assert main(["script", image, str(operations), "--profile", profile.name, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["list"][0][0] == f"f+{moved:#x}"
-        assert main(["check", image, *call, "--probe", "f", "--calls", "1", "--preemptions", "0"]) == 0
+        assert (
+            main(["check", image, *call, "--probe", "f", "--calls", "1", "--preemptions", "0"]) == 0
+        )
         assert json.loads(capsys.readouterr().out)["verdict"] == "safe"
         assert main(["verify", image, *call]) == 0
         assert json.loads(capsys.readouterr().out)["sites"] == (5 if moved else 6)

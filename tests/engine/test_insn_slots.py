@@ -19,13 +19,16 @@ from engine.kprobe import Kprobe, Method
 from tests.conftest import BASE
 
 COUNT = 700
-"""Functions that can be optimized: more than two pages of slots and thirty of detour buffers. One more, ``g``, can't be boosted."""
+"""Functions that can be optimized: more than two pages of slots and thirty of detour buffers. One
+more, ``g``, can't be boosted.
+"""
 
 
 def image() -> Image:
     code, symbols = b"", []
     for i in range(COUNT):
-        body = b"\xb8" + i.to_bytes(4, "little") + b"\x48\x8d\x48\x01\xc3"  # mov eax, i; lea rcx, [rax + 1]; ret
+        # mov eax, i; lea rcx, [rax + 1]; ret
+        body = b"\xb8" + i.to_bytes(4, "little") + b"\x48\x8d\x48\x01\xc3"
         symbols.append(Symbol(f"f{i}", BASE + len(code), len(body)))
         code += body.ljust(16, b"\xcc")
     symbols.append(Symbol("g", BASE + len(code), 3))
@@ -66,7 +69,9 @@ def test_a_dirty_slot_is_not_used_again_before_its_grace_period(bench):
 
 
 def test_a_cpu_in_a_call_holds_the_slots_back_until_the_call_ends(bench):
-    bench.machine.text.write(BASE + 16 * COUNT, b"\xff\xcf\x75\xfc\xc3", reason="dec edi; jne g; ret")
+    bench.machine.text.write(
+        BASE + 16 * COUNT, b"\xff\xcf\x75\xfc\xc3", reason="dec edi; jne g; ret"
+    )
     first = probes(bench, 1)
     dirty = slot(bench, first[0])
     remove(bench, first)
@@ -81,7 +86,9 @@ def test_a_cpu_in_a_call_holds_the_slots_back_until_the_call_ends(bench):
 
 
 def test_a_slot_freed_again_while_another_task_waits_is_not_its_to_collect(bench):
-    """Two tasks collect; one comes back, hands the slot out, and it is freed again, after the other's wait began."""
+    """Two tasks collect; one comes back, hands the slot out, and it is freed again, after the
+    other's wait began.
+    """
     plane = SteppedPlane(bench)
     arch = build_arch(bench.machine, bench.machine.text, plane, bench.kprobes.profile)
     cache = arch.slots
@@ -171,7 +178,9 @@ def test_a_slot_without_a_jump_back_is_free_at_once(bench):
 def test_pages_are_given_back_when_empty_but_for_the_last(bench):
     ps = probes(bench, COUNT)
     caches = bench.arch.slots, bench.arch.detours
-    assert [cache.pages for cache in caches] == [-(-COUNT // cache.slots_per_page) for cache in caches]
+    assert [cache.pages for cache in caches] == [
+        -(-COUNT // cache.slots_per_page) for cache in caches
+    ]
     remove(bench, ps)
     for cache in caches:
         cache.collect_garbage_slots()
@@ -190,8 +199,13 @@ def test_a_page_given_back_can_be_had_again(bench):
 def test_a_freed_slot_is_poisoned_and_faults(bench):
     p = probes(bench, 1)[0]
     entry = bench.kprobes.get_kprobe(p.at)
-    places = [(entry.ainsn.slot, bench.arch.slots.slot_size), (entry.optinsn.detour.addr, bench.arch.detours.slot_size)]
-    assert all(bench.arch.in_use(addr) and bench.arch.in_use(addr + size - 1) for addr, size in places)
+    places = [
+        (entry.ainsn.slot, bench.arch.slots.slot_size),
+        (entry.optinsn.detour.addr, bench.arch.detours.slot_size),
+    ]
+    assert all(
+        bench.arch.in_use(addr) and bench.arch.in_use(addr + size - 1) for addr, size in places
+    )
     remove(bench, [p])
     for addr, size in places:
         assert bench.machine.text.read(addr, size) == b"\xcc" * size
@@ -214,12 +228,16 @@ def test_slots_lie_within_two_gib_of_the_text_that_they_serve(bench):
     ps = probes(bench, COUNT)
     for p in ps:
         entry = bench.kprobes.get_kprobe(p.at)
-        assert all(abs(addr - p.at) < 1 << 31 for addr in (entry.ainsn.slot, entry.optinsn.detour.addr))
+        assert all(
+            abs(addr - p.at) < 1 << 31 for addr in (entry.ainsn.slot, entry.optinsn.detour.addr)
+        )
 
 
 def test_without_the_reuse_wait_a_dirty_slot_is_used_again_at_once(pool):
     for profile in PROFILES:
-        bench = Workbench(image(), pool=pool, profile=without(profile, frozenset({"slot-reuse-wait"})))
+        bench = Workbench(
+            image(), pool=pool, profile=without(profile, frozenset({"slot-reuse-wait"}))
+        )
         first = probes(bench, 1)
         dirty = slot(bench, first[0])
         remove(bench, first)
@@ -257,7 +275,9 @@ class TestUnloadedText:
         self.unload(bench)
         with pytest.raises(KprobeError) as refused:
             bench.kprobes.register_kprobe(Kprobe(symbol_name="f0"))
-        assert refused.value.errno == (errno.ENOENT if bench.kprobes.profile.lookup_is_enoent else errno.EINVAL)
+        assert refused.value.errno == (
+            errno.ENOENT if bench.kprobes.profile.lookup_is_enoent else errno.EINVAL
+        )
 
     def test_keeps_its_probes_as_gone_until_they_are_unregistered(self, bench):
         p = probes(bench, 1)[0]

@@ -28,8 +28,26 @@ SUM = "lea rax, [rdi + rsi]; nop; add rax, [rsp + 8]; add rax, [rsp + 16]; ret"
 CALL = "push rsi; push rdi; mov rdi, 100; mov rsi, 20; call rdx; add rsp, 16; ret"
 # What a callee may do, and more: all registers, flags, its arguments on the stack, a deep stack.
 ENTRY = (
-    "mov rax, [rsp + 8]; mov [rsp + 8], rdi; mov [rsp + 16], rsi; mov rcx, [rsp]; mov qword ptr [rsp + 56], rsp; sub rsp, 512; "
-    + "; ".join(f"mov {r}, rcx" for r in ("rbx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"))
+    "mov rax, [rsp + 8]; mov [rsp + 8], rdi; mov [rsp + 16], rsi; mov rcx, [rsp]; "
+    "mov qword ptr [rsp + 56], rsp; sub rsp, 512; "
+    + "; ".join(
+        f"mov {r}, rcx"
+        for r in (
+            "rbx",
+            "rdx",
+            "rsi",
+            "rdi",
+            "rbp",
+            "r8",
+            "r9",
+            "r10",
+            "r11",
+            "r12",
+            "r13",
+            "r14",
+            "r15",
+        )
+    )
     + f"; std; stc; {LEAVE}"
 )
 
@@ -58,7 +76,9 @@ def counted(log: str = "lock inc qword ptr [r11]") -> str:
 
 class TestEntry:
     @pytest.mark.parametrize("red_zone", [False, True])
-    def test_the_entry_runs_with_the_arguments_and_the_function_as_if_nothing_had_been(self, make, red_zone):
+    def test_the_entry_runs_with_the_arguments_and_the_function_as_if_nothing_had_been(
+        self, make, red_zone
+    ):
         image = asm_image(CALL, SUM, ENTRY, red_zone=red_zone)
         plain = make(image)
         plain.start_call(0, BASE, (3, 4, G))
@@ -89,13 +109,23 @@ class TestEntry:
         assert not bench.executor.interrupt(0)
 
     def test_it_sees_the_registers_of_the_call(self, make):
-        seen = "mov [r11], rdi; mov [r11 + 8], rsi; mov [r11 + 16], rsp; mov rax, [rsp]; mov [r11 + 24], rax"
-        bench = make("mov eax, edi; nop; nop; nop; nop; add rax, rsi; ret", f"mov r11, rdx; {seen}; {LEAVE}")
+        seen = (
+            "mov [r11], rdi; mov [r11 + 8], rsi; mov [r11 + 16], rsp; mov rax, [rsp]; "
+            "mov [r11 + 24], rax"
+        )
+        bench = make(
+            "mov eax, edi; nop; nop; nop; nop; add rax, rsi; ret", f"mov r11, rdx; {seen}; {LEAVE}"
+        )
         bench.kprobes.register_jprobe(Jprobe(symbol_name="f", entry="g"))
         at = bench.machine.allocate(32)
         assert bench.call("f", 30, 12, at) == 42
         words = [bench.machine.ram.read_u64(at + 8 * i) for i in range(4)]
-        assert words == [30, 12, bench.machine.tasks[0].base_rsp - 8, bench.machine.stubs.call_return]
+        assert words == [
+            30,
+            12,
+            bench.machine.tasks[0].base_rsp - 8,
+            bench.machine.stubs.call_return,
+        ]
 
     def test_a_python_entry_gets_the_registers_and_can_change_nothing(self, make):
         bench = make(elf("qsort.o"))
@@ -113,7 +143,10 @@ class TestEntry:
         assert len(seen) > 20
 
     def test_a_guest_entry_runs_before_every_call_of_a_recursive_function(self, make):
-        text = "cmp rdi, 1; jbe last; push rdi; dec rdi; call f2; pop rdi; imul rax, rdi; ret; last: mov eax, 1; ret; f2: jmp rsi"
+        text = (
+            "cmp rdi, 1; jbe last; push rdi; dec rdi; call f2; pop rdi; imul rax, rdi; ret; "
+            "last: mov eax, 1; ret; f2: jmp rsi"
+        )
         bench = make(text, counted("inc qword ptr [rdx]"))
         calls = Kprobe(symbol_name="f", pre_handler=lambda _p, _r: hits.append(0))
         hits: list[int] = []
@@ -129,7 +162,9 @@ class TestEntry:
         cell = BASE + 0x2000
         leave = f"mov rax, {cell:#x}; {'jmp' if how == 'jump' else 'sub rsp, 8; call'} rax"
         image = asm_image(
-            "mov eax, edi; nop; nop; nop; nop; ret", f"inc qword ptr [rsi]; {leave}", imports=(Import("jprobe_return", cell),)
+            "mov eax, edi; nop; nop; nop; nop; ret",
+            f"inc qword ptr [rsi]; {leave}",
+            imports=(Import("jprobe_return", cell),),
         )
         bench = make(image)
         bench.kprobes.register_jprobe(Jprobe(symbol_name="f", entry="g"))
@@ -156,7 +191,11 @@ class TestEntry:
 
 class TestHits:
     def test_probes_that_the_entry_passes_are_missed(self, make):
-        bench = make("mov eax, edi; nop; nop; nop; nop; ret", f"mov rax, {H:#x}; call rax; {LEAVE}", "nop; nop; nop; nop; nop; ret")
+        bench = make(
+            "mov eax, edi; nop; nop; nop; nop; ret",
+            f"mov rax, {H:#x}; call rax; {LEAVE}",
+            "nop; nop; nop; nop; nop; ret",
+        )
         hits: list[int] = []
         p = Kprobe(symbol_name="h", pre_handler=lambda *_: hits.append(0))
         bench.kprobes.register_kprobe(p)
@@ -174,21 +213,35 @@ class TestHits:
         at = bench.machine.allocate(8)
         bench.kprobes.register_jprobe(Jprobe(symbol_name="f", entry="g"))
         entry = lambda *_: order.append(f"entry {bench.machine.ram.read_u64(at)}")  # noqa: E731
-        bench.kprobes.register_kretprobe(Kretprobe(symbol_name="f", entry_handler=entry, handler=lambda *_: order.append("return")))
+        bench.kprobes.register_kretprobe(
+            Kretprobe(
+                symbol_name="f", entry_handler=entry, handler=lambda *_: order.append("return")
+            )
+        )
         bench.kprobes.register_kprobe(
-            Kprobe(symbol_name="f", pre_handler=lambda *_: order.append("newest"), post_handler=lambda *_: order.append("post"))
+            Kprobe(
+                symbol_name="f",
+                pre_handler=lambda *_: order.append("newest"),
+                post_handler=lambda *_: order.append("post"),
+            )
         )
         assert bench.call("f", 7, at) == 7
         assert order == ["newest", "entry 0", "post", "return"]
         assert bench.machine.ram.read_u64(at) == 1
-        assert sorted(line.split()[1] for line in kprobes_list(bench.kprobes).splitlines()) == ["j", "k", "r"]
+        assert sorted(line.split()[1] for line in kprobes_list(bench.kprobes).splitlines()) == [
+            "j",
+            "k",
+            "r",
+        ]
 
     def test_an_entry_that_never_comes_back_leaves_no_hit_behind(self, make):
         bench = make("mov eax, edi; nop; nop; nop; nop; ret", "mov eax, 77; ret", "ud2")
         hits: list[int] = []
         jp = Jprobe(symbol_name="f", entry="g")
         bench.kprobes.register_jprobe(jp)
-        bench.kprobes.register_kprobe(Kprobe(symbol_name="f", pre_handler=lambda *_: hits.append(0)))
+        bench.kprobes.register_kprobe(
+            Kprobe(symbol_name="f", pre_handler=lambda *_: hits.append(0))
+        )
         for times in (1, 2):
             assert bench.call("f", 7) == 77, "it returned in the function's place"
             assert len(hits) == times
@@ -203,7 +256,8 @@ class TestHits:
     def test_jprobe_return_without_a_hit_is_a_guest_fault(self, make):
         bench = make(LEAVE, "nop; nop; nop; nop; nop; ret")
         bench.kprobes.register_jprobe(Jprobe(symbol_name="g", entry="f"))
-        for kind in (FaultKind.DOUBLE_FAULT, FaultKind.BREAKPOINT):  # no stack was ever noted; or that of an earlier hit
+        # no stack was ever noted; or that of an earlier hit
+        for kind in (FaultKind.DOUBLE_FAULT, FaultKind.BREAKPOINT):
             bench.start_call(0, BASE)
             (fault,) = bench.finish_calls()
             assert fault.kind is kind
@@ -237,7 +291,7 @@ class TestHits:
             assert bench.call("f", 7) == 55
             assert bench.arch.ctlblk[0].current is None
 
-    def test_a_fault_in_the_probed_instruction_behind_it_reaches_the_fault_handlers_of_all(self, make):
+    def test_a_fault_in_the_probed_instruction_reaches_the_fault_handlers_of_all(self, make):
         bench = make("mov rax, [rdi]; nop; nop; ret", counted("inc qword ptr [rsi]"))
         good = bench.machine.allocate(8, (41).to_bytes(8, "little"))
         seen: list[int] = []
@@ -247,7 +301,9 @@ class TestHits:
             regs.di = good
             return 1
 
-        bench.kprobes.register_kprobe(Kprobe(symbol_name="f", post_handler=lambda *_: None, fault_handler=mend))
+        bench.kprobes.register_kprobe(
+            Kprobe(symbol_name="f", post_handler=lambda *_: None, fault_handler=mend)
+        )
         bench.kprobes.register_jprobe(Jprobe(symbol_name="f", entry="g"))
         at = bench.machine.allocate(8)
         assert bench.call("f", 8, at) == 41
@@ -264,7 +320,9 @@ class TestHits:
         hits: list[int] = []
         bench.kprobes.register_jprobe(Jprobe(symbol_name="f", entry="g"))
         bench.kprobes.register_kprobe(Kprobe(symbol_name="f", pre_handler=chip))
-        bench.kprobes.register_kprobe(Kprobe(symbol_name="h", pre_handler=lambda *_: hits.append(0)))
+        bench.kprobes.register_kprobe(
+            Kprobe(symbol_name="h", pre_handler=lambda *_: hits.append(0))
+        )
         for times in (1, 2):
             assert bench.call("f", 7) == 5
             assert len(hits) == times
@@ -292,8 +350,13 @@ class TestRegistration:
         assert not bench.kprobes.kprobe_table
 
     def test_6_1_has_neither(self, pool):
-        bench = workbench_of(asm_image("mov eax, edi; nop; nop; nop; nop; ret"), pool, LINUX_6_1, optimize=True)
-        jp, p = Jprobe(symbol_name="f", entry=lambda _r: None), Kprobe(symbol_name="f", break_handler=lambda *_: 1)
+        bench = workbench_of(
+            asm_image("mov eax, edi; nop; nop; nop; nop; ret"), pool, LINUX_6_1, optimize=True
+        )
+        jp, p = (
+            Jprobe(symbol_name="f", entry=lambda _r: None),
+            Kprobe(symbol_name="f", break_handler=lambda *_: 1),
+        )
         for register, words in (
             (lambda: bench.kprobes.register_jprobe(jp), "jprobes"),
             (lambda: bench.kprobes.register_kprobe(p), "break"),
@@ -354,7 +417,11 @@ class TestRegistration:
         assert bench.method(alone.kp) is not Method.OPTIMIZED
 
     def test_a_list_is_registered_whole_or_not_at_all(self, make):
-        bench = make("mov eax, edi; nop; nop; nop; nop; ret", counted("inc qword ptr [rsi]"), "lea rax, [rdi + 1]; ret")
+        bench = make(
+            "mov eax, edi; nop; nop; nop; nop; ret",
+            counted("inc qword ptr [rsi]"),
+            "lea rax, [rdi + 1]; ret",
+        )
         good, bad = Jprobe(symbol_name="f", entry="g"), Jprobe(symbol_name="h", offset=1, entry="g")
         with pytest.raises(KprobeError):
             bench.kprobes.register_jprobes([good, bad])

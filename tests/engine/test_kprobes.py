@@ -1,4 +1,6 @@
-"""Laws of the kprobes core, on the real machine with real code: text bytes, flags, lists, return codes."""
+"""Laws of the kprobes core, on the real machine with real code: text bytes, flags, lists, return
+codes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from tests.conftest import BASE, asm_image
 
 pytestmark = pytest.mark.smoke
 
-# f+0 is 5 bytes, f+5 and f+8 are 3 bytes each, f+11 is 4: f+0 alone fits a jump, f+5 needs two instructions.
+# f+0 is 5 bytes, f+5 and f+8 are 3 bytes each, f+11 is 4: f+0 alone fits a jump, f+5 needs two
+# instructions.
 CODE = "mov eax, 1; add rax, rdi; xor rdx, rdx; lea rax, [rax + 7]; ret"
 JMP, INT3 = 0xE9, 0xCC
 
@@ -126,13 +129,17 @@ class TestRegistration:
 
 class TestMethods:
     @pytest.mark.parametrize("offset", [0, 5, 8, 11])
-    def test_every_method_runs_the_handler_once_a_pass_and_keeps_the_result(self, workbench, offset):
+    def test_every_method_runs_the_handler_once_a_pass_and_keeps_the_result(
+        self, workbench, offset
+    ):
         bench = workbench(CODE)
         for optimize, post in ((False, True), (False, False), (True, False)):
             bench.kprobes.kprobes_allow_optimization = optimize
             posts: list[int] = []
             p, hits = counting(symbol_name="f", offset=offset)
-            p.post_handler = (lambda _p, regs, _f, posts=posts: posts.append(regs.ip)) if post else None
+            p.post_handler = (
+                (lambda _p, regs, _f, posts=posts: posts.append(regs.ip)) if post else None
+            )
             bench.kprobes.register_kprobe(p)
             bench.kprobes.wait_for_kprobe_optimizer()
             for _ in range(3):
@@ -150,14 +157,18 @@ class TestMethods:
             def set_argument(_p, regs):
                 regs.di = 100
 
-            p = Kprobe(symbol_name="f", pre_handler=set_argument, post_handler=(lambda *_: None) if post else None)
+            p = Kprobe(
+                symbol_name="f",
+                pre_handler=set_argument,
+                post_handler=(lambda *_: None) if post else None,
+            )
             bench.kprobes.register_kprobe(p)
             bench.kprobes.wait_for_kprobe_optimizer()
             assert bench.call("f", 5) == 108
             bench.kprobes.unregister_kprobe(p)
             bench.kprobes.wait_for_kprobe_optimizer()
 
-    def test_a_changed_ip_with_return_1_is_honoured_behind_an_int3_and_ignored_behind_a_jump(self, workbench):
+    def test_a_changed_ip_with_return_1_is_honoured_behind_int3_not_behind_a_jump(self, workbench):
         bench = workbench(CODE, "mov eax, 99; ret")
 
         def elsewhere(_p, regs):
@@ -179,7 +190,9 @@ class TestMethods:
             for optimize in (False, True):
                 bench.kprobes.kprobes_allow_optimization = optimize
                 seen: list[int] = []
-                p = Kprobe(symbol_name="f", pre_handler=lambda _p, regs, seen=seen: seen.append(regs.sp))
+                p = Kprobe(
+                    symbol_name="f", pre_handler=lambda _p, regs, seen=seen: seen.append(regs.sp)
+                )
                 bench.kprobes.register_kprobe(p)
                 bench.kprobes.wait_for_kprobe_optimizer()
                 assert bench.method(p) is (Method.OPTIMIZED if optimize else Method.BOOSTED)
@@ -206,7 +219,12 @@ class TestMethods:
         bench = workbench(image=image)
         offset = 0
         while offset < image.functions[0].size:
-            p = Kprobe(symbol_name="f", offset=offset, pre_handler=lambda _p, _r: 0, post_handler=lambda *_: None)
+            p = Kprobe(
+                symbol_name="f",
+                offset=offset,
+                pre_handler=lambda _p, _r: 0,
+                post_handler=lambda *_: None,
+            )
             try:
                 bench.kprobes.register_kprobe(p)
             except KprobeError:
@@ -217,16 +235,23 @@ class TestMethods:
             bench.kprobes.wait_for_kprobe_optimizer()
             offset += 1
 
-    def test_the_copy_of_an_instruction_that_the_emulator_lacks_traps_like_the_original(self, workbench):
+    def test_the_copy_of_an_instruction_that_the_emulator_lacks_traps_like_the_original(
+        self, workbench
+    ):
         bench = workbench("vpaddb xmm0, xmm1, xmm2; nop; nop; nop; nop; ret")
         for optimize, post in ((False, True), (False, False), (True, False)):
             bench.kprobes.kprobes_allow_optimization = optimize
             p = Kprobe(symbol_name="f", post_handler=(lambda *_: None) if post else None)
             bench.kprobes.register_kprobe(p)
             bench.kprobes.wait_for_kprobe_optimizer()
-            with pytest.raises(GuestFaultError, match=r"f\+0x0: unsupported-opcode: `vpaddb") as raised:
+            with pytest.raises(
+                GuestFaultError, match=r"f\+0x0: unsupported-opcode: `vpaddb"
+            ) as raised:
                 bench.call("f")
-            assert (raised.value.fault.kind, raised.value.fault.rip) == (FaultKind.UNSUPPORTED_OPCODE, BASE)
+            assert (raised.value.fault.kind, raised.value.fault.rip) == (
+                FaultKind.UNSUPPORTED_OPCODE,
+                BASE,
+            )
             bench.kprobes.unregister_kprobe(p)
             bench.kprobes.wait_for_kprobe_optimizer()
 
@@ -237,7 +262,12 @@ class TestAggregation:
         for optimize in (False, True):
             bench.kprobes.kprobes_allow_optimization = optimize
             order: list[int] = []
-            probes = [Kprobe(symbol_name="f", pre_handler=lambda _p, _r, i=i, order=order: order.append(i)) for i in range(3)]
+            probes = [
+                Kprobe(
+                    symbol_name="f", pre_handler=lambda _p, _r, i=i, order=order: order.append(i)
+                )
+                for i in range(3)
+            ]
             bench.kprobes.register_kprobes(probes)
             bench.kprobes.wait_for_kprobe_optimizer()
             bench.call("f", 5)
@@ -257,7 +287,7 @@ class TestAggregation:
         bench.kprobes.wait_for_kprobe_optimizer()
         assert not bench.kprobes.kprobe_table
 
-    def test_a_post_handler_that_joins_forces_the_jump_back_and_its_removal_brings_it_again(self, workbench):
+    def test_a_post_handler_that_joins_forces_the_jump_back_until_it_has_gone(self, workbench):
         bench = workbench(CODE)
         p, q = Kprobe(symbol_name="f"), Kprobe(symbol_name="f", post_handler=lambda *_: None)
         bench.kprobes.register_kprobe(p)
@@ -269,8 +299,11 @@ class TestAggregation:
         bench.kprobes.wait_for_kprobe_optimizer()
         assert at(bench)[0] == JMP
 
-    def test_a_probe_inside_the_replaced_bytes_forces_its_neighbour_back_until_it_goes(self, workbench):
-        bench = workbench("mov eax, edi; add rax, rdi; ret")  # the 4 bytes from f+2 on are too few for a jump
+    def test_a_probe_inside_the_replaced_bytes_forces_its_neighbour_back_until_it_goes(
+        self, workbench
+    ):
+        # the 4 bytes from f+2 on are too few for a jump
+        bench = workbench("mov eax, edi; add rax, rdi; ret")
         a, a_hits = counting(symbol_name="f")
         b, b_hits = counting(symbol_name="f", offset=2)
         bench.kprobes.register_kprobe(a)
@@ -287,7 +320,7 @@ class TestAggregation:
 
 
 class TestDelayedUnoptimizing:
-    def test_a_disabled_probe_keeps_its_jump_until_the_optimizer_runs_and_calls_no_handler(self, workbench):
+    def test_a_disabled_probe_keeps_its_jump_until_the_pass_and_calls_no_handler(self, workbench):
         bench = workbench(CODE)
         p, hits = counting(symbol_name="f")
         bench.kprobes.register_kprobe(p)
@@ -356,8 +389,13 @@ class TestDelayedUnoptimizing:
         assert bench.call("f") == 5
 
 
-@pytest.mark.parametrize(("code", "argument"), [("mov rax, [rdi]; ret", 0), ("mov rax, [rdi]; ret", 1 << 63), ("div edi; ret", 0)])
-def test_a_fault_in_a_single_step_goes_on_at_the_fixup_whatever_fault_it_is(bench_of, profile, code, argument):
+@pytest.mark.parametrize(
+    ("code", "argument"),
+    [("mov rax, [rdi]; ret", 0), ("mov rax, [rdi]; ret", 1 << 63), ("div edi; ret", 0)],
+)
+def test_a_fault_in_a_single_step_goes_on_at_the_fixup_whatever_fault_it_is(
+    bench_of, profile, code, argument
+):
     """In the kernels a page fault does, and the others kill: mended in every profile."""
     fixups = (ExceptionEntry(BASE, BASE + 256),)
     bench = bench_of(profile, asm_image(code, "mov eax, 7; ret", exception_table=fixups))

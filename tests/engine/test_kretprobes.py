@@ -1,4 +1,6 @@
-"""Laws of return probes: on real functions, by breakpoint and by jump, as both kernels have them."""
+"""Laws of return probes: on real functions, by breakpoint and by jump, as both kernels have
+them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ from engine.syntax.arguments import parse_argument
 from engine.syntax.interrupts import EveryPlan
 from engine.syntax.kprobe_events import parse_spec
 from tests.conftest import BASE, asm_image
-from tests.engine.guests import case, elf, interrupted_everywhere, run_case, start_case, workbench_of
+from tests.engine.guests import (
+    case,
+    elf,
+    interrupted_everywhere,
+    run_case,
+    start_case,
+    workbench_of,
+)
 
 G = BASE + 256
 # Returns with every kind of result: RAX, XMM0, flags.
@@ -43,7 +52,11 @@ def make(pool, profile, optimize):
 
     def build(*what, cpus: int = 1, change=None, **fields):
         image = asm_image(*what, **fields) if isinstance(what[0], str) else what[0]
-        made.append(workbench_of(image, pool, replace(profile, **(change or {})), optimize=optimize, cpus=cpus))
+        made.append(
+            workbench_of(
+                image, pool, replace(profile, **(change or {})), optimize=optimize, cpus=cpus
+            )
+        )
         return made[-1]
 
     yield build
@@ -60,11 +73,19 @@ def registered(bench, *rps: Kretprobe) -> None:
 def returns(**fields) -> tuple[Kretprobe, list]:
     """A return probe, and ``(ri, regs.ax, ri.ret_addr, regs.ip, regs.sp)`` of each return."""
     seen: list = []
-    return Kretprobe(handler=lambda ri, regs: seen.append((ri, regs.ax, ri.ret_addr, regs.ip, regs.sp)), **fields), seen
+    return (
+        Kretprobe(
+            handler=lambda ri, regs: seen.append((ri, regs.ax, ri.ret_addr, regs.ip, regs.sp)),
+            **fields,
+        ),
+        seen,
+    )
 
 
 class TestReturns:
-    def test_the_handler_runs_once_a_return_with_the_registers_of_the_caller(self, make, profile, optimize):
+    def test_the_handler_runs_once_a_return_with_the_registers_of_the_caller(
+        self, make, profile, optimize
+    ):
         bench = make(ADDING_XMM)
         rp, seen = returns(symbol_name="f")
         registered(bench, rp)
@@ -73,21 +94,38 @@ class TestReturns:
             assert bench.call("f", argument) == 2 * argument
         stubs, top = bench.machine.stubs, bench.machine.tasks[0].base_rsp
         ip = stubs.call_return if profile.rethook else stubs.trampoline
-        assert [found[1:] for found in seen] == [(10, stubs.call_return, ip, top), (14, stubs.call_return, ip, top)]
+        assert [found[1:] for found in seen] == [
+            (10, stubs.call_return, ip, top),
+            (14, stubs.call_return, ip, top),
+        ]
         assert rp.nmissed == rp.kp.nmissed == 0
 
     def test_the_rest_of_pt_regs_is_that_of_kernel_code_that_made_no_system_call(self, make):
         bench = make(ADDING_XMM)
         found: list[tuple[int, ...]] = []
-        registered(bench, Kretprobe(symbol_name="f", handler=lambda _ri, r: found.append((r.cs, r.ss, r.orig_ax, r.flags & 0xCD5))))
+        registered(
+            bench,
+            Kretprobe(
+                symbol_name="f",
+                handler=lambda _ri, r: found.append((r.cs, r.ss, r.orig_ax, r.flags & 0xCD5)),
+            ),
+        )
         bench.call("f", 99)
         assert found == [(0x08, 0x10, (1 << 64) - 1, 0x44)]  # ZF and PF of the comparison
 
     @pytest.mark.parametrize("red_zone", [False, True])
-    def test_results_flags_and_the_red_zone_survive_an_interrupt_at_every_boundary(self, make, red_zone):
-        text = "mov [rsp - 64], rdi; mov eax, 7; call g2; lea rax, [rax + 2]; nop; nop; ret; g2: mov edx, eax; nop; nop; nop; add eax, eax; stc; ret"
+    def test_results_flags_and_the_red_zone_survive_an_interrupt_at_every_boundary(
+        self, make, red_zone
+    ):
+        text = (
+            "mov [rsp - 64], rdi; mov eax, 7; call g2; lea rax, [rax + 2]; nop; nop; ret; "
+            "g2: mov edx, eax; nop; nop; nop; add eax, eax; stc; ret"
+        )
         if red_zone:  # a leaf that keeps data under RSP across its return address
-            text = "lea rax, [rdi + rdi]; mov [rsp - 64], rax; mov [rsp - 128], rdi; mov rdx, [rsp - 64]; add rdx, [rsp - 128]; cmp edi, 99; ret"
+            text = (
+                "lea rax, [rdi + rdi]; mov [rsp - 64], rax; mov [rsp - 128], rdi; "
+                "mov rdx, [rsp - 64]; add rdx, [rsp - 128]; cmp edi, 99; ret"
+            )
         image = asm_image(text, red_zone=red_zone)
         plain = make(image)
         want, _ = interrupted_everywhere(plain, lambda: plain.start_call(0, BASE, (5,)))
@@ -98,9 +136,12 @@ class TestReturns:
         assert len(seen) > taken > 40  # once a run; IF is clear around a breakpoint only
 
     def test_what_lies_under_the_red_zones_rsp_is_left_alone_by_the_trampoline(self, make):
-        # Not what a compiler does, but what is promised: f reads what lies 16 and 128 bytes under the RSP that g left.
+        # Not what a compiler does, but what is promised: f reads what lies 16 and 128 bytes under
+        # the RSP that g left.
         reader = "sub rsp, 8; call rsi; mov rax, [rsp - 128]; xor rax, [rsp - 16]; add rsp, 8; ret"
-        bench = make(reader, "mov ecx, 3; mov [rsp - 120], rdi; mov [rsp - 8], rcx; ret", red_zone=True)
+        bench = make(
+            reader, "mov ecx, 3; mov [rsp - 120], rdi; mov [rsp - 8], rcx; ret", red_zone=True
+        )
         rp, seen = returns(symbol_name="g")
         registered(bench, rp)
         assert bench.call("f", 0x77, G) == 0x77 ^ 3
@@ -118,8 +159,15 @@ class TestReturns:
     def test_the_entry_is_an_ordinary_probe_beside_others(self, make, optimize):
         bench = make(ADDING_XMM)
         order: list[str] = []
-        before, after = (Kprobe(symbol_name="f", pre_handler=lambda _p, _r, n=n: order.append(n)) for n in ("before", "after"))
-        rp = Kretprobe(symbol_name="f", entry_handler=lambda _ri, _r: order.append("entry"), handler=lambda _ri, _r: order.append("return"))
+        before, after = (
+            Kprobe(symbol_name="f", pre_handler=lambda _p, _r, n=n: order.append(n))
+            for n in ("before", "after")
+        )
+        rp = Kretprobe(
+            symbol_name="f",
+            entry_handler=lambda _ri, _r: order.append("entry"),
+            handler=lambda _ri, _r: order.append("return"),
+        )
         bench.kprobes.register_kprobe(before)
         bench.kprobes.register_kretprobe(rp)
         bench.kprobes.register_kprobe(after)
@@ -145,17 +193,24 @@ class TestNesting:
             assert int.from_bytes(ri.data, "little") == depth.pop() == ri.frame == regs.sp - 8
             returned.append(ri.ret_addr)
 
-        rp = Kretprobe(symbol_name="quicksort", entry_handler=entered, handler=left, maxactive=64, data_size=8)
+        rp = Kretprobe(
+            symbol_name="quicksort", entry_handler=entered, handler=left, maxactive=64, data_size=8
+        )
         calls: list[int] = []
         registered(bench, rp)
-        bench.kprobes.register_kprobe(Kprobe(symbol_name="quicksort", pre_handler=lambda _p, regs: calls.append(regs.sp)))
+        bench.kprobes.register_kprobe(
+            Kprobe(symbol_name="quicksort", pre_handler=lambda _p, regs: calls.append(regs.sp))
+        )
         bench.kprobes.wait_for_kprobe_optimizer()
         bench.interrupts = EveryPlan(17)
         run_case(bench, case("sort_i32-40"))
         assert len(set(calls)) > 3, "it did recurse"
         assert len(returned) == len(calls) > 20
         assert depth == []
-        assert {bench.machine.kallsyms.lookup(addr)[0].name for addr in returned} == {"sort_i32", "quicksort"}
+        assert {bench.machine.kallsyms.lookup(addr)[0].name for addr in returned} == {
+            "sort_i32",
+            "quicksort",
+        }
         assert len(rp.free_instances) == 64
 
     def test_calls_without_a_free_instance_are_missed_and_counted(self, make):
@@ -173,7 +228,9 @@ class TestNesting:
         hits: list[int] = []
         inner = Kprobe(symbol_name="g", pre_handler=lambda _p, regs: hits.append(regs.di) or 0)
         bench.kprobes.register_kprobe(inner)
-        registered(bench, Kretprobe(symbol_name="f", handler=lambda *_: bench.call_nested(0, G, 7) and 0))
+        registered(
+            bench, Kretprobe(symbol_name="f", handler=lambda *_: bench.call_nested(0, G, 7) and 0)
+        )
         assert bench.call("f", 21) == 42
         assert (hits, inner.nmissed) == ([], 1)
         assert bench.call("g", 5) == 5
@@ -181,21 +238,32 @@ class TestNesting:
 
     def test_probes_on_nested_functions_each_follow_their_own(self, make):
         bench = make(elf("sha256.o"))
-        (outer, outer_seen), (inner, inner_seen) = returns(symbol_name="sha256"), returns(symbol_name="compress")
+        (outer, outer_seen), (inner, inner_seen) = (
+            returns(symbol_name="sha256"),
+            returns(symbol_name="compress"),
+        )
         registered(bench, outer, inner)
         run_case(bench, case("sha256-200"))
         assert (len(outer_seen), len(inner_seen)) == (1, 4)
         assert outer_seen[0][2] == bench.machine.stubs.call_return
-        assert {bench.machine.kallsyms.lookup(found[2])[0].name for found in inner_seen} <= {"sha256", "update", "finish"}
+        assert {bench.machine.kallsyms.lookup(found[2])[0].name for found in inner_seen} <= {
+            "sha256",
+            "update",
+            "finish",
+        }
 
     def test_several_probes_on_a_function_return_oldest_first(self, make, profile):
         bench = make(ADDING_XMM)
         order: list[tuple[int, int]] = []
-        probes = [Kretprobe(symbol_name="f", handler=lambda ri, _r, i=i: order.append((i, ri.ret_addr))) for i in range(3)]
+        probes = [
+            Kretprobe(symbol_name="f", handler=lambda ri, _r, i=i: order.append((i, ri.ret_addr)))
+            for i in range(3)
+        ]
         registered(bench, *probes)
         assert bench.call("f", 5) == 10
         stubs = bench.machine.stubs
-        # The newest is entered first and finds the real return address. What the others find, 2010 puts right for their handlers.
+        # The newest is entered first and finds the real return address. What the others find, 2010
+        # puts right for their handlers.
         other = stubs.trampoline if profile.rethook else stubs.call_return
         assert order == [(0, other), (1, other), (2, stubs.call_return)]
         assert [len(rp.free_instances) for rp in probes] == [1, 1, 1]
@@ -208,7 +276,11 @@ class TestNesting:
         def cpu_of(regs) -> int:
             return 0 if regs.sp < limits[0] else 1
 
-        rp = Kretprobe(symbol_name="quicksort", entry_handler=lambda _ri, regs: frames[cpu_of(regs)].append(regs.sp), maxactive=99)
+        rp = Kretprobe(
+            symbol_name="quicksort",
+            entry_handler=lambda _ri, regs: frames[cpu_of(regs)].append(regs.sp),
+            maxactive=99,
+        )
         rp.handler = lambda ri, regs: frames[cpu_of(regs)].remove(ri.frame)
         registered(bench, rp)
         checks = [start_case(bench, case("sort_i32-40"), cpu) for cpu in (0, 1)]
@@ -231,7 +303,9 @@ class TestNesting:
 
 
 class TestInstances:
-    @pytest.mark.parametrize(("cpus", "preemption", "want"), [(1, False, 1), (3, False, 3), (1, True, 10), (8, True, 16)])
+    @pytest.mark.parametrize(
+        ("cpus", "preemption", "want"), [(1, False, 1), (3, False, 3), (1, True, 10), (8, True, 16)]
+    )
     def test_maxactive_goes_by_the_number_of_cpus(self, make, cpus, preemption, want):
         bench = make(ADDING_XMM, cpus=cpus, change={"preemption": preemption})
         rp, _ = returns(symbol_name="f")
@@ -251,7 +325,7 @@ class TestInstances:
         # In 2010 an instance that was declined is lost.
         assert len(rp.free_instances) == (1 if profile.loses_declined else 2)
 
-    def test_the_data_area_is_the_instances_own_from_entry_to_return_and_stays_as_it_was_left(self, make):
+    def test_the_data_area_is_the_instances_own_from_entry_to_return_and_stays(self, make):
         bench = make(ADDING_XMM)
         found: list[bytes] = []
 
@@ -259,16 +333,26 @@ class TestInstances:
             found.append(bytes(ri.data))
             ri.data[:4] = regs.di.to_bytes(4, "little")
 
-        rp = Kretprobe(symbol_name="f", entry_handler=entered, handler=lambda ri, _r: found.append(bytes(ri.data)), data_size=6)
+        rp = Kretprobe(
+            symbol_name="f",
+            entry_handler=entered,
+            handler=lambda ri, _r: found.append(bytes(ri.data)),
+            data_size=6,
+        )
         registered(bench, rp)
         bench.call("f", 0x11223344)
         bench.call("f", 5)
         mark = bytes.fromhex("443322110000")
         assert found == [bytes(6), mark, mark, bytes.fromhex("050000000000")]
 
-    @pytest.mark.parametrize("end", ["ud2", "mov rsp, rdi; ret"], ids=["a fault", "a return past it"])
+    @pytest.mark.parametrize(
+        "end", ["ud2", "mov rsp, rdi; ret"], ids=["a fault", "a return past it"]
+    )
     def test_instances_of_a_task_that_ends_inside_are_free_again(self, make, end):
-        bench = make("push rbx; mov rdi, rsp; add rdi, 8; call rsi; pop rbx; ret", f"mov eax, 9; nop; nop; {end}")
+        bench = make(
+            "push rbx; mov rdi, rsp; add rdi, 8; call rsi; pop rbx; ret",
+            f"mov eax, 9; nop; nop; {end}",
+        )
         rp, seen = returns(symbol_name="g")
         registered(bench, rp)
         bench.start_call(0, BASE, (0, G))
@@ -305,7 +389,9 @@ class TestInstances:
             assert int.from_bytes(ri.data, "little") == ri.frame
             log.append(ri.frame)
 
-        rp = Kretprobe(symbol_name="quicksort", entry_handler=entered, handler=left, maxactive=8, data_size=8)
+        rp = Kretprobe(
+            symbol_name="quicksort", entry_handler=entered, handler=left, maxactive=8, data_size=8
+        )
         registered(bench, rp)
         check = start_case(bench, case("sort_i32-40"))
         bench.executor.advance(0, 3000)
@@ -407,12 +493,19 @@ class TestRegistration:
         assert rp.nmissed == 0
 
     def test_unregistering_with_calls_in_flight_lets_them_return_without_the_handler(self, make):
-        # RSI is schedule(): a quiescent point in the middle of a probed call, with more than a turn to go behind it.
-        bench = make("push rbx; mov rbx, rdi; nop; nop; call rsi; mov ecx, 2000; l: dec ecx; jnz l; mov rax, rbx; pop rbx; ret")
+        # RSI is schedule(): a quiescent point in the middle of a probed call, with more than a turn
+        # to go behind it.
+        bench = make(
+            "push rbx; mov rbx, rdi; nop; nop; call rsi; mov ecx, 2000; l: dec ecx; jnz l; "
+            "mov rax, rbx; pop rbx; ret"
+        )
         rp, seen = returns(symbol_name="f")
         registered(bench, rp)
         bench.start_call(0, BASE, (77, bench.machine.stubs.schedule))
-        while not (bench.kprobes.kretprobes.open_calls(0) and bench.image.is_text(bench.machine.cpus[0].rip)):
+        while not (
+            bench.kprobes.kretprobes.open_calls(0)
+            and bench.image.is_text(bench.machine.cpus[0].rip)
+        ):
             bench.executor.advance(0, 1)
         assert bench.kprobes.unregister_kretprobe(rp)
         assert bench.executor.running(0)
@@ -422,8 +515,13 @@ class TestRegistration:
         assert bench.kprobes.kretprobes.open_calls(0) == 0
         assert seen == []
 
-    def test_a_call_that_returns_during_the_grace_period_calls_the_handler_in_2010_only(self, make, profile):
-        bench = make("push rbx; mov rbx, rdi; nop; nop; mov ecx, 2000; l: dec ecx; jnz l; mov rax, rbx; pop rbx; ret")
+    def test_a_call_that_returns_during_the_grace_period_calls_the_handler_in_2010_only(
+        self, make, profile
+    ):
+        bench = make(
+            "push rbx; mov rbx, rdi; nop; nop; mov ecx, 2000; l: dec ecx; jnz l; mov rax, rbx; "
+            "pop rbx; ret"
+        )
         rp, seen = returns(symbol_name="f")
         registered(bench, rp)
         bench.start_call(0, BASE, (77,))
@@ -458,7 +556,9 @@ class TestTrampoline:
         assert "no probed call is open" in fault.explain
 
     def test_a_stack_that_ends_where_the_return_address_lies_is_a_miss(self, make):
-        bench = make("push rbx; mov rbx, rsp; mov rsp, rdi; jmp rsi", "mov rsp, rbx; nop; nop; pop rbx; ret")
+        bench = make(
+            "push rbx; mov rbx, rsp; mov rsp, rdi; jmp rsi", "mov rsp, rbx; nop; nop; pop rbx; ret"
+        )
         end = bench.machine.allocate(4096) + 4096
         rp, seen = returns(symbol_name="g")
         registered(bench, rp)
@@ -466,11 +566,14 @@ class TestTrampoline:
         assert bench.finish_calls() == []
         assert (rp.nmissed, len(rp.free_instances), seen) == (1, 1, [])
 
-    def test_a_call_that_dies_in_the_trampoline_is_reported_where_it_was_about_to_return(self, make):
+    def test_a_call_that_dies_in_the_trampoline_is_reported_where_it_was_about_to_return(
+        self, make
+    ):
         bench = make("sub rsp, 8; call rsi; nop; add rsp, 8; ret", "mov eax, 1; nop; ret")
         rp, _ = returns(symbol_name="g")
         registered(bench, rp)
-        for beyond in range(60):  # every instruction of the trampoline, up to the host's answer and behind it
+        # every instruction of the trampoline, up to the host's answer and behind it
+        for beyond in range(60):
             bench.start_call(0, BASE, (0, G))
             while bench.machine.cpus[0].rip != bench.machine.stubs.trampoline:
                 bench.executor.advance(0, 1)
@@ -499,12 +602,19 @@ class TestRun:
     def run(self, spec: str, profile, optimize, *, cpus: int = 1, name: str = "sort_i32-40"):
         found = case(name)
         return run_image(
-            elf("qsort.o"), found.symbol, [parse_argument(a) for a in found.args], [parse_spec(spec), parse_spec("p quicksort")],
-            interrupts=EveryPlan(50), optimize=optimize, options=ExecOptions(profile=profile, cpus=cpus),
-        )  # fmt: skip
+            elf("qsort.o"),
+            found.symbol,
+            [parse_argument(a) for a in found.args],
+            [parse_spec(spec), parse_spec("p quicksort")],
+            interrupts=EveryPlan(50),
+            optimize=optimize,
+            options=ExecOptions(profile=profile, cpus=cpus),
+        )
 
     @pytest.mark.parametrize("spec", ["r quicksort", "r3:grp/ev quicksort", "r64 quicksort"])
-    def test_hits_are_returns_followed_and_misses_those_without_an_instance(self, profile, optimize, spec):
+    def test_hits_are_returns_followed_and_misses_those_without_an_instance(
+        self, profile, optimize, spec
+    ):
         result = self.run(spec, profile, optimize, cpus=2)
         of_return, of_entry = result.probes
         assert of_return.hits + of_return.misses == of_entry.hits > 20

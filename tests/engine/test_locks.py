@@ -1,4 +1,6 @@
-"""Locks and waits, checked at run time: order, owner, text_mutex around every write to probed text, no sleep with preemption off."""
+"""Locks and waits, checked at run time: order, owner, text_mutex around every write to probed text,
+no sleep with preemption off.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,8 @@ def test_a_pass_moves_jumps_under_text_mutex_only(bench, monkeypatch, direction)
         bench.kprobes.disable_kprobe(p)
     before = bench.machine.text.read(BASE, 16)
     locked_text = bench.kprobes.locked_text
-    forgets = direction == "out" or bench.kprobes.profile.pass_holds_text_lock  # one lock for both steps
+    # one lock for both steps
+    forgets = direction == "out" or bench.kprobes.profile.pass_holds_text_lock
     kept = iter([nullcontext] if forgets else [locked_text, nullcontext])
     monkeypatch.setattr(bench.kprobes, "locked_text", lambda why: next(kept)(why))
     with pytest.raises(EngineBug, match="text_mutex"):
@@ -189,7 +192,9 @@ def test_no_handler_of_a_return_probe_may_sleep(bench):
         _slept(bench)
         slept.append("refused")
 
-    bench.kprobes.register_kretprobe(Kretprobe(symbol_name="f", entry_handler=handler, handler=handler))
+    bench.kprobes.register_kretprobe(
+        Kretprobe(symbol_name="f", entry_handler=handler, handler=handler)
+    )
     for _ in range(2):
         assert bench.call("f", 1) == 4
         bench.kprobes.wait_for_kprobe_optimizer()
@@ -209,7 +214,9 @@ def test_locks_are_dropped_in_the_reverse_order_only(bench):
 
 
 def test_a_task_may_not_end_with_a_lock_held(bench):
-    bench.plane.schedule_delayed_work(lambda: bench.kprobes.text_mutex.acquire("test"), 1, "careless")
+    bench.plane.schedule_delayed_work(
+        lambda: bench.kprobes.text_mutex.acquire("test"), 1, "careless"
+    )
     with pytest.raises(EngineBug, match="careless ends with text_mutex held"):
         bench.plane.sleep(3)
 

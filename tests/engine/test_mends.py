@@ -1,4 +1,6 @@
-"""What is mended of kernel commit 6274de4984a6 in linux-2010, one by one: as it is by default, and as the commit has it (``--without``)."""
+"""What is mended of kernel commit 6274de4984a6 in linux-2010, one by one: as it is by default, and
+as the commit has it (``--without``).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,17 @@ from engine.jprobe import Jprobe
 from engine.kprobe import Queue
 from engine.kretprobe import Kretprobe
 from tests.conftest import BASE, asm_image
-from tests.engine.states import DISABLED, NONE, NOPS, OPTIMIZED, State, entry_at, put, state, text_at
+from tests.engine.states import (
+    DISABLED,
+    NONE,
+    NOPS,
+    OPTIMIZED,
+    State,
+    entry_at,
+    put,
+    state,
+    text_at,
+)
 
 MENDED = pytest.mark.parametrize("mended", [True, False], ids=["mended", "as in the commit"])
 OTHER = "mov eax, edi; add eax, 3; nop; nop; ret"
@@ -25,7 +37,9 @@ OTHER = "mov eax, edi; add eax, 3; nop; nop; ret"
 
 @pytest.fixture
 def make(bench_of):
-    """``make(name, mended)``: linux-2010, with the mend of that name or without it; f(5) is 11 and g(5) is 8."""
+    """``make(name, mended)``: linux-2010, with the mend of that name or without it; f(5) is 11 and
+    g(5) is 8.
+    """
 
     def made(name: str, mended: bool):
         profile = LINUX_2010 if mended else without(LINUX_2010, frozenset({name}))
@@ -34,7 +48,7 @@ def make(bench_of):
     return made
 
 
-def test_names_are_told_apart_from_those_of_safety_steps_and_mean_something_in_2010_only():
+def test_names_are_told_apart_from_those_of_safety_steps_and_count_in_2010_only():
     assert not {mend.name for mend in MENDS} & {step.name for step in STEPS}
     assert all(mend.profiles == {LINUX_2010.name} for mend in MENDS)
 
@@ -53,7 +67,8 @@ def test_covering_search_a_probe_behind_a_disabled_one_forces_the_jump_over_it_b
 @MENDED
 def test_86b4ce3156c0_boundaries_behind_an_optimized_probe_are_the_original_ones(make, mended):
     bench = make("86b4ce3156c0", mended)
-    put(bench, 0, wait=True)  # over 7 bytes: the commit goes on behind the jump's 5, in the middle of the add at 4
+    # over 7 bytes: the commit goes on behind the jump's 5, in the middle of the add at 4
+    put(bench, 0, wait=True)
     assert text_at(bench) == "jump"
     with pytest.raises(KprobeError) as refused:
         put(bench, 5 if mended else 4)
@@ -75,7 +90,8 @@ def test_enabled_0_disarms_what_the_optimizer_undoes(make, mended):
 
 @MENDED
 def test_enabled_0_disarms_what_is_forced_back_before_the_optimizer_comes(bench_of, mended):
-    left_out = {"ad72b3bea744"} | (set() if mended else {"enabled-0-disarms"})  # nobody waits for the optimizer
+    # nobody waits for the optimizer
+    left_out = {"ad72b3bea744"} | (set() if mended else {"enabled-0-disarms"})
     bench = bench_of(without(LINUX_2010, frozenset(left_out)), asm_image(NOPS, OTHER))
     hits: list[int] = []
     put(bench, wait=True, pre_handler=lambda *_: hits.append(1))
@@ -92,11 +108,13 @@ def test_enabled_1_optimizes_what_it_arms(make, mended):
     put(bench, wait=True)
     set_kprobes_enabled(bench.kprobes, on=False)
     set_kprobes_enabled(bench.kprobes, on=True)
-    assert state(bench) == (State("int3", OPTIMIZED, Queue.OPTIMIZING) if mended else State("int3", NONE, Queue.NONE))
+    assert state(bench) == (
+        State("int3", OPTIMIZED, Queue.OPTIMIZING) if mended else State("int3", NONE, Queue.NONE)
+    )
 
 
 @MENDED
-def test_reoptimize_blocked_what_a_neighbour_kept_a_breakpoint_is_optimized_when_that_is_disabled(make, mended):
+def test_reoptimize_blocked_optimizes_what_a_neighbour_kept_a_breakpoint(make, mended):
     bench = make("reoptimize-blocked", mended)
     neighbour = put(bench, 8, post_handler=lambda *_: None)  # which keeps that one a breakpoint
     put(bench, 4, wait=True)
@@ -126,13 +144,18 @@ def test_ad72b3bea744_who_switches_off_waits_until_no_jump_is_left(make, mended,
     assert (text_at(bench) == "jump") is not mended
 
 
-def test_without_ad72b3bea744_the_completion_comes_with_the_pass_that_leaves_nothing_to_do(bench_of):
-    bench = bench_of(replace(without(LINUX_2010, frozenset({"ad72b3bea744"})), batch=1), asm_image(NOPS, OTHER))
+def test_without_ad72b3bea744_the_completion_comes_with_the_last_pass(
+    bench_of,
+):
+    bench = bench_of(
+        replace(without(LINUX_2010, frozenset({"ad72b3bea744"})), batch=1), asm_image(NOPS, OTHER)
+    )
     put(bench, symbol="g")
     put(bench)
     bench.plane.sleep(OPTIMIZE_DELAY)
     assert text_at(bench) == "jump"
-    set_kprobes_enabled(bench.kprobes, on=False)  # g's jump was still to come, and with it the completion
+    # g's jump was still to come, and with it the completion
+    set_kprobes_enabled(bench.kprobes, on=False)
     assert text_at(bench) == "original"
 
 
@@ -162,7 +185,8 @@ def test_handled_hit_ends_when_a_pre_handler_has_set_ip_and_returned_1(make, men
         regs.ip = BASE + 256
         return 1
 
-    for _ in range(children):  # with a post_handler each stays a breakpoint, whose handler may change ip
+    # with a post_handler each stays a breakpoint, whose handler may change ip
+    for _ in range(children):
         p = put(bench, pre_handler=to_g, post_handler=lambda *_: None)
     first = bench.call("f", 5)
     assert (first, bench.call("f", 5)) == ((8, 8) if mended else (8, 11))
@@ -176,7 +200,11 @@ def test_fault_in_step_asks_the_fault_handler_of_the_probe(bench_of, mended, chi
     bench = bench_of(profile, asm_image("mov rax, qword ptr [rdi]; ret"))
     asked: list[int] = []
     for _ in range(children):
-        put(bench, post_handler=lambda *_: None, fault_handler=lambda _p, regs, _n: asked.append(regs.ip) or 0)
+        put(
+            bench,
+            post_handler=lambda *_: None,
+            fault_handler=lambda _p, regs, _n: asked.append(regs.ip) or 0,
+        )
     bench.start_call(0, BASE, (0,))
     (fault,) = bench.finish_calls()
     assert fault.place == "f+0x0"
@@ -192,7 +220,9 @@ def test_function_entry_is_the_only_place_for_return_and_jumper_probes(make, men
         if kind == "return":
             bench.kprobes.register_kretprobe(Kretprobe(symbol_name="f", offset=2))
         else:
-            bench.kprobes.register_jprobe(Jprobe(symbol_name="f", offset=2, entry=lambda _regs: None))
+            bench.kprobes.register_jprobe(
+                Jprobe(symbol_name="f", offset=2, entry=lambda _regs: None)
+            )
 
     if mended:
         with pytest.raises(KprobeError) as refused:

@@ -1,4 +1,6 @@
-"""The faults that ``make mutants`` plants are still where they are looked for, and are tried where they can show."""
+"""The faults that ``make mutants`` plants are still where they are looked for, and are tried where
+they can show.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,21 @@ from tests.faults.suite import FAULTS, looked_at_by
 
 @pytest.mark.parametrize("faults", [MUTANTS, FAULTS], ids=["state machine", "suite"])
 def test_the_text_of_each_planted_fault_is_there_once_and_stays_a_program(faults):
-    sources = {name: (ROOT / name).read_text(encoding="utf-8") for name in {one.file for one in faults}}
+    sources = {
+        name: (ROOT / name).read_text(encoding="utf-8") for name in {one.file for one in faults}
+    }
     assert [one for one in faults if sources[one.file].count(one.old) != 1] == []
     for one in faults:
         compile(sources[one.file].replace(one.old, one.new), one.file, "exec")
 
 
 def test_each_planted_fault_has_a_name_of_its_own_and_tests_that_are_there():
-    assert [name for name, times in Counter(fault.name for fault in FAULTS).items() if times > 1] == []
-    assert [name for fault in FAULTS for name in looked_at_by(fault) if not (ROOT / name).is_file()] == []
+    assert [
+        name for name, times in Counter(fault.name for fault in FAULTS).items() if times > 1
+    ] == []
+    assert [
+        name for fault in FAULTS for name in looked_at_by(fault) if not (ROOT / name).is_file()
+    ] == []
 
 
 SOURCE = """LIMIT = 3

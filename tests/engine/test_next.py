@@ -1,4 +1,6 @@
-"""The laws of ``next``: what it mends of 6.1, one by one, each beside what 6.1 does; test_poke_batch.py has how it pokes."""
+"""The laws of ``next``: what it mends of 6.1, one by one, each beside what 6.1 does;
+test_poke_batch.py has how it pokes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,18 @@ from engine.errors import KprobeError
 from engine.kprobe import Kprobe, Method, Queue
 from engine.kretprobe import Kretprobe
 from tests.conftest import BASE, asm_image
-from tests.engine.states import DISABLED, NONE, NOPS, OPTIMIZED, State, aggr_at, put, state, text_at, whole
+from tests.engine.states import (
+    DISABLED,
+    NONE,
+    NOPS,
+    OPTIMIZED,
+    State,
+    aggr_at,
+    put,
+    state,
+    text_at,
+    whole,
+)
 
 BREAKPOINT = State("int3", NONE, Queue.NONE)
 JUMP = State("jump", OPTIMIZED, Queue.NONE)
@@ -34,7 +47,9 @@ def mends(profile) -> bool:
 
 
 class TestDisabledAndEnabledBeforeTheOptimizerCame:
-    """6.1 leaves a breakpoint over the first byte of the jump, shown as optimized, with nothing queued (W2)."""
+    """6.1 leaves a breakpoint over the first byte of the jump, shown as optimized, with nothing
+    queued (W2).
+    """
 
     @BOTH
     def test_a_probe_keeps_its_whole_jump(self, bench_of, profile):
@@ -48,7 +63,9 @@ class TestDisabledAndEnabledBeforeTheOptimizerCame:
         assert (bench.call("f", 5), hits) == (11, [p])
 
     @BOTH
-    def test_so_does_the_address_where_a_new_one_comes_after_the_old_one_was_disabled(self, bench_of, profile):
+    def test_so_does_the_address_where_a_new_one_comes_after_the_old_one_was_disabled(
+        self, bench_of, profile
+    ):
         bench = bench_of(profile, asm_image(NOPS))
         old = put(bench, wait=True)
         bench.kprobes.disable_kprobe(old)
@@ -57,7 +74,9 @@ class TestDisabledAndEnabledBeforeTheOptimizerCame:
         assert (bench.call("f", 5), hits) == (11, [new])
 
     @pytest.mark.parametrize("hindrance", ["not allowed", "post_handler"])
-    def test_what_may_not_be_optimized_then_becomes_a_breakpoint_that_says_so(self, bench, hindrance):
+    def test_what_may_not_be_optimized_then_becomes_a_breakpoint_that_says_so(
+        self, bench, hindrance
+    ):
         old = put(bench, wait=True)
         bench.kprobes.disable_kprobe(old)
         if hindrance == "not allowed":
@@ -75,8 +94,12 @@ class TestAProbeThatANeighbourKeptFromItsJump:
 
     @BOTH
     @pytest.mark.parametrize("goes", ["disable_kprobe", "unregister_kprobe"])
-    @pytest.mark.parametrize("inner", [1, 4, 8], ids=["own jump", "another own jump", "no room for one"])
-    def test_is_optimized_when_that_goes_or_the_jump_of_that_is_undone(self, bench_of, profile, goes, inner):
+    @pytest.mark.parametrize(
+        "inner", [1, 4, 8], ids=["own jump", "another own jump", "no room for one"]
+    )
+    def test_is_optimized_when_that_goes_or_the_jump_of_that_is_undone(
+        self, bench_of, profile, goes, inner
+    ):
         bench = bench_of(profile, asm_image(NOPS))
         outer = 4 if inner == 8 else 0
         put(bench, outer, wait=True)
@@ -96,7 +119,7 @@ class TestAProbeThatANeighbourKeptFromItsJump:
             bench.kprobes.wait_for_kprobe_optimizer()
             assert state(bench) == after
 
-    def test_is_optimized_also_when_it_was_forced_back_while_it_was_being_undone_and_is_in_use_again(self, bench):
+    def test_is_optimized_also_when_forced_back_while_undone_and_in_use_again(self, bench):
         old = put(bench, wait=True)
         bench.kprobes.unregister_kprobe(old)
         inner = put(bench, 4)
@@ -113,7 +136,9 @@ class TestWhileAllAreDisarmed:
 
     @BOTH
     @pytest.mark.parametrize("offset", [0, 12], ids=["aggregated", "alone"])
-    def test_a_probe_that_is_disabled_and_enabled_is_armed_when_all_are(self, bench_of, profile, offset):
+    def test_a_probe_that_is_disabled_and_enabled_is_armed_when_all_are(
+        self, bench_of, profile, offset
+    ):
         bench = bench_of(profile, asm_image(NOPS))
         p, hits = counted(bench, offset=offset, wait=True)
         set_kprobes_enabled(bench.kprobes, on=False)
@@ -141,7 +166,9 @@ class TestWhileAllAreDisarmed:
 
 
 class TestAnUnregisteredProbe:
-    """6.1 leaves DISABLED set, and the probe comes back asleep (W8). Here its flags are those that it was registered with."""
+    """6.1 leaves DISABLED set, and the probe comes back asleep (W8). Here its flags are those that
+    it was registered with.
+    """
 
     @BOTH
     @pytest.mark.parametrize("wait", [False, True], ids=["int3", "jump"])
@@ -162,7 +189,7 @@ class TestAnUnregisteredProbe:
         bench.kprobes.register_kprobe(p)
         assert (bench.call("f", 5), hits) == (11, [p])
 
-    def test_that_was_registered_as_disabled_is_disabled_again_whatever_happened_in_between(self, bench):
+    def test_that_was_registered_as_disabled_is_disabled_again_whatever_came_between(self, bench):
         p, hits = counted(bench, flags=DISABLED)
         bench.kprobes.enable_kprobe(p)
         bench.kprobes.unregister_kprobe(p)
@@ -200,7 +227,9 @@ class TestAPostHandlerThatJoinsABoostedProbe:
 
     @BOTH
     @pytest.mark.parametrize("wait", [False, True], ids=["at once", "behind a jump"])
-    def test_is_called_and_the_address_is_boosted_again_when_it_has_gone(self, bench_of, profile, wait):
+    def test_is_called_and_the_address_is_boosted_again_when_it_has_gone(
+        self, bench_of, profile, wait
+    ):
         bench = bench_of(profile, asm_image(NOPS))
         bench.kprobes.kprobes_allow_optimization = wait
         first = put(bench, 4, wait=wait)
@@ -233,7 +262,10 @@ def test_loop_and_ret_imm16_do_under_a_probe_what_they_do(bench_of, profile):
     """6.1 takes one round too many, and leaves the arguments on the stack (W12)."""
     loop = "mov eax, 0; mov ecx, 3; again: add eax, edi; loop again; ret"
     callee = "lea rax, [rdi + 1]; ret 16"
-    caller = f"mov rdx, rsp; push 1; push 2; call {BASE + 256:#x}; sub rdx, rsp; add rsp, rdx; mov rax, rdx; ret"
+    caller = (
+        f"mov rdx, rsp; push 1; push 2; call {BASE + 256:#x}; sub rdx, rsp; add rsp, rdx; mov rax,"
+        " rdx; ret"
+    )
     bench = bench_of(profile, asm_image(loop, callee, caller))
     put(bench, 12)
     put(bench, 4, symbol="g", post_handler=lambda *_: None)  # else it is boosted

@@ -1,4 +1,6 @@
-"""Laws of probes that an NMI hits: what each kernel makes of it depends on what the NMI came into."""
+"""Laws of probes that an NMI hits: what each kernel makes of it depends on what the NMI came
+into.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,17 @@ def make(bench_of, profile):
 def put(bench, method: str, symbol: str, pre_handler=lambda *_: 0) -> Kprobe:
     """A probe at the start of ``symbol`` whose hits run by ``method``."""
     bench.kprobes.kprobes_allow_optimization = method == "jump"
-    p = Kprobe(symbol_name=symbol, pre_handler=pre_handler, post_handler=(lambda *_: None) if method == "stepped" else None)
+    p = Kprobe(
+        symbol_name=symbol,
+        pre_handler=pre_handler,
+        post_handler=(lambda *_: None) if method == "stepped" else None,
+    )
     bench.kprobes.register_kprobe(p)
     bench.kprobes.wait_for_kprobe_optimizer()
-    assert bench.method(p) is {"stepped": Method.INT3, "boosted": Method.BOOSTED, "jump": Method.OPTIMIZED}[method]
+    assert (
+        bench.method(p)
+        is {"stepped": Method.INT3, "boosted": Method.BOOSTED, "jump": Method.OPTIMIZED}[method]
+    )
     return p
 
 
@@ -41,7 +50,9 @@ def status(bench) -> KprobeStatus | None:
 
 @pytest.mark.parametrize("inner", METHODS)
 @pytest.mark.parametrize("outer", METHODS)
-def test_one_hit_in_a_hit_is_missed_but_a_breakpoint_in_a_step_stops_2010(make, profile, outer, inner):
+def test_one_hit_in_a_hit_is_missed_but_a_breakpoint_in_a_step_stops_2010(
+    make, profile, outer, inner
+):
     bench = make()
     hits: list[int] = []
     answers: list[int] = []
@@ -66,16 +77,26 @@ def test_one_hit_in_a_hit_is_missed_but_a_breakpoint_in_a_step_stops_2010(make, 
             assert "reenter_kprobe() is BUG()" in fault.explain
             continue
         assert fault is None
-        assert (bench.machine.cpus[0].registers()[0], answers, hits.count(0), p.nmissed) == (3, [11], 1, 0), boundary
+        assert (bench.machine.cpus[0].registers()[0], answers, hits.count(0), p.nmissed) == (
+            3,
+            [11],
+            1,
+            0,
+        ), boundary
         assert (hits.count(1), q.nmissed - before) == ((0, 1) if met[-1] else (1, 0)), boundary
-    # Handlers take no time here: what an NMI finds of a hit in progress is its single step, up to the end of the trap behind it.
+    # Handlers take no time here: what an NMI finds of a hit in progress is its single step, up to
+    # the end of the trap behind it.
     steps = [boundary for boundary, found in enumerate(met) if found is not None]
-    assert {met[boundary] for boundary in steps} == ({KprobeStatus.HIT_SS} if outer == "stepped" else set())
+    assert {met[boundary] for boundary in steps} == (
+        {KprobeStatus.HIT_SS} if outer == "stepped" else set()
+    )
     assert steps == list(range(min(steps, default=0), max(steps, default=-1) + 1))
 
 
 class NmiInStepOfMiss:
-    """Instead of interrupts: one NMI, when the CPU steps the instruction of a hit that was missed."""
+    """Instead of interrupts: one NMI, when the CPU steps the instruction of a hit that was
+    missed.
+    """
 
     def __init__(self, bench) -> None:
         self.bench = bench
@@ -89,14 +110,18 @@ class NmiInStepOfMiss:
 
 
 @pytest.mark.parametrize("inner", METHODS)
-def test_one_hit_in_the_step_of_a_miss_stops_both_kernels_and_is_missed_in_next(make, profile, inner):
+def test_one_hit_in_the_step_of_a_miss_stops_both_kernels_and_is_missed_in_next(
+    make, profile, inner
+):
     """f's handler calls g, whose probe is missed and stepped; the NMI that comes then calls h."""
     bench = make()
     answers: list[int] = []
     put(bench, "boosted", "f", lambda *_: answers.append(bench.call_nested(0, G, 5, 6)))
     q = put(bench, "stepped", "g")
     r = put(bench, inner, "h")
-    bench.machine.nmi_handler = lambda cpu, _regs: answers.append(bench.call_nested(cpu, G + 256, 7, 8))
+    bench.machine.nmi_handler = lambda cpu, _regs: answers.append(
+        bench.call_nested(cpu, G + 256, 7, 8)
+    )
     plan = NmiInStepOfMiss(bench)
     bench.start_call(0, F, (1, 2))
     fault = bench.executor.run_call(0, 10_000, plan)
@@ -133,9 +158,16 @@ def test_one_that_stops_the_kernel_ends_a_call_whose_value_is_asked_for(make, pr
         assert bench.call("f", 1, 2) == 3
 
 
-def test_a_fault_in_an_nmi_is_taken_for_one_of_the_step_that_it_came_into_in_2010_only(bench_of, profile):
-    """Who asks where it was goes on at its fixup; who asks for the hit's status alone goes back to the probe, which has none."""
-    image = asm_image(PLAIN, "mov rax, [rdi]; ret", "mov eax, 7; ret", exception_table=(ExceptionEntry(G, G + 256),))
+def test_a_fault_in_an_nmi_is_taken_for_one_of_the_step_it_came_into_in_2010(bench_of, profile):
+    """Who asks where it was goes on at its fixup; who asks for the hit's status alone goes back to
+    the probe, which has none.
+    """
+    image = asm_image(
+        PLAIN,
+        "mov rax, [rdi]; ret",
+        "mov eax, 7; ret",
+        exception_table=(ExceptionEntry(G, G + 256),),
+    )
     bench = bench_of(profile, image)
     put(bench, "stepped", "f")
     answers: list[int] = []
@@ -169,7 +201,10 @@ def test_only_the_int3_behind_the_copy_ends_a_step(bench_of, profile):
 def test_the_explorer_finds_what_2010_can_not_take_and_nothing_else(pool, profile, scenario):
     result = check(scenario.case(profile), Search(preemptions=1), pool=pool)
     if profile is LINUX_2010 and scenario is life.nmi_stepped:
-        assert (result.verdict, [str(one.violation.kind) for one in result.violations]) == ("violation", ["guest-fault"])
+        assert (result.verdict, [str(one.violation.kind) for one in result.violations]) == (
+            "violation",
+            ["guest-fault"],
+        )
         assert "kprobe-reentry" in result.violations[0].violation.explain
     else:
         assert (result.verdict, result.outcome.exhaustive) == ("safe", True)

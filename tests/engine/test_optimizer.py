@@ -1,4 +1,6 @@
-"""Laws of the optimizer's pass: when it comes, how much it takes, in which order, and when it comes again (linux-2010, but where said)."""
+"""Laws of the optimizer's pass: when it comes, how much it takes, in which order, and when it comes
+again (linux-2010, but where said).
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def waiting(bench) -> dict[Queue, int]:
 
 
 class TestDelay:
-    def test_the_pass_comes_five_jiffies_after_the_first_kick_whatever_is_kicked_meanwhile(self, bench):
+    def test_the_pass_comes_five_jiffies_after_the_first_kick_whatever_is_kicked_then(self, bench):
         assert OPTIMIZE_DELAY == 5
         put(bench)
         bench.plane.sleep(OPTIMIZE_DELAY - 1)
@@ -48,7 +50,7 @@ class TestDelay:
         bench.plane.sleep(4 * OPTIMIZE_DELAY)
         assert bench.kprobes.optimizer.passes == 1
 
-    def test_who_waits_waits_for_a_pass_that_is_scheduled_though_nothing_is_listed_any_more(self, bench):
+    def test_who_waits_waits_for_a_scheduled_pass_though_nothing_is_listed_any_more(self, bench):
         bench.kprobes.unregister_kprobe(put(bench))
         start = bench.jiffies
         bench.kprobes.wait_for_kprobe_optimizer()
@@ -64,7 +66,7 @@ class TestDelay:
 
 
 class TestBatches:
-    def test_a_pass_takes_256_in_each_direction_and_comes_again_after_the_delay_while_any_is_left(self, bench_of):
+    def test_a_pass_takes_256_in_each_direction_and_comes_again_while_any_is_left(self, bench_of):
         bench = bench_of(LINUX_2010, many_functions(600))
         old, new = (lambda probes: (probes[:300], probes[300:]))(crowd(bench, 600, wait=False))
         bench.kprobes.unregister_kprobes(new)
@@ -113,7 +115,9 @@ class TestBatches:
 class TestOrder:
     @pytest.mark.parametrize("name", ["linux-2010", "linux-6.1"])
     def test_jumps_go_in_and_out_newest_first_and_are_disarmed_oldest_first(self, bench_of, name):
-        """Both kernels add to a list, and move from one to the next, at the head (list_add, list_move), and take from there."""
+        """Both kernels add to a list, and move from one to the next, at the head (list_add,
+        list_move), and take from there.
+        """
         bench = bench_of(profile_named(name), many_functions(3))
         log: list[str] = []
         bench.machine.text.listeners.append(lambda write: log.append(write.reason))
@@ -121,14 +125,25 @@ class TestOrder:
         places = [f"{p.at:#x}" for p in probes]
 
         def order(verb: str) -> list[int]:
-            return [places.index(place) for place in dict.fromkeys(why.split()[1].rstrip(":") for why in log if why.startswith(verb))]
+            return [
+                places.index(place)
+                for place in dict.fromkeys(
+                    why.split()[1].rstrip(":") for why in log if why.startswith(verb)
+                )
+            ]
 
         assert order("optimize") == [2, 1, 0]
         log.clear()
         bench.kprobes.unregister_kprobes(probes)
         bench.kprobes.wait_for_kprobe_optimizer()
         assert (order("unoptimize"), order("disarm")) == ([2, 1, 0], [0, 1, 2])
-        assert [place for why in log if why.startswith("freed detour") for place in places if place in why] == places
+        assert [
+            place
+            for why in log
+            if why.startswith("freed detour")
+            for place in places
+            if place in why
+        ] == places
 
     def test_a_batch_takes_the_newest_first(self, bench_of):
         bench = bench_of(replace(LINUX_2010, batch=1), many_functions(3))
@@ -158,7 +173,9 @@ class TestOrder:
             *(f"freed detour buffer of {a}", f"freed slot of {a}"),
         ]
 
-    def test_unused_ones_leave_the_table_before_the_wait_and_are_freed_behind_it(self, bench, monkeypatch):
+    def test_unused_ones_leave_the_table_before_the_wait_and_are_freed_behind_it(
+        self, bench, monkeypatch
+    ):
         p = put(bench, wait=True)
         ap = aggr_at(bench)
         bench.kprobes.unregister_kprobe(p)
@@ -175,13 +192,19 @@ class TestOrder:
         assert (ap.queue, bench.arch.detours.used, bench.arch.slots.used) == (Queue.NONE, 0, 0)
 
     @pytest.mark.parametrize("switch", ["kprobes_all_disarmed", "kprobes_allow_optimization"])
-    def test_nothing_is_optimized_while_a_switch_forbids_it_but_things_are_undone(self, bench, switch):
+    def test_nothing_is_optimized_while_a_switch_forbids_it_but_things_are_undone(
+        self, bench, switch
+    ):
         p = put(bench, 7, wait=True)
         put(bench)
         bench.kprobes.unregister_kprobe(p)
         setattr(bench.kprobes, switch, switch == "kprobes_all_disarmed")
         bench.kprobes.wait_for_kprobe_optimizer()
-        assert (text_at(bench), text_at(bench, 7), state(bench).queue) == ("int3", "original", OPTIMIZING)
+        assert (text_at(bench), text_at(bench, 7), state(bench).queue) == (
+            "int3",
+            "original",
+            OPTIMIZING,
+        )
         assert bench.kprobes.get_kprobe(p.at) is None
 
 

@@ -1,4 +1,6 @@
-"""How ``next`` pokes: what a pass or an operation changes shares its core syncs, 256 places at a time, and no CPU that comes by is lost."""
+"""How ``next`` pokes: what a pass or an operation changes shares its core syncs, 256 places at a
+time, and no CPU that comes by is lost.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from tests.conftest import asm_image
 from tests.engine.states import whole
 
 COUNTS = pytest.mark.parametrize(("count", "batches"), [(1, 1), (3, 1), (256, 1), (257, 2)])
-ADDS = [f"lea rax, [rdi + {n}]; lea rax, [rax + rax]; ret" for n in range(3)]  # f(n) = 2n, g(n) = 2n + 2, h(n) = 2n + 4
+# f(n) = 2n, g(n) = 2n + 2, h(n) = 2n + 4
+ADDS = [f"lea rax, [rdi + {n}]; lea rax, [rax + rax]; ret" for n in range(3)]
 
 
 def probes(bench, **fields) -> list[Kprobe]:
@@ -34,12 +37,18 @@ def syncs(bench, work) -> int:
 
 @pytest.fixture
 def log(bench_of, monkeypatch):
-    """``log(bench)``: from now on, what is written (address, bytes), and ``sync`` and ``wait`` where they are."""
+    """``log(bench)``: from now on, what is written (address, bytes), and ``sync`` and ``wait``
+    where they are.
+    """
 
     def start(bench) -> list[object]:
         events: list[object] = []
         bench.machine.text.listeners.append(lambda write: events.append((write.addr, write.data)))
-        for name, what in (("text_poke_sync", "sync"), ("traps_over", "traps over"), ("synchronize_rcu_tasks", "wait")):
+        for name, what in (
+            ("text_poke_sync", "sync"),
+            ("traps_over", "traps over"),
+            ("synchronize_rcu_tasks", "wait"),
+        ):
             real = getattr(bench.plane, name)
 
             def noted(why: str, real=real, what=what) -> None:
@@ -54,7 +63,9 @@ def log(bench_of, monkeypatch):
 
 class TestCoreSyncs:
     @COUNTS
-    def test_of_n_probes_are_one_a_batch_to_arm_three_to_optimize_and_three_to_undo_and_disarm(self, bench_of, count, batches):
+    def test_n_probes_are_one_batch_to_arm_and_three_to_optimize_or_undo_and_disarm(
+        self, bench_of, count, batches
+    ):
         bench = bench_of(NEXT, many_functions(count))
         all_of_them = probes(bench)
         core = bench.kprobes
@@ -74,11 +85,15 @@ class TestCoreSyncs:
         assert (whole(bench), bench.kprobes.kprobe_table) == (True, {})
 
     @COUNTS
-    def test_of_disarming_all_are_those_of_one_pass_and_of_arming_all_one_a_batch(self, bench_of, count, batches):
+    def test_of_disarming_all_are_those_of_one_pass_and_of_arming_all_one_a_batch(
+        self, bench_of, count, batches
+    ):
         bench = bench_of(NEXT, many_functions(count))
         bench.kprobes.register_kprobes(probes(bench))
         bench.kprobes.wait_for_kprobe_optimizer()
-        assert syncs(bench, lambda: set_kprobes_enabled(bench.kprobes, on=False)) == (2 + 1) * batches
+        assert (
+            syncs(bench, lambda: set_kprobes_enabled(bench.kprobes, on=False)) == (2 + 1) * batches
+        )
         assert whole(bench)
         assert syncs(bench, lambda: set_kprobes_enabled(bench.kprobes, on=True)) == batches
         assert syncs(bench, bench.kprobes.wait_for_kprobe_optimizer) == 3 * batches
@@ -98,7 +113,14 @@ class TestCoreSyncs:
         assert (whole(bench), bench.kprobes.kprobe_table) == (True, {})
 
     @pytest.mark.parametrize(
-        ("step", "fewer"), [("bp-sync-1", 1), ("bp-sync-2", 1), ("bp-sync-3", 1), ("bp-int3-first", 2), ("bp-refs", 0)]
+        ("step", "fewer"),
+        [
+            ("bp-sync-1", 1),
+            ("bp-sync-2", 1),
+            ("bp-sync-3", 1),
+            ("bp-int3-first", 2),
+            ("bp-refs", 0),
+        ],
     )
     def test_are_left_out_by_name_when_jumps_go_in(self, bench_of, step, fewer):
         bench = bench_of(without(NEXT, frozenset({step})), asm_image(*ADDS))
@@ -116,7 +138,7 @@ class TestCoreSyncs:
 
 
 class TestOrder:
-    def test_of_a_batch_is_all_breakpoints_all_tails_all_first_bytes_by_address_whatever_the_probes_order(self, bench_of, log):
+    def test_a_batch_is_all_breakpoints_all_tails_all_first_bytes_by_address(self, bench_of, log):
         bench = bench_of(NEXT, asm_image(*ADDS))
         bench.kprobes.register_kprobes(probes(bench)[::-1])
         at = [symbol.addr for symbol in bench.image.functions]
@@ -126,9 +148,20 @@ class TestOrder:
         breakpoints = [(addr, INT3) for addr in at]
         tails = [(addr + 1, jump[1:]) for addr, jump in zip(at, jumps, strict=True)]
         first = [(addr, jump[:1]) for addr, jump in zip(at, jumps, strict=True)]
-        assert events == ["wait", *breakpoints, "sync", *tails, "sync", *first, "sync", "traps over"]
+        assert events == [
+            "wait",
+            *breakpoints,
+            "sync",
+            *tails,
+            "sync",
+            *first,
+            "sync",
+            "traps over",
+        ]
 
-    def test_of_what_goes_is_all_breakpoints_all_tails_and_all_first_bytes_before_the_wait(self, bench_of, log):
+    def test_what_goes_is_all_breakpoints_all_tails_all_first_bytes_before_the_wait(
+        self, bench_of, log
+    ):
         bench = bench_of(NEXT, asm_image(*ADDS))
         all_of_them = probes(bench)
         bench.kprobes.register_kprobes(all_of_them)
@@ -147,7 +180,9 @@ class TestOrder:
         bench = bench_of(NEXT, asm_image(*ADDS))
         all_of_them = probes(bench, post_handler=lambda *_: None)
         seen: list[int] = []
-        monkeypatch.setattr(bench.plane, "text_poke_sync", lambda _why: seen.append(len(bench.kprobes.kprobe_table)))
+        monkeypatch.setattr(
+            bench.plane, "text_poke_sync", lambda _why: seen.append(len(bench.kprobes.kprobe_table))
+        )
         bench.kprobes.register_kprobes(all_of_them)
         bench.kprobes.unregister_kprobes(all_of_them)
         assert seen == [3, 3]
@@ -191,7 +226,9 @@ class TestACallWhileABatchIsUnderWay:
         assert (wrong, hits) == ([0] * 21, all_of_them * 4)
         assert whole(bench)
 
-    def test_meets_the_protocols_own_breakpoint_and_goes_on_at_its_own_detour(self, bench_of, monkeypatch):
+    def test_meets_the_protocols_own_breakpoint_and_goes_on_at_its_own_detour(
+        self, bench_of, monkeypatch
+    ):
         taken: list[tuple[int, int]] = []
         resume = BreakpointHandler.bp_resume
 
@@ -207,7 +244,8 @@ class TestACallWhileABatchIsUnderWay:
         wrong = self.call_at_syncs(bench, monkeypatch)
         bench.kprobes.wait_for_kprobe_optimizer()
         entries = [bench.kprobes.get_kprobe(symbol.addr) for symbol in bench.image.functions]
-        assert taken == [(op.at, op.optinsn.detour.addr) for op in entries] * 2  # behind the third sync jumps stand
+        # behind the third sync jumps stand
+        assert taken == [(op.at, op.optinsn.detour.addr) for op in entries] * 2
         assert wrong == [0] * 9
 
 
@@ -222,8 +260,13 @@ class TestTheVector:
         bench.kprobes.wait_for_kprobe_optimizer()
         bench.kprobes.register_kprobe(Kprobe(symbol_name="h"))
         bench.kprobes.wait_for_kprobe_optimizer()
-        detours = [bench.kprobes.get_kprobe(symbol.addr).optinsn.detour.addr for symbol in bench.image.functions]
-        return detours, [poke and poke.target for poke in map(bench.arch.poke.bp_poke, (p.at for p in first))]
+        detours = [
+            bench.kprobes.get_kprobe(symbol.addr).optinsn.detour.addr
+            for symbol in bench.image.functions
+        ]
+        return detours, [
+            poke and poke.target for poke in map(bench.arch.poke.bp_poke, (p.at for p in first))
+        ]
 
     def test_is_gone_once_nobody_reads_it(self, bench_of):
         bench = bench_of(NEXT, asm_image(*ADDS))

@@ -1,4 +1,6 @@
-"""Laws of the process pool: what comes back and in which order, and what is left when something dies."""
+"""Laws of the process pool: what comes back and in which order, and what is left when something
+dies.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ class TestAnswers:
         assert list(answers) == [(0, 0)]
 
     def test_each_process_builds_its_state_once_and_only_for_a_task(self):
-        states = ProcessPool(lambda: (os.getpid(), os.urandom(8)), lambda state, _task: (state, os.getpid()), 3)
+        states = ProcessPool(
+            lambda: (os.getpid(), os.urandom(8)), lambda state, _task: (state, os.getpid()), 3
+        )
         with states as workers:
             answers = [*workers.in_order(range(20)), *workers.in_order(range(20))]
             assert all(state[0] == pid != os.getpid() for state, pid in answers)
@@ -141,13 +145,24 @@ class TestAnswers:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("error", [InputError("no more"), KprobeError(84, "why"), ZeroDivisionError("by zero"), SystemExit(3)])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            InputError("no more"),
+            KprobeError(84, "why"),
+            ZeroDivisionError("by zero"),
+            SystemExit(3),
+        ],
+    )
     @pytest.mark.parametrize("where", ["make", "work"])
     def test_an_error_in_a_worker_is_the_callers_error(self, error, where):
         def fails(_task: object = None) -> None:
             raise error
 
-        with closing(pool(fails) if where == "work" else pool(pid_of, make=fails)) as workers, pytest.raises(type(error)) as raised:
+        with (
+            closing(pool(fails) if where == "work" else pool(pid_of, make=fails)) as workers,
+            pytest.raises(type(error)) as raised,
+        ):
             list(workers.in_order([1, 2, 3]))
         assert (raised.value.args, vars(raised.value)) == (error.args, vars(error))
         assert "in fails\n" in str(raised.value.__cause__)
@@ -178,7 +193,10 @@ class TestErrors:
         def work(_task: object) -> None:
             raise Ours("what is wrong")
 
-        with pool(work) as workers, pytest.raises(EngineBug, match="in a worker process: Ours: what is wrong"):
+        with (
+            pool(work) as workers,
+            pytest.raises(EngineBug, match="in a worker process: Ours: what is wrong"),
+        ):
             list(workers.in_order([1, 2]))
 
     def test_an_answer_that_can_not_be_sent_is_an_error(self):
@@ -189,7 +207,12 @@ class TestErrors:
         def work(_task: object) -> None:
             raise MemoryError
 
-        with pool(work) as workers, pytest.raises(WorkerDied, match="a worker process has too little memory; use fewer --jobs"):
+        with (
+            pool(work) as workers,
+            pytest.raises(
+                WorkerDied, match="a worker process has too little memory; use fewer --jobs"
+            ),
+        ):
             list(workers.in_order([1, 2]))
 
 
@@ -209,11 +232,17 @@ class TestDeath:
         with pool(work) as workers:
             answers = workers.in_order(range(9))
             assert next(answers) == 0
-            with pytest.raises(WorkerDied, match="a worker process died, perhaps for lack of memory; use fewer --jobs"):
+            with pytest.raises(
+                WorkerDied,
+                match="a worker process died, perhaps for lack of memory; use fewer --jobs",
+            ):
                 next(answers)
 
     def test_all_workers_that_are_killed_are_told(self):
-        with pool(lambda _task: os.kill(os.getpid(), signal.SIGKILL)) as workers, pytest.raises(WorkerDied):
+        with (
+            pool(lambda _task: os.kill(os.getpid(), signal.SIGKILL)) as workers,
+            pytest.raises(WorkerDied),
+        ):
             list(workers.in_order(range(9)))
 
     def test_a_worker_that_is_killed_with_a_task_unread_is_told(self):
@@ -273,7 +302,9 @@ class TestDeath:
             theirs.send("an answer that nobody has read")
             for one in asked:
                 ours.send(one)
-            process = multiprocessing.get_context("fork").Process(target=process_pool._serve, args=(theirs, [ours], desk))
+            process = multiprocessing.get_context("fork").Process(
+                target=process_pool._serve, args=(theirs, [ours], desk)
+            )
             process.start()
             theirs.close()
             ours.close()
@@ -282,13 +313,18 @@ class TestDeath:
 
     def test_idle_workers_end_with_a_killed_leader_though_others_are_at_work(self):
         script = (
-            "import os, time; from engine.process_pool import ProcessPool\n"
-            "def work(_state, task):\n    os.write(1, f'{task} {os.getpid()}\\n'.encode())\n    time.sleep(30 * (task == 'busy'))\n"
-            "list(ProcessPool(lambda: None, work, 2).in_order(['idle', 'busy']))\n"
+            "import os, time; from engine.process_pool import ProcessPool\ndef work(_state,"
+            " task):\n    os.write(1, f'{task} {os.getpid()}\\n'.encode())\n    time.sleep(30 *"
+            " (task == 'busy'))\nlist(ProcessPool(lambda: None, work, 2).in_order(['idle',"
+            " 'busy']))\n"
         )
-        leader = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        leader = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
         assert leader.stdout is not None
-        pids = {name: int(pid) for name, pid in (leader.stdout.readline().split() for _ in range(2))}
+        pids = {
+            name: int(pid) for name, pid in (leader.stdout.readline().split() for _ in range(2))
+        }
         leader.kill()
         leader.wait(20)
         try:
@@ -321,7 +357,10 @@ class TestStart:
         with pool(pid_of) as workers:
             resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))
             try:
-                with pytest.raises(WorkerDied, match="cannot start a process: Too many open files; use fewer --jobs"):
+                with pytest.raises(
+                    WorkerDied,
+                    match="cannot start a process: Too many open files; use fewer --jobs",
+                ):
                     list(workers.in_order([1, 2]))
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -342,7 +381,9 @@ class TestCtrlC:
 
     @pytest.mark.parametrize("method", ["start", "join"])
     @pytest.mark.parametrize("taken_by", ["the main thread", "another thread"])
-    def test_ctrl_c_while_workers_start_or_end_leaves_none_behind(self, monkeypatch, method, taken_by):
+    def test_ctrl_c_while_workers_start_or_end_leaves_none_behind(
+        self, monkeypatch, method, taken_by
+    ):
         """Whichever thread takes the signal, its handler runs in the main one."""
         usual = getattr(ForkProcess, method)
         over = threading.Event()
@@ -359,20 +400,26 @@ class TestCtrlC:
             usual(process, *words)
 
         monkeypatch.setattr(ForkProcess, method, interrupted)
-        mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGINT)
+        mask, handler = (
+            signal.pthread_sigmask(signal.SIG_BLOCK, []),
+            signal.getsignal(signal.SIGINT),
+        )
         with pytest.raises(KeyboardInterrupt), pool(lambda task: task) as workers:
             assert list(workers.in_order([1, 2])) == [1, 2]
-        assert (signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGINT)) == (mask, handler)
+        assert (signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGINT)) == (
+            mask,
+            handler,
+        )
         over.set()
         other.join()
 
     def test_ctrl_c_to_all_processes_of_a_terminal_is_one_keyboardinterrupt(self):
         """While one worker is at work, and the other one waits for a task."""
         script = (
-            "import os, time; from engine.process_pool import ProcessPool\n"
-            "def work(_state, task):\n    os.write(1, b'at work\\n')\n    time.sleep(30 * task)\n"
-            "try:\n    with ProcessPool(lambda: None, work, 2) as pool:\n        list(pool.in_order([0, 1]))\n"
-            "except KeyboardInterrupt:\n    print('interrupted')\n"
+            "import os, time; from engine.process_pool import ProcessPool\ndef work(_state,"
+            " task):\n    os.write(1, b'at work\\n')\n    time.sleep(30 * task)\ntry:\n    with"
+            " ProcessPool(lambda: None, work, 2) as pool:\n        list(pool.in_order([0,"
+            " 1]))\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
         )
         leader = subprocess.Popen(
             [sys.executable, "-c", script],
@@ -386,5 +433,6 @@ class TestCtrlC:
         for _ in range(2):
             leader.stdout.readline()
         os.killpg(leader.pid, signal.SIGINT)
-        out, err = leader.communicate(timeout=20)  # until the workers, which hold the pipes too, have gone
+        # until the workers, which hold the pipes too, have gone
+        out, err = leader.communicate(timeout=20)
         assert (leader.returncode, out, err) == (0, "interrupted\n", "")

@@ -1,4 +1,6 @@
-"""Decoding a function that has probes in it sees the original bytes, in every state of a probe; and sees what others patch."""
+"""Decoding a function that has probes in it sees the original bytes, in every state of a probe; and
+sees what others patch.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,11 @@ def test_recovered_text_is_the_original_in_every_state_and_from_any_start(workbe
         raw.add(bench.machine.text.read(BASE, SIZE))
         for start in range(SIZE):
             for size in range(1, SIZE - start + 1):
-                assert bench.arch.recovered(BASE + start, size) == original[start : start + size], (state, start, size)
+                assert bench.arch.recovered(BASE + start, size) == original[start : start + size], (
+                    state,
+                    start,
+                    size,
+                )
     assert len(raw) == 3  # original, breakpoint, jump
 
 
@@ -78,7 +84,9 @@ def test_boundaries_follow_a_patch_by_others(workbench):
     bench = workbench(CODE)
     with pytest.raises(KprobeError):
         bench.kprobes.register_kprobe(Kprobe(symbol_name="f", offset=2))
-    bench.machine.text.write(BASE, b"\x31\xc0\x0f\x1f\x00", reason="somebody else: xor eax, eax; nop")
+    bench.machine.text.write(
+        BASE, b"\x31\xc0\x0f\x1f\x00", reason="somebody else: xor eax, eax; nop"
+    )
     hits: list[int] = []
     p = Kprobe(symbol_name="f", offset=2, pre_handler=lambda _p, regs: hits.append(regs.ip))
     bench.kprobes.register_kprobe(p)

@@ -1,4 +1,6 @@
-"""Laws of probes hit while a handler runs, of guest functions that handlers call, and of faults in either."""
+"""Laws of probes hit while a handler runs, of guest functions that handlers call, and of faults in
+either.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,27 @@ from engine.syntax.arguments import parse_argument
 from engine.syntax.interrupts import EveryPlan
 from engine.syntax.script import parse_script
 from tests.conftest import BASE, asm_image
-from tests.engine.guests import case, elf, interrupted_everywhere, run_case, start_case, workbench_of
+from tests.engine.guests import (
+    case,
+    elf,
+    interrupted_everywhere,
+    run_case,
+    start_case,
+    workbench_of,
+)
 
 G, H = BASE + 256, BASE + 512
 PLAIN = "mov eax, edi; nop; nop; nop; nop; add rax, rsi; ret"
-# Uses up what a function may, and more: every register but RSP, flags, x87, SSE, the 128 bytes under RSP.
+# Uses up what a function may, and more: every register but RSP, flags, x87, SSE, the 128 bytes
+# under RSP.
 CLOBBER = (
     "push rdi; mov rcx, -1; "
-    + "; ".join(f"mov {r}, rcx" for r in ("rbx", "rdx", "rsi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"))
-    + "; pcmpeqd xmm0, xmm0; movdqa xmm7, xmm0; movdqa xmm15, xmm0; fldpi; fldpi; mov [rsp - 8], rcx; mov [rsp - 128], rcx"
-    + "; pop rax; add rax, rax; std; stc; ret"
+    + "; ".join(
+        f"mov {r}, rcx"
+        for r in ("rbx", "rdx", "rsi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+    )
+    + "; pcmpeqd xmm0, xmm0; movdqa xmm7, xmm0; movdqa xmm15, xmm0; fldpi; fldpi; mov [rsp - 8],"
+    " rcx; mov [rsp - 128], rcx" + "; pop rax; add rax, rax; std; stc; ret"
 )
 COUNTS_THEN_IF = "mov ecx, 300; l: dec ecx; jnz l; pushfq; pop rax; and eax, 0x200; ret"
 METHODS = ("stepped", "boosted", "jump")
@@ -43,12 +56,16 @@ def profile(request):
 
 @pytest.fixture
 def make(pool, request):
-    """``make(image or texts, ...)``: a workbench, of the test's profile if it has one, else of 2010."""
+    """``make(image or texts, ...)``: a workbench, of the test's profile if it has one, else of
+    2010.
+    """
     made = []
 
     def build(*what, cpus: int = 1, **fields):
         image = asm_image(*what, **fields) if isinstance(what[0], str) else what[0]
-        chosen = request.getfixturevalue("profile") if "profile" in request.fixturenames else LINUX_2010
+        chosen = (
+            request.getfixturevalue("profile") if "profile" in request.fixturenames else LINUX_2010
+        )
         made.append(workbench_of(image, pool, chosen, optimize=True, cpus=cpus))
         return made[-1]
 
@@ -64,7 +81,11 @@ def put(bench, method: str, **fields) -> Kprobe:
     p = Kprobe(post_handler=(lambda *_: None) if method == "stepped" else None, **fields)
     kprobes.register_kprobe(p)
     kprobes.wait_for_kprobe_optimizer()
-    expected = {"stepped": (Method.INT3, Method.EMULATED), "boosted": (Method.BOOSTED,), "jump": (Method.OPTIMIZED,)}
+    expected = {
+        "stepped": (Method.INT3, Method.EMULATED),
+        "boosted": (Method.BOOSTED,),
+        "jump": (Method.OPTIMIZED,),
+    }
     assert bench.method(p) in expected[method]
     return p
 
@@ -85,8 +106,12 @@ class TestNestedCall:
     @pytest.mark.parametrize("red_zone", [False, True])
     @pytest.mark.parametrize("method", METHODS)
     def test_what_it_interrupts_comes_back_whole(self, make, method, red_zone):
-        image = asm_image("mov [rsp - 8], rdi; mov [rsp - 128], rsi; movq xmm0, rdi; cmp rdi, rsi; nop; nop; nop; nop; nop; mov rax, [rsp - 8]; "
-                          "mov rdx, [rsp - 128]; ret", CLOBBER, red_zone=red_zone)  # fmt: skip
+        image = asm_image(
+            "mov [rsp - 8], rdi; mov [rsp - 128], rsi; movq xmm0, rdi; cmp rdi, rsi; nop; nop; "
+            "nop; nop; nop; mov rax, [rsp - 8]; mov rdx, [rsp - 128]; ret",
+            CLOBBER,
+            red_zone=red_zone,
+        )
         if not red_zone:
             image = asm_image(PLAIN, CLOBBER)
         plain = make(image)
@@ -98,7 +123,13 @@ class TestNestedCall:
             bench = make(image)
             answers: list[int] = []
             try:
-                put(bench, method, symbol_name="f", offset=offset, pre_handler=calling(bench, G, 21, answers=answers))
+                put(
+                    bench,
+                    method,
+                    symbol_name="f",
+                    offset=offset,
+                    pre_handler=calling(bench, G, 21, answers=answers),
+                )
             except (AssertionError, KprobeError):
                 continue  # not a site of that method
             bench.start_call(0, BASE, (40, 2))
@@ -113,10 +144,18 @@ class TestNestedCall:
         return [BASE + offset for offset in function.insns]
 
     def test_it_takes_arguments_and_an_aligned_stack(self, make, profile):
-        arguments = "lea rax, [rdi + rsi * 2]; lea rax, [rax + rdx * 4]; lea rax, [rax + rcx * 8]; add rax, r8; sub rax, r9; mov rdx, rsp; and edx, 15; shl rdx, 32; add rax, rdx; ret"
+        arguments = (
+            "lea rax, [rdi + rsi * 2]; lea rax, [rax + rdx * 4]; lea rax, [rax + rcx * 8]; "
+            "add rax, r8; sub rax, r9; mov rdx, rsp; and edx, 15; shl rdx, 32; add rax, rdx; ret"
+        )
         bench = make(PLAIN, arguments)
         answers: list[int] = []
-        put(bench, "jump", symbol_name="f", pre_handler=calling(bench, G, 1, 2, 3, 4, 50, 6, answers=answers))
+        put(
+            bench,
+            "jump",
+            symbol_name="f",
+            pre_handler=calling(bench, G, 1, 2, 3, 4, 50, 6, answers=answers),
+        )
         assert bench.call("f", 1, 2) == 3
         assert answers == [(1 + 4 + 12 + 32 + 50 - 6) + (8 << 32)]
 
@@ -127,7 +166,10 @@ class TestNestedCall:
         wrong: list[BaseException] = []
 
         def handler(_p, _regs):
-            for call in (lambda: bench.call_nested(1, G), lambda: bench.call_nested(0, G, *range(7))):
+            for call in (
+                lambda: bench.call_nested(1, G),
+                lambda: bench.call_nested(0, G, *range(7)),
+            ):
                 try:
                     call()
                 except EngineBug as error:
@@ -142,7 +184,11 @@ class TestNestedCall:
         put(bench, "jump", symbol_name="f", pre_handler=calling(bench, G, 500))
         before = bench.machine.clock
         bench.call("f", 1, 2)
-        assert bench.machine.clock - before == bench.machine.cpus[0].retired - bench.machine.tasks[0].started > 1000
+        assert (
+            bench.machine.clock - before
+            == bench.machine.cpus[0].retired - bench.machine.tasks[0].started
+            > 1000
+        )
         bench.limit = 900
         bench.start_call(0, BASE, (1, 2))
         (fault,) = bench.finish_calls()
@@ -153,7 +199,9 @@ class TestNestedCall:
         assert bench.call("f", 1, 2) == 3
 
     def test_what_it_retires_counts_for_the_turn(self, make, profile):
-        bench = make("mov ecx, 9; l: nop; nop; nop; nop; nop; dec ecx; jnz l; ret", "l: dec rdi; jnz l; ret")
+        bench = make(
+            "mov ecx, 9; l: nop; nop; nop; nop; nop; dec ecx; jnz l; ret", "l: dec rdi; jnz l; ret"
+        )
         put(bench, "boosted", symbol_name="f", offset=6, pre_handler=calling(bench, G, 100))
         bench.start_call(0, BASE)
         vcpu = bench.machine.cpus[0]
@@ -165,9 +213,13 @@ class TestNestedCall:
 
     @pytest.mark.parametrize("red_zone", [False, True])
     @pytest.mark.parametrize("method", METHODS)
-    def test_it_starts_below_the_stack_in_use_with_the_direction_flag_clear(self, make, profile, method, red_zone):
+    def test_it_starts_below_the_stack_in_use_with_the_direction_flag_clear(
+        self, make, profile, method, red_zone
+    ):
         flags, stack = "pushfq; pop rax; and eax, 0x400; ret", "mov rax, rsp; ret"
-        bench = make("std; nop; nop; nop; nop; nop; cld; mov eax, 3; ret", flags, stack, red_zone=red_zone)
+        bench = make(
+            "std; nop; nop; nop; nop; nop; cld; mov eax, 3; ret", flags, stack, red_zone=red_zone
+        )
         found: list[tuple[int, int, int]] = []
 
         def handler(_p, _regs):
@@ -176,7 +228,9 @@ class TestNestedCall:
 
         post = (lambda *_: None) if method == "stepped" else None
         bench.kprobes.kprobes_allow_optimization = method == "jump"
-        bench.kprobes.register_kprobe(Kprobe(symbol_name="f", offset=1, pre_handler=handler, post_handler=post))
+        bench.kprobes.register_kprobe(
+            Kprobe(symbol_name="f", offset=1, pre_handler=handler, post_handler=post)
+        )
         bench.kprobes.wait_for_kprobe_optimizer()
         assert bench.call("f") == 3
         ((rsp, nested_rsp, direction),) = found
@@ -185,7 +239,9 @@ class TestNestedCall:
         assert direction == 0
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_interrupts_come_in_handlers_behind_a_jump_and_not_behind_a_breakpoint(self, make, profile, method):
+    def test_interrupts_come_in_handlers_behind_a_jump_and_not_behind_a_breakpoint(
+        self, make, profile, method
+    ):
         bench = make(PLAIN, COUNTS_THEN_IF)
         answers: list[int] = []
         put(bench, method, symbol_name="f", pre_handler=calling(bench, G, answers=answers))
@@ -196,21 +252,31 @@ class TestNestedCall:
         assert (bench.machine.cpus[0].interrupts > 40) == allowed
 
     @pytest.mark.parametrize("method", ["boosted", "jump"])
-    def test_none_come_in_a_return_probes_handler_of_2010_which_holds_a_lock(self, make, profile, method):
-        """Its entry_handler runs as any handler of the entry's probe does: behind a jump, with interrupts."""
+    def test_none_come_in_a_return_probes_handler_of_2010_which_holds_a_lock(
+        self, make, profile, method
+    ):
+        """Its entry_handler runs as any handler of the entry's probe does: behind a jump, with
+        interrupts.
+        """
         bench = make(PLAIN, COUNTS_THEN_IF)
         bench.kprobes.kprobes_allow_optimization = method == "jump"
         entered: list[int] = []
         returned: list[int] = []
-        on_entry, on_return = (calling(bench, G, answers=answers) for answers in (entered, returned))
-        bench.kprobes.register_kretprobe(Kretprobe(symbol_name="f", entry_handler=on_entry, handler=on_return))
+        on_entry, on_return = (
+            calling(bench, G, answers=answers) for answers in (entered, returned)
+        )
+        bench.kprobes.register_kretprobe(
+            Kretprobe(symbol_name="f", entry_handler=on_entry, handler=on_return)
+        )
         bench.kprobes.wait_for_kprobe_optimizer()
         assert bench.call("f", 1, 2) == 3
         assert entered == [0x200 if method == "jump" else 0]
         assert returned == [0 if profile is LINUX_2010 else 0x200]
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_an_interrupt_at_every_boundary_of_a_hit_with_a_nested_call_changes_nothing(self, make, profile, method):
+    def test_an_interrupt_at_every_boundary_of_a_hit_with_a_nested_call_changes_nothing(
+        self, make, profile, method
+    ):
         bench = make(PLAIN, CLOBBER)
         answers: list[int] = []
         put(bench, method, symbol_name="f", pre_handler=calling(bench, G, 4, answers=answers))
@@ -220,7 +286,12 @@ class TestNestedCall:
 
     def test_schedule_in_a_handler_is_no_quiescent_point(self, make, profile):
         bench = make(PLAIN, "ret")
-        put(bench, "boosted", symbol_name="f", pre_handler=lambda _p, _r: bench.call_nested(0, bench.machine.stubs.schedule) and 0)
+        put(
+            bench,
+            "boosted",
+            symbol_name="f",
+            pre_handler=lambda _p, _r: bench.call_nested(0, bench.machine.stubs.schedule) and 0,
+        )
         passed = bench.machine.tasks[0].passed
         assert bench.call("f", 1, 2) == 3
         assert bench.machine.tasks[0].passed == passed
@@ -229,11 +300,19 @@ class TestNestedCall:
 class TestReentrancy:
     @pytest.mark.parametrize("inner", METHODS)
     @pytest.mark.parametrize("outer", METHODS)
-    def test_a_probe_hit_while_a_handler_runs_is_missed_by_every_child_and_its_instruction_runs(self, make, profile, outer, inner):
+    def test_a_hit_while_a_handler_runs_is_missed_by_every_child_and_runs_the_code(
+        self, make, profile, outer, inner
+    ):
         found, nested = case("sort_i32-40"), case("sort_i64-20")
         plain = make(elf("qsort.o"))
         hits: list[int] = []
-        put(plain, inner, symbol_name="quicksort", offset=0x13, pre_handler=lambda *_: hits.append(0))
+        put(
+            plain,
+            inner,
+            symbol_name="quicksort",
+            offset=0x13,
+            pre_handler=lambda *_: hits.append(0),
+        )
         run_case(plain, nested)
         of_nested = len(hits)
         run_case(plain, found)
@@ -246,13 +325,27 @@ class TestReentrancy:
 
         def handler(_p, _regs):
             frame = place_call(bench.machine, 0, buffer)
-            answers.append(bench.call_nested(0, bench.image.by_name["sort_i64"].addr, *frame.integers))
+            answers.append(
+                bench.call_nested(0, bench.image.by_name["sort_i64"].addr, *frame.integers)
+            )
             ((addr, content),) = frame.buffers
             assert bench.machine.ram.read(addr, len(content)) == nested.buffers[0]
 
         order: list[str] = []
-        first = put(bench, inner, symbol_name="quicksort", offset=0x13, pre_handler=lambda *_: order.append("first"))
-        second = put(bench, inner, symbol_name="quicksort", offset=0x13, pre_handler=lambda *_: order.append("second"))
+        first = put(
+            bench,
+            inner,
+            symbol_name="quicksort",
+            offset=0x13,
+            pre_handler=lambda *_: order.append("first"),
+        )
+        second = put(
+            bench,
+            inner,
+            symbol_name="quicksort",
+            offset=0x13,
+            pre_handler=lambda *_: order.append("second"),
+        )
         put(bench, outer, symbol_name="sort_i32", offset=0xD, pre_handler=handler)
         bench.interrupts = EveryPlan(31)
         run_case(bench, found)
@@ -264,7 +357,12 @@ class TestReentrancy:
     def test_a_handler_that_calls_the_probed_function_misses_itself(self, make, profile, method):
         bench = make(PLAIN)
         answers: list[int] = []
-        p = put(bench, method, symbol_name="f", pre_handler=calling(bench, BASE, 30, 12, answers=answers))
+        p = put(
+            bench,
+            method,
+            symbol_name="f",
+            pre_handler=calling(bench, BASE, 30, 12, answers=answers),
+        )
         for times in (1, 2, 3):
             assert bench.call("f", 1, 2) == 3
             assert (answers, p.nmissed) == ([42] * times, times)
@@ -289,7 +387,9 @@ class TestReentrancy:
         inner_return = Kretprobe(symbol_name="g", handler=lambda *_: hits.append(1))
         bench.kprobes.register_kretprobe(inner_return)
         call = calling(bench, G, 5, 6, answers=answers)
-        bench.kprobes.register_kretprobe(Kretprobe(symbol_name="f", handler=call, entry_handler=call))
+        bench.kprobes.register_kretprobe(
+            Kretprobe(symbol_name="f", handler=call, entry_handler=call)
+        )
         assert bench.call("f", 1, 2) == 3
         assert (answers, hits, q.nmissed) == ([11, 11], [], 2)
         assert (inner_return.kp.nmissed, inner_return.nmissed) == (2, 0)
@@ -299,7 +399,12 @@ class TestReentrancy:
     def test_a_handler_on_one_cpu_makes_no_misses_on_another(self, make, profile):
         bench = make(elf("qsort.o"), cpus=2)
         hits: list[int] = []
-        p = put(bench, "jump", symbol_name="sort_i32", pre_handler=lambda *_: hits.append(bench.arch.cpus.cpu))
+        p = put(
+            bench,
+            "jump",
+            symbol_name="sort_i32",
+            pre_handler=lambda *_: hits.append(bench.arch.cpus.cpu),
+        )
         checks = [start_case(bench, case("sort_i32-40"), cpu) for cpu in (0, 1)]
         bench.finish_calls()
         for check in checks:
@@ -307,10 +412,17 @@ class TestReentrancy:
         assert (hits, p.nmissed) == ([0, 1], 0)
 
     def test_a_script_shows_it(self, profile, pool):
-        script = "reg 0 sort_i32+13\nreg 1 compare_i64+2\nreg 2 compare_i64+2 post\ncallfn 0 compare_i64\nwait\ncall sort_i32 x0\ncnt 1\n"
+        script = (
+            "reg 0 sort_i32+13\nreg 1 compare_i64+2\nreg 2 compare_i64+2 post\ncallfn 0"
+            " compare_i64\nwait\ncall sort_i32 x0\ncnt 1\n"
+        )
         image = asm_image(PLAIN, PLAIN)
-        script = "reg 0 f+0\nreg 1 g+0\nreg 2 g+0\ncallfn 0 g\nwait\ncall f x3\ncnt 0\ncnt 1\ncnt 2\n"
-        lines = list(run_script(image, parse_script(script, "s"), ExecOptions(profile=profile), pool=pool))
+        script = (
+            "reg 0 f+0\nreg 1 g+0\nreg 2 g+0\ncallfn 0 g\nwait\ncall f x3\ncnt 0\ncnt 1\ncnt 2\n"
+        )
+        lines = list(
+            run_script(image, parse_script(script, "s"), ExecOptions(profile=profile), pool=pool)
+        )
         assert lines[5]["ret"] == "1"
         assert [(line["hits"], line["nmissed"]) for line in lines[6:]] == [(3, 0), (0, 3), (0, 3)]
 
@@ -327,7 +439,9 @@ class TestFaults:
 
     @pytest.mark.parametrize("children", [1, 2])
     @pytest.mark.parametrize("method", METHODS)
-    def test_a_fault_in_a_nested_call_reaches_the_handler_whose_probe_it_is_and_can_be_mended(self, make, method, children):
+    def test_a_fault_in_a_nested_call_reaches_its_probes_handler_and_can_be_mended(
+        self, make, method, children
+    ):
         bench = make(PLAIN, "mov rax, [rdi]; add rax, 1; ret")
         good = bench.machine.allocate(8, (41).to_bytes(8, "little"))
         seen: list[tuple] = []
@@ -341,18 +455,37 @@ class TestFaults:
         def wrong(*_):
             raise AssertionError("not of the probe whose handler runs")
 
-        p = put(bench, method, symbol_name="f", pre_handler=calling(bench, G, 8, answers=answers), fault_handler=mend)
-        others = [put(bench, method, symbol_name="f", fault_handler=wrong) for _ in range(children - 1)]
+        p = put(
+            bench,
+            method,
+            symbol_name="f",
+            pre_handler=calling(bench, G, 8, answers=answers),
+            fault_handler=mend,
+        )
+        others = [
+            put(bench, method, symbol_name="f", fault_handler=wrong) for _ in range(children - 1)
+        ]
         assert bench.call("f", 1, 2) == 3
         assert seen == [(p, G, 8, 14)]
         assert answers == [42]
-        assert [q.nmissed for q in (p, *others)] == [1] * children, "the kernel counts a fault as a miss"
+        assert [q.nmissed for q in (p, *others)] == [1] * children, (
+            "the kernel counts a fault as a miss"
+        )
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_a_fault_that_nobody_mends_ends_the_call_where_it_happened_and_leaves_no_hit_behind(self, make, profile, method):
-        bench = make(PLAIN, "sub rsp, 24; call g2; add rsp, 24; ret; g2: xor edx, edx; mov eax, 1; div edx; ret")
+    def test_a_fault_that_nobody_mends_ends_the_call_there_and_leaves_no_hit_behind(
+        self, make, profile, method
+    ):
+        bench = make(
+            PLAIN,
+            "sub rsp, 24; call g2; add rsp, 24; ret; g2: xor edx, edx; mov eax, 1; div edx; ret",
+        )
         asked: list[int] = []
-        fields = {} if profile.steps_by_int3 else {"fault_handler": lambda _p, regs, _n: asked.append(regs.ip)}
+        fields = (
+            {}
+            if profile.steps_by_int3
+            else {"fault_handler": lambda _p, regs, _n: asked.append(regs.ip)}
+        )
         p = put(bench, method, symbol_name="f", pre_handler=calling(bench, G), **fields)
         for times in (1, 2):
             bench.start_call(0, BASE, (1, 2))
@@ -388,7 +521,9 @@ class TestFaults:
 
     @pytest.mark.parametrize("inner", METHODS)
     @pytest.mark.parametrize("method", METHODS)
-    def test_one_that_dies_anywhere_leaves_the_hit_that_it_was_called_from_as_it_was(self, make, profile, method, inner):
+    def test_one_that_dies_anywhere_leaves_the_hit_that_it_was_called_from_as_it_was(
+        self, make, profile, method, inner
+    ):
         bench = make(PLAIN, PLAIN)
         hits: list[int] = []
         limit = 1
@@ -416,7 +551,7 @@ class TestFaults:
         assert len(posts) == (limit - 1 if method == "stepped" else 0)
 
     @pytest.mark.parametrize("inner", ["stepped", "boosted", "jump"])
-    def test_a_fault_in_a_probed_instruction_of_a_nested_call_names_that_and_reaches_the_caller(self, make, inner):
+    def test_a_fault_in_a_probed_instruction_of_a_nested_call_reaches_the_caller(self, make, inner):
         bench = make(PLAIN, "mov rax, [rdi]; nop; nop; nop; ret")
         good = bench.machine.allocate(8, (41).to_bytes(8, "little"))
         seen: list[tuple] = []
@@ -431,7 +566,13 @@ class TestFaults:
             raise AssertionError("this probe was missed")
 
         q = put(bench, inner, symbol_name="g", pre_handler=wrong, fault_handler=wrong)
-        p = put(bench, "jump", symbol_name="f", pre_handler=calling(bench, G, 8, answers=answers), fault_handler=mend)
+        p = put(
+            bench,
+            "jump",
+            symbol_name="f",
+            pre_handler=calling(bench, G, 8, answers=answers),
+            fault_handler=mend,
+        )
         assert bench.call("f", 1, 2) == 3
         assert seen == [(p, 14, G)]
         assert answers == [41]
@@ -439,7 +580,9 @@ class TestFaults:
         assert q.nmissed == (2 if inner == "stepped" else 1)
 
     @pytest.mark.parametrize("children", [1, 2])
-    def test_a_fault_in_a_single_step_reaches_fault_handler_with_the_probed_instruction_and_is_tried_again(self, make, children):
+    def test_a_fault_in_a_single_step_reaches_fault_handler_and_is_tried_again(
+        self, make, children
+    ):
         bench = make("mov rax, [rdi]; add rax, 1; ret")
         good = bench.machine.allocate(8, (41).to_bytes(8, "little"))
         seen: list[tuple] = []
@@ -450,7 +593,13 @@ class TestFaults:
             regs.di = good
             return 1
 
-        p = put(bench, "stepped", symbol_name="f", pre_handler=lambda _p, regs: hits.append(regs.di), fault_handler=mend)
+        p = put(
+            bench,
+            "stepped",
+            symbol_name="f",
+            pre_handler=lambda _p, regs: hits.append(regs.di),
+            fault_handler=mend,
+        )
         for _ in range(children - 1):
             put(bench, "stepped", symbol_name="f")
         assert bench.call("f", 8) == 42
@@ -461,7 +610,12 @@ class TestFaults:
     def test_a_fault_in_a_single_step_that_is_not_mended_is_a_guest_fault_there(self, make):
         bench = make("mov rax, [rdi]; add rax, 1; ret")
         seen: list[int] = []
-        put(bench, "stepped", symbol_name="f", fault_handler=lambda _p, regs, _n: seen.append(regs.ip) or 0)
+        put(
+            bench,
+            "stepped",
+            symbol_name="f",
+            fault_handler=lambda _p, regs, _n: seen.append(regs.ip) or 0,
+        )
         bench.start_call(0, BASE, (8,))
         (fault,) = bench.finish_calls()
         assert (fault.place, seen) == ("f+0x0", [BASE])
@@ -479,18 +633,35 @@ class TestFaults:
         assert fault.place == "f+0x0"
 
     def test_the_exception_table_comes_behind_fault_handler(self, make, profile):
-        image = asm_image(PLAIN, "mov rax, [rdi]; ret; mov eax, 77; ret", exception_table=(ExceptionEntry(G, G + 4),))
+        image = asm_image(
+            PLAIN,
+            "mov rax, [rdi]; ret; mov eax, 77; ret",
+            exception_table=(ExceptionEntry(G, G + 4),),
+        )
         bench = make(image)
         answers: list[int] = []
         asked: list[int] = []
-        fields = {} if profile.steps_by_int3 else {"fault_handler": lambda _p, regs, _n: asked.append(regs.ip)}
-        put(bench, "jump", symbol_name="f", pre_handler=calling(bench, G, 8, answers=answers), **fields)
+        fields = (
+            {}
+            if profile.steps_by_int3
+            else {"fault_handler": lambda _p, regs, _n: asked.append(regs.ip)}
+        )
+        put(
+            bench,
+            "jump",
+            symbol_name="f",
+            pre_handler=calling(bench, G, 8, answers=answers),
+            **fields,
+        )
         assert bench.call("f", 1, 2) == 3
         assert answers == [77]
         assert asked == ([] if profile.steps_by_int3 else [G])
 
     def test_a_nested_call_without_stack_is_a_fault_of_the_call(self, make, profile):
-        bench = make("mov rsp, rdi; nop; nop; nop; nop; mov rsp, rsi; ret", "push rax; push rax; push rax; pop rax; pop rax; pop rax; ret")
+        bench = make(
+            "mov rsp, rdi; nop; nop; nop; nop; mov rsp, rsi; ret",
+            "push rax; push rax; push rax; pop rax; pop rax; pop rax; ret",
+        )
         page = bench.machine.allocate(4096)
         put(bench, "jump", symbol_name="f", offset=3, pre_handler=calling(bench, G))
         bench.start_call(0, BASE, (page + 4096, bench.machine.tasks[0].stack_top - 72))

@@ -1,4 +1,6 @@
-"""Laws of registering and unregistering: what is refused and how, in which order things happen, what is left (linux-2010, but where said)."""
+"""Laws of registering and unregistering: what is refused and how, in which order things happen,
+what is left (linux-2010, but where said).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,18 @@ from engine.errors import KprobeError
 from engine.image import Range, Reserved, ReservedKind, Segment
 from engine.kprobe import Kprobe, KprobeFlag, Method, Queue
 from tests.conftest import BASE, asm_image
-from tests.engine.states import DISABLED, NONE, NOPS, State, aggr_at, put, recorded, state, text_at, whole
+from tests.engine.states import (
+    DISABLED,
+    NONE,
+    NOPS,
+    State,
+    aggr_at,
+    put,
+    recorded,
+    state,
+    text_at,
+    whole,
+)
 
 DATA = BASE + 0x10_0000
 RET = 12
@@ -43,7 +56,13 @@ def refused(bench, p: Kprobe) -> int:
 class TestRefusals:
     @pytest.mark.parametrize(
         "where",
-        [{}, {"symbol_name": "f", "addr": BASE}, {"addr": 0}, {"offset": 4}, {"symbol_name": "nosuch"}],
+        [
+            {},
+            {"symbol_name": "f", "addr": BASE},
+            {"addr": 0},
+            {"offset": 4},
+            {"symbol_name": "nosuch"},
+        ],
         ids=["neither", "both", "address 0", "an offset of nothing", "no such symbol"],
     )
     def test_a_place_is_a_symbol_or_an_address_else_einval(self, bench, where):
@@ -58,7 +77,9 @@ class TestRefusals:
         assert refused(bench, Kprobe(symbol_name="f", offset=offset)) == errno.EILSEQ
 
     def test_what_is_out_of_reach_of_slots_is_as_inspect_says(self, bench_of, profile):
-        """The kernel's slots lie within 2 GiB of all text; here an image can lie on both sides of that."""
+        """The kernel's slots lie within 2 GiB of all text; here an image can lie on both sides of
+        that.
+        """
         near = asm_image("mov rax, qword ptr [rip]; mov rax, rdi; add rax, 3; ret")
         image = replace(near, segments=(*near.segments, Segment(BASE + (3 << 30), b"\xc3", 1)))
         for site in inspect_json(image, "f")["functions"][0]["sites"]:
@@ -67,7 +88,11 @@ class TestRefusals:
             bench = bench_of(profile, image)
             p = Kprobe(symbol_name="f", offset=site["offset"])
             if site["offset"] == 0:
-                assert (site["probe"], site["probe_reason"], refused(bench, p)) == (-errno.EINVAL, "out-of-reach", errno.EINVAL)
+                assert (site["probe"], site["probe_reason"], refused(bench, p)) == (
+                    -errno.EINVAL,
+                    "out-of-reach",
+                    errno.EINVAL,
+                )
                 continue
             bench.kprobes.register_kprobe(p)
             bench.kprobes.wait_for_kprobe_optimizer()
@@ -90,22 +115,38 @@ class TestRefusals:
     )
     def test_in_text_of_others_it_is_einval(self, bench_of, profile, fields):
         bench = bench_of(profile, replace(asm_image(NOPS, "nop; nop; ret"), **fields))
-        assert [refused(bench, Kprobe(symbol_name="f", offset=offset)) for offset in (0, 1)] == [errno.EINVAL] * 2
+        assert [refused(bench, Kprobe(symbol_name="f", offset=offset)) for offset in (0, 1)] == [
+            errno.EINVAL
+        ] * 2
         put(bench, symbol="g")
 
     def test_in_data_it_is_einval(self, bench_of, profile):
         image = asm_image(NOPS)
-        bench = bench_of(profile, replace(image, segments=(*image.segments, Segment(DATA, bytes(16), 16, writable=True, executable=False))))
+        bench = bench_of(
+            profile,
+            replace(
+                image,
+                segments=(
+                    *image.segments,
+                    Segment(DATA, bytes(16), 16, writable=True, executable=False),
+                ),
+            ),
+        )
         assert refused(bench, Kprobe(addr=DATA)) == errno.EINVAL
 
     @pytest.mark.parametrize("by", ["address", "symbol"])
     @pytest.mark.parametrize("role", ["alone", "aggregated", "a child", "disabled"])
     def test_what_is_registered_is_not_registered_again(self, bench, role, by):
-        p = put(bench, RET if role == "alone" else 0, flags=DISABLED if role == "disabled" else NONE)
+        p = put(
+            bench, RET if role == "alone" else 0, flags=DISABLED if role == "disabled" else NONE
+        )
         if role == "a child":
             put(bench)
         before = state(bench, p.at - BASE)
-        where = {"address": {"addr": p.at, "symbol_name": None, "offset": 0}, "symbol": {"addr": None}}[by]
+        where = {
+            "address": {"addr": p.at, "symbol_name": None, "offset": 0},
+            "symbol": {"addr": None},
+        }[by]
         for name, value in where.items():
             setattr(p, name, value)
         assert refused(bench, p) == errno.EINVAL
@@ -121,14 +162,22 @@ class TestRefusals:
         put(bench)
         assert state(bench).text == "int3"
 
-    @pytest.mark.parametrize("passed", [NONE, DISABLED, ~NONE, KprobeFlag.GONE, KprobeFlag.OPTIMIZED])
+    @pytest.mark.parametrize(
+        "passed", [NONE, DISABLED, ~NONE, KprobeFlag.GONE, KprobeFlag.OPTIMIZED]
+    )
     def test_disabled_is_the_one_flag_that_a_caller_may_pass(self, bench, passed):
         p = put(bench, RET, flags=passed)
         assert p.flags == passed & DISABLED
-        assert state(bench, RET) == State("original" if passed & DISABLED else "int3", passed & DISABLED, Queue.NONE)
+        assert state(bench, RET) == State(
+            "original" if passed & DISABLED else "int3", passed & DISABLED, Queue.NONE
+        )
 
-    def test_an_instruction_is_looked_at_with_the_text_locked_and_an_address_before(self, bench_of, profile, monkeypatch):
-        """Else who registers beside a jump that goes in would take half of it for the function's code."""
+    def test_an_instruction_is_looked_at_with_the_text_locked_and_an_address_before(
+        self, bench_of, profile, monkeypatch
+    ):
+        """Else who registers beside a jump that goes in would take half of it for the function's
+        code.
+        """
         bench = bench_of(profile, asm_image(NOPS))
         held: list[bool] = []
         read = bench.arch.code.read
@@ -183,12 +232,18 @@ class TestUnregistering:
         assert log == [f"disarm {p.at:#x}", "grace period", f"freed slot of {p.at:#x}"]
         assert (whole(bench), p.ainsn, p.parent) == (True, None, None)
 
-    def test_takes_it_out_of_the_table_before_the_wait_and_holds_no_lock_in_it(self, bench, monkeypatch):
+    def test_takes_it_out_of_the_table_before_the_wait_and_holds_no_lock_in_it(
+        self, bench, monkeypatch
+    ):
         p = put(bench, RET)
         seen: list[tuple[object, object, bool]] = []
         core = bench.kprobes
         monkeypatch.setattr(
-            bench.plane, "synchronize_sched", lambda _why: seen.append((core.get_kprobe(p.at), core.kprobe_mutex.owner, p.ainsn is None))
+            bench.plane,
+            "synchronize_sched",
+            lambda _why: seen.append(
+                (core.get_kprobe(p.at), core.kprobe_mutex.owner, p.ainsn is None)
+            ),
         )
         core.unregister_kprobe(p)
         assert seen == [(None, None, False)]
@@ -202,21 +257,39 @@ class TestUnregistering:
         assert ap.disarmed
         passes = bench.kprobes.optimizer.passes
         bench.kprobes.unregister_kprobe(p)
-        assert (bench.kprobes.kprobe_table, ap.children, bench.arch.slots.used, bench.arch.detours.used) == ({}, [], 0, 0)
+        assert (
+            bench.kprobes.kprobe_table,
+            ap.children,
+            bench.arch.slots.used,
+            bench.arch.detours.used,
+        ) == ({}, [], 0, 0)
         assert bench.kprobes.optimizer.passes == passes
 
     def test_one_that_never_became_a_jump_goes_at_once(self, bench):
         bench.kprobes.unregister_kprobe(put(bench))
-        assert (bench.kprobes.kprobe_table, bench.arch.slots.used, bench.arch.detours.used) == ({}, 0, 0)
+        assert (bench.kprobes.kprobe_table, bench.arch.slots.used, bench.arch.detours.used) == (
+            {},
+            0,
+            0,
+        )
         assert whole(bench)
 
     def test_the_last_child_of_one_that_is_being_undone_leaves_it_to_the_optimizer(self, bench):
         p = put(bench, wait=True)
         ap = aggr_at(bench)
         bench.kprobes.unregister_kprobe(p)
-        assert (state(bench), ap.unused, bench.arch.slots.used, bench.arch.detours.used) == (UNDONE_SOON, True, 1, 1)
+        assert (state(bench), ap.unused, bench.arch.slots.used, bench.arch.detours.used) == (
+            UNDONE_SOON,
+            True,
+            1,
+            1,
+        )
         bench.kprobes.wait_for_kprobe_optimizer()
-        assert (bench.kprobes.kprobe_table, bench.arch.slots.used, bench.arch.detours.used) == ({}, 0, 0)
+        assert (bench.kprobes.kprobe_table, bench.arch.slots.used, bench.arch.detours.used) == (
+            {},
+            0,
+            0,
+        )
         assert whole(bench)
 
     def test_one_of_several_leaves_text_and_jump_alone(self, bench):
@@ -227,7 +300,9 @@ class TestUnregistering:
         assert aggr_at(bench).children == [p]
 
     @pytest.mark.parametrize("handler", ["post_handler", "break_handler"])
-    def test_the_last_user_of_a_special_handler_takes_it_along_and_the_rest_is_optimized(self, bench, handler):
+    def test_the_last_user_of_a_special_handler_takes_it_along_and_the_rest_is_optimized(
+        self, bench, handler
+    ):
         put(bench)
         users = [put(bench, **{handler: none})]
         if handler == "post_handler":  # there can be but one break_handler
@@ -248,11 +323,19 @@ class TestUnregistering:
         p, never = put(bench, wait=wait), Kprobe(symbol_name="f")
         other = put(bench, 7, wait=wait)
         assert bench.kprobes.unregister_kprobe(p)
-        before = dict(bench.kprobes.kprobe_table), bench.machine.text.writes, bench.plane.stats.grace_periods
+        before = (
+            dict(bench.kprobes.kprobe_table),
+            bench.machine.text.writes,
+            bench.plane.stats.grace_periods,
+        )
         assert not bench.kprobes.unregister_kprobe(p)
         assert not bench.kprobes.unregister_kprobe(never)
         assert bench.kprobes.unregister_kprobes([p, never, p]) == 0
-        assert (bench.kprobes.kprobe_table, bench.machine.text.writes, bench.plane.stats.grace_periods) == before
+        assert (
+            bench.kprobes.kprobe_table,
+            bench.machine.text.writes,
+            bench.plane.stats.grace_periods,
+        ) == before
         assert bench.kprobes.unregister_kprobes([p, other, never, other]) == 1
 
     def test_with_a_stranger_at_the_same_address_takes_nobody_away(self, bench):
@@ -289,7 +372,10 @@ class TestEnabling:
 
     def test_twice_changes_nothing(self, bench):
         p = put(bench, wait=True)
-        for change, after in ((bench.kprobes.enable_kprobe, "jump"), (bench.kprobes.disable_kprobe, "original")):
+        for change, after in (
+            (bench.kprobes.enable_kprobe, "jump"),
+            (bench.kprobes.disable_kprobe, "original"),
+        ):
             change(p)
             bench.kprobes.wait_for_kprobe_optimizer()
             before = state(bench), bench.machine.text.writes

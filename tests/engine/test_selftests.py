@@ -1,4 +1,6 @@
-"""The scenarios of tools/testing/selftests/ftrace/test.d/kprobe/ of v6.1 as laws, on compiled code where one function will do."""
+"""The scenarios of tools/testing/selftests/ftrace/test.d/kprobe/ of v6.1 as laws, on compiled code
+where one function will do.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,10 @@ class TestMultipleKprobes:
     def test_256_probes_are_all_hit_once_and_leave_no_trace(self, bench_of, profile):
         bench = bench_of(profile, many_functions(256))
         hits: list[int] = []
-        probes = [Kprobe(symbol_name=f"f{i}", pre_handler=lambda p, _regs: hits.append(p.at)) for i in range(256)]
+        probes = [
+            Kprobe(symbol_name=f"f{i}", pre_handler=lambda p, _regs: hits.append(p.at))
+            for i in range(256)
+        ]
         bench.kprobes.register_kprobes(probes)
         assert len(listed(bench)) == 256
         bench.kprobes.wait_for_kprobe_optimizer()
@@ -68,12 +73,16 @@ class TestMultipleKprobes:
         assert bench.kprobes.unregister_kprobes(probes) == 256
         assert_no_trace(bench)
 
-    def test_256_probes_in_compiled_code_leave_its_result_alone_and_no_trace(self, bench_of, profile):
+    def test_256_probes_in_compiled_code_leave_its_result_alone_and_no_trace(
+        self, bench_of, profile
+    ):
         bench = bench_of(profile, elf("sha256.o"))
         hits: set[int] = set()
         handler = {"pre_handler": lambda p, _regs: hits.add(p.at)}
         compress, _ = taken_by(bench, "compress", boundaries(bench, "compress"), **handler)
-        around, _ = taken_by(bench, "sha256", boundaries(bench, "sha256")[: 256 - len(compress)], **handler)
+        around, _ = taken_by(
+            bench, "sha256", boundaries(bench, "sha256")[: 256 - len(compress)], **handler
+        )
         probes = compress + around
         assert len(listed(bench)) == 256
         run_case(bench, case(SHA))
@@ -95,12 +104,19 @@ class TestMultipleKprobes:
 class TestInsnBoundary:
     """kprobe_insn_boundary.tc: offsets 0 to 255 of a function, one after the other."""
 
-    @pytest.mark.parametrize(("image", "symbol"), [("sha256.o", "compress"), ("qsort.o", "quicksort"), ("lz.o", "lz_decompress")])
-    def test_exactly_the_boundaries_take_a_probe_and_all_can_be_taken_away(self, bench_of, profile, image, symbol):
+    @pytest.mark.parametrize(
+        ("image", "symbol"),
+        [("sha256.o", "compress"), ("qsort.o", "quicksort"), ("lz.o", "lz_decompress")],
+    )
+    def test_exactly_the_boundaries_take_a_probe_and_all_can_be_taken_away(
+        self, bench_of, profile, image, symbol
+    ):
         bench = bench_of(profile, elf(image))
         taken, refused = taken_by(bench, symbol, range(256))
         assert refused == {errno.EILSEQ}
-        assert [p.offset for p in taken] == [offset for offset in boundaries(bench, symbol) if offset < 256]
+        assert [p.offset for p in taken] == [
+            offset for offset in boundaries(bench, symbol) if offset < 256
+        ]
         assert bench.kprobes.unregister_kprobes(taken) == len(taken)
         assert_no_trace(bench)
 
@@ -108,7 +124,9 @@ class TestInsnBoundary:
 class TestOptTypes:
     """kprobe_opt_types.tc: what `list` says of probes over the offsets 0 to 255 of a function."""
 
-    def test_list_says_optimized_of_exactly_those_that_can_be_and_of_none_that_is_disabled(self, bench_of, profile):
+    def test_list_says_optimized_of_exactly_those_that_can_be_and_are_enabled(
+        self, bench_of, profile
+    ):
         bench = bench_of(profile, elf("sha256.o"))
         start = bench.image.by_name["compress"].addr
         offsets = [at for at in boundaries(bench, "compress") if at < 256]
@@ -125,15 +143,24 @@ class TestOptTypes:
             bench.kprobes.wait_for_kprobe_optimizer()
             assert listed(bench)[0].endswith("  [DISABLED]")
             bench.kprobes.unregister_kprobe(p)
-        assert said == {at for at in offsets if isinstance(can_optimize(bench.arch.code, start + at), OptimizePlan)}
+        assert said == {
+            at
+            for at in offsets
+            if isinstance(can_optimize(bench.arch.code, start + at), OptimizePlan)
+        }
         assert 0 < len(said) < len(offsets)
         assert_no_trace(bench)
 
-    def test_list_says_it_again_once_a_disabled_one_is_enabled_and_the_optimizer_has_come(self, bench_of, profile):
+    def test_list_says_it_again_once_one_is_enabled_and_the_optimizer_has_come(
+        self, bench_of, profile
+    ):
         bench = bench_of(profile)
         p = Kprobe(symbol_name="f")
         bench.kprobes.register_kprobe(p)
-        for change, says in ((bench.kprobes.disable_kprobe, "[DISABLED]"), (bench.kprobes.enable_kprobe, "[OPTIMIZED]")):
+        for change, says in (
+            (bench.kprobes.disable_kprobe, "[DISABLED]"),
+            (bench.kprobes.enable_kprobe, "[OPTIMIZED]"),
+        ):
             change(p)
             bench.kprobes.wait_for_kprobe_optimizer()
             assert listed(bench)[0].endswith(f"  {says}")
@@ -155,7 +182,9 @@ class TestMultiprobe:
         def count(which: int) -> None:
             hits[which] += 1
 
-        probes = [Kprobe(symbol_name="compress", pre_handler=lambda *_, n=n: count(n)) for n in (0, 1)]
+        probes = [
+            Kprobe(symbol_name="compress", pre_handler=lambda *_, n=n: count(n)) for n in (0, 1)
+        ]
         bench.kprobes.register_kprobes(probes)
         run_case(bench, case(SHA))  # behind a breakpoint
         blocks = hits[0]
@@ -197,7 +226,9 @@ class TestAddRemoveAndBusy:
         assert bench.kprobes.unregister_kprobe(p)
         assert not bench.kprobes.unregister_kprobe(p)
 
-    def test_a_place_whose_jump_still_stands_is_busy_in_2010_and_taken_over_by_6_1(self, bench_of, profile):
+    def test_a_place_whose_jump_still_stands_is_busy_in_2010_and_taken_over_by_6_1(
+        self, bench_of, profile
+    ):
         bench = bench_of(profile)
         old, new = Kprobe(symbol_name="f"), Kprobe(symbol_name="f")
         bench.kprobes.register_kprobe(old)
@@ -218,12 +249,18 @@ class TestAddRemoveAndBusy:
 
 
 class TestFtraceSite:
-    """kprobe_ftrace.tc, and the last case of kprobe_syntax_errors.tc: a function that begins with the call of a tracer."""
+    """kprobe_ftrace.tc, and the last case of kprobe_syntax_errors.tc: a function that begins with
+    the call of a tracer.
+    """
 
     @pytest.fixture
     def traced(self, bench_of, profile):
-        image = asm_image(".byte 0x0f, 0x1f, 0x44, 0x00, 0x00; mov eax, edi; add eax, 3; nop; nop; ret")
-        return bench_of(profile, replace(image, reserved=(Reserved(BASE, 5, ReservedKind.FTRACE_SITE),)))
+        image = asm_image(
+            ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00; mov eax, edi; add eax, 3; nop; nop; ret"
+        )
+        return bench_of(
+            profile, replace(image, reserved=(Reserved(BASE, 5, ReservedKind.FTRACE_SITE),))
+        )
 
     def test_takes_a_probe_that_is_hit_and_is_never_a_jump(self, traced, profile):
         hits: list[int] = []
@@ -231,7 +268,10 @@ class TestFtraceSite:
         traced.kprobes.register_kprobe(p)
         traced.kprobes.wait_for_kprobe_optimizer()
         assert (traced.call("f", 4), len(hits)) == (7, 1)
-        assert (traced.method(p) is Method.OPTIMIZED, "[OPTIMIZED]" in listed(traced)[0]) == (False, False)
+        assert (traced.method(p) is Method.OPTIMIZED, "[OPTIMIZED]" in listed(traced)[0]) == (
+            False,
+            False,
+        )
         assert ("[FTRACE]" in listed(traced)[0]) is profile.on_ftrace
         traced.kprobes.unregister_kprobe(p)
         assert_no_trace(traced)
@@ -245,7 +285,9 @@ class TestNonUniqueSymbol:
 
     def test_a_name_that_functions_share_means_the_first_of_them(self, bench_of, profile):
         image = asm_image("mov eax, 1; ret", "mov eax, 2; ret")
-        image = replace(image, symbols=tuple(replace(symbol, name="same") for symbol in image.symbols))
+        image = replace(
+            image, symbols=tuple(replace(symbol, name="same") for symbol in image.symbols)
+        )
         bench = bench_of(profile, image)
         p = Kprobe(symbol_name="same")
         bench.kprobes.register_kprobe(p)
@@ -266,7 +308,9 @@ class TestProbepoint:
             bench.kprobes.unregister_kprobes([one, other])
         assert_no_trace(bench)
 
-    def test_an_offset_may_lead_into_another_function_and_no_further_than_text(self, bench_of, profile):
+    def test_an_offset_may_lead_into_another_function_and_no_further_than_text(
+        self, bench_of, profile
+    ):
         bench = bench_of(profile, elf("sha256.o"))
         first, second = sorted(bench.image.functions, key=lambda symbol: symbol.addr)[:2]
         p = Kprobe(symbol_name=first.name, offset=second.addr - first.addr)
@@ -278,9 +322,15 @@ class TestProbepoint:
 
 
 @pytest.mark.parametrize("count", [1, 3, 257])
-def test_taking_n_jumps_away_is_a_stop_machine_for_256_in_2010_three_core_syncs_each_in_6_1_and_for_256_in_next(bench_of, profile, count):
+def test_taking_n_jumps_away_stops_the_machine_or_syncs_as_often_as_the_profile(
+    bench_of, profile, count
+):
     batches = -(-count // 256)
-    syncs, stops = (3 * (batches if profile.pokes_together else count), 0) if profile.pokes_by_breakpoint else (0, batches)
+    syncs, stops = (
+        (3 * (batches if profile.pokes_together else count), 0)
+        if profile.pokes_by_breakpoint
+        else (0, batches)
+    )
     bench = bench_of(profile, many_functions(count))
     probes = [Kprobe(symbol_name=f"f{i}") for i in range(count)]
     bench.kprobes.register_kprobes(probes)

@@ -1,4 +1,6 @@
-"""What the kernel's own tests ask of probe definitions: kprobe_eventname.tc, kprobe_syntax_errors.tc, kretprobe_maxactive.tc, profile.tc."""
+"""What the kernel's own tests ask of probe definitions: kprobe_eventname.tc,
+kprobe_syntax_errors.tc, kretprobe_maxactive.tc, profile.tc.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ LONG = "a" * 64
 
 def run(specs, profile, pool, *, optimize: bool = True):
     return run_image(
-        asm_image(*TARGETS), "f", (), [parse_spec(s) for s in specs], optimize=optimize, options=ExecOptions(profile=profile), pool=pool
+        asm_image(*TARGETS),
+        "f",
+        (),
+        [parse_spec(s) for s in specs],
+        optimize=optimize,
+        options=ExecOptions(profile=profile),
+        pool=pool,
     )
 
 
@@ -29,13 +37,31 @@ class TestMaxactive:
     """kretprobe_maxactive.tc."""
 
     @pytest.mark.parametrize(
-        ("text", "number"), [("r f", None), ("r10 f", 10), ("r4096 f", 4096), ("r10:grp/name f", 10), ("r:name f", None)]
+        ("text", "number"),
+        [
+            ("r f", None),
+            ("r10 f", 10),
+            ("r4096 f", 4096),
+            ("r10:grp/name f", 10),
+            ("r:name f", None),
+        ],
     )
     def test_is_the_number_behind_the_r(self, text, number):
         assert parse_spec(text).maxactive == number
 
     @pytest.mark.parametrize(
-        "text", ["p10 f", "p100:name f", "rx f", "r-1 f", "r10a f", "r10fuzz:name f", "r1a111 f", "r1 f+4", "a:name f"]
+        "text",
+        [
+            "p10 f",
+            "p100:name f",
+            "rx f",
+            "r-1 f",
+            "r10a f",
+            "r10fuzz:name f",
+            "r1a111 f",
+            "r1 f+4",
+            "a:name f",
+        ],
     )
     def test_is_refused_elsewhere(self, text):
         with pytest.raises(InputError):
@@ -78,7 +104,17 @@ class TestSyntaxErrors:
     """kprobe_syntax_errors.tc, but for fetch arguments."""
 
     @pytest.mark.parametrize(
-        "text", ["p hoge-fuga", "p hoge+1000-1000", "p f+", "p f+0x", "p f-4", "p +4", "p f+99999999999999999999", "p 0xg"]
+        "text",
+        [
+            "p hoge-fuga",
+            "p hoge+1000-1000",
+            "p f+",
+            "p f+0x",
+            "p f-4",
+            "p +4",
+            "p f+99999999999999999999",
+            "p 0xg",
+        ],
     )
     def test_a_malformed_place_is_refused_with_one_line(self, text):
         self.assert_refused(text)
@@ -94,7 +130,18 @@ class TestSyntaxErrors:
         assert refused.value.errno == errno.EINVAL
 
     @pytest.mark.parametrize(
-        "text", ["p: f", "p:1bad f", "p:a-b f", "p:/e f", "p:/bar f", "p:foo.1/bar f", "p:foo/ f", "p:foo/bar.1 f", "p:a/b/c f"]
+        "text",
+        [
+            "p: f",
+            "p:1bad f",
+            "p:a-b f",
+            "p:/e f",
+            "p:/bar f",
+            "p:foo.1/bar f",
+            "p:foo/ f",
+            "p:foo/bar.1 f",
+            "p:a/b/c f",
+        ],
     )
     def test_a_malformed_name_is_refused_with_one_line(self, text):
         self.assert_refused(text)
@@ -113,7 +160,9 @@ class TestSyntaxErrors:
             parse_spec(text)
         assert "\n" not in str(refused.value)
 
-    @pytest.mark.parametrize("argument", ["$retval", "$stack0", "%ax", "@0x1000", "+0(%si)", "x=%di"])
+    @pytest.mark.parametrize(
+        "argument", ["$retval", "$stack0", "%ax", "@0x1000", "+0(%si)", "x=%di"]
+    )
     def test_fetch_arguments_are_refused_rather_than_ignored(self, pool, profile, argument):
         with pytest.raises(InputError, match="fetch arguments"):
             run([f"p f {argument}"], profile, pool)
@@ -128,7 +177,13 @@ class TestAFunctionThatIsThereTwice:
     """number_of_same_symbols(), and what a bare symbol adds to the kernel's syntax."""
 
     IMAGE = asm_image(
-        *TARGETS, "ret", symbols=(Symbol("f", BASE, 9), Symbol("f", BASE + 256, 9), Symbol("f", BASE + 512, 1, shadowed=True))
+        *TARGETS,
+        "ret",
+        symbols=(
+            Symbol("f", BASE, 9),
+            Symbol("f", BASE + 256, 9),
+            Symbol("f", BASE + 512, 1, shadowed=True),
+        ),
     )
 
     @pytest.mark.parametrize("text", ["f", "f+0x2"])
@@ -136,11 +191,16 @@ class TestAFunctionThatIsThereTwice:
         offset = parse_spec(text).offset
         with pytest.raises(InputError) as refused:
             refuse_ambiguous(parse_spec(text), self.IMAGE, profile)
-        assert f"2 functions are called f; write the address of the one that is meant: {BASE + offset:#x}, " in str(refused.value)
+        assert (
+            "2 functions are called f; write the address of the one that is meant:"
+            f" {BASE + offset:#x}, " in str(refused.value)
+        )
         refuse_ambiguous(parse_spec(f"{BASE + 256 + offset:#x}"), self.IMAGE, profile)
 
     @pytest.mark.parametrize("text", ["p f", "p:e f+2", "r f"])
-    def test_kprobe_events_answers_eaddrnotavail_since_6_1_and_takes_the_first_in_2010(self, profile, text):
+    def test_kprobe_events_answers_eaddrnotavail_since_6_1_and_takes_the_first_in_2010(
+        self, profile, text
+    ):
         if profile is LINUX_2010:
             refuse_ambiguous(parse_spec(text), self.IMAGE, profile)
             return
@@ -150,17 +210,27 @@ class TestAFunctionThatIsThereTwice:
 
 
 @pytest.mark.parametrize("optimize", [False, True])
-def test_two_events_at_one_place_and_one_on_its_return_each_count_every_call(pool, profile, optimize):
+def test_two_events_at_one_place_and_one_on_its_return_each_count_every_call(
+    pool, profile, optimize
+):
     """kprobe_multiprobe.tc, profile.tc."""
     found = case("sha256-200")
     result = run_image(
         elf(found.image),
         found.symbol,
         [parse_argument(argument) for argument in found.args],
-        [parse_spec(text) for text in ("p:one compress", "p:two compress", "r:back compress", "p:outer sha256")],
+        [
+            parse_spec(text)
+            for text in ("p:one compress", "p:two compress", "r:back compress", "p:outer sha256")
+        ],
         optimize=optimize,
         options=ExecOptions(profile=profile),
         pool=pool,
     )
     assert result.calls[0].buffers == found.buffers
-    assert [(probe.hits, probe.misses) for probe in result.probes] == [(4, 0), (4, 0), (4, 0), (1, 0)]
+    assert [(probe.hits, probe.misses) for probe in result.probes] == [
+        (4, 0),
+        (4, 0),
+        (4, 0),
+        (1, 0),
+    ]

@@ -1,4 +1,6 @@
-"""The scenarios of lib/test_kprobes.c of v6.1 as laws: handlers around a function, several at once, missed hits, returns, who called."""
+"""The scenarios of lib/test_kprobes.c of v6.1 as laws: handlers around a function, several at once,
+missed hits, returns, who called.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,16 @@ WAIT = pytest.mark.parametrize("wait", [False, True], ids=["int3", "waited"])
 
 class TestKprobes:
     @WAIT
-    def test_a_probe_runs_its_handlers_around_the_function_once_a_call(self, bench_of, profile, wait):
+    def test_a_probe_runs_its_handlers_around_the_function_once_a_call(
+        self, bench_of, profile, wait
+    ):
         bench = bench_of(profile)
         seen: list[str] = []
-        p = Kprobe(symbol_name="f", pre_handler=lambda *_: seen.append("pre"), post_handler=lambda *_: seen.append("post"))
+        p = Kprobe(
+            symbol_name="f",
+            pre_handler=lambda *_: seen.append("pre"),
+            post_handler=lambda *_: seen.append("post"),
+        )
         bench.kprobes.register_kprobe(p)
         if wait:
             bench.kprobes.wait_for_kprobe_optimizer()
@@ -27,7 +35,9 @@ class TestKprobes:
         assert (bench.call("f", 7), seen) == (10, ["pre", "post"])
 
     @WAIT
-    def test_one_used_before_can_be_registered_beside_another_and_each_is_hit_by_its_own_function(self, bench_of, profile, wait):
+    def test_one_used_before_can_be_beside_another_and_each_is_hit_by_its_own_function(
+        self, bench_of, profile, wait
+    ):
         bench = bench_of(profile)
         seen: list[str] = []
         probes = [
@@ -40,7 +50,8 @@ class TestKprobes:
         ]
         bench.kprobes.register_kprobe(probes[0])
         bench.kprobes.unregister_kprobe(probes[0])
-        assert bool(probes[0].flags & KprobeFlag.DISABLED) is not profile.gives_flags_back  # unregistering leaves that in the kernels
+        # unregistering leaves that in the kernels
+        assert bool(probes[0].flags & KprobeFlag.DISABLED) is not profile.gives_flags_back
         probes[0].addr, probes[0].flags = None, KprobeFlag(0)
         bench.kprobes.register_kprobes(probes)
         if wait:
@@ -58,7 +69,10 @@ class TestKprobes:
         def outer_handler(_p, _regs):
             inner.append(bench.call_nested(0, bench.image.by_name["g"].addr, 1))
 
-        outer, other = Kprobe(symbol_name="f", pre_handler=outer_handler), Kprobe(symbol_name="g", pre_handler=lambda *_: inner.append(-1))
+        outer, other = (
+            Kprobe(symbol_name="f", pre_handler=outer_handler),
+            Kprobe(symbol_name="g", pre_handler=lambda *_: inner.append(-1)),
+        )
         bench.kprobes.register_kprobes([outer, other])
         if wait:
             bench.kprobes.wait_for_kprobe_optimizer()
@@ -68,7 +82,9 @@ class TestKprobes:
     def test_a_disabled_one_is_not_hit(self, bench_of, profile):
         bench = bench_of(profile)
         hits: list[int] = []
-        p = Kprobe(symbol_name="f", pre_handler=lambda *_: hits.append(1), flags=KprobeFlag.DISABLED)
+        p = Kprobe(
+            symbol_name="f", pre_handler=lambda *_: hits.append(1), flags=KprobeFlag.DISABLED
+        )
         bench.kprobes.register_kprobe(p)
         assert (bench.call("f", 1), hits) == (4, [])
         bench.kprobes.enable_kprobe(p)
@@ -92,10 +108,15 @@ class TestKretprobes:
         assert bench.kprobes.unregister_kretprobe(rp)
         assert (bench.call("f", 7), len(seen)) == (10, 2)
 
-    def test_one_used_before_can_be_registered_beside_another_and_each_sees_its_own_function(self, bench_of, profile):
+    def test_one_used_before_can_be_beside_another_and_each_sees_its_own_function(
+        self, bench_of, profile
+    ):
         bench = bench_of(profile)
         seen: list[int] = []
-        returns = [Kretprobe(symbol_name=name, handler=lambda _ri, regs: seen.append(regs.ax)) for name in ("f", "g")]
+        returns = [
+            Kretprobe(symbol_name=name, handler=lambda _ri, regs: seen.append(regs.ax))
+            for name in ("f", "g")
+        ]
         bench.kprobes.register_kretprobe(returns[0])
         bench.kprobes.unregister_kretprobe(returns[0])
         returns[0].kp.addr, returns[0].kp.flags = None, KprobeFlag(0)
@@ -124,15 +145,23 @@ class TestKretprobes:
 
 
 class TestWhoCalled:
-    """What a stack trace in a return handler is made of: the return addresses, though the stack holds the trampoline's."""
+    """What a stack trace in a return handler is made of: the return addresses, though the stack
+    holds the trampoline's.
+    """
 
-    NESTED = "call 0x10000100; add rax, 1; ret", "mov rax, [rsp]; nop; nop; ret", "mov rax, [rsp]; nop; nop; ret"
+    NESTED = (
+        "call 0x10000100; add rax, 1; ret",
+        "mov rax, [rsp]; nop; nop; ret",
+        "mov rax, [rsp]; nop; nop; ret",
+    )
 
     def test_it_is_known_where_the_function_goes_back_to(self, bench_of, profile):
         bench = bench_of(profile, asm_image(*self.NESTED))
         home = bench.call("h")
         seen: list[tuple[int, int]] = []
-        rp = Kretprobe(symbol_name="h", handler=lambda ri, regs: seen.append((ri.ret_addr, regs.ip)))
+        rp = Kretprobe(
+            symbol_name="h", handler=lambda ri, regs: seen.append((ri.ret_addr, regs.ip))
+        )
         bench.kprobes.register_kretprobe(rp)
         assert bench.call("h") == bench.arch.trampoline
         assert seen == [(home, home if profile.rethook else bench.arch.trampoline)]
@@ -147,7 +176,9 @@ class TestWhoCalled:
         seen: list[tuple[str, int, int | None, int]] = []
 
         def returned(name: str):
-            return lambda ri, _regs: seen.append((name, ri.ret_addr, core.pending_return(0), core.open_calls(0)))
+            return lambda ri, _regs: seen.append(
+                (name, ri.ret_addr, core.pending_return(0), core.open_calls(0))
+            )
 
         outer, inner = (Kretprobe(symbol_name=name, handler=returned(name)) for name in ("f", "g"))
         bench.kprobes.register_kretprobes([outer, inner])
@@ -155,10 +186,15 @@ class TestWhoCalled:
         assert seen == [("g", behind_call, behind_call, 2), ("f", home, home, 1)]
         assert (core.open_calls(0), core.pending_return(0)) == (0, None)
 
-    def test_a_fault_in_the_function_is_reported_with_no_trampoline_in_sight(self, bench_of, profile):
+    def test_a_fault_in_the_function_is_reported_with_no_trampoline_in_sight(
+        self, bench_of, profile
+    ):
         bench = bench_of(profile, asm_image("mov rax, [rdi]; ret"))
         bench.kprobes.register_kretprobe(Kretprobe(symbol_name="f"))
         bench.start_call(0, bench.image.by_name["f"].addr, (0,))
         (fault,) = bench.finish_calls()
-        assert (fault.kind, bench.kprobes.kallsyms.describe(fault.rip)) == (FaultKind.UNMAPPED_ACCESS, "f+0x0")
+        assert (fault.kind, bench.kprobes.kallsyms.describe(fault.rip)) == (
+            FaultKind.UNMAPPED_ACCESS,
+            "f+0x0",
+        )
         assert bench.kprobes.kretprobes.open_calls(0) == 0

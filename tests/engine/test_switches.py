@@ -1,4 +1,6 @@
-"""Laws of what concerns all probes: the two switches, debugfs list, code that goes away, a kernel without jump optimization."""
+"""Laws of what concerns all probes: the two switches, debugfs list, code that goes away, a kernel
+without jump optimization.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def put(bench, symbol: str = "f", **fields) -> tuple[Kprobe, list[int]]:
 
 
 class TestSwitches:
-    def test_optimization_off_undoes_every_jump_before_it_returns_and_on_brings_them_again_after_the_delay(self, bench):
+    def test_optimization_off_undoes_every_jump_before_it_returns_and_on_brings_them(self, bench):
         (_, hits), _ = put(bench), put(bench, "g")
         bench.kprobes.wait_for_kprobe_optimizer()
         assert (first(bench), first(bench, BASE + 256)) == (JMP, JMP)
@@ -55,8 +57,12 @@ class TestSwitches:
         assert len(hits) == 2
 
     @pytest.mark.parametrize("change", [set_kprobes_optimization, set_kprobes_enabled])
-    def test_off_does_not_wait_for_the_breakpoint_of_what_a_neighbour_forced_back_in_6_1(self, bench, change):
-        """It is on the third list, and 6.1 waits until the other two are empty. Nobody's handler is called for it."""
+    def test_off_does_not_wait_for_the_breakpoint_of_what_a_neighbour_forced_back_in_6_1(
+        self, bench, change
+    ):
+        """It is on the third list, and 6.1 waits until the other two are empty. Nobody's handler is
+        called for it.
+        """
         p, hits = put(bench, offset=5)
         bench.kprobes.wait_for_kprobe_optimizer()
         bench.kprobes.disable_kprobe(p)
@@ -87,13 +93,17 @@ class TestSwitches:
         put(bench, offset=5)
         assert first(bench, BASE + 5) == bench.image.read(BASE + 5, 1)[0]
         set_kprobes_enabled(bench.kprobes, on=True)
-        assert (first(bench), first(bench, BASE + 5), first(bench, BASE + 256)) == (INT3, INT3, INT3)
+        assert (first(bench), first(bench, BASE + 5), first(bench, BASE + 256)) == (
+            INT3,
+            INT3,
+            INT3,
+        )
         bench.kprobes.wait_for_kprobe_optimizer()
         assert first(bench) == JMP
         assert bench.call("f", 5) == 13
         assert hits == [BASE + 1]
 
-    def test_while_all_are_disarmed_enabling_and_registering_touch_no_text_and_1_arms_what_is_enabled_then(self, bench):
+    def test_while_all_are_disarmed_enabling_and_registering_touch_no_text_until_1(self, bench):
         slept, slept_hits = put(bench, flags=KprobeFlag.DISABLED)
         awake, _ = put(bench, "g")
         bench.kprobes.wait_for_kprobe_optimizer()
@@ -106,7 +116,8 @@ class TestSwitches:
         set_kprobes_enabled(bench.kprobes, on=True)
         bench.kprobes.wait_for_kprobe_optimizer()
         assert first(bench, BASE + 256) == bench.image.read(BASE + 256, 1)[0]
-        # In the kernels the site slept on: enable_kprobe() looks at its entry only while probes are armed.
+        # In the kernels the site slept on: enable_kprobe() looks at its entry only while probes are
+        # armed.
         sleeps = not bench.kprobes.profile.enables_while_disarmed
         assert (first(bench), slept_hits) == (bench.image.read(BASE, 1)[0] if sleeps else JMP, [])
         bench.kprobes.enable_kprobe(slept)
@@ -150,23 +161,23 @@ def test_the_list_has_a_line_a_probe_in_the_kernels_form(bench):
     put(bench, flags=KprobeFlag.DISABLED)
     put(bench, "g", post_handler=lambda *_: None)
     bench.kprobes.wait_for_kprobe_optimizer()
-    assert kprobes_list(bench.kprobes) == (
-        "0000000010000000  k  f+0x0  [DISABLED][OPTIMIZED]\n"
+    assert (
+        kprobes_list(bench.kprobes) == "0000000010000000  k  f+0x0  [DISABLED][OPTIMIZED]\n"
         "0000000010000000  k  f+0x0  [OPTIMIZED]\n"
         "0000000010000100  k  g+0x0  \n"
-    )  # fmt: skip
+    )
     bench.kprobes.kprobes_module_going(BASE + 256, 256)
     bench.kprobes.disable_kprobe(p)
     bench.kprobes.wait_for_kprobe_optimizer()
-    assert kprobes_list(bench.kprobes) == (
-        "0000000010000000  k  f+0x0  [DISABLED]\n"
+    assert (
+        kprobes_list(bench.kprobes) == "0000000010000000  k  f+0x0  [DISABLED]\n"
         "0000000010000000  k  f+0x0  [DISABLED]\n"
         "0000000010000100  k  g+0x0  [GONE]\n"
-    )  # fmt: skip
+    )
 
 
 class TestCodeThatGoesAway:
-    def test_its_probes_are_gone_off_the_lists_and_without_buffers_and_the_text_is_not_touched(self, bench):
+    def test_its_probes_leave_the_lists_and_buffers_and_the_text_is_not_touched(self, bench):
         p, _ = put(bench)
         q, _ = put(bench, "g")
         bench.kprobes.wait_for_kprobe_optimizer()
@@ -192,11 +203,15 @@ class TestCodeThatGoesAway:
         assert bench.kprobes.unregister_kprobe(p)
         assert not bench.kprobes.kprobe_table
 
-    def test_what_registers_there_once_the_code_is_back_gets_a_slot_of_its_own_and_works(self, bench):
+    def test_what_registers_there_once_the_code_is_back_gets_a_slot_of_its_own_and_works(
+        self, bench
+    ):
         old, old_hits = put(bench)
         bench.kprobes.wait_for_kprobe_optimizer()
         bench.kprobes.kprobes_module_going(BASE, 256)
-        bench.machine.text.write(BASE, bench.image.read(BASE, 16), reason="the code is loaded again")
+        bench.machine.text.write(
+            BASE, bench.image.read(BASE, 16), reason="the code is loaded again"
+        )
         new, hits = put(bench)
         assert first(bench) == INT3
         bench.kprobes.wait_for_kprobe_optimizer()
@@ -211,7 +226,9 @@ class TestCodeThatGoesAway:
 class TestWithoutOptprobes:
     @pytest.fixture(params=PROFILES, ids=lambda profile: profile.name)
     def plain(self, request, pool):
-        made = Workbench(asm_image(CODE, OTHER), pool=pool, profile=request.param.without_optprobes())
+        made = Workbench(
+            asm_image(CODE, OTHER), pool=pool, profile=request.param.without_optprobes()
+        )
         yield made
         made.close()
 

@@ -1,4 +1,6 @@
-"""Laws of what is optimized, what is undone, and when: text, flag and list after each step (linux-2010)."""
+"""Laws of what is optimized, what is undone, and when: text, flag and list after each step
+(linux-2010).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,18 @@ from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimiz
 from engine.core.optimizer import OPTIMIZE_DELAY
 from engine.kprobe import Queue
 from tests.conftest import asm_image
-from tests.engine.states import DISABLED, NONE, NOPS, OPTIMIZED, State, aggr_at, put, state, text_at, whole
+from tests.engine.states import (
+    DISABLED,
+    NONE,
+    NOPS,
+    OPTIMIZED,
+    State,
+    aggr_at,
+    put,
+    state,
+    text_at,
+    whole,
+)
 
 BREAKPOINT = State("int3", NONE, Queue.NONE)
 WAITS = State("int3", OPTIMIZED, Queue.OPTIMIZING)
@@ -33,7 +46,16 @@ class TestOptimize:
         assert (state(bench), bench.kprobes.optimizer.passes) == (JUMP, 1)
 
     @pytest.mark.parametrize(
-        "hindrance", ["no room", "not allowed", "disabled", "all disarmed", "post_handler", "break_handler", "neighbour"]
+        "hindrance",
+        [
+            "no room",
+            "not allowed",
+            "disabled",
+            "all disarmed",
+            "post_handler",
+            "break_handler",
+            "neighbour",
+        ],
     )
     def test_is_not_done_while_anything_forbids_it(self, bench, hindrance):
         fields, offset = {}, 0
@@ -59,7 +81,7 @@ class TestOptimize:
         assert text_at(bench, offset) == text
         assert bench.kprobes.optimizer.passes == passes
 
-    def test_is_not_hindered_by_a_probe_behind_the_replaced_bytes_nor_by_a_disabled_one_inside(self, bench):
+    def test_is_not_hindered_by_a_probe_behind_the_bytes_nor_by_a_disabled_one_inside(self, bench):
         put(bench, 7)
         put(bench, 4, flags=DISABLED)
         put(bench, wait=True)
@@ -82,7 +104,11 @@ class TestOptimize:
         bench.kprobes.enable_kprobe(p)
         assert state(bench) == JUMP
         bench.kprobes.wait_for_kprobe_optimizer()
-        assert (state(bench), bench.machine.text.writes, bench.plane.stats.stop_machine) == (JUMP, writes, stops)
+        assert (state(bench), bench.machine.text.writes, bench.plane.stats.stop_machine) == (
+            JUMP,
+            writes,
+            stops,
+        )
 
 
 class TestUnoptimize:
@@ -112,7 +138,10 @@ class TestUnoptimize:
         with bench.kprobes.locked("test"):
             for force in (False, True):
                 bench.kprobes.optprobes.unoptimize_kprobe(aggr_at(bench), force=force)
-        assert (state(bench), bench.machine.text.writes) == (State("original", DISABLED, Queue.NONE), writes)
+        assert (state(bench), bench.machine.text.writes) == (
+            State("original", DISABLED, Queue.NONE),
+            writes,
+        )
 
     def test_forced_undoes_a_jump_at_once_and_only_dequeues_what_has_none(self, bench):
         put(bench)
@@ -121,7 +150,10 @@ class TestUnoptimize:
             stops = bench.plane.stats.stop_machine
             with bench.kprobes.locked("test"):
                 bench.kprobes.optprobes.unoptimize_kprobe(aggr_at(bench), force=True)
-            assert (state(bench), bench.plane.stats.stop_machine - stops) == (BREAKPOINT, int(before is JUMP))
+            assert (state(bench), bench.plane.stats.stop_machine - stops) == (
+                BREAKPOINT,
+                int(before is JUMP),
+            )
             with bench.kprobes.locked("test"):
                 bench.kprobes.optprobes.optimize_kprobe(aggr_at(bench))
             bench.kprobes.wait_for_kprobe_optimizer()
@@ -136,7 +168,9 @@ class TestUnoptimize:
 
     @pytest.mark.parametrize("handler", ["post_handler", "break_handler"])
     @pytest.mark.parametrize("before", ["waits", "jump", "undone soon"])
-    def test_is_forced_when_a_child_joins_whose_handler_needs_the_breakpoint(self, bench, handler, before):
+    def test_is_forced_when_a_child_joins_whose_handler_needs_the_breakpoint(
+        self, bench, handler, before
+    ):
         p = put(bench, wait=before != "waits")
         if before == "undone soon":
             bench.kprobes.disable_kprobe(p)
@@ -147,7 +181,9 @@ class TestUnoptimize:
         assert bench.call("f", 5) == 11
         bench.kprobes.unregister_kprobe(q)
         bench.kprobes.wait_for_kprobe_optimizer()
-        assert state(bench) == (State("original", DISABLED, Queue.NONE) if before == "undone soon" else JUMP)
+        assert state(bench) == (
+            State("original", DISABLED, Queue.NONE) if before == "undone soon" else JUMP
+        )
 
 
 class TestNeighbours:
@@ -157,7 +193,9 @@ class TestNeighbours:
         assert (state(bench), state(bench, 4)) == (BREAKPOINT, WAITS)
         assert bench.call("f", 5) == 11
 
-    def test_arming_inside_the_bytes_of_one_that_waits_to_be_undone_restores_it_at_once(self, bench):
+    def test_arming_inside_the_bytes_of_one_that_waits_to_be_undone_restores_it_at_once(
+        self, bench
+    ):
         p = put(bench, wait=True)
         bench.kprobes.disable_kprobe(p)
         put(bench, 4)
@@ -177,7 +215,9 @@ class TestNeighbours:
         assert state(bench) == JUMP
 
     @pytest.mark.parametrize("goes", ["disable_kprobe", "unregister_kprobe"])
-    def test_what_a_breakpoint_kept_from_its_jump_is_optimized_when_that_goes_in_2010_and_left_by_6_1(self, bench_of, profile, goes):
+    def test_what_a_breakpoint_kept_from_its_jump_is_optimized_in_2010_not_in_6_1(
+        self, bench_of, profile, goes
+    ):
         bench = bench_of(profile, asm_image(NOPS))
         put(bench, 4)
         inner = put(bench, 8, wait=True, post_handler=none)
@@ -188,7 +228,9 @@ class TestNeighbours:
         assert state(bench, 4) == (JUMP if profile.reoptimizes_neighbour else BREAKPOINT)
 
     @pytest.mark.parametrize("goes", ["disable_kprobe", "unregister_kprobe"])
-    def test_what_a_jump_kept_from_its_own_stays_a_breakpoint_when_that_goes_as_only_next_asks_then(self, bench_of, profile, goes):
+    def test_what_a_jump_kept_from_its_own_stays_a_breakpoint_as_only_next_asks(
+        self, bench_of, profile, goes
+    ):
         bench = bench_of(profile, asm_image(NOPS))
         put(bench, 4)
         inner = put(bench, 7, wait=True)

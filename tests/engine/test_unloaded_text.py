@@ -1,4 +1,6 @@
-"""Laws of code that is unloaded and loaded again, beyond a probe's life (for which see test_insn_slots.py): on the machine's side."""
+"""Laws of code that is unloaded and loaded again, beyond a probe's life (for which see
+test_insn_slots.py): on the machine's side.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,21 @@ from tests.conftest import BASE
 
 PAGE = 4096
 SPIN = BASE + 2 * PAGE
-"""``spin``: counts RDI down; on a page of its own. In front of it two pages of ``f0`` and so on, which return their number."""
+"""``spin``: counts RDI down; on a page of its own. In front of it two pages of ``f0`` and so on,
+which return their number.
+"""
 
 
 def image() -> Image:
     code, symbols = b"", []
     for i in range(2 * PAGE // 16):
-        body = b"\xb8" + i.to_bytes(4, "little") + b"\x48\x8d\x48\x01\xc3"  # mov eax, i; lea rcx, [rax + 1]; ret
+        # mov eax, i; lea rcx, [rax + 1]; ret
+        body = b"\xb8" + i.to_bytes(4, "little") + b"\x48\x8d\x48\x01\xc3"
         symbols.append(Symbol(f"f{i}", BASE + len(code), len(body)))
         code += body.ljust(16, b"\xcc")
     symbols.append(Symbol("spin", SPIN, 8))
-    code += b"\x48\xff\xcf\x75\xfb\x31\xc0\xc3".ljust(PAGE, b"\xcc")  # dec rdi; jne spin; xor eax, eax; ret
+    # dec rdi; jne spin; xor eax, eax; ret
+    code += b"\x48\xff\xcf\x75\xfb\x31\xc0\xc3".ljust(PAGE, b"\xcc")
     return Image(name="pages", segments=(Segment(BASE, code, len(code)),), symbols=tuple(symbols))
 
 
@@ -53,7 +59,11 @@ def test_a_cpu_inside_faults_at_its_next_instruction_on_every_vcpu(bench, size):
     assert all(SPIN <= fault.rip < SPIN + 8 for fault in faults)
 
 
-@pytest.mark.parametrize(("size", "kind"), [(PAGE, FaultKind.UNMAPPED_FETCH), (16, FaultKind.BREAKPOINT)], ids=["page", "part"])
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [(PAGE, FaultKind.UNMAPPED_FETCH), (16, FaultKind.BREAKPOINT)],
+    ids=["page", "part"],
+)
 def test_the_report_says_so_and_shows_no_code_that_is_not_there(bench, size, kind):
     bench.machine.unload_text(BASE, size)
     bench.start_call(0, BASE)
@@ -71,7 +81,11 @@ def test_it_cannot_be_read(bench):
 
 
 @pytest.mark.parametrize("size", [16, PAGE])
-@pytest.mark.parametrize(("profile", "answer"), [(LINUX_2010, errno.EINVAL), (LINUX_6_1, errno.ENOENT)], ids=["linux-2010", "linux-6.1"])
+@pytest.mark.parametrize(
+    ("profile", "answer"),
+    [(LINUX_2010, errno.EINVAL), (LINUX_6_1, errno.ENOENT)],
+    ids=["linux-2010", "linux-6.1"],
+)
 def test_a_probe_there_is_refused_as_one_outside_of_all_text(pool, profile, answer, size):
     bench = Workbench(image(), pool=pool, profile=profile)
     bench.machine.unload_text(BASE, size)
@@ -112,7 +126,9 @@ def test_a_piece_of_what_is_unloaded_cannot_be_unloaded_again(bench):
     assert not any(bench.machine.text.is_unloaded(addr) for addr in range(BASE, BASE + 128))
 
 
-@pytest.mark.parametrize(("start", "size"), [(BASE + 4, 28), (BASE, 21)], ids=["at its start", "at its end"])
+@pytest.mark.parametrize(
+    ("start", "size"), [(BASE + 4, 28), (BASE, 21)], ids=["at its start", "at its end"]
+)
 def test_it_holds_no_half_of_a_function(bench, start, size):
     """Its other half, and a jump that spans the two, would be left."""
     with pytest.raises(InputError):
@@ -122,7 +138,10 @@ def test_it_holds_no_half_of_a_function(bench, start, size):
 def test_a_function_without_a_size_lasts_until_the_next(pool):
     code = b"\x90" * (2 * PAGE)
     symbols = (Symbol("f", BASE, 0), Symbol("g", BASE + PAGE + 16, 0))
-    bench = Workbench(Image(name="sizeless", segments=(Segment(BASE, code, len(code)),), symbols=symbols), pool=pool)
+    bench = Workbench(
+        Image(name="sizeless", segments=(Segment(BASE, code, len(code)),), symbols=symbols),
+        pool=pool,
+    )
     with pytest.raises(InputError):
         bench.machine.unload_text(BASE, PAGE)
     bench.machine.unload_text(BASE, PAGE + 16)
@@ -136,7 +155,8 @@ def test_a_snapshot_takes_along_what_was_unloaded(bench):
     after = bench.machine.snapshot()
     bench.machine.restore(before)
     assert bench.call("f7") == 7
-    bench.kprobes.register_kprobe(Kprobe(symbol_name="spin"))  # a page of slots, which is not in the snapshots
+    # a page of slots, which is not in the snapshots
+    bench.kprobes.register_kprobe(Kprobe(symbol_name="spin"))
     with pytest.raises(EngineBug):
         bench.machine.restore(after)
 
@@ -175,7 +195,9 @@ def test_a_snapshot_does_not_go_back_over_pages_that_were_made_again(bench):
 
 
 def test_spaces_over_one_store_take_pages_in_any_order(bench):
-    """Each has what it made, and only that; the same pages are one version, whoever made them in which order."""
+    """Each has what it made, and only that; the same pages are one version, whoever made them in
+    which order.
+    """
     store, port = bench.machine.text.store, bench.machine
     one, other, third = (TextSpace(store, port) for _ in range(3))
     vpns = [bench.machine.layout.slots // PAGE + i for i in range(40)]

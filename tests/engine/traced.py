@@ -23,8 +23,12 @@ LOCATION = Reserved(BASE, 5, ReservedKind.FTRACE_SITE)
 
 
 def traced(site: str = "nop", body: str = BODY, **fields) -> Image:
-    """f begins with an ftrace location, g is another function, h what the location calls where it is a call."""
+    """f begins with an ftrace location, g is another function, h what the location calls where it
+    is a call.
+    """
     code = SITES[site][0]
-    image = asm_image(".byte " + ", ".join(map(hex, code)) + body, OTHER, "ret", reserved=(LOCATION,), **fields)
+    image = asm_image(
+        ".byte " + ", ".join(map(hex, code)) + body, OTHER, "ret", reserved=(LOCATION,), **fields
+    )
     word = Segment(GOT, FENTRY.to_bytes(8, "little"), 8, executable=False)
     return replace(image, segments=(*image.segments, word))

@@ -1,1 +1,3 @@
-"""Copies of instructions do what the instructions do: both are executed, from the same random states."""
+"""Copies of instructions do what the instructions do: both are executed, from the same random
+states.
+"""

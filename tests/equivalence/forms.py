@@ -12,8 +12,24 @@ from arch_x86.isa.insn import Insn
 
 FORMS_FILE = Path(__file__).resolve().parents[1] / "data" / "forms" / "forms.txt.gz"
 
-# Opcodes whose ModRM.reg (and, for x87 without a memory operand, sometimes all of ModRM) belongs to the opcode.
-_GROUPS = frozenset((*range(0x80, 0x84), 0x8F, 0xC0, 0xC1, 0xC6, 0xC7, *range(0xD0, 0xD4), *range(0xD8, 0xE0), 0xF6, 0xF7, 0xFE, 0xFF))
+# Opcodes whose ModRM.reg (and, for x87 without a memory operand, sometimes all of ModRM) belongs to
+# the opcode.
+_GROUPS = frozenset(
+    (
+        *range(0x80, 0x84),
+        0x8F,
+        0xC0,
+        0xC1,
+        0xC6,
+        0xC7,
+        *range(0xD0, 0xD4),
+        *range(0xD8, 0xE0),
+        0xF6,
+        0xF7,
+        0xFE,
+        0xFF,
+    )
+)
 _GROUPS_0F = frozenset((0x00, 0x01, 0x0D, 0x18, 0x71, 0x72, 0x73, 0xAE, 0xBA, 0xC7))
 _REGISTER_IN_OPCODE = frozenset((*range(0x50, 0x60), *range(0x90, 0x98), *range(0xB0, 0xC0)))
 _NOP = 0x90
@@ -22,10 +38,12 @@ _NOP = 0x90
 class Form(NamedTuple):
     """Two instructions with equal forms differ in register numbers and constants only.
 
-    ``prefixes``: which legacy prefixes, in order of value. ``rex``: "" without REX, else "R" or "W". ``vex``: map, pp and L, or None.
-    ``opcode``: with escapes, without the register that some hold in their low bits. ``digit``: ModRM.reg where it is part of the
-    opcode. ``operand``: "" without ModRM, "reg", or the kind of address. ``stack``: which of ModRM's or the opcode's fields name
-    register 4 (RSP, AH, XMM4, MM4), since RSP behaves differently. ``imm``: bytes of immediate.
+    ``prefixes``: which legacy prefixes, in order of value. ``rex``: "" without REX, else "R" or
+    "W". ``vex``: map, pp and L, or None. ``opcode``: with escapes, without the register that some
+    hold in their low bits. ``digit``: ModRM.reg where it is part of the opcode. ``operand``: ""
+    without ModRM, "reg", or the kind of address. ``stack``: which of ModRM's or the opcode's fields
+    name register 4 (RSP, AH, XMM4, MM4), since RSP behaves differently. ``imm``: bytes of
+    immediate.
     """
 
     prefixes: bytes
@@ -90,7 +108,9 @@ def form_of(insn: Insn) -> Form:
         if insn.mod == 3 and insn.rm == 4 and not b:
             stack += "m"
     rex = "" if not insn.rex and not insn.vex else "W" if rex_bits(insn)[0] else "R"
-    return Form(bytes(sorted(set(insn.prefixes))), rex, vex, opcode, digit, operand, stack, insn.imm_size)
+    return Form(
+        bytes(sorted(set(insn.prefixes))), rex, vex, opcode, digit, operand, stack, insn.imm_size
+    )
 
 
 def _register_in_opcode(opcode: bytes) -> bool:
@@ -100,13 +120,17 @@ def _register_in_opcode(opcode: bytes) -> bool:
 
 
 def _is_group(opcode: bytes) -> bool:
-    return opcode[0] in _GROUPS if len(opcode) == 1 else len(opcode) == 2 and opcode[1] in _GROUPS_0F
+    return (
+        opcode[0] in _GROUPS if len(opcode) == 1 else len(opcode) == 2 and opcode[1] in _GROUPS_0F
+    )
 
 
 def _is_whole(opcode: int, modrm: int) -> bool:
     """x87 instructions without operands: ModRM is a second opcode byte."""
     return (
-        (opcode == 0xD9 and modrm >= 0xD0) or (opcode == 0xDB and 0xE0 <= modrm < 0xE8) or (opcode, modrm) in ((0xDA, 0xE9), (0xDF, 0xE0))
+        (opcode == 0xD9 and modrm >= 0xD0)
+        or (opcode == 0xDB and 0xE0 <= modrm < 0xE8)
+        or (opcode, modrm) in ((0xDA, 0xE9), (0xDF, 0xE0))
     )
 
 

@@ -19,12 +19,31 @@ from tests.equivalence.world import Area, Places
 CONFIG = MachineConfig(stack_pages=1, heap_pages=1)
 _LIMIT = 20_000
 _FIP = 8  # in the FXSAVE64 format
-_PT_REGS = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+_PT_REGS = (
+    "ax",
+    "cx",
+    "dx",
+    "bx",
+    "sp",
+    "bp",
+    "si",
+    "di",
+    "r8",
+    "r9",
+    "r10",
+    "r11",
+    "r12",
+    "r13",
+    "r14",
+    "r15",
+)
 _NAMES = (*GPR_NAMES, "rflags")
 
 
 class Outcome(NamedTuple):
-    """All that a run left. ``fault``: the exception or fault kind that ended it, "" for ``hlt``; ``detail``: a page fault's address."""
+    """All that a run left. ``fault``: the exception or fault kind that ended it, "" for ``hlt``;
+    ``detail``: a page fault's address.
+    """
 
     registers: tuple[int, ...]
     rip: int
@@ -35,10 +54,11 @@ class Outcome(NamedTuple):
     retired: int
 
     def seen_from(self, copy: int, original: int, size: int = 1) -> Outcome:
-        """As it would be, had the copy of ``size`` bytes at ``copy`` been the original: where a fault was raised, and where the last
-        x87 instruction stood.
+        """As it would be, had the copy of ``size`` bytes at ``copy`` been the original: where a
+        fault was raised, and where the last x87 instruction stood.
 
-        x87 instructions record their address (FIP). That of a copy stays visible to FNSTENV and FXSAVE, on Linux as here.
+        x87 instructions record their address (FIP). That of a copy stays visible to FNSTENV and
+        FXSAVE, on Linux as here.
         """
         outcome = self
         if self.fault and copy <= self.rip < copy + size:
@@ -51,9 +71,19 @@ class Outcome(NamedTuple):
 
 
 class Guest:
-    """One vCPU of a machine whose image comes from :mod:`tests.equivalence.world`, and ``worlds`` random memories and vector states."""
+    """One vCPU of a machine whose image comes from :mod:`tests.equivalence.world`, and ``worlds``
+    random memories and vector states.
+    """
 
-    def __init__(self, machine: Machine, places: Places, *, worlds: int, seed: object, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        places: Places,
+        *,
+        worlds: int,
+        seed: object,
+        executor: Executor | None = None,
+    ) -> None:
         self.machine = machine
         self.places = places
         self.cpu = machine.cpus[0]
@@ -63,7 +93,12 @@ class Guest:
 
     def _make_world(self, random: Random):
         ram, places = self.machine.ram, self.places
-        for area in (places.data, places.stack, Area(self.bases.fs - 2048, 4096), Area(self.bases.gs, 4096)):
+        for area in (
+            places.data,
+            places.stack,
+            Area(self.bases.fs - 2048, 4096),
+            Area(self.bases.gs, 4096),
+        ):
             ram.write(area.addr, memory_content(random, area.size))
         if not self._executor.running(0):
             self._executor.begin_call(0, places.pad(0))
@@ -116,11 +151,20 @@ class Guest:
         if frame is None:
             return self._outcome(self.cpu.registers(), fault.rip, fault.kind, detail, retired)
         regs = PtRegs.unpack(frame)
-        # TF and IF of an unhandled fault's frame are still those of the step: nobody returns from it.
+        # TF and IF of an unhandled fault's frame are still those of the step: nobody returns from
+        # it.
         flags = regs.flags & ~0x300
-        return self._outcome((*(getattr(regs, name) for name in _PT_REGS), flags), fault.rip, fault.kind, detail, retired)
+        return self._outcome(
+            (*(getattr(regs, name) for name in _PT_REGS), flags),
+            fault.rip,
+            fault.kind,
+            detail,
+            retired,
+        )
 
-    def _outcome(self, registers: tuple[int, ...], rip: int, fault: str, detail: int, retired: int) -> Outcome:
+    def _outcome(
+        self, registers: tuple[int, ...], rip: int, fault: str, detail: int, retired: int
+    ) -> Outcome:
         ram = self.machine.ram
         memory = ram.room[: ram.used]
         self._run_stub(self.places.save_vector)
@@ -143,15 +187,30 @@ class Guest:
         """What differs; "" when nothing does."""
         if got == want:
             return ""
-        lines = [f"{name}: {a:#x}, not {b:#x}" for name, a, b in zip(_NAMES, got.registers, want.registers, strict=True) if a != b]
+        lines = [
+            f"{name}: {a:#x}, not {b:#x}"
+            for name, a, b in zip(_NAMES, got.registers, want.registers, strict=True)
+            if a != b
+        ]
         lines += [
             f"{name}: {getattr(got, name)!r}, not {getattr(want, name)!r}"
             for name in ("rip", "fault", "detail", "retired")
             if getattr(got, name) != getattr(want, name)
         ]
-        lines += [f"fxsave+{i:#x}: {a:#x}, not {b:#x}" for i, (a, b) in enumerate(zip(got.vector, want.vector, strict=True)) if a != b][:8]
-        differ = [i for i in range(len(want.ram)) if got.ram[i] != want.ram[i]] if got.ram != want.ram else []
-        lines += [f"[{self.machine.ram.virtual(i):#x}]: {got.ram[i]:#x}, not {want.ram[i]:#x}" for i in differ[:8]]
+        lines += [
+            f"fxsave+{i:#x}: {a:#x}, not {b:#x}"
+            for i, (a, b) in enumerate(zip(got.vector, want.vector, strict=True))
+            if a != b
+        ][:8]
+        differ = (
+            [i for i in range(len(want.ram)) if got.ram[i] != want.ram[i]]
+            if got.ram != want.ram
+            else []
+        )
+        lines += [
+            f"[{self.machine.ram.virtual(i):#x}]: {got.ram[i]:#x}, not {want.ram[i]:#x}"
+            for i in differ[:8]
+        ]
         return "; ".join(lines)
 
 

@@ -1,4 +1,6 @@
-"""Random states that let an instruction do something: registers hold addresses where the instruction takes them for addresses."""
+"""Random states that let an instruction do something: registers hold addresses where the
+instruction takes them for addresses.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,18 @@ from tests.equivalence.world import Area, Places
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 _R15 = 15
-# CF PF AF ZF SF DF OF, IF, IOPL, NT, AC, ID; not TF: then the guest would be single-stepping itself.
+# CF PF AF ZF SF DF OF, IF, IOPL, NT, AC, ID; not TF: then the guest would be single-stepping
+# itself.
 FLAGS_MASK: Final = 0x0008D5 | 1 << 10 | 1 << 9 | 3 << 12 | 1 << 14 | 1 << 18 | 1 << 21
 _STRING: Final = frozenset((*range(0xA4, 0xA8), *range(0xAA, 0xB0)))
-_INDIRECT: Final = frozenset((Branch.CALL_INDIRECT_REG, Branch.JMP_INDIRECT_REG, Branch.CALL_INDIRECT_MEM, Branch.JMP_INDIRECT_MEM))
+_INDIRECT: Final = frozenset(
+    (
+        Branch.CALL_INDIRECT_REG,
+        Branch.JMP_INDIRECT_REG,
+        Branch.CALL_INDIRECT_MEM,
+        Branch.JMP_INDIRECT_MEM,
+    )
+)
 _BIT_TESTS: Final = frozenset(bytes((0x0F, op)) for op in (0xA3, 0xAB, 0xB3, 0xBB))
 _COMPARE_EXCHANGE: Final = frozenset((b"\x0f\xb0", b"\x0f\xb1", b"\x0f\xc7"))
 
@@ -45,19 +55,28 @@ def random_state(insn: Insn, random: Random, places: Places, bases: Bases) -> St
 
 
 def vector_image(random: Random) -> bytes:
-    """An FXSAVE area: exceptions masked, flush to zero and denormals-are-zero off, which the machine refuses, all else random, numbers of every
-    kind among the values."""
+    """An FXSAVE area: exceptions masked, flush to zero and denormals-are-zero off, which the
+    machine refuses, all else random, numbers of every kind among the values.
+    """
     control = 0x033F | 0x40 | random.getrandbits(2) << 10
     status = random.getrandbits(3) << 11 | random.getrandbits(4) << 8 & 0x4700
-    mxcsr = (0x1F80 | random.getrandbits(6) | random.getrandbits(3) << 13 | random.getrandbits(1) << 6) & ~0x8040
-    head = struct.pack("<HHBBHQQII", control, status, random.getrandbits(8), 0, 0, 0, 0, mxcsr, 0xFFFF)
+    mxcsr = (
+        0x1F80 | random.getrandbits(6) | random.getrandbits(3) << 13 | random.getrandbits(1) << 6
+    ) & ~0x8040
+    head = struct.pack(
+        "<HHBBHQQII", control, status, random.getrandbits(8), 0, 0, 0, 0, mxcsr, 0xFFFF
+    )
     stack = b"".join(_extended(random) + bytes(6) for _ in range(8))
     return (head + stack + b"".join(_lane(random) for _ in range(16))).ljust(512, b"\0")
 
 
 def _extended(random: Random) -> bytes:
-    exponent = random.choice((0x3FFF + random.randrange(-40, 40), 0x7FFF, 0, random.getrandbits(15)))
-    return struct.pack("<QH", random.getrandbits(64) | 1 << 63, exponent | random.getrandbits(1) << 15)
+    exponent = random.choice(
+        (0x3FFF + random.randrange(-40, 40), 0x7FFF, 0, random.getrandbits(15))
+    )
+    return struct.pack(
+        "<QH", random.getrandbits(64) | 1 << 63, exponent | random.getrandbits(1) << 15
+    )
 
 
 def _lane(random: Random) -> bytes:
@@ -68,7 +87,13 @@ def _lane(random: Random) -> bytes:
             return struct.pack("<4f", *(random.uniform(-1000, 1000) for _ in range(4)))
         case 2:
             return struct.pack(
-                "<2d", *(random.choice((0.0, -0.0, 1.5, float("inf"), float("nan"), random.uniform(-9, 9))) for _ in range(2))
+                "<2d",
+                *(
+                    random.choice(
+                        (0.0, -0.0, 1.5, float("inf"), float("nan"), random.uniform(-9, 9))
+                    )
+                    for _ in range(2)
+                ),
             )
         case 3:
             return bytes(random.choice((0, 0, 0xFF, 0x80, 0x7F, 1)) for _ in range(16))
@@ -88,7 +113,9 @@ class _Maker:
         self.places = places
         self.bases = bases
         self.patches: list[tuple[int, bytes]] = []
-        self.area = Area(places.stack.end - 0x2000, 0x2000) if random.randrange(4) == 0 else places.data
+        self.area = (
+            Area(places.stack.end - 0x2000, 0x2000) if random.randrange(4) == 0 else places.data
+        )
         self.stack_top = places.stack.middle + random.choice((0, 0, 8, -8, 16, 3))
         self.gpr = [self._value() for _ in range(16)]
         self.w, _r, _x, self.b = rex_bits(insn)
@@ -138,7 +165,11 @@ class _Maker:
         gpr, opcode, random = self.gpr, self.insn.opcode, self.random
         first = opcode[0] if len(opcode) == 1 and not self.insn.vex else None
         if first in _STRING:
-            gpr[RSI], gpr[RDI], gpr[RCX] = self._address(), self._address(), random.choice((0, 1, 2, 7, random.randrange(200)))
+            gpr[RSI], gpr[RDI], gpr[RCX] = (
+                self._address(),
+                self._address(),
+                random.choice((0, 1, 2, 7, random.randrange(200))),
+            )
         elif first == 0xD7:
             gpr[RBX] = self._address()
         elif first in (0xC8, 0xC9):
@@ -152,7 +183,9 @@ class _Maker:
             gpr[RAX] = random.getrandbits(7) if first == 0xF6 else gpr[RAX]
 
     def _memory_operand(self) -> int | None:
-        """Make the operand's address one of the area's; returns where it is, None without a memory operand."""
+        """Make the operand's address one of the area's; returns where it is, None without a memory
+        operand.
+        """
         insn, gpr = self.insn, self.gpr
         if insn.rip_relative:
             return self.places.data.middle
@@ -165,7 +198,11 @@ class _Maker:
         if base == RSP:
             if index is not None:
                 gpr[index] = (self.random.randrange(256) - insn.displacement) // scale
-            return None if 0x67 in insn.prefixes else gpr[RSP] + insn.displacement + (gpr[index] * scale if index is not None else 0)
+            return (
+                None
+                if 0x67 in insn.prefixes
+                else gpr[RSP] + insn.displacement + (gpr[index] * scale if index is not None else 0)
+            )
         if base is None:
             if index is None:
                 return None
@@ -178,12 +215,20 @@ class _Maker:
         elif index == RSP:
             raise AssertionError("RSP is no index")
         else:
-            gpr[index] = self.random.choice((0, 1, 5, self.random.getrandbits(64), self.random.randrange(4096)))
+            gpr[index] = self.random.choice(
+                (0, 1, 5, self.random.getrandbits(64), self.random.randrange(4096))
+            )
             gpr[base] = offset - gpr[index] * scale
         return None if index == base else target
 
     def _segment_base(self) -> int:
-        return self.bases.fs if 0x64 in self.insn.prefixes else self.bases.gs if 0x65 in self.insn.prefixes else 0
+        return (
+            self.bases.fs
+            if 0x64 in self.insn.prefixes
+            else self.bases.gs
+            if 0x65 in self.insn.prefixes
+            else 0
+        )
 
     def _targets(self, where: int | None) -> None:
         """Branches through registers and memory lead to landing pads."""

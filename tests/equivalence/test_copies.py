@@ -1,4 +1,6 @@
-"""A copy in a slot does what the original does: executed from the same random states, for every form found in real code."""
+"""A copy in a slot does what the original does: executed from the same random states, for every
+form found in real code.
+"""
 
 from __future__ import annotations
 
@@ -47,15 +49,25 @@ def test_a_copy_anywhere_in_reach_does_what_the_original_does(user: CopyBench):
             found.append(user.compare(number, turn % 2, turn, state, want))
     assert [text for text in found if text] == []
     assert ends[""] > 0.98 * ends.total()
-    assert set(ends) == {"", "vector 0", "vector 6", "vector 13", "vector 14"}, "faults are compared, too; 6: a guard; 13: ldmxcsr"
+    assert set(ends) == {
+        "",
+        "vector 0",
+        "vector 6",
+        "vector 13",
+        "vector 14",
+    }, "faults are compared, too; 6: a guard; 13: ldmxcsr"
 
 
 def test_every_form_runs_to_its_end_from_some_state_or_has_an_absolute_address(user: CopyBench):
     stuck = [
         insn.text
         for number, insn in enumerate(user.insns)
-        if guard_reason(insn) is None and all(user.original(number, turn, state).fault for turn, state in enumerate(user.states(number, 12)))
-    ]  # fmt: skip
+        if guard_reason(insn) is None
+        and all(
+            user.original(number, turn, state).fault
+            for turn, state in enumerate(user.states(number, 12))
+        )
+    ]
     assert all("[0" in text or "s:[" in text for text in stuck), stuck
     assert len(stuck) < 20
 

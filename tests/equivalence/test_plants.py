@@ -1,4 +1,6 @@
-"""The experiments notice when copies, slots, detours or steps are wrong: each fault is planted on purpose, one at a time."""
+"""The experiments notice when copies, slots, detours or steps are wrong: each fault is planted on
+purpose, one at a time.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,24 @@ from tests.equivalence.copies import CopyBench
 from tests.equivalence.hits import HitBench
 from tests.equivalence.world import KERNEL, USER
 
-# mov eax, [rip+..]; add [rip+..], 7; cmp [rip+..], imm32 (the displacement is not last); lea; movaps; store
-RIP_RELATIVE = ("8b0500000000", "83050000000007", "813d0000000078563412", "488d0d00000000", "0f280500000000", "48891500000000")
-BOOSTED = ("8b0500000000", "83050000000007", "813d0000000078563412", "488d0d00000000", "48891500000000")  # movaps is not
+# mov eax, [rip+..]; add [rip+..], 7; cmp [rip+..], imm32 (the displacement is not last); lea;
+# movaps; store
+RIP_RELATIVE = (
+    "8b0500000000",
+    "83050000000007",
+    "813d0000000078563412",
+    "488d0d00000000",
+    "0f280500000000",
+    "48891500000000",
+)
+# movaps is not
+BOOSTED = (
+    "8b0500000000",
+    "83050000000007",
+    "813d0000000078563412",
+    "488d0d00000000",
+    "48891500000000",
+)
 # add eax, ecx; push rax; ret; movzx; mov [rdi], rax: nothing about them depends on their place
 ABSOLUTE = ("01c8", "50", "c3", "0fb6c8", "488907")
 
@@ -30,9 +47,13 @@ def copies_that_differ(codes: tuple[str, ...], pool, places=USER) -> int:
     """How many of ``codes`` have a copy that is found to differ."""
     bench = CopyBench([bytes.fromhex(code) for code in codes], pool, places)
     found = [
-        any(bench.difference(number, which, turn, state) for turn, state in enumerate(bench.states(number, 4)) for which in (0, 1))
+        any(
+            bench.difference(number, which, turn, state)
+            for turn, state in enumerate(bench.states(number, 4))
+            for which in (0, 1)
+        )
         for number in range(len(codes))
-    ]  # fmt: skip
+    ]
     bench.machine.close()
     return sum(found)
 
@@ -42,7 +63,10 @@ def hits_that_differ(codes: tuple[str, ...], method: Method, pool) -> int:
     bench = HitBench([bytes.fromhex(code) for code in codes], pool, USER)
     trials = [bench.trials(number, 16) for number in range(len(codes))]
     assert bench.register(method, range(len(codes))) == list(range(len(codes)))
-    found = sum(any(bench.difference(number, method, trial) for trial in trials[number]) for number in range(len(codes)))
+    found = sum(
+        any(bench.difference(number, method, trial) for trial in trials[number])
+        for number in range(len(codes))
+    )
     bench.bench.close()
     return found
 
@@ -63,7 +87,13 @@ def from_the_displacement(insn: Insn, to: int) -> bytes:
     """The distance counted from behind the displacement, though an immediate follows."""
     raw = copy_instruction(insn, to)
     at = insn.disp_offset
-    return raw[:at] + struct.pack("<i", struct.unpack_from("<i", raw, at)[0] + insn.imm_size) + raw[at + 4 :] if insn.rip_relative else raw
+    return (
+        raw[:at]
+        + struct.pack("<i", struct.unpack_from("<i", raw, at)[0] + insn.imm_size)
+        + raw[at + 4 :]
+        if insn.rip_relative
+        else raw
+    )
 
 
 @pytest.mark.parametrize("places", [USER, KERNEL], ids=["user", "kernel"])
@@ -72,7 +102,9 @@ def test_sound_copies_do_not_differ(pool, places):
 
 
 @pytest.mark.parametrize("places", [USER, KERNEL], ids=["user", "kernel"])
-@pytest.mark.parametrize(("plant", "seen"), [(without_fixup, 6), (off_by_one, 6), (from_the_displacement, 2)])
+@pytest.mark.parametrize(
+    ("plant", "seen"), [(without_fixup, 6), (off_by_one, 6), (from_the_displacement, 2)]
+)
 def test_a_wrong_displacement_is_noticed_in_each_form(monkeypatch, pool, places, plant, seen: int):
     monkeypatch.setattr(slot_module, "copy_instruction", plant)
     assert copies_that_differ(RIP_RELATIVE, pool, places) == seen
@@ -101,10 +133,16 @@ def test_an_int3_for_a_jump_back_is_noticed(monkeypatch, pool):
         ({"pushed_flags": False}, ("9c", "669c")),
     ],
 )
-def test_a_missing_or_needless_fixup_after_a_step_is_noticed(monkeypatch, pool, change: dict[str, bool], codes: tuple[str, ...]):
+def test_a_missing_or_needless_fixup_after_a_step_is_noticed(
+    monkeypatch, pool, change: dict[str, bool], codes: tuple[str, ...]
+):
     assert hits_that_differ(codes, Method.INT3, pool) == 0
     original = stepping_module.fixup_after_step
-    monkeypatch.setattr(stepping_module, "fixup_after_step", lambda insn: dataclasses.replace(original(insn), **change))
+    monkeypatch.setattr(
+        stepping_module,
+        "fixup_after_step",
+        lambda insn: dataclasses.replace(original(insn), **change),
+    )
     assert hits_that_differ(codes, Method.INT3, pool) == len(codes)
 
 
@@ -117,7 +155,9 @@ def test_an_interrupt_flag_that_is_not_the_instructions_own_is_noticed(monkeypat
 
 def test_a_detour_with_wrong_copies_or_a_wrong_way_back_is_noticed(monkeypatch, pool):
     assert hits_that_differ(BOOSTED + ABSOLUTE, Method.OPTIMIZED, pool) == 0
-    monkeypatch.setattr(detour_module, "copy_instructions", lambda insns, _to: b"".join(insn.raw for insn in insns))
+    monkeypatch.setattr(
+        detour_module, "copy_instructions", lambda insns, _to: b"".join(insn.raw for insn in insns)
+    )
     assert hits_that_differ(BOOSTED, Method.OPTIMIZED, pool) == len(BOOSTED)
     monkeypatch.undo()
     monkeypatch.setattr(detour_module, "jmp32", lambda source, target: jmp32(source, target + 1))

@@ -1,4 +1,6 @@
-"""The law again, where Hypothesis says: any form, any state, any place within 2 GiB, alone or in a row as in a detour buffer."""
+"""The law again, where Hypothesis says: any form, any state, any place within 2 GiB, alone or in a
+row as in a detour buffer.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,18 @@ from tests.equivalence.world import HLT, KERNEL, USER, Places, at_cell, image_of
 _REACH = (1 << 31) - 0x2000
 _POPF = b"\x9d"  # with TF among what it pops, it would be about traps, not about copies
 _FREE = [insn for insn in load() if has_free_copy(insn)]
-_IN_A_ROW = [insn for insn in _FREE if can_boost(insn) and insn.branch is Branch.NONE and insn.opcode != _POPF]
+_IN_A_ROW = [
+    insn
+    for insn in _FREE
+    if can_boost(insn) and insn.branch is Branch.NONE and insn.opcode != _POPF
+]
 
 
 @st.composite
 def addresses(draw: st.DrawFn) -> tuple[Places, int]:
-    """A place for a copy from which the original and its data can be reached, on pages of its own."""
+    """A place for a copy from which the original and its data can be reached, on pages of its
+    own.
+    """
     places = draw(st.sampled_from((USER, KERNEL)))
     low, high = max(places.cells - _REACH, 0x1000), places.base + _REACH
     at = draw(st.integers(low, high))
@@ -49,7 +57,9 @@ def put(insns: list[Insn], places: Places) -> list[Insn]:
     return placed
 
 
-def check(originals: list[Insn], places: Places, at: int, code: bytes, pool, seed: int, *, returns: bool) -> None:
+def check(
+    originals: list[Insn], places: Places, at: int, code: bytes, pool, seed: int, *, returns: bool
+) -> None:
     """Originals and copies, from one state."""
     text = b"".join(insn.raw for insn in originals) + HLT
     machine = new_machine(image_of([(originals[0].addr, text), (at, code)], places), pool)
@@ -72,16 +82,32 @@ def check(originals: list[Insn], places: Places, at: int, code: bytes, pool, see
 
 
 @given(insn=st.sampled_from(_FREE), where=addresses(), seed=st.integers(0, (1 << 32) - 1))
-def test_a_slot_anywhere_does_what_the_original_does(pool, insn: Insn, where: tuple[Places, int], seed: int):
+def test_a_slot_anywhere_does_what_the_original_does(
+    pool, insn: Insn, where: tuple[Places, int], seed: int
+):
     places, at = where
     placed = put([insn], places)
     boosted = can_boost(placed[0]) and fits_jump_back(placed[0])
     check(placed, places, at, build_slot(placed[0], at, boosted), pool, seed, returns=boosted)
 
 
-@given(insns=st.lists(st.sampled_from(_IN_A_ROW), min_size=1, max_size=5), where=addresses(), seed=st.integers(0, (1 << 32) - 1))
-def test_copies_in_a_row_do_what_the_originals_do(pool, insns: list[Insn], where: tuple[Places, int], seed: int):
+@given(
+    insns=st.lists(st.sampled_from(_IN_A_ROW), min_size=1, max_size=5),
+    where=addresses(),
+    seed=st.integers(0, (1 << 32) - 1),
+)
+def test_copies_in_a_row_do_what_the_originals_do(
+    pool, insns: list[Insn], where: tuple[Places, int], seed: int
+):
     places, at = where
     placed = put(insns, places)
     copied = copy_instructions(placed, at)
-    check(placed, places, at, copied + jmp32(at + len(copied), placed[-1].end), pool, seed, returns=True)
+    check(
+        placed,
+        places,
+        at,
+        copied + jmp32(at + len(copied), placed[-1].end),
+        pool,
+        seed,
+        returns=True,
+    )

@@ -1,4 +1,6 @@
-"""Where the experiments happen: addresses, cells that hold one instruction each, and an image that holds many cells."""
+"""Where the experiments happen: addresses, cells that hold one instruction each, and an image that
+holds many cells.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,17 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Addresses. All lies within 2 GiB of all. ``far``: text for copies, below and above everything else."""
+    """Addresses. All lies within 2 GiB of all. ``far``: text for copies, below and above everything
+    else.
+    """
 
     base: int
 
     @property
     def stubs(self) -> int:
-        """Text: landing pads (``hlt``, 16 bytes apart), then how to load and to save x87 and SSE state."""
+        """Text: landing pads (``hlt``, 16 bytes apart), then how to load and to save x87 and SSE
+        state.
+        """
         return self.base
 
     @property
@@ -107,17 +113,31 @@ def at_cell(number: int, places: Places) -> int:
 
 
 def place(raw: bytes, at: int, places: Places) -> Insn:
-    """``raw`` at ``at``, with its address constants (RIP-relative, 64-bit offset, branch target) leading to where there is something."""
+    """``raw`` at ``at``, with its address constants (RIP-relative, 64-bit offset, branch target)
+    leading to where there is something.
+    """
     insn = decode(raw, at)
     assert insn is not None, raw.hex()
     if insn.rip_relative:
-        raw = _replace(raw, insn.disp_offset, rel32(insn.end, places.data.middle).to_bytes(4, "little", signed=True))
+        raw = _replace(
+            raw,
+            insn.disp_offset,
+            rel32(insn.end, places.data.middle).to_bytes(4, "little", signed=True),
+        )
     elif len(insn.opcode) == 1 and insn.opcode[0] in _MOFFS and not insn.vex:
-        raw = _replace(raw, insn.disp_offset, places.data.middle.to_bytes(8, "little")[: insn.disp_size])
+        raw = _replace(
+            raw, insn.disp_offset, places.data.middle.to_bytes(8, "little")[: insn.disp_size]
+        )
     elif insn.branch in _RELATIVE:
         start = at - at % CELL
-        target = start + _PADS_IN_CELL[insn.immediate >= 0] if insn.imm_size == 1 else places.pad(insn.immediate % 16)
-        raw = _replace(raw, insn.imm_offset, (target - insn.end).to_bytes(insn.imm_size, "little", signed=True))
+        target = (
+            start + _PADS_IN_CELL[insn.immediate >= 0]
+            if insn.imm_size == 1
+            else places.pad(insn.immediate % 16)
+        )
+        raw = _replace(
+            raw, insn.imm_offset, (target - insn.end).to_bytes(insn.imm_size, "little", signed=True)
+        )
     placed = decode(raw, at)
     assert placed is not None
     return placed
@@ -128,7 +148,9 @@ def _replace(raw: bytes, at: int, data: bytes) -> bytes:
 
 
 def cell(insn: Insn, tail: bytes = b"") -> bytes:
-    """A cell's bytes: the instruction, ``tail``, ``hlt``; landing pads in front and behind; int3 between."""
+    """A cell's bytes: the instruction, ``tail``, ``hlt``; landing pads in front and behind; int3
+    between.
+    """
     code = bytearray(b"\xcc" * CELL)
     body = insn.raw + tail + HLT
     code[_INSN_IN_CELL : _INSN_IN_CELL + len(body)] = body
@@ -137,20 +159,34 @@ def cell(insn: Insn, tail: bytes = b"") -> bytes:
     return bytes(code)
 
 
-def image_of(texts: Iterable[tuple[int, bytes]], places: Places, symbols: tuple[Symbol, ...] = (), **fields: object) -> Image:
+def image_of(
+    texts: Iterable[tuple[int, bytes]],
+    places: Places,
+    symbols: tuple[Symbol, ...] = (),
+    **fields: object,
+) -> Image:
     """Stubs, data, and text as (address, bytes)."""
     stubs = (places.stubs, places.stub_text())
     text = [Segment(at, code, len(code)) for at, code in (stubs, *texts)]
-    data = [Segment(area.addr, b"", area.size, True, False) for area in (places.data, places.stack, places.vector)]
+    data = [
+        Segment(area.addr, b"", area.size, True, False)
+        for area in (places.data, places.stack, places.vector)
+    ]
     return Image(name="equivalence", segments=(*text, *data), symbols=symbols, **fields)  # type: ignore[arg-type]
 
 
-def cells_image(insns: Sequence[Insn], places: Places, *, copies: Iterable[tuple[int, bytes]] = ()) -> Image:
+def cells_image(
+    insns: Sequence[Insn], places: Places, *, copies: Iterable[tuple[int, bytes]] = ()
+) -> Image:
     """One cell an instruction, and ``copies``: more text. No functions."""
     return image_of(((places.cells, b"".join(cell(insn) for insn in insns)), *copies), places)
 
 
 def functions_image(insns: Sequence[Insn], places: Places, **fields: object) -> Image:
     """One cell and function an instruction, with a tail behind it that a jump can replace."""
-    symbols = tuple(Symbol(f"c{i}", insn.addr, insn.length + len(TAIL) + 1) for i, insn in enumerate(insns))
-    return image_of([(places.cells, b"".join(cell(insn, TAIL) for insn in insns))], places, symbols, **fields)
+    symbols = tuple(
+        Symbol(f"c{i}", insn.addr, insn.length + len(TAIL) + 1) for i, insn in enumerate(insns)
+    )
+    return image_of(
+        [(places.cells, b"".join(cell(insn, TAIL) for insn in insns))], places, symbols, **fields
+    )

@@ -9,8 +9,12 @@ from engine.patching.experiment import Experiment
 from engine.syntax.arguments import parse_argument
 
 
-def experiment(image: Image, code, *, steps=(), profile: Profile, preempt: bool = False, **fields) -> Experiment:
-    """``f(5)`` once on each vCPU, unless ``fields`` says otherwise, while ``code`` runs; without the safety ``steps``."""
+def experiment(
+    image: Image, code, *, steps=(), profile: Profile, preempt: bool = False, **fields
+) -> Experiment:
+    """``f(5)`` once on each vCPU, unless ``fields`` says otherwise, while ``code`` runs; without
+    the safety ``steps``.
+    """
     ablated = without(profile, frozenset(steps), preempt=preempt)
     return Experiment(
         image=image,

@@ -1,4 +1,6 @@
-"""What a search may never change: the set of outcomes of a case. Collected here by a search of its own, so that laws can compare."""
+"""What a search may never change: the set of outcomes of a case. Collected here by a search of its
+own, so that laws can compare.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,22 @@ class TooLarge(Exception):
     """A law is for small cases."""
 
 
-def outcomes(case: Experiment, pool: UcPool, *, bound: int, reduce: bool, states_max: int = 400_000) -> frozenset[Outcome]:
-    """Of every schedule of ``case`` within ``bound``: what it breaks, or the control state and the shared memory that it ends in.
+def outcomes(
+    case: Experiment, pool: UcPool, *, bound: int, reduce: bool, states_max: int = 400_000
+) -> frozenset[Outcome]:
+    """Of every schedule of ``case`` within ``bound``: what it breaks, or the control state and the
+    shared memory that it ends in.
 
-    Depth first, over all choices; a state is left out where it was met before with as much of the bound left. ``reduce`` switches what the
-    explorer merges, puts off and leaves out; without it every boundary and every step of a control task is a choice.
+    Depth first, over all choices; a state is left out where it was met before with as much of the
+    bound left. ``reduce`` switches what the explorer merges, puts off and leaves out; without it
+    every boundary and every step of a control task is a choice.
     """
     found = set[Outcome]()
     with closing(open_experiment(replace(case, reduce=reduce), pool)) as system:
         seen: dict[int, int] = {}
-        stack = [(system.save(), choice.actor, bound - choice.cost) for choice in _within(system, bound)]
+        stack = [
+            (system.save(), choice.actor, bound - choice.cost) for choice in _within(system, bound)
+        ]
         while stack:
             state, actor, left = stack.pop()
             system.restore(state)
@@ -62,18 +70,24 @@ def _within(system: Exploration, left: int) -> list[Any]:
 
 
 def _outcome(system: Exploration) -> Outcome:
-    """Whichever CPU it is on, and wherever buffers lie: of tasks that share nothing one stands for all."""
+    """Whichever CPU it is on, and wherever buffers lie: of tasks that share nothing one stands for
+    all.
+    """
     violation = system.violation
     if violation is not None:
-        return (violation.kind.value, re.sub(r"CPU \d|call \d|0x[0-9a-f]{6,}", "_", violation.explain))
+        return (
+            violation.kind.value,
+            re.sub(r"CPU \d|call \d|0x[0-9a-f]{6,}", "_", violation.explain),
+        )
     return ("end", system.node.shared, system.node.lives)
 
 
 def merged_states_differ(case: Experiment, pool: UcPool, *, nodes_max: int) -> list[str]:
-    """Control states of ``case`` that were taken for one, though a next step from the one leads elsewhere than from the other.
+    """Control states of ``case`` that were taken for one, though a next step from the one leads
+    elsewhere than from the other.
 
-    Control tasks alone, breadth first, ``nodes_max`` states at most; each state is gone on from by the way it was met first, and by
-    the way it was met last.
+    Control tasks alone, breadth first, ``nodes_max`` states at most; each state is gone on from by
+    the way it was met first, and by the way it was met last.
     """
     with closing(open_experiment(case, pool)) as system:
         tree = system.tree
@@ -105,18 +119,31 @@ def _name_behind(tree: ControlTree, path: Sequence[int]) -> int:
 
 
 def main() -> int:
-    """``make laws``: shipped scenarios, reduced and unreduced. 1: some outcome is of one search only."""
+    """``make laws``: shipped scenarios, reduced and unreduced. 1: some outcome is of one search
+    only.
+    """
     pool, wrong = new_pool(), 0
     for scenario in (*SCENARIOS, *LOAD):
         for name in scenario.profiles:
-            case = replace(scenario.case(without(profile_named(name), frozenset(scenario.without))), interrupts=False, calls=1)
+            case = replace(
+                scenario.case(without(profile_named(name), frozenset(scenario.without))),
+                interrupts=False,
+                calls=1,
+            )
             try:
-                found, all_of_them = (outcomes(case, pool, bound=0, reduce=reduce, states_max=60_000) for reduce in (True, False))
+                found, all_of_them = (
+                    outcomes(case, pool, bound=0, reduce=reduce, states_max=60_000)
+                    for reduce in (True, False)
+                )
             except TooLarge:
                 print(f"{scenario.name} in {name}: more than 60,000 states; not compared")
                 continue
             wrong += found != all_of_them
-            verdict = "the same" if found == all_of_them else f"DIFFERENT: {sorted(map(str, found ^ all_of_them))[:3]}"
+            verdict = (
+                "the same"
+                if found == all_of_them
+                else f"DIFFERENT: {sorted(map(str, found ^ all_of_them))[:3]}"
+            )
             print(f"{scenario.name} in {name}: {len(all_of_them)} outcomes, {verdict}", flush=True)
     return int(wrong > 0)
 

@@ -1,4 +1,6 @@
-"""What a control task does next is decided by all that it holds, and states that differ in any of it are two."""
+"""What a control task does next is decided by all that it holds, and states that differ in any of
+it are two.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,23 @@ from tests.conftest import asm_image
 
 
 def small(code) -> Experiment:
-    return Experiment(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=code, tag="t", interrupts=False)
+    return Experiment(
+        image=asm_image("nop; ret"),
+        call="f",
+        calls=1,
+        profile=LINUX_2010,
+        code=code,
+        tag="t",
+        interrupts=False,
+    )
 
 
 def rounds_of(pool, main) -> list[int]:
     """The numbers that ``main(k, tell)`` has told."""
     seen: list[int] = []
-    result = check(small([("main", lambda k: main(k, seen.append))]), Search(preemptions=0), pool=pool)
+    result = check(
+        small([("main", lambda k: main(k, seen.append))]), Search(preemptions=0), pool=pool
+    )
     assert (result.violations, result.outcome.exhaustive) == ([], True)
     return sorted(set(seen))
 
@@ -206,12 +218,16 @@ ROUNDS = [
 
 @pytest.mark.parametrize("main", ROUNDS, ids=lambda main: main.__name__)
 def test_a_control_task_that_does_the_same_in_several_rounds_comes_to_its_end(pool, main):
-    """Optimization off, on, off, on: each third state is like one before, but for how many rounds are left."""
+    """Optimization off, on, off, on: each third state is like one before, but for how many rounds
+    are left.
+    """
     assert rounds_of(pool, main) == [4]
 
 
 def test_an_error_that_is_still_to_be_raised_is_part_of_a_control_state(pool):
-    """In a ``finally`` block nothing but what operations have answered tells whether there is one."""
+    """In a ``finally`` block nothing but what operations have answered tells whether there is
+    one.
+    """
 
     def fails(k):
         p = k.probes[0]
@@ -229,11 +245,15 @@ def test_an_error_that_is_still_to_be_raised_is_part_of_a_control_state(pool):
 
     names = set()
     for order in ("c0", "c1"), ("c1", "c0"):
-        with closing(open_experiment(replace(small(tasks), restores=False, reduce=False), pool)) as system:
+        with closing(
+            open_experiment(replace(small(tasks), restores=False, reduce=False), pool)
+        ) as system:
             system.take("c1")  # there is a probe
             for actor in order:
                 task = system.node.state.plane.tasks[int(actor[1])]
-                while not task.done and "settle" not in str(task.body and task.body.gr_frame.f_back):
+                while not task.done and "settle" not in str(
+                    task.body and task.body.gr_frame.f_back
+                ):
                     system.take(actor)
                     task = system.node.state.plane.tasks[int(actor[1])]
             names.add(system.node.name)
@@ -252,7 +272,10 @@ def test_a_control_task_that_never_ends_is_refused_whatever_states_it_comes_back
 
         return [("waits", waits), ("says", lambda k: said.append(1))]
 
-    with pytest.raises(InputError, match="control task waits: the control tasks have made 1,500 steps in one schedule"):
+    with pytest.raises(
+        InputError,
+        match="control task waits: the control tasks have made 1,500 steps in one schedule",
+    ):
         check(small(tasks), Search(preemptions=0), pool=pool)
 
 
@@ -280,7 +303,10 @@ def test_a_probe_that_two_tasks_register_at_once_is_a_violation_in_plain_words(p
 
     result = check(replace(small(tasks), restores=False), Search(preemptions=0), pool=pool)
     assert [report.violation.kind.value for report in result.violations] == ["invariant"]
-    assert "another control task is registering it now, and no kernel bears that" in result.violations[0].violation.explain
+    assert (
+        "another control task is registering it now, and no kernel bears that"
+        in result.violations[0].violation.explain
+    )
 
 
 def leaves(k):
@@ -361,7 +387,9 @@ def test_what_a_scenarios_function_keeps_is_refused_by_its_name_too(pool):
 def test_an_error_of_delayed_work_is_a_violation(pool, monkeypatch):
     monkeypatch.setattr("engine.core.optimizer.Optimizer.run_pass", lambda self: self.none)
     image = asm_image("lea eax, [rdi + rdi]; lea ecx, [rax + 1]; ret")
-    case = replace(small([("main", lambda k: k.register(k.kprobe("f")))]), image=image, restores=False)
+    case = replace(
+        small([("main", lambda k: k.register(k.kprobe("f")))]), image=image, restores=False
+    )
     result = check(case, Search(preemptions=0), pool=pool)
     assert "kprobe_optimizer: AttributeError" in result.violations[0].violation.explain
 
@@ -377,7 +405,10 @@ def test_a_loop_is_explored_as_far_as_what_it_stands_for(pool):
         k.optimization(on=False)
         k.optimization(on=True)
 
-    counts = {check(small([("main", main)]), Search(preemptions=1), pool=pool).outcome.schedules for main in (looped, unrolled)}
+    counts = {
+        check(small([("main", main)]), Search(preemptions=1), pool=pool).outcome.schedules
+        for main in (looped, unrolled)
+    }
     assert len(counts) == 1
 
 
@@ -387,7 +418,9 @@ def test_what_can_not_be_told_apart_is_refused_by_the_name_of_its_variable(pool)
         k.optimization(on=False)
         log.close()
 
-    with pytest.raises(InputError, match="control task main: the variable log holds a TextIOWrapper"):
+    with pytest.raises(
+        InputError, match="control task main: the variable log holds a TextIOWrapper"
+    ):
         check(small([("main", keeps_a_file)]), Search(preemptions=0), pool=pool)
 
 
@@ -410,7 +443,9 @@ def test_what_a_scenarios_function_keeps_is_made_anew_for_each_control_state(poo
     assert not check(small(tasks), Search(preemptions=0, max_schedules=50), pool=pool).violations
 
 
-@pytest.mark.parametrize("settled", [False, True], ids=["the first pass is to come", "a pass has ended"])
+@pytest.mark.parametrize(
+    "settled", [False, True], ids=["the first pass is to come", "a pass has ended"]
+)
 def test_optimization_off_of_2010_waits_for_ever_before_its_first_pass_only(pool, settled):
     def main(k):
         p = k.kprobe("work", 4)
@@ -422,8 +457,14 @@ def test_optimization_off_of_2010_waits_for_ever_before_its_first_pass_only(pool
         k.settle()
 
     case = history.sysctl_deadlock.case(without(LINUX_2010, frozenset({"sysctl-deadlock"})))
-    result = check(Experiment(**{**_fields(case), "code": [("main", main)], "interrupts": False}), Search(preemptions=0), pool=pool)
-    assert [report.violation.kind.value for report in result.violations] == ([] if settled else ["deadlock"])
+    result = check(
+        Experiment(**{**_fields(case), "code": [("main", main)], "interrupts": False}),
+        Search(preemptions=0),
+        pool=pool,
+    )
+    assert [report.violation.kind.value for report in result.violations] == (
+        [] if settled else ["deadlock"]
+    )
 
 
 def _fields(case: Experiment) -> dict[str, object]:
@@ -431,12 +472,16 @@ def _fields(case: Experiment) -> dict[str, object]:
 
 
 def test_interrupts_and_core_syncs_come_in_handlers_behind_a_jump(pool):
-    """They run with preemption off and IF as the interrupted code has it; behind a breakpoint IF is clear."""
+    """They run with preemption off and IF as the interrupted code has it; behind a breakpoint IF is
+    clear.
+    """
     seen: dict[str, set[bool]] = {"INT3": set(), "OPTIMIZED": set()}
     with closing(open_experiment(life.optimize.case(LINUX_2010), pool)) as system:
         for jump in (False, True):
             system.reset()
-            while not (system.node.state.core.optimizer.idle and system.node.lives) or (jump and not _has_jump(system)):
+            while not (system.node.state.core.optimizer.idle and system.node.lives) or (
+                jump and not _has_jump(system)
+            ):
                 system.take(system.choices()[0].actor)
             while system.vcpus[0].calls == 0 or system.vcpus[0].mode.name == "CALL":
                 hit = system.vcpus[0].hit

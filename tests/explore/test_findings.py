@@ -19,7 +19,11 @@ from engine.patching.experiment import fingerprint
 from engine.search.schedule import parse_schedule
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| (\S+?)(?:, anyway)? \| (\S+?)(, preemptible)? \| (\S+) \| `(v\S+)` \|$", TEXT, re.MULTILINE)
+ROWS = re.findall(
+    r"^\| (\S+?)(?:, anyway)? \| (\S+?)(, preemptible)? \| (\S+) \| `(v\S+)` \|$",
+    TEXT,
+    re.MULTILINE,
+)
 SHOWN = [one for step in (None, *(step.name for step in STEPS)) for one in scenarios_for(step)]
 BY_NAME = {one.name: one for one in (*SCENARIOS, *HISTORY, *SHOWN, joined_while_disarming)}
 TOLD = [text for text in re.findall(r"`(v\d:\S+)`", TEXT) if text not in {row[-1] for row in ROWS}]
@@ -32,13 +36,15 @@ def test_each_schedule_of_the_findings_shows_a_violation(pool, profile):
     assert len(rows) > 10
     for step, _, preempt, scenario, text in rows:
         steps = frozenset() if step == "nothing" else frozenset({step.strip("`")})
-        case = BY_NAME[scenario].case(without(profile_named(profile), steps, preempt=bool(preempt)), preempt=bool(preempt))
+        case = BY_NAME[scenario].case(
+            without(profile_named(profile), steps, preempt=bool(preempt)), preempt=bool(preempt)
+        )
         violation, lines = replay_case(case, parse_schedule(text), pool=pool)
         assert violation is not None, (step, scenario, text)
         assert lines[-1].startswith(str(violation.kind))
 
 
-def test_each_schedule_that_the_text_names_is_of_a_scenario_in_a_kernel_and_shows_a_violation(pool):
+def test_each_schedule_in_the_text_is_of_a_scenario_and_shows_a_violation(pool):
     found = (
         one.case(without(profile_named(name), frozenset(), preempt=preempt), preempt=preempt)
         for one in BY_NAME.values()

@@ -1,4 +1,6 @@
-"""Exploring probes that are made of ftrace: safe as they are, a violation without each step that they need, whatever stands at the site."""
+"""Exploring probes that are made of ftrace: safe as they are, a violation without each step that
+they need, whatever stands at the site.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,12 @@ def test_it_is_safe_and_its_hits_come_from_ftrace_alone(pool, site):
     result = verdict(pool, once, site)
     assert (result.verdict, result.outcome.exhaustive, result.missing) == ("safe", True, ())
     coverage = result.coverage.to_json()
-    assert (coverage["int3"], coverage["jump"], coverage["ftrace"] > 0, coverage["in_flight_at_write"] > 0) == (0, 0, True, True)
+    assert (
+        coverage["int3"],
+        coverage["jump"],
+        coverage["ftrace"] > 0,
+        coverage["in_flight_at_write"] > 0,
+    ) == (0, 0, True, True)
 
 
 @NEW
@@ -98,7 +105,9 @@ def test_what_the_reduction_leaves_out_changes_no_outcome(pool, steps, count):
 
 def test_a_timeline_names_the_trampoline_and_the_hit(pool):
     result = verdict(pool, steps=("unregister-wait",))
-    _, lines = replay_case(case(steps=("unregister-wait",)), result.violations[0].schedule, pool=pool)
+    _, lines = replay_case(
+        case(steps=("unregister-wait",)), result.violations[0].schedule, pool=pool
+    )
     told = "\n".join(lines)
     assert ("stub ftrace_caller+0x0  pushfq" in told, "hit: ftrace, found" in told) == (True, True)
 

@@ -1,4 +1,6 @@
-"""Tasks that share nothing: one at a time in the middle of its call. What a search finds stays the same; what it costs does not."""
+"""Tasks that share nothing: one at a time in the middle of its call. What a search finds stays the
+same; what it costs does not.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ def every_violation(case, pool, bound):
     """What breaks, whichever CPU it is on; and how many schedules it took."""
     with closing(open_experiment(case, pool)) as system:
         outcome = explore(Exhaustive(bound=bound, recheck_every=0, violations_max=10**9), system)
-    told = {(found.violation.kind, re.sub(r"CPU \d|call \d|0x[0-9a-f]{6,}", "_", found.violation.explain)) for found in outcome.found}
+    told = {
+        (
+            found.violation.kind,
+            re.sub(r"CPU \d|call \d|0x[0-9a-f]{6,}", "_", found.violation.explain),
+        )
+        for found in outcome.found
+    }
     return told, outcome.schedules
 
 
@@ -44,8 +52,14 @@ def every_violation(case, pool, bound):
 )
 def test_what_breaks_with_any_number_of_tasks_in_flight_breaks_with_one(pool, step, profile, bound):
     """With two preemptions two tasks can be in flight at once. Two vCPUs, a call each."""
-    scenario = {"unregister-wait": life.boosted, "free-wait": life.optimize}.get(step, life.register)
-    case = replace(scenario.case(without(profile_named(profile), frozenset({step} - {None})), cpus=2), calls=1, interrupts=False)
+    scenario = {"unregister-wait": life.boosted, "free-wait": life.optimize}.get(
+        step, life.register
+    )
+    case = replace(
+        scenario.case(without(profile_named(profile), frozenset({step} - {None})), cpus=2),
+        calls=1,
+        interrupts=False,
+    )
     apart, few = every_violation(case, pool, bound)
     together, many = every_violation(replace(case, apart=False), pool, bound)
     assert apart == together
@@ -53,7 +67,7 @@ def test_what_breaks_with_any_number_of_tasks_in_flight_breaks_with_one(pool, st
     assert few < many
 
 
-def test_a_search_never_has_two_tasks_in_the_middle_of_a_call_while_a_control_task_goes_on(pool):
+def test_no_two_tasks_are_in_the_middle_of_a_call_while_a_control_task_goes_on(pool):
     seen = []
     for apart in (True, False):
         case = replace(life.register.case(LINUX_2010, cpus=2), apart=apart, calls=1)
@@ -81,7 +95,15 @@ def case_of(code: str, *, preempt: bool = False, **fields) -> Experiment:
     fields.setdefault("arguments", (parse_argument("5"),))
     profile = without(LINUX_2010, frozenset(), preempt=preempt)
     return Experiment(
-        image=asm_image(code), call="f", calls=1, cpus=2, profile=profile, preempt=preempt, code=[("main", main)], tag="t", **fields
+        image=asm_image(code),
+        call="f",
+        calls=1,
+        cpus=2,
+        profile=profile,
+        preempt=preempt,
+        code=[("main", main)],
+        tag="t",
+        **fields,
     )
 
 
@@ -104,16 +126,22 @@ PER_CPU = "mov qword ptr gs:[256], rdi; ret"
 @pytest.mark.parametrize("preempt", [False, True])
 def test_calls_that_write_elsewhere_are_not_taken_for_apart(pool, code, argument, apart, preempt):
     """Also of the tasks of one vCPU, which have its per-CPU area in common."""
-    with closing(open_experiment(case_of(code, preempt=preempt, arguments=(parse_argument(argument),)), pool)) as system:
+    with closing(
+        open_experiment(case_of(code, preempt=preempt, arguments=(parse_argument(argument),)), pool)
+    ) as system:
         assert system.choice.apart is apart
 
 
 @pytest.mark.parametrize(("maxactive", "apart"), [(2, True), (1, False)])
-def test_return_probes_keep_tasks_apart_if_no_call_can_find_their_instances_taken(pool, maxactive, apart):
+def test_return_probes_keep_tasks_apart_if_no_call_can_find_their_instances_taken(
+    pool, maxactive, apart
+):
     def control(k):
         k.register_return(k.kretprobe("inner", maxactive=maxactive))
 
-    case = replace(life.kretprobe_removal.case(LINUX_6_1, cpus=2), code=[("main", control)], restores=False)
+    case = replace(
+        life.kretprobe_removal.case(LINUX_6_1, cpus=2), code=[("main", control)], restores=False
+    )
     with closing(open_experiment(case, pool)) as system:
         assert system.choice.apart is apart
 
@@ -123,7 +151,12 @@ def test_nmis_may_take_an_instance_of_a_return_probe_on_each_vcpu(pool, maxactiv
     def control(k):
         k.register_return(k.kretprobe("inner", maxactive=maxactive))
 
-    case = replace(life.kretprobe_removal.case(LINUX_6_1, cpus=2), code=[("main", control)], restores=False, nmis=True)
+    case = replace(
+        life.kretprobe_removal.case(LINUX_6_1, cpus=2),
+        code=[("main", control)],
+        restores=False,
+        nmis=True,
+    )
     with closing(open_experiment(case, pool)) as system:
         assert system.choice.apart is apart
 
@@ -134,7 +167,14 @@ def test_a_call_that_enters_a_probed_function_twice_may_take_two_instances(pool)
 
     text = ".globl f\nf:\n call g\n call g\n ret\n.globl g\ng:\n inc eax\n ret\n"
     case = Experiment(
-        image=load_asm(text, "t"), call="f", calls=1, cpus=1, profile=LINUX_2010, code=[("main", control)], tag="t", restores=False
+        image=load_asm(text, "t"),
+        call="f",
+        calls=1,
+        cpus=1,
+        profile=LINUX_2010,
+        code=[("main", control)],
+        tag="t",
+        restores=False,
     )
     for cpus, apart in ((1, True), (2, False)):
         with closing(open_experiment(replace(case, cpus=cpus), pool)) as system:
@@ -160,8 +200,11 @@ def test_a_byte_that_no_unprobed_call_writes_and_that_has_changed_is_a_wrong_res
         p.pre_handler = handler
         k.register(p)
 
-    for offset, seen in ((200, {ViolationKind.WRONG_RESULT}), (0, set())):  # what the call itself writes it writes again
+    # what the call itself writes it writes again
+    for offset, seen in ((200, {ViolationKind.WRONG_RESULT}), (0, set())):
         case = case_of("mov byte ptr [rdi], 1; ret", arguments=buffer, restores=False)
-        told, _ = every_violation(replace(case, code=[("main", lambda k, at=offset: meddles(k, at))]), pool, 0)
+        told, _ = every_violation(
+            replace(case, code=[("main", lambda k, at=offset: meddles(k, at))]), pool, 0
+        )
         assert {kind for kind, _ in told} == seen
         assert all("no unprobed call writes" in explain for _, explain in told)

@@ -1,4 +1,6 @@
-"""The law of the search: what is merged, put off or left out changes no set of outcomes. And: each reduction that is broken breaks it."""
+"""The law of the search: what is merged, put off or left out changes no set of outcomes. And: each
+reduction that is broken breaks it.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,15 @@ def switches(k):
     k.switch(on=True)
 
 
-def small(*code, text: str = "ret", steps=(), profile=LINUX_2010, preempt: bool = False, interrupts: bool = False, **fields) -> Experiment:
+def small(
+    *code,
+    text: str = "ret",
+    steps=(),
+    profile=LINUX_2010,
+    preempt: bool = False,
+    interrupts: bool = False,
+    **fields,
+) -> Experiment:
     """One call of ``text`` on each vCPU and the control tasks ``code``."""
     return Experiment(
         image=asm_image(text),
@@ -85,15 +95,26 @@ CASES = {
     "two tasks at one address": (small(one_of_two(0), one_of_two(1)), 0),
     "a switch and an operation": (small(one_of_two(0), switches), 0),
     "two vCPUs": (small(in_before_the_optimizer_and_out, cpus=2), 1),
-    "two vCPUs, no wait": (small(in_before_the_optimizer_and_out, cpus=2, text="nop; ret", steps=["unregister-wait"]), 0),
+    "two vCPUs, no wait": (
+        small(in_before_the_optimizer_and_out, cpus=2, text="nop; ret", steps=["unregister-wait"]),
+        0,
+    ),
     "a jump": (small(in_and_out, text=JUMP), 1),
     "a jump, no stop_machine": (small(in_and_out, text=JUMP, steps=["stop-machine"]), 1),
     "a return probe": (small(returns, text="nop; ret"), 1),
     "NMIs": (small(in_before_the_optimizer_and_out, text="nop; ret", nmis=True), 1),
     "preemption": (small(in_before_the_optimizer_and_out, preempt=True, interrupts=True), 1),
-    "preemption, no wait": (small(in_and_out, preempt=True, interrupts=True, steps=["unregister-wait"]), 1),
+    "preemption, no wait": (
+        small(in_and_out, preempt=True, interrupts=True, steps=["unregister-wait"]),
+        1,
+    ),
     "interrupts": (small(in_before_the_optimizer_and_out, interrupts=True), 1),
-    "schedule() in a call": (small(in_before_the_optimizer_and_out, text="nop; nop; ret", preempt=True, resched=(RESCHED,)), 1),
+    "schedule() in a call": (
+        small(
+            in_before_the_optimizer_and_out, text="nop; nop; ret", preempt=True, resched=(RESCHED,)
+        ),
+        1,
+    ),
 }
 BROKEN = {"two vCPUs, no wait": False, "a jump, no stop_machine": True, "preemption, no wait": True}
 """Cases without one of their safety steps, and whether that shows within their bound."""
@@ -107,11 +128,13 @@ def test_a_reduced_search_has_the_outcomes_of_the_unreduced_one(pool, name):
     assert any(kind != "end" for kind, *_ in found) is BROKEN.get(name, False)
 
 
-# Orders of what control tasks do ------------------------------------------------------------------------------------------
+# Orders of what control tasks do ------------------------------------------------------------------
 
 
 def parts(k, log, name):
-    """``0`` in front of a lock, ``1`` and ``2`` under it with a point between them, ``3`` behind it."""
+    """``0`` in front of a lock, ``1`` and ``2`` under it with a point between them, ``3`` behind
+    it.
+    """
     log.append(f"{name}0")
     k.core.kprobe_mutex.acquire("test")
     log.append(f"{name}1")
@@ -137,7 +160,9 @@ def orders(pool, *, reduce: bool) -> set[tuple[str, ...]]:
 
 
 def all_orders() -> set[tuple[str, ...]]:
-    """Each order that the lock allows: the two parts under it have nothing of the other task's critical section between them."""
+    """Each order that the lock allows: the two parts under it have nothing of the other task's
+    critical section between them.
+    """
     found = set()
     for places in permutations(range(8), 4):
         if list(places) != sorted(places):
@@ -155,17 +180,26 @@ def test_two_tasks_that_take_a_lock_are_explored_in_each_order_that_it_allows(po
     assert orders(pool, reduce=reduce) == all_orders()
 
 
-# What tasks tell each other by variables ---------------------------------------------------------------------------------
+# What tasks tell each other by variables ----------------------------------------------------------
 
 
 def first_probe(k) -> list[int]:
     """The probes at the first address of the table that has several, newest first."""
     entries = k.core.kprobe_table.values()
-    return next(([k.number_of(child) for child in entry.children] for entry in entries if hasattr(entry, "children")), [])
+    return next(
+        (
+            [k.number_of(child) for child in entry.children]
+            for entry in entries
+            if hasattr(entry, "children")
+        ),
+        [],
+    )
 
 
 def by_a_list(heard):
-    """One task registers a probe and looks whether the other one has said that it has registered another one there."""
+    """One task registers a probe and looks whether the other one has said that it has registered
+    another one there.
+    """
     said: list[int] = []
 
     def listens(k):
@@ -197,7 +231,9 @@ def by_a_class(heard):
 
 
 def by_a_variable(heard):
-    """What the one task has said the other one keeps in an expression that is not finished while it waits for a lock."""
+    """What the one task has said the other one keeps in an expression that is not finished while it
+    waits for a lock.
+    """
     said = 0
 
     def listens(k):
@@ -219,7 +255,9 @@ def all_heard(pool, tasks, *, reduce: bool) -> set[str]:
         logs.append([])
         return tasks(logs[-1])
 
-    with closing(open_experiment(replace(small(), code=code, restores=False, reduce=reduce), pool)) as system:
+    with closing(
+        open_experiment(replace(small(), code=code, restores=False, reduce=reduce), pool)
+    ) as system:
         explore(Exhaustive(bound=0, recheck_every=0), system)
     return {str(log) for log in logs if log}
 
@@ -237,12 +275,19 @@ def test_what_control_tasks_tell_each_other_comes_at_each_moment_that_it_can(poo
     assert all_heard(pool, tasks, reduce=reduce) == HEARD[tasks]
 
 
-WINDOW = ".globl f\nf: cli\n call g\n sti\n ret\n.globl g\ng: nop\n call h\n nop\n nop\n sti\n nop\n cli\n nop\n ret\n.globl h\nh: ret\n"
-"""In ``g`` IF is set at two instructions only, far from where a probe can be and from where a call returns."""
+WINDOW = (
+    ".globl f\nf: cli\n call g\n sti\n ret\n.globl g\ng: nop\n call h\n nop\n nop\n sti\n nop\n"
+    " cli\n nop\n ret\n.globl h\nh: ret\n"
+)
+"""In ``g`` IF is set at two instructions only, far from where a probe can be and from where a call
+returns.
+"""
 
 
 def test_where_a_core_sync_ends_is_a_choice_point_wherever_it_is(pool, monkeypatch):
-    """The fault shows only if an operation is over, core sync and all, between the entry of a call and its return."""
+    """The fault shows only if an operation is over, core sync and all, between the entry of a call
+    and its return.
+    """
     real = Kretprobes.trampoline_handler
 
     def forgets_who_is_disabled(self, regs, frame):
@@ -263,7 +308,7 @@ def test_where_a_core_sync_ends_is_a_choice_point_wherever_it_is(pool, monkeypat
     assert any(kind == "lost-hit" for kind, *_ in found)
 
 
-# Broken on purpose --------------------------------------------------------------------------------------------------------
+# Broken on purpose --------------------------------------------------------------------------------
 
 
 def not_watched(slots: bool):
@@ -271,7 +316,9 @@ def not_watched(slots: bool):
 
     def learn(self, node):
         watch = self.watch
-        self.watch = lambda start, end: None if (start in self._text.buffers) is slots else watch(start, end)
+        self.watch = lambda start, end: (
+            None if (start in self._text.buffers) is slots else watch(start, end)
+        )
         try:
             real(self, node)
         finally:
@@ -296,15 +343,40 @@ def glued(*, drops: bool):
 BREAKS = {
     "what follows a lock is glued to it": (ControlSteps, "goes_on", glued(drops=True), "orders"),
     "what precedes a lock is glued to it": (ControlSteps, "goes_on", glued(drops=False), "orders"),
-    "the last drop of a lock is no point": (SteppedPlane, "lock_dropped", lambda self, _: self._count(-1), "orders"),
+    "the last drop of a lock is no point": (
+        SteppedPlane,
+        "lock_dropped",
+        lambda self, _: self._count(-1),
+        "orders",
+    ),
     "who holds no lock is put off": (ControlSteps, "only_waits", always(True), "orders"),
     "local variables are no part of a state": (LocalState, "value", always(0), "orders"),
-    "where a control task stands is no part of a state": (ControlState, "_task", always(0), "a jump, no stop_machine"),
-    "the bytes of a jump are no choice points": (Places, "learn", not_watched(False), "a jump, no stop_machine"),
+    "where a control task stands is no part of a state": (
+        ControlState,
+        "_task",
+        always(0),
+        "a jump, no stop_machine",
+    ),
+    "the bytes of a jump are no choice points": (
+        Places,
+        "learn",
+        not_watched(False),
+        "a jump, no stop_machine",
+    ),
     "slots are no choice points": (Places, "learn", not_watched(True), "preemption, no wait"),
     "all calls are made whole": (Choices, "goes_whole", always(True), "preemption, no wait"),
-    "what the vCPUs do is no part of a state": (States, "vcpu_names", always(()), "a jump, no stop_machine"),
-    "a vCPU that is not running never goes on": (Choices, "other", always(()), "a jump, no stop_machine"),
+    "what the vCPUs do is no part of a state": (
+        States,
+        "vcpu_names",
+        always(()),
+        "a jump, no stop_machine",
+    ),
+    "a vCPU that is not running never goes on": (
+        Choices,
+        "other",
+        always(()),
+        "a jump, no stop_machine",
+    ),
 }
 
 
@@ -316,16 +388,26 @@ def test_the_law_fails_where_a_reduction_is_broken(pool, monkeypatch, name):
         assert orders(pool, reduce=True) < all_orders()
         return
     case, bound = CASES[shows]
-    right = outcomes(case, pool, bound=bound, reduce=True)  # which are those of the unreduced search, as the law has it
+    # which are those of the unreduced search, as the law has it
+    right = outcomes(case, pool, bound=bound, reduce=True)
     monkeypatch.setattr(where, what, broken)
     assert outcomes(case, pool, bound=bound, reduce=True) != right
 
 
-# Control states that are taken for one ------------------------------------------------------------------------------------
+# Control states that are taken for one ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
-@pytest.mark.parametrize("scenario", [life.two_control_tasks, life.aggregation, load.enable_and_join], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "scenario",
+    [life.two_control_tasks, life.aggregation, load.enable_and_join],
+    ids=lambda one: one.name,
+)
 def test_control_states_that_are_taken_for_one_go_on_alike(pool, profile, scenario):
-    """Whichever way the control tasks came to a state, each of their next steps leads to the same one."""
-    assert merged_states_differ(scenario.case(without(profile, frozenset())), pool, nodes_max=120) == []
+    """Whichever way the control tasks came to a state, each of their next steps leads to the same
+    one.
+    """
+    assert (
+        merged_states_differ(scenario.case(without(profile, frozenset())), pool, nodes_max=120)
+        == []
+    )

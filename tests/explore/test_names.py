@@ -1,9 +1,11 @@
 """What is part of a state's name: for each part the smallest case that goes wrong without it.
 
-Without a part two states are taken for one, and what follows from the second is never seen. What registers, stacks and memory hold is shown
-by two schedules of calls that share data, behind which the calls leave different things. What the explorer itself keeps of a vCPU differs
-in a sound core only together with something else, but finding a core that is not sound is what it is for: there one part is changed by
-hand, and what comes of the two states is compared. Of control states two tasks are shown of which the one that comes first decides.
+Without a part two states are taken for one, and what follows from the second is never seen. What
+registers, stacks and memory hold is shown by two schedules of calls that share data, behind which
+the calls leave different things. What the explorer itself keeps of a vCPU differs in a sound core
+only together with something else, but finding a core that is not sound is what it is for: there one
+part is changed by hand, and what comes of the two states is compared. Of control states two tasks
+are shown of which the one that comes first decides.
 """
 
 from __future__ import annotations
@@ -32,11 +34,15 @@ from tests.conftest import BASE, asm_image
 from tests.explore.shared_functions import SharedFunction, probed
 
 STORE = "mov qword ptr [G], 7; cmp qword ptr [G], 7"
-"""Behind it two calls that have loaded different things stand at the same place, at an access of what they share."""
+"""Behind it two calls that have loaded different things stand at the same place, at an access of
+what they share.
+"""
 KEPT = {
     "a register": f"mov rax, [G]; {STORE}; ret",
     "a vector register": f"movq xmm0, [G]; {STORE}; movq rax, xmm0; pxor xmm0, xmm0; ret",
-    "an x87 register": f"fild qword ptr [G]; {STORE}; sub rsp, 8; fistp qword ptr [rsp]; pop rax; ret",
+    "an x87 register": (
+        f"fild qword ptr [G]; {STORE}; sub rsp, 8; fistp qword ptr [rsp]; pop rax; ret"
+    ),
     "the stack": f"push qword ptr [G]; {STORE}; pop rax; ret",
 }
 """By where a call keeps what it loads while others come in between: a function that returns it."""
@@ -44,7 +50,10 @@ BRANCH = (
     "mov rsi, G; mov rcx, [rsi]; mov qword ptr [rsi], 7; jrcxz z; "
     "mov ecx, 0; cmp [rsi], ecx; mov eax, 7; jmp out; z: cmp [rsi], ecx; mov eax, 0; out: ret"
 )
-SHADOW = "mov rsi, G; mov rcx, [rsi]; mov qword ptr [rsi], 7; mov eax, ss; jrcxz z; mov ecx, 0; mov ss, eax; z: mov edx, [rsi]; ret"
+SHADOW = (
+    "mov rsi, G; mov rcx, [rsi]; mov qword ptr [rsi], 7; mov eax, ss; jrcxz z; mov ecx, 0; "
+    "mov ss, eax; z: mov edx, [rsi]; ret"
+)
 LOST = "mov rax, [G]; inc rax; mov [G], rax; mov eax, 0; cmp qword ptr [G], 0; ret"
 
 
@@ -57,7 +66,9 @@ def sharing(pool, text, **fields):
 
 
 def follow(system, schedule: str) -> int:
-    """The name of the state that ``schedule`` leads to: ``0*3 c1``, actors with the number of choices that each makes."""
+    """The name of the state that ``schedule`` leads to: ``0*3 c1``, actors with the number of
+    choices that each makes.
+    """
     system.reset()
     go_on(system, schedule)
     return system.key()
@@ -81,8 +92,14 @@ def oracle(system, kind):
 
 def left(system) -> dict[int, tuple[int, ...]]:
     """Of each task, RAX of each call that it has ended."""
-    rax = {call: {name: outcome[0][0] for name, outcome in known.items()} for call, known in system.orders.calls.items()}
-    return {task: tuple(rax[task, n][name] for n, name in enumerate(names)) for task, names in oracle(system, CallResults).left.items()}
+    rax = {
+        call: {name: outcome[0][0] for name, outcome in known.items()}
+        for call, known in system.orders.calls.items()
+    }
+    return {
+        task: tuple(rax[task, n][name] for n, name in enumerate(names))
+        for task, names in oracle(system, CallResults).left.items()
+    }
 
 
 @pytest.mark.parametrize("text", KEPT.values(), ids=KEPT)
@@ -112,13 +129,20 @@ def test_what_a_preempted_call_has_loaded_is_part_of_a_state_wherever_it_keeps_i
 
 
 def two_states(system, *ways: tuple[str, str]) -> list[object]:
-    """Two ways, each a schedule and one behind it, lead to states of two names; returns where they lead to: what can be chosen there, what
-    calls have left, and what has gone wrong."""
+    """Two ways, each a schedule and one behind it, lead to states of two names; returns where they
+    lead to: what can be chosen there, what calls have left, and what has gone wrong.
+    """
     keys, ends = [], []
     for schedule, behind in ways:
         keys.append(follow(system, schedule))
         go_on(system, behind)
-        ends.append((actors(system), left(system) if system.orders else {}, system.violation and system.violation.kind))
+        ends.append(
+            (
+                actors(system),
+                left(system) if system.orders else {},
+                system.violation and system.violation.kind,
+            )
+        )
     assert keys[0] != keys[1]
     return ends
 
@@ -126,12 +150,36 @@ def two_states(system, *ways: tuple[str, str]) -> list[object]:
 @pytest.mark.parametrize(
     ("text", "fields", "ways", "told"),
     [
-        pytest.param(BRANCH, {"cpus": 2}, (("0*2 1*4 0", "0"), ("1*4 0*3", "0")), ({0: (0,), 2: (0,)}, {0: (7,), 2: (0,)}), id="where a call stands"),
-        pytest.param(BRANCH, {"preempt": True, "calls": 2}, (("s0 0*2 p0 0*4 s0 0*2 p0", "s0 0*2"), ("0*4 s0 0*3 p0", "s0 0*2")), ({0: (0,), 1: (0,)}, {0: (0,), 1: (7,)}), id="where a preempted call goes on"),
-        pytest.param(BRANCH, {"preempt": True, "calls": 2, "resched": (BASE + 0x18, BASE + 0x21)}, (("s0 0*2 p0 0*4 s0 0*2 s0", "0*4 s0 0"), ("0*4 s0 0*3 s0", "0*4 s0 0")), ({0: (0, 7), 1: (0,)}, {0: (0, 7), 1: (7,)}), id="where a call in schedule() goes on"),
-        pytest.param(KEPT["a register"], {"cpus": 2}, (("1 0 1 0*2", "1"), ("1*2 0*3", "1")), ({0: (0,), 2: (0,)}, {0: (7,), 2: (0,)}), id="what a call has left"),
+        pytest.param(
+            BRANCH,
+            {"cpus": 2},
+            (("0*2 1*4 0", "0"), ("1*4 0*3", "0")),
+            ({0: (0,), 2: (0,)}, {0: (7,), 2: (0,)}),
+            id="where a call stands",
+        ),
+        pytest.param(
+            BRANCH,
+            {"preempt": True, "calls": 2},
+            (("s0 0*2 p0 0*4 s0 0*2 p0", "s0 0*2"), ("0*4 s0 0*3 p0", "s0 0*2")),
+            ({0: (0,), 1: (0,)}, {0: (0,), 1: (7,)}),
+            id="where a preempted call goes on",
+        ),
+        pytest.param(
+            BRANCH,
+            {"preempt": True, "calls": 2, "resched": (BASE + 0x18, BASE + 0x21)},
+            (("s0 0*2 p0 0*4 s0 0*2 s0", "0*4 s0 0"), ("0*4 s0 0*3 s0", "0*4 s0 0")),
+            ({0: (0, 7), 1: (0,)}, {0: (0, 7), 1: (7,)}),
+            id="where a call in schedule() goes on",
+        ),
+        pytest.param(
+            KEPT["a register"],
+            {"cpus": 2},
+            (("1 0 1 0*2", "1"), ("1*2 0*3", "1")),
+            ({0: (0,), 2: (0,)}, {0: (7,), 2: (0,)}),
+            id="what a call has left",
+        ),
     ],
-)  # fmt: skip
+)
 def test_states_from_which_calls_leave_different_things_are_two(pool, text, fields, ways, told):
     with sharing(pool, text, **fields) as system:
         assert tuple(known for _, known, _ in two_states(system, *ways)) == told
@@ -170,7 +218,14 @@ def in_and_out(k):
 @contextmanager
 def opened(pool, text, control=nothing, **fields):
     """Calls of ``text``, which share nothing, and the control task ``control``."""
-    fields = {"calls": 1, "profile": LINUX_2010, "arguments": (parse_argument("5"),), "interrupts": False, "apart": False, **fields}
+    fields = {
+        "calls": 1,
+        "profile": LINUX_2010,
+        "arguments": (parse_argument("5"),),
+        "interrupts": False,
+        "apart": False,
+        **fields,
+    }
     case = Experiment(image=asm_image(text), call="f", code=[("main", control)], tag="t", **fields)
     with closing(open_experiment(case, pool)) as system:
         yield system
@@ -182,16 +237,52 @@ BOOSTED = "nop; push rdi; pop rax; ret"
 @pytest.mark.parametrize(
     ("control", "fields", "ways", "only"),
     [
-        pytest.param(in_and_out, {"cpus": 2}, (("0 c0", ""), ("c0 0", "")), None, id="who went on last"),
-        pytest.param(in_and_out, {"interrupts": True}, (("0 c0*2", "0"), ("0 c0*3", "0")), "i0", id="the control state"),
-        pytest.param(in_and_out, {}, (("0 c0*5 0", ""), ("c0*5 0*2", "")), None, id="whom a wait waits for"),
-        pytest.param(in_and_out, {}, (("c0", ""), ("0*3 c0", "")), "0", id="whether calls are made"),
-        pytest.param(in_and_out, {"calls": 2}, (("0 c0", "0*2"), ("0*4 c0", "0*2")), "0", id="how many calls are made before the one under way"),
-        pytest.param(in_and_out, {"preempt": True, "interrupts": True}, (("s0", ""), ("0*3 s0", "")), "p0", id="what the other task has left to do"),
-        pytest.param(in_and_out, {"nmis": True}, (("0 c0*3 0 n0", "0*2 c0*2 0*7"), ("0 c0*3 0*2 n0", "0*2 c0*2 0*7")), None, id="the hit that an NMI has interrupted"),
-        pytest.param(in_and_out, {"interrupts": True}, (("0 c0*3 0", "0*3"), ("0 c0*3 0*2", "0*3")), "i0", id="how far a hit has come"),
+        pytest.param(
+            in_and_out, {"cpus": 2}, (("0 c0", ""), ("c0 0", "")), None, id="who went on last"
+        ),
+        pytest.param(
+            in_and_out,
+            {"interrupts": True},
+            (("0 c0*2", "0"), ("0 c0*3", "0")),
+            "i0",
+            id="the control state",
+        ),
+        pytest.param(
+            in_and_out, {}, (("0 c0*5 0", ""), ("c0*5 0*2", "")), None, id="whom a wait waits for"
+        ),
+        pytest.param(
+            in_and_out, {}, (("c0", ""), ("0*3 c0", "")), "0", id="whether calls are made"
+        ),
+        pytest.param(
+            in_and_out,
+            {"calls": 2},
+            (("0 c0", "0*2"), ("0*4 c0", "0*2")),
+            "0",
+            id="how many calls are made before the one under way",
+        ),
+        pytest.param(
+            in_and_out,
+            {"preempt": True, "interrupts": True},
+            (("s0", ""), ("0*3 s0", "")),
+            "p0",
+            id="what the other task has left to do",
+        ),
+        pytest.param(
+            in_and_out,
+            {"nmis": True},
+            (("0 c0*3 0 n0", "0*2 c0*2 0*7"), ("0 c0*3 0*2 n0", "0*2 c0*2 0*7")),
+            None,
+            id="the hit that an NMI has interrupted",
+        ),
+        pytest.param(
+            in_and_out,
+            {"interrupts": True},
+            (("0 c0*3 0", "0*3"), ("0 c0*3 0*2", "0*3")),
+            "i0",
+            id="how far a hit has come",
+        ),
     ],
-)  # fmt: skip
+)
 def test_states_from_which_different_ones_can_go_on_are_two(pool, control, fields, ways, only):
     with opened(pool, BOOSTED, control, **fields) as system:
         (one, *_), (other, *_) = two_states(system, *ways)
@@ -205,7 +296,9 @@ def test_states_from_which_different_ones_can_go_on_are_two(pool, control, field
 
 
 def fate(system) -> object:
-    """What comes if everybody goes on as before: who can be chosen on the way, and what goes wrong in the end."""
+    """What comes if everybody goes on as before: who can be chosen on the way, and what goes wrong
+    in the end.
+    """
     way = []
     while choices := system.choices():
         way.append(sorted(choices))
@@ -232,11 +325,21 @@ def vcpu_with(**fields):
 
 
 def interrupted_with(**fields):
-    return vcpu_with(interrupted=lambda vcpu: vcpu.interrupted._replace(**{name: make(vcpu.interrupted) for name, make in fields.items()}))
+    return vcpu_with(
+        interrupted=lambda vcpu: vcpu.interrupted._replace(
+            **{name: make(vcpu.interrupted) for name, make in fields.items()}
+        )
+    )
 
 
 def parked_with(**fields):
-    return vcpu_with(parked=lambda vcpu: (replace(vcpu.parked[0], **{name: make(vcpu.parked[0]) for name, make in fields.items()}),))
+    return vcpu_with(
+        parked=lambda vcpu: (
+            replace(
+                vcpu.parked[0], **{name: make(vcpu.parked[0]) for name, make in fields.items()}
+            ),
+        )
+    )
 
 
 def hit_with(**fields):
@@ -271,25 +374,134 @@ PREEMPT = {"preempt": True, "interrupts": True}
 @pytest.mark.parametrize(
     ("control", "fields", "schedule", "change", "behind"),
     [
-        pytest.param(in_and_out, {}, "c0*3 0", vcpu_with(block=lambda _: (-1, *IN_HIT)), "0", id="the kprobes block"),
-        pytest.param(in_and_out, {}, "c0*3 0*5", vcpu_with(passing=without_hits), "", id="what a pass has seen"),
-        pytest.param(in_and_out, {}, "c0*3 0*2", vcpu_with(passing=lambda vcpu: vcpu.passing._replace(armed=False)), "", id="whether a pass is over an armed site"),
-        pytest.param(in_and_out, {}, "c0*3 0*2", vcpu_with(passing=lambda vcpu: vcpu.passing._replace(busy=True)), "", id="whether a pass is inside another hit"),
-        pytest.param(in_and_out, {}, "c0*3 0*5", (vcpu_with(passing=without_hits), vcpu_with(passing=not_asked)), "", id="what a pass is asked about"),
-        pytest.param(two_sites, {}, "c0*5 0*5", vcpu_with(passing=lambda vcpu: vcpu.passing._replace(addr=BASE + 3)), "", id="where a pass is"),
-        pytest.param(in_and_out, IN_NMI, "c0*4 0*6", vcpu_with(stepping=lambda _: False), "n0", id="a single step"),
-        pytest.param(in_and_out, IN_NMI, "c0*4 0*6 n0", interrupted_with(stepping=lambda _: False), "", id="the single step that an NMI has interrupted"),
-        pytest.param(in_and_out, IN_NMI, "c0*4 0*6 n0", interrupted_with(passing=without_hits), "", id="the pass that an NMI has interrupted"),
-        pytest.param(in_and_out, IN_NMI, "c0*4 0*6 n0", interrupted_with(block=lambda _: NO_HIT), "", id="the block that an NMI has interrupted"),
-        pytest.param(in_and_out, {"resched": (BASE + 1,)}, "0", vcpu_with(quiet=lambda _: False), "c0*5", id="a task in schedule()"),
-        pytest.param(waits_for_tasks, {**PREEMPT, "resched": (BASE + 1,)}, "0 c0 s0", parked_with(quiet=lambda _: False), "c0", id="a preempted task in schedule()"),
-        pytest.param(in_and_out, {**PREEMPT, "text": BOOSTED}, "c0*3 0*6 p0", parked_with(passing=without_hits), "s0", id="a preempted task's pass"),
-        pytest.param(waits_for_tasks, {**PREEMPT, "asleep": (BASE + 1,)}, "c0 0", vcpu_with(asleep=lambda _: ()), "c0", id="a task asleep"),
-        pytest.param(in_and_out, {}, "c0*3 0*3", hit_with(probe=0), "", id="the probe that a hit has found"),
-        pytest.param(three, {}, "c0*5 0*4", hit_with(children=()), "", id="the probes that a hit has still to ask"),
+        pytest.param(
+            in_and_out,
+            {},
+            "c0*3 0",
+            vcpu_with(block=lambda _: (-1, *IN_HIT)),
+            "0",
+            id="the kprobes block",
+        ),
+        pytest.param(
+            in_and_out,
+            {},
+            "c0*3 0*5",
+            vcpu_with(passing=without_hits),
+            "",
+            id="what a pass has seen",
+        ),
+        pytest.param(
+            in_and_out,
+            {},
+            "c0*3 0*2",
+            vcpu_with(passing=lambda vcpu: vcpu.passing._replace(armed=False)),
+            "",
+            id="whether a pass is over an armed site",
+        ),
+        pytest.param(
+            in_and_out,
+            {},
+            "c0*3 0*2",
+            vcpu_with(passing=lambda vcpu: vcpu.passing._replace(busy=True)),
+            "",
+            id="whether a pass is inside another hit",
+        ),
+        pytest.param(
+            in_and_out,
+            {},
+            "c0*3 0*5",
+            (vcpu_with(passing=without_hits), vcpu_with(passing=not_asked)),
+            "",
+            id="what a pass is asked about",
+        ),
+        pytest.param(
+            two_sites,
+            {},
+            "c0*5 0*5",
+            vcpu_with(passing=lambda vcpu: vcpu.passing._replace(addr=BASE + 3)),
+            "",
+            id="where a pass is",
+        ),
+        pytest.param(
+            in_and_out,
+            IN_NMI,
+            "c0*4 0*6",
+            vcpu_with(stepping=lambda _: False),
+            "n0",
+            id="a single step",
+        ),
+        pytest.param(
+            in_and_out,
+            IN_NMI,
+            "c0*4 0*6 n0",
+            interrupted_with(stepping=lambda _: False),
+            "",
+            id="the single step that an NMI has interrupted",
+        ),
+        pytest.param(
+            in_and_out,
+            IN_NMI,
+            "c0*4 0*6 n0",
+            interrupted_with(passing=without_hits),
+            "",
+            id="the pass that an NMI has interrupted",
+        ),
+        pytest.param(
+            in_and_out,
+            IN_NMI,
+            "c0*4 0*6 n0",
+            interrupted_with(block=lambda _: NO_HIT),
+            "",
+            id="the block that an NMI has interrupted",
+        ),
+        pytest.param(
+            in_and_out,
+            {"resched": (BASE + 1,)},
+            "0",
+            vcpu_with(quiet=lambda _: False),
+            "c0*5",
+            id="a task in schedule()",
+        ),
+        pytest.param(
+            waits_for_tasks,
+            {**PREEMPT, "resched": (BASE + 1,)},
+            "0 c0 s0",
+            parked_with(quiet=lambda _: False),
+            "c0",
+            id="a preempted task in schedule()",
+        ),
+        pytest.param(
+            in_and_out,
+            {**PREEMPT, "text": BOOSTED},
+            "c0*3 0*6 p0",
+            parked_with(passing=without_hits),
+            "s0",
+            id="a preempted task's pass",
+        ),
+        pytest.param(
+            waits_for_tasks,
+            {**PREEMPT, "asleep": (BASE + 1,)},
+            "c0 0",
+            vcpu_with(asleep=lambda _: ()),
+            "c0",
+            id="a task asleep",
+        ),
+        pytest.param(
+            in_and_out, {}, "c0*3 0*3", hit_with(probe=0), "", id="the probe that a hit has found"
+        ),
+        pytest.param(
+            three,
+            {},
+            "c0*5 0*4",
+            hit_with(children=()),
+            "",
+            id="the probes that a hit has still to ask",
+        ),
     ],
-)  # fmt: skip
-def test_what_is_known_of_a_vcpu_beside_its_registers_is_part_of_a_state(pool, control, fields, schedule, change, behind):
+)
+def test_what_is_known_of_a_vcpu_beside_its_registers_is_part_of_a_state(
+    pool, control, fields, schedule, change, behind
+):
     """What only a core with a fault leaves so is, too: finding that is what this is for."""
     with opened(pool, control=control, **{"text": STEPPED, **fields}) as system:
         keys, fates = [], []
@@ -311,7 +523,9 @@ def a_return_probe(k):
 
 @pytest.mark.parametrize("part", ["instances that are not free", "calls that are open"])
 def test_what_is_known_of_return_probes_is_part_of_a_state(pool, part):
-    """The core's instances, of which one has leaked here, and the model's open calls, of which one is unknown to the core."""
+    """The core's instances, of which one has leaked here, and the model's open calls, of which one
+    is unknown to the core.
+    """
     with opened(pool, STEPPED, a_return_probe) as system:
         keys, fates = [follow(system, "c0*3 0")], [fate(system)]
         follow(system, "c0*3 0")
@@ -347,7 +561,7 @@ def test_the_vector_registers_that_an_nmi_has_interrupted_are_part_of_a_state(po
     assert keys[0] != keys[1]
 
 
-# Who can go on where --------------------------------------------------------------------------------------------------
+# Who can go on where ------------------------------------------------------------------------------
 
 
 def jumped(k):
@@ -359,7 +573,9 @@ def jumped(k):
 
 
 def places(system, schedule: str) -> set[tuple[str, int]]:
-    """From ``schedule`` on vCPU 0 alone goes on, to the end of its call: where it stops in buffers, as offsets into them."""
+    """From ``schedule`` on vCPU 0 alone goes on, to the end of its call: where it stops in buffers,
+    as offsets into them.
+    """
     follow(system, schedule)
     seen = set()
     while system.vcpus[0].mode is not Mode.DONE:
@@ -367,7 +583,16 @@ def places(system, schedule: str) -> set[tuple[str, int]]:
         rip = system.port.machine.cpus[0].rip
         if rip in system.port.text.buffers and "c0" in actors(system):
             kind = system.where(rip).split(" 0x")[0]
-            seen.add((kind, rip % 0x100 if kind == "slot" else rip - next(start for start, _ in system.node.state.arch.watch_ranges())))
+            seen.add(
+                (
+                    kind,
+                    (
+                        rip % 0x100
+                        if kind == "slot"
+                        else rip - next(start for start, _ in system.node.state.arch.watch_ranges())
+                    ),
+                )
+            )
     return seen
 
 
@@ -417,20 +642,28 @@ def test_traps_over_waits_for_a_trap_that_has_not_read_its_poke(pool):
             assert system.waits.over(0) is (phase is not HitPhase.POKE)
 
 
-@pytest.mark.parametrize(("text", "shares"), [("push rdi; pop rax; ret", False), ("mov rax, [G]; ret", False), ("mov [G], rdi; ret", True)])
+@pytest.mark.parametrize(
+    ("text", "shares"),
+    [("push rdi; pop rax; ret", False), ("mov rax, [G]; ret", False), ("mov [G], rdi; ret", True)],
+)
 def test_who_writes_where_others_read_shares(pool, text, shares):
     with sharing(pool, text, cpus=2) as system:
         assert system.shares is shares
 
 
-# Control states -------------------------------------------------------------------------------------------------------
+# Control states -----------------------------------------------------------------------------------
 
 FIRST, SECOND, LAST = BASE + 4, BASE + 9, BASE + 15
-TWO = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; mov edx, eax; mov esi, eax; mov edi, eax; ret"
+TWO = (
+    "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; mov edx, eax; mov esi, eax; "
+    "mov edi, eax; ret"
+)
 
 
 def both(k):
-    """Two probes that wait to be optimized; two more at the first one's address, and one on the last instruction, are not registered."""
+    """Two probes that wait to be optimized; two more at the first one's address, and one on the
+    last instruction, are not registered.
+    """
     probes = [k.kprobe(None, addr=addr) for addr in (FIRST, SECOND, FIRST, FIRST, LAST)]
     for p in probes[:2]:
         k.register(p)
@@ -455,7 +688,9 @@ def ends(k, *operations, done: bool = True) -> None:
 
 
 def begin(k, *locked: int) -> None:
-    """For the oracles an operation on each of two probes is under way, and they have had the mutex in the order ``locked``."""
+    """For the oracles an operation on each of two probes is under way, and they have had the mutex
+    in the order ``locked``.
+    """
     for number in (0, 1):
         k.ledger.begin(f"on probe {number}", [number], Effect(disabled=True))
     for number in locked:
@@ -468,7 +703,9 @@ def sets(one, name: str, value):
 
 def elsewhere(op) -> None:
     """Its detour buffer is said to lie at another address."""
-    op.optinsn = replace(op.optinsn, detour=replace(op.optinsn.detour, addr=op.optinsn.detour.addr + 16))
+    op.optinsn = replace(
+        op.optinsn, detour=replace(op.optinsn.detour, addr=op.optinsn.detour.addr + 16)
+    )
 
 
 def core(k):
@@ -506,47 +743,117 @@ REGISTERED = Effect(registered=True)
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        pytest.param(lambda k: k._text.write(BASE + 18, b"\x91", reason="a"), lambda k: k._text.write(BASE + 18, b"\x92", reason="b"), id="text"),
+        pytest.param(
+            lambda k: k._text.write(BASE + 18, b"\x91", reason="a"),
+            lambda k: k._text.write(BASE + 18, b"\x92", reason="b"),
+            id="text",
+        ),
         pytest.param(lambda k: k.core.kprobe_table.pop(FIRST), plain, id="the table"),
-        pytest.param(lambda k: moved(k, 0), lambda k: moved(k, 1), id="the order of the optimizer's lists"),
-        pytest.param(lambda k: k.core.arming.waiting.update({FIRST: (k.probes[0], True)}), lambda k: k.core.arming.waiting.update({FIRST: (k.probes[0], False)}), id="what waits to be armed"),
-        pytest.param(lambda k: k.core.optprobes.alloc_aggr_kprobe(k.probes[4]), plain, id="how many aggregators there were"),
-        pytest.param(sets(core, "kprobes_allow_optimization", False), plain, id="whether optimization is allowed"),
-        pytest.param(sets(core, "kprobes_all_disarmed", True), plain, id="whether all are disarmed"),
+        pytest.param(
+            lambda k: moved(k, 0), lambda k: moved(k, 1), id="the order of the optimizer's lists"
+        ),
+        pytest.param(
+            lambda k: k.core.arming.waiting.update({FIRST: (k.probes[0], True)}),
+            lambda k: k.core.arming.waiting.update({FIRST: (k.probes[0], False)}),
+            id="what waits to be armed",
+        ),
+        pytest.param(
+            lambda k: k.core.optprobes.alloc_aggr_kprobe(k.probes[4]),
+            plain,
+            id="how many aggregators there were",
+        ),
+        pytest.param(
+            sets(core, "kprobes_allow_optimization", False),
+            plain,
+            id="whether optimization is allowed",
+        ),
+        pytest.param(
+            sets(core, "kprobes_all_disarmed", True), plain, id="whether all are disarmed"
+        ),
         pytest.param(sets(optimizer, "_pending", True), plain, id="whether a pass is due"),
         pytest.param(sets(optimizer, "_running", False), plain, id="whether a pass is under way"),
         pytest.param(sets(optimizer, "_completed", True), plain, id="whether a pass is over"),
         pytest.param(sets(probe, "flags", KprobeFlag.DISABLED), plain, id="a probe's flags"),
         pytest.param(sets(probe, "ainsn", None), plain, id="a probe's slot"),
-        pytest.param(sets(probe, "post_handler", print), plain, id="whether a probe has a post_handler"),
-        pytest.param(lambda k: elsewhere(aggregators(k)[0]), plain, id="an aggregator's detour buffer"),
+        pytest.param(
+            sets(probe, "post_handler", print), plain, id="whether a probe has a post_handler"
+        ),
+        pytest.param(
+            lambda k: elsewhere(aggregators(k)[0]), plain, id="an aggregator's detour buffer"
+        ),
         pytest.param(sets(aggregator, "children", []), plain, id="an aggregator's probes"),
         pytest.param(lambda k: k.core.arch.slots.get(), plain, id="which slots are free"),
-        pytest.param(lambda k: k.core.arch.detours.get(), plain, id="which detour buffers are free"),
-        pytest.param(sets(lambda k: k.core.arch.poke, "_last", "another"), plain, id="a poke's descriptor"),
-        pytest.param(lambda k: ends(k, ([], OFF)), lambda k: ends(k, ([], ON)), id="what operations have left"),
-        pytest.param(lambda k: ends(k, ([0], Effect()), ([0], Effect()), done=False), lambda k: ends(k, ([0], Effect()), done=False), id="how many operations there were on a probe"),
-        pytest.param(lambda k: k.ledger.locked(Operation([0], REGISTERED, everything=False)), plain, id="how often a probe was registered"),
+        pytest.param(
+            lambda k: k.core.arch.detours.get(), plain, id="which detour buffers are free"
+        ),
+        pytest.param(
+            sets(lambda k: k.core.arch.poke, "_last", "another"), plain, id="a poke's descriptor"
+        ),
+        pytest.param(
+            lambda k: ends(k, ([], OFF)),
+            lambda k: ends(k, ([], ON)),
+            id="what operations have left",
+        ),
+        pytest.param(
+            lambda k: ends(k, ([0], Effect()), ([0], Effect()), done=False),
+            lambda k: ends(k, ([0], Effect()), done=False),
+            id="how many operations there were on a probe",
+        ),
+        pytest.param(
+            lambda k: k.ledger.locked(Operation([0], REGISTERED, everything=False)),
+            plain,
+            id="how often a probe was registered",
+        ),
         pytest.param(lambda k: k.ledger.jumped.add(0), plain, id="which probes had a jump"),
-        pytest.param(lambda k: k.ledger.rearmed.add(FIRST), plain, id="where a breakpoint was written again over a jump"),
-        pytest.param(lambda k: k.ledger.copied_for_post.update({FIRST: True}), plain, id="whom a copy was made for"),
-        pytest.param(lambda k: begin(k, 0, 1), lambda k: begin(k, 1, 0), id="which operation had the mutex last"),
-        pytest.param(sets(lambda k: k, "broken", "a promise"), plain, id="a promise that was broken"),
-        pytest.param(lambda k: schedules(k, "one"), lambda k: schedules(k, "other"), id="the name of delayed work"),
-        pytest.param(lambda k: schedules(k, "kprobe_optimizer"), plain, id="that work was asked for again"),
-        pytest.param(lambda k: ends(k, ([2], REGISTERED), ([3], REGISTERED)), lambda k: ends(k, ([3], REGISTERED), ([2], REGISTERED)), id="which of two probes is older"),
+        pytest.param(
+            lambda k: k.ledger.rearmed.add(FIRST),
+            plain,
+            id="where a breakpoint was written again over a jump",
+        ),
+        pytest.param(
+            lambda k: k.ledger.copied_for_post.update({FIRST: True}),
+            plain,
+            id="whom a copy was made for",
+        ),
+        pytest.param(
+            lambda k: begin(k, 0, 1),
+            lambda k: begin(k, 1, 0),
+            id="which operation had the mutex last",
+        ),
+        pytest.param(
+            sets(lambda k: k, "broken", "a promise"), plain, id="a promise that was broken"
+        ),
+        pytest.param(
+            lambda k: schedules(k, "one"),
+            lambda k: schedules(k, "other"),
+            id="the name of delayed work",
+        ),
+        pytest.param(
+            lambda k: schedules(k, "kprobe_optimizer"), plain, id="that work was asked for again"
+        ),
+        pytest.param(
+            lambda k: ends(k, ([2], REGISTERED), ([3], REGISTERED)),
+            lambda k: ends(k, ([3], REGISTERED), ([2], REGISTERED)),
+            id="which of two probes is older",
+        ),
         pytest.param(fails, plain, id="what ended a task"),
     ],
-)  # fmt: skip
+)
 def test_what_control_tasks_leave_is_part_of_a_control_state(pool, first, second):
-    """Of two tasks the one that comes first does something, the other one nothing; afterwards both have ended."""
+    """Of two tasks the one that comes first does something, the other one nothing; afterwards both
+    have ended.
+    """
 
     def if_first(k, do) -> None:
         if not hasattr(k, "decided"):
             k.decided = True
             do(k)
 
-    tasks = [("main", both), ("a", lambda k: if_first(k, first)), ("b", lambda k: if_first(k, second))]
+    tasks = [
+        ("main", both),
+        ("a", lambda k: if_first(k, first)),
+        ("b", lambda k: if_first(k, second)),
+    ]
     case = Experiment(
         image=asm_image(TWO),
         call="f",

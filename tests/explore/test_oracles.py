@@ -1,4 +1,6 @@
-"""Each oracle sees the fault that it is for, and is silent on the sound run: real code, real core, one step left out."""
+"""Each oracle sees the fault that it is for, and is silent on the sound run: real code, real core,
+one step left out.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +47,20 @@ def kinds(result) -> set[ViolationKind]:
 
 
 @pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
-def test_a_sound_life_is_safe_by_breakpoint_and_by_jump_with_cpus_in_flight_at_writes(pool, profile):
+def test_a_sound_life_is_safe_by_breakpoint_and_jump_with_cpus_in_flight_at_writes(pool, profile):
     result = verdict(pool, profile=profile, bound=1)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
     coverage = result.coverage
-    assert min(coverage.int3, coverage.jump, coverage.boosted, coverage.in_flight_at_write, coverage.parked_in_range) > 0
+    assert (
+        min(
+            coverage.int3,
+            coverage.jump,
+            coverage.boosted,
+            coverage.in_flight_at_write,
+            coverage.parked_in_range,
+        )
+        > 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +83,10 @@ def test_a_step_that_is_needed_is_missed(pool, kind, step, profile, offset):
     assert verdict(pool, lambda k: life(k, offset), profile=profile, bound=1).verdict == "safe"
 
 
-@pytest.mark.parametrize(("step", "profile"), [("quiescence", LINUX_2010), ("disabled-check", LINUX_2010), ("bp-sync-2", LINUX_6_1)])
+@pytest.mark.parametrize(
+    ("step", "profile"),
+    [("quiescence", LINUX_2010), ("disabled-check", LINUX_2010), ("bp-sync-2", LINUX_6_1)],
+)
 def test_a_step_that_is_not_needed_here_is_not_missed(pool, step, profile):
     assert verdict(pool, steps=[step], profile=profile, bound=1).verdict == "safe"
 
@@ -174,7 +188,10 @@ def test_a_handler_that_runs_after_unregistering_returned_is_extra(pool, monkeyp
     monkeypatch.setattr("engine.patching.oracles.freed_code.FreedCode.hit_goes_on", lambda *_: None)
     broken = verdict(pool, lambda k: life(k, NO_ROOM), steps=["unregister-wait"], profile=LINUX_6_1)
     sound = verdict(pool, lambda k: life(k, NO_ROOM), profile=LINUX_6_1)
-    assert (sound.verdict, kinds(broken) <= {ViolationKind.EXTRA_HIT, ViolationKind.GUEST_FAULT}) == ("safe", True)
+    assert (
+        sound.verdict,
+        kinds(broken) <= {ViolationKind.EXTRA_HIT, ViolationKind.GUEST_FAULT},
+    ) == ("safe", True)
     assert broken.violations
 
 
@@ -189,16 +206,29 @@ def test_reduction_and_hashing_keep_what_is_found(pool):
         found = []
         for reduce, hashing in ((True, True), (False, True), (True, False)):
             search = Search(preemptions=1, hashing=hashing)
-            found.append(kinds(check(case(in_and_out, steps=steps, reduce=reduce, interrupts=False), search, pool=pool)))
+            found.append(
+                kinds(
+                    check(
+                        case(in_and_out, steps=steps, reduce=reduce, interrupts=False),
+                        search,
+                        pool=pool,
+                    )
+                )
+            )
         assert found[0] == found[1] == found[2]
         assert bool(found[0]) is bool(steps)
 
 
 @pytest.mark.parametrize(
-    ("profile", "preempt", "expected"), [(LINUX_6_1, True, "violation"), (LINUX_6_1, False, "safe"), (LINUX_2010, False, "safe")]
+    ("profile", "preempt", "expected"),
+    [(LINUX_6_1, True, "violation"), (LINUX_6_1, False, "safe"), (LINUX_2010, False, "safe")],
 )
-def test_a_task_that_sleeps_for_ever_in_its_call_is_a_deadlock_of_who_waits_for_tasks(pool, profile, preempt, expected):
-    """synchronize_rcu_tasks() never ends; synchronize_sched() does not wait for who is off its CPU."""
+def test_a_task_that_sleeps_for_ever_in_its_call_deadlocks_who_waits_for_tasks(
+    pool, profile, preempt, expected
+):
+    """synchronize_rcu_tasks() never ends; synchronize_sched() does not wait for who is off its
+    CPU.
+    """
 
     def main(k):
         p = k.kprobe("f", SITE)
@@ -244,6 +274,8 @@ def test_a_schedule_found_with_reduction_replays_without(pool):
 
 
 def test_the_same_case_explored_twice_gives_the_same_answer(pool):
-    first, second = (check(case(), Search(preemptions=1, recheck_every=1), pool=pool) for _ in range(2))
+    first, second = (
+        check(case(), Search(preemptions=1, recheck_every=1), pool=pool) for _ in range(2)
+    )
     assert first.to_json() == second.to_json()
     assert first.outcome.rechecked == first.outcome.schedules

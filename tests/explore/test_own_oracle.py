@@ -16,7 +16,9 @@ from tests.conftest import asm_image
 
 
 class OnceACall(Oracle):
-    """A probe's pre_handler runs once in a call at the most. What has run is part of the explored state."""
+    """A probe's pre_handler runs once in a call at the most. What has run is part of the explored
+    state.
+    """
 
     def __init__(self, now):
         super().__init__(now)
@@ -38,7 +40,9 @@ class OnceACall(Oracle):
         if seen is not Seen.HIT:
             return None
         if (vcpu.task, probe) in self.ran:
-            return Violation(ViolationKind.EXTRA_HIT, vcpu.index, None, f"probe {probe} is hit twice in one call")
+            return Violation(
+                ViolationKind.EXTRA_HIT, vcpu.index, None, f"probe {probe} is hit twice in one call"
+            )
         self.ran = tuple(sorted({*self.ran, (vcpu.task, probe)}))
         return None
 
@@ -52,13 +56,25 @@ def in_and_out(k):
     k.unregister(p)
 
 
-@pytest.mark.parametrize(("code", "hits"), [("mov eax, edi; inc eax; ret", 1), ("mov eax, edi; again: dec eax; jnz again; ret", 2)])
+@pytest.mark.parametrize(
+    ("code", "hits"),
+    [("mov eax, edi; inc eax; ret", 1), ("mov eax, edi; again: dec eax; jnz again; ret", 2)],
+)
 def test_an_oracle_of_ones_own_is_asked_and_its_violation_replays(pool, code, hits):
     image, arguments = asm_image(code), (parse_argument("2"),)
     case = Experiment(
-        image=image, call="f", arguments=arguments, calls=2, profile=LINUX_2010, code=[("main", in_and_out)], tag="t", oracles=(OnceACall,)
+        image=image,
+        call="f",
+        arguments=arguments,
+        calls=2,
+        profile=LINUX_2010,
+        code=[("main", in_and_out)],
+        tag="t",
+        oracles=(OnceACall,),
     )
     result = check(case, Search(preemptions=1), pool=pool)
-    assert [one.violation.explain for one in result.violations] == ["probe 0 is hit twice in one call"] * (hits - 1)
+    assert [one.violation.explain for one in result.violations] == [
+        "probe 0 is hit twice in one call"
+    ] * (hits - 1)
     for one in result.violations:
         assert replay_case(case, one.schedule, pool=pool)[0] == one.violation

@@ -1,4 +1,6 @@
-"""What is found does not depend on who works on which part, on how many there are, or on being killed on the way."""
+"""What is found does not depend on who works on which part, on how many there are, or on being
+killed on the way.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,30 @@ from engine.search.schedule import segments_from, segments_of
 from engine.search.strategy import Outcome, PartResult
 from tests.explore.toys import Counter
 
-CODE = ".globl work\nwork:\n mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax, 0x55\n ret\n"
+CODE = (
+    ".globl work\nwork:\n mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax,"
+    " 0x55\n ret\n"
+)
 
 
 def command(tmp_path, *more: str) -> list[str]:
     image = tmp_path / "work.s"
     image.write_text(CODE)
-    words = ["check", str(image), "--call", "work", "--arg", "5", "--probe", "work+4", "--calls", "1", "--preemptions", "2", "--json"]
+    words = [
+        "check",
+        str(image),
+        "--call",
+        "work",
+        "--arg",
+        "5",
+        "--probe",
+        "work+4",
+        "--calls",
+        "1",
+        "--preemptions",
+        "2",
+        "--json",
+    ]
     return [sys.executable, "-m", "engine", *words, *more]
 
 
@@ -60,9 +79,15 @@ def test_results_do_not_depend_on_the_number_of_processes(pool, steps, options):
         assert one.outcome.schedules == options.max_schedules
 
 
-@pytest.mark.parametrize(("profile", "preempt"), [(LINUX_2010, False), (LINUX_6_1, True)], ids=["linux-2010", "linux-6.1 preemptible"])
+@pytest.mark.parametrize(
+    ("profile", "preempt"),
+    [(LINUX_2010, False), (LINUX_6_1, True)],
+    ids=["linux-2010", "linux-6.1 preemptible"],
+)
 def test_a_part_comes_to_the_same_in_a_process_that_has_met_nothing_else(pool, profile, preempt):
-    case = life.two_control_tasks.case(without(profile, frozenset(), preempt=preempt), preempt=preempt)
+    case = life.two_control_tasks.case(
+        without(profile, frozenset(), preempt=preempt), preempt=preempt
+    )
     strategy, outcome = Exhaustive(bound=1, recheck_every=0, max_schedules=1_200), Outcome()
     with closing(open_experiment(case, pool)) as seasoned:
         while parts := strategy.batch(outcome):
@@ -131,7 +156,9 @@ def test_going_from_start_to_start_gives_the_states_that_their_paths_lead_to():
 
 def test_how_many_schedules_there_will_be_is_told_once_the_last_level_is_under_way():
     strategy, told = Exhaustive(bound=3, hashing=False, recheck_every=0), []
-    outcome = conduct.explore(strategy, Counter(3, 3), lambda done, expected: told.append((done, expected)))
+    outcome = conduct.explore(
+        strategy, Counter(3, 3), lambda done, expected: told.append((done, expected))
+    )
     known = [expected for _, expected in told if expected is not None]
     assert told[0][1] is None
     assert 0.8 < known[-1] / outcome.schedules < 1.25
@@ -148,18 +175,29 @@ def test_starts_are_kept_as_text_and_come_back_in_order():
     assert all(level == 1 for level, _, _ in groups)
     assert sum(weight for _, weight, _ in groups) == 600
     starts = starts_of(blob for _, _, blob in groups)
-    assert starts[:3] == [((("0", 1), ("c0", 1)), "i0"), ((("0", 1), ("c0", 1)), "1"), ((("0", 2), ("c0", 1)), "i0")]
+    assert starts[:3] == [
+        ((("0", 1), ("c0", 1)), "i0"),
+        ((("0", 1), ("c0", 1)), "1"),
+        ((("0", 2), ("c0", 1)), "i0"),
+    ]
     assert len(starts) == 600
 
 
 def test_a_search_that_was_killed_ends_with_the_document_of_one_that_was_not(tmp_path):
     """kill -9, at three places, with one process and with two."""
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    whole = subprocess.run(command(tmp_path, "--cpus", "2", "--max-schedules", "9000"), capture_output=True, check=True, timeout=120).stdout
+    whole = subprocess.run(
+        command(tmp_path, "--cpus", "2", "--max-schedules", "9000"),
+        capture_output=True,
+        check=True,
+        timeout=120,
+    ).stdout
     room = tmp_path / "checkpoints"
     goes_on = command(tmp_path, "--cpus", "2", "--max-schedules", "9000", "--checkpoint", str(room))
     for lines, jobs in ((3, "1"), (6, "2"), (9, "1")):
-        running = subprocess.Popen([*goes_on, "--jobs", jobs], stdout=subprocess.PIPE, env=environment)
+        running = subprocess.Popen(
+            [*goes_on, "--jobs", jobs], stdout=subprocess.PIPE, env=environment
+        )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and running.poll() is None:
             if any(file.read_bytes().count(b"\n") >= lines for file in room.glob("*.jsonl")):
@@ -176,10 +214,12 @@ def test_a_search_that_was_killed_ends_with_the_document_of_one_that_was_not(tmp
     assert subprocess.run(goes_on, capture_output=True, check=True, timeout=60).stdout == whole
 
 
-def test_a_checkpoint_of_another_search_or_no_checkpoint_at_all_is_refused_with_one_line(tmp_path):
+def test_a_checkpoint_of_another_search_or_none_at_all_is_refused_in_one_line(tmp_path):
     file = tmp_path / "one.jsonl"
     with closing(Checkpoint(file, "a")) as checkpoint:
-        checkpoint.write(PartResult(schedules=3, keys=array("Q", [1, 2]).tobytes(), groups=[(1, 2, b"x")]))
+        checkpoint.write(
+            PartResult(schedules=3, keys=array("Q", [1, 2]).tobytes(), groups=[(1, 2, b"x")])
+        )
     with closing(Checkpoint(file, "a")) as checkpoint:
         (known,) = checkpoint.known(5)
         assert (known.schedules, known.groups) == (3, [(1, 2, b"x")])
@@ -202,9 +242,13 @@ def test_other_code_has_another_mark(tmp_path):
 def test_an_interrupt_from_the_keyboard_gives_what_was_found_so_far(tmp_path):
     """Ctrl-C goes to all processes of a terminal; only the first one answers."""
     words = command(tmp_path, "--cpus", "3", "--jobs", "2", "--checkpoint", str(tmp_path / "room"))
-    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    running = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not any(file.read_bytes().count(b"\n") > 10 for file in (tmp_path / "room").glob("*")):
+    while time.monotonic() < deadline and not any(
+        file.read_bytes().count(b"\n") > 10 for file in (tmp_path / "room").glob("*")
+    ):
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=60)

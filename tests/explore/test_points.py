@@ -1,4 +1,6 @@
-"""Where choices are, and which states are one: laws of the choice points and of the names of states."""
+"""Where choices are, and which states are one: laws of the choice points and of the names of
+states.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +44,22 @@ def idle(k):
 def opened(pool, code: str, control=idle, **fields):
     fields.setdefault("arguments", (parse_argument("5"),))
     fields.setdefault("profile", LINUX_2010)
-    case = Experiment(image=asm_image(code), call="f", calls=fields.pop("calls", 1), code=[("main", control)], tag="t", **fields)
+    case = Experiment(
+        image=asm_image(code),
+        call="f",
+        calls=fields.pop("calls", 1),
+        code=[("main", control)],
+        tag="t",
+        **fields,
+    )
     with closing(open_experiment(case, pool)) as system:
         yield system
 
 
 def walk(system):
-    """On as before, to the end of the call; before each step where the vCPU is, and what can be chosen there."""
+    """On as before, to the end of the call; before each step where the vCPU is, and what can be
+    chosen there.
+    """
     while True:
         actors = [choice.actor for choice in system.choices()]
         if "0" not in actors:
@@ -63,9 +74,19 @@ def test_no_interrupt_comes_behind_sti_and_mov_ss_and_no_nmi_behind_mov_ss(pool)
     code = "cli; nop; sti; nop; mov eax, ss; mov ss, eax; nop; ret"
     with opened(pool, code, reduce=False, nmis=True) as system:
         at = {place: actors for place, _, actors in walk(system)}
-    held_back = {place for place, actors in at.items() if place.startswith("f+") and "i0" not in actors}
-    assert held_back == {"f+0x1", "f+0x2", "f+0x3", "f+0x8"}  # IF clear twice; behind STI; behind MOV SS
-    assert {place for place, actors in at.items() if place.startswith("f+") and "n0" not in actors} == {"f+0x8"}
+    held_back = {
+        place for place, actors in at.items() if place.startswith("f+") and "i0" not in actors
+    }
+    # IF clear twice; behind STI; behind MOV SS
+    assert held_back == {
+        "f+0x1",
+        "f+0x2",
+        "f+0x3",
+        "f+0x8",
+    }
+    assert {
+        place for place, actors in at.items() if place.startswith("f+") and "n0" not in actors
+    } == {"f+0x8"}
 
 
 def test_a_preempted_task_goes_on_behind_the_shadow_of_sti(pool):
@@ -97,8 +118,14 @@ def test_a_rep_instruction_can_be_left_between_its_iterations_where_it_is_watche
         k.unregister(p)
 
     code = "push 3; pop rcx; mov rsi, rdi; rep lodsb; xor esi, esi; ret"
-    with opened(pool, code, control, reduce=site == 6, arguments=(parse_argument("buf:010203"),)) as system:
-        left = [registers[1] for place, registers, actors in walk(system) if place == "f+0x6" and {"i0", "c0"} <= {*actors}]
+    with opened(
+        pool, code, control, reduce=site == 6, arguments=(parse_argument("buf:010203"),)
+    ) as system:
+        left = [
+            registers[1]
+            for place, registers, actors in walk(system)
+            if place == "f+0x6" and {"i0", "c0"} <= {*actors}
+        ]
     assert left == [3, 2, 1, 0]
 
 
@@ -117,13 +144,17 @@ def three_probes(k, *, settle: bool):
 
 def all_three_wait_for_the_next_operation(node, *, jump: bool) -> bool:
     state = node.state
-    armed = sum(now is Life.ON for now, _ in node.lives) == 3 and (state.core.optimizer.idle or not jump)
+    armed = sum(now is Life.ON for now, _ in node.lives) == 3 and (
+        state.core.optimizer.idle or not jump
+    )
     return armed and state.plane.tasks[0].at == BETWEEN_OPERATIONS
 
 
 @contextmanager
 def all_in_place(pool, profile, *, jump: bool):
-    """The control tasks have gone on alone until all three are in place, and one is about to be unregistered."""
+    """The control tasks have gone on alone until all three are in place, and one is about to be
+    unregistered.
+    """
     with opened(pool, THREE, partial(three_probes, settle=jump), profile=profile) as system:
         system.reset()
         while not all_three_wait_for_the_next_operation(system.node, jump=jump):
@@ -150,7 +181,7 @@ def test_each_handler_of_a_hit_is_a_piece_of_its_own(pool, profile, jump):
 
 @PROFILES
 @pytest.mark.parametrize("jump", [False, True], ids=["int3", "jump"])
-def test_a_probe_that_leaves_between_two_handlers_of_a_hit_is_not_called_by_it_and_the_others_are(pool, profile, jump):
+def test_a_probe_that_leaves_between_two_handlers_of_a_hit_is_not_called_by_it(pool, profile, jump):
     with all_in_place(pool, profile, jump=jump) as system:
         while system.vcpus[0].hit is None or system.vcpus[0].hit.phase is not HitPhase.BETWEEN:
             system.take("0", 1)
@@ -167,7 +198,9 @@ def test_a_probe_that_leaves_between_two_handlers_of_a_hit_is_not_called_by_it_a
 
 @PROFILES
 def test_a_vcpu_between_calls_is_the_same_however_its_last_call_went(pool, profile):
-    """Registers, stack and what the kprobes layer kept of the last hit are dead; how many calls are made is not."""
+    """Registers, stack and what the kprobes layer kept of the last hit are dead; how many calls are
+    made is not.
+    """
     case = replace(life.boosted.case(profile), calls=2)
     with closing(open_experiment(case, pool)) as system:
 
@@ -193,7 +226,7 @@ def test_a_vcpu_between_calls_is_the_same_however_its_last_call_went(pool, profi
         assert system.key() != hit
 
 
-def test_states_that_differ_in_a_register_the_stack_x87_or_the_flags_of_a_call_are_two(pool):
+def test_states_that_differ_in_a_register_stack_x87_or_flags_of_a_call_are_two(pool):
     code = "push rdi; fld1; pop rax; fstp st(0); ret"
     with opened(pool, code, reduce=False) as system:
         system.take("0", 3)
@@ -220,7 +253,8 @@ def test_states_that_differ_in_a_register_the_stack_x87_or_the_flags_of_a_call_a
         assert system.key() == first
         uc = cpu.uc
         uc.load()
-        system.port.machine.ram.write(uc.gpr[4] - 8, b"\x77")  # below: dead, where there is no red zone
+        # below: dead, where there is no red zone
+        system.port.machine.ram.write(uc.gpr[4] - 8, b"\x77")
         assert system.key() == first
     assert len(names) == 5
 
@@ -228,7 +262,9 @@ def test_states_that_differ_in_a_register_the_stack_x87_or_the_flags_of_a_call_a
 def test_each_schedule_that_breaks_can_be_followed_step_by_step_without_reduction(pool):
     """Also where stop_machine parks a task in the middle of a call that is otherwise made whole."""
     (scenario,) = scenarios_for("jump-range-check")
-    case = scenario.case(without(LINUX_2010, frozenset({"jump-range-check"}), preempt=True), preempt=True)
+    case = scenario.case(
+        without(LINUX_2010, frozenset({"jump-range-check"}), preempt=True), preempt=True
+    )
     with closing(open_experiment(case, pool)) as system:
         found = explore(Exhaustive(bound=1, recheck_every=0, violations_max=10**9), system).found
     assert len(found) > 100
@@ -264,7 +300,12 @@ def test_a_probe_that_only_some_schedules_make_is_counted_from_then_on(pool):
             k.unregister(q)
 
     case = Experiment(
-        image=asm_image("inc eax; inc eax; nop; ret"), call="f", calls=1, profile=LINUX_2010, code=[("a", first), ("b", second)], tag="t"
+        image=asm_image("inc eax; inc eax; nop; ret"),
+        call="f",
+        calls=1,
+        profile=LINUX_2010,
+        code=[("a", first), ("b", second)],
+        tag="t",
     )
     result = check(case, Search(preemptions=1), pool=pool)
     assert (result.violations, result.outcome.exhaustive) == ([], True)
@@ -275,7 +316,17 @@ def test_what_a_scenario_raises_is_a_violation_that_says_where(pool):
         k.register(k.kprobe("f"))
         raise ValueError("no such thing")
 
-    case = Experiment(image=asm_image("nop; ret"), call="f", calls=1, profile=LINUX_2010, code=[("main", raises)], tag="t")
+    case = Experiment(
+        image=asm_image("nop; ret"),
+        call="f",
+        calls=1,
+        profile=LINUX_2010,
+        code=[("main", raises)],
+        tag="t",
+    )
     (report,) = check(case, Search(preemptions=0), pool=pool).violations
     assert report.violation.kind is ViolationKind.INVARIANT
-    assert re.search(r"test_points.py:\d+: control task main: ValueError: no such thing", report.violation.explain)
+    assert re.search(
+        r"test_points.py:\d+: control task main: ValueError: no such thing",
+        report.violation.explain,
+    )

@@ -1,4 +1,6 @@
-"""Each oracle finds a one-line fault of the core that is planted in a running system, and is silent without it."""
+"""Each oracle finds a one-line fault of the core that is planted in a running system, and is silent
+without it.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,13 @@ CALLER = "push rbx; mov ebx, edi; call g; add eax, ebx; pop rbx; ret"
 LOST, EXTRA, BROKEN = ViolationKind.LOST_HIT, ViolationKind.EXTRA_HIT, ViolationKind.INVARIANT
 
 
-def case(code: Callable[[Any], None], *others: Callable[[Any], None], profile=LINUX_2010, image=CODE, **fields) -> Experiment:
+def case(
+    code: Callable[[Any], None],
+    *others: Callable[[Any], None],
+    profile=LINUX_2010,
+    image=CODE,
+    **fields,
+) -> Experiment:
     return Experiment(
         image=image if not isinstance(image, str) else asm_image(image),
         call="f",
@@ -56,12 +64,14 @@ def case(code: Callable[[Any], None], *others: Callable[[Any], None], profile=LI
     )
 
 
-def found(pool, one: Experiment, bound: int, most: int | None = None) -> list[tuple[ViolationKind, str]]:
+def found(
+    pool, one: Experiment, bound: int, most: int | None = None
+) -> list[tuple[ViolationKind, str]]:
     result = check(one, Search(preemptions=bound, recheck_every=0, max_schedules=most), pool=pool)
     return [(report.violation.kind, report.violation.explain) for report in result.violations]
 
 
-# What control tasks do ------------------------------------------------------------------------------------------------------
+# What control tasks do ----------------------------------------------------------------------------
 
 
 def in_and_out(k, offset=SITE, **kwargs):
@@ -179,7 +189,7 @@ def two_returns(k):
     returns(k, number=2)
 
 
-# Faults ---------------------------------------------------------------------------------------------------------------------
+# Faults -------------------------------------------------------------------------------------------
 
 
 def nothing(*_args, **_kwargs):
@@ -349,7 +359,9 @@ def stays_open(self, regs, frame, real=Kretprobes.trampoline_handler):
 
 @dataclass(frozen=True)
 class Fault:
-    """``name`` of ``where`` becomes ``fault``; what control task ``code`` does shows it, and a violation of ``kind`` says ``words``."""
+    """``name`` of ``where`` becomes ``fault``; what control task ``code`` does shows it, and a
+    violation of ``kind`` says ``words``.
+    """
 
     where: Any
     name: str
@@ -366,92 +378,252 @@ class Fault:
     resched: tuple[int, ...] = ()
 
 
-G = ("push rbx; mov ebx, edi; call 0x10000100; call 0x10000100; add eax, ebx; pop rbx; ret", "lea eax, [rdi + 1]; lea ecx, [rax + 1]; ret")
-DEEP = ("push rbx; mov ebx, edi; call 0x10000100; add eax, ebx; pop rbx; ret", "dec edi; jz .Lend; call 0x10000100; .Lend: ret")
+G = (
+    "push rbx; mov ebx, edi; call 0x10000100; call 0x10000100; add eax, ebx; pop rbx; ret",
+    "lea eax, [rdi + 1]; lea ecx, [rax + 1]; ret",
+)
+DEEP = (
+    "push rbx; mov ebx, edi; call 0x10000100; add eax, ebx; pop rbx; ret",
+    "dec edi; jz .Lend; call 0x10000100; .Lend: ret",
+)
 CONTROL = "engine.patching.operations"
 FAULTS = {
-    "the hit of a jump never ends": Fault(OptimizedHandler, "done", lambda *_: HitPhase.RESUMED, in_and_out, BROKEN, "still in the last hit"),
+    "the hit of a jump never ends": Fault(
+        OptimizedHandler,
+        "done",
+        lambda *_: HitPhase.RESUMED,
+        in_and_out,
+        BROKEN,
+        "still in the last hit",
+    ),
     "misses count on the first child only": Fault(
-        Kprobes, "kprobes_inc_nmissed_count", first_child_only, two_for_good, LOST, "0 hits and 0 misses", bound=1, nmis=True
+        Kprobes,
+        "kprobes_inc_nmissed_count",
+        first_child_only,
+        two_for_good,
+        LOST,
+        "0 hits and 0 misses",
+        bound=1,
+        nmis=True,
     ),
     "a post_handler is never called": Fault(
-        AggrHandlers, "post_handler", nothing, lambda k: two_at_once(k, STEPPED, post=True), LOST, "0 calls of the post_handler, 1 expected"
+        AggrHandlers,
+        "post_handler",
+        nothing,
+        lambda k: two_at_once(k, STEPPED, post=True),
+        LOST,
+        "0 calls of the post_handler, 1 expected",
     ),
     "a disabled child's post_handler is called": Fault(
-        AggrHandlers, "post_handler", posts_of_all, lambda k: two_at_once(k, STEPPED, post=True, disable=True), EXTRA, "1 calls of the post_handler"
+        AggrHandlers,
+        "post_handler",
+        posts_of_all,
+        lambda k: two_at_once(k, STEPPED, post=True, disable=True),
+        EXTRA,
+        "1 calls of the post_handler",
     ),
     "handlers run oldest first, behind a breakpoint": Fault(
-        Kprobes, "_register_aggr_kprobe", oldest_first, lambda k: two_at_once(k, NO_ROOM), EXTRA, "not newest first"
+        Kprobes,
+        "_register_aggr_kprobe",
+        oldest_first,
+        lambda k: two_at_once(k, NO_ROOM),
+        EXTRA,
+        "not newest first",
     ),
-    "handlers run oldest first, behind a jump": Fault(Kprobes, "_register_aggr_kprobe", oldest_first, two_at_once, EXTRA, "not newest first"),
+    "handlers run oldest first, behind a jump": Fault(
+        Kprobes, "_register_aggr_kprobe", oldest_first, two_at_once, EXTRA, "not newest first"
+    ),
     "kprobes-optimization=0 does not wait": Fault(
-        CONTROL, "set_kprobes_optimization", without_waiting(global_switches.set_kprobes_optimization), not_optimizing, BROKEN, "there is a jump"
+        CONTROL,
+        "set_kprobes_optimization",
+        without_waiting(global_switches.set_kprobes_optimization),
+        not_optimizing,
+        BROKEN,
+        "there is a jump",
     ),
     "enabled=0 does not wait": Fault(
-        CONTROL, "set_kprobes_enabled", without_waiting(global_switches.set_kprobes_enabled), switched_off, BROKEN, "all probes are disarmed, and e9"
+        CONTROL,
+        "set_kprobes_enabled",
+        without_waiting(global_switches.set_kprobes_enabled),
+        switched_off,
+        BROKEN,
+        "all probes are disarmed, and e9",
     ),
     "enabled=1 says so behind the loop": Fault(
-        CONTROL, "set_kprobes_enabled", set_behind_the_loop, switched_off_and_on, BROKEN, "may be optimized, all is settled"
+        CONTROL,
+        "set_kprobes_enabled",
+        set_behind_the_loop,
+        switched_off_and_on,
+        BROKEN,
+        "may be optimized, all is settled",
     ),
     "registering arms while all are disarmed": Fault(
-        Kprobes, "_register", arms_all_the_same, registered_while_off, BROKEN, "all probes are disarmed, and cc", profile=LINUX_6_1
+        Kprobes,
+        "_register",
+        arms_all_the_same,
+        registered_while_off,
+        BROKEN,
+        "all probes are disarmed, and cc",
+        profile=LINUX_6_1,
     ),
     "enabling leaves the aggregator disabled": Fault(
-        Kprobes, "enable_kprobe", leaves_it_disabled, two_disabled, BROKEN, "is enabled, and its entry of the table is not"
+        Kprobes,
+        "enable_kprobe",
+        leaves_it_disabled,
+        two_disabled,
+        BROKEN,
+        "is enabled, and its entry of the table is not",
     ),
     "enabling leaves a probe disabled that is alone at its address": Fault(
-        Kprobes, "enable_kprobe", leaves_it_disabled, disabled_and_enabled, BROKEN, "is enabled, and its entry of the table is not"
+        Kprobes,
+        "enable_kprobe",
+        leaves_it_disabled,
+        disabled_and_enabled,
+        BROKEN,
+        "is enabled, and its entry of the table is not",
     ),
     "unregistering leaves the table as it was": Fault(
-        Kprobes, "_unregister_top", leaves_it_in_the_table, lambda k: in_and_out(k, STEPPED), BROKEN, "the table still has it"
+        Kprobes,
+        "_unregister_top",
+        leaves_it_in_the_table,
+        lambda k: in_and_out(k, STEPPED),
+        BROKEN,
+        "the table still has it",
     ),
     "waiting for the optimizer ends while a pass is under way": Fault(
-        Optimizer, "idle", property(lambda self: not (self._pending or self.waiting)), in_and_out, BROKEN, "a pass is scheduled or under way"
+        Optimizer,
+        "idle",
+        property(lambda self: not (self._pending or self.waiting)),
+        in_and_out,
+        BROKEN,
+        "a pass is scheduled or under way",
     ),
-    "slots are never free again": Fault(X86Arch, "arch_remove_kprobe", nothing, in_and_out, BROKEN, "still in use are 1 slots"),
+    "slots are never free again": Fault(
+        X86Arch, "arch_remove_kprobe", nothing, in_and_out, BROKEN, "still in use are 1 slots"
+    ),
     "detour buffers are never free again": Fault(
-        X86Arch, "arch_remove_optimized_kprobe", nothing, in_and_out, BROKEN, "still in use are 1 detour buffers"
+        X86Arch,
+        "arch_remove_optimized_kprobe",
+        nothing,
+        in_and_out,
+        BROKEN,
+        "still in use are 1 detour buffers",
     ),
     "a child does not know its aggregator": Fault(
-        Kprobes, "_register_aggr_kprobe", forgets_a_parent, two_at_once, BROKEN, "and does not say so"
+        Kprobes,
+        "_register_aggr_kprobe",
+        forgets_a_parent,
+        two_at_once,
+        BROKEN,
+        "and does not say so",
     ),
     "a probe is marked optimized and on no list": Fault(
-        ClearedAtOnce, "optimize", never_says_optimized, in_and_out, BROKEN, "says that it is optimized, and has no jump"
+        ClearedAtOnce,
+        "optimize",
+        never_says_optimized,
+        in_and_out,
+        BROKEN,
+        "says that it is optimized, and has no jump",
     ),
     "a neighbour that has gone is not asked about": Fault(
-        Optprobes, "reoptimize_neighbours", nothing, neighbours, BROKEN, "may be optimized, all is settled"
+        Optprobes,
+        "reoptimize_neighbours",
+        nothing,
+        neighbours,
+        BROKEN,
+        "may be optimized, all is settled",
     ),
     "6.1: who takes over an aggregator leaves it disabled": Fault(
-        Kprobes, "_reuse_unused_kprobe", keeps_it_disabled, takes_over, BROKEN, "says that it is optimized, and has no jump",
-        profile=LINUX_6_1, image="lea eax, [rdi + rdi*2]; lea ecx, [rax + 1]; ret", most=20,
+        Kprobes,
+        "_reuse_unused_kprobe",
+        keeps_it_disabled,
+        takes_over,
+        BROKEN,
+        "says that it is optimized, and has no jump",
+        profile=LINUX_6_1,
+        image="lea eax, [rdi + rdi*2]; lea ecx, [rax + 1]; ret",
+        most=20,
     ),
     "6.1: the copy of a probe with a post_handler is boosted": Fault(
-        Int3Stepping, "wants_jump_back", always, lambda k: in_and_out(k, NO_ROOM, post=True), LOST, "0 calls of the post_handler, 1 expected",
+        Int3Stepping,
+        "wants_jump_back",
+        always,
+        lambda k: in_and_out(k, NO_ROOM, post=True),
+        LOST,
+        "0 calls of the post_handler, 1 expected",
         profile=LINUX_6_1,
     ),
     "interrupts come in a single step": Fault(
-        TrapFlagStepping, "begin", with_interrupts, lambda k: in_and_out(k, STEPPED), BROKEN, "a single step begins with interrupts allowed"
+        TrapFlagStepping,
+        "begin",
+        with_interrupts,
+        lambda k: in_and_out(k, STEPPED),
+        BROKEN,
+        "a single step begins with interrupts allowed",
     ),
     "a post_handler is called for a miss": Fault(
-        BreakpointHandler, "_post_process", posts_of_misses_too, lambda k: in_and_out(k, STEPPED, post=True), EXTRA,
-        "1 calls of the post_handler, 0 expected", profile=LINUX_6_1, bound=1, nmis=True,
+        BreakpointHandler,
+        "_post_process",
+        posts_of_misses_too,
+        lambda k: in_and_out(k, STEPPED, post=True),
+        EXTRA,
+        "1 calls of the post_handler, 0 expected",
+        profile=LINUX_6_1,
+        bound=1,
+        nmis=True,
     ),
     "a function that a handler calls begins with DF set": Fault(
-        NestedCall, "enter", called_with(FLAG_DF, 0), lambda k: in_and_out(k, NO_ROOM), BROKEN, "begins with DF set", bound=1, nmis=True
+        NestedCall,
+        "enter",
+        called_with(FLAG_DF, 0),
+        lambda k: in_and_out(k, NO_ROOM),
+        BROKEN,
+        "begins with DF set",
+        bound=1,
+        nmis=True,
     ),
     "a function that a handler calls begins with its stack not aligned": Fault(
-        NestedCall, "enter", called_with(0, 8), lambda k: in_and_out(k, NO_ROOM), BROKEN, "stack was not aligned", bound=1, nmis=True
+        NestedCall,
+        "enter",
+        called_with(0, 8),
+        lambda k: in_and_out(k, NO_ROOM),
+        BROKEN,
+        "stack was not aligned",
+        bound=1,
+        nmis=True,
     ),
     "a call that has returned stays open": Fault(
-        Kretprobes, "trampoline_handler", stays_open, returns, BROKEN, "1 calls are kept as open, where 0 are", image=G
+        Kretprobes,
+        "trampoline_handler",
+        stays_open,
+        returns,
+        BROKEN,
+        "1 calls are kept as open, where 0 are",
+        image=G,
     ),
-    "a return probe's handler is never called": Fault(Kretprobes, "trampoline_handler", calls(0), returns, LOST, "does not run", image=G),
-    "a return probe's handler is called twice": Fault(Kretprobes, "trampoline_handler", calls(2), returns, EXTRA, "for no call", image=G),
+    "a return probe's handler is never called": Fault(
+        Kretprobes, "trampoline_handler", calls(0), returns, LOST, "does not run", image=G
+    ),
+    "a return probe's handler is called twice": Fault(
+        Kretprobes, "trampoline_handler", calls(2), returns, EXTRA, "for no call", image=G
+    ),
     "a return probe's handler is shown another value": Fault(
-        Kretprobes, "trampoline_handler", shows_a_wrong_value, returns, EXTRA, "is shown RAX", image=G
+        Kretprobes,
+        "trampoline_handler",
+        shows_a_wrong_value,
+        returns,
+        EXTRA,
+        "is shown RAX",
+        image=G,
     ),
     "handlers of a return run in the other order": Fault(
-        Kretprobes, "trampoline_handler", oldest_call_first, two_returns, LOST, "in its turn", image=G
+        Kretprobes,
+        "trampoline_handler",
+        oldest_call_first,
+        two_returns,
+        LOST,
+        "in its turn",
+        image=G,
     ),
     "a return probe misses calls with instances free": Fault(
         Kretprobes, "_entered", misses_for_nothing, returns, LOST, "8 of its 8 are free", image=G
@@ -460,29 +632,71 @@ FAULTS = {
         Kretprobes, "_recycle", nothing, returns, BROKEN, "has 1 instances in use", image=G
     ),
     "two calls share an instance of a return probe": Fault(
-        Kretprobes, "_entered", takes_what_is_taken, lambda k: returns(k, 1), EXTRA, "with all its 1 instances taken", image=DEEP
+        Kretprobes,
+        "_entered",
+        takes_what_is_taken,
+        lambda k: returns(k, 1),
+        EXTRA,
+        "with all its 1 instances taken",
+        image=DEEP,
     ),
     "a return probe's handler is called after it has gone": Fault(
-        Kretprobes, "_forget", keeps_the_handler, returns, EXTRA, "for no call", image=G, bound=1, resched=(0x10000106,)
+        Kretprobes,
+        "_forget",
+        keeps_the_handler,
+        returns,
+        EXTRA,
+        "for no call",
+        image=G,
+        bound=1,
+        resched=(0x10000106,),
     ),
     "a detour buffer leaves DF as it was": Fault(
-        detour, "PLAIN", replace(detour.PLAIN, enter=detour.PLAIN.enter.replace(b"\xfc", b"\x90")), in_and_out, BROKEN, "with DF set",
-        image="std; mov eax, edi; nop; nop; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; cld; ret",
+        detour,
+        "PLAIN",
+        replace(detour.PLAIN, enter=detour.PLAIN.enter.replace(b"\xfc", b"\x90")),
+        in_and_out,
+        BROKEN,
+        "with DF set",
+        image=(
+            "std; mov eax, edi; nop; nop; lea ecx, [rax + rax*2]; add eax, ecx; "
+            "xor eax, 0x55; cld; ret"
+        ),
     ),
     "a detour buffer calls with the stack as it was": Fault(
-        detour, "PLAIN", replace(detour.PLAIN, enter=detour.PLAIN.enter.replace(b"\x48\x83\xe4\xf0", b"\x0f\x1f\x40\x00")),
-        in_and_out, BROKEN, "is not aligned",
-        image="push rdi; mov eax, edi; nop; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; pop rdi; ret",
+        detour,
+        "PLAIN",
+        replace(
+            detour.PLAIN, enter=detour.PLAIN.enter.replace(b"\x48\x83\xe4\xf0", b"\x0f\x1f\x40\x00")
+        ),
+        in_and_out,
+        BROKEN,
+        "is not aligned",
+        image=(
+            "push rdi; mov eax, edi; nop; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; "
+            "pop rdi; ret"
+        ),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found_and_sound_code_is_not_accused(pool, monkeypatch, name):
     fault = FAULTS[name]
     image = asm_image(*fault.image) if isinstance(fault.image, tuple) else fault.image
-    some = {"nmis": fault.nmis, "resched": fault.resched, "interrupts": not fault.nmis and not fault.resched}
-    one = case(fault.code, profile=fault.profile, image=image, calls=fault.calls, restores=fault.code is not two_for_good, **some)
+    some = {
+        "nmis": fault.nmis,
+        "resched": fault.resched,
+        "interrupts": not fault.nmis and not fault.resched,
+    }
+    one = case(
+        fault.code,
+        profile=fault.profile,
+        image=image,
+        calls=fault.calls,
+        restores=fault.code is not two_for_good,
+        **some,
+    )
     assert found(pool, one, fault.bound, fault.most) == []
     where = import_module(fault.where) if isinstance(fault.where, str) else fault.where
     monkeypatch.setattr(where, fault.name, fault.fault)
@@ -491,7 +705,7 @@ def test_a_planted_fault_is_found_and_sound_code_is_not_accused(pool, monkeypatc
     assert fault.words in violation[1]
 
 
-# Who decides ----------------------------------------------------------------------------------------------------------------
+# Who decides --------------------------------------------------------------------------------------
 
 
 def crossing(*operations: str):
@@ -514,8 +728,14 @@ def crossing(*operations: str):
 
 
 @pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
-@pytest.mark.parametrize("operations", [("disable", "enable"), ("off", "disable"), ("off", "on"), ("enable", "off")], ids="-".join)
-def test_of_two_operations_on_one_probe_the_one_that_had_the_mutex_last_decides(pool, profile, operations):
+@pytest.mark.parametrize(
+    "operations",
+    [("disable", "enable"), ("off", "disable"), ("off", "on"), ("enable", "off")],
+    ids="-".join,
+)
+def test_of_two_operations_on_one_probe_the_one_that_had_the_mutex_last_decides(
+    pool, profile, operations
+):
     one = case(*crossing(*operations), profile=profile, restores=False, interrupts=False)
     assert found(pool, one, 0) == []
 
@@ -556,7 +776,9 @@ def test_a_return_probe_that_is_never_registered_is_let_be(pool):
 
 
 def test_a_return_probe_that_goes_while_a_hit_is_on_its_way_may_count_that_as_missed(pool):
-    """In 6.1 its instances have gone when the handler asks for one; the other probe keeps the breakpoint."""
+    """In 6.1 its instances have gone when the handler asks for one; the other probe keeps the
+    breakpoint.
+    """
     one = case(two_returns, image=asm_image(*G), profile=LINUX_6_1)
     segments = (("c0", 3), ("0", 29), ("c0", 7), ("0", 1))
     violation, lines = replay_case(one, Schedule(fingerprint(one), segments), pool=pool)
@@ -564,7 +786,7 @@ def test_a_return_probe_that_goes_while_a_hit_is_on_its_way_may_count_that_as_mi
     assert any("hit: int3, found" in line for line in lines[-3:])
 
 
-def test_a_post_handler_that_joins_a_boosted_copy_is_not_called_in_6_1_and_called_in_2010(pool):
+def test_a_post_handler_that_joins_a_boosted_copy_is_called_in_2010_not_in_6_1(pool):
     def main(k):
         k.register(k.kprobe("f", NO_ROOM))
         k.register(k.kprobe("f", NO_ROOM, post=True))

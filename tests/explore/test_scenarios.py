@@ -1,4 +1,6 @@
-"""The scenarios that come along: sound where they should be, and broken without the commit that mended them."""
+"""The scenarios that come along: sound where they should be, and broken without the commit that
+mended them.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,20 @@ from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import Schedule
 
-PAIRS = [(one, name) for one in SCENARIOS for name in one.profiles if one is not life.two_control_tasks or name == "linux-2010"]
-LOADED = [(one, name) for one in LOAD for name in one.profiles if one is not load.neighbours or name == "linux-2010"]
-# Two control tasks in 6.1 and next take half a minute: `make sound` has those of life.py, and `make mutants` the neighbours.
+PAIRS = [
+    (one, name)
+    for one in SCENARIOS
+    for name in one.profiles
+    if one is not life.two_control_tasks or name == "linux-2010"
+]
+LOADED = [
+    (one, name)
+    for one in LOAD
+    for name in one.profiles
+    if one is not load.neighbours or name == "linux-2010"
+]
+# Two control tasks in 6.1 and next take half a minute: `make sound` has those of life.py, and `make
+# mutants` the neighbours.
 FAULTS = [(one, name) for one in HISTORY for name in one.profiles]
 
 
@@ -37,23 +50,31 @@ def run(pool, scenario, profile, *, bound=1, steps=(), preempt=False):
     return check(scenario.case(ablated, preempt=preempt), Search(preemptions=bound), pool=pool)
 
 
-@pytest.mark.parametrize(("scenario", "profile"), PAIRS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    ("scenario", "profile"), PAIRS, ids=lambda value: getattr(value, "name", value)
+)
 def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile):
-    bound = int(scenario is not life.two_control_tasks and profile != "next")  # to save time; `make sound` has more
+    # to save time; `make sound` has more
+    bound = int(scenario is not life.two_control_tasks and profile != "next")
     result = run(pool, scenario, profile, bound=bound)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
 
 
-@pytest.mark.parametrize(("scenario", "profile"), LOADED, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    ("scenario", "profile"), LOADED, ids=lambda value: getattr(value, "name", value)
+)
 def test_what_meets_under_load_breaks_nothing(pool, scenario, profile):
     bound = int(scenario.preempt)  # to save time; `make mutants` has more
     result = run(pool, scenario, profile, bound=bound, preempt=scenario.preempt)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
 
 
-@pytest.mark.parametrize(("scenario", "profile"), FAULTS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    ("scenario", "profile"), FAULTS, ids=lambda value: getattr(value, "name", value)
+)
 def test_a_fault_of_the_kernels_history_shows_without_its_commit_only(pool, scenario, profile):
-    assert run(pool, scenario, profile, bound=0).verdict == "safe"  # to save time; `make sound` has more
+    # to save time; `make sound` has more
+    assert run(pool, scenario, profile, bound=0).verdict == "safe"
     broken = run(pool, scenario, profile, steps=scenario.steps)
     assert broken.verdict == "violation"
     report = broken.violations[0]
@@ -77,11 +98,17 @@ def test_a_neighbour_whose_jump_outlasts_a_pass_breaks_2010_without_the_mend(poo
     assert run(pool, dying_behind_a_batch, "linux-2010", steps=[step]).verdict == "violation"
 
 
-def test_a_scenarios_batch_is_the_passes_of_2010_the_core_syncs_of_next_and_nothing_in_6_1(pool):
+def test_a_batch_limits_passes_in_2010_core_syncs_in_next_and_nothing_in_6_1(pool):
     for name, batched, whole in (("linux-2010", 2, 1), ("linux-6.1", 1, 1), ("next", 1, 1)):
-        assert [passes_and_syncs(pool, two_batches, name, batch)[0] for batch in (1, None)] == [batched, whole]
+        assert [passes_and_syncs(pool, two_batches, name, batch)[0] for batch in (1, None)] == [
+            batched,
+            whole,
+        ]
     assert [passes_and_syncs(pool, two_batches, "next", batch)[1] for batch in (1, None)] == [6, 3]
-    assert [passes_and_syncs(pool, two_batches, "linux-6.1", batch)[1] for batch in (1, None)] == [6, 6]
+    assert [passes_and_syncs(pool, two_batches, "linux-6.1", batch)[1] for batch in (1, None)] == [
+        6,
+        6,
+    ]
 
 
 @pytest.mark.parametrize("name", ["calls", "cpus"])
@@ -105,7 +132,9 @@ def passes_and_syncs(pool, scenario, profile, batch):
 
 
 def test_a_batch_is_part_of_a_schedules_fingerprint_where_it_is_set():
-    marks = [fingerprint(replace(two_batches, batch=batch).case(LINUX_2010)) for batch in (None, 1, 2)]
+    marks = [
+        fingerprint(replace(two_batches, batch=batch).case(LINUX_2010)) for batch in (None, 1, 2)
+    ]
     assert len(set(marks)) == 3
     with pytest.raises(InputError, match="batch=0"):
         make_scenario(image="x", call="x", batch=0)
@@ -114,8 +143,10 @@ def test_a_batch_is_part_of_a_schedules_fingerprint_where_it_is_set():
 class TestFinds:
     """What the kernels do wrong that nobody had told us."""
 
-    def test_a_task_preempted_in_a_detour_that_a_breakpoint_took_it_to_is_not_waited_for_by_6_1(self, pool):
-        """unregister_kprobe() waits by synchronize_rcu(), which a preempted task does not hold up, and frees the detour buffer."""
+    def test_a_task_preempted_in_a_detour_behind_a_breakpoint_is_not_awaited_by_6_1(self, pool):
+        """unregister_kprobe() waits by synchronize_rcu(), which a preempted task does not hold up,
+        and frees the detour buffer.
+        """
         case = life.register.case(without(LINUX_6_1, frozenset(), preempt=True), preempt=True)
         segments = (("c0", 4), ("0", 103), ("p0", 1), ("0", 47), ("p0", 1), ("0", 4), ("c0", 4))
         violation, lines = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
@@ -125,12 +156,16 @@ class TestFinds:
         assert "-- interrupt; on its return another task runs --" in "".join(lines)
 
     def test_a_wait_for_tasks_mends_that_in_next(self, pool):
-        assert [run(pool, life.register, name, preempt=True).verdict for name in ("linux-6.1", "next")] == ["violation", "safe"]
+        assert [
+            run(pool, life.register, name, preempt=True).verdict for name in ("linux-6.1", "next")
+        ] == ["violation", "safe"]
 
-    def test_a_breakpoint_that_is_removed_and_put_back_while_one_hit_of_it_is_on_its_way_is_nobodys_in_2010(self, pool):
-        """The hit finds no probe; another task registers one there before it looks at the byte, which is a breakpoint again.
+    def test_a_breakpoint_removed_and_put_back_during_one_hit_is_nobodys_in_2010(self, pool):
+        """The hit finds no probe; another task registers one there before it looks at the byte,
+        which is a breakpoint again.
 
-        In 6.1 a core sync comes before the probe leaves the table, and a CPU in the trap holds that up.
+        In 6.1 a core sync comes before the probe leaves the table, and a CPU in the trap holds that
+        up.
         """
         case = life.two_control_tasks.case(without(LINUX_2010, frozenset()))
         segments = (("c1", 4), ("0", 21), ("c1", 4), ("0", 1), ("c0", 4), ("0", 1))
@@ -140,8 +175,10 @@ class TestFinds:
         assert "breakpoint that no probe put there" in violation.explain
         assert "second: write arm" in "".join(lines)
 
-    def test_a_probe_that_joins_a_disabled_one_while_all_are_being_disarmed_leaves_a_breakpoint_in_6_1(self, pool):
-        """The pass that undoes the jump takes the breakpoint away for disabled aggregators only, and this one is enabled again."""
+    def test_a_probe_joining_a_disabled_one_while_all_disarm_leaves_int3_in_6_1(self, pool):
+        """The pass that undoes the jump takes the breakpoint away for disabled aggregators only,
+        and this one is enabled again.
+        """
         case = load.joined_while_disarming.case(without(LINUX_6_1, frozenset()))
         segments = (("c0", 5), ("c2", 14), ("c0", 7), ("c1", 3), ("c2", 11), ("c0", 5), ("c1", 1))
         violation, _ = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
@@ -149,8 +186,12 @@ class TestFinds:
         assert violation.kind is ViolationKind.INVARIANT
         assert "all probes are disarmed, and cc" in violation.explain
 
-    def test_stop_machine_does_not_cover_an_nmi_that_runs_probed_text_and_text_poke_bp_does(self, pool):
-        for profile, verdict in (("linux-2010", "violation"), ("linux-6.1", "safe"), ("next", "safe")):
+    def test_stop_machine_does_not_cover_an_nmi_in_probed_text_and_text_poke_bp_does(self, pool):
+        for profile, verdict in (
+            ("linux-2010", "violation"),
+            ("linux-6.1", "safe"),
+            ("next", "safe"),
+        ):
             assert run(pool, life.nmi, profile).verdict == verdict
 
 

@@ -1,4 +1,6 @@
-"""One check for each instruction shape and method: whatever is copied, boosted, stepped, emulated or replaced by a jump, in flight."""
+"""One check for each instruction shape and method: whatever is copied, boosted, stepped, emulated
+or replaced by a jump, in flight.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,18 @@ IMAGES = ("shapes_flow.o", "shapes_jcc.o", "shapes_misc.o", "shapes_rip.o", "sha
 
 
 def shapes_of(image: str) -> dict[tuple[str, bool, str], tuple[int, str, str, tuple[str, ...]]]:
-    """By mnemonic, whether RIP-relative, and method: the shortest call that executes one, and where."""
+    """By mnemonic, whether RIP-relative, and method: the shortest call that executes one, and
+    where.
+    """
     best: dict[tuple[str, bool, str], tuple[int, str, str, tuple[str, ...]]] = {}
     loaded = load_image(ELF / image)
     for one in cases():
-        if one.image != image or one.symbol == "shape_recurse":  # each level of it is a pass over the site: ten times the schedules
+        # each level of it is a pass over the site: ten times the schedules
+        if one.image != image or one.symbol == "shape_recurse":
             continue
-        verifier = Verifier(loaded, one.symbol, [parse_argument(a) for a in one.args], options=ExecOptions())
+        verifier = Verifier(
+            loaded, one.symbol, [parse_argument(a) for a in one.args], options=ExecOptions()
+        )
         code, kallsyms = verifier.bench.arch.code, verifier.bench.machine.kallsyms
         for addr in verifier.sites():
             found, function = kallsyms.lookup(addr), code.function_at(addr)
@@ -44,11 +51,20 @@ def shapes_of(image: str) -> dict[tuple[str, bool, str], tuple[int, str, str, tu
             methods += ["jump"] if isinstance(can_optimize(code, addr), OptimizePlan) else []
             for method in methods:
                 shape = (
-                    " ".join(disassemble(insn.raw, addr).split()[: 2 if insn.raw[0] in (0xF0, 0xF2, 0xF3) else 1]),
+                    " ".join(
+                        disassemble(insn.raw, addr).split()[
+                            : 2 if insn.raw[0] in (0xF0, 0xF2, 0xF3) else 1
+                        ]
+                    ),
                     insn.rip_relative,
                     method,
                 )
-                here = (verifier.golden.instructions, f"{found[0].name}+{found[1]:#x}", one.symbol, one.args)
+                here = (
+                    verifier.golden.instructions,
+                    f"{found[0].name}+{found[1]:#x}",
+                    one.symbol,
+                    one.args,
+                )
                 best[shape] = min(here, best.get(shape, (1 << 62, "", "", ())))
         verifier.close()
     return best
@@ -95,8 +111,12 @@ def sites_of(shapes) -> dict[tuple[str, str, tuple[str, ...]], set[tuple[str, st
 
 @pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
 @pytest.mark.parametrize("image", IMAGES)
-def test_each_shape_and_method_is_safe_in_flight_but_for_loop_as_6_1_emulates_it(pool, shapes, image, profile):
-    """A probe's life beside a call, every boundary, one preemption; each way was taken, also while text was written."""
+def test_each_shape_and_method_is_safe_in_flight_but_for_loop_as_6_1_emulates_it(
+    pool, shapes, image, profile
+):
+    """A probe's life beside a call, every boundary, one preemption; each way was taken, also while
+    text was written.
+    """
     for (place, symbol, arguments), probed in sites_of(shapes(image)).items():
         spec = parse_spec(place)
         case = Experiment(
@@ -112,7 +132,9 @@ def test_each_shape_and_method_is_safe_in_flight_but_for_loop_as_6_1_emulates_it
         result = check(case, Search(preemptions=1, max_schedules=most), pool=pool)
         shape = (probed, result.violations)
         if profile.emulation_warts and any(mnemonic.startswith("loop") for mnemonic, _ in probed):
-            assert {report.violation.kind for report in result.violations} == {ViolationKind.WRONG_RESULT}, shape
+            assert {report.violation.kind for report in result.violations} == {
+                ViolationKind.WRONG_RESULT
+            }, shape
             continue
         assert result.violations == [], shape
         assert result.coverage.int3, shape

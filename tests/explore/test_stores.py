@@ -1,4 +1,6 @@
-"""``--points stores``: what a hit reads without a lock, it may read between any two stores of an operation."""
+"""``--points stores``: what a hit reads without a lock, it may read between any two stores of an
+operation.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambd
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1)
 def second_probe(setup: Setup) -> None:
-    """The aggregator of two probes takes the place of the first, which is on, at a site without a jump."""
+    """The aggregator of two probes takes the place of the first, which is on, at a site without a
+    jump.
+    """
 
     @setup.control
     def main(k) -> None:
@@ -60,7 +64,9 @@ def early_aggregator(monkeypatch):
     monkeypatch.setattr(Kprobes, "_init_aggr_kprobe", planted)
 
 
-@pytest.mark.parametrize("one", [life.register, life.optimize, life.aggregation, second_probe], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "one", [life.register, life.optimize, life.aggregation, second_probe], ids=lambda one: one.name
+)
 @PROFILES
 def test_the_order_of_stores_of_both_kernels_breaks_nothing(pool, one, profile):
     result = check(case_of(one, profile, "stores"), Search(preemptions=0), pool=pool)
@@ -69,7 +75,10 @@ def test_the_order_of_stores_of_both_kernels_breaks_nothing(pool, one, profile):
 
 def test_a_hit_may_be_cut_by_any_store_of_a_second_probes_registration(pool):
     result = check(case_of(second_probe, LINUX_2010, "stores"), Search(preemptions=1), pool=pool)
-    assert (result.verdict, result.outcome.exhaustive) == ("inconclusive" if result.missing else "safe", True)
+    assert (result.verdict, result.outcome.exhaustive) == (
+        "inconclusive" if result.missing else "safe",
+        True,
+    )
 
 
 @PROFILES
@@ -86,15 +95,22 @@ def test_what_is_published_too_early_shows_at_stores_only(pool, early_aggregator
 
 
 def stops(pool, points: str):
-    """Where the control tasks stop when no CPU moves, with the name of each state; and what is left in the table and the probes."""
+    """Where the control tasks stop when no CPU moves, with the name of each state; and what is left
+    in the table and the probes.
+    """
     with closing(open_experiment(case_of(life.aggregation, LINUX_2010, points), pool)) as system:
         met = []
-        while controls := [choice.actor for choice in system.choices() if choice.actor.startswith("c")]:
+        while controls := [
+            choice.actor for choice in system.choices() if choice.actor.startswith("c")
+        ]:
             system.take(controls[0], 1)
             met.append((system.node.at(int(controls[0][1:])).partition(": ")[2], system.node.name))
         world = system.node.state
         assert system.node.done
-        return met, (dict(world.core.kprobe_table), [(p.flags, p.addr, p.ainsn) for p in world.control.probes])
+        return met, (
+            dict(world.core.kprobe_table),
+            [(p.flags, p.addr, p.ainsn) for p in world.control.probes],
+        )
 
 
 def is_a_store(at: str) -> bool:
@@ -111,7 +127,18 @@ def test_stores_only_add_stops_and_no_two_states_on_the_way_have_one_name(pool):
 
 
 STORES = {
-    *(f"stores {name} of the aggregator" for name in ("flags", "queue", "children", "ainsn", "optinsn", "pre_handler", "fault_handler")),
+    *(
+        f"stores {name} of the aggregator"
+        for name in (
+            "flags",
+            "queue",
+            "children",
+            "ainsn",
+            "optinsn",
+            "pre_handler",
+            "fault_handler",
+        )
+    ),
     *(f"stores {name} of the probe" for name in ("flags", "ainsn")),
     "puts the probe into the table",
     "puts the aggregator into the table",
@@ -127,7 +154,7 @@ class Hardware(SimpleNamespace):
     """No machine: nobody waits for it here."""
 
 
-def test_each_kind_of_store_stops_first_unless_it_changes_nothing_or_is_made_for_everybody_at_once():
+def test_each_kind_of_store_stops_first_unless_it_changes_nothing_for_anybody():
     plane = SteppedPlane(Hardware())
     one, op, entry = Kprobe(addr=1), AggrKprobe(7), Kretprobe(symbol_name="f").kp
     kinds = [type(p).__name__ for p in (one, op, entry)]
@@ -144,7 +171,14 @@ def test_each_kind_of_store_stops_first_unless_it_changes_nothing_or_is_made_for
         lambda: op.children.remove(one),
         *(
             partial(setattr, op, name, len)
-            for name in ("pre_handler", "post_handler", "fault_handler", "break_handler", "ainsn", "optinsn")
+            for name in (
+                "pre_handler",
+                "post_handler",
+                "fault_handler",
+                "break_handler",
+                "ainsn",
+                "optinsn",
+            )
         ),
     ]
 
@@ -188,4 +222,8 @@ def test_another_word_than_locks_and_stores_is_one_line(capsys, tmp_path):
 
 def test_schedules_of_before_are_still_good():
     case = case_of(second_probe, LINUX_2010, "locks")
-    assert fingerprint(case) == fingerprint(second_probe.case(LINUX_2010)) != fingerprint(replace(case, points="stores"))
+    assert (
+        fingerprint(case)
+        == fingerprint(second_probe.case(LINUX_2010))
+        != fingerprint(replace(case, points="stores"))
+    )

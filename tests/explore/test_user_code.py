@@ -1,4 +1,6 @@
-"""Code of a user's is told from other code of the same name, so that nothing is taken for what it is not."""
+"""Code of a user's is told from other code of the same name, so that nothing is taken for what it
+is not.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ from engine.search.explorable import Violation, ViolationKind
 
 class Mine(Oracle):
     def call_ended(self, vcpu, outcome):
-        return Violation(ViolationKind.INVARIANT, vcpu.index, None, "a call has ended") if COMPLAINS else None
+        if COMPLAINS:
+            return Violation(ViolationKind.INVARIANT, vcpu.index, None, "a call has ended")
 """
 
 
@@ -74,7 +77,9 @@ def test_a_checkpoint_with_another_oracle_of_the_same_name_is_not_taken(pool, tm
         file = tmp_path / f"{complains}.py"
         file.write_text(ORACLE.replace("COMPLAINS", complains))
         mine = runpy.run_path(str(file))["Mine"]
-        case = experiment(asm_image("mov eax, edi; inc eax; ret"), probe, profile=LINUX_2010, oracles=(mine,))
+        case = experiment(
+            asm_image("mov eax, edi; inc eax; ret"), probe, profile=LINUX_2010, oracles=(mine,)
+        )
         result = check(case, Search(preemptions=0, checkpoints=tmp_path / "found"), pool=pool)
         kinds.append([report.violation.kind for report in result.violations])
     assert kinds == [[], [ViolationKind.INVARIANT]]

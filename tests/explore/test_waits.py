@@ -1,4 +1,6 @@
-"""Waits end by those they wait for, each for itself: what the search takes for granted of tasks that share nothing."""
+"""Waits end by those they wait for, each for itself: what the search takes for granted of tasks
+that share nothing.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,22 @@ def passes(waits: Waits, vcpus: list[VcpuState], boundary: set[int], event: str,
         waits.ran(vcpus[cpu])
 
 
-@given(st.sampled_from([WaitKind.SCHED, WaitKind.TASKS, WaitKind.SYNC]), st.sets(st.integers(0, CPUS - 1)), st.lists(EVENTS, max_size=12))
+@given(
+    st.sampled_from([WaitKind.SCHED, WaitKind.TASKS, WaitKind.SYNC]),
+    st.sets(st.integers(0, CPUS - 1)),
+    st.lists(EVENTS, max_size=12),
+)
 def test_a_wait_is_over_when_each_that_it_began_with_has_come_by_and_not_before(kind, busy, events):
     vcpus = [VcpuState(index) for index in range(CPUS)]
     for index in busy:
         vcpus[index].mode = Mode.CALL
     boundary = set(range(CPUS)) - busy  # who would take an interrupt where it stands
-    waits = Waits(vcpus, boundary.__contains__, lambda cpu: frozenset({2 * cpu} if cpu in busy else ()), lambda _: False)
+    waits = Waits(
+        vcpus,
+        boundary.__contains__,
+        lambda cpu: frozenset({2 * cpu} if cpu in busy else ()),
+        lambda _: False,
+    )
     waits.entered({0: MachineWait(kind, "", 0)}, 0)
     ends = {WaitKind.SCHED: "quiescent", WaitKind.TASKS: "task_passed", WaitKind.SYNC: "ran"}[kind]
     left = set(busy)

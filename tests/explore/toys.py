@@ -10,7 +10,8 @@ from engine.search.explorable import Choice, Coverage, Violation, ViolationKind
 
 
 class Counter:
-    """Actors that each add 1 to a shared cell, ``rounds`` times (each its own number), by a load and a store: two steps a round.
+    """Actors that each add 1 to a shared cell, ``rounds`` times (each its own number), by a load
+    and a store: two steps a round.
 
     :param bad: final values that are a violation.
     """
@@ -42,7 +43,9 @@ class Counter:
             self.outcomes.add(self.cell)
             self.schedules.append(self.path)
             if self.cell in self.bad:
-                self.violation = Violation(ViolationKind.WRONG_RESULT, None, None, f"the cell holds {self.cell}")
+                self.violation = Violation(
+                    ViolationKind.WRONG_RESULT, None, None, f"the cell holds {self.cell}"
+                )
             return ()
         if self.cur in live:
             return [Choice(self.cur, 0), *(Choice(a, 1) for a in live if a != self.cur)]

@@ -1,4 +1,6 @@
-"""``run``, ``verify``, ``inspect``, ``check`` and ``explore`` as functions: they answer as the commands do, and refuse as they do."""
+"""``run``, ``verify``, ``inspect``, ``check`` and ``explore`` as functions: they answer as the
+commands do, and refuse as they do.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,18 @@ def printed(capsys, *argv: str) -> object:
 
 
 def test_run_answers_as_the_command_whether_given_texts_or_objects(capsys):
-    want = printed(capsys, "run", QSORT, *SORT_WORDS, "--probe", "p:hot sort_i32", "--interrupts", "every:50", "--cpus", "2")
+    want = printed(
+        capsys,
+        "run",
+        QSORT,
+        *SORT_WORDS,
+        "--probe",
+        "p:hot sort_i32",
+        "--interrupts",
+        "every:50",
+        "--cpus",
+        "2",
+    )
     texts = optprobe.run(QSORT, **SORT, probes=["p:hot sort_i32"], interrupts="every:50", cpus="2")
     objects = optprobe.run(
         optprobe.load_image(Path(QSORT)),
@@ -60,7 +73,15 @@ def test_run_answers_as_the_command_whether_given_texts_or_objects(capsys):
 
 def test_verify_answers_as_the_command_whether_given_texts_or_objects(capsys):
     want = printed(
-        capsys, "verify", "workloads/elf/shapes_jcc.o", "--call", "shape_jcc_short_o", "--arg", "1", "--interrupts", "sample:1:2"
+        capsys,
+        "verify",
+        "workloads/elf/shapes_jcc.o",
+        "--call",
+        "shape_jcc_short_o",
+        "--arg",
+        "1",
+        "--interrupts",
+        "sample:1:2",
     )
     told: list[tuple[int, int, str]] = []
     for interrupts in ("sample:1:2", parse_sweep("sample:1:2")):
@@ -92,7 +113,9 @@ def test_explore_answers_as_the_command_for_a_file_and_for_its_scenario(capsys):
     name = "arch_x86/explore/scenarios/life.py::register"
     want = printed(capsys, "explore", name, "--preemptions", "0")
     results = optprobe.explore(name, preemptions=0)
-    assert [{"scenario": one, **found.to_json()} for one, found in results.items()] == want["scenarios"]  # pyright: ignore[reportIndexIssue]
+    assert [{"scenario": one, **found.to_json()} for one, found in results.items()] == want[
+        "scenarios"
+    ]  # pyright: ignore[reportIndexIssue]
 
 
 def test_a_guest_that_dies_is_in_the_result_of_run_and_verify_and_an_error_of_check():
@@ -115,16 +138,36 @@ def test_the_defaults_are_those_of_the_command_line(command):
         if parameter.default is parameter.empty or name in ("poke", "progress", "preemptions"):
             continue
         value = not given[negated[name]] if name in negated else given[names.get(name, name)]
-        default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        default = (
+            list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        )
         assert default == value or str(default) == value, name
 
 
 def test_every_option_of_the_command_line_is_one_of_the_functions():
     of_the_terminal = {"json", "command", "image", "file", "symbol", "preemptions_given"}
-    other = {"no_optimize": "optimize", "no_reduction": "reduction", "no_hashing": "hashing", "stub": "stubs", "probe": "probes"}
-    without_effect = {"run": {"preempt", "jobs"}, "verify": {"preempt", "cpus"}, "check": {"save"}, "explore": {"save"}, "inspect": set()}
+    other = {
+        "no_optimize": "optimize",
+        "no_reduction": "reduction",
+        "no_hashing": "hashing",
+        "stub": "stubs",
+        "probe": "probes",
+    }
+    without_effect = {
+        "run": {"preempt", "jobs"},
+        "verify": {"preempt", "cpus"},
+        "check": {"save"},
+        "explore": {"save"},
+        "inspect": set(),
+    }
     for command, left_out in without_effect.items():
-        words = ["scenarios.py"] if command == "explore" else ["image.o"] if command == "inspect" else ["image.o", "--call", "work"]
+        words = (
+            ["scenarios.py"]
+            if command == "explore"
+            else ["image.o"]
+            if command == "inspect"
+            else ["image.o", "--call", "work"]
+        )
         options = set(vars(_parse([command, *words]))) - of_the_terminal - left_out
         parameters = set(signatures.signature(getattr(optprobe, command)).parameters)
         assert {other.get(name, name) for name in options} <= parameters, command
@@ -140,8 +183,16 @@ def test_every_option_of_the_command_line_is_one_of_the_functions():
         (optprobe.run, {"call": "work", "arguments": [[5]]}, "argument [5]: give an int"),
         (optprobe.run, {"call": "work", "arguments": [1 << 70]}, "does not fit in 64 bits"),
         (optprobe.run, {"call": "work", "probes": "work"}, "probes='work': give a list"),
-        (optprobe.run, {"call": "work", "probes": [optprobe.Kprobe(symbol_name="work")]}, "a Kprobe is for Machine.kprobes"),
-        (optprobe.run, {"call": "work", "libraries": ["libc.so.6"]}, "give its libraries to load_image()"),
+        (
+            optprobe.run,
+            {"call": "work", "probes": [optprobe.Kprobe(symbol_name="work")]},
+            "a Kprobe is for Machine.kprobes",
+        ),
+        (
+            optprobe.run,
+            {"call": "work", "libraries": ["libc.so.6"]},
+            "give its libraries to load_image()",
+        ),
         (optprobe.run, {"call": "work", "stubs": {"malloc": 0}}, "is called by nothing"),
         (optprobe.run, {"call": "work", "red_zone": "maybe"}, "give yes, no or auto"),
         (optprobe.run, {"call": "work", "interrupts": "seldom"}, "give none, every:N"),
@@ -172,7 +223,9 @@ def test_a_probe_that_the_kernel_refuses_has_its_errno_in_run_and_check():
 
 
 def test_what_is_assumed_of_a_file_is_a_warning(tmp_path):
-    (tmp_path / "leaf.s").write_text("leaf: mov [rsp - 8], rdi\n mov rax, [rsp - 8]\n ret\n", encoding="utf-8")
+    (tmp_path / "leaf.s").write_text(
+        "leaf: mov [rsp - 8], rdi\n mov rax, [rsp - 8]\n ret\n", encoding="utf-8"
+    )
     with pytest.warns(UserWarning, match="the code is taken to have a red zone"):
         assert optprobe.run(tmp_path / "leaf.s", call="leaf", arguments=[7]).calls[0].result == 7
 
@@ -204,12 +257,17 @@ def test_a_check_finds_what_is_wrong_with_the_users_poke_protocol():
 
 
 def test_a_poke_protocol_that_raises_is_bad_input_and_no_finding():
-    with pytest.raises(optprobe.InputError, match=r"with this poke=, the control tasks end in an error .*: RuntimeError: no idea how"):
+    with pytest.raises(
+        optprobe.InputError,
+        match=r"with this poke=, the control tasks end in an error .*: RuntimeError: no idea how",
+    ):
         optprobe.check(WORK, **ONCE, poke=Raises)
 
 
 def test_a_scenario_has_a_poke_protocol_of_its_own_and_several_processes_do_too():
-    @optprobe.scenario(image=TEXT, call="work", arguments=("5",), calls=1, preemptions=1, poke=TwoStores)
+    @optprobe.scenario(
+        image=TEXT, call="work", arguments=("5",), calls=1, preemptions=1, poke=TwoStores
+    )
     def jump(setup: optprobe.Setup) -> None:
         @setup.control
         def main(k: optprobe.Control) -> None:
@@ -221,7 +279,9 @@ def test_a_scenario_has_a_poke_protocol_of_its_own_and_several_processes_do_too(
 
     for jobs in (1, 2):
         (result,) = optprobe.explore(jump, jobs=jobs).values()
-        assert [report.violation.kind for report in result.violations] == [optprobe.ViolationKind.TORN]
+        assert [report.violation.kind for report in result.violations] == [
+            optprobe.ViolationKind.TORN
+        ]
     with pytest.raises(optprobe.InputError, match="give what makes a poke protocol"):
         optprobe.scenario(image=TEXT, call="work", poke="two")  # pyright: ignore[reportArgumentType]
 
@@ -232,18 +292,28 @@ def case(profile: optprobe.Profile, **fields: object) -> Experiment:
 
 def test_a_schedule_of_another_poke_protocol_or_profile_has_another_fingerprint():
     cases = [
-        case(LINUX_2010), case(LINUX_6_1), case(LINUX_2010, poke=TwoStores), case(LINUX_2010, poke=Raises),
-        case(optprobe.profile(LINUX_2010, rethook=True)), case(optprobe.profile(LINUX_2010, transitions=LINUX_6_1.transitions)),
-        case(optprobe.profile(LINUX_2010, name="mine")), case(optprobe.profile(LINUX_2010, batch=2)),
+        case(LINUX_2010),
+        case(LINUX_6_1),
+        case(LINUX_2010, poke=TwoStores),
+        case(LINUX_2010, poke=Raises),
+        case(optprobe.profile(LINUX_2010, rethook=True)),
+        case(optprobe.profile(LINUX_2010, transitions=LINUX_6_1.transitions)),
+        case(optprobe.profile(LINUX_2010, name="mine")),
+        case(optprobe.profile(LINUX_2010, batch=2)),
         case(optprobe.profile(LINUX_2010, without=["free-wait"])),
-    ]  # fmt: skip
+    ]
     assert len({fingerprint(one) for one in cases}) == len(cases)
 
 
 def test_a_profile_that_only_lacks_steps_is_no_other_profile():
     for shipped in PROFILES:
         for preempt in (False, True):
-            assert changes_of(without(shipped, frozenset({"free-wait", "f66c0447cca1"}), preempt=preempt)) == ()
+            assert (
+                changes_of(
+                    without(shipped, frozenset({"free-wait", "f66c0447cca1"}), preempt=preempt)
+                )
+                == ()
+            )
     assert changes_of(optprobe.profile("next", rethook=False)) == (("rethook", "False"),)
 
 

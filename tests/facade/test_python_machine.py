@@ -57,7 +57,11 @@ def test_a_buffer_that_was_allocated_is_read_and_written_where_it_lies(machine):
     machine.write(buffer + 8, memoryview(b"xyz"))
     machine.call("fill", buffer, 7)
     assert machine.read(buffer, 16) == b"\x07" + bytes(7) + b"xyz" + bytes(5)
-    assert machine.read(machine.address("work"), 3) == machine.text(machine.address("work"), 3) == b"\x8d\x04\x7f"
+    assert (
+        machine.read(machine.address("work"), 3)
+        == machine.text(machine.address("work"), 3)
+        == b"\x8d\x04\x7f"
+    )
 
 
 def test_a_probe_is_a_breakpoint_then_a_jump_and_its_method_is_told(machine):
@@ -72,7 +76,9 @@ def test_a_probe_is_a_breakpoint_then_a_jump_and_its_method_is_told(machine):
     machine.call("work", 8)
     machine.call("work", 9, cpu=1)
     assert seen == [8, 9]
-    returns = optprobe.Kretprobe(symbol_name="square", handler=lambda ri, regs: seen.append(regs.ax))
+    returns = optprobe.Kretprobe(
+        symbol_name="square", handler=lambda ri, regs: seen.append(regs.ax)
+    )
     machine.kprobes.register_kretprobe(returns)
     assert machine.method(returns) is optprobe.Method.BOOSTED
     machine.call("square", 4)
@@ -134,7 +140,10 @@ def test_an_error_of_a_handler_goes_through_the_call_and_the_machine_goes_on(mac
         (lambda m: m.read(0, 8), "8 bytes at 0x0 can't be read"),
         (lambda m: m.read(m.address("work"), 0), "can't be read"),
         (lambda m: m.write(m.address("work"), b"\x90"), "can't be written"),
-        (lambda m: m.method(optprobe.Kprobe(symbol_name="work")), "<Kprobe work+0x0> is not registered"),
+        (
+            lambda m: m.method(optprobe.Kprobe(symbol_name="work")),
+            "<Kprobe work+0x0> is not registered",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_bad_input_in_one_line(machine, use, words):
@@ -170,7 +179,12 @@ def test_a_closed_machine_says_so_whatever_it_is_asked(machine):
     machine.close()
     machine.close()
     assert repr(machine).endswith("closed>")
-    for use in (machine.snapshot, machine.wait_for_kprobe_optimizer, machine.__enter__, lambda: machine.call("work", 1)):
+    for use in (
+        machine.snapshot,
+        machine.wait_for_kprobe_optimizer,
+        machine.__enter__,
+        lambda: machine.call("work", 1),
+    ):
         with pytest.raises(optprobe.InputError, match="the machine is closed"):
             use()
 
@@ -183,7 +197,10 @@ def test_a_closed_machine_says_so_whatever_it_is_asked(machine):
         ({"max_instructions": 0}, "--max-instructions"),
         ({"stubs": {"malloc": 0}}, "stub malloc: machine.s: it is called by nothing"),
         ({"stubs": "malloc=ret:0"}, "give a list"),
-        ({"poke": lambda *_: object()}, "object is no poke protocol, for it has no text_poke, text_poke_bytes"),
+        (
+            {"poke": lambda *_: object()},
+            "object is no poke protocol, for it has no text_poke, text_poke_bytes",
+        ),
     ],
 )
 def test_a_machine_that_can_not_be_is_refused_in_one_line(options, words):

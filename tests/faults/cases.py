@@ -1,4 +1,6 @@
-"""What exploration is given to find planted faults with: shipped scenarios and a few checks of small functions, quick ones first."""
+"""What exploration is given to find planted faults with: shipped scenarios and a few checks of
+small functions, quick ones first.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,17 @@ _LISTS: Final = (
     ("load", "joined_while_disarming"),
     ("batches", "BATCHES"),
 )
-_UNSOUND: Final = frozenset({("nmi", "linux-2010"), ("nmi-stepped", "linux-2010"), ("joined-while-disarming", "linux-6.1")})
+_UNSOUND: Final = frozenset(
+    {("nmi", "linux-2010"), ("nmi-stepped", "linux-2010"), ("joined-while-disarming", "linux-6.1")}
+)
 """Scenario and profile where the kernel itself is not sound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explored:
-    """A case and how it is searched. ``tier``: 0 for what takes a tenth of a second, 1 for what takes a second or more."""
+    """A case and how it is searched. ``tier``: 0 for what takes a tenth of a second, 1 for what
+    takes a second or more.
+    """
 
     name: str
     tier: int
@@ -51,7 +57,9 @@ def _scenarios() -> Sequence[Scenario]:
     found: dict[str, Scenario] = {}
     for module, name in _LISTS:
         try:
-            some: Scenario | tuple[Scenario, ...] = getattr(import_module(f"arch_x86.explore.scenarios.{module}"), name)
+            some: Scenario | tuple[Scenario, ...] = getattr(
+                import_module(f"arch_x86.explore.scenarios.{module}"), name
+            )
         except (ModuleNotFoundError, AttributeError):  # the tree is of before that list was there
             continue
         found |= {one.name: one for one in (some if isinstance(some, tuple) else (some,))}
@@ -76,11 +84,35 @@ def _of_scenario(one: Scenario, profile: Profile, bound: int) -> Explored:
 
 
 _CHECKED: Final = (
-    ("pushes.s", ".globl f\nf: push rbx; mov ebx, edi; lea eax, [rbx + rbx*2]; pop rbx; add eax, 7; ret", ("f",), 1, True),
-    ("calls.s", ".globl f\nf: push rdi; call g; pop rdi; add eax, edi; ret\n.globl g\ng: lea eax, [rdi + 1]; add eax, edi; ret", ("r:f g", "f+0x1"), 1, True),
-    ("jumps.s", ".globl f\nf: cmp edi, 3; jle .Ls; xor eax, eax; ret\n.Ls: mov eax, edi; mov ecx, 2\n.Ll: add eax, ecx; loop .Ll; ret", ("f+0x3", "f"), 1, True),
+    (
+        "pushes.s",
+        ".globl f\nf: push rbx; mov ebx, edi; lea eax, [rbx + rbx*2]; pop rbx; add eax, 7; ret",
+        ("f",),
+        1,
+        True,
+    ),
+    (
+        "calls.s",
+        (
+            ".globl f\nf: push rdi; call g; pop rdi; add eax, edi; "
+            "ret\n.globl g\ng: lea eax, [rdi + 1]; add eax, edi; ret"
+        ),
+        ("r:f g", "f+0x1"),
+        1,
+        True,
+    ),
+    (
+        "jumps.s",
+        (
+            ".globl f\nf: cmp edi, 3; jle .Ls; xor eax, eax; ret\n.Ls: mov eax, edi; "
+            "mov ecx, 2\n.Ll: add eax, ecx; loop .Ll; ret"
+        ),
+        ("f+0x3", "f"),
+        1,
+        True,
+    ),
     ("two.s", ".globl f\nf: mov eax, edi; inc eax; ret", ("f+0x2",), 2, False),
-)  # fmt: skip
+)
 
 
 def _checks(profile: Profile) -> Sequence[Explored]:
@@ -99,10 +131,14 @@ def _checks(profile: Profile) -> Sequence[Explored]:
             )
 
         return Explored(
-            f"check {name} in {profile.name}, bound {cpus - 1}", cpus - 1, build, Search(preemptions=cpus - 1, max_schedules=MOST_SCHEDULES)
+            f"check {name} in {profile.name}, bound {cpus - 1}",
+            cpus - 1,
+            build,
+            Search(preemptions=cpus - 1, max_schedules=MOST_SCHEDULES),
         )
 
-    left_out = {"linux-2010": (), "linux-6.1": ("jumps.s", "two.s"), "next": ("two.s",)}  # 6.1's LOOP is wrong; two.s takes long
+    # 6.1's LOOP is wrong; two.s takes long
+    left_out = {"linux-2010": (), "linux-6.1": ("jumps.s", "two.s"), "next": ("two.s",)}
     return [make(*one) for one in _CHECKED if one[0] not in left_out[profile.name]]
 
 
@@ -113,7 +149,9 @@ def explored() -> list[Explored]:
         for bound in (0, 1)
         for one in _scenarios()
         for profile in PROFILES
-        if profile.name in one.profiles and (one.name, profile.name) not in _UNSOUND and bound <= _most(one)
+        if profile.name in one.profiles
+        and (one.name, profile.name) not in _UNSOUND
+        and bound <= _most(one)
     ]
     for profile in PROFILES:
         found += _checks(profile)

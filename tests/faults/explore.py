@@ -1,7 +1,7 @@
 """Exploration as a finder, in the tree that it is run in: ``python -m tests.faults.explore``.
 
-Prints the first thing found as one line and ends with status 1; with 0 when nothing is. ``--lines FILE`` instead writes down which of the lines
-that the faults are in each case runs.
+Prints the first thing found as one line and ends with status 1; with 0 when nothing is. ``--lines
+FILE`` instead writes down which of the lines that the faults are in each case runs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _SWEEPS: Final = (40, 400)
 def first_found(cases: Sequence[Explored], most: int = MOST_SCHEDULES) -> str | None:
     """What the first of ``cases`` shows that shows anything: the case and what happened.
 
-    Most faults show in a few schedules of some case, so all cases are searched a little way before one is searched up to ``most``
-    schedules.
+    Most faults show in a few schedules of some case, so all cases are searched a little way before
+    one is searched up to ``most`` schedules.
     """
     pool, left = new_pool(), list(cases)
     for cap in (*(cap for cap in _SWEEPS if cap < most), most):
@@ -56,11 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.faults.explore")
     parser.add_argument("--cases", help="a JSON list of names of cases; all of them without it")
     parser.add_argument("--quick", action="store_true", help="no case that takes a second or more")
-    parser.add_argument("--most", type=int, default=MOST_SCHEDULES, help="at most so many schedules of each case")
-    parser.add_argument("--lines", type=Path, help="write down which lines of faults each case runs")
+    parser.add_argument(
+        "--most", type=int, default=MOST_SCHEDULES, help="at most so many schedules of each case"
+    )
+    parser.add_argument(
+        "--lines", type=Path, help="write down which lines of faults each case runs"
+    )
     given = parser.parse_args(arguments)
     wanted = None if given.cases is None else set(json.loads(given.cases))
-    cases = [one for one in explored() if (wanted is None or one.name in wanted) and not (given.quick and one.tier)]
+    cases = [
+        one
+        for one in explored()
+        if (wanted is None or one.name in wanted) and not (given.quick and one.tier)
+    ]
     if given.lines is not None:
         return _write_lines(cases, given.lines)
     found = first_found(cases, given.most)
@@ -70,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write_lines(cases: Sequence[Explored], file: Path) -> int:
-    known: dict[str, dict[str, list[int]]] = json.loads(file.read_text()) if file.exists() else {}  # of a run that was killed
+    # of a run that was killed
+    known: dict[str, dict[str, list[int]]] = json.loads(file.read_text()) if file.exists() else {}
     wanted: dict[str, set[int]] = {}
     for fault in FAULTS:
         if fault.kind is Kind.EXPLORER:

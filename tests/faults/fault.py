@@ -1,4 +1,6 @@
-"""The record of a planted fault: one place of the project where a wrong text stands for the right one."""
+"""The record of a planted fault: one place of the project where a wrong text stands for the right
+one.
+"""
 
 from __future__ import annotations
 

@@ -18,11 +18,15 @@ FAULTS: Final = (*CORE, *ARCH, *TEXT, *MACHINE, *EXPLORER)
 
 CHANGES_NOTHING: Final = {
     "the pass frees what was taken into use again": (
-        "of what it has undone the pass takes off the list for freeing what is in use, with the tables locked, before it waits"
+        "of what it has undone the pass takes off the list for freeing what is in use, with the"
+        " tables locked, before it waits"
     ),
-    "kprobes-optimization=1 lists disabled probes, too": "who lists one asks whether it is disabled",
+    "kprobes-optimization=1 lists disabled probes, too": (
+        "who lists one asks whether it is disabled"
+    ),
     "the replaced size is taken as the jump's 5 where neighbours are looked for": (
-        "the last of the replaced instructions begins within the first five bytes, so no neighbour lies behind them"
+        "the last of the replaced instructions begins within the first five bytes, so no neighbour"
+        " lies behind them"
     ),
     "next: what an operation disarms is disarmed before what it arms": "no operation does both",
 }
@@ -63,9 +67,18 @@ _COPIES: Final = (
     "tests/equivalence/test_hits.py",
     "tests/lab/test_verify.py",
 )
-_MACHINE: Final = ("tests/emu/test_traps.py", "tests/emu/test_nmi.py", "tests/emu/test_machine.py", "tests/emu/test_guards.py")
+_MACHINE: Final = (
+    "tests/emu/test_traps.py",
+    "tests/emu/test_nmi.py",
+    "tests/emu/test_machine.py",
+    "tests/emu/test_guards.py",
+)
 _RETURNS: Final = ("tests/engine/test_kretprobes.py", "tests/explore/test_points.py")
-_EXPLORER: Final = ("tests/explore/test_names.py", "tests/explore/test_points.py", "tests/explore/test_shared.py")
+_EXPLORER: Final = (
+    "tests/explore/test_names.py",
+    "tests/explore/test_points.py",
+    "tests/explore/test_shared.py",
+)
 _FIRST: Final[dict[str, tuple[str, ...]]] = {
     "engine/core/kretprobes.py": _RETURNS,
     "engine/core/insn_slots.py": ("tests/engine/test_insn_slots.py", *_CORE),

@@ -1,7 +1,8 @@
 """``verify`` as a finder, in the tree that it is run in: ``python -m tests.faults.verify``.
 
-A few small functions that hold each form of instruction that a probe treats in a way of its own, by all methods, in each profile. Prints
-the first failure as one line and ends with status 1; with 0 when there is none.
+A few small functions that hold each form of instruction that a probe treats in a way of its own, by
+all methods, in each profile. Prints the first failure as one line and ends with status 1; with 0
+when there is none.
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ f:
  jmp .Lback
 """
 _FIXUPS: Final = {"faults.s": (2, 9)}
-"""By name, offsets of an instruction that faults and of where the exception table says that it goes on: behind the ``ret``."""
+"""By name, offsets of an instruction that faults and of where the exception table says that it goes
+on: behind the ``ret``.
+"""
 _ALL: Final = (LINUX_2010, LINUX_6_1, NEXT)
 _RUNS: Final[tuple[tuple[str, str, tuple[Profile, ...], Sweep], ...]] = (
     ("straight.s", _STRAIGHT, _ALL, Sweep()),
@@ -149,11 +152,26 @@ def _failures() -> Iterator[str]:
     for name, text, profiles, sweep in _RUNS:
         image = _image(name, text)
         for profile in profiles:
-            with closing(Verifier(image, "f", [parse_argument("3")], options=ExecOptions(profile=profile), pool=pool)) as verifier:
+            with closing(
+                Verifier(
+                    image,
+                    "f",
+                    [parse_argument("3")],
+                    options=ExecOptions(profile=profile),
+                    pool=pool,
+                )
+            ) as verifier:
                 for addr in verifier.sites():
                     for failure in verifier.check_site(addr, sweep):
-                        where = "" if failure.interrupt_at is None else f", interrupted at {failure.interrupt_at}"
-                        yield f"{name} in {profile.name}: +{failure.offset:#x} {failure.method}{where}: {failure.explain}"
+                        where = (
+                            ""
+                            if failure.interrupt_at is None
+                            else f", interrupted at {failure.interrupt_at}"
+                        )
+                        yield (
+                            f"{name} in {profile.name}: +{failure.offset:#x}"
+                            f" {failure.method}{where}: {failure.explain}"
+                        )
 
 
 def first_found() -> str | None:

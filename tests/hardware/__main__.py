@@ -1,6 +1,8 @@
-"""Run all records, and print how many are as the processor has them, by kind of difference and by form: ``python -m tests.hardware [FILE]``.
+"""Run all records, and print how many are as the processor has them, by kind of difference and by
+form: ``python -m tests.hardware [FILE]``.
 
-Each chunk of records runs in a process of its own, so that one that ends its process is found and named.
+Each chunk of records runs in a process of its own, so that one that ends its process is found and
+named.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def run_here(path: Path, first: int, last: int) -> list[Outcome]:
 
 
 def run_apart(path: Path, first: int, last: int) -> list[Outcome | Record]:
-    """The outcomes of some records by a process that may die; the record alone of one that ended it."""
+    """The outcomes of some records by a process that may die; the record alone of one that ended
+    it.
+    """
     command = [sys.executable, "-m", "tests.hardware", str(path), str(first), str(last)]
     done = subprocess.run(command, capture_output=True, check=False, timeout=300)
     if done.returncode == 0:
@@ -45,7 +49,11 @@ def main() -> None:
         sys.stdout.buffer.write(pickle.dumps(run_here(path, *map(int, sys.argv[2:]))))
         return
     count = len(load(path)[1])
-    results = [one for first in range(0, count, CHUNK) for one in run_apart(path, first, min(first + CHUNK, count))]
+    results = [
+        one
+        for first in range(0, count, CHUNK)
+        for one in run_apart(path, first, min(first + CHUNK, count))
+    ]
     words: Counter[str] = Counter()
     forms: dict[str, Counter[str]] = {}
     for one in results:

@@ -34,7 +34,9 @@ COMPARES = ("FCOM", "FUCOM", "FICOM", "FTST", "FXAM", "FPREM")
 STACK_FAULT = 0x41
 FLUSH = 0x8040
 INEXACT = ("F2XM1", "FSIN", "FCOS", "FPTAN", "FPATAN", "FYL2X", "FLDL", "FLDPI")
-STATUS = frozenset({"MXCSR", "x87 exceptions", "x87 C1", "x87 undefined condition", "x87 tags", "x87 control"})
+STATUS = frozenset(
+    {"MXCSR", "x87 exceptions", "x87 C1", "x87 undefined condition", "x87 tags", "x87 control"}
+)
 FLAGS = 0xCD5 | 1 << 10
 _LOW = (1 << 64) - 1
 TOP, CONDITION, EXCEPTIONS, C1 = 0x3800, 0x4500, 0x80FF, 0x200
@@ -50,8 +52,13 @@ LISTED = {
     "x87 undefined condition": "C0, C2 and C3 where the manual leaves them undefined",
     "x87 tags": "which x87 registers are in use",
     "x87 control": "reserved bits of the x87 control word",
-    "x87 stack fault": "an x87 register that is not in use is read, or one that is in use is pushed over: no NaN comes out, and no flag is set",
-    "x87 precision": "the last bits of transcendental functions and of constants under directed rounding",
+    "x87 stack fault": (
+        "an x87 register that is not in use is read, or one that is in use is pushed over: no NaN"
+        " comes out, and no flag is set"
+    ),
+    "x87 precision": (
+        "the last bits of transcendental functions and of constants under directed rounding"
+    ),
     "MMX exponent": "the upper 16 bits of an x87 register that is written as an MMX register",
     "MMX top": "the top of the x87 stack after MMX instructions",
     "undefined register": "the destination of BSF and BSR where the source is 0",
@@ -63,7 +70,9 @@ LISTED = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``fault`` of the machine, if it died; ``kinds``: what differs from the processor, each by a word."""
+    """``fault`` of the machine, if it died; ``kinds``: what differs from the processor, each by a
+    word.
+    """
 
     record: Record
     fault: GuestFault | None
@@ -90,16 +99,26 @@ def _same_but_nans(seen: bytes, want: bytes, size: int) -> bool:
 
 def _both_nans(seen: bytes, want: bytes) -> bool:
     """Both x87 registers hold a NaN."""
-    return all(value[8:] in (b"\xff\x7f", b"\xff\xff") and int.from_bytes(value[:8], "little") << 1 & _LOW for value in (seen, want))
+    return all(
+        value[8:] in (b"\xff\x7f", b"\xff\xff") and int.from_bytes(value[:8], "little") << 1 & _LOW
+        for value in (seen, want)
+    )
 
 
 class Laboratory:
     """One machine, whose text is each record's instruction in turn.
 
-    A snapshot for each state is made once. An instruction is written as the copy of one is, so that it is refused where copies are.
+    A snapshot for each state is made once. An instruction is written as the copy of one is, so that
+    it is refused where copies are.
     """
 
-    def __init__(self, states: tuple[State, ...], pool: UcPool | None = None, *, check_alignment: bool = False) -> None:
+    def __init__(
+        self,
+        states: tuple[State, ...],
+        pool: UcPool | None = None,
+        *,
+        check_alignment: bool = False,
+    ) -> None:
         self._states = states
         restore = assemble("fxrstor64 [rax]", TEXT_AT) + HALT
         text = restore.ljust(PAGE, HALT)
@@ -109,7 +128,9 @@ class Laboratory:
             Segment(STACK_AT, b"", STACK_TOP - STACK_AT + PAGE, executable=False, writable=True),
         )
         image = Image(name="hardware", segments=segments, symbols=(Symbol("all", TEXT_AT, PAGE),))
-        self.machine = Machine(image, pool=pool, config=MachineConfig(check_alignment=check_alignment))
+        self.machine = Machine(
+            image, pool=pool, config=MachineConfig(check_alignment=check_alignment)
+        )
         self._executor = Executor(self.machine)
         self._scratch = self.machine.allocate(PAGE)
         self._empty = self.machine.snapshot()
@@ -128,9 +149,17 @@ class Laboratory:
         machine.tasks[0].state = TaskState.RUNNING
         machine.cpus[0].rip = record.ip
         fault = self._executor.run_call(0, 100_000)
-        done = fault is not None and fault.kind is FaultKind.HALT and fault.rip == record.ip + len(record.raw)
+        done = (
+            fault is not None
+            and fault.kind is FaultKind.HALT
+            and fault.rip == record.ip + len(record.raw)
+        )
         if not done:
-            as_signal = record.signal is not None and fault is not None and fault.kind in SIGNALS[record.signal]
+            as_signal = (
+                record.signal is not None
+                and fault is not None
+                and fault.kind in SIGNALS[record.signal]
+            )
             return Outcome(record, fault, frozenset() if as_signal else frozenset({"fault"}))
         if record.signal is not None:
             return Outcome(record, None, frozenset({self._missing(record)}))
@@ -146,7 +175,9 @@ class Laboratory:
         return "alignment" if record.signal == 11 and aligned else "no fault"
 
     def _known(self, record: Record, kinds: set[str]) -> set[str]:
-        """``kinds``, with a word of its own for what is wrong for a reason that docs/processor.md gives."""
+        """``kinds``, with a word of its own for what is wrong for a reason that docs/processor.md
+        gives.
+        """
         state, after, code = self._states[record.state], record.after, record.code
         words = int(after.get("fsw", "0"), 16) & ~state.fsw
         if words & STACK_FAULT == STACK_FAULT and code.startswith("F"):
@@ -156,7 +187,9 @@ class Laboratory:
         if (
             "vector" in kinds
             and state.mxcsr & FLUSH
-            and any(name in code for name in ("PS_", "SS_", "PD_", "SD_", "SS2", "SD2", "PS2", "PD2"))
+            and any(
+                name in code for name in ("PS_", "SS_", "PD_", "SD_", "SS2", "SD2", "PS2", "PD2")
+            )
         ):
             kinds = kinds - {"vector"} | {"denormals"}
         if "x87 value" in kinds and code.startswith(INEXACT):
@@ -187,7 +220,8 @@ class Laboratory:
         fault = self._executor.run_call(0, 10)
         assert fault is not None
         assert fault.kind is FaultKind.HALT
-        uc.write_reg(x86_const.UC_X86_REG_MXCSR, state.mxcsr)  # to what no program of the machine's can make it, too
+        # to what no program of the machine's can make it, too
+        uc.write_reg(x86_const.UC_X86_REG_MXCSR, state.mxcsr)
         machine.ram.write(DATA_AT, state.data)
         for index, name in enumerate(GPR):
             uc.gpr[index] = state.gpr[name]
@@ -230,10 +264,16 @@ class Laboratory:
         before, after, kinds = self._states[record.state], record.after, set[str]()
         seen = self.machine.cpus[0].uc.vector_state()
         for index in range(16):
-            want = bytes.fromhex(after[f"xmm{index}"]) if f"xmm{index}" in after else before.xmm[index]
+            want = (
+                bytes.fromhex(after[f"xmm{index}"]) if f"xmm{index}" in after else before.xmm[index]
+            )
             if seen[16 * index : 16 * index + 16] != want:
                 size = 8 if any(name in record.code for name in ("PD", "SD")) else 4
-                kinds.add("NaN payload" if _same_but_nans(seen[16 * index : 16 * index + 16], want, size) else "vector")
+                kinds.add(
+                    "NaN payload"
+                    if _same_but_nans(seen[16 * index : 16 * index + 16], want, size)
+                    else "vector"
+                )
         mxcsr = int(after["mxcsr"], 16) if "mxcsr" in after else before.mxcsr
         if struct.unpack_from("<I", seen, 256)[0] != mxcsr:
             kinds.add("MXCSR")
@@ -243,14 +283,19 @@ class Laboratory:
         before, after, kinds = self._states[record.state], record.after, set[str]()
         seen = self.machine.cpus[0].uc.fpu_state()
         fcw, fsw, tags = (struct.unpack_from("<H", seen, 16 * index)[0] for index in (8, 9, 10))
-        words = {name: int(after[name], 16) if name in after else getattr(before, name) for name in ("fcw", "fsw", "ftw")}
+        words = {
+            name: int(after[name], 16) if name in after else getattr(before, name)
+            for name in ("fcw", "fsw", "ftw")
+        }
         if fcw != words["fcw"]:
             kinds.add("x87 control")
         changed = fsw ^ words["fsw"]
         if changed & TOP:
             kinds.add("x87 top")
         if changed & CONDITION:
-            kinds.add("x87 condition" if record.code.startswith(COMPARES) else "x87 undefined condition")
+            kinds.add(
+                "x87 condition" if record.code.startswith(COMPARES) else "x87 undefined condition"
+            )
         if changed & C1:
             kinds.add("x87 C1")
         if changed & EXCEPTIONS:

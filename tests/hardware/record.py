@@ -1,7 +1,9 @@
-"""Record what the processor of this computer does with random instructions: ``python -m tests.hardware.record FILE [SEED] [COUNT]``.
+"""Record what the processor of this computer does with random instructions: ``python -m
+tests.hardware.record FILE [SEED] [COUNT]``.
 
-The file has the format of tests/data/hardware, and the same states; ``python -m tests.hardware FILE`` holds the machine against it. A
-child process that is traced runs one instruction at a time; whatever becomes of it, it can be set up again for the next.
+The file has the format of tests/data/hardware, and the same states; ``python -m tests.hardware
+FILE`` holds the machine against it. A child process that is traced runs one instruction at a time;
+whatever becomes of it, it can be set up again for the next.
 """
 
 from __future__ import annotations
@@ -29,13 +31,40 @@ AREAS = ((0x1000_0000, PAGE), (0x2200_0000, PAGE), (0x22FF_F000, 3 * PAGE))
 DATA_AT, STACK_AT = AREAS[1][0], AREAS[2][0]
 TRACEME, CONT, GETREGS, SETREGS, GETFPREGS, SETFPREGS = 0, 7, 12, 13, 14, 15
 USER_REGS = (  # struct user_regs_struct
-    *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "orig_rax", "rip"),
+    *(
+        "r15",
+        "r14",
+        "r13",
+        "r12",
+        "rbp",
+        "rbx",
+        "r11",
+        "r10",
+        "r9",
+        "r8",
+        "rax",
+        "rcx",
+        "rdx",
+        "rsi",
+        "rdi",
+        "orig_rax",
+        "rip",
+    ),
     *("cs", "rflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
 )
 FORMS_IN = ({"fcw": 0, "fsw": 2}, {"mxcsr": 24})
 PREFIXES = (b"\x66", b"\xf2", b"\xf3", b"\x67", b"\xf0", b"\x2e", b"\x3e", b"\x36")
 FLAGS = 0xCD5
-UNDEFINED = {1: 0x800, 2: 0x80, 4: 0x40, 8: 0x10, 0x10: 0x1, 0x20: 0x4, 0x40: 0x400}  # iced's bits: OF SF ZF AF CF PF DF
+# iced's bits: OF SF ZF AF CF PF DF
+UNDEFINED = {
+    1: 0x800,
+    2: 0x80,
+    4: 0x40,
+    8: 0x10,
+    0x10: 0x1,
+    0x20: 0x4,
+    0x40: 0x400,
+}
 SKIPPED_NAMES = (
     "RDTSC",
     "RDRAND",
@@ -158,7 +187,12 @@ def _draw(rng: random.Random) -> bytes:
         page = rng.choice((2, 2, 2, 3))
         byte = rng.choice((0xF2, 0xF3, 0xF5, 0xF6, 0xF7)) if page == 2 else 0xF0
         head = bytes(
-            [0xC4, rng.choice((0xE0, 0x60, 0xC0, 0x40)) | page, rng.randrange(16) << 3 | rng.randrange(4) | rng.choice((0, 0x80)), byte]
+            [
+                0xC4,
+                rng.choice((0xE0, 0x60, 0xC0, 0x40)) | page,
+                rng.randrange(16) << 3 | rng.randrange(4) | rng.choice((0, 0x80)),
+                byte,
+            ]
         )
     return head + _operand(rng, len(head)) + rng.randbytes(8)
 
@@ -168,7 +202,9 @@ def _operand(rng: random.Random, before: int) -> bytes:
     data = DATA_AT + rng.randrange(0x300, 0x700, rng.choice((1, 16, 16)))
     match rng.randrange(6):
         case 0:
-            return bytes([reg | 5]) + struct.pack("<i", data - IP - before - 5 - rng.choice((0, 1, 1, 4)))
+            return bytes([reg | 5]) + struct.pack(
+                "<i", data - IP - before - 5 - rng.choice((0, 1, 1, 4))
+            )
         case 1:
             return bytes([reg | 0x43, rng.choice((0x10, 0xF0, 0x70))])
         case 2:
@@ -187,9 +223,17 @@ def _wanted(insn: Any) -> bool:
         or info.must_be_cpl0
     ):
         return False
-    if (name.startswith(("VEX", "EVEX", "XOP", "MVEX")) and not name.startswith("VEX_")) or "YMM" in name or "ZMM" in name:
+    if (
+        (name.startswith(("VEX", "EVEX", "XOP", "MVEX")) and not name.startswith("VEX_"))
+        or "YMM" in name
+        or "ZMM" in name
+    ):
         return False
-    return not any(insn.op_register(i) in (Register.FS, Register.GS, Register.SS) for i in range(insn.op_count) if insn.op_kind(i) == 0)
+    return not any(
+        insn.op_register(i) in (Register.FS, Register.GS, Register.SS)
+        for i in range(insn.op_count)
+        if insn.op_kind(i) == 0
+    )
 
 
 _NAMES = {value: name for name, value in vars(Code).items() if isinstance(value, int)}
@@ -200,8 +244,14 @@ class Processor:
 
     def __init__(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.ptrace.argtypes, libc.ptrace.restype = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p], ctypes.c_long
-        libc.mmap.argtypes, libc.mmap.restype = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long], ctypes.c_void_p
+        libc.ptrace.argtypes, libc.ptrace.restype = (
+            [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p],
+            ctypes.c_long,
+        )
+        libc.mmap.argtypes, libc.mmap.restype = (
+            [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long],
+            ctypes.c_void_p,
+        )
         self._ptrace = libc.ptrace
         self._registers = (ctypes.c_uint64 * len(USER_REGS))()
         self._floating = ctypes.create_string_buffer(512)
@@ -227,15 +277,27 @@ class Processor:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
-    def run(self, raw: bytes, state: State) -> tuple[int | None, dict[str, int], bytes, bytes, bytes]:
-        """The signal if there was one, registers, FXSAVE image, data and stack (all of it) after ``raw``."""
+    def run(
+        self, raw: bytes, state: State
+    ) -> tuple[int | None, dict[str, int], bytes, bytes, bytes]:
+        """The signal if there was one, registers, FXSAVE image, data and stack (all of it) after
+        ``raw``.
+        """
         os.pwrite(self._memory, (raw + b"\xcc").ljust(24, b"\xcc"), IP)
         os.pwrite(self._memory, state.data, DATA_AT)
         os.pwrite(self._memory, bytes(3 * PAGE), STACK_AT)
         values = dict(zip(USER_REGS, self._start, strict=True)) | state.gpr
-        values |= {"orig_rax": (1 << 64) - 1, "rip": IP, "rflags": state.rflags, "fs_base": 0, "gs_base": 0}
+        values |= {
+            "orig_rax": (1 << 64) - 1,
+            "rip": IP,
+            "rflags": state.rflags,
+            "fs_base": 0,
+            "gs_base": 0,
+        }
         self._registers[:] = [values[name] for name in USER_REGS]
-        image = struct.pack("<HHBxHQQII", state.fcw, state.fsw, state.ftw, 0, 0, 0, state.mxcsr, 0xFFFF)
+        image = struct.pack(
+            "<HHBxHQQII", state.fcw, state.fsw, state.ftw, 0, 0, 0, state.mxcsr, 0xFFFF
+        )
         image += b"".join(value.ljust(16, b"\0") for value in state.st) + b"".join(state.xmm)
         self._floating.raw = image.ljust(512, b"\0")
         self._call(SETREGS, self._registers)
@@ -250,18 +312,29 @@ class Processor:
         after = dict(zip(USER_REGS, self._registers, strict=True))
         number = os.WSTOPSIG(status)
         done = number == signal.SIGTRAP and after["rip"] == IP + len(raw) + 1
-        memory, stack = os.pread(self._memory, PAGE, DATA_AT), os.pread(self._memory, 3 * PAGE, STACK_AT)
+        memory, stack = (
+            os.pread(self._memory, PAGE, DATA_AT),
+            os.pread(self._memory, 3 * PAGE, STACK_AT),
+        )
         return None if done else number, after, self._floating.raw, memory, stack
 
 
-def _after(state: State, after: dict[str, int], fx: bytes, memory: bytes, stack: bytes) -> dict[str, Any]:
-    changes: dict[str, Any] = {name: hex(after[name]) for name in GPR if after[name] != state.gpr[name]}
+def _after(
+    state: State, after: dict[str, int], fx: bytes, memory: bytes, stack: bytes
+) -> dict[str, Any]:
+    changes: dict[str, Any] = {
+        name: hex(after[name]) for name in GPR if after[name] != state.gpr[name]
+    }
     if (after["rflags"] ^ state.rflags) & FLAGS:
         changes["rflags"] = hex(after["rflags"] & ~0x10000)
     fcw, fsw, ftw = struct.unpack_from("<HHB", fx)
     words = {"fcw": fcw, "fsw": fsw, "ftw": ftw, "mxcsr": struct.unpack_from("<I", fx, 24)[0]}
     changes |= {name: hex(value) for name, value in words.items() if value != getattr(state, name)}
-    changes |= {f"st{i}": fx[32 + 16 * i : 42 + 16 * i].hex() for i in range(8) if fx[32 + 16 * i : 42 + 16 * i] != state.st[i]}
+    changes |= {
+        f"st{i}": fx[32 + 16 * i : 42 + 16 * i].hex()
+        for i in range(8)
+        if fx[32 + 16 * i : 42 + 16 * i] != state.st[i]
+    }
     vectors = [fx[160 + 16 * i : 176 + 16 * i] for i in range(16)]
     changes |= {f"xmm{i}": value.hex() for i, value in enumerate(vectors) if value != state.xmm[i]}
     changed: dict[str, str] = {}
@@ -293,7 +366,13 @@ def record(seed: int, count: int) -> Iterator[dict[str, Any]]:
                 continue
             per_form[code] = per_form.get(code, 0) + 1
             number = rng.randrange(len(states))
-            line: dict[str, Any] = {"code": code, "hex": raw.hex(), "text": formatter.format(insn), "ip": hex(IP), "state": number}
+            line: dict[str, Any] = {
+                "code": code,
+                "hex": raw.hex(),
+                "text": formatter.format(insn),
+                "ip": hex(IP),
+                "state": number,
+            }
             undefined = insn.rflags_undefined
             line["undefined"] = hex(sum(flag for bit, flag in UNDEFINED.items() if undefined & bit))
             signalled, *rest = processor.run(raw, states[number])
@@ -312,7 +391,11 @@ def main() -> None:
     if platform.machine() not in ("x86_64", "AMD64") or not hasattr(os, "fork"):
         print("this computer is no x86-64 Linux: nothing to record")
         return
-    path, seed, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1, int(sys.argv[3]) if len(sys.argv) > 3 else 20_000
+    path, seed, count = (
+        Path(sys.argv[1]),
+        int(sys.argv[2]) if len(sys.argv) > 2 else 1,
+        int(sys.argv[3]) if len(sys.argv) > 3 else 20_000,
+    )
     with gzip.open(FILE, "rt", encoding="ascii") as lines:
         head = next(lines)
     with gzip.open(path, "wt", encoding="ascii") as out:

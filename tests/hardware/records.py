@@ -1,4 +1,6 @@
-"""The records of a real processor (tests/data/hardware): one instruction each, the state that it ran in, and what it changed."""
+"""The records of a real processor (tests/data/hardware): one instruction each, the state that it
+ran in, and what it changed.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,31 @@ __all__ = ("FILE", "GPR", "Record", "State", "load")
 
 FILE = Path(__file__).parent.parent / "data" / "hardware" / "records.jsonl.gz"
 FOUND = FILE.parent / "found.jsonl"
-GPR = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+GPR = (
+    "rax",
+    "rcx",
+    "rdx",
+    "rbx",
+    "rsp",
+    "rbp",
+    "rsi",
+    "rdi",
+    "r8",
+    "r9",
+    "r10",
+    "r11",
+    "r12",
+    "r13",
+    "r14",
+    "r15",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All that a program can see of a processor: ``st`` are the x87 registers by stack position, ``ftw`` has a bit for each of R0 to R7
-    that is in use, ``data`` is what lies at :data:`DATA_AT`."""
+    """All that a program can see of a processor: ``st`` are the x87 registers by stack position,
+    ``ftw`` has a bit for each of R0 to R7 that is in use, ``data`` is what lies at :data:`DATA_AT`.
+    """
 
     gpr: dict[str, int]
     rflags: int
@@ -36,8 +56,8 @@ class State:
 class Record:
     """The instruction ``raw`` of the form ``code`` at ``ip`` in state number ``state``.
 
-    ``after`` has what differs then, by name, as in the file; ``undefined`` are the flags that the manual leaves undefined; ``signal`` is
-    what Linux sent where the processor refused, or None.
+    ``after`` has what differs then, by name, as in the file; ``undefined`` are the flags that the
+    manual leaves undefined; ``signal`` is what Linux sent where the processor refused, or None.
     """
 
     code: str
@@ -70,8 +90,12 @@ def load(path: Path = FILE) -> tuple[tuple[State, ...], tuple[Record, ...]]:
 
 
 def load_found() -> tuple[Record, ...]:
-    """Records, in the states of :data:`FILE`, that the machine once had wrong, and some with operands that are not aligned."""
-    return tuple(_record(json.loads(line)) for line in FOUND.read_text(encoding="ascii").splitlines())
+    """Records, in the states of :data:`FILE`, that the machine once had wrong, and some with
+    operands that are not aligned.
+    """
+    return tuple(
+        _record(json.loads(line)) for line in FOUND.read_text(encoding="ascii").splitlines()
+    )
 
 
 def _record(line: dict[str, Any]) -> Record:

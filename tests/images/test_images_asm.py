@@ -82,7 +82,16 @@ def test_each_error_is_one_line_that_names_the_line(text, words):
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("text", ["mov [rax], ah", "movzx eax, ch", "lock inc dword ptr [rdi]", "mov rax, fs:[0x28]", "x = 5\nmov eax, x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mov [rax], ah",
+        "movzx eax, ch",
+        "lock inc dword ptr [rdi]",
+        "mov rax, fs:[0x28]",
+        "x = 5\nmov eax, x",
+    ],
+)
 def test_ordinary_instructions_pass(text):
     assert load_asm(text, "t.s", None).segments[0].size > 0
 

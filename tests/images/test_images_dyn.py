@@ -1,4 +1,6 @@
-"""Executables and shared objects: load bias, dynamic relocations, stand-ins, and files without section headers."""
+"""Executables and shared objects: load bias, dynamic relocations, stand-ins, and files without
+section headers.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,12 @@ class TestRelocations:
         d.plt_rela(DATA_PAGE + 24, f)
         image = load(d, base)
         at = BASE if base is None else base
-        assert [word(image, n, at) for n in (0, 8, 16, 24)] == [at + 0x123, at + TEXT, at + TEXT + 4, at + TEXT]
+        assert [word(image, n, at) for n in (0, 8, 16, 24)] == [
+            at + 0x123,
+            at + TEXT,
+            at + TEXT + 4,
+            at + TEXT,
+        ]
         assert image.by_name["f"].addr == at + TEXT
         assert image.red_zone
 
@@ -51,7 +58,12 @@ class TestRelocations:
 
     @pytest.mark.parametrize(
         ("kind", "name"),
-        [(COPY, "R_X86_64_COPY"), (19, "R_X86_64_TLSGD"), (25, "R_X86_64_GOTOFF64"), (200, "type 200")],
+        [
+            (COPY, "R_X86_64_COPY"),
+            (19, "R_X86_64_TLSGD"),
+            (25, "R_X86_64_GOTOFF64"),
+            (200, "type 200"),
+        ],
     )
     def test_what_is_not_supported_is_named(self, kind, name):
         d = Dynamic()
@@ -114,8 +126,18 @@ class TestUndefined:
         d.rela(DATA_PAGE + 24, GLOB_DAT, d.symbol("stdout", kind=OBJECT))
         d.plt_rela(DATA_PAGE + 32, d.symbol("weak_call", bind=WEAK))
         image = load(d)
-        assert image.imports == (Import("puts", BASE + 0x3000), Import("untyped", BASE + 0x3010), Import("weak_call", BASE + 0x3020))
-        assert [word(image, n) for n in (0, 8, 16, 24, 32)] == [BASE + 0x3000, BASE + 0x3010, 0, BASE + 0x2000, BASE + 0x3020]
+        assert image.imports == (
+            Import("puts", BASE + 0x3000),
+            Import("untyped", BASE + 0x3010),
+            Import("weak_call", BASE + 0x3020),
+        )
+        assert [word(image, n) for n in (0, 8, 16, 24, 32)] == [
+            BASE + 0x3000,
+            BASE + 0x3010,
+            0,
+            BASE + 0x2000,
+            BASE + 0x3020,
+        ]
         assert image.warnings == ("unresolved data stdout: zero-filled",)
         assert image.read(BASE + 0x2000, 8) == bytes(8)
 
@@ -128,13 +150,18 @@ class TestUndefined:
 class TestSegments:
     def test_protection_and_entry(self):
         image = load(Dynamic(entry=TEXT))
-        assert [(s.addr, s.executable, s.writable) for s in image.segments] == [(BASE, True, False), (BASE + 0x1000, False, True)]
+        assert [(s.addr, s.executable, s.writable) for s in image.segments] == [
+            (BASE, True, False),
+            (BASE + 0x1000, False, True),
+        ]
         assert image.entry == BASE + TEXT
 
     def test_writable_text_is_text_and_warned_of(self):
         image = load(Dynamic(text_flags=7))
         assert not image.segments[0].writable
-        assert image.warnings == (f"the segment at {BASE:#x} is writable and executable: loaded as text, not writable",)
+        assert image.warnings == (
+            f"the segment at {BASE:#x} is writable and executable: loaded as text, not writable",
+        )
 
     @pytest.mark.parametrize("memsz", [1 << 31, 1 << 60, (1 << 64) - 1])
     def test_memory_beyond_the_limit_is_refused(self, memsz):
@@ -157,7 +184,10 @@ class TestWorkloads:
         image = load_image(ELF / "dyn.so")
         names = {image.by_name[name].addr for name in ("dyn_step", "dyn_twice")}
         data = image.by_name["dyn_ops"]
-        pointers = {int.from_bytes(image.read(data.addr + 8 * n, 8), "little") for n in range(data.size // 8)}
+        pointers = {
+            int.from_bytes(image.read(data.addr + 8 * n, 8), "little")
+            for n in range(data.size // 8)
+        }
         assert pointers & names
         assert all(image.is_text(p) for p in pointers)
 
@@ -176,19 +206,24 @@ class TestWorkloads:
         data[40:48] = bytes(8)  # e_shoff
         data[58:64] = bytes(6)
         bare = load_elf(bytes(data), name, None)
-        assert [s.data[64:] for s in bare.segments] == [s.data[64:] for s in whole.segments]  # the header itself is in memory
+        # the header itself is in memory
+        assert [s.data[64:] for s in bare.segments] == [s.data[64:] for s in whole.segments]
         assert {s.name for s in bare.functions} <= {s.name for s in whole.functions}
         assert len(bare.functions) > 1
 
     def test_an_entry_of_the_linkage_table_has_the_name_of_the_function_that_it_leads_to(self):
-        """``endbr64; jmp [rip + disp32]``, through the word that the linker has bound to that function."""
+        """``endbr64; jmp [rip + disp32]``, through the word that the linker has bound to that
+        function.
+        """
         image = load_image(ELF / "dyn.so")
         entry = image.by_name["dyn_step@plt"]
         endbr, jump = image.read(entry.addr, 4), image.read(entry.addr + 4, 6)
         word = entry.addr + 10 + int.from_bytes(jump[2:], "little", signed=True)
         assert (endbr, jump[:2], entry.size) == (b"\xf3\x0f\x1e\xfa", b"\xff\x25", 16)
         assert int.from_bytes(image.read(word, 8), "little") == image.by_name["dyn_step"].addr
-        assert [symbol.name for symbol in image.functions if symbol.name.endswith("@plt")] == ["dyn_step@plt"]
+        assert [symbol.name for symbol in image.functions if symbol.name.endswith("@plt")] == [
+            "dyn_step@plt"
+        ]
 
     def test_a_static_executable_keeps_its_addresses(self):
         image = load_image(ELF / "libmix")

@@ -1,4 +1,6 @@
-"""Whatever the bytes, a reader gives an image or an InputError of one line, in little time and memory."""
+"""Whatever the bytes, a reader gives an image or an InputError of one line, in little time and
+memory.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,28 @@ from engine.errors import InputError
 from engine.image import Image
 from tests.images.elf_builder import DATA_PAGE, ELF, FUNC, Dynamic
 
-FILES = {path.name: path.read_bytes() for path in sorted(ELF.iterdir()) if path.suffix in (".o", ".so") or path.name == "libmix"}
+FILES = {
+    path.name: path.read_bytes()
+    for path in sorted(ELF.iterdir())
+    if path.suffix in (".o", ".so") or path.name == "libmix"
+}
 SMALL = ["canary.o", "dyn.o", "dyn.so", "libmix"]
-INTERESTING = [0, 1, 7, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 32, 1 << 47, 1 << 60, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
+INTERESTING = [
+    0,
+    1,
+    7,
+    0x7F,
+    0xFF,
+    0xFFFF,
+    0x7FFFFFFF,
+    0xFFFFFFFF,
+    1 << 32,
+    1 << 47,
+    1 << 60,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+]
 
 
 def relr_file() -> bytes:
@@ -55,7 +76,10 @@ def check_image(image: Image) -> None:
     assert all(not (s.executable and s.writable) for s in image.segments)
     ordered = sorted(image.segments, key=lambda s: s.addr)
     assert all(a.end <= b.addr for a, b in pairwise(ordered))
-    assert all(image.segment_at(s.addr) is not None and s.name and s.name.isprintable() for s in image.symbols)
+    assert all(
+        image.segment_at(s.addr) is not None and s.name and s.name.isprintable()
+        for s in image.symbols
+    )
     assert all(image.is_text(f.addr) for f in image.functions)
     assert all(image.segment_at(i.addr) is None and i.addr % 16 == 0 for i in image.imports)
     assert all(w.isprintable() for w in image.warnings)
@@ -90,9 +114,14 @@ def test_flipped_bytes(name, data):
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(FILES)), st.data())
 def test_header_fields_with_extreme_values(name, data):
-    """Aimed at the ELF header, the program headers and the section headers, where the damage is done."""
+    """Aimed at the ELF header, the program headers and the section headers, where the damage is
+    done.
+    """
     content = bytearray(FILES[name])
-    shoff, shnum = struct.unpack_from("<Q", content, 40)[0], struct.unpack_from("<H", content, 60)[0]
+    shoff, shnum = (
+        struct.unpack_from("<Q", content, 40)[0],
+        struct.unpack_from("<H", content, 60)[0],
+    )
     tables = [(0, 64 + 56 * 8)] + ([(shoff, 64 * shnum)] if shnum else [])
     for _ in range(data.draw(st.integers(1, 3))):
         start, size = data.draw(st.sampled_from(tables))
@@ -100,7 +129,10 @@ def test_header_fields_with_extreme_values(name, data):
         at = start + data.draw(st.integers(0, size // width - 1)) * width
         value = data.draw(st.sampled_from(INTERESTING) | st.integers(0, len(content) + 64))
         content[at : at + width] = (value % (1 << 8 * width)).to_bytes(width, "little")
-    check(bytes(content), data.draw(st.sampled_from([None, 0, 0xFFFFFFFFFFFFF000, 0xFFFFFFFF81000000])))
+    check(
+        bytes(content),
+        data.draw(st.sampled_from([None, 0, 0xFFFFFFFFFFFFF000, 0xFFFFFFFF81000000])),
+    )
 
 
 @settings(max_examples=500)
@@ -112,18 +144,43 @@ def test_overwritten_stretches(at, junk):
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["c3", "bug", "f", "code-image"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["c3", "bug", "f", "code-image"]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["addr", "hex", "name", "size", "insn", "fixup", "kind", "start", "end"]), inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["addr", "hex", "name", "size", "insn", "fixup", "kind", "start", "end"]
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=8,
 )
-_KEYS = ["version", "segments", "symbols", "exception_table", "reserved", "blacklist", "indirect_thunks", "preemption", "ibt", "red_zone"]
+_KEYS = [
+    "version",
+    "segments",
+    "symbols",
+    "exception_table",
+    "reserved",
+    "blacklist",
+    "indirect_thunks",
+    "preemption",
+    "ibt",
+    "red_zone",
+]
 
 
 @settings(max_examples=400)
-@given(st.dictionaries(st.sampled_from(_KEYS), _JSON, max_size=3), st.sets(st.sampled_from(_KEYS), max_size=1))
+@given(
+    st.dictionaries(st.sampled_from(_KEYS), _JSON, max_size=3),
+    st.sets(st.sampled_from(_KEYS), max_size=1),
+)
 def test_any_json(changes, dropped):
     document = {
         "format": "code-image",

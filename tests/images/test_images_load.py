@@ -11,7 +11,12 @@ from arch_x86.images import load_image, parse_stub
 from engine.errors import InputError
 from tests.images.elf_builder import ELF, header
 
-CODE_IMAGE = {"format": "code-image", "version": 1, "segments": [{"addr": 4096, "hex": "c3"}], "symbols": []}
+CODE_IMAGE = {
+    "format": "code-image",
+    "version": 1,
+    "segments": [{"addr": 4096, "hex": "c3"}],
+    "symbols": [],
+}
 
 
 def refused(path, **options) -> str:

@@ -1,4 +1,6 @@
-"""Relocatable objects: where sections go, what relocations store, and what stands in for undefined symbols."""
+"""Relocatable objects: where sections go, what relocations store, and what stands in for undefined
+symbols.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ class TestLayout:
         image = load(o)
         assert image.segments[0].executable
         assert not image.segments[0].writable
-        assert image.warnings == ("section .text is writable and executable: loaded as text, not writable",)
+        assert image.warnings == (
+            "section .text is writable and executable: loaded as text, not writable",
+        )
 
     @pytest.mark.parametrize("base", [0x10000001, -4096, 1 << 64, 1 << 48])
     def test_an_impossible_base_is_refused(self, base):
@@ -131,7 +135,10 @@ class TestRelocations:
         image = load(o)
         assert target(image, BASE + 1) == BASE + 12
         assert target(image, BASE + 8) == BASE + 0x1000 + 8
-        assert image.read(BASE + 0x1000, 16) == (BASE + 12).to_bytes(8, "little") + b"\x10\x10\0\x10" + b"\x0d\0\0\x10"
+        assert (
+            image.read(BASE + 0x1000, 16)
+            == (BASE + 12).to_bytes(8, "little") + b"\x10\x10\0\x10" + b"\x0d\0\0\x10"
+        )
         assert not image.imports
 
     def test_the_got_is_shared_by_all_that_use_a_symbol(self):
@@ -160,7 +167,9 @@ class TestRelocations:
         message = refused(o, 0xFFFFFFFF81000000)
         assert "R_X86_64_32 against far at .text+0x3 overflows" in message
 
-    @pytest.mark.parametrize(("kind", "name"), [(16, "R_X86_64_DTPMOD64"), (19, "R_X86_64_TLSGD"), (200, "type 200")])
+    @pytest.mark.parametrize(
+        ("kind", "name"), [(16, "R_X86_64_DTPMOD64"), (19, "R_X86_64_TLSGD"), (200, "type 200")]
+    )
     def test_an_unsupported_type_is_named(self, kind, name):
         o = Object()
         text = o.text(bytes(16))
@@ -231,8 +240,17 @@ class TestUndefined:
         for offset, symbol in ((1, f), (6, g), (12, h), (17, f)):
             o.rela(text, offset, PC32, symbol, -4)
         image = load(o)
-        assert image.imports == (Import("f", BASE + 0x1000), Import("g", BASE + 0x1010), Import("h", BASE + 0x1020))
-        assert [target(image, BASE + at) for at in (1, 6, 12, 17)] == [BASE + 0x1000, BASE + 0x1010, BASE + 0x1020, BASE + 0x1000]
+        assert image.imports == (
+            Import("f", BASE + 0x1000),
+            Import("g", BASE + 0x1010),
+            Import("h", BASE + 0x1020),
+        )
+        assert [target(image, BASE + at) for at in (1, 6, 12, 17)] == [
+            BASE + 0x1000,
+            BASE + 0x1010,
+            BASE + 0x1020,
+            BASE + 0x1000,
+        ]
         assert image.segment_at(BASE + 0x1000) is None
 
     def test_data_is_a_page_of_zeros_and_warned_of(self):
@@ -316,7 +334,9 @@ class TestSymbols:
         o.symbol("f", text, 0, 1, FUNC)
         o.symbol("f", text, 8, 1, FUNC)
         versions = b"\0\0" + b"\x02\x80" + b"\x03\x00"  # the first f is marked as hidden
-        o.parts.append(Part(".gnu.version", 0x6FFFFFFF, 0, versions, len(versions), link=len(o.parts) + 2))
+        o.parts.append(
+            Part(".gnu.version", 0x6FFFFFFF, 0, versions, len(versions), link=len(o.parts) + 2)
+        )
         image = load(o)
         assert image.by_name["f"].addr == BASE + 8
         assert len(image.symbols) == 2

@@ -10,7 +10,11 @@ import pytest
 from arch_x86.isa.assemble import assemble
 
 libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+    ctypes.c_void_p,
+    [ctypes.c_size_t],
+    [ctypes.c_void_p],
+)
 
 
 def leave_behind(word: int) -> None:

@@ -182,7 +182,8 @@ def test_prefix_runs() -> None:
         assert decode_length(run + b"\x90") == 15
         assert decode_length(run + bytes([prefix]) + b"\x90") is None
         assert decode_length(bytes([prefix]) * 4096) is None
-    assert decode_length(b"\x26\x2e\x36\x3e\x64\x90") == 5  # the fifth distinct prefix passes for an opcode
+    # the fifth distinct prefix passes for an opcode
+    assert decode_length(b"\x26\x2e\x36\x3e\x64\x90") == 5
     assert decode_length(b"\x26\x2e\x36\x3e\x3e\x90") == 6
 
 
@@ -200,5 +201,9 @@ def test_any_bytes_give_an_answer(data: bytes, addr: int) -> None:
         == insn.raw[5 * insn.forced_emulation :][: len(insn.prefixes) + bool(insn.rex)]
     )
     assert decode(insn.raw, addr) == insn  # nothing behind the end matters
-    assert all(decode(insn.raw[:cut], addr) is None or cut in (2, 5) for cut in range(insn.length) if not insn.forced_emulation)
+    assert all(
+        decode(insn.raw[:cut], addr) is None or cut in (2, 5)
+        for cut in range(insn.length)
+        if not insn.forced_emulation
+    )
     assert insn.text

@@ -1,6 +1,8 @@
-"""Lengths and operand fields against independent decoders, on the code of real libraries: iced-x86, and objdump where installed.
+"""Lengths and operand fields against independent decoders, on the code of real libraries: iced-x86,
+and objdump where installed.
 
-``make test`` samples; ``OPTPROBE_FULL=1`` takes all of every library's text (1.5 million instructions on Debian 12, half a minute).
+``make test`` samples; ``OPTPROBE_FULL=1`` takes all of every library's text (1.5 million
+instructions on Debian 12, half a minute).
 """
 
 from __future__ import annotations
@@ -41,8 +43,13 @@ def text_of(path: Path) -> tuple[int, bytes] | None:
 
 def libraries() -> list[Path]:
     """What the test environment brings along, and what the machine has of the usual libraries."""
-    brought = [next(Path(module.__file__ or "").parent.rglob("*.so*"), None) for module in (capstone, iced_x86)]
-    found = [next((Path(d, name) for d in FOLDERS if Path(d, name).exists()), None) for name in SYSTEM]
+    brought = [
+        next(Path(module.__file__ or "").parent.rglob("*.so*"), None)
+        for module in (capstone, iced_x86)
+    ]
+    found = [
+        next((Path(d, name) for d in FOLDERS if Path(d, name).exists()), None) for name in SYSTEM
+    ]
     return [path for path in (*brought, *found) if path is not None and text_of(path) is not None]
 
 
@@ -55,7 +62,9 @@ def is_fma4(raw: bytes) -> bool:
 
 
 def rex_is_misplaced(raw: bytes) -> bool:
-    """A REX prefix that another prefix follows: data among code. Processors ignore it, the kernel's decoder (and ours) ends there."""
+    """A REX prefix that another prefix follows: data among code. Processors ignore it, the kernel's
+    decoder (and ours) ends there.
+    """
     seen = False
     for byte in raw:
         if 0x40 <= byte <= 0x4F:
@@ -90,7 +99,10 @@ def test_real_code_decodes_as_iced_decodes_it(path: Path) -> None:
         assert insn.length == reference.len, f"{reference} at {reference.ip:#x}"
         assert insn.rip_relative == reference.is_ip_rel_memory_operand
         if offsets.has_displacement:
-            assert (insn.disp_offset, insn.disp_size) == (offsets.displacement_offset, offsets.displacement_size)
+            assert (insn.disp_offset, insn.disp_size) == (
+                offsets.displacement_offset,
+                offsets.displacement_size,
+            )
         if reference.op_count and reference.op0_kind == iced_x86.OpKind.NEAR_BRANCH64:
             assert insn.target == reference.near_branch_target
         checked += 1
@@ -103,19 +115,40 @@ LINE = re.compile(r"^\s*([0-9a-f]+):\t((?:[0-9a-f]{2} )+)\s*\t(.*)")
 
 
 def test_real_code_has_the_lengths_that_objdump_prints() -> None:
-    """Where objdump is not installed, the list of libraries to ask it about is empty: iced-x86 has answered for all of them."""
+    """Where objdump is not installed, the list of libraries to ask it about is empty: iced-x86 has
+    answered for all of them.
+    """
     asked = libraries() if shutil.which("objdump") else []
     for path in asked:
         start, text = text_of(path) or (0, b"")
         stop = start + min(len(text), SAMPLE if FULL else 1 << 16)
-        command = ["objdump", "-d", "-w", "-j", ".text", f"--start-address={start}", f"--stop-address={stop}", str(path)]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        command = [
+            "objdump",
+            "-d",
+            "-w",
+            "-j",
+            ".text",
+            f"--start-address={start}",
+            f"--stop-address={stop}",
+            str(path),
+        ]
+        lines = subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
         found = [match for line in lines if (match := LINE.match(line)) is not None]
-        for match in found[:-MAX_INSN_SIZE]:  # the last few lines may be cut short by the stop address
+        # the last few lines may be cut short by the stop address
+        for match in found[:-MAX_INSN_SIZE]:
             addr, raw = int(match[1], 16), bytes.fromhex(match[2])
             # objdump prints a stray prefix, and fwait, as instructions of their own.
             alone = len(raw) == 1 and (raw[0] in LEGACY or 0x40 <= raw[0] <= 0x4F)
-            if "(bad)" in match[3] or ".byte" in match[3] or alone or raw[0] == 0x9B or rex_is_misplaced(raw) or is_fma4(raw):
+            if (
+                "(bad)" in match[3]
+                or ".byte" in match[3]
+                or alone
+                or raw[0] == 0x9B
+                or rex_is_misplaced(raw)
+                or is_fma4(raw)
+            ):
                 continue
             insn = decode(text[addr - start : addr - start + 15], addr)
             assert insn is not None, match[0]

@@ -1,4 +1,6 @@
-"""Laws of ``optprobe inspect``: the JSON document's form, and the command: wrong input, pipes, progress."""
+"""Laws of ``optprobe inspect``: the JSON document's form, and the command: wrong input, pipes,
+progress.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def shipped(name: str) -> Image:
     return load_image(ELF / name)
 
 
-def listing(image: Image, symbol: str | None = None, out: io.StringIO | None = None, **options: bool) -> str:
+def listing(
+    image: Image, symbol: str | None = None, out: io.StringIO | None = None, **options: bool
+) -> str:
     out = out or io.StringIO()
     inspect_image(out, image, symbol, **options)
     return out.getvalue()
@@ -76,7 +80,9 @@ def body(text: str) -> list[str]:
 
 def many_lists() -> Image:
     """A function with something to say inside of instructions, and one for each other list."""
-    code = bytes.fromhex("b801000000 b802000000 b803000000 e800000000 48c7c004000000 0f0b 9090 06 b805000000".replace(" ", ""))
+    code = bytes.fromhex(
+        "b801000000 b802000000 b803000000 e800000000 48c7c004000000 0f0b 9090 06 b805000000"
+    )
     kinds = (
         (1, 2, ReservedKind.JUMP_LABEL),
         (6, 1, ReservedKind.FTRACE_SITE),
@@ -102,20 +108,30 @@ def many_lists() -> Image:
 
 class TestJson:
     @pytest.mark.parametrize("buffers", [False, True])
-    @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.smoke if n == "sha256.o" else ()) for n in IMAGES])
-    def test_every_byte_of_every_function_is_a_site_with_the_keys_and_types_of_the_design(self, name, buffers):
+    @pytest.mark.parametrize(
+        "name",
+        [pytest.param(n, marks=pytest.mark.smoke if n == "sha256.o" else ()) for n in IMAGES],
+    )
+    def test_every_byte_of_every_function_is_a_site_with_the_keys_and_types_documented(
+        self, name, buffers
+    ):
         image = shipped(name)
         document = json.loads(listing(image, as_json=True, buffers=buffers))
         assert list(document) == ["schema", "image", "functions"]
         assert (document["schema"], document["image"]) == (1, name)
-        assert [(f["addr"], f["symbol"]) for f in document["functions"]] == sorted({(s.addr, s.name) for s in image.functions})
+        assert [(f["addr"], f["symbol"]) for f in document["functions"]] == sorted(
+            {(s.addr, s.name) for s in image.functions}
+        )
         for function in document["functions"]:
             assert list(function) == ["symbol", "addr", "size", "sites"]
             assert [site["offset"] for site in function["sites"]] == list(range(function["size"]))
             for site in function["sites"]:
                 assert list(site) == list(SITE_TYPES)
                 for key, types in SITE_TYPES.items():
-                    assert (site[key] is None and None in types) or type(site[key]) is types[0], (key, site)
+                    assert (site[key] is None and None in types) or type(site[key]) is types[0], (
+                        key,
+                        site,
+                    )
 
     @pytest.mark.parametrize("name", IMAGES)
     def test_the_fields_agree_with_each_other(self, name):
@@ -125,9 +141,17 @@ class TestJson:
                 starts = site["insn"] is not None
                 assert starts == (site["length"] is not None) == (site["offset"] >= end)
                 end = site["offset"] + site["length"] if starts else end
-                assert (site["probe"] == 0) == (site["probe_reason"] is None) == (site["boostable"] is not None)
+                assert (
+                    (site["probe"] == 0)
+                    == (site["probe_reason"] is None)
+                    == (site["boostable"] is not None)
+                )
                 assert starts or (site["probe"], site["reason"]) == (-EILSEQ, "not-probeable")
-                assert site["optimizable"] == (site["reason"] is None) == (site["replaced_length"] is not None)
+                assert (
+                    site["optimizable"]
+                    == (site["reason"] is None)
+                    == (site["replaced_length"] is not None)
+                )
                 assert site["optimizable"] == (site["detour"] is not None)
                 assert (site["slot"] is not None) == (site["probe"] == 0)
                 if site["optimizable"]:
@@ -144,7 +168,10 @@ class TestJson:
     @pytest.mark.parametrize("buffers", [False, True])
     def test_the_stream_is_the_document_whatever_the_lists_say(self, buffers):
         image = many_lists()
-        assert functions_of(image, buffers=buffers) == json.loads(json.dumps(inspect_json(image, buffers=buffers)))["functions"]
+        assert (
+            functions_of(image, buffers=buffers)
+            == json.loads(json.dumps(inspect_json(image, buffers=buffers)))["functions"]
+        )
         code = CodeCache(image)
         for function in functions_of(image):
             for site in function["sites"]:
@@ -153,20 +180,40 @@ class TestJson:
 
     def test_all_names_of_an_address_and_all_functions_of_a_name_are_reported(self):
         code = bytes.fromhex("90c3" * 4)
-        symbols = [("a", 0, 4), ("b", 0, 2), ("a", 4, 2), ("end", 6, 0), ("away", 0x5000, 4), ("a", 0, 4)]
+        symbols = [
+            ("a", 0, 4),
+            ("b", 0, 2),
+            ("a", 4, 2),
+            ("end", 6, 0),
+            ("away", 0x5000, 4),
+            ("a", 0, 4),
+        ]
         image = Image(
             name="names",
             segments=(Segment(BASE, code, len(code)),),
-            symbols=(*(Symbol(n, BASE + at, size) for n, at, size in symbols), Symbol("data", BASE, 8, function=False)),
+            symbols=(
+                *(Symbol(n, BASE + at, size) for n, at, size in symbols),
+                Symbol("data", BASE, 8, function=False),
+            ),
         )
-        found = [(f["symbol"], f["addr"] - BASE, f["size"], len(f["sites"])) for f in functions_of(image)]
-        assert found == [("b", 0, 4, 4), ("a", 0, 4, 4), ("a", 4, 2, 2), ("end", 6, 2, 2), ("away", 0x5000, 0, 0)]
+        found = [
+            (f["symbol"], f["addr"] - BASE, f["size"], len(f["sites"])) for f in functions_of(image)
+        ]
+        assert found == [
+            ("b", 0, 4, 4),
+            ("a", 0, 4, 4),
+            ("a", 4, 2, 2),
+            ("end", 6, 2, 2),
+            ("away", 0x5000, 0, 0),
+        ]
         assert [f["addr"] - BASE for f in functions_of(image, "a")] == [0, 4]
         first, second = functions_of(image)[:2]
         assert first["sites"] == second["sites"]
         shown = "\n".join(body(listing(image)))
         assert f"a  {BASE:#x}, 4 bytes, the same code as b" in shown
-        assert f"away  {BASE + 0x5000:#x}, 0 bytes, outside of the text, no probe goes there" in shown
+        assert (
+            f"away  {BASE + 0x5000:#x}, 0 bytes, outside of the text, no probe goes there" in shown
+        )
 
     def test_nothing_of_an_earlier_function_stays_in_memory(self):
         image = asm_image("nop; ret", "nop; ret", "nop; ret")
@@ -180,7 +227,11 @@ class TestJson:
     def test_bytes_appear_before_the_last_function_is_looked_at(self):
         seen: list[tuple[int, int]] = []
         out = io.StringIO()
-        write_inspect_json(out, asm_image(*["nop; ret"] * 4), progress=lambda done, _total: seen.append((done, len(out.getvalue()))))
+        write_inspect_json(
+            out,
+            asm_image(*["nop; ret"] * 4),
+            progress=lambda done, _total: seen.append((done, len(out.getvalue()))),
+        )
         assert [done for done, _size in seen] == [0, 1, 2, 3]
         sizes = [size for _done, size in seen]
         assert sizes == sorted(set(sizes))
@@ -229,21 +280,42 @@ class TestCommand:
     def test_data_is_no_function(self, capsys, tmp_path):
         symbols = [{"name": "f", "addr": BASE, "size": 1}]
         path = tmp_path / "image.json"
-        path.write_text(json.dumps({"format": "code-image", "version": 1, "segments": [{"addr": BASE, "hex": "c3"}], "symbols": symbols}))
+        path.write_text(
+            json.dumps(
+                {
+                    "format": "code-image",
+                    "version": 1,
+                    "segments": [{"addr": BASE, "hex": "c3"}],
+                    "symbols": symbols,
+                }
+            )
+        )
         assert main(["inspect", str(path), "g"]) == 2
         assert capsys.readouterr().err == "optprobe: image.json: no function 'g'; there is f\n"
 
     @pytest.mark.parametrize("options", [[], ["--json"]])
     def test_a_reader_that_goes_away_ends_it_quietly(self, options):
-        command = [sys.executable, "-m", "engine", "inspect", str(ELF / "shapes.so"), "--buffers", *options]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        command = [
+            sys.executable,
+            "-m",
+            "engine",
+            "inspect",
+            str(ELF / "shapes.so"),
+            "--buffers",
+            *options,
+        ]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        ) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             process.stdout.read(10)
             process.stdout.close()
             assert process.stderr.read() == b""
 
-    def test_progress_is_on_a_terminal_only_while_the_output_goes_to_a_file(self, monkeypatch, tmp_path):
+    def test_progress_is_on_a_terminal_only_while_the_output_goes_to_a_file(
+        self, monkeypatch, tmp_path
+    ):
         monkeypatch.setattr(sys, "stderr", Terminal())
         assert listing(shipped("lz.o"))
         assert sys.stderr.getvalue() == ""

@@ -1,4 +1,6 @@
-"""The listing of ``optprobe inspect`` for a person, and docs/inspect.md: each claim of the two holds."""
+"""The listing of ``optprobe inspect`` for a person, and docs/inspect.md: each claim of the two
+holds.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,17 @@ from arch_x86.probes.prepare_emulation import Emulation
 from engine.errors import errno_name
 from engine.image import Image, Import, Segment, Symbol
 from tests.conftest import BASE, asm_image
-from tests.lab.test_inspect import DOC, IMAGES, SITE_TYPES, Terminal, body, functions_of, listing, many_lists, shipped
+from tests.lab.test_inspect import (
+    DOC,
+    IMAGES,
+    SITE_TYPES,
+    Terminal,
+    body,
+    functions_of,
+    listing,
+    many_lists,
+    shipped,
+)
 
 GOLDEN = """\
 asm: 2 functions
@@ -45,14 +57,18 @@ OFFSET BYTES            INSTRUCTION                          PROBE HIT          
 class TestListing:
     def test_a_small_function(self):
         image = asm_image(
-            "push rbp; lea rax, [rdi + 1]; movabs rcx, 0x1122334455667788; cmp rax, rcx; je 0x1000001d; shl rax, 3; call 0x10000100; "
-            "pop rbp; ret",
+            "push rbp; lea rax, [rdi + 1]; movabs rcx, 0x1122334455667788; cmp rax, rcx; "
+            "je 0x1000001d; shl rax, 3; call 0x10000100; pop rbp; ret",
             "jmp rax; call [rip]; int3; int3; int3; nop; nop",
         )
         assert body(listing(image)) == GOLDEN.splitlines()
 
     def test_offsets_without_an_instruction_are_shown_when_they_have_more_to_say(self):
-        shown = [line for line in body(listing(many_lists())) if "not decoded" in line or "inside" in line]
+        shown = [
+            line
+            for line in body(listing(many_lists()))
+            if "not decoded" in line or "inside" in line
+        ]
         assert [" ".join(line.split()) for line in shown] == [
             "+0x1 0100 (2 bytes inside) EINVAL jump-label",
             "+0x6 02 (1 byte inside) ENODEV no-ftrace-call",
@@ -66,11 +82,20 @@ class TestListing:
     def test_no_line_has_more_than_100_columns_and_every_instruction_is_there(self, name, buffers):
         text = listing(shipped(name), buffers=buffers)
         assert max(map(len, text.splitlines())) <= 100
-        assert all(line == line.rstrip() and line.isascii() and "\x1b" not in line for line in text.splitlines())
+        assert all(
+            line == line.rstrip() and line.isascii() and "\x1b" not in line
+            for line in text.splitlines()
+        )
         distinct = {f["addr"]: f for f in functions_of(shipped(name))}.values()
         lines = [line for line in text.splitlines() if line.startswith("+0x")]
-        folds = [int(found[1].replace(",", "")) for line in lines if (found := re.search(r"of padding, ([\d,]+) instruction", line))]
-        assert len(lines) - len(folds) + sum(folds) == sum(site["insn"] is not None for f in distinct for site in f["sites"])
+        folds = [
+            int(found[1].replace(",", ""))
+            for line in lines
+            if (found := re.search(r"of padding, ([\d,]+) instruction", line))
+        ]
+        assert len(lines) - len(folds) + sum(folds) == sum(
+            site["insn"] is not None for f in distinct for site in f["sites"]
+        )
 
     def test_long_names_and_those_beyond_ascii_keep_the_width(self):
         name = "straße_" + "x" * 500
@@ -88,7 +113,9 @@ class TestListing:
         monkeypatch.delenv("NO_COLOR", raising=False)
         monkeypatch.setenv("TERM", "xterm")
         for name in ("sha256.o", "shapes_flow.o"):
-            plain, coloured = (listing(shipped(name), out=out, buffers=True) for out in (io.StringIO(), Terminal()))
+            plain, coloured = (
+                listing(shipped(name), out=out, buffers=True) for out in (io.StringIO(), Terminal())
+            )
             assert "\x1b[32m" in coloured
             assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
 
@@ -103,7 +130,9 @@ class TestListing:
         at = next(i for i, line in enumerate(lines) if line.startswith("+0x0 "))
         assert lines[at + 1].split() == ["slot", f"{site['slot']['addr']:#x}", "55", "push", "rbp"]
         assert lines[at + 2].endswith("jmp f+0x1")
-        shown = "".join(line[34:50].strip() for line in lines[at + 1 : at + 200] if line.startswith("        "))
+        shown = "".join(
+            line[34:50].strip() for line in lines[at + 1 : at + 200] if line.startswith("        ")
+        )
         assert shown.startswith(site["slot"]["hex"] + site["detour"]["hex"])
         assert any(line.endswith("call optimized_callback") for line in lines)
 
@@ -125,7 +154,11 @@ class TestListing:
     )
     def test_padding(self, code, filled):
         data = bytes.fromhex(code.replace(" ", ""))
-        image = Image(name="p", segments=(Segment(BASE, data, len(data)),), symbols=(Symbol("f", BASE, len(data)),))
+        image = Image(
+            name="p",
+            segments=(Segment(BASE, data, len(data)),),
+            symbols=(Symbol("f", BASE, len(data)),),
+        )
         report = FunctionReport(CodeCache(image), image.symbols[0])
         assert sorted(padding_offsets(list(report.insns.values()), BASE)) == filled
 
@@ -134,16 +167,27 @@ class TestDocumentation:
     def rows(self, heading: str) -> dict[str, list[str]]:
         """The table under a heading: first cell -> the others."""
         part = DOC.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
-        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("| `")]
+        cells = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in part.splitlines()
+            if line.startswith("| `")
+        ]
         return {row[0].strip("`"): row[1:] for row in cells}
 
     def test_the_lists_of_reasons_are_the_closed_lists(self):
         refusals = self.rows("Why no probe goes there")
         assert list(refusals) == [str(reason) for reason in ProbeRefusal]
-        assert {name: row[0] for name, row in refusals.items()} == {str(r): errno_name(v.errno) for r, v in _REFUSED.items()}
-        assert list(self.rows("Why a probe stays a breakpoint")) == [str(reason) for reason in Unoptimizable]
+        assert {name: row[0] for name, row in refusals.items()} == {
+            str(r): errno_name(v.errno) for r, v in _REFUSED.items()
+        }
+        assert list(self.rows("Why a probe stays a breakpoint")) == [
+            str(reason) for reason in Unoptimizable
+        ]
         assert all(len(row) == 3 and all(row) for row in refusals.values())
-        assert all(len(row) == 2 and all(row) for row in self.rows("Why a probe stays a breakpoint").values())
+        assert all(
+            len(row) == 2 and all(row)
+            for row in self.rows("Why a probe stays a breakpoint").values()
+        )
 
     def test_the_words_of_the_listing(self):
         rows = self.rows("The listing")
@@ -162,7 +206,9 @@ class TestDocumentation:
 
     def test_the_keys_of_a_site_and_their_types(self):
         words = {int: "integer", str: "string", bool: "boolean", dict: "object", None: "null"}
-        want = {key: " or ".join(words[kind] for kind in types) for key, types in SITE_TYPES.items()}
+        want = {
+            key: " or ".join(words[kind] for kind in types) for key, types in SITE_TYPES.items()
+        }
         assert {key: row[0] for key, row in self.rows("JSON").items()} == want
 
     def test_the_example(self):
@@ -171,10 +217,24 @@ class TestDocumentation:
         assert example.splitlines() == lines
 
     def test_what_reports_of_functions_never_say(self):
-        absent = {name for name, row in self.rows("Why no probe goes there").items() if "not in reports" in row[2]}
-        absent |= {name for name, row in self.rows("Why a probe stays a breakpoint").items() if "not in reports" in row[1]}
+        absent = {
+            name
+            for name, row in self.rows("Why no probe goes there").items()
+            if "not in reports" in row[2]
+        }
+        absent |= {
+            name
+            for name, row in self.rows("Why a probe stays a breakpoint").items()
+            if "not in reports" in row[1]
+        }
         assert absent == {"not-mapped", "not-text", "no-function", "neighbour-probe"}
         images = [*map(shipped, IMAGES), many_lists()]
-        said = {site[key] for image in images for f in functions_of(image) for site in f["sites"] for key in ("probe_reason", "reason")}
+        said = {
+            site[key]
+            for image in images
+            for f in functions_of(image)
+            for site in f["sites"]
+            for key in ("probe_reason", "reason")
+        }
         assert not said & absent
         assert len(said) > 12

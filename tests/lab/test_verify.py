@@ -1,4 +1,6 @@
-"""``verify`` is silent on sound code and catches each fault planted in the copy, the detour and the interrupt path, one at a time."""
+"""``verify`` is silent on sound code and catches each fault planted in the copy, the detour and the
+interrupt path, one at a time.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from engine.kprobe import Method
 from engine.syntax.arguments import BufferArgument, IntegerArgument
 from tests.conftest import BASE, asm_image
 
-# A carry over the probed instructions, a RIP-relative load, a call, a loop, callee-saved registers, x87 and the red zone.
+# A carry over the probed instructions, a RIP-relative load, a call, a loop, callee-saved registers,
+# x87 and the red zone.
 CODE = """
 push rbx; push rbp
 fld1; mov ecx, 3; xor eax, eax; mov rbx, rdi; mov [rsp - 24], rdi
@@ -55,29 +58,43 @@ def test_sound_code_is_good_with_an_interrupt_at_every_boundary():
 
 
 def test_a_red_zone_is_kept_in_every_method_where_the_image_has_one():
-    # The call would overwrite what lies under RSP; this keeps data there over ordinary instructions only.
-    code = "mov [rsp - 8], rdi; mov [rsp - 128], rdi; add rdi, 5; xor eax, eax; add rax, [rsp - 8]; add rax, [rsp - 128]; ret"
+    # The call would overwrite what lies under RSP; this keeps data there over ordinary instructions
+    # only.
+    code = (
+        "mov [rsp - 8], rdi; mov [rsp - 128], rdi; add rdi, 5; xor eax, eax; "
+        "add rax, [rsp - 8]; add rax, [rsp - 128]; ret"
+    )
     assert check("boundaries", text=code, red_zone=True).good
     assert not check(text=code, red_zone=False).good
 
 
 def test_the_answer_does_not_depend_on_the_number_of_jobs():
-    image = asm_image("mov eax, edi; mov [rsp - 8], rdi; add eax, 3; mov rdx, [rsp - 8]; lea rax, [rax + rdx]; ret")
+    image = asm_image(
+        "mov eax, edi; mov [rsp - 8], rdi; add eax, 3; mov rdx, [rsp - 8]; "
+        "lea rax, [rax + rdx]; ret"
+    )
     answers = [
-        verify_image(image, "f", [IntegerArgument(5)], sweep=Sweep("sample", 7, 5), jobs=jobs).to_json() for jobs in (1, 2)
-    ]  # fmt: skip
+        verify_image(
+            image, "f", [IntegerArgument(5)], sweep=Sweep("sample", 7, 5), jobs=jobs
+        ).to_json()
+        for jobs in (1, 2)
+    ]
     assert answers[0] == answers[1]
     assert answers[0]["verdict"] == "bad"
 
 
 def test_a_sample_is_the_same_for_the_same_seed_and_smaller_than_the_whole():
-    one, again, whole = (check(sweep, text=SOUND) for sweep in ("sample:1:4", "sample:1:4", "boundaries"))
+    one, again, whole = (
+        check(sweep, text=SOUND) for sweep in ("sample:1:4", "sample:1:4", "boundaries")
+    )
     assert one == again
     assert one.runs < whole.runs
 
 
 def test_a_rep_instruction_is_one_pass_boosted_and_one_hit_an_iteration_stepped():
-    code = "mov rcx, rdi; and ecx, 7; lea rdi, [rsp - 256]; xor eax, eax; rep stosb; mov rax, rcx; ret"
+    code = (
+        "mov rcx, rdi; and ecx, 7; lea rdi, [rsp - 256]; xor eax, eax; rep stosb; mov rax, rcx; ret"
+    )
     for value in (0, 1, 5):
         image = asm_image(code)
         assert verify_image(image, "f", [IntegerArgument(value)], sweep=Sweep("boundaries")).good
@@ -106,7 +123,12 @@ def test_a_jump_over_executed_bytes_is_tried_though_its_site_is_not_executed():
 
 def test_jumps_behind_executed_code_are_tried_and_harmless():
     # Nothing of `mov edx, 5` is executed, and nothing that is lies in its five bytes.
-    result = verify_image(asm_image("mov eax, edi; jmp l; mov edx, 5; l: inc eax; ret"), "f", [IntegerArgument(1)], sweep=Sweep())
+    result = verify_image(
+        asm_image("mov eax, edi; jmp l; mov edx, 5; l: inc eax; ret"),
+        "f",
+        [IntegerArgument(1)],
+        sweep=Sweep(),
+    )
     assert (result.good, result.sites) == (True, 4)
 
 
@@ -114,7 +136,8 @@ ROOM = BASE + 0x2000
 OTHER_STACK = f"""
 mov rax, rsp; mov rsp, {ROOM + 1024}
 push rdi; push rsi; lea rcx, [rdi + 1]; add rcx, rsi; pop rdx; pop r8
-mov rsp, rax; mov r9, {ROOM + 1024}; mov [r9 - 24], rcx; mov [r9 - 40], rdx; xor ecx, ecx; mov rax, r8; ret
+mov rsp, rax; mov r9, {ROOM + 1024}; mov [r9 - 24], rcx; mov [r9 - 40], rdx; xor ecx, ecx
+mov rax, r8; ret
 """
 
 
@@ -122,10 +145,14 @@ def switching(text: str = OTHER_STACK, sweep: str = "sample:3:40", *, red_zone: 
     code = assemble(text, BASE)
     room = Segment(ROOM, bytes(range(1, 256)) * 4, 4096, writable=True, executable=False)
     segments = (Segment(BASE, code, len(code)), room)
-    image = Image(name="asm", segments=segments, symbols=(Symbol("f", BASE, len(code)),), red_zone=red_zone)
+    image = Image(
+        name="asm", segments=segments, symbols=(Symbol("f", BASE, len(code)),), red_zone=red_zone
+    )
     arguments = [IntegerArgument(0x0123456789ABCDEF), IntegerArgument(0x1122334455667788)]
     return [
-        verify_image(image, "f", arguments, sweep=parse_sweep(sweep), options=ExecOptions(profile=profile))
+        verify_image(
+            image, "f", arguments, sweep=parse_sweep(sweep), options=ExecOptions(profile=profile)
+        )
         for profile in (LINUX_2010, LINUX_6_1, NEXT)
     ]
 
@@ -138,16 +165,25 @@ def test_what_is_pushed_below_the_stack_pointer_is_dead_on_any_stack(red_zone):
 
 
 def test_two_other_stacks_that_overlap_are_sound_too():
-    second = f"mov rsp, {ROOM + 980}; push rcx; push 5; pop r10; mov r11, rcx; pop r11; mov rsp, rax;"
-    assert all(result.good for result in switching(OTHER_STACK.replace("mov rsp, rax;", second), "sample:3:10"))
+    second = (
+        f"mov rsp, {ROOM + 980}; push rcx; push 5; pop r10; mov r11, rcx; pop r11; mov rsp, rax;"
+    )
+    assert all(
+        result.good
+        for result in switching(OTHER_STACK.replace("mov rsp, rax;", second), "sample:3:10")
+    )
 
 
 def test_a_red_zone_on_another_stack_is_kept_where_there_is_one():
-    text = OTHER_STACK.replace("pop rdx;", "mov [rsp - 8], rdi; mov [rsp - 128], rsi; nop; nop; mov r10, [rsp - 8]; pop rdx;")
+    text = OTHER_STACK.replace(
+        "pop rdx;",
+        "mov [rsp - 8], rdi; mov [rsp - 128], rsi; nop; nop; mov r10, [rsp - 8]; pop rdx;",
+    )
     assert all(result.good for result in switching(text, "sample:3:10", red_zone=True))
     for result in switching(text, "none"):  # r10 is wrong
         assert any("r10" in failure.explain for failure in result.failures)
-    for result in switching(text.replace("mov r10, [rsp - 8]", "nop"), "none"):  # memory below RSP is dead, and nobody has read it since
+    # memory below RSP is dead, and nobody has read it since
+    for result in switching(text.replace("mov r10, [rsp - 8]", "nop"), "none"):
         assert result.good
 
 
@@ -184,25 +220,35 @@ def test_live_memory_that_a_frame_changes_on_another_stack_is_found(monkeypatch,
 
 
 def test_a_wrong_store_to_where_a_frame_lay_is_found(monkeypatch):
-    """rcx is lost, is stored where a frame lay on the other stack, and cleared: the memory alone shows it."""
+    """rcx is lost, is stored where a frame lay on the other stack, and cleared: the memory alone
+    shows it.
+    """
     plant_detour_that_loses_a_register(monkeypatch)
     for result in switching(sweep="none"):
-        wrong = [failure for failure in result.failures if f"memory at {ROOM + 1000:#x}" in failure.explain]
+        wrong = [
+            failure
+            for failure in result.failures
+            if f"memory at {ROOM + 1000:#x}" in failure.explain
+        ]
         assert {failure.method for failure in wrong} == {Method.OPTIMIZED}
 
 
 def test_a_store_that_is_lost_where_a_frame_lay_is_found(monkeypatch):
-    """A handler on the other stack sends later stores elsewhere, to where nobody looks: the frame is still there at the end."""
+    """A handler on the other stack sends later stores elsewhere, to where nobody looks: the frame
+    is still there at the end.
+    """
     original = Verifier._hit
 
     def hit(self, p, regs):
-        if self._method in (Method.BOOSTED, Method.OPTIMIZED) and self.bench.arch.code.insn_at(self._site).raw == bytes.fromhex("4801f1"):
+        if self._method in (Method.BOOSTED, Method.OPTIMIZED) and self.bench.arch.code.insn_at(
+            self._site
+        ).raw == bytes.fromhex("4801f1"):
             regs.r9 = self.bench.machine.layout.gs_base(0) + 0x800
         return original(self, p, regs)
 
-    text = f"mov r9, {ROOM + 1024}; {OTHER_STACK}; ".replace(f"mov r9, {ROOM + 1024}; mov [r9", "mov [r9").replace(
-        "ret", "xor r9d, r9d; ret"
-    )
+    text = f"mov r9, {ROOM + 1024}; {OTHER_STACK}; ".replace(
+        f"mov r9, {ROOM + 1024}; mov [r9", "mov [r9"
+    ).replace("ret", "xor r9d, r9d; ret")
     assert all(result.good for result in switching(text, "none"))
     monkeypatch.setattr(Verifier, "_hit", hit)
     for result in switching(text, "none"):
@@ -239,7 +285,11 @@ def patched_detour(monkeypatch, change):
 def plant_copy_without_rip_fixup(monkeypatch):
     """The slot holds the instruction as it is, so its RIP-relative operand is somewhere else."""
     original = arch_module.build_slot
-    monkeypatch.setattr(arch_module, "build_slot", lambda insn, at, boost: insn.raw + original(insn, at, boost)[insn.length :])
+    monkeypatch.setattr(
+        arch_module,
+        "build_slot",
+        lambda insn, at, boost: insn.raw + original(insn, at, boost)[insn.length :],
+    )
 
 
 def plant_boost_jump_one_byte_late(monkeypatch):
@@ -258,17 +308,25 @@ def plant_boost_jump_one_byte_late(monkeypatch):
 def plant_return_address_of_the_copy(monkeypatch):
     """A stepped call leaves the copy's return address on the stack."""
     original = stepping_module.fixup_after_step
-    monkeypatch.setattr(stepping_module, "fixup_after_step", lambda insn: dataclasses.replace(original(insn), return_address=False))
+    monkeypatch.setattr(
+        stepping_module,
+        "fixup_after_step",
+        lambda insn: dataclasses.replace(original(insn), return_address=False),
+    )
 
 
 def plant_detour_without_flags(monkeypatch):
     """The detour drops the saved flags instead of restoring them."""
-    patched_detour(monkeypatch, lambda code: code.replace(b"\x48\x83\xc4\x18\x9d", b"\x48\x83\xc4\x20\x90"))
+    patched_detour(
+        monkeypatch, lambda code: code.replace(b"\x48\x83\xc4\x18\x9d", b"\x48\x83\xc4\x20\x90")
+    )
 
 
 def plant_detour_that_loses_a_register(monkeypatch):
     """The detour pops rcx's word into rax."""
-    patched_detour(monkeypatch, lambda code: code.replace(b"\x58\x59\x5a\x5e\x5f", b"\x59\x58\x5a\x5e\x5f"))
+    patched_detour(
+        monkeypatch, lambda code: code.replace(b"\x58\x59\x5a\x5e\x5f", b"\x59\x58\x5a\x5e\x5f")
+    )
 
 
 def plant_detour_copy_without_rip_fixup(monkeypatch):
@@ -280,13 +338,20 @@ def plant_detour_copy_without_rip_fixup(monkeypatch):
 
     original = sites_module.build_detour
     monkeypatch.setattr(
-        sites_module, "build_detour", lambda *a, **k: (d := original(*a, **k)) and dataclasses.replace(d, code=change(d.code))
-    )  # fmt: skip
+        sites_module,
+        "build_detour",
+        lambda *a, **k: (d := original(*a, **k)) and dataclasses.replace(d, code=change(d.code)),
+    )
 
 
 def plant_detour_that_shows_two_registers_swapped(monkeypatch):
-    """The detour saves rcx's word where rdx's belongs and the other way round, and restores both right."""
-    swap = {b"\x57\x56\x52\x51": b"\x57\x56\x51\x52", b"\x58\x59\x5a\x5e\x5f": b"\x58\x5a\x59\x5e\x5f"}
+    """The detour saves rcx's word where rdx's belongs and the other way round, and restores both
+    right.
+    """
+    swap = {
+        b"\x57\x56\x52\x51": b"\x57\x56\x51\x52",
+        b"\x58\x59\x5a\x5e\x5f": b"\x58\x5a\x59\x5e\x5f",
+    }
 
     def change(code):
         for old, new in swap.items():
@@ -298,11 +363,16 @@ def plant_detour_that_shows_two_registers_swapped(monkeypatch):
 
 def plant_detour_that_shows_its_own_stack_pointer(monkeypatch):
     """The sp that the handler sees is too low by what the detour has pushed before it."""
-    patched_detour(monkeypatch, lambda code: code.replace(b"\x48\x83\x44\x24\x08\x08", b"\x48\x83\x44\x24\x08\x00"))
+    patched_detour(
+        monkeypatch,
+        lambda code: code.replace(b"\x48\x83\x44\x24\x08\x08", b"\x48\x83\x44\x24\x08\x00"),
+    )
 
 
 def plant_breakpoint_that_shows_two_registers_swapped(monkeypatch):
-    """The trap stub saves rbx where rbp belongs and the other way round, and restores both right."""
+    """The trap stub saves rbx where rbp belongs and the other way round, and restores both
+    right.
+    """
     original = machine_module.build_stubs
 
     def build(base, **options):
@@ -317,7 +387,9 @@ def plant_breakpoint_that_shows_two_registers_swapped(monkeypatch):
 
 
 def plant_optimized_callback_with_the_ip_of_the_site(monkeypatch):
-    """Handlers are shown the probed address itself, not the one behind it as on the breakpoint's path."""
+    """Handlers are shown the probed address itself, not the one behind it as on the breakpoint's
+    path.
+    """
     original = OptimizedHandler.handle
 
     def handle(self, hit):
@@ -392,7 +464,13 @@ def test_an_endless_call_is_a_fault_of_the_unprobed_run_at_full_speed():
     image = asm_image("l: inc rax; jmp l")
     told: list[str] = []
     options = ExecOptions(max_instructions=20_000_000)  # minutes, were they stepped
-    result = verify_image(image, "f", sweep=Sweep(), options=options, progress=lambda _done, _total, note: told.append(note))
+    result = verify_image(
+        image,
+        "f",
+        sweep=Sweep(),
+        options=options,
+        progress=lambda _done, _total, note: told.append(note),
+    )
     assert result.fault is not None
     assert result.fault.kind == "instruction-limit"
     assert (result.runs, result.sites, result.instructions) == (0, 0, 20_000_000)
@@ -401,7 +479,13 @@ def test_an_endless_call_is_a_fault_of_the_unprobed_run_at_full_speed():
 
 def test_a_long_rep_instruction_ends_at_the_limit():
     options = ExecOptions(max_instructions=3_000)
-    result = verify_image(asm_image("mov ecx, 8000; rep stosb; ret"), "f", [BufferArgument(bytes(8000))], sweep=Sweep(), options=options)
+    result = verify_image(
+        asm_image("mov ecx, 8000; rep stosb; ret"),
+        "f",
+        [BufferArgument(bytes(8000))],
+        sweep=Sweep(),
+        options=options,
+    )
     assert result.fault is not None
     assert result.fault.kind == "instruction-limit"
     assert result.instructions == 3_000
@@ -410,18 +494,26 @@ def test_a_long_rep_instruction_ends_at_the_limit():
 def test_progress_tells_of_the_stepping_and_then_of_every_site():
     told: list[tuple[int, int, str]] = []
     result = verify_image(
-        asm_image("mov ecx, 5000; l: sub ecx, 1; jnz l; ret"), "f", sweep=Sweep(), progress=lambda *step: told.append(step)
-    )  # fmt: skip
+        asm_image("mov ecx, 5000; l: sub ecx, 1; jnz l; ret"),
+        "f",
+        sweep=Sweep(),
+        progress=lambda *step: told.append(step),
+    )
     assert result.good
     stepped = [done for done, _total, note in told if "unprobed" in note]
     assert stepped == sorted(stepped)
     assert len(stepped) >= 3
-    assert [step for step in told if step[2] == "sites, 0 failures"] == [(n, 4, "sites, 0 failures") for n in range(5)]
+    assert [step for step in told if step[2] == "sites, 0 failures"] == [
+        (n, 4, "sites, 0 failures") for n in range(5)
+    ]
 
 
-def test_a_handler_is_shown_each_pass_its_own_registers_by_every_method_also_after_the_first_hundred():
+def test_a_handler_sees_each_pass_its_own_registers_by_every_method_past_a_hundred():
     # rcx differs at each pass; REP shows it at each iteration when stepped.
-    code = "mov ecx, 150; l: sub ecx, 1; nop; nop; nop; nop; nop; jnz l; mov ecx, 5; lea rdi, [rsp - 64]; rep stosb; ret"
+    code = (
+        "mov ecx, 150; l: sub ecx, 1; nop; nop; nop; nop; nop; jnz l; mov ecx, 5; "
+        "lea rdi, [rsp - 64]; rep stosb; ret"
+    )
     assert check(text=code).good
 
 
@@ -449,7 +541,9 @@ def test_a_worker_that_dies_is_told_and_no_other_is_left():
             for child in multiprocessing.active_children():
                 child.kill()
 
-    result = verify_image(asm_image(SOUND, HELPER, "ret"), "f", sweep=Sweep("boundaries"), jobs=2, progress=kill)
+    result = verify_image(
+        asm_image(SOUND, HELPER, "ret"), "f", sweep=Sweep("boundaries"), jobs=2, progress=kill
+    )
     assert isinstance(result.died, WorkerDied)
     assert (result.verdict, result.interrupted) == ("nothing-found", True)
     assert 0 < result.sites < result.total
@@ -470,7 +564,9 @@ def test_ctrl_c_leaves_what_verify_has_found_by_then(monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Verifier, "_explain_registers", wrong)
-    result = verify_image(asm_image(SOUND, HELPER, "ret"), "f", sweep=Sweep("boundaries"), progress=interrupted)
+    result = verify_image(
+        asm_image(SOUND, HELPER, "ret"), "f", sweep=Sweep("boundaries"), progress=interrupted
+    )
     assert (result.verdict, result.interrupted, result.died) == ("bad", True, None)
     assert result.sites < result.total
     assert {failure.explain for failure in result.failures} == {"wrong"}
@@ -478,6 +574,9 @@ def test_ctrl_c_leaves_what_verify_has_found_by_then(monkeypatch):
 
 
 def test_an_error_in_a_worker_comes_back_as_it_is():
-    for error in (KprobeError(84, "why"), GuestFaultError(GuestFault(0, 1, "f", 2, FaultKind.HALT, "why"))):
+    for error in (
+        KprobeError(84, "why"),
+        GuestFaultError(GuestFault(0, 1, "f", 2, FaultKind.HALT, "why")),
+    ):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))

@@ -1,4 +1,6 @@
-"""Every shipped workload: unprobed it gives what Python computed, and ``verify`` is good on it, also with interrupts."""
+"""Every shipped workload: unprobed it gives what Python computed, and ``verify`` is good on it,
+also with interrupts.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from workloads.reference import Case, cases
 
 ELF = Path(__file__).resolve().parents[2] / "workloads" / "elf"
 IMAGES = sorted({case.image for case in cases()})
-# Calls of at most 200 instructions, from algorithms and from shapes, that get an interrupt at every boundary.
+# Calls of at most 200 instructions, from algorithms and from shapes, that get an interrupt at every
+# boundary.
 IN_FULL = ("sse2-tiny", "lz-match", "shape_lock_xadd", "shape_loop")
 # The first call of each function, which is the shortest, gets sampled interrupts.
 ONE_EACH = tuple({(case.image, case.symbol): case for case in reversed(cases())}.values())
@@ -51,18 +54,24 @@ def test_an_unprobed_call_gives_the_reference_result(pool, name):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_a_probe_on_any_executed_boundary_by_any_method_changes_nothing_and_hits_equal_passes(pool, name):
+def test_a_probe_on_any_boundary_by_any_method_changes_nothing_and_hits_all_passes(pool, name):
     for case in of(name):
         if case.short or case in ONE_EACH:
-            result = verify_image(image(name), case.symbol, arguments(case), sweep=Sweep(), pool=pool)
+            result = verify_image(
+                image(name), case.symbol, arguments(case), sweep=Sweep(), pool=pool
+            )
             assert result.good, (case.name, result.failures[:3], result.fault)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.smoke if n == "lz-match" else ()) for n in IN_FULL])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.smoke if n == "lz-match" else ()) for n in IN_FULL]
+)
 def test_an_interrupt_at_every_boundary_of_a_short_call_changes_nothing(pool, name):
     found = [case for case in cases() if case.name == name or case.name.startswith(f"{name}-")]
     case = next(case for case in found if case.short)
-    result = verify_image(image(case.image), case.symbol, arguments(case), sweep=Sweep("boundaries"), pool=pool)
+    result = verify_image(
+        image(case.image), case.symbol, arguments(case), sweep=Sweep("boundaries"), pool=pool
+    )
     assert result.good, (case.name, result.failures[:3])
     assert result.instructions <= 200
     assert result.runs > result.sites * result.instructions
@@ -72,18 +81,27 @@ def test_an_interrupt_at_every_boundary_of_a_short_call_changes_nothing(pool, na
 def test_sampled_interrupts_change_nothing(pool, name):
     for case in ONE_EACH:
         if case.image == name:
-            result = verify_image(image(name), case.symbol, arguments(case), sweep=Sweep("sample", 1, 1), pool=pool)
+            result = verify_image(
+                image(name), case.symbol, arguments(case), sweep=Sweep("sample", 1, 1), pool=pool
+            )
             assert result.good, (case.name, result.failures[:3])
 
 
-def test_profile_linux_6_1_repeats_two_warts_of_that_kernel_and_is_right_everywhere_else(pool):
-    """LOOP is emulated with its count one too high, and RET imm16 without releasing its arguments. Profile next is right there, too."""
+def test_profile_linux_6_1_repeats_two_warts_of_that_kernel_and_is_right_elsewhere(pool):
+    """LOOP is emulated with its count one too high, and RET imm16 without releasing its arguments.
+    Profile next is right there, too.
+    """
     wrong: dict[str, set[str]] = {}
     for case in cases():
         if case.image.startswith("shapes_"):
             found = [
                 verify_image(
-                    image(case.image), case.symbol, arguments(case), sweep=Sweep(), pool=pool, options=ExecOptions(profile=profile)
+                    image(case.image),
+                    case.symbol,
+                    arguments(case),
+                    sweep=Sweep(),
+                    pool=pool,
+                    options=ExecOptions(profile=profile),
                 )
                 for profile in (LINUX_6_1, NEXT)
             ]
@@ -119,9 +137,12 @@ def test_the_same_run_twice_gives_the_same_json(pool):
     assert found[0]["interrupts"] > 10
 
 
-def test_verify_with_one_and_with_two_jobs_agree_on_a_call_that_makes_a_thousand_text_versions():
+def test_verify_with_one_and_two_jobs_agree_on_a_thousand_text_versions():
     arguments = [parse_argument(text) for text in ("buf:616263", "3", "buf:+32")]
-    one, two = (verify_image(image("sha256.o"), "sha256", arguments, sweep=Sweep(), jobs=jobs) for jobs in (1, 2))
+    one, two = (
+        verify_image(image("sha256.o"), "sha256", arguments, sweep=Sweep(), jobs=jobs)
+        for jobs in (1, 2)
+    )
     assert one == two
     assert one.good
     assert one.runs > 700

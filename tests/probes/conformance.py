@@ -1,4 +1,6 @@
-"""``python -m tests.probes.conformance``: how far our answers agree with a real Linux 6.1, one row a verdict file."""
+"""``python -m tests.probes.conformance``: how far our answers agree with a real Linux 6.1, one row
+a verdict file.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ def main() -> int:
         print(f"{file:<12}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
         differing += mismatches
     for mismatch in differing:
-        print(f"{mismatch.file} {mismatch.function}+{mismatch.offset} {mismatch.question}: 6.1 {mismatch.kernel}, here {mismatch.ours}")
+        print(
+            f"{mismatch.file} {mismatch.function}+{mismatch.offset} {mismatch.question}: 6.1"
+            f" {mismatch.kernel}, here {mismatch.ours}"
+        )
     return 1 if differing else 0
 
 

@@ -13,7 +13,9 @@ BASE = 0xFFFF_FFFF_8100_0000
 def image_of(text: bytes, addr: int = BASE, size: int | None = None, **lists: Any) -> Image:
     """``text`` as function ``f``; ``lists`` are fields of :class:`Image`."""
     symbol = Symbol("f", addr, len(text) if size is None else size)
-    return Image(name="test", segments=(Segment(addr, text, len(text)),), symbols=(symbol,), **lists)
+    return Image(
+        name="test", segments=(Segment(addr, text, len(text)),), symbols=(symbol,), **lists
+    )
 
 
 def cache_of(text: bytes, addr: int = BASE, size: int | None = None, **lists: Any) -> CodeCache:

@@ -1,4 +1,6 @@
-"""The verdicts of a real Linux 6.1 (tests/data/oracle) as images, and what this project answers in the same words."""
+"""The verdicts of a real Linux 6.1 (tests/data/oracle) as images, and what this project answers in
+the same words.
+"""
 
 from __future__ import annotations
 
@@ -70,9 +72,14 @@ def load(name: str) -> list[OracleFunction]:
 def _function(file: str, header: dict[str, Any], function: dict[str, Any]) -> OracleFunction:
     addr, size = int(function["addr"], 16), function["size"]
     text = bytes.fromhex(function["text"])
-    reserved = [Reserved(addr + offset, 1, kind) for key, kind in _KINDS.items() for offset in function.get(key, ())]
+    reserved = [
+        Reserved(addr + offset, 1, kind)
+        for key, kind in _KINDS.items()
+        for offset in function.get(key, ())
+    ]
     blacklist = [Range(addr + offset, 1) for offset in function.get("blk", ())]
-    blacklist += [Range(addr, size)] if function.get("entrytext") else []  # a flag, unlike the others
+    # a flag, unlike the others
+    blacklist += [Range(addr, size)] if function.get("entrytext") else []
     start, end = (int(bound, 16) for bound in header["ithunk"])
     image = Image(
         name=f"{file}:{function['name']}",
@@ -88,7 +95,9 @@ def _function(file: str, header: dict[str, Any], function: dict[str, Any]) -> Or
 
 
 def compare(file: str, function: OracleFunction) -> Iterator[tuple[str, Mismatch | None]]:
-    """Each question that the kernel answered about each byte of ``function``: the question, and a mismatch if there is one."""
+    """Each question that the kernel answered about each byte of ``function``: the question, and a
+    mismatch if there is one.
+    """
     cache = CodeCache(function.image)
     name = function.image.symbols[0].name
     for verdict in function.verdicts:
@@ -98,7 +107,10 @@ def compare(file: str, function: OracleFunction) -> Iterator[tuple[str, Mismatch
         for question in QUESTIONS:
             if question in kernel or question in ours:
                 theirs, own = kernel.get(question), ours.get(question)
-                yield question, None if theirs == own else Mismatch(file, name, offset, question, theirs, own)
+                yield (
+                    question,
+                    None if theirs == own else Mismatch(file, name, offset, question, theirs, own),
+                )
 
 
 def _kernel_answers(verdict: Any, template_size: int) -> dict[str, Any]:
@@ -138,5 +150,7 @@ def _our_answers(cache: CodeCache, addr: int, verdict: Any, template_size: int) 
     if isinstance(plan, OptimizePlan):
         answers["osz"] = plan.size
         if isinstance(verdict, dict) and "det" in verdict:
-            answers["copy"] = copy_instructions(plan.insns, int(verdict["det"], 16) + template_size).hex()
+            answers["copy"] = copy_instructions(
+                plan.insns, int(verdict["det"], 16) + template_size
+            ).hex()
     return answers

@@ -81,11 +81,18 @@ def test_never_with_preemption_nor_where_a_fault_is_expected() -> None:
 
 
 def test_all_of_mmx_and_none_of_sse() -> None:
-    """By iced's feature lists: two-byte opcodes outside of groups that came with MMX are in, those of SSE and later are out."""
+    """By iced's feature lists: two-byte opcodes outside of groups that came with MMX are in, those
+    of SSE and later are out.
+    """
     opcodes: dict[int, set[int]] = {}
     for code in (value for value in vars(iced_x86.Code).values() if isinstance(value, int)):
         info = iced_x86.OpCodeInfo(code)
-        if info.table == OpCodeTableKind.T0F and info.encoding == EncodingKind.LEGACY and not info.is_group and info.op_code_len == 1:
+        if (
+            info.table == OpCodeTableKind.T0F
+            and info.encoding == EncodingKind.LEGACY
+            and not info.is_group
+            and info.op_code_len == 1
+        ):
             instruction = iced_x86.Instruction()
             instruction.code = code
             opcodes.setdefault(info.op_code, set()).update(instruction.cpuid_features())

@@ -14,11 +14,16 @@ def _image(*symbols: Symbol, text: bytes = b"\x90" * 64) -> Image:
 
 
 def _names(cache: CodeCache, offsets: range) -> list[str | None]:
-    return [None if (function := cache.function_at(BASE + offset)) is None else function.symbol.name for offset in offsets]
+    return [
+        None if (function := cache.function_at(BASE + offset)) is None else function.symbol.name
+        for offset in offsets
+    ]
 
 
 def test_lookup_by_address() -> None:
-    cache = CodeCache(_image(Symbol("a", BASE, 2), Symbol("b", BASE + 3, 1), Symbol("far", BASE + 64, 4)))
+    cache = CodeCache(
+        _image(Symbol("a", BASE, 2), Symbol("b", BASE + 3, 1), Symbol("far", BASE + 64, 4))
+    )
     assert _names(cache, range(-1, 6)) == [None, "a", "a", None, "b", None, None]
     assert cache.function_at(BASE + 64) is None  # behind the segment: not text
     assert cache.function_at(BASE) is cache.function_at(BASE + 1)
@@ -38,7 +43,9 @@ def test_symbols_without_a_size_last_until_the_next() -> None:
 
 
 def test_the_longest_of_several_names_counts() -> None:
-    cache = CodeCache(_image(Symbol("short", BASE, 2), Symbol("long", BASE, 4), Symbol("also", BASE, 4)))
+    cache = CodeCache(
+        _image(Symbol("short", BASE, 2), Symbol("long", BASE, 4), Symbol("also", BASE, 4))
+    )
     assert _names(cache, range(5)) == ["also", "also", "also", "also", None]
     assert [symbol.name for symbol in cache.functions] == ["also"]
 
@@ -51,7 +58,9 @@ def test_symbols_past_the_segment_are_cut() -> None:
 
 
 def test_the_size_has_a_limit() -> None:
-    image = Image(name="test", segments=(Segment(BASE, b"", 1 << 30),), symbols=(Symbol("f", BASE, 0),))
+    image = Image(
+        name="test", segments=(Segment(BASE, b"", 1 << 30),), symbols=(Symbol("f", BASE, 0),)
+    )
     function = CodeCache(image).function_at(BASE)
     assert function is not None
     assert function.size == FUNCTION_SIZE_MAX
@@ -77,7 +86,9 @@ def test_the_sweep_stops_where_nothing_decodes() -> None:
 
 
 def test_a_last_instruction_may_reach_behind_the_function() -> None:
-    function = CodeCache(_image(Symbol("a", BASE, 2), text=bytes.fromhex("90e80000000090"))).function_at(BASE)
+    function = CodeCache(
+        _image(Symbol("a", BASE, 2), text=bytes.fromhex("90e80000000090"))
+    ).function_at(BASE)
     assert function is not None
     assert (function.decoded_size, function.decodable) == (6, True)
 
@@ -115,5 +126,7 @@ def test_range_index_is_the_plain_search() -> None:
         index = RangeIndex(ranges)
         for _ in range(100):
             addr, size = draw.randrange(110), draw.randrange(1, 8)
-            assert index.overlaps(addr, size) == any(r.size and r.overlaps(addr, size) for r in ranges)
+            assert index.overlaps(addr, size) == any(
+                r.size and r.overlaps(addr, size) for r in ranges
+            )
             assert (addr in index) == any(addr in r for r in ranges)

@@ -13,7 +13,9 @@ def test_every_answer_is_the_kernels(file: str) -> None:
     asked, mismatches = measure(file)
     assert not mismatches
     assert asked["rc"] == sum(len(function.verdicts) for function in load(file))
-    assert all(asked[question] > 500 for question in ("boost", "emul", "opt", "osz", "slot", "copy"))
+    assert all(
+        asked[question] > 500 for question in ("boost", "emul", "opt", "osz", "slot", "copy")
+    )
 
 
 def test_the_table_names_each_file_and_question(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,23 @@ from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
 from tests.probes.images import cache_of
 
 SITE, DETOUR, CALLBACK, STACK = 0x10_0000, 0x20_0000, 0x20_8000, 0x30_0000
-GPRS = ("RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RBP", "R8", "R9", "R10", "R11", "R12", "R13", "R14", "R15")
+GPRS = (
+    "RAX",
+    "RBX",
+    "RCX",
+    "RDX",
+    "RSI",
+    "RDI",
+    "RBP",
+    "R8",
+    "R9",
+    "R10",
+    "R11",
+    "R12",
+    "R13",
+    "R14",
+    "R15",
+)
 FLAGS = 0xCD5 | 0x4_0000 | 0x200  # arithmetic, DF, AC, IF
 NOPS = "90" * 8
 OP_ID = 0xFEDC_BA98_7654_3210
@@ -34,11 +50,15 @@ def _register(uc: unicorn.Uc, name: str) -> int:
 
 
 class Machine:
-    """The site's bytes replaced by a jump, the detour, a stack, and a callback that Python takes part in."""
+    """The site's bytes replaced by a jump, the detour, a stack, and a callback that Python takes
+    part in.
+    """
 
     def __init__(self, code: str, red_zone: bool, seed: int) -> None:
         self.plan = _plan(code)
-        self.detour = build_detour(self.plan, DETOUR, op_id=OP_ID, callback=CALLBACK, red_zone=red_zone)
+        self.detour = build_detour(
+            self.plan, DETOUR, op_id=OP_ID, callback=CALLBACK, red_zone=red_zone
+        )
         self.uc = uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         for base in (SITE, DETOUR, STACK):
             uc.mem_map(base, 0x1_0000)
@@ -49,7 +69,10 @@ class Machine:
         self.stack = draw.randbytes(0x1_0000)
         uc.mem_write(STACK, self.stack)
         self.sp = STACK + 0x8000 + draw.randrange(16)  # any alignment
-        self.before = {name: draw.getrandbits(64) for name in GPRS} | {"RSP": self.sp, "RFLAGS": draw.getrandbits(32) & FLAGS | 2}
+        self.before = {name: draw.getrandbits(64) for name in GPRS} | {
+            "RSP": self.sp,
+            "RFLAGS": draw.getrandbits(32) & FLAGS | 2,
+        }
         for name, value in self.before.items():
             uc.reg_write(getattr(x86, f"UC_X86_REG_{name}"), value)
         self.seen: PtRegs | None = None
@@ -66,7 +89,18 @@ class Machine:
         for name, value in self.changes.items():
             setattr(regs, name, value)
         uc.mem_write(at, regs.pack())
-        for name in ("RAX", "RCX", "RDX", "RSI", "RDI", "R8", "R9", "R10", "R11"):  # what a callee may clobber
+        # what a callee may clobber
+        for name in (
+            "RAX",
+            "RCX",
+            "RDX",
+            "RSI",
+            "RDI",
+            "R8",
+            "R9",
+            "R10",
+            "R11",
+        ):
             uc.reg_write(getattr(x86, f"UC_X86_REG_{name}"), 0x5A5A)
         uc.reg_write(x86.UC_X86_REG_RFLAGS, 0x2)
 
@@ -84,7 +118,9 @@ def test_a_detour_leaves_everything_as_it_was(red_zone: bool, seed: int) -> None
     assert after == machine.before
     skipped = 128 if red_zone else 0
     above = machine.sp - STACK - skipped
-    assert bytes(machine.uc.mem_read(machine.sp - skipped, 0x1_0000 - above)) == machine.stack[above:]
+    assert (
+        bytes(machine.uc.mem_read(machine.sp - skipped, 0x1_0000 - above)) == machine.stack[above:]
+    )
 
 
 @pytest.mark.parametrize("red_zone", [False, True])
@@ -93,7 +129,17 @@ def test_the_callback_sees_the_interrupted_state(red_zone: bool) -> None:
     machine.run(DETOUR)
     seen, before = machine.seen, machine.before
     assert seen is not None
-    names = {"RAX": "ax", "RBX": "bx", "RCX": "cx", "RDX": "dx", "RSI": "si", "RDI": "di", "RBP": "bp", "RSP": "sp", "RFLAGS": "flags"}
+    names = {
+        "RAX": "ax",
+        "RBX": "bx",
+        "RCX": "cx",
+        "RDX": "dx",
+        "RSI": "si",
+        "RDI": "di",
+        "RBP": "bp",
+        "RSP": "sp",
+        "RFLAGS": "flags",
+    }
     for name, value in before.items():
         assert getattr(seen, names.get(name, name.lower())) == value, name
     assert (seen.cs, seen.ss, seen.orig_ax, seen.ip) == (8, 0x10, (1 << 64) - 1, 0)
@@ -102,7 +148,15 @@ def test_the_callback_sees_the_interrupted_state(red_zone: bool) -> None:
 @pytest.mark.parametrize("red_zone", [False, True])
 def test_changes_of_the_callback_take_effect(red_zone: bool) -> None:
     machine = Machine(NOPS, red_zone, 9)
-    machine.changes = {"ax": 1, "bp": 2, "r15": 3, "r11": 4, "flags": 0x40 | 0x400 | 2, "sp": 5, "ip": 6}
+    machine.changes = {
+        "ax": 1,
+        "bp": 2,
+        "r15": 3,
+        "r11": 4,
+        "flags": 0x40 | 0x400 | 2,
+        "sp": 5,
+        "ip": 6,
+    }
     after = machine.run(DETOUR)
     expected = machine.before | {"RAX": 1, "RBP": 2, "R15": 3, "R11": 4, "RFLAGS": 0x442}
     assert after == expected
@@ -122,7 +176,8 @@ def test_changes_of_the_callback_take_effect(red_zone: bool) -> None:
 def test_the_copied_instructions_do_what_they_did(code: str, red_zone: bool) -> None:
     plain, detoured = Machine(code, red_zone, 3), Machine(code, red_zone, 3)
     assert plain.run(SITE) == detoured.run(DETOUR)
-    below = 128 if red_zone else 8 if code.startswith("9c") else 0  # what of the stack is the code's own
+    # what of the stack is the code's own
+    below = 128 if red_zone else 8 if code.startswith("9c") else 0
     first = plain.sp - STACK - below
     stacks = [bytes(machine.uc.mem_read(STACK, 0x1_0000))[first:] for machine in (plain, detoured)]
     assert stacks[0] == stacks[1]
@@ -164,4 +219,6 @@ def test_out_of_reach(what: str) -> None:
     plan = _plan("488d05100000009090" if what == "operand" else NOPS)
     at = far if what != "callback" else DETOUR
     with pytest.raises(RelativeRangeError):
-        build_detour(plan, at, op_id=0, callback=at + 0x1000 if what != "callback" else far, red_zone=False)
+        build_detour(
+            plan, at, op_id=0, callback=at + 0x1000 if what != "callback" else far, red_zone=False
+        )

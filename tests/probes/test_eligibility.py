@@ -50,7 +50,12 @@ def test_by_the_code(code: str, offset: int, code_errno: int, reason: ProbeRefus
 )
 def test_reserved_text_comes_before_boundaries(kind: ReservedKind, reason: ProbeRefusal) -> None:
     cache = cache_of(bytes.fromhex("0f1f440000c3"), reserved=(Reserved(BASE, 2, kind),))
-    assert [can_probe(cache, BASE + offset).reason for offset in (0, 1, 2, 5)] == [reason, reason, ProbeRefusal.NOT_BOUNDARY, None]
+    assert [can_probe(cache, BASE + offset).reason for offset in (0, 1, 2, 5)] == [
+        reason,
+        reason,
+        ProbeRefusal.NOT_BOUNDARY,
+        None,
+    ]
     assert can_probe(cache, BASE).errno == errno.EINVAL
 
 
@@ -71,7 +76,10 @@ def _image(**lists: object) -> Image:
         Symbol("g.cold", BASE + 4, 2),
         Symbol("data", BASE + 0x1000, 8, function=False),
     )
-    segments = (Segment(BASE, b"\x90" * 8, 8), Segment(BASE + 0x1000, bytes(8), 8, executable=False))
+    segments = (
+        Segment(BASE, b"\x90" * 8, 8),
+        Segment(BASE + 0x1000, bytes(8), 8, executable=False),
+    )
     return Image(name="test", segments=segments, symbols=symbols, **lists)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,6 @@
-"""Emulating a branch on pt_regs equals executing it, for every condition, count and flag; the warts of 6.1 only where asked for."""
+"""Emulating a branch on pt_regs equals executing it, for every condition, count and flag; the warts
+of 6.1 only where asked for.
+"""
 
 from __future__ import annotations
 
@@ -46,15 +48,24 @@ def run(code: str, regs: PtRegs, stack: Stack | None = None, *, warts: bool = Fa
 
 def test_every_condition_holds_exactly_when_setcc_says_so_on_the_cpu(rig):
     flags = [
-        (CF * c) | (PF * p) | (ZF * z) | (SF * s) | (OF * o) for c in (0, 1) for p in (0, 1) for z in (0, 1) for s in (0, 1) for o in (0, 1)
+        (CF * c) | (PF * p) | (ZF * z) | (SF * s) | (OF * o)
+        for c in (0, 1)
+        for p in (0, 1)
+        for z in (0, 1)
+        for s in (0, 1)
+        for o in (0, 1)
     ]
     names = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
-    body = "; ".join(f"push rdi; popfq; set{name} byte ptr [rsi + {i}]" for i, name in enumerate(names))
+    body = "; ".join(
+        f"push rdi; popfq; set{name} byte ptr [rsi + {i}]" for i, name in enumerate(names)
+    )
     r = rig(f"{body}; ret")
     out = r.machine.allocate(16)
     for value in flags:
         r.call(value | 0x202, out)
-        assert [condition_holds(code, value) for code in range(16)] == [byte == 1 for byte in r.machine.ram.read(out, 16)]
+        assert [condition_holds(code, value) for code in range(16)] == [
+            byte == 1 for byte in r.machine.ram.read(out, 16)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +76,8 @@ def test_every_condition_holds_exactly_when_setcc_says_so_on_the_cpu(rig):
         ("eb fe", {}, AT, 0x7000, {}),  # jmp self
         ("ff d0", {"ax": 0x1234}, 0x1234, 0x6FF8, {0x6FF8: AT + 2}),  # call rax
         ("41 ff d3", {"r11": 0x77}, 0x77, 0x6FF8, {0x6FF8: AT + 3}),  # call r11
-        ("ff d4", {}, 0x7000, 0x6FF8, {0x6FF8: AT + 2}),  # call rsp: the target is RSP before the push
+        # call rsp: the target is RSP before the push
+        ("ff d4", {}, 0x7000, 0x6FF8, {0x6FF8: AT + 2}),
         ("41 ff e5", {"r13": 0x99}, 0x99, 0x7000, {}),  # jmp r13
         ("0f 84 10 00 00 00", {"flags": ZF}, AT + 0x16, 0x7000, {}),  # je near, taken
         ("0f 84 10 00 00 00", {"flags": 0}, AT + 6, 0x7000, {}),  # je near, not taken
@@ -83,7 +95,13 @@ def test_a_branch_goes_where_the_manual_says(code, before, ip, sp, pushed):
 
 @pytest.mark.parametrize(
     ("code", "flag", "taken"),
-    [("e2 10", 0, True), ("e1 10", ZF, True), ("e1 10", 0, False), ("e0 10", 0, True), ("e0 10", ZF, False)],
+    [
+        ("e2 10", 0, True),
+        ("e1 10", ZF, True),
+        ("e1 10", 0, False),
+        ("e0 10", 0, True),
+        ("e0 10", ZF, False),
+    ],
 )
 def test_loop_counts_down_and_ends_at_zero(code, flag, taken):
     regs = run(code, registers(cx=2, flags=flag))

@@ -17,7 +17,9 @@ from arch_x86.probes.optimize import can_optimize
 from engine.image import ExceptionEntry, Image, Range, Reserved, ReservedKind, Segment, Symbol
 from tests.probes.images import image_of
 
-ADDRESSES = st.one_of(st.integers(0, 64), st.integers(0x1000, 0x1040), st.integers((1 << 64) - 64, (1 << 64) - 1))
+ADDRESSES = st.one_of(
+    st.integers(0, 64), st.integers(0x1000, 0x1040), st.integers((1 << 64) - 64, (1 << 64) - 1)
+)
 BASE = 0x1000
 SIZES = st.one_of(st.integers(0, 40), st.just(1 << 40))
 
@@ -25,16 +27,29 @@ SIZES = st.one_of(st.integers(0, 40), st.just(1 << 40))
 @st.composite
 def images(draw: st.DrawFn) -> Image:
     segments = [
-        Segment(draw(ADDRESSES), data, len(data) + draw(st.integers(0, 8)), executable=draw(st.booleans()))
+        Segment(
+            draw(ADDRESSES),
+            data,
+            len(data) + draw(st.integers(0, 8)),
+            executable=draw(st.booleans()),
+        )
         for data in draw(st.lists(st.binary(max_size=40), max_size=3))
     ]
-    symbols = [Symbol(f"f{number}", draw(ADDRESSES), draw(SIZES), draw(st.booleans())) for number in range(draw(st.integers(0, 4)))]
+    symbols = [
+        Symbol(f"f{number}", draw(ADDRESSES), draw(SIZES), draw(st.booleans()))
+        for number in range(draw(st.integers(0, 4)))
+    ]
     return Image(
         name="hostile",
         segments=tuple(segments),
         symbols=tuple(symbols),
-        exception_table=tuple(ExceptionEntry(addr) for addr in draw(st.lists(ADDRESSES, max_size=2))),
-        reserved=tuple(Reserved(draw(ADDRESSES), draw(SIZES), kind) for kind in draw(st.lists(st.sampled_from(ReservedKind), max_size=2))),
+        exception_table=tuple(
+            ExceptionEntry(addr) for addr in draw(st.lists(ADDRESSES, max_size=2))
+        ),
+        reserved=tuple(
+            Reserved(draw(ADDRESSES), draw(SIZES), kind)
+            for kind in draw(st.lists(st.sampled_from(ReservedKind), max_size=2))
+        ),
         blacklist=tuple(Range(addr, draw(SIZES)) for addr in draw(st.lists(ADDRESSES, max_size=1))),
         indirect_thunks=draw(st.none() | st.builds(Range, ADDRESSES, SIZES)),
         preemption=draw(st.booleans()),
@@ -59,8 +74,16 @@ def test_ten_thousand_functions_of_random_bytes_get_an_answer_for_each_byte(seed
     sizes = [draw.randrange(1, 40) for _ in range(2_500)]
     text = draw.randbytes(sum(sizes))
     starts = [0, *accumulate(sizes)]
-    symbols = tuple(Symbol(f"f{n}", BASE + start, size) for n, (start, size) in enumerate(zip(starts, sizes, strict=False)))
-    image = Image(name="random", segments=(Segment(BASE, text, len(text)),), symbols=symbols, red_zone=bool(seed & 1))
+    symbols = tuple(
+        Symbol(f"f{n}", BASE + start, size)
+        for n, (start, size) in enumerate(zip(starts, sizes, strict=False))
+    )
+    image = Image(
+        name="random",
+        segments=(Segment(BASE, text, len(text)),),
+        symbols=symbols,
+        red_zone=bool(seed & 1),
+    )
     document = inspect_json(image, buffers=True)
     assert [len(function["sites"]) for function in document["functions"]] == sizes
 
@@ -73,7 +96,17 @@ def test_a_long_function_of_random_bytes_gets_an_answer_for_each(seed: int) -> N
 
 
 @pytest.mark.parametrize(
-    "text", [b"\x66" * 4096, b"\xf0\xf2\xf3\x2e\x36" * 50, b"\x00" * 333, b"\xff" * 333, b"\xc4" * 64, b"\x62" * 64, b"\x0f" * 64, b"\xe9"]
+    "text",
+    [
+        b"\x66" * 4096,
+        b"\xf0\xf2\xf3\x2e\x36" * 50,
+        b"\x00" * 333,
+        b"\xff" * 333,
+        b"\xc4" * 64,
+        b"\x62" * 64,
+        b"\x0f" * 64,
+        b"\xe9",
+    ],
 )
 def test_runs_of_one_byte(text: bytes) -> None:
     for size in (0, 1, len(text), len(text) + 1, 1 << 62):

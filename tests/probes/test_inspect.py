@@ -8,7 +8,12 @@ import json
 import pytest
 
 from arch_x86.probes.code import CodeCache
-from arch_x86.probes.inspect import BufferAddresses, inspect_function, inspect_json, write_inspect_json
+from arch_x86.probes.inspect import (
+    BufferAddresses,
+    inspect_function,
+    inspect_json,
+    write_inspect_json,
+)
 from engine.errors import InputError
 from engine.image import Image, Reserved, ReservedKind, Segment, Symbol
 from tests.probes.images import BASE, image_of
@@ -52,7 +57,11 @@ def test_the_document() -> None:
         "detour": None,
     }
     call = function["sites"][6]
-    assert (call["emulated"], call["boostable"], call["reason"]) == ("call", False, "first-not-boostable")
+    assert (call["emulated"], call["boostable"], call["reason"]) == (
+        "call",
+        False,
+        "first-not-boostable",
+    )
 
 
 def test_buffers_lie_behind_the_image() -> None:
@@ -74,9 +83,17 @@ def test_preemption_never_boosts() -> None:
 
 
 def test_ftrace_sites_have_no_buffers() -> None:
-    image = image_of(bytes.fromhex("0f1f440000c3"), reserved=(Reserved(BASE, 5, ReservedKind.FTRACE_SITE),))
+    image = image_of(
+        bytes.fromhex("0f1f440000c3"), reserved=(Reserved(BASE, 5, ReservedKind.FTRACE_SITE),)
+    )
     site = inspect_json(image, buffers=True)["functions"][0]["sites"][0]
-    assert (site["probe"], site["boostable"], site["reason"], site["slot"], site["detour"]) == (0, False, "ftrace-site", None, None)
+    assert (site["probe"], site["boostable"], site["reason"], site["slot"], site["detour"]) == (
+        0,
+        False,
+        "ftrace-site",
+        None,
+        None,
+    )
 
 
 def test_streaming_writes_the_same_document() -> None:
@@ -84,16 +101,26 @@ def test_streaming_writes_the_same_document() -> None:
         image = Image(name='a "b"', segments=(Segment(BASE, CODE, len(CODE)),), symbols=symbols)
         out = io.StringIO()
         write_inspect_json(out, image, buffers=True)
-        assert json.loads(out.getvalue()) == json.loads(json.dumps(inspect_json(image, buffers=True)))
+        assert json.loads(out.getvalue()) == json.loads(
+            json.dumps(inspect_json(image, buffers=True))
+        )
 
 
 def test_unknown_functions_are_the_users_error() -> None:
-    image = Image(name="test", segments=(Segment(BASE, CODE, len(CODE)),), symbols=(Symbol("data", BASE, 4, function=False),))
+    image = Image(
+        name="test",
+        segments=(Segment(BASE, CODE, len(CODE)),),
+        symbols=(Symbol("data", BASE, 4, function=False),),
+    )
     for name in ("nothing", "data"):
         with pytest.raises(InputError):
             inspect_json(image, name)
 
 
 def test_functions_that_are_not_there_have_no_sites() -> None:
-    image = Image(name="test", segments=(Segment(BASE, CODE, len(CODE)),), symbols=(Symbol("f", BASE + 0x1000, 4),))
+    image = Image(
+        name="test",
+        segments=(Segment(BASE, CODE, len(CODE)),),
+        symbols=(Symbol("f", BASE + 0x1000, 4),),
+    )
     assert inspect_function(CodeCache(image), "f").sites == ()

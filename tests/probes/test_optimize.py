@@ -47,7 +47,9 @@ def test_can_optimize(code: str, offset: int, answer: int | Unoptimizable) -> No
 
 @pytest.mark.parametrize("jump", ["eb{:02x}", "74{:02x}", "e2{:02x}", "e3{:02x}"])
 def test_jumps_into_the_range(jump: str) -> None:
-    """To the first byte is fine, to the second up to the one behind the jump is not: 6.1 counts that one, too."""
+    """To the first byte is fine, to the second up to the one behind the jump is not: 6.1 counts
+    that one, too.
+    """
     for target in range(8):
         back = jump.format((target - 10) & 0xFF)
         plan = can_optimize(cache_of(bytes.fromhex(NOPS + back)), BASE)
@@ -60,13 +62,22 @@ def test_jumps_into_the_range(jump: str) -> None:
 def test_near_jumps_into_the_range() -> None:
     for opcode, length in (("e9", 5), ("0f84", 6)):
         back = (2 - 8 - length) & 0xFFFF_FFFF
-        assert can_optimize(cache_of(bytes.fromhex(NOPS + opcode) + back.to_bytes(4, "little")), BASE) is Unoptimizable.JUMP_INTO_RANGE
+        assert (
+            can_optimize(cache_of(bytes.fromhex(NOPS + opcode) + back.to_bytes(4, "little")), BASE)
+            is Unoptimizable.JUMP_INTO_RANGE
+        )
 
 
 def test_exception_table_entries_count_on_boundaries() -> None:
     code = bytes.fromhex(NOPS + "4889e5")
-    assert can_optimize(cache_of(code, exception_table=(ExceptionEntry(BASE + 8),)), BASE) is Unoptimizable.EXCEPTION_TABLE
-    assert isinstance(can_optimize(cache_of(code, exception_table=(ExceptionEntry(BASE + 9),)), BASE), OptimizePlan)
+    assert (
+        can_optimize(cache_of(code, exception_table=(ExceptionEntry(BASE + 8),)), BASE)
+        is Unoptimizable.EXCEPTION_TABLE
+    )
+    assert isinstance(
+        can_optimize(cache_of(code, exception_table=(ExceptionEntry(BASE + 9),)), BASE),
+        OptimizePlan,
+    )
 
 
 @pytest.mark.parametrize("kind", list(ReservedKind))
@@ -83,9 +94,18 @@ def test_retpolines_are_indirect_jumps() -> None:
     thunk = BASE + 0x1000
     jump = b"\xe9" + (0x1000 - 13).to_bytes(4, "little")
     code = bytes.fromhex(NOPS) + jump
-    assert can_optimize(cache_of(code, indirect_thunks=Range(thunk, 0x20)), BASE) is Unoptimizable.INDIRECT_JUMP
-    assert can_optimize(cache_of(code, indirect_thunks=Range(thunk - 0x20, 0x20)), BASE) is Unoptimizable.INDIRECT_JUMP  # the end counts
-    assert isinstance(can_optimize(cache_of(code, indirect_thunks=Range(thunk + 1, 0x20)), BASE), OptimizePlan)
+    assert (
+        can_optimize(cache_of(code, indirect_thunks=Range(thunk, 0x20)), BASE)
+        is Unoptimizable.INDIRECT_JUMP
+    )
+    # the end counts
+    assert (
+        can_optimize(cache_of(code, indirect_thunks=Range(thunk - 0x20, 0x20)), BASE)
+        is Unoptimizable.INDIRECT_JUMP
+    )
+    assert isinstance(
+        can_optimize(cache_of(code, indirect_thunks=Range(thunk + 1, 0x20)), BASE), OptimizePlan
+    )
 
 
 def test_neighbours() -> None:

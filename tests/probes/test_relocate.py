@@ -21,9 +21,11 @@ from tests.probes.images import BASE
         ("e800000000", 0x1000, "e800000000"),  # call: emulated, so the copy does not matter
         ("8b0544332211", 0x1000, "8b0544232211"),  # mov eax, [rip+..]
         ("488d0d00000000", -0x10, "488d0d10000000"),  # lea rcx, [rip]
-        ("c7050000000088776655", 1, "c705ffffffff88776655"),  # mov dword ptr [rip], imm32: the displacement is not last
+        # mov dword ptr [rip], imm32: the displacement is not last
+        ("c7050000000088776655", 1, "c705ffffffff88776655"),
         ("62f17c08100d00000000", 1, "62f17c08100dffffffff"),  # vmovups xmm1, [rip]
-        ("6548030500000000", 2, "65480305feffffff"),  # add rax, gs:[rip]: segment bases count on top
+        # add rax, gs:[rip]: segment bases count on top
+        ("6548030500000000", 2, "65480305feffffff"),
         ("8b042544332211", 0x1000, "8b042544332211"),  # mov eax, [disp32]: absolute
         ("488b05ffffff7f", -0x10, None),  # too far
         ("488b0500000080", 1, None),
@@ -91,7 +93,9 @@ def test_copy_refusal(code: str, refusal: CopyRefusal | None) -> None:
 
 
 def test_the_control_register_quirk_spoils_what_follows() -> None:
-    """mov rbp, dr1 with mod 0 is 3 bytes to hardware; 6.1 corrects a displacement that isn't one."""
+    """mov rbp, dr1 with mod 0 is 3 bytes to hardware; 6.1 corrects a displacement that isn't
+    one.
+    """
     code = bytes.fromhex("0f210d90909090")
     kernel, hardware = decode(code, BASE), decode(code, BASE, NO_QUIRKS)
     assert kernel is not None

@@ -21,7 +21,8 @@ SLOT = BASE + 0x10_0000
         ("90", True, "90e9fbffefff"),  # nop; jmp back
         ("90", False, "90cc"),
         ("8b0500000000", True, "8b050000f0ffe9fbffefff"),  # mov eax, [rip]
-        ("662e0f1f840000000000", True, "662e0f1f840000000000e9fbffefff"),  # 10 bytes: the jump just fits
+        # 10 bytes: the jump just fits
+        ("662e0f1f840000000000", True, "662e0f1f840000000000e9fbffefff"),
         ("66662e0f1f840000000000", True, "66662e0f1f840000000000cc"),  # 11: it does not
         ("6666666666662e0f1f840000000000", True, None),  # 15: not even INT3
     ],

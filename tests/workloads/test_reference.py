@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Laws of the workloads' list of calls: complete, unambiguous, and well-formed. What the calls return is not run here."""
+"""Laws of the workloads' list of calls: complete, unambiguous, and well-formed. What the calls
+return is not run here.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ def symbols(image: str) -> list:
 
 def global_functions(image: str) -> set[str]:
     functions = ("STT_FUNC", "STT_LOOS")  # the latter is STT_GNU_IFUNC
-    return {s.name for s in symbols(image) if s["st_info"]["bind"] == "STB_GLOBAL" and s["st_info"]["type"] in functions}
+    return {
+        s.name
+        for s in symbols(image)
+        if s["st_info"]["bind"] == "STB_GLOBAL" and s["st_info"]["type"] in functions
+    }
 
 
 def buffer_sizes(case: Case) -> list[int]:
@@ -48,12 +54,15 @@ def test_cases_cover_exactly_the_global_functions(image):
 @pytest.mark.parametrize("image", IMAGES)
 def test_image_needs_no_other(image):
     needed = [s.name for s in symbols(image) if s["st_shndx"] == "SHN_UNDEF"]
-    assert needed == (["_GLOBAL_OFFSET_TABLE_"] if image == "tls.o" else [])  # the assembler's mark of a GOT; no relocation uses it
+    # the assembler's mark of a GOT; no relocation uses it
+    assert needed == (["_GLOBAL_OFFSET_TABLE_"] if image == "tls.o" else [])
 
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_functions_have_sizes(image):
-    assert [s.name for s in symbols(image) if s["st_info"]["type"] == "STT_FUNC" and s["st_size"] == 0] == []
+    assert [
+        s.name for s in symbols(image) if s["st_info"]["type"] == "STT_FUNC" and s["st_size"] == 0
+    ] == []
 
 
 def test_every_image_exists():
@@ -61,7 +70,11 @@ def test_every_image_exists():
 
 
 def test_every_buffer_has_an_expected_content_of_its_size():
-    wrong = [case.name for case in CASES if buffer_sizes(case) != [len(content) for content in case.buffers]]
+    wrong = [
+        case.name
+        for case in CASES
+        if buffer_sizes(case) != [len(content) for content in case.buffers]
+    ]
     assert wrong == []
 
 
@@ -79,16 +92,22 @@ def test_arguments_fit_the_registers():
 
 
 def test_results_are_unsigned_64_bit():
-    assert [case.name for case in CASES if case.result is not None and not 0 <= case.result < 1 << 64] == []
+    assert [
+        case.name for case in CASES if case.result is not None and not 0 <= case.result < 1 << 64
+    ] == []
 
 
 def test_short_calls_of_real_algorithms_exist():
-    assert {"lz.o", "sse2.o", "qsort.o", "interp.so"} <= {case.image for case in CASES if case.short}
+    assert {"lz.o", "sse2.o", "qsort.o", "interp.so"} <= {
+        case.image for case in CASES if case.short
+    }
 
 
 @pytest.mark.parametrize("form", ["short", "near"])
 def test_each_conditional_jump_goes_both_ways(form):
-    results = Counter((case.symbol, case.result) for case in CASES if case.symbol.startswith(f"shape_jcc_{form}_"))
+    results = Counter(
+        (case.symbol, case.result) for case in CASES if case.symbol.startswith(f"shape_jcc_{form}_")
+    )
     assert len({symbol for symbol, _ in results}) == 16
     assert {result for _, result in results} == {1, 2}
     assert len(results) == 32

@@ -1,7 +1,9 @@
-"""More probes than one batch holds, with batches of one or two, so that what happens between two batches is explored, too.
+"""More probes than one batch holds, with batches of one or two, so that what happens between two
+batches is explored, too.
 
-In linux-2010 a pass of the optimizer then takes that many probes in each direction and comes again for the rest; in ``next`` that many
-pokes share their core syncs. linux-6.1 has no batches: there these are scenarios of several probes.
+In linux-2010 a pass of the optimizer then takes that many probes in each direction and comes again
+for the rest; in ``next`` that many pokes share their core syncs. linux-6.1 has no batches: there
+these are scenarios of several probes.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ def both_ways(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, batch=1, preemptions=1)
 def neighbour_between_batches(setup: Setup) -> None:
-    """Two probes wait to be undone when a new one comes inside the bytes of the one that the next batch will not take."""
+    """Two probes wait to be undone when a new one comes inside the bytes of the one that the next
+    batch will not take.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -66,9 +70,19 @@ def neighbour_between_batches(setup: Setup) -> None:
         k.settle()
 
 
-@scenario(image=TOY, call="work", arguments=("5",), calls=1, batch=1, preemptions=1, steps=("f1c97a1b4ef7",))
+@scenario(
+    image=TOY,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    batch=1,
+    preemptions=1,
+    steps=("f1c97a1b4ef7",),
+)
 def dying_behind_a_batch(setup: Setup) -> None:
-    """A whole batch is undone before the disabled neighbour of a probe that is enabled, so its jump still stands behind the next pass."""
+    """A whole batch is undone before the disabled neighbour of a probe that is enabled, so its jump
+    still stands behind the next pass.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -88,7 +102,9 @@ def dying_behind_a_batch(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, batch=2, preemptions=1)
 def three_in_batches_of_two(setup: Setup) -> None:
-    """Three probes, two of them neighbours of which one at a time can have a jump, in batches of two."""
+    """Three probes, two of them neighbours of which one at a time can have a jump, in batches of
+    two.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -103,4 +119,10 @@ def three_in_batches_of_two(setup: Setup) -> None:
         k.settle()
 
 
-BATCHES: tuple[Scenario, ...] = (two_batches, both_ways, neighbour_between_batches, dying_behind_a_batch, three_in_batches_of_two)
+BATCHES: tuple[Scenario, ...] = (
+    two_batches,
+    both_ways,
+    neighbour_between_batches,
+    dying_behind_a_batch,
+    three_in_batches_of_two,
+)

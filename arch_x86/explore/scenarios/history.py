@@ -1,4 +1,6 @@
-"""Faults from the kernel's history: each scenario fails without the commit that mended it, and passes with it."""
+"""Faults from the kernel's history: each scenario fails without the commit that mended it, and
+passes with it.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,21 @@ __all__ = ("HISTORY",)
 _NEW = ("linux-6.1", "next")
 
 
-@scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=1, profiles=("linux-2010",), steps=("sysctl-deadlock",))
+@scenario(
+    image=TOY,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    preemptions=1,
+    profiles=("linux-2010",),
+    steps=("sysctl-deadlock",),
+)
 def sysctl_deadlock(setup: Setup) -> None:
-    """kprobes-optimization=0 waits for the optimizer's first pass, which wants the mutex that it holds: nobody goes on, ever.
+    """kprobes-optimization=0 waits for the optimizer's first pass, which wants the mutex that it
+    holds: nobody goes on, ever.
 
-    6274de4984a6 itself. Behind the first pass since boot its completion is done for good, and nobody waits.
+    6274de4984a6 itself. Behind the first pass since boot its completion is done for good, and
+    nobody waits.
     """
 
     @setup.control
@@ -28,7 +40,8 @@ def sysctl_deadlock(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=1, steps=("f66c0447cca1",))
 def f66c0447cca1(setup: Setup) -> None:
-    """A breakpoint stands over a jump's tail, and the flag that says so is gone already: a hit goes on in the middle of an instruction.
+    """A breakpoint stands over a jump's tail, and the flag that says so is gone already: a hit goes
+    on in the middle of an instruction.
 
     kprobes: Set unoptimized flag after unoptimizing code (v5.6).
     """
@@ -44,9 +57,18 @@ def f66c0447cca1(setup: Setup) -> None:
         k.settle()
 
 
-@scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=1, profiles=_NEW, steps=("e4add247789e",))
+@scenario(
+    image=TOY,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    preemptions=1,
+    profiles=_NEW,
+    steps=("e4add247789e",),
+)
 def e4add247789e(setup: Setup) -> None:
-    """Registered, unregistered and registered again before the worker runs: what list the probe is on, and what its flag says, disagree.
+    """Registered, unregistered and registered again before the worker runs: what list the probe is
+    on, and what its flag says, disagree.
 
     kprobes: Fix optimize_kprobe()/unoptimize_kprobe() cancellation logic (v5.6).
     """
@@ -62,9 +84,18 @@ def e4add247789e(setup: Setup) -> None:
         k.settle()
 
 
-@scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=1, profiles=_NEW, steps=("868a6fc0ca24",))
+@scenario(
+    image=TOY,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    preemptions=1,
+    profiles=_NEW,
+    steps=("868a6fc0ca24",),
+)
 def x868a6fc0ca24(setup: Setup) -> None:
-    """A neighbour registered while this one's jump is being undone copies the jump's bytes as the original.
+    """A neighbour registered while this one's jump is being undone copies the jump's bytes as the
+    original.
 
     x86/kprobes: Fix __recover_optprobed_insn check optimizing logic (v6.3).
     """
@@ -86,7 +117,8 @@ def x868a6fc0ca24(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=1, steps=("f1c97a1b4ef7",))
 def f1c97a1b4ef7(setup: Setup) -> None:
-    """A disabled neighbour's jump still stands, and the detour of the new probe returns into the middle of it.
+    """A disabled neighbour's jump still stands, and the detour of the new probe returns into the
+    middle of it.
 
     x86/kprobes: Fix arch_check_optimized_kprobe check within optimized_kprobe range (v6.3).
     """
@@ -103,9 +135,18 @@ def f1c97a1b4ef7(setup: Setup) -> None:
         k.settle()
 
 
-@scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=1, profiles=_NEW, steps=("4fbd2f83fda0",))
+@scenario(
+    image=TOY,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    preemptions=1,
+    profiles=_NEW,
+    steps=("4fbd2f83fda0",),
+)
 def x4fbd2f83fda0(setup: Setup) -> None:
-    """A probe inside a just unregistered one forces it back; with nothing else to undo, the optimizer never cleans it up.
+    """A probe inside a just unregistered one forces it back; with nothing else to undo, the
+    optimizer never cleans it up.
 
     kprobes: Fix to handle forcibly unoptimized kprobes on freeing_list (v6.3).
     """
@@ -122,4 +163,11 @@ def x4fbd2f83fda0(setup: Setup) -> None:
         k.settle()
 
 
-HISTORY: tuple[Scenario, ...] = (sysctl_deadlock, f66c0447cca1, e4add247789e, x868a6fc0ca24, f1c97a1b4ef7, x4fbd2f83fda0)
+HISTORY: tuple[Scenario, ...] = (
+    sysctl_deadlock,
+    f66c0447cca1,
+    e4add247789e,
+    x868a6fc0ca24,
+    f1c97a1b4ef7,
+    x4fbd2f83fda0,
+)

@@ -19,7 +19,9 @@ mod:
  lea ecx, [rax + 1]
  ret
 """
-"""``work``: +2 can't be boosted; a jump at +4 replaces two instructions, of 3 and 2 bytes. ``mod``: is not called."""
+"""``work``: +2 can't be boosted; a jump at +4 replaces two instructions, of 3 and 2 bytes. ``mod``:
+is not called.
+"""
 
 LOOP = """
 .globl work
@@ -34,7 +36,8 @@ work:
  jnz .Lagain
  ret
 """
-"""A jump at +7 would replace the three instructions to +13, the second of which the loop jumps to."""
+"""A jump at +7 would replace the three instructions to +13, the second of which the loop jumps to.
+"""
 
 TWO = """
 .globl work
@@ -90,7 +93,9 @@ work:
  pop rbx
  ret
 """
-"""Calls itself as often as its argument says: so many calls of one function are open at once. It returns with CF set."""
+"""Calls itself as often as its argument says: so many calls of one function are open at once. It
+returns with CF set.
+"""
 
 SHORT = """
 .globl work
@@ -103,7 +108,9 @@ work:
  pop rbx
  ret
 """
-"""A jump at +0 replaces instructions of 1, 3 and 1 bytes: others begin at the first byte behind its own, and at the last one."""
+"""A jump at +0 replaces instructions of 1, 3 and 1 bytes: others begin at the first byte behind its
+own, and at the last one.
+"""
 
 DIRECTION = """
 .globl work
@@ -117,7 +124,9 @@ work:
  pop rbx
  ret
 """
-"""At +2, where a jump replaces two instructions, DF is set, and the stack so that a whole pt_regs leaves it unaligned."""
+"""At +2, where a jump replaces two instructions, DF is set, and the stack so that a whole pt_regs
+leaves it unaligned.
+"""
 
 STEPPED = """
 .globl work

@@ -1,12 +1,12 @@
 """A probe's life, and what can cross it, under load.
 
-Each is sound in next, and without preemption in linux-2010 and linux-6.1, but for ``nmi`` and ``nmi_stepped`` in linux-2010, and
-``two_control_tasks`` there with two preemptions: a hit that finds its probe gone takes the breakpoint of the next one at the same address
-for nobody's.
+Each is sound in next, and without preemption in linux-2010 and linux-6.1, but for ``nmi`` and
+``nmi_stepped`` in linux-2010, and ``two_control_tasks`` there with two preemptions: a hit that
+finds its probe gone takes the breakpoint of the next one at the same address for nobody's.
 
-With preemption linux-2010 breaks in all that optimize; linux-6.1 in ``register`` and ``neighbour``: a task that is preempted in a detour
-buffer to which a breakpoint took it (the probe waits to be optimized) is not waited for when the probe is unregistered before the jump
-is in; next does.
+With preemption linux-2010 breaks in all that optimize; linux-6.1 in ``register`` and ``neighbour``:
+a task that is preempted in a detour buffer to which a breakpoint took it (the probe waits to be
+optimized) is not waited for when the probe is unregistered before the jump is in; next does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def register(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",))
 def stepped(setup: Setup) -> None:
-    """A site that can't be boosted: its hits are stepped, its slot is freed behind the grace period alone."""
+    """A site that can't be boosted: its hits are stepped, its slot is freed behind the grace period
+    alone.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -44,7 +46,9 @@ def stepped(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",))
 def boosted(setup: Setup) -> None:
-    """A site that has no room for a jump: its hits run the copy and a jump back, with interrupts allowed."""
+    """A site that has no room for a jump: its hits run the copy and a jump back, with interrupts
+    allowed.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -120,7 +124,9 @@ def post_handler_joins(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1)
 def neighbour(setup: Setup) -> None:
-    """A new probe inside an optimized one's bytes forces that back; when it has gone, the jump may come again."""
+    """A new probe inside an optimized one's bytes forces that back; when it has gone, the jump may
+    come again.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -245,7 +251,9 @@ def two_jumps(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False)
 def nmi(setup: Setup) -> None:
-    """NMIs, whose handler runs the probed function: stop_machine does not cover them, text_poke_bp does."""
+    """NMIs, whose handler runs the probed function: stop_machine does not cover them, text_poke_bp
+    does.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -258,7 +266,9 @@ def nmi(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False)
 def nmi_stepped(setup: Setup) -> None:
-    """NMIs that run the probed function while a hit of it is single-stepped: 2010 is BUG() there."""
+    """NMIs that run the probed function while a hit of it is single-stepped: 2010 is BUG()
+    there.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -270,7 +280,9 @@ def nmi_stepped(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False)
 def nmi_boosted(setup: Setup) -> None:
-    """NMIs that run the probed function while a hit of it runs its boosted copy: that hit is over for the kernel, so theirs count."""
+    """NMIs that run the probed function while a hit of it runs its boosted copy: that hit is over
+    for the kernel, so theirs count.
+    """
 
     @setup.control
     def main(k: Control) -> None:

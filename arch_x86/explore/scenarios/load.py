@@ -1,7 +1,9 @@
-"""What else meets under load: two control tasks at one address or on neighbours, several probes and return probes on one function, hits
-within hits, the global switches against single operations, and code that goes away while a probe of it waits on a list.
+"""What else meets under load: two control tasks at one address or on neighbours, several probes and
+return probes on one function, hits within hits, the global switches against single operations, and
+code that goes away while a probe of it waits on a list.
 
-Each of :data:`LOAD` is small, and sound in the profiles that it names as it says itself, with one switch or interrupt that costs something.
+Each of :data:`LOAD` is small, and sound in the profiles that it names as it says itself, with one
+switch or interrupt that costs something.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ __all__ = ("LOAD", "joined_while_disarming")
 _NEW = ("linux-6.1", "next")
 
 
-# Two control tasks ----------------------------------------------------------------------------------------------------
+# Two control tasks --------------------------------------------------------------------------------
 
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=0)
 def enable_and_join(setup: Setup) -> None:
-    """One task disables and enables a probe, and another one registers a second probe at its address meanwhile."""
+    """One task disables and enables a probe, and another one registers a second probe at its
+    address meanwhile.
+    """
 
     @setup.control
     def first(k: Control) -> None:
@@ -38,7 +42,9 @@ def enable_and_join(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=0, interrupts=False)
 def neighbours(setup: Setup) -> None:
-    """One task registers a probe that can be optimized, and another one registers a probe inside the bytes that a jump would replace."""
+    """One task registers a probe that can be optimized, and another one registers a probe inside
+    the bytes that a jump would replace.
+    """
 
     @setup.control
     def outer(k: Control) -> None:
@@ -55,7 +61,9 @@ def neighbours(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=0, interrupts=False)
 def optimization_against_register(setup: Setup) -> None:
-    """kprobes-optimization goes off and on while another task registers and unregisters a probe that can be optimized."""
+    """kprobes-optimization goes off and on while another task registers and unregisters a probe
+    that can be optimized.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -70,12 +78,14 @@ def optimization_against_register(setup: Setup) -> None:
         k.settle()
 
 
-# Several probes at one address ----------------------------------------------------------------------------------------
+# Several probes at one address --------------------------------------------------------------------
 
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1)
 def disabled_children(setup: Setup) -> None:
-    """Of two probes at one address each is disabled in turn, then both, and both are enabled again."""
+    """Of two probes at one address each is disabled in turn, then both, and both are enabled
+    again.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -124,7 +134,9 @@ def registered_disabled(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1)
 def two_post_handlers(setup: Setup) -> None:
-    """Two probes with post_handlers at one address: one is disabled, one goes, the other one is called all the time."""
+    """Two probes with post_handlers at one address: one is disabled, one goes, the other one is
+    called all the time.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -140,7 +152,9 @@ def two_post_handlers(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, profiles=_NEW)
 def taken_over(setup: Setup) -> None:
-    """A probe comes where the last one has just gone, whose jump still stands: it takes that over."""
+    """A probe comes where the last one has just gone, whose jump still stands: it takes that
+    over.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -170,7 +184,7 @@ def taken_over_disabled(setup: Setup) -> None:
         k.settle()
 
 
-# The switches ---------------------------------------------------------------------------------------------------------
+# The switches -------------------------------------------------------------------------------------
 
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1)
@@ -224,7 +238,9 @@ def switch_of_two(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1)
 def registered_while_unoptimized(setup: Setup) -> None:
-    """While kprobes-optimization is 0 a probe comes, and another one joins it; with 1 again they are optimized."""
+    """While kprobes-optimization is 0 a probe comes, and another one joins it; with 1 again they
+    are optimized.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -239,7 +255,7 @@ def registered_while_unoptimized(setup: Setup) -> None:
         k.settle()
 
 
-# Neighbours -----------------------------------------------------------------------------------------------------------
+# Neighbours ---------------------------------------------------------------------------------------
 
 
 @scenario(image=SHORT, call="work", arguments=("5",), calls=1, preemptions=0)
@@ -259,7 +275,9 @@ def neighbour_at_first_byte(setup: Setup) -> None:
 
 @scenario(image=SHORT, call="work", arguments=("5",), calls=1)
 def neighbour_at_last_byte(setup: Setup) -> None:
-    """A probe comes at the last byte that a jump replaces, and is there when the jump would come again."""
+    """A probe comes at the last byte that a jump replaces, and is there when the jump would come
+    again.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -276,7 +294,9 @@ def neighbour_at_last_byte(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=0)
 def forced_back_while_it_waits(setup: Setup) -> None:
-    """A probe inside the bytes of one that is disabled, and whose jump waits to be undone; that one is enabled again."""
+    """A probe inside the bytes of one that is disabled, and whose jump waits to be undone; that one
+    is enabled again.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -294,7 +314,9 @@ def forced_back_while_it_waits(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1)
 def forced_back_and_gone(setup: Setup) -> None:
-    """A probe inside the bytes of one that is disabled, and whose jump waits to be undone; that one goes as it is."""
+    """A probe inside the bytes of one that is disabled, and whose jump waits to be undone; that one
+    goes as it is.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -322,7 +344,7 @@ def two_jumps_backwards(setup: Setup) -> None:
         k.settle()
 
 
-# Return probes --------------------------------------------------------------------------------------------------------
+# Return probes ------------------------------------------------------------------------------------
 
 
 @scenario(image=CALLER, call="work", arguments=("5",), calls=1)
@@ -365,9 +387,18 @@ def return_and_entry(setup: Setup) -> None:
         k.settle()
 
 
-@scenario(image=STEPPED, call="work", arguments=("5",), calls=1, preempt=True, preemptions=1, profiles=("linux-2010", "linux-6.1"))
+@scenario(
+    image=STEPPED,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    preempt=True,
+    preemptions=1,
+    profiles=("linux-2010", "linux-6.1"),
+)
 def return_of_a_preempted_task(setup: Setup) -> None:
-    """A task is preempted in the middle of a call that a return probe follows, which goes meanwhile: the call ends as if unprobed.
+    """A task is preempted in the middle of a call that a return probe follows, which goes
+    meanwhile: the call ends as if unprobed.
 
     In next unregistering waits for such a task.
     """
@@ -379,12 +410,14 @@ def return_of_a_preempted_task(setup: Setup) -> None:
         k.unregister_return(rp)
 
 
-# What a handler may rely on -------------------------------------------------------------------------------------------
+# What a handler may rely on -----------------------------------------------------------------------
 
 
 @scenario(image=DIRECTION, call="work", arguments=("5",), calls=1)
 def direction(setup: Setup) -> None:
-    """DF is set where a probe is hit, by breakpoint and by jump: its handler has it clear, and the code goes on with it set."""
+    """DF is set where a probe is hit, by breakpoint and by jump: its handler has it clear, and the
+    code goes on with it set.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -395,12 +428,14 @@ def direction(setup: Setup) -> None:
         k.settle()
 
 
-# Hits within hits -----------------------------------------------------------------------------------------------------
+# Hits within hits ---------------------------------------------------------------------------------
 
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False)
 def nmi_boosted(setup: Setup) -> None:
-    """NMIs whose handler runs a function with a boosted probe, in its handlers and in its copy, too."""
+    """NMIs whose handler runs a function with a boosted probe, in its handlers and in its copy,
+    too.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -409,9 +444,20 @@ def nmi_boosted(setup: Setup) -> None:
         k.unregister(p)
 
 
-@scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False, preemptions=1, profiles=_NEW)
+@scenario(
+    image=TOY,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    nmis=True,
+    interrupts=False,
+    preemptions=1,
+    profiles=_NEW,
+)
 def nmi_post_handler(setup: Setup) -> None:
-    """NMIs that hit a stepped probe in its handlers and in its step: its post_handler is called for the hits, and not for the misses."""
+    """NMIs that hit a stepped probe in its handlers and in its step: its post_handler is called for
+    the hits, and not for the misses.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -420,12 +466,14 @@ def nmi_post_handler(setup: Setup) -> None:
         k.unregister(p)
 
 
-# Code that goes away --------------------------------------------------------------------------------------------------
+# Code that goes away ------------------------------------------------------------------------------
 
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1)
 def module_going_while_listed(setup: Setup) -> None:
-    """Code goes away while a probe of it waits for its jump, and that of another one waits to be undone."""
+    """Code goes away while a probe of it waits for its jump, and that of another one waits to be
+    undone.
+    """
 
     @setup.control
     def main(k: Control) -> None:
@@ -462,8 +510,10 @@ def module_back_with_a_new_probe(setup: Setup) -> None:
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=0)
 def joined_while_disarming(setup: Setup) -> None:
-    """A second probe joins a disabled one, whose jump waits to be undone, while all probes are being disarmed. linux-6.1 leaves the
-    breakpoint there, and when both probes are gone it is nobody's."""
+    """A second probe joins a disabled one, whose jump waits to be undone, while all probes are
+    being disarmed. linux-6.1 leaves the breakpoint there, and when both probes are gone it is
+    nobody's.
+    """
 
     @setup.control
     def first(k: Control) -> None:

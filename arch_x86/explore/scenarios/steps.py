@@ -70,7 +70,10 @@ def two_passes(setup: Setup) -> None:
         k.settle()
 
 
-_BY_NAME: Final = {one.name: one for one in (*SCENARIOS, *HISTORY, whole_life, jump_into_range, slot_reuse, two_passes)}
+_BY_NAME: Final = {
+    one.name: one
+    for one in (*SCENARIOS, *HISTORY, whole_life, jump_into_range, slot_reuse, two_passes)
+}
 _SHOWN_BY: Final = {
     "unregister-wait": ("stepped", "boosted", "register"),
     "slot-reuse-wait": ("slot-reuse",),
@@ -106,10 +109,12 @@ _BY_BREAKPOINT: Final = {
     "bp-sync-3": _COHERENT,
     "unopt-sync-1": _COHERENT,
     "unopt-sync-2": _COHERENT,
-    "int3-gone": "behind the breakpoint's removal comes a sync with every CPU, which one in a trap refuses",
+    "int3-gone": (
+        "behind the breakpoint's removal comes a sync with every CPU, which one in a trap refuses"
+    ),
     "bp-handler": (
-        "the probe is in the table: its own breakpoint handler takes the hit to the detour's copies; "
-        "of one that is made of ftrace, which has none, the step is needed"
+        "the probe is in the table: its own breakpoint handler takes the hit to the detour's"
+        " copies; of one that is made of ftrace, which has none, the step is needed"
     ),
     "bp-refs": "a sync with every CPU, which a CPU in the handler refuses, comes between two pokes",
 }
@@ -118,6 +123,10 @@ NOT_NEEDED: Final = {
     ("quiescence", "linux-2010"): "stop_machine parks no CPU inside a call",
     ("disabled-check", "linux-2010"): _OWN_FLAG,
     ("slot-reuse-wait", "linux-2010"): _AFTER_GRACE,
-    **{(step, profile): why for profile in ("linux-6.1", "next") for step, why in _BY_BREAKPOINT.items()},
+    **{
+        (step, profile): why
+        for profile in ("linux-6.1", "next")
+        for step, why in _BY_BREAKPOINT.items()
+    },
 }
 """By step and profile, why leaving it out breaks nothing."""

@@ -1,1 +1,3 @@
-"""What must hold on every schedule: one rule a file, all behind :class:`engine.patching.oracles.oracle.Oracle`."""
+"""What must hold on every schedule: one rule a file, all behind
+:class:`engine.patching.oracles.oracle.Oracle`.
+"""

@@ -1,4 +1,6 @@
-"""Oracle 2, of calls: each leaves what it leaves without probes, and the calls together what they leave in some order without probes."""
+"""Oracle 2, of calls: each leaves what it leaves without probes, and the calls together what they
+leave in some order without probes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ __all__ = ("CallResults",)
 class CallResults(Oracle):
     """Registers, flags, vector and floating-point registers, buffers, and no fault.
 
-    Where calls share data, each of them, and all of them together with what is in memory, leave what they do in one of
+    Where calls share data, each of them, and all of them together with what is in memory, leave
+    what they do in one of
     :attr:`Situation.orders`; there a call may also die as it does in one.
 
     :ivar left: where calls share data, what they have left so far, by name.
@@ -54,7 +57,10 @@ class CallResults(Oracle):
         want = self.now.unprobed.outcomes[vcpu.task][vcpu.calls - 1]
         if outcome == want:
             return None
-        text = f"call {vcpu.calls} of CPU {vcpu.index} left {difference(outcome, want, self.now.port.text.facts)}"
+        text = (
+            f"call {vcpu.calls} of CPU {vcpu.index} left"
+            f" {difference(outcome, want, self.now.port.text.facts)}"
+        )
         return Violation(ViolationKind.WRONG_RESULT, vcpu.index, addr, text)
 
     def _in_some_order(self, vcpu: VcpuState, addr: int, outcome: CallOutcome) -> Violation | None:
@@ -66,14 +72,21 @@ class CallResults(Oracle):
     def died(self, vcpu: VcpuState, fault: Fault) -> Violation | None:
         """See :class:`Oracle`."""
         port = self.now.port
-        if self.now.orders is not None and self._in_some_order(vcpu, 0, port.cpus.way_to_die(vcpu.task)) is None:
+        if (
+            self.now.orders is not None
+            and self._in_some_order(vcpu, 0, port.cpus.way_to_die(vcpu.task)) is None
+        ):
             return None  # it dies so in some order without probes
         text = f"CPU {vcpu.index} at {fault.place}: {fault.kind}: {fault.explain}"
-        return Violation(ViolationKind.GUEST_FAULT, vcpu.index, fault.rip or port.cpus.ip(vcpu.index), text)
+        return Violation(
+            ViolationKind.GUEST_FAULT, vcpu.index, fault.rip or port.cpus.ip(vcpu.index), text
+        )
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
         """See :class:`Oracle`."""
         if self.now.orders is None:
             return None
         data = self.now.data
-        return self.now.orders.check_end(self.left, data.changed(), data.content, self.now.port.memory.name)
+        return self.now.orders.check_end(
+            self.left, data.changed(), data.content, self.now.port.memory.name
+        )

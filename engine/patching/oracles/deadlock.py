@@ -17,4 +17,6 @@ class Deadlock(Oracle):
         """See :class:`Oracle`."""
         if not waiting:
             return None
-        return Violation(ViolationKind.DEADLOCK, None, None, f"nobody can go on: {'; '.join(waiting)}")
+        return Violation(
+            ViolationKind.DEADLOCK, None, None, f"nobody can go on: {'; '.join(waiting)}"
+        )

@@ -1,4 +1,6 @@
-"""What a handler, a single step, and a function that a handler calls may rely on where they begin."""
+"""What a handler, a single step, and a function that a handler calls may rely on where they
+begin.
+"""
 
 from __future__ import annotations
 
@@ -27,4 +29,9 @@ class HandlerEntry(Oracle):
     def _told(self, vcpu: VcpuState, wrong: str | None) -> Violation | None:
         if wrong is None:
             return None
-        return Violation(ViolationKind.INVARIANT, vcpu.index, self.now.port.cpus.ip(vcpu.index), f"CPU {vcpu.index}: {wrong}")
+        return Violation(
+            ViolationKind.INVARIANT,
+            vcpu.index,
+            self.now.port.cpus.ip(vcpu.index),
+            f"CPU {vcpu.index}: {wrong}",
+        )

@@ -12,7 +12,9 @@ __all__ = ("HitRecord",)
 
 
 class HitRecord(Oracle):
-    """When a pass over a site or a call has ended, the CPU does not say that it is still in a hit."""
+    """When a pass over a site or a call has ended, the CPU does not say that it is still in a
+    hit.
+    """
 
     def pass_over(self, vcpu: VcpuState, site: Site) -> Violation | None:
         """See :class:`Oracle`."""
@@ -24,5 +26,8 @@ class HitRecord(Oracle):
         if vcpu.block == before:
             return None
         ip = self.now.port.cpus.ip(vcpu.index)
-        text = f"CPU {vcpu.index} goes on at {self.now.port.text.where(ip)}, and its record says that it is still in the last hit"
+        text = (
+            f"CPU {vcpu.index} goes on at {self.now.port.text.where(ip)}, and its record says that"
+            " it is still in the last hit"
+        )
         return Violation(ViolationKind.INVARIANT, vcpu.index, ip, text)

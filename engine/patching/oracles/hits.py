@@ -13,17 +13,21 @@ __all__ = ("Hits",)
 
 
 class Hits(Oracle):
-    """A pass that fetched an armed site and ended while its probe was registered and enabled is one hit; one miss, if the CPU was in
-    another hit. One that overlaps an operation on the probe may be either or neither; any other is neither. Each hit of a probe with a
-    post_handler is followed by one call of it. Of several probes at a site the handlers of the newest one run first. No handler runs once
-    the probe is unregistered.
+    """A pass that fetched an armed site and ended while its probe was registered and enabled is one
+    hit; one miss, if the CPU was in another hit. One that overlaps an operation on the probe may be
+    either or neither; any other is neither. Each hit of a probe with a post_handler is followed by
+    one call of it. Of several probes at a site the handlers of the newest one run first. No handler
+    runs once the probe is unregistered.
     """
 
     def handler_ran(self, vcpu: VcpuState, seen: Seen, probe: int) -> Violation | None:
         """See :class:`Oracle`."""
         cpu, lives = vcpu.index, self.now.node.lives
         if probe < len(lives) and lives[probe][0] is Life.OFF:
-            text = f"the handler of probe {probe} runs on CPU {cpu}, though it is not registered any more"
+            text = (
+                f"the handler of probe {probe} runs on CPU {cpu}, though it is not registered any"
+                " more"
+            )
             return Violation(ViolationKind.EXTRA_HIT, cpu, None, text)
         return None
 
@@ -37,13 +41,26 @@ class Hits(Oracle):
             wrong = self._counted(one, n, control.probes[n].post_handler is not None)
             if wrong is not None:
                 kind, text = wrong
-                state = f"{'armed' if one.armed else 'not armed'}, and probe {n} was {lives[n][0].name.lower()} throughout"
-                return Violation(kind, vcpu.index, one.addr, f"CPU {vcpu.index} passed {where(one.addr)} with {text}: it was {state}")
+                state = (
+                    f"{'armed' if one.armed else 'not armed'}, and probe {n} was"
+                    f" {lives[n][0].name.lower()} throughout"
+                )
+                return Violation(
+                    kind,
+                    vcpu.index,
+                    one.addr,
+                    f"CPU {vcpu.index} passed {where(one.addr)} with {text}: it was {state}",
+                )
         for kind in (Seen.HIT, Seen.POST):
             order = [n for seen, n in one.seen if seen is kind and n in asked]
             if order != sorted(order, key=control.ledger.since, reverse=True):
-                text = f"passed {where(one.addr)}, and the handlers of the probes {order} ran in this order, not newest first"
-                return Violation(ViolationKind.EXTRA_HIT, vcpu.index, one.addr, f"CPU {vcpu.index} {text}")
+                text = (
+                    f"passed {where(one.addr)}, and the handlers of the probes {order} ran in this"
+                    " order, not newest first"
+                )
+                return Violation(
+                    ViolationKind.EXTRA_HIT, vcpu.index, one.addr, f"CPU {vcpu.index} {text}"
+                )
         return None
 
     def _counted(self, one: Pass, n: int, posts: bool) -> tuple[ViolationKind, str] | None:
@@ -55,9 +72,16 @@ class Hits(Oracle):
         if hits == hits_due and one.busy and one.armed and not want and misses == 1:
             misses_due = 1  # a disabled probe beside an enabled one: a miss counts on each of them
         if (hits, misses) != (hits_due, misses_due):
-            kind = ViolationKind.LOST_HIT if hits + misses <= want and hits <= hits_due else ViolationKind.EXTRA_HIT
+            kind = (
+                ViolationKind.LOST_HIT
+                if hits + misses <= want and hits <= hits_due
+                else ViolationKind.EXTRA_HIT
+            )
             inside = ", as the CPU was in another hit" if one.busy else ""
-            return kind, f"{hits} hits and {misses} misses, {hits_due} and {misses_due} expected{inside}"
+            return (
+                kind,
+                f"{hits} hits and {misses} misses, {hits_due} and {misses_due} expected{inside}",
+            )
         posted, due = seen.count(Seen.POST), 0 if Seen.NO_POST in seen or not posts else hits
         if posted != due:
             kind = ViolationKind.LOST_HIT if posted < due else ViolationKind.EXTRA_HIT

@@ -1,4 +1,6 @@
-"""Oracle 6, of the core: after each control step lists, flags, text and locks agree, and operations keep what they promise."""
+"""Oracle 6, of the core: after each control step lists, flags, text and locks agree, and operations
+keep what they promise.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ class Invariants(Oracle):
         """See :class:`Oracle`."""
         why = self._error(node) or self._lists(node) or self._pass(node)
         if why is None and not any(node.held):
-            why = self._text(node) or self._children(node) or self._jumps(node) or broken_promise(node)
+            why = (
+                self._text(node)
+                or self._children(node)
+                or self._jumps(node)
+                or broken_promise(node)
+            )
         return None if why is None else Violation(ViolationKind.INVARIANT, None, None, why)
 
     def _error(self, node: ControlNode) -> str | None:
@@ -34,16 +41,24 @@ class Invariants(Oracle):
         return None
 
     def _pass(self, node: ControlNode) -> str | None:
-        """Between the locks of the tables and their drop a pass of the optimizer owns kprobe_mutex."""
+        """Between the locks of the tables and their drop a pass of the optimizer owns
+        kprobe_mutex.
+        """
         core = node.state.core
         for task in node.state.plane.tasks:
-            inside = task.delayed and task.started and not (task.done or task.dropped or task.lock is not None)
+            inside = (
+                task.delayed
+                and task.started
+                and not (task.done or task.dropped or task.lock is not None)
+            )
             if inside and core.optimizer.due[1] and core.kprobe_mutex.owner is not task:
                 return "a pass of the optimizer is under way, and does not own kprobe_mutex"
         return None
 
     def _text(self, node: ControlNode) -> str | None:
-        """No lock is held, so no operation is under way: what is armed is registered, and what is enabled is armed."""
+        """No lock is held, so no operation is under way: what is armed is registered, and what is
+        enabled is armed.
+        """
         core, text, facts = node.state.core, node.state.text, node.state.facts
         for addr, p in core.kprobe_table.items():
             if p.gone:
@@ -63,7 +78,9 @@ class Invariants(Oracle):
         return None
 
     def _children(self, node: ControlNode) -> str | None:
-        """An aggregator and its probes agree on where they are, who belongs to whom, and what slot they have."""
+        """An aggregator and its probes agree on where they are, who belongs to whom, and what slot
+        they have.
+        """
         for addr, entry in node.state.core.kprobe_table.items():
             if entry.addr != addr:
                 return f"the table has {entry!r} at {addr:#x}"
@@ -77,7 +94,9 @@ class Invariants(Oracle):
         return None
 
     def _jumps(self, node: ControlNode) -> str | None:
-        """OPTIMIZED, the lists and the text agree, and no other probe's breakpoint lies in the bytes of a jump."""
+        """OPTIMIZED, the lists and the text agree, and no other probe's breakpoint lies in the
+        bytes of a jump.
+        """
         core, text = node.state.core, node.state.text
         for addr, op in core.kprobe_table.items():
             if not isinstance(op, AggrKprobe) or op.optinsn is None or op.gone:
@@ -87,7 +106,12 @@ class Invariants(Oracle):
                 return f"{op!r} has a jump, and does not say so"
             if jumps and op.queue in (Queue.OPTIMIZING, Queue.FREEING):
                 return f"{op!r} has a jump, though it is on the {op.queue.value} list"
-            if op.optimized and not jumps and not op.queued and not may_lack_jump(node.state.control, op):
+            if (
+                op.optimized
+                and not jumps
+                and not op.queued
+                and not may_lack_jump(node.state.control, op)
+            ):
                 return f"{op!r} says that it is optimized, and has no jump"
             for inside in range(addr + 1, addr + op.optinsn.size) if jumps else ():
                 other = core.get_kprobe(inside)

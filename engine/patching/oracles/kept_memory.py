@@ -11,7 +11,8 @@ __all__ = ("KeptMemory",)
 
 
 class KeptMemory(Oracle):
-    """The data in memory but what calls may write: their stacks and buffers and, where they share data, what they were seen to write.
+    """The data in memory but what calls may write: their stacks and buffers and, where they share
+    data, what they were seen to write.
 
     Where they share data and it is not known yet what they write, nothing is kept.
     """
@@ -26,7 +27,11 @@ class KeptMemory(Oracle):
         written = now.orders.written if now.orders is not None else ()
         spans = [*(span for task in now.plan.calls for span in now.port.memory.own(task)), *written]
         own = sorted((span.start, span.stop) for span in spans)
-        self._kept = tuple((begin, now.data.start[begin:end]) for page in now.data.spans for begin, end in _without(page, own))
+        self._kept = tuple(
+            (begin, now.data.start[begin:end])
+            for page in now.data.spans
+            for begin, end in _without(page, own)
+        )
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
         """See :class:`Oracle`."""
@@ -34,7 +39,10 @@ class KeptMemory(Oracle):
         for begin, content in self._kept:
             if room[begin : begin + len(content)] != content:
                 at = next(i for i, value in enumerate(content) if room[begin + i] != value)
-                text = f"a byte that no unprobed call writes, at physical address {begin + at:#x}, has changed"
+                text = (
+                    f"a byte that no unprobed call writes, at physical address {begin + at:#x}, has"
+                    " changed"
+                )
                 return Violation(ViolationKind.WRONG_RESULT, None, None, text)
         return None
 

@@ -1,5 +1,6 @@
-"""No oracle at all: notes what calls leave without probes, in the order in which they are made, for the oracles of an exploration with
-probes (:mod:`engine.patching.baseline`)."""
+"""No oracle at all: notes what calls leave without probes, in the order in which they are made, for
+the oracles of an exploration with probes (:mod:`engine.patching.baseline`).
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ class NotedOutcomes(Oracle):
 
     def call_ended(self, vcpu: VcpuState, outcome: CallOutcome) -> None:
         """See :class:`Oracle`."""
-        self._left = add_call(self._left, vcpu.task, self.found.note_call(vcpu.task, vcpu.calls - 1, outcome))
+        self._left = add_call(
+            self._left, vcpu.task, self.found.note_call(vcpu.task, vcpu.calls - 1, outcome)
+        )
 
     def died(self, vcpu: VcpuState, fault: Fault) -> None:
         """See :class:`Oracle`."""

@@ -10,7 +10,9 @@ from tests.conftest import Rig
 
 @pytest.fixture
 def linked(pool):
-    """``linked(image, library, ...)``: a machine without probes that runs ELF files made by the builder."""
+    """``linked(image, library, ...)``: a machine without probes that runs ELF files made by the
+    builder.
+    """
     made: list[Rig] = []
 
     def make(main, *libraries, cpus: int = 1, config=None, **options):

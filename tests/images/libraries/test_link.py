@@ -1,4 +1,6 @@
-"""Names between an image and its libraries: who wins, what is copied, what indirect functions and thread-local data come to."""
+"""Names between an image and its libraries: who wins, what is copied, what indirect functions and
+thread-local data come to.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ from arch_x86.emu.machine import MachineConfig
 from arch_x86.images import load_elf
 from arch_x86.isa.assemble import assemble
 from engine.errors import InputError
-from tests.images.elf_builder import DATA_PAGE, FUNC, IFUNC, OBJECT, TEXT, TLS, WEAK, Dynamic, Object
+from tests.images.elf_builder import (
+    DATA_PAGE,
+    FUNC,
+    IFUNC,
+    OBJECT,
+    TEXT,
+    TLS,
+    WEAK,
+    Dynamic,
+    Object,
+)
 
 R64, COPY, GLOB_DAT, DTPMOD64, DTPOFF64, TPOFF64, TLSDESC, IRELATIVE = 1, 5, 6, 16, 17, 18, 36, 37
 PLT32, PC32 = 4, 2
@@ -52,7 +64,10 @@ class TestLookUp:
 
     def test_without_one_the_call_traps_by_name(self, linked):
         fault = linked(caller(), returning(7, "other")).call()
-        assert (fault.kind, "g is not defined" in fault.explain) == (FaultKind.UNRESOLVED_FUNCTION, True)
+        assert (fault.kind, "g is not defined" in fault.explain) == (
+            FaultKind.UNRESOLVED_FUNCTION,
+            True,
+        )
 
     def test_the_image_replaces_a_function_of_a_library(self, linked):
         library = caller("h")  # the library's f calls h, which it also defines
@@ -77,13 +92,22 @@ class TestLookUp:
     @pytest.mark.parametrize("name", ["malloc", "free", "__tls_get_addr"])
     def test_a_library_does_not_give_what_needs_a_system(self, linked, name):
         image = linked(caller(name), returning(7, name)).machine.image
-        assert [s.name for s in image.symbols if s.addr == int.from_bytes(image.read(0x10000000 + SLOT, 8), "little")] == [name]
+        assert [
+            s.name
+            for s in image.symbols
+            if s.addr == int.from_bytes(image.read(0x10000000 + SLOT, 8), "little")
+        ] == [name]
         assert linked(caller(name), returning(7, name)).call(0x10001000) != 7
 
     def test_what_ends_a_program_is_a_fault_that_says_so(self, linked):
         fault = linked(caller("abort"), returning(7, "abort")).call()
         assert (fault.kind, fault.explain) == (FaultKind.ABORT, "abort: the code gives up")
-        assert linked(caller("abort"), stubs=("abort",), config=MachineConfig(stubs={"abort": 1})).call() == 1
+        assert (
+            linked(
+                caller("abort"), stubs=("abort",), config=MachineConfig(stubs={"abort": 1})
+            ).call()
+            == 1
+        )
 
     def test_text_of_a_library_belongs_to_the_image(self, linked):
         r = linked(caller(), Dynamic(text=assemble("nop; ud2")), indirect(1, "x"))
@@ -93,7 +117,9 @@ class TestLookUp:
         fault = linked(caller(), library).call()
         assert (fault.place, fault.kind) == ("g+0x1", FaultKind.INVALID_OPCODE)
 
-    @pytest.mark.parametrize("library", [b"\x7fELF", b"text", Object().build(), Dynamic(kind=2).build()])
+    @pytest.mark.parametrize(
+        "library", [b"\x7fELF", b"text", Object().build(), Dynamic(kind=2).build()]
+    )
     def test_only_a_shared_object_is_a_library(self, library):
         with pytest.raises(InputError):
             load_elf(caller().build(), "main", libraries=[("lib", library)])
@@ -125,7 +151,10 @@ class TestInterpreter:
 
 class TestCopies:
     def test_data_is_copied_and_the_library_uses_the_copy(self, linked):
-        library = Dynamic(data=b"\x2a" + bytes(63), text=assemble(f"mov rax, qword ptr [rip + {DATA_PAGE + 8 - TEXT - 7}]; ret"))
+        library = Dynamic(
+            data=b"\x2a" + bytes(63),
+            text=assemble(f"mov rax, qword ptr [rip + {DATA_PAGE + 8 - TEXT - 7}]; ret"),
+        )
         number = library.symbol("value", 2, DATA_PAGE, 8, OBJECT)
         library.symbol("where", 1, TEXT, 8, FUNC)
         library.rela(DATA_PAGE + 8, GLOB_DAT, number)
@@ -171,7 +200,10 @@ class TestIndirectFunctions:
         main = Dynamic()
         main.rela(SLOT, R64, main.symbol("g", kind=FUNC), 5)
         r = linked(main, indirect(1))
-        assert r.machine.ram.read_u64(0x10000000 + SLOT) == r.machine.kallsyms.lookup_name("g").addr + 5
+        assert (
+            r.machine.ram.read_u64(0x10000000 + SLOT)
+            == r.machine.kallsyms.lookup_name("g").addr + 5
+        )
 
     def test_an_object_file_calls_one_of_a_library(self, linked):
         o = Object()
@@ -183,12 +215,20 @@ class TestIndirectFunctions:
     def test_nothing_of_it_shows_when_the_machine_is_up(self, linked):
         r = linked(caller(), indirect(11), cpus=2)
         machine = r.machine
-        assert (machine.clock, [cpu.retired for cpu in machine.cpus], machine.cpus[0].registers()[:4]) == (0, [0, 0], (0, 0, 0, 0))
+        assert (
+            machine.clock,
+            [cpu.retired for cpu in machine.cpus],
+            machine.cpus[0].registers()[:4],
+        ) == (0, [0, 0], (0, 0, 0, 0))
         assert not any(machine.ram.read(machine.tasks[0].stack_top - 4096, 4096))
 
     @pytest.mark.parametrize(
         ("code", "words"),
-        [("ud2", "invalid-opcode"), ("l: jmp l", "instruction-limit"), ("xor eax, eax; mov eax, [rax]", "unmapped-access")],
+        [
+            ("ud2", "invalid-opcode"),
+            ("l: jmp l", "instruction-limit"),
+            ("xor eax, eax; mov eax, [rax]", "unmapped-access"),
+        ],
     )
     def test_a_resolver_that_dies_is_named(self, linked, code, words):
         bad = Dynamic(text=assemble(code))
@@ -198,13 +238,19 @@ class TestIndirectFunctions:
         assert linked(Dynamic(), bad)  # nobody needs it, so its name stays with the resolver
 
     def test_a_resolver_that_asks_the_system_is_told_that_there_is_none(self, linked):
-        library = Dynamic(text=assemble("mov eax, 39; syscall; cmp eax, -38; jne l; lea rax, [rip + 3]; ret; l: ud2; mov eax, 15; ret"))
+        library = Dynamic(
+            text=assemble(
+                "mov eax, 39; syscall; cmp eax, -38; jne l; lea rax, [rip + 3]; ret; l: ud2; "
+                "mov eax, 15; ret"
+            )
+        )
         library.symbol("g", 1, TEXT, 32, IFUNC)
         r = linked(caller(), library)
         assert r.call() == 15
         main = Dynamic(text=assemble("syscall; ret"))
         main.symbol("f", 1, TEXT, 3, FUNC)
-        assert linked(main, library).call().kind is FaultKind.SYSTEM_CALL  # once the machine is up, there is still no system
+        # once the machine is up, there is still no system
+        assert linked(main, library).call().kind is FaultKind.SYSTEM_CALL
 
 
 class TestThreadLocalData:
@@ -213,8 +259,10 @@ class TestThreadLocalData:
         library = Dynamic(data=(9).to_bytes(8, "little") + bytes(56), tls=(8, 8, 8))
         library.symbol("other", 2, 0, 8, TLS)
         code = f"""
-            mov rcx, qword ptr [rip + {SLOT + 16 - TEXT - 7}]; mov rdx, qword ptr [rip + {SLOT + 24 - TEXT - 14}]
-            add qword ptr fs:[rcx], rdi; mov rax, qword ptr fs:[rcx]; imul rax, rax, 100; add rax, qword ptr fs:[rdx]; ret"""
+            mov rcx, qword ptr [rip + {SLOT + 16 - TEXT - 7}]
+            mov rdx, qword ptr [rip + {SLOT + 24 - TEXT - 14}]
+            add qword ptr fs:[rcx], rdi; mov rax, qword ptr fs:[rcx]; imul rax, rax, 100
+            add rax, qword ptr fs:[rdx]; ret"""
         main.text = assemble(code)
         main.symbol("f", 1, TEXT, 64, FUNC)
         main.rela(SLOT + 16, TPOFF64, main.symbol("own", 2, 0, 8, TLS))
@@ -223,12 +271,18 @@ class TestThreadLocalData:
         assert r.call(1) == 809
         assert r.call(1) == 909
         assert r.call(1, cpu=1) == 809
-        assert [r.machine.ram.read_u64(0x10000000 + SLOT + at) for at in (16, 24)] == [(1 << 64) - 32, (1 << 64) - 40]
+        assert [r.machine.ram.read_u64(0x10000000 + SLOT + at) for at in (16, 24)] == [
+            (1 << 64) - 32,
+            (1 << 64) - 40,
+        ]
         fs = r.machine.layout.fs_base(0)
         assert r.machine.ram.read_u64(fs) == fs
 
     def test_64_kib_of_it_do_and_a_canary_stays(self, linked):
-        main = Dynamic(tls=(8, 65536, 64), text=assemble("mov rax, qword ptr fs:[rdi]; mov qword ptr fs:[rdi], 5; ret"))
+        main = Dynamic(
+            tls=(8, 65536, 64),
+            text=assemble("mov rax, qword ptr fs:[rdi]; mov qword ptr fs:[rdi], 5; ret"),
+        )
         main.symbol("f", 1, TEXT, 16, FUNC)
         r = linked(main, cpus=2)
         assert r.call(-65536, cpu=1) == 0
@@ -237,7 +291,11 @@ class TestThreadLocalData:
         assert r.call(0x28) not in (0, 5)
 
     def test_the_general_dynamic_form_calls_tls_get_addr(self, linked):
-        main = Dynamic(text=assemble(f"lea rdi, [rip + {SLOT + 16 - TEXT - 7}]; jmp qword ptr [rip + {SLOT - TEXT - 13}]"))
+        main = Dynamic(
+            text=assemble(
+                f"lea rdi, [rip + {SLOT + 16 - TEXT - 7}]; jmp qword ptr [rip + {SLOT - TEXT - 13}]"
+            )
+        )
         main.symbol("f", 1, TEXT, 16, FUNC)
         main.plt_rela(SLOT, main.symbol("__tls_get_addr", kind=FUNC))
         var = main.symbol("var", kind=TLS)
@@ -249,7 +307,12 @@ class TestThreadLocalData:
         assert r.call() == r.machine.layout.fs_base(0) - 32 + 16
 
     def test_a_local_dynamic_module_is_the_block_itself(self, linked):
-        main = Dynamic(tls=(8, 32, 8), text=assemble(f"lea rdi, [rip + {SLOT + 16 - TEXT - 7}]; jmp qword ptr [rip + {SLOT - TEXT - 13}]"))
+        main = Dynamic(
+            tls=(8, 32, 8),
+            text=assemble(
+                f"lea rdi, [rip + {SLOT + 16 - TEXT - 7}]; jmp qword ptr [rip + {SLOT - TEXT - 13}]"
+            ),
+        )
         main.symbol("f", 1, TEXT, 16, FUNC)
         main.plt_rela(SLOT, main.symbol("__tls_get_addr", kind=FUNC))
         main.rela(SLOT + 16, DTPMOD64)
@@ -257,7 +320,10 @@ class TestThreadLocalData:
         assert r.call() == r.machine.layout.fs_base(0) - 32
 
     def test_a_descriptor_keeps_all_registers_but_rax(self, linked):
-        code = f"mov ecx, 77; lea rax, [rip + {SLOT - TEXT - 12}]; call qword ptr [rax]; cmp ecx, 77; jne l; ret; l: ud2"
+        code = (
+            f"mov ecx, 77; lea rax, [rip + {SLOT - TEXT - 12}]; call qword ptr [rax]; cmp ecx, 77;"
+            " jne l; ret; l: ud2"
+        )
         main = Dynamic(tls=(8, 32, 8), text=assemble(code))
         main.symbol("f", 1, TEXT, 32, FUNC)
         main.rela(SLOT, TLSDESC, main.symbol("var", 2, 8, 8, TLS), 4)

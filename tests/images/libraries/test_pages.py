@@ -1,4 +1,6 @@
-"""Text that appears when it is first used: counting stays exact, and what must trap does, in functions and outside of them."""
+"""Text that appears when it is first used: counting stays exact, and what must trap does, in
+functions and outside of them.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,18 @@ AVX = "vpaddb xmm0, xmm1, xmm2"
 
 
 def image_of(parts: dict[int, str], named: tuple[int, ...] = (0,), pages: int = 4) -> Image:
-    """Code at offsets from the base, int3 between; ``named`` offsets begin functions f, g, ... that reach to the next part."""
+    """Code at offsets from the base, int3 between; ``named`` offsets begin functions f, g, ... that
+    reach to the next part.
+    """
     code = bytearray(b"\xcc" * PAGE * pages)
     ends: dict[int, int] = {}
     for at, text in parts.items():
         body = assemble(text, BASE + at)
         code[at : at + len(body)] = body
         ends[at] = len(body)
-    symbols = tuple(Symbol(name, BASE + at, ends[at]) for name, at in zip("fgh", named, strict=False))
+    symbols = tuple(
+        Symbol(name, BASE + at, ends[at]) for name, at in zip("fgh", named, strict=False)
+    )
     return Image(name="pages", segments=(Segment(BASE, bytes(code), len(code)),), symbols=symbols)
 
 
@@ -46,21 +52,41 @@ def machine(pool):
 WAYS = {
     "jump": ({0: f"mov eax, 7; jmp {BASE + PAGE:#x}", PAGE: "nop; ret"}, 7),
     "call": ({0: f"call {BASE + 2 * PAGE:#x}; inc eax; ret", 2 * PAGE: "mov eax, 7; ret"}, 8),
-    "fall through": ({PAGE - 4: "nop; nop; nop; nop; mov eax, 9; ret", 0: f"jmp {BASE + PAGE - 4:#x}"}, 9),
-    "an instruction over the edge": ({PAGE - 3: "nop; mov eax, 0x90909090; ret", 0: f"jmp {BASE + PAGE - 3:#x}"}, 0x90909090),
-    "data": ({0: f"mov eax, dword ptr [rip + {PAGE - 6}]; ret", PAGE: ".byte 1, 2, 3, 4"}, 0x04030201),
+    "fall through": (
+        {PAGE - 4: "nop; nop; nop; nop; mov eax, 9; ret", 0: f"jmp {BASE + PAGE - 4:#x}"},
+        9,
+    ),
+    "an instruction over the edge": (
+        {PAGE - 3: "nop; mov eax, 0x90909090; ret", 0: f"jmp {BASE + PAGE - 3:#x}"},
+        0x90909090,
+    ),
+    "data": (
+        {0: f"mov eax, dword ptr [rip + {PAGE - 6}]; ret", PAGE: ".byte 1, 2, 3, 4"},
+        0x04030201,
+    ),
     "data behind the instruction that reads it": (
-        {0: f"jmp {BASE + PAGE - 8:#x}", PAGE - 8: "mov eax, dword ptr [rip + 2]; ret; nop", PAGE: ".byte 1, 2, 3, 4"},
+        {
+            0: f"jmp {BASE + PAGE - 8:#x}",
+            PAGE - 8: "mov eax, dword ptr [rip + 2]; ret; nop",
+            PAGE: ".byte 1, 2, 3, 4",
+        },
         0x04030201,
     ),
     "data in two pages": (
-        {0: f"mov rax, qword ptr [rip + {2 * PAGE - 4 - 7}]; ret", 2 * PAGE - 4: ".byte 1, 2, 3, 4, 5, 6, 7, 0"},
+        {
+            0: f"mov rax, qword ptr [rip + {2 * PAGE - 4 - 7}]; ret",
+            2 * PAGE - 4: ".byte 1, 2, 3, 4, 5, 6, 7, 0",
+        },
         0x0007060504030201,
     ),
     "a string over the edge": (
         {
             0: f"lea rsi, [rip + {PAGE - 4 - 7}]; mov ecx, 8; xor eax, eax; jmp {BASE + 64:#x}",
-            64: "mov edx, ecx; lodsb; add edi, eax; dec ecx; jnz " + hex(BASE + 64) + "; mov eax, edi; ret",
+            64: (
+                "mov edx, ecx; lodsb; add edi, eax; dec ecx; jnz "
+                + hex(BASE + 64)
+                + "; mov eax, edi; ret"
+            ),
             PAGE - 4: ".byte 1, 2, 3, 4, 5, 6, 7, 8",
         },
         36,
@@ -98,12 +124,20 @@ class TestCounting:
         assert r.rax() == 8
 
     def test_a_page_that_nobody_has_is_still_a_fault_with_its_address(self, machine):
-        fault = machine({0: f"jmp {BASE + PAGE:#x}", PAGE: "mov rax, 0x1234; mov rax, [rax]"}, (0, PAGE)).call()
-        assert (fault.kind, fault.place, "0x1234" in fault.explain) == (FaultKind.UNMAPPED_ACCESS, "g+0x7", True)
+        fault = machine(
+            {0: f"jmp {BASE + PAGE:#x}", PAGE: "mov rax, 0x1234; mov rax, [rax]"}, (0, PAGE)
+        ).call()
+        assert (fault.kind, fault.place, "0x1234" in fault.explain) == (
+            FaultKind.UNMAPPED_ACCESS,
+            "g+0x7",
+            True,
+        )
 
     def test_where_a_fetch_can_t_be_told_from_a_load_all_pages_are_there_from_the_start(self):
         parts, want = WAYS["call"]
-        assert new_pool().offsets.error_code is not None, "calibration found no error code in this build of Unicorn"
+        assert new_pool().offsets.error_code is not None, (
+            "calibration found no error code in this build of Unicorn"
+        )
         pool = UcPool(PrivateOffsets(counter=calibrate().counter))
         r = Rig(image_of(parts), pool)
         assert r.call(0) == want
@@ -115,7 +149,9 @@ class TestCounting:
 class TestGuards:
     def test_a_function_that_straddles_pages_is_looked_at_whole(self, machine):
         lead = "; ".join(["nop"] * (PAGE - 40))
-        r = machine({32: f"{lead}; {'; '.join([AVX] * 4)}; ret", 0: f"jmp {BASE + PAGE - 10:#x}"}, (0, 32))
+        r = machine(
+            {32: f"{lead}; {'; '.join([AVX] * 4)}; ret", 0: f"jmp {BASE + PAGE - 10:#x}"}, (0, 32)
+        )
         fault = r.call()
         assert (fault.kind, fault.rip) == (FaultKind.UNSUPPORTED_OPCODE, BASE + PAGE - 8)
         for at in range(PAGE - 8, PAGE + 8, 4):  # one of them lies over no edge, one behind it
@@ -124,11 +160,22 @@ class TestGuards:
 
     @pytest.mark.parametrize("split", [1, 2, 3])
     def test_an_instruction_over_the_edge_traps(self, machine, split):
-        fault = machine({PAGE - split: f"{AVX}; ret", 0: f"jmp {BASE + PAGE - split:#x}"}, (0, PAGE - split)).call()
+        fault = machine(
+            {PAGE - split: f"{AVX}; ret", 0: f"jmp {BASE + PAGE - split:#x}"}, (0, PAGE - split)
+        ).call()
         assert (fault.kind, fault.place) == (FaultKind.UNSUPPORTED_OPCODE, "g+0x0")
 
     @pytest.mark.parametrize(
-        "text", [AVX, "vpaddb ymm0, ymm1, ymm2", f".byte 0x2e; {AVX}", "rdtsc", ".byte 0x48; rdtsc", "rdrand rax", "vzeroupper"]
+        "text",
+        [
+            AVX,
+            "vpaddb ymm0, ymm1, ymm2",
+            f".byte 0x2e; {AVX}",
+            "rdtsc",
+            ".byte 0x48; rdtsc",
+            "rdrand rax",
+            "vzeroupper",
+        ],
     )
     @pytest.mark.parametrize("split", [0, 1])
     def test_code_outside_of_functions_traps_as_well(self, machine, text, split):

@@ -100,7 +100,10 @@ class TestMemory:
         lib.machine.ram.write(b, two.ljust(8, b"\0"))
         value = signed(run(lib, "memcmp", a, b, n))
         assert ((value > 0) - (value < 0)) == (one[:n] > two[:n]) - (one[:n] < two[:n])
-        for name, at in (("memchr", one.find(bytes([byte]))), ("memrchr", one.rfind(bytes([byte])))):
+        for name, at in (
+            ("memchr", one.find(bytes([byte]))),
+            ("memrchr", one.rfind(bytes([byte]))),
+        ):
             assert run(lib, name, a, byte, len(one)) == (a + at if at >= 0 else 0)
 
 
@@ -136,12 +139,16 @@ class TestStrings:
             ("strcat", one, one + two + b"\0", 0),
             ("strncat", one, one + cut + b"\0", 0),
         ):
-            lib.machine.ram.write(a, (start + b"\0").ljust(100, b"\xee") if start else b"\0" + b"\xee" * 99)
+            lib.machine.ram.write(
+                a, (start + b"\0").ljust(100, b"\xee") if start else b"\0" + b"\xee" * 99
+            )
             lib.machine.ram.write(b, two + bytes(2))
             assert run(lib, name, a, b, n) == a + end, name
             assert lib.machine.ram.read(a, len(want)) == want, name
             if start or n:
-                assert lib.machine.ram.read(a + max(len(want), len(start) + 1), 8) == b"\xee" * 8, name
+                assert lib.machine.ram.read(a + max(len(want), len(start) + 1), 8) == b"\xee" * 8, (
+                    name
+                )
 
 
 class TestAllocator:
@@ -166,7 +173,9 @@ class TestAllocator:
         larger = run(lib, "realloc", first, 1000)
         assert lib.machine.ram.read(larger, 12) == b"0123456789\0\0"
         assert lib.machine.ram.read(run(lib, "realloc", larger, 4), 5) == b"0123\0"
-        assert lib.machine.ram.read(run(lib, "reallocarray", larger, 4, 300), 12) == b"0123456789\0\0"
+        assert (
+            lib.machine.ram.read(run(lib, "reallocarray", larger, 4, 300), 12) == b"0123456789\0\0"
+        )
 
     @pytest.mark.parametrize("align", [8, 16, 64, 4096])
     def test_alignment(self, lib, buffers, align):
@@ -175,7 +184,9 @@ class TestAllocator:
             assert run(lib, "malloc_usable_size", at) in (40, 64)
         assert run(lib, "posix_memalign", buffers[0], align, 24) == 0
         assert lib.machine.ram.read_u64(buffers[0]) % align == 0
-        assert lib.machine.ram.read(run(lib, "realloc", lib.machine.ram.read_u64(buffers[0]), 100), 24) == bytes(24)
+        assert lib.machine.ram.read(
+            run(lib, "realloc", lib.machine.ram.read_u64(buffers[0]), 100), 24
+        ) == bytes(24)
 
     def test_what_does_not_fit_is_a_null_pointer_and_takes_nothing(self, lib, buffers):
         for size in (ARENA_SIZE, GONE, GONE - 30, 1 << 63):
@@ -225,7 +236,7 @@ class TestKernelModules:
         assert tuple(values[number] for number in (0, 1, 2, 3, 5, 6, 7, *range(8, 16))) == before
         r.machine.close()
 
-    def test_indirect_thunks_go_where_their_register_points_and_are_what_the_optimizer_looks_for(self, pool):
+    def test_indirect_thunks_go_where_their_register_points_and_are_told_as_such(self, pool):
         o = Object()
         code = assemble("lea r11, [rip + 5]") + b"\xe9\0\0\0\0" + assemble("mov eax, 5; ret")
         text = o.text(code)
@@ -245,7 +256,9 @@ REGISTERS = ("rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", *(f"r{n}" for n in
 def test_they_can_be_probed(pool):
     bench = Workbench(load_elf(importing(["strlen"]).build(), "t.o"), pool=pool)
     hits: list[int] = []
-    bench.kprobes.register_kprobe(Kprobe(symbol_name="strlen", pre_handler=lambda _p, regs: hits.append(regs.di)))
+    bench.kprobes.register_kprobe(
+        Kprobe(symbol_name="strlen", pre_handler=lambda _p, regs: hits.append(regs.di))
+    )
     at = bench.machine.allocate(8, b"abc\0")
     assert bench.call("strlen", at) == 3
     assert hits == [at]
@@ -259,5 +272,10 @@ def test_a_copy_beyond_its_buffer_stops_by_name(lib, buffers, name):
 
 
 def test_only_what_is_called_is_there():
-    assert {s.name for s in load_elf(importing(["strlen", "calloc"]).build(), "t.o").symbols} == {"f", "strlen", "calloc", "malloc"}
+    assert {s.name for s in load_elf(importing(["strlen", "calloc"]).build(), "t.o").symbols} == {
+        "f",
+        "strlen",
+        "calloc",
+        "malloc",
+    }
     assert len(load_elf(Dynamic().build(), "t.so").segments) == 2

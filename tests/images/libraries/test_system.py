@@ -52,7 +52,13 @@ def argument(value):
 
 
 def call(pool, image, name, *values, **options):
-    return run_image(image, name, [argument(value) for value in values], pool=pool, options=ExecOptions(**options))
+    return run_image(
+        image,
+        name,
+        [argument(value) for value in values],
+        pool=pool,
+        options=ExecOptions(**options),
+    )
 
 
 @pytest.fixture
@@ -60,14 +66,30 @@ def workload(pool):
     """A shipped call in a library's stead; the test has nothing more to do then."""
 
     def run(name: str, symbol: str, *arguments: str, result: int) -> None:
-        found = run_image(load_image(ELF / name), symbol, [parse_argument(text) for text in arguments], pool=pool)
+        found = run_image(
+            load_image(ELF / name), symbol, [parse_argument(text) for text in arguments], pool=pool
+        )
         assert (found.fault, found.calls[0].result) == (None, result)
 
     return run
 
 
 class TestMathematics:
-    ONE = ("sin", "cos", "tan", "exp", "log", "sqrt", "cbrt", "floor", "ceil", "rint", "atan", "tanh", "erf")
+    ONE = (
+        "sin",
+        "cos",
+        "tan",
+        "exp",
+        "log",
+        "sqrt",
+        "cbrt",
+        "floor",
+        "ceil",
+        "rint",
+        "atan",
+        "tanh",
+        "erf",
+    )
 
     @pytest.mark.parametrize("name", ONE)
     def test_one_argument(self, pool, workload, name):
@@ -80,7 +102,8 @@ class TestMathematics:
         for value in (0.7, 12.5):
             result = call(pool, image, name, value)
             assert result.fault is None
-            # The last bit may differ: here the resolver takes the version without fused multiply-add.
+            # The last bit may differ: here the resolver takes the version without fused
+            # multiply-add.
             assert result.calls[0].result_f64 == pytest.approx(function(value), rel=4e-16)
 
     def test_two_arguments_and_errno(self, pool, workload):
@@ -88,18 +111,23 @@ class TestMathematics:
         if image is None:
             workload("tls.so", "tls_count", "7", result=(1 << 64) - 893)
             return
-        assert call(pool, image, "pow", 2.0, 10.5).calls[0].result_f64 == pytest.approx(2**10.5, rel=4e-16)
+        assert call(pool, image, "pow", 2.0, 10.5).calls[0].result_f64 == pytest.approx(
+            2**10.5, rel=4e-16
+        )
         r = Rig(image, pool)
         r.executor.begin_call(0, image.by_name["fmod"].addr, (), (1.0, 0.0))
         assert r.executor.run_call(0, 10_000) is None
-        errno_at = r.machine.layout.fs_base(0) - len(image.thread_image)  # the only thread-local variable
+        # the only thread-local variable
+        errno_at = r.machine.layout.fs_base(0) - len(image.thread_image)
         assert r.machine.ram.read(errno_at, 4) == struct.pack("<I", errno.EDOM)
         r.machine.close()
 
 
 class TestCompression:
     @pytest.mark.parametrize("libraries", [(), ("libc.so.6",)])
-    def test_deflate_gives_the_same_bytes_with_our_functions_and_with_the_c_library(self, pool, workload, libraries):
+    def test_deflate_gives_the_same_bytes_with_our_functions_and_with_the_c_library(
+        self, pool, workload, libraries
+    ):
         image = image_of("libz.so.1", *libraries)
         if image is None:
             workload("lz.so", "lz_decompress", "buf:00", "0", "buf:+8", "8", result=0)
@@ -110,11 +138,15 @@ class TestCompression:
         packed = room.raw[: size.value]
         assert zlib.decompress(packed) == DATA
 
-        result = call(pool, image, "compress2", bytes(1000), struct.pack("<Q", 1000), DATA, len(DATA), 6)
+        result = call(
+            pool, image, "compress2", bytes(1000), struct.pack("<Q", 1000), DATA, len(DATA), 6
+        )
         assert (result.fault, result.calls[0].result) == (None, 0)
         assert result.calls[0].buffers[0][: len(packed)] == packed
         assert result.calls[0].buffers[1] == struct.pack("<Q", len(packed))
-        result = call(pool, image, "uncompress", bytes(1000), struct.pack("<Q", 1000), packed, len(packed))
+        result = call(
+            pool, image, "uncompress", bytes(1000), struct.pack("<Q", 1000), packed, len(packed)
+        )
         assert (result.calls[0].result, result.calls[0].buffers[0][: len(DATA)]) == (0, DATA)
 
     def test_checksums(self, pool, workload):
@@ -123,7 +155,9 @@ class TestCompression:
             workload("ifunc.so", "ifunc_sum", "buf:0102", "2", result=3)
             return
         assert call(pool, image, "crc32", 0, DATA, len(DATA)).calls[0].result == zlib.crc32(DATA)
-        assert call(pool, image, "adler32", 1, DATA, len(DATA)).calls[0].result == zlib.adler32(DATA)
+        assert call(pool, image, "adler32", 1, DATA, len(DATA)).calls[0].result == zlib.adler32(
+            DATA
+        )
 
     def test_a_library_s_function_can_be_probed_and_its_fault_is_named(self, pool, workload):
         image = image_of("libz.so.1", "libc.so.6")
@@ -171,13 +205,23 @@ class TestCLibrary:
         left = iter(buffers)
         function = getattr(host("libc.so.6"), name)
         function.restype = ctypes.c_uint64
-        given = [next(left) if isinstance(v, bytes) else ctypes.c_double(v) if isinstance(v, float) else ctypes.c_int64(v) for v in values]
+        given = [
+            (
+                next(left)
+                if isinstance(v, bytes)
+                else ctypes.c_double(v)
+                if isinstance(v, float)
+                else ctypes.c_int64(v)
+            )
+            for v in values
+        ]
         want = function(*given)
         result = call(pool, image, name, *values)
         assert result.fault is None
         assert result.calls[0].buffers == tuple(buffer.raw for buffer in buffers)
         places = [ctypes.addressof(buffer) for buffer in buffers]
-        if not any(place <= want <= place + 16384 for place in places):  # a pointer into a buffer lies elsewhere in the guest
+        # a pointer into a buffer lies elsewhere in the guest
+        if not any(place <= want <= place + 16384 for place in places):
             assert result.calls[0].result & 0xFFFFFFFF == want & 0xFFFFFFFF
 
     def test_what_it_asks_the_system_ends_the_call(self, pool, workload):
@@ -203,7 +247,9 @@ class TestCLibrary:
         if image is None:
             workload("dyn.so", "dyn_step", "-5", result=985)
             return
-        result = verify_image(image, "strlen", [argument(TEXT[:5] + b"\0")], sweep=Sweep("sample", 1, 2), pool=pool)
+        result = verify_image(
+            image, "strlen", [argument(TEXT[:5] + b"\0")], sweep=Sweep("sample", 1, 2), pool=pool
+        )
         assert (result.good, result.sites > 8) == (True, True)
 
     def test_starting_is_quick(self, pool, workload):
@@ -224,7 +270,13 @@ def test_hashing_by_a_library_without_its_constructors(pool, workload):
     context = bytes(128)
     first = call(pool, image, "SHA256_Init", context)
     assert (first.fault, first.calls[0].result) == (None, 1)
-    result = call(pool, image, "SHA256_Transform", first.calls[0].buffers[0], b"abc\x80".ljust(63, b"\0") + b"\x18")
+    result = call(
+        pool,
+        image,
+        "SHA256_Transform",
+        first.calls[0].buffers[0],
+        b"abc\x80".ljust(63, b"\0") + b"\x18",
+    )
     assert result.fault is None
     words = struct.unpack_from("<8I", result.calls[0].buffers[0])
     assert struct.pack(">8I", *words) == hashlib.sha256(b"abc").digest()
