@@ -31,8 +31,7 @@ class BareUnicorn:
     """An image at its own addresses, a stack and buffers behind it; a call ends at a ``hlt``.
 
     :param counted: pass an instruction count that is never reached, as whoever wants virtual time
-    has to: Unicorn then calls a
-        function of its own before each instruction.
+        has to: Unicorn then calls a function of its own before each instruction.
     """
 
     def __init__(self, image: Image, *, counted: bool) -> None:

@@ -39,9 +39,9 @@ class Jprobe:
     must be 0), with its arguments.
 
     :param entry: guest code that takes the place of the probed function until it calls or jumps to
-    ``jprobe_return`` (which guest code may
-        import by that name): then all registers and the upper 64 bytes of its stack are put back,
-        and the probed function runs. Or a Python function that is given the registers.
+        ``jprobe_return`` (which guest code may import by that name): then all registers and the
+        upper 64 bytes of its stack are put back, and the probed function runs. Or a Python function
+        that is given the registers.
     :ivar kp: the probe, to disable and enable, with ``nmissed``.
     """
 

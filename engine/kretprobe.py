@@ -59,10 +59,12 @@ class Kretprobe:
     which must be 0).
 
     :param handler: called when the function returns, with ``regs`` as its caller will have them.
-    :param entry_handler: called when it is entered; non-zero: this call is left alone. :param
-    maxactive: calls that can be followed at once; 0 for as many as there are CPUs (twice that, and
-    10 at least, with preemption). :param data_size: bytes of ``ri.data``. :ivar nmissed: calls that
-    found no free instance. Entries that were missed because a handler was running: ``kp.nmissed``.
+    :param entry_handler: called when it is entered; non-zero: this call is left alone.
+    :param maxactive: calls that can be followed at once; 0 for as many as there are CPUs (twice
+        that, and 10 at least, with preemption).
+    :param data_size: bytes of ``ri.data``.
+    :ivar nmissed: calls that found no free instance. Entries that were missed because a handler was
+        running: ``kp.nmissed``.
     :ivar kp: the entry's probe, to disable and enable.
     """
 

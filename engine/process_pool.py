@@ -117,9 +117,9 @@ class ProcessPool(Generic[State, Task, Answer]):
     ) -> Iterator[Answer]:
         """The answers in the order of ``tasks``, whoever is done first.
 
-        :param came: called with each answer as it comes, before its turn. :raises WorkerDied: who
-        worked on the next task died or has no memory left, or a worker could
-            not be started.
+        :param came: called with each answer as it comes, before its turn.
+        :raises WorkerDied: who worked on the next task died or has no memory left, or a worker
+            could not be started.
         """
         early: dict[int, _Reply] = {}
         turn = 0

@@ -161,10 +161,10 @@ def profile(base: ProfileLike, *, without: Sequence[str] = (), **changes: Any) -
     It keeps its name, by which it is known what each safety step means there, unless ``name`` is
     among the changes. Then no step can be left out.
 
-    :param without: names of safety steps and mends to leave out, as of ``--without``. :param
-    changes: fields of :class:`engine.core.profiles.Profile`, such as ``batch=2``. :raises
-    InputError: no such profile, step or field, or a field that is true or false is given something
-    else.
+    :param without: names of safety steps and mends to leave out, as of ``--without``.
+    :param changes: fields of :class:`engine.core.profiles.Profile`, such as ``batch=2``.
+    :raises InputError: no such profile, step or field, or a field that is true or false is given
+        something else.
     """
     found = as_profile(base)
     refuse_text(without, "without", "['free-wait']")
@@ -192,7 +192,7 @@ def as_image(
     loaded already has ``warnings``.
 
     :raises InputError: the file can't be loaded, a stub would never be called, or there are
-    libraries for an image that is loaded already.
+        libraries for an image that is loaded already.
     """
     names = [] if stubs is None else list(stubs)
     if not isinstance(image, Image):

@@ -49,13 +49,16 @@ class Machine:
     used any more.
 
     :param image: an image, or the file to load it from (:func:`optprobe.load_image` has more
-    options). :param profile: whose behaviour: the name of a profile, or a profile, such as one of
-    :func:`optprobe.profile`. :param poke: makes the protocol by which text is written, ``poke(text,
-    plane, without)``; None: the profile's. :param stubs: unresolved functions that return a number,
-    by name. :param max_instructions: most instructions that a call may retire. :param
-    check_alignment: a memory operand that has to be aligned and is not is a fault. :ivar workbench:
-    what all of this is wired from, for what this class does not offer. :raises InputError: one of
-    them is wrong.
+        options).
+    :param profile: whose behaviour: the name of a profile, or a profile, such as one of
+        :func:`optprobe.profile`.
+    :param poke: makes the protocol by which text is written, ``poke(text, plane, without)``; None:
+        the profile's.
+    :param stubs: unresolved functions that return a number, by name.
+    :param max_instructions: most instructions that a call may retire.
+    :param check_alignment: a memory operand that has to be aligned and is not is a fault.
+    :ivar workbench: what all of this is wired from, for what this class does not offer.
+    :raises InputError: one of them is wrong.
     """
 
     def __init__(
@@ -145,13 +148,15 @@ class Machine:
         the address of one (:meth:`allocate`) to a call that is made often.
 
         :param function: its name, or its address as a text (``0x...``) where several have that
-        name. :param arguments: at most 6 integers and buffers and 8 floats, or texts as of
-        ``--arg``. :param interrupts: when external interrupts come, as of ``run --interrupts``:
-        ``"every:100"``, ``"random:SEED:MEAN"``.
+            name.
+        :param arguments: at most 6 integers and buffers and 8 floats, or texts as of ``--arg``.
+        :param interrupts: when external interrupts come, as of ``run --interrupts``:
+            ``"every:100"``, ``"random:SEED:MEAN"``.
         :returns: ``result`` is RAX, unsigned; ``result_f64`` the double in XMM0; ``instructions``
-        all that were retired. :raises GuestFaultError: the call died, or did not end within
-        ``max_instructions``; its ``fault`` says where and why. :raises InputError: no such function
-        or vCPU, arguments that do not fit, or a handler runs.
+            all that were retired.
+        :raises GuestFaultError: the call died, or did not end within ``max_instructions``; its
+            ``fault`` says where and why.
+        :raises InputError: no such function or vCPU, arguments that do not fit, or a handler runs.
         """
         bench = self._require_idle("call_nested() calls guest code from a handler")
         if not 0 <= cpu < self._cpus:
@@ -180,8 +185,8 @@ class Machine:
         (``nmissed``), as whatever a handler hits.
 
         :raises GuestFaultError: it died. A handler that lets this through ends the probed call by
-        the same fault. :raises InputError: no handler runs, no such function, or more than 6
-        arguments.
+            the same fault.
+        :raises InputError: no handler runs, no such function, or more than 6 arguments.
         """
         bench = self._require_open()
         cpu = bench.executor.handling
@@ -284,7 +289,7 @@ class Machine:
         """Go back to ``snapshot``, which stays good.
 
         :raises InputError: the text has changed since, so a probe has come, gone or been optimized;
-        or a handler runs.
+            or a handler runs.
         """
         machine = self._require_idle("go back between calls").machine
         if machine.text.current is not snapshot.text:

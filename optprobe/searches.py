@@ -80,21 +80,25 @@ def check(
     """Explore every interleaving of calls, interrupts and the probes' life, up to a bound; as
     ``optprobe check``.
 
-    :param call: the function that each vCPU calls, ``calls`` times, with ``arguments``. :param
-    probes: where they go, as of ``--probe``; at least one. :param profile: the name of a profile,
-    or a profile. :param preempt: a second task on each vCPU, which an interrupt may give the CPU
-    to. :param without: names of safety steps to leave out. :param resched: ``"SYM+OFF"``: a task
-    calls ``schedule()`` in front of that instruction. :param points: where control tasks stop:
-    ``"locks"`` or ``"stores"``. :param poke: makes the protocol by which text is written,
-    ``poke(text, plane, without)``; None: the profile's. :param strategy: ``"exhaustive"``,
-    ``"random"`` or ``"pct"``; ``seed`` is of the last two, ``depth`` of the last. :param
-    preemptions: bound on preemptions in one schedule; None: 2. :param max_schedules: stop after so
-    many; None: no limit, but 10,000 where they are drawn. :param jobs: processes; the result does
-    not depend on it. :param checkpoint: a directory to write down what is found, and to go on from
-    after a kill. :param progress: called as ``progress(schedules, expected)`` now and then.
+    :param call: the function that each vCPU calls, ``calls`` times, with ``arguments``.
+    :param probes: where they go, as of ``--probe``; at least one.
+    :param profile: the name of a profile, or a profile.
+    :param preempt: a second task on each vCPU, which an interrupt may give the CPU to.
+    :param without: names of safety steps to leave out.
+    :param resched: ``"SYM+OFF"``: a task calls ``schedule()`` in front of that instruction.
+    :param points: where control tasks stop: ``"locks"`` or ``"stores"``.
+    :param poke: makes the protocol by which text is written, ``poke(text, plane, without)``; None:
+        the profile's.
+    :param strategy: ``"exhaustive"``, ``"random"`` or ``"pct"``; ``seed`` is of the last two,
+        ``depth`` of the last.
+    :param preemptions: bound on preemptions in one schedule; None: 2.
+    :param max_schedules: stop after so many; None: no limit, but 10,000 where they are drawn.
+    :param jobs: processes; the result does not depend on it.
+    :param checkpoint: a directory to write down what is found, and to go on from after a kill.
+    :param progress: called as ``progress(schedules, expected)`` now and then.
     :returns: the ``verdict``, and ``violations`` with their shrunk schedules. After Ctrl-C, or when
-    a process of ``jobs`` has died
-        (``died``), it has what was found by then, and is ``interrupted``.
+        a process of ``jobs`` has died (``died``), it has what was found by then, and is
+        ``interrupted``.
     :raises InputError: something is wrong with one of them; :func:`run` has the others.
     :raises KprobeError: a probe is refused.
     :raises UnprobedFault: the call dies, or does not end, without any probe.
@@ -157,13 +161,14 @@ def explore(
     """Explore a scenario, or those of a file; as ``optprobe explore``.
 
     :param source: a scenario (what :func:`optprobe.scenario` makes of a function), or a file of
-    them, ``FILE.py`` or ``FILE.py::SCENARIO``. :param profile: the name of a profile, or a profile
-    that has the name of one of the scenario's; None: the scenario's first. :param cpus: vCPUs;
-    None: as the scenario says. So does ``preemptions``, the bound.
+        them, ``FILE.py`` or ``FILE.py::SCENARIO``.
+    :param profile: the name of a profile, or a profile that has the name of one of the scenario's;
+        None: the scenario's first.
+    :param cpus: vCPUs; None: as the scenario says. So does ``preemptions``, the bound.
     :returns: the results, by the scenarios' names. The last of them may be ``interrupted``, and
-    those behind it are left out then. :raises InputError: something is wrong with one of them;
-    :func:`check` has the others. :raises UnprobedFault: a call dies, or does not end, without any
-    probe.
+        those behind it are left out then.
+    :raises InputError: something is wrong with one of them; :func:`check` has the others.
+    :raises UnprobedFault: a call dies, or does not end, without any probe.
     """
     search = _search(
         strategy, preemptions, max_schedules, seed, depth, hashing, recheck, jobs, checkpoint

@@ -53,16 +53,19 @@ def run(
     """Register probes, wait for the optimizer, call a function on each vCPU, and report; as
     ``optprobe run``.
 
-    :param call: the function's name, or its address as a text (``0x...``). :param arguments: ints,
-    floats, bytes (a fresh buffer a vCPU), or texts as of ``--arg``. :param probes: where they go,
-    as of ``--probe``: ``"work+0x4"``, ``"p:hot work+4"``, ``"r work"``. :param interrupts:
-    ``"none"``, ``"every:N"`` or ``"random:SEED:MEAN"``, in retired instructions. :param optimize:
-    False: probes stay breakpoints. :param profile: the name of a profile, or a profile. :param
-    max_instructions: bound on each call. :param stubs: functions that the image calls and does not
-    define return a number: by name, or texts as of ``--stub``. :param libraries: shared libraries
-    that define what the image lacks. :param red_zone: whether the code keeps data below RSP:
-    ``"yes"``, ``"no"`` or ``"auto"``. :param check_alignment: a memory operand that has to be
-    aligned and is not is a fault; slow.
+    :param call: the function's name, or its address as a text (``0x...``).
+    :param arguments: ints, floats, bytes (a fresh buffer a vCPU), or texts as of ``--arg``.
+    :param probes: where they go, as of ``--probe``: ``"work+0x4"``, ``"p:hot work+4"``, ``"r
+        work"``.
+    :param interrupts: ``"none"``, ``"every:N"`` or ``"random:SEED:MEAN"``, in retired instructions.
+    :param optimize: False: probes stay breakpoints.
+    :param profile: the name of a profile, or a profile.
+    :param max_instructions: bound on each call.
+    :param stubs: functions that the image calls and does not define return a number: by name, or
+        texts as of ``--stub``.
+    :param libraries: shared libraries that define what the image lacks.
+    :param red_zone: whether the code keeps data below RSP: ``"yes"``, ``"no"`` or ``"auto"``.
+    :param check_alignment: a memory operand that has to be aligned and is not is a fault; slow.
     :returns: a guest fault is in its ``fault``.
     :raises InputError: something is wrong with one of them.
     :raises KprobeError: a probe is refused.
@@ -99,8 +102,8 @@ def verify(
     :param jobs: processes; the result does not depend on it.
     :param progress: called as ``progress(done, total, note)``.
     :returns: a guest fault of the unprobed call is in its ``fault``. After Ctrl-C, or when a
-    process of ``jobs`` has died, which is in its
-        ``died``, it has what was found by then, and is ``interrupted``.
+        process of ``jobs`` has died, which is in its ``died``, it has what was found by then, and
+        is ``interrupted``.
     :raises InputError: something is wrong with one of them; :func:`run` has the others.
     """
     options = exec_options(profile, defaults.CPUS, max_instructions, stubs, check_alignment)

@@ -51,7 +51,7 @@ def bring_up(executor: Calls) -> None:
     know the call.
 
     :raises InputError: a resolver that a relocation needs, or a set-up function, died or did not
-    end; the machine is closed.
+        end; the machine is closed.
     """
     machine = executor.machine
     if machine.is_up:

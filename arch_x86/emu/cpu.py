@@ -253,8 +253,7 @@ class Cpu:
         """Execute at most ``budget`` (above 0) instructions.
 
         :returns: why it ended, and how many instructions retired: a trap counts the instruction
-        that caused it, a
-            fault does not; a REP iteration counts as one.
+            that caused it, a fault does not; a REP iteration counts as one.
         """
         if self.view is not self._mapped:
             self._show()

@@ -65,7 +65,7 @@ class Executor:
     """Runs the vCPUs of one machine, which it brings up first if nobody has.
 
     :ivar has_system: false while the machine comes up: a system call then fails by ENOSYS, where
-    else it ends the call.
+        else it ends the call.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -174,9 +174,11 @@ class Executor:
         interrupted comes back whole. Probes that it passes are missed, since a handler is running.
         It takes interrupts where handlers do.
 
-        :param limit: most instructions it may retire. :raises GuestFaultError: it died. A handler
-        that lets this through ends the call that it interrupted, by the same fault. :raises
-        EngineBug: no trap of ``cpu`` is being handled, or there are more arguments than registers.
+        :param limit: most instructions it may retire.
+        :raises GuestFaultError: it died. A handler that lets this through ends the call that it
+            interrupted, by the same fault.
+        :raises EngineBug: no trap of ``cpu`` is being handled, or there are more arguments than
+            registers.
         """
         if not self._handling or self._handling[-1] != cpu:
             raise EngineBug(f"no handler runs on CPU {cpu}")
@@ -274,7 +276,7 @@ class Executor:
         whatever IF says.
 
         :returns: False, and nothing done, while the last one has not returned and right behind MOV
-        SS: try again an instruction later.
+            SS: try again an instruction later.
         """
         vcpu = self.machine.cpus[cpu]
         if self.traps.nmi_is_blocked(vcpu):

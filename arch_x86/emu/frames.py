@@ -35,9 +35,10 @@ class FrameStore:
     """Hands each text page a physical page.
 
     :param map_chunk: called as ``map_chunk(phys, size, host_address, owner)`` for each new host
-    mapping. :param flush: drops all translations of all vCPUs. :param guards: which instructions
-    trap wherever the text at their place still is what they are. :param limit: pages in use and not
-    yet recycled at which dead ones are collected.
+        mapping.
+    :param flush: drops all translations of all vCPUs.
+    :param guards: which instructions trap wherever the text at their place still is what they are.
+    :param limit: pages in use and not yet recycled at which dead ones are collected.
     """
 
     def __init__(

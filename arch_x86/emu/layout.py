@@ -52,7 +52,7 @@ def plan_layout(image: Image, cpus: int, stack_pages: int) -> Layout:
     """Addresses for a machine of ``cpus`` vCPUs with ``stack_pages`` pages of stack each.
 
     :raises InputError: no room between the image's end and the top of its half of the address
-    space, or text in page 0.
+        space, or text in page 0.
     """
     if not image.segments and not image.imports:
         raise InputError(

@@ -178,9 +178,10 @@ class Snapshot:
 class Machine:
     """An image loaded into a machine of ``cpus`` vCPUs.
 
-    :param pool: emulator instances to reuse; a machine without one makes its own. :ivar call_ended:
-    called with the vCPU's number when a call on it is over, however it ended. :ivar nmi_handler:
-    called with the vCPU's number and the interrupted registers, which it may change, on each NMI.
+    :param pool: emulator instances to reuse; a machine without one makes its own.
+    :ivar call_ended: called with the vCPU's number when a call on it is over, however it ended.
+    :ivar nmi_handler: called with the vCPU's number and the interrupted registers, which it may
+        change, on each NMI.
     :raises InputError: more than 8 vCPUs or none, or an image that can't be laid out.
     """
 
@@ -345,7 +346,7 @@ class Machine:
         (:meth:`engine.core.kprobes.Kprobes.kprobes_module_going`).
 
         :raises InputError: they are not all text of the image that is loaded, or end inside a
-        function.
+            function.
         """
         end = start + size
         inside = size > 0 and self.image.is_text(start) and self.image.is_text(end - 1)
@@ -446,8 +447,9 @@ class Machine:
         """Go back to ``snap``, which stays good.
 
         :param keep_text: leave the text, and what every vCPU fetches, as it is now (another probe
-        is in place than when it was taken). :raises EngineBug: text pages (for slots or detour
-        buffers) were made since, and ``keep_text`` is false.
+            is in place than when it was taken).
+        :raises EngineBug: text pages (for slots or detour buffers) were made since, and
+            ``keep_text`` is false.
         """
         if not keep_text and self._lacks_buffers(snap.text):
             raise EngineBug(

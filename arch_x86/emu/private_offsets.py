@@ -12,14 +12,13 @@ class PrivateOffsets:
     """Offsets inside Unicorn's private structures, found by measuring them (``calibration``); None
     where none was found.
 
-    :ivar counter: in ``uc_struct``, of the number of instructions that the last run began. :ivar
-    exception: in a saved context, of the number of the last exception taken, which Unicorn never
-    clears (a second page fault would
-        then become a double fault).
-    :ivar error_code: in a saved context, of the last page fault's error code. :ivar software: in a
-    saved context, of whether an ``int n`` raised the last exception. :ivar shadow: in a saved
-    context, of the word whose bit :data:`~arch_x86.emu.uc.SHADOW` is set right after STI and MOV
-    SS.
+    :ivar counter: in ``uc_struct``, of the number of instructions that the last run began.
+    :ivar exception: in a saved context, of the number of the last exception taken, which Unicorn
+        never clears (a second page fault would then become a double fault).
+    :ivar error_code: in a saved context, of the last page fault's error code.
+    :ivar software: in a saved context, of whether an ``int n`` raised the last exception.
+    :ivar shadow: in a saved context, of the word whose bit :data:`~arch_x86.emu.uc.SHADOW` is set
+        right after STI and MOV SS.
     """
 
     counter: int | None = None

@@ -202,8 +202,8 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
     """The stub page for address ``base``: at most 4096 bytes, padded by the caller.
 
     :param int3_gap: leave room between the interrupted stack and the frame of a breakpoint, for
-    emulated pushes. :param red_zone: leave the 128 bytes under RSP alone in the return probes'
-    trampoline.
+        emulated pushes.
+    :param red_zone: leave the 128 bytes under RSP alone in the return probes' trampoline.
     """
     code = bytearray()
     hypercalls: dict[int, str] = {}
@@ -279,9 +279,10 @@ def _frames(
 ) -> Iterator[tuple[int, tuple[int, int]]]:
     """For each instruction of a stub at ``at``, what :attr:`Stubs.frames` says.
 
-    :param depth: bytes on the stack below the interrupted RIP on entry. :param behind: up to the
-    ``hlt``, and after it, when the host has had its say on where to go on. :param gap: by how much
-    the frame that the host sees, and that is in use after the ``hlt``, is a copy lower down.
+    :param depth: bytes on the stack below the interrupted RIP on entry.
+    :param behind: up to the ``hlt``, and after it, when the host has had its say on where to go on.
+    :param gap: by how much the frame that the host sees, and that is in use after the ``hlt``, is a
+        copy lower down.
     """
     offset = 0
     asked = False

@@ -560,8 +560,7 @@ class UcInstance:
         above 0.
 
         :returns: the number of instructions that began (a REP iteration counts as one): one more
-        than ``count``
-            when the count ended the run, and the one that faulted is in it.
+            than ``count`` when the count ended the run, and the one that faulted is in it.
         """
         self.vector = None
         self._from = self.rip

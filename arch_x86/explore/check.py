@@ -42,9 +42,10 @@ def check(
     """Explore ``case``, and make what is found as small as it goes.
 
     :param progress: called now and then with the number of schedules so far, and about how many
-    there will be. :param refuses: a probe that the core refuses is bad input, not a violation.
-    :raises InputError: the case can't be set up, or a checkpoint is no such file. :raises
-    KprobeError: the core refuses a probe, with ``refuses``.
+        there will be.
+    :param refuses: a probe that the core refuses is bad input, not a violation.
+    :raises InputError: the case can't be set up, or a checkpoint is no such file.
+    :raises KprobeError: the core refuses a probe, with ``refuses``.
     """
     strategy = search.build()
     with closing(open_experiment(case, pool)) as system:

@@ -38,7 +38,7 @@ class X86Cpus:
     """The vCPUs of ``machine`` and their tasks.
 
     :param frames: of each task, its call; ``stacks``: ends of the stacks of those tasks that do not
-    have their vCPU's.
+        have their vCPU's.
     """
 
     def __init__(

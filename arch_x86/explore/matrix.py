@@ -100,9 +100,9 @@ def matrix(
     """All cells, row by row, each from a fresh run. ``say`` is told what is being run, ``warn`` of
     a checkpoint that can't be written.
 
-    :raises WorkerDied: a process of ``--jobs`` ended. The same holds for what follows. :raises
-    KeyboardInterrupt: Ctrl-C cut a search off. The cell that it belongs to is not given, and no
-    other one is begun.
+    :raises WorkerDied: a process of ``--jobs`` ended. The same holds for what follows.
+    :raises KeyboardInterrupt: Ctrl-C cut a search off. The cell that it belongs to is not given,
+        and no other one is begun.
     """
     sound: dict[tuple[str, str], bool] = {}
 

@@ -26,7 +26,7 @@ class X86Memory:
     """The memory of ``machine``.
 
     :param frames: of each task, its call; ``stacks``: ends of the stacks of those tasks that do not
-    have their vCPU's.
+        have their vCPU's.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ def open_experiment(
 
     :param orders: what its calls leave in any order without probes, where that is known already.
     :raises InputError: no such function, or arguments that do not fit; or calls that share data in
-    too many orders.
+        too many orders.
     """
     system = Exploration(*_place(experiment, pool), (*ORACLES, *experiment.oracles))
     if system.shares:
@@ -76,8 +76,9 @@ def find_orders(
 ) -> Orders:
     """What the calls of ``experiment``, which share data, leave without probes, in any order.
 
-    :param most: schedules. :raises InputError: there are more; or the function also runs in NMIs,
-    of which there can be any number.
+    :param most: schedules.
+    :raises InputError: there are more; or the function also runs in NMIs, of which there can be any
+        number.
     """
     if experiment.nmis:
         raise InputError(

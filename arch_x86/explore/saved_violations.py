@@ -141,8 +141,9 @@ def case_of(
     """The case that the options describe.
 
     :param image: takes the place of the file that they name; ``profile``: of the profile, such as a
-    custom one. :param poke: makes the poke protocol; None: the profile's. :raises InputError: one
-    of them is wrong.
+        custom one.
+    :param poke: makes the poke protocol; None: the profile's.
+    :raises InputError: one of them is wrong.
     """
     if options.fetch != "coherent":
         known = options.fetch in ("stale", "torn")
@@ -378,8 +379,9 @@ class _Fields:
     gives them.
 
     :param where: the file's name, for messages; ``within``: the keys that lead to the object, each
-    with a dot behind it. :raises InputError: it is no object; so do the methods when a value is
-    missing or of another type.
+        with a dot behind it.
+    :raises InputError: it is no object; so do the methods when a value is missing or of another
+        type.
     """
 
     def __init__(self, where: str, values: object, within: str) -> None:

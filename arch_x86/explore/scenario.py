@@ -175,11 +175,13 @@ def scenario(
 ) -> Callable[[Callable[[Setup], None]], Scenario]:
     """Makes a :class:`Scenario` of a function that places control tasks.
 
-    :param image: assembly text, or a file's path. :param arguments: of the call, as on the command
-    line. :param asleep: offsets in the called function in front of whose instruction a task falls
-    asleep in the middle of its call, for ever. :param batch: most probes that a pass takes in each
-    direction in linux-2010, most pokes that share their core syncs in ``next``: so that
-        two or three probes are more than a batch. None: the kernel's 256.
+    :param image: assembly text, or a file's path.
+    :param arguments: of the call, as on the command line.
+    :param asleep: offsets in the called function in front of whose instruction a task falls asleep
+        in the middle of its call, for ever.
+    :param batch: most probes that a pass takes in each direction in linux-2010, most pokes that
+        share their core syncs in ``next``: so that two or three probes are more than a batch. None:
+        the kernel's 256.
     :param poke: makes the poke protocol, ``poke(text, plane, without)``; None: the profile's.
     :raises InputError: one of them is of another type, or out of range.
     """

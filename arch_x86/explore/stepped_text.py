@@ -23,9 +23,10 @@ class SteppedText(TextSpace):
     """A text space that stops before each byte that a vCPU might fetch.
 
     :param private: whether an address belongs to slots and detour buffers: written whole, since
-    nobody runs there yet, or any more. :param whole_batches: what ``stop_machine`` writes is one
-    step, since nobody can look; NMIs can. :param point: called before each such byte with what is
-    about to happen. :ivar log: the writes since it was last cleared.
+        nobody runs there yet, or any more.
+    :param whole_batches: what ``stop_machine`` writes is one step, since nobody can look; NMIs can.
+    :param point: called before each such byte with what is about to happen.
+    :ivar log: the writes since it was last cleared.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ class X86Unprobed:
         hundred times as long, and of one that does not end it takes for ever.
 
         :raises UnprobedFault: a call dies, or retires as many instructions as it may without coming
-        to its end.
+            to its end.
         """
         for number, frame in self._frames.items():
             cpu = number // 2

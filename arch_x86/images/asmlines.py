@@ -83,7 +83,7 @@ def read_statements(text: str, name: str) -> list[Statement]:
     """The statements of assembly ``text``, without comments.
 
     :raises InputError: a form that is not known to be safe with keystone; the message names the
-    line.
+        line.
     """
     if len(text) > _TEXT_LIMIT:
         raise InputError(f"{name}: more than {_TEXT_LIMIT >> 20} MiB of assembly")

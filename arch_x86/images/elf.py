@@ -34,13 +34,17 @@ def load_elf(
     """The image of the ELF file ``data``: x86-64, relocatable object (``.o``, ``.ko``), executable
     or shared object.
 
-    :param name: what to call it, in the image and in messages. :param base: page to load the image
-    at, by default 0x10000000; an executable linked at fixed addresses takes none. :param libraries:
-    name and content of shared objects that define what the image lacks, in look-up order. :param
-    stubs: names that no library may define. :param interpreter: reads the dynamic linker that a
-    file names, for names that nobody else defines; None where there is none. :param executes:
-    False: nothing will be run, so data that would be copied from a library may be missing. :raises
-    InputError: anything else, or damaged.
+    :param name: what to call it, in the image and in messages.
+    :param base: page to load the image at, by default 0x10000000; an executable linked at fixed
+        addresses takes none.
+    :param libraries: name and content of shared objects that define what the image lacks, in
+        look-up order.
+    :param stubs: names that no library may define.
+    :param interpreter: reads the dynamic linker that a file names, for names that nobody else
+        defines; None where there is none.
+    :param executes: False: nothing will be run, so data that would be copied from a library may be
+        missing.
+    :raises InputError: anything else, or damaged.
     """
     elf = ElfFile(data, name)
     if base is not None and elf.type not in ("ET_REL", "ET_DYN"):

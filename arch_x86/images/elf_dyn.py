@@ -53,10 +53,11 @@ class DynModule:
     """Executable or shared object ``elf``. ``entry`` is its entry point, or None; ``warnings`` what
     was assumed of its segments.
 
-    :param memory: where its segments go, behind what is there. :param base: where its lowest page
-    goes (None: at the addresses it was linked for). :param executes: False: nothing will be run, so
-    data that would be copied from a library may be missing. :raises InputError: damaged, a
-    relocation that is not supported, or over the limits.
+    :param memory: where its segments go, behind what is there.
+    :param base: where its lowest page goes (None: at the addresses it was linked for).
+    :param executes: False: nothing will be run, so data that would be copied from a library may be
+        missing.
+    :raises InputError: damaged, a relocation that is not supported, or over the limits.
     """
 
     def __init__(

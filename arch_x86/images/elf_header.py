@@ -43,7 +43,7 @@ def check_header(data: bytes, name: str) -> HeaderShape:
     """What the ELF header of ``data`` says about the tables.
 
     :raises InputError: not a 64-bit little-endian x86-64 object, executable or shared object, or
-    one that is cut short.
+        one that is cut short.
     """
     if data[:4] != ELF_MAGIC:
         raise InputError(f"{name}: not an ELF file; {_WANTED}")

@@ -65,7 +65,7 @@ class RelModule:
     """Relocatable object ``elf`` with its first section group at ``base``.
 
     :raises InputError: damaged, a relocation that overflows or is not supported, or over the
-    limits.
+        limits.
     """
 
     interpreter = ""

@@ -47,14 +47,15 @@ def load_image(
     by its name.
 
     :param text_base: page to load the image at, where its format leaves that open; 0x10000000 by
-    default. :param libraries: shared objects that define what an ELF image lacks, in look-up order.
-    The dynamic linker that one of them
-        names (PT_INTERP) is loaded too where it defines something that nobody else does: glibc
-        keeps its CPU features there.
-    :param stubs: functions that get a value from the user, so that no library defines them. :param
-    executes: False: nothing will be run, so data that would be copied from a library may be
-    missing. :raises InputError: no such file, or nothing that can be loaded, or a stub that nothing
-    would call; one line that says why.
+        default.
+    :param libraries: shared objects that define what an ELF image lacks, in look-up order. The
+        dynamic linker that one of them names (PT_INTERP) is loaded too where it defines something
+        that nobody else does: glibc keeps its CPU features there.
+    :param stubs: functions that get a value from the user, so that no library defines them.
+    :param executes: False: nothing will be run, so data that would be copied from a library may be
+        missing.
+    :raises InputError: no such file, or nothing that can be loaded, or a stub that nothing would
+        call; one line that says why.
     """
     image = _load(path, text_base, libraries, stubs, executes)
     check_stubs(image, stubs)

@@ -71,7 +71,7 @@ class Memory:
     """Areas in address order, none overlapping, within the limits.
 
     :raises InputError: in the constructor and :meth:`append`, when they are not; the message starts
-    with ``name``.
+        with ``name``.
     """
 
     def __init__(self, name: str, areas: Iterable[Area]) -> None:

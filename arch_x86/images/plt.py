@@ -29,7 +29,8 @@ def plt_entries(
     as disassemblers call it.
 
     :param words: name of the function whose address a word gets, by the address that the word is
-    linked for. :param named: symbols that there are already; an entry that has one gets no other.
+        linked for.
+    :param named: symbols that there are already; an entry that has one gets no other.
     """
     taken = {symbol.addr for symbol in named if symbol.function}
     for section in elf.sections:

@@ -145,7 +145,7 @@ def compute(kind: int, symbol: int, addend: int, place: int) -> bytes | None:
     overflow).
 
     :param symbol: the formula's S; the load bias for RELATIVE, the address of the symbol's GOT slot
-    for the GOT types.
+        for the GOT types.
     """
     form = _FORMS[kind]
     value = (symbol + (addend if form.addend else 0) - (place if form.pc_relative else 0)) % (

@@ -35,7 +35,7 @@ class ThreadLayout:
         """Give ``block`` its offset, below all before it.
 
         :raises InputError: over 64 KiB in all, or an alignment that is no power of two up to a
-        page.
+            page.
         """
         if block.align & (block.align - 1) or block.align > PAGE_SIZE:
             raise InputError(

@@ -34,7 +34,7 @@ def require_function(image: Image, kallsyms: Kallsyms, name: str) -> Symbol:
     """The function called ``name``, or at that address.
 
     :raises InputError: there is none, and the message names close ones; or there are several, and
-    it has their addresses.
+        it has their addresses.
     """
     several = several_functions(image, name)
     if several:

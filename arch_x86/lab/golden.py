@@ -42,7 +42,7 @@ class PassLog:
     others, which may be millions.
 
     :ivar under: by RSP, where that was outside of the task's own stack: what lay below it at the
-    last pass with that RSP.
+        last pass with that RSP.
     """
 
     __slots__ = ("_first", "_hashes", "under")

@@ -32,8 +32,7 @@ class VerifyResult:
 
     :ivar sites: those that were checked, of ``total``. ``fault``: the unprobed call itself died.
     :ivar interrupted: Ctrl-C ended it before all sites were checked, or that a process had died,
-    which is ``died``. What was found by
-        then is here.
+        which is ``died``. What was found by then is here.
     """
 
     sites: int
@@ -128,10 +127,11 @@ def verify_image(
     """Check every site of a call. Ctrl-C, or the death of a process, while sites are checked leaves
     what was found so far.
 
-    :param jobs: processes; 1 works in this one. :param pool: emulator instances to reuse in this
-    process. :param progress: called as ``progress(done, total, note)``, of instructions first and
-    then of sites, as the note says. :raises InputError: no such function, or arguments that do not
-    fit.
+    :param jobs: processes; 1 works in this one.
+    :param pool: emulator instances to reuse in this process.
+    :param progress: called as ``progress(done, total, note)``, of instructions first and then of
+        sites, as the note says.
+    :raises InputError: no such function, or arguments that do not fit.
     """
     options = options or ExecOptions()
     report = progress or _silent
@@ -160,7 +160,7 @@ class _Sweeping:
     """What the sites have come to so far.
 
     :ivar failures: of each site by its number, those of sites that are not done yet, too. ``done``:
-    the sites that are.
+        the sites that are.
     """
 
     def __init__(self, total: int, instructions: int, report: Report) -> None:

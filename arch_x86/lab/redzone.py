@@ -37,8 +37,7 @@ def with_red_zone(
     """``image`` with or without a red zone, and one line for the user where that was found out.
 
     :param choice: ``yes``, ``no``, or ``auto``: as the file says; where it does not, yes if one of
-    ``calls``, made without probes, loads
-        from below RSP.
+        ``calls``, made without probes, loads from below RSP.
     :param limit: most instructions of each call.
     :raises InputError: another choice, or arguments that do not fit.
     """

@@ -100,7 +100,7 @@ class _Script:
         """Where the operation's place is; None for a symbol that the image lacks.
 
         :raises InputError: several functions have that name, and the kernel is not the one to
-        choose (``sym``).
+            choose (``sym``).
         """
         place = operation.place
         assert place is not None
@@ -291,8 +291,8 @@ def run_script(
     verb, ``list``.
 
     :param shows_text: for a person, who wants to see the text at each registered probe after
-    ``wait``, too: keys are the places. :raises InputError: an operation names a probe or a function
-    that is not there.
+        ``wait``, too: keys are the places.
+    :raises InputError: an operation names a probe or a function that is not there.
     """
     bench = Workbench(
         image, cpus=options.cpus, config=options.machine, pool=pool, profile=options.profile

@@ -58,10 +58,11 @@ class X86Arch:
     """Prepares, arms, optimizes and undoes probes in one machine's text.
 
     :param copied: told the address and bytes of each copied instruction before it is written to a
-    slot or detour buffer. :param grace: waits for a grace period, before dirty slots are used
-    again. :ivar cpus: what is known of each CPU; ``ctlblk`` and ``tasks`` are two of its lists.
-    :ivar traps: what the machine asks on a trap. :ivar copies: the slots and detour buffers;
-    ``slots`` and ``detours`` are its two caches.
+        slot or detour buffer.
+    :param grace: waits for a grace period, before dirty slots are used again.
+    :ivar cpus: what is known of each CPU; ``ctlblk`` and ``tasks`` are two of its lists.
+    :ivar traps: what the machine asks on a trap.
+    :ivar copies: the slots and detour buffers; ``slots`` and ``detours`` are its two caches.
     """
 
     def __init__(

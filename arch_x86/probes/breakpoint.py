@@ -115,7 +115,7 @@ class BreakpointHandler:
         over.
 
         :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room
-        for another one.
+            for another one.
         """
         cpu, regs, p = hit.cpu, hit.regs, hit.probe
         self._cpus.cpu = cpu

@@ -19,9 +19,11 @@ class CpuState:
     """One record of all CPUs, which whatever handles their traps shares.
 
     :ivar core: the core whose probes these are; :meth:`arch_x86.probes.arch.X86Arch.attach` sets
-    it. :ivar ctlblk: the hit in progress, by CPU. :ivar cpu: whose trap is being handled
-    (smp_processor_id). :ivar tasks: which task runs on each CPU: without a scheduler each CPU has
-    one. :ivar returning: whether a return probe's handler runs there.
+        it.
+    :ivar ctlblk: the hit in progress, by CPU.
+    :ivar cpu: whose trap is being handled (smp_processor_id).
+    :ivar tasks: which task runs on each CPU: without a scheduler each CPU has one.
+    :ivar returning: whether a return probe's handler runs there.
     """
 
     __slots__ = ("core", "cpu", "ctlblk", "profile", "returning", "tasks")

@@ -143,7 +143,7 @@ def build_detour(
     changes to pt_regs take effect but for ``sp``, ``ip`` and the segments.
 
     :raises RelativeRangeError: site, callback or an operand of a replaced instruction is out of
-    reach from ``at``.
+        reach from ``at``.
     """
     template = RED_ZONE if red_zone else PLAIN
     copied_at = at + template.size

@@ -144,7 +144,7 @@ def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, w
     """Do ``insn``, whose emulation is ``kind``.
 
     :param warts: repeat what 6.1 gets wrong: LOOP counts one too high, RET imm16 does not release
-    its arguments.
+        its arguments.
     """
     target = insn.end
     match kind:

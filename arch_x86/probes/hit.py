@@ -42,11 +42,14 @@ class Hit:
     """A hit in progress on a CPU.
 
     :ivar regs: what the stub or the detour buffer has pushed; the pieces change it, and the CPU
-    goes on with it. :ivar argument: behind a detour buffer its number; behind ftrace's trampoline
-    the address that it returns to. :ivar phase: the piece that is next, or how the hit ended. :ivar
-    probe: what the table had at the site. :ivar children: of an aggregator, the probes whose
-    handlers are still to run, as they were listed when the first one ran: one that
-        joins meanwhile comes in front, and one that leaves is disabled.
+        goes on with it.
+    :ivar argument: behind a detour buffer its number; behind ftrace's trampoline the address that
+        it returns to.
+    :ivar phase: the piece that is next, or how the hit ended.
+    :ivar probe: what the table had at the site.
+    :ivar children: of an aggregator, the probes whose handlers are still to run, as they were
+        listed when the first one ran: one that joins meanwhile comes in front, and one that leaves
+        is disabled.
     """
 
     kind: HitKind
@@ -97,7 +100,7 @@ class HitPath:
         """Run the next piece of ``hit``.
 
         :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room
-        for another one.
+            for another one.
         """
         hit.phase = self._pieces[hit.kind][hit.phase](hit)
 
@@ -105,7 +108,7 @@ class HitPath:
         """Run all pieces. False: a breakpoint that is nobody's.
 
         :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room
-        for another one.
+            for another one.
         """
         pieces, phase = self._pieces[hit.kind], hit.phase
         while phase is not _RESUMED and phase is not _REFUSED:

@@ -33,7 +33,8 @@ def build_slot(insn: Insn, slot_addr: int, boostable: bool) -> bytes:
     ``boostable`` asks for the jump; it gives way to INT3 where there is no room for it.
 
     :raises RelativeRangeError: ``slot_addr`` is too far from the instruction, or from what its
-    operand refers to. :raises KprobeError: ENOSPC, no room for INT3 either.
+        operand refers to.
+    :raises KprobeError: ENOSPC, no room for INT3 either.
     """
     if not fits_slot(insn):
         raise KprobeError(

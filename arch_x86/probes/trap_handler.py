@@ -67,7 +67,7 @@ class ProbeTraps:
         """#BP. False: nobody's breakpoint.
 
         :raises ReentryError: a probe's, in the middle of a hit, where the kernel has no room for
-        another one.
+            another one.
         """
         return self.hits.run(Hit(_INT3, cpu, regs))
 

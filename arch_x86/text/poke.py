@@ -197,9 +197,8 @@ class TextPokeBp:
     in between, since the probe is there.
 
     :param without: safety steps left out: ``bp-int3-first``, ``bp-sync-1`` to ``-3``,
-    ``bp-handler``, ``bp-refs`` (the descriptor of a
-        poke is used for the next one while a CPU still reads it), ``unopt-sync-1``,
-        ``unopt-sync-2``.
+        ``bp-handler``, ``bp-refs`` (the descriptor of a poke is used for the next one while a CPU
+        still reads it), ``unopt-sync-1``, ``unopt-sync-2``.
     """
 
     def __init__(

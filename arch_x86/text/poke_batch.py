@@ -33,8 +33,8 @@ class TextPokeBpBatch:
     detour's copies, whatever the tail behind the breakpoint is. Single bytes share a sync, too.
 
     :param without: safety steps left out, as of ``TextPokeBp``. Without ``bp-refs`` the vector is
-    used again while a CPU that found its
-        poke in it has not read it yet, and that CPU reads what stands in its place.
+        used again while a CPU that found its poke in it has not read it yet, and that CPU reads
+        what stands in its place.
     :param most: most pokes in a batch.
     """
 

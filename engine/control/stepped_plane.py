@@ -175,10 +175,12 @@ class ControlTask:
 class SteppedPlane(ControlPlane):
     """A control plane that does nothing of its own accord.
 
-    :param nmis: a vCPU may be in an NMI while ``stop_machine`` runs its function. :ivar tasks: in
-    the order in which they came to be. :ivar held: how many locks each task holds, by its index.
-    :ivar stopped: ``stop_machine`` runs its function. :ivar lock_listeners: called with the name of
-    each lock that a task has taken; it is the ``current`` one.
+    :param nmis: a vCPU may be in an NMI while ``stop_machine`` runs its function.
+    :ivar tasks: in the order in which they came to be.
+    :ivar held: how many locks each task holds, by its index.
+    :ivar stopped: ``stop_machine`` runs its function.
+    :ivar lock_listeners: called with the name of each lock that a task has taken; it is the
+        ``current`` one.
     """
 
     def __init__(self, hardware: Hardware, *, nmis: bool = False) -> None:

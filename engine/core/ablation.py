@@ -22,7 +22,6 @@ def without(profile: Profile, names: frozenset[str], *, preempt: bool = False) -
     """``profile`` with the named steps left out.
 
     :param preempt: built with CONFIG_PREEMPTION.
-
     :raises InputError: there is no such step, or it means nothing in this profile.
     """
     known = {str(step.name): step for step in (*STEPS, *MENDS)}

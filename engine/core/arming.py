@@ -20,8 +20,8 @@ class Arming:
     """What an operation arms and disarms.
 
     :ivar together: it waits for :meth:`flush`, at the latest when the operation drops its locks;
-    else it is done at once. :ivar waiting: what waits, by address: the probe, and whether it is to
-    be armed.
+        else it is done at once.
+    :ivar waiting: what waits, by address: the probe, and whether it is to be armed.
     """
 
     def __init__(self, arch: Arch, *, together: bool) -> None:

@@ -33,9 +33,10 @@ class SlotCache:
     """Slots of ``slot_size`` bytes within ``[base, base + size)``, a page at a time.
 
     :param add_page: called with the address of each page before its first slot is handed out.
-    :param drop_page: called with the address of a page that is given back. :param grace: waits
-    until no CPU is in a slot that was freed before; None: dirty slots are used again at once
-    (``slot-reuse-wait``). :param slots_max: most slots a page.
+    :param drop_page: called with the address of a page that is given back.
+    :param grace: waits until no CPU is in a slot that was freed before; None: dirty slots are used
+        again at once (``slot-reuse-wait``).
+    :param slots_max: most slots a page.
     """
 
     def __init__(

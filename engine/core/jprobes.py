@@ -31,8 +31,8 @@ class Jprobes:
         """Put a jumper probe on a function. It keeps the function's entry a breakpoint.
 
         :raises KprobeError: EINVAL (the place or the entry is not a function's first byte, or this
-        kernel has none), EEXIST (a second one
-            at an address), and what register_kprobe() answers.
+            kernel has none), EEXIST (a second one at an address), and what register_kprobe()
+            answers.
         """
         core, kp = self._core, jp.kp
         if not core.profile.jprobes:

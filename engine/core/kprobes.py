@@ -190,10 +190,9 @@ class Kprobes:
         names a symbol needs ``addr = None`` before it is registered again.
 
         :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not
-        probeable, a handler that this kernel does
-            not have), ENOENT or EINVAL (no such symbol), EILSEQ (inside an instruction),
-            EOPNOTSUPP, ENOSPC, EBUSY (an unused probe there is about to be reclaimed), EEXIST (a
-            second break_handler there).
+            probeable, a handler that this kernel does not have), ENOENT or EINVAL (no such symbol),
+            EILSEQ (inside an instruction), EOPNOTSUPP, ENOSPC, EBUSY (an unused probe there is
+            about to be reclaimed), EEXIST (a second break_handler there).
         """
         self._check(p)
         with self.locked("register_kprobe"):

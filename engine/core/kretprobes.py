@@ -56,8 +56,8 @@ class Kretprobes:
         """Put a return probe on a function. Calls that are in progress already are not followed.
 
         :raises KprobeError: EINVAL (not a function's first byte, registered already), E2BIG (in
-        linux-6.1: more than 4096 bytes of data
-            an instance), and what register_kprobe() answers.
+            linux-6.1: more than 4096 bytes of data an instance), and what register_kprobe()
+            answers.
         """
         self._register(rp, self._core.register_kprobe)
 

@@ -45,7 +45,7 @@ class Optprobes:
     where text changes.
 
     :ivar by_id: the aggregators that have a detour buffer, by the number that it passes to the
-    callback.
+        callback.
     """
 
     def __init__(

@@ -34,99 +34,98 @@ class Profile:
     Hit path:
 
     :ivar steps_by_int3: the copy is followed by a second int3 and branches are emulated (since
-    v5.13); else TF steps it and
-        fix-ups follow.
+        v5.13); else TF steps it and fix-ups follow.
     :ivar emulation_warts: LOOP is emulated with its count one too high, and RET imm16 without
-    releasing its arguments. :ivar slot_has_both: a slot has a copy that ends in a jump back, where
-    that may be, and one that ends in int3 behind it, so a
-        post_handler that joins a boosted probe is called; else the first probe decides for good how
-        the one copy ends.
+        releasing its arguments.
+    :ivar slot_has_both: a slot has a copy that ends in a jump back, where that may be, and one that
+        ends in int3 behind it, so a post_handler that joins a boosted probe is called; else the
+        first probe decides for good how the one copy ends.
     :ivar misses_in: a breakpoint that is hit while this CPU's last hit has one of these statuses is
-    a miss: counted, and its instruction
-        run.
+        a miss: counted, and its instruction run.
     :ivar stops_in: in one of these the kernel stops for good: ``reenter_kprobe()`` is BUG(). In the
-    others, the breakpoint is taken for
-        nobody's, and the kernel dies of the int3.
+        others, the breakpoint is taken for nobody's, and the kernel dies of the int3.
     :ivar saved_hits: how many hits that were interrupted by another one a CPU has room for
-    (``prev_kprobe``).
+        (``prev_kprobe``).
 
     Text:
 
     :ivar pokes_by_breakpoint: every probe is poked on its own, behind an int3, with core syncs
-    (``text_poke_bp``); else one
-        ``stop_machine`` a batch.
+        (``text_poke_bp``); else one ``stop_machine`` a batch.
     :ivar pokes_together: behind an int3, but up to 256 jumps of a pass share their core syncs, and
-    so do breakpoints that one operation
-        puts in or takes out.
+        so do breakpoints that one operation puts in or takes out.
     :ivar pass_max: most probes that a pass of the optimizer takes in each direction; None: all.
     :ivar batch: a smaller batch than the kernel's, so that what happens between two of them can be
-    explored with a few probes; None: the
-        kernel's own. In linux-2010 it is the most that a pass takes in each direction, in ``next``
-        the most pokes that share their core syncs. It means nothing in linux-6.1, which pokes each
-        probe on its own and has no limit a pass.
+        explored with a few probes; None: the kernel's own. In linux-2010 it is the most that a pass
+        takes in each direction, in ``next`` the most pokes that share their core syncs. It means
+        nothing in linux-6.1, which pokes each probe on its own and has no limit a pass.
 
     Core:
 
-    :ivar transitions: how the flag OPTIMIZED and the lists follow each other. :ivar optprobes:
-    CONFIG_OPTPROBES, jump optimization is compiled in. :ivar on_ftrace: CONFIG_KPROBES_ON_FTRACE, a
-    probe on an ftrace location is made of ftrace (since v3.7); else it is a breakpoint. :ivar
-    preemption: CONFIG_PREEMPTION. :ivar lookup_is_enoent: an unknown symbol, or an address outside
-    all text, answers ENOENT; else EINVAL. :ivar refuses_ambiguous: a probe definition whose symbol
-    several functions have answers EADDRNOTAVAIL; else the first of them has it. :ivar skips_endbr:
-    in a kernel with IBT a probe at a function's first byte goes behind the ENDBR64 there (since
-    v5.18). :ivar offset_is_cut: the offset of a probe is taken modulo 2^32. :ivar rescues_unused: a
-    probe registered where an unused aggregator waits to be reclaimed takes it over; else EBUSY.
+    :ivar transitions: how the flag OPTIMIZED and the lists follow each other.
+    :ivar optprobes: CONFIG_OPTPROBES, jump optimization is compiled in.
+    :ivar on_ftrace: CONFIG_KPROBES_ON_FTRACE, a probe on an ftrace location is made of ftrace
+        (since v3.7); else it is a breakpoint.
+    :ivar preemption: CONFIG_PREEMPTION.
+    :ivar lookup_is_enoent: an unknown symbol, or an address outside all text, answers ENOENT; else
+        EINVAL.
+    :ivar refuses_ambiguous: a probe definition whose symbol several functions have answers
+        EADDRNOTAVAIL; else the first of them has it.
+    :ivar skips_endbr: in a kernel with IBT a probe at a function's first byte goes behind the
+        ENDBR64 there (since v5.18).
+    :ivar offset_is_cut: the offset of a probe is taken modulo 2^32.
+    :ivar rescues_unused: a probe registered where an unused aggregator waits to be reclaimed takes
+        it over; else EBUSY.
     :ivar rescue_enables: that enables it, also for a probe that comes disabled, whose leaving then
-    leaves the jump for good; else it
-        stays disabled as long as its probes are.
+        leaves the jump for good; else it stays disabled as long as its probes are.
     :ivar reoptimizes_neighbour: what a probe inside its bytes has kept from being optimized is
-    optimized when that probe is
-        disarmed; else that fails, since the neighbour is not marked disabled yet when the question
-        is asked.
-    :ivar reoptimizes_later: also where the neighbour had a jump itself, when that is undone. :ivar
-    rearms_whole: a probe armed again while its jump waits to be undone keeps that jump; else a
-    breakpoint goes over its first
-        byte, and the flag OPTIMIZED alone says what stands behind it.
+        optimized when that probe is disarmed; else that fails, since the neighbour is not marked
+        disabled yet when the question is asked.
+    :ivar reoptimizes_later: also where the neighbour had a jump itself, when that is undone.
+    :ivar rearms_whole: a probe armed again while its jump waits to be undone keeps that jump; else
+        a breakpoint goes over its first byte, and the flag OPTIMIZED alone says what stands behind
+        it.
     :ivar looks_at_nearest_only: whether an address lies in replaced bytes is asked of the nearest
-    probe before it only, be that
-        one disabled; else of each.
+        probe before it only, be that one disabled; else of each.
     :ivar enables_while_disarmed: a probe enabled while all are disarmed is armed when all are; else
-    it sleeps on, unless its aggregator
-        was awake.
+        it sleeps on, unless its aggregator was awake.
     :ivar gives_flags_back: an unregistered probe has the flags that it was registered with; else
-    those that it had last. :ivar disarms_by_force: disarming all probes undoes every jump on the
-    spot; else the optimizer does it. :ivar waits_for_freeing: who switches all probes or
-    optimization off waits also for the breakpoint of a probe that was forced back while
-        it waited to be undone; else until nothing waits to be optimized or undone.
+        those that it had last.
+    :ivar disarms_by_force: disarming all probes undoes every jump on the spot; else the optimizer
+        does it.
+    :ivar waits_for_freeing: who switches all probes or optimization off waits also for the
+        breakpoint of a probe that was forced back while it waited to be undone; else until nothing
+        waits to be optimized or undone.
     :ivar dying_blocks: a disabled probe that still waits on a list keeps a jump off its address
-    (f1c97a1b4ef7). :ivar marks_entries: a probe at a function's first byte has the flag
-    ON_FUNC_ENTRY. :ivar pass_holds_text_lock: a pass of the optimizer holds ``text_mutex``
-    throughout, its wait included. :ivar unregisters_behind_tasks: unregister_kprobes() waits for
-    preempted tasks, too, since one may be in a detour buffer to which the
-        breakpoint took it; else by ``synchronize_sched``, as every kernel so far.
+        (f1c97a1b4ef7).
+    :ivar marks_entries: a probe at a function's first byte has the flag ON_FUNC_ENTRY.
+    :ivar pass_holds_text_lock: a pass of the optimizer holds ``text_mutex`` throughout, its wait
+        included.
+    :ivar unregisters_behind_tasks: unregister_kprobes() waits for preempted tasks, too, since one
+        may be in a detour buffer to which the breakpoint took it; else by ``synchronize_sched``, as
+        every kernel so far.
     :ivar waits_for_tasks: its wait is ``synchronize_rcu_tasks`` (a preempted task is waited for);
-    else ``synchronize_sched``.
+        else ``synchronize_sched``.
 
     Return probes:
 
     :ivar rethook: a return handler sees the return address in ``regs.ip``, and in ``ri.ret_addr``
-    what its probe found on the stack: of
-        several probes on a call the trampoline for all but the newest, which is entered first.
-        Unregistering switches handlers off before the grace period (since v5.18). Else ``regs.ip``
-        is the trampoline's, ``ri.ret_addr`` is right, and they are switched off after it.
+        what its probe found on the stack: of several probes on a call the trampoline for all but
+        the newest, which is entered first. Unregistering switches handlers off before the grace
+        period (since v5.18). Else ``regs.ip`` is the trampoline's, ``ri.ret_addr`` is right, and
+        they are switched off after it.
     :ivar loses_declined: an instance whose ``entry_handler`` declined is never free again.
 
     Handlers:
 
     :ivar return_handlers_take_interrupts: a return probe's handler runs with IF as the code that
-    returned has it; else with IF clear, since
-        ``trampoline_handler()`` holds ``kretprobe_hash_lock()``. Handlers behind a jump do in every
-        kernel here: the callback has ``preempt_disable()`` alone. Those behind a breakpoint never
-        do.
+        returned has it; else with IF clear, since ``trampoline_handler()`` holds
+        ``kretprobe_hash_lock()``. Handlers behind a jump do in every kernel here: the callback has
+        ``preempt_disable()`` alone. Those behind a breakpoint never do.
     :ivar without: safety steps that are left out, to see what they are for; see
-    :mod:`engine.core.safety_steps`. :ivar jprobes: jumper probes, and ``break_handler`` of probes
-    (until v4.19). :ivar fault_handlers: probes have a ``fault_handler`` (until v5.14), and a fault
-    in a handler counts as a miss.
+        :mod:`engine.core.safety_steps`.
+    :ivar jprobes: jumper probes, and ``break_handler`` of probes (until v4.19).
+    :ivar fault_handlers: probes have a ``fault_handler`` (until v5.14), and a fault in a handler
+        counts as a miss.
     """
 
     name: str

@@ -24,7 +24,8 @@ def register_all(
     failure through.
 
     :param together: what is held while all are registered, and not any more when some are
-    unregistered again. :raises KprobeError: EINVAL for an empty list, or the first failure.
+        unregistered again.
+    :raises KprobeError: EINVAL for an empty list, or the first failure.
     """
     if not given:
         raise KprobeError(errno.EINVAL, "an empty list of probes")

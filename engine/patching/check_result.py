@@ -44,8 +44,7 @@ class CheckResult:
     """What a search has to say.
 
     :ivar missing: methods that the sites allow and no schedule used. ``interrupted``: Ctrl-C ended
-    it, or
-        that a process had died, which is ``died``.
+        it, or that a process had died, which is ``died``.
     :ivar refused: a line for each probe that the core refused when the control tasks ran alone.
     :ivar unwritten: a line about the checkpoint, where that does not have all that was found.
     """

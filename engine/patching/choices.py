@@ -24,8 +24,9 @@ class Choices:
     middle of its call, an interrupt, an NMI.
 
     :ivar apart: of tasks that share nothing one at a time is in the middle of its call
-    (:mod:`engine.patching.independence`). :ivar alike: all calls of such tasks go alike, so that it
-    is all the same which of the vCPUs between calls makes one.
+        (:mod:`engine.patching.independence`).
+    :ivar alike: all calls of such tasks go alike, so that it is all the same which of the vCPUs
+        between calls makes one.
     """
 
     def __init__(

@@ -24,8 +24,8 @@ def run_control_code(name: str, work: ControlCode, control: Control) -> None:
     author.
 
     :raises InputError: it raised something of its own: a violation, as every error that a control
-    task ends in; or it did nothing, since
-        Python makes a generator of a function with a ``yield``.
+        task ends in; or it did nothing, since Python makes a generator of a function with a
+        ``yield``.
     """
     try:
         left = cast("object", work(control))

@@ -40,11 +40,13 @@ again another state.
 class Stage:
     """What all control states share.
 
-    :ivar text: makes the text and the arch layer of each; ``profile``: the kernel's. :ivar log:
-    told of the handlers that run. :ivar code: makes the control tasks' work. :ivar nmis: NMIs may
-    come. :ivar points: ``stores``: control tasks also stop in front of their stores to what hits
-    read without a lock. :ivar shared: the control tasks share variables
-    (:mod:`engine.patching.shared_variables`).
+    :ivar text: makes the text and the arch layer of each; ``profile``: the kernel's.
+    :ivar log: told of the handlers that run.
+    :ivar code: makes the control tasks' work.
+    :ivar nmis: NMIs may come.
+    :ivar points: ``stores``: control tasks also stop in front of their stores to what hits read
+        without a lock.
+    :ivar shared: the control tasks share variables (:mod:`engine.patching.shared_variables`).
     """
 
     text: TextPort

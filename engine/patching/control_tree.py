@@ -39,13 +39,15 @@ class ControlStep:
 class ControlNode:
     """One control state as the vCPUs see it.
 
-    :ivar name: the same in every process; ``number``: in the order in which this one met it. :ivar
-    shared: 64 bits of all that control tasks share; ``locals``: of each task, of what is its own.
-    :ivar path: the steps that led here: numbers of control tasks. :ivar tasks: the control tasks
-    that can make a step, as far as control tasks can tell. :ivar held: whether each control task
-    holds a lock. :ivar waits: by control task, what of the machine's it waits for. :ivar stopped:
-    ``stop_machine`` runs its function. :ivar error: what ended a control task that it should not
-    have.
+    :ivar name: the same in every process; ``number``: in the order in which this one met it.
+    :ivar shared: 64 bits of all that control tasks share; ``locals``: of each task, of what is its
+        own.
+    :ivar path: the steps that led here: numbers of control tasks.
+    :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
+    :ivar held: whether each control task holds a lock.
+    :ivar waits: by control task, what of the machine's it waits for.
+    :ivar stopped: ``stop_machine`` runs its function.
+    :ivar error: what ended a control task that it should not have.
     """
 
     __slots__ = (
@@ -172,8 +174,8 @@ class ControlTree:
         """``node`` once more, from the start, and a step of control task ``task`` from there.
 
         :raises InputError: the same steps lead to something else now. So does the code of a
-        scenario that asks for the time or for random
-            numbers, or that keeps something from one run to the next.
+            scenario that asks for the time or for random numbers, or that keeps something from one
+            run to the next.
         """
         state = ControlState(self._stage)
         tasks = state.plane.tasks

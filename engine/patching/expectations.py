@@ -77,12 +77,13 @@ class Ledger:
     """The operations under way, and what those that are over have left.
 
     :param sleeps_on: a probe that is enabled while all are disarmed may or may not be armed with
-    the others
-        (:attr:`engine.core.profiles.Profile.enables_while_disarmed` is false).
-    :ivar under_way: by control task. :ivar jumped: probes whose site held a jump when an operation
-    on them took kprobe_mutex. :ivar rearmed: addresses at which a breakpoint was written again
-    while a jump of before waited to be undone. :ivar copied_for_post: by address, whether the probe
-    that the copy in the slot was made for had a post_handler.
+        the others (:attr:`engine.core.profiles.Profile.enables_while_disarmed` is false).
+    :ivar under_way: by control task.
+    :ivar jumped: probes whose site held a jump when an operation on them took kprobe_mutex.
+    :ivar rearmed: addresses at which a breakpoint was written again while a jump of before waited
+        to be undone.
+    :ivar copied_for_post: by address, whether the probe that the copy in the slot was made for had
+        a post_handler.
     """
 
     def __init__(self, *, sleeps_on: bool) -> None:
@@ -241,7 +242,7 @@ class Ledger:
         """For a control state's name: all that what is expected depends on from here on.
 
         :param sites: of each probe, the address where it is; who came first is asked of those that
-        share one only.
+            share one only.
         """
         facts = {key: value for key, (_, value) in self._facts.items()}
         numbers = range(len(self._epochs))

@@ -22,25 +22,26 @@ __all__ = ("Experiment", "fingerprint")
 class Experiment:
     """What to explore.
 
-    :ivar call: on every vCPU, ``arguments`` as on the command line; made ``calls`` times. :ivar
-    code: the control tasks, by name, or what makes them: that is called for each control state, so
-    that what tasks share outside of
-        their functions is made anew with them. ``tag`` says what they do, for the fingerprint.
-    :ivar fetch: the fetch model. :ivar restores: when all control tasks have ended the text has to
-    be the original. :ivar asleep: addresses in front of whose instruction a task falls asleep for
-    ever. :ivar reduce: choice points are where something meets somebody else's doing; ``apart``: of
-    tasks that share nothing one at a time is in
-        the middle of its call. See :class:`engine.patching.plan.Plan`.
-    :ivar resched: addresses in front of whose instruction a task calls ``schedule()``. :ivar
-    check_alignment: a memory operand that has to be aligned and is not is a fault, as on a
-    processor. :ivar oracles: what is asked whether all is well beside
-    :data:`engine.patching.oracles.listed.ORACLES`, and behind them: classes of
+    :ivar call: on every vCPU, ``arguments`` as on the command line; made ``calls`` times.
+    :ivar code: the control tasks, by name, or what makes them: that is called for each control
+        state, so that what tasks share outside of their functions is made anew with them. ``tag``
+        says what they do, for the fingerprint.
+    :ivar fetch: the fetch model.
+    :ivar restores: when all control tasks have ended the text has to be the original.
+    :ivar asleep: addresses in front of whose instruction a task falls asleep for ever.
+    :ivar reduce: choice points are where something meets somebody else's doing; ``apart``: of tasks
+        that share nothing one at a time is in the middle of its call. See
+        :class:`engine.patching.plan.Plan`.
+    :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
+    :ivar check_alignment: a memory operand that has to be aligned and is not is a fault, as on a
+        processor.
+    :ivar oracles: what is asked whether all is well beside
+        :data:`engine.patching.oracles.listed.ORACLES`, and behind them: classes of
         :class:`engine.patching.oracles.oracle.Oracle`.
     :ivar points: ``stores``: a control task also stops in front of each store to a field that hits
-    read without a lock
-        (:mod:`engine.patching.store_points`); ``locks``: it does not.
+        read without a lock (:mod:`engine.patching.store_points`); ``locks``: it does not.
     :ivar poke: makes the protocol by which text is written, as the CPU's side has it; None: the
-    profile's.
+        profile's.
     """
 
     image: Image

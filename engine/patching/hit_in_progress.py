@@ -24,11 +24,12 @@ NO_HIT: Final[Block] = (0, KprobeStatus.HIT_ACTIVE.value, 0, 0, (), 0, None)
 class Hit:
     """A hit in progress.
 
-    :ivar at: guest address of its pt_regs. :ivar probe: name of what the table had at the site.
+    :ivar at: guest address of its pt_regs.
+    :ivar probe: name of what the table had at the site.
     :ivar argument: the number that the detour buffer passes to the callback; of a call that ftrace
-    has put in place, where it returns to. :ivar children: names of those whose handlers are still
-    to run, as they were listed when the first one ran: a probe that joins
-        meanwhile comes in front, and one that leaves is disabled.
+        has put in place, where it returns to.
+    :ivar children: names of those whose handlers are still to run, as they were listed when the
+        first one ran: a probe that joins meanwhile comes in front, and one that leaves is disabled.
     """
 
     kind: HitKind

@@ -73,9 +73,10 @@ class _Untold(Exception):
 class LocalState:
     """Names the local state of one control task.
 
-    :param name_of: the name of a probe, which holds in every world. :param task: the task's name,
-    for messages. :ivar iterates: a generator was met that has a ``for`` loop of its own, whose
-    position nothing shows.
+    :param name_of: the name of a probe, which holds in every world.
+    :param task: the task's name, for messages.
+    :ivar iterates: a generator was met that has a ``for`` loop of its own, whose position nothing
+        shows.
     """
 
     def __init__(self, name_of: Callable[[Kprobe | None], int], task: str) -> None:
@@ -88,7 +89,7 @@ class LocalState:
         """The local state of all frames from ``innermost`` outwards.
 
         :raises InputError: a variable of the scenario's own code holds something whose state can't
-        be told.
+            be told.
         """
         return tuple(map(self._frame, _outwards(innermost)))
 
@@ -131,7 +132,7 @@ class LocalState:
         """What of ``value`` decides what the task will do.
 
         :param own: it is held by optprobe's own code, where objects of no kind known here are those
-        that every world has one of.
+            that every world has one of.
         """
         if isinstance(value, Enum):
             return (type(value).__name__, value.name)

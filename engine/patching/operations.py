@@ -82,20 +82,23 @@ class HandlerLog(Protocol):
 class Control:
     """The operations, on one control state's core.
 
-    :param log: told of each handler that runs. :param jump: the first byte of the jump that an
-    optimized probe writes. :param made: called with each probe that is made, before anybody else
-    has it. :param stops_behind: there is a point behind each operation, too, so that other tasks
-    can come before the scenario's code goes on. :ivar probes: by number, in the order of
-    :meth:`kprobe` and :meth:`kretprobe` calls. ``returns``: the return probes among them. :ivar
-    instances: of each registration of a return probe, by its number and which one it was, also when
-    it is unregistered. :ivar told: of each control task, by its index, how many operations it has
-    begun, and whether those that can fail have succeeded.
-        What the task's code keeps where nobody can look at it (the position of a loop, say) is
-        decided by that. Where tasks share variables, also what they hold when its code goes on
-        (:meth:`saw`).
-    :ivar refused: a line for each probe that the core has refused, for the user. :ivar ledger: what
-    is expected of each of them. :ivar broken: what an operation has promised, and did not keep when
-    it returned; None as long as there is no such thing.
+    :param log: told of each handler that runs.
+    :param jump: the first byte of the jump that an optimized probe writes.
+    :param made: called with each probe that is made, before anybody else has it.
+    :param stops_behind: there is a point behind each operation, too, so that other tasks can come
+        before the scenario's code goes on.
+    :ivar probes: by number, in the order of :meth:`kprobe` and :meth:`kretprobe` calls.
+        ``returns``: the return probes among them.
+    :ivar instances: of each registration of a return probe, by its number and which one it was,
+        also when it is unregistered.
+    :ivar told: of each control task, by its index, how many operations it has begun, and whether
+        those that can fail have succeeded. What the task's code keeps where nobody can look at it
+        (the position of a loop, say) is decided by that. Where tasks share variables, also what
+        they hold when its code goes on (:meth:`saw`).
+    :ivar refused: a line for each probe that the core has refused, for the user.
+    :ivar ledger: what is expected of each of them.
+    :ivar broken: what an operation has promised, and did not keep when it returned; None as long as
+        there is no such thing.
     """
 
     def __init__(
@@ -147,7 +150,7 @@ class Control:
         too; ``disabled``: registered so.
 
         :param number: its number, where several control tasks make probes; else they are numbered
-        as they come.
+            as they come.
         """
         number = len(self.probes) if number is None else number
 
@@ -391,7 +394,7 @@ class Control:
         once both go on.
 
         :raises InputError: another task is registering ``p``, and has not come so far that it would
-        be refused now.
+            be refused now.
         """
         others = (
             one

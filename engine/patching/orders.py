@@ -70,12 +70,15 @@ def difference(got: CallOutcome, want: CallOutcome, facts: PatchFacts) -> str:
 class Orders:
     """All orders of one case's calls.
 
-    :ivar facts: the names of what calls leave. :ivar endings: theirs, in the order in which they
-    were found. :ivar calls: by task and number of the call (from 0), what that call leaves in some
-    order, by name. :ivar contents: of some spans of memory, what their names stand for. :ivar
-    points: addresses of the instructions that touch memory which one task writes and another one
-    uses. :ivar written: the physical spans that calls store to. :ivar schedules: how many schedules
-    it took to find them all.
+    :ivar facts: the names of what calls leave.
+    :ivar endings: theirs, in the order in which they were found.
+    :ivar calls: by task and number of the call (from 0), what that call leaves in some order, by
+        name.
+    :ivar contents: of some spans of memory, what their names stand for.
+    :ivar points: addresses of the instructions that touch memory which one task writes and another
+        one uses.
+    :ivar written: the physical spans that calls store to.
+    :ivar schedules: how many schedules it took to find them all.
     """
 
     facts: PatchFacts

@@ -20,10 +20,11 @@ _WAYS: Final = {Method.BOOSTED: "boosted", Method.INT3: "stepped"}
 class Places:
     """What is known of them: it only grows, with each control state that is met.
 
-    :ivar watched: addresses in front of whose instruction a run stops. :ivar new: spans of such
-    addresses that no vCPU knows of yet. :ivar near: addresses within a site: of its original
-    instructions and between. :ivar methods: how sites without a jump can be hit: words of
-    :class:`engine.search.explorable.Coverage`.
+    :ivar watched: addresses in front of whose instruction a run stops.
+    :ivar new: spans of such addresses that no vCPU knows of yet.
+    :ivar near: addresses within a site: of its original instructions and between.
+    :ivar methods: how sites without a jump can be hit: words of
+        :class:`engine.search.explorable.Coverage`.
     """
 
     def __init__(self, now: Situation) -> None:

@@ -48,11 +48,13 @@ class PatchFacts:
     """What the processor's code patching looks like.
 
     :ivar breakpoint: the breakpoint instruction that a probe writes over the first byte of an
-    instruction. :ivar jump: the first byte of the jump that an optimized probe writes;
-    ``jump_size``: how many bytes that jump has. :ivar patch_size_max: most bytes of what a probe
-    puts at its site. :ivar result: name of the register with a call's result. :ivar registers:
-    names of the registers in :data:`engine.patching.unprobed.CallOutcome`. :ivar parts: names of
-    what comes behind the registers there.
+        instruction.
+    :ivar jump: the first byte of the jump that an optimized probe writes; ``jump_size``: how many
+        bytes that jump has.
+    :ivar patch_size_max: most bytes of what a probe puts at its site.
+    :ivar result: name of the register with a call's result.
+    :ivar registers: names of the registers in :data:`engine.patching.unprobed.CallOutcome`.
+    :ivar parts: names of what comes behind the registers there.
     """
 
     breakpoint: bytes
@@ -121,8 +123,9 @@ class WayTaken(NamedTuple):
     """How a hit by breakpoint goes on behind its handlers.
 
     :ivar stepped: the copy of the instruction is single-stepped; else it is boosted: a jump back
-    stands behind it. :ivar wrong: what is not as it should be where a single step begins, in a
-    sentence; None: nothing.
+        stands behind it.
+    :ivar wrong: what is not as it should be where a single step begins, in a sentence; None:
+        nothing.
     """
 
     stepped: bool
@@ -146,7 +149,7 @@ class CpuPort(Protocol):
         instructions.
 
         :returns: why it came back, and how many steps that were, at least 1: instructions retired,
-        a faulting one included.
+            a faulting one included.
         """
         ...
 
@@ -338,7 +341,7 @@ class TextPort(Protocol):
         """A text with its original content, and an arch layer on it, for a new control state.
 
         :param whole_batches: what ``stop_machine`` writes is one step, since nobody can look
-        meanwhile.
+            meanwhile.
         """
         ...
 

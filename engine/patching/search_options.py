@@ -26,7 +26,7 @@ class Search:
     ``violations_max``: stop after so many.
 
     :ivar jobs: processes; what is found does not depend on how many. ``checkpoints``: directory of
-    files to go on from after a kill.
+        files to go on from after a kill.
     """
 
     strategy: str = defaults.STRATEGY

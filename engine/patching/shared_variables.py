@@ -41,8 +41,7 @@ class _Reached:
     """What one task reaches.
 
     :ivar objects: that can change, by identity; ``cells``: variables of closures, likewise;
-    ``stored``: those of ``cells`` to which a
-        function stores.
+        ``stored``: those of ``cells`` to which a function stores.
     """
 
     def __init__(self, task: Callable[..., Any]) -> None:

@@ -21,15 +21,20 @@ __all__ = ("Situation",)
 class Situation:
     """What each part of an exploration, and each oracle, may look at.
 
-    :ivar port: the machine; ``plan``: what happens on it. :ivar vcpus: what is known of each vCPU
-    beside its registers. :ivar vcpu: the vCPU that runs, where handlers are called. :ivar node: the
-    control state that the vCPUs see. :ivar sites: by address, the addresses that have had probes in
-    some control state; ``insns``: their original instructions. :ivar unprobed: what the calls do
-    without probes; ``orders``: where they share data, what they may leave. :ivar data: the data in
-    memory. :ivar open_calls: the calls that the core's return probes follow. :ivar actor: who went
-    on last; ``trace``: how the present state came about; ``made``: steps of control tasks in this
-    schedule. :ivar coverage: what was seen; ``points``: names, of 64 bits, of the pairs of a vCPU's
-    position and a control state that were met.
+    :ivar port: the machine; ``plan``: what happens on it.
+    :ivar vcpus: what is known of each vCPU beside its registers.
+    :ivar vcpu: the vCPU that runs, where handlers are called.
+    :ivar node: the control state that the vCPUs see.
+    :ivar sites: by address, the addresses that have had probes in some control state; ``insns``:
+        their original instructions.
+    :ivar unprobed: what the calls do without probes; ``orders``: where they share data, what they
+        may leave.
+    :ivar data: the data in memory.
+    :ivar open_calls: the calls that the core's return probes follow.
+    :ivar actor: who went on last; ``trace``: how the present state came about; ``made``: steps of
+        control tasks in this schedule.
+    :ivar coverage: what was seen; ``points``: names, of 64 bits, of the pairs of a vCPU's position
+        and a control state that were met.
     """
 
     node: ControlNode

@@ -44,12 +44,14 @@ class VcpuState:
     """One vCPU.
 
     :ivar task: number of the task that runs; ``parked``: those that do not; ``asleep``: those that
-    never will again. :ivar calls: how many calls the task has begun. :ivar hit: the hit whose next
-    piece is to come, or None. :ivar block: the kprobes layer's record of the hit in progress. :ivar
-    stepping: a probed instruction is being single-stepped: from the end of its hit's handlers to
-    the trap behind it. :ivar nmi: an NMI is being handled; ``nested``: the port's token for the
-    function that its handler calls; ``interrupted``: what it has
-        interrupted.
+        never will again.
+    :ivar calls: how many calls the task has begun.
+    :ivar hit: the hit whose next piece is to come, or None.
+    :ivar block: the kprobes layer's record of the hit in progress.
+    :ivar stepping: a probed instruction is being single-stepped: from the end of its hit's handlers
+        to the trap behind it.
+    :ivar nmi: an NMI is being handled; ``nested``: the port's token for the function that its
+        handler calls; ``interrupted``: what it has interrupted.
     :ivar quiet: it stands in ``schedule()``: a quiescent point.
     :ivar passing: the pass over a site that it is in.
     :ivar position: steps made.

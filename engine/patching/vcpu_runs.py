@@ -61,7 +61,7 @@ class VcpuRuns:
         it made.
 
         :param alone: nothing is chosen that costs anything: on to the next point where something
-        can be chosen that does not.
+            can be chosen that does not.
         """
         if most is None and not self._plan.reduce and not alone:
             most = 1

@@ -27,9 +27,10 @@ class Checkpoint:
     """One search's file, which is made if it is not there. A last line that was cut off does not
     count.
 
-    :param mark: names the search; what another has found is of no use. :ivar unwritten: why the
-    file has not all that was found, in words; None while it has. :raises InputError: the file can't
-    be read or written, or is another search's, or another process's at present.
+    :param mark: names the search; what another has found is of no use.
+    :ivar unwritten: why the file has not all that was found, in words; None while it has.
+    :raises InputError: the file can't be read or written, or is another search's, or another
+        process's at present.
     """
 
     def __init__(self, file: Path, mark: str) -> None:

@@ -44,8 +44,8 @@ class Choice(NamedTuple):
     """One way to go on.
 
     :ivar actor: who does a step: ``0``, ``1``, ... a vCPU, ``c0``, ``c1``, ... a control task;
-    ``i0`` an interrupt on vCPU 0, ``n0`` an NMI
-        there, ``p0`` an interrupt whose return gives vCPU 0 to another task.
+        ``i0`` an interrupt on vCPU 0, ``n0`` an NMI there, ``p0`` an interrupt whose return gives
+        vCPU 0 to another task.
     :ivar cost: what it takes of the preemption bound.
     """
 
@@ -133,7 +133,7 @@ class System(Protocol):
         many steps it made.
 
         :param alone: no choice that costs anything will be made any more: on to the next one that
-        does not.
+            does not.
         """
         ...
 

@@ -71,7 +71,7 @@ def parse_argument(text: str) -> Argument:
     """One ``--arg``.
 
     :raises InputError: it has none of the forms, the file can't be read, or the buffer is empty or
-    larger than 8 MiB.
+        larger than 8 MiB.
     """
     if text.startswith("f64:"):
         try:

@@ -110,8 +110,9 @@ def refuse_ambiguous(spec: ProbeSpec, image: Image, profile: Profile) -> None:
     A bare symbol is refused in every profile. In the syntax of ``kprobe_events`` it means the first
     of them in linux-2010.
 
-    :raises InputError: for a bare symbol. :raises KprobeError: EADDRNOTAVAIL, as kernels answer
-    since b022f0c7e404 (v6.7, and stable kernels of 6.1).
+    :raises InputError: for a bare symbol.
+    :raises KprobeError: EADDRNOTAVAIL, as kernels answer since b022f0c7e404 (v6.7, and stable
+        kernels of 6.1).
     """
     several = "" if spec.symbol is None else several_functions(image, spec.symbol, spec.offset)
     if several and spec.bare:

@@ -23,10 +23,12 @@ from engine.kretprobe import Kretprobe
 class Lab(Protocol):
     """A machine of the architecture with one function in it.
 
-    :ivar kprobes: the core, with the architecture's layer. :ivar function: the function's name;
-    f(n) = f(0) + n. :ivar site: offset of an instruction that a jump can replace, and that a call
-    executes once. :ivar neighbour: offset of another one, behind the first of those that a jump at
-    ``site`` replaces. :ivar inside: offset of a byte that is the first of no instruction.
+    :ivar kprobes: the core, with the architecture's layer.
+    :ivar function: the function's name; f(n) = f(0) + n.
+    :ivar site: offset of an instruction that a jump can replace, and that a call executes once.
+    :ivar neighbour: offset of another one, behind the first of those that a jump at ``site``
+        replaces.
+    :ivar inside: offset of a byte that is the first of no instruction.
     """
 
     kprobes: Kprobes

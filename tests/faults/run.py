@@ -262,7 +262,7 @@ def table(
     """In Markdown: by fault who finds it; one that is still to be asked is a question mark.
 
     :param before: an older version, and its mark: what it says stands in front, ``n/a`` where it
-    does not have the code of the fault.
+        does not have the code of the fault.
     """
     columns = ["exploration", "verify", "unit tests"]
     if before is not None:
