@@ -14,6 +14,7 @@ from engine.patching.parked_task import Mode
 from engine.patching.situation import Situation
 from engine.patching.vcpu import VcpuState
 from engine.patching.waits import Waits
+from engine.search.actor import Actor, ActorKind
 from engine.search.explorable import Choice
 
 __all__ = ("Choices",)
@@ -47,14 +48,15 @@ class Choices:
         self._steps = steps
         self.apart = apart
         self.alike = alike
-        self._vcpu_of = {str(vcpu.index): vcpu for vcpu in now.vcpus}
+        self._vcpu_of = {vcpu.actor: vcpu for vcpu in now.vcpus}
 
     @property
     def current(self) -> VcpuState | None:
         """The vCPU that went on last, if it is not between calls: to leave that one may cost
         something.
         """
-        vcpu = self._vcpu_of.get(self._now.actor)
+        actor = self._now.actor
+        vcpu = None if actor is None else self._vcpu_of.get(actor)
         return vcpu if vcpu is not None and vcpu.live else None
 
     def offered(self) -> list[Choice]:
@@ -63,7 +65,7 @@ class Choices:
         stopped, stopping = now.node.stopped, bool(waits.left) and waits.stopping
         whole = vcpu is not None and self.goes_whole(vcpu)
         if vcpu is not None and whole and not (vcpu.quiet or stopped or stopping):
-            return [Choice(now.actor, 0)]  # it stands where nothing can come in that costs nothing
+            return [Choice(vcpu.actor, 0)]  # it stands where nothing can come in that costs nothing
         stops = self._boundaries.stops
         runnable = [
             one
@@ -74,12 +76,12 @@ class Choices:
         if vcpu is not None and vcpu in runnable:
             # To leave it is what the bound counts; but in schedule() somebody may wait for it, and
             # then it is left for nothing.
-            found.append(Choice(now.actor, 0))
+            found.append(Choice(vcpu.actor, 0))
             price = 0 if vcpu.quiet and waits.left and not vcpu.nmi else 1
             if not whole:
                 found += self.events(vcpu)
             if vcpu.parked and vcpu.quiescent:
-                found.append(Choice(f"s{now.actor}", 0))
+                found.append(Choice(Actor(ActorKind.SWITCH, vcpu.index), 0))
         controls: Sequence[int] = (
             [task for task in now.node.tasks if waits.over(task)] if waits.left else now.node.tasks
         )
@@ -89,14 +91,14 @@ class Choices:
             return []
         if stopped and self._plan.nmis:  # stop_machine keeps no NMI away
             found += [
-                Choice(f"n{one.index}", 1)
+                Choice(Actor(ActorKind.NMI, one.index), 1)
                 for one in now.vcpus
                 if not one.nmi and not self.goes_whole(one)
             ]
         if price and whole:
             return found
         first = len(found)
-        found += [Choice(f"c{task}", price) for task in controls]
+        found += [Choice(Actor(ActorKind.CONTROL, task), price) for task in controls]
         for other in self._different(runnable):
             if other is not vcpu:
                 found += self.other(other, price)
@@ -124,9 +126,9 @@ class Choices:
     def other(self, vcpu: VcpuState, price: int) -> Iterator[Choice]:
         """How a vCPU can go on that was not the last to do so."""
         if vcpu.mode is not Mode.DONE or vcpu.nmi:
-            yield Choice(str(vcpu.index), price)
+            yield Choice(vcpu.actor, price)
         if vcpu.parked and vcpu.quiescent:
-            yield Choice(f"s{vcpu.index}", price)
+            yield Choice(Actor(ActorKind.SWITCH, vcpu.index), price)
 
     def goes_whole(self, vcpu: VcpuState) -> bool:
         """Nothing that costs anything has to happen to the vCPU before its call is over
@@ -145,14 +147,14 @@ class Choices:
             and vcpu.mode is Mode.CALL
             and self._cpus.takes_nmi(cpu)
         ):
-            yield Choice(f"n{cpu}", 1)
+            yield Choice(Actor(ActorKind.NMI, cpu), 1)
         if (
             vcpu.mode is Mode.CALL
             and self._plan.interrupts
             and self._boundaries.takes_interrupt(cpu)
         ):
-            yield Choice(f"i{cpu}", 1)
+            yield Choice(Actor(ActorKind.INTERRUPT, cpu), 1)
             if self._boundaries.preempts(cpu) and any(
                 one.mode is not Mode.DONE for one in vcpu.parked
             ):
-                yield Choice(f"p{cpu}", 1)
+                yield Choice(Actor(ActorKind.PREEMPTION, cpu), 1)

@@ -28,6 +28,7 @@ from engine.patching.task_switches import TaskSwitches
 from engine.patching.vcpu import VcpuState
 from engine.patching.vcpu_runs import VcpuRuns
 from engine.patching.waits import Waits
+from engine.search.actor import Actor, ActorKind
 from engine.search.explorable import Choice, Coverage, Trace, Violation
 
 __all__ = ("Exploration",)
@@ -271,20 +272,21 @@ class Exploration:
             [*waiting, *(f"a task of CPU {cpu} sleeps at {self.where(ip)}" for cpu, ip in asleep)]
         )
 
-    def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
+    def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
         """One choice; see :class:`engine.search.explorable.System`."""
-        now, kind = self.now, actor[0]
-        if kind == "c":
-            steps = self.steps.step(int(actor[1:]), most)
+        now, (kind, index) = self.now, actor
+        if kind is ActorKind.VCPU:
             now.actor = actor
-        elif kind in "inps":
-            self._happens(kind, now.vcpus[int(actor[1:])])
-            steps = 1
-            now.actor = actor[1:]
-        else:
-            now.actor = actor
-            vcpu = now.vcpus[int(actor)]
+            vcpu = now.vcpus[index]
             steps = self.runs.run(vcpu, most, alone=alone or self.choice.goes_whole(vcpu))
+        elif kind is ActorKind.CONTROL:
+            steps = self.steps.step(index, most)
+            now.actor = actor
+        else:
+            vcpu = now.vcpus[index]
+            self._happens(kind, vcpu)
+            steps = 1
+            now.actor = vcpu.actor
         trace = now.trace
         if trace is not None and trace[1] == actor:
             now.trace = (trace[0], actor, trace[2] + steps)
@@ -292,13 +294,13 @@ class Exploration:
             now.trace = (trace, actor, steps)
         return steps
 
-    def _happens(self, kind: str, vcpu: VcpuState) -> None:
+    def _happens(self, kind: ActorKind, vcpu: VcpuState) -> None:
         """An interrupt, one that preempts, an NMI, or a switch to another task."""
-        if kind == "i":
+        if kind is ActorKind.INTERRUPT:
             self.tasks.interrupt(vcpu)
-        elif kind == "p":
+        elif kind is ActorKind.PREEMPTION:
             self.tasks.preempt(vcpu)
-        elif kind == "n":
+        elif kind is ActorKind.NMI:
             self.nmis.deliver(vcpu)
         else:
             self.tasks.switch(vcpu, self.port.cpus.ip(vcpu.index))

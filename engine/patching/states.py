@@ -14,6 +14,7 @@ from engine.patching.open_calls import OpenCalls
 from engine.patching.parked_task import ParkedTask
 from engine.patching.situation import Situation
 from engine.patching.waits import Waits
+from engine.search.actor import Actor
 
 __all__ = ("SavedState", "States")
 
@@ -37,7 +38,7 @@ class SavedState:
     vcpus: list[tuple[Any, ...]]
     waits: dict[int, tuple[MachineWait, frozenset[int]]]
     node: ControlNode
-    actor: str
+    actor: Actor | None
     trace: Any
     made: int
     open_calls: OpenCalls

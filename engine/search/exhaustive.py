@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from engine.search.actor import Actor
 from engine.search.explorable import Choice, Coverage, System, Trace
 from engine.search.prefixes import Navigator, StartWriter, starts_of
 from engine.search.schedule import segments_of
@@ -86,7 +87,7 @@ class Exhaustive:
         if not self._begun:
             self._begun = True
             root = StartWriter()
-            root.add_path(0, (), [""])
+            root.add_path(0, (), [None])
             self._queue(root.close())
         levels = [level for level, groups in self._waiting.items() if groups]
         outcome.exhaustive = not levels
@@ -186,7 +187,7 @@ class _Walk:
         navigator = Navigator(system, starts)
         for number, (_, actor) in enumerate(starts):
             navigator.go(number)
-            if actor:
+            if actor is not None:
                 system.take(actor, alone=self._left == 0)
             self._closure()
             if self._over:
@@ -265,7 +266,7 @@ class _Walk:
         if self._tick is not None and result.schedules % TICK_EVERY == 0:
             self._tick(result.schedules)
 
-    def _hand_back(self, starts: Sequence[tuple[Any, str]]) -> None:
+    def _hand_back(self, starts: Sequence[tuple[Any, Actor | None]]) -> None:
         """What is left of the part, deepest first."""
         for frame in reversed(self._stack):
             self._writer.add(

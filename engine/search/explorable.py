@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from engine.brief import described
+from engine.search.actor import Actor
 
 __all__ = ("Choice", "Coverage", "System", "Trace", "Violation", "ViolationKind")
 
@@ -43,13 +44,11 @@ class Violation:
 class Choice(NamedTuple):
     """One way to go on.
 
-    :ivar actor: who does a step: ``0``, ``1``, ... a vCPU, ``c0``, ``c1``, ... a control task;
-        ``i0`` an interrupt on vCPU 0, ``n0`` an NMI there, ``p0`` an interrupt whose return gives
-        vCPU 0 to another task.
-    :ivar cost: what it takes of the preemption bound.
+    :ivar actor: who makes a step.
+    :ivar cost: what the choice takes of the preemption bound.
     """
 
-    actor: str
+    actor: Actor
     cost: int
 
 
@@ -83,7 +82,7 @@ class Coverage:
         }
 
 
-Trace = tuple[Any, str, int] | None
+Trace = tuple[Any, Actor, int] | None
 """What came before, an actor, and how many steps it made; None at the start. Shared by all states
 with that past.
 """
@@ -128,7 +127,7 @@ class System(Protocol):
         """How to go on from here; the first goes on as before, where that can be. None: the end."""
         ...
 
-    def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
+    def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
         """Let ``actor`` go on to the next choice point, or for ``most`` steps at most. Returns how
         many steps it made.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from random import Random
 
-from engine.search.explorable import Choice, System
+from engine.search.actor import Actor
+from engine.search.explorable import System
 from engine.search.seeded import Numbered
 from engine.search.strategy import RECHECK_EVERY
 
@@ -47,15 +48,15 @@ class Pct(Numbered):
     def _run(self, system: System, random: Random, changes: list[int]) -> int:
         """One schedule. Returns how many choice points it had."""
         system.reset()
-        priority: dict[str, int] = {}
+        priority: dict[Actor, int] = {}
         points = 0
         lowest = 0
         while True:
             choices = system.choices()
             if not choices:
                 return points
-            actors = [choice for choice in choices if not self._is_event(choice)]
-            events = [choice for choice in choices if self._is_event(choice)]
+            actors = [choice for choice in choices if not choice.actor.is_event]
+            events = [choice for choice in choices if choice.actor.is_event]
             for choice in actors:
                 if choice.actor not in priority:
                     priority[choice.actor] = 1 + random.getrandbits(40)
@@ -70,7 +71,3 @@ class Pct(Numbered):
                     best = max(actors, key=lambda choice: priority[choice.actor])
             points += 1
             system.take(best.actor)
-
-    def _is_event(self, choice: Choice) -> bool:
-        """Something that happens to a vCPU, not somebody who goes on."""
-        return choice.actor[0] in "inp"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from engine.search.actor import Actor
 from engine.search.explorable import System, Violation, ViolationKind
 from engine.search.schedule import Segments, replay, segments_of
 
@@ -35,7 +36,7 @@ class _Fewest:
         self._system = system
         self._kind = kind
         self._takes = _TAKES_MAX
-        self._seen: dict[tuple[int, str], int] = {}
+        self._seen: dict[tuple[int, Actor], int] = {}
 
     def search(self, below: int) -> tuple[Segments, Violation] | None:
         """One with the fewest segments, and less than ``below``; None: there is none, or it was not
@@ -44,14 +45,14 @@ class _Fewest:
         for most in range(1, below):
             self._seen.clear()
             self._system.reset()
-            if self._from_here("", most):
+            if self._from_here(None, most):
                 assert self._system.violation is not None
                 return segments_of(self._system.trace), self._system.violation
             if self._takes <= 0:
                 break
         return None
 
-    def _from_here(self, last: str, most: int) -> bool:
+    def _from_here(self, last: Actor | None, most: int) -> bool:
         """Go on with whoever was not the last to, for ``most`` segments at most. True: the present
         state is what is looked for.
         """
@@ -66,7 +67,7 @@ class _Fewest:
         system.release(here)
         return False
 
-    def _along(self, actor: str, most: int) -> bool:
+    def _along(self, actor: Actor, most: int) -> bool:
         """One segment, and from wherever it may end the next ones."""
         system = self._system
         while self._takes > 0:

@@ -20,6 +20,7 @@ from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
 from engine.patching.experiment import Experiment
 from engine.patching.independence import own_writes
 from engine.patching.parked_task import Mode
+from engine.search.actor import ActorKind
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind
@@ -76,7 +77,7 @@ def test_no_two_tasks_are_in_the_middle_of_a_call_while_a_control_task_goes_on(p
 
             def take(actor, *args, system=system, real=system.take, **kwargs):
                 nonlocal most
-                if actor[0] == "c":
+                if actor.kind is ActorKind.CONTROL:
                     most = max(most, sum(vcpu.mode is Mode.CALL for vcpu in system.vcpus))
                 return real(actor, *args, **kwargs)
 

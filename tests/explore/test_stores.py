@@ -28,6 +28,7 @@ from engine.kretprobe import Kretprobe
 from engine.patching.experiment import Experiment, fingerprint
 from engine.patching.search_options import Search
 from engine.patching.store_points import stop_at_stores
+from engine.search.actor import ActorKind
 from engine.search.explorable import ViolationKind
 
 PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
@@ -101,10 +102,10 @@ def stops(pool, points: str):
     with closing(open_experiment(case_of(life.aggregation, LINUX_2010, points), pool)) as system:
         met = []
         while controls := [
-            choice.actor for choice in system.choices() if choice.actor.startswith("c")
+            choice.actor for choice in system.choices() if choice.actor.kind is ActorKind.CONTROL
         ]:
             system.take(controls[0], 1)
-            met.append((system.node.at(int(controls[0][1:])).partition(": ")[2], system.node.name))
+            met.append((system.node.at(controls[0].index).partition(": ")[2], system.node.name))
         world = system.node.state
         assert system.node.done
         return met, (

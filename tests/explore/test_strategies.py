@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from engine.errors import InputError
 from engine.search import conduct
+from engine.search.actor import Actor, ActorKind, actor_from
 from engine.search.exhaustive import Exhaustive
 from engine.search.pct import Pct
 from engine.search.random_walk import RandomWalk
@@ -141,7 +142,8 @@ def test_random_schedules_do_not_depend_on_who_runs_them():
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["0", "1", "c0", "c12", "i0", "p1", "n0", "s0"]), st.integers(1, 10**9)
+            st.builds(Actor, st.sampled_from(ActorKind), st.integers(0, 10**12 - 1)),
+            st.integers(1, 10**9),
         ),
         max_size=20,
     ),
@@ -151,6 +153,7 @@ def test_a_schedule_is_one_line_that_parses_to_itself(segments, mark):
     schedule = Schedule(f"{mark:08x}", tuple(segments))
     assert parse_schedule(str(schedule)) == schedule
     assert "\n" not in str(schedule)
+    assert all(actor_from(str(actor)) is actor_from(str(actor)) == actor for actor, _ in segments)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +163,10 @@ def test_a_schedule_is_one_line_that_parses_to_itself(segments, mark):
         "v3",
         "v3:0:0",
         "v3:00000000:x0",
+        "v3:00000000:00",
+        "v3:00000000:c01*2",
+        "v3:00000000:1234567890123",
+        "v3:00000000:\u0663*2",
         "v3:00000000:0*",
         "v2:00000000:0*3",
         "v3:00000000:0*3,,1",

@@ -14,6 +14,7 @@ import pytest
 import optprobe
 from engine.brief import REPR_MAX, described, shortened
 from engine.core.profiles import PROFILES
+from engine.search.actor import actor_from
 from engine.search.explorable import Choice
 from engine.syntax.kprobe_events import parse_spec
 
@@ -167,7 +168,8 @@ def objects() -> dict[str, object]:
         optprobe.Coverage(*[10**9] * 6),
         parse_spec(f"p {LONG} a=%di b=%si"),
         optprobe.PtRegs.unpack(b"\xff" * 168),
-        Choice("c0", 1),
+        Choice(actor_from("c0"), 1),
+        actor_from("c0"),
         CodeCache(img),
         *PROFILES,
     ]
