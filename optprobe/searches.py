@@ -16,11 +16,12 @@ from arch_x86.explore.saved_violations import ScenarioOptions, case_of, scenario
 from arch_x86.explore.scenario import Scenario, load_scenarios
 from arch_x86.text.poke import PokeFactory
 from engine import defaults
-from engine.errors import InputError
+from engine.errors import InputError, printable
 from engine.image import Image
 from engine.patching.check_result import CheckResult
 from engine.patching.search_options import Search
 from engine.search.conduct import Progress
+from engine.search.strategy import Strategy
 from engine.syntax.arguments import parse_number
 from optprobe.inputs import (
     CallArgument,
@@ -65,7 +66,7 @@ def check(
     libraries: Sequence[str | Path] = (),
     red_zone: str = defaults.RED_ZONE,
     check_alignment: bool = False,
-    strategy: str = defaults.STRATEGY,
+    strategy: str | Strategy = defaults.STRATEGY,
     preemptions: Bound = None,
     max_schedules: Number | None = None,
     seed: Number | None = None,
@@ -90,7 +91,8 @@ def check(
     :param poke: makes the protocol by which text is written, ``poke(text, plane, without)``; None:
         the profile's.
     :param strategy: ``"exhaustive"``, ``"random"`` or ``"pct"``; ``seed`` is of the last two,
-        ``depth`` of the last.
+        ``depth`` of the last. Or a strategy of your own, an object of a class of
+        :class:`optprobe.Strategy`, which decides on each schedule.
     :param preemptions: bound on preemptions in one schedule; None: 2.
     :param max_schedules: stop after so many; None: no limit, but 10,000 where they are drawn.
     :param jobs: processes; the result does not depend on it.
@@ -146,7 +148,7 @@ def explore(
     without: Sequence[str] = (),
     points: str = defaults.POINTS,
     check_alignment: bool = False,
-    strategy: str = defaults.STRATEGY,
+    strategy: str | Strategy = defaults.STRATEGY,
     preemptions: Bound = None,
     max_schedules: Number | None = None,
     seed: Number | None = None,
@@ -202,7 +204,7 @@ def explore(
 
 
 def _search(
-    strategy: str,
+    strategy: str | Strategy,
     preemptions: Bound,
     max_schedules: Number | None,
     seed: Number | None,
@@ -216,16 +218,27 @@ def _search(
 
     :raises InputError: an unknown strategy, a wrong number, or an option of another strategy.
     """
-
+    own = strategy if isinstance(strategy, Strategy) else None
+    if own is None and not isinstance(strategy, str):
+        raise InputError(
+            f"strategy={printable(repr(strategy))}: neither a name nor an object of a class of"
+            " optprobe.Strategy; give one of these"
+        )
+    for option, value in (("seed", seed), ("depth", depth)):
+        if own is not None and value is not None:
+            raise InputError(
+                f"{option}={value}: only a strategy given by name takes it; leave it out"
+            )
     if checkpoint is not None and not str(checkpoint):
         raise InputError("checkpoint='': give a directory, or None for none")
 
     def text(value: Number | Path | None) -> str | None:
         return None if value is None else str(value)
 
-    return search_options(
+    # What is drawn by an object has the limits of what is drawn by chance.
+    search = search_options(
         Namespace(
-            strategy=strategy,
+            strategy=strategy if own is None else "random",
             preemptions=str(defaults.PREEMPTIONS if preemptions is None else preemptions),
             preemptions_given=preemptions is not None,
             max_schedules=text(max_schedules),
@@ -237,3 +250,4 @@ def _search(
             checkpoint=text(checkpoint),
         )
     )
+    return search if own is None else replace(search, strategy=own)

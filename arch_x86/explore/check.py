@@ -22,9 +22,9 @@ from engine.patching.user_code import identity_of
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.conduct import InProcess, Progress, Workers, drive
 from engine.search.explorable import Violation
+from engine.search.parts import BATCH, Outcome
 from engine.search.schedule import Schedule, replay
 from engine.search.shrink import shrink
-from engine.search.strategy import BATCH, Outcome
 
 __all__ = ("check", "replay_case")
 
@@ -81,11 +81,10 @@ def check(
             if not was_interrupted(error):
                 raise
             interrupted = True
-        bound = None if search.strategy == "pct" else search.preemptions
         result = CheckResult(
             outcome,
             case.cpus,
-            bound,
+            search.bound,
             _missing(system, outcome),
             interrupted=interrupted,
             refused=system.refused,
@@ -134,8 +133,12 @@ def _checkpoint(case: Experiment, search: Search) -> Generator[Checkpoint | None
         case.restores,
         case.limit,
         *map(identity_of, case.oracles),
+        *(() if isinstance(search.strategy, str) else (identity_of(search.strategy),)),
     )
-    how = (*options, replace(search, jobs=1, checkpoints=None), code_mark(*_CODE))
+    told = replace(search, jobs=1, checkpoints=None)
+    if not isinstance(search.strategy, str):  # among the options its own text says which one it is
+        told = replace(told, strategy="")
+    how = (*options, told, code_mark(*_CODE))
     mark = f"{fingerprint(case)}-{blake2b(repr(how).encode(), digest_size=4).hexdigest()}"
     with closing(Checkpoint(search.checkpoints / f"{mark}.jsonl", mark)) as checkpoint:
         yield checkpoint

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from engine.search.actor import Actor, actor_from
 from engine.search.explorable import System, Trace
+from engine.search.parts import Group, uncounted
 from engine.search.schedule import Segments, segments_from, segments_of, text_of
-from engine.search.strategy import Group, uncounted
 
 __all__ = ("GROUP_STARTS", "Navigator", "Start", "StartWriter", "starts_of")
 

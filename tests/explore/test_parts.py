@@ -23,13 +23,13 @@ from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.errors import InputError
 from engine.patching.search_options import Search
-from engine.search import conduct, exhaustive
+from engine.search import conduct, levels
 from engine.search.actor import actor_from
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.exhaustive import Exhaustive
+from engine.search.parts import Outcome, PartResult
 from engine.search.prefixes import Navigator, StartWriter, starts_of
 from engine.search.schedule import segments_from, segments_of
-from engine.search.strategy import Outcome, PartResult
 from tests.explore.toys import Counter
 
 CODE = (
@@ -132,7 +132,7 @@ def test_levels_go_on_from_each_state_once_and_reach_what_depth_first_search_rea
 @pytest.mark.parametrize("most", [1, 2, 7])
 @pytest.mark.parametrize(("actors", "rounds", "count"), [(2, 2, 70), (3, 1, 90), (2, 3, 924)])
 def test_what_a_part_hands_back_is_visited_once_too(monkeypatch, most, actors, rounds, count):
-    monkeypatch.setattr(exhaustive, "PART_SCHEDULES", most)
+    monkeypatch.setattr(levels, "PART_SCHEDULES", most)
     toy = Counter(actors, rounds)
     outcome = conduct.explore(Exhaustive(bound=None, hashing=False, recheck_every=0), toy)
     assert (outcome.schedules, outcome.exhaustive) == (count, True)

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from engine.errors import InputError
 from engine.search import conduct
 from engine.search.actor import Actor, ActorKind, actor_from
+from engine.search.drawn import Drawn
 from engine.search.exhaustive import Exhaustive
+from engine.search.parts import ReplayDivergence
 from engine.search.pct import Pct
 from engine.search.random_walk import RandomWalk
 from engine.search.schedule import Schedule, parse_schedule, replay, segments_of
 from engine.search.shrink import shrink
-from engine.search.strategy import ReplayDivergence
 from tests.explore.toys import Counter
 
 
@@ -60,8 +61,8 @@ def test_hashing_random_search_and_pct_find_the_outcomes_of_84_084_schedules():
     every, merged, walked, prioritized = (Counter(3, (3, 3, 1)) for _ in range(4))
     assert explore(every, hashing=False).schedules == 84_084
     assert explore(merged).schedules < 5_000
-    conduct.explore(RandomWalk(seed=1, schedules=6_000, recheck_every=0), walked)
-    conduct.explore(Pct(seed=1, schedules=6_000, depth=6, recheck_every=0), prioritized)
+    conduct.explore(Drawn(RandomWalk(seed=1), schedules=6_000, recheck_every=0), walked)
+    conduct.explore(Drawn(Pct(seed=1, depth=6), schedules=6_000, recheck_every=0), prioritized)
     assert (
         every.outcomes
         == merged.outcomes
@@ -111,7 +112,7 @@ def test_about_one_schedule_in_a_hundred_is_run_twice(hashing):
 
 def test_a_shrunk_schedule_has_the_fewest_switches_and_then_the_fewest_steps():
     toy = Counter(2, 3, bad=(3,))
-    found = conduct.explore(RandomWalk(seed=3, schedules=10_000), toy).found[0]
+    found = conduct.explore(Drawn(RandomWalk(seed=3), schedules=10_000), toy).found[0]
     segments, violation = shrink(toy, found.segments, found.violation)
     assert violation == found.violation
     assert len(segments) <= len(found.segments)
@@ -133,9 +134,9 @@ def test_a_shrunk_schedule_has_as_few_switches_as_any_wherever_it_starts_from():
 
 def test_random_schedules_do_not_depend_on_who_runs_them():
     whole, first, second = Counter(2, 3), Counter(2, 3), Counter(2, 3)
-    conduct.explore(RandomWalk(seed=5, schedules=40, recheck_every=0), whole)
-    conduct.explore(RandomWalk(seed=5, schedules=20, recheck_every=0), first)
-    conduct.explore(RandomWalk(seed=5, schedules=20, first=20, recheck_every=0), second)
+    conduct.explore(Drawn(RandomWalk(seed=5), schedules=40, recheck_every=0), whole)
+    conduct.explore(Drawn(RandomWalk(seed=5), schedules=20, recheck_every=0), first)
+    conduct.explore(Drawn(RandomWalk(seed=5), schedules=20, first=20, recheck_every=0), second)
     assert whole.schedules == first.schedules + second.schedules
 
 

@@ -115,7 +115,7 @@ def hit(_p: object, _regs: object) -> int:
 def objects() -> dict[str, object]:
     """Objects of the public types, each with as much in it as can be."""
     from arch_x86.probes.code import CodeCache
-    from engine.search.strategy import Found, Outcome
+    from engine.search.parts import Found, Outcome
 
     img = image()
     probe = optprobe.Kprobe(
@@ -195,7 +195,7 @@ def test_every_public_class_but_protocols_and_errors_has_its_repr_tested():
         "TextPokeBp",
         "TextPokeBpBatch",
     }
-    protocols = {"PokeProtocol", "TextControl", "PokeFactory"}
+    protocols = {"PokeProtocol", "TextControl", "PokeFactory", "Strategy"}
     for name in set(optprobe.__all__) - elsewhere - protocols:
         one = getattr(optprobe, name)
         if (
