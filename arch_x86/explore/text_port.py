@@ -28,6 +28,7 @@ X86_FACTS: Final = PatchFacts(
     jump=bytes([JMP32_OPCODE]),
     jump_size=JMP32_SIZE,
     patch_size_max=FTRACE_SIZE_MAX,
+    insn_size_max=MAX_INSN_SIZE,
     result="RAX",
     registers=(*GPR_NAMES, "rflags"),
     parts=("vector registers", "x87 registers", "a buffer", "the fault"),

@@ -46,6 +46,7 @@ class Optprobes:
 
     :ivar by_id: the aggregators that have a detour buffer, by the number that it passes to the
         callback.
+    :ivar aggregator_kind: the class that aggregators are made of.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Optprobes:
         self._profile = profile
         self.by_id: dict[int, AggrKprobe] = {}
         self._next_id = 1
+        self.aggregator_kind = AggrKprobe
 
     # Aggregators ----------------------------------------------------------------------------------
 
@@ -64,7 +66,7 @@ class Optprobes:
         """An aggregator for the address of ``p``, its detour buffer prepared where the site allows
         it.
         """
-        op = AggrKprobe(self._next_id)
+        op = self.aggregator_kind(self._next_id)
         self._next_id += 1
         op.addr = p.addr
         op.symbol_name, op.offset = p.symbol_name, p.offset

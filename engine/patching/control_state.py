@@ -16,7 +16,6 @@ from hashlib import blake2b
 from typing import Final
 
 from engine.control.stepped_plane import ControlTask, SteppedPlane
-from engine.core.kprobes import Kprobes
 from engine.core.profiles import Profile
 from engine.errors import InputError
 from engine.instrument import Instrument
@@ -25,7 +24,8 @@ from engine.patching.control_code import ControlCode, ControlCodes, run_control_
 from engine.patching.local_state import LocalState, unbounded
 from engine.patching.operations import BEHIND_OPERATION, Control, HandlerLog
 from engine.patching.port import TextPort
-from engine.patching.store_points import stop_at_stores, stop_at_stores_of_core
+from engine.patching.probe_kinds import PLAIN_KINDS
+from engine.patching.store_points import STOPPING_KINDS, begin_to_stop
 
 __all__ = ("ControlState", "NoTime", "Stage")
 
@@ -115,15 +115,17 @@ class ControlState:
         self.port, self.facts, self.image = stage.text, stage.text.facts, stage.text.image
         self.plane = SteppedPlane(NoTime(), nmis=stage.nmis)
         self.text, self.arch = stage.text.build(self.plane, whole_batches=not stage.nmis)
-        self.core = Kprobes(self.arch, self.plane, stage.text.kallsyms, stage.profile)
-        self._stops_at_stores = stage.points == "stores"
-        made = stop_at_stores if self._stops_at_stores else None
+        stops = stage.points == "stores"
+        kinds, made = (STOPPING_KINDS, begin_to_stop) if stops else (PLAIN_KINDS, None)
+        self.core = kinds.core(self.arch, self.plane, stage.text.kallsyms, stage.profile)
+        self.core.optprobes.aggregator_kind = kinds.aggregator
         self.control = Control(
             self.core,
             stage.log,
             self.text,
             self.image,
             jump=self.facts.jump,
+            kinds=kinds,
             made=made,
             stops_behind=stage.shared,
         )
@@ -131,8 +133,6 @@ class ControlState:
         self.plane.lock_listeners.append(self.control.lock_taken)
         self._aggregators = _Aggregators(made)
         self.core.instruments += (self._aggregators,)
-        if self._stops_at_stores:
-            stop_at_stores_of_core(self.core)
         self._work = self._spawn(stage.code())
 
     def _spawn(self, tasks: Sequence[tuple[str, ControlCode]]) -> dict[str, ControlCode]:
@@ -202,9 +202,12 @@ class ControlState:
         """
         tasks = tuple(map(self._task, self.plane.tasks))
         shared = self._shared()
+        return shared, tasks, _digest((shared, tasks, self.expected()))
+
+    def expected(self) -> Hashable:
+        """What the oracles expect of each probe, and what an operation has failed to keep."""
         control = self.control
-        expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)
-        return shared, tasks, _digest((shared, tasks, expected))
+        return (control.ledger.state([p.addr for p in control.probes]), control.broken)
 
     def is_like(self, other: ControlState, shared: int) -> bool:
         """Each of the tasks stands where it does in ``other``, and what they share is named

@@ -170,8 +170,8 @@ class ControlTree:
         self.nodes: list[ControlNode] = []
         self.root = self._intern((), ControlState(self._stage))
 
-    def _reach(self, node: ControlNode, task: int) -> ControlState:
-        """``node`` once more, from the start, and a step of control task ``task`` from there.
+    def _again(self, node: ControlNode, task: int) -> ControlState:
+        """``node`` once more, made from the start, where control task ``task`` can make a step.
 
         :raises InputError: the same steps lead to something else now. So does the code of a
             scenario that asks for the time or for random numbers, or that keeps something from one
@@ -193,9 +193,29 @@ class ControlTree:
                 " control tasks stand elsewhere or have done something else; use no random"
                 " numbers, no clock, and nothing that is kept outside of the scenario's function"
             )
+        return state
+
+    def _reach(self, node: ControlNode, task: int) -> ControlState:
+        """``node`` once more, and a step of control task ``task`` from there."""
+        state = self._again(node, task)
         state.text.log.clear()
         state.step(task)
         return state
+
+    def locks_of_step(self, node: ControlNode, task: int) -> frozenset[str]:
+        """The names of the locks that a step of control task ``task`` takes, drops or waits for.
+        The step is made once more to see that, so this is for those only who ask.
+        """
+        state = self._again(node, task)
+        plane = state.plane
+        one, names = plane.tasks[task], set(plane.lock_order.held_by(plane.tasks[task]))
+        plane.lock_listeners.append(names.add)
+        try:
+            state.step(task)
+            names.update(plane.lock_order.held_by(one))
+        finally:
+            plane.close()
+        return frozenset(names)
 
     def _intern(self, path: tuple[int, ...], state: ControlState) -> ControlNode:
         name = state.name()

@@ -11,6 +11,7 @@ from engine.patching.control_state import Stage
 from engine.patching.control_steps import ControlSteps
 from engine.patching.control_tree import ControlNode, ControlTree
 from engine.patching.data_content import DataContent
+from engine.patching.footprints import Footprints
 from engine.patching.handler_events import HandlerEvents
 from engine.patching.hit_pieces import HitPieces
 from engine.patching.judge import Judge, MakeOracle
@@ -30,6 +31,7 @@ from engine.patching.vcpu_runs import VcpuRuns
 from engine.patching.waits import Waits
 from engine.search.actor import Actor, ActorKind
 from engine.search.explorable import Choice, Coverage, Trace, Violation
+from engine.search.footprint import Footprint
 
 __all__ = ("Exploration",)
 
@@ -65,6 +67,9 @@ class Exploration:
             self._learn,
         )
         self.steps = ControlSteps(now, judge, tree=self.tree, places=self.places, waits=self.waits)
+        self.footprints = Footprints(
+            now, judge, tree=self.tree, places=self.places, waits=self.waits
+        )
         self.tasks = TaskSwitches(now, self.waits)
         hits = HitPieces(now, judge, events)
         self.nmis = Nmis(now, judge, hits, self.waits)
@@ -271,6 +276,10 @@ class Exploration:
         self.judge.schedule_ended(
             [*waiting, *(f"a task of CPU {cpu} sleeps at {self.where(ip)}" for cpu, ip in asleep)]
         )
+
+    def footprint(self, actor: Actor) -> Footprint:
+        """What the step of ``actor`` may touch that begins in the present state."""
+        return self.footprints.of(actor)
 
     def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
         """One choice; see :class:`engine.search.explorable.System`."""

@@ -18,6 +18,7 @@ from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe, KretprobeInstance
 from engine.patching.control_side import ExploredText
 from engine.patching.expectations import Effect, Ledger, Lives, Operation
+from engine.patching.probe_kinds import PLAIN_KINDS, ProbeKinds
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
 __all__ = (
@@ -84,6 +85,7 @@ class Control:
 
     :param log: told of each handler that runs.
     :param jump: the first byte of the jump that an optimized probe writes.
+    :param kinds: the classes that probes are made of.
     :param made: called with each probe that is made, before anybody else has it.
     :param stops_behind: there is a point behind each operation, too, so that other tasks can come
         before the scenario's code goes on.
@@ -109,6 +111,7 @@ class Control:
         image: Image,
         *,
         jump: bytes,
+        kinds: ProbeKinds = PLAIN_KINDS,
         made: Callable[[Kprobe], None] | None = None,
         stops_behind: bool = False,
     ) -> None:
@@ -117,6 +120,7 @@ class Control:
         self._image = image
         self._log = log
         self._jump = jump
+        self._kinds = kinds
         self._made = made
         self._stops_behind = stops_behind
         self.probes: list[Kprobe] = []
@@ -161,7 +165,7 @@ class Control:
         def post_handler(_p: Kprobe, regs: Any, _flags: int) -> None:
             self._log.post(number, regs)
 
-        p = Kprobe(addr=addr, symbol_name=symbol, offset=offset, pre_handler=pre_handler)
+        p = self._kinds.probe(addr=addr, symbol_name=symbol, offset=offset, pre_handler=pre_handler)
         p.post_handler = post_handler if post else None
         p.flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)
         self._add(p, number)
@@ -198,6 +202,8 @@ class Control:
             entry_handler=entry_handler,
             maxactive=maxactive,
         )
+        rp.kp = self._kinds.entry(addr=addr, symbol_name=symbol)
+        rp.kp.rp = rp
         self._add(rp.kp, number)
         self.returns[number] = rp
         return rp

@@ -52,6 +52,7 @@ class PatchFacts:
     :ivar jump: the first byte of the jump that an optimized probe writes; ``jump_size``: how many
         bytes that jump has.
     :ivar patch_size_max: most bytes of what a probe puts at its site.
+    :ivar insn_size_max: most bytes of an instruction.
     :ivar result: name of the register with a call's result.
     :ivar registers: names of the registers in :data:`engine.patching.unprobed.CallOutcome`.
     :ivar parts: names of what comes behind the registers there.
@@ -61,6 +62,7 @@ class PatchFacts:
     jump: bytes
     jump_size: int
     patch_size_max: int
+    insn_size_max: int
     result: str
     registers: tuple[str, ...]
     parts: tuple[str, ...]

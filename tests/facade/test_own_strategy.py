@@ -12,7 +12,7 @@ BROKEN = {**OPTIONS, "without": ["stop-machine"]}
 
 
 class Turns(optprobe.Strategy):
-    """Everybody goes on for as many choices as the schedule's number says; then another one does."""
+    """Everybody goes on for as many choices as the schedule's number says, and then another."""
 
     def __init__(self, last: int):
         self.last = last
