@@ -19,7 +19,7 @@ from engine.control.stepped_plane import SteppedPlane
 from engine.core.profiles import Profile
 from engine.image import Image
 from engine.kallsyms import Kallsyms
-from engine.patching.port import PatchFacts
+from engine.patching.port_records import PatchFacts
 
 __all__ = ("X86_FACTS", "X86Text")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
 from arch_x86.explore.cpu_port import X86Cpus
@@ -13,8 +15,12 @@ from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.lab.calls import CallFrame
 from arch_x86.text.poke import PokeFactory
 from engine.core.profiles import Profile
+from engine.patching.own_code import OwnCode
 
 __all__ = ("X86Port",)
+
+
+_OWN: Final = OwnCode(frozenset({"engine", "arch_x86"}), "arch_x86.explore.scenarios")
 
 
 class X86Port:
@@ -36,6 +42,7 @@ class X86Port:
         poke: PokeFactory | None = None,
     ) -> None:
         self.machine = machine
+        self.own_code = _OWN
         size = machine.config.stack_pages * PAGE_SIZE
         stacks = {task: machine.allocate(size) + size for task in frames if task % 2}
         self.cpus = X86Cpus(machine, executor, frames, stacks)

@@ -60,10 +60,19 @@ class Exploration:
             self.boundaries.stops,
         )
         events = HandlerEvents(now, judge)
-        shared = share_variables(work for _, work in plan.code())
+        shared = share_variables((work for _, work in plan.code()), port.own_code)
         self._apart = False
         self.tree = ControlTree(
-            Stage(port.text, plan.profile, events, plan.code, plan.nmis, plan.points, shared),
+            Stage(
+                port.text,
+                plan.profile,
+                events,
+                plan.code,
+                port.own_code,
+                nmis=plan.nmis,
+                points=plan.points,
+                shared=shared,
+            ),
             self._learn,
         )
         self.steps = ControlSteps(now, judge, tree=self.tree, places=self.places, waits=self.waits)

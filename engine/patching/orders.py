@@ -13,7 +13,7 @@ from hashlib import blake2b
 from itertools import chain
 from typing import Final, NamedTuple
 
-from engine.patching.port import PatchFacts
+from engine.patching.port_records import PatchFacts
 from engine.patching.unprobed import CallOutcome
 from engine.search.explorable import Violation, ViolationKind
 

@@ -14,7 +14,7 @@ CallOutcome = tuple[Any, ...]
 """What one call has left, part by part: the registers (with the flags last), the state of the
 vector unit, that of the floating-point unit, the content of its buffers, and how it died (None: it
 did not). The names of the parts are in
-:class:`engine.patching.port.PatchFacts`.
+:class:`engine.patching.port_records.PatchFacts`.
 """
 Touched = Callable[[int, int, int, bool], None]
 """Told of each access of memory: address of the instruction, physical address, size in bytes, and

@@ -14,7 +14,7 @@ from engine.patching.nmis import Nmis
 from engine.patching.parked_task import Mode
 from engine.patching.passes import Pass
 from engine.patching.places import Places
-from engine.patching.port import Stop
+from engine.patching.port_records import Stop
 from engine.patching.situation import Situation
 from engine.patching.task_switches import TaskSwitches
 from engine.patching.vcpu import VcpuState

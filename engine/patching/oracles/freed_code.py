@@ -5,7 +5,7 @@ hit goes on with a freed probe.
 from __future__ import annotations
 
 from engine.patching.oracles.oracle import Oracle
-from engine.patching.port import Fault
+from engine.patching.port_records import Fault
 from engine.patching.vcpu import VcpuState
 from engine.search.explorable import Violation, ViolationKind
 
