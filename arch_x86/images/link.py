@@ -166,7 +166,7 @@ class _Names:
         return [name for name in called if name in ROUTINES and name not in self._stubs]
 
     def is_ours(self, name: str) -> bool:
-        """Return True when neither a library nor a dynamic linker may define this name."""
+        """Return True when a routine, a trap or a stub serves this name, so no file has to."""
         return name in ROUTINES or name in ENDINGS or name in self._stubs
 
 

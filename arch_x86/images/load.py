@@ -129,8 +129,8 @@ def _read(path: Path) -> bytes:
         if not stat.S_ISREG(mode):
             raise InputError(f"{shown}: not a regular file; {_WANTED}")
         with path.open("rb") as file:
-            # read() allocates as much as it is asked for before it reads, so it is asked for no more
-            # than the file has. One byte more shows that the file is over the limit.
+            # read() allocates as much as it is asked for before it reads, so it is asked for no
+            # more than the file has. One byte more shows that the file is over the limit.
             data = file.read(min(found.st_size, IMAGE_LIMIT) + 1)
     except FileNotFoundError:
         raise InputError(f"{shown}: no such file; {_WANTED}") from None

@@ -35,7 +35,7 @@ _PADDING_LIMIT: Final = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class SectionLayout:
-    """This record says where everything lies that an object has to be loaded.
+    """This record says where the loaded sections and the common symbols of an object lie.
 
     :ivar places: the address of each loaded section by its index.
     :ivar commons: the address of each SHN_COMMON symbol.
