@@ -134,8 +134,8 @@ _STRINGS: Final = {
     ),
 }
 # A block has 8 unused bytes, 8 bytes with its size, and then, on a 16-byte boundary, the memory
-# that the caller gets. The arena's first word counts the bytes that were handed out. LOCK XADD changes
-# it, since several vCPUs may allocate at once.
+# that the caller gets. The arena's first word counts the bytes that were handed out. LOCK XADD
+# changes it, since several vCPUs may allocate at once.
 _HEAP: Final = {
     "malloc": (
         """

@@ -75,9 +75,9 @@ _LETTERS: Final = {
     "s": Form.MODRM | Form.IMM8 | Form.MMX_SHIFT,
 }
 
-# Each row has the opcodes of one high digit. Opcodes that are invalid in 64-bit mode (06, 27, 60, 82,
-# 9a, ce, d4, ea ...) keep their 32-bit form, and /digits that no instruction uses keep the form of
-# their group: the kernel's decoder does not tell them apart, and hardware faults either way.
+# Each row has the opcodes of one high digit. Opcodes that are invalid in 64-bit mode (06, 27, 60,
+# 82, 9a, ce, d4, ea ...) keep their 32-bit form, and /digits that no instruction uses keep the form
+# of their group: the kernel's decoder does not tell them apart, and hardware faults either way.
 _ONE_BYTE_FORMS: Final = (
     "mmmmbz..mmmmbz.."  # 0. ADD, OR
     "mmmmbz..mmmmbz.."  # 1. ADC, SBB
@@ -129,10 +129,10 @@ LEGACY_FORMS: Final[dict[int, tuple[int, ...]]] = {
     _MAP_EVEX6: (int(Form.MODRM),) * 256,
 }
 
-# These rows are for instructions without VEX. The digit "f" says that the opcode means the same with
-# every prefix. Some forms that need VEX count as legal without VEX, too, since the kernel's map does
-# not say that they need it: the mask-register forms of 0f 41-4b and 90-99, AMX tiles, AVX-VNNI,
-# VPBLENDVB.
+# These rows are for instructions without VEX. The digit "f" says that the opcode means the same
+# with every prefix. Some forms that need VEX count as legal without VEX, too, since the kernel's
+# map does not say that they need it: the mask-register forms of 0f 41-4b and 90-99, AMX tiles,
+# AVX-VNNI, VPBLENDVB.
 _LEGACY_ROWS: Final = {
     MAP_0F: (
         "ffff0fffff0f0fff"
@@ -190,8 +190,8 @@ _LEGACY_ROWS: Final = {
     ),
 }
 
-# These rows are for instructions with VEX. The opcodes of groups (0f 71 to 73 and ae, 0f38 c6, c7 and
-# f3) stand in GROUP_VEX instead.
+# These rows are for instructions with VEX. The opcodes of groups (0f 71 to 73 and ae, 0f38 c6, c7
+# and f3) stand in GROUP_VEX instead.
 _VEX_ROWS: Final = {
     MAP_0F: (
         "0000000000000000"
@@ -357,16 +357,16 @@ LEGACY_PRESENCE: Final = _presence(_LEGACY_ROWS)
 VEX_PRESENCE: Final = _presence(_VEX_ROWS)
 EVEX_PRESENCE: Final = _presence(_EVEX_ROWS)
 
-# In groups 12 to 14 (0f 71, 72, 73) each /digit has an immediate with these prefixes, and none where
-# the instruction does not exist.
+# In groups 12 to 14 (0f 71, 72, 73) each /digit has an immediate with these prefixes, and none
+# where the instruction does not exist.
 GROUP_IMMEDIATES: Final[dict[int, dict[int, int]]] = {
     0x71: {2: 3, 4: 3, 6: 3},
     0x72: {0: 2, 1: 2, 2: 3, 4: 3, 6: 3},
     0x73: {2: 3, 3: 2, 6: 3, 7: 2},
 }
 
-# These are the opcodes of groups that exist with VEX or EVEX: the prefixes by map and opcode, and then
-# by /digit. The kernel does not tell VEX from EVEX in groups.
+# These are the opcodes of groups that exist with VEX or EVEX: the prefixes by map and opcode, and
+# then by /digit. The kernel does not tell VEX from EVEX in groups.
 GROUP_VEX: Final[dict[tuple[int, int], dict[int, int]]] = {
     (MAP_0F, 0x71): dict.fromkeys((2, 4, 6), 2),
     (MAP_0F, 0x72): dict.fromkeys((0, 1, 2, 4, 6), 2),
