@@ -236,16 +236,13 @@ class BreakpointHandler:
     ) -> None:
         """Send the CPU to the detour buffer's copies, to the boosted copy, or to a single step.
 
-        The order is that of setup_singlestep() in the kernel. The hit is over where no trap tells
-        of its end: then the CPU's record is cleared at once, but for a miss (``reenter``), whose
-        outer hit goes on.
+        The order is that of setup_singlestep() in the kernel. Where no trap will tell of the hit's
+        end, the hit is over at once, and the CPU's record is cleared. A miss (``reenter``) leaves
+        the record alone, since its outer hit goes on.
         """
-        # Behind the breakpoint's byte there may be the rest of a jump, or that may be written any
-        # moment. The slot's copy would come back there, so the copies of all replaced instructions
-        # run instead, and come back behind them (setup_detour_execution).
-        # Behind the breakpoint's byte there may be the rest of a jump, or that may be written any
-        # moment. The slot's copy would come back there, so the copies of all replaced instructions
-        # run instead, and come back behind them (setup_detour_execution).
+        # Behind the breakpoint's byte there may be the rest of a jump, or a jump may be written there
+        # at any moment. The slot's copy would come back there, so the copies of all replaced
+        # instructions run instead, and come back behind them (setup_detour_execution).
         if isinstance(p, AggrKprobe) and p.optimized:
             optinsn: OptInsn = p.optinsn
             regs.ip = optinsn.copied
@@ -327,7 +324,7 @@ class BreakpointHandler:
         A fault in a single step is put back to the original instruction, so that the exception
         table and the guest see the original's address, and the hit is over. The kernel's header
         promises a fault_handler faults of the probed instruction, but the code of 2.6.38 asks it in
-        handlers only; the safety step ``fault-in-step`` keeps the promise.
+        handlers only; the mend ``fault-in-step`` keeps the promise.
 
         :param vector: the number of the exception.
         """
