@@ -17,12 +17,8 @@ from engine.errors import InputError
 
 __all__ = ("Statement", "read_statements")
 
-# Bytes of one text, and bytes that one .zero, .skip or .space may fill. keystone's time and memory
-# grow with both.
-# Bytes of one text, and bytes that one .zero, .skip or .space may fill. keystone's time and memory
-# grow with both.
-# Bytes of one text, and bytes that one .zero, .skip or .space may fill. keystone's time and memory
-# grow with both.
+# A text has this many bytes at most, and one .zero, .skip or .space fills this many bytes at most.
+# keystone's time and memory grow with both.
 _TEXT_LIMIT: Final = 4 << 20
 _FILL_LIMIT: Final = 1 << 20
 _TOKENS: Final = re.compile(

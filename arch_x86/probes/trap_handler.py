@@ -142,7 +142,7 @@ class ProbeTraps:
     def call_ended(self, cpu: int) -> None:
         """Forget the calls with return probes that are still open on ``cpu``, whose call is over.
 
-        They never return. The hit in progress there is forgotten, too, unless the safety step
+        They never return. The hit in progress there is forgotten, too, unless the mend
         ``handled-hit-ends`` is left out.
         """
         cpus = self._cpus
