@@ -240,8 +240,8 @@ class BreakpointHandler:
         end, the hit is over at once, and the CPU's record is cleared. A miss (``reenter``) leaves
         the record alone, since its outer hit goes on.
         """
-        # Behind the breakpoint's byte there may be the rest of a jump, or a jump may be written there
-        # at any moment. The slot's copy would come back there, so the copies of all replaced
+        # Behind the breakpoint's byte there may be the rest of a jump, or a jump may be written
+        # there at any moment. The slot's copy would come back there, so the copies of all replaced
         # instructions run instead, and come back behind them (setup_detour_execution).
         if isinstance(p, AggrKprobe) and p.optimized:
             optinsn: OptInsn = p.optinsn
