@@ -127,7 +127,7 @@ def load_code_image(text: str, name: str) -> Image:
         document: object = json.loads(text)
     except RecursionError:
         raise InputError(f"{name}: JSON nested too deeply; give a code image") from None
-    except ValueError as error:  # raised for bad JSON and for integers of more than 4300 digits
+    except ValueError as error:  # Bad JSON raises it, and an integer of over 4300 digits.
         raise InputError(f"{name}: not valid JSON: {printable(str(error))}") from None
     top = _Object(name, document, "")
     if not top.has("format") or top.text("format") != FORMAT:

@@ -18,7 +18,7 @@ from engine.image import Image, Symbol
 
 __all__ = ("load_elf",)
 
-# A gap between two files, so that code which runs off the end of one faults.
+# Two files lie this far apart, so that code which runs off the end of one faults.
 _GAP: Final = 16 * PAGE_SIZE
 
 

@@ -56,8 +56,8 @@ STB_LOCAL, STB_WEAK = 0, 2
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS = 1, 2, 4, 0x400
 SYMBOL_SIZE: Final = 24
 RELA_SIZE: Final = 24
-# Bytes of names that are read from one string table. In a damaged file every name can be as long as
-# the whole table.
+# At most this many bytes of names are read from one string table, for in a damaged file every name
+# can be as long as the whole table.
 _NAMES_LIMIT: Final = 256 << 20
 _SYMBOL: Final = struct.Struct("<IBBHQQ")
 _RELA: Final = struct.Struct("<QQq")

@@ -24,7 +24,7 @@ _PATCH_SIZE: Final = 5  # bytes of a call, of a jump, or of the no-op in its pla
 _UD2: Final = b"\x0f\x0b"
 _SHORT_SITE: Final = (b"\xeb", b"\x66\x90")
 _LONG_SITE: Final = (b"\xe9", b"\x0f\x1f\x44\x00\x00")
-# The sections that add_module_kprobe_blacklist() (kernel/kprobes.c) takes.
+# add_module_kprobe_blacklist() (kernel/kprobes.c) takes these sections as a whole.
 _BLACKLISTED_SECTIONS: Final = (".kprobes.text", ".noinstr.text")
 
 

@@ -18,7 +18,7 @@ from engine.image import Symbol
 
 __all__ = ("unnamed_functions",)
 
-# Version 1, and the encodings of the table's fields: pcrel sdata4, udata4, datarel sdata4.
+# These bytes are version 1 and the encodings of the fields: pcrel sdata4, udata4, datarel sdata4.
 _HEADER: Final = b"\x01\x1b\x03\x3b"
 _ENTRIES_AT: Final = 12
 _ENTRY: Final = struct.Struct("<ii")

@@ -18,8 +18,8 @@ from arch_x86.probes.ptregs import PtRegs
 
 __all__ = ("Golden", "PassLog", "saw", "step_through")
 
-# This many passes of an instruction keep their registers, for a message that names the first one
-# that differs. Of further passes a hash is enough to tell that one differs.
+# The registers of this many passes of an instruction are kept, so that a message can name the one
+# that differs. Of further passes a hash is kept, which tells only that some register differs.
 _IN_FULL: Final = 64
 _REPORT_EVERY: Final = 4096
 _NAMES: Final = (*GPR_NAMES, "rflags")

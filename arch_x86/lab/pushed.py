@@ -109,6 +109,7 @@ class PushedBytes:
         for addr, old, new in zip(range(rsp - len(now), rsp), before, now, strict=True):
             if old != new:
                 left, had = self.dead.get(addr, (-1, frozenset[int]()))
-                # A byte that an earlier frame left is not one that the code had there. If the code
-                # has written the same byte since, that cannot be told.
+                # Where the byte still is what an earlier frame left, the code's own byte is one of
+                # those noted then, or this one, if the code has written the same since. Where it
+                # is another byte, the code has written it.
                 self.dead[addr] = (new, had | {old} if left == old else frozenset((old,)))

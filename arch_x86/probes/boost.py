@@ -33,7 +33,7 @@ _NOT_BOOSTABLE: Final = frozenset(
         *range(0x70, 0x80),  # Jcc
         *(0xC0, 0xC1, *range(0xD0, 0xD4)),  # group 2: shifts
         *range(0xCC, 0xCF),  # INT3, INT n, INTO; but IRET (cf) leaves to the right address
-        *range(0xD8, 0xE0),  # x87: groups throughout
+        *range(0xD8, 0xE0),  # x87, whose opcodes are all groups
         *range(0xE0, 0xE4),  # LOOP, JRCXZ
         *(0xE8, 0xE9, 0xEB),  # CALL, JMP
         *range(0xF0, 0xF5),  # prefixes without an opcode, INT1, HLT

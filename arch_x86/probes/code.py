@@ -134,6 +134,8 @@ class FunctionCode:
     def _jump_target(self, insn: Insn) -> int | None:
         if insn.branch in _JUMPS:
             return insn.target
+        # 6.1 reads the opcode byte of a VEX instruction as a legacy opcode, and the immediate
+        # behind it as the jump's displacement.
         if insn.vex and self.quirks.vex_as_legacy and insn.opcode[0] in _JUMP_OPCODES:
             return insn.end + insn.immediate
         return None
@@ -245,6 +247,8 @@ class CodeCache:
         The write was of ``size`` bytes at ``addr``. Most writes are those of probes, which are
         taken out again, so that nothing is forgotten.
         """
+        # The function before the one that holds ``addr`` comes first: its last instruction may
+        # reach into the bytes there.
         at = max(bisect_right(self._starts, addr) - 2, 0)
         while at < len(self._starts) and self._starts[at] < addr + size:
             function = self._functions.get(at)

@@ -69,6 +69,7 @@ class Copies:
     ) -> None:
         self._text = text
         self._areas = areas
+        # Without this safety step, slots and detour buffers are used again at once.
         self._grace = grace if profile.has(SafetyStep.SLOT_REUSE_WAIT) else None
         self.slot_size = 2 * COPY_SIZE if profile.slot_has_both else COPY_SIZE
         self.slots = self._new_cache(areas.slots, self.slot_size)

@@ -118,8 +118,7 @@ def _function_refusal(cache: CodeCache, function: FunctionCode, addr: int) -> Un
         return Unoptimizable.UNDECODABLE
     if cache.jumps_indirectly(function):
         return Unoptimizable.INDIRECT_JUMP
-    # The last address is that behind the jump, where a CPU may arrive without harm. 6.1 counts it
-    # in.
+    # The last address lies behind the jump, where a CPU may arrive without harm. 6.1 counts it in.
     if function.jumps_into(addr + INT3_SIZE, addr + INT3_SIZE + DISP32_SIZE):
         return Unoptimizable.JUMP_INTO_RANGE
     return None
@@ -143,6 +142,8 @@ def _plan(
             return Unoptimizable.LATER_NOT_BOOSTABLE if insns else Unoptimizable.FIRST_NOT_BOOSTABLE
         insns.append(insn)
         size += insn.length
+    # The address of the detour buffer is not known yet, so its whole area must be in reach: of the
+    # jump at the site, of the jump back, and of the copies' operands.
     detours = cache.areas.detours
     if not (
         lies_in_reach(addr + JMP32_SIZE, detours)
@@ -150,8 +151,10 @@ def _plan(
         and copies_reach(insns, detours)
     ):
         return Unoptimizable.OUT_OF_REACH
+    # The kernel patches this text itself, and relies on the instruction boundaries there.
     if any(cache.reserved[kind].overlaps(addr, size) for kind in _RESERVED):
         return Unoptimizable.RESERVED_TEXT
+    # The jump would overwrite the other probe's breakpoint.
     if is_probed is not None and any(is_probed(addr + offset) for offset in range(1, size)):
         return Unoptimizable.NEIGHBOUR_PROBE
     return OptimizePlan(addr, tuple(insns), size)
