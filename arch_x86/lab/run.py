@@ -1,7 +1,6 @@
-"""This module is ``optprobe run``: a call with probes in it, as a module with probes does it.
+"""This module is ``optprobe run``: a call with probes in it; no kernel file answers to it.
 
-It registers probes, waits for the optimizer, makes the call on each CPU, and reports. No kernel
-file answers to it; its model is samples/kprobes/kprobe_example.c.
+It registers probes, waits for the optimizer, makes the call on each CPU, and reports.
 """
 
 from __future__ import annotations
