@@ -101,8 +101,8 @@ def _assemble(
 def _culprit(statements: Sequence[Statement], start: int) -> tuple[int, str]:
     """Return the line and text of the first statement that keystone refuses, found by bisection.
 
-    keystone says why it refuses a text, but not where. The line is 0 when keystone refuses no
-    prefix of the statements by themselves, so that no single one is to blame.
+    keystone says why it refuses a text, but not where. The line is 0 when keystone takes all of the
+    statements by themselves, so that no single one is to blame.
     """
 
     def good(count: int) -> bool:
