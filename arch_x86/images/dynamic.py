@@ -172,6 +172,7 @@ class Dynamic:
                 )
 
     def _count(self) -> int:
+        """Return how many dynamic symbols there are, by the hash tables."""
         if _DT_HASH in self._tags:
             # The second word of DT_HASH is nchain, the number of symbols.
             return int.from_bytes(

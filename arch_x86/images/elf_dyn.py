@@ -230,6 +230,10 @@ class DynModule:
                 self._store(rela, found.addr if found is not None else 0, symbol)
 
     def _defer(self, bindings: Bindings, rela: Rela, resolver: int, addend: int, name: str) -> None:
+        """Have the word of ``rela`` take the answer of ``resolver`` plus ``addend``.
+
+        :raises InputError: the word is not writable, or the resolver is no code.
+        """
         place = self._place(rela)
         if not self._memory.is_writable(place) or not self._memory.is_text(resolver):
             refuse_place(self.name, rela.kind, name, f"{rela.offset:#x}")
@@ -238,6 +242,12 @@ class DynModule:
     def _thread_relocation(
         self, bindings: Bindings, rela: Rela, symbol: ElfSymbol | None, found: Definition | None
     ) -> None:
+        """Apply a relocation for thread-local data.
+
+        A relocation without a symbol is about the module's own block.
+
+        :raises InputError: its symbol is not thread-local.
+        """
         name, where = symbol.name if symbol is not None else "", f"{rela.offset:#x}"
         if symbol is None and self.thread is not None:
             start = self.thread.distance(0)
@@ -258,6 +268,10 @@ class DynModule:
             self._store(rela, found.addr, symbol)
 
     def _store(self, rela: Rela, value: int, symbol: ElfSymbol | None) -> None:
+        """Store the value of the relocation's formula, whose S is ``value``.
+
+        :raises InputError: the value does not fit, or the place lies outside of the file's bytes.
+        """
         place = self._place(rela)
         data = relocs.compute(rela.kind, value, rela.addend, place)
         if data is None:
@@ -269,6 +283,10 @@ class DynModule:
         self._write(rela, data, symbol)
 
     def _write(self, rela: Rela, data: bytes, symbol: ElfSymbol | None) -> None:
+        """Write ``data`` at the relocation's place.
+
+        :raises InputError: the place lies outside of the file's bytes.
+        """
         if not self._memory.write(self._place(rela), data):
             raise InputError(
                 f"{self.name}: {_describe(rela, symbol)} lies outside of the bytes that the file"

@@ -213,6 +213,7 @@ class RelModule:
             self._apply(fixup, self._value(bindings, fixup))
 
     def _value(self, bindings: Bindings, fixup: _Fixup) -> int:
+        """Return the S of the relocation's formula: an address, or a distance."""
         symbol = fixup.symbol
         own = self._own(symbol)
         if own is None and symbol.section != UNDEF:
@@ -233,6 +234,12 @@ class RelModule:
         )
 
     def _apply(self, fixup: _Fixup, value: int) -> None:
+        """Store the value of the relocation's formula, whose S is ``value``.
+
+        For a GOT type, ``value`` goes to the symbol's slot, and S is the slot's address.
+
+        :raises InputError: the value does not fit.
+        """
         rela = fixup.rela
         if rela.kind in relocs.GOT_TYPES:
             self.memory.write(self._got[rela.symbol], value.to_bytes(_SLOT_SIZE, "little"))

@@ -58,7 +58,7 @@ class CallResult:
     :ivar result: RAX, unsigned; None after a fault.
     :ivar result_f64: the low double of XMM0; None after a fault, and for an infinity or NaN.
     :ivar instructions: how many instructions the call retired.
-    :ivar buffers: the content of each buffer behind the call.
+    :ivar buffers: the content of each buffer after the call.
     """
 
     cpu: int

@@ -296,6 +296,7 @@ class BreakpointHandler:
         return True
 
     def _after_step(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
+        """Put right what the copy of ``p`` has left, and end the hit."""
         self.stepping.resume(block, p.ainsn, regs)
         self._post_process(block, p, regs)
 
@@ -310,6 +311,7 @@ class BreakpointHandler:
         self._leave(block)
 
     def _leave(self, block: KprobeCtlblk) -> None:
+        """Go back to the hit that this one has interrupted, or to none."""
         if block.prev:
             block.current, block.status, block.old_flags, block.saved_flags = block.prev[-1]
             block.prev = block.prev[:-1]

@@ -132,6 +132,7 @@ class FunctionCode:
         return at < len(self.jump_targets) and self.jump_targets[at] <= last
 
     def _jump_target(self, insn: Insn) -> int | None:
+        """Return the address that a direct jump leads to, or None for any other instruction."""
         if insn.branch in _JUMPS:
             return insn.target
         # 6.1 reads the opcode byte of a VEX instruction as a legacy opcode, and the immediate
@@ -141,6 +142,7 @@ class FunctionCode:
         return None
 
     def _is_indirect_jump(self, insn: Insn) -> bool:
+        """Return True when ``insn`` is a jump whose target cannot be read off the code."""
         if insn.branch in _INDIRECT_JUMPS:
             return True
         return insn.vex and self.quirks.vex_as_legacy and insn.opcode[0] == 0xEA
@@ -307,6 +309,7 @@ class CodeCache:
         return symbol.size if room is None else min(symbol.size, room)
 
     def _load(self, at: int) -> FunctionCode:
+        """Return the function with index ``at``; outside of the text it is empty."""
         symbol, size = self._symbols[at], self._size(at)
         if not self.image.is_text(symbol.addr):
             return FunctionCode(symbol, 0, b"", self.quirks)

@@ -67,6 +67,7 @@ def push(regs: PtRegs, memory: StackMemory, value: int) -> None:
 
 
 def _pop(regs: PtRegs, memory: StackMemory) -> int:
+    """Pop a quad word from the interrupted stack; it is 0 where no memory is mapped."""
     value = memory.read_u64(regs.sp) or 0
     regs.sp = (regs.sp + 8) & ADDRESS_MASK
     return value
@@ -130,6 +131,10 @@ def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
 
 
 def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
+    """Do CLI, STI, PUSHF or POPF.
+
+    :param warts: take 16-bit PUSHF and POPF (66 prefix) for 64-bit ones, as Linux 6.1 does.
+    """
     # 6.1 looks neither at the 66 prefix nor at REX.W.
     narrow = 0x66 in insn.prefixes and not insn.rex & _REX_W and not warts
     match insn.opcode[0]:

@@ -93,6 +93,7 @@ class OptimizedSites:
         self._copies.owner[at] = op
 
     def _announce_copies(self, plan: OptimizePlan, detour: Detour) -> None:
+        """Tell ``copied`` of each copied instruction, before the buffer is written."""
         offset = detour.copied_start
         for insn in plan.insns:
             self._copied(detour.addr + offset, detour.code[offset : offset + insn.length])

@@ -62,6 +62,12 @@ def recover(
 
 
 def _take_out(data: bytearray, offset: int, p: Kprobe, *, jumps: bool, queued: bool) -> None:
+    """Put the original bytes in the place of those of probe ``p``, which start at ``data[offset]``.
+
+    A jump is known by its displacement, for its first byte is a breakpoint while the jump is being
+    written or undone. A kernel without 868a6fc0ca24 (``queued`` is False) leaves the displacement
+    of a jump that waits to be undone.
+    """
     ainsn: Ainsn | FtraceInsn = p.ainsn
     if isinstance(ainsn, FtraceInsn):
         original = ainsn.insn.raw[: len(data) - offset]
