@@ -137,7 +137,7 @@ class ControlState:
         self._own = stage.own
         self.plane.lock_listeners.append(self.control.notes.lock_taken)
         self._aggregators = _Aggregators(made)
-        self.core.instruments += (self._aggregators,)
+        self.core.instruments.append(self._aggregators)
         self._work = self._spawn(stage.code())
 
     def _spawn(self, tasks: Sequence[tuple[str, ControlCode]]) -> dict[str, ControlCode]:

@@ -195,7 +195,7 @@ def test_every_public_class_but_protocols_and_errors_has_its_repr_tested():
         "TextPokeBp",
         "TextPokeBpBatch",
     }
-    protocols = {"PokeProtocol", "TextControl", "PokeFactory", "Strategy"}
+    protocols = {"PokeProtocol", "TextControl", "PokeFactory", "Strategy", "Instrument"}
     for name in set(optprobe.__all__) - elsewhere - protocols:
         one = getattr(optprobe, name)
         if (
