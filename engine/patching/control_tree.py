@@ -28,14 +28,14 @@ __all__ = (
 )
 
 STEPS_MAX: Final = 1_500
-"""More steps than the control tasks make in a schedule in which they all end: those of the shipped
-scenarios make less than 300, with the most points that there are. Each new control state is made
-by all steps that lead to it, so a state so far from the start takes tenths of a second.
+"""More steps than the control tasks make in a schedule in which they all end. Each new control
+state is made by all the steps that lead to it, so the time of a path without an end grows with the
+square of its length; at this length that is still bearable.
 """
 _STEPS_ALONE: Final = 5_000
-"""Steps in which all control tasks, alone, have to end. They are made once and one after another,
-which takes about a second, so it can be more than in a schedule: who waits in a loop for another
-task, first come first, makes many steps before it is found that turns are needed.
+"""Steps in which all control tasks, alone, have to end. Each of them is made once, from one state
+to the next, so there can be more of them than in a schedule: a task that waits in a loop for
+another one makes all of them before it is found that the tasks have to take turns.
 """
 
 

@@ -32,7 +32,8 @@ Content = Callable[[int], tuple[bytes, bytes]]
 
 _CONTENTS_MOST: Final = 4096
 """So many contents of memory are kept, to say in which byte two endings differ; of others it is
-only said that they do.
+only said that they do. They are small next to the machine's memory, and orders with more endings
+than that are rare.
 """
 
 

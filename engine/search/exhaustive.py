@@ -32,7 +32,7 @@ from engine.search.schedule import segments_of
 __all__ = ("Exhaustive",)
 
 _NO_BOUND: Final = 1 << 30
-"""Stands for no bound: a schedule with so many preemptions would take weeks."""
+"""Stands for no bound: a schedule with so many preemptions would take days."""
 
 
 class Exhaustive:

@@ -22,7 +22,7 @@ and few enough that a level gives parts to all processes.
 """
 PART_SCHEDULES: Final = 1_000
 """A part hands back what is left after so many schedules, so that what it has found is known to all
-soon: a batch of such parts takes about ten seconds.
+soon: a part takes seconds.
 """
 
 

@@ -42,7 +42,9 @@ is known to the next one only, so in an exhaustive search the parts of a larger 
 same states more often.
 """
 TICK_EVERY: Final = 64
-"""Progress is told after so many schedules of a part: a few times a second."""
+"""Progress is told after so many schedules of a part: often enough for people, and too seldom to
+cost anything.
+"""
 
 
 class ReplayDivergence(EngineBug):

@@ -16,13 +16,18 @@ from engine.search.schedule import Segments, segments_from, segments_of, text_of
 __all__ = ("GROUP_STARTS", "Navigator", "Start", "StartWriter", "starts_of")
 
 GROUP_STARTS: Final = 16
-"""About so many starts make a group, which stays together."""
+"""About so many starts make a group, which stays together. They are compressed as one text, where
+paths that begin alike cost little; a larger group would make parts of less equal size.
+"""
 Start = tuple[Segments, Actor | None]
 """A path, and who goes on behind it; None: whoever is first there."""
 
 
 class StartWriter:
-    """Collects starts in groups."""
+    """Collects starts in groups.
+
+    :ivar groups: those that are full.
+    """
 
     def __init__(self) -> None:
         self._lines: dict[int, list[str]] = {}
@@ -48,7 +53,7 @@ class StartWriter:
         )
 
     def close(self) -> list[Group]:
-        """All groups."""
+        """All groups, those that are not full included."""
         for level in sorted(self._lines):
             self._close(level)
         return self.groups

@@ -17,11 +17,15 @@ from engine.search.schedule import Segments, replay, segments_of
 __all__ = ("shrink",)
 
 _TAKES_MAX: Final = 12_000
-"""So long it looks for schedules with fewer switches: a second or two."""
+"""Choices that the search for a schedule with fewer switches may make: a second or two."""
+_TRIES_MAX: Final = 2_000
+"""Schedules that are tried with parts left out. Each is a run from the start; what is left to be
+found behind so many of them is a step less here or there.
+"""
 
 
 def shrink(
-    system: System, segments: Segments, violation: Violation, tries_max: int = 2_000
+    system: System, segments: Segments, violation: Violation, tries_max: int = _TRIES_MAX
 ) -> tuple[Segments, Violation]:
     """The smallest schedule found, and what it breaks: of the same kind as ``violation``."""
     best, found = _leave_out(system, segments, violation, tries_max)
@@ -30,7 +34,12 @@ def shrink(
 
 
 class _Fewest:
-    """Looks for a schedule with few switches. ``takes``: how many choices are left to be tried."""
+    """Looks for a schedule with few switches that breaks a rule of ``kind``.
+
+    :ivar _takes: how many choices are left to be made.
+    :ivar _seen: for each state and the actor that led to it, how many more segments were tried from
+        there.
+    """
 
     def __init__(self, system: System, kind: ViolationKind) -> None:
         self._system = system
