@@ -37,8 +37,8 @@ __all__ = ("Exploration",)
 
 
 class Exploration:
-    """vCPUs, interrupts and control tasks of one scenario. See
-    :class:`engine.search.explorable.System`.
+    """vCPUs, interrupts and control tasks of one scenario, as a
+    :class:`engine.search.footprint.SystemWithFootprints`.
 
     :param oracles: what is asked whether all is well, in this order.
     :ivar now: where it stands; ``judge``: what is wrong there.
