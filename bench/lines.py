@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.ctrl_c import Interrupted
 from engine.process_pool import ProcessPool
 from engine.report.terminal import Progress
 
@@ -40,15 +41,24 @@ def answers(
 ) -> list[dict[str, Any]]:
     """The answer of each of ``wanted``, which have a ``key``; those that are not in ``file`` are
     worked out by ``jobs`` processes.
+
+    :raises Interrupted: Ctrl-C came. What was worked out until then is in the file.
+    :raises WorkerDied: a process that worked out an answer died; likewise.
     """
     known = read(file)
     left = [one for one in wanted if one.key not in known]
     workers = ProcessPool(lambda: None, lambda _, one: work(one), max(1, min(jobs, len(left))))
-    with workers, file.open("a", encoding="utf-8") as out:
-        for done, answer in enumerate(workers.in_order(left)):
-            line.update(done, len(left), noun)
-            out.write(json.dumps(answer) + "\n")
-            out.flush()
-            known[answer["key"]] = answer
-    line.clear()
+    done = 0
+    try:
+        with workers, file.open("a", encoding="utf-8") as out:
+            for answer in workers.in_order(left):
+                line.update(done, len(left), noun)
+                out.write(json.dumps(answer) + "\n")
+                out.flush()
+                known[answer["key"]] = answer
+                done += 1
+    except KeyboardInterrupt:
+        raise Interrupted(f"after {done:,} of {len(left):,} {noun}") from None
+    finally:
+        line.clear()
     return [known[one.key] for one in wanted]

@@ -1,7 +1,10 @@
 """``optprobe``, and ``python -m engine``."""
 
+from __future__ import annotations
+
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 __all__ = ("run",)
@@ -9,9 +12,18 @@ __all__ = ("run",)
 _STANDARD_ERROR = 2
 
 
-def run() -> int:
-    """The exit status of the command line, for a process that ends with it. Ctrl-C while the
-    program is being loaded is one line, too, and while the process ends it is nothing.
+def _load_command_line() -> Callable[[], int]:
+    from engine.commands.cli import main
+
+    return main
+
+
+def run(load: Callable[[], Callable[[], int]] = _load_command_line) -> int:
+    """The exit status of a program, for a process that ends with it: the command line, or another.
+    Ctrl-C while the program is being loaded is one line, too, and while the process ends it is
+    nothing.
+
+    :param load: imports the program, and returns its ``main``, which returns an exit status.
     """
     handler = None
     try:
@@ -19,9 +31,7 @@ def run() -> int:
 
         handler = CtrlC.installed()
         _reserve_standard_streams()
-        from engine.commands.cli import main
-
-        status = main()
+        status = load()()
         if handler is not None:
             handler.done()
     except KeyboardInterrupt:  # another one does not come right behind it
