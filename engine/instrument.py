@@ -1,8 +1,8 @@
-"""What the core tells whoever watches it: an explorer, a report, a test.
+"""The events that a core tells those who watch it: an exploration, a report, a test.
 
-Answers to the tracepoints that the kernel does not have here. A watcher derives from
-:class:`Instrument`, says what it wants to be told by the methods it has of its own, and is added to
-:attr:`engine.core.kprobes.Kprobes.instruments`. With none there, nothing is called.
+The kernel has no tracepoints for these events. A watcher is of a class derived from
+:class:`Instrument` that overrides the methods of the events it needs, and it is added to
+:attr:`engine.core.kprobes.Kprobes.instruments`. Where that is empty, nothing is called.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ __all__ = ("Instrument",)
 
 
 class Instrument:
-    """Watches a core. Each method is called by the code that does what it says, which goes on when
-    it returns; it must not change the core.
+    """A watcher of a core. It ignores all events that it does not override.
+
+    The code that an event is about calls its method, and goes on when the method returns. A method
+    must not change the core.
     """
 
     def aggregator_made(self, op: AggrKprobe) -> None:
-        """``op`` was made, its detour buffer is prepared where the site allows it, and it is not in
-        the table yet.
+        """``op`` was made, and is not in the table yet.
+
+        Its detour buffer is prepared, if the site allows a jump.
         """
 
     def missed(self, p: Kprobe) -> None:
-        """A hit on ``p`` was counted in its ``nmissed``: its handlers do not run. Of an aggregator,
-        told for each child.
+        """A hit on ``p`` was counted in its ``nmissed``, and its handlers do not run.
+
+        A miss of an aggregator is told once for each of its children.
         """
