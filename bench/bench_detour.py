@@ -42,6 +42,7 @@ _SHIPPED: Final = ("interp.so", "lz.so", "qsort.so", "sha256.so", "sse2.so")
 
 
 def _prepare(cache: CodeCache, addr: int) -> None:
+    """Decide whether a jump fits at ``addr``, and build its detour buffer."""
     plan = can_optimize(cache, addr)
     assert isinstance(plan, OptimizePlan)
     build_detour(plan, _BUFFERS_AT, op_id=7, callback=_CALLBACK, red_zone=cache.image.red_zone)
@@ -137,6 +138,7 @@ def work() -> list[tuple[Image, list[Symbol]]]:
 
 
 def _size(work: list[tuple[Image, list[Symbol]]]) -> int:
+    """The bytes of all functions in ``work``."""
     return sum(symbol.size for _, chosen in work for symbol in chosen)
 
 

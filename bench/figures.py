@@ -17,6 +17,8 @@ _HOLDS: Final[dict[str, Callable[[float, float], bool]]] = {">=": ge, "<=": le, 
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
+    """One figure: its benchmark, its name, the value, its unit, and the target."""
+
     part: str
     what: str
     measured: float
@@ -25,6 +27,7 @@ class _Figure:
 
     @property
     def verdict(self) -> str:
+        """Whether the target is met, as text; empty where none is given or nothing was measured."""
         if self.target is None or isnan(self.measured):
             return ""
         sign, limit = self.target

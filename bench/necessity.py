@@ -29,6 +29,7 @@ def _notes(cells: Iterable[Cell]) -> list[str]:
 
 
 def _cell(cell: Cell | None, notes: Sequence[str]) -> str:
+    """The text of one cell of the table."""
     if cell is None:
         return ""
     if cell.report is not None:

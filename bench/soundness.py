@@ -71,6 +71,7 @@ def run_one(run: Run) -> dict[str, Any]:
 
 
 def _cell(answer: dict[str, Any]) -> str:
+    """The text of one cell: the schedules that were made, or the violation that was found."""
     if answer["violations"]:
         return f"{answer['violations'][0]['kind']} in {answer['bound']['schedules']:,}"
     return f"{'' if answer['bound']['exhaustive'] else '> '}{answer['bound']['schedules']:,}"

@@ -95,6 +95,7 @@ class CtrlC:
             signal.raise_signal(signal.SIGINT)
 
     def _unraisable(self, what: Any) -> None:
+        """Send SIGINT again, if the exception that could not be raised is a KeyboardInterrupt."""
         if what.exc_type is not KeyboardInterrupt:
             self._usual_hook(what)
         elif signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:

@@ -163,6 +163,7 @@ class ProcessPool(Generic[State, Task, Answer]):
             self._workers.clear()
 
     def _replies(self, tasks: Iterable[Task]) -> Iterator[tuple[int, _Reply]]:
+        """The replies of all tasks as they come, each behind the number of its task."""
         waiting = iter(enumerate(tasks))
         if self._number == 1:
             for number, task in waiting:
@@ -188,6 +189,7 @@ class ProcessPool(Generic[State, Task, Answer]):
             yield from sorted(replies, key=_is_error)
 
     def _start(self) -> None:
+        """Fork the workers that are still missing."""
         context = multiprocessing.get_context("fork")
         while len(self._workers) < self._number:
             try:

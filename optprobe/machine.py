@@ -312,11 +312,16 @@ class Machine:
     # Whether it can be used -----------------------------------------------------------------------
 
     def _require_open(self) -> Workbench:
+        """The workbench of a machine that is not closed."""
         if not self._open:
             raise InputError("the machine is closed; make another one")
         return self.workbench
 
     def _require_idle(self, otherwise: str) -> Workbench:
+        """The workbench of an open machine, where no handler runs.
+
+        :param otherwise: what to do instead in a handler, for the message.
+        """
         bench = self._require_open()
         if bench.executor.handling is not None:
             raise InputError(f"a handler runs; {otherwise}")

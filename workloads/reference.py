@@ -106,6 +106,7 @@ def cases() -> tuple[Case, ...]:
 
 
 def _cases(image: str, calls: Iterable[Call], suffix: str) -> Iterator[Case]:
+    """``calls`` of ``image`` with names that end in ``suffix``."""
     for call in calls:
         # The label of an algorithm's call is its whole name; that of a shape's call tells several
         # calls of one function apart.
@@ -329,6 +330,7 @@ def _repstr_calls() -> Iterator[Call]:
 
 
 def _find(hay: bytes, needle: bytes, label: str) -> Call:
+    """A call of sse2_find, which looks for ``needle`` in ``hay``."""
     given = needle or b"\0"
     args = (_buf(hay), str(len(hay)), _buf(given), str(len(needle)))
     return Call("sse2_find", args, u64(hay.find(needle)), (hay, given), f"sse2-{label}")

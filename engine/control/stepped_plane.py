@@ -247,6 +247,10 @@ class SteppedPlane(ControlPlane):
         self._running = None
 
     def _pause(self, at: str) -> None:
+        """Stop the current task at the point ``at`` until :meth:`step` lets it go on.
+
+        :raises InputError: the scenario's code runs on another greenlet or thread than its task.
+        """
         task = self._running
         # Set-up code makes no steps, and a task that is being cut off must not stop again on its
         # way out.
@@ -307,6 +311,7 @@ class SteppedPlane(ControlPlane):
         return all(other is task or other.done for other in self.tasks)
 
     def _count(self, change: int) -> None:
+        """Add ``change`` to the number of locks that the current task holds."""
         task = self._running
         if task is not None:
             self.held[task.index] = self.held.get(task.index, 0) + change
@@ -326,6 +331,7 @@ class SteppedPlane(ControlPlane):
             self._pause(why)
 
     def _wait(self, kind: WaitKind, why: str) -> None:
+        """Stop the current task in a wait for the machine."""
         task = self._running
         if task is None:
             return  # no vCPU and no task runs while the scenario is set up

@@ -69,6 +69,8 @@ class ControlStats:
 
 @dataclass(order=True, slots=True)
 class _Timer:
+    """Delayed work of the jiffy ``due``; ``sequence`` orders what is due at once."""
+
     due: int
     sequence: int
     work: Callable[[], None] = field(compare=False)
@@ -149,6 +151,7 @@ class LockOrder:
             )
 
     def _drop(self, task: object, lock: Mutex) -> None:
+        """Forget that ``task`` holds ``lock``."""
         held = self._held[task]
         held.remove(lock)
         if not held:
@@ -298,6 +301,7 @@ class ControlPlane:
         task.ready = None
 
     def _blocked(self) -> str:
+        """What all tasks that are blocked wait for, for a message."""
         return "".join(f"; {task.name} waits: {task.why}" for task in self._tasks)
 
     def _progress(self) -> bool:
@@ -320,6 +324,7 @@ class ControlPlane:
         return False
 
     def _resume(self, task: _Task) -> None:
+        """Let ``task`` run until it waits or ends."""
         self._current = task
         try:
             task.body.switch()

@@ -51,6 +51,7 @@ class Arming:
         self._change(p, on=False)
 
     def _change(self, p: Kprobe, *, on: bool) -> None:
+        """Note that ``p`` is to be armed or disarmed, and do it unless writes wait."""
         self.waiting[p.at] = (p, on)
         if not self.together:
             self.flush()

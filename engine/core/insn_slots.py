@@ -113,6 +113,7 @@ class SlotCache:
         return slot
 
     def _new_page(self) -> None:
+        """Map a page, one that was given back if there is such, and add its slots."""
         if self._vacant:
             addr = self._vacant.pop()
         elif self._next_page + self._page_size > self._end:
@@ -146,6 +147,7 @@ class SlotCache:
             self.collect_garbage_slots()
 
     def _release(self, slot: int) -> None:
+        """Make a slot free, and give its page back if that is empty and not the last one."""
         page = self._pages[slot - slot % self._page_size]
         page.busy -= 1
         page.free.append(slot)

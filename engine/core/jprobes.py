@@ -52,6 +52,7 @@ class Jprobes:
         core.register_kprobe(kp)
 
     def _entry_address(self, entry: int | str) -> int:
+        """The address of an entry in guest code, which is given by its address or name."""
         if isinstance(entry, int):
             return entry
         symbol = self._core.kallsyms.lookup_name(entry)
@@ -62,6 +63,7 @@ class Jprobes:
         return symbol.addr
 
     def _require_entry(self, addr: int, what: str) -> None:
+        """Refuse ``addr`` unless it is a function's first byte."""
         found = self._core.kallsyms.lookup(addr)
         if found is None or found[1] != 0:
             raise KprobeError(

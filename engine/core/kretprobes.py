@@ -64,6 +64,7 @@ class Kretprobes:
         self._register(rp, self._core.register_kprobe)
 
     def _register(self, rp: Kretprobe, register: Callable[[Kprobe], None]) -> None:
+        """Register ``rp``, its entry's probe by the function ``register``."""
         core, kp = self._core, rp.kp
         if rp in self._registered or core.is_registered(kp):
             raise KprobeError(errno.EINVAL, f"{rp!r} is registered already")
@@ -214,6 +215,7 @@ class Kretprobes:
             regs.ip = ret_addr
         for ri in reversed(returning):
             if rethook and ri.frame != frame:
+                # rethook stops at an instance of another frame, whose call has not returned.
                 break
             if ri.rp is not None and ri.rp.handler is not None:
                 if not rethook:
@@ -229,6 +231,7 @@ class Kretprobes:
         return ret_addr
 
     def _recycle(self, ri: KretprobeInstance) -> None:
+        """Make an instance free, unless its return probe is unregistered."""
         if ri.rp is not None:
             ri.rp.free_instances.append(ri)
 

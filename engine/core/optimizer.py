@@ -137,6 +137,7 @@ class Optimizer:
         )
 
     def _optimizes(self) -> bool:
+        """Whether the two global switches allow jumps now."""
         return self._host.kprobes_allow_optimization and not self._host.kprobes_all_disarmed
 
     @property
@@ -242,6 +243,7 @@ class Optimizer:
             self.kick()
 
     def _wait(self) -> None:
+        """Wait for all CPUs and, if the profile says so, for tasks that are off their CPUs."""
         if self._profile.waits_for_tasks:
             self._port.synchronize_rcu_tasks("kprobe_optimizer")
         else:
@@ -276,6 +278,7 @@ class Optimizer:
         return tuple(reversed(self.lists[Queue.FREEING]))
 
     def _do_unoptimize(self) -> None:
+        """Undo the jumps of one batch, and disarm the freeing list (do_unoptimize_kprobes)."""
         self._host.assert_text_locked()
         batch = self._batch(Queue.UNOPTIMIZING)
         if batch:
@@ -312,6 +315,10 @@ class Optimizer:
                     self._host.reoptimize_neighbours(op.at)
 
     def _do_optimize(self) -> None:
+        """Write the jumps of one batch (do_optimize_kprobes).
+
+        :raises EngineBug: an aggregator in it is disabled or lacks the flag OPTIMIZED.
+        """
         if not self._optimizes():
             return
         self._host.assert_text_locked()
@@ -324,6 +331,9 @@ class Optimizer:
         self._arch.arch_optimize_kprobes(batch)
 
     def _do_free_cleaned(self) -> None:
+        """Free the unused aggregators that are listed, and empty the list
+        (do_free_cleaned_kprobes).
+        """
         for op in self._freeing():
             self.dequeue(op)
             # A pass may wait between the two steps, and registering a probe takes its aggregator

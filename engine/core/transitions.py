@@ -112,6 +112,7 @@ class ClearedAtOnce:
             queues.put(op, Queue.UNOPTIMIZING)
 
     def _force(self, op: AggrKprobe, queues: Queues) -> None:
+        """Undo the jump of ``op``, and its breakpoint, too, if that is not needed."""
         queues.force_unoptimize(op)
         if op.disabled or queues.leaves_no_breakpoints:
             queues.disarm(op)
@@ -161,6 +162,7 @@ class ClearedWhenRestored:
             queues.put(op, Queue.UNOPTIMIZING)
 
     def _force(self, op: AggrKprobe, queues: Queues) -> None:
+        """Undo the jump of ``op`` and clear its flag."""
         queues.force_unoptimize(op)
         self.restored(op)
 

@@ -56,6 +56,7 @@ class Columns:
         )
 
     def _line(self, cells: Sequence[Cell], rooms: Sequence[int]) -> str:
+        """One line of cells, each of which fits its room."""
         parts: list[str] = []
         # Blanks are written only when a text follows them, so that no line ends in blanks.
         owed = self._indent

@@ -103,6 +103,7 @@ def parse_argument(text: str) -> Argument:
 
 
 def _buffer(text: str, body: str) -> bytes:
+    """The content of a buffer, from what stands behind ``buf:``."""
     if body.startswith("+"):
         return bytes(parse_number(body[1:], f"--arg {printable(text)}", least=1, most=BUFFER_MAX))
     if body.startswith("@"):

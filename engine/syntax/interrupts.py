@@ -39,6 +39,7 @@ class EveryPlan:
         self._next[cpu] = retired + self._gap(cpu)
 
     def _gap(self, cpu: int) -> int:
+        """The instructions between two interrupts of ``cpu``."""
         del cpu
         return self._period
 
@@ -73,6 +74,7 @@ class RandomPlan(EveryPlan):
         return super().due(cpu, retired)
 
     def _gap(self, cpu: int) -> int:
+        """The next gap from the generator of ``cpu``."""
         random = self._random.get(cpu)
         if random is None:
             random = self._random[cpu] = Random(self._seed * 64 + cpu)

@@ -148,6 +148,7 @@ def several_functions(image: Image, name: str, offset: int = 0) -> str:
 
 
 def _place(text: str, place: str) -> tuple[str | None, int, int | None]:
+    """The symbol and offset, or the address, that ``place`` names."""
     if _ADDRESS.match(place):
         return None, 0, _number(text, place)
     found = _PLACE.match(place)
@@ -161,6 +162,7 @@ def _place(text: str, place: str) -> tuple[str | None, int, int | None]:
 
 
 def _number(text: str, digits: str) -> int:
+    """The number that ``digits`` are, decimal or hexadecimal, which must fit 64 bits."""
     base = 16 if digits[:2].lower() == "0x" else 10
     try:
         value = int(digits, base)

@@ -89,6 +89,7 @@ def parse_script(text: str, name: str) -> list[Operation]:
 
 
 def _operation(words: Sequence[str]) -> Operation:
+    """The operation that the words of a line make."""
     verb, rest, text = words[0], words[1:], " ".join(words)
     match verb, len(rest):
         case "reg", n if n >= 2:
@@ -119,6 +120,7 @@ def _operation(words: Sequence[str]) -> Operation:
 
 
 def _usage(verb: str) -> str:
+    """What to write for the operation ``verb``, or which operations there are."""
     forms = {
         "reg": "write reg ID SYM+OFF [sym|both] [post] [disabled]",
         "rereg": "write rereg ID",
@@ -135,6 +137,7 @@ def _usage(verb: str) -> str:
 
 
 def _flags(words: Sequence[str]) -> frozenset[str]:
+    """The words behind the place of ``reg``."""
     unknown = [word for word in words if word not in _REG_WORDS]
     if unknown:
         raise InputError(
@@ -147,6 +150,7 @@ def _flags(words: Sequence[str]) -> frozenset[str]:
 
 
 def _place(text: str) -> Place:
+    """The place that ``text`` names."""
     found = _PLACE.match(text)
     if found is None:
         raise InputError(f"'{printable(text)}' is not a place; write SYM+OFF or 0xADDR+OFF")

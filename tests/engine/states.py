@@ -32,6 +32,7 @@ class State(NamedTuple):
 
 
 def text_at(bench: Workbench, offset: int = 0) -> str:
+    """The text at an offset of f as :class:`State` has it; no tail of a jump may be left."""
     addr = BASE + offset
     first = bench.machine.text.read(addr, 1)[0]
     if first in (INT3, JMP):
@@ -46,18 +47,21 @@ def text_at(bench: Workbench, offset: int = 0) -> str:
 
 
 def entry_at(bench: Workbench, offset: int = 0) -> Kprobe:
+    """The entry of the table at an offset of f."""
     entry = bench.kprobes.get_kprobe(BASE + offset)
     assert entry is not None
     return entry
 
 
 def aggr_at(bench: Workbench, offset: int = 0) -> AggrKprobe:
+    """The aggregator at an offset of f."""
     entry = entry_at(bench, offset)
     assert isinstance(entry, AggrKprobe)
     return entry
 
 
 def state(bench: Workbench, offset: int = 0) -> State:
+    """The state of the entry at an offset of f."""
     entry = entry_at(bench, offset)
     queue = entry.queue if isinstance(entry, AggrKprobe) else Queue.NONE
     for name, listed in bench.kprobes.optimizer.lists.items():

@@ -93,13 +93,16 @@ class ReturnProbes(Oracle):
         return self.opened
 
     def _of(self, task: int) -> tuple[FollowedCall, ...]:
+        """The open calls of ``task``, oldest first."""
         return dict(self.opened).get(task, ())
 
     def _set(self, task: int, calls: tuple[FollowedCall, ...]) -> None:
+        """Make ``calls`` the open calls of ``task``."""
         others = [one for one in self.opened if one[0] != task]
         self.opened = tuple(sorted([*others, (task, calls)] if calls else others))
 
     def _in_use(self, probe: int, registration: int) -> int:
+        """The number of instances that a registration of return probe ``probe`` has in use."""
         return sum(
             (one.probe, one.registration) == (probe, registration)
             for _, calls in self.opened
@@ -107,9 +110,11 @@ class ReturnProbes(Oracle):
         )
 
     def _registration(self, probe: int) -> int:
+        """Which registration of return probe ``probe`` is in force."""
         return self.now.node.state.control.ledger.registration(probe)
 
     def _instances(self, probe: int) -> int:
+        """The number of instances of return probe ``probe``."""
         return self.now.node.state.control.returns[probe].maxactive
 
     # Entries --------------------------------------------------------------------------------------
