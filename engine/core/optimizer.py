@@ -214,15 +214,16 @@ class Optimizer:
                 #    breakpoint.
                 with self._text(whole_pass=False):
                     self._do_unoptimize()
-                # 2. Wait, for two reasons at once. A CPU, or a task that is off its CPU, may have
-                #    been interrupted behind the first of the instructions that step 3 replaces, and
-                #    would go on in the middle of the jump. No other comes there meanwhile: no jump
-                #    of the function leads there, a breakpoint stands on the first instruction, and
-                #    since OPTIMIZED is set, a hit on it runs all of them as copies in the detour
-                #    buffer. A CPU, or such a task, may also be in a detour buffer that step 4
-                #    frees, and step 1 lets no other enter it. Without `free-wait` the buffers are
-                #    freed before the wait; without `quiescence` the wait comes behind step 3, where
-                #    it still protects the buffers.
+                # 2. Wait, for two reasons at once.
+                # * A CPU, or a task that is off its CPU, may have been interrupted behind the first
+                #   of the instructions that step 3 replaces, and would go on in the middle of the
+                #   jump. No other comes there meanwhile: no jump of the function leads there, a
+                #   breakpoint stands on the first instruction, and since OPTIMIZED is set, a hit on
+                #   it runs all of them as copies in the detour buffer.
+                # * A CPU, or such a task, may be in a detour buffer that step 4 frees. Step 1 lets
+                #   no other enter it.
+                # Without `free-wait` the buffers are freed before the wait. Without `quiescence`
+                # the wait comes behind step 3, where it still protects the buffers.
                 if not self._profile.has(SafetyStep.FREE_WAIT):
                     self._do_free_cleaned()
                 if self._profile.has(SafetyStep.QUIESCENCE):
@@ -232,13 +233,12 @@ class Optimizer:
                     self._do_optimize()
                 if not self._profile.has(SafetyStep.QUIESCENCE):
                     self._wait()
-                # 4. Free the aggregators that step 1 took out of the table, unless they were taken
-                #    into use again.
+                # 4. Free the aggregators that step 1 took out of the table.
                 self._do_free_cleaned()
         finally:
             self._running = False
         self._completed |= not self.waiting
-        # 5. Come again: more than a batch was listed, or more was listed while the pass waited.
+        # 5. Come again if a list still holds something, such as what did not fit in the batch.
         if self.waiting:
             self.kick()
 
@@ -331,12 +331,13 @@ class Optimizer:
         self._arch.arch_optimize_kprobes(batch)
 
     def _do_free_cleaned(self) -> None:
-        """Free the unused aggregators that are listed, and empty the list
-        (do_free_cleaned_kprobes).
+        """Free the unused aggregators of the freeing list (do_free_cleaned_kprobes).
+
+        The list is empty afterwards.
         """
         for op in self._freeing():
             self.dequeue(op)
-            # A pass may wait between the two steps, and registering a probe takes its aggregator
-            # into use again.
+            # One in use is here only without 4fbd2f83fda0, where a pass without a batch skips the
+            # list in step 1.
             if op.unused:
                 self._host.free_aggr_kprobe(op)
