@@ -30,8 +30,8 @@ _ARGUMENTS: Final = (x86.UC_X86_REG_RDI, x86.UC_X86_REG_RSI, x86.UC_X86_REG_RDX,
 class BareUnicorn:
     """An image at its own addresses, with a stack and buffers behind it. A call ends at a ``hlt``.
 
-    :param counted: whether to pass an instruction count that is never reached, which whoever needs
-        virtual time has to do. Unicorn then calls a function of its own before each instruction.
+    :param counted: whether to pass an instruction count that is never reached, as a user of virtual
+        time has to. Unicorn then calls a function of its own before each instruction.
     """
 
     def __init__(self, image: Image, *, counted: bool) -> None:

@@ -31,7 +31,7 @@ class Contender:
     laps: list[float] = field(default_factory=list[float])
 
     def lap(self) -> None:
-        """Run one lap."""
+        """Run one lap, and note its time."""
         self.prepare()
         began = process_time()
         self.run()

@@ -27,7 +27,8 @@ def run() -> int:
         if handler is not None:
             handler.done()
     except KeyboardInterrupt:  # another Ctrl-C right behind this one raises nothing (engine.ctrl_c)
-        if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `2>&-`
+        # sys.stderr is None when standard error is closed (`2>&-`)
+        if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
             with suppress(OSError):
                 print("optprobe: interrupted", file=sys.stderr, flush=True)
         status = 130

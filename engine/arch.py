@@ -187,14 +187,14 @@ class Arch(CurrentInstance, Protocol):
     def arch_arm_kprobes(self, ps: Sequence[Kprobe]) -> None:
         """Write the breakpoints of ``ps`` (arch_arm_kprobe).
 
-        They are written in one batch, where the poke protocol has batches.
+        They are one batch, where the poke protocol has batches.
 
         A probe with the flag FTRACE gets a call of ftrace's trampoline instead (arm_kprobe_ftrace).
         """
         ...
 
     def arch_disarm_kprobes(self, ps: Sequence[Kprobe]) -> None:
-        """Write the original first bytes of ``ps`` back (arch_disarm_kprobe), in batches likewise.
+        """Write the original first bytes of ``ps`` back (arch_disarm_kprobe), as one batch.
 
         A probe with the flag FTRACE gets the whole instruction back that its call replaced.
         """

@@ -109,7 +109,7 @@ class Symbol:
 
 
 class ReservedKind(Enum):
-    """Who owns a range of text that no probe may change. The values are those of code images."""
+    """The owner of text that no probe may change. The values are those of code images."""
 
     JUMP_LABEL = "jump_label"
     STATIC_CALL = "static_call"

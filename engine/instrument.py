@@ -1,4 +1,4 @@
-"""The events that a core tells those who watch it: an exploration, a report, a test.
+"""The events that a core tells its watchers, such as an exploration, a report or a test.
 
 The kernel has no tracepoints for these events. A watcher is of a class derived from
 :class:`Instrument` that overrides the methods of the events it needs, and it is added to

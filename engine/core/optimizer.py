@@ -127,7 +127,8 @@ class Optimizer:
         """Whether a jump that is undone now leaves no breakpoint, since all probes are disarmed.
 
         In the commit of 2010 it always leaves one (SafetyStep.ENABLED_0_DISARMS). Where disarming
-        all probes undoes jumps by force, whoever does that writes the original bytes.
+        all probes undoes jumps by force, the operation that does so writes the original bytes
+        itself.
         """
         profile = self._profile
         return (

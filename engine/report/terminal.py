@@ -108,7 +108,8 @@ def complain(message: str) -> None:
     What does not print is escaped, and an error of standard error itself is ignored.
     """
     line = message if message.isprintable() else message.encode("unicode_escape").decode("ascii")
-    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `2>&-`
+    # sys.stderr is None when standard error is closed (`2>&-`)
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
         with suppress(OSError):
             print(f"optprobe: {line}", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""Operation scripts that a real Linux 6.1 was put through, and how its answers compare with ours.
+"""Operation scripts that a real Linux 6.1 was put through, and how its answers compare.
 
 tests/data/oracle/README.md says how they were recorded.
 """
@@ -51,7 +51,7 @@ class Agreement:
 
     :ivar compared: the number of steps compared.
     :ivar differences: the step's number, its operation, the key that differs, and how.
-    :ivar syncs: the operation, our core syncs, and the interrupts that were seen on the real
+    :ivar syncs: the operation, the core syncs here, and the interrupts that were seen on the real
         machine.
     """
 
@@ -76,9 +76,9 @@ def stubs() -> Image:
 class _Tails:
     """Bytes of jump displacements, which depend on where detour buffers lie.
 
-    It has the pairs (ours, real) that stood behind an e9 at the same place in both texts. A
-    displacement outlives its jump, since a breakpoint is written over the e9 only, and it is read
-    from any address.
+    It has the pairs (this core's, the kernel's) that stood behind an e9 at the same place in both
+    texts. A displacement outlives its jump, since a breakpoint is written over the e9 only, and it
+    is read from any address.
     """
 
     def __init__(self) -> None:

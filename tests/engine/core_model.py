@@ -14,7 +14,7 @@ from engine.kprobe import Kprobe
 
 @dataclass(slots=True, eq=False)
 class ModelProbe:
-    """One registered probe."""
+    """One registered probe, as the model knows it."""
 
     kprobe: Kprobe
     site: int

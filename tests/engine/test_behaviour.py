@@ -62,7 +62,7 @@ def test_every_step_is_answered_as_a_real_kernel_did(scenario: Scenario, image, 
 def test_an_operation_takes_as_many_core_syncs_as_the_fewest_interrupts_seen_for_it(image, pool):
     """An interrupt for each sync was counted, and some noise.
 
-    So no step may have fewer interrupts than our syncs, and of each kind one has no more.
+    So no step may have fewer interrupts than syncs here, and of each kind one has no more.
     """
     fewest: dict[tuple[str, int], int] = {}
     for scenario in scenarios():

@@ -229,8 +229,8 @@ class ReturnProbes(Oracle):
     def return_over(self, vcpu: VcpuState) -> Violation | None:
         """Compare the core's open calls and instances in use with the model.
 
-        As many calls of the task are open in the core as in the model, and so it is with the
-        instances that each registration of a return probe has in use.
+        As many calls of the task are open in the core as in the model, and as many instances of
+        each registration of a return probe are in use.
         """
         cpu, task = vcpu.index, vcpu.task
         (stacks, taken), calls = self.now.open_calls, len(self._of(task))
