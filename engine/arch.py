@@ -1,7 +1,6 @@
-"""The contracts between the kprobes core, the architecture layer and the machine.
+"""The contracts of core, architecture layer and machine. Answers to include/linux/kprobes.h.
 
-They answer to the arch_* declarations of include/linux/kprobes.h, and to what kernel/kprobes.c asks
-of RCU, of the scheduler and of the workqueues.
+They are the arch_* declarations there, and what kernel/kprobes.c asks of RCU and of the workqueues.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The kinds of a hit, and how far a hit has come. Answers to kprobe_handler() and its siblings.
+"""The kinds and phases of a hit. Answers to arch/x86/kernel/kprobes/core.c.
 
-They are in arch/x86/kernel/kprobes/: core.c, opt.c and ftrace.c.
+Hits by jump are in opt.c there, and hits by ftrace's call in ftrace.c.
 """
 
 from __future__ import annotations

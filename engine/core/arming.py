@@ -1,8 +1,7 @@
-"""Breakpoints are written and removed here, one by one or those of an operation together.
+"""Arming and disarming, one by one or all of an operation together. Answers to kernel/kprobes.c.
 
-Answers to arch_arm_kprobe() and arch_disarm_kprobe() as kernel/kprobes.c calls them. Every kernel
-calls them for one probe at a time; only :data:`engine.core.profiles.NEXT` writes those of an
-operation together.
+There it is the calls of arch_arm_kprobe() and arch_disarm_kprobe(). Every kernel calls them for one
+probe at a time; only :data:`engine.core.profiles.NEXT` writes those of an operation together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Registers several probes, or none of them. Answers to register_kprobes() in the kernel."""
+"""Registers several probes, or none of them. Answers to kernel/kprobes.c."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The part of the core that return probes and jumper probes are built on. It is one protocol.
+"""What return probes and jumper probes are built on. Answers to kernel/kprobes.c.
 
-It answers to register_kprobe() and its siblings in kernel/kprobes.c, as register_kretprobe() and
-register_jprobe() call them.
+They call register_kprobe() and its siblings, as register_kretprobe() and register_jprobe() do
+there.
 """
 
 from __future__ import annotations
