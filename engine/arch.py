@@ -48,7 +48,7 @@ class ReturnCalls(Protocol):
         """Handle a return of a probed function into the trampoline.
 
         The return handlers of all probes on the call run, newest first. Answers to
-        trampoline_handler() in arch/x86/kernel/kprobes.c (6274de4984a6), and to
+        trampoline_handler() in the kernel's arch code (6274de4984a6), and to
         rethook_trampoline_handler() in kernel/trace/rethook.c (v6.1).
 
         :param regs: the registers as the caller will have them; a handler may change them.

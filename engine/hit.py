@@ -1,6 +1,6 @@
-"""The kinds and phases of a hit. Answers to arch/x86/kernel/kprobes/core.c.
+"""The kinds and phases of a hit. Answers to the arch code of the kernel's kprobes.
 
-Hits by jump are in opt.c there, and hits by ftrace's call in ftrace.c.
+Hits by breakpoint are in core.c there, hits by jump in opt.c, and hits by ftrace's call in ftrace.c.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ probe at a time; only :data:`engine.core.profiles.NEXT` writes those of an opera
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from engine.arch import Arch
+from engine.instrument import Instrument
 from engine.kprobe import Kprobe
 
 __all__ = ("Arming",)
@@ -20,14 +21,18 @@ T = TypeVar("T")
 class Arming:
     """The breakpoints, or calls of ftrace's trampoline, that an operation writes and removes.
 
+    :param instruments: the watchers that are told of each write.
     :ivar together: whether the writes wait for :meth:`flush`, which is called at the latest before
         the operation drops its locks; else each is done at once.
     :ivar waiting: the writes that wait, by address: the probe, and whether it is to be armed. A
         later one at the same address replaces an earlier one.
     """
 
-    def __init__(self, arch: Arch, *, together: bool) -> None:
+    def __init__(
+        self, arch: Arch, instruments: Sequence[Instrument] = (), *, together: bool
+    ) -> None:
         self._arch = arch
+        self._instruments = instruments
         self.together = together
         self.waiting: dict[int, tuple[Kprobe, bool]] = {}
 
@@ -64,5 +69,15 @@ class Arming:
         self.waiting.clear()
         if armed:
             self._arch.arch_arm_kprobes(armed)
+            for instrument in self._instruments:
+                for p in armed:
+                    instrument.armed(p)
         if disarmed:
-            self._arch.arch_disarm_kprobes(disarmed)
+            self.disarm_now(disarmed)
+
+    def disarm_now(self, ps: Sequence[Kprobe]) -> None:
+        """Write the original first bytes of ``ps``, and tell the instruments."""
+        self._arch.arch_disarm_kprobes(ps)
+        for instrument in self._instruments:
+            for p in ps:
+                instrument.disarmed(p)

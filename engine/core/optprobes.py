@@ -26,7 +26,7 @@ class ProbeTable(Protocol):
     arming: Arming
     kprobes_all_disarmed: bool
     kprobes_allow_optimization: bool
-    instruments: tuple[Instrument, ...]
+    instruments: list[Instrument]
 
     def get_kprobe(self, addr: int) -> Kprobe | None:
         """The probe or aggregator in the table at ``addr``, or None."""
@@ -97,6 +97,8 @@ class Optprobes:
         self._arch.arch_remove_optimized_kprobe(op)
         self._arch.arch_remove_kprobe(op)
         self.by_id.pop(op.op_id, None)
+        for instrument in self._table.instruments:
+            instrument.aggregator_freed(op)
 
     def kill_optimized_kprobe(self, op: AggrKprobe) -> None:
         """Free the detour buffer of ``op``, whose code is gone (kill_optimized_kprobe).
