@@ -157,8 +157,8 @@ class Arch(CurrentInstance, Protocol):
     def arch_adjust_kprobe_addr(self, addr: int) -> int:
         """The address at which a probe that was asked for at ``addr`` goes.
 
-        It lies behind ``addr`` where the first instruction of a function must stay as it is, such
-        as ENDBR64 in a kernel with IBT (arch_adjust_kprobe_addr); else it is ``addr``.
+        It lies behind ``addr`` where the first instruction of a function must stay as it is, since
+        indirect calls have to find it; else it is ``addr`` (arch_adjust_kprobe_addr).
         """
         ...
 

@@ -38,7 +38,7 @@ CALLS: Final = 3
 """The number of calls that each vCPU makes in ``check``."""
 FETCH: Final = "coherent"
 POINTS: Final = "locks"
-"""The places where control tasks stop: at locks only, and not at each operation on shared data."""
+"""The places where control tasks stop: ``locks`` means locks, text writes and waits."""
 STRATEGY: Final = "exhaustive"
 PREEMPTIONS: Final = 2
 """The bound on interrupts and on switches away from a busy vCPU in one schedule."""

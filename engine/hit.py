@@ -1,6 +1,6 @@
 """The kinds and phases of a hit. Answers to the arch code of the kernel's kprobes.
 
-Hits by breakpoint are in core.c there, hits by jump in opt.c, and hits by ftrace's call in ftrace.c.
+Hits by breakpoint are in core.c there, those by jump in opt.c, and those by ftrace in ftrace.c.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class Optprobes:
         """Free the detour buffer of ``op``, whose code is gone (kill_optimized_kprobe).
 
         It leaves the optimizer's lists, and its text is not touched. An unused one also leaves the
-        table, and the next pass frees it.
+        table, and the next pass frees it (SafetyStep.GONE_UNHASHED).
         """
         if op.queued:
             self._optimizer.dequeue(op)
