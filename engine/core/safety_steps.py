@@ -1,9 +1,9 @@
 """The safety steps and mends that ``--without`` can leave out. Answers to kernel/kprobes.c.
 
 A safety step is left out to show what it is for; some go by the commit that brought them. A mend is
-a fault of the commit of 2010 that is repaired here; leaving it out shows what the fault does. The code asks
-:meth:`engine.core.profiles.Profile.has` at the one place where it takes a step. docs/steps.md has
-the kernel function of each.
+a fault of the commit of 2010 that is repaired here; leaving it out shows what the fault does. The
+code asks :meth:`engine.core.profiles.Profile.has` at the one place where it takes a step.
+docs/steps.md has the kernel function of each.
 """
 
 from __future__ import annotations
