@@ -47,8 +47,8 @@ class ReturnCalls(Protocol):
     def trampoline_handler(self, regs: Any, frame: int) -> int | None:
         """Handle a return of a probed function into the trampoline.
 
-        The return handlers of all probes on the call run, newest first. Answers to
-        trampoline_handler() in the kernel's arch code (6274de4984a6), and to
+        The return handlers of all probes on the call run, that of the probe that was entered last
+        first. Answers to trampoline_handler() in the kernel's arch code (6274de4984a6), and to
         rethook_trampoline_handler() in kernel/trace/rethook.c (v6.1).
 
         :param regs: the registers as the caller will have them; a handler may change them.

@@ -190,8 +190,8 @@ class Kretprobes:
     def trampoline_handler(self, regs: Any, frame: int) -> int | None:
         """Handle a return into the trampoline: call the handlers of all probes on the call.
 
-        The newest probe's comes first. Answers to trampoline_handler() (6274de4984a6) and
-        rethook_trampoline_handler() (v6.1).
+        The handler of the probe that was entered last comes first. Answers to trampoline_handler()
+        (6274de4984a6) and rethook_trampoline_handler() (v6.1).
 
         :param regs: the registers as the caller will have them; ``ip`` is the trampoline's address.
         :param frame: the address on the stack where the return address lay.
