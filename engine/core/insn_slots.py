@@ -37,6 +37,7 @@ class SlotCache:
     """The slots of ``slot_size`` bytes within ``[base, base + size)``.
 
     They are taken from pages of ``page_size`` bytes, one page after the other.
+
     :param add_page: called with the address of each page before its first slot is handed out.
     :param drop_page: called with the address of a page that is given back.
     :param grace: waits until no CPU is in a slot that was freed before the call. With None
@@ -98,6 +99,7 @@ class SlotCache:
         """Take a free slot and return its address (__get_insn_slot).
 
         This may wait for a grace period.
+
         :raises KprobeError: ENOMEM when the area is full.
         """
         if not self._open and self._dirty:
