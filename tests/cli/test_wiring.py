@@ -34,7 +34,8 @@ def test_one_file_of_the_engine_imports_the_arch_layer():
         str(file.relative_to(ROOT))
         for file in sorted((ROOT / "engine").rglob("*.py"))
         if re.search(
-            r"(from|import) arch_x86|[\"']arch_x86\.(?!explore\.scenarios[\"'])", file.read_text(encoding="utf-8")
+            r"(from|import) arch_x86|[\"']arch_x86\.(?!explore\.scenarios[\"'])",
+            file.read_text(encoding="utf-8"),
         )
     ]
     assert named == ["engine/commands/wiring.py"]

@@ -476,7 +476,7 @@ _SWITCH: Final = (
     Fault(
         "an operation disarms the first of its probes alone",
         _ARMING,
-        "            self._arch.arch_disarm_kprobes(disarmed)",
+        "            self.disarm_now(disarmed)",
         "            self._arch.arch_disarm_kprobes(disarmed[:1])",
         Kind.TEXT,
     ),
@@ -578,8 +578,8 @@ _PASS: Final = (
     Fault(
         "an unused aggregator is never freed",
         _OPTIMIZER,
-        "if op.unused:  # else",
-        "if False:  # else",
+        "if op.unused:\n                self._host.free_aggr_kprobe(op)",
+        "if False:\n                self._host.free_aggr_kprobe(op)",
         Kind.LEAK,
     ),
     Fault(
