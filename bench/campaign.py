@@ -1,9 +1,9 @@
-"""``make campaign``: check every optimizable site that the shipped workloads' calls pass, each by
-itself; answers go to a file.
+"""``make campaign``: check every optimizable site that a call of a shipped workload passes.
 
-One JSON line a site, in a fixed order, written as it is found; what is in the file already is not
-done again, so that a run that was killed, however, goes on where it was, and ends with the same
-lines. Each site is checked in the call with the fewest instructions that passes it.
+The answers go to a file, one JSON line a site, in a fixed order, each written as it is found. What
+is in the file already is not done again, so a run that was killed goes on where it was, and ends
+with the same lines. Each site is checked by itself, in the call with the fewest instructions that
+passes it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Verifier
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from bench.lines import answers
+from bench.program import run_guarded
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
 from engine.patching.experiment import Experiment
@@ -49,12 +50,28 @@ class Site:
 
     @property
     def key(self) -> str:
-        """What names it in the file."""
+        """What names the site and its search in the file."""
         return f"{self.image} {self.place} {self.profile} {self.preemptions} {self.max_schedules}"
 
 
 def sites(profile: str, preemptions: int, max_schedules: int, progress: Progress) -> Iterator[Site]:
-    """All of them, in the order of image and address."""
+    """All sites, in the order of images and addresses."""
+    try:
+        shortest = _shortest_calls(progress)
+    finally:
+        progress.clear()
+    for (image_name, _), (_, place, call, args) in sorted(shortest.items()):
+        yield Site(image_name, place, call, args, profile, preemptions, max_schedules)
+
+
+def _shortest_calls(
+    progress: Progress,
+) -> dict[tuple[str, int], tuple[int, str, str, tuple[str, ...]]]:
+    """The call with the fewest instructions that passes each site.
+
+    :returns: by image and address of the site: the instructions of the call, the site's place, the
+        function that is called, and its arguments.
+    """
     best: dict[tuple[str, int], tuple[int, str, str, tuple[str, ...]]] = {}
     known = cases()
     for done, one in enumerate(known):
@@ -77,13 +94,11 @@ def sites(profile: str, preemptions: int, max_schedules: int, progress: Progress
             if here < best.get((one.image, addr), (1 << 62, "", "", ())):
                 best[one.image, addr] = here
         verifier.close()
-    progress.clear()
-    for (image_name, _), (_, place, call, args) in sorted(best.items()):
-        yield Site(image_name, place, call, args, profile, preemptions, max_schedules)
+    return best
 
 
 def check_site(site: Site) -> dict[str, Any]:
-    """The line of one site."""
+    """The answer for one site, as a JSON line has it."""
     spec = parse_spec(site.place)
     case = Experiment(
         image=load_image(_ELF / site.image),
@@ -104,7 +119,7 @@ def check_site(site: Site) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run, or go on with a run."""
+    """Run the campaign, or go on with one."""
     parser = argparse.ArgumentParser(prog="make campaign")
     parser.add_argument("--file", default="campaign.jsonl")
     parser.add_argument("--profile", default="linux-2010")
@@ -133,4 +148,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_guarded(lambda: main))

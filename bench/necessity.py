@@ -1,5 +1,6 @@
-"""``make necessity``: the tables of docs/necessity.md and of docs/findings.md, in Markdown, from a
-fresh run of the matrix.
+"""``make necessity``: the tables of docs/necessity.md and docs/findings.md.
+
+They are printed in Markdown, from a fresh run of the matrix.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from arch_x86.explore.matrix import CONFIGURATIONS, Cell, Configuration, matrix
+from bench.program import run_guarded
 from engine.core.profiles import NEXT
+from engine.ctrl_c import Interrupted
 from engine.patching.search_options import Search
-from engine.report.terminal import Progress, complain
+from engine.report.terminal import Progress, complain, count
 
 _KERNELS: Final = tuple(one for one in CONFIGURATIONS if one.profile is not NEXT)
 _NEXT: Final = tuple(one for one in CONFIGURATIONS if one.profile is NEXT)
 
 
 def _notes(cells: Iterable[Cell]) -> list[str]:
-    """Why steps are not needed, each once, in the order of the table."""
+    """The reasons why steps are not needed, each once, in the order of the table."""
     return list(
         dict.fromkeys(
             cell.argument for cell in cells if cell.report is None and cell.argument is not None
@@ -28,6 +31,7 @@ def _notes(cells: Iterable[Cell]) -> list[str]:
 
 
 def _cell(cell: Cell | None, notes: Sequence[str]) -> str:
+    """The text of one cell of the table."""
     if cell is None:
         return ""
     if cell.report is not None:
@@ -46,7 +50,7 @@ def _cell(cell: Cell | None, notes: Sequence[str]) -> str:
 def table(
     cells: Sequence[Cell], columns: Sequence[Configuration], notes: Sequence[str]
 ) -> list[str]:
-    """A row a step, a column a configuration."""
+    """The lines of the table with a row a step and a column a configuration."""
     steps = list(dict.fromkeys(cell.step for cell in cells))
     known = {(cell.step, cell.configuration.name): cell for cell in cells}
     lines = [
@@ -64,7 +68,7 @@ def table(
 
 
 def schedules(cells: Iterable[Cell]) -> list[str]:
-    """A row a violation."""
+    """The lines of the table with a row a violation."""
     lines = ["| left out | in | scenario | schedule |", "| --- | --- | --- | --- |"]
     for cell in cells:
         if cell.report is not None:
@@ -81,7 +85,7 @@ def schedules(cells: Iterable[Cell]) -> list[str]:
 
 
 def main() -> int:
-    """Run, and print."""
+    """Run the matrix, and print the tables."""
     parser = argparse.ArgumentParser(prog="make necessity")
     parser.add_argument("--max-schedules", type=int, default=400_000)
     parser.add_argument("--preemptions", type=int, default=2)
@@ -89,8 +93,14 @@ def main() -> int:
     args = parser.parse_args()
     line = Progress("necessity")
     search = Search(preemptions=args.preemptions, max_schedules=args.max_schedules, jobs=args.jobs)
-    cells = list(matrix(search, say=line.note, warn=complain))
-    line.clear()
+    cells: list[Cell] = []
+    try:
+        # extend() leaves in the list what came before an interrupt
+        cells.extend(matrix(search, say=line.note, warn=complain))
+    except KeyboardInterrupt:
+        raise Interrupted(f"after {count(len(cells), 'cell')}") from None
+    finally:
+        line.clear()
     notes = _notes(cells)
     print(*table(cells, _KERNELS, notes), "", sep="\n")
     print(
@@ -104,4 +114,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_guarded(lambda: main))

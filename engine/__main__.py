@@ -1,7 +1,10 @@
-"""``optprobe``, and ``python -m engine``."""
+"""The entry point of the command ``optprobe`` and of ``python -m engine``."""
+
+from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 __all__ = ("run",)
@@ -9,9 +12,20 @@ __all__ = ("run",)
 _STANDARD_ERROR = 2
 
 
-def run() -> int:
-    """The exit status of the command line, for a process that ends with it. Ctrl-C while the
-    program is being loaded is one line, too, and while the process ends it is nothing.
+def _load_command_line() -> Callable[[], int]:
+    from engine.commands.cli import main
+
+    return main
+
+
+def run(load: Callable[[], Callable[[], int]] = _load_command_line) -> int:
+    """Run a program, which is the command line unless another is given, and return the exit status
+    of the process.
+
+    Ctrl-C while the program is being loaded is reported by one line on standard error, with status
+    130, as it is later. Once the program's ``main`` has returned, SIGINT is ignored.
+
+    :param load: imports the program, and returns its ``main``, which returns an exit status.
     """
     handler = None
     try:
@@ -19,13 +33,12 @@ def run() -> int:
 
         handler = CtrlC.installed()
         _reserve_standard_streams()
-        from engine.commands.cli import main
-
-        status = main()
+        status = load()()
         if handler is not None:
             handler.done()
-    except KeyboardInterrupt:  # another one does not come right behind it
-        if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `2>&-`
+    except KeyboardInterrupt:  # another Ctrl-C right behind this one raises nothing (engine.ctrl_c)
+        # sys.stderr is None when standard error is closed (`2>&-`)
+        if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
             with suppress(OSError):
                 print("optprobe: interrupted", file=sys.stderr, flush=True)
         status = 130
@@ -35,8 +48,10 @@ def run() -> int:
 
 
 def _reserve_standard_streams() -> None:
-    """What was started with one of them closed must not open a file of its own in its place:
-    libraries write to standard error, too.
+    """Open the null device in place of each standard stream that is closed.
+
+    A process that was started with one of the three closed would give its number to the next file
+    that it opens, and libraries that write to standard error would write to that file.
     """
     with suppress(OSError):
         while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
