@@ -108,8 +108,10 @@ class Executor:
         uc.gpr[RSP] = top - 8
         uc.gpr[RFLAGS] = _FLAGS_AT_CALL
         uc.store()
-        uc.reset_floating_point()
-        uc.write_xmm(b"".join(struct.pack("<d8x", value) for value in floats).ljust(256, b"\0"))
+        uc.extended.reset()
+        uc.extended.write_xmm(
+            b"".join(struct.pack("<d8x", value) for value in floats).ljust(256, b"\0")
+        )
         self.machine.ram.write(top - 8, struct.pack("<Q", self.machine.stubs.call_return))
         vcpu.rip = addr
         vcpu.nmi = NmiPhase.NONE

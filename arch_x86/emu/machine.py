@@ -235,8 +235,8 @@ class Machine:
             Guards(self.image, alignment=config.check_alignment),
         )
         for uc in self._instances:
-            uc.map_host(0, self.ram.size, self.ram.host, self.ram.room)
-            uc.map_host(TABLES_AT, self.tables.size, self.tables.host, self.tables.room)
+            uc.memory.map(0, self.ram.size, self.ram.host, self.ram.room)
+            uc.memory.map(TABLES_AT, self.tables.size, self.tables.host, self.tables.room)
         for vpn, page in content.const.items():
             self.tables.map_const(vpn, self.frames.constant(bytes(page)))
         for vpn, page in content.data.items():
@@ -294,7 +294,7 @@ class Machine:
 
     def _map_chunk(self, phys: int, size: int, host: int, owner: object) -> None:
         for uc in self._instances:
-            uc.map_host(phys, size, host, owner)
+            uc.memory.map(phys, size, host, owner)
 
     def guard(self, addr: int, raw: bytes) -> None:
         """A copy of an instruction is about to be written: if the original must not reach the

@@ -135,8 +135,8 @@ class X86Memory:
         uc = vcpu.uc
         uc.load()
         digest.update(uc.gpr)
-        digest.update(uc.vector_state())
-        digest.update(uc.fpu_state())
+        digest.update(uc.extended.vector_state())
+        digest.update(uc.extended.fpu_state())
         digest.update(b"\1" if vcpu.in_shadow else b"\0")
         digest.update(self._live_stack(uc.gpr[RSP], self._machine.tasks[cpu].stack_top))
 

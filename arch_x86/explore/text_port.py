@@ -114,7 +114,7 @@ class X86Text:
         """See :class:`TextPort`."""
         for cpu in self._cpus:
             for start, end in spans:
-                cpu.uc.watch(start, end)
+                cpu.uc.hooks.watch(start, end)
             cpu.uc.flush_translations()
 
     # Names ----------------------------------------------------------------------------------------
