@@ -260,6 +260,10 @@ class Machine:
         for cpu in self.cpus:
             cpu.view = version
 
+    def all_fetch(self, version: TextVersion) -> bool:
+        """Return whether every vCPU fetches ``version``."""
+        return all(cpu.view is version for cpu in self.cpus)
+
     def read(self, addr: int, size: int) -> bytes | None:
         """Return ``size`` bytes of data or text at ``addr`` as the guest would read them, or None
         where any of them is unmapped.
@@ -294,11 +298,13 @@ class Machine:
                 cpu.save_into(state)
         else:
             snap = Snapshot(
+                self.ram,
                 ctypes.create_string_buffer(used),
                 used,
                 [cpu.save() for cpu in self.cpus],
                 self.text.current,
             )
+        snap.released = False
         snap.ram_len = used
         ctypes.memmove(snap.ram, self.ram.host, used)
         snap.text = self.text.current
@@ -314,8 +320,10 @@ class Machine:
         :param keep_text: leave the text, and what every vCPU fetches, as it is now (another probe
             is in place than when it was taken).
         :raises EngineBug: text pages (for slots or detour buffers) were made since, and
-            ``keep_text`` is false.
+            ``keep_text`` is false; or ``snap`` was released or is another machine's.
         """
+        if snap.released or snap.owner is not self.ram:
+            raise EngineBug("a snapshot was restored that was released, or is another machine's")
         if not keep_text and self._lacks_buffers(snap.text):
             raise EngineBug(
                 "text pages for slots or detour buffers were made since the snapshot: "
@@ -335,6 +343,16 @@ class Machine:
             task.restore(saved)
         for participant, state in zip(self.participants, snap.others, strict=True):
             participant.restore_state(state)
+        self._require_restored(snap)
+
+    def _require_restored(self, snap: Snapshot) -> None:
+        """Raise EngineBug unless each vCPU stands where it stood in ``snap``, and fetches the text
+        as it is now.
+        """
+        if [cpu.rip for cpu in self.cpus] != [state.rip for state in snap.cpus]:
+            raise EngineBug("a vCPU does not stand where it stood in the snapshot restored")
+        if not self.all_fetch(self.text.current):
+            raise EngineBug("a vCPU does not fetch the text of the snapshot restored")
 
     def _lacks_buffers(self, version: TextVersion) -> bool:
         """Return whether there are pages of slots or detour buffers now that ``version`` does not
@@ -350,4 +368,5 @@ class Machine:
 
     def release(self, snap: Snapshot) -> None:
         """Use the room of ``snap``, which is not needed any more, for a later snapshot."""
+        snap.released = True
         self._spare.append(snap)

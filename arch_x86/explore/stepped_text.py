@@ -18,6 +18,11 @@ class _Nobody:
     def text_written(self, write: TextWrite, version: TextVersion) -> None:
         """Nothing yet."""
 
+    def all_fetch(self, version: TextVersion) -> bool:
+        """Return True: a vCPU fetches the state's text once the state is chosen."""
+        del version
+        return True
+
 
 class SteppedText(TextSpace):
     """A text space that stops before each byte that a vCPU might fetch.

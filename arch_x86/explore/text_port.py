@@ -82,6 +82,10 @@ class X86Text:
             cpu.view = version
         self._machine.trap_handler = state.arch.traps
 
+    def shows(self, version: Any) -> bool:
+        """See :class:`TextPort`."""
+        return self._machine.all_fetch(version)
+
     def fetched(self, cpu: int, addr: int, size: int) -> bytes:
         """See :class:`TextPort`."""
         return self._store.read(self._cpus[cpu].view, addr, size)

@@ -351,6 +351,10 @@ class TextPort(Protocol):
         """
         ...
 
+    def shows(self, version: TextVersion) -> bool:
+        """Return whether all vCPUs fetch ``version``."""
+        ...
+
     def fetched(self, cpu: int, addr: int, size: int) -> bytes:
         """What the vCPU would fetch there."""
         ...

@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Any
 
 from engine.control.stepped_plane import MachineWait
+from engine.errors import EngineBug
 from engine.patching.choices import Choices
 from engine.patching.control_steps import ControlSteps
 from engine.patching.control_tree import ControlNode
@@ -19,21 +20,29 @@ __all__ = ("SavedState", "States")
 
 
 class SavedState:
-    """A state to go back to."""
+    """A state to go back to.
+
+    :ivar ips: the instruction pointer of each vCPU.
+    :ivar released: its room may be in use for another state.
+    """
 
     __slots__ = (
         "actor",
+        "ips",
         "judge",
         "machine",
         "made",
         "node",
         "open_calls",
+        "released",
         "trace",
         "vcpus",
         "waits",
     )
 
     machine: Any
+    ips: list[int]
+    released: bool
     vcpus: list[tuple[Any, ...]]
     waits: dict[int, tuple[MachineWait, frozenset[int]]]
     node: ControlNode
@@ -85,6 +94,8 @@ class States:
         """The present state."""
         now, saved = self._now, SavedState()
         saved.machine = self._memory.save()
+        saved.ips = [self._cpus.ip(vcpu.index) for vcpu in now.vcpus]
+        saved.released = False
         saved.vcpus = [vcpu.save() for vcpu in now.vcpus]
         saved.waits = self._waits.left.copy()
         saved.node, saved.actor, saved.trace, saved.made, saved.open_calls = (
@@ -98,7 +109,12 @@ class States:
         return saved
 
     def restore(self, state: SavedState) -> None:
-        """Go back."""
+        """Go back to ``state``.
+
+        :raises EngineBug: it was released, or the machine does not stand where it stood then.
+        """
+        if state.released:
+            raise EngineBug("a state was gone back to whose room may be in use for another one")
         now = self._now
         self._memory.restore(state.machine)
         for vcpu, saved in zip(now.vcpus, state.vcpus, strict=True):
@@ -112,9 +128,18 @@ class States:
         )
         self._judge.restore(state.judge)
         self._steps.show(state.node)
+        self._require_restored(state)
+
+    def _require_restored(self, state: SavedState) -> None:
+        now = self._now
+        if [self._cpus.ip(vcpu.index) for vcpu in now.vcpus] != state.ips:
+            raise EngineBug("a vCPU does not stand where it stood in the state gone back to")
+        if now.node is not state.node or not now.port.text.shows(state.node.version):
+            raise EngineBug("a vCPU does not fetch the text of the state gone back to")
 
     def release(self, state: SavedState) -> None:
         """``state`` is not needed any more."""
+        state.released = True
         self._memory.release(state.machine)
 
     def key(self) -> int:
