@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from arch_x86.emu.calibration import calibrate
-from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR, Cpu
+from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR, Cpu, CpuState
 from arch_x86.emu.frames import FrameStore
 from arch_x86.emu.guards import Guards, find_guard
 from arch_x86.emu.import_cells import import_cells
@@ -260,9 +260,11 @@ class Machine:
         for cpu in self.cpus:
             cpu.view = version
 
-    def all_fetch(self, version: TextVersion) -> bool:
-        """Return whether every vCPU fetches ``version``."""
-        return all(cpu.view is version for cpu in self.cpus)
+    def require_fetched(self, version: TextVersion) -> None:
+        """Raise EngineBug unless every vCPU fetches ``version``."""
+        for cpu in self.cpus:
+            if cpu.view is not version:
+                raise EngineBug(f"CPU {cpu.index} does not fetch the text as it is now")
 
     def read(self, addr: int, size: int) -> bytes | None:
         """Return ``size`` bytes of data or text at ``addr`` as the guest would read them, or None
@@ -343,16 +345,16 @@ class Machine:
             task.restore(saved)
         for participant, state in zip(self.participants, snap.others, strict=True):
             participant.restore_state(state)
-        self._require_restored(snap)
+        self.require_restored(snap.cpus)
+        self.require_fetched(self.text.current)
 
-    def _require_restored(self, snap: Snapshot) -> None:
-        """Raise EngineBug unless each vCPU stands where it stood in ``snap``, and fetches the text
-        as it is now.
-        """
-        if [cpu.rip for cpu in self.cpus] != [state.rip for state in snap.cpus]:
-            raise EngineBug("a vCPU does not stand where it stood in the snapshot restored")
-        if not self.all_fetch(self.text.current):
-            raise EngineBug("a vCPU does not fetch the text of the snapshot restored")
+    def require_restored(self, states: Sequence[CpuState]) -> None:
+        """Raise EngineBug unless each vCPU stands where it stood in its one of ``states``."""
+        for cpu, state in zip(self.cpus, states, strict=True):
+            if cpu.uc.rip != state.rip:
+                raise EngineBug(
+                    f"CPU {cpu.index} stands at {cpu.rip:#x}; it was restored to {state.rip:#x}"
+                )
 
     def _lacks_buffers(self, version: TextVersion) -> bool:
         """Return whether there are pages of slots or detour buffers now that ``version`` does not

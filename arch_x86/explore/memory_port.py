@@ -123,6 +123,10 @@ class X86Memory:
             task.stack_top = state[0]
             task.restore(state[1:])
 
+    def require_restored(self, saved: _Saved) -> None:
+        """See :class:`MemoryPort`."""
+        self._machine.require_restored(saved[1])
+
     def release(self, saved: _Saved) -> None:
         """See :class:`MemoryPort`."""
         self._spare.append(saved[1])

@@ -18,10 +18,8 @@ class _Nobody:
     def text_written(self, write: TextWrite, version: TextVersion) -> None:
         """Nothing yet."""
 
-    def all_fetch(self, version: TextVersion) -> bool:
-        """Return True: a vCPU fetches the state's text once the state is chosen."""
-        del version
-        return True
+    def require_fetched(self, version: TextVersion) -> None:
+        """The vCPUs will fetch the state's text once the state is chosen."""
 
 
 class SteppedText(TextSpace):

@@ -82,9 +82,9 @@ class X86Text:
             cpu.view = version
         self._machine.trap_handler = state.arch.traps
 
-    def shows(self, version: Any) -> bool:
+    def require_shown(self, version: Any) -> None:
         """See :class:`TextPort`."""
-        return self._machine.all_fetch(version)
+        self._machine.require_fetched(version)
 
     def fetched(self, cpu: int, addr: int, size: int) -> bytes:
         """See :class:`TextPort`."""

@@ -38,8 +38,8 @@ class FetchPort(Protocol):
         """Take note that ``write`` has made ``version`` the text."""
         ...
 
-    def all_fetch(self, version: TextVersion) -> bool:
-        """Return whether every vCPU fetches ``version``, or will when it runs."""
+    def require_fetched(self, version: TextVersion) -> None:
+        """Raise EngineBug unless every vCPU fetches ``version``, or will when it runs."""
         ...
 
 
@@ -144,16 +144,24 @@ class TextSpace:
 
         Two writes may overlap: probes that a kernel lets collide are for the oracles to find.
         """
-        left = {addr + i: byte for addr, data in writes for i, byte in enumerate(data)}
         for addr, data in writes:
-            expected = bytes([left[addr + i] for i in range(len(data))])
-            found = self.read(addr, len(data))
-            if found != expected:
-                raise EngineBug(
-                    f"{reason}: {found.hex()} at {addr:#x} behind a poke of {expected.hex()}"
-                )
-        if not self._port.all_fetch(self.current):
-            raise EngineBug(f"{reason}: a vCPU does not fetch the text that was poked")
+            if self.read(addr, len(data)) != data:
+                self._require_overwritten(addr, data, writes, reason)
+        self._port.require_fetched(self.current)
+
+    def _require_overwritten(
+        self, addr: int, data: bytes, writes: Sequence[tuple[int, bytes]], reason: str
+    ) -> None:
+        """Raise EngineBug unless later ones of ``writes`` have put other bytes over ``data``, and
+        these are there.
+        """
+        left = {at + i: byte for at, some in writes for i, byte in enumerate(some)}
+        expected = bytes([left[addr + i] for i in range(len(data))])
+        found = self.read(addr, len(data))
+        if found != expected:
+            raise EngineBug(
+                f"{reason}: {found.hex()} at {addr:#x} behind a poke of {expected.hex()}"
+            )
 
     def require_breakpoint(self, addr: int, reason: str) -> None:
         """Raise EngineBug unless a breakpoint stands at ``addr``: the bytes behind it are about to

@@ -351,8 +351,8 @@ class TextPort(Protocol):
         """
         ...
 
-    def shows(self, version: TextVersion) -> bool:
-        """Return whether all vCPUs fetch ``version``."""
+    def require_shown(self, version: TextVersion) -> None:
+        """Raise EngineBug unless all vCPUs fetch ``version``."""
         ...
 
     def fetched(self, cpu: int, addr: int, size: int) -> bytes:
@@ -434,6 +434,10 @@ class MemoryPort(Protocol):
 
     def restore(self, saved: Any) -> None:
         """Go back; ``saved`` stays good."""
+        ...
+
+    def require_restored(self, saved: Any) -> None:
+        """Raise EngineBug unless each vCPU stands where it stood in ``saved``."""
         ...
 
     def release(self, saved: Any) -> None:

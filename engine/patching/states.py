@@ -22,13 +22,11 @@ __all__ = ("SavedState", "States")
 class SavedState:
     """A state to go back to.
 
-    :ivar ips: the instruction pointer of each vCPU.
     :ivar released: its room may be in use for another state.
     """
 
     __slots__ = (
         "actor",
-        "ips",
         "judge",
         "machine",
         "made",
@@ -41,7 +39,6 @@ class SavedState:
     )
 
     machine: Any
-    ips: list[int]
     released: bool
     vcpus: list[tuple[Any, ...]]
     waits: dict[int, tuple[MachineWait, frozenset[int]]]
@@ -77,6 +74,7 @@ class States:
         self._tasks = tasks
         self._memory = now.port.memory
         self._cpus = now.port.cpus
+        self._text = now.port.text
         self._start = self._memory.save()
 
     def reset(self, root: ControlNode) -> None:
@@ -94,7 +92,6 @@ class States:
         """The present state."""
         now, saved = self._now, SavedState()
         saved.machine = self._memory.save()
-        saved.ips = [self._cpus.ip(vcpu.index) for vcpu in now.vcpus]
         saved.released = False
         saved.vcpus = [vcpu.save() for vcpu in now.vcpus]
         saved.waits = self._waits.left.copy()
@@ -128,14 +125,8 @@ class States:
         )
         self._judge.restore(state.judge)
         self._steps.show(state.node)
-        self._require_restored(state)
-
-    def _require_restored(self, state: SavedState) -> None:
-        now = self._now
-        if [self._cpus.ip(vcpu.index) for vcpu in now.vcpus] != state.ips:
-            raise EngineBug("a vCPU does not stand where it stood in the state gone back to")
-        if now.node is not state.node or not now.port.text.shows(state.node.version):
-            raise EngineBug("a vCPU does not fetch the text of the state gone back to")
+        self._memory.require_restored(state.machine)
+        self._text.require_shown(state.node.version)
 
     def release(self, state: SavedState) -> None:
         """``state`` is not needed any more."""

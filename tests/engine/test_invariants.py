@@ -104,7 +104,7 @@ class TestPokes:
     @PROTOCOLS
     def test_that_a_vcpu_does_not_fetch_are_reported(self, text, make, monkeypatch):
         monkeypatch.setattr(Machine, "text_written", lambda self, write, version: None)
-        with pytest.raises(EngineBug, match="a vCPU does not fetch the text that was poked"):
+        with pytest.raises(EngineBug, match="CPU 0 does not fetch the text as it is now"):
             make(text, Plane()).text_poke_jumps([jump()])
 
     @pytest.mark.parametrize("data", [JUMP, INT3 + JUMP[1:]], ids=["in", "out"])
@@ -168,7 +168,7 @@ class TestSnapshots:
     def test_that_leave_a_vcpu_elsewhere_are_reported(self, workbench):
         machine = workbench("nop; ret").machine
         machine.participants.append(Meddler(lambda: setattr(machine.cpus[0], "rip", 1)))
-        with pytest.raises(EngineBug, match="does not stand where it stood"):
+        with pytest.raises(EngineBug, match=r"CPU 0 stands at .*; it was restored to"):
             machine.restore(machine.snapshot())
 
     @pytest.mark.parametrize("keep_text", [False, True])
@@ -178,7 +178,7 @@ class TestSnapshots:
         before = machine.text.current
         bench.kprobes.register_kprobe(Kprobe(addr=BASE))
         machine.participants.append(Meddler(lambda: setattr(machine.cpus[0], "view", before)))
-        with pytest.raises(EngineBug, match="does not fetch the text of the snapshot"):
+        with pytest.raises(EngineBug, match="CPU 0 does not fetch the text as it is now"):
             machine.restore(machine.snapshot(), keep_text=keep_text)
 
 
@@ -206,7 +206,7 @@ class TestStatesOfAnExploration:
             memory._machine.cpus[0].rip += 1
 
         monkeypatch.setattr(X86Memory, "restore", a_byte_further)
-        with pytest.raises(EngineBug, match="does not stand where it stood"):
+        with pytest.raises(EngineBug, match=r"CPU 0 stands at .*; it was restored to"):
             exploration.restore(state)
 
     def test_that_leave_a_vcpu_another_text_are_reported(self, exploration, monkeypatch):
@@ -217,5 +217,5 @@ class TestStatesOfAnExploration:
         exploration.restore(before)
         monkeypatch.setattr(X86Memory, "restore", lambda memory, saved: None)
         monkeypatch.setattr(X86Text, "show", lambda text, state, version: None)
-        with pytest.raises(EngineBug, match="does not fetch the text of the state"):
+        with pytest.raises(EngineBug, match="CPU 0 does not fetch the text as it is now"):
             exploration.restore(state)
