@@ -261,10 +261,6 @@ def _operands(head: _Head, pos: int, form: int, quirks: KernelQuirks) -> Insn | 
         return None
     raw = head.data[:pos]
     branch = Branch.NONE if head.vex_map else _branch(head.opcode, modrm)
-    target = None
-    if branch in _RELATIVE:
-        distance = int.from_bytes(raw[imm_offset:], "little", signed=True)
-        target = head.addr + pos + distance & ADDRESS_MASK
     return Insn(
         addr=head.addr,
         length=pos,
@@ -281,9 +277,15 @@ def _operands(head: _Head, pos: int, form: int, quirks: KernelQuirks) -> Insn | 
         imm_size=imm_size,
         rip_relative=modrm is not None and modrm & 0xC7 == 5 and disp_size == 4,
         branch=branch,
-        target=target,
+        target=_target(head.addr, raw, imm_offset) if branch in _RELATIVE else None,
         forced_emulation=raw[:5] in _FORCED_EMULATION,
     )
+
+
+def _target(addr: int, raw: bytes, imm_offset: int) -> int:
+    """Return where the relative branch ``raw`` at ``addr`` leads to."""
+    distance = int.from_bytes(raw[imm_offset:], "little", signed=True)
+    return addr + len(raw) + distance & ADDRESS_MASK
 
 
 def _moves_control_register(opcode: bytes) -> bool:
@@ -307,6 +309,7 @@ def _immediate_size(form: int, prefixes: bytes, rex: int) -> int | None:
 
 
 def _branch(opcode: bytes, modrm: int | None) -> Branch:
+    """Return which kind of branch an opcode without VEX is."""
     if len(opcode) == 2:
         return _TWO_BYTE_BRANCHES.get(opcode[1], Branch.NONE)
     if len(opcode) == 1:
