@@ -124,17 +124,17 @@ class Hooks:
 
     def _hook_exceptions(self) -> tuple[object, ...]:
         """Add the hooks that are always there and return their callbacks."""
-        handle, run = self._handle, self._run
+        handle, run, stop = self._handle, self._run, emu_stop
 
         def intr(_uc: int, number: int, _data: int) -> None:
             # In a single step by TF a system call is followed by #DB in the same run.
             if run.vector != VECTOR_SYSCALL:
                 run.vector = number
-            emu_stop(handle)
+            stop(handle)
 
         def syscall(_uc: int, _data: int) -> None:
             run.vector = VECTOR_SYSCALL
-            emu_stop(handle)
+            stop(handle)
 
         exception, system_call = INTR_CALLBACK(intr), SYSCALL_CALLBACK(syscall)
         hook_add(handle, uc_const.UC_HOOK_INTR, exception, None, 1, 0)
