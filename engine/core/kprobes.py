@@ -273,8 +273,9 @@ class Kprobes:
 
         A jump is undone later, by the optimizer. A probe that is not registered changes nothing. As
         in the kernel ``addr`` of an unregistered probe stays set: clear it before a probe that
-        names a symbol is registered again, or it is refused. So does the flag DISABLED, with which
-        it comes back disabled; in ``next`` its ``flags`` are those that it was registered with.
+        names a symbol is registered again, or it is refused. The flag DISABLED stays set, too, and
+        the probe is disabled when it is registered again; in ``next`` its ``flags`` become those
+        that it was registered with.
 
         :param disarmed: called with the locks held, before the grace period.
         :returns: how many were registered.
