@@ -15,7 +15,7 @@ import pytest
 from arch_x86.explore import check as check_module
 from arch_x86.explore.commands import check_options
 from arch_x86.explore.saved_violations import case_of
-from engine.commands.cli import _parse, main
+from engine.commands.cli import main, parse
 from engine.core.ablation import steps_of
 from engine.core.profiles import LINUX_2010
 from engine.patching.experiment import fingerprint
@@ -355,7 +355,7 @@ def test_a_call_that_is_bad_unprobed_is_said_to_be_so_in_one_line_within_seconds
         assert err.startswith("optprobe: ")
         assert says in err
     assert time.process_time() - began < 20
-    mark = fingerprint(case_of(check_options(_parse(["check", *options]))))
+    mark = fingerprint(case_of(check_options(parse(["check", *options]))))
     assert call(capsys, "replay", f"v3:{mark}:0*3", "--", *options, *quick)[0] == 2
 
 
