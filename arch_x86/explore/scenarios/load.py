@@ -33,13 +33,13 @@ from arch_x86.explore.scenarios.one_address import (
     taken_over_disabled,
     two_post_handlers,
 )
-from arch_x86.explore.scenarios.return_probes import (
+from arch_x86.explore.scenarios.probed_returns import (
     return_and_entry,
     return_of_a_preempted_task,
     return_of_recursion,
     two_return_probes,
 )
-from arch_x86.explore.scenarios.switches import (
+from arch_x86.explore.scenarios.switched_off import (
     enabled_while_disarmed,
     registered_while_disarmed,
     registered_while_unoptimized,
