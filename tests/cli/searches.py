@@ -4,10 +4,13 @@ the middle of a search.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from engine.commands.cli import main
+from arch_x86.explore.commands import check_options
+from arch_x86.explore.saved_violations import case_of
+from engine.commands.cli import _parse, main
+from engine.patching.experiment import fingerprint
 from engine.search.exhaustive import _Walk
 
 CODE = (
@@ -56,17 +59,14 @@ def ctrl_c_after(monkeypatch, schedules: int) -> Generator[None]:
 
 
 def check(capsys, image: str, *more: str) -> tuple[int, str, str]:
-    return call(
-        capsys,
-        "check",
-        image,
-        "--call",
-        "work",
-        "--arg",
-        "5",
-        "--probe",
-        "work+4",
-        "--calls",
-        "1",
-        *more,
-    )
+    return call(capsys, "check", *call_of(image), *more)
+
+
+def call_of(image: str, *, argument: str = "5", probe: str = "work+4") -> tuple[str, ...]:
+    """Arguments of ``check``: a call of ``work`` with a probe in it."""
+    return (image, "--call", "work", "--arg", argument, "--probe", probe, "--calls", "1")
+
+
+def mark_of(arguments: Sequence[str]) -> str:
+    """The fingerprint of what ``check`` searches with these arguments."""
+    return fingerprint(case_of(check_options(_parse(["check", *arguments]))))

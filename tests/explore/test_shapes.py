@@ -97,6 +97,8 @@ def in_and_out(spec):
 
 MOST_SCHEDULES = 250
 """To save time: `make campaign` has many more, at every site."""
+FEW_SCHEDULES = 100
+"""Fewer still, in `make test`; `make slow` has those of :data:`MOST_SCHEDULES`."""
 LONG = ("shape_lodsb", "shape_std_movsb")
 """Calls that are so long that no schedule is in flight at a write among the first of them."""
 
@@ -109,10 +111,13 @@ def sites_of(shapes) -> dict[tuple[str, str, tuple[str, ...]], set[tuple[str, st
     return found
 
 
+@pytest.mark.parametrize(
+    "most", [FEW_SCHEDULES, pytest.param(MOST_SCHEDULES, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
 @pytest.mark.parametrize("image", IMAGES)
 def test_each_shape_and_method_is_safe_in_flight_but_for_loop_as_6_1_emulates_it(
-    pool, shapes, image, profile
+    pool, shapes, image, profile, most
 ):
     """A probe's life beside a call, every boundary, one preemption; each way was taken, also while
     text was written.
@@ -128,8 +133,8 @@ def test_each_shape_and_method_is_safe_in_flight_but_for_loop_as_6_1_emulates_it
             code=[("main", in_and_out(spec))],
             tag=place,
         )
-        most = 6 * MOST_SCHEDULES if symbol in LONG else MOST_SCHEDULES
-        result = check(case, Search(preemptions=1, max_schedules=most), pool=pool)
+        search = Search(preemptions=1, max_schedules=6 * most if symbol in LONG else most)
+        result = check(case, search, pool=pool)
         shape = (probed, result.violations)
         if profile.emulation_warts and any(mnemonic.startswith("loop") for mnemonic, _ in probed):
             assert {report.violation.kind for report in result.violations} == {
