@@ -4,11 +4,13 @@ mended them.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from arch_x86.explore.check import check, replay_case
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenario import load_scenarios
 from arch_x86.explore.scenario import scenario as make_scenario
 from arch_x86.explore.scenarios import life, load
@@ -19,14 +21,14 @@ from arch_x86.explore.scenarios.load import LOAD
 from arch_x86.explore.scenarios.steps import scenarios_for
 from arch_x86.lab.bench import Workbench
 from engine.core.ablation import steps_of, without
-from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
+from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT, profile_named
 from engine.core.safety_steps import STEPS
 from engine.errors import InputError
 from engine.kprobe import Kprobe
 from engine.patching.experiment import fingerprint
 from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
-from engine.search.schedule import Schedule
+from engine.search.schedule import Schedule, replay
 
 PAIRS = [
     (one, name)
@@ -161,6 +163,12 @@ def test_a_batch_is_part_of_a_schedules_fingerprint_where_it_is_set():
         make_scenario(image="x", call="x", batch=0)
 
 
+PREEMPTED = (("c0", 4), ("0", 103), ("p0", 1), ("0", 47), ("p0", 1), ("0", 4), ("c0", 4))
+"""How a task is preempted in a detour buffer that it came to by a breakpoint, and the buffer is
+freed.
+"""
+
+
 class TestFinds:
     """What the kernels do wrong that nobody had told us."""
 
@@ -169,8 +177,7 @@ class TestFinds:
         and frees the detour buffer.
         """
         case = life.register.case(without(LINUX_6_1, frozenset(), preempt=True), preempt=True)
-        segments = (("c0", 4), ("0", 103), ("p0", 1), ("0", 47), ("p0", 1), ("0", 4), ("c0", 4))
-        violation, lines = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
+        violation, lines = replay_case(case, Schedule(fingerprint(case), PREEMPTED), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.USE_AFTER_FREE
         assert "detour buffer" in violation.explain
@@ -178,6 +185,11 @@ class TestFinds:
 
     @both_sizes
     def test_a_wait_for_tasks_mends_that_in_next(self, pool, most):
+        """The schedule that breaks 6.1, as far as it can be followed, and a search."""
+        case = life.register.case(without(NEXT, frozenset(), preempt=True), preempt=True)
+        with closing(open_experiment(case, pool)) as system:
+            replay(system, PREEMPTED)
+            assert system.violation is None
         if most is None:
             assert run(pool, life.register, "linux-6.1", preempt=True).verdict == "violation"
         assert is_sound(run(pool, life.register, "next", preempt=True, most=most), most)
@@ -212,7 +224,14 @@ class TestFinds:
     def test_stop_machine_does_not_cover_an_nmi_in_probed_text_and_text_poke_bp_does(
         self, pool, most
     ):
-        assert run(pool, life.nmi, "linux-2010").verdict == "violation"
+        if most is None:
+            assert run(pool, life.nmi, "linux-2010").verdict == "violation"
+        else:
+            case = life.nmi.case(without(LINUX_2010, frozenset()))
+            segments = (("c0", 3), ("c1", 5), ("n0", 1), ("0", 57))
+            violation, _ = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
+            assert violation is not None
+            assert violation.kind is ViolationKind.TORN
         for profile in ("linux-6.1", "next"):
             assert is_sound(run(pool, life.nmi, profile, most=most), most)
 
