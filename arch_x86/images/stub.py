@@ -1,4 +1,8 @@
-"""Stubs for imported functions, as the user writes them."""
+"""This module reads and checks the stubs that a user gives for imported functions (``--stub``).
+
+A stub is guest code in place of an undefined symbol (gABI, chapter 4, "Symbol Table", SHN_UNDEF);
+it returns a value.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,12 @@ __all__ = ("check_stubs", "parse_stub")
 
 
 def parse_stub(spec: str) -> tuple[str, int]:
-    """``"SYM=ret:N"`` -> the symbol and what its stub returns in RAX: decimal, 0x hexadecimal or
-    negative, modulo 2^64.
+    """Return the symbol and the value of ``"SYM=ret:N"``.
 
-    :raises InputError: in any other form, or N beyond 64 bits.
+    The stub of SYM returns N in RAX. N is decimal, 0x hexadecimal or negative, and is returned
+    modulo 2^64.
+
+    :raises InputError: the text has another form, or N is beyond 64 bits.
     """
     shown = printable(spec)
     symbol, equals, action = spec.partition("=")
@@ -38,10 +44,11 @@ def parse_stub(spec: str) -> tuple[str, int]:
 
 
 def check_stubs(image: Image, names: Collection[str]) -> None:
-    """Refuse stubs for what is no unresolved function of ``image``, which was loaded with them:
-    nothing would call them.
+    """Check that each of ``names`` is an unresolved function of ``image``.
 
-    :raises InputError: there is one; the message names those that could have been meant.
+    The image was loaded with stubs for these names. Nothing would call the stub of any other name.
+
+    :raises InputError: one of them is not; the message suggests names that could have been meant.
     """
     unresolved = {function.name for function in image.imports}
     for name in names:

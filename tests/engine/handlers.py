@@ -15,16 +15,16 @@ from tests.engine.guests import (
 
 G, H = BASE + 256, BASE + 512
 PLAIN = "mov eax, edi; nop; nop; nop; nop; add rax, rsi; ret"
-# Uses up what a function may, and more: every register but RSP, flags, x87, SSE, the 128 bytes
-# under RSP.
+# CLOBBER changes all that a function may change, and more: every register but RSP, flags, x87, SSE,
+# and the 128 bytes under RSP.
 CLOBBER = (
     "push rdi; mov rcx, -1; "
     + "; ".join(
         f"mov {r}, rcx"
         for r in ("rbx", "rdx", "rsi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
     )
-    + "; pcmpeqd xmm0, xmm0; movdqa xmm7, xmm0; movdqa xmm15, xmm0; fldpi; fldpi; mov [rsp - 8],"
-    " rcx; mov [rsp - 128], rcx" + "; pop rax; add rax, rax; std; stc; ret"
+    + "; pcmpeqd xmm0, xmm0; movdqa xmm7, xmm0; movdqa xmm15, xmm0; fldpi; fldpi; "
+    "mov [rsp - 8], rcx; mov [rsp - 128], rcx" + "; pop rax; add rax, rax; std; stc; ret"
 )
 COUNTS_THEN_IF = "mov ecx, 300; l: dec ecx; jnz l; pushfq; pop rax; and eax, 0x200; ret"
 METHODS = ("stepped", "boosted", "jump")

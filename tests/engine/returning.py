@@ -14,7 +14,7 @@ from tests.engine.guests import (
 )
 
 G = BASE + 256
-# Returns with every kind of result: RAX, XMM0, flags.
+# It returns with every kind of result: RAX, XMM0, flags.
 ADDING_XMM = "mov eax, edi; nop; nop; nop; add eax, edi; movq xmm0, rdi; cmp edi, 99; ret"
 
 
@@ -41,7 +41,7 @@ def registered(bench, *rps: Kretprobe) -> None:
 
 
 def returns(**fields) -> tuple[Kretprobe, list]:
-    """A return probe, and ``(ri, regs.ax, ri.ret_addr, regs.ip, regs.sp)`` of each return."""
+    """A return probe, and a list of ``(ri, regs.ax, ri.ret_addr, regs.ip, regs.sp)`` a return."""
     seen: list = []
     return (
         Kretprobe(

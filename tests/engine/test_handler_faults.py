@@ -26,7 +26,7 @@ def make(pool, request):
 
 
 class TestFaults:
-    """fault_handler is there in 2010 only."""
+    """Faults in handlers; only 2010 has fault_handler."""
 
     def test_6_1_has_none(self, pool):
         bench = workbench_of(asm_image(PLAIN), pool, LINUX_6_1, optimize=True)
@@ -174,7 +174,7 @@ class TestFaults:
         assert bench.call("f", 1, 2) == 3
         assert seen == [(p, 14, G)]
         assert answers == [41]
-        # Stepped again from the start, it passes its breakpoint again.
+        # The instruction runs again from its start, so a stepped one passes its breakpoint again.
         assert q.nmissed == (2 if inner == "stepped" else 1)
 
     @pytest.mark.parametrize("children", [1, 2])

@@ -227,8 +227,8 @@ class TestRegistration:
         assert rp.nmissed == 0
 
     def test_unregistering_with_calls_in_flight_lets_them_return_without_the_handler(self, make):
-        # RSI is schedule(): a quiescent point in the middle of a probed call, with more than a turn
-        # to go behind it.
+        # RSI is schedule(), a quiescent point in the middle of a probed call, behind which more
+        # than a turn is left.
         bench = make(
             "push rbx; mov rbx, rdi; nop; nop; call rsi; mov ecx, 2000; l: dec ecx; jnz l; "
             "mov rax, rbx; pop rbx; ret"
@@ -282,7 +282,7 @@ class TestRegistration:
 
 
 class TestRun:
-    """`optprobe run` with r[MAXACTIVE] SYM."""
+    """``optprobe run`` with ``r[MAXACTIVE] SYM``."""
 
     def run(self, spec: str, profile, optimize, *, cpus: int = 1, name: str = "sort_i32-40"):
         found = case(name)

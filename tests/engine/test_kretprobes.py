@@ -1,6 +1,4 @@
-"""Laws of return probes: on real functions, by breakpoint and by jump, as both kernels have
-them.
-"""
+"""Laws of return probes on real functions, by breakpoint and by jump, in every profile."""
 
 from __future__ import annotations
 
@@ -88,8 +86,8 @@ class TestReturns:
         assert len(seen) > taken > 40  # once a run; IF is clear around a breakpoint only
 
     def test_what_lies_under_the_red_zones_rsp_is_left_alone_by_the_trampoline(self, make):
-        # Not what a compiler does, but what is promised: f reads what lies 16 and 128 bytes under
-        # the RSP that g left.
+        # No compiler does this, but it is promised: f reads what lies 16 and 128 bytes under the
+        # RSP that g left.
         reader = "sub rsp, 8; call rsi; mov rax, [rsp - 128]; xor rax, [rsp - 16]; add rsp, 8; ret"
         bench = make(
             reader, "mov ecx, 3; mov [rsp - 120], rdi; mov [rsp - 8], rcx; ret", red_zone=True
@@ -214,8 +212,8 @@ class TestNesting:
         registered(bench, *probes)
         assert bench.call("f", 5) == 10
         stubs = bench.machine.stubs
-        # The newest is entered first and finds the real return address. What the others find, 2010
-        # puts right for their handlers.
+        # The newest is entered first and finds the real return address. The others find the
+        # trampoline's, which 2010 replaces by the real one for their handlers.
         other = stubs.trampoline if profile.rethook else stubs.call_return
         assert order == [(0, other), (1, other), (2, stubs.call_return)]
         assert [len(rp.free_instances) for rp in probes] == [1, 1, 1]

@@ -65,7 +65,7 @@ class TestNestedCall:
                     pre_handler=calling(bench, G, 21, answers=answers),
                 )
             except (AssertionError, KprobeError):
-                continue  # not a site of that method
+                continue  # the method is not possible at this site
             bench.start_call(0, BASE, (40, 2))
             reader = OutcomeReader(bench.machine, 0)
             bench.finish_calls()
@@ -189,9 +189,7 @@ class TestNestedCall:
     def test_none_come_in_a_return_probes_handler_of_2010_which_holds_a_lock(
         self, make, profile, method
     ):
-        """Its entry_handler runs as any handler of the entry's probe does: behind a jump, with
-        interrupts.
-        """
+        """The entry_handler takes interrupts behind a jump, as other handlers do."""
         bench = make(PLAIN, COUNTS_THEN_IF)
         bench.kprobes.kprobes_allow_optimization = method == "jump"
         entered: list[int] = []
