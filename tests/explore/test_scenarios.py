@@ -163,12 +163,6 @@ def test_a_batch_is_part_of_a_schedules_fingerprint_where_it_is_set():
         make_scenario(image="x", call="x", batch=0)
 
 
-PREEMPTED = (("c0", 4), ("0", 103), ("p0", 1), ("0", 47), ("p0", 1), ("0", 4), ("c0", 4))
-"""How a task is preempted in a detour buffer that it came to by a breakpoint, and the buffer is
-freed.
-"""
-
-
 class TestFinds:
     """What the kernels do wrong that nobody had told us."""
 
@@ -177,7 +171,8 @@ class TestFinds:
         and frees the detour buffer.
         """
         case = life.register.case(without(LINUX_6_1, frozenset(), preempt=True), preempt=True)
-        violation, lines = replay_case(case, Schedule(fingerprint(case), PREEMPTED), pool=pool)
+        segments = (("c0", 4), ("0", 103), ("p0", 1), ("0", 47), ("p0", 1), ("0", 4), ("c0", 4))
+        violation, lines = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.USE_AFTER_FREE
         assert "detour buffer" in violation.explain
@@ -185,11 +180,16 @@ class TestFinds:
 
     @both_sizes
     def test_a_wait_for_tasks_mends_that_in_next(self, pool, most):
-        """The schedule that breaks 6.1, as far as it can be followed, and a search."""
-        case = life.register.case(without(NEXT, frozenset(), preempt=True), preempt=True)
-        with closing(open_experiment(case, pool)) as system:
-            replay(system, PREEMPTED)
-            assert system.violation is None
+        """By a schedule that breaks ``next`` without that wait, and by a search."""
+        for profile, kind in (
+            (NEXT, None),
+            (replace(NEXT, unregisters_behind_tasks=False), ViolationKind.USE_AFTER_FREE),
+        ):
+            ablated = without(profile, frozenset(), preempt=True)
+            case = replace(life.register.case(ablated, preempt=True), reduce=False)
+            with closing(open_experiment(case, pool)) as system:
+                replay(system, (("c0", 5), ("0", 47), ("p0", 1), ("c0", 12)))
+                assert (system.violation and system.violation.kind) is kind
         if most is None:
             assert run(pool, life.register, "linux-6.1", preempt=True).verdict == "violation"
         assert is_sound(run(pool, life.register, "next", preempt=True, most=most), most)
