@@ -18,6 +18,7 @@ from arch_x86.explore.scenarios.batches import BATCHES
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
 from bench.lines import answers
+from bench.program import run_guarded
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
 from engine.patching.search_options import Search
@@ -127,4 +128,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_guarded(lambda: main))

@@ -15,7 +15,15 @@ from time import monotonic
 from types import FrameType
 from typing import Any, Final
 
-__all__ = ("AGAIN", "CtrlC", "blocked", "ends_all", "try_again", "was_interrupted")
+__all__ = (
+    "AGAIN",
+    "CtrlC",
+    "Interrupted",
+    "blocked",
+    "ends_all",
+    "try_again",
+    "was_interrupted",
+)
 
 AGAIN: Final = 0.005
 """Seconds until SIGINT is sent again, when its exception came where it was ignored."""
@@ -24,6 +32,10 @@ _SAME: Final = 1.0
 
 A program that starts a command may send the signal both to the process and to its group.
 """
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with words that say how far the program had come, such as ``after 3 of 7 sites``."""
 
 
 def try_again() -> None:

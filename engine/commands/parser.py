@@ -1,6 +1,4 @@
-"""How the command line is read: argparse, with errors of one line, and output whose failure is not
-hidden.
-"""
+"""argparse with errors of one line, and without hiding that its output can't be written."""
 
 from __future__ import annotations
 
@@ -8,7 +6,6 @@ import argparse
 import re
 from typing import Any, NoReturn
 
-from engine.commands.examples import EXAMPLES
 from engine.errors import InputError
 from engine.version import __version__
 
@@ -16,13 +13,21 @@ __all__ = ("Once", "Parser", "Version")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, whose help ends with an example, and does not hide that
-    it can't be written.
+    """A parser whose errors are one line, and whose help ends with an example.
+
+    An option that takes one value and is no list is refused when it is there twice. An error in
+    printing the help is raised, which argparse would hide.
+
+    :param example: the command line that the help ends with. An empty one is left out.
     """
 
+    def __init__(self, *, example: str = "", **settings: Any) -> None:
+        super().__init__(**settings)
+        self._example = example
+        self.register("action", None, Once)  # the action where add_argument() gets none
+
     def format_help(self) -> str:
-        example = EXAMPLES.get(self.prog.rpartition(" ")[2])
-        return super().format_help() + (f"\nexample:\n  {example}\n" if example else "")
+        return super().format_help() + (f"\nexample:\n  {self._example}\n" if self._example else "")
 
     def print_help(self, file: Any = None) -> None:
         print(self.format_help(), end="", file=file)
@@ -33,9 +38,13 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """An option that says what is to be done: a second one would silently take the place of the
-    first.
+    """Keeps the value of an option, and refuses a second one.
+
+    argparse's own action lets a second value take the place of the first, and says nothing.
     """
+
+    _given_in: argparse.Namespace | None = None
+    """The namespace of the last parse that met the option. Each parse has one of its own."""
 
     def __call__(
         self,
@@ -44,13 +53,14 @@ class Once(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if getattr(namespace, self.dest) is not None:
+        if self._given_in is namespace:
             parser.error(f"{option_string} is there twice; give it once")
+        self._given_in = namespace
         setattr(namespace, self.dest, values)
 
 
 class Version(argparse.Action):
-    """Prints the version; argparse's own action would hide that it can't be written."""
+    """Prints the version. argparse's own action would hide that it can't be written."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(f"optprobe {__version__}")

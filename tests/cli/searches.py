@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from arch_x86.explore.commands import check_options
 from arch_x86.explore.saved_violations import case_of
-from engine.commands.cli import _parse, main
+from engine.commands.cli import main, parse
 from engine.patching.experiment import fingerprint
 from engine.search.exhaustive import _Walk
 
@@ -69,4 +69,4 @@ def call_of(image: str, *, argument: str = "5", probe: str = "work+4") -> tuple[
 
 def mark_of(arguments: Sequence[str]) -> str:
     """The fingerprint of what ``check`` searches with these arguments."""
-    return fingerprint(case_of(check_options(_parse(["check", *arguments]))))
+    return fingerprint(case_of(check_options(parse(["check", *arguments]))))
