@@ -31,7 +31,7 @@ def every(request) -> int:
 
 @pytest.fixture(scope="module")
 def bench(pool, every):
-    made = HitBench([insn.raw for insn in load()[::every]], pool, USER)
+    made = HitBench([insn.raw for insn in load()[every - 1 :: every]], pool, USER)
     yield made
     made.bench.close()
 
