@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: demo test lint bench smoke conformance laws mutants campaign interrupts sound shared necessity check-python clean
+.PHONY: demo test slow lint bench smoke conformance laws mutants campaign interrupts sound shared necessity check-python clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/optprobe demo
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -p no:cacheprovider
+
+# The tests marked slow: larger bounds and more instances of what `make test` has a smaller case of.
+slow: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -p no:cacheprovider -m slow
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .

@@ -1,305 +1,17 @@
-"""check, explore, replay and matrix on the command line: documents, exit statuses, one line for
-what is wrong.
-"""
+"""explore and matrix on the command line: documents, exit statuses, one line for what is wrong."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from arch_x86.explore import check as check_module
-from arch_x86.explore.commands import check_options
-from arch_x86.explore.saved_violations import case_of
-from engine.commands.cli import main, parse
+from arch_x86.explore import matrix as matrix_module
 from engine.core.ablation import steps_of
 from engine.core.profiles import LINUX_2010
-from engine.patching.experiment import fingerprint
-from engine.search.exhaustive import _Walk
-
-CODE = (
-    "work:\n mov eax, edi\n inc eax\n lea ecx, [rax + rax*2]\n add eax, ecx\n xor eax, 0x55\n ret\n"
-)
-SCENARIO = '''
-from arch_x86.explore.scenario import scenario
-@scenario(image="IMAGE", call="work", arguments=("5",), calls=1, preemptions=1)
-def in_and_out(setup):
-    """In, and out."""
-    @setup.control
-    def main(k):
-        p = k.kprobe("work", 4)
-        k.register(p)
-        k.unregister(p)
-        k.settle()
-'''
-
-
-@pytest.fixture
-def image(tmp_path) -> str:
-    file = tmp_path / "work.s"
-    file.write_text(".globl work\n" + CODE)
-    return str(file)
-
-
-def call(capsys, *argv: str) -> tuple[int, str, str]:
-    status = main(argv)
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-@contextmanager
-def ctrl_c_after(monkeypatch, schedules: int) -> Generator[None]:
-    """Ctrl-C comes when a search goes on behind so many schedules."""
-    ended = 0
-    forward, count = _Walk._forward, _Walk._ended
-
-    def interrupted(self):
-        if ended >= schedules:
-            raise KeyboardInterrupt
-        return forward(self)
-
-    def counted(self):
-        nonlocal ended
-        ended += 1
-        count(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_Walk, "_forward", interrupted)
-        patch.setattr(_Walk, "_ended", counted)
-        yield
-
-
-def check(capsys, image: str, *more: str) -> tuple[int, str, str]:
-    return call(
-        capsys,
-        "check",
-        image,
-        "--call",
-        "work",
-        "--arg",
-        "5",
-        "--probe",
-        "work+4",
-        "--calls",
-        "1",
-        *more,
-    )
-
-
-def test_check_prints_the_document_of_the_design(capsys, image):
-    status, out, err = check(capsys, image, "--json")
-    document = json.loads(out)
-    assert (status, err, document["schema"], document["verdict"], document["violations"]) == (
-        0,
-        "",
-        1,
-        "safe",
-        [],
-    )
-    assert list(document) == [
-        "schema",
-        "verdict",
-        "interrupted",
-        "bound",
-        "schedules",
-        "points",
-        "coverage",
-        "violations",
-    ]
-    assert document["interrupted"] is False
-    assert document["bound"] == {
-        "exhaustive": True,
-        "preemptions": 2,
-        "schedules": document["schedules"],
-        "cpus": 1,
-    }
-    assert set(document["coverage"]) == {
-        "int3",
-        "boosted",
-        "stepped",
-        "jump",
-        "in_flight_at_write",
-        "parked_in_range",
-    }
-    assert min(document["coverage"][name] for name in ("int3", "jump", "in_flight_at_write")) > 0
-
-
-def test_a_violation_is_saved_and_replays_from_its_file_and_from_its_text(capsys, image, tmp_path):
-    ablated = ("--without", "free-wait")
-    status, out, _ = check(capsys, image, *ablated, "--json", "--save", str(tmp_path / "found"))
-    (violation,) = json.loads(out)["violations"]
-    assert (status, violation["kind"], violation["cpu"]) == (1, "use-after-free", 0)
-    assert Path(violation["file"]).parent == tmp_path / "found"
-    from_file = call(capsys, "replay", violation["file"])
-    arguments = (
-        image,
-        "--call",
-        "work",
-        "--arg",
-        "5",
-        "--probe",
-        "work+4",
-        "--calls",
-        "1",
-        *ablated,
-    )
-    from_text = call(capsys, "replay", violation["schedule"], "--", *arguments)
-    assert from_file == from_text
-    assert from_file[0] == 1
-    assert from_file[1].splitlines()[-1].startswith("use-after-free: ")
-    assert "work+0x4  int3" in from_file[1]
-
-
-def test_a_replay_of_something_else_is_refused(capsys, image, tmp_path):
-    _, out, _ = check(capsys, image, "--without", "free-wait", "--json")
-    schedule = json.loads(out)["violations"][0]["schedule"]
-    status, out, err = call(
-        capsys,
-        "replay",
-        schedule,
-        "--",
-        image,
-        "--call",
-        "work",
-        "--arg",
-        "6",
-        "--probe",
-        "work+4",
-        "--calls",
-        "1",
-    )
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "code, call, probes or options" in err
-
-
-def test_a_schedule_that_breaks_nothing_exits_with_0(capsys, image):
-    _, out, _ = check(capsys, image, "--without", "free-wait", "--json")
-    mark = json.loads(out)["violations"][0]["schedule"].split(":")[1]
-    arguments = (
-        image,
-        "--call",
-        "work",
-        "--arg",
-        "5",
-        "--probe",
-        "work+4",
-        "--calls",
-        "1",
-        "--without",
-        "free-wait",
-    )
-    status, out, _ = call(capsys, "replay", f"v3:{mark}:c0*2,0*3", "--", *arguments)
-    assert (status, out.splitlines()[-1]) == (0, "no violation")
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        ("--probe", "work+2"),
-        ("--probe", "work+9"),
-        ("--probe", "r work"),
-        ("--preempt", "--preemptions", "1"),
-    ],
-)
-@pytest.mark.parametrize("profile", ["linux-2010", "linux-6.1", "next"])
-def test_each_method_has_its_check(capsys, image, profile, method):
-    probes = method if "--probe" in method else ("--probe", "work+4", *method)
-    # to save time, where tasks are preempted; `make sound` has more
-    most = ("--max-schedules", "3000")
-    call_of = (
-        "check",
-        image,
-        "--call",
-        "work",
-        "--arg",
-        "5",
-        "--calls",
-        "1",
-        "--profile",
-        profile,
-        "--json",
-        *most,
-    )
-    status, out, _ = call(capsys, *call_of, *probes)
-    document = json.loads(out)
-    if "--preempt" in method:
-        assert (status, document["verdict"]) == (
-            (1, "violation") if profile == "linux-2010" else (0, "nothing-found")
-        )
-    else:
-        assert (status, document["verdict"]) == (0, "safe")
-    if method[-1] == "work+2":
-        assert document["coverage"]["stepped"] > 0
-    if method[-1] == "work+9":
-        assert document["coverage"]["boosted"] > 0
-
-
-def test_the_text_says_which_points_other_than_the_usual_ones_were_used(capsys, image):
-    first, second = (
-        check(capsys, image, "--preemptions", "0", *more)[1].splitlines()[1]
-        for more in ((), ("--points", "stores"))
-    )
-    assert first.endswith("1 CPU, linux-2010")
-    assert second.endswith("1 CPU, linux-2010, --points stores")
-
-
-def test_a_verdict_without_a_jump_is_inconclusive(capsys, image):
-    status, out, _ = check(capsys, image, "--max-schedules", "1", "--json")
-    assert (status, json.loads(out)["verdict"]) == (1, "inconclusive")
-
-
-@pytest.mark.parametrize(
-    ("more", "verdict"),
-    [
-        (("--preemptions", "1"), "safe"),
-        (("--preemptions", "1", "--max-schedules", "100000"), "safe"),
-        (("--preemptions", "1", "--max-schedules", "700"), "nothing-found"),
-        (("--strategy", "random", "--max-schedules", "60"), "nothing-found"),
-        (("--strategy", "pct", "--max-schedules", "60"), "nothing-found"),
-        (("--strategy", "random", "--max-schedules", "1"), "inconclusive"),
-    ],
-)
-def test_safe_is_said_of_a_search_to_the_end_only(capsys, image, more, verdict):
-    status, out, _ = check(capsys, image, *more, "--json")
-    document = json.loads(out)
-    assert (status, document["verdict"], document["violations"]) == (
-        verdict == "inconclusive",
-        verdict,
-        [],
-    )
-    assert document["bound"]["exhaustive"] is (verdict == "safe")
-    assert check(capsys, image, *more)[1].splitlines()[0] == f"work: {verdict}"
-
-
-def test_ctrl_c_in_the_middle_of_a_search_is_said_and_nothing_of_it_is_safe(
-    capsys, image, monkeypatch
-):
-    """Interrupted when every method has been used, and before one has."""
-    for after, verdict in ((700, "nothing-found"), (0, "inconclusive")):
-        with ctrl_c_after(monkeypatch, after):
-            status, out, err = check(capsys, image, "--json")
-        document = json.loads(out)
-        assert (status, err, document["verdict"], document["interrupted"]) == (
-            130,
-            "",
-            verdict,
-            True,
-        )
-
-
-def test_what_was_found_is_shown_when_ctrl_c_ends_its_shrinking(capsys, image, monkeypatch):
-    def shrink(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(check_module, "shrink", shrink)
-    status, out, _ = check(capsys, image, "--without", "free-wait", "--json")
-    document = json.loads(out)
-    assert (status, document["verdict"], document["interrupted"]) == (130, "violation", True)
-    assert document["violations"][0]["kind"] == "use-after-free"
+from tests.cli.searches import SCENARIO, call, ctrl_c_after, mark_of
 
 
 def test_the_matrix_ends_at_ctrl_c_without_the_cell_that_was_cut_off(capsys, monkeypatch):
@@ -355,8 +67,8 @@ def test_a_call_that_is_bad_unprobed_is_said_to_be_so_in_one_line_within_seconds
         assert err.startswith("optprobe: ")
         assert says in err
     assert time.process_time() - began < 20
-    mark = fingerprint(case_of(check_options(parse(["check", *options]))))
-    assert call(capsys, "replay", f"v3:{mark}:0*3", "--", *options, *quick)[0] == 2
+    schedule = f"v3:{mark_of(options)}:0*3"
+    assert call(capsys, "replay", schedule, "--", *options, *quick)[0] == 2
 
 
 def test_explore_goes_on_behind_a_scenario_whose_call_is_bad(capsys, image, tmp_path):
@@ -450,67 +162,6 @@ def test_a_control_task_may_wait_in_a_loop_for_another_one(capsys, image, tmp_pa
     assert (err, document["violations"], document["schedules"] > 1) == ("", [], True)
 
 
-@pytest.mark.parametrize("strategy", ["random", "pct"])
-def test_seeded_strategies_give_the_same_document_each_time(capsys, image, strategy):
-    options = ("--strategy", strategy, "--seed", "7", "--max-schedules", "60", "--json")
-    first = check(capsys, image, *options)
-    assert first == check(capsys, image, *options)
-    bound = json.loads(first[1])["bound"]
-    assert (bound["exhaustive"], bound["preemptions"]) == (
-        False,
-        2 if strategy == "random" else None,
-    )
-
-
-def test_pct_takes_a_depth(capsys, image):
-    deep, flat = (
-        check(
-            capsys,
-            image,
-            "--strategy",
-            "pct",
-            "--max-schedules",
-            "60",
-            "--depth",
-            depth,
-            "--json",
-            "--without",
-            "free-wait",
-        )
-        for depth in ("6", "1")
-    )
-    assert json.loads(deep[1])["points"] > json.loads(flat[1])["points"]
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        ("--fetch", "stale"),
-        ("--without", "nothing"),
-        ("--without", "bp-refs"),
-        ("--strategy", "luck"),
-        ("--preemptions", "-1"),
-        ("--probe", "work+3"),
-        ("--probe", "nowhere"),
-        ("--calls", "0"),
-        ("--cpus", "9"),
-        ("--depth", "0"),
-        ("--resched", "nowhere+1"),
-        ("--max-schedules", "0"),
-    ],
-)
-def test_what_is_wrong_is_one_line_and_exit_status_2(capsys, image, more):
-    status, out, err = check(capsys, image, *more)
-    assert (status, out, err.count("\n")) == (2, "", 1)
-
-
-@pytest.mark.parametrize("what", ["/nowhere/at/all", "v3:00000000:0*3", "v2:00000000:0"])
-def test_a_replay_of_nothing_is_one_line_and_exit_status_2(capsys, what):
-    status, out, err = call(capsys, "replay", what)
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert ("No such file" in err) is what.startswith("/")
-
-
 def test_explore_runs_the_scenarios_of_a_file(capsys, image, tmp_path):
     file = tmp_path / "scenarios.py"
     file.write_text(SCENARIO.replace("IMAGE", image))
@@ -557,23 +208,7 @@ def test_explore_saves_what_it_finds_and_refuses_a_file_whose_scenario_has_chang
     assert (status, out, err.count("\n")) == (2, "", 1)
 
 
-def test_a_buffer_from_a_file_is_saved_with_what_was_in_it(capsys, image, tmp_path):
-    data = tmp_path / "data"
-    data.write_bytes(b"12345678")
-    arguments = (
-        "--arg",
-        f"buf:@{data}",
-        "--without",
-        "free-wait",
-        "--save",
-        str(tmp_path / "found"),
-    )
-    _, out, _ = check(capsys, image, *arguments, "--json")
-    (violation,) = json.loads(out)["violations"]
-    data.unlink()
-    assert call(capsys, "replay", violation["file"])[0] == 1
-
-
+@pytest.mark.usefixtures("first_steps")
 def test_explore_and_matrix_say_the_same_with_any_number_of_processes(capsys, image, tmp_path):
     file = tmp_path / "scenarios.py"
     file.write_text(SCENARIO.replace("IMAGE", image))
@@ -594,33 +229,48 @@ def test_explore_and_matrix_say_the_same_with_any_number_of_processes(capsys, im
         assert first == second
 
 
-def test_a_probe_may_be_parked_on_by_a_voluntary_schedule(capsys, image):
-    status, out, _ = check(capsys, image, "--resched", "work+7", "--preemptions", "1", "--json")
-    assert (status, json.loads(out)["violations"][0]["kind"]) == (1, "torn-instruction")
+@pytest.fixture
+def first_steps(monkeypatch) -> None:
+    """The matrix has two steps: quiescence, which 2010 does not need, and stop_machine."""
+    chosen = [step for step in matrix_module.STEPS if step.name in ("quiescence", "stop-machine")]
+    monkeypatch.setattr(matrix_module, "STEPS", chosen)
 
 
-def test_the_matrix_says_of_each_step_what_breaks_without_it_or_why_nothing_does(capsys):
-    status, out, err = call(
-        capsys, "matrix", "--profile", "linux-2010", "--no-preempt", "--preemptions", "1", "--json"
-    )
+def cells_of_2010(capsys) -> dict[str | None, dict[str, Any]]:
+    """What the matrix says of linux-2010 without preemption, by step."""
+    options = ("--profile", "linux-2010", "--no-preempt", "--preemptions", "1", "--json")
+    status, out, err = call(capsys, "matrix", *options)
+    assert (status, err) == (0, "")
     cells = {cell["step"]: cell for cell in json.loads(out)["cells"]}
-    assert (status, err, set(cells)) == (
-        0,
-        "",
-        {None, *(step.name for step in steps_of(LINUX_2010))},
-    )
+    for name, cell in cells.items():
+        assert (cell["violation"] is None) == (cell["verdict"] == "safe")
+        assert cell["exhaustive"] or cell["violation"]
+        assert (cell["argument"] is not None) == (cell["verdict"] == "safe" and name is not None)
+    return cells
+
+
+@pytest.mark.usefixtures("first_steps")
+def test_the_matrix_says_of_a_step_what_breaks_without_it_or_why_nothing_does(capsys):
+    assert {name: cell["verdict"] for name, cell in cells_of_2010(capsys).items()} == {
+        None: "safe",
+        "quiescence": "safe",
+        "stop-machine": "violation",
+    }
+
+
+@pytest.mark.slow
+def test_the_matrix_says_of_each_step_what_breaks_without_it_or_why_nothing_does(capsys):
+    cells = cells_of_2010(capsys)
+    assert set(cells) == {None, *(step.name for step in steps_of(LINUX_2010))}
     assert {name for name, cell in cells.items() if cell["verdict"] == "safe"} == {
         None,
         "quiescence",
         "slot-reuse-wait",
         "disabled-check",
     }
-    for name, cell in cells.items():
-        assert (cell["violation"] is None) == (cell["verdict"] == "safe")
-        assert cell["exhaustive"] or cell["violation"]
-        assert (cell["argument"] is not None) == (cell["verdict"] == "safe" and name is not None)
 
 
+@pytest.mark.usefixtures("first_steps")
 def test_a_cell_that_was_not_searched_to_its_end_is_not_said_to_be_safe(capsys):
     _, out, _ = call(
         capsys, "matrix", "--profile", "linux-2010", "--no-preempt", "--max-schedules", "40"

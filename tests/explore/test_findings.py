@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from arch_x86.explore.check import replay_case
+from arch_x86.explore.open_experiment import open_experiment
+from arch_x86.explore.scenarios.code_goes_away import joined_while_disarming
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
-from arch_x86.explore.scenarios.load import joined_while_disarming
 from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
 from engine.core.safety_steps import STEPS
 from engine.patching.experiment import fingerprint
-from engine.search.schedule import parse_schedule
+from engine.search.schedule import parse_schedule, replay
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")
 ROWS = re.findall(
@@ -42,6 +45,18 @@ def test_each_schedule_of_the_findings_shows_a_violation(pool, profile):
         violation, lines = replay_case(case, parse_schedule(text), pool=pool)
         assert violation is not None, (step, scenario, text)
         assert lines[-1].startswith(str(violation.kind))
+
+
+@pytest.mark.parametrize("scenario", HISTORY, ids=lambda one: one.name)
+def test_what_shows_a_fault_of_the_history_breaks_nothing_with_its_commit(pool, scenario):
+    """The same schedule, as far as it can be followed there."""
+    rows = [row for row in ROWS if row[3] == scenario.name and not row[2]]
+    assert {profile for _, profile, *_ in rows} == {*scenario.profiles}
+    for _, profile, _, _, text in rows:
+        case = scenario.case(without(profile_named(profile), frozenset()))
+        with closing(open_experiment(replace(case, reduce=False), pool)) as system:
+            replay(system, parse_schedule(text).segments)
+            assert system.violation is None, (profile, text)
 
 
 def test_each_schedule_in_the_text_is_of_a_scenario_and_shows_a_violation(pool):

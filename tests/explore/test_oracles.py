@@ -5,6 +5,7 @@ one step left out.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -42,13 +43,26 @@ def verdict(pool, *args, bound=2, **kwargs):
     return check(case(*args, **kwargs), Search(preemptions=bound), pool=pool)
 
 
+@pytest.fixture(scope="module")
+def whole_life(pool):
+    """``whole_life(profile, offset)``: the answer to a whole life in a sound kernel, to bound 1."""
+    return cache(lambda profile, offset: verdict(pool, at(offset), profile=profile, bound=1))
+
+
+def at(offset: int):
+    """A whole life of a probe at ``offset``."""
+    return lambda k: life(k, offset)
+
+
 def kinds(result) -> set[ViolationKind]:
     return {report.violation.kind for report in result.violations}
 
 
 @pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
-def test_a_sound_life_is_safe_by_breakpoint_and_jump_with_cpus_in_flight_at_writes(pool, profile):
-    result = verdict(pool, profile=profile, bound=1)
+def test_a_sound_life_is_safe_by_breakpoint_and_jump_with_cpus_in_flight_at_writes(
+    whole_life, profile
+):
+    result = whole_life(profile, SITE)
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
     coverage = result.coverage
     assert (
@@ -76,11 +90,11 @@ def test_a_sound_life_is_safe_by_breakpoint_and_jump_with_cpus_in_flight_at_writ
         (ViolationKind.GUEST_FAULT, "int3-gone", LINUX_2010, SITE),
     ],
 )
-def test_a_step_that_is_needed_is_missed(pool, kind, step, profile, offset):
-    broken = verdict(pool, lambda k: life(k, offset), steps=[step], profile=profile)
+def test_a_step_that_is_needed_is_missed(pool, whole_life, kind, step, profile, offset):
+    broken = verdict(pool, at(offset), steps=[step], profile=profile)
     assert kinds(broken) == {kind}
     assert broken.violations[0].schedule.choices <= 30
-    assert verdict(pool, lambda k: life(k, offset), profile=profile, bound=1).verdict == "safe"
+    assert whole_life(profile, offset).verdict == "safe"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +105,13 @@ def test_a_step_that_is_not_needed_here_is_not_missed(pool, step, profile):
     assert verdict(pool, steps=[step], profile=profile, bound=1).verdict == "safe"
 
 
-def test_preemption_breaks_the_kernel_of_2010_and_not_6_1(pool):
+@pytest.mark.parametrize(
+    "whole",
+    [pytest.param(False, id="as far"), pytest.param(True, id="whole", marks=pytest.mark.slow)],
+)
+def test_preemption_breaks_the_kernel_of_2010_and_not_6_1(pool, whole):
+    """`make test` searches 6.1 for as many schedules as it takes to break 2010."""
+
     def in_and_out(k):
         p = k.kprobe("f", SITE)
         k.register(p)
@@ -99,8 +119,12 @@ def test_preemption_breaks_the_kernel_of_2010_and_not_6_1(pool):
         k.unregister(p)
         k.settle()
 
-    assert kinds(verdict(pool, in_and_out, preempt=True, bound=1)) == {ViolationKind.USE_AFTER_FREE}
-    assert verdict(pool, in_and_out, preempt=True, bound=1, profile=LINUX_6_1).verdict == "safe"
+    old = verdict(pool, in_and_out, preempt=True, bound=1)
+    assert kinds(old) == {ViolationKind.USE_AFTER_FREE}
+    search = Search(preemptions=1, max_schedules=None if whole else old.outcome.schedules)
+    new = check(case(in_and_out, preempt=True, profile=LINUX_6_1), search, pool=pool)
+    assert kinds(new) == set()
+    assert new.verdict == "safe" or not whole
 
 
 def test_waiting_for_tasks_mends_the_torn_instructions_of_a_preemptible_2010(pool):
@@ -186,8 +210,8 @@ def test_a_pass_without_a_hit_is_lost_and_one_with_two_is_extra(pool, monkeypatc
 def test_a_handler_that_runs_after_unregistering_returned_is_extra(pool, monkeypatch):
     monkeypatch.setattr("engine.patching.oracles.freed_code.FreedCode.in_buffer", lambda *_: None)
     monkeypatch.setattr("engine.patching.oracles.freed_code.FreedCode.hit_goes_on", lambda *_: None)
-    broken = verdict(pool, lambda k: life(k, NO_ROOM), steps=["unregister-wait"], profile=LINUX_6_1)
-    sound = verdict(pool, lambda k: life(k, NO_ROOM), profile=LINUX_6_1)
+    broken = verdict(pool, at(NO_ROOM), steps=["unregister-wait"], profile=LINUX_6_1)
+    sound = verdict(pool, at(NO_ROOM), profile=LINUX_6_1, bound=1)
     assert (
         sound.verdict,
         kinds(broken) <= {ViolationKind.EXTRA_HIT, ViolationKind.GUEST_FAULT},
@@ -257,7 +281,7 @@ def test_a_probe_that_is_registered_again_is_enabled_as_it_was_at_first(pool):
             assert not p.disabled
             k.unregister(p)
 
-    result = verdict(pool, main, profile=LINUX_6_1, bound=1)
+    result = verdict(pool, main, profile=LINUX_6_1, bound=0)
     assert result.outcome.exhaustive
     assert kinds(result) == set()
 
@@ -275,7 +299,8 @@ def test_a_schedule_found_with_reduction_replays_without(pool):
 
 def test_the_same_case_explored_twice_gives_the_same_answer(pool):
     first, second = (
-        check(case(), Search(preemptions=1, recheck_every=1), pool=pool) for _ in range(2)
+        check(case(at(NO_ROOM)), Search(preemptions=1, recheck_every=1), pool=pool)
+        for _ in range(2)
     )
     assert first.to_json() == second.to_json()
     assert first.outcome.rechecked == first.outcome.schedules

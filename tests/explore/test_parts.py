@@ -64,7 +64,7 @@ def command(tmp_path, *more: str) -> list[str]:
     [
         ((), Search(preemptions=1)),
         (("quiescence",), Search(preemptions=2)),
-        (("unregister-wait",), Search(strategy="random", max_schedules=900)),
+        (("unregister-wait",), Search(strategy="random", max_schedules=600)),
         ((), Search(strategy="pct", max_schedules=300, seed=3)),
         ((), Search(preemptions=2, max_schedules=2_345)),
     ],
@@ -85,11 +85,14 @@ def test_results_do_not_depend_on_the_number_of_processes(pool, steps, options):
     [(LINUX_2010, False), (LINUX_6_1, True)],
     ids=["linux-2010", "linux-6.1 preemptible"],
 )
-def test_a_part_comes_to_the_same_in_a_process_that_has_met_nothing_else(pool, profile, preempt):
+def test_a_part_comes_to_the_same_in_a_process_that_has_met_nothing_else(
+    pool, monkeypatch, profile, preempt
+):
+    monkeypatch.setattr(levels, "PART_SCHEDULES", 200)
     case = life.two_control_tasks.case(
         without(profile, frozenset(), preempt=preempt), preempt=preempt
     )
-    strategy, outcome = Exhaustive(bound=1, recheck_every=0, max_schedules=1_200), Outcome()
+    strategy, outcome = Exhaustive(bound=1, recheck_every=0, max_schedules=600), Outcome()
     with closing(open_experiment(case, pool)) as seasoned:
         while parts := strategy.batch(outcome):
             keys = b""
@@ -101,7 +104,7 @@ def test_a_part_comes_to_the_same_in_a_process_that_has_met_nothing_else(pool, p
                 strategy.merge(result)
                 keys += result.keys
             strategy.learn(keys)
-    assert outcome.schedules > 1_000
+    assert outcome.schedules == 600
 
 
 def test_levels_go_on_from_each_state_once_and_reach_what_depth_first_search_reaches():

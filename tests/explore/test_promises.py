@@ -1,97 +1,36 @@
-"""Each oracle finds a one-line fault of the core that is planted in a running system, and is silent
-without it.
+"""Each oracle of what an operation promises, of the table and of what is left behind finds a
+one-line fault of the core that is planted in a running system, and is silent without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from importlib import import_module
-from typing import Any
-
 import pytest
 
-from arch_x86.emu.nested import NestedCall
-from arch_x86.emu.uc import RFLAGS, RSP
-from arch_x86.explore.check import check, replay_case
-from arch_x86.isa.constants import FLAG_DF, FLAG_IF
-from arch_x86.probes import detour
 from arch_x86.probes.arch import X86Arch
-from arch_x86.probes.breakpoint import BreakpointHandler
-from arch_x86.probes.optimized_hit import OptimizedHandler
-from arch_x86.probes.stepping import Int3Stepping, TrapFlagStepping
 from engine.core import global_switches
-from engine.core.ablation import without
-from engine.core.aggregate import AggrHandlers
+from engine.core.aggregation import Aggregation
 from engine.core.kprobes import Kprobes
-from engine.core.kretprobes import Kretprobes
 from engine.core.optimizer import Optimizer
 from engine.core.optprobes import Optprobes
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.core.transitions import ClearedAtOnce
-from engine.hit import HitPhase
-from engine.kprobe import AggrKprobe, KprobeFlag, KprobeStatus, Queue
+from engine.core.unregistration import Unregistration
+from engine.kprobe import KprobeFlag, Queue
 from engine.patching.expectations import Life
-from engine.patching.experiment import Experiment, fingerprint
-from engine.patching.search_options import Search
-from engine.search.explorable import ViolationKind
-from engine.search.schedule import Schedule, segments_from
-from engine.syntax.arguments import parse_argument
-from tests.conftest import asm_image
-
-CODE = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; ret"
-STEPPED, SITE, INSIDE, NO_ROOM = 2, 4, 7, 9
-CALLER = "push rbx; mov ebx, edi; call g; add eax, ebx; pop rbx; ret"
-LOST, EXTRA, BROKEN = ViolationKind.LOST_HIT, ViolationKind.EXTRA_HIT, ViolationKind.INVARIANT
-
-
-def case(
-    code: Callable[[Any], None],
-    *others: Callable[[Any], None],
-    profile=LINUX_2010,
-    image=CODE,
-    **fields,
-) -> Experiment:
-    return Experiment(
-        image=image if not isinstance(image, str) else asm_image(image),
-        call="f",
-        arguments=(parse_argument("5"),),
-        calls=fields.pop("calls", 1),
-        profile=without(profile, frozenset()),
-        code=[(f"task{n}", one) for n, one in enumerate((code, *others))],
-        tag="test",
-        **fields,
-    )
-
-
-def found(
-    pool, one: Experiment, bound: int, most: int | None = None
-) -> list[tuple[ViolationKind, str]]:
-    result = check(one, Search(preemptions=bound, recheck_every=0, max_schedules=most), pool=pool)
-    return [(report.violation.kind, report.violation.explain) for report in result.violations]
-
-
-# What control tasks do ----------------------------------------------------------------------------
-
-
-def in_and_out(k, offset=SITE, **kwargs):
-    p = k.kprobe("f", offset, **kwargs)
-    k.register(p)
-    k.settle()
-    k.unregister(p)
-    k.settle()
-
-
-def two_at_once(k, offset=SITE, *, settle=True, post=False, disable=False):
-    first, second = k.kprobe("f", offset, post=post), k.kprobe("f", offset, post=post)
-    k.register(first)
-    k.register(second)
-    if settle:
-        k.settle()
-    if disable:
-        k.disable(second)
-    k.unregister(first, second)
-    k.settle()
+from tests.explore.planted import (
+    BROKEN,
+    INSIDE,
+    NO_ROOM,
+    SITE,
+    STEPPED,
+    Fault,
+    case,
+    found,
+    in_and_out,
+    nothing,
+    shows,
+    two_at_once,
+)
 
 
 def takes_over(k):
@@ -112,17 +51,6 @@ def neighbours(k):
     k.unregister(inner)
     k.settle()
     k.unregister(outer)
-    k.settle()
-
-
-def several_batches(k):
-    """Two probes that are optimized, and a pass that takes one at a time."""
-    k.core.optimizer._profile = replace(k.core.profile, pass_max=1)
-    ps = [k.kprobe("f", 0), k.kprobe("f", SITE + 5)]
-    for p in ps:
-        k.register(p)
-    k.core.optimizer.wait()
-    k.unregister(*ps)
     k.settle()
 
 
@@ -171,46 +99,6 @@ def two_disabled(k):
     k.unregister(first, second)
 
 
-def two_for_good(k):
-    k.register(k.kprobe("f", NO_ROOM))
-    k.register(k.kprobe("f", NO_ROOM))
-
-
-def returns(k, maxactive=8, number=1):
-    rps = [k.kretprobe("g", maxactive) for _ in range(number)]
-    for rp in rps:
-        k.register_return(rp)
-    for rp in rps:
-        k.unregister_return(rp)
-    k.settle()
-
-
-def two_returns(k):
-    returns(k, number=2)
-
-
-# Faults -------------------------------------------------------------------------------------------
-
-
-def nothing(*_args, **_kwargs):
-    return None
-
-
-def first_child_only(_core, p):
-    for child in p.children[:1] if isinstance(p, AggrKprobe) else [p]:
-        child.nmissed += 1
-
-
-def posts_of_all(_aggr, p, regs, flags):
-    for child in p.children:
-        child.post_handler(child, regs, flags)
-
-
-def oldest_first(core, old, p, real=Kprobes._register_aggr_kprobe):
-    real(core, old, p)
-    p.parent.children.reverse()
-
-
 def without_waiting(real):
     def switch(core, *, on):
         core.wait_for_kprobe_optimizer = nothing
@@ -248,14 +136,14 @@ def leaves_it_disabled(core, p, real=Kprobes.enable_kprobe):
     core.kprobe_table[p.at].flags |= KprobeFlag.DISABLED
 
 
-def leaves_it_in_the_table(core, p, entry, real=Kprobes._unregister_top):
-    bottom = real(core, p, entry)
-    core.kprobe_table[entry.at] = entry
+def leaves_it_in_the_table(unregistration, p, entry, real=Unregistration.unregister_top):
+    bottom = real(unregistration, p, entry)
+    unregistration._host.kprobe_table[entry.at] = entry
     return bottom
 
 
-def forgets_a_parent(core, old, p, real=Kprobes._register_aggr_kprobe):
-    real(core, old, p)
+def forgets_a_parent(aggregation, old, p, real=Aggregation.register_aggr_kprobe):
+    real(aggregation, old, p)
     p.parent = None
 
 
@@ -265,174 +153,13 @@ def never_says_optimized(self, op, queues, real=ClearedAtOnce.optimize):
         queues.dequeue(op)
 
 
-def does_not_come_again(self, real=Optimizer.run_pass):
-    real(self)
-    self.kick = nothing
+def keeps_it_disabled(aggregation, ap, _p):
+    aggregation._optprobes.optimize_kprobe(ap)
 
 
-def keeps_the_handler(self, rp):
-    rp.instances, rp.free_instances = (), []
-    self._registered.pop(rp)
-
-
-def takes_what_is_taken(self, p, regs, real=Kretprobes._entered):
-    rp = p.rp
-    if not rp.free_instances:
-        rp.free_instances = list(rp.instances)
-    return real(self, p, regs)
-
-
-def misses_for_nothing(_self, p, _regs):
-    p.rp.nmissed += 1
-    return 0
-
-
-def calls(times):
-    def handler(self, regs, frame, real=Kretprobes.trampoline_handler):
-        stack = self.open_stacks.get(self._arch.current_task, [])
-        for ri in stack:
-            one = ri.rp.handler
-            ri.rp.handler = lambda ri, regs, one=one: [one(ri, regs) for _ in range(times)]
-            ri.rp.handler.__wrapped__ = one
-        handlers = [ri.rp for ri in stack]
-        value = real(self, regs, frame)
-        for rp in handlers:
-            rp.handler = rp.handler.__wrapped__
-        return value
-
-    return handler
-
-
-def shows_a_wrong_value(self, regs, frame, real=Kretprobes.trampoline_handler):
-    regs.ax ^= 1
-    value = real(self, regs, frame)
-    regs.ax ^= 1
-    return value
-
-
-def oldest_call_first(self, regs, frame, real=Kretprobes.trampoline_handler):
-    stack = self.open_stacks.get(self._arch.current_task, [])
-    if len(stack) == 2:
-        stack[0].rp, stack[1].rp = stack[1].rp, stack[0].rp
-    return real(self, regs, frame)
-
-
-def keeps_it_disabled(core, ap, _p):
-    core.optprobes.optimize_kprobe(ap)
-
-
-def always(*_args):
-    return True
-
-
-def with_interrupts(self, block, ainsn, regs, real=TrapFlagStepping.begin):
-    flags = regs.flags & FLAG_IF
-    over = real(self, block, ainsn, regs)
-    regs.flags |= flags
-    return over
-
-
-def posts_of_misses_too(self, block, p, regs, real=BreakpointHandler._post_process):
-    if block.status is KprobeStatus.REENTER and p.post_handler is not None:
-        p.post_handler(p, regs, 0)
-    real(self, block, p, regs)
-
-
-def called_with(rflags, rsp):
-    def enter(self, addr, integers, real=NestedCall.enter):
-        there, uc = real(self, addr, integers), self.vcpu.uc
-        uc.gpr[RFLAGS] |= rflags
-        uc.gpr[RSP] -= rsp
-        uc.store()
-        return there
-
-    return enter
-
-
-def stays_open(self, regs, frame, real=Kretprobes.trampoline_handler):
-    task = self._arch.current_task
-    stack = self.open_stacks[task][:]
-    ret_addr = real(self, regs, frame)
-    self.open_stacks[task] = stack
-    return ret_addr
-
-
-@dataclass(frozen=True)
-class Fault:
-    """``name`` of ``where`` becomes ``fault``; what control task ``code`` does shows it, and a
-    violation of ``kind`` says ``words``.
-    """
-
-    where: Any
-    name: str
-    fault: Any
-    code: Callable[[Any], None]
-    kind: ViolationKind
-    words: str
-    profile: Any = LINUX_2010
-    image: Any = CODE
-    bound: int = 0
-    calls: int = 1
-    nmis: bool = False
-    most: int | None = None
-    resched: tuple[int, ...] = ()
-
-
-G = (
-    "push rbx; mov ebx, edi; call 0x10000100; call 0x10000100; add eax, ebx; pop rbx; ret",
-    "lea eax, [rdi + 1]; lea ecx, [rax + 1]; ret",
-)
-DEEP = (
-    "push rbx; mov ebx, edi; call 0x10000100; add eax, ebx; pop rbx; ret",
-    "dec edi; jz .Lend; call 0x10000100; .Lend: ret",
-)
 CONTROL = "engine.patching.operations"
+
 FAULTS = {
-    "the hit of a jump never ends": Fault(
-        OptimizedHandler,
-        "done",
-        lambda *_: HitPhase.RESUMED,
-        in_and_out,
-        BROKEN,
-        "still in the last hit",
-    ),
-    "misses count on the first child only": Fault(
-        Kprobes,
-        "kprobes_inc_nmissed_count",
-        first_child_only,
-        two_for_good,
-        LOST,
-        "0 hits and 0 misses",
-        bound=1,
-        nmis=True,
-    ),
-    "a post_handler is never called": Fault(
-        AggrHandlers,
-        "post_handler",
-        nothing,
-        lambda k: two_at_once(k, STEPPED, post=True),
-        LOST,
-        "0 calls of the post_handler, 1 expected",
-    ),
-    "a disabled child's post_handler is called": Fault(
-        AggrHandlers,
-        "post_handler",
-        posts_of_all,
-        lambda k: two_at_once(k, STEPPED, post=True, disable=True),
-        EXTRA,
-        "1 calls of the post_handler",
-    ),
-    "handlers run oldest first, behind a breakpoint": Fault(
-        Kprobes,
-        "_register_aggr_kprobe",
-        oldest_first,
-        lambda k: two_at_once(k, NO_ROOM),
-        EXTRA,
-        "not newest first",
-    ),
-    "handlers run oldest first, behind a jump": Fault(
-        Kprobes, "_register_aggr_kprobe", oldest_first, two_at_once, EXTRA, "not newest first"
-    ),
     "kprobes-optimization=0 does not wait": Fault(
         CONTROL,
         "set_kprobes_optimization",
@@ -483,8 +210,8 @@ FAULTS = {
         "is enabled, and its entry of the table is not",
     ),
     "unregistering leaves the table as it was": Fault(
-        Kprobes,
-        "_unregister_top",
+        Unregistration,
+        "unregister_top",
         leaves_it_in_the_table,
         lambda k: in_and_out(k, STEPPED),
         BROKEN,
@@ -510,8 +237,8 @@ FAULTS = {
         "still in use are 1 detour buffers",
     ),
     "a child does not know its aggregator": Fault(
-        Kprobes,
-        "_register_aggr_kprobe",
+        Aggregation,
+        "register_aggr_kprobe",
         forgets_a_parent,
         two_at_once,
         BROKEN,
@@ -534,7 +261,7 @@ FAULTS = {
         "may be optimized, all is settled",
     ),
     "6.1: who takes over an aggregator leaves it disabled": Fault(
-        Kprobes,
+        Aggregation,
         "_reuse_unused_kprobe",
         keeps_it_disabled,
         takes_over,
@@ -544,168 +271,12 @@ FAULTS = {
         image="lea eax, [rdi + rdi*2]; lea ecx, [rax + 1]; ret",
         most=20,
     ),
-    "6.1: the copy of a probe with a post_handler is boosted": Fault(
-        Int3Stepping,
-        "wants_jump_back",
-        always,
-        lambda k: in_and_out(k, NO_ROOM, post=True),
-        LOST,
-        "0 calls of the post_handler, 1 expected",
-        profile=LINUX_6_1,
-    ),
-    "interrupts come in a single step": Fault(
-        TrapFlagStepping,
-        "begin",
-        with_interrupts,
-        lambda k: in_and_out(k, STEPPED),
-        BROKEN,
-        "a single step begins with interrupts allowed",
-    ),
-    "a post_handler is called for a miss": Fault(
-        BreakpointHandler,
-        "_post_process",
-        posts_of_misses_too,
-        lambda k: in_and_out(k, STEPPED, post=True),
-        EXTRA,
-        "1 calls of the post_handler, 0 expected",
-        profile=LINUX_6_1,
-        bound=1,
-        nmis=True,
-    ),
-    "a function that a handler calls begins with DF set": Fault(
-        NestedCall,
-        "enter",
-        called_with(FLAG_DF, 0),
-        lambda k: in_and_out(k, NO_ROOM),
-        BROKEN,
-        "begins with DF set",
-        bound=1,
-        nmis=True,
-    ),
-    "a function that a handler calls begins with its stack not aligned": Fault(
-        NestedCall,
-        "enter",
-        called_with(0, 8),
-        lambda k: in_and_out(k, NO_ROOM),
-        BROKEN,
-        "stack was not aligned",
-        bound=1,
-        nmis=True,
-    ),
-    "a call that has returned stays open": Fault(
-        Kretprobes,
-        "trampoline_handler",
-        stays_open,
-        returns,
-        BROKEN,
-        "1 calls are kept as open, where 0 are",
-        image=G,
-    ),
-    "a return probe's handler is never called": Fault(
-        Kretprobes, "trampoline_handler", calls(0), returns, LOST, "does not run", image=G
-    ),
-    "a return probe's handler is called twice": Fault(
-        Kretprobes, "trampoline_handler", calls(2), returns, EXTRA, "for no call", image=G
-    ),
-    "a return probe's handler is shown another value": Fault(
-        Kretprobes,
-        "trampoline_handler",
-        shows_a_wrong_value,
-        returns,
-        EXTRA,
-        "is shown RAX",
-        image=G,
-    ),
-    "handlers of a return run in the other order": Fault(
-        Kretprobes,
-        "trampoline_handler",
-        oldest_call_first,
-        two_returns,
-        LOST,
-        "in its turn",
-        image=G,
-    ),
-    "a return probe misses calls with instances free": Fault(
-        Kretprobes, "_entered", misses_for_nothing, returns, LOST, "8 of its 8 are free", image=G
-    ),
-    "instances of a return probe are never free again": Fault(
-        Kretprobes, "_recycle", nothing, returns, BROKEN, "has 1 instances in use", image=G
-    ),
-    "two calls share an instance of a return probe": Fault(
-        Kretprobes,
-        "_entered",
-        takes_what_is_taken,
-        lambda k: returns(k, 1),
-        EXTRA,
-        "with all its 1 instances taken",
-        image=DEEP,
-    ),
-    "a return probe's handler is called after it has gone": Fault(
-        Kretprobes,
-        "_forget",
-        keeps_the_handler,
-        returns,
-        EXTRA,
-        "for no call",
-        image=G,
-        bound=1,
-        resched=(0x10000106,),
-    ),
-    "a detour buffer leaves DF as it was": Fault(
-        detour,
-        "PLAIN",
-        replace(detour.PLAIN, enter=detour.PLAIN.enter.replace(b"\xfc", b"\x90")),
-        in_and_out,
-        BROKEN,
-        "with DF set",
-        image=(
-            "std; mov eax, edi; nop; nop; lea ecx, [rax + rax*2]; add eax, ecx; "
-            "xor eax, 0x55; cld; ret"
-        ),
-    ),
-    "a detour buffer calls with the stack as it was": Fault(
-        detour,
-        "PLAIN",
-        replace(
-            detour.PLAIN, enter=detour.PLAIN.enter.replace(b"\x48\x83\xe4\xf0", b"\x0f\x1f\x40\x00")
-        ),
-        in_and_out,
-        BROKEN,
-        "is not aligned",
-        image=(
-            "push rdi; mov eax, edi; nop; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; "
-            "pop rdi; ret"
-        ),
-    ),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found_and_sound_code_is_not_accused(pool, monkeypatch, name):
-    fault = FAULTS[name]
-    image = asm_image(*fault.image) if isinstance(fault.image, tuple) else fault.image
-    some = {
-        "nmis": fault.nmis,
-        "resched": fault.resched,
-        "interrupts": not fault.nmis and not fault.resched,
-    }
-    one = case(
-        fault.code,
-        profile=fault.profile,
-        image=image,
-        calls=fault.calls,
-        restores=fault.code is not two_for_good,
-        **some,
-    )
-    assert found(pool, one, fault.bound, fault.most) == []
-    where = import_module(fault.where) if isinstance(fault.where, str) else fault.where
-    monkeypatch.setattr(where, fault.name, fault.fault)
-    (violation,) = found(pool, one, fault.bound, fault.most)
-    assert violation[0] is fault.kind, violation
-    assert fault.words in violation[1]
-
-
-# Who decides --------------------------------------------------------------------------------------
+    shows(pool, monkeypatch, FAULTS[name])
 
 
 def crossing(*operations: str):
@@ -766,30 +337,3 @@ def test_while_all_are_disarmed_a_probe_is_not_to_be_hit(pool):
         k.unregister(p, q)
 
     assert found(pool, case(main), 0) == []
-
-
-def test_a_return_probe_that_is_never_registered_is_let_be(pool):
-    def main(k):
-        k.unregister_return(k.kretprobe("g"))
-
-    assert found(pool, case(main, image=asm_image(*G)), 0) == []
-
-
-def test_a_return_probe_that_goes_while_a_hit_is_on_its_way_may_count_that_as_missed(pool):
-    """In 6.1 its instances have gone when the handler asks for one; the other probe keeps the
-    breakpoint.
-    """
-    one = case(two_returns, image=asm_image(*G), profile=LINUX_6_1)
-    segments = segments_from("c0*3,0*29,c0*7,0")
-    violation, lines = replay_case(one, Schedule(fingerprint(one), segments), pool=pool)
-    assert violation is None
-    assert any("hit: int3, found" in line for line in lines[-3:])
-
-
-def test_a_post_handler_that_joins_a_boosted_copy_is_called_in_2010_not_in_6_1(pool):
-    def main(k):
-        k.register(k.kprobe("f", NO_ROOM))
-        k.register(k.kprobe("f", NO_ROOM, post=True))
-
-    for profile in (LINUX_2010, LINUX_6_1):
-        assert found(pool, case(main, profile=profile, restores=False), 0) == []

@@ -4,14 +4,16 @@ mended them.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from arch_x86.explore.check import check, replay_case
+from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenario import load_scenarios
 from arch_x86.explore.scenario import scenario as make_scenario
-from arch_x86.explore.scenarios import life, load
+from arch_x86.explore.scenarios import code_goes_away, life, two_tasks
 from arch_x86.explore.scenarios.batches import BATCHES, dying_behind_a_batch, two_batches
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
@@ -19,14 +21,14 @@ from arch_x86.explore.scenarios.load import LOAD
 from arch_x86.explore.scenarios.steps import scenarios_for
 from arch_x86.lab.bench import Workbench
 from engine.core.ablation import steps_of, without
-from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
+from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT, profile_named
 from engine.core.safety_steps import STEPS
 from engine.errors import InputError
 from engine.kprobe import Kprobe
 from engine.patching.experiment import fingerprint
 from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
-from engine.search.schedule import Schedule, segments_from
+from engine.search.schedule import Schedule, replay, segments_from
 
 PAIRS = [
     (one, name)
@@ -38,41 +40,62 @@ LOADED = [
     (one, name)
     for one in LOAD
     for name in one.profiles
-    if one is not load.neighbours or name == "linux-2010"
+    if one is not two_tasks.neighbours or name == "linux-2010"
 ]
 # Two control tasks in 6.1 and next take half a minute: `make sound` has those of life.py, and `make
 # mutants` the neighbours.
-FAULTS = [(one, name) for one in HISTORY for name in one.profiles]
+FAULTS = [
+    pytest.param(one, name, marks=() if name == "linux-2010" else pytest.mark.slow)
+    for one in HISTORY
+    for name in one.profiles
+]
+FEW = 300
+"""Most schedules of a search in `make test`: all that it takes without preemptions, of most
+scenarios, and the first of those with one. `make slow` searches to the end.
+"""
+both_sizes = pytest.mark.parametrize(
+    "most", [pytest.param(FEW, id="few"), pytest.param(None, id="all", marks=pytest.mark.slow)]
+)
 
 
-def run(pool, scenario, profile, *, bound=1, steps=(), preempt=False):
+def run(pool, scenario, profile, *, bound=1, steps=(), preempt=False, most=None):
     ablated = without(profile_named(profile), frozenset(steps), preempt=preempt)
-    return check(scenario.case(ablated, preempt=preempt), Search(preemptions=bound), pool=pool)
+    search = Search(preemptions=bound, max_schedules=most)
+    return check(scenario.case(ablated, preempt=preempt), search, pool=pool)
 
 
+def is_sound(result, most: int | None) -> bool:
+    """Nothing is broken in a search to its end, or in as many schedules as it may have."""
+    if most is None or result.outcome.exhaustive:
+        return (result.verdict, result.outcome.exhaustive) == ("safe", True)
+    return (result.violations, result.outcome.schedules) == ([], most)
+
+
+@both_sizes
 @pytest.mark.parametrize(
     ("scenario", "profile"), PAIRS, ids=lambda value: getattr(value, "name", value)
 )
-def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile):
+def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile, most):
     # to save time; `make sound` has more
     bound = int(scenario is not life.two_control_tasks and profile != "next")
-    result = run(pool, scenario, profile, bound=bound)
-    assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
+    assert is_sound(run(pool, scenario, profile, bound=bound, most=most), most)
 
 
+@both_sizes
 @pytest.mark.parametrize(
     ("scenario", "profile"), LOADED, ids=lambda value: getattr(value, "name", value)
 )
-def test_what_meets_under_load_breaks_nothing(pool, scenario, profile):
+def test_what_meets_under_load_breaks_nothing(pool, scenario, profile, most):
     bound = int(scenario.preempt)  # to save time; `make mutants` has more
-    result = run(pool, scenario, profile, bound=bound, preempt=scenario.preempt)
-    assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
+    result = run(pool, scenario, profile, bound=bound, preempt=scenario.preempt, most=most)
+    assert is_sound(result, most)
 
 
 @pytest.mark.parametrize(
     ("scenario", "profile"), FAULTS, ids=lambda value: getattr(value, "name", value)
 )
 def test_a_fault_of_the_kernels_history_shows_without_its_commit_only(pool, scenario, profile):
+    """test_findings.py follows the schedule that shows each."""
     # to save time; `make sound` has more
     assert run(pool, scenario, profile, bound=0).verdict == "safe"
     broken = run(pool, scenario, profile, steps=scenario.steps)
@@ -85,12 +108,12 @@ def test_a_fault_of_the_kernels_history_shows_without_its_commit_only(pool, scen
     assert str(violation.kind) in lines[-1]
 
 
+@both_sizes
 @pytest.mark.parametrize("scenario", BATCHES, ids=lambda one: one.name)
 @pytest.mark.parametrize(("profile", "bound"), [("linux-2010", 0), ("next", 0)])
-def test_what_lies_between_two_batches_breaks_nothing(pool, scenario, profile, bound):
+def test_what_lies_between_two_batches_breaks_nothing(pool, scenario, profile, bound, most):
     """linux-6.1 has no batches; `make sound` has it, too, and higher bounds."""
-    result = run(pool, scenario, profile, bound=bound)
-    assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
+    assert is_sound(run(pool, scenario, profile, bound=bound, most=most), most)
 
 
 def test_a_neighbour_whose_jump_outlasts_a_pass_breaks_2010_without_the_mend(pool):
@@ -155,10 +178,21 @@ class TestFinds:
         assert "detour buffer" in violation.explain
         assert "-- interrupt; on its return another task runs --" in "".join(lines)
 
-    def test_a_wait_for_tasks_mends_that_in_next(self, pool):
-        assert [
-            run(pool, life.register, name, preempt=True).verdict for name in ("linux-6.1", "next")
-        ] == ["violation", "safe"]
+    @both_sizes
+    def test_a_wait_for_tasks_mends_that_in_next(self, pool, most):
+        """By a schedule that breaks ``next`` without that wait, and by a search."""
+        for profile, kind in (
+            (NEXT, None),
+            (replace(NEXT, unregisters_behind_tasks=False), ViolationKind.USE_AFTER_FREE),
+        ):
+            ablated = without(profile, frozenset(), preempt=True)
+            case = replace(life.register.case(ablated, preempt=True), reduce=False)
+            with closing(open_experiment(case, pool)) as system:
+                replay(system, segments_from("c0*5,0*47,p0,c0*12"))
+                assert (system.violation and system.violation.kind) is kind
+        if most is None:
+            assert run(pool, life.register, "linux-6.1", preempt=True).verdict == "violation"
+        assert is_sound(run(pool, life.register, "next", preempt=True, most=most), most)
 
     def test_a_breakpoint_removed_and_put_back_during_one_hit_is_nobodys_in_2010(self, pool):
         """The hit finds no probe; another task registers one there before it looks at the byte,
@@ -179,20 +213,27 @@ class TestFinds:
         """The pass that undoes the jump takes the breakpoint away for disabled aggregators only,
         and this one is enabled again.
         """
-        case = load.joined_while_disarming.case(without(LINUX_6_1, frozenset()))
+        case = code_goes_away.joined_while_disarming.case(without(LINUX_6_1, frozenset()))
         segments = segments_from("c0*5,c2*14,c0*7,c1*3,c2*11,c0*5,c1")
         violation, _ = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.INVARIANT
         assert "all probes are disarmed, and cc" in violation.explain
 
-    def test_stop_machine_does_not_cover_an_nmi_in_probed_text_and_text_poke_bp_does(self, pool):
-        for profile, verdict in (
-            ("linux-2010", "violation"),
-            ("linux-6.1", "safe"),
-            ("next", "safe"),
-        ):
-            assert run(pool, life.nmi, profile).verdict == verdict
+    @both_sizes
+    def test_stop_machine_does_not_cover_an_nmi_in_probed_text_and_text_poke_bp_does(
+        self, pool, most
+    ):
+        if most is None:
+            assert run(pool, life.nmi, "linux-2010").verdict == "violation"
+        else:
+            case = life.nmi.case(without(LINUX_2010, frozenset()))
+            segments = segments_from("c0*3,c1*5,n0,0*57")
+            violation, _ = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
+            assert violation is not None
+            assert violation.kind is ViolationKind.TORN
+        for profile in ("linux-6.1", "next"):
+            assert is_sound(run(pool, life.nmi, profile, most=most), most)
 
 
 def test_every_step_has_a_scenario_in_each_profile_where_it_means_something():

@@ -109,15 +109,23 @@ def sites_of(shapes) -> dict[tuple[str, str, tuple[str, ...]], set[tuple[str, st
     return found
 
 
+@pytest.mark.parametrize(
+    "every", [pytest.param(3, id="a third"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
 @pytest.mark.parametrize("image", IMAGES)
 def test_each_shape_and_method_is_safe_in_flight_but_for_loop_as_6_1_emulates_it(
-    pool, shapes, image, profile
+    pool, shapes, image, profile, every
 ):
     """A probe's life beside a call, every boundary, one preemption; each way was taken, also while
-    text was written.
+    text was written. Of every three sites `make test` has one in each profile, and not the same;
+    and all of those that 6.1 emulates in ways of its own.
     """
-    for (place, symbol, arguments), probed in sites_of(shapes(image)).items():
+    for number, ((place, symbol, arguments), probed) in enumerate(sites_of(shapes(image)).items()):
+        loops = profile.emulation_warts and any(name.startswith("loop") for name, _ in probed)
+        emulated = profile.emulation_warts and image == "shapes_flow.o"
+        if number % every != profile.emulation_warts % every and not emulated:
+            continue
         spec = parse_spec(place)
         case = Experiment(
             image=load_image(ELF / image),
@@ -131,7 +139,7 @@ def test_each_shape_and_method_is_safe_in_flight_but_for_loop_as_6_1_emulates_it
         most = 6 * MOST_SCHEDULES if symbol in LONG else MOST_SCHEDULES
         result = check(case, Search(preemptions=1, max_schedules=most), pool=pool)
         shape = (probed, result.violations)
-        if profile.emulation_warts and any(mnemonic.startswith("loop") for mnemonic, _ in probed):
+        if loops:
             assert {report.violation.kind for report in result.violations} == {
                 ViolationKind.WRONG_RESULT
             }, shape

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from typing import Final
 
 from tests.faults.arch import ARCH
-from tests.faults.core import CORE
-from tests.faults.explorer import EXPLORER
+from tests.faults.core_handlers import HANDLERS, RESOURCES, RETURNS, SWITCHES
+from tests.faults.core_optimizer import OPTIMIZING, PASS
+from tests.faults.core_table import TABLE
+from tests.faults.explorer_calls import CALL_STATES
+from tests.faults.explorer_control import CHOICES, CONTROL_STATES
 from tests.faults.fault import Fault, Kind
 from tests.faults.machine import MACHINE
 from tests.faults.text import TEXT
 
 __all__ = ("CHANGES_NOTHING", "FAULTS", "looked_at_by")
 
+CORE: Final = (*TABLE, *HANDLERS, *SWITCHES, *PASS, *OPTIMIZING, *RETURNS, *RESOURCES)
+EXPLORER: Final = (*CALL_STATES, *CONTROL_STATES, *CHOICES)
 FAULTS: Final = (*CORE, *ARCH, *TEXT, *MACHINE, *EXPLORER)
 
 CHANGES_NOTHING: Final = {
@@ -45,6 +50,8 @@ _CORE: Final = (
     "tests/engine/test_locks.py",
     "tests/engine/test_behaviour.py",
     "tests/engine/test_reentrancy.py",
+    "tests/engine/test_nested_calls.py",
+    "tests/engine/test_handler_faults.py",
     "tests/engine/test_poke_batch.py",
     "tests/explore/test_waits.py",
     "tests/engine/test_core_machine.py",
@@ -52,6 +59,8 @@ _CORE: Final = (
 _HITS: Final = (
     "tests/engine/test_kprobes.py",
     "tests/engine/test_reentrancy.py",
+    "tests/engine/test_nested_calls.py",
+    "tests/engine/test_handler_faults.py",
     "tests/engine/test_nmi_hits.py",
     "tests/engine/test_next.py",
     "tests/engine/test_selftests.py",
@@ -73,9 +82,16 @@ _MACHINE: Final = (
     "tests/emu/test_machine.py",
     "tests/emu/test_guards.py",
 )
-_RETURNS: Final = ("tests/engine/test_kretprobes.py", "tests/explore/test_points.py")
+_RETURNS: Final = (
+    "tests/engine/test_kretprobes.py",
+    "tests/engine/test_kretprobe_registration.py",
+    "tests/explore/test_points.py",
+)
 _EXPLORER: Final = (
-    "tests/explore/test_names.py",
+    "tests/explore/test_call_states.py",
+    "tests/explore/test_vcpu_states.py",
+    "tests/explore/test_control_states.py",
+    "tests/explore/test_choice_places.py",
     "tests/explore/test_points.py",
     "tests/explore/test_shared.py",
 )
@@ -85,6 +101,7 @@ _FIRST: Final[dict[str, tuple[str, ...]]] = {
     "engine/control/sync.py": ("tests/engine/test_locks.py", "tests/explore/test_waits.py", *_CORE),
     "arch_x86/probes/kretprobe.py": _RETURNS,
     "arch_x86/probes/arch.py": (*_COPIES, *_CORE),
+    "arch_x86/probes/plain_sites.py": (*_COPIES, *_CORE),
     "arch_x86/probes/optimized_sites.py": (*_COPIES, *_CORE),
     "arch_x86/probes/copies.py": (*_COPIES, *_CORE),
     "arch_x86/probes/breakpoint.py": (*_HITS, *_MACHINE, *_COPIES),

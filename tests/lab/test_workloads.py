@@ -25,6 +25,11 @@ IMAGES = sorted({case.image for case in cases()})
 # Calls of at most 200 instructions, from algorithms and from shapes, that get an interrupt at every
 # boundary.
 IN_FULL = ("sse2-tiny", "lz-match", "shape_lock_xadd", "shape_loop")
+AT_LENGTH = ("libmix", "interp.so", "lz.so", "sha256.so", "shapes.so", "sse2.so")
+"""Images whose sweeps take long, of functions whose sweeps in another image (an object file, or a
+smaller shared object for how it is linked) `make test` has.
+"""
+SWEPT = [pytest.param(n, marks=pytest.mark.slow if n in AT_LENGTH else ()) for n in IMAGES]
 # The first call of each function, which is the shortest, gets sampled interrupts.
 ONE_EACH = tuple({(case.image, case.symbol): case for case in reversed(cases())}.values())
 
@@ -53,7 +58,7 @@ def test_an_unprobed_call_gives_the_reference_result(pool, name):
             assert result.calls[0].result == case.result, case.name
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", SWEPT)
 def test_a_probe_on_any_boundary_by_any_method_changes_nothing_and_hits_all_passes(pool, name):
     for case in of(name):
         if case.short or case in ONE_EACH:
@@ -77,7 +82,7 @@ def test_an_interrupt_at_every_boundary_of_a_short_call_changes_nothing(pool, na
     assert result.runs > result.sites * result.instructions
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", SWEPT)
 def test_sampled_interrupts_change_nothing(pool, name):
     for case in ONE_EACH:
         if case.image == name:
@@ -87,13 +92,24 @@ def test_sampled_interrupts_change_nothing(pool, name):
             assert result.good, (case.name, result.failures[:3])
 
 
-def test_profile_linux_6_1_repeats_two_warts_of_that_kernel_and_is_right_elsewhere(pool):
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param(("shapes_flow.o",), id="flow"),
+        pytest.param(
+            tuple(name for name in IMAGES if name.startswith("shapes_")),
+            id="all",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_profile_linux_6_1_repeats_two_warts_of_that_kernel_and_is_right_elsewhere(pool, images):
     """LOOP is emulated with its count one too high, and RET imm16 without releasing its arguments.
     Profile next is right there, too.
     """
     wrong: dict[str, set[str]] = {}
     for case in cases():
-        if case.image.startswith("shapes_"):
+        if case.image in images:
             found = [
                 verify_image(
                     image(case.image),
@@ -137,7 +153,9 @@ def test_the_same_run_twice_gives_the_same_json(pool):
     assert found[0]["interrupts"] > 10
 
 
+@pytest.mark.slow
 def test_verify_with_one_and_two_jobs_agree_on_a_thousand_text_versions():
+    """tests/lab/test_verify.py compares them on fewer."""
     arguments = [parse_argument(text) for text in ("buf:616263", "3", "buf:+32")]
     one, two = (
         verify_image(image("sha256.o"), "sha256", arguments, sweep=Sweep(), jobs=jobs)
