@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from arch_x86.explore.matrix import CONFIGURATIONS, Cell, Configuration, matrix
+from arch_x86.explore.scenarios.steps import SHOWN
+from arch_x86.explore.x86_setup import X86Setup
 from engine.core.profiles import NEXT
+from engine.patching.matrix import CONFIGURATIONS, Cell, Configuration, matrix
 from engine.patching.search_options import Search
 from engine.report.terminal import Progress, complain
 
@@ -89,7 +91,7 @@ def main() -> int:
     args = parser.parse_args()
     line = Progress("necessity")
     search = Search(preemptions=args.preemptions, max_schedules=args.max_schedules, jobs=args.jobs)
-    cells = list(matrix(search, say=line.note, warn=complain))
+    cells = list(matrix(search, X86Setup(), SHOWN, say=line.note, warn=complain))
     line.clear()
     notes = _notes(cells)
     print(*table(cells, _KERNELS, notes), "", sep="\n")

@@ -10,6 +10,7 @@ from typing import Final
 __all__ = (
     "CALLS",
     "CPUS",
+    "EXPERIMENT_MAX_INSTRUCTIONS",
     "FETCH",
     "INTERRUPTS",
     "JOBS",
@@ -19,6 +20,7 @@ __all__ = (
     "PREEMPTIONS",
     "PROFILE",
     "RED_ZONE",
+    "SCENARIO_CALLS",
     "SCRIPT_CPUS",
     "SEED",
     "STRATEGY",
@@ -34,8 +36,14 @@ MAX_INSTRUCTIONS: Final = 100_000_000
 """Instructions that a call may retire before it is taken for endless."""
 INTERRUPTS: Final = "none"
 RED_ZONE: Final = "auto"
+EXPERIMENT_MAX_INSTRUCTIONS: Final = 1_000_000
+"""The same, of a scenario and of an experiment that is made in Python: neither has an option for
+it.
+"""
 CALLS: Final = 3
 """Calls of each vCPU in ``check``."""
+SCENARIO_CALLS: Final = 2
+"""Calls of each vCPU in a scenario."""
 FETCH: Final = "coherent"
 POINTS: Final = "locks"
 """Where control tasks stop."""

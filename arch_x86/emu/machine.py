@@ -12,7 +12,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from arch_x86.emu.calibration import calibrate
 from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR, Cpu, CpuState
@@ -34,6 +34,7 @@ from arch_x86.text.version import TextStore, TextVersion
 from engine.errors import EngineBug, InputError
 from engine.image import Image, Symbol
 from engine.kallsyms import Kallsyms
+from engine.limits import CPUS_MAX
 
 __all__ = (
     "CPUS_MAX",
@@ -44,8 +45,6 @@ __all__ = (
     "TrapHandler",
     "new_pool",
 )
-
-CPUS_MAX: Final = 8
 
 
 def new_pool() -> UcPool:

@@ -9,138 +9,70 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
-from arch_x86.emu.machine import CPUS_MAX
-from arch_x86.explore.check import check, replay_case
-from arch_x86.explore.matrix import CONFIGURATIONS, Cell, matrix
-from arch_x86.explore.saved_violations import (
-    INSTRUCTIONS_MAX,
-    CheckOptions,
-    SavedCase,
-    SaveDirectory,
-    ScenarioOptions,
-    case_of,
-    load_saved,
-    scenario_case,
-)
-from arch_x86.explore.scenario import CALLS_MAX, Scenario, load_scenarios
-from arch_x86.images import parse_stub
-from engine import defaults
+from arch_x86.explore.scenarios.steps import SHOWN
+from arch_x86.explore.x86_setup import X86Setup
 from engine.core.profiles import profile_named
 from engine.errors import InputError, UnprobedFault, WorkerDied, error_text, printable
 from engine.patching.check_result import CheckResult
 from engine.patching.experiment import Experiment
-from engine.patching.search_options import STRATEGIES, Search
-from engine.report.terminal import Progress, Style, complain, count
+from engine.patching.make_experiment import experiment_of_check
+from engine.patching.matrix import CONFIGURATIONS, Cell, matrix
+from engine.patching.request import Request
+from engine.patching.request_options import Way, read_options
+from engine.patching.saved_violations import SavedExperiment, SaveDirectory, load_saved
+from engine.patching.scenario_files import load_scenarios
+from engine.patching.search_options import Search, read_search
+from engine.patching.setup_port import SetupPort
+from engine.patching.verdict import check, replay_experiment
+from engine.report.search_report import cell_line, show_result
+from engine.report.terminal import Progress, Style, complain
 from engine.search.schedule import Schedule, parse_schedule
-from engine.syntax.arguments import parse_number
 
-__all__ = (
-    "check_options",
-    "run_check",
-    "run_explore",
-    "run_matrix",
-    "run_replay",
-    "search_options",
-)
+__all__ = ("check_request", "run_check", "run_explore", "run_matrix", "run_replay")
 
 _GOOD, _BAD, _INTERRUPTED = 0, 1, 130
-_MATRIX_SCHEDULES = 40_000
+_MATRIX_SCHEDULES: Final = 40_000
+"""The matrix stops a search after so many schedules, where no other number is given."""
 
 
-def check_options(args: Namespace) -> CheckOptions:
-    """What describes the case.
+def _given(args: Namespace) -> dict[str, Any]:
+    """What the command line gives, by the names that Python has for it; None: not said."""
+    given = vars(args) | {
+        "reduce": not args.no_reduction,
+        "hashing": not args.no_hashing,
+        "preemptions": args.preemptions if args.preemptions_given else None,
+    }
+    others = {"probes": "probe", "stubs": "stub"}
+    return given | {name: given.get(other) for name, other in others.items()}
 
-    :raises InputError: a number or a stub is wrong.
+
+def check_request(args: Namespace) -> Request:
+    """What ``check`` is asked.
+
+    :raises InputError: one of the options is wrong.
     """
-    return CheckOptions(
-        image=args.image,
-        call=args.call,
-        arguments=tuple(args.arguments),
-        probes=tuple(args.probe),
-        calls=parse_number(args.calls, "--calls", least=1, most=CALLS_MAX),
-        cpus=parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
-        profile=args.profile,
-        preempt=args.preempt,
-        fetch=args.fetch,
-        without=tuple(sorted(set(args.without))),
-        resched=tuple(args.resched),
-        libraries=tuple(args.libraries),
-        stubs=tuple(sorted(dict(parse_stub(stub) for stub in args.stub).items())),
-        max_instructions=parse_number(
-            args.max_instructions, "--max-instructions", least=1, most=INSTRUCTIONS_MAX
-        ),
-        red_zone=args.red_zone,
-        check_alignment=args.check_alignment,
-        points=args.points,
-        reduce=not args.no_reduction,
-    )
-
-
-def search_options(args: Namespace) -> Search:
-    """How to search.
-
-    :raises InputError: an unknown strategy, a wrong number, or an option of another strategy.
-    """
-    for option, value, takers in (
-        ("--seed", args.seed, ("random", "pct")),
-        ("--depth", args.depth, ("pct",)),
-    ):
-        if value is not None and args.strategy in STRATEGIES and args.strategy not in takers:
-            raise InputError(
-                f"{option}: only --strategy {' and '.join(takers)} has it; leave it out, or give"
-                f" --strategy {takers[-1]}"
-            )
-    if args.preemptions_given and args.strategy == "pct":
-        raise InputError(
-            "--preemptions: --strategy pct has no such bound, but --depth; give that instead"
-        )
-    bound = (
-        None
-        if args.preemptions == "none"
-        else parse_number(args.preemptions, "--preemptions", least=0, most=1_000)
-    )
-    most = (
-        None
-        if args.max_schedules is None
-        else parse_number(args.max_schedules, "--max-schedules", least=1)
-    )
-    search = Search(
-        strategy=args.strategy,
-        preemptions=bound,
-        max_schedules=most,
-        seed=parse_number(
-            str(defaults.SEED) if args.seed is None else args.seed, "--seed", least=0
-        ),
-        depth=parse_number(
-            str(defaults.PCT_DEPTH) if args.depth is None else args.depth,
-            "--depth",
-            least=1,
-            most=1_000,
-        ),
-        hashing=not args.no_hashing,
-        recheck_every=1 if args.recheck else 100,
-        jobs=parse_number(args.jobs, "--jobs", least=1, most=256),
-        checkpoints=None if args.checkpoint is None else Path(args.checkpoint),
-    )
-    search.build()
-    return search
+    given = _given(args)
+    given["without"] = sorted(set(args.without))
+    return Request(**read_options(Way.CHECK, given))
 
 
 def run_check(args: Namespace) -> int:
     """``optprobe check``."""
-    options, search = check_options(args), search_options(args)
+    port = X86Setup()
+    request, search = check_request(args), read_search(_given(args))
     directory = None if args.save is None else SaveDirectory(Path(args.save))
-    case = case_of(options)
-    saved = None if directory is None else directory.prepare(options)
-    for warning in case.image.warnings:
-        complain(f"{case.image.name}: {warning}")
-    result = _search(f"check {args.call}", case, search, refuses=True)
+    experiment = experiment_of_check(request, port)
+    saved = None if directory is None else directory.of_check(request)
+    for warning in experiment.image.warnings:
+        complain(f"{experiment.image.name}: {warning}")
+    result = _search(f"check {args.call}", experiment, search, port, refuses=True)
     _name_files(saved, result)
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False), flush=True)
     else:
-        _show(args.call, case, result, Style.for_stream(sys.stdout))
+        show_result(args.call, experiment, result, Style.for_stream(sys.stdout))
     _save(saved, result)
     if result.died is not None:
         raise result.died
@@ -149,7 +81,7 @@ def run_check(args: Namespace) -> int:
     return _GOOD if result.good and result.unwritten is None else _BAD
 
 
-def _name_files(saved: SavedCase | None, result: CheckResult) -> None:
+def _name_files(saved: SavedExperiment | None, result: CheckResult) -> None:
     """The reports say to which files they go, if there is a directory for them."""
     if saved is not None:
         for number, report in enumerate(result.violations):
@@ -158,7 +90,7 @@ def _name_files(saved: SavedCase | None, result: CheckResult) -> None:
             )
 
 
-def _save(saved: SavedCase | None, result: CheckResult) -> None:
+def _save(saved: SavedExperiment | None, result: CheckResult) -> None:
     """What was found, and has been printed, goes to its files. What can't be written, here or in a
     checkpoint, is said.
     """
@@ -175,87 +107,43 @@ def _save(saved: SavedCase | None, result: CheckResult) -> None:
                 )
 
 
-def _search(label: str, case: Experiment, search: Search, *, refuses: bool = False) -> CheckResult:
+def _search(
+    label: str, experiment: Experiment, search: Search, port: SetupPort, *, refuses: bool = False
+) -> CheckResult:
     line = Progress(label)
 
     def progress(schedules: int, expected: int | None) -> None:
         line.schedules(schedules, expected)
 
     try:
-        return check(case, search, progress=progress, refuses=refuses)
+        return check(experiment, search, port, progress=progress, refuses=refuses)
     finally:
         line.clear()
 
 
-def _show(name: str, case: Experiment, result: CheckResult, style: Style) -> None:
-    colour = {
-        "safe": "green",
-        "nothing-found": "yellow",
-        "violation": "red",
-        "inconclusive": "yellow",
-    }[result.verdict]
-    print(f"{name}: {style.paint(result.verdict, colour, 'bold')}")
-    bound = "no bound" if result.preemptions is None else f"preemption bound {result.preemptions}"
-    kind = (
-        "exhaustive"
-        if result.outcome.exhaustive
-        else "interrupted"
-        if result.interrupted
-        else "not exhaustive"
-    )
-    where = "" if case.points == "locks" else f", --points {case.points}"
-    print(
-        f"  {count(result.outcome.schedules, 'schedule')}, {bound}, {kind};"
-        f" {count(case.cpus, 'CPU')}, {case.profile.name}{where}"
-    )
-    c = result.coverage
-    by_ftrace = f", {c.ftrace:,} by ftrace" if c.ftrace else ""
-    print(
-        f"  hits: {c.int3:,} by breakpoint ({c.boosted:,} boosted, {c.stepped:,} stepped),"
-        f" {c.jump:,} by jump{by_ftrace}"
-    )
-    print(
-        f"  {c.in_flight_at_write:,} CPUs in flight while text was written, {c.parked_in_range:,}"
-        " of them inside the bytes; ",
-        end="",
-    )
-    print(f"{result.points:,} points")
-    for method in result.missing:
-        print(f"  never hit by {method}, though the site allows it: nothing is shown for that")
-    for line in result.refused:
-        print(f"  {line}")
-    for report in result.violations:
-        print(
-            f"  {style.paint(str(report.violation.kind), 'red', 'bold')}:"
-            f" {report.violation.explain}"
-        )
-        print(f"  {report.schedule}")
-        if report.file is not None:
-            print(f"  {report.file}")
-    sys.stdout.flush()
-
-
 def run_explore(args: Namespace) -> int:
     """``optprobe explore``."""
-    search = search_options(args)
+    port, search = X86Setup(), read_search(_given(args))
     directory = None if args.save is None else SaveDirectory(Path(args.save))
     # All are set up before the first is searched, so that what is wrong with the last one is said
     # at once.
-    cases = [
-        (one, options, scenario_case(one, options))
-        for one in load_scenarios(args.file)
-        for options in (_scenario_options(one, args),)
-    ]
+    scenarios = load_scenarios(args.file)
+    asked = read_options(Way.EXPLORE, _given(args))
+    experiments = [(one, one.experiment(one.asked(asked), port)) for one in scenarios]
     documents: list[dict[str, object]] = []
     worst = _GOOD
     try:
-        for one, options, case in cases:
-            saved = None if directory is None else directory.prepare(options)
+        for one, experiment in experiments:
+            saved = (
+                None
+                if directory is None
+                else directory.of_scenario(args.file.partition("::")[0], one.name, asked)
+            )
             bound = (
                 search if args.preemptions_given else replace(search, preemptions=one.preemptions)
             )
             try:
-                result = _search(f"explore {one.name}", case, bound)
+                result = _search(f"explore {one.name}", experiment, bound, port)
             except KeyboardInterrupt:  # while it was set up
                 complain(f"interrupted while {one.name} was set up")
                 worst = _INTERRUPTED
@@ -268,7 +156,7 @@ def run_explore(args: Namespace) -> int:
             if args.json:
                 documents.append({"scenario": one.name, **result.to_json()})
             else:
-                _show(one.name, case, result, Style.for_stream(sys.stdout))
+                show_result(one.name, experiment, result, Style.for_stream(sys.stdout))
             _save(saved, result)
             if result.died is not None:
                 raise result.died
@@ -293,27 +181,15 @@ def _print_scenarios(documents: list[dict[str, object]]) -> None:
     print(json.dumps({"schema": 1, "scenarios": documents}, allow_nan=False), flush=True)
 
 
-def _scenario_options(one: Scenario, args: Namespace) -> ScenarioOptions:
-    return ScenarioOptions(
-        file=args.file.partition("::")[0],
-        name=one.name,
-        profile=args.profile,
-        preempt=args.preempt,
-        cpus=(
-            None if args.cpus is None else parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX)
-        ),
-        without=tuple(args.without),
-        points=args.points,
-        check_alignment=args.check_alignment,
-        reduce=not args.no_reduction,
-    )
-
-
 def run_replay(args: Namespace, parse: Callable[[list[str]], Namespace]) -> int:
-    """``optprobe replay``. ``parse``: the parser of check's arguments."""
-    case, schedule = _replayed(args, parse)
+    """``optprobe replay``.
+
+    :param parse: the parser of the arguments of ``check`` and ``explore``.
+    """
+    port = X86Setup()
+    experiment, schedule = _replayed(args, parse, port)
     try:
-        violation, lines = replay_case(case, schedule)
+        violation, lines = replay_experiment(experiment, schedule, port)
     except UnprobedFault as error:  # no violation, which exit status 1 would say
         raise InputError(f"there is nothing to replay: {error}") from None
     if args.json:
@@ -337,7 +213,7 @@ def run_replay(args: Namespace, parse: Callable[[list[str]], Namespace]) -> int:
 
 
 def _replayed(
-    args: Namespace, parse: Callable[[list[str]], Namespace]
+    args: Namespace, parse: Callable[[list[str]], Namespace], port: SetupPort
 ) -> tuple[Experiment, Schedule]:
     if not args.rest:
         if re.match(r"v\d+:[0-9a-f]{8}:", args.what) and not Path(args.what).exists():
@@ -346,7 +222,7 @@ def _replayed(
                 "a schedule alone says not of what; "
                 "write -- behind it, and the arguments of the check or explore that found it"
             )
-        return load_saved(args.what)
+        return load_saved(args.what, port)
     schedule = parse_schedule(args.what)
     if args.rest[0].partition("::")[0].endswith(".py"):
         given = parse(["explore", *args.rest])
@@ -355,14 +231,16 @@ def _replayed(
             raise InputError(
                 f"{printable(given.file)}: {len(scenarios)} scenarios; name one, FILE.py::SCENARIO"
             )
-        return scenario_case(scenarios[0], _scenario_options(scenarios[0], given)), schedule
+        one = scenarios[0]
+        asked = read_options(Way.EXPLORE, _given(given))
+        return one.experiment(one.asked(asked), port), schedule
     given = parse(["check", *args.rest])
-    return case_of(check_options(given)), schedule
+    return experiment_of_check(check_request(given), port), schedule
 
 
 def run_matrix(args: Namespace) -> int:
     """``optprobe matrix``."""
-    search = search_options(args)
+    search = read_search(_given(args))
     if search.max_schedules is None:
         search = replace(search, max_schedules=_MATRIX_SCHEDULES)
     columns = [
@@ -377,11 +255,13 @@ def run_matrix(args: Namespace) -> int:
     interrupted, died = False, None
     unwritten: list[str] = []
     try:
-        for cell in matrix(search, configurations=columns, say=line.note, warn=unwritten.append):
+        for cell in matrix(
+            search, X86Setup(), SHOWN, columns, say=line.note, warn=unwritten.append
+        ):
             cells.append(cell)
             if not args.json:
                 line.clear()
-                print(_cell_line(cell), flush=True)
+                print(cell_line(cell), flush=True)
     except KeyboardInterrupt:
         interrupted = True
     except WorkerDied as error:
@@ -410,27 +290,3 @@ def run_matrix(args: Namespace) -> int:
         for cell in cells
     )
     return _BAD if baseline_breaks or unwritten else _GOOD
-
-
-def _cell_line(cell: Cell) -> str:
-    what = f"{cell.step or '(all steps)':<21} {cell.configuration.name:<24}"
-    if cell.report is None:
-        kind = "exhaustive" if cell.exhaustive else "not exhaustive"
-        why = f": {cell.argument}" if cell.argument else ""
-        verdict = (
-            "nothing found"
-            if not cell.exhaustive
-            else "safe"
-            if cell.step is None
-            else "not needed here"
-        )
-        return (
-            f"{what} {verdict}{why} ({cell.schedules:,} schedules of {cell.scenario}, {kind},"
-            f" {cell.seconds:.1f} s)"
-        )
-    anyway = ", as it does with all steps" if cell.breaks_anyway else ""
-    found = cell.report
-    return (
-        f"{what} {found.violation.kind}{anyway} ({found.schedule.choices} choices,"
-        f" {cell.seconds:.1f} s, {cell.scenario})\n{'':<46} {found.schedule}"
-    )

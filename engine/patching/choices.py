@@ -40,7 +40,8 @@ class Choices:
         alike: bool,
     ) -> None:
         self._now = now
-        self._plan = now.plan
+        self._experiment = now.experiment
+        self._calls = now.calls
         self._cpus = now.port.cpus
         self._boundaries = boundaries
         self._waits = waits
@@ -83,11 +84,11 @@ class Choices:
         controls: Sequence[int] = (
             [task for task in now.node.tasks if waits.over(task)] if waits.left else now.node.tasks
         )
-        if self._plan.reduce and len(controls) > 1:
+        if self._experiment.reduce and len(controls) > 1:
             controls = self._steps.without_those_that_only_wait(controls)
         if not runnable and not controls:
             return []
-        if stopped and self._plan.nmis:  # stop_machine keeps no NMI away
+        if stopped and self._experiment.nmis:  # stop_machine keeps no NMI away
             found += [
                 Choice(f"n{one.index}", 1)
                 for one in now.vcpus
@@ -119,7 +120,7 @@ class Choices:
 
     def calls_left(self, vcpu: VcpuState) -> tuple[Any, ...]:
         """What calls the tasks of a vCPU between calls have left, whichever tasks they are."""
-        return tuple(sorted((self._plan.calls[task].times, done) for task, done in vcpu.key(())[0]))
+        return tuple(sorted((self._calls[task].times, done) for task, done in vcpu.key(())[0]))
 
     def other(self, vcpu: VcpuState, price: int) -> Iterator[Choice]:
         """How a vCPU can go on that was not the last to do so."""
@@ -140,7 +141,7 @@ class Choices:
         """
         cpu = vcpu.index
         if (
-            self._plan.nmis
+            self._experiment.nmis
             and not vcpu.nmi
             and vcpu.mode is Mode.CALL
             and self._cpus.takes_nmi(cpu)
@@ -148,7 +149,7 @@ class Choices:
             yield Choice(f"n{cpu}", 1)
         if (
             vcpu.mode is Mode.CALL
-            and self._plan.interrupts
+            and self._experiment.interrupts
             and self._boundaries.takes_interrupt(cpu)
         ):
             yield Choice(f"i{cpu}", 1)

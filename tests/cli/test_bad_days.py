@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore import check as check_module
 from arch_x86.explore import commands
-from arch_x86.explore.saved_violations import SavedCase
 from engine.commands.cli import main
+from engine.patching import verdict
+from engine.patching.saved_violations import SavedExperiment
 from engine.process_pool import ProcessPool
 from engine.report.terminal import Style
 
@@ -109,7 +109,7 @@ class TestSave:
         """
         printed: list[str] = []
         full = False
-        search, write = commands.check, SavedCase.write
+        search, write = commands.check, SavedExperiment.write
 
         def searches(*words, **options):
             Path(image).unlink(missing_ok=True)
@@ -122,7 +122,7 @@ class TestSave:
             write(*words)
 
         monkeypatch.setattr(commands, "check", searches)
-        monkeypatch.setattr(SavedCase, "write", writes)
+        monkeypatch.setattr(SavedExperiment, "write", writes)
         argv = check_of(
             image,
             "--probe",
@@ -284,7 +284,7 @@ class TestSaved:
         self, capsys, tmp_path, saved, monkeypatch
     ):
         """Values of the right kind only make it another case, or none; that is not run here."""
-        monkeypatch.setattr(commands, "replay_case", lambda *_: (None, []))
+        monkeypatch.setattr(commands, "replay_experiment", lambda *_: (None, []))
         file = tmp_path / "odd.json"
 
         def places(value: object, path: tuple[str | int, ...] = ()):
@@ -357,7 +357,7 @@ class TestInterrupts:
         def interrupted(*_words, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(check_module, "open_experiment", interrupted)
+        monkeypatch.setattr(verdict, "open_experiment", interrupted)
         argv = (
             check_of(image, "--probe", "work+4")
             if command == "check"

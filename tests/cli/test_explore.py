@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore import check as check_module
-from arch_x86.explore.commands import check_options
-from arch_x86.explore.saved_violations import case_of
+from arch_x86.explore.commands import check_request
+from arch_x86.explore.x86_setup import X86Setup
 from engine.commands.cli import _parse, main
 from engine.core.ablation import steps_of
 from engine.core.profiles import LINUX_2010
+from engine.patching import verdict as verdict_module
 from engine.patching.experiment import fingerprint
+from engine.patching.make_experiment import experiment_of_check
 from engine.search.exhaustive import _Walk
 
 CODE = (
@@ -295,7 +296,7 @@ def test_what_was_found_is_shown_when_ctrl_c_ends_its_shrinking(capsys, image, m
     def shrink(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check_module, "shrink", shrink)
+    monkeypatch.setattr(verdict_module, "shrink", shrink)
     status, out, _ = check(capsys, image, "--without", "free-wait", "--json")
     document = json.loads(out)
     assert (status, document["verdict"], document["interrupted"]) == (130, "violation", True)
@@ -355,7 +356,7 @@ def test_a_call_that_is_bad_unprobed_is_said_to_be_so_in_one_line_within_seconds
         assert err.startswith("optprobe: ")
         assert says in err
     assert time.process_time() - began < 20
-    mark = fingerprint(case_of(check_options(_parse(["check", *options]))))
+    mark = fingerprint(experiment_of_check(check_request(_parse(["check", *options])), X86Setup()))
     assert call(capsys, "replay", f"v3:{mark}:0*3", "--", *options, *quick)[0] == 2
 
 

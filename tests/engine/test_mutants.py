@@ -67,15 +67,15 @@ def test_a_fault_is_tried_where_its_lines_run_and_nowhere_else():
 
 
 def test_the_lines_that_run_are_seen_in_control_tasks_too(pool):
-    from arch_x86.explore.check import check
     from arch_x86.explore.scenarios.life import stepped
     from engine.core.profiles import LINUX_2010
     from engine.patching.search_options import Search
+    from tests.explore.experiments import check, experiment_of
 
     name = "engine/core/kprobes.py"
     source = (ROOT / name).read_text(encoding="utf-8").splitlines()
     with LineLog({name: range(1, len(source))}) as log:
-        check(stepped.case(LINUX_2010), Search(preemptions=0), pool=pool)
+        check(experiment_of(stepped, LINUX_2010), Search(preemptions=0), pool=pool)
     run = {source[line - 1].strip() for line in log.lines()[name]}
     assert "self.arch.arch_prepare_kprobe(p)" in run  # of register_kprobe(), on a greenlet
     assert "return _Bottom.LAST_CHILD" not in run

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore.check import replay_case
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
 from arch_x86.explore.scenarios.load import joined_while_disarming
@@ -17,6 +16,7 @@ from engine.core.profiles import profile_named
 from engine.core.safety_steps import STEPS
 from engine.patching.experiment import fingerprint
 from engine.search.schedule import parse_schedule
+from tests.explore.experiments import experiment_of, replay_experiment
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")
 ROWS = re.findall(
@@ -36,17 +36,21 @@ def test_each_schedule_of_the_findings_shows_a_violation(pool, profile):
     assert len(rows) > 10
     for step, _, preempt, scenario, text in rows:
         steps = frozenset() if step == "nothing" else frozenset({step.strip("`")})
-        case = BY_NAME[scenario].case(
-            without(profile_named(profile), steps, preempt=bool(preempt)), preempt=bool(preempt)
+        case = experiment_of(
+            BY_NAME[scenario],
+            without(profile_named(profile), steps, preempt=bool(preempt)),
+            preempt=bool(preempt),
         )
-        violation, lines = replay_case(case, parse_schedule(text), pool=pool)
+        violation, lines = replay_experiment(case, parse_schedule(text), pool=pool)
         assert violation is not None, (step, scenario, text)
         assert lines[-1].startswith(str(violation.kind))
 
 
 def test_each_schedule_in_the_text_is_of_a_scenario_and_shows_a_violation(pool):
     found = (
-        one.case(without(profile_named(name), frozenset(), preempt=preempt), preempt=preempt)
+        experiment_of(
+            one, without(profile_named(name), frozenset(), preempt=preempt), preempt=preempt
+        )
         for one in BY_NAME.values()
         for name in one.profiles
         for preempt in (False, True)
@@ -56,4 +60,6 @@ def test_each_schedule_in_the_text_is_of_a_scenario_and_shows_a_violation(pool):
     for text in TOLD:
         schedule = parse_schedule(text)
         assert schedule.fingerprint in cases, text
-        assert replay_case(cases[schedule.fingerprint], schedule, pool=pool)[0] is not None, text
+        assert replay_experiment(cases[schedule.fingerprint], schedule, pool=pool)[0] is not None, (
+            text
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from arch_x86.explore.check import check, replay_case
 from engine.core.profiles import LINUX_2010
 from engine.patching.experiment import Experiment
 from engine.patching.oracles.oracle import Oracle
@@ -13,6 +12,7 @@ from engine.patching.search_options import Search
 from engine.search.explorable import Violation, ViolationKind
 from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
+from tests.explore.experiments import check, replay_experiment
 
 
 class OnceACall(Oracle):
@@ -77,4 +77,4 @@ def test_an_oracle_of_ones_own_is_asked_and_its_violation_replays(pool, code, hi
         "probe 0 is hit twice in one call"
     ] * (hits - 1)
     for one in result.violations:
-        assert replay_case(case, one.schedule, pool=pool)[0] == one.violation
+        assert replay_experiment(case, one.schedule, pool=pool)[0] == one.violation

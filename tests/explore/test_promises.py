@@ -13,7 +13,6 @@ import pytest
 
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.uc import RFLAGS, RSP
-from arch_x86.explore.check import check, replay_case
 from arch_x86.isa.constants import FLAG_DF, FLAG_IF
 from arch_x86.probes import detour
 from arch_x86.probes.arch import X86Arch
@@ -38,6 +37,7 @@ from engine.search.explorable import ViolationKind
 from engine.search.schedule import Schedule
 from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
+from tests.explore.experiments import check, replay_experiment
 
 CODE = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; ret"
 STEPPED, SITE, INSIDE, NO_ROOM = 2, 4, 7, 9
@@ -781,7 +781,7 @@ def test_a_return_probe_that_goes_while_a_hit_is_on_its_way_may_count_that_as_mi
     """
     one = case(two_returns, image=asm_image(*G), profile=LINUX_6_1)
     segments = (("c0", 3), ("0", 29), ("c0", 7), ("0", 1))
-    violation, lines = replay_case(one, Schedule(fingerprint(one), segments), pool=pool)
+    violation, lines = replay_experiment(one, Schedule(fingerprint(one), segments), pool=pool)
     assert violation is None
     assert any("hit: int3, found" in line for line in lines[-3:])
 

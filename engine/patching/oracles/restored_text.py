@@ -15,7 +15,7 @@ class RestoredText(Oracle):
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
         """See :class:`Oracle`."""
-        if not self.now.plan.restores:
+        if not self.now.experiment.restores:
             return None
         text = self.now.port.text
         change = text.first_change(self.now.node.version)
