@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from arch_x86.explore import commands
+from arch_x86.explore.x86_setup import X86Setup
 from engine.commands.cli import main
-from engine.patching import verdict
 from engine.patching.saved_violations import SavedExperiment
 from engine.process_pool import ProcessPool
 from engine.report.terminal import Style
@@ -357,7 +357,7 @@ class TestInterrupts:
         def interrupted(*_words, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(verdict, "open_experiment", interrupted)
+        monkeypatch.setattr(X86Setup, "open", interrupted)
         argv = (
             check_of(image, "--probe", "work+4")
             if command == "check"
