@@ -13,7 +13,15 @@ from time import monotonic
 from types import FrameType
 from typing import Any, Final
 
-__all__ = ("AGAIN", "CtrlC", "blocked", "ends_all", "try_again", "was_interrupted")
+__all__ = (
+    "AGAIN",
+    "CtrlC",
+    "Interrupted",
+    "blocked",
+    "ends_all",
+    "try_again",
+    "was_interrupted",
+)
 
 AGAIN: Final = 0.005
 """Seconds until a Ctrl-C is tried again that came where its exception would have been lost."""
@@ -21,6 +29,10 @@ _SAME: Final = 1.0
 """Seconds in which a second signal is not a second wish: who starts commands may send it to the
 process and to its group.
 """
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, and how far the program had come, in words such as ``after 3 of 7 sites``."""
 
 
 def try_again() -> None:

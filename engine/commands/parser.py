@@ -8,7 +8,6 @@ import argparse
 import re
 from typing import Any, NoReturn
 
-from engine.commands.examples import EXAMPLES
 from engine.errors import InputError
 from engine.version import __version__
 
@@ -17,12 +16,18 @@ __all__ = ("Once", "Parser", "Version")
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line, whose help ends with an example, and does not hide that
-    it can't be written.
+    it can't be written. An option that takes one value is refused when it is there twice.
+
+    :param example: a command line, which the help ends with; none where it is empty.
     """
 
+    def __init__(self, *, example: str = "", **settings: Any) -> None:
+        super().__init__(**settings)
+        self._example = example
+        self.register("action", None, Once)  # what add_argument() takes where no action is named
+
     def format_help(self) -> str:
-        example = EXAMPLES.get(self.prog.rpartition(" ")[2])
-        return super().format_help() + (f"\nexample:\n  {example}\n" if example else "")
+        return super().format_help() + (f"\nexample:\n  {self._example}\n" if self._example else "")
 
     def print_help(self, file: Any = None) -> None:
         print(self.format_help(), end="", file=file)
@@ -33,9 +38,12 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """An option that says what is to be done: a second one would silently take the place of the
-    first.
+    """Keeps the value of an option that may be there once: a second value would silently take the
+    place of the first.
     """
+
+    _given_in: argparse.Namespace | None = None
+    """The last parse in which the option was there. Each parse has a namespace of its own."""
 
     def __call__(
         self,
@@ -44,8 +52,9 @@ class Once(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if getattr(namespace, self.dest) is not None:
+        if self._given_in is namespace:
             parser.error(f"{option_string} is there twice; give it once")
+        self._given_in = namespace
         setattr(namespace, self.dest, values)
 
 

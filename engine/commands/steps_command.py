@@ -4,13 +4,38 @@ docs/steps.md says more.
 
 from __future__ import annotations
 
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import Final
+
+from engine.commands.command import Command
+from engine.commands.exit_status import GOOD
+from engine.commands.output import print_json
+from engine.commands.shared_options import add_json
 from engine.core.profiles import PROFILES, profile_named
 from engine.core.safety_steps import MENDS, STEPS, Step
 from engine.report.terminal import Style, table
 
-__all__ = ("show_steps", "steps_json")
+__all__ = ("COMMAND",)
 
-_NAMES = tuple(profile.name for profile in PROFILES)
+_NAMES: Final = tuple(profile.name for profile in PROFILES)
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile", metavar="P", help="those of linux-2010, linux-6.1 or next only (all)"
+    )
+    add_json(parser)
+
+
+def _run(args: Namespace) -> int:
+    if args.profile is not None:
+        profile_named(args.profile)  # refuses what is not there
+    if args.json:
+        print_json(_document(args.profile))
+    else:
+        _show(args.profile, Style.for_stream(sys.stdout))
+    return GOOD
 
 
 def _chosen(steps: tuple[Step, ...], profile: str | None) -> list[Step]:
@@ -22,12 +47,8 @@ def _profiles(step: Step) -> list[str]:
     return [name for name in _NAMES if name in step.profiles]
 
 
-def steps_json(profile: str | None) -> dict[str, object]:
-    """The document of ``optprobe steps --json``: those of ``profile``, or all.
-
-    :raises InputError: there is no such profile.
-    """
-    _check(profile)
+def _document(profile: str | None) -> dict[str, object]:
+    """The document of ``optprobe steps --json``: the steps of ``profile``, or all."""
     return {
         "schema": 1,
         "steps": [
@@ -38,12 +59,8 @@ def steps_json(profile: str | None) -> dict[str, object]:
     }
 
 
-def show_steps(profile: str | None, style: Style) -> None:
-    """The same for people.
-
-    :raises InputError: there is no such profile.
-    """
-    _check(profile)
+def _show(profile: str | None, style: Style) -> None:
+    """Print the steps of ``profile``, or all, for people."""
     for title, steps in (
         ("Safety steps, which --without leaves out", STEPS),
         ("Mends of kernel commit 6274de4984a6, which --without leaves out, too", MENDS),
@@ -65,6 +82,15 @@ def show_steps(profile: str | None, style: Style) -> None:
     print("docs/steps.md says what each is for, and docs/findings.md what breaks without it.")
 
 
-def _check(profile: str | None) -> None:
-    if profile is not None:
-        profile_named(profile)
+COMMAND: Final = Command(
+    name="steps",
+    help="the safety steps that --without leaves out, and what each is for",
+    description=(
+        "List the safety steps and mends that --without leaves out, the profiles where each means"
+        " something, and what it does."
+    ),
+    example="optprobe steps --profile linux-6.1",
+    add_options=_add_options,
+    run=_run,
+    executes=False,
+)

@@ -1,0 +1,104 @@
+"""From the words of a command line to its options."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from engine.commands.command import Command
+from engine.commands.parser import Parser, Version
+from engine.errors import InputError
+
+__all__ = ("parse",)
+
+_NEGATIVE: Final = re.compile(r"-[0-9]")
+
+
+def parse(argv: Sequence[str], commands: Sequence[Command]) -> argparse.Namespace:
+    """The options in ``argv``, which has no program name in front. ``args.command`` is the name of
+    one of ``commands``.
+
+    :raises InputError: a word is empty, unknown or missing.
+    :raises SystemExit: the help or the version was asked for, and has been printed.
+    """
+    words = list(argv)
+    rest: list[str] | None = None
+    if words and any(one.takes_rest and one.name == words[0] for one in commands):
+        end = words.index("--") if "--" in words else len(words)
+        words, rest = words[:end], words[end + 1 :]
+    _refuse_empty(words)
+    parser = _parser(commands)
+    args, left = parser.parse_known_args(_join_negative(words))
+    if len(left) == 1 and not left[0].startswith("-") and vars(args).get("symbol", "") is None:
+        # argparse looks for an optional word in front of the options only
+        args.symbol, left = left[0], []
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if rest is not None:
+        args.rest = rest
+    return args
+
+
+def _parser(commands: Sequence[Command]) -> Parser:
+    parser = Parser(
+        prog="optprobe",
+        description=(
+            "A laboratory for patching live x86-64 code: kprobes on an emulated SMP machine."
+        ),
+        epilog=(
+            "Exit status: 0 good; 1 a failed check, a guest fault or output that can't be written;"
+            " 2 bad usage or input; 130 after Ctrl-C."
+        ),
+    )
+    parser.add_argument(
+        "--version",
+        action=Version,
+        nargs=0,
+        dest=argparse.SUPPRESS,
+        help="print the version and exit",
+    )
+    table = parser.add_subparsers(
+        metavar="COMMAND", required=True, dest="command", parser_class=Parser
+    )
+    for one in commands:
+        one.add_options(
+            table.add_parser(
+                one.name,
+                help=one.help,
+                description=one.description,
+                epilog=one.epilog,
+                example=one.example,
+            )
+        )
+    return parser
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """No word may be empty: as a directory it would be the present one, and in a message nothing is
+    to be seen of it.
+    """
+    for number, word in enumerate(words):
+        before = words[number - 1] if number else ""
+        if re.fullmatch(r"--[a-z-]+=", word) or (word == "" and before.startswith("--")):
+            raise InputError(
+                f"{(word or before).rstrip('=')}: an empty word; give a value, or leave the"
+                " option out"
+            )
+        if word == "":
+            raise InputError(
+                f"word {number + 1} of the command is empty; give a name there, or leave it out (is"
+                " a shell variable not set?)"
+            )
+
+
+def _join_negative(words: Sequence[str]) -> list[str]:
+    """``--arg -0x10`` as ``--arg=-0x10``: argparse would take -0x10 for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--arg" and _NEGATIVE.match(word):
+            joined[-1] = f"--arg={word}"
+        else:
+            joined.append(word)
+    return joined

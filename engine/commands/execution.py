@@ -1,0 +1,87 @@
+"""What the commands that execute do first: read the options that they share, and load the image."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from engine.commands import wiring
+from engine.core.ablation import without
+from engine.core.profiles import profile_named
+from engine.errors import InputError
+from engine.report.terminal import complain
+from engine.syntax.arguments import Argument, parse_number
+
+if TYPE_CHECKING:
+    from engine.image import Image
+
+__all__ = ("exec_options", "jobs", "load", "load_for")
+
+_INSTRUCTIONS_MAX = 1 << 62
+_JOBS_MAX = 256
+
+
+def exec_options(args: Namespace) -> wiring.ExecOptions:
+    """How to execute.
+
+    :raises InputError: a number, a stub, a profile or a safety step is wrong, or there is
+        ``--preempt``, which these commands do not have.
+    """
+    if args.preempt:
+        raise InputError("--preempt: only check and explore have preemption; leave it out")
+    return wiring.ExecOptions(
+        # of these commands script alone has it
+        profile=without(profile_named(args.profile), frozenset(vars(args).get("without", ()))),
+        cpus=parse_number(args.cpus, "--cpus", least=1, most=wiring.CPUS_MAX),
+        max_instructions=parse_number(
+            args.max_instructions, "--max-instructions", least=1, most=_INSTRUCTIONS_MAX
+        ),
+        stubs=dict(wiring.parse_stub(stub) for stub in args.stub),
+        check_alignment=args.check_alignment,
+    )
+
+
+def jobs(args: Namespace) -> int:
+    """The number of processes that ``--jobs`` asks for.
+
+    :raises InputError: it is no number, or out of range.
+    """
+    return parse_number(args.jobs, "--jobs", least=1, most=_JOBS_MAX)
+
+
+def load(args: Namespace, *, executes: bool = True) -> Image:
+    """The image, with its libraries; what it warns of is told on standard error.
+
+    :param executes: its code will run, so each function that it calls has to be there.
+    :raises InputError: it can't be read, or something is missing.
+    """
+    given = vars(args)  # inspect has no stubs
+    image = wiring.load_image(
+        args.image,
+        libraries=given.get("libraries", ()),
+        stubs=[stub.partition("=")[0] for stub in given.get("stub", ())],
+        executes=executes,
+    )
+    for warning in image.warnings:
+        complain(f"{image.name}: {warning}")
+    return image
+
+
+def load_for(
+    args: Namespace,
+    calls: Sequence[tuple[str, Sequence[Argument]]],
+    options: wiring.ExecOptions,
+) -> Image:
+    """The image, with the red zone that ``--red-zone`` asks for, or that ``calls`` show to be in
+    use.
+
+    :param calls: functions and their arguments.
+    :raises InputError: the image can't be loaded, or ``--red-zone`` has another word.
+    """
+    image, taken = wiring.with_red_zone(
+        load(args), args.red_zone, calls, options.machine, options.max_instructions
+    )
+    if taken is not None:
+        complain(f"{image.name}: {taken}")
+    return image

@@ -1,0 +1,99 @@
+"""Options that ``check``, ``explore`` and ``matrix`` have. ``search_options()`` in
+arch_x86/explore/commands.py reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from engine import defaults
+from engine.commands.parser import Once
+from engine.commands.shared_options import add_list
+
+__all__ = ("add_cases", "add_search")
+
+
+class _Preemptions(Once):
+    """Keeps also that the option was there: without it, a scenario's own bound holds."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        super().__call__(parser, namespace, values, option_string)
+        namespace.preemptions_given = True
+
+
+def add_cases(parser: argparse.ArgumentParser) -> None:
+    """What describes a case beside its code, and where what is found is written."""
+    parser.add_argument(
+        "--save", metavar="DIR", help="write what is found to files that replay takes"
+    )
+    add_list(parser, "--without", metavar="STEP", shown="leave a safety step out")
+    parser.add_argument(
+        "--points",
+        metavar="P",
+        default=defaults.POINTS,
+        help=(
+            "where control tasks stop: locks (text writes and waits, too), or stores as well"
+            " (%(default)s)"
+        ),
+    )
+
+
+def add_search(parser: argparse.ArgumentParser, *, preemptions: str) -> None:
+    """How to search. ``preemptions``: what ``--help`` calls the default of ``--preemptions``."""
+    _add_strategy(parser, preemptions)
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="write down what is found there, and go on from it when it was killed",
+    )
+    parser.add_argument(
+        "--no-reduction",
+        action="store_true",
+        help="choose at every instruction, not only where others could tell",
+    )
+    parser.add_argument(
+        "--no-hashing",
+        action="store_true",
+        help="go on from states that were met before, too (random and pct always do)",
+    )
+    parser.add_argument(
+        "--recheck",
+        action="store_true",
+        help="run every schedule twice and compare (else one in 100)",
+    )
+
+
+def _add_strategy(parser: argparse.ArgumentParser, preemptions: str) -> None:
+    """The strategy, and the options that only some strategies have."""
+    parser.add_argument(
+        "--strategy",
+        metavar="S",
+        default=defaults.STRATEGY,
+        help="exhaustive, random or pct (%(default)s)",
+    )
+    parser.add_argument(
+        "--preemptions",
+        metavar="K",
+        action=_Preemptions,
+        default=str(defaults.PREEMPTIONS),
+        help=f"bound on interrupts and switches from a busy vCPU; or none ({preemptions})",
+    )
+    parser.set_defaults(preemptions_given=False)
+    parser.add_argument(
+        "--max-schedules",
+        metavar="N",
+        help="stop after so many schedules (exhaustive: no limit; else 10000)",
+    )
+    parser.add_argument("--seed", metavar="N", help=f"of random and pct only ({defaults.SEED})")
+    parser.add_argument(
+        "--depth",
+        metavar="D",
+        help=f"of pct only: points of change, and one more ({defaults.PCT_DEPTH})",
+    )

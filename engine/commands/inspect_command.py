@@ -1,0 +1,46 @@
+"""``optprobe inspect``: where probes can go, and where jumps, instruction by instruction."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import Final
+
+from engine.commands import wiring
+from engine.commands.command import Command
+from engine.commands.execution import load
+from engine.commands.exit_status import GOOD
+from engine.commands.shared_options import add_image, add_json, add_libraries
+
+__all__ = ("COMMAND",)
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    add_image(parser)
+    parser.add_argument("symbol", metavar="SYMBOL", nargs="?", help="the function to show (all)")
+    add_libraries(parser, "a shared library to show, too")
+    parser.add_argument(
+        "--buffers",
+        action="store_true",
+        help="show the slot and the detour buffer of each site, too",
+    )
+    add_json(parser)
+
+
+def _run(args: Namespace) -> int:
+    image = load(args, executes=False)
+    wiring.inspect_image(sys.stdout, image, args.symbol, as_json=args.json, buffers=args.buffers)
+    return GOOD
+
+
+COMMAND: Final = Command(
+    name="inspect",
+    help="where probes can go, and where jumps, instruction by instruction",
+    description=(
+        "Show of each instruction whether it can be probed, boosted and optimized, and why not."
+    ),
+    example="optprobe inspect work.o work --buffers",
+    add_options=_add_options,
+    run=_run,
+    executes=False,
+)

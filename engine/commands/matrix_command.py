@@ -1,0 +1,39 @@
+"""``optprobe matrix``: which safety step is needed where, from fresh runs."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import Final
+
+from engine import defaults
+from engine.commands import wiring
+from engine.commands.command import Command
+from engine.commands.exploring_options import add_search
+from engine.commands.shared_options import EXPLORING_JOBS_HELP, add_jobs, add_json
+
+__all__ = ("COMMAND",)
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--profile", metavar="P", help="linux-2010, linux-6.1 or next only (all)")
+    parser.add_argument("--no-preempt", action="store_true", help="only without preemption")
+    add_jobs(parser, EXPLORING_JOBS_HELP)
+    add_json(parser)
+    add_search(parser, preemptions=str(defaults.PREEMPTIONS))
+
+
+def _run(args: Namespace) -> int:
+    return wiring.run_matrix(args)
+
+
+COMMAND: Final = Command(
+    name="matrix",
+    help="which safety step is needed where, from fresh runs",
+    description=(
+        "Leave each safety step out, in each configuration, and say what breaks, or why nothing"
+        " does."
+    ),
+    example="optprobe matrix --profile linux-2010 --no-preempt --max-schedules 500",
+    add_options=_add_options,
+    run=_run,
+)

@@ -1,0 +1,49 @@
+"""``optprobe replay``: show a violation again, step by step."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import Final
+
+from engine.commands import check_command, explore_command, wiring
+from engine.commands.command import Command
+from engine.commands.command_line import parse
+from engine.commands.shared_options import add_json
+
+__all__ = ("COMMAND",)
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    parser.add_argument("what", metavar="FILE|SCHEDULE")
+    add_json(parser)
+    parser.set_defaults(rest=[])
+
+
+def _run(args: Namespace) -> int:
+    return wiring.run_replay(args, _found_by)
+
+
+def _found_by(words: Sequence[str]) -> Namespace:
+    """The options of the ``check`` or ``explore`` that found the schedule, from what is behind
+    ``--``.
+    """
+    return parse(words, (check_command.COMMAND, explore_command.COMMAND))
+
+
+COMMAND: Final = Command(
+    name="replay",
+    help="show a violation again, step by step",
+    description=(
+        "Replay a file of --save, or a SCHEDULE with -- and the arguments of the check (or"
+        " explore) that found it."
+    ),
+    epilog=(
+        "Exit status: 1 the violation shows again, 0 it does not, 2 the schedule is of"
+        " something else."
+    ),
+    example="optprobe replay found/violation-1f2e3d4c-0.json",
+    add_options=_add_options,
+    run=_run,
+    takes_rest=True,
+)

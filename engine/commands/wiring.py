@@ -1,0 +1,71 @@
+"""The one place of the engine that reaches into arch_x86: what the commands call there.
+
+A name is loaded when a command first asks for it, so ``--help``, ``--version`` and ``steps`` load
+no emulator, and ``run`` loads nothing that explores. This is a file beside cli.py, whose table
+imports the commands, because the commands import it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from arch_x86.emu.machine import CPUS_MAX
+    from arch_x86.emu.sigint import interruptible
+    from arch_x86.explore.commands import run_check, run_explore, run_matrix, run_replay
+    from arch_x86.images import load_image, parse_stub
+    from arch_x86.lab.demo import run_demo
+    from arch_x86.lab.inspect import inspect_image
+    from arch_x86.lab.jobs import VerifyResult, verify_image
+    from arch_x86.lab.redzone import with_red_zone
+    from arch_x86.lab.run import ExecOptions, RunResult, run_image
+    from arch_x86.lab.script import run_script
+    from arch_x86.lab.verify import parse_sweep
+
+__all__ = (
+    "CPUS_MAX",
+    "ExecOptions",
+    "RunResult",
+    "VerifyResult",
+    "inspect_image",
+    "interruptible",
+    "load_image",
+    "parse_stub",
+    "parse_sweep",
+    "run_check",
+    "run_demo",
+    "run_explore",
+    "run_image",
+    "run_matrix",
+    "run_replay",
+    "run_script",
+    "verify_image",
+    "with_red_zone",
+)
+
+_NAMES_OF: Final = {
+    "arch_x86.emu.machine": "CPUS_MAX",
+    "arch_x86.emu.sigint": "interruptible",
+    "arch_x86.explore.commands": "run_check run_explore run_matrix run_replay",
+    "arch_x86.images": "load_image parse_stub",
+    "arch_x86.lab.demo": "run_demo",
+    "arch_x86.lab.inspect": "inspect_image",
+    "arch_x86.lab.jobs": "VerifyResult verify_image",
+    "arch_x86.lab.redzone": "with_red_zone",
+    "arch_x86.lab.run": "ExecOptions RunResult run_image",
+    "arch_x86.lab.script": "run_script",
+    "arch_x86.lab.verify": "parse_sweep",
+}
+"""The modules that define the names of this one."""
+
+# a type checker takes the imports above, and says so where a name is not there
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Load a name. It is looked up anew each time, as an import within a function is."""
+        from importlib import import_module
+
+        for module, names in _NAMES_OF.items():
+            if name in names.split():
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
