@@ -1,5 +1,5 @@
-"""Options that ``check``, ``explore`` and ``matrix`` have. ``search_options()`` in
-arch_x86/explore/commands.py reads them.
+"""Options that ``check``, ``explore`` and ``matrix`` have. engine/patching/search_options.py
+and engine/patching/request_options.py read them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from engine import defaults
 from engine.commands.parser import Once
 from engine.commands.shared_options import add_list
 
-__all__ = ("add_cases", "add_search")
+__all__ = ("add_experiment", "add_search")
 
 
 class _Preemptions(Once):
@@ -28,8 +28,8 @@ class _Preemptions(Once):
         namespace.preemptions_given = True
 
 
-def add_cases(parser: argparse.ArgumentParser) -> None:
-    """What describes a case beside its code, and where what is found is written."""
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """What describes an experiment beside its code, and where what is found is written."""
     parser.add_argument(
         "--save", metavar="DIR", help="write what is found to files that replay takes"
     )

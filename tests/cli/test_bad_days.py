@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore import commands
 from arch_x86.explore.x86_setup import X86Setup
+from engine.commands import replaying, searching
 from engine.commands.cli import main
 from engine.patching.saved_violations import SavedExperiment
 from engine.process_pool import ProcessPool
@@ -87,7 +87,7 @@ class TestSave:
         def no_search(*_words, **_options):
             raise AssertionError("a search began")
 
-        monkeypatch.setattr(commands, "check", no_search)
+        monkeypatch.setattr(searching, "check", no_search)
         (tmp_path / "file").write_text("")
         argv = (
             check_of(image, "--probe", "work+4")
@@ -109,7 +109,7 @@ class TestSave:
         """
         printed: list[str] = []
         full = False
-        search, write = commands.check, SavedExperiment.write
+        search, write = searching.check, SavedExperiment.write
 
         def searches(*words, **options):
             Path(image).unlink(missing_ok=True)
@@ -121,7 +121,7 @@ class TestSave:
                 raise OSError(28, "No space left on device")
             write(*words)
 
-        monkeypatch.setattr(commands, "check", searches)
+        monkeypatch.setattr(searching, "check", searches)
         monkeypatch.setattr(SavedExperiment, "write", writes)
         argv = check_of(
             image,
@@ -284,7 +284,7 @@ class TestSaved:
         self, capsys, tmp_path, saved, monkeypatch
     ):
         """Values of the right kind only make it another case, or none; that is not run here."""
-        monkeypatch.setattr(commands, "replay_experiment", lambda *_: (None, []))
+        monkeypatch.setattr(replaying, "replay_experiment", lambda *_: (None, []))
         file = tmp_path / "odd.json"
 
         def places(value: object, path: tuple[str | int, ...] = ()):

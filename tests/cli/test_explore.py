@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore.commands import check_request
 from arch_x86.explore.x86_setup import X86Setup
-from engine.commands.cli import _parse, main
+from engine.commands.cli import main, parse
+from engine.commands.searching import check_request
 from engine.core.ablation import steps_of
 from engine.core.profiles import LINUX_2010
 from engine.patching import verdict as verdict_module
@@ -356,7 +356,7 @@ def test_a_call_that_is_bad_unprobed_is_said_to_be_so_in_one_line_within_seconds
         assert err.startswith("optprobe: ")
         assert says in err
     assert time.process_time() - began < 20
-    mark = fingerprint(experiment_of_check(check_request(_parse(["check", *options])), X86Setup()))
+    mark = fingerprint(experiment_of_check(check_request(parse(["check", *options])), X86Setup()))
     assert call(capsys, "replay", f"v3:{mark}:0*3", "--", *options, *quick)[0] == 2
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import optprobe
 from arch_x86.lab.verify import parse_sweep
-from engine.commands.cli import _parse, main
+from engine.commands.cli import main, parse
 from engine.core.ablation import changes_of, without
 from engine.core.profiles import LINUX_6_1, LINUX_2010, PROFILES
 from engine.patching.experiment import Experiment, fingerprint
@@ -130,7 +130,7 @@ def test_a_guest_that_dies_is_in_the_result_of_run_and_verify_and_an_error_of_ch
 @pytest.mark.parametrize("command", ["run", "verify", "check", "explore"])
 def test_the_defaults_are_those_of_the_command_line(command):
     words = ["scenarios.py"] if command == "explore" else ["image.o", "--call", "work"]
-    given = vars(_parse([command, *words]))
+    given = vars(parse([command, *words]))
     names = {"stubs": "stub", "probes": "probe", "source": "file"}
     negated = {"optimize": "no_optimize", "reduction": "no_reduction", "hashing": "no_hashing"}
     parameters = signatures.signature(getattr(optprobe, command)).parameters
@@ -168,7 +168,7 @@ def test_every_option_of_the_command_line_is_one_of_the_functions():
             if command == "inspect"
             else ["image.o", "--call", "work"]
         )
-        options = set(vars(_parse([command, *words]))) - of_the_terminal - left_out
+        options = set(vars(parse([command, *words]))) - of_the_terminal - left_out
         parameters = set(signatures.signature(getattr(optprobe, command)).parameters)
         assert {other.get(name, name) for name in options} <= parameters, command
 
