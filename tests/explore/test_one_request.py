@@ -5,21 +5,25 @@ options make the same experiment, and the same schedules are its own.
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import warnings
 from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import optprobe
 from arch_x86.explore.x86_setup import X86Setup
+from engine import defaults
 from engine.commands.cli import parse
 from engine.commands.searching import check_request, options_given
 from engine.patching.conditions import Conditions, conditions_of
 from engine.patching.experiment import Experiment, fingerprint
 from engine.patching.make_experiment import experiment_of_check
 from engine.patching.request import Request
-from engine.patching.request_options import OPTIONS, Way, names_of, read_options
+from engine.patching.request_options import OPTIONS, Way, names_of, options_to_json, read_options
 from engine.patching.saved_violations import SaveDirectory, load_saved
 from engine.patching.scenario_files import load_scenarios
 from engine.search.schedule import Schedule
@@ -198,3 +202,18 @@ def test_what_a_scenario_says_is_in_its_experiment(image, name):
     assert told(usual.experiment(usual.request, PORT)) != told(experiment)
     known = conditions_of(experiment)
     assert known.get(name, SAID[name]) == SAID[name]
+
+
+def test_the_page_has_the_options_of_a_saved_check_and_of_a_saved_scenario():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
+    shown = re.findall(r'"options": (\{.*?\})\}', page, re.DOTALL)
+    told = [json.loads(text) for text in shown]
+    request = Request(image="", call="", max_instructions=defaults.MAX_INSTRUCTIONS)
+    usual = {one.name: getattr(request, one.name) for one in fields(request)}
+    asked = read_options(Way.EXPLORE, options_given(parse(["explore", "scenarios.py"])))
+    assert told[0] == {**options_to_json(Way.CHECK, usual), "without": ["stop-machine"]}
+    assert told[1] == options_to_json(Way.EXPLORE, asked)
+    assert [list(one) for one in told] == [
+        list(names_of(Way.CHECK | Way.FILE)),
+        list(names_of(Way.EXPLORE | Way.FILE)),
+    ]
