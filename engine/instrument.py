@@ -1,8 +1,9 @@
-"""What the core tells whoever watches it: an explorer, a report, a test.
+"""What a core tells its watchers: an explorer, a report, a test.
 
-Answers to the tracepoints that the kernel does not have here. A watcher derives from
-:class:`Instrument`, says what it wants to be told by the methods it has of its own, and is added to
-:attr:`engine.core.kprobes.Kprobes.instruments`. With none there, nothing is called.
+A watcher derives from :class:`Instrument`, overrides the methods of the events that it wants to be
+told of, and is appended to :attr:`engine.core.kprobes.Kprobes.instruments`. A core without watchers
+calls nothing. The kernel has no tracepoints at these places; the events are named after what
+kernel/kprobes.c does there.
 """
 
 from __future__ import annotations
@@ -16,16 +17,45 @@ __all__ = ("Instrument",)
 
 
 class Instrument:
-    """Watches a core. Each method is called by the code that does what it says, which goes on when
-    it returns; it must not change the core.
+    """Watches a core. The core calls each method right behind what the method is named after, with
+    the locks of that operation held, and goes on when the method returns. A method must not change
+    the core, call guest code or wait.
     """
 
-    def aggregator_made(self, op: AggrKprobe) -> None:
-        """``op`` was made, its detour buffer is prepared where the site allows it, and it is not in
-        the table yet.
+    def registered(self, p: Kprobe) -> None:
+        """The probe ``p`` is in the table, alone or as a child of an aggregator. What registering
+        arms is armed; in ``next``, which pokes together what an operation pokes, it is armed when
+        the locks are dropped.
         """
 
+    def unregistered(self, p: Kprobe) -> None:
+        """The grace period of unregistering ``p`` is over: its handlers do not run any more, and
+        what it alone used is freed.
+        """
+
+    def armed(self, p: Kprobe) -> None:
+        """The breakpoint of the table's entry ``p``, or the call of ftrace, has been written."""
+
+    def disarmed(self, p: Kprobe) -> None:
+        """The original code of the table's entry ``p`` is back at its first byte; behind a call of
+        ftrace, the whole instruction.
+        """
+
+    def optimized(self, op: AggrKprobe) -> None:
+        """The jump to the detour buffer of ``op`` has been written over its breakpoint."""
+
+    def unoptimized(self, op: AggrKprobe) -> None:
+        """The breakpoint of ``op`` has been written over its jump."""
+
+    def aggregator_made(self, op: AggrKprobe) -> None:
+        """The aggregator ``op`` was made. Its detour buffer is prepared where the site allows one,
+        and ``op`` is not in the table yet.
+        """
+
+    def aggregator_freed(self, op: AggrKprobe) -> None:
+        """The slot and the detour buffer of the aggregator ``op`` were given back."""
+
     def missed(self, p: Kprobe) -> None:
-        """A hit on ``p`` was counted in its ``nmissed``: its handlers do not run. Of an aggregator,
-        told for each child.
+        """A hit on ``p`` was counted in its ``nmissed``: its handlers do not run. A hit on an
+        aggregator is told for each of its children.
         """

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from engine.image import Image, Segment, Symbol
+    from engine.instrument import Instrument
     from engine.jprobe import Jprobe
     from engine.kprobe import Kprobe, KprobeFlag, Method
     from engine.kretprobe import Kretprobe, KretprobeInstance
@@ -79,6 +80,7 @@ __all__ = (
     "GuestFaultError",
     "Image",
     "InputError",
+    "Instrument",
     "Jprobe",
     "Kprobe",
     "KprobeError",
@@ -151,6 +153,7 @@ _NAMES_OF: Final = {
         "Deadlock EngineBug InputError KprobeError OptprobeError UnprobedFault WorkerDied"
     ),
     "engine.image": "Image Segment Symbol",
+    "engine.instrument": "Instrument",
     "engine.jprobe": "Jprobe",
     "engine.kprobe": "Kprobe KprobeFlag Method",
     "engine.kretprobe": "Kretprobe KretprobeInstance",

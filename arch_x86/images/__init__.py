@@ -1,4 +1,9 @@
-"""Images from files: ELF, code-image JSON and assembly text into :class:`engine.image.Image`."""
+"""This room makes images of ELF files, code images and assembly, as ld.so and kernel/module.c do.
+
+An image is an :class:`engine.image.Image`. The room is a linker without an emulator: it lays out
+sections and segments, relocates them, and binds names to each other. The one exported function that
+most callers need is :func:`load_image`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""Assembly text cut into statements. Pure: nothing is assembled here, only what keystone can be
-trusted with is let through.
+"""This module cuts assembly text (GNU as, Intel syntax) into statements that are safe for keystone.
+
+Nothing is assembled here. keystone can crash, hang or read other files on input that it was not
+made for, so only forms that are known to be safe are let through; any other one is refused with the
+line that has it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from engine.errors import InputError
 
 __all__ = ("Statement", "read_statements")
 
+# A text has this many bytes at most, and one .zero, .skip or .space fills this many bytes at most.
+# keystone's time and memory grow with both.
 _TEXT_LIMIT: Final = 4 << 20
 _FILL_LIMIT: Final = 1 << 20
 _TOKENS: Final = re.compile(
@@ -61,8 +66,14 @@ _BRACKETS: Final = re.compile(r"\[[^\]]*\]")
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement: its ``labels``, and ``code`` for keystone ("" for none). ``data`` and
-    ``padding``: what ``code`` lays down.
+    """A statement is what stands between two separators (newlines or ``;``) of assembly text.
+
+    :ivar line: the number of the line on which it ends, from 1.
+    :ivar labels: the labels in front of it, without their colons.
+    :ivar code: the instruction or directive for keystone; "" where there is none.
+    :ivar data: True when ``code`` lays down data, not an instruction.
+    :ivar padding: True when ``code`` lays down nothing of its own: an alignment, or an assignment
+        to a name.
     """
 
     line: int
@@ -72,7 +83,7 @@ class Statement:
     padding: bool = False
 
     def lines(self) -> Iterator[str]:
-        """The text for keystone."""
+        """Yield the lines of text for keystone: one for each label, then the code."""
         for label in self.labels:
             yield f"{label}:"
         if self.code:
@@ -80,10 +91,11 @@ class Statement:
 
 
 def read_statements(text: str, name: str) -> list[Statement]:
-    """The statements of assembly ``text``, without comments.
+    """Return the statements of assembly ``text``, without comments and without empty statements.
 
-    :raises InputError: a form that is not known to be safe with keystone; the message names the
-        line.
+    :param name: the file's name, which begins each message.
+    :raises InputError: the text has a form that is not known to be safe with keystone, or more than
+        4 MiB; the message names the line.
     """
     if len(text) > _TEXT_LIMIT:
         raise InputError(f"{name}: more than {_TEXT_LIMIT >> 20} MiB of assembly")
@@ -101,7 +113,10 @@ def read_statements(text: str, name: str) -> list[Statement]:
 
 
 def _split(text: str, name: str) -> Iterator[tuple[int, str]]:
-    """Raw statements with their line numbers."""
+    """Yield each raw statement: the number of its last line, and its text without comments.
+
+    :raises InputError: a comment does not end, or a line is meant for the C preprocessor.
+    """
     line, parts = 1, list[str]()
     for token in _TOKENS.findall(text):
         if token in (";", "\n"):
@@ -134,7 +149,8 @@ def _statement(line: int, labels: tuple[str, ...], code: str, name: str) -> Stat
     if not _INSTRUCTION.fullmatch(code):
         raise refuse("not an instruction in Intel syntax, a label (name:) or a directive")
     if any(code.count(left) != code.count(right) for left, right in ("[]", "()", "{}")):
-        raise refuse("brackets without a partner")  # keystone makes up an operand
+        # keystone would make up an operand instead of refusing the instruction.
+        raise refuse("brackets without a partner")
     if _HIGH_BYTE.search(code) and (
         _NEEDS_REX.search(code) or _WIDE_OPERAND.search(_BRACKETS.sub("", code))
     ):

@@ -1,9 +1,9 @@
-"""Assembly text, Intel syntax, by keystone: one section of text, each label that does not start
-with ``.L`` a symbol.
+"""This module assembles text in Intel syntax by keystone into an image, as GNU as and ld would.
 
+The image has one section of text. Each label becomes a symbol, unless its name starts with ``.L``.
 keystone can crash, hang or read other files on input that it was not made for (``.text``, a lone
-``/``, ``.incbin``), so each statement is read here first (:mod:`arch_x86.images.asmlines`) and only
-known forms go on.
+``/``, ``.incbin``), so :mod:`arch_x86.images.asmlines` reads each statement first, and only known
+forms go on to keystone.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ _POINTER = 8
 
 
 def load_asm(text: str, name: str, base: int | None = None) -> Image:
-    """The image of assembly ``text`` at ``base`` (0x10000000 by default).
+    """Return the image of assembly ``text``, made for address ``base`` (0x10000000 by default).
 
-    A label before data is a data symbol, any other a function, and both reach to the next one.
-    ``.L`` labels stay local.
+    A label in front of data becomes a data symbol, any other label a function. A symbol reaches to
+    the next one. Labels that start with ``.L`` become no symbols.
 
-    :raises InputError: what keystone refuses, or might not survive; the message names the line.
+    :raises InputError: keystone refuses the text or might not survive it (the message names the
+        line), or ``base`` is no address of a page.
     """
     start = check_base(name, DEFAULT_BASE if base is None else base)
     statements = read_statements(text, name)
@@ -51,7 +52,10 @@ def load_asm(text: str, name: str, base: int | None = None) -> Image:
 
 
 def _labels(statements: Sequence[Statement], name: str) -> dict[str, bool]:
-    """Each label, in order, and whether it stands before data."""
+    """Return each label in the order of the text, with True where it stands in front of data.
+
+    :raises InputError: a label is defined twice.
+    """
     labels: dict[str, bool] = {}
     waiting: list[str] = []
     for statement in statements:
@@ -69,8 +73,12 @@ def _labels(statements: Sequence[Statement], name: str) -> dict[str, bool]:
 def _assemble(
     statements: Sequence[Statement], labels: list[str], name: str, start: int
 ) -> tuple[bytes, dict[str, int]]:
-    """The machine code, and where each label lies: keystone does not say, so a table of them is
-    assembled behind the code.
+    """Return the machine code, and the address of each of ``labels``.
+
+    keystone does not tell where a label lies, so a table of their addresses is assembled behind the
+    code, read, and cut off.
+
+    :raises InputError: keystone refuses the text, or makes nothing of it.
     """
     lines = [line for statement in statements for line in statement.lines()]
     table = [f".quad {label}" for label in labels]
@@ -91,8 +99,10 @@ def _assemble(
 
 
 def _culprit(statements: Sequence[Statement], start: int) -> tuple[int, str]:
-    """Line and text of the first statement that keystone refuses, by bisection; line 0 when no
-    single one is to blame.
+    """Return the line and text of the first statement that keystone refuses, found by bisection.
+
+    keystone says why it refuses a text, but not where. The line is 0 when keystone takes all of the
+    statements by themselves, so that no single one is to blame.
     """
 
     def good(count: int) -> bool:
@@ -108,7 +118,9 @@ def _culprit(statements: Sequence[Statement], start: int) -> tuple[int, str]:
             return False
         return True
 
-    low, high = 0, len(statements)  # the first ``low`` are good, the first ``high`` are not
+    # It holds throughout that keystone takes the first ``low`` statements and refuses the first
+    # ``high``.
+    low, high = 0, len(statements)
     if good(high):
         return 0, ""
     while high - low > 1:

@@ -1,5 +1,7 @@
-"""The code-image format: machine code, symbols and the kernel's lists as one JSON object (version
-1; docs/code-image.md).
+"""This module reads the code-image format, version 1, which docs/code-image.md specifies.
+
+A code image is one JSON object with machine code, symbols, and the kernel's lists of text that
+probes must respect.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ _KEYS: Final = frozenset(("format", "version", "name", "segments", "symbols", *_
 
 
 class _Object:
-    """A JSON object at ``path`` of the document, for messages that say where."""
+    """This class reads the values of one JSON object and checks their types.
+
+    :param path: where in the document the object stands, for messages; "" for the document itself.
+    :raises InputError: in the constructor and in each method, when a value is missing or not of the
+        type that is asked for.
+    """
 
     def __init__(self, file: str, value: object, path: str) -> None:
         self._file = file
@@ -110,15 +117,17 @@ def _kind(value: object) -> str:
 
 
 def load_code_image(text: str, name: str) -> Image:
-    """The image of the code-image document ``text``.
+    """Return the image of the code-image document ``text``.
 
-    :raises InputError: not one, or wrong; the message says where in the document.
+    :param name: the file's name, which begins each message.
+    :raises InputError: the text is no code image of version 1, or a value in it is wrong; the
+        message says where in the document.
     """
     try:
         document: object = json.loads(text)
     except RecursionError:
         raise InputError(f"{name}: JSON nested too deeply; give a code image") from None
-    except ValueError as error:  # also integers of more than 4300 digits
+    except ValueError as error:  # Bad JSON raises it, and an integer of over 4300 digits.
         raise InputError(f"{name}: not valid JSON: {printable(str(error))}") from None
     top = _Object(name, document, "")
     if not top.has("format") or top.text("format") != FORMAT:
@@ -175,7 +184,7 @@ def _symbol(item: _Object, memory: Memory) -> Symbol:
     if memory.area_at(place.addr) is None:
         item.fail(f"symbol {name} at {place.addr:#x} lies outside of the segments")
     at = place.addr
-    while at < place.end:  # a function may span segments that touch
+    while at < place.end:  # A function may lie in several segments that touch each other.
         area = memory.area_at(at)
         if area is None:
             item.fail(

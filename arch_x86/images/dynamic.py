@@ -1,9 +1,9 @@
-"""The dynamic section: where an executable or shared object keeps its relocations and its dynamic
-symbols.
+"""This module reads the dynamic section of an ELF file (gABI, chapter 5, "Dynamic Section").
 
-Source: System V ABI, chapter 5, "Dynamic Section" and "Hash Table"; DT_RELR of the gABI draft;
-DT_GNU_HASH of binutils. Everything is read from the loaded segments, as ld.so does it, so a file
-without section headers will do.
+The dynamic section says where an executable or shared object keeps its relocations and its dynamic
+symbols. Everything is read from the loaded segments, as ld.so reads it, so a file without section
+headers will do. Other sources: chapter 5, "Hash Table"; DT_RELR of the gABI draft; DT_GNU_HASH of
+binutils.
 """
 
 from __future__ import annotations
@@ -44,10 +44,14 @@ _WORD: Final = 8
 
 
 class Dynamic:
-    """The dynamic section of ``elf``, loaded in ``memory`` with its addresses moved by ``bias``.
-    Empty when there is none.
+    """This class holds the dynamic section's tags, and reads the tables that they point to.
 
-    :raises InputError: on use, where it points outside of the segments.
+    A file without a dynamic section has no tags, hence no relocations and no symbols here.
+
+    :param memory: the memory in which the segments of ``elf`` are loaded.
+    :param bias: bytes by which the segments were moved from the addresses that they are linked for.
+    :raises InputError: in the constructor and in each method, when an address in the section lies
+        outside of the segments.
     """
 
     def __init__(self, elf: ElfFile, memory: Memory, bias: int) -> None:
@@ -66,8 +70,12 @@ class Dynamic:
             self._tags.setdefault(tag, value)
 
     def relocations(self) -> Iterator[Rela]:
-        """All relocations in the order in which ld.so applies them: RELR as RELATIVE with the
-        addend in place, RELA, then the PLT's.
+        """Yield all relocations in the order in which ld.so applies them: RELR, RELA, the PLT's.
+
+        A RELR relocation is given as one of type RELATIVE, with the addend that lies in its place.
+
+        :raises InputError: the file has relocations of type REL, more than are read, or a table
+            outside of the segments.
         """
         if self._tags.get(_DT_RELSZ) or (
             self._tags.get(_DT_PLTRELSZ) and self._tags.get(_DT_PLTREL, 7) != _DT_RELA
@@ -82,7 +90,11 @@ class Dynamic:
                 )
 
     def symbol(self, number: int) -> ElfSymbol:
-        """Dynamic symbol ``number``."""
+        """Return the dynamic symbol with this number.
+
+        :raises InputError: there is no dynamic symbol table, or the symbol lies outside of the
+            segments.
+        """
         if number not in self._symbols:
             if _DT_SYMTAB not in self._tags:
                 raise InputError(
@@ -98,7 +110,14 @@ class Dynamic:
         return self._symbols[number]
 
     def symbols(self) -> list[ElfSymbol]:
-        """All dynamic symbols. Their number is nowhere but in the hash tables."""
+        """Return all dynamic symbols, the null symbol at index 0 included.
+
+        No tag gives their number, so it is taken from a hash table: DT_HASH has it, and DT_GNU_HASH
+        has its last chain.
+
+        :raises InputError: there are more symbols than are read, or a table lies outside of the
+            segments.
+        """
         if _DT_SYMTAB not in self._tags:
             return []
         count = self._count()
@@ -126,8 +145,10 @@ class Dynamic:
         return data
 
     def _relr(self) -> Iterator[Rela]:
-        """An even word is an address; an odd one a bitmap of which of the next 63 words are
-        relocated as well.
+        """Yield the relocations of the RELR table, which packs them as words.
+
+        An even word is the address of one place. An odd word is a bitmap that says which of the
+        next 63 words in memory are places, too.
         """
         size = self._tags.get(_DT_RELRSZ, 0)
         if not size:
@@ -151,8 +172,9 @@ class Dynamic:
                 )
 
     def _count(self) -> int:
+        """Return how many dynamic symbols there are, by the hash tables."""
         if _DT_HASH in self._tags:
-            # nchain
+            # The second word of DT_HASH is nchain, the number of symbols.
             return int.from_bytes(
                 self._read(self._tags[_DT_HASH] + 4, 4, "the symbol hash table"), "little"
             )
@@ -168,8 +190,8 @@ class Dynamic:
         last = max(heads, default=0)
         if last < first:
             return first
-        # The last chain ends at the first entry with bit 0 set; entries of symbols below ``first``
-        # are left out.
+        # The last chain ends at the first entry with bit 0 set. The table has no entries for the
+        # symbols below ``first``, so its start moves back by as many entries.
         at += 4 * buckets - 4 * first
         while not self._read(at + 4 * last, 4, "the symbol hash table")[0] & 1:
             last += 1

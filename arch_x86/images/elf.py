@@ -1,4 +1,4 @@
-"""ELF images: one file, and the libraries that it is linked with, into one image."""
+"""This module makes one image of an ELF file and its libraries, as ld.so does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from engine.image import Image, Symbol
 
 __all__ = ("load_elf",)
 
-_GAP: Final = 16 * PAGE_SIZE  # between files: a run off the end of one faults
+# Two files lie this far apart, so that code which runs off the end of one faults.
+_GAP: Final = 16 * PAGE_SIZE
 
 
 def load_elf(
@@ -31,20 +32,23 @@ def load_elf(
     interpreter: Callable[[str], bytes | None] | None = None,
     executes: bool = True,
 ) -> Image:
-    """The image of the ELF file ``data``: x86-64, relocatable object (``.o``, ``.ko``), executable
-    or shared object.
+    """Return the image of the ELF file ``data``.
 
-    :param name: what to call it, in the image and in messages.
-    :param base: page to load the image at, by default 0x10000000; an executable linked at fixed
-        addresses takes none.
-    :param libraries: name and content of shared objects that define what the image lacks, in
+    It may be an x86-64 relocatable object (``.o``, ``.ko``), an executable, or a shared object.
+
+    :param name: what to call the file, in the image and in messages.
+    :param base: the address of the page to load the image at, 0x10000000 by default; an executable
+        that is linked at fixed addresses takes none.
+    :param libraries: the names and contents of shared objects that define what the image lacks, in
         look-up order.
-    :param stubs: names that no library may define.
-    :param interpreter: reads the dynamic linker that a file names, for names that nobody else
-        defines; None where there is none.
-    :param executes: False: nothing will be run, so data that would be copied from a library may be
-        missing.
-    :raises InputError: anything else, or damaged.
+    :param stubs: names that no library may define, since the user gives their functions a value.
+    :param interpreter: reads the dynamic linker at a path, and returns None where there is none.
+        The dynamic linker that a file names is loaded, too, if it defines names that no other file
+        defines.
+    :param executes: False when no code will be run, so that data may be missing that would be
+        copied from a library.
+    :raises InputError: the file is of another kind, damaged, or over the limits, or it cannot be
+        relocated.
     """
     elf = ElfFile(data, name)
     if base is not None and elf.type not in ("ET_REL", "ET_DYN"):
@@ -68,7 +72,8 @@ def load_elf(
         if not content:
             return None
         file = path.rpartition("/")[2]
-        trial = _library(Memory(file, ()), content, file)  # what is in memory stays there
+        # What is once in ``memory`` stays there, so the exports are read from a trial elsewhere.
+        trial = _library(Memory(file, ()), content, file)
         return (
             None if trial.exports().keys().isdisjoint(missing) else _library(memory, content, file)
         )
@@ -85,8 +90,10 @@ def _library(memory: Memory, data: bytes, name: str) -> Module:
 
 
 def _in_lookup_order(*files: Sequence[Symbol]) -> tuple[Symbol, ...]:
-    """All symbols, those of each file behind those before it, so that a name finds what a call by
-    that name reaches.
+    """Return the symbols of all ``files``, those of each file behind those of the files before it.
+
+    So the first symbol of a name is the one that a call by that name reaches. Each later one is
+    marked as shadowed.
     """
     result: list[Symbol] = []
     names: set[str] = set()

@@ -1,6 +1,4 @@
-"""Executables and shared objects: segments at their addresses, relocated as ld.so would. Answers to
-glibc's elf/dl-load.c, dl-reloc.c.
-"""
+"""This module loads executables and shared objects as glibc's elf/dl-load.c and dl-reloc.c do."""
 
 from __future__ import annotations
 
@@ -45,19 +43,25 @@ from engine.image import Symbol
 __all__ = ("DynModule",)
 
 _PF_X, _PF_W = 1, 2
-_PADDING_LIMIT: Final = 16 << 20  # segments may repeat a page of the file, not all of it
+# Segments may repeat pages of the file, but by no more than this in all, since a damaged file could
+# ask for gigabytes.
+_PADDING_LIMIT: Final = 16 << 20
 _WORD: Final = 8
 
 
 class DynModule:
-    """Executable or shared object ``elf``. ``entry`` is its entry point, or None; ``warnings`` what
-    was assumed of its segments.
+    """This class is the :class:`~arch_x86.images.module.Module` of an executable or shared object.
 
-    :param memory: where its segments go, behind what is there.
-    :param base: where its lowest page goes (None: at the addresses it was linked for).
-    :param executes: False: nothing will be run, so data that would be copied from a library may be
-        missing.
-    :raises InputError: damaged, a relocation that is not supported, or over the limits.
+    :param elf: the file.
+    :param memory: where its segments are appended, behind what is there already.
+    :param base: the address of its lowest page; None leaves it at the addresses that it was linked
+        for.
+    :param executes: False when no code will be run, so that data may be missing that would be
+        copied from a library.
+    :ivar entry: the address of the entry point, or None where the file has none in its text.
+    :ivar warnings: one line for each thing that was assumed of its segments.
+    :raises InputError: in the constructor, the file is damaged, has nothing to load, or is over the
+        limits.
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class DynModule:
     # Names ----------------------------------------------------------------------------------------
 
     def exports(self) -> Mapping[str, Definition]:
-        """Global names, the current version of each."""
+        """Return the definitions of the global names; the current version of a name wins."""
         found: dict[str, Definition] = {}
         for symbol in sorted(self._exported, key=lambda symbol: symbol.hidden):
             if symbol.name and symbol.name not in found and (own := self._own(symbol)) is not None:
@@ -124,7 +128,7 @@ class DynModule:
         ]
 
     def _own(self, symbol: ElfSymbol) -> Definition | None:
-        """The module's own definition of ``symbol``."""
+        """Return the module's own definition of ``symbol``, or None where it has none."""
         if symbol.section == UNDEF:
             return None
         if symbol.type == STT_TLS:
@@ -142,10 +146,12 @@ class DynModule:
         return Definition(_address(symbol, self._bias) or 0, symbol.size, kind, owner=self.name)
 
     def references(self) -> Iterator[tuple[ElfSymbol, Use]]:
-        """In the order of the symbol table, every relocation's symbol, but for copies: those are
-        about the other side.
+        """Yield the symbol of each relocation and how it is used, in the order of the symbol table.
 
-        :raises InputError: a relocation that is not supported.
+        Copy relocations are left out: the data is defined in another file, and :meth:`relocate`
+        asks for it.
+
+        :raises InputError: a relocation is not supported.
         """
         for rela in sorted(self._relas, key=lambda rela: rela.symbol):
             symbol = self._dynamic.symbol(rela.symbol) if rela.symbol else None
@@ -158,12 +164,13 @@ class DynModule:
                 yield symbol, self._use(rela)
 
     def _place(self, rela: Rela) -> int:
-        """Address that a relocation changes."""
+        """Return the address that a relocation changes."""
         return (rela.offset + self._bias) % (1 << 64)
 
     def _use(self, rela: Rela) -> Use:
-        """How a relocation uses its symbol. ld.so sees an instruction only where text is relocated
-        (DT_TEXTREL).
+        """Return how a relocation uses its symbol.
+
+        A linked file has instructions to look at only where its text is relocated (DT_TEXTREL).
         """
         if rela.kind in relocs.THREAD_TYPES:
             return Use.THREAD
@@ -183,7 +190,11 @@ class DynModule:
     # Relocation -----------------------------------------------------------------------------------
 
     def relocate(self, bindings: Bindings) -> None:
-        """Apply all relocations."""
+        """Apply all relocations, with what ``bindings`` gives for each name.
+
+        :raises InputError: a relocation overflows, lies outside of the file's bytes, or does not
+            fit its symbol.
+        """
         for rela in self._relas:
             symbol = self._dynamic.symbol(rela.symbol) if rela.symbol else None
             place = self._place(rela)
@@ -219,6 +230,10 @@ class DynModule:
                 self._store(rela, found.addr if found is not None else 0, symbol)
 
     def _defer(self, bindings: Bindings, rela: Rela, resolver: int, addend: int, name: str) -> None:
+        """Have the word of ``rela`` take the answer of ``resolver`` plus ``addend``.
+
+        :raises InputError: the word is not writable, or the resolver is no code.
+        """
         place = self._place(rela)
         if not self._memory.is_writable(place) or not self._memory.is_text(resolver):
             refuse_place(self.name, rela.kind, name, f"{rela.offset:#x}")
@@ -227,6 +242,12 @@ class DynModule:
     def _thread_relocation(
         self, bindings: Bindings, rela: Rela, symbol: ElfSymbol | None, found: Definition | None
     ) -> None:
+        """Apply a relocation for thread-local data.
+
+        A relocation without a symbol is about the module's own block.
+
+        :raises InputError: its symbol is not thread-local.
+        """
         name, where = symbol.name if symbol is not None else "", f"{rela.offset:#x}"
         if symbol is None and self.thread is not None:
             start = self.thread.distance(0)
@@ -247,6 +268,10 @@ class DynModule:
             self._store(rela, found.addr, symbol)
 
     def _store(self, rela: Rela, value: int, symbol: ElfSymbol | None) -> None:
+        """Store the value of the relocation's formula, whose S is ``value``.
+
+        :raises InputError: the value does not fit, or the place lies outside of the file's bytes.
+        """
         place = self._place(rela)
         data = relocs.compute(rela.kind, value, rela.addend, place)
         if data is None:
@@ -258,6 +283,10 @@ class DynModule:
         self._write(rela, data, symbol)
 
     def _write(self, rela: Rela, data: bytes, symbol: ElfSymbol | None) -> None:
+        """Write ``data`` at the relocation's place.
+
+        :raises InputError: the place lies outside of the file's bytes.
+        """
         if not self._memory.write(self._place(rela), data):
             raise InputError(
                 f"{self.name}: {_describe(rela, symbol)} lies outside of the bytes that the file"
@@ -267,8 +296,10 @@ class DynModule:
     # Symbols --------------------------------------------------------------------------------------
 
     def symbols(self) -> tuple[tuple[Symbol, ...], tuple[str, ...]]:
-        """The symbol table's, or else the dynamic ones; then functions that only the unwind table
-        knows.
+        """Return the image's symbols, and warnings about those that had to be cut.
+
+        They come from the symbol table, or else the dynamic one. Entries of the PLT follow, and at
+        the end the functions that only the unwind table knows.
         """
         elf = self._elf
         table = elf.table("SHT_SYMTAB") or elf.table("SHT_DYNSYM")
@@ -282,8 +313,9 @@ class DynModule:
         return (*known, *unnamed_functions(elf.programs, self._memory, self._bias, known)), cut
 
     def _imported(self) -> dict[int, str]:
-        """Words that the dynamic linker fills with a function's address, by the address they are
-        linked for.
+        """Return the names of imported functions by the address of the word that holds each.
+
+        The dynamic linker fills these words. The addresses are those that the file is linked for.
         """
         words = (
             rela
@@ -351,16 +383,17 @@ def _relocations(elf: ElfFile, dynamic: Dynamic) -> Iterable[Rela]:
     yield from dynamic.relocations()
     if any(p.type == "PT_DYNAMIC" for p in elf.programs):
         return
-    # A static executable has no dynamic section; its start-up code relocates itself, and only the
-    # sections say where.
+    # A static executable has no dynamic section. Its start-up code relocates it, and only the
+    # sections say where its relocations are.
     for section in elf.sections:
         if section.type == "SHT_RELA" and section.flags & SHF_ALLOC:
             yield from unpack_relas(elf.contents(section))
 
 
 def _is_boundary(elf: ElfFile, symbol: ElfSymbol) -> bool:
-    """True for the linker's own marks (``_etext``, ``__bss_start``): no type, and not within a
-    section of text.
+    """Return True for a mark that the linker made (``_etext``, ``__bss_start``).
+
+    Such a symbol has no type and lies in no section of text.
     """
     if symbol.type != STT_NOTYPE or not 0 < symbol.section < len(elf.sections):
         return False

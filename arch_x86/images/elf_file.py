@@ -1,7 +1,7 @@
-"""An ELF file taken apart into typed records, each checked against the file's size. The only user
-of pyelftools' parser.
+"""This module takes an ELF file apart into typed records (System V gABI, chapters 4 and 5).
 
-pyelftools parses the two header tables; symbols and relocations are unpacked by
+Each offset is checked against the file's size. pyelftools parses the two header tables, and only
+this module uses its parser. Symbols and relocations are unpacked by
 :mod:`arch_x86.images.elf_records`, since they are many, and since a damaged file must end in an
 :class:`InputError` whatever it holds.
 """
@@ -31,14 +31,19 @@ from engine.errors import InputError
 __all__ = ("COUNT_LIMIT", "ElfFile")
 
 COUNT_LIMIT: Final = 4 << 20
-"""Most relocations, and most symbols, that are read from one file: 4 Mi."""
+"""At most this many relocations, and this many symbols, are read from one file: 4 Mi."""
 
 
 class ElfFile:
-    """A little-endian 64-bit x86 ELF file. The two header tables lie within the file; what they
-    point to is checked on use.
+    """This class is a little-endian 64-bit ELF file for x86-64.
 
-    :raises InputError: it is something else, or damaged.
+    The constructor checks that the two header tables lie within the file. What they point to is
+    checked on use.
+
+    :param data: the bytes of the file.
+    :param name: the file's name, which begins each message.
+    :raises InputError: in the constructor, the file is of another kind or damaged; in each method,
+        what is asked for lies outside of the file.
     """
 
     def __init__(self, data: bytes, name: str) -> None:
@@ -56,7 +61,8 @@ class ElfFile:
                 _program(struct_parse(elf.structs.Elf_Phdr, elf.stream, at))
                 for at in shape.program_headers
             )
-        # pyelftools raises whatever its parser meets: construct errors, struct.error, KeyError, ...
+        # On damaged input pyelftools raises whatever its parser meets: errors of construct,
+        # struct.error, KeyError and others. So all are caught here.
         except Exception as error:
             raise InputError(
                 f"{name}: the ELF header tables are damaged ({type(error).__name__}); give an"
@@ -66,7 +72,7 @@ class ElfFile:
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
-        """All sections; empty when the section header table is stripped."""
+        """Return the sections by their index; none when the section header table is stripped."""
         raw = self._sections
         if not raw:
             return ()
@@ -82,8 +88,10 @@ class ElfFile:
         return tuple(_section(index, header, strings) for index, header in enumerate(raw))
 
     def slice(self, offset: int, size: int, what: str) -> bytes:
-        """``size`` bytes from ``offset``; ``what`` they are, for the message when the file is
-        shorter.
+        """Return the ``size`` bytes of the file from ``offset``.
+
+        :param what: what these bytes are, for the message.
+        :raises InputError: the file is shorter.
         """
         if offset + size > len(self.data):
             ends = f"ends at offset {offset + size:#x} but the file at {len(self.data):#x}"
@@ -91,13 +99,19 @@ class ElfFile:
         return self.data[offset : offset + size]
 
     def contents(self, section: Section) -> bytes:
-        """The bytes of ``section`` in the file; none for SHT_NOBITS."""
+        """Return the bytes of ``section`` in the file, of which one of type SHT_NOBITS has none.
+
+        :raises InputError: the file ends before.
+        """
         if section.type in ("SHT_NOBITS", "SHT_NULL"):
             return b""
         return self.slice(section.offset, section.size, f"section {section.name or section.index}")
 
     def linked(self, section: Section) -> Section:
-        """The section that ``section.link`` names."""
+        """Return the section that ``section.link`` names.
+
+        :raises InputError: there is no section with this index.
+        """
         if not 0 < section.link < len(self.sections):
             raise InputError(
                 f"{self.name}: section {section.name or section.index} links to section"
@@ -106,11 +120,15 @@ class ElfFile:
         return self.sections[section.link]
 
     def table(self, kind: str) -> Section | None:
-        """The first section of type ``kind``, such as ``"SHT_SYMTAB"``."""
+        """Return the first section of type ``kind``, such as ``"SHT_SYMTAB"``, or None."""
         return next((section for section in self.sections if section.type == kind), None)
 
     def symbols(self, table: Section) -> list[ElfSymbol]:
-        """All entries of symbol table ``table``, the null symbol at index 0 included."""
+        """Return all entries of the symbol table ``table``, the null symbol at index 0 included.
+
+        :raises InputError: there are too many, or the table or one of its names lies outside of the
+            file.
+        """
         extended = next(
             (s for s in self.sections if s.type == "SHT_SYMTAB_SHNDX" and s.link == table.index),
             None,
@@ -124,7 +142,7 @@ class ElfFile:
         )
         if versions is None:
             return symbols
-        # high bytes of 16-bit entries; bit 15 is VERSYM_HIDDEN
+        # An entry has 16 bits, of which bit 15 is VERSYM_HIDDEN, so the high bytes are enough.
         marks = self.contents(versions)[1::2].ljust(len(symbols), b"\0")
         return [
             replace(symbol, hidden=True) if mark >> 7 else symbol
@@ -132,10 +150,16 @@ class ElfFile:
         ]
 
     def check_count(self, count: int, what: str) -> None:
-        """Refuse a file with more than ``COUNT_LIMIT`` of ``what``."""
+        """Check that a table with ``count`` entries may be read.
+
+        :param what: what the entries are, for the message.
+        :raises InputError: there are more than :data:`COUNT_LIMIT`, or more than the file has
+            bytes.
+        """
         if count > COUNT_LIMIT:
             raise InputError(f"{self.name}: {count} {what}; the limit is {COUNT_LIMIT}")
-        # before the time is spent: tables that overlap each other, or lie in zero-filled memory
+        # Tables that overlap each other, or lie in zero-filled memory, can have more entries than
+        # the file has bytes. They are refused before any time is spent on them.
         if count > len(self.data):
             raise InputError(
                 f"{self.name}: {count} {what} in a file of {len(self.data)} bytes; the file is"

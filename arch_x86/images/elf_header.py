@@ -1,8 +1,7 @@
-"""The ELF header, checked before anything else reads it: what kind of file it is, and that its two
-tables lie within it.
+"""This module checks an ELF header before anything else reads it (gABI, chapter 4, "ELF Header").
 
-Source: System V ABI, chapter 4 ("ELF Header", "Section Header Table Index" for the counts that do
-not fit in 16 bits).
+It checks what kind of file it is, and that its two header tables lie within it. Counts that do not
+fit in 16 bits stand in section header 0 (chapter 4, "Section Header Table Index").
 """
 
 from __future__ import annotations
@@ -30,8 +29,11 @@ _WANTED: Final = "give an x86-64 relocatable object, executable or shared object
 
 @dataclass(frozen=True, slots=True)
 class HeaderShape:
-    """File offsets of each header of the two tables, and the index of the section that holds
-    section names.
+    """This record says where the two header tables of a file lie.
+
+    :ivar section_headers: the file offset of each section header.
+    :ivar program_headers: the file offset of each program header.
+    :ivar names_index: the index of the section that holds the section names.
     """
 
     section_headers: range
@@ -40,14 +42,16 @@ class HeaderShape:
 
 
 def check_header(data: bytes, name: str) -> HeaderShape:
-    """What the ELF header of ``data`` says about the tables.
+    """Return what the ELF header of ``data`` says about the two header tables.
 
-    :raises InputError: not a 64-bit little-endian x86-64 object, executable or shared object, or
-        one that is cut short.
+    :param name: the file's name, which begins each message.
+    :raises InputError: the file is no 64-bit little-endian x86-64 relocatable object, executable or
+        shared object, or it is cut short.
     """
     if data[:4] != ELF_MAGIC:
         raise InputError(f"{name}: not an ELF file; {_WANTED}")
-    if len(data) >= 6:  # the identification says more than "truncated" would
+    # A short file of another kind is better told what it is than that it is truncated.
+    if len(data) >= 6:
         _check_ident(data, name)
     if len(data) < _HEADER.size:
         raise InputError(

@@ -1,7 +1,7 @@
-"""Records of an ELF file's tables, and their unpacking. Pure: bytes in, records out.
+"""This module unpacks the records of an ELF file's tables (System V gABI, chapters 4 and 5).
 
-Source: System V ABI, chapter 4 ("Sections", "Symbol Table", "Relocation") and chapter 5 ("Program
-Header").
+The sections of chapter 4 are "Sections", "Symbol Table" and "Relocation", that of chapter 5 is
+"Program Header". The functions are pure: bytes go in, and records come out.
 """
 
 from __future__ import annotations
@@ -56,19 +56,23 @@ STB_LOCAL, STB_WEAK = 0, 2
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS = 1, 2, 4, 0x400
 SYMBOL_SIZE: Final = 24
 RELA_SIZE: Final = 24
-# of one table: if damaged, it can make every name as long as itself
+# At most this many bytes of names are read from one string table, for in a damaged file every name
+# can be as long as the whole table.
 _NAMES_LIMIT: Final = 256 << 20
 _SYMBOL: Final = struct.Struct("<IBBHQQ")
 _RELA: Final = struct.Struct("<QQq")
 _XINDEX: Final = 0xFFFF
-_RESERVED: Final = {0xFFF1: ABS, 0xFFF2: COMMON, 0xFF02: COMMON}  # the last is SHN_X86_64_LCOMMON
+# The third is SHN_X86_64_LCOMMON, the common symbols of the large code model.
+_RESERVED: Final = {0xFFF1: ABS, 0xFFF2: COMMON, 0xFF02: COMMON}
 _LORESERVE: Final = 0xFF00
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A section header (chapter 4, "Sections"). ``type`` is pyelftools' name, or the number of a
-    type without one.
+    """This record is a section header (chapter 4, "Sections") with its index in the table.
+
+    :ivar type: pyelftools' name of the type (``"SHT_PROGBITS"``), or the number of a type without a
+        name.
     """
 
     index: int
@@ -86,7 +90,11 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """A program header (chapter 5)."""
+    """This record is a program header (chapter 5, "Program Header"), which describes one segment.
+
+    :ivar type: pyelftools' name of the type (``"PT_LOAD"``), or the number of a type without a
+        name.
+    """
 
     type: str | int
     flags: int
@@ -99,10 +107,12 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class ElfSymbol:
-    """A symbol table entry. ``section`` is a section's index, or one of UNDEF, ABS, COMMON,
-    SPECIAL.
+    """This record is an entry of a symbol table (chapter 4, "Symbol Table").
 
-    ``hidden``: an old version, kept for programs linked against it (``memcpy@GLIBC_2.2.5``).
+    :ivar section: the index of the section that defines it, or one of UNDEF, ABS, COMMON and
+        SPECIAL.
+    :ivar hidden: True for an old version that is kept for programs linked against it
+        (``memcpy@GLIBC_2.2.5``).
     """
 
     name: str
@@ -115,13 +125,19 @@ class ElfSymbol:
 
     @property
     def weak(self) -> bool:
-        """True for STB_WEAK."""
+        """Return True when the symbol's binding is STB_WEAK, so that it may stay undefined."""
         return self.bind == STB_WEAK
 
 
 @dataclass(frozen=True, slots=True)
 class Rela:
-    """A relocation entry with addend."""
+    """This record is a relocation entry with an addend (chapter 4, "Relocation").
+
+    :ivar offset: the place: an offset in its section in a relocatable object, an address in a
+        linked file.
+    :ivar kind: the relocation type, R_X86_64_*.
+    :ivar symbol: the number of its symbol, 0 for none.
+    """
 
     offset: int
     kind: int
@@ -130,7 +146,11 @@ class Rela:
 
 
 class Strings:
-    """A string table. Names are cut at a version (``foo@@V``) and made printable."""
+    """This class is a string table.
+
+    :param file: the file's name, which begins each message.
+    :param data: the bytes of the table.
+    """
 
     def __init__(self, file: str, data: bytes) -> None:
         self._file = file
@@ -138,7 +158,12 @@ class Strings:
         self._left = _NAMES_LIMIT
 
     def get(self, offset: int, *, plain: bool = True) -> str:
-        """The name at ``offset``; without its version if ``plain``."""
+        """Return the name at ``offset`` of the table, with what does not print escaped.
+
+        :param plain: cut the name at a version (``foo@@V``).
+        :raises InputError: the name lies outside of the table, or more than 256 MiB of names were
+            read from it.
+        """
         end = self._data.find(b"\0", offset)
         if end < 0:
             raise InputError(
@@ -157,8 +182,11 @@ class Strings:
 
 
 def unpack_symbols(table: bytes, strings: Strings, extended: bytes = b"") -> Iterator[ElfSymbol]:
-    """The entries of a symbol ``table``; ``extended`` is the table of section indexes that do not
-    fit (SHT_SYMTAB_SHNDX).
+    """Yield the entries of a symbol ``table``.
+
+    :param strings: the string table that holds their names.
+    :param extended: the table of section indexes that do not fit in 16 bits (SHT_SYMTAB_SHNDX).
+    :raises InputError: a name lies outside of its string table.
     """
     whole = len(table) - len(table) % SYMBOL_SIZE
     for index, (name, info, _other, section, value, size) in enumerate(
@@ -173,7 +201,7 @@ def unpack_symbols(table: bytes, strings: Strings, extended: bytes = b"") -> Ite
 
 
 def unpack_relas(table: bytes) -> Iterator[Rela]:
-    """The entries of a RELA ``table``."""
+    """Yield the entries of a RELA ``table``; bytes behind the last whole entry are ignored."""
     whole = len(table) - len(table) % _RELA.size
     for offset, info, addend in _RELA.iter_unpack(memoryview(table)[:whole]):
         yield Rela(offset, info & 0xFFFFFFFF, info >> 32, addend)

@@ -1,9 +1,9 @@
-"""Relocatable objects (``.o``, ``.ko``). Answers to kernel/module.c (``layout_sections``,
-``simplify_symbols``, ``apply_relocate_add``).
+"""This module loads relocatable objects (``.o``, ``.ko``) as kernel/module.c loads modules.
 
-Sections are laid out in groups of the same protection, each on pages of its own, and relocated
-there. Unlike the kernel's loader this one keeps what the kernel frees after initialization, and
-accepts code that uses a GOT.
+It answers to simplify_symbols() and apply_relocate_add(); :mod:`arch_x86.images.sections` has
+layout_sections(). Sections are laid out in groups of the same protection, each on pages of its own,
+and relocated there. Unlike the kernel's loader, this one keeps what the kernel frees after
+initialization, and accepts code that uses a GOT.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ _FOR_LOADERS: Final = relocs.LOADER_TYPES | {relocs.DTPMOD64, relocs.DTPOFF64}
 
 @dataclass(frozen=True, slots=True)
 class _Fixup:
-    """One relocation to apply: in ``section``, at address ``place``."""
+    """This record is one relocation to apply.
+
+    :ivar section: the section that it changes.
+    :ivar place: the address that it changes.
+    :ivar use: how it uses ``symbol``.
+    """
 
     section: Section
     place: int
@@ -57,15 +62,19 @@ class _Fixup:
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """Return the section and offset of the relocation, as messages name them."""
         return f"{self.section.name}+{self.rela.offset:#x}"
 
 
 class RelModule:
-    """Relocatable object ``elf`` with its first section group at ``base``.
+    """This class is the :class:`~arch_x86.images.module.Module` of a relocatable object.
 
-    :raises InputError: damaged, a relocation that overflows or is not supported, or over the
-        limits.
+    :param elf: the file.
+    :param base: the address at which its first group of sections is laid out.
+    :ivar memory: the memory in which its sections lie.
+    :ivar warnings: one line for each thing that was assumed of its sections.
+    :raises InputError: in the constructor, the file is damaged or over the limits, or has a
+        relocation that is not supported.
     """
 
     interpreter = ""
@@ -91,7 +100,7 @@ class RelModule:
         elf = self._elf
         for section in elf.sections:
             if section.type not in ("SHT_RELA", "SHT_REL") or section.info not in self._places:
-                continue  # debugging information is not loaded, so not relocated
+                continue  # Debugging information is not loaded, so it is not relocated.
             if section.type == "SHT_REL":
                 raise InputError(
                     f"{elf.name}: section {section.name} is of type REL; x86-64 objects have RELA"
@@ -132,7 +141,7 @@ class RelModule:
         )
 
     def _place_got(self) -> dict[int, int]:
-        """Addresses of GOT slots, by the number of the symbol whose value each holds."""
+        """Append a GOT to the memory and return the addresses of its slots by symbol number."""
         numbers = dict.fromkeys(
             fixup.rela.symbol for fixup in self._fixups if fixup.rela.kind in relocs.GOT_TYPES
         )
@@ -146,7 +155,7 @@ class RelModule:
     # Names ----------------------------------------------------------------------------------------
 
     def exports(self) -> Mapping[str, Definition]:
-        """Global names."""
+        """Return the definitions of the global names."""
         found: dict[str, Definition] = {}
         for symbol in self._symbols:
             if (
@@ -159,7 +168,7 @@ class RelModule:
         return found
 
     def _own(self, symbol: ElfSymbol) -> Definition | None:
-        """The module's own definition of ``symbol``."""
+        """Return the module's own definition of ``symbol``, or None where it has none."""
         addr = self._address(symbol)
         if addr is None:
             return None
@@ -176,7 +185,7 @@ class RelModule:
         return Definition(addr, symbol.size, kind, owner=self.name)
 
     def _is_thread_local(self, symbol: ElfSymbol) -> bool:
-        """True for thread-local symbols, and for the sections that hold them."""
+        """Return True for thread-local symbols and for the symbols of their sections."""
         block = self.thread
         if symbol.type != STT_SECTION or block is None:
             return symbol.type == STT_TLS
@@ -187,7 +196,7 @@ class RelModule:
         )
 
     def references(self) -> Iterator[tuple[ElfSymbol, Use]]:
-        """In the order of the symbol table, every relocation's symbol."""
+        """Yield each relocation's symbol and how it is used, in the symbol table's order."""
         return (
             (fixup.symbol, fixup.use)
             for fixup in sorted(self._fixups, key=lambda fixup: fixup.rela.symbol)
@@ -196,11 +205,15 @@ class RelModule:
     # Relocation -----------------------------------------------------------------------------------
 
     def relocate(self, bindings: Bindings) -> None:
-        """Apply all relocations."""
+        """Apply all relocations, with what ``bindings`` gives for each name.
+
+        :raises InputError: a relocation overflows, or does not fit its symbol.
+        """
         for fixup in self._fixups:
             self._apply(fixup, self._value(bindings, fixup))
 
     def _value(self, bindings: Bindings, fixup: _Fixup) -> int:
+        """Return the S of the relocation's formula: an address, or a distance."""
         symbol = fixup.symbol
         own = self._own(symbol)
         if own is None and symbol.section != UNDEF:
@@ -221,6 +234,12 @@ class RelModule:
         )
 
     def _apply(self, fixup: _Fixup, value: int) -> None:
+        """Store the value of the relocation's formula, whose S is ``value``.
+
+        For a GOT type, ``value`` goes to the symbol's slot, and S is the slot's address.
+
+        :raises InputError: the value does not fit.
+        """
         rela = fixup.rela
         if rela.kind in relocs.GOT_TYPES:
             self.memory.write(self._got[rela.symbol], value.to_bytes(_SLOT_SIZE, "little"))
@@ -240,12 +259,15 @@ class RelModule:
     # Symbols --------------------------------------------------------------------------------------
 
     def symbols(self) -> tuple[tuple[Symbol, ...], tuple[str, ...]]:
-        """The symbol table's, and common ones."""
+        """Return the image's symbols, common ones last, and warnings about cut ones."""
         found, cut = image_symbols(self._symbols, self.memory, self._address)
         return (*found, *self._common_symbols), cut
 
     def tables(self, found: tuple[Symbol, ...]) -> KernelTables:
-        """The kernel's lists; ``found`` are the image's symbols."""
+        """Return the kernel's lists of text that probes must respect.
+
+        :param found: the image's symbols, by which ranges get their sizes.
+        """
         return read_tables(self._elf, self.memory, self._places, found)
 
     def _address(self, symbol: ElfSymbol) -> int | None:
@@ -263,8 +285,12 @@ class RelModule:
 
 
 def _use(target: Section, data: bytes, rela: Rela) -> Use:
-    """How the relocation uses its symbol. Only text has instructions to look at; elsewhere it
-    stores an address.
+    """Return how the relocation ``rela`` of section ``target`` uses its symbol.
+
+    In text the instruction around the place tells; in any other section the relocation stores an
+    address.
+
+    :param data: the bytes of the section.
     """
     before = data[max(rela.offset - 2, 0) : rela.offset]
     in_text = bool(target.flags & SHF_EXECINSTR)

@@ -1,10 +1,14 @@
-"""Binding the names of an image and its libraries to each other, as ld.so would. Answers to glibc's
-elf/dl-lookup.c, dl-reloc.c.
+"""This module binds an image's and its libraries' names (glibc's elf/dl-lookup.c, dl-reloc.c).
 
-A name is looked up in the image, then in the libraries in their order; versions are ignored. Before
-the libraries, and before an image that is a C library itself, come our own allocator and the
-functions that end a program: a library's need a system. Behind them come our own plain versions of
-the common functions (:mod:`arch_x86.images.routines`). What remains gets a stand-in.
+A name is looked up in the image and then in the libraries in their order; versions are ignored. The
+project's own functions stand in for what needs an operating system, or is missing:
+
+* Its allocator and its ``__tls_get_addr`` win over those of the libraries, and over those of an
+  image that is a C library itself.
+* The functions that end a program (``exit``, ``abort``) are stand-ins that trap, in place of those
+  of the libraries.
+* Plain versions of common functions (:mod:`arch_x86.images.routines`) come behind the libraries.
+* A name that is still undefined gets a stand-in (:mod:`arch_x86.images.undefined`).
 """
 
 from __future__ import annotations
@@ -28,13 +32,16 @@ from engine.image import DeferredRelocation, Symbol
 __all__ = ("Interpreter", "Linked", "link")
 
 Interpreter = Callable[[str, Collection[str]], Module | None]
-"""Loads the dynamic linker that a file names (PT_INTERP), as one more library; None where there is
-none, or it has none of the names.
+"""Such a function loads the dynamic linker at a path (PT_INTERP) as one more library.
+
+It is given the path and the names that are missing. It returns None where there is no such file, or
+the file has none of the names.
 """
 
 _THREAD_SETUP: Final = ("__ctype_init",)
-"""What glibc's dynamic linker calls in each thread before anything else (``__libc_early_init``) and
-needs no system for.
+"""These functions of glibc run first in each thread, and need no operating system.
+
+glibc's dynamic linker calls them by ``__libc_early_init``.
 """
 _C_LIBRARY: Final = frozenset(("malloc", "__libc_start_main"))
 _PLT_SIZE: Final = 1 << 16
@@ -44,7 +51,13 @@ _PLT_JUMP: Final = b"\xff\x25"
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """What binding adds to an image."""
+    """This record holds what binding adds to an image.
+
+    :ivar deferred: relocations that take running code: a resolver's answer goes to a word.
+    :ivar thread_image: what the memory right below each CPU's thread pointer holds at first.
+    :ivar thread_setup: addresses of functions that each CPU calls once before anything else.
+    :ivar symbols: symbols of the PLT entries that were added.
+    """
 
     stand_ins: StandIns
     runtime: Runtime
@@ -60,12 +73,16 @@ def link(
     stubs: Collection[str] = (),
     interpreter: Interpreter | None = None,
 ) -> Linked:
-    """Relocate ``modules``, the image first. The dynamic linker that one names is added to them if
-    a name is undefined without it.
+    """Relocate ``modules`` against each other and return what that adds to the image.
 
-    :param memory: theirs; all that is added goes behind.
-    :param stubs: names that no library defines, whatever it says: the user gives them a value.
-    :raises InputError: a relocation that is not supported or does not fit.
+    The dynamic linker that a module names is appended to ``modules`` if a name is undefined without
+    it.
+
+    :param modules: the image, then its libraries in look-up order.
+    :param memory: the memory that all of them lie in; what is added goes behind them.
+    :param stubs: names that no library defines, since the user gives their functions a value.
+    :param interpreter: loads the dynamic linker that a file names; None loads none.
+    :raises InputError: a relocation is not supported or does not fit, or a limit is exceeded.
     """
     threads = ThreadLayout(modules[0].name)
     for module in modules:
@@ -90,7 +107,8 @@ def link(
     runtime = place_runtime(memory, threads, [*names.routines(wanted), *descriptors])
     wanted = {name: want for name, want in wanted.items() if name not in runtime.definitions}
     binder = _Binder(memory, names, runtime, place_stand_ins(memory, wanted), threads)
-    # libraries first: the resolvers of those before them may call them
+    # Libraries are relocated before the modules that are looked up before them: the resolvers of
+    # those may call functions of the libraries.
     for module in reversed(modules):
         module.relocate(binder)
     return binder.finish(
@@ -99,11 +117,17 @@ def link(
 
 
 class _Names:
-    """Who defines what, and what is asked for."""
+    """This class knows which module defines each name, and which names the relocations use.
+
+    :ivar defined: the definition that a name has for relocations.
+    :ivar of_libraries: the libraries' own definitions, also those that lose to a routine of the
+        project.
+    """
 
     def __init__(self, modules: Sequence[Module], stubs: Collection[str]) -> None:
         self.defined = dict(modules[0].exports())
-        # its allocator needs a system too, wherever it stands
+        # An image that is a C library has an allocator that needs an operating system, as those of
+        # the libraries do, so it loses to the project's.
         if self.defined.keys() >= _C_LIBRARY:
             self.defined = {
                 name: definition
@@ -129,24 +153,31 @@ class _Names:
                     want.type = symbol.type
 
     def wanted(self) -> dict[str, Wanted]:
-        """Names that relocations use and no module gives, in the order of their first use."""
+        """Return the names that relocations use and no module's definition serves, by first use."""
         return {name: want for name, want in self._references.items() if name not in self.defined}
 
     def routines(self, wanted: dict[str, Wanted]) -> list[str]:
-        """Those of the ``wanted`` that a routine of ours defines; a weak one only if it is
-        called.
+        """Return those of the ``wanted`` names that a routine of the project defines.
+
+        A weak name is left out unless it is called, for code may compare its address with 0 to see
+        whether it is defined.
         """
         called = (name for name, want in wanted.items() if not want.weak or Use.CALL in want.use)
         return [name for name in called if name in ROUTINES and name not in self._stubs]
 
     def is_ours(self, name: str) -> bool:
-        """True when neither libraries nor a dynamic linker give this name."""
+        """Return True when a routine, a trap or a stub serves this name, so no file has to."""
         return name in ROUTINES or name in ENDINGS or name in self._stubs
 
 
 @dataclass(slots=True)
 class _Binder:
-    """:class:`arch_x86.images.module.Bindings`."""
+    """This class is the :class:`~arch_x86.images.module.Bindings` of the modules that are linked.
+
+    :ivar copies: data to be copied once all is relocated: its definition, its new place, its size
+        in bytes.
+    :ivar plt: name by the resolver's address, for each indirect function that is called directly.
+    """
 
     memory: Memory
     names: _Names
@@ -166,6 +197,12 @@ class _Binder:
     def find(
         self, module: Module, symbol: ElfSymbol, own: Definition | None, use: Use
     ) -> Definition | None:
+        """Return what ``symbol`` stands for in a relocation of ``module``; None means address 0.
+
+        Local symbols are the module's own. A global name goes to the modules, then to the routines,
+        then to a stand-in. A weak name takes a routine only where it is called. A thread-local name
+        that nothing defines gets a slot of zeros.
+        """
         if not symbol.name or symbol.bind == STB_LOCAL:
             return own
         found = self.names.defined.get(symbol.name)
@@ -206,7 +243,11 @@ class _Binder:
         return self.runtime.definitions["_dl_tlsdesc_return"].addr
 
     def finish(self, thread_setup: list[int]) -> Linked:
-        """Place what relocating has asked for."""
+        """Do what had to wait for all relocations, and return what binding adds to the image.
+
+        :param thread_setup: addresses of functions that each CPU calls once before anything else.
+        :raises InputError: data to be copied lies outside of the segments.
+        """
         for definition, place, size in self.copies:
             data = self.memory.read(definition.addr, min(size, definition.size))
             if data is None or not self.memory.fill(place, data):
@@ -225,8 +266,9 @@ class _Binder:
         )
 
     def _place_plt(self) -> tuple[Symbol, ...]:
-        """A jump through a word of its own for each indirect function that is called directly, as
-        linkers make it.
+        """Append PLT entries for indirect functions that are called directly, as linkers make them.
+
+        Each entry jumps through a word of its own, which the resolver's answer fills.
         """
         if not self.plt:
             return ()

@@ -1,4 +1,8 @@
-"""Reading an image from a file, by what the file holds."""
+"""This module reads an image from a file, whose content decides which loader takes it.
+
+An ELF file is known by its first bytes (gABI, chapter 4, "ELF Header"), a code image by being a
+JSON object, and assembly by the file's name.
+"""
 
 from __future__ import annotations
 
@@ -43,19 +47,18 @@ def load_image(
     stubs: Collection[str] = (),
     executes: bool = True,
 ) -> Image:
-    """The image in the file at ``path``: an ELF file or a code image by its content, else assembly
-    by its name.
+    """Return the image in the file at ``path``: an ELF file, a code image, or assembly.
 
-    :param text_base: page to load the image at, where its format leaves that open; 0x10000000 by
-        default.
+    :param text_base: the address of the page to load the image at, where its format leaves that
+        open; 0x10000000 by default.
     :param libraries: shared objects that define what an ELF image lacks, in look-up order. The
-        dynamic linker that one of them names (PT_INTERP) is loaded too where it defines something
-        that nobody else does: glibc keeps its CPU features there.
+        dynamic linker that one of them names (PT_INTERP) is loaded, too, where it defines a name
+        that no other file does: glibc keeps its CPU features there.
     :param stubs: functions that get a value from the user, so that no library defines them.
-    :param executes: False: nothing will be run, so data that would be copied from a library may be
-        missing.
-    :raises InputError: no such file, or nothing that can be loaded, or a stub that nothing would
-        call; one line that says why.
+    :param executes: False when no code will be run, so that data may be missing that would be
+        copied from a library.
+    :raises InputError: there is no such file, or nothing in it that can be loaded, or a stub that
+        nothing would call; the message is one line that says why.
     """
     image = _load(path, text_base, libraries, stubs, executes)
     check_stubs(image, stubs)
@@ -107,7 +110,7 @@ def _name(path: str | Path) -> str:
 
 
 def _read_interpreter(path: str) -> bytes | None:
-    """The dynamic linker at ``path``, None where this machine has none there."""
+    """Return the bytes of the dynamic linker at ``path``, or None where this host has none."""
     try:
         data = _read(Path(path)) if path.startswith("/") else b""
     except InputError:
@@ -122,14 +125,16 @@ def _read(path: Path) -> bytes:
         mode = found.st_mode
         if stat.S_ISDIR(mode):
             raise InputError(f"{shown}: a directory; {_WANTED}")
-        if not stat.S_ISREG(mode):  # reading a FIFO would wait for a writer, a device may never end
+        # Reading a FIFO would wait for a writer, and a device may have no end.
+        if not stat.S_ISREG(mode):
             raise InputError(f"{shown}: not a regular file; {_WANTED}")
         with path.open("rb") as file:
-            # that much room is taken before a byte is read
+            # read() allocates as much as it is asked for before it reads, so it is asked for no
+            # more than the file has. One byte more shows that the file is over the limit.
             data = file.read(min(found.st_size, IMAGE_LIMIT) + 1)
     except FileNotFoundError:
         raise InputError(f"{shown}: no such file; {_WANTED}") from None
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+    except (OSError, ValueError) as error:  # A null character in the path raises ValueError.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{shown}: cannot be read: {reason}") from None
     if not data:

@@ -1,5 +1,6 @@
-"""The address space of an image under construction: areas that relocations may still change, and
-the limits on them.
+"""This module is the memory of an image under construction (gABI, chapter 5, "Program Loading").
+
+It holds areas whose bytes relocations may still change, and keeps the limits on them.
 """
 
 from __future__ import annotations
@@ -26,23 +27,25 @@ __all__ = (
 
 ADDRESS_LIMIT: Final = 1 << 64
 IMAGE_LIMIT: Final = 1 << 30
-"""Most bytes of memory that one image may ask for, and of file that is read: 1 GiB."""
+"""This is the most memory of one image, and the most bytes read from a file: 1 GiB."""
 DEFAULT_BASE: Final = 0x10000000
-"""Where images without an address of their own go: below 2 GiB, so that R_X86_64_32 and
-R_X86_64_32S both reach.
+"""The address at which an image is loaded that has none of its own.
+
+It lies below 2 GiB, so that R_X86_64_32 and R_X86_64_32S both reach.
 """
 _CANONICAL: Final = 1 << 47
 
 
 def page_up(addr: int) -> int:
-    """``addr``, or the next page boundary."""
+    """Return ``addr`` if it is a page boundary, or else the next page boundary."""
     return (addr + PAGE_SIZE - 1) & -PAGE_SIZE
 
 
 def check_base(name: str, base: int) -> int:
-    """``base`` when an image may be loaded there.
+    """Return ``base`` when an image may be loaded at this address.
 
-    :raises InputError: not on a page boundary, or not a 64-bit address.
+    :param name: the image's name, which begins the message.
+    :raises InputError: ``base`` is no page boundary, or no 64-bit address.
     """
     if not 0 <= base < ADDRESS_LIMIT or base % PAGE_SIZE:
         raise InputError(
@@ -53,7 +56,10 @@ def check_base(name: str, base: int) -> int:
 
 @dataclass(slots=True)
 class Area:
-    """``size`` bytes from ``addr``; those behind ``data`` are zero."""
+    """An area is ``size`` bytes of memory from ``addr``.
+
+    :ivar data: its first bytes; those behind them are zero.
+    """
 
     addr: int
     data: bytearray
@@ -63,15 +69,16 @@ class Area:
 
     @property
     def end(self) -> int:
-        """First address behind the area."""
+        """Return the first address behind the area."""
         return self.addr + self.size
 
 
 class Memory:
-    """Areas in address order, none overlapping, within the limits.
+    """This class holds areas in address order, of which none overlap.
 
-    :raises InputError: in the constructor and :meth:`append`, when they are not; the message starts
-        with ``name``.
+    :param name: the image's name, which begins each message.
+    :raises InputError: in the constructor and :meth:`append`, areas overlap, are over 1 GiB in all,
+        or lie outside of the 64-bit canonical addresses.
     """
 
     def __init__(self, name: str, areas: Iterable[Area]) -> None:
@@ -86,11 +93,15 @@ class Memory:
 
     @property
     def end(self) -> int:
-        """First page boundary behind all areas; 0 when there are none."""
+        """Return the first page boundary behind all areas, or 0 when there are none."""
         return page_up(self._areas[-1].end) if self._areas else 0
 
     def append(self, area: Area) -> None:
-        """Add ``area`` behind the others."""
+        """Add ``area`` behind all other areas.
+
+        :raises InputError: it overlaps the last one, exceeds 1 GiB in all, or has no canonical
+            addresses.
+        """
         last = self._areas[-1] if self._areas else None
         self._total += area.size
         if self._total > IMAGE_LIMIT:
@@ -107,8 +118,9 @@ class Memory:
         self._starts.append(area.addr)
 
     def reserve(self, size: int) -> int:
-        """Where ``size`` bytes behind all areas start, for something that is no part of the
-        image.
+        """Return the address behind all areas, for ``size`` bytes that are no part of the image.
+
+        :raises InputError: these bytes have no canonical addresses.
         """
         self._check(self.end, size)
         return self.end
@@ -126,12 +138,12 @@ class Memory:
             )
 
     def area_at(self, addr: int) -> Area | None:
-        """The area that holds ``addr``."""
+        """Return the area that holds ``addr``, or None."""
         at = bisect_right(self._starts, addr) - 1
         return self._areas[at] if at >= 0 and addr < self._areas[at].end else None
 
     def read(self, addr: int, size: int) -> bytes | None:
-        """``size`` bytes at ``addr``, None unless all of them are in one area."""
+        """Return the ``size`` bytes at ``addr``, or None unless all of them lie in one area."""
         area = self.area_at(addr)
         if area is None or size < 0 or addr + size > area.end:
             return None
@@ -140,7 +152,10 @@ class Memory:
         return data + bytes(size - len(data))
 
     def write(self, addr: int, data: bytes) -> bool:
-        """Put ``data`` at ``addr``; False, and nothing done, where the file brings no bytes."""
+        """Put ``data`` at ``addr`` and return True, if the file brings bytes for all of it.
+
+        Otherwise nothing is changed, and False is returned.
+        """
         area = self.area_at(addr)
         if area is None or addr - area.addr + len(data) > len(area.data):
             return False
@@ -148,8 +163,10 @@ class Memory:
         return True
 
     def fill(self, addr: int, data: bytes) -> bool:
-        """Put ``data`` at ``addr``, where the file may bring no bytes; False, and nothing done,
-        outside of one area.
+        """Put ``data`` at ``addr`` and return True, if it lies in one area.
+
+        The file need not bring bytes there. Outside of an area nothing is changed, and False is
+        returned.
         """
         area = self.area_at(addr)
         if area is None or addr + len(data) > area.end:
@@ -160,19 +177,19 @@ class Memory:
         return True
 
     def is_writable(self, addr: int) -> bool:
-        """True when the 8 bytes at ``addr`` are memory that the guest may write."""
+        """Return True when the guest may write the 8 bytes at ``addr``."""
         area = self.area_at(addr)
         return area is not None and area.writable and not area.executable and addr + 8 <= area.end
 
     def is_text(self, addr: int) -> bool:
-        """True when ``addr`` lies in an executable area."""
+        """Return True when ``addr`` lies in an executable area."""
         area = self.area_at(addr)
         return area is not None and area.executable
 
     def segments(self) -> tuple[Segment, ...]:
-        """The finished image's segments. Text is never writable.
+        """Return the segments of the finished image, in which text is never writable.
 
-        :raises InputError: there is no text.
+        :raises InputError: no area is executable.
         """
         if not any(area.executable for area in self._areas):
             raise InputError(f"{self._name}: no code; give a file with executable bytes")

@@ -1,7 +1,7 @@
-"""Entries of a procedure linkage table, by the names of the functions that they lead to.
+"""This module names the entries of a PLT (AMD64 psABI, "Procedure Linkage Table").
 
-Source: System V ABI, AMD64 supplement, "Procedure Linkage Table"; binutils and lld write them into
-``.plt``, ``.plt.sec`` and ``.plt.got``.
+binutils and lld write the entries into the sections ``.plt``, ``.plt.sec`` and ``.plt.got``. Each
+entry is named after the function that it leads to.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ _SIZES: Final = {".plt": 16, ".plt.sec": 16, ".plt.got": 16}
 def plt_entries(
     elf: ElfFile, memory: Memory, bias: int, words: Mapping[int, str], named: Iterable[Symbol]
 ) -> Iterator[Symbol]:
-    """A symbol ``NAME@plt`` for each entry that jumps through the word that ``NAME`` is bound to,
-    as disassemblers call it.
+    """Yield a symbol ``NAME@plt`` for each entry that jumps through the word of function ``NAME``.
 
-    :param words: name of the function whose address a word gets, by the address that the word is
+    Disassemblers use the same name.
+
+    :param bias: bytes by which the segments were moved from the addresses that they are linked for.
+    :param words: the names of functions by the address that the word with the function's address is
         linked for.
-    :param named: symbols that there are already; an entry that has one gets no other.
+    :param named: symbols that there are already; an entry where a function of them starts gets no
+        other symbol.
     """
     taken = {symbol.addr for symbol in named if symbol.function}
     for section in elf.sections:
@@ -46,8 +49,9 @@ def plt_entries(
 
 
 def _word(code: bytes, start: int) -> int:
-    """Address of the word that the entry at ``start`` jumps through; -1 where it is no such
-    jump.
+    """Return the address of the word that the entry at ``start`` jumps through, or -1.
+
+    It is -1 where ``code`` is no jump through a word.
     """
     at = len(_ENDBR64) if code.startswith(_ENDBR64) else 0
     at += code[at : at + 1] == _BND

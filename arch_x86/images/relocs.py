@@ -1,7 +1,8 @@
-"""Relocation arithmetic. Pure: a type and the operands of its formula in, the bytes to store out.
+"""This module computes what relocations store (AMD64 psABI 1.0, section 4.4.1).
 
-Source: System V ABI, AMD64 supplement 1.0, section 4.4.1 with tables 4.9 and 4.10 (letters S, A, P,
-G and GOT as there).
+It is pure: a type and the operands of its formula go in, and the bytes to store come out. Tables
+4.9 and 4.10 have the formulas. The letters S, A, P, G, L, B and GOT in comments are those of the
+psABI.
 """
 
 from __future__ import annotations
@@ -50,15 +51,22 @@ TLSDESC: Final = 36
 IRELATIVE: Final = 37
 RELATIVE_TYPES: Final = frozenset((8, 38))
 GOT_TYPES: Final = frozenset((9, GOTTPOFF, 41, 42))
-"""GOTPCREL, GOTTPOFF, GOTPCRELX, REX_GOTPCRELX: the operand is the symbol's slot in the GOT."""
+"""The operand of these types is the symbol's slot in the GOT.
+
+They are GOTPCREL, GOTTPOFF, GOTPCRELX and REX_GOTPCRELX.
+"""
 INDIRECT_TYPES: Final = frozenset((1, GLOB_DAT, JUMP_SLOT))
-"""Those that ld.so fills with the answer of an indirect function's resolver: 64, GLOB_DAT,
-JUMP_SLOT.
+"""ld.so fills these types with what an indirect function's resolver returns.
+
+They are 64, GLOB_DAT and JUMP_SLOT.
 """
 THREAD_TYPES: Final = frozenset((DTPMOD64, DTPOFF64, 18, GOTTPOFF, 23, TLSDESC))
-"""DTPMOD64, DTPOFF64, TPOFF64, GOTTPOFF, TPOFF32, TLSDESC: they are about thread-local data."""
+"""These types are for thread-local data.
+
+They are DTPMOD64, DTPOFF64, TPOFF64, GOTTPOFF, TPOFF32 and TLSDESC.
+"""
 LOADER_TYPES: Final = frozenset((COPY, TLSDESC, IRELATIVE))
-"""Those that do more than store the value of a formula."""
+"""For these types a loader does more than store the value of a formula."""
 
 _UNNAMED: Final = {
     32: "R_X86_64_SIZE32",
@@ -72,13 +80,14 @@ _NAMES: Final = {
         for name, number in cast("dict[str, object]", ENUM_RELOC_TYPE_x64).items()
         if isinstance(number, int)
     },
-    **_UNNAMED,  # pyelftools 0.33 lacks these
+    **_UNNAMED,  # pyelftools 0.33 has no names for these types.
 }
 
 
 class _Fits(Enum):
-    """What the stored value must survive: nothing is lost when the CPU extends it to 64 bits in
-    this way.
+    """This enumeration says how the CPU extends a stored value to 64 bits.
+
+    The value must be the same after that. ANY stands for a value of 64 bits, which is not extended.
     """
 
     ANY = "any"
@@ -112,7 +121,8 @@ _FORMS: Final = {
     13: _Form(2, pc_relative=True),  # R_X86_64_PC16
     14: _Form(1, fits=_Fits.EITHER),  # R_X86_64_8
     15: _Form(1, pc_relative=True),  # R_X86_64_PC8
-    # the module; here the offset of its block from the thread pointer, which serves as well
+    # The psABI stores the number of the module. Here the distance of the module's block from the
+    # thread pointer is stored, which __tls_get_addr (arch_x86.images.routines) adds.
     DTPMOD64: (_SLOT),
     DTPOFF64: _ABSOLUTE,  # S + A, with S from the start of the module's block
     18: _ABSOLUTE,  # TPOFF64: S + A, with S from the thread pointer
@@ -126,26 +136,33 @@ _FORMS: Final = {
 
 
 def type_name(kind: int) -> str:
-    """``4`` -> ``"R_X86_64_PLT32"``; a number without a name is said as such."""
+    """Return the name of a relocation type, ``"R_X86_64_PLT32"`` for 4.
+
+    A type without a name is given as a number in words.
+    """
     return _NAMES.get(kind, f"R_X86_64 relocation type {kind}")
 
 
 def supported(kind: int) -> bool:
-    """True when :func:`compute` knows ``kind`` (``NONE`` has nothing to compute)."""
+    """Return True when :func:`compute` knows the type ``kind``.
+
+    It does not know ``NONE``, which has nothing to compute.
+    """
     return kind in _FORMS
 
 
 def width(kind: int) -> int:
-    """Bytes that a supported ``kind`` stores."""
+    """Return how many bytes a relocation of the supported type ``kind`` stores."""
     return _FORMS[kind].size
 
 
 def compute(kind: int, symbol: int, addend: int, place: int) -> bytes | None:
-    """The bytes for a supported ``kind`` at address ``place``, None when the value does not fit (an
-    overflow).
+    """Return the bytes that a relocation of supported type ``kind`` stores at address ``place``.
 
-    :param symbol: the formula's S; the load bias for RELATIVE, the address of the symbol's GOT slot
-        for the GOT types.
+    :param symbol: the S of the formula; for RELATIVE the load bias, for the GOT types the address
+        of the symbol's slot.
+    :param addend: the A of the formula.
+    :returns: None when the value does not fit, which is an overflow.
     """
     form = _FORMS[kind]
     value = (symbol + (addend if form.addend else 0) - (place if form.pc_relative else 0)) % (

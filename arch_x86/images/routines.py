@@ -1,10 +1,12 @@
-"""Functions that most code expects from outside, as guest code of our own: the plainest form that
-keeps each one's contract.
+"""This module has common library functions as guest code (ISO C17, 7.22.3 and 7.24).
 
-Sources: ISO C17 7.22.3 and 7.24, POSIX.1-2017, LSB core 5.0 chapter 10.9 (``__memcpy_chk`` and the
-like); for kernel modules arch/x86/kernel/ftrace_64.S and arch/x86/lib/retpoline.S; for thread-local
-data the psABI, section 3.4.2. The allocator never uses memory again: its arena is zero at first, so
-what it hands out is.
+Each is the plainest form that keeps the function's contract. Other sources are POSIX.1-2017 and LSB
+core 5.0, chapter 10.9 (``__memcpy_chk`` and the like); for kernel modules
+arch/x86/kernel/ftrace_64.S and arch/x86/lib/retpoline.S; for thread-local data the psABI, section
+3.4.2.
+
+The allocator never hands out the same memory twice. Its arena is zero at first, so all that it
+hands out is zero, too.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Final
 __all__ = ("ARENA_SIZE", "ENDINGS", "INTERPOSED", "ROUTINES")
 
 ARENA_SIZE: Final = 1 << 20
-"""Bytes that ``malloc`` can hand out in all, headers included; then it returns a null pointer."""
+"""``malloc`` hands out this many bytes in all, headers included, and null pointers after."""
 
 ENDINGS: Final = {
     "abort": "the code gives up",
@@ -26,8 +28,10 @@ ENDINGS: Final = {
     "__stack_chk_fail": "the stack protector's canary is damaged",
     "__cxa_pure_virtual": "a pure virtual function was called",
 }
-"""Functions that never return, and what a call of each means. Always a trap by name: a library's
-own would make system calls.
+"""These functions never return; the text says what a call of each means.
+
+A call of one of them is always a trap that says so. A library's own function would make system
+calls.
 """
 
 _TO_GUARD: Final = "cmp rcx, rdx; jae fits; hlt; fits:"
@@ -129,8 +133,9 @@ _STRINGS: Final = {
         "test cl, cl; jne next; ret"
     ),
 }
-# Each block: 8 bytes unused, 8 bytes for its size, then what the caller gets, on a 16-byte
-# boundary. The arena's first word counts.
+# A block has 8 unused bytes, 8 bytes with its size, and then, on a 16-byte boundary, the memory
+# that the caller gets. The arena's first word counts the bytes that were handed out. LOCK XADD
+# changes it, since several vCPUs may allocate at once.
 _HEAP: Final = {
     "malloc": (
         """
@@ -181,8 +186,8 @@ _HEAP: Final = {
     "cfree": "ret",
 }
 _THREADS: Final = {
-    # The index's first word is the block's distance from the thread pointer: relocation DTPMOD64
-    # puts it there.
+    # The first word of the argument is the distance of the module's block from the thread pointer,
+    # which relocation DTPMOD64 stores here in place of the module's number.
     "__tls_get_addr": (
         "xor eax, eax; mov rax, qword ptr fs:[rax]; add rax, qword ptr [rdi]; "
         "add rax, qword ptr [rdi + 8]; ret"
@@ -226,11 +231,15 @@ ROUTINES: Final = (
     | _CHECKED
     | {"bcmp": _MEMORY["memcmp"]}
 )
-"""Assembly of each function by its name. In braces: addresses of routines, and ``arena``,
-``limit``, ``zeros``, ``errno``.
+"""This table has the assembly of each function by its name.
+
+Names in braces stand for the addresses of other routines, and for ``arena``, ``limit``, ``zeros``
+and ``errno``.
 """
 
 INTERPOSED: Final = frozenset((*_HEAP, "__tls_get_addr"))
-"""Those that win over a library's own: that allocator needs the system's memory, that
-``__tls_get_addr`` the dynamic linker's tables.
+"""These routines win over a library's own.
+
+A library's allocator needs memory from the operating system, and its ``__tls_get_addr`` needs the
+dynamic linker's tables.
 """

@@ -1,5 +1,6 @@
-"""Placing the guest routines that an image needs (:mod:`arch_x86.images.routines`) behind it, as
-one more library.
+"""This module places guest routines behind an image, like one more library (glibc's elf/dl-load.c).
+
+The routines are those of :mod:`arch_x86.images.routines` that the image needs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ _ALIGN: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The routines that were placed. ``thunks`` is the range of the retpoline thunks among them."""
+    """This record says which routines were placed and where.
+
+    :ivar thunks: the range of the retpoline thunks among them, or None.
+    """
 
     definitions: dict[str, Definition]
     symbols: tuple[Symbol, ...]
@@ -35,7 +39,11 @@ class Runtime:
 
 def place_runtime(memory: Memory, threads: ThreadLayout, names: Iterable[str]) -> Runtime:
     """Put the routines ``names``, and those that they use, behind all that is in ``memory``.
-    Nothing is added for no name.
+
+    Nothing is added where there are no names.
+
+    :param threads: gives ``errno`` its place in thread-local memory, if a routine uses it.
+    :raises InputError: the routines and their data exceed the limits on memory.
     """
     wanted = sorted(_with_needs(names), key=list(ROUTINES).index)
     if not wanted:
@@ -44,7 +52,8 @@ def place_runtime(memory: Memory, threads: ThreadLayout, names: Iterable[str]) -
     fields = {"limit": ARENA_SIZE - 2 * _ALIGN}
     code = bytearray()
     symbols: list[Symbol] = []
-    # text is longer than its code
+    # The address of the data must be known before the code is assembled. Machine code is shorter
+    # than its text, so the length of the text bounds it.
     room = PAGE_SIZE * (1 + sum(len(ROUTINES[name]) + _ALIGN for name in wanted) // PAGE_SIZE)
     uses = {field for name in wanted for field in _FIELD.findall(ROUTINES[name])}
     data = base + room
@@ -79,7 +88,7 @@ def place_runtime(memory: Memory, threads: ThreadLayout, names: Iterable[str]) -
 
 
 def _with_needs(names: Iterable[str]) -> set[str]:
-    """``names`` and what their code refers to."""
+    """Return ``names`` and the names of all routines that their code refers to."""
     done: set[str] = set()
     left = list(names)
     while left:

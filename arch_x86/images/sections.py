@@ -1,6 +1,4 @@
-"""Where the sections of a relocatable object go. Answers to kernel/module.c
-(``layout_sections``).
-"""
+"""This module lays out an object's sections as layout_sections() does in kernel/module.c."""
 
 from __future__ import annotations
 
@@ -26,17 +24,24 @@ from engine.image import Symbol
 
 __all__ = ("SectionLayout", "lay_out")
 
-_GAP: Final = (
-    INT3_OPCODE  # gaps in text: a stray jump traps, and zeros would decode as one huge block
-)
+# Gaps in text hold breakpoints, so that a stray jump into one traps. Zeros would decode as one long
+# run of instructions.
+_GAP: Final = INT3_OPCODE
+
+# A group may be larger than its file by this many bytes of gaps at most.
 
 _PADDING_LIMIT: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class SectionLayout:
-    """Addresses: ``places`` of sections by their index, ``commons`` of SHN_COMMON symbols.
-    ``thread``: the thread-local sections.
+    """This record says where the loaded sections and the common symbols of an object lie.
+
+    :ivar places: the address of each loaded section by its index.
+    :ivar commons: the address of each SHN_COMMON symbol.
+    :ivar common_symbols: the engine's symbols for these.
+    :ivar thread: the thread-local sections, or None.
+    :ivar warnings: one line for each thing that was assumed of a section.
     """
 
     memory: Memory
@@ -48,11 +53,14 @@ class SectionLayout:
 
 
 def lay_out(elf: ElfFile, symbols: Sequence[ElfSymbol], base: int) -> SectionLayout:
-    """Lay out what ``elf`` has to be loaded from ``base``: text, then read-only data, then writable
-    data with the common symbols, then what each thread's block starts as.
+    """Lay out the loaded sections of ``elf`` from address ``base``, and return where they lie.
 
-    Each group starts on a fresh page, each section at its alignment; within a group those without
-    bytes in the file come last.
+    First comes text, then read-only data, then writable data with the common symbols, then the
+    initial content of each thread's block. Each of these groups starts on a fresh page, and each
+    section at its alignment. Within a group, sections without bytes in the file come last.
+
+    :param symbols: the symbols of ``elf``.
+    :raises InputError: the sections exceed the limits, overlap, or lie outside of the file.
     """
     loaded = [s for s in elf.sections if s.flags & SHF_ALLOC and s.type != "SHT_NULL"]
     text = [s for s in loaded if s.flags & SHF_EXECINSTR]
@@ -123,8 +131,9 @@ def _group(
 def _place_commons(
     elf: ElfFile, symbols: Sequence[ElfSymbol], area: Area
 ) -> tuple[dict[ElfSymbol, int], tuple[Symbol, ...]]:
-    """Room for SHN_COMMON symbols at the end of ``area``; the ``value`` of such a symbol is its
-    alignment.
+    """Make room for SHN_COMMON symbols at the end of ``area``, and return their addresses.
+
+    The ``value`` of such a symbol is its alignment.
     """
     places: dict[ElfSymbol, int] = {}
     found: list[Symbol] = []

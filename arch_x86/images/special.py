@@ -1,5 +1,6 @@
-"""Relocations that have no place here, each refused in one line that says why and what would be
-right.
+"""This module refuses relocations that cannot be applied (AMD64 psABI, section 4.4.1).
+
+Each message is one line that says why, and what would be right.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ def _refuse(file: str, kind: int, symbol: str, place: str, hint: str) -> NoRetur
 
 
 def refuse_relocation(file: str, kind: int, symbol: str, place: str) -> NoReturn:
-    """Refuse a relocation of a ``kind`` that is not known here.
+    """Refuse a relocation of a type ``kind`` that is not supported.
 
-    :raises InputError: always; it names kind, symbol and place, as all of this module do.
+    :param symbol: the name of its symbol, or "".
+    :param place: where the relocation stands, in words.
+    :raises InputError: always; the message names the file, the type, the symbol and the place.
     """
     _refuse(
         file,
@@ -34,9 +37,9 @@ def refuse_relocation(file: str, kind: int, symbol: str, place: str) -> NoReturn
 
 
 def refuse_copy(file: str, symbol: str, place: str) -> NoReturn:
-    """Refuse to copy data that no library has.
+    """Refuse a copy relocation for data that no library has.
 
-    :raises InputError: always.
+    :raises InputError: always; the message names the file, the symbol and the place.
     """
     _refuse(
         file,
@@ -48,9 +51,9 @@ def refuse_copy(file: str, symbol: str, place: str) -> NoReturn:
 
 
 def refuse_thread_symbol(file: str, kind: int, symbol: str, place: str) -> NoReturn:
-    """Refuse a thread-local relocation against what is not thread-local, or the other way round.
+    """Refuse a thread-local relocation of a symbol that is not thread-local, or the reverse.
 
-    :raises InputError: always.
+    :raises InputError: always; the message names the file, the type, the symbol and the place.
     """
     _refuse(
         file,
@@ -62,10 +65,11 @@ def refuse_thread_symbol(file: str, kind: int, symbol: str, place: str) -> NoRet
 
 
 def refuse_place(file: str, kind: int, symbol: str, place: str) -> NoReturn:
-    """Refuse an indirect function whose address would go to read-only memory, or whose resolver is
-    no code.
+    """Refuse a relocation for an indirect function that cannot be deferred.
 
-    :raises InputError: always.
+    Either its address would go to read-only memory, or its resolver lies outside of the code.
+
+    :raises InputError: always; the message names the file, the type, the symbol and the place.
     """
     _refuse(
         file,

@@ -1,4 +1,8 @@
-"""Which imported functions can have a stub."""
+"""This module says which imported functions can have a stub (``--stub``).
+
+A stub is guest code in place of an undefined symbol (gABI, chapter 4, "Symbol Table", SHN_UNDEF);
+it returns a value.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,11 @@ __all__ = ("check_stubs",)
 
 
 def check_stubs(image: Image, names: Collection[str]) -> None:
-    """Refuse stubs for what is no unresolved function of ``image``, which was loaded with them:
-    nothing would call them.
+    """Check that each of ``names`` is an unresolved function of ``image``.
 
-    :raises InputError: there is one; the message names those that could have been meant.
+    The image was loaded with stubs for these names. Nothing would call the stub of any other name.
+
+    :raises InputError: one of them is not; the message suggests names that could have been meant.
     """
     unresolved = {function.name for function in image.imports}
     for name in names:

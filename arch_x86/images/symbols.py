@@ -1,6 +1,4 @@
-"""Symbols of an ELF file as the engine wants them: functions and data objects that lie in the
-image.
-"""
+"""This module turns ELF symbols into the engine's (gABI, chapter 4, "Symbol Table")."""
 
 from __future__ import annotations
 
@@ -26,14 +24,15 @@ _FUNCTIONS: Final = (STT_FUNC, STT_GNU_IFUNC)
 def image_symbols(
     symbols: Iterable[ElfSymbol], memory: Memory, address: Callable[[ElfSymbol], int | None]
 ) -> tuple[tuple[Symbol, ...], tuple[str, ...]]:
-    """Engine symbols of the defined ``symbols``, each name and address once, and warnings.
+    """Return engine symbols for the defined ``symbols``, each name and address once, and warnings.
 
-    Global ones come first and old versions last, so that a name finds the one that a caller would
-    get. Functions: STT_FUNC, STT_GNU_IFUNC, and global labels without a type in text, as
-    hand-written assembly has them. Data: STT_OBJECT. Anything else, and what lies outside of the
-    image (``_end``), is left out.
+    Global symbols come first and old versions last, so that a name finds the symbol that a caller
+    would get. Functions are STT_FUNC, STT_GNU_IFUNC, and global labels without a type in text, as
+    hand-written assembly has them. Data is STT_OBJECT. Every other symbol is left out, and so is
+    what lies outside of the image (``_end``).
 
-    :param address: where a symbol lies, None when it is not in the image.
+    :param address: returns where a symbol lies, or None when it is not in the image.
+    :returns: the symbols, and one line for each whose size had to be cut.
     """
 
     def made(symbol: ElfSymbol, addr: int, size: int) -> Symbol:

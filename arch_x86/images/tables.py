@@ -1,10 +1,10 @@
-"""A kernel module's own lists of text that probes must respect, read from its sections after
-relocation.
+"""This module reads a kernel module's own lists of text that probes must respect (kernel/module.c).
 
-Formats as of Linux 6.1: ``struct exception_table_entry`` (arch/x86/include/asm/extable.h),
-``jump_entry`` (linux/jump_label.h), ``static_call_site`` (linux/static_call_types.h), ``bug_entry``
-(asm-generic/bug.h), ``alt_instr`` (asm/alternative.h), and plain addresses in ``__mcount_loc`` and
-``_kprobe_blacklist``. A table that makes no sense is left out with a warning.
+They are read from the module's sections after relocation. Formats are those of Linux 6.1: ``struct
+exception_table_entry`` (arch/x86/include/asm/extable.h), ``jump_entry`` (linux/jump_label.h),
+``static_call_site`` (linux/static_call_types.h), ``bug_entry`` (asm-generic/bug.h), ``alt_instr``
+(asm/alternative.h), and plain addresses in ``__mcount_loc`` and ``_kprobe_blacklist``. A table that
+makes no sense is left out with a warning.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ from engine.image import ExceptionEntry, Range, Reserved, ReservedKind, Symbol
 
 __all__ = ("KernelTables", "read_tables")
 
-_PATCH_SIZE: Final = 5  # a call, a jump, or the 5-byte nop in its place
+_PATCH_SIZE: Final = 5  # bytes of a call, of a jump, or of the no-op in its place
 _UD2: Final = b"\x0f\x0b"
 _SHORT_SITE: Final = (b"\xeb", b"\x66\x90")
 _LONG_SITE: Final = (b"\xe9", b"\x0f\x1f\x44\x00\x00")
-_BLACKLISTED_SECTIONS: Final = (".kprobes.text", ".noinstr.text")  # add_module_kprobe_blacklist()
+# add_module_kprobe_blacklist() (kernel/kprobes.c) takes these sections as a whole.
+_BLACKLISTED_SECTIONS: Final = (".kprobes.text", ".noinstr.text")
 
 
 @dataclass(slots=True)
 class KernelTables:
-    """What the tables of one module say."""
+    """This record collects what the tables of one module say.
+
+    :ivar preemption: True when the module was built for a preemptible kernel.
+    """
 
     exceptions: list[ExceptionEntry] = field(default_factory=list[ExceptionEntry])
     ranges: list[Reserved] = field(default_factory=list[Reserved])
@@ -39,30 +43,35 @@ class KernelTables:
 
     @property
     def exception_table(self) -> tuple[ExceptionEntry, ...]:
-        """Entries of ``__ex_table``, by faulting instruction."""
+        """Return the entries of ``__ex_table``, sorted by the faulting instruction."""
         return tuple(sorted(set(self.exceptions), key=lambda entry: (entry.insn, entry.fixup or 0)))
 
     @property
     def reserved(self) -> tuple[Reserved, ...]:
-        """Ranges that somebody else patches, each once, by address."""
+        """Return the ranges that other code patches, each once, sorted by address."""
         return tuple(
             sorted(set(self.ranges), key=lambda entry: (entry.addr, entry.size, entry.kind.value))
         )
 
     @property
     def blacklist(self) -> tuple[Range, ...]:
-        """Ranges without probes, each once, by address."""
+        """Return the ranges where no probe may go, each once, sorted by address."""
         return tuple(sorted(set(self.forbidden), key=lambda entry: (entry.addr, entry.size)))
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One line for each table, or entry of one, that was left out."""
+        """Return one line for each table, or entry of a table, that was left out."""
         return tuple(self.notes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """One table: relocated, of whole entries of ``size`` bytes."""
+    """This class reads one table, which is relocated and has whole entries of ``size`` bytes.
+
+    :ivar name: the name of the section.
+    :ivar addr: where the table lies in memory.
+    :ivar data: the bytes of the table.
+    """
 
     memory: Memory
     name: str
@@ -71,17 +80,17 @@ class _Reader:
     size: int
 
     def relative(self, at: int) -> int:
-        """The address that the self-relative 32-bit field at offset ``at`` stands for."""
+        """Return the address that the self-relative 32-bit field at offset ``at`` stands for."""
         return (self.addr + at + int.from_bytes(self.data[at : at + 4], "little", signed=True)) % (
             1 << 64
         )
 
     def absolute(self, at: int) -> int:
-        """The 64-bit address at offset ``at``."""
+        """Return the 64-bit address at offset ``at``."""
         return int.from_bytes(self.data[at : at + 8], "little")
 
     def holds(self, addr: int, size: int) -> bool:
-        """True when ``size`` bytes at ``addr`` are text."""
+        """Return True when the ``size`` bytes at ``addr`` are text."""
         return size > 0 and self.memory.is_text(addr) and self.memory.read(addr, size) is not None
 
 
@@ -91,8 +100,11 @@ _Entry = Callable[[KernelTables, _Reader, int], bool]
 def read_tables(
     elf: ElfFile, memory: Memory, places: Mapping[int, int], symbols: Sequence[Symbol]
 ) -> KernelTables:
-    """The tables of ``elf``, whose sections lie relocated in ``memory`` at ``places`` (by section
-    index).
+    """Return what the tables of ``elf`` say.
+
+    :param memory: the memory in which the sections lie, relocated.
+    :param places: the address of each loaded section by its index.
+    :param symbols: the module's symbols, which give blacklisted functions their sizes.
     """
     tables = KernelTables()
     functions = {symbol.addr: symbol.size for symbol in reversed(symbols) if symbol.function}
@@ -111,7 +123,8 @@ def read_tables(
         ".static_call_sites": ((8,), _static_call),
         "__mcount_loc": ((8,), _ftrace_site),
         "__bug_table": ((12, 6), _bug),
-        ".altinstructions": ((12, 14), _alternative),  # 14 since Linux 6.3: a 32-bit cpuid
+        # An entry has 14 bytes since Linux 6.3, whose cpuid field has 32 bits.
+        ".altinstructions": ((12, 14), _alternative),
         "_kprobe_blacklist": ((8,), blacklisted),
     }
     for section in elf.sections:
@@ -135,8 +148,10 @@ def _read_table(
     sizes: tuple[int, ...],
     parse: _Entry,
 ) -> None:
-    """Add one table's entries to ``tables``: of the first of ``sizes`` with which all make sense,
-    or else of the best one.
+    """Add the entries of one table to ``tables``.
+
+    Each of the entry ``sizes`` is tried, and the one with the fewest entries that make no sense is
+    taken, for a table does not say which kernel it was built for.
     """
     data = memory.read(addr, section.size) or b""
     sizes = tuple(
@@ -219,8 +234,9 @@ def _alternative(result: KernelTables, table: _Reader, at: int) -> bool:
 
 
 def _is_preemptible(modinfo: bytes) -> bool:
-    """True when the module was built for a preemptible kernel: MODULE_VERMAGIC_PREEMPT in
-    include/linux/vermagic.h.
+    """Return True when the module was built for a preemptible kernel.
+
+    Its vermagic says so by MODULE_VERMAGIC_PREEMPT (include/linux/vermagic.h).
     """
     magic = next((line for line in modinfo.split(b"\0") if line.startswith(b"vermagic=")), b"")
     return any(word in (b"preempt", b"preempt_rt") for word in magic.split())

@@ -1,9 +1,9 @@
-"""Thread-local storage, variant II: each file's block lies below the thread pointer, the image's
-own nearest.
+"""This module lays out thread-local storage, variant II, as glibc's elf/dl-tls.c does.
 
-Source: U. Drepper, "ELF Handling For Thread-Local Storage" 0.21, section 3.4.6 with figure 2;
-glibc's elf/dl-tls.c (``_dl_determine_tlsoffset``). All blocks are static: there is no ``dlopen``,
-so an offset from the thread pointer says everything.
+Each file's block lies below the thread pointer, the image's own nearest. The layout is that of U.
+Drepper, "ELF Handling For Thread-Local Storage" 0.21, section 3.4.6 with figure 2, and of
+``_dl_determine_tlsoffset``. All blocks are static: there is no ``dlopen``, so a distance from the
+thread pointer says where a symbol lies.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from engine.errors import InputError
 __all__ = ("THREAD_LIMIT", "ThreadLayout")
 
 THREAD_LIMIT: Final = 64 << 10
-"""Most bytes of thread-local memory: 64 KiB."""
+"""All blocks together have at most this many bytes: 64 KiB."""
 _SLOT: Final = 64
 
 
 class ThreadLayout:
-    """Where each block lies, and slots for thread-local names that no file defines."""
+    """This class places the blocks of all files, and slots for names that no file defines.
+
+    :param name: the image's name, which begins each message.
+    :ivar size: bytes of all blocks and slots so far, which lie below the thread pointer.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -32,9 +36,9 @@ class ThreadLayout:
         self.size = 0
 
     def place(self, block: ThreadBlock) -> None:
-        """Give ``block`` its offset, below all before it.
+        """Set the offset of ``block``, so that it lies below all blocks before it.
 
-        :raises InputError: over 64 KiB in all, or an alignment that is no power of two up to a
+        :raises InputError: the blocks exceed 64 KiB, or the alignment is no power of two up to a
             page.
         """
         if block.align & (block.align - 1) or block.align > PAGE_SIZE:
@@ -49,8 +53,11 @@ class ThreadLayout:
         self._blocks.append(block)
 
     def slot(self, name: str) -> int:
-        """Distance from the thread pointer, modulo 2^64, of 64 bytes of zeros for ``name``, the
-        same each time.
+        """Return how far 64 bytes of zeros for ``name`` are from the thread pointer, modulo 2^64.
+
+        The distance is the same at each call with this name.
+
+        :raises InputError: the blocks and slots exceed 64 KiB.
         """
         if name not in self._slots:
             self._grow(-(-(self.size + _SLOT) // _SLOT) * _SLOT)
@@ -66,8 +73,13 @@ class ThreadLayout:
         self.size = size
 
     def content(self, memory: Memory) -> bytes:
-        """The initial content of all of it; the byte behind it is the first of the thread control
-        block.
+        """Return the initial content of all blocks and slots.
+
+        The byte behind it in memory is the first of the thread control block, where the thread
+        pointer points.
+
+        :param memory: the memory that holds the blocks' initial content.
+        :raises InputError: a block's initial content lies outside of the segments.
         """
         out = bytearray(self.size)
         for block in self._blocks:

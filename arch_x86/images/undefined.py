@@ -1,7 +1,8 @@
-"""Undefined symbols: which are functions, which are data, and where their stand-ins go.
+"""This module gives undefined symbols stand-ins (gABI, chapter 4, "Symbol Table", SHN_UNDEF).
 
-An object file seldom says (gcc leaves undefined symbols without a type), so the relocations that
-use a symbol decide.
+A stand-in is a stub for a function and zeros for data. An object file seldom says which of the two
+a symbol is, for gcc leaves undefined symbols without a type. So the relocations that use the symbol
+decide.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ __all__ = ("StandIns", "Wanted", "place_stand_ins", "use_in_text")
 
 @dataclass(slots=True)
 class Wanted:
-    """A name that no file defines, as all references together say. ``weak``: none of them
-    insists.
+    """This record is a name that no file defines, with what all its references together say.
+
+    :ivar use: all uses by relocations.
+    :ivar type: the first symbol type that is not STT_NOTYPE.
+    :ivar weak: True when every reference is weak, so that the name may stay undefined.
     """
 
     use: Use = Use.NONE
@@ -31,7 +35,7 @@ class Wanted:
 
     @property
     def is_data(self) -> bool:
-        """True when it is more likely an object than a function."""
+        """Return True when the name is more likely a data object than a function."""
         if self.type in (STT_OBJECT, STT_COMMON):
             return True
         if (
@@ -45,8 +49,14 @@ class Wanted:
 
 @dataclass(slots=True)
 class StandIns:
-    """Stand-ins for undefined names. ``called`` are for relocations that call, ``valued`` for all
-    others; neither knows: 0.
+    """This record has the stand-ins of undefined names.
+
+    :ivar called: the stand-ins for relocations that call.
+    :ivar valued: the stand-ins for all other relocations. A weak function has none here, so its
+        address is 0.
+    :ivar imports: the functions among them, each with the address of its stub.
+    :ivar symbols: engine symbols of the data among them.
+    :ivar warnings: one line for each name that stands for zeros.
     """
 
     called: dict[str, Definition] = field(default_factory=dict[str, Definition])
@@ -56,17 +66,18 @@ class StandIns:
     warnings: list[str] = field(default_factory=list[str])
 
     def find(self, name: str, use: Use) -> Definition | None:
-        """What ``name`` counts as in a relocation that uses it as ``use``; a weak one may be
-        None.
+        """Return the stand-in of ``name`` for a relocation that uses it as ``use``, or None.
+
+        Of a weak name there may be none, which means that its address is 0.
         """
         return (self.called if use is Use.CALL else self.valued).get(name)
 
 
 def use_in_text(before: bytes) -> Use:
-    """What a 32-bit PC-relative operand is for, from the two bytes ``before`` it.
+    """Return what a 32-bit PC-relative operand is for, from the two bytes ``before`` it.
 
-    Exact, not a guess: a memory operand's ModRM byte is 05, 0d, .. 3d, hence never one of the
-    opcodes looked for.
+    The answer is exact, no guess: in front of a memory operand there is a ModRM byte of 05, 0d, ..
+    or 3d, which is none of the opcodes that are looked for.
     """
     if before[-1:] in (b"\xe8", b"\xe9") or (
         before[-2:-1] == b"\x0f" and before[-1] & 0xF0 == 0x80
@@ -76,17 +87,20 @@ def use_in_text(before: bytes) -> Use:
 
 
 def place_stand_ins(memory: Memory, wanted: Mapping[str, Wanted]) -> StandIns:
-    """Stand-ins for the ``wanted`` names, in their order.
+    """Return stand-ins for the ``wanted`` names, placed in the order of the names.
 
-    Data gets a page of zeros each (the dynamic linker's own two), added to ``memory``; functions
-    get a cell each behind all of it, where the machine puts a stub.
+    Each data object gets a page of zeros, those of the dynamic linker two pages, which are added to
+    ``memory``. Each function gets a cell of 16 bytes behind all areas, where the machine puts a
+    stub.
+
+    :raises InputError: the stand-ins exceed the limits on memory.
     """
     result = StandIns()
     functions: list[str] = []
     for name, want in wanted.items():
         if Use.THREAD in want.use:
             if name == "errno":
-                continue  # 0 is what it starts as anywhere
+                continue  # errno is 0 at the start of every program, so zeros need no warning.
             result.warnings.append(f"unresolved thread-local data {name}: zero-filled")
         elif want.weak:
             functions += [name] if Use.CALL in want.use else []

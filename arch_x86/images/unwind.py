@@ -1,8 +1,8 @@
-"""Functions that have no symbol, from the unwind table: a stripped library's own.
+"""This module finds functions without a symbol in the unwind table (LSB core 5.0, chapter 10.6).
 
-Source: Linux Standard Base core 5.0, chapter 10.6 (``.eh_frame``, ``.eh_frame_hdr``). Only the form
-that binutils and lld write is read: a sorted table of 32-bit offsets, and PC-relative 32-bit
-ranges. From another form nothing is learned, which is no error.
+The functions of a stripped library are known by it only. Of ``.eh_frame`` and ``.eh_frame_hdr`` one
+form is read, which binutils and lld write: a sorted table of 32-bit offsets, and PC-relative 32-bit
+ranges. A table in another form yields no functions, which is no error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from engine.image import Symbol
 
 __all__ = ("unnamed_functions",)
 
-_HEADER: Final = b"\x01\x1b\x03\x3b"  # version 1; pcrel sdata4, udata4, datarel sdata4
+# These bytes are version 1 and the encodings of the fields: pcrel sdata4, udata4, datarel sdata4.
+_HEADER: Final = b"\x01\x1b\x03\x3b"
 _ENTRIES_AT: Final = 12
 _ENTRY: Final = struct.Struct("<ii")
 _FDE: Final = struct.Struct("<IIiI")
@@ -29,13 +30,17 @@ _POINTER_SIZES: Final = {2: 2, 3: 4, 10: 2, 11: 4}
 def unnamed_functions(
     programs: Sequence[Program], memory: Memory, bias: int, named: Iterable[Symbol]
 ) -> Iterator[Symbol]:
-    """A symbol for each range of the unwind table that starts in none of the ``named`` functions.
+    """Yield a symbol for each range of the unwind table that has none.
 
-    Its name is ``sub_`` and the address it was linked for in hex, as disassemblers write it.
+    A range has one when it starts in one of the ``named`` functions. The symbol's name is ``sub_``
+    and the address that the range was linked for in hexadecimal, as disassemblers write it.
+
+    :param bias: bytes by which the segments were moved from the addresses that they are linked for.
     """
     spans = sorted((s.addr, s.addr + s.size) for s in named if s.function and s.size)
     starts = [start for start, _ in spans]
-    reach: list[int] = []  # how far the functions up to each one reach: they may nest
+    # Functions may lie in each other, so each entry says how far the functions up to it reach.
+    reach: list[int] = []
     for _, end in spans:
         reach.append(max(end, reach[-1]) if reach else end)
     for header in programs:
@@ -55,7 +60,7 @@ def unnamed_functions(
 
 
 def _ranges(memory: Memory, table: int, size: int) -> Iterator[tuple[int, int]]:
-    """``(address, size)`` of each entry."""
+    """Yield the address and the size in bytes of each entry of the unwind table."""
     data = memory.read(table, size) or b""
     if len(data) < _ENTRIES_AT or data[:4] != _HEADER:
         return
@@ -78,20 +83,21 @@ def _ranges(memory: Memory, table: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _is_pcrel(memory: Memory, cie: int) -> bool:
-    """True when the entries of this CIE have PC-relative 32-bit ranges: augmentation ``z`` with an
-    ``R`` that says so.
+    """Return True when the entries of the CIE at ``cie`` have PC-relative 32-bit ranges.
+
+    Its augmentation starts with ``z`` then, and has an ``R`` that gives this encoding.
     """
     area = memory.area_at(cie)
     raw = memory.read(cie, min(64, area.end - cie)) if area is not None else None
-    # a CIE has number 0, and version 1 or 3
+    # A CIE has the number 0 and version 1 or 3.
     if raw is None or len(raw) < 16 or raw[4:8] != bytes(4) or raw[8] not in (1, 3):
         return False
     augmentation, _, rest = raw[9:].partition(b"\0")
     if not augmentation.startswith(b"z"):
         return False
     at = 0
-    # code alignment, data alignment, return address register, length of the augmentation data:
-    # LEB128 each
+    # The code alignment, the data alignment, the return address register and the length of the
+    # augmentation data are LEB128 numbers, whose length is not known before they are read.
     for _ in range(4):
         while at < len(rest) and rest[at] & 0x80:
             at += 1
@@ -101,7 +107,7 @@ def _is_pcrel(memory: Memory, cie: int) -> bool:
             return False
         if letter == ord("R"):
             return rest[at] == _SIGNED_PCREL
-        if letter == ord("P"):  # the personality: an encoding, and a pointer in it
+        if letter == ord("P"):  # The personality is an encoding and a pointer in that encoding.
             at += 1 + _POINTER_SIZES.get(rest[at] & 15, 8)
         elif letter == ord("L"):
             at += 1

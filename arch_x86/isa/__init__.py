@@ -1,1 +1,4 @@
-"""Pure x86-64: decode, encode, assemble. Bytes in, answers out."""
+"""This room decodes, encodes and assembles x86-64 code (arch/x86/lib/insn.c; SDM vol. 2).
+
+Its functions are pure: bytes go in, and answers come out.
+"""

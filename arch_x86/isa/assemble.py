@@ -1,8 +1,7 @@
-"""Assembling of fixed templates and of files that a user names as assembly. The only module that
-imports keystone.
+"""This module assembles Intel syntax by keystone, as GNU as would; it alone imports keystone.
 
-keystone can end the process on some inputs (its issue 307), so generated text and text from
-elsewhere never reaches it.
+It assembles fixed templates, and files that a user names as assembly. keystone can end the process
+on some inputs (its issue 307), so generated text and text from elsewhere never reaches it.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ _TRIES_MAX: Final = 1_000
 
 @lru_cache(maxsize=256)
 def assemble(text: str, addr: int = 0) -> bytes:
-    """Machine code of Intel-syntax ``text`` (statements split by newlines or ``;``) placed at
-    ``addr``.
+    """Return the machine code of Intel-syntax ``text`` for address ``addr``.
 
-    :raises InputError: keystone does not take it; the message carries its reason.
+    Statements are separated by newlines or ``;``.
+
+    :raises InputError: keystone refuses the text; the message carries its reason.
     """
     try:
         encoding = cast("list[int] | None", _assembler().asm(text, addr)[0])
@@ -38,12 +38,16 @@ def assemble(text: str, addr: int = 0) -> bytes:
 
 
 def _assembler() -> Any:
-    """One that takes numbers for decimal.
+    """Return a keystone assembler that takes numbers for decimal.
 
-    keystone does not initialize the radix: where its memory happens to hold 16 from an earlier use,
-    ``add rsp, 24`` adds 0x24. There is no way to set it to 10.
+    keystone does not initialize the radix. Where its memory happens to hold 16 from an earlier use,
+    ``add rsp, 24`` adds 0x24. There is no way to set the radix to 10, so assemblers are made until
+    one has it.
+
+    :raises EngineBug: none of the first 1,000 has it.
     """
-    unfit: list[Any] = []  # kept until one is found, or the next would get the same memory
+    # Unfit ones are kept until a fit one is found, for the next would get their memory otherwise.
+    unfit: list[Any] = []
     while len(unfit) < _TRIES_MAX:
         assembler = cast("Any", Ks(KS_ARCH_X86, KS_MODE_64))
         if bytes(assembler.asm(_TEN)[0]) == _TEN_CODE:

@@ -1,5 +1,6 @@
-"""Facts of the x86-64 architecture that more than one room needs: flag bits, opcode bytes,
-sizes.
+"""This module has facts of x86-64 that several rooms need (SDM; arch/x86/include/asm).
+
+They are flag bits, opcode bytes and sizes. The SDM's section is given with each group.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ __all__ = (
 )
 
 ADDRESS_MASK: Final = (1 << 64) - 1
-"""The bits of an address, and of a general register."""
+"""This mask has the 64 bits of an address, and of a general register."""
 PAGE_SIZE: Final = 4096
-"""Bytes of a page (SDM vol. 3, 4.5)."""
+"""A page has this many bytes (SDM vol. 3, 4.5)."""
 
 FLAG_CF: Final = 1 << 0
 FLAG_PF: Final = 1 << 2
@@ -49,28 +50,30 @@ FLAG_DF: Final = 1 << 10
 FLAG_OF: Final = 1 << 11
 FLAG_NT: Final = 1 << 14
 FLAG_RF: Final = 1 << 16
-"""Bits of RFLAGS (SDM vol. 1, 3.4.3)."""
+"""These FLAG_ constants are the bits of RFLAGS (SDM vol. 1, 3.4.3)."""
 
 INT3_OPCODE: Final = 0xCC
 INT3: Final = b"\xcc"
-"""The breakpoint instruction: one byte."""
+"""This is the breakpoint instruction, which has one byte."""
 INT3_SIZE: Final = 1
 JMP32_OPCODE: Final = 0xE9
-"""A jump with a displacement of 32 bits behind it."""
+"""This byte and a 32-bit displacement behind it are a relative jump."""
 JMP32_SIZE: Final = 5
-"""Bytes of such a jump."""
+"""A relative jump with a 32-bit displacement has this many bytes."""
 CALL32_OPCODE: Final = 0xE8
-"""A call with a displacement of 32 bits behind it."""
+"""This byte and a 32-bit displacement behind it are a relative call."""
 ADDRESS_SIZE_PREFIX: Final = 0x67
 HLT_OPCODE: Final = 0xF4
 
 MAX_INSN_SIZE: Final = 15
-"""Most bytes of an instruction (SDM vol. 2, 2.3.11); the kernel's MAX_INSN_SIZE is 16."""
+"""An instruction has this many bytes at most (SDM vol. 2, 2.3.11).
+
+The kernel's MAX_INSN_SIZE is 16.
+"""
 MAX_OPTIMIZED_LENGTH: Final = 20
-"""Most bytes of whole instructions that a 5-byte jump can replace: 4, and the 16 of the kernel's
-longest instruction.
+"""A 5-byte jump replaces whole instructions of this many bytes at most, as Linux counts.
+
+They are the last of 4 bytes and one instruction of 16 bytes, the kernel's MAX_INSN_SIZE.
 """
 RED_ZONE_SIZE: Final = 128
-"""Bytes under the stack pointer where user-mode code may keep data (System V ABI, AMD64 supplement,
-3.2.2).
-"""
+"""User-mode code may keep data in this many bytes under the stack pointer (AMD64 psABI, 3.2.2)."""

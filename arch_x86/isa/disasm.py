@@ -1,5 +1,6 @@
-"""Instruction text. The only module that imports capstone; lengths and operand fields come from
-:mod:`arch_x86.isa.decode`.
+"""This module disassembles an instruction to Intel syntax (SDM vol. 2); it alone imports capstone.
+
+Lengths and operand fields come from :mod:`arch_x86.isa.decode`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ _ENGINE: Final[Any] = Cs(CS_ARCH_X86, CS_MODE_64)
 
 @lru_cache(maxsize=4096)
 def disassemble(raw: bytes, addr: int) -> str:
-    """Mnemonic and operands in Intel syntax, or ``.byte ...`` where capstone does not read all of
-    ``raw`` as one instruction.
+    """Return the mnemonic and operands of the instruction ``raw`` at ``addr``, in Intel syntax.
 
-    The second case is rare: encodings that are undefined, newer than capstone, or shorter than the
-    kernel's decoder thinks.
+    The text is ``.byte ...`` where capstone does not read all of ``raw`` as one instruction. That
+    is rare: such encodings are undefined, newer than capstone, or shorter than the kernel's decoder
+    thinks.
     """
     lines = cast(
         "list[tuple[int, int, str, str]]", list(_ENGINE.disasm_lite(raw, addr & (1 << 64) - 1, 1))

@@ -1,7 +1,6 @@
-"""The few encodings that probing writes: INT3, JMP rel32, CALL rel32. Answers to
-asm/text-patching.h.
+"""This module encodes what probing writes: INT3, JMP rel32, CALL rel32 (asm/text-patching.h).
 
-Addresses are unsigned 64-bit integers; a distance that 32 bits can't hold is an error, never a
+Addresses are unsigned 64-bit integers. A distance that 32 bits cannot hold is an error, never a
 wrapped displacement.
 """
 
@@ -31,7 +30,11 @@ _SIGN: Final = 1 << 63
 
 
 class RelativeRangeError(KprobeError):
-    """A relative displacement would not fit into 32 signed bits. The kernel's -ERANGE."""
+    """A relative displacement would not fit into 32 signed bits, which is the kernel's -ERANGE.
+
+    :param source: the address behind the instruction.
+    :param target: the address that it should lead to.
+    """
 
     def __init__(self, source: int, target: int) -> None:
         super().__init__(
@@ -43,9 +46,10 @@ class RelativeRangeError(KprobeError):
 
 
 def rel32(source: int, target: int) -> int:
-    """Signed distance from ``source`` (the address behind the instruction) to ``target``.
+    """Return the signed distance in bytes from ``source`` to ``target``.
 
-    :raises RelativeRangeError: it is not within +-2 GiB.
+    :param source: the address behind the instruction.
+    :raises RelativeRangeError: the distance does not fit into 32 signed bits.
     """
     if not in_reach(source, target):
         raise RelativeRangeError(source, target)
@@ -53,24 +57,34 @@ def rel32(source: int, target: int) -> int:
 
 
 def in_reach(source: int, target: int) -> bool:
-    """True when a signed 32-bit displacement leads from ``source`` (the address behind the
-    instruction) to ``target``.
+    """Return True when a signed 32-bit displacement leads from ``source`` to ``target``.
+
+    :param source: the address behind the instruction.
     """
     return -0x8000_0000 <= _distance(source, target) <= 0x7FFF_FFFF
 
 
 def _distance(source: int, target: int) -> int:
-    """As the processor adds: the last and the first byte of memory are neighbours."""
+    """Return the distance in bytes as the processor adds it, modulo 2^64.
+
+    So the last and the first byte of memory are neighbours: both addresses are taken as signed.
+    """
     return _signed(target) - _signed(source)
 
 
 def jmp32(source: int, target: int) -> bytes:
-    """``jmp target``, 5 bytes to be placed at ``source``."""
+    """Return the 5 bytes of ``jmp target`` for address ``source``.
+
+    :raises RelativeRangeError: ``target`` is out of reach.
+    """
     return struct.pack("<Bi", 0xE9, rel32(source + JMP32_SIZE, target))
 
 
 def call32(source: int, target: int) -> bytes:
-    """``call target``, 5 bytes to be placed at ``source``."""
+    """Return the 5 bytes of ``call target`` for address ``source``.
+
+    :raises RelativeRangeError: ``target`` is out of reach.
+    """
     return struct.pack("<Bi", 0xE8, rel32(source + CALL32_SIZE, target))
 
 

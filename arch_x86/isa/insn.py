@@ -1,4 +1,4 @@
-"""One decoded x86-64 instruction. Answers to ``struct insn`` (arch/x86/include/asm/insn.h)."""
+"""This module has a decoded instruction's record (struct insn in arch/x86/include/asm/insn.h)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ __all__ = ("NO_QUIRKS", "QUIRKS_6_1", "Branch", "Insn", "KernelQuirks")
 
 @dataclass(frozen=True, slots=True)
 class KernelQuirks:
-    """Where Linux 6.1 reads instructions otherwise than hardware does. Each can be mended on its
-    own.
+    """This record says where Linux 6.1 reads instructions otherwise than hardware does.
+
+    Each quirk can be mended by itself.
     """
 
-    # : A mandatory prefix that selects no form of an opcode leaves it without ModRM: ``f2``/``f3``
-    # before CMOVcc and SETcc : opcodes that are mask-register opcodes under VEX. Hardware ignores
-    # such a prefix.
+    # A mandatory prefix that selects no form of an opcode leaves the opcode without ModRM. This
+    # concerns ``f2`` and ``f3`` in front of the CMOVcc and SETcc opcodes that are mask-register
+    # opcodes under VEX. Hardware ignores such a prefix.
     absent_forms: bool = True
-    # : MOV to and from control and debug registers with mod != 3 has a memory operand. Hardware
+    # MOV to and from control and debug registers has a memory operand where mod is not 3. Hardware
     # ignores mod.
     control_register_memory: bool = True
-    # : The opcode byte of a VEX instruction is taken for the one-byte opcode of the same value by
-    # the rules for emulating and for : finding jumps: ``vzeroupper`` (77) passes for ``ja``.
-    # (Boosting and refusing copies go by that byte in any case: that is harmless.)
+    # The rules for emulating and for finding jumps take the opcode byte of a VEX instruction for
+    # the one-byte opcode of the same value, so that ``vzeroupper`` (77) passes for ``ja``. Boosting
+    # and refusing copies go by that byte in any case, which does no harm.
     vex_as_legacy: bool = True
 
 
@@ -38,7 +39,7 @@ NO_QUIRKS: Final = KernelQuirks(
 
 
 class Branch(Enum):
-    """How an instruction changes the flow of control (SDM vol. 1, 7.3.8)."""
+    """A kind of branch says how an instruction changes the flow of control (SDM vol. 1, 7.3.8)."""
 
     NONE = auto()
     JMP = auto()
@@ -62,12 +63,18 @@ class Branch(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Insn:
-    """``length`` bytes at ``addr``. Offsets count from the first byte; a field with size 0 is
-    absent.
+    """This record is one decoded instruction: ``length`` bytes at ``addr``.
 
-    ``prefixes``: legacy prefixes in order. ``rex``: 0 if none. ``opcode``: with its escapes, 1 to 3
-    bytes; a VEX instruction has the opcode byte alone, and its map in ``vex_map``. ``target``: of
-    relative branches only, absolute.
+    Offsets are in bytes from the first byte of the instruction. A field with size 0 is absent.
+
+    :ivar prefixes: the legacy prefixes in their order.
+    :ivar rex: the REX prefix, 0 where there is none.
+    :ivar opcode: the opcode with its escapes, 1 to 3 bytes; of a VEX instruction the opcode byte
+        alone, whose map is ``vex_map``.
+    :ivar target: the absolute address that a relative branch leads to, None for every other
+        instruction.
+    :ivar forced_emulation: True behind the 5 bytes by which Xen and KVM guests ask the hypervisor
+        to emulate.
     """
 
     addr: int
@@ -86,50 +93,48 @@ class Insn:
     rip_relative: bool
     branch: Branch
     target: int | None
-    forced_emulation: bool = (
-        False  # behind the 5 bytes by which Xen and KVM guests ask for emulation
-    )
+    forced_emulation: bool = False
 
     @property
     def end(self) -> int:
-        """Address of the byte behind the instruction."""
+        """Return the address of the byte behind the instruction."""
         return self.addr + self.length
 
     @property
     def mod(self) -> int:
-        """ModRM.mod, 0 without ModRM."""
+        """Return ModRM.mod, 0 without ModRM."""
         return (self.modrm or 0) >> 6
 
     @property
     def reg(self) -> int:
-        """ModRM.reg without REX.R, 0 without ModRM: the ``/digit`` of groups."""
+        """Return ModRM.reg without REX.R, the ``/digit`` of opcode groups; 0 without ModRM."""
         return (self.modrm or 0) >> 3 & 7
 
     @property
     def rm(self) -> int:
-        """ModRM.rm without REX.B, 0 without ModRM."""
+        """Return ModRM.rm without REX.B, 0 without ModRM."""
         return (self.modrm or 0) & 7
 
     @property
     def displacement(self) -> int:
-        """Signed displacement, 0 if absent."""
+        """Return the signed displacement, 0 where there is none."""
         return int.from_bytes(
             self.raw[self.disp_offset : self.disp_offset + self.disp_size], "little", signed=True
         )
 
     @property
     def immediate(self) -> int:
-        """Signed immediate (the first of two), 0 if absent."""
+        """Return the signed immediate, the first of two, or 0 where there is none."""
         return int.from_bytes(
             self.raw[self.imm_offset : self.imm_offset + self.imm_size], "little", signed=True
         )
 
     @property
     def memory_address(self) -> int | None:
-        """What a RIP-relative operand refers to, None for every other operand."""
+        """Return the address that a RIP-relative operand refers to, None for any other operand."""
         return self.end + self.displacement & ADDRESS_MASK if self.rip_relative else None
 
     @property
     def text(self) -> str:
-        """Intel syntax; ``.byte ...`` for encodings that the disassembler does not know."""
+        """Return the instruction in Intel syntax; ``.byte ...`` where capstone does not know it."""
         return disassemble(self.raw, self.addr)

@@ -1,12 +1,14 @@
-"""The x86-64 opcode maps as far as lengths need them (SDM vol. 2, appendix A), in the version that
-Linux 6.1 knows.
+"""This module has the opcode maps that give lengths (arch/x86/lib/x86-opcode-map.txt, v6.1).
 
-Pure tables. A *form* says which operand bytes follow the opcode; a *presence* digit says with which
-mandatory prefix (bit 0 none, bit 1 ``66``, bit 2 ``F3``, bit 3 ``F2``) an opcode of the ``0F`` maps
-exists, once each for instructions without VEX, with VEX, and with EVEX. The presence digits were
-derived from iced-x86's instruction tables, restricted to the extensions that the kernel knows in
-6.1 (no XOP, SSE4A, AVX-IFMA, CMPccXADD, key locker, ...), and so does
-``tests/isa/test_opcode_map.py`` again.
+SDM vol. 2, appendix A has the maps, too; here they are as Linux 6.1 knows them. The tables are pure
+data. A *form* says which operand bytes follow the opcode. A *presence* digit says with which
+mandatory prefix an opcode of the ``0F`` maps exists (bit 0 none, bit 1 ``66``, bit 2 ``F3``, bit 3
+``F2``). There is one table of these digits for instructions without VEX, one with VEX, and one with
+EVEX.
+
+The digits were derived from iced-x86's instruction tables, restricted to the extensions that the
+kernel knows in 6.1 (no XOP, SSE4A, AVX-IFMA, CMPccXADD, key locker, ...).
+``tests/isa/test_opcode_map.py`` derives them again and compares.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ LEGACY_PREFIXES: Final = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf
 
 
 class Form(IntFlag):
-    """What follows an opcode."""
+    """A form says which operand bytes follow an opcode."""
 
     NONE = 0
     MODRM = 1
@@ -73,9 +75,9 @@ _LETTERS: Final = {
     "s": Form.MODRM | Form.IMM8 | Form.MMX_SHIFT,
 }
 
-# One row per high digit. Opcodes that are invalid in 64-bit mode (06, 27, 60, 82, 9a, ce, d4, ea
-# ...) keep their 32-bit form, and /digits that no instruction uses keep their group's: the kernel's
-# decoder does not care, and hardware faults either way.
+# Each row has the opcodes of one high digit. Opcodes that are invalid in 64-bit mode (06, 27, 60,
+# 82, 9a, ce, d4, ea ...) keep their 32-bit form, and /digits that no instruction uses keep the form
+# of their group: the kernel's decoder does not tell them apart, and hardware faults either way.
 _ONE_BYTE_FORMS: Final = (
     "mmmmbz..mmmmbz.."  # 0. ADD, OR
     "mmmmbz..mmmmbz.."  # 1. ADC, SBB
@@ -127,9 +129,10 @@ LEGACY_FORMS: Final[dict[int, tuple[int, ...]]] = {
     _MAP_EVEX6: (int(Form.MODRM),) * 256,
 }
 
-# Without VEX. "f": the opcode means the same with every prefix. Some VEX-only forms count as legal
-# without VEX too, because the kernel's map does not say that they need it: the mask-register forms
-# of 0f 41-4b and 90-99, AMX tiles, AVX-VNNI, VPBLENDVB.
+# These rows are for instructions without VEX. The digit "f" says that the opcode means the same
+# with every prefix. Some forms that need VEX count as legal without VEX, too, since the kernel's
+# map does not say that they need it: the mask-register forms of 0f 41-4b and 90-99, AMX tiles,
+# AVX-VNNI, VPBLENDVB.
 _LEGACY_ROWS: Final = {
     MAP_0F: (
         "ffff0fffff0f0fff"
@@ -187,7 +190,8 @@ _LEGACY_ROWS: Final = {
     ),
 }
 
-# With VEX. The group opcodes 71-73, ae and 0f38 c6, c7, f3 stand in GROUP_VEX instead.
+# These rows are for instructions with VEX. The opcodes of groups (0f 71 to 73 and ae, 0f38 c6, c7
+# and f3) stand in GROUP_VEX instead.
 _VEX_ROWS: Final = {
     MAP_0F: (
         "0000000000000000"
@@ -245,7 +249,7 @@ _VEX_ROWS: Final = {
     ),
 }
 
-# With EVEX.
+# These rows are for instructions with EVEX.
 _EVEX_ROWS: Final = {
     MAP_0F: (
         "0000000000000000"
@@ -353,16 +357,16 @@ LEGACY_PRESENCE: Final = _presence(_LEGACY_ROWS)
 VEX_PRESENCE: Final = _presence(_VEX_ROWS)
 EVEX_PRESENCE: Final = _presence(_EVEX_ROWS)
 
-# Groups 12 to 14 (0f 71, 72, 73): /digit -> the prefixes with which it has an immediate; it has
-# none where it does not exist.
+# In groups 12 to 14 (0f 71, 72, 73) each /digit has an immediate with these prefixes, and none
+# where the instruction does not exist.
 GROUP_IMMEDIATES: Final[dict[int, dict[int, int]]] = {
     0x71: {2: 3, 4: 3, 6: 3},
     0x72: {0: 2, 1: 2, 2: 3, 4: 3, 6: 3},
     0x73: {2: 3, 3: 2, 6: 3, 7: 2},
 }
 
-# Group opcodes that exist with VEX or EVEX: (map, opcode) -> /digit -> prefixes. The kernel does
-# not tell VEX from EVEX in groups.
+# These are the opcodes of groups that exist with VEX or EVEX: the prefixes by map and opcode, and
+# then by /digit. The kernel does not tell VEX from EVEX in groups.
 GROUP_VEX: Final[dict[tuple[int, int], dict[int, int]]] = {
     (MAP_0F, 0x71): dict.fromkeys((2, 4, 6), 2),
     (MAP_0F, 0x72): dict.fromkeys((0, 1, 2, 4, 6), 2),
@@ -370,5 +374,6 @@ GROUP_VEX: Final[dict[tuple[int, int], dict[int, int]]] = {
     (MAP_0F, 0xAE): dict.fromkeys((2, 3), 1),
     (MAP_0F38, 0xC6): dict.fromkeys((1, 2, 5, 6), 2),
     (MAP_0F38, 0xC7): dict.fromkeys((1, 2, 5, 6), 2),
-    (MAP_0F38, 0xF3): dict.fromkeys((1, 2, 3), 15),  # BMI1: one form, so any prefix will do
+    # BMI1 has one form, so it exists with every prefix.
+    (MAP_0F38, 0xF3): dict.fromkeys((1, 2, 3), 15),
 }

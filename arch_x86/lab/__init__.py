@@ -1,3 +1,4 @@
-"""The laboratory: a machine, an image, and a kprobes core wired together, and the commands that use
-them.
+"""This room wires a machine, an image and a kprobes core together; no kernel file answers to it.
+
+The commands ``run``, ``verify``, ``script``, ``inspect`` and ``demo`` are here.
 """

@@ -1,5 +1,6 @@
-"""A workbench: image, machine, executor, control plane and kprobes core, wired. What most users of
-the API start from.
+"""This module wires image, machine, control plane and core (kernel/kprobes.c, init_kprobes).
+
+A workbench is what most users of the Python interface start from.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ __all__ = ("TURN", "Workbench", "build_arch")
 
 _TO_THE_END = 1 << 40
 TURN = 1_000
-"""Instructions that each vCPU runs in its turn."""
+"""Each vCPU runs this many instructions in its turn."""
 
 
 def _poke_of(profile: Profile, text: TextSpace, plane: ControlPlane) -> PokeProtocol:
@@ -51,9 +52,9 @@ def _poke_of(profile: Profile, text: TextSpace, plane: ControlPlane) -> PokeProt
 
 
 def _require_protocol(made: object) -> PokeProtocol:
-    """What ``poke=`` has made, if it is a poke protocol.
+    """Return what ``poke=`` has made, if it is a poke protocol.
 
-    :raises InputError: it lacks something that a protocol has.
+    :raises InputError: it lacks something that a poke protocol has.
     """
     if not isinstance(made, PokeProtocol):
         wanted = (
@@ -85,10 +86,12 @@ def build_arch(
     *,
     poke: PokeFactory | None = None,
 ) -> X86Arch:
-    """The arch layer of ``machine``, which pokes ``text`` under ``plane``.
+    """Return the arch layer of ``machine``, which pokes ``text`` under ``plane``.
 
-    :param slots_max: most slots and detour buffers a page; None: what fits.
-    :param poke: makes the poke protocol; None: the profile's.
+    :param profile: whose behaviour it shows.
+    :param slots_max: most slots, and most detour buffers, in a page; None for as many as fit.
+    :param poke: makes the poke protocol; None takes the profile's.
+    :raises InputError: ``poke`` makes no poke protocol.
     """
     layout, stubs = machine.layout, machine.stubs
     saved_sp = tuple(layout.gs_base(cpu.index) + GS_JPROBE_SP for cpu in machine.cpus)
@@ -120,12 +123,21 @@ def build_arch(
 
 
 class Workbench:
-    """A machine ready to probe.
+    """A workbench is a machine that is ready to be probed.
 
-    :param poke: makes the poke protocol; None: the profile's.
-    :ivar machine: the vCPUs, memory and text.
-    :ivar kprobes: ``register_kprobe`` and the rest.
-    :ivar plane: control tasks, virtual time, the counts of ``stop_machine``.
+    :param image: the code that the machine runs.
+    :param cpus: how many vCPUs it has.
+    :param config: how the machine is built; the profile decides about the gap under an int3's frame
+        in any case.
+    :param pool: emulator instances to reuse.
+    :param profile: whose behaviour it shows.
+    :param poke: makes the poke protocol; None takes the profile's.
+    :ivar machine: the vCPUs, the memory and the text.
+    :ivar kprobes: the core, with ``register_kprobe()`` and the rest.
+    :ivar plane: control tasks, virtual time, and the counts of ``stop_machine`` and core syncs.
+    :ivar interrupts: where interrupts come in calls, or None for nowhere.
+    :ivar limit: most instructions of a call; None for no limit.
+    :raises InputError: ``poke`` makes no poke protocol, or the machine cannot be built.
     """
 
     def __init__(
@@ -152,19 +164,21 @@ class Workbench:
         self.kprobes = Kprobes(self.arch, self.plane, self.machine.kallsyms, profile)
 
     def close(self) -> None:
-        """Give the emulator instances back."""
+        """Give the emulator instances back to the pool."""
         self.machine.close()
 
     # Snapshots ------------------------------------------------------------------------------------
 
     def save_state(self) -> Any:
-        """How far the interrupt plan has come."""
+        """Return the interrupt plan and how far it has come, for :meth:`restore_state`."""
         plan = self.interrupts
         return None if plan is None else (plan, plan.save_state())
 
     def restore_state(self, state: Any) -> None:
-        """The plan of then goes back; another one, set since, starts anew: from here on it always
-        plays alike.
+        """Go back to how far the interrupt plan had come when :meth:`save_state` was called.
+
+        A plan that was set since then starts anew, so that it plays alike from this state at each
+        time.
         """
         plan, then = state or (None, None)
         if self.interrupts is not None:
@@ -174,11 +188,11 @@ class Workbench:
 
     @property
     def jiffies(self) -> int:
-        """Virtual time."""
+        """Return the virtual time, in jiffies of 10,000 retired instructions by default."""
         return self.machine.jiffies
 
     def run_turn(self) -> bool:
-        """One turn of each vCPU that is in a call; False when all are idle."""
+        """Run one turn of each vCPU that is in a call; return False when all vCPUs are idle."""
         progress = False
         for index, task in enumerate(self.machine.tasks):
             if task.state is TaskState.RUNNING:
@@ -197,12 +211,13 @@ class Workbench:
         executor.advance(cpu, budget, self.interrupts)
 
     def advance_to(self, jiffy: int) -> None:
-        """Nobody runs: the clock jumps."""
+        """Set the clock to the start of ``jiffy``, since no vCPU runs that would advance it."""
         self.machine.clock = max(self.machine.clock, jiffy * self.machine.config.jiffy)
 
     def quiescent(self) -> tuple[tuple[bool, int], ...]:
-        """A vCPU between calls is at a quiescent point; inside one it passes one at each
-        ``schedule()``.
+        """Return for each vCPU whether it is at a quiescent point now, and how many it has passed.
+
+        A vCPU between two calls is at one. Within a call it passes one at each ``schedule()``.
         """
         return tuple(
             (task.state is not TaskState.RUNNING, task.passed) for task in self.machine.tasks
@@ -210,12 +225,14 @@ class Workbench:
 
     @property
     def in_handler(self) -> bool:
-        """A trap of some vCPU is being handled."""
+        """Return True while a trap of some vCPU is being handled."""
         return self.executor.in_handler
 
     def sync_core(self, cpu: int) -> bool:
-        """An inter-processor interrupt, which nobody between calls can refuse. What is fetched is
-        coherent here.
+        """Send ``cpu`` the interrupt of a core sync; return False if it cannot take it yet.
+
+        A vCPU between two calls always can; within a call it can where IF is set. Nothing has to be
+        done then, since the fetch model here is coherent.
         """
         return not self.executor.running(cpu) or bool(self.machine.cpus[cpu].rflags & FLAG_IF)
 
@@ -224,11 +241,15 @@ class Workbench:
     def start_call(
         self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()
     ) -> None:
-        """Begin a call; :meth:`finish_calls` runs it."""
+        """Begin a call of the function at ``addr`` on ``cpu``, which :meth:`finish_calls` runs.
+
+        :param integers: the integer arguments, at most 6.
+        :param floats: the arguments of type double, at most 8.
+        """
         self.executor.begin_call(cpu, addr, integers, floats)
 
     def finish_calls(self) -> list[GuestFault]:
-        """Let every vCPU run to the end of its call, in turns. Returns the faults."""
+        """Run every vCPU to the end of its call, in turns, and return the faults."""
         while True:
             running = [
                 index
@@ -237,14 +258,14 @@ class Workbench:
             ]
             if not running:
                 break
-            if len(running) == 1:  # nobody to take turns with
+            if len(running) == 1:  # There is no other vCPU to take turns with.
                 self._turn(running[0], _TO_THE_END)
             else:
                 self.run_turn()
         return [task.fault for task in self.machine.tasks if task.fault is not None]
 
     def finish_call(self, cpu: int) -> GuestFault | None:
-        """Let ``cpu`` alone run to the end of its call. Returns its fault, or None."""
+        """Run ``cpu`` alone to the end of its call, and return its fault, or None."""
         while self.executor.running(cpu):
             self._turn(cpu, _TO_THE_END)
         return self.machine.tasks[cpu].fault
@@ -252,7 +273,8 @@ class Workbench:
     def call(self, symbol: str, *integers: int, cpu: int = 0) -> int:
         """Call a function by name on ``cpu`` and return RAX, for tests and notebooks.
 
-        :raises InputError: no such function.
+        :param integers: the integer arguments, at most 6.
+        :raises InputError: there is no such function, or several have this name.
         :raises GuestFaultError: the call ended in a guest fault.
         """
         self.start_call(
@@ -264,10 +286,12 @@ class Workbench:
         return self.machine.cpus[cpu].registers()[0]
 
     def call_nested(self, cpu: int, addr: int, *integers: int) -> int:
-        """Call a guest function from a handler that runs on ``cpu``, and return RAX; see
-        :meth:`Executor.call_nested`.
+        """Call a guest function from a handler that runs on ``cpu``, and return RAX.
 
-        :raises GuestFaultError: it died.
+        :meth:`Executor.call_nested` says what this does. The limit is that of the whole call on
+        ``cpu``.
+
+        :raises GuestFaultError: the function ended in a guest fault.
         """
         if self.limit is None:
             return self.executor.call_nested(cpu, addr, *integers)
@@ -277,7 +301,7 @@ class Workbench:
     # Probes ---------------------------------------------------------------------------------------
 
     def method(self, p: Kprobe) -> Method:
-        """How a hit on a registered probe would run now."""
+        """Return how a hit on the registered probe ``p`` would run now."""
         entry = self.kprobes.get_kprobe(p.at)
         assert entry is not None
         return self.arch.method_of(entry)

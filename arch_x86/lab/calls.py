@@ -1,4 +1,7 @@
-"""Setting a call up from the command line's arguments, and reading back what it did."""
+"""This module sets up a call from the command line's arguments (AMD64 psABI, section 3.2.3).
+
+It also reads back the result of the call.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,12 @@ __all__ = ("CallFrame", "check_arguments", "place_call", "require_function", "re
 
 @dataclass(frozen=True, slots=True)
 class CallFrame:
-    """Register values of one call on one CPU, and where its buffers lie (address, content
-    before).
+    """This record has the register values of one call on one CPU, and where its buffers lie.
+
+    :ivar addr: the address of the function.
+    :ivar integers: its integer arguments, among them the addresses of the buffers.
+    :ivar floats: its arguments of type double.
+    :ivar buffers: the address of each buffer, and its content before the call.
     """
 
     addr: int
@@ -31,10 +38,10 @@ class CallFrame:
 
 
 def require_function(image: Image, kallsyms: Kallsyms, name: str) -> Symbol:
-    """The function called ``name``, or at that address.
+    """Return the function called ``name``, or the one at that address.
 
-    :raises InputError: there is none, and the message names close ones; or there are several, and
-        it has their addresses.
+    :raises InputError: there is none, and the message has close names; or several have this name,
+        and the message has their addresses; or it lies outside of the code.
     """
     several = several_functions(image, name)
     if several:
@@ -53,7 +60,7 @@ def require_function(image: Image, kallsyms: Kallsyms, name: str) -> Symbol:
 
 
 def check_arguments(arguments: Sequence[Argument]) -> None:
-    """At most 6 integers and buffers and 8 doubles fit in registers.
+    """Check that ``arguments`` fit in registers: at most 6 integers and buffers, and 8 doubles.
 
     :raises InputError: there are more.
     """
@@ -66,7 +73,10 @@ def check_arguments(arguments: Sequence[Argument]) -> None:
 
 
 def place_call(machine: Machine, addr: int, arguments: Sequence[Argument]) -> CallFrame:
-    """Allocate the buffers of one CPU's call and fill its registers."""
+    """Allocate the buffers of one CPU's call, and return its register values.
+
+    :param addr: the address of the function.
+    """
     integers: list[int] = []
     floats: list[float] = []
     buffers: list[tuple[int, bytes]] = []
@@ -84,6 +94,9 @@ def place_call(machine: Machine, addr: int, arguments: Sequence[Argument]) -> Ca
 
 
 def result_f64(xmm: bytes) -> float | None:
-    """The low double of XMM0; None for an infinity or NaN, which JSON does not have."""
+    """Return the low double of XMM0, whose bytes begin ``xmm``.
+
+    It is None for an infinity or NaN, which JSON does not have.
+    """
     value: float = struct.unpack_from("<d", xmm)[0]
     return value if math.isfinite(value) else None

@@ -1,5 +1,7 @@
-"""``optprobe demo``: one probe on real compiled code, from the breakpoint to the jump and back, and
-600 probes undone in batches.
+"""This module is ``optprobe demo``: a probe's life on compiled code; no kernel file answers to it.
+
+It shows one probe from the breakpoint to the jump and back, hits by each method, an interrupt at
+every boundary, and 600 probes undone in batches.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ _WINDOW = 20
 
 
 def run_demo(path: str | None, style: Style) -> int:
-    """The whole demonstration on standard output; exit status 1 when anything is not as it should
-    be.
+    """Print the whole demonstration; return exit status 1 when anything is not as it should be.
 
-    :param path: a ``sha256`` image; the shipped one when None.
+    :param path: an image with a function ``sha256``; None takes the shipped one.
+    :raises InputError: the image cannot be loaded, or has no site that can be optimized.
     """
     image = load_image(path or _shipped())
     pool = new_pool()
@@ -52,8 +54,9 @@ def run_demo(path: str | None, style: Style) -> int:
 
 
 def _shipped() -> Path:
-    """The compiled SHA-256: in a wheel it lies beside this module, in the source tree among the
-    workloads.
+    """Return the path of the compiled SHA-256.
+
+    In a wheel it lies beside this module, in the source tree among the workloads.
     """
     here = Path(__file__).resolve()
     packed = here.parent / "data" / "sha256.o"
@@ -73,8 +76,9 @@ def _verifier(image: Image, pool: UcPool) -> Verifier:
 
 
 def _choose(verifier: Verifier) -> int:
-    """The site to show: optimizable, executed often, and with an instruction to move that says
-    something.
+    """Return the site to show: the one that can be optimized and is executed most often.
+
+    Of several, the first in address order is taken.
     """
     from arch_x86.probes.optimize import OptimizePlan, can_optimize
 
@@ -254,7 +258,7 @@ def _show_interrupts(image: Image, pool: UcPool, style: Style) -> bool:
 
 
 def many_functions(number: int) -> Image:
-    """``number`` functions of two instructions: ``mov eax, N; ret``."""
+    """Return an image of ``number`` functions of two instructions: ``mov eax, N; ret``."""
     base = 0x1000_0000
     code = b"".join(
         (b"\xb8" + struct.pack("<I", i) + b"\xc3").ljust(_FUNCTION_SIZE, INT3)
@@ -267,8 +271,10 @@ def many_functions(number: int) -> Image:
 
 
 def _undo(pool: UcPool, *, batched: bool) -> tuple[int, int, bool]:
-    """Register and optimize 600 probes, take them away. Returns passes and stop_machine calls of
-    the undoing, and if all is well.
+    """Register and optimize 600 probes, and take them away again.
+
+    :returns: the optimizer's passes and the calls of stop_machine that taking them away needed, and
+        True if every byte is back and the table is empty.
     """
     image = many_functions(_MANY)
     bench = Workbench(image, pool=pool)

@@ -1,5 +1,6 @@
-"""The unprobed run that ``verify`` compares with: which instructions the call passes, how often,
-and with which registers.
+"""This module steps the unprobed run that ``verify`` compares with; no kernel file answers to it.
+
+The run says which instructions the call passes, how often, and with which registers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from arch_x86.probes.ptregs import PtRegs
 
 __all__ = ("Golden", "PassLog", "saw", "step_through")
 
+# The registers of this many passes of an instruction are kept, so that a message can name the one
+# that differs. Of further passes a hash is kept, which tells only that some register differs.
 _IN_FULL: Final = 64
 _REPORT_EVERY: Final = 4096
 _NAMES: Final = (*GPR_NAMES, "rflags")
@@ -26,11 +29,11 @@ _STRING_OPCODES: Final = frozenset(
 )
 
 Registers = tuple[int, ...]
-"""The 16 general registers in encoding order, then RFLAGS."""
+"""These are the 16 general registers in the order of their encoding, then RFLAGS."""
 
 
 def saw(regs: PtRegs) -> Registers:
-    """What a handler was shown."""
+    """Return the registers that a handler was shown."""
     return (
         regs.ax, regs.cx, regs.dx, regs.bx, regs.sp, regs.bp, regs.si, regs.di,
         regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15, regs.flags,
@@ -38,11 +41,12 @@ def saw(regs: PtRegs) -> Registers:
 
 
 class PassLog:
-    """The registers at each pass of one instruction: the first passes in full, a hash of the
-    others, which may be millions.
+    """This class has the registers at each pass of one instruction.
 
-    :ivar under: by RSP, where that was outside of the task's own stack: what lay below it at the
-        last pass with that RSP.
+    The first 64 passes are kept in full, and of the others, which may be millions, a hash of each.
+
+    :ivar under: the bytes below RSP at the last pass with an RSP outside of the task's own stack,
+        by RSP.
     """
 
     __slots__ = ("_first", "_hashes", "under")
@@ -56,17 +60,18 @@ class PassLog:
         return len(self._hashes)
 
     def add(self, registers: Registers) -> None:
-        """One more pass."""
+        """Note one more pass with these registers."""
         if len(self._first) < _IN_FULL:
             self._first.append(registers)
         self._hashes.append(_hash(registers))
 
     def explain(self, number: int, seen: Registers) -> str | None:
-        """How ``seen`` differs from the registers at pass ``number`` (from 0), in one clause; None
-        where it does not.
+        """Return in one clause how ``seen`` differs from the registers at pass ``number``.
+
+        It is None where they are equal. Passes count from 0.
         """
         if number >= len(self._hashes):
-            return None  # one hit too many is told as such
+            return None  # There is no such pass. The hits are one too many, which verify reports.
         if number >= len(self._first):
             return (
                 None
@@ -83,18 +88,21 @@ class PassLog:
 
 
 def _hash(registers: Registers) -> int:
-    # Not hash() of the tuple: that of an int is taken modulo 2^61 - 1, so 7 and -1 would be the
-    # same.
+    # The tuple's own hash() would not do: that of an int is taken modulo 2^61 - 1, so that
+    # different registers, such as 7 and 2^64 - 1, have the same.
     return hash(array("Q", registers).tobytes())
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """The unprobed run. ``passes``: the instructions of the image that it executed, in order of
-    first execution.
+    """This record is the unprobed run.
 
-    ``steps``: of REP instructions, with each iteration a pass, since a single step ends after each
-    one and comes back to the breakpoint (as it does on Linux).
+    :ivar passes: the instructions of the image that it executed, in the order of their first
+        execution.
+    :ivar steps: REP string instructions, with each iteration a pass: a single step ends after each
+        iteration and comes back to the breakpoint, as it does on Linux.
+    :ivar instructions: how many instructions it retired.
+    :ivar fault: how it ended, if in a fault.
     """
 
     passes: dict[int, PassLog]
@@ -103,10 +111,11 @@ class Golden:
     fault: GuestFault | None
 
     def hits(self, addr: int, *, by_step: bool) -> PassLog:
-        """What the handler of a probe at ``addr`` should see. ``by_step``: the instruction is
-        single-stepped by TF.
+        """Return what the handler of a probe at ``addr`` should see.
+
+        :param by_step: the instruction is single-stepped by TF.
         """
-        # nothing, at a site that the call does not execute
+        # At a site that the call does not execute, the handler should see nothing.
         log = self.passes.get(addr) or PassLog()
         return self.steps.get(addr, log) if by_step else log
 
@@ -114,9 +123,11 @@ class Golden:
 def step_through(
     bench: Workbench, instructions: int, progress: Callable[[int, int], None]
 ) -> Golden:
-    """Step a call that has just begun to its end.
+    """Step a call that has just begun to its end, and return what it passed.
 
-    :param instructions: how many it retires at full speed; the stepping stops there in any case.
+    :param instructions: how many instructions it retires at full speed; the stepping stops there in
+        any case.
+    :param progress: is told how many instructions are done, and how many there are.
     """
     machine, executor = bench.machine, bench.executor
     vcpu, task = machine.cpus[0], machine.tasks[0]

@@ -1,5 +1,6 @@
-"""``optprobe inspect``: what may be done with each instruction of a function, as a listing for a
-person or as JSON.
+"""This module is ``optprobe inspect``: what may be probed and how (kernel/kprobes.c).
+
+It writes a listing for a person, or JSON.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ def inspect_image(
     as_json: bool = False,
     buffers: bool = False,
 ) -> None:
-    """Write the report on the functions called ``symbol``, or on all, to ``out``.
+    """Write the report on the functions called ``symbol``, or on all functions, to ``out``.
 
+    :param as_json: write JSON, else a listing.
+    :param buffers: report also the bytes of each site's slot and detour buffer.
     :raises InputError: there is no such function; nothing is written then.
     """
     live = (
@@ -52,10 +55,13 @@ def inspect_image(
 
 
 def _goes_to_a_file(out: TextIO) -> bool:
-    """Only then is there a need to show progress: anywhere else, what appears is the progress."""
+    """Return True when ``out`` is a regular file, so that progress has to be shown.
+
+    Anywhere else the user sees the report itself grow.
+    """
     try:
         return stat.S_ISREG(os.fstat(out.fileno()).st_mode)
-    except OSError:  # io.UnsupportedOperation is one: not a file at all
+    except OSError:  # It is no file at all. io.UnsupportedOperation is an OSError, too.
         return False
 
 

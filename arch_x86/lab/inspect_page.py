@@ -1,5 +1,6 @@
-"""The listing of ``optprobe inspect`` for a person: a header for each function, a line for each
-instruction.
+"""This module writes the listing of ``optprobe inspect``; no kernel file answers to it.
+
+A function has a header, and a line for each instruction.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from engine.report.terminal import Style, count
 __all__ = ("InspectPage", "padding_offsets")
 
 _BYTES: Final = 16
-_MARKS: Final = (5, 13, 19)  # as wide as "PROBE", "call_indirect", "later-not-boostable"
+# The last three columns are as wide as "PROBE", "call_indirect" and "later-not-boostable".
+_MARKS: Final = (5, 13, 19)
 _HEADINGS: Final = ("OFFSET", "BYTES", "INSTRUCTION", "PROBE", "HIT", "JUMP")
 _LEGEND: Final = (
     "PROBE  yes, or the error that register_kprobe() returns, and why",
@@ -46,9 +48,12 @@ _BUFFERS_LEGEND: Final = (
 
 
 class InspectPage:
-    """The listing, line by line.
+    """This class makes the listing, line by line.
 
-    :param cache: the image's functions, where the reports come from, too.
+    :param image: the image whose functions are listed.
+    :param cache: its functions; the reports must come from the same one.
+    :param style: says whether to use colours.
+    :param buffers: show also each site's slot and detour buffer.
     """
 
     def __init__(self, image: Image, cache: CodeCache, style: Style, *, buffers: bool) -> None:
@@ -60,13 +65,16 @@ class InspectPage:
         self._last: FunctionReport | None = None
 
     def legend(self) -> Iterator[str]:
-        """What the columns say, once."""
+        """Yield the lines that say what the columns mean, which stand once at the top."""
         yield from _LEGEND
         if self._buffers is not None:
             yield _BUFFERS_LEGEND
 
     def function(self, report: FunctionReport) -> Iterator[str]:
-        """One function. Another name of the last one's code gets a header only."""
+        """Yield the lines of one function.
+
+        Where it is another name of the last function's code, there is only a header, which says so.
+        """
         yield ""
         if self._last is not None and self._last.addr == report.addr:
             yield from self._header(report, f"the same code as {ascii_text(self._last.symbol)}")
@@ -101,7 +109,7 @@ class InspectPage:
         padding = padding_offsets(list(report.insns.values()), report.addr)
 
         def block(site: SiteReport) -> object:
-            """What is shown as one line has this in common."""
+            """Return a value that is the same for sites which are shown as one line."""
             if site.insn is None:
                 return site.errno, site.probe_reason
             return "padding" if site.offset in padding else site.offset
@@ -121,13 +129,13 @@ class InspectPage:
         insn = report.insns[site.offset]
         text = site.insn or ""
         if insn.target is not None and not text.startswith("."):
-            # A name says more than an address, but not one that takes several lines.
+            # A name says more than an address, unless it takes several lines.
             named = f"{text.split()[0]} {self._places.describe(insn.target, report)}"
             text = named if len(named) <= text_width else text
         return [(f"+{site.offset:#x}", "dim"), (insn.raw.hex(), ""), (text, ""), *_marks(site)]
 
     def _nothing_there(self, report: FunctionReport, sites: list[SiteReport]) -> list[Cell]:
-        """Offsets at which no instruction starts, all with the same answer."""
+        """Return the line for offsets without an instruction that have the same answer."""
         first = sites[0].offset
         raw = self._cache.read(report.addr + first, len(sites)).hex()
         what = (
@@ -139,15 +147,16 @@ class InspectPage:
 
 
 class _Places:
-    """Names for branch targets."""
+    """This class names branch targets."""
 
     def __init__(self, image: Image) -> None:
         self._kallsyms = Kallsyms(image)
         self._imports = {function.addr: ascii_text(function.name) for function in image.imports}
 
     def describe(self, addr: int, within: FunctionReport | None = None) -> str:
-        """``+0x10`` in the function ``within``, an import's name, ``symbol+0x10``, or the
-        address.
+        """Return ``+0x10`` for a place in the function ``within``, or else a name, or the address.
+
+        The name is an import's, or ``symbol+0x10``.
         """
         if within is not None and within.addr <= addr < within.addr + within.size:
             return f"+{addr - within.addr:#x}"
@@ -157,7 +166,7 @@ class _Places:
 
 
 class _BufferLines:
-    """Slots and detour buffers, beneath their site."""
+    """This class shows slots and detour buffers beneath their site."""
 
     def __init__(self, image: Image, style: Style, describe: Callable[[int], str]) -> None:
         self._callback = BufferAddresses.behind(image).callback
@@ -168,10 +177,10 @@ class _BufferLines:
         self._detours = 0
 
     def lines(self, site: SiteReport) -> Iterator[str]:
-        """The buffers of ``site``, none where no probe goes.
+        """Yield the lines that show the buffers of ``site``; none where no probe goes.
 
-        What stands before the copied instructions is the same in all detour buffers, and written
-        out in the first one only.
+        The code in front of the copied instructions is the same in all detour buffers, so it is
+        written out in the first one only.
         """
         if site.slot is not None:
             yield from self._code("slot", site.slot.addr, site.slot.code)
@@ -202,12 +211,17 @@ class _BufferLines:
 
 
 def padding_offsets(insns: list[Insn], start: int) -> frozenset[int]:
-    """Offsets of instructions that only fill: runs of INT3 or of zeros, and no-ops at the
-    function's end; never a single one.
+    """Return the offsets of instructions that only fill.
+
+    They are runs of INT3 or of zeros, and no-ops at the function's end. A single one is never
+    padding, since it may be meant.
+
+    :param insns: the function's instructions, in order.
+    :param start: the function's address.
     """
     found: set[int] = set()
     run: list[int] = []
-    last: str | None = None  # what the instructions of the run have in common
+    last: str | None = None  # It is what the instructions of the run have in common.
     fill = [_fill(insn) for insn in insns]
     end = next((at + 1 for at in reversed(range(len(insns))) if fill[at] is None), len(insns))
     for at, (insn, kind) in enumerate(zip(insns, fill, strict=True)):
@@ -231,8 +245,9 @@ def _fill(insn: Insn) -> str | None:
 
 
 def _without_echoes(sites: list[SiteReport]) -> Iterator[SiteReport]:
-    """Of the offsets inside of an instruction, only those whose answer is neither the usual one nor
-    the instruction's own.
+    """Yield the sites, without those inside of an instruction that have nothing to say.
+
+    Such a site has the usual answer, EILSEQ, or the answer of the instruction that it lies in.
     """
     own: ProbeRefusal | None = None
     end = 0
@@ -268,7 +283,7 @@ def _padding(sites: list[SiteReport]) -> list[Cell]:
 
 
 def _marks(site: SiteReport) -> list[Cell]:
-    """The last three columns; where no probe goes, there is one answer for all of them."""
+    """Return the last three columns; where no probe goes, one answer stands for all of them."""
     if site.errno:
         return [(f"{errno_name(site.errno)} {site.probe_reason}", "red")]
     jump: Cell = (
@@ -280,8 +295,9 @@ def _marks(site: SiteReport) -> list[Cell]:
 
 
 def _hit(site: SiteReport) -> Cell:
-    """What a hit does: the copy and its jump back come before an emulation, as in
-    setup_singlestep().
+    """Return what a hit does, for the column HIT.
+
+    The copy with a jump back comes before an emulation, as in setup_singlestep().
     """
     if site.boostable is None or site.reason is Unoptimizable.FTRACE_SITE:
         return "ftrace", "cyan"

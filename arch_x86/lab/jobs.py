@@ -1,5 +1,6 @@
-"""``verify`` over several processes. Results come back in the order of the sites, whatever ``jobs``
-is.
+"""This module runs ``verify`` over several processes; no kernel file answers to it.
+
+The failures come back in the order of the sites, whatever ``jobs`` is.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ Report: TypeAlias = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What ``verify`` answers.
+    """This record is what ``verify`` answers.
 
-    :ivar sites: those that were checked, of ``total``. ``fault``: the unprobed call itself died.
-    :ivar interrupted: Ctrl-C ended it before all sites were checked, or that a process had died,
-        which is ``died``. What was found by then is here.
+    :ivar sites: how many sites were checked, of ``total``.
+    :ivar runs: how many runs of the call were compared.
+    :ivar failures: the runs that went wrong, by site.
+    :ivar instructions: how many instructions the unprobed call retires.
+    :ivar fault: the fault in which the unprobed call ended; no site is checked then.
+    :ivar interrupted: True when Ctrl-C, or the death of a process, ended it before all sites were
+        checked. The record has what was found by then.
+    :ivar died: the death of a process, or None.
     """
 
     sites: int
@@ -59,15 +65,17 @@ class VerifyResult:
 
     @property
     def good(self) -> bool:
-        """No failure, the unprobed call ended well, and all sites were checked, of which there is
-        at least one.
+        """Return True when all sites were checked without a failure, and there is at least one.
+
+        The unprobed call must have ended well, too.
         """
         return self.verdict == "good"
 
     @property
     def verdict(self) -> str:
-        """``good`` or ``bad``; ``nothing-found`` where it was cut off, and no site that was checked
-        is bad.
+        """Return ``good``, ``bad``, or ``nothing-found``.
+
+        The last one is for a search that was cut off before any failure was found.
         """
         if self.failures or self.fault is not None:
             return "bad"
@@ -76,7 +84,7 @@ class VerifyResult:
         return "good" if self.sites > 0 else "bad"
 
     def to_json(self) -> dict[str, object]:
-        """The document of ``optprobe verify --json``."""
+        """Return the document of ``optprobe verify --json``."""
         document: dict[str, object] = {
             "schema": 1,
             "verdict": self.verdict,
@@ -90,7 +98,7 @@ class VerifyResult:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What a worker process has to know."""
+    """This record has what a worker process needs to know."""
 
     image: Image
     symbol: str
@@ -99,18 +107,18 @@ class _Call:
     sweep: Sweep
 
     def verifier(self) -> Verifier:
-        """That of a worker."""
+        """Return the verifier of a worker process."""
         return Verifier(self.image, self.symbol, self.arguments, options=self.options)
 
     def check_site(self, verifier: Verifier, addr: int) -> tuple[int, list[Failure]]:
-        """Runs and failures of a site."""
+        """Return how many runs a site took, and its failures."""
         before = verifier.runs
         failures = list(verifier.check_site(addr, self.sweep))
         return verifier.runs - before, failures
 
 
 def _silent(_done: int, _total: int, _note: str) -> None:
-    """No progress report."""
+    """Report no progress."""
 
 
 def verify_image(
@@ -124,14 +132,18 @@ def verify_image(
     pool: UcPool | None = None,
     progress: Report | None = None,
 ) -> VerifyResult:
-    """Check every site of a call. Ctrl-C, or the death of a process, while sites are checked leaves
-    what was found so far.
+    """Check every site of a call, and return what was found.
 
-    :param jobs: processes; 1 works in this one.
+    Ctrl-C, or the death of a process, while sites are checked leaves what was found so far.
+
+    :param symbol: the function to call, by name or address.
+    :param arguments: what it is called with.
+    :param sweep: where interrupts come.
+    :param jobs: the number of processes; with 1 the work is done in this process.
     :param pool: emulator instances to reuse in this process.
-    :param progress: called as ``progress(done, total, note)``, of instructions first and then of
-        sites, as the note says.
-    :raises InputError: no such function, or arguments that do not fit.
+    :param progress: is called as ``progress(done, total, note)``, with counts of instructions first
+        and then of sites, as the note says.
+    :raises InputError: there is no such function, or the arguments do not fit.
     """
     options = options or ExecOptions()
     report = progress or _silent
@@ -157,10 +169,11 @@ def verify_image(
 
 
 class _Sweeping:
-    """What the sites have come to so far.
+    """This class keeps what has been found so far.
 
-    :ivar failures: of each site by its number, those of sites that are not done yet, too. ``done``:
-        the sites that are.
+    :ivar failures: the failures by the number of their site, also of sites that are not done yet.
+    :ivar done: how many sites are done.
+    :ivar runs: how many runs of the call were compared.
     """
 
     def __init__(self, total: int, instructions: int, report: Report) -> None:
@@ -172,7 +185,7 @@ class _Sweeping:
         self.runs = 0
 
     def report(self, note: str = "") -> None:
-        """Sites done, and failures found."""
+        """Report how many sites are done, and how many failures there are."""
         self._report(
             self.done,
             self._total,
@@ -180,13 +193,13 @@ class _Sweeping:
         )
 
     def result(self, check: Callable[[], None]) -> VerifyResult:
-        """What there is when ``check`` ends, however it does."""
+        """Run ``check``, and return what was found when it ends, in whatever way."""
         interrupted, died = False, None
         try:
             check()
         except KeyboardInterrupt:
             interrupted = self.done < self._total
-        except WorkerDied as error:  # what the others have found by now is told
+        except WorkerDied as error:  # What the other processes have found by now is kept.
             interrupted, died = True, error
         found = tuple(
             failure for number in sorted(self.failures) for failure in self.failures[number]

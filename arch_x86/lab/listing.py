@@ -1,4 +1,4 @@
-"""Annotated disassembly of text as it is at the moment."""
+"""This module disassembles the current text and says what its parts are for (SDM vol. 2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ def _plain(line: str) -> str:
 
 
 def listing(code: bytes, addr: int, *, name: Callable[[int], str]) -> list[tuple[int, str, str]]:
-    """``(address, bytes in hex, instruction)`` of each instruction; branch targets are named."""
+    """Return the address, the bytes in hexadecimal and the text of each instruction of ``code``.
+
+    :param addr: the address of ``code``.
+    :param name: returns the name of a branch target.
+    """
     rows: list[tuple[int, str, str]] = []
     at = 0
     while at < len(code):
@@ -40,11 +44,15 @@ def listing(code: bytes, addr: int, *, name: Callable[[int], str]) -> list[tuple
 def window(
     before: bytes, now: bytes, addr: int, *, name: Callable[[int], str], style: Style
 ) -> list[str]:
-    """A few instructions at a patched site: what the CPU decodes at ``addr`` now, and the original
-    instructions behind it.
+    """Return lines that show a few instructions at a patched site.
 
-    The bytes that the patch leaves unreachable are shown dim behind the instruction that covers
-    them.
+    The first line has what a CPU decodes at ``addr`` now, and the others have the original
+    instructions behind it. The bytes that the patch leaves unreachable are shown dim behind the
+    instruction that covers them.
+
+    :param before: the original bytes.
+    :param now: the current bytes.
+    :param name: returns the name of an address.
     """
     rows = listing(before, addr, name=name)
     first_at, first_raw, first_text = listing(now, addr, name=name)[0]
@@ -65,7 +73,11 @@ def window(
 def annotate_detour(
     optinsn: OptInsn, site: int, *, name: Callable[[int], str], style: Style
 ) -> list[str]:
-    """A detour buffer, line by line, with what each part is for."""
+    """Return lines that show a detour buffer, with what each part is for.
+
+    :param site: the address of the probe.
+    :param name: returns the name of an address.
+    """
     detour = optinsn.detour
     call = detour.addr + detour.call_offset
     copied = detour.addr + detour.copied_start

@@ -1,5 +1,6 @@
-"""What a finished call left behind, and how two of them differ: the second net under every
-oracle.
+"""This module compares what two calls have left behind; no kernel file answers to it.
+
+``verify`` rests on it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ _FPU_NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Registers (16 general, then RFLAGS), vector and x87 state, and the memory that the call could
-    write and its caller may read.
+    """This record is what a call has left behind.
 
-    Left out: the dead stack under the final RSP, and the machine's own per-CPU page.
+    The dead stack below the final RSP, and the machine's own per-CPU page, are left out.
+
+    :ivar registers: the 16 general registers, then RFLAGS.
+    :ivar vectors: the vector registers and MXCSR.
+    :ivar fpu: the x87 state.
+    :ivar memory: the memory that the call could write and its caller may read.
+    :ivar fault: the fault in which the call ended, in words, or None.
     """
 
     registers: tuple[int, ...]
@@ -38,7 +44,10 @@ class Outcome:
 
 
 class OutcomeReader:
-    """Reads outcomes of calls on one CPU of one machine; made after all buffers are allocated."""
+    """This class reads the outcomes of calls on one CPU of one machine.
+
+    It is made when all buffers of the call are allocated.
+    """
 
     def __init__(self, machine: Machine, cpu: int) -> None:
         self._machine = machine
@@ -53,7 +62,7 @@ class OutcomeReader:
         self._spans.append((top, top + stack_top - machine.tasks[cpu].base_rsp))
 
     def read(self) -> Outcome:
-        """The state now."""
+        """Return the outcome of the call that has just ended."""
         machine = self._machine
         fault = machine.tasks[self._cpu].fault
         vcpu = machine.cpus[self._cpu]
@@ -67,9 +76,14 @@ class OutcomeReader:
         )
 
     def without_pushes(self, got: Outcome, want: Outcome, dead: Dead) -> Outcome:
-        """``got`` with what the machine pushed taken back: a byte in ``dead`` that is as the
-        machine left it becomes what ``want`` has there, if that is what the code had there when it
-        was overwritten. What the code has written since, or should have, stays.
+        """Return ``got`` with what the machine pushed below RSP taken back.
+
+        A byte in ``dead`` that is as the machine left it becomes what ``want`` has there, if the
+        code had that there when it was overwritten. A byte that the code has written since, or
+        should have written, stays.
+
+        :param want: the outcome of the unprobed run.
+        :param dead: the bytes that the machine has overwritten.
         """
         if not dead or got.memory == want.memory:
             return got
@@ -88,7 +102,7 @@ class OutcomeReader:
         return replace(got, memory=tuple(memory))
 
     def explain(self, got: Outcome, want: Outcome) -> str | None:
-        """The first difference in one line, or None where there is none."""
+        """Return the first difference between ``got`` and ``want`` in one line, or None."""
         if got == want:
             return None
         if got.fault != want.fault:
@@ -121,7 +135,7 @@ class OutcomeReader:
 
 
 def _merge(machine: Machine, own: set[int]) -> list[tuple[int, int]]:
-    """Physical spans of all data pages but ``own``."""
+    """Return the physical spans (start, end) of all data pages except ``own``."""
     spans: list[tuple[int, int]] = []
     for vpn, phys in machine.ram.pages():
         if vpn in own:

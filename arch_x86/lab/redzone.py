@@ -1,8 +1,8 @@
-"""Whether code keeps data in the 128 bytes below RSP (the red zone of the System V convention),
-where its file does not say so.
+"""This module finds out whether code keeps data in the red zone (AMD64 psABI, 3.2.2).
 
-Executables and shared objects are user-mode code, which may; a relocatable object is user-mode
-code, or a kernel's, which is built without. A trap that does not skip a red zone overwrites what
+The question arises where the file does not say. Executables and shared objects are user-mode code,
+which may keep data in the 128 bytes below RSP. A relocatable object is user-mode code, or a
+kernel's, which is built without a red zone. A trap that does not skip a red zone overwrites what
 the code has there.
 """
 
@@ -23,23 +23,24 @@ from engine.syntax.arguments import Argument
 __all__ = ("LOOKED_AT", "Call", "with_red_zone")
 
 LOOKED_AT: Final = 1_000_000
-"""So many instructions of a call are looked at: about two seconds at most."""
+"""This many instructions of a call are looked at, which takes about two seconds at most."""
 _AT_ONCE: Final = 50_000
 _SIZE: Final = 128
 
 Call = tuple[str, Sequence[Argument]]
-"""A function's name, and what it is called with."""
+"""A call is a function's name, and the arguments that it is called with."""
 
 
 def with_red_zone(
     image: Image, choice: str, calls: Iterable[Call], config: MachineConfig, limit: int
 ) -> tuple[Image, str | None]:
-    """``image`` with or without a red zone, and one line for the user where that was found out.
+    """Return ``image`` with or without a red zone, and a line for the user if that was found out.
 
-    :param choice: ``yes``, ``no``, or ``auto``: as the file says; where it does not, yes if one of
-        ``calls``, made without probes, loads from below RSP.
+    :param choice: ``yes``, ``no``, or ``auto``: as the file says; where the file does not say, yes
+        if one of ``calls``, made without probes, loads from below RSP.
+    :param config: the machine on which the calls are made.
     :param limit: most instructions of each call.
-    :raises InputError: another choice, or arguments that do not fit.
+    :raises InputError: the choice is none of these, or the arguments do not fit.
     """
     if choice in ("yes", "no"):
         return replace(image, red_zone=choice == "yes", red_zone_given=True), None
@@ -62,8 +63,9 @@ def with_red_zone(
 def _load_below_stack(
     image: Image, calls: Iterable[Call], config: MachineConfig, limit: int
 ) -> str | None:
-    """Where the first of ``calls`` that loads from below RSP does so. A push or a call only stores
-    there.
+    """Return where the first of ``calls`` that loads from below RSP does so, or None.
+
+    Stores do not count, since a push or a call stores there in all code.
     """
     with closing(Machine(image, config=config)) as machine:
         executor, uc, ram = Executor(machine), machine.cpus[0].uc, machine.ram
@@ -72,7 +74,7 @@ def _load_below_stack(
         def seen(phys: int, rsp: int, rip: int) -> None:
             if found:
                 return
-            for addr in (rsp - 1, rsp - _SIZE):  # which may lie in two pages
+            for addr in (rsp - 1, rsp - _SIZE):  # The two may lie in different pages.
                 near = ram.physical(addr)
                 if (
                     near is not None
@@ -85,7 +87,7 @@ def _load_below_stack(
         for name, arguments in calls:
             symbol = machine.kallsyms.function(name)
             if symbol is None or not image.is_text(symbol.addr):
-                continue  # whoever makes the call says so
+                continue  # The command that makes the call later reports the error.
             check_arguments(arguments)
             frame = place_call(machine, symbol.addr, arguments)
             executor.begin_call(0, frame.addr, frame.integers, frame.floats)

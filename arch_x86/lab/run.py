@@ -1,4 +1,7 @@
-"""``optprobe run``: register probes, wait for the optimizer, make the call on each CPU, report."""
+"""This module is ``optprobe run``: a call with probes in it; no kernel file answers to it.
+
+It registers probes, waits for the optimizer, makes the call on each CPU, and reports.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,12 @@ __all__ = ("CallResult", "ExecOptions", "ProbeResult", "RunResult", "read_call",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecOptions:
-    """Options common to the commands that execute. ``max_instructions`` bounds each call; for
-    ``check_alignment``, and ``stubs``, see
-    :class:`~arch_x86.emu.machine.MachineConfig`.
+    """This record has the options of all commands that execute code.
+
+    :ivar profile: whose behaviour the machine shows.
+    :ivar cpus: how many vCPUs it has.
+    :ivar max_instructions: most instructions of each call.
+    :ivar stubs: see :class:`~arch_x86.emu.machine.MachineConfig`, as for ``check_alignment``.
     """
 
     profile: Profile = LINUX_2010
@@ -41,14 +47,18 @@ class ExecOptions:
 
     @property
     def machine(self) -> MachineConfig:
-        """The machine that they ask for."""
+        """Return the configuration of the machine that the options ask for."""
         return MachineConfig(stubs=self.stubs, check_alignment=self.check_alignment)
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """One CPU's call. ``result`` is RAX unsigned, ``result_f64`` the low double of XMM0; None after
-    a fault.
+    """This record is what one CPU's call has left.
+
+    :ivar result: RAX, unsigned; None after a fault.
+    :ivar result_f64: the low double of XMM0; None after a fault, and for an infinity or NaN.
+    :ivar instructions: how many instructions the call retired.
+    :ivar buffers: the content of each buffer after the call.
     """
 
     cpu: int
@@ -74,7 +84,7 @@ class CallResult:
         )
 
     def to_json(self) -> dict[str, object]:
-        """An entry of ``calls``."""
+        """Return the entry of ``calls`` in the JSON document."""
         return {
             "cpu": self.cpu,
             "symbol": self.symbol,
@@ -87,7 +97,13 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """One probe. ``method`` is the state when the call started."""
+    """This record is what became of one probe.
+
+    :ivar spec: the user's text.
+    :ivar method: how a hit ran when the call started.
+    :ivar hits: how often its handler ran.
+    :ivar misses: how many hits its handler could not run in.
+    """
 
     spec: str
     symbol: str
@@ -107,7 +123,7 @@ class ProbeResult:
         )
 
     def to_json(self) -> dict[str, object]:
-        """An entry of ``probes``."""
+        """Return the entry of ``probes`` in the JSON document."""
         return {
             "spec": self.spec,
             "symbol": self.symbol,
@@ -120,7 +136,13 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What ``run`` answers. ``fault`` is that of the lowest CPU that has one."""
+    """This record is what ``run`` answers.
+
+    :ivar interrupts: how many interrupts were delivered.
+    :ivar stop_machine: how many calls of ``stop_machine`` there were.
+    :ivar syncs: how many core syncs there were.
+    :ivar fault: the fault of the lowest CPU that has one, or None.
+    """
 
     profile: str
     calls: tuple[CallResult, ...]
@@ -139,7 +161,7 @@ class RunResult:
         return described(self, f"{self.profile} -> {calls}", f"hits: {hits}" if hits else "", died)
 
     def to_json(self) -> dict[str, object]:
-        """The document of ``optprobe run --json``."""
+        """Return the document of ``optprobe run --json``."""
         return {
             "schema": 1,
             "profile": self.profile,
@@ -153,7 +175,7 @@ class RunResult:
 
 
 class _Counted:
-    """A probe, or a return probe and its entry, and how often the handler ran."""
+    """This class is a plain or return probe of the user's that counts its hits."""
 
     __slots__ = ("hits", "probe", "returns", "spec")
 
@@ -180,7 +202,11 @@ class _Counted:
         return 0
 
     def register(self, kprobes: Kprobes) -> None:
-        """Put it in place. Raises KprobeError."""
+        """Register the probe.
+
+        :raises KprobeError: the core refuses it, or it is a return probe that would follow too many
+            calls at once.
+        """
         if self.returns is None:
             kprobes.register_kprobe(self.probe)
         elif self.returns.maxactive > MAXACTIVE_MAX:
@@ -194,7 +220,7 @@ class _Counted:
 
     @property
     def misses(self) -> int:
-        """Hits whose handler could not run."""
+        """Return how many hits the handler could not run in."""
         return self.probe.nmissed + (self.returns.nmissed if self.returns is not None else 0)
 
 
@@ -209,9 +235,17 @@ def run_image(
     options: ExecOptions | None = None,
     pool: UcPool | None = None,
 ) -> RunResult:
-    """One run. vCPUs take turns of 1,000 instructions in order.
+    """Register ``probes``, call a function on each CPU, and return what came of it.
 
-    :raises InputError: no such function, arguments that do not fit, a probe with fetch arguments.
+    vCPUs take turns of 1,000 instructions in their order.
+
+    :param symbol: the function to call, by name or address.
+    :param arguments: what it is called with.
+    :param interrupts: when interrupts come; None for never.
+    :param optimize: let the optimizer turn probes into jumps.
+    :param pool: emulator instances to reuse.
+    :raises InputError: there is no such function, the arguments do not fit, or a probe has fetch
+        arguments.
     :raises KprobeError: a probe is refused.
     """
     options = options or ExecOptions()
@@ -276,8 +310,9 @@ def _run(
 
 
 def read_call(machine: Machine, cpu: int, symbol: str, frame: CallFrame) -> CallResult:
-    """What the call of ``symbol`` on vCPU ``cpu``, which has ended and which ``frame`` was made
-    for, has left.
+    """Return what the call of ``symbol`` on vCPU ``cpu`` has left.
+
+    :param frame: the registers and buffers for which the call was made, which has ended.
     """
     vcpu, task = machine.cpus[cpu], machine.tasks[cpu]
     ended = task.fault is None
@@ -294,7 +329,7 @@ def read_call(machine: Machine, cpu: int, symbol: str, frame: CallFrame) -> Call
 
 
 def _place(bench: Workbench, spec: ProbeSpec) -> str:
-    """Where a refused probe would have gone, unless its SPEC says the same."""
+    """Return where a refused probe would have gone, unless the user's text says the same."""
     place = (
         bench.machine.kallsyms.describe(spec.address or 0)
         if spec.symbol is None
@@ -306,7 +341,7 @@ def _place(bench: Workbench, spec: ProbeSpec) -> str:
 def _probe_result(bench: Workbench, one: _Counted, method: Method) -> ProbeResult:
     found = bench.machine.kallsyms.lookup(one.probe.at)
     name, offset = (found[0].name, found[1]) if found else ("", 0)
-    if one.spec.symbol is not None:  # of several names at one address, the user's
+    if one.spec.symbol is not None:  # Of several names at one address, the user's is shown.
         symbol = bench.machine.kallsyms.lookup_name(one.spec.symbol)
         name, offset = (
             one.spec.symbol,

@@ -1,5 +1,7 @@
-"""``optprobe script``: operations on one machine, and the state after each, with the keys that a
-real kernel's answers were recorded in.
+"""This module is ``optprobe script``: operations on one machine, and its state after each.
+
+The keys are those in which a real kernel's answers were recorded. They show state of
+kernel/kprobes.c.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ _ARGUMENT: Final = 1
 
 
 class _Probe:
-    """A probe object of the script, and what its handlers have counted."""
+    """This class is a probe object of the script, with what its handlers have counted."""
 
     def __init__(self, bench: Workbench, address: int) -> None:
         self.kprobe = Kprobe(pre_handler=self._pre)
@@ -48,7 +50,7 @@ class _Probe:
         return 0
 
     def count_posts(self) -> None:
-        """Give it a post_handler."""
+        """Give the probe a post_handler that counts."""
         self.kprobe.post_handler = self._post
 
     def _post(self, _p: Kprobe, _regs: Any, _flags: int) -> None:
@@ -56,7 +58,10 @@ class _Probe:
 
 
 class _Script:
-    """Runs operations on one workbench. Each answers with the keys of its line."""
+    """This class runs operations on one workbench.
+
+    Each verb has a method that returns the keys of its line.
+    """
 
     def __init__(self, bench: Workbench, max_instructions: int, shows_text: bool) -> None:
         self._bench = bench
@@ -83,7 +88,10 @@ class _Script:
         }
 
     def run(self, operation: Operation) -> dict[str, object]:
-        """One operation, and the list of all probes behind its own keys."""
+        """Run one operation, and return its line: its keys, and the list of all probes.
+
+        :raises InputError: the operation names a probe or a function that is not there.
+        """
         try:
             answer = {"op": operation.text} | self._verbs[operation.verb](operation)
         except InputError as error:
@@ -97,10 +105,10 @@ class _Script:
     # Look-ups -------------------------------------------------------------------------------------
 
     def _address(self, operation: Operation) -> int | None:
-        """Where the operation's place is; None for a symbol that the image lacks.
+        """Return the address of the operation's place, or None for a symbol that the image lacks.
 
-        :raises InputError: several functions have that name, and the kernel is not the one to
-            choose (``sym``).
+        :raises InputError: several functions have that name, and the kernel is not asked to choose
+            one by the word ``sym``.
         """
         place = operation.place
         assert place is not None
@@ -121,7 +129,7 @@ class _Script:
         return found
 
     def _state(self, addr: int | None) -> dict[str, object]:
-        """Text at ``addr`` and what stands in the table there."""
+        """Return the keys for the text at ``addr``, and for what stands in the table there."""
         data = None if addr is None else self._bench.machine.read(addr, _TEXT_SIZE)
         state: dict[str, object] = {"text": (data or bytes(_TEXT_SIZE)).hex()}
         entry = None if addr is None else self._kprobes.get_kprobe(addr)
@@ -143,7 +151,12 @@ class _Script:
     def _changed(
         self, probe: _Probe, change: Callable[[], object], *, addr_null: bool = False
     ) -> dict[str, object]:
-        """What ``change`` returned as the kernel would, its core syncs, and the state behind it."""
+        """Make a change, and return its keys: return code, core syncs, and the state behind it.
+
+        :param change: changes ``probe``; its error becomes the negative number that the kernel
+            would return.
+        :param addr_null: add the key that says whether the probe's address is cleared.
+        """
         syncs, code = self._bench.plane.stats.syncs, 0
         try:
             change()
@@ -156,7 +169,8 @@ class _Script:
         }
         if addr_null:
             answer["addr_null"] = int(not probe.kprobe.addr)
-        probe.address = probe.kprobe.addr or probe.address  # where its symbol and offset led
+        # A probe that came with a symbol and an offset has its address now.
+        probe.address = probe.kprobe.addr or probe.address
         return answer | self._state(probe.address)
 
     def _reg(self, operation: Operation) -> dict[str, object]:
@@ -254,7 +268,7 @@ class _Script:
             if faults:
                 return {"fault": faults[0].to_json()}
             answer["ret"] = f"{bench.machine.cpus[0].registers()[0]:x}"
-        bench.plane.sleep(0)  # what the calls' time has made due
+        bench.plane.sleep(0)  # This runs the delayed work that has become due during the calls.
         return answer
 
     def _wait(self, _operation: Operation) -> dict[str, object]:
@@ -287,11 +301,12 @@ def run_script(
     pool: UcPool | None = None,
     shows_text: bool = False,
 ) -> Iterator[dict[str, object]]:
-    """Run ``operations`` on a fresh machine and yield the line of each: ``op``, the keys of its
-    verb, ``list``.
+    """Run ``operations`` on a fresh machine, and yield the line of each.
 
-    :param shows_text: for a person, who wants to see the text at each registered probe after
-        ``wait``, too: keys are the places.
+    A line has ``op``, the keys of its verb, and ``list``.
+
+    :param shows_text: add to the line of each ``wait`` the text at each registered probe, by place,
+        for a person.
     :raises InputError: an operation names a probe or a function that is not there.
     """
     bench = Workbench(

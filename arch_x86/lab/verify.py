@@ -1,10 +1,10 @@
-"""``optprobe verify``: one probe at a time over every instruction boundary that a call executes, by
-every method that the site allows, with or without an interrupt at each boundary, against the
-unprobed run.
+"""This module is ``optprobe verify``: does code do with a probe what it does without one?
 
-Compared: result, memory, all general registers, vector and x87 registers, flags, the stack pointer;
-hits against passes; and the registers that the handler is shown at each hit against those that the
-unprobed run had there.
+No kernel file answers to it. One probe at a time goes to every instruction boundary that a call
+executes, by every method that the site allows, with or without an interrupt at each boundary. Each
+run is compared with the unprobed run: result, memory, all general registers, vector and x87
+registers, flags, the stack pointer; hits with passes; and the registers that the handler is shown
+at each hit with those that the unprobed run had there.
 """
 
 from __future__ import annotations
@@ -43,21 +43,25 @@ __all__ = ("Failure", "Sweep", "Verifier", "parse_sweep")
 Progress: TypeAlias = Callable[[int, int], None]
 _METHODS = (Method.INT3, Method.EMULATED, Method.BOOSTED, Method.OPTIMIZED)
 _PUSHING = (Method.OPTIMIZED, Method.FTRACE)
-"""The ways in which something pushes before anybody is asked."""
+"""By these methods guest code pushes before the host is asked, so no frame tells of it."""
 _WITH_POST = (Method.INT3, Method.EMULATED)
 _HIT_MAX: Final = 200
-"""Instructions that a hit may add by any method: above the dearest, a step that is trapped and
-returned to.
+"""A hit may add this many instructions by any method.
+
+It is above the dearest one, a step that traps and is returned to.
 """
 _INTERRUPT_MAX: Final = 1_000
-"""The same of one interrupt."""
+"""An interrupt may add this many instructions."""
 _NO_SYSCALL: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Where interrupts go. ``boundaries``: one run for each boundary; ``sample``: ``count`` of
-    them, drawn with ``seed``.
+    """A sweep says where interrupts come.
+
+    :ivar kind: ``none``, ``boundaries`` for one run for each boundary, or ``sample``.
+    :ivar seed: the number with which a sample is drawn.
+    :ivar count: how many boundaries a sample has.
     """
 
     kind: str = defaults.INTERRUPTS
@@ -66,9 +70,9 @@ class Sweep:
 
 
 def parse_sweep(text: str) -> Sweep:
-    """``none``, ``boundaries`` or ``sample:SEED:N``.
+    """Return the sweep that ``none``, ``boundaries`` or ``sample:SEED:N`` stands for.
 
-    :raises InputError: none of these.
+    :raises InputError: the text is none of these.
     """
     words = text.split(":")
     if text in ("none", "boundaries"):
@@ -87,8 +91,11 @@ def parse_sweep(text: str) -> Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One run that went wrong. ``interrupt_at``: instructions retired before the interrupt, None
-    without one.
+    """This record is one run that went wrong.
+
+    :ivar symbol: the function of the site; ``offset`` is the site's offset in bytes from its start.
+    :ivar interrupt_at: how many instructions were retired before the interrupt; None without one.
+    :ivar explain: what was wrong, in words.
     """
 
     symbol: str
@@ -108,7 +115,7 @@ class Failure:
         )
 
     def to_json(self) -> dict[str, object]:
-        """An entry of ``failures``."""
+        """Return the entry of ``failures`` in the JSON document."""
         return {
             "symbol": self.symbol,
             "offset": self.offset,
@@ -119,11 +126,17 @@ class Failure:
 
 
 class Verifier:
-    """Checks the sites of one call. Used by one process; :mod:`arch_x86.lab.jobs` spreads sites
-    over several.
+    """This class checks the sites of one call, in one process.
 
-    :param progress: called as ``progress(done, total)`` while the unprobed call is stepped.
-    :raises InputError: no such function, or arguments that do not fit.
+    :mod:`arch_x86.lab.jobs` spreads the sites over several processes.
+
+    :param symbol: the function to call, by name or address.
+    :param arguments: what it is called with.
+    :param pool: emulator instances to reuse.
+    :param progress: is called as ``progress(done, total)`` while the unprobed call is stepped.
+    :ivar golden: the unprobed run.
+    :ivar runs: how many probed runs of the call were compared.
+    :raises InputError: there is no such function, or the arguments do not fit.
     """
 
     def __init__(
@@ -158,19 +171,23 @@ class Verifier:
         machine.cpus[0].watcher = self._pushed
 
     def close(self) -> None:
-        """Give the emulator back."""
+        """Give the emulator instances back to the pool."""
         self.bench.close()
 
     # The unprobed run -----------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Memory and registers as at the start, the text as it is now."""
+        """Begin the call with memory and registers as at the start, and the text as it is now."""
         self.bench.machine.restore(self.base, keep_text=True)
         frame = self._frame
         self.bench.start_call(0, frame.addr, frame.integers, frame.floats)
 
     def _run_golden(self, limit: int, progress: Progress) -> Golden:
-        """At full speed first: what never ends, or ends badly, is not worth stepping."""
+        """Return the unprobed run, or its fault.
+
+        It runs at full speed first, for a call that never ends, or ends in a fault, is not worth
+        stepping.
+        """
         machine = self.bench.machine
         self.bench.executor.run_call(0, limit)
         self._want = self._reader.read()
@@ -183,9 +200,11 @@ class Verifier:
     # Sites ----------------------------------------------------------------------------------------
 
     def sites(self) -> list[int]:
-        """What to probe, in address order: boundaries that the call executes and that accept a
-        probe, and those that it does not execute but whose jump would lie over bytes that it does.
-        Where a probe would go elsewhere (behind ENDBR64), there is nothing to try.
+        """Return the addresses to probe, in order.
+
+        They are the boundaries that the call executes and that take a probe. Those are added that
+        it does not execute but whose jump would lie over bytes that it does. Where a probe would go
+        elsewhere (behind ENDBR64), there is nothing to try.
         """
         passes = self.golden.passes
         arch = self.bench.arch
@@ -203,14 +222,17 @@ class Verifier:
     def check_site(
         self, addr: int, sweep: Sweep, progress: Progress | None = None
     ) -> Iterator[Failure]:
-        """Every method that the site allows; where the call does not execute it, only a jump makes
-        a difference.
+        """Check every method that the site allows, and yield the failures.
+
+        Where the call does not execute the site, only a jump makes a difference.
+
+        :param progress: is called as ``progress(done, total)`` with counts of interrupt positions.
         """
         for method in self._methods(addr):
             yield from self.check_method(addr, method, sweep, progress)
 
     def _methods(self, addr: int) -> tuple[Method, ...]:
-        """What to try there."""
+        """Return the methods to try at ``addr``."""
         if addr not in self.golden.passes:
             return (Method.OPTIMIZED,)
         return (
@@ -222,14 +244,15 @@ class Verifier:
     def check_method(
         self, addr: int, method: Method, sweep: Sweep, progress: Progress | None = None
     ) -> Iterator[Failure]:
-        """One method; nothing where the site does not allow it. ``progress(done, total)`` counts
-        interrupt positions.
+        """Check one method, and yield the failures; none where the site does not allow it.
+
+        :param progress: is called as ``progress(done, total)`` with counts of interrupt positions.
         """
         probe = self._register(addr, method)
         if probe is not None:
             yield from self._check(addr, method, sweep, progress)
-            # Back to where no call is under way: the optimizer would wait for its end, which a
-            # probed call need not have.
+            # The machine goes back to where no call is under way. Otherwise the optimizer would
+            # wait for the call's end, which a probed call need not have.
             self.bench.machine.restore(self.base, keep_text=True)
             self._unregister(probe)
 
@@ -264,7 +287,10 @@ class Verifier:
         return 0
 
     def _check_entry(self) -> str | None:
-        """What a handler may rely on besides."""
+        """Return what is wrong with the CPU's state at the handler's entry, or None.
+
+        Its registers are checked elsewhere (:meth:`_check_registers`).
+        """
         wrong = wrong_entry(self.bench.machine, self.bench.machine.cpus[0])
         return None if wrong is None else f"at pass {self._hits + 1} {wrong}"
 
@@ -273,8 +299,9 @@ class Verifier:
         return None if wrong is None else f"the handler was shown wrong registers: {wrong}"
 
     def _check_registers(self, regs: PtRegs) -> str | None:
-        """What the handler is shown against what the unprobed run had there; ``ip`` is behind the
-        breakpoint's one byte.
+        """Return how the handler's registers differ from those of the unprobed run, or None.
+
+        ``ip`` is behind the one byte of the breakpoint.
         """
         for name, new, old in (
             ("ip", regs.ip, self._site + 1),
@@ -303,7 +330,7 @@ class Verifier:
         length = self.bench.machine.cpus[0].retired
         failure = self._finish(addr, method, None)
         length = self.bench.machine.cpus[0].retired - length
-        if failure is not None:  # every interrupted run would fail in the same way
+        if failure is not None:  # Every interrupted run would fail in the same way.
             yield failure
         elif sweep.kind == "boundaries":
             yield from self._interrupt_at(addr, method, start, range(length), progress)
@@ -320,7 +347,7 @@ class Verifier:
             raise EngineBug("the text changed during a run")
 
     def _finish(self, addr: int, method: Method, interrupt_at: int | None) -> Failure | None:
-        """Run to the end and compare."""
+        """Run the call to its end, and return how it differs from the unprobed run, or None."""
         limit = 2 * self.golden.instructions + _HIT_MAX * len(self._log) + _INTERRUPT_MAX
         fault = self.bench.executor.run_call(0, limit)
         self.runs += 1
@@ -350,8 +377,10 @@ class Verifier:
         positions: Sequence[int],
         progress: Progress | None,
     ) -> Iterator[Failure]:
-        """For each position: run there, deliver an interrupt where IF lets one in, run to the
-        end.
+        """Interrupt the call at each of ``positions``, run it to its end, and yield the failures.
+
+        An interrupt is delivered only where IF is set. The uninterrupted run goes on from a
+        snapshot, so that each run begins at its position.
         """
         machine, executor = self.bench.machine, self.bench.executor
         machine.restore(start)
@@ -368,7 +397,9 @@ class Verifier:
             seen = self._hits, self._wrong
             pushed = self._pushed.save_state()
             if executor.running(0) and executor.interrupt(0):
-                if self._pushed.awaits:  # an interrupt's handler asks nobody
+                # The handler of an interrupt does not ask the host, so it has pushed all when it
+                # ends.
+                if self._pushed.awaits:
                     executor.advance(0, self._handler_length)
                     self._pushed.pushed(machine.cpus[0])
                 failure = self._finish(addr, method, position)
@@ -381,8 +412,9 @@ class Verifier:
 
 
 def _sample(random: Random, length: int, count: int) -> Sequence[int]:
-    """``count`` different positions below ``length``, in order; getrandbits alone is the same on
-    every Python.
+    """Return ``count`` different positions below ``length``, in order.
+
+    They are drawn by getrandbits() alone, which gives the same numbers in every version of Python.
     """
     if count >= length:
         return range(length)
@@ -393,8 +425,8 @@ def _sample(random: Random, length: int, count: int) -> Sequence[int]:
 
 
 def _silent(_done: int, _total: int) -> None:
-    """No progress report."""
+    """Report no progress."""
 
 
 def _ignore(_p: Kprobe, _regs: object, _flags: int) -> None:
-    """A post_handler: it makes the site step instead of being boosted."""
+    """Do nothing, as a post_handler whose presence makes the site step instead of being boosted."""

@@ -1,9 +1,9 @@
-"""Where slots and detour buffers lie, and whether code reaches them and what is copied there
-reaches its operands.
+"""This module says where slots and detour buffers lie and what they reach (get_insn_slot, v6.1).
 
-The kernel takes these pages from where modules lie, within 2 GiB of all text. A code image may be
-spread further than that, so the question is asked before a probe is placed, of the whole area: the
-answer is the same whichever slot is free.
+The kernel takes their pages from where modules lie, within 2 GiB of all text (alloc_insn_page() in
+arch/x86/kernel/kprobes/core.c). A code image may be spread further than that, so reach is asked
+before a probe is placed. It is asked of the whole area, so that the answer is the same whichever
+slot is free.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ("IMPORT_CELL", "CopyAreas", "copies_reach", "copy_areas", "lies_in_reach")
 
 IMPORT_CELL: Final = 16
-"""Bytes of stub code for each imported function."""
+"""The stub of each imported function has a cell of this many bytes."""
 _MIB: Final = 1 << 20
 _SLOTS_SIZE: Final = 4 * _MIB
 _DETOURS_SIZE: Final = 24 * _MIB
@@ -30,8 +30,11 @@ _DETOURS_SIZE: Final = 24 * _MIB
 
 @dataclass(frozen=True, slots=True)
 class CopyAreas:
-    """The machine's own text behind an image, which ends at ``image_end``: 1 MiB of stubs, then the
-    slots, then the detour buffers.
+    """This record has the areas of the machine's own text, which lie behind an image.
+
+    They are 1 MiB of stubs, then 4 MiB of slots, then 24 MiB of detour buffers.
+
+    :ivar image_end: the address behind all that the image brings.
     """
 
     image_end: int
@@ -41,8 +44,10 @@ class CopyAreas:
 
 
 def copy_areas(image: Image) -> CopyAreas:
-    """The areas of a machine that runs ``image``: from the first boundary of a MiB behind all that
-    the image brings.
+    """Return the areas of a machine that runs ``image``.
+
+    They start at the first boundary of a MiB behind all that the image brings, its imports' cells
+    included.
     """
     ends = [segment.end for segment in image.segments] + [
         item.addr + IMPORT_CELL for item in image.imports
@@ -54,13 +59,18 @@ def copy_areas(image: Image) -> CopyAreas:
 
 
 def copies_reach(insns: Iterable[Insn], area: Range) -> bool:
-    """True when copies of ``insns`` anywhere in ``area`` reach what their RIP-relative operands
-    refer to.
+    """Return True when copies of ``insns`` everywhere in ``area`` reach their operands.
+
+    A copy of a RIP-relative operand has a 32-bit displacement, which must lead to the same address
+    as the original's.
     """
     targets = (insn.memory_address for insn in insns)
     return all(target is None or lies_in_reach(target, area) for target in targets)
 
 
 def lies_in_reach(addr: int, area: Range) -> bool:
-    """True when a 32-bit displacement leads from everywhere in ``area`` to ``addr``, and back."""
+    """Return True when 32-bit displacements lead from everywhere in ``area`` to ``addr`` and back.
+
+    The two ends of the area decide, since the distance is greatest at one of them.
+    """
     return all(in_reach(here, addr) and in_reach(addr, here) for here in (area.addr, area.end))

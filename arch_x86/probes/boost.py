@@ -1,10 +1,10 @@
-"""Which copied instructions may be followed by a jump back. Answers to can_boost()
-(arch/x86/kernel/kprobes/core.c).
+"""This module says which copies may end in a jump back (arch/x86/kernel/kprobes/core.c, can_boost).
 
-A boosted copy runs without a single-step trap, so it must fall through into the jump behind it, or
+A boosted copy runs without a single-step trap. So it must fall through into the jump behind it, or
 leave to the right address by itself, and it must not fault at an address that the exception table
-does not know. 6.1 decides by opcode: branches relative to the instruction pointer, traps, and
-opcode groups (whose members it does not tell apart) are out; so is what it has never looked at.
+does not know. Linux 6.1 decides by opcode. It leaves out branches relative to the instruction
+pointer, traps, opcode groups, whose members it does not tell apart, and every opcode that it has
+never looked at.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ if TYPE_CHECKING:
 __all__ = ("can_boost", "fits_jump_back", "is_boostable")
 
 _ADDRESS_SIZE: Final = 0x67
-_CS_OVERRIDE: Final = 0x2E  # a hint on branches, and refused on everything
+# This prefix is a hint on branches, but 6.1 boosts no instruction with it.
+_CS_OVERRIDE: Final = 0x2E
 _GROUP_5: Final = 0xFF
 _GROUP_5_JMP: Final = 4
 
-# One-byte opcodes that are out, by what they are.
+# These one-byte opcodes are never boosted.
 _NOT_BOOSTABLE: Final = frozenset(
     (
         *(0x62, 0x9A, 0xD6),  # BOUND or EVEX; CALL far; undefined
         *range(0x70, 0x80),  # Jcc
         *(0xC0, 0xC1, *range(0xD0, 0xD4)),  # group 2: shifts
-        *range(0xCC, 0xCF),  # INT3, INT n, INTO; IRET (cf) leaves by itself
-        *range(0xD8, 0xE0),  # x87: groups throughout
+        *range(0xCC, 0xCF),  # INT3, INT n, INTO; but IRET (cf) leaves to the right address
+        *range(0xD8, 0xE0),  # x87, whose opcodes are all groups
         *range(0xE0, 0xE4),  # LOOP, JRCXZ
         *(0xE8, 0xE9, 0xEB),  # CALL, JMP
         *range(0xF0, 0xF5),  # prefixes without an opcode, INT1, HLT
-        *(0xF6, 0xF7, 0xFE),  # groups 3 and 4; of group 5 the indirect near jump is in
+        *(0xF6, 0xF7, 0xFE),  # groups 3 and 4; of group 5 (ff) the indirect near jump is boosted
     )
 )
 
-# Two-byte opcodes that are in: what the Pentium with MMX had, and CMOVcc of the Pentium Pro,
+# These two-byte opcodes are boosted: those of the Pentium with MMX, and CMOVcc of the Pentium Pro,
 # without branches and groups.
 _BOOSTABLE_0F: Final = frozenset(
     (
@@ -67,8 +68,12 @@ _BOOSTABLE_0F: Final = frozenset(
 
 
 def can_boost(insn: Insn, *, in_exception_table: bool = False) -> bool:
-    """True when a copy of ``insn`` may run without a trap behind it. Room for the jump is another
-    question (:func:`fits_jump_back`).
+    """Return True when a copy of ``insn`` may run without a trap behind it.
+
+    Whether the slot has room for a jump behind it is another question (:func:`fits_jump_back`).
+
+    :param in_exception_table: the instruction has a fixup. A fault in a boosted copy would come at
+        the copy's address, which the exception table does not know, so it is not boosted.
     """
     if in_exception_table:
         return False
@@ -83,13 +88,16 @@ def can_boost(insn: Insn, *, in_exception_table: bool = False) -> bool:
 
 
 def fits_jump_back(insn: Insn) -> bool:
-    """True when a single-step slot has room for a jump behind ``insn``."""
+    """Return True when a single-step slot has room for a jump behind ``insn``."""
     return insn.length + JMP32_SIZE <= MAX_INSN_SIZE
 
 
 def is_boostable(cache: CodeCache, addr: int) -> bool:
-    """True when a probe at ``addr`` is boosted: never in code of a preemptible kernel, whose tasks
-    may sleep in the copy, nor where no jump leads back from a slot.
+    """Return True when a probe at ``addr`` may be boosted.
+
+    In code of a preemptible kernel no probe is, for a task may be preempted in the copy, and a
+    grace period would not wait for it to leave. Nor is a probe boosted where no jump leads back
+    from a slot.
     """
     if cache.image.preemption:
         return False

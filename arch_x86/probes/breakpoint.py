@@ -1,9 +1,9 @@
-"""The hit path of breakpoints: int3, single step, faults inside a step. Answers to
-kprobe_handler(), post_kprobe_handler() and kprobe_fault_handler() in arch/x86/kernel/kprobes.c
-(2.6.38).
+"""This module handles a hit's traps, as arch/x86/kernel/kprobes.c does (2.6.38).
 
-Runs between two guest instructions, on the pt_regs that a guest stub has pushed. IF is clear from
-the breakpoint to the end of the step.
+It answers to kprobe_handler(), post_kprobe_handler() and kprobe_fault_handler(), and to
+kprobe_int3_handler() of v6.1. Its code runs between two guest instructions, on the pt_regs that a
+guest stub has pushed. IF is clear from the breakpoint to the end of the single step, so no
+interrupt comes between the two on this CPU.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ("BreakpointHandler", "ReentryError")
 
-# Looked up once: to look a member of an enumeration up takes as long as the rest of a piece of a
-# hit.
+# These members are looked up once, since to look up a member of an enumeration takes as long as the
+# rest of a piece of a hit.
 _HIT_ACTIVE, _HIT_SS, _REENTER, _HIT_SSDONE = (
     KprobeStatus.HIT_ACTIVE,
     KprobeStatus.HIT_SS,
@@ -46,18 +46,20 @@ _STEPPING: Final = (_HIT_SS, _REENTER)
 
 
 class ReentryError(Exception):
-    """A breakpoint was hit where this kernel can't take another hit, and stops for good. The
-    message says where.
+    """A breakpoint was hit where this kernel cannot take another hit, and stops for good.
+
+    The message says where the hit was, and by which code the kernel stops.
     """
 
 
 class BreakpointHandler:
-    """The pieces of a hit on a breakpoint, and what ends its single step.
+    """This class has the pieces of a hit on a breakpoint, and what ends the hit's single step.
 
+    :param cpus: what is known of each CPU.
     :param stepping: how an instruction runs that is not boosted.
-    :param poke: the poke protocol, whose own breakpoint it may be.
-    :param memory: where the stacks are.
-    :param text_byte: reads one byte of the current text.
+    :param poke: the poke protocol, which puts breakpoints of its own into the text for a while.
+    :param memory: the memory in which the guest's stacks lie.
+    :param text_byte: reads one byte of the current text, None outside of the text.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class BreakpointHandler:
         self._asks_in_step = profile.has(SafetyStep.FAULT_IN_STEP)
 
     def way(self) -> Way:
-        """The pieces."""
+        """Return the pieces by the phase in which each runs."""
         return Way(
             trap=self.trap,
             poke=self.bp_resume,
@@ -92,7 +94,12 @@ class BreakpointHandler:
     # int3 -----------------------------------------------------------------------------------------
 
     def trap(self, hit: Hit) -> HitPhase:
-        """#BP: the poke protocol is asked first, whose breakpoint it may be, and then the table."""
+        """Find out whose breakpoint trapped (#BP), and return the phase that follows.
+
+        The poke protocol is asked before the table, as poke_int3_handler() is asked before
+        kprobe_int3_handler(): while it writes at a probe's site, the breakpoint there is the
+        protocol's, though the table has the probe.
+        """
         addr = hit.regs.ip - 1
         if self._poke.bp_holds(addr):
             return HitPhase.POKE
@@ -100,7 +107,10 @@ class BreakpointHandler:
         return _FOUND
 
     def bp_resume(self, hit: Hit) -> HitPhase:
-        """Go on where the poke protocol says."""
+        """Go on where the poke protocol says, as if its new instruction had been executed.
+
+        If that is a call, the return address is pushed first.
+        """
         regs = hit.regs
         poke = self._poke.bp_poke(regs.ip - 1)
         assert poke is not None
@@ -111,11 +121,13 @@ class BreakpointHandler:
         return _RESUMED
 
     def found(self, hit: Hit) -> HitPhase:
-        """Run the handler of the probe that was found, or its first child's, unless the hit is
-        over.
+        """Begin the hit of the probe that was found, and run its first handler.
 
-        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room
-            for another one.
+        A trap at an address without a probe is the end of a single step, or the break_handler's, or
+        nobody's. A hit within another hit is a miss.
+
+        :raises ReentryError: the CPU is in a phase of another hit in which the kernel has no room
+            for one more.
         """
         cpu, regs, p = hit.cpu, hit.regs, hit.probe
         self._cpus.cpu = cpu
@@ -130,7 +142,14 @@ class BreakpointHandler:
         return self.handle(hit)
 
     def _nobodys(self, block: KprobeCtlblk, regs: PtRegs) -> bool:
-        """The table has no probe there. False: it is not the kprobes layer's."""
+        """Handle a breakpoint where the table has no probe; return False if it is not kprobes' own.
+
+        The order of the questions matters. The end of a single step comes first: its breakpoint
+        stands in a slot, which the table does not know. Then it is asked whether the text still has
+        a breakpoint. A probe that was removed after the CPU had hit it leaves none, and the CPU
+        executes the instruction that stands there now. If there is one, a break_handler is asked,
+        which knows that of ``jprobe_return``.
+        """
         running = block.current
         if (
             running is not None
@@ -149,15 +168,18 @@ class BreakpointHandler:
                 return False
             self._setup_singlestep(block, running, regs, reenter=False)
             return True
-        regs.ip = addr  # the breakpoint was removed after the hit: run what is there now
+        regs.ip = addr  # The breakpoint was removed after the hit: execute what is there now.
         return True
 
     def handle(self, hit: Hit) -> HitPhase:
-        """Run the pre_handler of the next child; a probe that is alone in the table has none, and
-        its own runs.
+        """Run the pre_handler of the next child, and return the phase that follows.
 
-        One that returns non-zero has set ip itself, and the hit is over; if a break_handler is to
-        end it, it goes on.
+        A probe that is alone in the table has no children, and its own pre_handler runs. The
+        children are listed when the first one runs, so a probe that joins later is not called in
+        this hit.
+
+        A pre_handler that returns non-zero has set ``regs.ip`` itself, and the hit ends without the
+        probed instruction. It stays open where a break_handler is to end it later.
         """
         cpus, p, regs = self._cpus, hit.probe, hit.regs
         assert p is not None
@@ -180,14 +202,17 @@ class BreakpointHandler:
         return _RESUMED
 
     def resume(self, hit: Hit) -> HitPhase:
-        """The handlers are done: run the probed instruction."""
+        """Run the probed instruction, now that all handlers have run."""
         assert hit.probe is not None
         self._setup_singlestep(self._cpus.ctlblk[hit.cpu], hit.probe, hit.regs, reenter=False)
         return _RESUMED
 
     def _reenter(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
-        """A hit within a hit, in what a handler calls or in an NMI: a miss whose instruction runs,
-        if the kernel can (reenter_kprobe).
+        """Handle a hit within a hit (reenter_kprobe), in what a handler calls or in an NMI.
+
+        It is a miss: it is counted, its handlers do not run, and its instruction does.
+
+        :raises ReentryError: the outer hit is in a phase in which this kernel stops.
         """
         status = block.status
         if status not in self.profile.misses_in:
@@ -209,15 +234,23 @@ class BreakpointHandler:
     def _setup_singlestep(
         self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs, *, reenter: bool
     ) -> None:
-        """Send the CPU to the detour's copies, to the boosted copy, or to a single step."""
+        """Send the CPU to the detour buffer's copies, to the boosted copy, or to a single step.
+
+        The order is that of setup_singlestep() in the kernel. Where no trap will tell of the hit's
+        end, the hit is over at once, and the CPU's record is cleared. A miss (``reenter``) leaves
+        the record alone, since its outer hit goes on.
+        """
+        # Behind the breakpoint's byte there may be the rest of a jump, or a jump may be written
+        # there at any moment. The slot's copy would come back there, so the copies of all replaced
+        # instructions run instead, and come back behind them (setup_detour_execution).
         if isinstance(p, AggrKprobe) and p.optimized:
             optinsn: OptInsn = p.optinsn
             regs.ip = optinsn.copied
             if not reenter:
                 block.current = None
             return
-        # where ftrace was about to write, and nobody took its breakpoint: there is no copy,
-        # p->ainsn.insn is NULL
+        # The breakpoint was ftrace's, and the poke protocol did not take it. There is no copy to
+        # run: in the kernel p->ainsn.insn is NULL, and the CPU goes on at address 0.
         if p.ftrace:
             regs.ip = 0
             block.current = block.current if reenter else None
@@ -246,7 +279,10 @@ class BreakpointHandler:
     # After the step -------------------------------------------------------------------------------
 
     def debug(self, cpu: int, regs: PtRegs) -> bool:
-        """#DB. False: nobody was stepping."""
+        """Handle a trap by TF (#DB); return False if no single step on ``cpu`` waits for it.
+
+        :param regs: the registers behind the step; they are put right.
+        """
         self._cpus.cpu = cpu
         block = self._cpus.ctlblk[cpu]
         p = block.current
@@ -260,17 +296,22 @@ class BreakpointHandler:
         return True
 
     def _after_step(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
+        """Put right what the copy of ``p`` has left, and end the hit."""
         self.stepping.resume(block, p.ainsn, regs)
         self._post_process(block, p, regs)
 
     def _post_process(self, block: KprobeCtlblk, p: Kprobe, regs: PtRegs) -> None:
-        """The instruction is done: post_handler, then back to the hit that this one interrupted."""
+        """Run the post_handler and end the hit, now that the instruction is done.
+
+        A hit that this one interrupted goes on. A miss (REENTER) has no post_handler run.
+        """
         if block.status is not _REENTER and p.post_handler is not None:
             block.status = _HIT_SSDONE
             p.post_handler(p, regs, 0)
         self._leave(block)
 
     def _leave(self, block: KprobeCtlblk) -> None:
+        """Go back to the hit that this one has interrupted, or to none."""
         if block.prev:
             block.current, block.status, block.old_flags, block.saved_flags = block.prev[-1]
             block.prev = block.prev[:-1]
@@ -280,11 +321,14 @@ class BreakpointHandler:
     # Faults ---------------------------------------------------------------------------------------
 
     def fault(self, cpu: int, regs: PtRegs, vector: int) -> bool:
-        """A fault. In a single step it is put back to the original instruction, and that hit is
-        over. True: a fault_handler mended it.
+        """Handle a fault of the guest; return True if a fault_handler mended it.
 
-        The header of the kernel promises fault_handler a fault in the probed instruction; its code
-        keeps to that in handlers only.
+        A fault in a single step is put back to the original instruction, so that the exception
+        table and the guest see the original's address, and the hit is over. The kernel's header
+        promises a fault_handler faults of the probed instruction, but the code of 2.6.38 asks it in
+        handlers only; the mend ``fault-in-step`` keeps the promise.
+
+        :param vector: the number of the exception.
         """
         self._cpus.cpu = cpu
         block = self._cpus.ctlblk[cpu]
@@ -298,7 +342,9 @@ class BreakpointHandler:
             self._leave(block)
             if not self._asks_in_step:
                 return False
-            if status is _REENTER:  # in what a handler of another probe called
+            # The step was that of a miss, in what a handler of another probe called. That probe's
+            # fault_handler is asked.
+            if status is _REENTER:
                 assert block.current is not None
                 p, status = block.current, block.status
         if not self._fault_handlers:

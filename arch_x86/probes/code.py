@@ -1,7 +1,7 @@
-"""Functions, decoded once and kept. Answers to the linear sweeps of can_probe() and can_optimize()
-(arch/x86/kernel/kprobes/core.c, opt.c).
+"""This module decodes functions, as arch/x86/kernel/kprobes/core.c and opt.c do.
 
-6.1 decodes a function from its first byte for every question; here one sweep answers all of them.
+It answers to the sweeps of can_probe() and can_optimize(). Linux 6.1 decodes a function from its
+first byte for every question. Here each function is decoded once, and kept until its text changes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 __all__ = ("FUNCTION_SIZE_MAX", "CodeCache", "FunctionCode", "RangeIndex")
 
 FUNCTION_SIZE_MAX: Final = 1 << 22
-"""Bytes of one function that are looked at. More than any compiler makes; a symbol over gigabytes
-of zeros does not stop the show.
+"""Of one function at most this many bytes are decoded: 4 MiB.
+
+That is more than any compiler makes. So a symbol over gigabytes of zeros is not decoded whole.
 """
 
-# CALL comes back, so 6.1 does not look at it
+# A call comes back, so 6.1 does not count it among the jumps.
 _JUMPS = frozenset((Branch.JMP, Branch.JCC, Branch.LOOP))
 _INDIRECT_JUMPS = frozenset((Branch.JMP_INDIRECT_REG, Branch.JMP_INDIRECT_MEM, Branch.JMP_FAR))
 _OFF_LIMITS = frozenset(
@@ -36,12 +37,17 @@ _JUMP_OPCODES = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE9, 0xEB))
 
 
 class FunctionCode:
-    """One function's bytes and what they decode to.
+    """This class is one function's bytes and the instructions that they decode to.
 
-    ``size`` is the symbol's, cut where the next symbol starts (kallsyms knows no nesting) or the
-    segment ends. ``code`` goes up to 14 bytes further, for a last instruction that does. The sweep
-    starts at the symbol and goes instruction by instruction to the end, or to the first bytes that
-    are none: ``decoded_size`` bytes.
+    The sweep starts at the symbol and goes from instruction to instruction, to the end or to the
+    first bytes that decode to nothing.
+
+    :param symbol: the function's symbol.
+    :param size: its size in bytes, cut where the next symbol starts or the segment ends; kallsyms
+        has no nested functions.
+    :param code: the bytes of the function and up to 14 more, into which the last instruction may
+        reach.
+    :param quirks: where to decode as Linux 6.1 does, not as hardware does.
     """
 
     def __init__(
@@ -55,12 +61,12 @@ class FunctionCode:
 
     @property
     def end(self) -> int:
-        """Address of the byte behind the function."""
+        """Return the address of the byte behind the function."""
         return self.start + self.size
 
     @cached_property
     def insns(self) -> dict[int, Insn]:
-        """Offset -> instruction, in order."""
+        """Return the instructions by their offset from the function's start, in order."""
         insns: dict[int, Insn] = {}
         offset = 0
         while offset < self.size:
@@ -75,8 +81,10 @@ class FunctionCode:
 
     @cached_property
     def decoded_size(self) -> int:
-        """Offset at which the sweep ended: ``size`` or a little more, less where bytes decode to
-        nothing.
+        """Return the offset at which the sweep ended.
+
+        It is ``size``, or more where the last instruction reaches further, or less where bytes
+        decode to nothing.
         """
         if not self.insns:
             return 0
@@ -85,22 +93,23 @@ class FunctionCode:
 
     @property
     def decodable(self) -> bool:
-        """True when all of the function is instructions."""
+        """Return True when all bytes of the function decode to instructions."""
         return self.decoded_size >= self.size
 
     @cached_property
     def boundaries(self) -> frozenset[int]:
-        """Addresses at which the sweep found instructions."""
+        """Return the addresses at which the sweep found instructions."""
         return frozenset(self.start + offset for offset in self.insns)
 
     def insn_at(self, addr: int) -> Insn | None:
-        """The instruction that starts at ``addr`` in the sweep."""
+        """Return the instruction that the sweep found at ``addr``, or None."""
         return self.insns.get(addr - self.start)
 
     @cached_property
     def jump_targets(self) -> tuple[int, ...]:
-        """Where the function's own jumps go, sorted; calls and indirect jumps are not among
-        them.
+        """Return the addresses that the function's own jumps lead to, sorted.
+
+        Calls and indirect jumps are not among them.
         """
         targets = {
             target
@@ -111,37 +120,48 @@ class FunctionCode:
 
     @cached_property
     def has_indirect_jump(self) -> bool:
-        """True when a jump's target can't be read off the code: through a register, memory, or to
-        another segment.
+        """Return True when the function has a jump whose target cannot be read off the code.
+
+        Such a jump goes through a register or through memory, or to another segment.
         """
         return any(self._is_indirect_jump(insn) for insn in self.insns.values())
 
     def jumps_into(self, first: int, last: int) -> bool:
-        """True when a jump of this function goes to an address from ``first`` to ``last`` (both
-        included).
-        """
+        """Return True when a jump of this function leads to ``first``, ``last`` or between them."""
         at = bisect_left(self.jump_targets, first)
         return at < len(self.jump_targets) and self.jump_targets[at] <= last
 
     def _jump_target(self, insn: Insn) -> int | None:
+        """Return the address that a direct jump leads to, or None for any other instruction."""
         if insn.branch in _JUMPS:
             return insn.target
+        # 6.1 reads the opcode byte of a VEX instruction as a legacy opcode, and the immediate
+        # behind it as the jump's displacement.
         if insn.vex and self.quirks.vex_as_legacy and insn.opcode[0] in _JUMP_OPCODES:
             return insn.end + insn.immediate
         return None
 
     def _is_indirect_jump(self, insn: Insn) -> bool:
+        """Return True when ``insn`` is a jump whose target cannot be read off the code."""
         if insn.branch in _INDIRECT_JUMPS:
             return True
         return insn.vex and self.quirks.vex_as_legacy and insn.opcode[0] == 0xEA
 
 
 class CodeCache:
-    """The functions of one image, found by address in O(log n), decoded when first asked for.
+    """This class has the functions of one image, each decoded when it is first asked for.
 
-    ``read(addr, size)`` gives the text with all probes taken out, as recover_probed_instruction()
-    does; the default is the image as loaded. Whoever changes that text says so by
-    :meth:`invalidate`.
+    A function is found by an address in O(log n).
+
+    :param image: the image.
+    :param read: returns the bytes of the text at an address with all probes taken out, as
+        recover_probed_instruction() does; by default the image's bytes as loaded. Whoever changes
+        that text calls :meth:`invalidate` or :meth:`text_changed`.
+    :param quirks: where to decode as Linux 6.1 does, not as hardware does.
+    :ivar blacklist: the ranges where no probe may go.
+    :ivar off_limits: these, and the text that the kernel patches or decodes itself.
+    :ivar reserved: the reserved ranges by their kind.
+    :ivar ftrace_sites: the addresses of the ftrace locations.
     """
 
     def __init__(
@@ -185,11 +205,11 @@ class CodeCache:
 
     @property
     def functions(self) -> tuple[Symbol, ...]:
-        """Function symbols in address order, one for each address."""
+        """Return the function symbols in address order, one for each address."""
         return self._symbols
 
     def function_at(self, addr: int) -> FunctionCode | None:
-        """The function that holds ``addr``, or None."""
+        """Return the function that holds ``addr``, or None."""
         function = self._latest
         if function is not None and function.start <= addr < function.end:
             return function
@@ -205,28 +225,32 @@ class CodeCache:
         return function
 
     def insn_at(self, addr: int) -> Insn | None:
-        """What decodes at ``addr``, boundary or not."""
+        """Return what the bytes at ``addr`` decode to, or None; no boundary need be there."""
         function = self.function_at(addr)
         found = None if function is None else function.insns.get(addr - function.start)
         return found or decode(self.read(addr, MAX_INSN_SIZE), addr, self.quirks)
 
     def invalidate(self, addr: int, size: int) -> None:
-        """Forget what was decoded from any of the ``size`` bytes from ``addr``."""
+        """Forget all functions that were decoded from any of the ``size`` bytes from ``addr``."""
         self._latest = None
         for at in range(max(bisect_right(self._starts, addr) - 1, 0), len(self._starts)):
             if self._starts[at] >= addr + size:
                 break
             self._functions.pop(at, None)
-        # A function's last instruction may reach into the next one's bytes.
+        # The last instruction of a function may reach into the bytes of the next function.
         at = bisect_right(self._starts, addr) - 2
         while at >= 0 and self._symbols[at].addr + self._size(at) + MAX_INSN_SIZE > addr:
             self._functions.pop(at, None)
             at -= 1
 
     def text_changed(self, addr: int, size: int) -> None:
-        """The text was written there: forget the functions whose bytes, probes taken out, are
-        others now.
+        """Forget the functions whose bytes without probes a write has changed.
+
+        The write was of ``size`` bytes at ``addr``. Most writes are those of probes, which are
+        taken out again, so that nothing is forgotten.
         """
+        # The function before the one that holds ``addr`` comes first: its last instruction may
+        # reach into the bytes there.
         at = max(bisect_right(self._starts, addr) - 2, 0)
         while at < len(self._starts) and self._starts[at] < addr + size:
             function = self._functions.get(at)
@@ -242,11 +266,14 @@ class CodeCache:
             at += 1
 
     def in_exception_table(self, addr: int) -> bool:
-        """search_exception_tables(): a fault at ``addr`` goes on elsewhere."""
+        """Return True when a fault at ``addr`` goes on at a fixup (search_exception_tables)."""
         return addr in self._exceptions
 
     def touches_exception_table(self, function: FunctionCode) -> bool:
-        """True when an instruction of ``function`` has a fixup, so that one may lead into it."""
+        """Return True when an instruction of ``function`` has an entry in the exception table.
+
+        Then a fault may lead to a fixup inside of the function, where no jump shows it.
+        """
         known = self._touches.get(function.start)
         if known is None:
             addresses = self._exception_addresses
@@ -259,14 +286,20 @@ class CodeCache:
         return known
 
     def jumps_indirectly(self, function: FunctionCode) -> bool:
-        """True when ``function`` jumps to where the code doesn't say, retpoline thunks included."""
+        """Return True when ``function`` jumps to where its code does not say.
+
+        A jump to a retpoline thunk is an indirect jump, too.
+        """
         thunks = self.image.indirect_thunks
         return function.has_indirect_jump or (
             thunks is not None and function.jumps_into(thunks.addr, thunks.end)
         )
 
     def _size(self, at: int) -> int:
-        """The symbol's size, cut at the next symbol; a symbol without one lasts until there."""
+        """Return the size in bytes of the symbol with index ``at``, cut at the next symbol.
+
+        A symbol without a size reaches to the next symbol, or to the end of its segment.
+        """
         symbol = self._symbols[at]
         room = self._starts[at + 1] - symbol.addr if at + 1 < len(self._starts) else None
         if symbol.size == 0:
@@ -276,6 +309,7 @@ class CodeCache:
         return symbol.size if room is None else min(symbol.size, room)
 
     def _load(self, at: int) -> FunctionCode:
+        """Return the function with index ``at``; outside of the text it is empty."""
         symbol, size = self._symbols[at], self._size(at)
         if not self.image.is_text(symbol.addr):
             return FunctionCode(symbol, 0, b"", self.quirks)
@@ -286,7 +320,7 @@ class CodeCache:
 
 
 class RangeIndex:
-    """Which of many ranges, possibly overlapping, touch some bytes: O(log n)."""
+    """This class finds in O(log n) whether one of many ranges holds an address."""
 
     def __init__(self, ranges: Iterable[Range]) -> None:
         merged: list[list[int]] = []
@@ -302,14 +336,15 @@ class RangeIndex:
         return self.overlaps(addr, 1)
 
     def overlaps(self, addr: int, size: int) -> bool:
-        """True when a range holds any of the ``size`` bytes from ``addr``."""
+        """Return True when a range holds any of the ``size`` bytes from ``addr``."""
         at = bisect_left(self._starts, addr + size) - 1
         return at >= 0 and self._ends[at] > addr
 
 
 def _blacklisted_parts(image: Image) -> list[Range]:
-    """Parts that the compiler split off (``foo.cold``, ``foo.isra.0``) share the fate of
-    ``foo``.
+    """Return the ranges of parts that the compiler split off blacklisted functions.
+
+    Such a part (``foo.cold``, ``foo.isra.0``) is as blacklisted as ``foo``.
     """
     blacklist = RangeIndex(image.blacklist)
     parts: list[Range] = []
@@ -322,9 +357,9 @@ def _blacklisted_parts(image: Image) -> list[Range]:
 
 
 def _distinct(functions: Iterable[Symbol]) -> tuple[Symbol, ...]:
-    """One symbol for each address: the first name of the longest."""
+    """Return one symbol for each address: the longest, and of several as long the first by name."""
     chosen: dict[int, Symbol] = {}
-    for symbol in functions:  # by address, size, name
+    for symbol in functions:  # They are sorted by address, size and name.
         known = chosen.get(symbol.addr)
         if known is None or symbol.size > known.size:
             chosen[symbol.addr] = symbol

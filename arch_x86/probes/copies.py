@@ -1,6 +1,7 @@
-"""Slots and detour buffers: which are in use, by which probe, and what an address in one of them
-stands for. Answers to what kernel/kprobes.c asks of its two insn caches (kprobe_insn_slots,
-kprobe_optinsn_slots).
+"""This module keeps the slots and detour buffers, as kernel/kprobes.c keeps its two insn caches.
+
+It answers to what is asked of kprobe_insn_slots and kprobe_optinsn_slots: which slots and detour
+buffers are in use, by which probe, and what an address in one of them stands for.
 """
 
 from __future__ import annotations
@@ -22,16 +23,22 @@ if TYPE_CHECKING:
 __all__ = ("COPY_SIZE", "DETOUR_SIZE", "Copies", "X86Areas")
 
 COPY_SIZE: Final = 16
-"""Bytes reserved for one copied instruction and the jump back behind it."""
+"""A copied instruction and the jump back behind it have this many bytes reserved."""
 DETOUR_SIZE: Final = 192
-"""Bytes reserved for a detour buffer."""
+"""A detour buffer has this many bytes reserved."""
 
 
 @dataclass(frozen=True, slots=True)
 class X86Areas:
-    """Where slots and detour buffers go (address, size in bytes), what a detour buffer calls, where
-    probed functions return to, what ftrace calls, and how jumper probes return. ``slots_max``: most
-    slots and detour buffers a page, fewer than fit.
+    """This record has the addresses in the machine's own text that the arch layer needs.
+
+    :ivar slots: where the slots lie: address, size in bytes.
+    :ivar detours: where the detour buffers lie: address, size in bytes.
+    :ivar callback: the stub that a detour buffer calls.
+    :ivar trampoline: the stub that functions with a return probe return to.
+    :ivar ftrace_caller: the stub that the call at an ftrace location calls.
+    :ivar jprobe: the stub by which jumper probes return.
+    :ivar slots_max: most slots, and detour buffers, in a page; None for as many as fit.
     """
 
     slots: tuple[int, int]
@@ -44,9 +51,12 @@ class X86Areas:
 
 
 class Copies:
-    """All copies of probed instructions in one machine's text.
+    """This class has all copies of probed instructions in one machine's text.
 
-    :param grace: waits for a grace period, before dirty slots are used again.
+    :param text: the machine's text.
+    :param areas: where the slots and detour buffers go.
+    :param profile: says what a slot holds.
+    :param grace: waits for a grace period before dirty slots are used again.
     :ivar owner: the probe that each slot and each detour buffer in use belongs to, by address.
     """
 
@@ -59,6 +69,7 @@ class Copies:
     ) -> None:
         self._text = text
         self._areas = areas
+        # Without this safety step, slots and detour buffers are used again at once.
         self._grace = grace if profile.has(SafetyStep.SLOT_REUSE_WAIT) else None
         self.slot_size = 2 * COPY_SIZE if profile.slot_has_both else COPY_SIZE
         self.slots = self._new_cache(areas.slots, self.slot_size)
@@ -83,7 +94,7 @@ class Copies:
         self._text.add_page(addr // PAGE_SIZE, INT3 * PAGE_SIZE)
 
     def in_use(self, addr: int) -> bool:
-        """``addr`` lies in a slot or detour buffer that is in use."""
+        """Return True when ``addr`` lies in a slot or detour buffer that is in use."""
         base, size = self._areas.detours
         step, start = (
             (DETOUR_SIZE, base)
@@ -94,9 +105,11 @@ class Copies:
         return start + page * PAGE_SIZE + offset - offset % step in self.owner
 
     def watch_ranges(self) -> Iterator[tuple[int, int]]:
-        """Where in slots and detour buffers in use it matters what others do meanwhile: each slot,
-        the entry of each detour buffer, and all behind its epilogue. What lies between runs on the
-        stack and on registers alone.
+        """Yield the ranges (start, end) of copies in which it matters what others do meanwhile.
+
+        An exploration has choice points there. They are each slot in use, the first byte of each
+        detour buffer in use, and all behind its epilogue. The code between the two works on the
+        stack and on registers alone, so none is needed there.
         """
         for start, p in self.owner.items():
             if (
@@ -110,8 +123,10 @@ class Copies:
                 yield start, start + self.slot_size
 
     def original_ip(self, ip: int) -> int:
-        """The probed instruction whose slot or detour buffer holds ``ip``, or in a detour the later
-        one whose copy does; ``ip`` itself outside of both.
+        """Return the address of the original instruction whose copy or detour buffer holds ``ip``.
+
+        In a detour buffer that is the replaced instruction whose copy lies there, or the first one
+        in front of the copies. Outside of slots and detour buffers it is ``ip`` itself.
         """
         for start, p in self.owner.items():
             if (

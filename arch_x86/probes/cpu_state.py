@@ -1,5 +1,7 @@
-"""What the kprobes layer knows of each CPU: the hit in progress there and the task that runs.
-Answers to the per-CPU variables of kernel/kprobes.c and arch/x86/kernel/kprobes.c (2.6.38).
+"""This module has what kprobes know of each CPU: per-CPU variables of kernel/kprobes.c.
+
+They are the hit in progress, and the task that runs there. The module answers also to those of
+arch/x86/kernel/kprobes.c (2.6.38).
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ __all__ = ("CpuState",)
 
 
 class CpuState:
-    """One record of all CPUs, which whatever handles their traps shares.
+    """This class is one record of all CPUs, which every module shares that handles their traps.
 
+    :param cpus: how many there are.
     :ivar core: the core whose probes these are; :meth:`arch_x86.probes.arch.X86Arch.attach` sets
         it.
     :ivar ctlblk: the hit in progress, by CPU.
-    :ivar cpu: whose trap is being handled (smp_processor_id).
-    :ivar tasks: which task runs on each CPU: without a scheduler each CPU has one.
-    :ivar returning: whether a return probe's handler runs there.
+    :ivar cpu: the CPU whose trap is being handled (smp_processor_id).
+    :ivar tasks: the task that runs on each CPU; without a scheduler each CPU has one.
+    :ivar returning: True for each CPU on which a return probe's handler runs.
     """
 
     __slots__ = ("core", "cpu", "ctlblk", "profile", "returning", "tasks")
@@ -39,34 +42,43 @@ class CpuState:
 
     @property
     def current(self) -> KprobeCtlblk:
-        """The record of the CPU whose trap is being handled."""
+        """Return the record of the CPU whose trap is being handled."""
         return self.ctlblk[self.cpu]
 
     def save_state(self) -> Any:
-        """For a snapshot."""
+        """Return the hits in progress, for :meth:`restore_state`."""
         return [block.saved() for block in self.ctlblk]
 
     def restore_state(self, state: Any) -> None:
-        """From a snapshot."""
+        """Go back to the hits in progress that :meth:`save_state` has returned."""
         for block, saved in zip(self.ctlblk, state, strict=True):
             block.restore(saved)
 
     def call_died(self, cpu: int) -> None:
-        """Whatever hit was in progress on ``cpu`` never ends."""
+        """Forget the hit in progress on ``cpu``, whose call has died, so that it never ends."""
         self.ctlblk[cpu].restore(KprobeCtlblk().saved())
 
     def hit_in_progress(self, cpu: int) -> Any:
-        """For :meth:`resume_hit`."""
+        """Return the hit in progress on ``cpu`` and its open calls, for :meth:`resume_hit`.
+
+        The open calls are those that return probes follow.
+        """
         return self.ctlblk[cpu].saved(), self.core.kretprobes.open_calls(self.tasks[cpu])
 
     def resume_hit(self, cpu: int, hit: Any) -> None:
-        """What a handler on ``cpu`` has called since died."""
+        """Go back to what :meth:`hit_in_progress` has returned.
+
+        A guest function that a handler on ``cpu`` called has died, and with it all hits and calls
+        that came since.
+        """
         saved, calls = hit
         self.ctlblk[cpu].restore(saved)
         self.core.kretprobes.drop_calls(self.tasks[cpu], calls)
 
     def handler_takes_interrupts(self, cpu: int) -> bool:
-        """Whether the handler that runs on ``cpu``, if not behind a breakpoint, has IF as the
-        interrupted code has it; else it is clear.
+        """Return True if the handler that runs on ``cpu`` has IF as the interrupted code has it.
+
+        Otherwise IF is clear. The question is not asked of a handler behind a breakpoint, where IF
+        is always clear.
         """
         return self.profile.return_handlers_take_interrupts or not self.returning[cpu]

@@ -1,10 +1,12 @@
-"""Detour buffers. Answers to optprobe_template_func and arch_prepare_optimized_kprobe()
-(arch/x86/kernel/kprobes/opt.c).
+"""This module builds detour buffers, as optprobe_template_func (arch/x86/kernel/kprobes/opt.c).
 
-The jump at the site leads here: save everything as a struct pt_regs, call back, restore everything,
-run the replaced instructions, jump on. What differs from the kernel: the red zone is skipped where
-the code has one, all of pt_regs is there before the callback, which is called with an aligned stack
-and DF clear as the System V convention has it.
+It answers also to arch_prepare_optimized_kprobe(). The jump at the site leads to a detour buffer.
+This saves all registers as a struct pt_regs, calls back, restores all registers, runs copies of the
+replaced instructions, and jumps back behind them.
+
+Three things differ from the kernel. The red zone is skipped where the code has one. All of pt_regs
+is there before the callback is called. The callback is called with an aligned stack and DF clear,
+as the AMD64 psABI has it (section 3.2).
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ __all__ = ("PLAIN", "RED_ZONE", "Detour", "DetourTemplate", "build_detour")
 
 @dataclass(frozen=True, slots=True)
 class DetourTemplate:
-    """The bytes in front of the copied instructions, without the callback's argument and
-    address.
+    """This record has the bytes in front of the copied instructions.
+
+    :ivar enter: the bytes in front of the callback's first argument; they save all registers.
+    :ivar leave: the bytes behind the call of the callback; they restore all registers.
     """
 
     enter: bytes
@@ -34,16 +38,21 @@ class DetourTemplate:
 
     @property
     def call_offset(self) -> int:
-        """Where the call of the callback starts."""
+        """Return the offset in bytes at which the call of the callback starts."""
         return len(self.enter) + _ARGUMENT_SIZE
 
     @property
     def size(self) -> int:
-        """Bytes in front of the copied instructions."""
+        """Return how many bytes lie in front of the copied instructions."""
         return self.call_offset + _CALL_SIZE + len(self.leave)
 
     def build(self, at: int, op_id: int, callback: int) -> bytes:
-        """The template's instance for address ``at``."""
+        """Return the template's bytes for address ``at``, up to the copied instructions.
+
+        :param op_id: the number of the probe, which is the callback's first argument.
+        :param callback: the address of the callback.
+        :raises RelativeRangeError: the callback is out of reach from ``at``.
+        """
         argument = struct.pack("<2sQ", b"\x48\xbf", op_id & ADDRESS_MASK)  # movabs rdi, op_id
         return self.enter + argument + call32(at + self.call_offset, callback) + self.leave
 
@@ -51,12 +60,11 @@ class DetourTemplate:
 _ARGUMENT_SIZE: Final = 10
 _CALL_SIZE: Final = 5
 
-# struct pt_regs from its top down. Segment selectors are those of the machine's flat segments; ip
-# is the callback's to fill in.
+# These bytes push struct pt_regs from its top down. The segment selectors are those of the
+# machine's flat segments. The slot of ip holds 0 until the callback fills it in.
 _SAVE_SEGMENT: Final = b"\x6a\x10"  # push 0x10             ss
 _SAVE_STACK: Final = (
-    # push rsp sp, too low by what was pushed or skipped before
-    b"\x54"
+    b"\x54"  # push rsp                                     sp, which the ADD below puts right
     b"\x9c"  # pushfq                                       flags
     b"\xfc"  # cld
 )
@@ -107,26 +115,31 @@ _RESTORE: Final = (
 PLAIN: Final = DetourTemplate(
     enter=_SAVE_SEGMENT
     + _SAVE_STACK
-    + b"\x48\x83\x44\x24\x08\x08"
-    + _SAVE_REST,  # add qword [rsp+8], 8: sp as it was
-    leave=_RESTORE
-    + b"\x48\x8d\x64\x24\x10",  # lea rsp, [rsp+16]: over sp and ss; LEA keeps the flags
-)
-RED_ZONE: Final = DetourTemplate(
-    enter=b"\x48\x8d\x64\x24\x80"  # lea rsp, [rsp-128]
-    + _SAVE_SEGMENT
-    + _SAVE_STACK
-    + b"\x48\x81\x44\x24\x08\x88\x00\x00\x00"  # add qword [rsp+8], 136: sp as it was
+    + b"\x48\x83\x44\x24\x08\x08"  # add qword [rsp+8], 8       sp as it was
     + _SAVE_REST,
     leave=_RESTORE
-    + b"\x48\x8d\xa4\x24\x90\x00\x00\x00",  # lea rsp, [rsp+144]: over sp, ss and the red zone
+    + b"\x48\x8d\x64\x24\x10",  # lea rsp, [rsp+16]           over sp and ss; LEA keeps the flags
+)
+RED_ZONE: Final = DetourTemplate(
+    enter=b"\x48\x8d\x64\x24\x80"  # lea rsp, [rsp-128]    over the red zone; LEA keeps flags
+    + _SAVE_SEGMENT
+    + _SAVE_STACK
+    + b"\x48\x81\x44\x24\x08\x88\x00\x00\x00"  # add qword [rsp+8], 136      sp as it was
+    + _SAVE_REST,
+    leave=_RESTORE
+    + b"\x48\x8d\xa4\x24\x90\x00\x00\x00",  # lea rsp, [rsp+144]   over sp, ss and the red zone
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Detour:
-    """A detour buffer for address ``addr``. ``copied_start`` and ``call_offset`` count from
-    there.
+    """This record is a detour buffer.
+
+    :ivar addr: its address.
+    :ivar code: all its bytes.
+    :ivar copied_start: the offset in bytes of the copied instructions.
+    :ivar copied_len: how many bytes they have.
+    :ivar call_offset: the offset in bytes of the call of the callback.
     """
 
     addr: int
@@ -139,11 +152,14 @@ class Detour:
 def build_detour(
     plan: OptimizePlan, at: int, *, op_id: int, callback: int, red_zone: bool
 ) -> Detour:
-    """The buffer for ``plan`` at address ``at``. It calls ``callback(op_id, pt_regs)``, whose
-    changes to pt_regs take effect but for ``sp``, ``ip`` and the segments.
+    """Return the detour buffer for ``plan`` at address ``at``.
 
-    :raises RelativeRangeError: site, callback or an operand of a replaced instruction is out of
-        reach from ``at``.
+    It calls ``callback(op_id, pt_regs)``, whose changes to pt_regs take effect, except those of
+    ``sp``, ``ip`` and the segments.
+
+    :param red_zone: skip the 128 bytes under the stack pointer.
+    :raises RelativeRangeError: the site, the callback or an operand of a replaced instruction is
+        out of reach from ``at``.
     """
     template = RED_ZONE if red_zone else PLAIN
     copied_at = at + template.size

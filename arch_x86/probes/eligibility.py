@@ -1,5 +1,7 @@
-"""Where a probe may go. Answers to check_kprobe_address_safe() (kernel/kprobes.c) and
-arch_prepare_kprobe() (arch/x86), in 6.1's order.
+"""This module says where a probe may go: check_kprobe_address_safe() (kernel/kprobes.c, v6.1).
+
+It answers also to arch_prepare_kprobe() (arch/x86/kernel/kprobes/core.c). The order of the
+questions is that of Linux 6.1, for it decides which error is returned where several reasons hold.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ __all__ = (
 
 
 class ProbeRefusal(StrEnum):
-    """Why no probe goes somewhere: the closed list."""
+    """A refusal says why no probe goes to an address; this is the closed list of reasons."""
 
     NOT_MAPPED = "not-mapped"
     NOT_TEXT = "not-text"
@@ -56,7 +58,12 @@ class ProbeRefusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``errno``: 0 when a probe goes there, else what register_kprobe() returns, positive."""
+    """A verdict says whether a probe may go to an address; it is true when one may.
+
+    :ivar errno: 0 when a probe may go there, or the positive number of the error that
+        register_kprobe() returns.
+    :ivar reason: why no probe may go there, or None.
+    """
 
     errno: int
     reason: ProbeRefusal | None
@@ -67,7 +74,7 @@ class Verdict:
 
 OK: Final = Verdict(0, None)
 
-# all others: EINVAL
+# All other reasons are EINVAL.
 _ERRNO: Final = {
     ProbeRefusal.NOT_MAPPED: errno.ENOENT,
     ProbeRefusal.NO_FUNCTION: errno.EILSEQ,
@@ -81,7 +88,10 @@ _REFUSED: Final = {
     reason: Verdict(_ERRNO.get(reason, errno.EINVAL), reason) for reason in ProbeRefusal
 }
 _ENDBR: Final = (b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfb", b"\x66\x0f\x1f\x00")
-"""ENDBR64, ENDBR32, and the no-op that a kernel puts over those that nothing jumps to."""
+"""These bytes are ENDBR64, ENDBR32, and a no-op.
+
+A kernel puts the no-op over an ENDBR that no indirect jump or call leads to.
+"""
 _ENDBR_SIZE: Final = 4
 _RESERVED: Final = (
     (ReservedKind.JUMP_LABEL, ProbeRefusal.JUMP_LABEL),
@@ -97,13 +107,18 @@ _COPY: Final = {
 
 
 def can_probe(cache: CodeCache, addr: int) -> Verdict:
-    """Whether register_kprobe() takes ``addr``, and why not. Says nothing about other probes."""
+    """Return whether register_kprobe() takes ``addr``, and if not, why.
+
+    Other probes are not considered.
+    """
     return can_probe_address(cache, addr) and can_probe_instruction(cache, addr)
 
 
 def can_probe_address(cache: CodeCache, addr: int) -> Verdict:
-    """The part of :func:`can_probe` that does not look at the text, so that it may be asked while
-    somebody writes to it: is it text, and nobody else's (check_kprobe_address_safe).
+    """Return whether ``addr`` is text that nobody else patches (check_kprobe_address_safe).
+
+    This half of :func:`can_probe` does not look at the text, so it may be asked while a poke
+    protocol writes there.
     """
     image = cache.image
     if not image.is_text(addr):
@@ -114,25 +129,29 @@ def can_probe_address(cache: CodeCache, addr: int) -> Verdict:
 
 
 def can_probe_instruction(cache: CodeCache, addr: int) -> Verdict:
-    """The part that decodes the function from its start, and must not meet half-written text
-    (arch_prepare_kprobe).
+    """Return whether the instruction at ``addr`` can be probed (arch_prepare_kprobe).
+
+    This half of :func:`can_probe` decodes the function from its start, so it must not meet text
+    that is half written.
     """
     reason = _refusal(cache, addr)
     return OK if reason is None else _REFUSED[reason]
 
 
 def is_ftrace_site(cache: CodeCache, addr: int) -> bool:
-    """True when the probe at ``addr`` is made of ftrace (KPROBE_FLAG_FTRACE): no breakpoint, no
-    slot, no optimization.
+    """Return True when ``addr`` is an ftrace location, so that its probe uses ftrace.
+
+    Such a probe has the flag KPROBE_FLAG_FTRACE, but no breakpoint, no slot and no detour buffer.
     """
     return addr in cache.ftrace_sites
 
 
 def entry_offset(cache: CodeCache, addr: int) -> int:
-    """How far behind ``addr`` a probe there goes: 4, if that is a function's first byte, and an
-    ENDBR in an image for a kernel with IBT.
+    """Return how many bytes behind ``addr`` a probe there goes.
 
-    Answers to arch_adjust_kprobe_addr() (arch/x86/kernel/kprobes/core.c, since v5.18).
+    It is 4 for an ENDBR at a function's start. It is 0 everywhere else, and in images that are not
+    for a kernel with IBT. Answers to arch_adjust_kprobe_addr() (arch/x86/kernel/kprobes/core.c,
+    since v5.18).
     """
     if not cache.image.ibt or cache.read(addr, _ENDBR_SIZE) not in _ENDBR:
         return 0
@@ -141,6 +160,11 @@ def entry_offset(cache: CodeCache, addr: int) -> int:
 
 
 def _refusal(cache: CodeCache, addr: int) -> ProbeRefusal | None:
+    """Return why the instruction at ``addr`` cannot be probed, or None.
+
+    The order is the kernel's: __copy_instruction(), which asks for the reach of a RIP-relative
+    operand, comes before prepare_emulation(), and room in the slot is asked for last.
+    """
     if is_ftrace_site(cache, addr):
         if not is_patchable(cache.insn_at(addr)):
             return ProbeRefusal.NOT_FTRACE
@@ -168,7 +192,7 @@ def _refusal(cache: CodeCache, addr: int) -> ProbeRefusal | None:
 
 
 def _owner(cache: CodeCache, addr: int) -> ProbeRefusal:
-    """Whose the off-limits text at ``addr`` is, in the order in which 6.1 asks."""
+    """Return why the off-limits text at ``addr`` takes no probe, asked in the order of 6.1."""
     if addr in cache.blacklist:
         return ProbeRefusal.BLACKLISTED
     return next(reason for kind, reason in _RESERVED if addr in cache.reserved[kind])

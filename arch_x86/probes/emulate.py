@@ -1,8 +1,8 @@
-"""Doing a probed branch on ``pt_regs`` instead of running a copy. Answers to kprobe_emulate_*()
-(arch/x86/kernel/kprobes/core.c, 6.1).
+"""This module emulates probed branches on pt_regs (arch/x86/kernel/kprobes/core.c, v6.1).
 
-``regs.ip`` is behind the int3 on entry. The int3 stub leaves a gap under the interrupted stack for
-what is pushed here.
+It answers to kprobe_emulate_*(). Linux emulates since v5.13 instead of running a copy. On entry
+``regs.ip`` is behind the int3. The int3 stub leaves a gap under the interrupted stack pointer, so
+that what is pushed here does not overwrite the trap's own frame.
 """
 
 from __future__ import annotations
@@ -49,32 +49,35 @@ _RET_IMM, _RETF_IMM = 0xC2, 0xCA
 
 
 class StackMemory(Protocol):
-    """The guest's stack."""
+    """This protocol is the guest's memory, in which its stacks lie."""
 
     def read_u64(self, addr: int) -> int | None:
-        """A quad word, or None when unmapped."""
+        """Return the quad word at ``addr``, or None where no memory is mapped."""
         ...
 
     def write(self, addr: int, data: bytes) -> bool:
-        """False when unmapped."""
+        """Write ``data`` at ``addr``, or return False where no memory is mapped."""
         ...
 
 
 def push(regs: PtRegs, memory: StackMemory, value: int) -> None:
-    """Push the quad word ``value`` on the interrupted stack."""
+    """Push the quad word ``value`` on the interrupted stack, which changes ``regs.sp``."""
     regs.sp = (regs.sp - 8) & ADDRESS_MASK
     memory.write(regs.sp, (value & ADDRESS_MASK).to_bytes(8, "little"))
 
 
 def _pop(regs: PtRegs, memory: StackMemory) -> int:
+    """Pop a quad word from the interrupted stack; it is 0 where no memory is mapped."""
     value = memory.read_u64(regs.sp) or 0
     regs.sp = (regs.sp + 8) & ADDRESS_MASK
     return value
 
 
 def condition_holds(code: int, flags: int) -> bool:
-    """Condition ``code`` (0 to 15: the low nibble of a Jcc's opcode) under ``flags`` (SDM vol. 1,
-    appendix B).
+    """Return whether condition ``code`` holds under ``flags`` (SDM vol. 1, appendix B).
+
+    :param code: 0 to 15, the low nibble of a Jcc's opcode.
+    :param flags: RFLAGS.
     """
     carry, zero, less = (
         bool(flags & FLAG_CF),
@@ -102,7 +105,12 @@ def condition_holds(code: int, flags: int) -> bool:
 
 
 def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
-    """LOOPcc and JRCXZ; with a 67 prefix they count in ECX."""
+    """Count RCX down, and return whether LOOPcc or JRCXZ jumps.
+
+    With a 67 prefix these instructions count in ECX.
+
+    :param warts: count as Linux 6.1 does, which compares RCX before it is decremented.
+    """
     narrow = 0x67 in insn.prefixes
     mask = _MASK32 if narrow else ADDRESS_MASK
     kind = insn.opcode[0]
@@ -110,7 +118,9 @@ def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
     if kind == _JRCXZ:
         return count == 0
     left = (count - 1) & mask
-    if warts and narrow:  # 6.1 decrements the low half in place
+    # 6.1 decrements the low half in place. Hardware clears the upper half, as every write of ECX
+    # does.
+    if warts and narrow:
         regs.cx = (regs.cx & ~_MASK32) | left
     else:
         regs.cx = left
@@ -121,7 +131,11 @@ def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
 
 
 def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
-    # 6.1 looks at neither prefix
+    """Do CLI, STI, PUSHF or POPF.
+
+    :param warts: take 16-bit PUSHF and POPF (66 prefix) for 64-bit ones, as Linux 6.1 does.
+    """
+    # 6.1 looks neither at the 66 prefix nor at REX.W.
     narrow = 0x66 in insn.prefixes and not insn.rex & _REX_W and not warts
     match insn.opcode[0]:
         case 0xFA:  # CLI
@@ -141,10 +155,11 @@ def _modify_if(insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) ->
 
 
 def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, warts: bool) -> None:
-    """Do ``insn``, whose emulation is ``kind``.
+    """Do ``insn`` on ``regs`` and on the stack in ``memory``.
 
-    :param warts: repeat what 6.1 gets wrong: LOOP counts one too high, RET imm16 does not release
-        its arguments.
+    :param kind: how it is emulated (:func:`~arch_x86.probes.prepare_emulation.emulation_of`).
+    :param warts: repeat what Linux 6.1 gets wrong: LOOP counts one too high, RET imm16 does not
+        release its arguments.
     """
     target = insn.end
     match kind:
@@ -176,12 +191,14 @@ def emulate(kind: Emulation, insn: Insn, regs: PtRegs, memory: StackMemory, *, w
 
 
 def _target(insn: Insn) -> int:
-    """Where a relative branch leads. What 6.1 only takes for one (a VEX opcode byte, read as the
-    legacy opcode) has the target it reads.
+    """Return the address that a relative branch leads to.
+
+    Linux 6.1 takes some VEX instructions for branches by their opcode byte. Their target is the one
+    that it reads.
     """
     return insn.end + insn.immediate if insn.target is None else insn.target
 
 
 def _register(insn: Insn, regs: PtRegs) -> int:
-    """The register of a register-indirect branch."""
+    """Return the value of the register through which an indirect branch goes."""
     return int(getattr(regs, _GPR[insn.rm | (insn.rex & 1) << 3]))

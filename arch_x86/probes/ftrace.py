@@ -1,17 +1,21 @@
-"""The hit path of probes on ftrace locations. Answers to kprobe_ftrace_handler()
-(arch/x86/kernel/kprobes/ftrace.c, v6.1).
+"""This module handles hits on ftrace locations: arch/x86/kernel/kprobes/ftrace.c (v6.1).
 
-The site calls a trampoline, the stub ``ftrace_caller`` (:mod:`arch_x86.emu.stubs`), which saves
-everything as a struct pt_regs, asks for the handlers, and returns behind the site, or to where a
-handler has set ``ip``. There is one for all sites, as kprobe_ftrace_ops has one, and it is never
-freed: ftrace_shutdown() frees those of FTRACE_OPS_FL_DYNAMIC only, which what the kernel is built
-with is not. So a CPU or a preempted task may be in it at any time; it looks its probe up when it
-asks, by where it will return to, and finds none, or a disabled one, where that has gone meanwhile.
+It answers to kprobe_ftrace_handler(). The site calls a trampoline, the stub ``ftrace_caller``
+(:mod:`arch_x86.emu.stubs`). The stub saves all registers as a struct pt_regs, asks the host for the
+handlers, and returns behind the site, or to where a handler has set ``ip``.
 
-Handlers run as behind a jump: no trap, IF as in the interrupted code. For a pre_handler ``regs.ip``
-is the address of the site plus 1, as behind a breakpoint; for a post_handler it is behind the site.
-A pre_handler that returns 1 has set ``regs.ip`` itself, and no post_handler runs. A change of
-``sp`` has no effect. A hit in what a handler calls is missed and counted. The kernel also has
+There is one trampoline for all sites, as the kernel has one kprobe_ftrace_ops, and it is never
+freed: ftrace_shutdown() frees only trampolines of FTRACE_OPS_FL_DYNAMIC, which ops that are built
+into the kernel are not. So a CPU or a preempted task may be in the trampoline at any time. It looks
+its probe up only when it asks, by the address to which it will return, and finds none, or a
+disabled one, where the probe has gone meanwhile.
+
+Handlers run as behind a jump: there is no trap, and IF is as in the interrupted code. For a
+pre_handler ``regs.ip`` is the address of the site plus 1, as behind a breakpoint; for a
+post_handler it is behind the site. A pre_handler that returns 1 has set ``regs.ip`` itself, and no
+post_handler runs. A change of ``sp`` has no effect.
+
+A hit in what a handler calls is a miss and is counted. The kernel also has
 ftrace_test_recursion_trylock(), which refuses a hit without counting it, but only from the second
 level of recursion on. That level is never reached here, since no handler runs in a hit that is
 missed.
@@ -35,13 +39,15 @@ if TYPE_CHECKING:
 __all__ = ("FtraceHandler",)
 
 _SIZES: Final = (CALL32_SIZE, FTRACE_SIZE_MAX)
-"""Bytes of the call at a site."""
+"""The call at a site has one of these sizes in bytes."""
 
 
 class FtraceHandler:
-    """The pieces of a hit that ftrace's trampoline brings.
+    """This class has the pieces of a hit that ftrace's trampoline brings.
 
-    :param pre_handler: the piece that runs a pre_handler, which is that of a breakpoint.
+    :param cpus: what is known of each CPU.
+    :param pre_handler: the piece that runs a pre_handler; it is the one that a hit on a breakpoint
+        has.
     """
 
     def __init__(self, cpus: CpuState, pre_handler: Piece) -> None:
@@ -49,13 +55,17 @@ class FtraceHandler:
         self._pre_handler = pre_handler
 
     def way(self) -> Way:
-        """The pieces."""
+        """Return the pieces by the phase in which each runs."""
         return Way(
             trap=self.found, found=self._pre_handler, between=self._pre_handler, handled=self.done
         )
 
     def found(self, hit: Hit) -> HitPhase:
-        """Look the probe up whose handlers are next."""
+        """Look up the probe of the site, and return the phase that follows.
+
+        The hit is over where the probe has gone or is disabled, or where it is a miss. A miss is
+        asked for after that, so that it is only counted on a probe that would have run.
+        """
         cpus, cpu = self._cpus, hit.cpu
         p = self._probe_before(hit.argument)
         if p is None or p.disabled:
@@ -71,7 +81,11 @@ class FtraceHandler:
         return HitPhase.FOUND
 
     def _probe_before(self, end: int) -> Kprobe | None:
-        """The probe whose call returns to ``end``."""
+        """Return the probe whose call returns to ``end``, or None.
+
+        The call's size is not known from its end, so each size is tried, and the probe's record
+        must say the same.
+        """
         for size in _SIZES:
             p = self._cpus.core.get_kprobe(end - size)
             if p is not None and isinstance(p.ainsn, FtraceInsn) and p.ainsn.end == end:
@@ -79,8 +93,9 @@ class FtraceHandler:
         return None
 
     def done(self, hit: Hit) -> HitPhase:
-        """They are done: the post_handlers, as if the site were a no-op that was just executed, and
-        on behind it.
+        """Run the post_handler and end the hit.
+
+        The post_handler sees the site as a no-op that was just executed.
         """
         p, regs = hit.probe, hit.regs
         assert p is not None

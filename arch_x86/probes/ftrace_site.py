@@ -1,14 +1,15 @@
-"""Ftrace locations: what stands there, and what ftrace writes over it for a probe. Answers to
-ftrace_modify_code_direct() and ftrace_replace_code() (arch/x86/kernel/ftrace.c, v6.1) and to
-arch_prepare_kprobe_ftrace() (arch/x86/kernel/kprobes/ftrace.c).
+"""This module says what stands at ftrace locations, as arch/x86/kernel/ftrace.c does (v6.1).
 
-A kernel turns each ``call __fentry__`` into a 5-byte no-op when it loads code; a probe then turns
-the no-op into a call of a trampoline and back. Here code runs as the image has it, so what stands
-at the site while no probe is armed there is what the image has: the no-op, or the call of
-``__fentry__``, which comes back at once. While a probe is armed the call of the trampoline stands
-there, in as many bytes, as one instruction, since a task may be about to return behind it when the
-original comes back. All of it is written by ``text_poke_bp``: whoever meets the breakpoint that
-stands there meanwhile goes on as if the new instruction had been executed (poke_int3_handler).
+It answers to ftrace_modify_code_direct(), ftrace_replace_code(), and arch_prepare_kprobe_ftrace()
+(arch/x86/kernel/kprobes/ftrace.c). A kernel turns each ``call __fentry__`` into a 5-byte no-op when
+it loads code. A probe then turns the no-op into a call of a trampoline, and its end turns that into
+the no-op again. Here code runs as the image has it, so without an armed probe the image's bytes
+stand at the site: the no-op, or the call of ``__fentry__``, which returns at once.
+
+While a probe is armed, the call of the trampoline stands there, in as many bytes and as one
+instruction, since a task may be about to return behind it when the original comes back.
+``text_poke_bp`` writes all of this: a CPU that hits the breakpoint which stands there meanwhile
+goes on as if the new instruction had been executed (poke_int3_handler).
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
 __all__ = ("FTRACE_SIZE_MAX", "FtraceInsn", "ftrace_insn", "is_patchable")
 
 FTRACE_SIZE_MAX: Final = 6
-"""Bytes of the longest instruction that ftrace replaces here."""
+"""The longest instruction that ftrace replaces here has this many bytes."""
 
 _NOP5: Final = b"\x0f\x1f\x44\x00\x00"
 _CALL, _GROUP_5, _ADDR32 = b"\xe8", b"\xff\x15", b"\x67"
 
 
 def is_patchable(insn: Insn | None) -> bool:
-    """``insn`` is what an ftrace location may hold: the no-op of five bytes, or a call of
-    ``__fentry__`` as compilers and linkers have it (``call rel32``, ``call [rip + disp32]`` in
-    position-independent code, ``addr32 call rel32`` where the linker knew better).
+    """Return True when ``insn`` is what an ftrace location may hold.
+
+    That is the no-op of five bytes, or a call of ``__fentry__`` as compilers and linkers have it:
+    ``call rel32``, ``call [rip + disp32]`` in position-independent code, or ``addr32 call rel32``,
+    into which a linker turns the latter.
     """
     return insn is not None and (insn.raw == _NOP5 or _is_call(insn))
 
@@ -51,11 +54,14 @@ def _is_call(insn: Insn) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FtraceInsn:
-    """What a probe on an ftrace location has in place of a copy: the ``insn`` there, and the
-    ``call`` of ``trampoline`` that takes its place. The kernel has nothing there, ``p->ainsn.insn``
-    is NULL.
+    """This record is what a probe on an ftrace location has in place of a copy.
 
-    ``boostable`` and ``slot`` are as of any probe's ``ainsn``: there is no copy.
+    The kernel has nothing there: ``p->ainsn.insn`` is NULL. The properties ``boostable`` and
+    ``slot`` are there as in any probe's record.
+
+    :ivar insn: the instruction at the site while no probe is armed.
+    :ivar call: the bytes of the call of ``trampoline`` that takes its place.
+    :ivar trampoline: the address of the trampoline.
     """
 
     insn: Insn
@@ -64,28 +70,36 @@ class FtraceInsn:
 
     @property
     def boostable(self) -> bool:
-        """There is no copy that could end in a jump back."""
+        """Return False: there is no copy that could end in a jump back."""
         return False
 
     @property
     def slot(self) -> int:
-        """There is none."""
+        """Return 0: there is no slot."""
         return 0
 
     @property
     def end(self) -> int:
-        """Where the trampoline returns to."""
+        """Return the address behind the site, to which the trampoline returns."""
         return self.insn.end
 
     def arming(self) -> TextPokeParam:
-        """The call goes in."""
+        """Return the poke that puts the call in.
+
+        A CPU that hits the poke's breakpoint enters the trampoline, with the address behind the
+        site as return address.
+        """
         at = self.insn.addr
         return TextPokeParam(at, self.call, f"ftrace: arm {at:#x}", self.trampoline, self.end)
 
     def disarming(self, read_u64: Callable[[int], int | None]) -> TextPokeParam:
-        """The original comes back. ``read_u64`` gives the word at an address, since the original
-        may call through one; where that is not mapped, so that the call would fault, whoever comes
-        goes on behind it.
+        """Return the poke that puts the original instruction back.
+
+        A CPU that hits the poke's breakpoint goes on as the original would: behind a no-op, or
+        where a call leads. A call through a word that is not mapped would fault; there the CPU goes
+        on behind it.
+
+        :param read_u64: returns the word at an address, or None where no memory is mapped.
         """
         insn = self.insn
         target = insn.target
@@ -98,10 +112,10 @@ class FtraceInsn:
 
 
 def ftrace_insn(insn: Insn, trampoline: int) -> FtraceInsn:
-    """The record for a probe on ``insn``, which :func:`is_patchable`.
+    """Return the record for a probe on ``insn``, of which :func:`is_patchable` is true.
 
     :raises RelativeRangeError: ``trampoline`` is out of reach.
     """
-    # without a meaning in a relative call, but for its length
+    # The prefix means nothing in a relative call. It makes the call as long as the original.
     prefix = _ADDR32[: insn.length - CALL32_SIZE]
     return FtraceInsn(insn, prefix + call32(insn.addr + len(prefix), trampoline), trampoline)

@@ -1,15 +1,16 @@
-"""One hit, from the trap to the resumed code: the order in which its pieces run, whichever way a
-CPU came.
+"""This module runs one hit in its order: kprobe_int3_handler() and optimized_callback() (v6.1).
+
+A hit goes from the trap to the resumed code in pieces, whichever of three ways the CPU came by:
 
     a breakpoint          TRAP -> POKE -> RESUMED
                           TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED, or REFUSED
     a detour buffer       TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED
     ftrace's trampoline   TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED
 
-There is one order. ``run`` takes all pieces at once (:meth:`HitPath.run`), and an exploration takes
-one at a time (:meth:`HitPath.advance`), since what lies between two pieces is a choice point:
-another CPU or control task may act there. FOUND and each BETWEEN run the handler of one probe. All
-that a CPU knows between two pieces is its :class:`Hit` and its
+There is one order for all who run hits. ``run`` takes all pieces at once (:meth:`HitPath.run`), and
+an exploration takes one at a time (:meth:`HitPath.advance`), since what lies between two pieces is
+a choice point: another CPU or control task may act there. FOUND and each BETWEEN run the handler of
+one probe. All that a CPU knows between two pieces is its :class:`Hit` and its
 :class:`arch_x86.probes.stepping.KprobeCtlblk`.
 
 The pieces of each way are methods of :class:`arch_x86.probes.breakpoint.BreakpointHandler`,
@@ -32,24 +33,25 @@ if TYPE_CHECKING:
 
 __all__ = ("Hit", "HitPath", "Piece", "Way")
 
-# Looked up once: to look a member of an enumeration up takes as long as the rest of a piece of a
-# hit.
+# These members are looked up once, since to look up a member of an enumeration takes as long as the
+# rest of a piece of a hit.
 _TRAP, _RESUMED, _REFUSED = HitPhase.TRAP, HitPhase.RESUMED, HitPhase.REFUSED
 
 
 @dataclass(slots=True)
 class Hit:
-    """A hit in progress on a CPU.
+    """This record is a hit in progress on a CPU.
 
-    :ivar regs: what the stub or the detour buffer has pushed; the pieces change it, and the CPU
-        goes on with it.
-    :ivar argument: behind a detour buffer its number; behind ftrace's trampoline the address that
-        it returns to.
+    :ivar kind: the way by which the CPU came.
+    :ivar regs: the registers that the stub or the detour buffer has pushed. The pieces change them,
+        and the CPU goes on with them.
+    :ivar argument: behind a detour buffer the number of its probe; behind ftrace's trampoline the
+        address that it returns to.
     :ivar phase: the piece that is next, or how the hit ended.
-    :ivar probe: what the table had at the site.
+    :ivar probe: the probe that the table had at the site.
     :ivar children: of an aggregator, the probes whose handlers are still to run, as they were
-        listed when the first one ran: one that joins meanwhile comes in front, and one that leaves
-        is disabled.
+        listed when the first one ran. A probe that joins meanwhile comes in front of them, and one
+        that leaves is disabled.
     """
 
     kind: HitKind
@@ -62,7 +64,7 @@ class Hit:
 
 
 Piece = Callable[[Hit], HitPhase]
-"""Does one piece of a hit, and returns which one is next."""
+"""A piece does its part of a hit, and returns the phase that is next."""
 
 
 def _impossible(hit: Hit) -> HitPhase:
@@ -71,7 +73,7 @@ def _impossible(hit: Hit) -> HitPhase:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The pieces of one :class:`HitKind`, by the phase that they are for."""
+    """A way has the pieces for one :class:`HitKind`, by the phase in which each runs."""
 
     trap: Piece
     found: Piece
@@ -80,15 +82,20 @@ class Way:
     poke: Piece = _impossible
 
     def by_phase(self) -> tuple[Piece, ...]:
-        """The pieces in the order of :class:`HitPhase`, whose numbers begin at 1."""
+        """Return the pieces in the order of :class:`HitPhase`, whose numbers begin at 1."""
         return (_impossible, self.trap, self.poke, self.found, self.handled, self.between)
 
 
 class HitPath:
-    """Takes hits through their pieces."""
+    """This class takes hits through their pieces.
+
+    :param int3: the pieces of a hit on a breakpoint.
+    :param optimized: those of a hit behind a jump.
+    :param ftrace: those of a hit on an ftrace location.
+    """
 
     def __init__(self, int3: Way, optimized: Way, ftrace: Way) -> None:
-        # by HitKind, which counts from 1
+        # The index is a HitKind, whose numbers begin at 1.
         self._pieces = (
             (),
             int3.by_phase(),
@@ -97,18 +104,18 @@ class HitPath:
         )
 
     def advance(self, hit: Hit) -> None:
-        """Run the next piece of ``hit``.
+        """Run the next piece of ``hit``, and set its phase to the one that follows.
 
-        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room
-            for another one.
+        :raises ReentryError: the hit came in a phase of another hit in which the kernel has no room
+            for one more.
         """
         hit.phase = self._pieces[hit.kind][hit.phase](hit)
 
     def run(self, hit: Hit) -> bool:
-        """Run all pieces. False: a breakpoint that is nobody's.
+        """Run all pieces of ``hit`` that are left; return False for a breakpoint that is nobody's.
 
-        :raises ReentryError: it was hit in the middle of another hit, where the kernel has no room
-            for another one.
+        :raises ReentryError: the hit came in a phase of another hit in which the kernel has no room
+            for one more.
         """
         pieces, phase = self._pieces[hit.kind], hit.phase
         while phase is not _RESUMED and phase is not _REFUSED:

@@ -1,8 +1,9 @@
-"""What 6.1 would answer for every byte of a function: the model behind ``optprobe inspect``.
+"""This module says what Linux 6.1 would answer for each byte of a function (kernel/kprobes.c).
 
-Slots and detour buffers are shown at hypothetical addresses behind the image: every site's slot at
-the first page boundary at least 1 MiB behind the image's end, every site's detour buffer one page
-later, the callback one page behind that. The callback's first argument is 0.
+It is the model behind ``optprobe inspect``. Slots and detour buffers are shown at hypothetical
+addresses behind the image. Every site's slot lies at the first page boundary at least 1 MiB behind
+the image's end, every site's detour buffer one page behind that, and the callback one page further.
+The callback's first argument is 0.
 """
 
 from __future__ import annotations
@@ -51,11 +52,15 @@ _SITES_A_WRITE: Final = 512
 
 
 class FunctionReport:
-    """One function, and its sites as they are asked for: all of them at once are 200 bytes and more
-    for each byte of text.
+    """This class reports on one function, and makes the report on a site when it is asked for.
 
-    ``size`` is that of the code: the symbol's, cut at the next symbol, or up to there where the
-    symbol has none; 0 outside of text.
+    The reports on all sites of a function would take 200 bytes and more for each byte of text.
+
+    :param cache: the image's functions.
+    :param symbol: the function.
+    :param buffers: report also the bytes of each site's slot and detour buffer.
+    :ivar size: the size of the code in bytes: the symbol's, cut at the next symbol, or up to there
+        where the symbol has none; 0 outside of the text.
     """
 
     def __init__(self, cache: CodeCache, symbol: Symbol, *, buffers: bool = False) -> None:
@@ -71,23 +76,24 @@ class FunctionReport:
 
     @property
     def insns(self) -> dict[int, Insn]:
-        """Offset -> instruction: the sites at which one starts."""
+        """Return the instructions by their offset; the sites where one starts."""
         return {} if self._function is None else self._function.insns
 
     @property
     def decoded_size(self) -> int:
-        """Offset behind the last instruction; up to there, a byte at which none starts is inside of
-        one.
+        """Return the offset behind the last decoded instruction.
+
+        A byte in front of it at which no instruction starts is inside of one.
         """
         return 0 if self._function is None else self._function.decoded_size
 
     @property
     def sites(self) -> tuple[SiteReport, ...]:
-        """All offsets, made anew each time."""
+        """Return the reports on all offsets, made anew at each call."""
         return tuple(map(self.site, range(self.size)))
 
     def to_json(self) -> dict[str, Any]:
-        """One element of ``functions``."""
+        """Return the element of ``functions`` in the JSON document."""
         return {
             "symbol": self.symbol,
             "addr": self.addr,
@@ -96,8 +102,10 @@ class FunctionReport:
         }
 
     def site(self, offset: int) -> SiteReport:
-        """The report on one offset, from 0 to ``size`` - 1. A function's first byte has the answers
-        of where a probe there goes.
+        """Return the report on one offset, from 0 to ``size`` - 1.
+
+        Where a probe at a function's first byte goes behind an ENDBR, that byte has the answers of
+        the place behind it.
         """
         moved = entry_offset(self._cache, self.addr) if offset == 0 else 0
         if moved:
@@ -142,7 +150,7 @@ class FunctionReport:
         )
 
     def json_parts(self) -> Iterator[str]:
-        """The text of ``json.dumps(self.to_json())``, a little at a time."""
+        """Yield the text of ``json.dumps(self.to_json())``, some sites at a time."""
         yield (
             f'{{"symbol": {json.dumps(self.symbol)}, "addr": {self.addr}, "size": {self.size},'
             ' "sites": ['
@@ -155,8 +163,9 @@ class FunctionReport:
         yield "]}"
 
     def notable_sites(self) -> Iterator[SiteReport]:
-        """The sites without those inside of instructions of which there is no more to say than
-        that.
+        """Yield the reports on all sites except those that merely lie inside of an instruction.
+
+        Of those there is nothing else to say.
         """
         insns, plain = self.insns, self._plain_size()
         for offset in range(self.size):
@@ -164,7 +173,11 @@ class FunctionReport:
                 yield self.site(offset)
 
     def _site_texts(self) -> Iterator[str]:
-        """Three of four sites are inside an instruction and differ in nothing but the offset."""
+        """Yield the JSON text of each site.
+
+        Three of four sites are inside of an instruction, and their texts differ in the offset
+        alone, so the rest of that text is made once.
+        """
         insns, plain = self.insns, self._plain_size()
         for offset in range(self.size):
             if offset < plain and offset not in insns:
@@ -173,8 +186,10 @@ class FunctionReport:
                 yield self.site(offset).json_text()
 
     def _plain_size(self) -> int:
-        """Up to here the image's lists say nothing about any offset, and instructions follow each
-        other.
+        """Return the offset up to which only the instruction boundaries decide.
+
+        Up to there instructions follow each other, and no list of the image says anything. So every
+        offset inside of an instruction has the same answer.
         """
         cache = self._cache
         if cache.off_limits.overlaps(self.addr, self.size):
@@ -187,8 +202,9 @@ class FunctionReport:
 def inspect_function(
     cache: CodeCache, symbol: str | Symbol, *, buffers: bool = False
 ) -> FunctionReport:
-    """The report on one function, by name (the first that is called so) or symbol.
+    """Return the report on one function.
 
+    :param symbol: the function, or its name, of which the first function with this name is taken.
     :raises InputError: the image has no such function.
     """
     found = named_functions(cache.image, symbol)[0] if isinstance(symbol, str) else symbol
@@ -196,10 +212,11 @@ def inspect_function(
 
 
 def named_functions(image: Image, name: str | None = None) -> list[Symbol]:
-    """The functions called ``name`` (static ones of several files may be), or all; in address
-    order, none twice.
+    """Return the functions called ``name``, or all functions, in address order and each once.
 
-    :raises InputError: there is none called so.
+    Static functions of several files may have the same name.
+
+    :raises InputError: no function has this name.
     """
     chosen = {
         (symbol.addr, symbol.name): symbol
@@ -217,8 +234,10 @@ def named_functions(image: Image, name: str | None = None) -> list[Symbol]:
 def inspect_functions(
     cache: CodeCache, functions: Iterable[Symbol], *, buffers: bool = False
 ) -> Iterator[FunctionReport]:
-    """One report after another. Use each before the next: what was decoded for it is forgotten
-    then, or it would fill the memory.
+    """Yield the report on each of ``functions``.
+
+    Use each report before the next one: what was decoded for it is forgotten then, since it would
+    fill the memory otherwise.
     """
     last: FunctionReport | None = None
     for symbol in functions:
@@ -235,10 +254,11 @@ def write_inspect_json(
     buffers: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """The same document as :func:`inspect_json`, written as it is made: a MiB of text makes 250 MB
-    of it.
+    """Write the document of :func:`inspect_json` to ``out`` while it is made.
 
-    :param progress: is told how many functions of how many are done.
+    A MiB of text makes 250 MB of it.
+
+    :param progress: is told how many functions are done, and how many there are.
     :raises InputError: the image has no function ``symbol``; nothing is written then.
     """
     functions = named_functions(image, symbol)
@@ -254,8 +274,10 @@ def write_inspect_json(
 
 
 def inspect_json(image: Image, symbol: str | None = None, buffers: bool = False) -> dict[str, Any]:
-    """The document of ``optprobe inspect --json``.
+    """Return the document of ``optprobe inspect --json``.
 
+    :param symbol: the functions of this name, or None for all functions.
+    :param buffers: report also the bytes of each site's slot and detour buffer.
     :raises InputError: the image has no function ``symbol``.
     """
     functions = inspect_functions(CodeCache(image), named_functions(image, symbol), buffers=buffers)
@@ -281,12 +303,14 @@ _INSIDE: Final = (
     .json_text()
     .removeprefix('{"offset": 0')
 )
-"""The JSON text of a site inside an instruction, from behind its offset."""
+"""This is the JSON text of a site inside of an instruction, from behind its offset."""
 
 
 def _text(insn: Insn) -> str:
-    """The instruction's text. But for relative branches it does not depend on the address, and code
-    repeats itself.
+    """Return the instruction's text.
+
+    It depends on the address of relative branches only. All others are looked up by their bytes,
+    since code repeats itself.
     """
     return insn.text if insn.target is not None else _text_anywhere(insn.raw)
 
@@ -297,7 +321,7 @@ def _text_anywhere(raw: bytes) -> str:
 
 
 def _slot(insn: Insn, boostable: bool, addresses: BufferAddresses) -> Buffer | None:
-    """None where the hypothetical address is out of reach."""
+    """Return the slot's bytes, or None where its hypothetical address is out of reach."""
     try:
         return Buffer(addresses.slot, build_slot(insn, addresses.slot, boostable))
     except RelativeRangeError:
@@ -307,6 +331,7 @@ def _slot(insn: Insn, boostable: bool, addresses: BufferAddresses) -> Buffer | N
 def _detour(
     outcome: OptimizePlan | Unoptimizable, addresses: BufferAddresses, red_zone: bool
 ) -> Buffer | None:
+    """Return the detour buffer's bytes, or None where there is none, or none in reach."""
     if not isinstance(outcome, OptimizePlan):
         return None
     try:

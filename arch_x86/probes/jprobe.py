@@ -1,5 +1,6 @@
-"""Jumper probes on x86. Answers to setjmp_pre_handler() and longjmp_break_handler() in
-arch/x86/kernel/kprobes.c (6274de4984a6).
+"""This module does jumper probes: setjmp_pre_handler() (arch/x86/kernel/kprobes.c, 6274de4984a6).
+
+It answers also to longjmp_break_handler().
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from arch_x86.probes.stepping import KprobeCtlblk
 
 __all__ = ("JprobeStub", "longjmp", "setjmp")
 
-_STACK_WORDS: Final = 8  # MAX_STACK_SIZE, 64 bytes: arguments on the stack, which the callee owns
+# MAX_STACK_SIZE, 64 bytes. Arguments on the stack belong to the callee, so the jumper probe's
+# function may change them, and they are kept for the probed function.
+_STACK_WORDS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class JprobeStub:
-    """``jprobe_return`` lies at ``start`` and has its breakpoint before ``end``; it loads RSP from
-    its CPU's word in ``saved_sp``.
+    """This record is the stub ``jprobe_return``, by which the function of a jumper probe returns.
+
+    :ivar start: its address.
+    :ivar end: the address behind it; its breakpoint lies in front of there.
+    :ivar saved_sp: for each CPU, the address of the word from which the stub loads RSP.
     """
 
     start: int
@@ -31,7 +37,12 @@ class JprobeStub:
 def setjmp(
     block: KprobeCtlblk, entry: int, regs: PtRegs, memory: StackMemory, saved_sp: int
 ) -> None:
-    """Keep registers and the top of the stack, and go to ``entry`` with interrupts off."""
+    """Keep the registers and the top of the stack, and go to ``entry`` with interrupts off.
+
+    :param block: the hit in progress, which keeps them.
+    :param entry: the address of the jumper probe's function.
+    :param saved_sp: the address of the word from which ``jprobe_return`` loads RSP.
+    """
     words: list[int] = []
     while (
         len(words) < _STACK_WORDS
@@ -45,7 +56,10 @@ def setjmp(
 
 
 def longjmp(block: KprobeCtlblk, regs: PtRegs, memory: StackMemory) -> bool:
-    """Put both back. False: nobody is away."""
+    """Put back the registers and the stack that :func:`setjmp` kept, if it kept any.
+
+    :returns: True if it did.
+    """
     if block.jprobe is None:
         return False
     registers, words = block.jprobe

@@ -1,5 +1,6 @@
-"""Return probes on x86. Answers to arch_prepare_kretprobe() and trampoline_handler() in
-arch/x86/kernel/kprobes.c (6274de4984a6), and to arch/x86/kernel/rethook.c (v6.1).
+"""This module does return probes: trampoline_handler() (arch/x86/kernel/kprobes.c, 6274de4984a6).
+
+It answers also to arch_prepare_kretprobe(), and to arch/x86/kernel/rethook.c (v6.1).
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ __all__ = ("hook_return", "return_from_trampoline")
 
 
 def hook_return(ri: KretprobeInstance, regs: PtRegs, memory: StackMemory, trampoline: int) -> bool:
-    """At a function's entry, where the return address lies on top of the stack: note it in ``ri``,
-    put ``trampoline`` there.
+    """Put ``trampoline`` in the place of the return address, at a function's entry.
 
-    False, and nothing done, when the stack can't be read or written there.
+    The return address lies on top of the stack there; ``ri`` takes it and where it lay.
+
+    :returns: False, with nothing done, when the stack cannot be read or written there.
     """
     found = memory.read_u64(regs.sp)
     if found is None or not memory.write(regs.sp, trampoline.to_bytes(8, "little")):
@@ -30,10 +32,11 @@ def hook_return(ri: KretprobeInstance, regs: PtRegs, memory: StackMemory, trampo
 def return_from_trampoline(
     probes: ReturnCalls, regs: PtRegs, memory: StackMemory, trampoline: int
 ) -> bool:
-    """The trampoline stub asks where to go on: call the handlers, and put the address where the
-    stub's RET finds it, under ``regs.sp``.
+    """Call the return handlers for the trampoline stub, and tell it where to go on.
 
-    False when no call is open there.
+    The address is put under ``regs.sp``, where the stub's RET finds it.
+
+    :returns: False when no call is open there.
     """
     frame = regs.sp - 8 & ADDRESS_MASK
     regs.ip = trampoline

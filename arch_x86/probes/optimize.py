@@ -1,8 +1,8 @@
-"""Whether a probe can become a jump, and which instructions that replaces. Answers to
-can_optimize(), insn_jump_into_range() and copy_optimized_instructions()
-(arch/x86/kernel/kprobes/opt.c).
+"""This module says whether a probe can become a jump (arch/x86/kernel/kprobes/opt.c, v6.1).
 
-"Can't be optimized" is an answer, not an error: the probe stays a breakpoint.
+It answers to can_optimize(), insn_jump_into_range() and copy_optimized_instructions(), and says
+which instructions the jump replaces. That a probe cannot be optimized is an answer, not an error:
+the probe stays a breakpoint.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 __all__ = ("REPLACED_SIZE_MAX", "OptimizePlan", "Unoptimizable", "can_optimize")
 
 REPLACED_SIZE_MAX: Final = JMP32_SIZE - 1 + 15
-"""Four bytes of short instructions and a longest one."""
+"""A jump replaces this many bytes at most: 4 of short instructions, and one of 15."""
 
 
 class Unoptimizable(StrEnum):
-    """Why a probe stays a breakpoint: the closed list."""
+    """A reason says why a probe stays a breakpoint; this is the closed list of reasons."""
 
     NOT_PROBEABLE = "not-probeable"
     FTRACE_SITE = "ftrace-site"
@@ -51,8 +51,12 @@ class Unoptimizable(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OptimizePlan:
-    """The jump at ``addr`` replaces ``insns``, ``size`` bytes (5 to 19), which run in the detour
-    instead.
+    """A plan says which instructions the jump at ``addr`` replaces.
+
+    Their copies run in the detour buffer instead.
+
+    :ivar insns: the replaced instructions.
+    :ivar size: how many bytes they have, 5 to 19.
     """
 
     addr: int
@@ -61,7 +65,7 @@ class OptimizePlan:
 
     @property
     def end(self) -> int:
-        """Where the detour jumps back to."""
+        """Return the address behind the replaced instructions, to which the detour jumps back."""
         return self.addr + self.size
 
 
@@ -81,10 +85,11 @@ def can_optimize(
     *,
     jumps_in: bool = False,
 ) -> OptimizePlan | Unoptimizable:
-    """The plan for a probe at ``addr``, or why there is none. ``is_probed(a)``: another enabled
-    probe sits at ``a``.
+    """Return the plan for a probe at ``addr``, or the reason why there is none.
 
-    :param jumps_in: do not ask whether the function jumps into the range.
+    :param is_probed: returns True when another enabled probe sits at an address; None does not ask.
+    :param jumps_in: do not ask whether the function jumps into the range, as the safety step
+        ``jump-range-check`` is left out.
     """
     if not can_probe(cache, addr):
         return Unoptimizable.NOT_PROBEABLE
@@ -102,14 +107,18 @@ def can_optimize(
 
 
 def _function_refusal(cache: CodeCache, function: FunctionCode, addr: int) -> Unoptimizable | None:
-    """What the whole function says against a jump at ``addr``: nothing may arrive inside of it."""
+    """Return the reason that the whole function has against a jump at ``addr``, or None.
+
+    No CPU may arrive inside of the jump's bytes. So it must be known of the whole function where
+    each of its jumps and fixups leads.
+    """
     if cache.touches_exception_table(function):
         return Unoptimizable.EXCEPTION_TABLE
     if not function.decodable:
         return Unoptimizable.UNDECODABLE
     if cache.jumps_indirectly(function):
         return Unoptimizable.INDIRECT_JUMP
-    # 6.1 includes the address behind the jump, which would be harmless.
+    # The last address lies behind the jump, where a CPU may arrive without harm. 6.1 counts it in.
     if function.jumps_into(addr + INT3_SIZE, addr + INT3_SIZE + DISP32_SIZE):
         return Unoptimizable.JUMP_INTO_RANGE
     return None
@@ -118,7 +127,11 @@ def _function_refusal(cache: CodeCache, function: FunctionCode, addr: int) -> Un
 def _plan(
     cache: CodeCache, addr: int, is_probed: Callable[[int], bool] | None
 ) -> OptimizePlan | Unoptimizable:
-    """Whole instructions from ``addr`` on until the jump has room."""
+    """Return the plan of a jump at ``addr``, or the reason why there is none.
+
+    It takes whole instructions from ``addr`` on until the jump has room. A replaced instruction
+    must be boostable, since no trap puts right what its copy leaves behind.
+    """
     insns: list[Insn] = []
     size = 0
     while size < JMP32_SIZE:
@@ -129,6 +142,8 @@ def _plan(
             return Unoptimizable.LATER_NOT_BOOSTABLE if insns else Unoptimizable.FIRST_NOT_BOOSTABLE
         insns.append(insn)
         size += insn.length
+    # The address of the detour buffer is not known yet, so its whole area must be in reach: of the
+    # jump at the site, of the jump back, and of the copies' operands.
     detours = cache.areas.detours
     if not (
         lies_in_reach(addr + JMP32_SIZE, detours)
@@ -136,8 +151,10 @@ def _plan(
         and copies_reach(insns, detours)
     ):
         return Unoptimizable.OUT_OF_REACH
+    # The kernel patches this text itself, and relies on the instruction boundaries there.
     if any(cache.reserved[kind].overlaps(addr, size) for kind in _RESERVED):
         return Unoptimizable.RESERVED_TEXT
+    # The jump would overwrite the other probe's breakpoint.
     if is_probed is not None and any(is_probed(addr + offset) for offset in range(1, size)):
         return Unoptimizable.NEIGHBOUR_PROBE
     return OptimizePlan(addr, tuple(insns), size)

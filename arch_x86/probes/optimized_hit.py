@@ -1,7 +1,7 @@
-"""The hit path of optimized probes: what a detour buffer asks for. Answers to optimized_callback()
-in arch/x86/kernel/kprobes.c (2.6.38).
+"""This module handles hits behind a jump: optimized_callback() (arch/x86/kernel/kprobes.c, 2.6.38).
 
-Its probe may be disabled already, while the jump waits to be undone: then nothing runs.
+A detour buffer asks for the handlers. Its probe may be disabled already, while the jump waits to be
+undone; no handler runs then.
 """
 
 from __future__ import annotations
@@ -30,18 +30,26 @@ _FOUND, _BETWEEN, _HANDLED, _RESUMED = (
 
 
 class OptimizedHandler:
-    """The pieces of a hit behind a jump."""
+    """This class has the pieces of a hit behind a jump.
+
+    :param cpus: what is known of each CPU.
+    :param profile: says whether a disabled probe is looked for (``disabled-check``).
+    """
 
     def __init__(self, cpus: CpuState, profile: Profile) -> None:
         self._cpus = cpus
         self._asks_for_disabled = profile.has(SafetyStep.DISABLED_CHECK)
 
     def way(self) -> Way:
-        """The pieces."""
+        """Return the pieces by the phase in which each runs."""
         return Way(trap=self.found, found=self.handle, between=self.handle, handled=self.done)
 
     def found(self, hit: Hit) -> HitPhase:
-        """Look the probe up whose handlers are next."""
+        """Look up the probe of the detour buffer, and return the phase that follows.
+
+        The hit is over where the probe has gone or is disabled, or where it is a miss. A miss is
+        asked for after that, so that it is only counted on a probe that would have run.
+        """
         cpus, cpu = self._cpus, hit.cpu
         op = cpus.core.find_optimized(hit.argument)
         if op is None or (op.disabled and self._asks_for_disabled):
@@ -59,7 +67,10 @@ class OptimizedHandler:
         return _FOUND
 
     def handle(self, hit: Hit) -> HitPhase:
-        """Run the pre_handler of the next child."""
+        """Run the pre_handler of the next child, and return the phase that follows.
+
+        What the handler returns is ignored, as opt_pre_handler() ignores it.
+        """
         cpus, p = self._cpus, hit.probe
         assert isinstance(p, AggrKprobe)
         cpus.cpu = hit.cpu
@@ -71,6 +82,6 @@ class OptimizedHandler:
         return _BETWEEN if children else _HANDLED
 
     def done(self, hit: Hit) -> HitPhase:
-        """They are done."""
+        """End the hit; the detour buffer goes on to the copied instructions."""
         self._cpus.ctlblk[hit.cpu].current = None
         return _RESUMED

@@ -1,5 +1,7 @@
-"""Detour buffers built and freed, jumps written and undone. Answers to
-arch_prepare_optimized_kprobe() and its siblings in arch/x86/kernel/kprobes.c (2.6.38).
+"""This module builds detour buffers and writes jumps (arch/x86/kernel/kprobes.c, 2.6.38).
+
+It answers to arch_prepare_optimized_kprobe(), arch_remove_optimized_kprobe(),
+arch_check_optimized_kprobe(), arch_optimize_kprobes() and arch_unoptimize_kprobe().
 """
 
 from __future__ import annotations
@@ -26,10 +28,15 @@ __all__ = ("OptimizedSites",)
 
 
 class OptimizedSites:
-    """The optimized probes of one machine.
+    """This class has the optimized probes of one machine.
 
-    :param callback: what a detour buffer calls.
-    :param copied: told the address and bytes of each copied instruction before it is written.
+    :param code: the functions of the image.
+    :param copies: the slots and detour buffers.
+    :param poke: the poke protocol, by which all bytes are written.
+    :param profile: says which safety steps are taken.
+    :param callback: the address of the stub that a detour buffer calls.
+    :param copied: is told the address and bytes of each copied instruction before it is written.
+    :param red_zone: detour buffers skip the red zone.
     """
 
     def __init__(
@@ -52,7 +59,11 @@ class OptimizedSites:
         self._red_zone = red_zone
 
     def prepare(self, op: AggrKprobe) -> None:
-        """Build the detour buffer, where the site can be optimized."""
+        """Build the detour buffer of ``op``, where its site can be optimized.
+
+        Where it cannot, or no detour buffer is free or in reach, the probe stays a breakpoint, as
+        in the kernel.
+        """
         plan = can_optimize(
             self._code, op.at, jumps_in=not self._profile.has(SafetyStep.JUMP_RANGE_CHECK)
         )
@@ -61,14 +72,14 @@ class OptimizedSites:
         detours = self._copies.detours
         try:
             at = detours.get()
-        except KprobeError:  # full: stays a breakpoint, as in the kernel
+        except KprobeError:  # The area is full.
             return
         try:
             detour = build_detour(
                 plan, at, op_id=op.op_id, callback=self._callback, red_zone=self._red_zone
             )
             jump = jmp32(op.at, at)
-        except KprobeError:  # out of the reach of a rel32: stays a breakpoint, as in the kernel
+        except KprobeError:  # A 32-bit displacement does not reach.
             detours.free(at, dirty=False)
             return
         if len(detour.code) > DETOUR_SIZE:
@@ -82,13 +93,18 @@ class OptimizedSites:
         self._copies.owner[at] = op
 
     def _announce_copies(self, plan: OptimizePlan, detour: Detour) -> None:
+        """Tell ``copied`` of each copied instruction, before the buffer is written."""
         offset = detour.copied_start
         for insn in plan.insns:
             self._copied(detour.addr + offset, detour.code[offset : offset + insn.length])
             offset += insn.length
 
     def remove(self, op: AggrKprobe) -> None:
-        """Poison and free the detour buffer."""
+        """Fill the detour buffer of ``op`` with breakpoints, and free it.
+
+        It is freed as dirty: no trap tells that a CPU has left it, so it is not used again before a
+        grace period.
+        """
         if op.optinsn is None:
             return
         optinsn: OptInsn = op.optinsn
@@ -99,8 +115,13 @@ class OptimizedSites:
         self._copies.detours.free(at, dirty=True)
 
     def check(self, op: AggrKprobe, get_kprobe: Callable[[int], Kprobe | None]) -> bool:
-        """False while another probe has its breakpoint or jump inside the replaced bytes; where the
-        kernel thinks of it, also a disabled one whose jump waits to be undone.
+        """Return False while another probe stands inside of the replaced bytes of ``op``.
+
+        The jump would overwrite that probe's breakpoint or jump. In kernels with f1c97a1b4ef7 a
+        disabled probe counts, too, while it waits on a list of the optimizer, since its own jump
+        may still stand there.
+
+        :param get_kprobe: returns the probe in the table at an address.
         """
         optinsn: OptInsn = op.optinsn
         if not self._profile.has(SafetyStep.NEIGHBOUR_CHECK):
@@ -115,7 +136,7 @@ class OptimizedSites:
         return True
 
     def optimize(self, ops: Sequence[AggrKprobe]) -> None:
-        """Jumps go in."""
+        """Write the jumps of ``ops`` over their breakpoints, by one call of the poke protocol."""
         self._poke.text_poke_jumps(
             [
                 TextPokeParam(
@@ -126,7 +147,10 @@ class OptimizedSites:
         )
 
     def unoptimize(self, ops: Sequence[AggrKprobe], verb: str) -> None:
-        """Breakpoints and the original tails come back. ``verb``: what the timeline calls it."""
+        """Write breakpoints, and the original bytes behind them, over the jumps of ``ops``.
+
+        :param verb: how the timeline calls it.
+        """
         self._poke.text_poke_breakpoints(
             [
                 TextPokeParam(op.at, INT3 + op.optinsn.original[1:], f"{verb} {op.at:#x}")

@@ -1,8 +1,8 @@
-"""Which instructions are emulated instead of stepped, and which of those not. Answers to
-prepare_emulation() (core.c, since v5.13).
+"""This module says which instructions are emulated: prepare_emulation() (core.c, since v5.13).
 
-Since 5.13 a probe steps by an INT3 behind the copy, so whatever does not arrive there has to be
-emulated, and what can't be emulated can't be probed.
+The kernel's file is arch/x86/kernel/kprobes/core.c. Since v5.13 a probe steps by an INT3 behind the
+copy. So whatever does not arrive there has to be emulated, and what the kernel cannot emulate
+cannot be probed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ("Emulation", "emulation_of", "is_unsupported")
 
 
 class Emulation(StrEnum):
-    """How 6.1 emulates an instruction."""
+    """This enumeration says how Linux 6.1 emulates an instruction."""
 
     CALL = "call"
     CALL_INDIRECT = "call_indirect"
@@ -31,7 +31,7 @@ class Emulation(StrEnum):
 _BY_OPCODE: Final[dict[int, Emulation]] = {
     **dict.fromkeys(range(0x70, 0x80), Emulation.JCC),
     **dict.fromkeys((0x9C, 0x9D, 0xFA, 0xFB), Emulation.IF_MODIFIERS),  # PUSHF, POPF, CLI, STI
-    # far returns, too: they lose their CS
+    # 6.1 takes far returns for near ones, so they lose their CS.
     **dict.fromkeys((0xC2, 0xC3, 0xCA, 0xCB), Emulation.RET),
     **dict.fromkeys(range(0xE0, 0xE4), Emulation.LOOP),
     0xE8: Emulation.CALL,
@@ -44,7 +44,9 @@ _ADDRESS_SIZE: Final = 0x67
 
 
 def emulation_of(insn: Insn, quirks: KernelQuirks = QUIRKS_6_1) -> Emulation | None:
-    """How 6.1 emulates ``insn``; None: it is stepped, or can't be probed
+    """Return how Linux 6.1 emulates ``insn``.
+
+    It is None where the instruction is stepped, and where it cannot be probed
     (:func:`is_unsupported`).
     """
     if insn.vex and not quirks.vex_as_legacy:
@@ -64,10 +66,10 @@ def emulation_of(insn: Insn, quirks: KernelQuirks = QUIRKS_6_1) -> Emulation | N
 
 
 def is_unsupported(insn: Insn, quirks: KernelQuirks = QUIRKS_6_1) -> bool:
-    """True when ``insn`` would have to be emulated and 6.1 can't (-EOPNOTSUPP).
+    """Return True when ``insn`` would have to be emulated and Linux 6.1 cannot do it (-EOPNOTSUPP).
 
-    Far branches, IRET, near indirect branches through memory or with 32-bit addresses, and ``0f 01
-    c0`` to ``c7`` (VMCALL ...).
+    These are far branches, IRET, near indirect branches through memory or with 32-bit addresses,
+    and ``0f 01 c0`` to ``c7`` (VMCALL ...).
     """
     if insn.vex and not quirks.vex_as_legacy:
         return False

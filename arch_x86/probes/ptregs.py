@@ -1,8 +1,7 @@
-"""struct pt_regs (arch/x86/include/asm/ptrace.h, 64-bit): the interrupted state as it lies on the
-guest stack.
+"""This module has struct pt_regs (arch/x86/include/asm/ptrace.h, 64-bit).
 
-21 quad words, r15 lowest. A trap stub pushes them, handlers read and change them, the stub pops
-them again.
+It is the interrupted state as it lies on the guest's stack: 21 quad words, r15 at the lowest
+address. A trap stub pushes them, handlers read and change them, and the stub pops them again.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ PT_REGS_SIZE: Final = _LAYOUT.size
 
 
 class PtRegs:
-    """Registers by the kernel's names; each is an unsigned 64-bit integer."""
+    """This record has the registers by the kernel's names; each is an unsigned 64-bit integer."""
 
     __slots__ = _FIELDS
 
@@ -79,7 +78,7 @@ class PtRegs:
 
     @classmethod
     def unpack(cls, data: bytes) -> PtRegs:
-        """From :data:`PT_REGS_SIZE` bytes of guest memory."""
+        """Return the registers of :data:`PT_REGS_SIZE` bytes of guest memory."""
         regs = cls()
         (
             regs.r15,
@@ -107,15 +106,13 @@ class PtRegs:
         return regs
 
     def pack(self) -> bytes:
-        """To :data:`PT_REGS_SIZE` bytes; values are cut to 64 bits as a store would."""
+        """Return the registers as :data:`PT_REGS_SIZE` bytes, each cut to 64 bits."""
         values = _all_fields(self)
         try:
             return _LAYOUT.pack(*values)
-        except struct.error:  # a handler stored something negative or too wide
+        except struct.error:  # A handler has stored a negative number, or one of over 64 bits.
             return _LAYOUT.pack(*[value & ADDRESS_MASK for value in values])
 
     def argument(self, number: int) -> int:
-        """Integer argument ``number`` (0 to 5) of the System V calling convention, at a function's
-        entry.
-        """
+        """Return integer argument ``number``, 0 to 5, at a function's entry (psABI, 3.2.3)."""
         return (self.di, self.si, self.dx, self.cx, self.r8, self.r9)[number]

@@ -1,5 +1,6 @@
-"""What the arch layer hangs on a probe: struct arch_specific_insn and struct
-arch_optimized_insn.
+"""This module has struct arch_specific_insn, arch_optimized_insn (arch/x86/include/asm/kprobes.h).
+
+They are what the arch layer keeps with each probe.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ __all__ = ("Ainsn", "OptInsn")
 
 @dataclass(frozen=True, slots=True)
 class Ainsn:
-    """The probed instruction as it was, and its copy at ``slot``; ``boosted``: the copy that ends
-    in a jump back, which may be the same one, or None.
+    """This record is the probed instruction and its copies (struct arch_specific_insn).
+
+    :ivar insn: the instruction as it was before it was probed.
+    :ivar slot: the address of its copy.
+    :ivar boosted: the address of the copy that ends in a jump back, which may be the same one, or
+        None.
     """
 
     insn: Insn
@@ -24,19 +29,23 @@ class Ainsn:
 
     @property
     def boostable(self) -> bool:
-        """There is a copy that ends in a jump back."""
+        """Return True when there is a copy that ends in a jump back."""
         return self.boosted is not None
 
     @property
     def opcode(self) -> bytes:
-        """The byte that the breakpoint replaces."""
+        """Return the byte that the breakpoint replaces."""
         return self.insn.raw[:1]
 
 
 @dataclass(frozen=True, slots=True)
 class OptInsn:
-    """A prepared detour buffer. ``size``: bytes of whole instructions copied. ``original``: the 5
-    bytes that the jump replaces.
+    """This record is a detour buffer that is ready (struct arch_optimized_insn).
+
+    :ivar detour: the detour buffer.
+    :ivar size: how many bytes the copied whole instructions have.
+    :ivar original: the 5 bytes that the jump replaces.
+    :ivar jump: the 5 bytes of the jump.
     """
 
     detour: Detour
@@ -46,5 +55,5 @@ class OptInsn:
 
     @property
     def copied(self) -> int:
-        """Address of the copied instructions in the detour buffer."""
+        """Return the address of the copied instructions in the detour buffer."""
         return self.detour.addr + self.detour.copied_start

@@ -1,10 +1,11 @@
-"""The text as it would be without probes. Answers to recover_probed_instruction() and
-__recover_optprobed_insn() (arch/x86/kernel/kprobes): whoever decodes a function that has probes in
-it must see the original bytes.
+"""This module gives text without probes: recover_probed_instruction() (arch/x86/kernel/kprobes).
 
-Decided by what the text holds, not by a probe's state: a breakpoint at a first byte, a jump, and
-what lies between the two while one is being turned into the other. Where ftrace writes for a probe,
-the original is known as long as the probe is there.
+It answers also to __recover_optprobed_insn(). All code that decodes a function must see the
+original bytes, also where probes stand in it.
+
+What the text holds decides, not a probe's state: a breakpoint at a first byte, a jump, and what
+lies between the two while one is being turned into the other. Where ftrace writes for a probe, the
+original is known as long as the probe is in the table.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from engine.kprobe import AggrKprobe, Kprobe
 __all__ = ("recover",)
 
 _STARTS = frozenset((INT3_OPCODE, JMP32_OPCODE, CALL32_OPCODE, ADDRESS_SIZE_PREFIX))
-"""First bytes of what may be a probe's: a breakpoint, a jump, a call."""
+"""A probe's bytes begin with one of these, as a breakpoint, a jump or a call does."""
 
 
 def recover(
@@ -38,14 +39,16 @@ def recover(
     jumps: bool = True,
     queued: bool = True,
 ) -> bytes:
-    """``size`` bytes of the current text with every probe's breakpoint and jump taken out; shorter
-    where text ends.
+    """Return ``size`` bytes of the current text at ``addr`` with all probes taken out.
 
-    :param lookup: the probe in the table at an address (get_kprobe).
-    :param jumps: jumps, too (86b4ce3156c0); else breakpoints only.
-    :param queued: also the jump of a probe that waits to be undone (868a6fc0ca24).
+    They are fewer where the text ends.
+
+    :param lookup: returns the probe in the table at an address (get_kprobe).
+    :param jumps: take out jumps, too (86b4ce3156c0); else only breakpoints.
+    :param queued: take out the jump of a probe, too, that waits to be undone (868a6fc0ca24).
     """
-    before = FTRACE_SIZE_MAX - 1  # a jump or call that starts in front of `addr` may reach into it
+    # A jump or call that starts in front of ``addr`` may reach into the bytes there.
+    before = FTRACE_SIZE_MAX - 1
     while before and not text.covers(addr - before, 1):
         before -= 1
     data = bytearray(text.read(addr - before, before + size + JMP32_SIZE - 1))
@@ -59,6 +62,12 @@ def recover(
 
 
 def _take_out(data: bytearray, offset: int, p: Kprobe, *, jumps: bool, queued: bool) -> None:
+    """Put the original bytes in the place of those of probe ``p``, which start at ``data[offset]``.
+
+    A jump is known by its displacement, for its first byte is a breakpoint while the jump is being
+    written or undone. A kernel without 868a6fc0ca24 (``queued`` is False) leaves the displacement
+    of a jump that waits to be undone.
+    """
     ainsn: Ainsn | FtraceInsn = p.ainsn
     if isinstance(ainsn, FtraceInsn):
         original = ainsn.insn.raw[: len(data) - offset]

@@ -1,8 +1,8 @@
-"""Copies of instructions for another address. Answers to __copy_instruction()
-(arch/x86/kernel/kprobes/core.c).
+"""This module copies instructions to another address: __copy_instruction() (kprobes/core.c).
 
-Bytes are copied verbatim; only a RIP-relative displacement changes, so that it leads to the same
-address. Nothing is re-encoded: a copy that can't be made is refused.
+The kernel's file is arch/x86/kernel/kprobes/core.c. Bytes are copied as they are. Only a
+RIP-relative displacement changes, so that it leads to the same address. Nothing is encoded anew,
+and what cannot be copied so is refused.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ("CopyRefusal", "copy_instruction", "copy_instructions", "copy_refusal")
 
-_POP_DS = 0x1F  # refused as a stack-segment load by 6.1; does not exist in 64-bit mode
+_POP_DS = 0x1F  # 6.1 refuses it as a load of SS, though it does not exist in 64-bit mode.
 _MOV_SREG = 0x8E
 _SS = 2
 
 
 class CopyRefusal(StrEnum):
-    """Why no copy of an instruction may be executed."""
+    """A refusal says why no copy of an instruction may be executed."""
 
     FORCED_EMULATION = "forced-emulation prefix"
     BREAKPOINT = "breakpoint"
@@ -35,8 +35,10 @@ class CopyRefusal(StrEnum):
 
 
 def copy_refusal(insn: Insn) -> CopyRefusal | None:
-    """Why 6.1 won't copy ``insn``, None when it will. Interrupts are held off behind a load of SS,
-    and with them the single-step trap.
+    """Return why Linux 6.1 does not copy ``insn``, or None when it does.
+
+    A load of SS is not copied: the CPU holds interrupts off behind it, and with them the
+    single-step trap.
     """
     if insn.forced_emulation:
         return CopyRefusal.FORCED_EMULATION
@@ -49,7 +51,7 @@ def copy_refusal(insn: Insn) -> CopyRefusal | None:
 
 
 def copy_instruction(insn: Insn, to: int) -> bytes:
-    """The bytes of ``insn`` for address ``to``.
+    """Return the bytes of ``insn`` for address ``to``.
 
     :raises RelativeRangeError: its RIP-relative operand is out of reach from there.
     """
@@ -62,9 +64,9 @@ def copy_instruction(insn: Insn, to: int) -> bytes:
 
 
 def copy_instructions(insns: Iterable[Insn], to: int) -> bytes:
-    """Copies of ``insns`` one behind the other, the first at ``to``.
+    """Return copies of ``insns``, one behind the other, for address ``to``.
 
-    :raises RelativeRangeError: as :func:`copy_instruction`.
+    :raises RelativeRangeError: a RIP-relative operand is out of reach from its copy.
     """
     copies: list[bytes] = []
     for insn in insns:

@@ -1,8 +1,7 @@
-"""What a single step of the copy leaves to be put right. Answers to resume_execution() in
-arch/x86/kernel/kprobes.c (2.6.38).
+"""This module says what a single step leaves to put right: resume_execution() (2.6.38).
 
-The copy ran at another address: RIP, a return address that it pushed and flags that it pushed are
-those of the copy, stepped with TF on.
+The kernel's file is arch/x86/kernel/kprobes.c. The copy ran at another address. So RIP, and a
+return address and flags that the copy pushed, are those of the copy, which was stepped with TF on.
 """
 
 from __future__ import annotations
@@ -33,9 +32,11 @@ _ABSOLUTE_CALLS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Fixup:
-    """``relative_ip``: move RIP from the copy back to the original. ``return_address``: the same
-    for the quad word on top of the stack. ``pushed_flags``: TF and IF of the flags on top of the
-    stack are those of before the step.
+    """This record says what has to be put right behind a single step of a copy.
+
+    :ivar relative_ip: RIP moves from the copy to the original.
+    :ivar return_address: the quad word on top of the stack moves in the same way.
+    :ivar pushed_flags: TF and IF of the flags on top of the stack become those of before the step.
     """
 
     relative_ip: bool
@@ -44,7 +45,7 @@ class Fixup:
 
 
 def fixup_after_step(insn: Insn) -> Fixup:
-    """What stepping ``insn`` at another address needs afterwards."""
+    """Return what has to be put right when ``insn`` was stepped at another address."""
     branch = insn.branch
     absolute = branch in _ABSOLUTE or branch in _ABSOLUTE_CALLS
     call = branch is Branch.CALL or branch in _ABSOLUTE_CALLS
@@ -52,5 +53,5 @@ def fixup_after_step(insn: Insn) -> Fixup:
 
 
 def changes_interrupt_flag(insn: Insn) -> bool:
-    """True where IF after the instruction is the instruction's own doing."""
+    """Return True where the instruction itself decides what IF is behind it."""
     return insn.opcode in _IF_MODIFIERS

@@ -1,4 +1,7 @@
-"""What ``optprobe inspect`` says about one byte offset, as data and as JSON text."""
+"""This module has the record of what ``optprobe inspect`` says about one byte (kernel/kprobes.c).
+
+It is data, and makes JSON text of it. docs/inspect.md and docs/json.md explain each field.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ _GAP: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class BufferAddresses:
-    """Where slots, detour buffers and the callback would be."""
+    """This record has the hypothetical addresses of slots, detour buffers and the callback.
+
+    :mod:`arch_x86.probes.inspect` says why they are where they are.
+    """
 
     slot: int
     detour: int
@@ -31,7 +37,7 @@ class BufferAddresses:
 
     @classmethod
     def behind(cls, image: Image) -> BufferAddresses:
-        """The stated ones: see the module's description."""
+        """Return the addresses behind ``image``."""
         last = max((segment.end for segment in image.segments), default=0)
         base = (last + _GAP + PAGE_SIZE - 1) & -PAGE_SIZE
         return cls(base, base + PAGE_SIZE, base + 2 * PAGE_SIZE)
@@ -39,8 +45,10 @@ class BufferAddresses:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Bytes at an address; ``copied``: start and length of the copied instructions in a detour
-    buffer.
+    """This record is a slot or detour buffer: its bytes at an address.
+
+    :ivar copied: the offset and length in bytes of the copied instructions in a detour buffer; None
+        for a slot.
     """
 
     addr: int
@@ -51,7 +59,7 @@ class Buffer:
         return described(self, f"{self.addr:#x}", count(len(self.code), "byte"), self.code.hex())
 
     def to_json(self) -> dict[str, Any]:
-        """As in the ``slot`` and ``detour`` fields."""
+        """Return the value of the fields ``slot`` and ``detour`` in the JSON document."""
         document: dict[str, Any] = {"addr": self.addr, "hex": self.code.hex()}
         if self.copied is not None:
             document["copied"] = list(self.copied)
@@ -60,8 +68,17 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteReport:
-    """One byte offset. ``insn`` and ``length`` are None where no instruction starts; ``boostable``
-    is where no probe goes.
+    """This record is the report on one byte offset of a function.
+
+    :ivar insn: the text of the instruction that starts there, or None; ``length`` is its length in
+        bytes.
+    :ivar errno: 0 when a probe may go there, or the positive number of the error that
+        register_kprobe() returns.
+    :ivar probe_reason: why no probe may go there, or None.
+    :ivar boostable: whether a hit is boosted; None where no probe goes.
+    :ivar emulated: how a hit that is not boosted is emulated, or None.
+    :ivar plan: what a jump there replaces, or None.
+    :ivar reason: why there is no jump, or None.
     """
 
     offset: int
@@ -88,7 +105,7 @@ class SiteReport:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """One element of ``sites``."""
+        """Return the element of ``sites`` in the JSON document."""
         return {
             "offset": self.offset,
             "insn": self.insn,
@@ -105,8 +122,9 @@ class SiteReport:
         }
 
     def json_text(self) -> str:
-        """The text of ``json.dumps(self.to_json())``; where there are no buffers, in a third of the
-        time.
+        """Return the text of ``json.dumps(self.to_json())``.
+
+        Where there are no buffers, this takes a third of the time.
         """
         if self.slot is not None or self.detour is not None:
             return json.dumps(self.to_json())
@@ -128,5 +146,5 @@ def _number(number: int | None) -> str:
 
 
 def _word(word: str | None) -> str:
-    """Members of the closed lists, which have nothing to escape."""
+    """Return the JSON text of a member of a closed list, in which nothing has to be escaped."""
     return "null" if word is None else f'"{word}"'

@@ -1,5 +1,7 @@
-"""Single-step slots. Answers to prepare_singlestep() (arch/x86/kernel/kprobes/core.c): a copy, and
-what brings control back.
+"""This module builds slots: prepare_singlestep() (arch/x86/kernel/kprobes/core.c).
+
+A slot has the copy of an instruction, and behind it what brings the CPU back: a jump, or a
+breakpoint.
 """
 
 from __future__ import annotations
@@ -22,19 +24,19 @@ SLOT_SIZE: Final = MAX_INSN_SIZE
 
 
 def fits_slot(insn: Insn) -> bool:
-    """True when a slot has room for ``insn`` and an INT3: false for 15-byte instructions."""
+    """Return True when a slot has room for ``insn`` and an INT3; 15 bytes are too long."""
     return insn.length + INT3_SIZE <= SLOT_SIZE
 
 
 def build_slot(insn: Insn, slot_addr: int, boostable: bool) -> bytes:
-    """The slot's bytes: ``insn`` for ``slot_addr``, then a jump to the instruction behind the
-    probe, or INT3.
+    """Return the bytes for a slot at ``slot_addr``: a copy of ``insn``, then a jump or an INT3.
 
-    ``boostable`` asks for the jump; it gives way to INT3 where there is no room for it.
+    The jump leads to the instruction behind the probe.
 
+    :param boostable: end in the jump, where there is room for it.
     :raises RelativeRangeError: ``slot_addr`` is too far from the instruction, or from what its
         operand refers to.
-    :raises KprobeError: ENOSPC, no room for INT3 either.
+    :raises KprobeError: there is no room for an INT3 either (ENOSPC).
     """
     if not fits_slot(insn):
         raise KprobeError(

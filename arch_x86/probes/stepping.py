@@ -1,8 +1,8 @@
-"""The two ways to run a probed instruction that can't be boosted: TF (2.6.38), or a second int3 and
-emulation (since v5.13).
+"""This module runs an instruction that is not boosted (arch/x86/kernel/kprobes/core.c).
 
-Answers to setup_singlestep() and resume_execution()/resume_singlestep() in
-arch/x86/kernel/kprobes/core.c.
+It answers to setup_singlestep() and to resume_execution(), or resume_singlestep() since v5.13.
+There are two ways: 2.6.38 steps the copy by TF, and v5.13 and later run the copy into a second
+int3, and emulate what does not arrive there.
 """
 
 from __future__ import annotations
@@ -25,11 +25,18 @@ __all__ = ("Int3Stepping", "KprobeCtlblk", "Stepping", "TrapFlagStepping", "step
 
 @dataclass(slots=True)
 class KprobeCtlblk:
-    """One CPU's hit in progress (struct kprobe_ctlblk, current_kprobe and kprobe_instance).
+    """This record is one CPU's hit in progress (struct kprobe_ctlblk, current_kprobe).
 
-    ``prev``: the hits that others interrupted which are missed and stepped, oldest first: probe,
-    status, ``old_flags``, ``saved_flags``. ``jprobe``: pt_regs and top words of the stack of the
-    function whose jumper probe runs.
+    :ivar current: the probe that was hit, or None.
+    :ivar status: how far the hit has come.
+    :ivar old_flags: TF and IF as they were at the hit, for flags that the step pushes and for a
+        fault.
+    :ivar saved_flags: TF and IF as they are to be behind the step.
+    :ivar prev: the hits that a miss has interrupted while its instruction is stepped, oldest first:
+        probe, status, ``old_flags`` and ``saved_flags`` of each.
+    :ivar instance: of an aggregator, the probe whose handler runs (kprobe_instance).
+    :ivar jprobe: pt_regs and the top words of the stack of the function whose jumper probe runs, or
+        None.
     """
 
     current: Kprobe | None = None
@@ -41,7 +48,7 @@ class KprobeCtlblk:
     jprobe: tuple[bytes, tuple[int, ...]] | None = None
 
     def saved(self) -> tuple[Any, ...]:
-        """For :meth:`restore`."""
+        """Return all fields, for :meth:`restore`."""
         return (
             self.current,
             self.status,
@@ -53,7 +60,7 @@ class KprobeCtlblk:
         )
 
     def restore(self, saved: tuple[Any, ...]) -> None:
-        """As it was."""
+        """Set all fields to what :meth:`saved` has returned."""
         (
             self.current,
             self.status,
@@ -66,64 +73,78 @@ class KprobeCtlblk:
 
 
 class Stepping(Protocol):
-    """How the instruction of a hit runs. ``ainsn`` is the probe's prepared copy."""
+    """This protocol says how the instruction of a hit runs.
+
+    In each method ``ainsn`` is the probe's record of its copies.
+    """
 
     def wants_jump_back(self, p: Kprobe) -> bool:
-        """Whether the copy of ``p`` should end in a jump back, where it may."""
+        """Return True when the copy of ``p`` should end in a jump back, where it may."""
         ...
 
     def boosts(self, p: Kprobe) -> bool:
-        """Whether a hit on ``p`` runs the copy and its jump back."""
+        """Return True when a hit on ``p`` runs the copy that ends in a jump back."""
         ...
 
     def emulates(self, ainsn: Ainsn) -> Emulation | None:
-        """How a hit that is not boosted is emulated, None when it is stepped."""
+        """Return how a hit that is not boosted is emulated, or None when it is stepped."""
         ...
 
     def begin(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> bool:
-        """Send the CPU to the copy; True when the instruction is done already."""
+        """Send the CPU to the copy, or emulate the instruction and return True."""
         ...
 
     def step_ended(self, ainsn: Ainsn, regs: PtRegs, *, by_int3: bool) -> bool:
-        """Whether this trap is the end of the step of ``ainsn``."""
+        """Return True when this trap is the end of the step of ``ainsn``.
+
+        :param by_int3: the trap is #BP, else #DB.
+        """
         ...
 
     def step_faulted(self, ainsn: Ainsn, regs: PtRegs) -> bool:
-        """Whether a fault that comes while ``ainsn`` is stepped counts as its own; else it is that
-        of what an NMI runs meanwhile.
+        """Return True when a fault during the step of ``ainsn`` counts as that instruction's.
+
+        Otherwise it is a fault of what an NMI runs meanwhile.
         """
         ...
 
     def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
-        """Put right what the copy's address left in ``regs`` and on the stack."""
+        """Put right what the copy's address has left in ``regs`` and on the stack."""
         ...
 
 
 class TrapFlagStepping:
-    """2.6.38: TF steps the copy; the trap behind it is #DB; what depends on the copy's address is
-    put right afterwards.
+    """This class steps the copy by TF, as 2.6.38 does.
+
+    The trap behind the copy is #DB. What depends on the copy's address is put right afterwards.
     """
 
     def __init__(self, memory: StackMemory) -> None:
         self._memory = memory
 
     def wants_jump_back(self, p: Kprobe) -> bool:
-        """Always: whether it is used is decided at each hit."""
+        """Return True, since each hit decides whether to use the jump back."""
         del p
         return True
 
     def boosts(self, p: Kprobe) -> bool:
-        """Unless somebody wants a post_handler."""
+        """Return True for a boostable copy, unless the probe has a post_handler.
+
+        A post_handler needs the trap behind the copy.
+        """
         ainsn: Ainsn = p.ainsn
         return ainsn.boostable and p.post_handler is None
 
     def emulates(self, ainsn: Ainsn) -> Emulation | None:
-        """Nothing is."""
+        """Return None, since 2.6.38 emulates nothing."""
         del ainsn
         return None
 
     def begin(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> bool:
-        """TF on, IF off, on to the copy."""
+        """Set TF, clear IF, and send the CPU to the copy; return False.
+
+        IF is clear so that no interrupt comes in the middle of the step.
+        """
         block.saved_flags = block.old_flags = regs.flags & (FLAG_TF | FLAG_IF)
         if changes_interrupt_flag(ainsn.insn):
             block.saved_flags &= ~FLAG_IF
@@ -132,17 +153,17 @@ class TrapFlagStepping:
         return False
 
     def step_ended(self, ainsn: Ainsn, regs: PtRegs, *, by_int3: bool) -> bool:
-        """The next #DB is it."""
+        """Return True for #DB: the next one is the end of the step."""
         del ainsn, regs
         return not by_int3
 
     def step_faulted(self, ainsn: Ainsn, regs: PtRegs) -> bool:
-        """Always: only the status of the hit is asked, as in the kernel."""
+        """Return True, since the kernel asks for the status of the hit alone."""
         del ainsn, regs
         return True
 
     def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
-        """Flags, a pushed return address, pushed flags, RIP."""
+        """Put right RIP, the flags, and a return address or flags that the copy pushed."""
         fixup = fixup_after_step(ainsn.insn)
         regs.flags &= ~FLAG_TF
         delta = ainsn.insn.addr - ainsn.slot
@@ -158,11 +179,16 @@ class TrapFlagStepping:
 
 
 class Int3Stepping:
-    """Since v5.13: branches and what touches IF are emulated, the rest runs into a second int3
-    behind the copy, with IF off.
+    """This class runs the copy into a second int3, as Linux does since v5.13.
 
-    A copy ends in a jump back only if the probe that prepared it had no post_handler; one that
-    joins later is never called (6.1). With ``both`` copies in each slot it is asked at each hit.
+    Branches and what touches IF are emulated. The rest runs with IF clear.
+
+    A copy ends in a jump back only if the probe that prepared it had no post_handler, so that a
+    post_handler which joins later is never called (6.1).
+
+    :param memory: the memory in which the stacks lie.
+    :param warts: emulate with the faults of Linux 6.1.
+    :param both: each slot has both copies, so that each hit asks for a post_handler.
     """
 
     def __init__(self, memory: StackMemory, *, warts: bool, both: bool = False) -> None:
@@ -172,22 +198,24 @@ class Int3Stepping:
         self._quirks = QUIRKS_6_1 if warts else NO_QUIRKS
 
     def wants_jump_back(self, p: Kprobe) -> bool:
-        """Unless the first probe there has a post_handler."""
+        """Return True unless the first probe there has a post_handler; with both copies always."""
         return self._both or p.post_handler is None
 
     def boosts(self, p: Kprobe) -> bool:
-        """Wherever the copy ends in a jump back; where there is another one, unless somebody wants
-        a post_handler.
+        """Return True where a copy ends in a jump back.
+
+        Where there is another copy, it is not used if the probe has a post_handler, which needs the
+        trap.
         """
         ainsn: Ainsn = p.ainsn
         return ainsn.boostable and not (self._both and p.post_handler is not None)
 
     def emulates(self, ainsn: Ainsn) -> Emulation | None:
-        """Branches, pushf, popf, cli, sti."""
+        """Return how branches, pushf, popf, cli and sti are emulated; None for all others."""
         return emulation_of(ainsn.insn, self._quirks)
 
     def begin(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> bool:
-        """Emulate, or IF off and on to the copy."""
+        """Emulate the instruction and return True, or clear IF and send the CPU to the copy."""
         block.saved_flags = block.old_flags = regs.flags & FLAG_IF
         kind = self.emulates(ainsn)
         if kind is not None:
@@ -198,21 +226,21 @@ class Int3Stepping:
         return False
 
     def step_ended(self, ainsn: Ainsn, regs: PtRegs, *, by_int3: bool) -> bool:
-        """An int3 right behind the copy."""
+        """Return True for an int3 right behind the copy."""
         return by_int3 and regs.ip == ainsn.slot + ainsn.insn.length + INT3_SIZE
 
     def step_faulted(self, ainsn: Ainsn, regs: PtRegs) -> bool:
-        """One at the copy, as the kernel asks for RIP."""
+        """Return True for a fault at the copy, since the kernel asks for RIP."""
         return regs.ip == ainsn.slot
 
     def resume(self, block: KprobeCtlblk, ainsn: Ainsn, regs: PtRegs) -> None:
-        """IF, and RIP from behind the second int3 to behind the original."""
+        """Put back IF, and move RIP from behind the second int3 to behind the original."""
         regs.flags |= block.saved_flags
         regs.ip = ainsn.insn.end
 
 
 def stepping_for(profile: Profile, memory: StackMemory) -> Stepping:
-    """The profile's way."""
+    """Return the stepping of ``profile``, for stacks in ``memory``."""
     if profile.steps_by_int3:
         return Int3Stepping(memory, warts=profile.emulation_warts, both=profile.slot_has_both)
     return TrapFlagStepping(memory)

@@ -1,9 +1,8 @@
-"""What the machine asks of the kprobes layer: traps, detour buffers, ftrace's trampoline, that of
-return probes.
+"""This module has what the machine asks of kprobes on a trap (arch/x86/kernel/traps.c).
 
-:class:`arch_x86.emu.machine.TrapHandler` says what each method is asked for. Which piece of a hit
-runs when is the business of
-:mod:`arch_x86.probes.hit`.
+The machine asks on traps, and for detour buffers, ftrace's trampoline, and the trampoline of return
+probes. :class:`arch_x86.emu.machine.TrapHandler` specifies each method; :mod:`arch_x86.probes.hit`
+decides which piece of a hit runs when.
 """
 
 from __future__ import annotations
@@ -33,10 +32,15 @@ _INT3, _OPTIMIZED, _FTRACE = HitKind.INT3, HitKind.OPTIMIZED, HitKind.FTRACE
 
 
 class ProbeTraps:
-    """The traps of all CPUs.
+    """This class handles the traps of all CPUs.
 
-    :param text_byte: reads one byte of the current text.
-    :param trampoline: where functions with a return probe return to.
+    :param cpus: what is known of each CPU.
+    :param stepping: how an instruction runs that is not boosted.
+    :param poke: the poke protocol.
+    :param memory: the memory in which the guest's stacks lie.
+    :param copies: the slots and detour buffers.
+    :param trampoline: the address that functions with a return probe return to.
+    :param text_byte: reads one byte of the current text, None outside of the text.
     :ivar hits: takes hits through their pieces.
     """
 
@@ -64,53 +68,59 @@ class ProbeTraps:
     # Hits -----------------------------------------------------------------------------------------
 
     def int3(self, cpu: int, regs: PtRegs) -> bool:
-        """#BP. False: nobody's breakpoint.
+        """Run all pieces of a hit on a breakpoint (#BP); return False if it is nobody's.
 
-        :raises ReentryError: a probe's, in the middle of a hit, where the kernel has no room for
-            another one.
+        :raises ReentryError: the hit came in a phase of another hit in which the kernel has no room
+            for one more.
         """
         return self.hits.run(Hit(_INT3, cpu, regs))
 
     def optimized_callback(self, cpu: int, op_id: int, regs: PtRegs) -> None:
-        """The detour buffer with this number calls."""
+        """Run all pieces of a hit that the detour buffer with number ``op_id`` brings."""
         self.hits.run(Hit(_OPTIMIZED, cpu, regs, op_id))
 
     def ftrace_caller(self, cpu: int, regs: PtRegs) -> None:
-        """Ftrace's trampoline asks. ``regs.ip`` is where it will return to."""
+        """Run all pieces of a hit that ftrace's trampoline brings.
+
+        On entry ``regs.ip`` is the address to which the trampoline will return.
+        """
         self.hits.run(Hit(_FTRACE, cpu, regs, regs.ip))
 
     def debug(self, cpu: int, regs: PtRegs) -> bool:
-        """#DB. False: nobody was stepping."""
+        """Handle the end of a single step (#DB); return False if none waits for it."""
         return self.breakpoints.debug(cpu, regs)
 
     def fault(self, cpu: int, regs: PtRegs, vector: int) -> bool:
-        """A fault. True: a fault_handler mended it."""
+        """Handle a fault of the guest; return True if a fault_handler mended it."""
         return self.breakpoints.fault(cpu, regs, vector)
 
     def hit_in_progress(self, cpu: int) -> Any:
-        """For :meth:`resume_hit`."""
+        """Return the hit in progress on ``cpu``, for :meth:`resume_hit`."""
         return self._cpus.hit_in_progress(cpu)
 
     def resume_hit(self, cpu: int, hit: Any) -> None:
-        """What a handler on ``cpu`` has called since died."""
+        """Go back to what :meth:`hit_in_progress` has returned.
+
+        A guest function that a handler on ``cpu`` called has died.
+        """
         self._cpus.resume_hit(cpu, hit)
 
     def handler_takes_interrupts(self, cpu: int) -> bool:
-        """Whether the handler that runs on ``cpu``, if not behind a breakpoint, has IF as the
-        interrupted code has it; else it is clear.
+        """Return True if the handler that runs on ``cpu`` has IF as the interrupted code has it.
+
+        Otherwise IF is clear. The question is not asked of a handler behind a breakpoint, where IF
+        is always clear.
         """
         return self._cpus.handler_takes_interrupts(cpu)
 
     def original_ip(self, ip: int) -> int:
-        """The probed instruction whose slot or detour buffer holds ``ip``; ``ip`` itself where none
-        does.
-        """
+        """Return the original address of the copy that holds ``ip``, or else ``ip`` itself."""
         return self._copies.original_ip(ip)
 
     # Return probes, and the ends of calls ---------------------------------------------------------
 
     def return_trampoline(self, cpu: int, regs: PtRegs) -> bool:
-        """The trampoline asks. False: no call is open there."""
+        """Run the return handlers of the call that has returned; return False if none is open."""
         cpus = self._cpus
         cpus.cpu = cpu
         cpus.returning[cpu] = True
@@ -122,16 +132,18 @@ class ProbeTraps:
             cpus.returning[cpu] = False
 
     def pending_return(self, cpu: int) -> int | None:
-        """Where the innermost probed call on ``cpu`` will return to."""
+        """Return where the innermost call with a return probe will return to, or None."""
         return self._cpus.core.kretprobes.pending_return(self._cpus.tasks[cpu])
 
     def call_died(self, cpu: int) -> None:
-        """Whatever hit was in progress on ``cpu`` never ends."""
+        """Forget the hit in progress on ``cpu``, whose call has died, so that it never ends."""
         self._cpus.call_died(cpu)
 
     def call_ended(self, cpu: int) -> None:
-        """The call on ``cpu`` is over: what is still open there never returns, and no hit is in
-        progress.
+        """Forget the calls with return probes that are still open on ``cpu``, whose call is over.
+
+        They never return. The hit in progress there is forgotten, too, unless the mend
+        ``handled-hit-ends`` is left out.
         """
         cpus = self._cpus
         if cpus.profile.has(SafetyStep.HANDLED_HIT_ENDS):

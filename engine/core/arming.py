@@ -5,10 +5,11 @@ together, :data:`engine.core.profiles.NEXT` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from engine.arch import Arch
+from engine.instrument import Instrument
 from engine.kprobe import Kprobe
 
 __all__ = ("Arming",)
@@ -19,13 +20,17 @@ T = TypeVar("T")
 class Arming:
     """What an operation arms and disarms.
 
+    :param instruments: who is told of it.
     :ivar together: it waits for :meth:`flush`, at the latest when the operation drops its locks;
         else it is done at once.
     :ivar waiting: what waits, by address: the probe, and whether it is to be armed.
     """
 
-    def __init__(self, arch: Arch, *, together: bool) -> None:
+    def __init__(
+        self, arch: Arch, instruments: Sequence[Instrument] = (), *, together: bool
+    ) -> None:
         self._arch = arch
+        self._instruments = instruments
         self.together = together
         self.waiting: dict[int, tuple[Kprobe, bool]] = {}
 
@@ -59,5 +64,15 @@ class Arming:
         self.waiting.clear()
         if armed:
             self._arch.arch_arm_kprobes(armed)
+            for instrument in self._instruments:
+                for p in armed:
+                    instrument.armed(p)
         if disarmed:
-            self._arch.arch_disarm_kprobes(disarmed)
+            self.disarm_now(disarmed)
+
+    def disarm_now(self, ps: Sequence[Kprobe]) -> None:
+        """Write the original first bytes of ``ps``, and tell the instruments."""
+        self._arch.arch_disarm_kprobes(ps)
+        for instrument in self._instruments:
+            for p in ps:
+                instrument.disarmed(p)

@@ -65,12 +65,12 @@ class Kprobes:
         self.kprobe_table: dict[int, Kprobe] = {}
         self.kprobes_allow_optimization = profile.optprobes
         self.kprobes_all_disarmed = False
-        self.instruments: tuple[Instrument, ...] = ()
+        self.instruments: list[Instrument] = []
         self.module_mutex = Mutex("module_mutex", 1, plane)
         self.kprobe_mutex = Mutex("kprobe_mutex", 2, plane)
         self.online_cpus = Mutex("online_cpus", 3, plane)
         self.text_mutex = Mutex("text_mutex", 4, plane)
-        self.arming = Arming(arch, together=profile.pokes_together)
+        self.arming = Arming(arch, self.instruments, together=profile.pokes_together)
         self.optimizer = Optimizer(arch, plane, self, profile)
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)
         self.aggr = AggrHandlers(arch, ends_handled=profile.has(SafetyStep.HANDLED_HIT_ENDS))
@@ -197,6 +197,7 @@ class Kprobes:
         self._check(p)
         with self.locked("register_kprobe"):
             self._register(p)
+            self._tell_registered(p)
 
     def _check(self, p: Kprobe) -> None:
         """Refuse what can be refused without a look at the text, which others may be writing, and
@@ -243,6 +244,11 @@ class Kprobes:
         """:meth:`register_kprobe` of one of several, with the locks held."""
         self._check(p)
         self._register(p)
+        self._tell_registered(p)
+
+    def _tell_registered(self, p: Kprobe) -> None:
+        for instrument in self.instruments:
+            instrument.registered(p)
 
     def register_kprobes(self, ps: Sequence[Kprobe]) -> None:
         """Register all of ``ps`` or none: when one fails, those before it are unregistered again.
@@ -425,6 +431,8 @@ class Kprobes:
             wait("unregister_kprobes")
         for p, bottom in gone:
             self._unregister_bottom(p, bottom)
+            for instrument in self.instruments:
+                instrument.unregistered(p)
         return len(gone)
 
     def unhash(self, op: AggrKprobe) -> None:

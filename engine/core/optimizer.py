@@ -6,7 +6,7 @@ What a list and the flag OPTIMIZED mean together is :mod:`engine.core.transition
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Final, Protocol
@@ -16,6 +16,7 @@ from engine.core.arming import Arming
 from engine.core.profiles import Profile
 from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug
+from engine.instrument import Instrument
 from engine.kprobe import AggrKprobe, KprobeFlag, Queue
 
 __all__ = ("OPTIMIZE_DELAY", "Optimizer", "OptimizerHost")
@@ -28,6 +29,7 @@ class OptimizerHost(Protocol):
     """What the optimizer needs of the table and its locks."""
 
     arming: Arming
+    instruments: list[Instrument]
     kprobes_all_disarmed: bool
     kprobes_allow_optimization: bool
 
@@ -101,11 +103,17 @@ class Optimizer:
         """Write the breakpoint over the jump of ``op`` now."""
         self._host.assert_text_locked()
         self._arch.arch_unoptimize_kprobe(op)
+        self._tell_unoptimized((op,))
 
     def disarm(self, op: AggrKprobe) -> None:
         """Write the original first byte of ``op`` now."""
         self._host.assert_text_locked()
-        self._arch.arch_disarm_kprobes([op])
+        self._host.arming.disarm_now([op])
+
+    def _tell_unoptimized(self, ops: Iterable[AggrKprobe]) -> None:
+        for instrument in self._host.instruments:
+            for op in ops:
+                instrument.unoptimized(op)
 
     @property
     def leaves_no_breakpoints(self) -> bool:
@@ -242,6 +250,7 @@ class Optimizer:
         batch = self._batch(Queue.UNOPTIMIZING)
         if batch:
             self._arch.arch_unoptimize_kprobes(batch)
+            self._tell_unoptimized(batch)
             for op in batch:
                 self.put(op, Queue.FREEING)
         elif not self._profile.has(SafetyStep.COMMIT_4FBD2F83FDA0):
@@ -258,7 +267,7 @@ class Optimizer:
         all_go = self.leaves_no_breakpoints
         going = [op for op in ops if not op.gone and (op.disabled or all_go)]
         if going:
-            self._arch.arch_disarm_kprobes(going)
+            self._host.arming.disarm_now(going)
         for op in ops:
             if op.unused:
                 self._host.unhash(op)
@@ -280,6 +289,9 @@ class Optimizer:
             if op.disabled or not op.flags & KprobeFlag.OPTIMIZED:
                 raise EngineBug(f"{op!r} waits to be optimized but is not live")
         self._arch.arch_optimize_kprobes(batch)
+        for instrument in self._host.instruments:
+            for op in batch:
+                instrument.optimized(op)
 
     def _do_free_cleaned(self) -> None:
         for op in self._freeing():

@@ -25,7 +25,7 @@ class ProbeTable(Protocol):
     arming: Arming
     kprobes_all_disarmed: bool
     kprobes_allow_optimization: bool
-    instruments: tuple[Instrument, ...]
+    instruments: list[Instrument]
 
     def get_kprobe(self, addr: int) -> Kprobe | None:
         """The probe (or aggregator) in the table at ``addr``."""
@@ -88,6 +88,8 @@ class Optprobes:
         self._arch.arch_remove_optimized_kprobe(op)
         self._arch.arch_remove_kprobe(op)
         self.by_id.pop(op.op_id, None)
+        for instrument in self._table.instruments:
+            instrument.aggregator_freed(op)
 
     def kill_optimized_kprobe(self, op: AggrKprobe) -> None:
         """The code under ``op`` is gone: off the lists, detour buffer freed, text not touched. An

@@ -130,7 +130,7 @@ class ControlState:
         self.shared = stage.shared
         self.plane.lock_listeners.append(self.control.lock_taken)
         self._aggregators = _Aggregators(made)
-        self.core.instruments += (self._aggregators,)
+        self.core.instruments.append(self._aggregators)
         if self._stops_at_stores:
             stop_at_stores_of_core(self.core)
         self._work = self._spawn(stage.code())

@@ -1,4 +1,4 @@
-"""Stubs for imported functions, as the user writes them: ``SYM=ret:N``."""
+"""This module reads the stubs that a user gives for imported functions: ``SYM=ret:N``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ _VALUES: Final = 1 << 64
 
 
 def parse_stub(spec: str) -> tuple[str, int]:
-    """``"SYM=ret:N"`` -> the symbol and what its stub returns: decimal, 0x hexadecimal or negative,
-    modulo 2^64.
+    """Return the symbol and the value of ``"SYM=ret:N"``.
 
-    :raises InputError: in any other form, or N beyond 64 bits.
+    The stub of SYM returns N. N is decimal, 0x hexadecimal or negative, and is returned modulo
+    2^64.
+
+    :raises InputError: the text has another form, or N is beyond 64 bits.
     """
     shown = printable(spec)
     symbol, equals, action = spec.partition("=")

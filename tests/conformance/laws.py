@@ -245,7 +245,7 @@ class ArchLaws:
             def missed(self, p: Kprobe) -> None:
                 told.append(p)
 
-        lab.kprobes.instruments += (Watch(),)
+        lab.kprobes.instruments.append(Watch())
         p, _ = self.put(lab, pre_handler=lambda *_: answers.append(lab.call_in_handler(3)))
         self.settle(lab)
         assert (lab.call(1), answers, p.nmissed, told) == (unprobed + 1, [unprobed + 3], 1, [p])
@@ -257,7 +257,7 @@ class ArchLaws:
             def aggregator_made(self, op: AggrKprobe) -> None:
                 told.append((op.optready, lab.kprobes.get_kprobe(op.at) is op))
 
-        lab.kprobes.instruments += (Watch(),)
+        lab.kprobes.instruments.append(Watch())
         self.put(lab)
         assert told == [(True, False)]
 

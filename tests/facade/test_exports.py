@@ -193,7 +193,7 @@ def test_every_public_class_but_protocols_and_errors_has_its_repr_tested():
         "TextPokeBp",
         "TextPokeBpBatch",
     }
-    protocols = {"PokeProtocol", "TextControl", "PokeFactory"}
+    protocols = {"PokeProtocol", "TextControl", "PokeFactory", "Instrument"}
     for name in set(optprobe.__all__) - elsewhere - protocols:
         one = getattr(optprobe, name)
         if (

@@ -212,8 +212,8 @@ _BUFFERS: Final = (
     Fault(
         "a jump that reaches into what is decoded is taken for the original",
         _RECOVER,
-        "    before = FTRACE_SIZE_MAX - 1  #",
-        "    before = 0  #",
+        "    before = FTRACE_SIZE_MAX - 1\n",
+        "    before = 0\n",
         Kind.NEIGHBOUR,
     ),
 )
@@ -222,8 +222,8 @@ _HITS: Final = (
     Fault(
         "a jump's hit never ends: all that follows is missed",
         _JUMP,
-        '        """They are done."""\n        self._cpus.ctlblk[hit.cpu].current = None',
-        '        """They are done."""',
+        "        self._cpus.ctlblk[hit.cpu].current = None\n",
+        "",
         Kind.HITS,
     ),
     Fault(

@@ -476,7 +476,7 @@ _SWITCH: Final = (
     Fault(
         "an operation disarms the first of its probes alone",
         _ARMING,
-        "            self._arch.arch_disarm_kprobes(disarmed)",
+        "            self.disarm_now(disarmed)",
         "            self._arch.arch_disarm_kprobes(disarmed[:1])",
         Kind.TEXT,
     ),
