@@ -9,23 +9,7 @@ switch or interrupt that costs something.
 from __future__ import annotations
 
 from arch_x86.explore.scenario import Control, Scenario, Setup, scenario
-from arch_x86.explore.scenarios.images import TOY, TWO
-from arch_x86.explore.scenarios.load_on_neighbours import (
-    forced_back_and_gone,
-    forced_back_while_it_waits,
-    neighbour_at_first_byte,
-    neighbour_at_last_byte,
-    two_jumps_backwards,
-)
-from arch_x86.explore.scenarios.load_on_returns import (
-    direction,
-    nmi_boosted,
-    nmi_post_handler,
-    return_and_entry,
-    return_of_a_preempted_task,
-    return_of_recursion,
-    two_return_probes,
-)
+from arch_x86.explore.scenarios.images import CALLER, DIRECTION, RECURSIVE, SHORT, STEPPED, TOY, TWO
 
 __all__ = ("LOAD", "joined_while_disarming")
 
@@ -269,6 +253,217 @@ def registered_while_unoptimized(setup: Setup) -> None:
         k.settle()
         k.unregister(first, second)
         k.settle()
+
+
+# Neighbours ---------------------------------------------------------------------------------------
+
+
+@scenario(image=SHORT, call="work", arguments=("5",), calls=1, preemptions=0)
+def neighbour_at_first_byte(setup: Setup) -> None:
+    """A probe comes one byte behind an optimized one, and goes again."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        outer, inner = k.kprobe("work", 0), k.kprobe("work", 1)
+        k.register(outer)
+        k.settle()
+        k.register(inner)
+        k.unregister(inner)
+        k.unregister(outer)
+        k.settle()
+
+
+@scenario(image=SHORT, call="work", arguments=("5",), calls=1)
+def neighbour_at_last_byte(setup: Setup) -> None:
+    """A probe comes at the last byte that a jump replaces, and is there when the jump would come
+    again.
+    """
+
+    @setup.control
+    def main(k: Control) -> None:
+        outer, inner = k.kprobe("work", 0), k.kprobe("work", 4)
+        k.register(outer)
+        k.settle()
+        k.register(inner)
+        k.disable(outer)
+        k.enable(outer)
+        k.settle()
+        k.unregister(inner, outer)
+        k.settle()
+
+
+@scenario(image=TOY, call="work", arguments=("5",), calls=1, preemptions=0)
+def forced_back_while_it_waits(setup: Setup) -> None:
+    """A probe inside the bytes of one that is disabled, and whose jump waits to be undone; that one
+    is enabled again.
+    """
+
+    @setup.control
+    def main(k: Control) -> None:
+        outer, inner = k.kprobe("work", 4), k.kprobe("work", 7)
+        k.register(outer)
+        k.settle()
+        k.disable(outer)
+        k.register(inner)
+        k.enable(outer)
+        k.unregister(inner)
+        k.settle()
+        k.unregister(outer)
+        k.settle()
+
+
+@scenario(image=TOY, call="work", arguments=("5",), calls=1)
+def forced_back_and_gone(setup: Setup) -> None:
+    """A probe inside the bytes of one that is disabled, and whose jump waits to be undone; that one
+    goes as it is.
+    """
+
+    @setup.control
+    def main(k: Control) -> None:
+        outer, inner = k.kprobe("work", 4), k.kprobe("work", 7)
+        k.register(outer)
+        k.settle()
+        k.disable(outer)
+        k.register(inner)
+        k.unregister(outer)
+        k.unregister(inner)
+        k.settle()
+
+
+@scenario(image=TWO, call="work", arguments=("5",), calls=1)
+def two_jumps_backwards(setup: Setup) -> None:
+    """Two probes optimized in one pass, the one with the higher address listed first."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        first, second = k.kprobe("work", 8), k.kprobe("work", 0)
+        k.register(first)
+        k.register(second)
+        k.settle()
+        k.unregister(second, first)
+        k.settle()
+
+
+# Return probes ------------------------------------------------------------------------------------
+
+
+@scenario(image=CALLER, call="work", arguments=("5",), calls=1)
+def two_return_probes(setup: Setup) -> None:
+    """Two return probes on one function, one of which goes first."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        first, second = k.kretprobe("inner"), k.kretprobe("inner")
+        k.register_return(first)
+        k.register_return(second)
+        k.unregister_return(first)
+        k.unregister_return(second)
+        k.settle()
+
+
+@scenario(image=RECURSIVE, call="work", arguments=("1",), calls=2)
+def return_of_recursion(setup: Setup) -> None:
+    """A return probe that can follow one call at a time, on a function that calls itself."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        rp = k.kretprobe("work", maxactive=1)
+        k.register_return(rp)
+        k.unregister_return(rp)
+        k.settle()
+
+
+@scenario(image=CALLER, call="work", arguments=("5",), calls=2)
+def return_and_entry(setup: Setup) -> None:
+    """A return probe, and an ordinary probe on the entry of the same function."""
+
+    @setup.control
+    def main(k: Control) -> None:
+        rp, p = k.kretprobe("inner"), k.kprobe("inner", 0)
+        k.register_return(rp)
+        k.register(p)
+        k.unregister_return(rp)
+        k.unregister(p)
+        k.settle()
+
+
+@scenario(
+    image=STEPPED,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    preempt=True,
+    preemptions=1,
+    profiles=("linux-2010", "linux-6.1"),
+)
+def return_of_a_preempted_task(setup: Setup) -> None:
+    """A task is preempted in the middle of a call that a return probe follows, which goes
+    meanwhile: the call ends as if unprobed.
+
+    In next unregistering waits for such a task.
+    """
+
+    @setup.control
+    def main(k: Control) -> None:
+        rp = k.kretprobe("inner")
+        k.register_return(rp)
+        k.unregister_return(rp)
+
+
+# What a handler may rely on -----------------------------------------------------------------------
+
+
+@scenario(image=DIRECTION, call="work", arguments=("5",), calls=1)
+def direction(setup: Setup) -> None:
+    """DF is set where a probe is hit, by breakpoint and by jump: its handler has it clear, and the
+    code goes on with it set.
+    """
+
+    @setup.control
+    def main(k: Control) -> None:
+        p = k.kprobe("work", 2)
+        k.register(p)
+        k.settle()
+        k.unregister(p)
+        k.settle()
+
+
+# Hits within hits ---------------------------------------------------------------------------------
+
+
+@scenario(image=TOY, call="work", arguments=("5",), calls=1, nmis=True, interrupts=False)
+def nmi_boosted(setup: Setup) -> None:
+    """NMIs whose handler runs a function with a boosted probe, in its handlers and in its copy,
+    too.
+    """
+
+    @setup.control
+    def main(k: Control) -> None:
+        p = k.kprobe("work", 9)
+        k.register(p)
+        k.unregister(p)
+
+
+@scenario(
+    image=TOY,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    nmis=True,
+    interrupts=False,
+    preemptions=1,
+    profiles=_NEW,
+)
+def nmi_post_handler(setup: Setup) -> None:
+    """NMIs that hit a stepped probe in its handlers and in its step: its post_handler is called for
+    the hits, and not for the misses.
+    """
+
+    @setup.control
+    def main(k: Control) -> None:
+        p = k.kprobe("work", 2, post=True)
+        k.register(p)
+        k.unregister(p)
 
 
 # Code that goes away ------------------------------------------------------------------------------
