@@ -16,7 +16,7 @@ __all__ = ("Conditions", "conditions_of")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditions:
-    """Each condition with its default.
+    """The conditions, each with its default.
 
     A new option of this kind needs a field here, a row in
     :data:`engine.patching.request_options.OPTIONS`, and the code in which it takes effect, which

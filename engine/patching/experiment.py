@@ -92,8 +92,8 @@ def fingerprint(experiment: Experiment) -> str:
 
 
 def _told_when_unusual(experiment: Experiment) -> list[str]:
-    """The conditions that came in later, where they are not as they were before, and what makes
-    the profile a user's own.
+    """Return words for the conditions that came in later, where they are not as they were before,
+    and for what makes the profile a user's own.
     """
     before = conditions_of(Conditions())
     told = {
@@ -110,8 +110,8 @@ def _told_when_unusual(experiment: Experiment) -> list[str]:
 
 
 def options_mark(experiment: Experiment) -> str:
-    """What, beside the fingerprint, decides what a search of ``experiment`` finds, in words that
-    are the same in every process.
+    """Return what, beside the fingerprint, decides what a search of ``experiment`` finds, in words
+    that are the same in every process.
     """
     told = {name: getattr(experiment, name) for name in _OF_THE_SEARCH}
     told["oracles"] = tuple(map(identity_of, experiment.oracles))

@@ -1,4 +1,4 @@
-"""Makes experiments: of what is asked of ``check``, and of what a scenario says."""
+"""This module makes experiments of what is asked of ``check``, and of what a scenario says."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ("experiment_of_check", "experiment_of_request", "profile_of")
 
 
 def experiment_of_check(request: Request, port: SetupPort) -> Experiment:
-    """The experiment of ``check``: its control task is the whole life of the probes.
+    """Make the experiment of ``check``, whose control task is the whole life of the probes.
 
     :raises InputError: something in ``request`` is wrong.
     :raises KprobeError: a probe is one that the kernel refuses.
@@ -69,7 +69,10 @@ def experiment_of_request(
     code: Sequence[tuple[str, ControlCode]] | ControlCodes,
     tag: str,
 ) -> Experiment:
-    """The experiment that ``request`` describes, with control tasks ``code`` in program ``image``.
+    """Make the experiment that ``request`` describes, with control tasks ``code`` in program
+    ``image``.
+
+    :param tag: says what the control tasks do, for the fingerprint.
 
     :raises InputError: a safety step or a place in ``request`` is wrong.
     """
@@ -87,7 +90,7 @@ def experiment_of_request(
 
 
 def profile_of(request: Request) -> Profile:
-    """The profile, without the steps that are to be left out, and with the size of batches.
+    """Return the profile without the steps that are to be left out, and with the batches' size.
 
     :raises InputError: there is no such profile or step.
     """
@@ -99,7 +102,7 @@ def profile_of(request: Request) -> Profile:
 
 
 def _specs(probes: Sequence[str]) -> list[ProbeSpec]:
-    """The definitions of the probes.
+    """Read the definitions of the probes.
 
     :raises InputError: there is none, or one of them is wrong.
     :raises KprobeError: a return probe is to follow more calls than it can.
@@ -121,7 +124,7 @@ def _specs(probes: Sequence[str]) -> list[ProbeSpec]:
 
 
 def _asleep(image: Image, request: Request, port: SetupPort) -> tuple[int, ...]:
-    """The addresses in front of whose instruction a task falls asleep for ever."""
+    """Return the addresses in front of whose instruction a task falls asleep for ever."""
     if not request.asleep:
         return ()
     called = port.function(image, request.call)
@@ -131,7 +134,7 @@ def _asleep(image: Image, request: Request, port: SetupPort) -> tuple[int, ...]:
 
 
 def _place(image: Image, call: str, text: str, port: SetupPort) -> int:
-    """The address of SYM+OFF of the called function."""
+    """Return the address that ``--resched`` gives as SYM+OFF."""
     spec = parse_spec(text)
     what = f"--resched {printable(text)}"
     if spec.is_return or spec.event is not None or spec.fetchargs:

@@ -50,8 +50,10 @@ class Request(Conditions):
     red_zone: str | None = defaults.RED_ZONE
 
     def changed(self, asked: Mapping[str, Any]) -> Request:
-        """The request of a scenario with what was asked of it beside that: more steps left out,
-        preemption also where it has none, and other values; None: as the scenario says.
+        """Return this request of a scenario with what was asked of the scenario beside it.
+
+        More steps are left out, preemption is added where there was none, and other values take the
+        place of the present ones; where ``asked`` has None they stay.
         """
         changes = {name: value for name, value in asked.items() if value is not None}
         if "without" in changes:

@@ -1,5 +1,7 @@
-"""The options of experiments: of each, what values it has, and in which ways it can be asked for.
-All of these ways read the same table.
+"""The table of the options of experiments, and the three ways to read it.
+
+Of each option the table says what values it has, and in which ways it can be asked for: by a
+command or a function of :mod:`optprobe`, by the keywords of a scenario, by a saved file.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ __all__ = (
 
 
 class Way(Flag):
-    """How an experiment can be asked for."""
+    """The ways in which an experiment can be asked for."""
 
     CHECK = auto()
     """The command ``check``, and :func:`optprobe.check`."""
@@ -49,7 +51,8 @@ _CHECK, _EXPLORE, _SCENARIO, _FILE = Way.CHECK, Way.EXPLORE, Way.SCENARIO, Way.F
 class Option:
     """A row of the table.
 
-    :ivar may_lack: a file without it is one of before it came, and means its default.
+    :ivar may_lack: a saved file may lack the option, since there were such files before the option
+        came; then its default holds.
     """
 
     kind: Kind
@@ -82,23 +85,23 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "batch": Option(Number(1, BATCH_MAX), _SCENARIO),
     "poke": Option(Made("what makes a poke protocol, such as its class"), _CHECK | _SCENARIO),
 }
-"""In the order in which a file has them. ``reduce`` is in none: a replay can take any choice, so it
-never reduces them.
+"""The options stand in the order in which a saved file has them. ``reduce`` is in no file: a replay
+has to be able to take any choice, so it never reduces them.
 """
 _LEFT_TO_SCENARIO: Final = ("cpus", "profile")
-"""Null in the file of a scenario: as it says."""
+"""The options that are null in the file of a scenario where they are as the scenario says."""
 
 
 def names_of(way: Way) -> Iterator[str]:
-    """The options that can be asked for in all of these ways, in the order of the table."""
+    """Return the options that can be asked for in all of these ways, in the order of the table."""
     return (name for name, option in OPTIONS.items() if way in option.ways)
 
 
 def read_options(way: Way, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a :class:`engine.patching.request.Request` that the command line or the Python
-    interface gives. What is None is left out.
+    """Return the fields of a :class:`engine.patching.request.Request` that the command line or the
+    Python interface gives. An option that is None is left out.
 
-    :raises InputError: one of them is wrong, which the message calls as the command line does.
+    :raises InputError: one of them is wrong. The message calls it as the command line does.
     """
     return {
         name: OPTIONS[name].kind.read(name, given[name])
@@ -108,7 +111,7 @@ def read_options(way: Way, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_keywords(given: Mapping[str, object]) -> dict[str, Any]:
-    """The fields that the keywords of a scenario give. ``batch=None`` is left out.
+    """Return the fields that the keywords of a scenario give. ``batch=None`` is left out.
 
     :raises InputError: one of them is of another type, or out of range.
     """
@@ -120,7 +123,7 @@ def read_keywords(given: Mapping[str, object]) -> dict[str, Any]:
 
 
 def read_saved(way: Way, fields: SavedFields) -> dict[str, Any]:
-    """The fields that the ``options`` of a saved file give.
+    """Return the fields that the ``options`` of a saved file give.
 
     :param way: whether a check or a scenario was saved.
     :raises InputError: one of them is missing, or of another type, or out of range.
@@ -134,7 +137,7 @@ def read_saved(way: Way, fields: SavedFields) -> dict[str, Any]:
 
 
 def options_to_json(way: Way, asked: Mapping[str, Any]) -> dict[str, object]:
-    """The ``options`` of a saved file; null where nothing is asked.
+    """Return the ``options`` of a saved file. An option that nobody asks for is null there.
 
     :param way: whether a check or a scenario is saved.
     """

@@ -51,7 +51,7 @@ class Setup:
 class Scenario:
     """A named experiment.
 
-    :ivar doc: the first thing that its function says.
+    :ivar doc: the docstring of its function.
     :ivar build: its function, which places the control tasks.
     :ivar request: what it asks the experiment to be.
     :ivar preemptions: the bound that it is meant for.
@@ -78,10 +78,11 @@ class Scenario:
         )
 
     def asked(self, changes: Mapping[str, Any]) -> Request:
-        """What it asks when ``changes`` (fields of a request by name, None: as the scenario says)
-        are asked of it beside that.
+        """Return what the scenario asks, with what is asked of it beside that.
 
-        :raises InputError: it is no scenario of that profile.
+        :param changes: fields of a request by name; None: as the scenario says.
+
+        :raises InputError: the profile is none of the scenario's.
         """
         request = self.request.changed(changes)
         profile = request.profile
@@ -94,7 +95,9 @@ class Scenario:
         return request
 
     def experiment(self, request: Request, port: SetupPort) -> Experiment:
-        """The experiment that it is with ``request``, which is its own with some changes.
+        """Make the experiment of the scenario.
+
+        :param request: the scenario's own request, or that with some changes.
 
         :raises InputError: something in the request is wrong.
         """
