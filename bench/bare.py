@@ -1,9 +1,9 @@
-"""The yardstick: the same code in plain Unicorn, as a user of its binding would run it. No paging,
-no hooks, nothing between calls.
+"""The yardstick of the benchmarks: the same code in plain Unicorn.
 
-Mapped as it runs fastest: data in one mapping (Unicorn looks the mapping up for each load and
-store, and remembers the last one only) and not executable (a store to executable memory looks for
-translations to drop).
+It is run as a user of Unicorn's Python binding would run it, without paging, hooks, or anything
+between calls. Memory is mapped as it runs fastest: data is one mapping, since Unicorn looks the
+mapping up for each load and store and remembers only the last one, and is not executable, since a
+store to executable memory looks for translations to drop.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _ARGUMENTS: Final = (x86.UC_X86_REG_RDI, x86.UC_X86_REG_RSI, x86.UC_X86_REG_RDX,
 
 
 class BareUnicorn:
-    """An image at its own addresses, a stack and buffers behind it; a call ends at a ``hlt``.
+    """An image at its own addresses, with a stack and buffers behind it. A call ends at a ``hlt``.
 
-    :param counted: pass an instruction count that is never reached, as whoever wants virtual time
-        has to: Unicorn then calls a function of its own before each instruction.
+    :param counted: whether to pass an instruction count that is never reached, as a user of virtual
+        time has to. Unicorn then calls a function of its own before each instruction.
     """
 
     def __init__(self, image: Image, *, counted: bool) -> None:
@@ -51,14 +51,14 @@ class BareUnicorn:
         self._entry = 0
 
     def allocate(self, size: int, content: bytes = b"") -> int:
-        """A buffer of whole pages."""
+        """The address of a fresh buffer of whole pages that holds ``content``."""
         at = self._free
         self._free += -(-size // PAGE_SIZE) * PAGE_SIZE
         self._uc.mem_write(at, content)
         return at
 
     def begin(self, addr: int, *integers: int) -> None:
-        """Set a call up."""
+        """Set up a call of the function at ``addr``."""
         self._entry = addr
         self._uc.mem_write(self._stack - 8, self._return.to_bytes(8, "little"))
         self._uc.reg_write(x86.UC_X86_REG_RSP, self._stack - 8)
@@ -66,10 +66,10 @@ class BareUnicorn:
             self._uc.reg_write(register, value)
 
     def run(self) -> None:
-        """To the end of the call."""
+        """Run the call to its end."""
         self._uc.emu_start(self._entry, 0, 0, self._count)
 
     @property
     def result(self) -> int:
-        """RAX."""
+        """The value of RAX."""
         return int(self._uc.reg_read(x86.UC_X86_REG_RAX))

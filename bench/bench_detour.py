@@ -1,10 +1,10 @@
-"""Preparing a detour buffer once its function is decoded, target below 60 us; and how fast code is
-decoded and inspected.
+"""How long it takes to prepare a detour buffer, and to decode and inspect code.
 
-Preparing is deciding whether a jump fits (``can_optimize``) and making the buffer's bytes
-(``build_detour``); both are timed on all sites of a shipped function that can be optimized.
-Decoding and inspecting are measured on functions of the C library that this process runs on, or,
-where none is found, on the shipped workloads over and over.
+The target is below 60 us for a buffer whose function is decoded. Preparing one means to decide
+whether a jump fits (``can_optimize``) and to make the buffer's bytes (``build_detour``). Both are
+timed on all sites of a shipped function that can be optimized. Decoding and inspecting are measured
+on functions of the C library that this process runs on or, where none is found, on the shipped
+workloads over and over.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _SHIPPED: Final = ("interp.so", "lz.so", "qsort.so", "sha256.so", "sse2.so")
 
 
 def _prepare(cache: CodeCache, addr: int) -> None:
+    """Decide whether a jump fits at ``addr``, and build its detour buffer."""
     plan = can_optimize(cache, addr)
     assert isinstance(plan, OptimizePlan)
     build_detour(plan, _BUFFERS_AT, op_id=7, callback=_CALLBACK, red_zone=cache.image.red_zone)
@@ -49,8 +50,9 @@ def _prepare(cache: CodeCache, addr: int) -> None:
 
 @pytest.fixture(params=["sha256.o", "qsort.so"])
 def optimizable(request: pytest.FixtureRequest) -> tuple[CodeCache, list[int]]:
-    """All sites of an image that can be optimized; its functions are decoded. Of the two,
-    ``qsort.so`` has a red zone.
+    """An image, its functions decoded, and all its sites that can be optimized.
+
+    Of the two images, ``qsort.so`` has a red zone.
     """
     cache = CodeCache(shipped(request.param))
     starts = [
@@ -62,7 +64,7 @@ def optimizable(request: pytest.FixtureRequest) -> tuple[CodeCache, list[int]]:
 def test_preparing_a_detour_buffer(
     benchmark: Any, figures: Figures, optimizable: tuple[CodeCache, list[int]]
 ) -> None:
-    """A site after the other; of it, ``build_detour`` with the plan at hand."""
+    """One site after the other is planned and built; ``build_detour`` alone is timed beside it."""
     cache, sites = optimizable
     plans = [plan for addr in sites if isinstance(plan := can_optimize(cache, addr), OptimizePlan)]
     next_site, next_plan = cycle(sites), cycle(plans)
@@ -90,7 +92,7 @@ def test_preparing_a_detour_buffer(
 
 
 def _mapped_libraries() -> Iterator[Path]:
-    """Shared objects that this process has mapped, the C library first."""
+    """The shared objects that this process has mapped, the C library first."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
     paths = {
@@ -102,7 +104,7 @@ def _mapped_libraries() -> Iterator[Path]:
 
 
 def _sample(image: Image) -> list[Symbol]:
-    """Functions of an image from its middle on, up to 300,000 bytes."""
+    """Functions of an image from its first quarter on, up to 300,000 bytes."""
     symbols = [
         symbol
         for symbol in CodeCache(image).functions
@@ -120,7 +122,7 @@ def _sample(image: Image) -> list[Symbol]:
 
 @pytest.fixture(scope="module")
 def work() -> list[tuple[Image, list[Symbol]]]:
-    """Images and the functions of each to look at: 300,000 bytes in all."""
+    """Images, and the functions of each to look at: 300,000 bytes in all."""
     for path in _mapped_libraries():
         try:
             image = load_image(path)
@@ -136,6 +138,7 @@ def work() -> list[tuple[Image, list[Symbol]]]:
 
 
 def _size(work: list[tuple[Image, list[Symbol]]]) -> int:
+    """The bytes of all functions in ``work``."""
     return sum(symbol.size for _, chosen in work for symbol in chosen)
 
 
@@ -164,9 +167,7 @@ def test_decoding(benchmark: Any, figures: Figures, work: list[tuple[Image, list
 def test_inspecting(
     benchmark: Any, figures: Figures, work: list[tuple[Image, list[Symbol]]]
 ) -> None:
-    """``inspect`` without buffers, from nothing: every byte offset of every function, decoding
-    included.
-    """
+    """``inspect`` without buffers, of every byte offset of every function, decoding included."""
 
     def inspect() -> int:
         sites = 0

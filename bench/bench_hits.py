@@ -1,10 +1,10 @@
-"""What a hit costs by each method, in host time and in guest instructions (exact), and interrupt
-points a second.
+"""What a hit costs by each method, and how fast interrupt points are run.
 
-A hit's cost is that of a loop with the probe in it, less that of the same loop without. An
-interrupt point is one run of ``verify``: go on by one instruction, snapshot, deliver an interrupt,
-run to the end, compare everything with the unprobed run, restore. A later part's target is 5,000 of
-them a second, on a call of about 160 instructions with one optimized probe.
+A hit's cost, in host time and in guest instructions (which are exact), is that of a loop with the
+probe in it less that of the same loop without. An interrupt point is one run of ``verify``: go on
+by one instruction, take a snapshot, deliver an interrupt, run to the end, compare everything with
+the unprobed run, restore. The target is 5,000 of them a second, on a call of about 160 instructions
+with one optimized probe.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _HITS: Final = 2_000
 _LIMIT: Final = 10_000_000
 _POINTS_A_SECOND: Final = 5_000
-# The probed instruction is 8 bytes, can be boosted, and is where the loop's jump goes: the jump
-# replaces it alone.
+# The probed instruction has 8 bytes, can be boosted, and is the target of the loop's jump, so the
+# jump of an optimized probe replaces it alone.
 _LOOP: Final = f"""
     mov ecx, {_HITS}
 again:
@@ -42,12 +42,12 @@ again:
     jnz again
     ret
 """
-_SITE: Final = 5  # behind the mov
+_SITE: Final = 5  # the offset behind the mov
 _METHODS: Final = (Method.INT3, Method.BOOSTED, Method.OPTIMIZED)
 
 
 class Loop:
-    """The loop in a machine, with or without a probe."""
+    """The loop in a machine, with a probe that is hit by ``method``, or with none."""
 
     def __init__(self, pool: UcPool, method: Method | None) -> None:
         self.hits = 0
@@ -83,18 +83,19 @@ class Loop:
         assert fault is None, fault
 
     def instructions(self) -> int:
-        """Retired in the last call."""
+        """The number of instructions that the last call has retired."""
         return self.bench.machine.cpus[0].retired - self.bench.machine.tasks[0].started
 
 
 def _ignore(_p: Kprobe, _regs: Any, _flags: int) -> None:
-    """A post_handler: it makes the site step."""
+    """A post_handler that does nothing; with it, the probed instruction is stepped."""
 
 
 @pytest.mark.parametrize("method", _METHODS, ids=str)
 def test_hit(benchmark: Any, figures: Figures, pool: UcPool, method: Method) -> None:
-    """2,000 hits with a pre_handler that counts in Python (and, stepped, a post_handler that does
-    nothing).
+    """2,000 hits with a pre_handler that counts in Python.
+
+    For the stepped method there is also a post_handler that does nothing.
     """
     without, probed = Loop(pool, None), Loop(pool, method)
     race(benchmark, without.contender, probed.contender)
@@ -110,8 +111,10 @@ def test_hit(benchmark: Any, figures: Figures, pool: UcPool, method: Method) -> 
 
 
 def _verifier(pool: UcPool) -> tuple[Verifier, int]:
-    """Sorting two numbers, 167 instructions; the last of its optimizable sites, so that the probe
-    is hit late.
+    """A verifier of sorting two numbers, 167 instructions, and a site in it.
+
+    The site is the last one that can be optimized and is passed once, so that the probe is hit
+    late.
     """
     arguments = (BufferArgument(struct.pack("<2i", 5, 3)), IntegerArgument(2))
     verifier = Verifier(shipped("qsort.o"), "sort_i32", arguments, options=ExecOptions(), pool=pool)
@@ -123,8 +126,9 @@ def _verifier(pool: UcPool) -> tuple[Verifier, int]:
 
 
 def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> None:
-    """One site, every boundary of the call. The probe's registration, optimization and removal are
-    in the time.
+    """One site and every boundary of the call.
+
+    The time includes the probe's registration, optimization and removal.
     """
     verifier, addr = _verifier(pool)
     rates: dict[Method, list[float]] = {method: [] for method in _METHODS}

@@ -1,10 +1,9 @@
-"""What a probe costs to register, beside few others and beside 10,000, and to unregister, in small
-crowds and in large ones.
+"""What a probe costs to register and to unregister, beside few others and beside many.
 
-Target: the 10,000th costs no more than 1.5 times the 100th. Both are taken from machines of the
-same image, in turn, one registration here, one there. Unregistering is batched: 256 probes a pass
-of the optimizer, each pass with one ``stop_machine``, which is an exact count; the cost a probe
-must not depend on how many there are either.
+The target is that the 10,000th registration costs at most 1.5 times the 100th. Both are taken from
+machines of the same image, one registration here, one there. Unregistering goes in batches of 256
+probes a pass of the optimizer, each pass with one ``stop_machine``, which is an exact count; the
+cost a probe must not depend on how many there are either.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def _register(bench: Workbench, number: int) -> float:
 
 
 def _windows(pool: UcPool, *, optimize: bool) -> tuple[list[float], list[float]]:
-    """Seconds of registrations 0 to 199 and 9,900 to 10,099."""
+    """The seconds of registrations 0 to 199, and of registrations 9,900 to 10,099."""
     image = many_functions(_MANY + _AROUND)
     empty, full = (Workbench(image, pool=pool) for _ in range(2))
     for bench in (empty, full):
@@ -66,8 +65,9 @@ def _windows(pool: UcPool, *, optimize: bool) -> tuple[list[float], list[float]]
 def test_ten_thousandth_probe(
     benchmark: Any, figures: Figures, pool: UcPool, optimize: bool
 ) -> None:
-    """Medians of 200 registrations around the 100th and around the 10,000th; beside it those of 20.
-    The timing is that of all 10,000.
+    """Medians of 200 registrations around the 100th and around the 10,000th.
+
+    Beside them are those of 20. The benchmark's own time is that of all 10,000.
     """
     few, many = benchmark.pedantic(
         _windows, args=(pool,), kwargs={"optimize": optimize}, rounds=1, iterations=1
@@ -92,8 +92,9 @@ def test_ten_thousandth_probe(
 
 
 def _crowd(pool: UcPool, number: int) -> tuple[float, float, int]:
-    """Optimize ``number`` probes, unregister them: processor seconds a probe of each, and how many
-    ``stop_machine`` the second took.
+    """Optimize ``number`` probes, and unregister them.
+
+    :returns: the processor seconds a probe of each, and how many ``stop_machine`` the second took.
     """
     bench = Workbench(many_functions(number), pool=pool)
     kprobes, stats = bench.kprobes, bench.plane.stats
@@ -117,8 +118,9 @@ def _crowd(pool: UcPool, number: int) -> tuple[float, float, int]:
 
 
 def test_unregistering_in_crowds(benchmark: Any, figures: Figures, pool: UcPool) -> None:
-    """256 (before and after) and 16,384 optimized probes at once. The timing is that of the large
-    crowd, from its registration on.
+    """256 optimized probes, before and after, and 16,384 of them at once.
+
+    The benchmark's own time is that of the large crowd, from its registration on.
     """
     small, large = _CROWDS
     laps = [_crowd(pool, small) for _ in range(8)]

@@ -1,5 +1,6 @@
-"""What does not grow with the number of probes: look-ups, and memory a probe; and what grows by the
-batch: ``stop_machine`` calls.
+"""What must not grow with the number of probes, and what grows by the batch.
+
+Look-ups and the memory a probe must not grow. ``stop_machine`` comes once a batch.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _ignore(_p: Kprobe, _regs: Any) -> int:
 def test_stop_machine_calls_to_unregister(
     benchmark: Any, figures: Figures, pool: UcPool, number: int
 ) -> None:
-    """Exactly ceil(n / 256), for one call of unregister_kprobes()."""
+    """One call of unregister_kprobes() takes exactly ceil(n / 256) of them."""
     bench = Workbench(many_functions(number), pool=pool)
     probes = _probes(bench, number)
     bench.kprobes.wait_for_kprobe_optimizer()
@@ -94,7 +95,10 @@ def test_look_ups(benchmark: Any, figures: Figures, pool: UcPool) -> None:
 
 
 def _traced(bench: Workbench) -> int:
-    """Bytes that Python objects take now, and slots and detour buffers, whole pages."""
+    """The bytes that Python objects, slots and detour buffers take now.
+
+    Slots and detour buffers are counted by whole pages.
+    """
     gc.collect()
     return tracemalloc.get_traced_memory()[0] + _guest(bench)
 
@@ -105,9 +109,11 @@ def _guest(bench: Workbench) -> int:
 
 @pytest.mark.parametrize("kind", ["plain", "optimized", "kretprobe"])
 def test_memory_a_probe(benchmark: Any, figures: Figures, pool: UcPool, kind: str) -> None:
-    """Python objects by tracemalloc, and the bytes of slots and detour buffers, whole pages; with
-    what is decoded of the probed function, which all probes in it share, and which is told apart,
-    too. A plain probe has neither aggregator nor detour buffer.
+    """The bytes that a probe takes on the host and in the guest.
+
+    Python objects are counted by tracemalloc, and slots and detour buffers by whole pages. What is
+    decoded of the probed function, which all probes in it share, is a part of it and is told apart,
+    too. A plain probe has neither an aggregator nor a detour buffer.
     """
     profile = LINUX_2010.without_optprobes() if kind == "plain" else LINUX_2010
     bench = Workbench(many_functions(_MEASURED), pool=pool, profile=profile)

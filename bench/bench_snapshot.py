@@ -1,7 +1,7 @@
-"""A machine of two vCPUs, both in a call, with 256 KiB in use: snapshot and restore. Target: below
-50 us for the two together.
+"""What a snapshot and its restoring cost, in a machine of two vCPUs with 256 KiB in use.
 
-Of it, copying 256 KiB there and back is about 14 us, whatever the software does.
+The target is below 50 us for the two together. Copying 256 KiB there and back is about 14 us of
+that, whatever the software does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MESSAGE: Final = b"message"
 
 @pytest.fixture
 def machine(pool: UcPool) -> Iterator[Machine]:
-    """Stopped 500 instructions into ``sha256`` on both vCPUs."""
+    """A machine that has stopped 500 instructions into ``sha256`` on both vCPUs."""
     bench = Workbench(shipped("sha256.o"), cpus=2, pool=pool)
     made = bench.machine
     buffers = [(made.allocate(len(_MESSAGE), _MESSAGE), made.allocate(32)) for _ in made.cpus]
@@ -50,7 +50,7 @@ def _state(machine: Machine) -> tuple[bytes, list[tuple[int, ...]]]:
 
 
 def test_snapshot_and_restore(benchmark: Any, figures: Figures, machine: Machine) -> None:
-    """The whole cycle of one interrupt point: take, go back, give the room back."""
+    """The cycle of one interrupt point: take a snapshot, go back to it, give its memory back."""
 
     def cycle() -> None:
         snap = machine.snapshot()
@@ -71,8 +71,9 @@ def test_snapshot_and_restore(benchmark: Any, figures: Figures, machine: Machine
 
 
 def test_restore(benchmark: Any, figures: Figures, machine: Machine) -> None:
-    """Going back alone, as a loop over one snapshot does; each vCPU has moved on in between, but
-    that is not timed.
+    """Going back alone, as a loop over one snapshot does.
+
+    Each vCPU has moved on in between, which is not timed.
     """
     snap = machine.snapshot()
     before = _state(machine)
@@ -86,7 +87,7 @@ def test_restore(benchmark: Any, figures: Figures, machine: Machine) -> None:
 
 
 def test_copying_alone(benchmark: Any, figures: Figures, machine: Machine) -> None:
-    """The floor under the cycle: 256 KiB there and back by memmove."""
+    """The part of the cycle that is copying: 256 KiB there and back by memmove."""
     used, host = machine.ram.used, machine.ram.host
     room = ctypes.create_string_buffer(used)
 

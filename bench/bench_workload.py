@@ -1,13 +1,13 @@
-"""Speed of a workload in the machine, with 1,000 probes armed and none of them hit, against the
-same code in plain Unicorn.
+"""The speed of a workload beside 1,000 armed probes that it does not hit, against plain Unicorn.
 
-Both count instructions (the machine needs that for its virtual time; Unicorn calls a function of
-its own before each one). Target: at least 0.95 of bare Unicorn, by the executor in one piece and by
-``Workbench.call``. Beside it, without a target: turns of 1,000 instructions (how several vCPUs
-share the host), both uncounted, and what counting costs. Three instances of each run in turn.
+Both count instructions: the machine needs that for its virtual time, and Unicorn calls a function
+of its own before each instruction for it. The target is at least 0.95 of plain Unicorn, by the
+executor in one piece and by ``Workbench.call``. Turns of 1,000 instructions, by which several vCPUs
+share the host, runs of both without counting, and the cost of counting are measured without a
+target. Three instances of each run in turn.
 
-A workload is code that the compiler made, with loads and stores (``sha256``), or a loop of register
-arithmetic, where all that is not the loop itself shows most (``registers``).
+A workload is either code of a compiler, with loads and stores (``sha256``), or a loop of register
+arithmetic (``registers``), which shows most of what is not the loop itself.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ again:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A function, its buffers, and (for ``sha256``) the last buffer's content afterwards."""
+    """A function, its buffers, and (for ``sha256``) the content of the last buffer afterwards."""
 
     image: Image
     symbol: str
@@ -61,13 +61,13 @@ class Workload:
     want: bytes = b""
 
     def arguments(self, at: list[int]) -> tuple[int, ...]:
-        """Integer arguments, the buffers being at ``at``."""
+        """The integer arguments of the call, with the buffers at the addresses ``at``."""
         return (at[0], len(self.buffers[0]), at[1]) if at else ()
 
 
 @pytest.fixture(params=["sha256", "registers"])
 def workload(request: pytest.FixtureRequest) -> Workload:
-    """Two million instructions, about."""
+    """A workload of about two million instructions."""
     if request.param == "sha256":
         return Workload(
             shipped("sha256.o"), "sha256", (_MESSAGE, bytes(32)), hashlib.sha256(_MESSAGE).digest()
@@ -88,7 +88,7 @@ class Bare:
 
     @property
     def result(self) -> int:
-        """RAX."""
+        """The value of RAX."""
         return self._uc.result
 
 
@@ -109,15 +109,15 @@ class Armed:
         assert all(self.bench.method(probe) is not Method.OPTIMIZED for probe in probes)
 
     def begin(self) -> None:
-        """Set a call up."""
+        """Set up a call of the workload."""
         self.bench.start_call(0, self._addr, self._workload.arguments(self._at))
 
     def counted(self) -> Contender:
-        """In one piece."""
+        """A contender that runs the call in one piece."""
         return Contender(self.begin, lambda: self.bench.executor.run_call(0, _LIMIT))
 
     def in_turns(self) -> Contender:
-        """In turns of 1,000 instructions, as when another vCPU has its own between them."""
+        """A contender that runs the call in turns of 1,000 instructions, as beside another vCPU."""
 
         def run() -> None:
             while self.bench.executor.running(0):
@@ -126,18 +126,18 @@ class Armed:
         return Contender(self.begin, run)
 
     def called(self) -> Contender:
-        """As the API's users call."""
+        """A contender that calls as users of the API do."""
         return Contender(
             _nothing,
             lambda: self.bench.call(self._workload.symbol, *self._workload.arguments(self._at)),
         )
 
     def uncounted(self) -> Contender:
-        """As fast as it goes."""
+        """A contender that does not count instructions."""
         return Contender(self.begin, lambda: self.bench.executor.run_uncounted(0))
 
     def instructions(self) -> int:
-        """Instructions of one call."""
+        """The number of instructions of one call."""
         cpu = self.bench.machine.cpus[0]
         before = cpu.retired
         self.begin()
@@ -145,7 +145,7 @@ class Armed:
         return cpu.retired - before
 
     def assert_right(self, result: int) -> None:
-        """The last call gave what bare Unicorn gave."""
+        """The last call gave what plain Unicorn gave."""
         machine = self.bench.machine
         assert machine.tasks[0].fault is None
         assert machine.cpus[0].registers()[0] == result
@@ -158,14 +158,15 @@ def _not_reached(_p: Kprobe, _regs: Any) -> int:
 
 
 def _nothing() -> None:
-    """No preparation."""
+    """Prepare nothing: the call sets itself up."""
 
 
 def test_armed_probes_that_are_not_hit(
     benchmark: Any, figures: Figures, pool: UcPool, workload: Workload
 ) -> None:
-    """Counted, in one piece, in turns and by :meth:`Workbench.call`, against bare Unicorn,
-    counted.
+    """The call in one piece, in turns and by :meth:`Workbench.call`, against plain Unicorn.
+
+    All of them count instructions.
     """
     name = workload.image.name
     bare = [Bare(workload, counted=True) for _ in range(_INSTANCES)]
@@ -209,8 +210,9 @@ def test_armed_probes_that_are_not_hit(
 
 
 def test_uncounted(benchmark: Any, figures: Figures, pool: UcPool, workload: Workload) -> None:
-    """Uncounted against bare Unicorn, uncounted; and what counting costs. An instance each, since
-    changing over drops translations.
+    """The call without counting, against plain Unicorn without counting; and the cost of counting.
+
+    There are instances for each, since changing between the two drops translations.
     """
     name = workload.image.name
     bare = [Bare(workload, counted=False) for _ in range(_INSTANCES)]

@@ -1,9 +1,9 @@
-"""``make campaign``: check every optimizable site that the shipped workloads' calls pass, each by
-itself; answers go to a file.
+"""``make campaign``: check every optimizable site that a call of a shipped workload passes.
 
-One JSON line a site, in a fixed order, written as it is found; what is in the file already is not
-done again, so that a run that was killed, however, goes on where it was, and ends with the same
-lines. Each site is checked in the call with the fewest instructions that passes it.
+The answers go to a file, one JSON line a site, in a fixed order, each written as it is found. What
+is in the file already is not done again, so a run that was killed goes on where it was, and ends
+with the same lines. Each site is checked by itself, in the call with the fewest instructions that
+passes it.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Site:
 
     @property
     def key(self) -> str:
-        """What names it in the file."""
+        """What names the site and its search in the file."""
         return f"{self.image} {self.place} {self.profile} {self.preemptions} {self.max_schedules}"
 
 
 def sites(profile: str, preemptions: int, max_schedules: int, progress: Progress) -> Iterator[Site]:
-    """All of them, in the order of image and address."""
+    """All sites, in the order of images and addresses."""
     best: dict[tuple[str, int], tuple[int, str, str, tuple[str, ...]]] = {}
     known = cases()
     for done, one in enumerate(known):
@@ -84,7 +84,7 @@ def sites(profile: str, preemptions: int, max_schedules: int, progress: Progress
 
 
 def check_site(site: Site) -> dict[str, Any]:
-    """The line of one site."""
+    """The answer for one site, as a JSON line has it."""
     spec = parse_spec(site.place)
     experiment = Experiment(
         image=load_image(_ELF / site.image),
@@ -106,7 +106,7 @@ def check_site(site: Site) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run, or go on with a run."""
+    """Run the campaign, or go on with one."""
     parser = argparse.ArgumentParser(prog="make campaign")
     parser.add_argument("--file", default="campaign.jsonl")
     parser.add_argument("--profile", default="linux-2010")

@@ -1,5 +1,6 @@
-"""Shared by all benchmarks: one pool of emulator instances, and a table of target against measured
-figure at the end of the run.
+"""What all benchmarks share: a pool of emulator instances, and a table of figures.
+
+The table at the end of the run has each measured figure beside its target.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
-    # for `bench`; appended, so that an installed wheel's packages come first
+    # This is for the package bench. It is appended, so that an installed wheel's packages come
+    # first.
     sys.path.append(str(ROOT))
 
 from arch_x86.emu.machine import new_pool  # noqa: E402
@@ -29,14 +31,14 @@ FIGURES = pytest.StashKey[Figures]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One table a run."""
+    """Begin a table of figures for this run."""
     config.stash[FIGURES] = Figures()
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    """Benchmarks are in ``bench_*.py``, which pytest does not take for tests by itself."""
+    """Collect ``bench_*.py``, which pytest does not take for tests by itself."""
     named = file_path.name.startswith("bench_") and file_path.suffix == ".py"
-    if parent.session.isinitpath(file_path):  # given by name: pytest takes it anyway
+    if parent.session.isinitpath(file_path):  # pytest takes a file that is given by name anyway
         return None
     if not named or any(
         file_path.match(pattern) for pattern in parent.config.getini("python_files")
@@ -47,7 +49,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
-    """Target against measured, below the timings."""
+    """Print the table of figures below the timings."""
     lines = config.stash[FIGURES].lines()
     if lines:
         terminalreporter.write_sep("-", "figures")
@@ -56,13 +58,13 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.C
 
 @pytest.fixture
 def figures(pytestconfig: pytest.Config) -> Figures:
-    """Where a benchmark says what it found: ``figures.add(...)``."""
+    """The table to which a benchmark adds what it found: ``figures.add(...)``."""
     return pytestconfig.stash[FIGURES]
 
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[UcPool]:
-    """Emulator instances, measured once."""
+    """Emulator instances, whose private offsets are measured once."""
     made = new_pool()
     yield made
     made.close()

@@ -1,6 +1,4 @@
-"""What the benchmarks found, for the table that ends ``make bench``: one line a figure, its target
-beside it.
-"""
+"""The table of figures that ends ``make bench``: one line a figure, with its target."""
 
 from __future__ import annotations
 
@@ -19,6 +17,8 @@ _HOLDS: Final[dict[str, Callable[[float, float], bool]]] = {">=": ge, "<=": le, 
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
+    """One figure: its benchmark, its name, the value, its unit, and the target."""
+
     part: str
     what: str
     measured: float
@@ -27,6 +27,7 @@ class _Figure:
 
     @property
     def verdict(self) -> str:
+        """Whether the target is met, as text; empty where none is given or nothing was measured."""
         if self.target is None or isnan(self.measured):
             return ""
         sign, limit = self.target
@@ -47,8 +48,10 @@ class Figures:
         unit: str = "",
         target: tuple[str, float] | None = None,
     ) -> None:
-        """One figure, here and in ``benchmark.extra_info``.
+        """Add a figure here and to ``benchmark.extra_info``.
 
+        :param what: the name of the figure.
+        :param unit: the unit of ``measured``, as it is printed.
         :param target: a comparison such as ``("<", 50)``; None for a figure that only informs.
         """
         part = benchmark.fullname.partition("bench_")[2].partition(".py")[0]
@@ -58,7 +61,7 @@ class Figures:
             benchmark.extra_info[f"{what}: target"] = f"{target[0]} {target[1]}"
 
     def lines(self) -> list[str]:
-        """The table, a heading first; empty when there is nothing to tell."""
+        """The lines of the table, with a heading; empty when there is no figure."""
         if not self._figures:
             return []
         rows = [("part", "figure", "measured", "target", "")]
@@ -84,7 +87,7 @@ class Figures:
 
 
 def _number(value: float) -> str:
-    """An exact count in full, a measurement with three digits that mean something."""
+    """``value`` as text: an exact count in full, a measurement with three significant digits."""
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Images to measure on: shipped workloads, assembly text, and cold functions to put probes in."""
+"""Images to measure: shipped workloads, assembly text, and cold functions to put probes in."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ALIGN: Final = 16
 
 
 def shipped(name: str) -> Image:
-    """``workloads/elf/NAME``."""
+    """The image of the file ``workloads/elf/NAME``."""
     return load_image(Path(__file__).resolve().parents[1] / "workloads" / "elf" / name)
 
 
 def asm_image(text: str) -> Image:
-    """One function ``f`` of Intel-syntax assembly."""
+    """An image of one function ``f``, given as Intel-syntax assembly."""
     code = assemble(text, _BASE)
     return Image(
         name="generated",
@@ -34,8 +34,9 @@ def asm_image(text: str) -> Image:
 
 
 def with_cold_functions(image: Image, number: int) -> Image:
-    """``image`` and ``number`` functions that nothing calls: as many as fit in the last page of its
-    code, the others behind the image.
+    """``image`` and ``number`` functions that nothing calls.
+
+    As many as fit lie in the last page of the image's code, and the others behind the image.
     """
     last = max(
         (segment for segment in image.segments if segment.executable),

@@ -1,5 +1,6 @@
-"""Long runs whose answers go to a file, a JSON line each: what is in the file already is not done
-again.
+"""Long runs whose answers go to a file, one JSON line each.
+
+An answer that is in the file already is not worked out again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ __all__ = ("answers", "read")
 
 
 def read(file: Path) -> dict[str, dict[str, Any]]:
-    """The answers that are there, by their keys; a last line that was cut off is not one."""
+    """The answers in ``file``, by their keys; a last line that was cut off is removed."""
     known: dict[str, dict[str, Any]] = {}
     if file.exists():
         text = file.read_text(encoding="utf-8")
@@ -38,8 +39,11 @@ def answers(
     line: Progress,
     noun: str,
 ) -> list[dict[str, Any]]:
-    """The answer of each of ``wanted``, which have a ``key``; those that are not in ``file`` are
-    worked out by ``jobs`` processes.
+    """The answer of each of ``wanted``, which have a ``key``.
+
+    Those that are not in ``file`` are worked out by ``jobs`` processes, and added to it.
+
+    :param noun: what one of ``wanted`` is called in the line of progress.
     """
     known = read(file)
     left = [one for one in wanted if one.key not in known]

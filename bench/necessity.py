@@ -1,5 +1,6 @@
-"""``make necessity``: the tables of docs/necessity.md and of docs/findings.md, in Markdown, from a
-fresh run of the matrix.
+"""``make necessity``: the tables of docs/necessity.md and docs/findings.md.
+
+They are printed in Markdown, from a fresh run of the matrix.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _NEXT: Final = tuple(one for one in CONFIGURATIONS if one.profile is NEXT)
 
 
 def _notes(cells: Iterable[Cell]) -> list[str]:
-    """Why steps are not needed, each once, in the order of the table."""
+    """The reasons why steps are not needed, each once, in the order of the table."""
     return list(
         dict.fromkeys(
             cell.argument for cell in cells if cell.report is None and cell.argument is not None
@@ -30,6 +31,7 @@ def _notes(cells: Iterable[Cell]) -> list[str]:
 
 
 def _cell(cell: Cell | None, notes: Sequence[str]) -> str:
+    """The text of one cell of the table."""
     if cell is None:
         return ""
     if cell.report is not None:
@@ -48,7 +50,7 @@ def _cell(cell: Cell | None, notes: Sequence[str]) -> str:
 def table(
     cells: Sequence[Cell], columns: Sequence[Configuration], notes: Sequence[str]
 ) -> list[str]:
-    """A row a step, a column a configuration."""
+    """The lines of the table with a row a step and a column a configuration."""
     steps = list(dict.fromkeys(cell.step for cell in cells))
     known = {(cell.step, cell.configuration.name): cell for cell in cells}
     lines = [
@@ -66,7 +68,7 @@ def table(
 
 
 def schedules(cells: Iterable[Cell]) -> list[str]:
-    """A row a violation."""
+    """The lines of the table with a row a violation."""
     lines = ["| left out | in | scenario | schedule |", "| --- | --- | --- | --- |"]
     for cell in cells:
         if cell.report is not None:
@@ -83,7 +85,7 @@ def schedules(cells: Iterable[Cell]) -> list[str]:
 
 
 def main() -> int:
-    """Run, and print."""
+    """Run the matrix, and print the tables."""
     parser = argparse.ArgumentParser(prog="make necessity")
     parser.add_argument("--max-schedules", type=int, default=400_000)
     parser.add_argument("--preemptions", type=int, default=2)

@@ -1,7 +1,8 @@
-"""Ratios within one process: contenders run in turn, round by round, so that a slow minute of the
-machine hits all of them alike.
+"""Ratios of times within one process.
 
-Laps are short and in processor time: on a busy machine neighbouring laps still see the same one.
+Contenders run in turn, round by round, so that a slow minute of the machine slows all of them. Laps
+are short and are taken in processor time, since on a busy machine neighbouring laps still see the
+same machine.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ __all__ = ("Contender", "pooled", "race", "seconds")
 
 @dataclass(slots=True)
 class Contender:
-    """``prepare`` is not timed, ``run`` is; ``laps`` are the seconds of processor time of each
-    round.
+    """One of several pieces of code that are compared.
+
+    :ivar prepare: called before each lap, and not timed.
+    :ivar run: called and timed.
+    :ivar laps: the seconds of processor time of each lap.
     """
 
     prepare: Callable[[], object]
@@ -27,7 +31,7 @@ class Contender:
     laps: list[float] = field(default_factory=list[float])
 
     def lap(self) -> None:
-        """One round."""
+        """Run one lap, and note its time."""
         self.prepare()
         began = process_time()
         self.run()
@@ -35,23 +39,23 @@ class Contender:
 
     @property
     def seconds(self) -> float:
-        """The lower quartile of the laps: the median of their better half, since a disturbance only
-        ever adds time.
+        """The lower quartile of the laps, in seconds of processor time.
 
-        NaN under ``--benchmark-disable``, which runs everything once.
+        It is the median of their better half, since a disturbance only ever adds time. Under
+        ``--benchmark-disable``, which runs everything once, it is NaN.
         """
         return quantiles(self.laps, n=4)[0] if len(self.laps) > 1 else nan
 
     def speed_over(self, other: Contender) -> float:
-        """How many times as fast as ``other``."""
+        """How many times as fast as ``other`` this contender is."""
         return other.seconds / self.seconds
 
 
 def pooled(contenders: Sequence[Contender]) -> Contender:
-    """The laps of several that do the same, taken together.
+    """A contender with the laps of several that do the same.
 
-    Where an emulator's structures happen to lie in memory makes one instance in a dozen slower by a
-    quarter, for as long as it lives.
+    One instance in a dozen is slower by a quarter for as long as it lives, because of where an
+    emulator's structures happen to lie in memory.
     """
     return Contender(
         _nothing, _nothing, [lap for contender in contenders for lap in contender.laps]
@@ -59,12 +63,13 @@ def pooled(contenders: Sequence[Contender]) -> Contender:
 
 
 def _nothing() -> None:
-    """Not to be run again."""
+    """Do nothing: a pooled contender is not run again."""
 
 
 def race(benchmark: Any, *contenders: Contender, rounds: int = 25) -> None:
-    """Run each contender once a round, the last one under ``benchmark``. A round before the first
-    fills caches and does not count.
+    """Run each contender once a round, the last one under ``benchmark``.
+
+    A round before the first fills caches and does not count.
     """
     *others, last = contenders
     for contender in contenders:
@@ -79,6 +84,6 @@ def race(benchmark: Any, *contenders: Contender, rounds: int = 25) -> None:
 
 
 def seconds(benchmark: Any) -> float:
-    """The median of a finished benchmark; NaN under ``--benchmark-disable``."""
+    """The median of a finished benchmark, in seconds; NaN under ``--benchmark-disable``."""
     stats = benchmark.stats
     return nan if stats is None else float(stats.stats.median)

@@ -1,8 +1,7 @@
-"""``make sound``: every shipped scenario on 1 to 3 vCPUs, with and without preemption, in each
-profile; answers go to a file.
+"""``make sound``: check every shipped scenario on 1 to 3 vCPUs, in each profile.
 
-The bound is 3 with one vCPU, else 2. One JSON line a case, with its figures; a case that is in the
-file is not run again.
+Each runs with and without preemption. The bound is 3 with one vCPU, else 2. The answers go to a
+file, one JSON line a case; a case that is in the file is not run again.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _BY_NAME = {one.name: one for one in (*SCENARIOS, *HISTORY, *BATCHES)}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One scenario as it is run."""
+    """One scenario, and how it is run."""
 
     scenario: str
     profile: str
@@ -46,7 +45,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """What names it in the file."""
+        """What names the case and its search in the file."""
         kind = "preemptible" if self.preempt else "not preemptible"
         return (
             f"{self.scenario} {self.profile} {kind} {self.cpus} {self.preemptions}"
@@ -55,7 +54,7 @@ class Run:
 
 
 def run_one(run: Run) -> dict[str, Any]:
-    """The line of one case."""
+    """The answer for one run, as a JSON line has it."""
     one, port = _BY_NAME[run.scenario], X86Setup()
     request = replace(one.request, profile=run.profile, cpus=run.cpus, preempt=run.preempt)
     search = Search(preemptions=run.preemptions, max_schedules=run.max_schedules)
@@ -70,13 +69,14 @@ def run_one(run: Run) -> dict[str, Any]:
 
 
 def _cell(answer: dict[str, Any]) -> str:
+    """The text of one cell: the schedules that were made, or the violation that was found."""
     if answer["violations"]:
         return f"{answer['violations'][0]['kind']} in {answer['bound']['schedules']:,}"
     return f"{'' if answer['bound']['exhaustive'] else '> '}{answer['bound']['schedules']:,}"
 
 
 def main() -> int:
-    """Run, or go on with a run."""
+    """Run all cases, or go on with a run."""
     parser = argparse.ArgumentParser(prog="make sound")
     parser.add_argument("--file", default="soundness.jsonl")
     parser.add_argument("--max-schedules", type=int, default=3_000_000)

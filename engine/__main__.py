@@ -1,4 +1,4 @@
-"""``optprobe``, and ``python -m engine``."""
+"""The entry point of the command ``optprobe`` and of ``python -m engine``."""
 
 import os
 import sys
@@ -10,8 +10,10 @@ _STANDARD_ERROR = 2
 
 
 def run() -> int:
-    """The exit status of the command line, for a process that ends with it. Ctrl-C while the
-    program is being loaded is one line, too, and while the process ends it is nothing.
+    """Run the command line and return the exit status of the process.
+
+    Ctrl-C while the program is being loaded is reported by one line on standard error, with status
+    130, as it is later. Once :func:`engine.commands.cli.main` has returned, SIGINT is ignored.
     """
     handler = None
     try:
@@ -24,8 +26,9 @@ def run() -> int:
         status = main()
         if handler is not None:
             handler.done()
-    except KeyboardInterrupt:  # another one does not come right behind it
-        if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `2>&-`
+    except KeyboardInterrupt:  # another Ctrl-C right behind this one raises nothing (engine.ctrl_c)
+        # sys.stderr is None when standard error is closed (`2>&-`)
+        if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
             with suppress(OSError):
                 print("optprobe: interrupted", file=sys.stderr, flush=True)
         status = 130
@@ -35,8 +38,10 @@ def run() -> int:
 
 
 def _reserve_standard_streams() -> None:
-    """What was started with one of them closed must not open a file of its own in its place:
-    libraries write to standard error, too.
+    """Open the null device in place of each standard stream that is closed.
+
+    A process that was started with one of the three closed would give its number to the next file
+    that it opens, and libraries that write to standard error would write to that file.
     """
     with suppress(OSError):
         while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:

@@ -1,5 +1,7 @@
-"""Ctrl-C as a process of the command takes it: one KeyboardInterrupt, which is never lost, and none
-where nobody could catch it.
+"""How the processes of a command handle Ctrl-C (SIGINT).
+
+The first signal becomes one KeyboardInterrupt, which is not lost where the interpreter ignores
+exceptions, and which is not raised where nothing could catch it.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ __all__ = (
 )
 
 AGAIN: Final = 0.005
-"""Seconds until a Ctrl-C is tried again that came where its exception would have been lost."""
+"""Seconds until SIGINT is sent again, when its exception came where it was ignored."""
 _SAME: Final = 1.0
-"""Seconds in which a second signal is not a second wish: who starts commands may send it to the
-process and to its group.
+"""Seconds in which another SIGINT is taken for the same Ctrl-C.
+
+A program that starts a command may send the signal both to the process and to its group.
 """
 
 
@@ -36,7 +39,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 def try_again() -> None:
-    """Ctrl-C once more, in a moment: a signal to the main thread, which ends a wait of it, too."""
+    """Send SIGINT to the main thread :data:`AGAIN` seconds from now.
+
+    The signal also ends a wait of that thread.
+    """
     timer = threading.Timer(
         AGAIN, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
     )
@@ -45,8 +51,9 @@ def try_again() -> None:
 
 
 def ends_all(error: BaseException | None) -> bool:
-    """``error`` is not of what was being done, but ends all that is done here: Ctrl-C, or too
-    little memory.
+    """Whether ``error`` ends all that this process does, and not only the operation that raised it.
+
+    Ctrl-C does, and so does a lack of memory.
     """
     return error is not None and (
         isinstance(error, MemoryError) or not isinstance(error, Exception)
@@ -54,8 +61,10 @@ def ends_all(error: BaseException | None) -> bool:
 
 
 def was_interrupted(error: BaseException | None) -> bool:
-    """``error`` was raised while Ctrl-C unwound what it had cut off, as by a lock that is not in
-    the state that its release expects.
+    """Whether ``error`` was raised while a KeyboardInterrupt was on its way out of the stack.
+
+    An operation that is cut off may leave a lock in a state that its release does not expect, and
+    the release then raises an error of its own, which has the KeyboardInterrupt in its context.
     """
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
@@ -63,12 +72,13 @@ def was_interrupted(error: BaseException | None) -> bool:
 
 
 class CtrlC:
-    """The handler of SIGINT while the command runs.
+    """The handler of SIGINT while a command runs.
 
-    The first signal raises KeyboardInterrupt, and again where the interpreter could only print that
-    it was raised: in a finalizer, or in what a library calls. What the command does then, such as
-    to print what it has found, is not interrupted by signals right behind it; one that comes later
-    ends the process as if there were no handler. A command that is done can't be interrupted.
+    The first signal raises KeyboardInterrupt. Where the interpreter can only print an exception, as
+    in a finalizer or in a callback of a library, the signal is sent again a moment later. What the
+    command does after that, such as printing what it has found, is not interrupted by signals
+    within :data:`_SAME` seconds of the first; a later one ends the process as if there were no
+    handler. A command that has called :meth:`done` can't be interrupted.
     """
 
     def __init__(self) -> None:
@@ -77,8 +87,9 @@ class CtrlC:
 
     @classmethod
     def installed(cls) -> CtrlC | None:
-        """The handler of this process from now on; None where SIGINT is ignored, or somebody
-        else's.
+        """Install a handler in this process and return it.
+
+        :returns: None where SIGINT is ignored or has another handler already, which then stays.
         """
         if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             return None
@@ -96,6 +107,7 @@ class CtrlC:
             signal.raise_signal(signal.SIGINT)
 
     def _unraisable(self, what: Any) -> None:
+        """Send SIGINT again, if the exception that could not be raised is a KeyboardInterrupt."""
         if what.exc_type is not KeyboardInterrupt:
             self._usual_hook(what)
         elif signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -103,20 +115,22 @@ class CtrlC:
             try_again()
 
     def done(self) -> None:
-        """The command has come to its end, and the process follows."""
+        """Ignore SIGINT from now on: the command has come to its end, and the process follows."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
 def blocked() -> Generator[None]:
-    """Within, SIGINT waits; behind it, it comes. A process that is forked within begins with the
-    signal blocked: a terminal sends Ctrl-C to all of its processes, but who forked this one ends
-    it.
+    """Hold SIGINT back while the body of the ``with`` statement runs, and deliver it behind it.
+
+    A process that is forked in the body begins with the signal blocked. A terminal sends Ctrl-C to
+    all processes of a command, but only the process that forked the others answers it, and ends
+    them.
     """
     came: list[int] = []
     usual = signal.getsignal(signal.SIGINT)
-    # Blocked here, the signal may still go to another thread, and its handler always runs in the
-    # main one.
+    # The signal mask is that of one thread, so the signal may still go to another thread, and
+    # Python runs the handler in the main thread all the same. So the handler is exchanged, too.
     held = callable(usual) and threading.current_thread() is threading.main_thread()
     if held:
         signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))

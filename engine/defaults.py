@@ -1,6 +1,6 @@
 """What a command does where an option is left out.
 
-The command line, the records that keep options, and the Python interface all take these from here.
+The command line, the records that keep options, and the Python interface all take these values.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ __all__ = (
 PROFILE: Final = "linux-2010"
 CPUS: Final = 1
 SCRIPT_CPUS: Final = 2
-"""vCPUs of ``script``."""
+"""The number of vCPUs of ``script``."""
 JOBS: Final = 1
-"""Processes."""
+"""The number of processes."""
 MAX_INSTRUCTIONS: Final = 100_000_000
-"""Instructions that a call may retire before it is taken for endless."""
+"""The number of instructions that a call may retire before it is taken for endless."""
+EXPERIMENT_MAX_INSTRUCTIONS: Final = 1_000_000
+"""The same number for a scenario, and for an experiment that is made in Python; neither has an
+option for it.
+"""
 INTERRUPTS: Final = "none"
 RED_ZONE: Final = "auto"
-EXPERIMENT_MAX_INSTRUCTIONS: Final = 1_000_000
-"""The same, of a scenario and of an experiment that is made in Python: neither has an option for
-it.
-"""
 CALLS: Final = 3
-"""Calls of each vCPU in ``check``."""
+"""The number of calls that each vCPU makes in ``check``."""
 SCENARIO_CALLS: Final = 2
-"""Calls of each vCPU in a scenario."""
+"""The number of calls that each vCPU makes in a scenario."""
 FETCH: Final = "coherent"
 POINTS: Final = "locks"
-"""Where control tasks stop."""
+"""The places where control tasks stop: ``locks`` means locks, text writes and waits."""
 STRATEGY: Final = "exhaustive"
 PREEMPTIONS: Final = 2
-"""Bound on interrupts and on switches away from a busy vCPU in one schedule."""
+"""The bound on interrupts and on switches away from a busy vCPU in one schedule."""
 SEED: Final = 0
 PCT_DEPTH: Final = 3

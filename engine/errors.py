@@ -1,15 +1,15 @@
-"""The one error hierarchy. Errors that the kernel would return carry its ``errno``
-(include/uapi/asm-generic/errno-base.h).
+"""The one hierarchy of errors, and how they print.
 
-Three families, by whose turn it is to act:
+There are three families, one for each party that has to act:
 
-* :class:`InputError` — the user's: an image, an argument or a SPEC is wrong. One line, exit status
-  2.
-* :class:`KprobeError` — the caller's: the kernel would have returned ``-errno`` here.
-* :class:`EngineBug` — ours: an invariant of the engine itself is broken.
+* :class:`InputError` is the user's: an image, an argument or an option is wrong. The command prints
+  one line and ends with exit status 2.
+* :class:`KprobeError` is the caller's: the kernel would have returned ``-errno`` here
+  (include/uapi/asm-generic/errno-base.h).
+* :class:`EngineBug` is this project's: an invariant of the engine itself is broken.
 
-A guest that faults is a result (``GuestFault`` records in the machine); only who asks for a call's
-value alone gets an exception, one that carries the record.
+A guest that faults is a result and no error: the machine has a ``GuestFault`` record of it. Only an
+operation that returns nothing but a call's value raises an exception, which carries that record.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ __all__ = (
 
 
 def errno_name(code: int) -> str:
-    """``22`` or ``-22`` -> ``"EINVAL"``; a number without a name prints as itself.
+    """The name of an errno, such as ``"EINVAL"`` for 22 and for -22; a number without one as text.
 
-    The kernel's ``ENOTSUPP``/``EOPNOTSUPP`` (95) has two names in C; the kernel's kprobes code says
-    EOPNOTSUPP.
+    95 has two names in C, ENOTSUP and EOPNOTSUPP; the kernel's kprobes code says EOPNOTSUPP.
     """
     number = abs(code)
     if number == _errno.EOPNOTSUPP:
@@ -43,16 +42,18 @@ def errno_name(code: int) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` as it may stand in a one-line message: what does not print is escaped, what is long
-    is cut.
+    """``text`` as it may stand in a one-line message.
+
+    What does not print is escaped, and what is longer than 200 characters is cut.
     """
     shown = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
     return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
 def error_text(error: Exception) -> str:
-    """What a message says of an error of the system or of the standard library: in words, without
-    ``[Errno 2]`` and the file's name.
+    """``error``, which the system or the standard library raised, in words for a message.
+
+    ``[Errno 2]`` and the file's name are left out.
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -60,12 +61,13 @@ def error_text(error: Exception) -> str:
 
 
 class OptprobeError(Exception):
-    """Root of everything this project raises on purpose."""
+    """The root of all errors that this project raises on purpose."""
 
 
 class InputError(OptprobeError):
-    """Bad usage or bad input: the message is one line that says what is wrong and what would be
-    right.
+    """The usage or the input is wrong.
+
+    The message is one line that says what is wrong and what would be right.
     """
 
 
@@ -82,13 +84,14 @@ class KprobeError(OptprobeError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[KprobeError], tuple[int, str]]:
-        """Pickled as it is made, not by its message: it has to come back from worker processes."""
+        """Pickle the error by its arguments, so that it comes back from a worker process."""
         return type(self), (self.errno, self.reason)
 
 
 class EngineBug(OptprobeError):
-    """This should never happen: an invariant of the engine broke. Please report it with the
-    scenario.
+    """An invariant of the engine is broken, which should never happen.
+
+    Please report it, with the scenario.
     """
 
 
@@ -97,8 +100,9 @@ class Deadlock(OptprobeError):
 
 
 class UnprobedFault(OptprobeError):
-    """The guest dies, or does not end, without any probe: a result, so exit status 1, but nothing
-    that probes can be checked against.
+    """The guest dies, or does not end, without any probe.
+
+    This is a result, so the exit status is 1, but there is no good run to compare probed runs with.
     """
 
 

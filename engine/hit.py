@@ -1,4 +1,7 @@
-"""The ways in which a CPU comes to a probe's handlers, and how far a hit has come."""
+"""The kinds and phases of a hit. Answers to the arch code of the kernel's kprobes.
+
+Hits by breakpoint are in core.c there, those by jump in opt.c, and those by ftrace in ftrace.c.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,33 @@ __all__ = ("HitKind", "HitPhase")
 
 
 class HitKind(IntEnum):
-    """Which way the CPU came."""
+    """The way by which a CPU came to the handlers of a probe."""
 
     INT3 = 1
-    """It executed the breakpoint."""
+    """The CPU executed the breakpoint."""
     OPTIMIZED = 2
-    """The detour buffer of an optimized probe asks."""
+    """The detour buffer of an optimized probe asked for the handlers."""
     FTRACE = 3
-    """Ftrace's trampoline asks."""
+    """Ftrace's trampoline asked for the handlers."""
 
 
 class HitPhase(IntEnum):
-    """The piece of a hit that is next, or how the hit ended. What lies between two pieces is a
-    choice point of an exploration.
+    """The piece of a hit that comes next, or how the hit ended.
+
+    An exploration has a choice point between any two pieces.
     """
 
     TRAP = 1
-    """The frame is pushed; the table has not been asked."""
+    """The trap's frame is pushed, and the table has not been asked for a probe."""
     POKE = 2
-    """The breakpoint is the poke protocol's, whose descriptor has not been read."""
+    """The breakpoint is one of the poke protocol, whose descriptor has not been read."""
     FOUND = 3
-    """The probe is found; its handler has not run."""
+    """The probe is found, and its handler has not run."""
     HANDLED = 4
-    """The handlers have run; where to go on is not set."""
+    """The handlers have run, and the address at which the CPU goes on is not set."""
     BETWEEN = 5
-    """The handlers of some of the probes there have run."""
+    """The handlers of some of the probes at the site have run, and others have not."""
     RESUMED = 6
     """The hit is over, and the CPU goes on."""
     REFUSED = 7
-    """The hit is over: the breakpoint was nobody's."""
+    """The hit is over, since the breakpoint belonged to no probe and no poke."""

@@ -1,9 +1,9 @@
-"""Code images as the engine sees them: bytes at addresses, symbols, and the kernel's lists of what
-may not be touched.
+"""Code images: bytes at addresses, symbols, and the kernel's lists of reserved text.
 
-Arch-neutral records only; who reads ELF or JSON into them is the arch layer's business. The lists
-answer to the kernel's own sections: ``__ex_table``, ``__jump_table``, ``.static_call_sites``,
-``__mcount_loc``, ``.altinstructions``, ``__bug_table``, ``_kprobe_blacklist``.
+The records here are the same for all architectures, and the architecture layer reads ELF or JSON
+files into them. The lists answer to the kernel's own sections: ``__ex_table``, ``__jump_table``,
+``.static_call_sites``, ``__mcount_loc``, ``.altinstructions``, ``__bug_table``,
+``_kprobe_blacklist``.
 """
 
 from __future__ import annotations
@@ -30,30 +30,29 @@ __all__ = (
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """``size`` bytes from ``addr``."""
+    """A range of ``size`` bytes that begins at ``addr``."""
 
     addr: int
     size: int
 
     @property
     def end(self) -> int:
-        """First address behind the range."""
+        """The first address behind the range."""
         return self.addr + self.size
 
     def __contains__(self, addr: int) -> bool:
         return self.addr <= addr < self.addr + self.size
 
     def overlaps(self, addr: int, size: int) -> bool:
-        """True when any of the ``size`` bytes from ``addr`` lies in the range."""
+        """Whether any of the ``size`` bytes from ``addr`` lies in the range."""
         return self.addr < addr + size and addr < self.addr + self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Memory as loaded: ``data`` at ``addr``, zero-filled up to ``size`` bytes.
+    """A piece of memory as it is loaded: ``data`` at ``addr``, and zeros up to ``size`` bytes.
 
-    ``executable`` segments are text: the guest can't write them, whatever ``writable`` says in the
-    file.
+    An ``executable`` segment is text: the guest can't write it, whatever ``writable`` says.
     """
 
     addr: int
@@ -64,7 +63,7 @@ class Segment:
 
     @property
     def end(self) -> int:
-        """First address behind the segment."""
+        """The first address behind the segment."""
         return self.addr + self.size
 
     def __repr__(self) -> str:
@@ -74,11 +73,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A named range. ``function`` is false for data objects.
+    """A named range of addresses.
 
-    ``indirect``: the code at ``addr`` is a resolver, which returns the address of the function that
-    callers get (STT_GNU_IFUNC). ``shadowed``: a call by that name never reaches it: it is an old
-    version, or a file that is looked into earlier has the name, too.
+    :ivar size: bytes; 0 where the file does not say.
+    :ivar function: whether the symbol is a function; false for data objects.
+    :ivar indirect: the code at ``addr`` is a resolver, which returns the address of the function
+        that callers get (STT_GNU_IFUNC).
+    :ivar shadowed: a call by this name never reaches the symbol, since it is an old version, or
+        since a file that is searched earlier has the name, too.
     """
 
     name: str
@@ -107,7 +109,7 @@ class Symbol:
 
 
 class ReservedKind(Enum):
-    """Why a range of text belongs to somebody else. Values are those of the code-image format."""
+    """The owner of text that no probe may change. The values are those of code images."""
 
     JUMP_LABEL = "jump_label"
     STATIC_CALL = "static_call"
@@ -119,20 +121,23 @@ class ReservedKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """``size`` bytes from ``addr`` that ``kind`` patches or decodes itself."""
+    """A range of ``size`` bytes from ``addr`` that ``kind`` in the kernel patches or decodes."""
 
     addr: int
     size: int
     kind: ReservedKind
 
     def overlaps(self, addr: int, size: int) -> bool:
-        """True when any of the ``size`` bytes from ``addr`` is reserved."""
+        """Whether any of the ``size`` bytes from ``addr`` is reserved."""
         return self.addr < addr + size and addr < self.addr + self.size
 
 
 @dataclass(frozen=True, slots=True)
 class ExceptionEntry:
-    """A fault at ``insn`` goes on at ``fixup`` (None: the image does not say where)."""
+    """An entry of the exception table: a fault of the instruction at ``insn`` goes on at ``fixup``.
+
+    ``fixup`` is None where the image does not say the address.
+    """
 
     insn: int
     fixup: int | None = None
@@ -140,7 +145,7 @@ class ExceptionEntry:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A function that the image calls and does not define; a stub stands at ``addr``."""
+    """A function that the image calls and does not define. A stub stands at ``addr``."""
 
     name: str
     addr: int
@@ -148,8 +153,10 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class DeferredRelocation:
-    """The 64-bit word at ``place`` becomes what the function at ``resolver`` returns, plus
-    ``addend``; ``symbol`` may be "".
+    """A relocation that takes running code.
+
+    The 64-bit word at ``place`` becomes what the function at ``resolver`` returns, plus ``addend``.
+    ``symbol`` is the name that it belongs to, or "".
     """
 
     place: int
@@ -160,18 +167,23 @@ class DeferredRelocation:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """One loaded image. Addresses are final: relocations have been applied.
+    """One loaded image. All addresses are final, since relocations have been applied.
 
-    ``imports`` are functions without a definition: whoever loads the image puts a stub at each
-    address (8 bytes apart at least). ``blacklist`` are ranges where no probe may go.
-    ``indirect_thunks`` is the range of the retpoline thunks. ``preemption``: the code was built for
-    a preemptible kernel (6.1 then never boosts). ``ibt``: and for one with CONFIG_X86_KERNEL_IBT,
-    whose functions begin with ENDBR64 if they are called through pointers. ``red_zone``: the code
-    may keep data in the 128 bytes under RSP; ``red_zone_given`` is false where the file does not
-    say so, and ``red_zone`` is a guess. ``warnings`` are for the user: one line each, what was
-    assumed. ``deferred`` are relocations that take running code, in order. ``thread_image`` is what
-    the memory right under each CPU's thread pointer holds at first; ``thread_setup`` are functions
-    without arguments that each CPU calls once, behind all relocations.
+    :ivar imports: functions without a definition. The machine that loads the image puts a stub at
+        each of their addresses, which lie at least 8 bytes apart.
+    :ivar blacklist: ranges where no probe may go.
+    :ivar indirect_thunks: the range of the retpoline thunks.
+    :ivar preemption: the code was built for a preemptible kernel, where 6.1 never boosts.
+    :ivar ibt: the code was built with CONFIG_X86_KERNEL_IBT, so that functions which are called
+        through pointers begin with ENDBR64.
+    :ivar red_zone: the code may keep data in the 128 bytes under RSP.
+    :ivar red_zone_given: false where the file does not say so, and ``red_zone`` is a guess.
+    :ivar deferred: relocations that take running code, in the order in which they are done.
+    :ivar thread_image: the initial content of the memory right under each CPU's thread pointer.
+    :ivar thread_setup: addresses of functions without arguments that each CPU calls once, after all
+        relocations.
+    :ivar entry: the address at which an executable starts, or None.
+    :ivar warnings: what was assumed of the file, one line each, for the user.
     """
 
     name: str
@@ -205,14 +217,14 @@ class Image:
 
     @cached_property
     def functions(self) -> tuple[Symbol, ...]:
-        """Function symbols in address order, aliases included, size-0 ones too."""
+        """The function symbols in the order of addresses, with aliases and those of size 0."""
         return tuple(
             sorted((s for s in self.symbols if s.function), key=lambda s: (s.addr, s.size, s.name))
         )
 
     @cached_property
     def by_name(self) -> dict[str, Symbol]:
-        """First symbol of each name."""
+        """The first symbol of each name."""
         names: dict[str, Symbol] = {}
         for symbol in self.symbols:
             names.setdefault(symbol.name, symbol)
@@ -220,7 +232,7 @@ class Image:
 
     @cached_property
     def _homonyms(self) -> dict[str, tuple[Symbol, ...]]:
-        """The functions of each name that several have, at different addresses."""
+        """The functions of each name that stands for several, at different addresses."""
         addresses: dict[str, dict[int, Symbol]] = {}
         for symbol in self.functions:
             if not symbol.shadowed:
@@ -228,8 +240,9 @@ class Image:
         return {name: tuple(found.values()) for name, found in addresses.items() if len(found) > 1}
 
     def homonyms(self, name: str) -> tuple[Symbol, ...]:
-        """The functions that are called ``name``, in address order, if there are several; else
-        none.
+        """The functions that are called ``name``, in the order of addresses, if there are several.
+
+        The result is empty where one function, or none, has the name.
         """
         return self._homonyms.get(name, ())
 
@@ -245,13 +258,14 @@ class Image:
         return ordered[at] if at >= 0 and addr < ordered[at].end else None
 
     def is_text(self, addr: int) -> bool:
-        """True when ``addr`` lies in an executable segment."""
+        """Whether ``addr`` lies in an executable segment."""
         segment = self.segment_at(addr)
         return segment is not None and segment.executable
 
     def read(self, addr: int, size: int) -> bytes:
-        """Up to ``size`` bytes as loaded, ending early at the end of the segment; ``b""`` outside
-        of all.
+        """Up to ``size`` bytes at ``addr`` as they were loaded.
+
+        There are fewer where the segment ends before, and none where no segment holds ``addr``.
         """
         segment = self.segment_at(addr)
         if segment is None:

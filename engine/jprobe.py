@@ -1,5 +1,6 @@
-"""Jumper-probe records. Answers to ``struct jprobe`` in include/linux/kprobes.h (6274de4984a6);
-removed in v4.19.
+"""Jumper-probe records. Answers to ``struct jprobe`` in include/linux/kprobes.h of 6274de4984a6.
+
+The kernel has had none since v4.19.
 """
 
 from __future__ import annotations
@@ -15,13 +16,19 @@ __all__ = ("Jprobe", "JprobeEntry", "JumperProbe")
 _NO_FLAGS: Final = KprobeFlag(0)
 
 JprobeEntry = int | str | Callable[[Any], object]
-"""Address or name of a guest function that ends in ``jprobe_return``, or ``entry(regs)`` in Python,
-with registers of its own.
+"""The code that a jumper probe runs.
+
+It is the address or the name of a guest function that ends in ``jprobe_return``, or a Python
+function, which is called with a copy of the registers.
 """
 
 
 class JumperProbe(Kprobe):
-    """The probe under a jumper probe (``jprobe.kp``)."""
+    """The ordinary probe that a jumper probe is made of (``jprobe.kp``).
+
+    :ivar jp: the jumper probe.
+    :ivar entry_at: the address of its entry, where that is guest code.
+    """
 
     __slots__ = ("entry_at", "jp")
 
@@ -30,19 +37,21 @@ class JumperProbe(Kprobe):
 
     @property
     def kind(self) -> str:
-        """The letter that debugfs shows."""
+        """The letter j, by which debugfs shows a jumper probe."""
         return "j"
 
 
 class Jprobe:
-    """A function called before the probed one, at ``addr`` or ``symbol_name`` (+ ``offset``, which
-    must be 0), with its arguments.
+    """A jumper probe: ``entry`` runs before the probed function, with the function's arguments.
 
-    :param entry: guest code that takes the place of the probed function until it calls or jumps to
-        ``jprobe_return`` (which guest code may import by that name): then all registers and the
-        upper 64 bytes of its stack are put back, and the probed function runs. Or a Python function
-        that is given the registers.
-    :ivar kp: the probe, to disable and enable, with ``nmissed``.
+    The function is given by ``addr``, or by ``symbol_name`` and an ``offset`` of 0.
+
+    :param entry: guest code that runs in place of the probed function until it calls or jumps to
+        ``jprobe_return``, which guest code may import by that name. Then all registers and the
+        upper 64 bytes of its stack are put back, and the probed function runs. Or a Python
+        function, which is called with the registers.
+    :ivar kp: the ordinary probe, by which the jumper probe is disabled and enabled; it has
+        ``nmissed``.
     """
 
     __slots__ = ("entry", "kp")

@@ -1,4 +1,4 @@
-"""The name that :mod:`engine.jprobe` had. Scripts of users import it."""
+"""The former name of :mod:`engine.jprobe`, kept since scripts of users import it."""
 
 from engine.jprobe import Jprobe
 

@@ -1,4 +1,4 @@
-"""Symbol look-up both ways. Answers to kernel/kallsyms.c."""
+"""Symbols by name and by address. Answers to kernel/kallsyms.c."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ __all__ = ("Kallsyms",)
 class Kallsyms:
     """The function symbols of one image.
 
-    :param chosen: the functions that indirect ones turned out to be, under the names of those.
+    :param chosen: the functions that resolvers of indirect functions returned, under the names of
+        the indirect functions.
     """
 
     def __init__(self, image: Image, chosen: Sequence[Symbol] = ()) -> None:
@@ -23,16 +24,17 @@ class Kallsyms:
         self._starts = [s.addr for s in self._ordered]
 
     def lookup_name(self, name: str) -> Symbol | None:
-        """The function called ``name``, or None (kallsyms_lookup_name)."""
+        """The function called ``name``, or None (kallsyms_lookup_name).
+
+        For an indirect function, the answer is the one that its resolver chose, if that is known.
+        """
         symbol = self._image.by_name.get(name)
         if symbol is None or not symbol.function:
             return None
         return self._chosen.get(name, symbol) if symbol.indirect else symbol
 
     def function(self, text: str) -> Symbol | None:
-        """The function called ``text``, or the one that starts at that address (``0x1000``), or
-        None.
-        """
+        """The function whose name, or whose start address (``0x1000``), is ``text``, or None."""
         if text[:2].lower() != "0x":
             return self.lookup_name(text)
         try:
@@ -42,7 +44,10 @@ class Kallsyms:
         return found[0] if found is not None and found[1] == 0 else None
 
     def lookup(self, addr: int) -> tuple[Symbol, int] | None:
-        """The function that holds ``addr`` and the offset in it, or None (kallsyms_lookup)."""
+        """The function that holds ``addr`` and the offset in it, or None (kallsyms_lookup).
+
+        The offset is in bytes.
+        """
         at = bisect_right(self._starts, addr) - 1
         while at >= 0:
             symbol = self._ordered[at]
@@ -54,12 +59,12 @@ class Kallsyms:
         return None
 
     def describe(self, addr: int) -> str:
-        """``symbol+0xoffset``, or the bare address in hex."""
+        """``addr`` as ``symbol+0xoffset``, or in hexadecimal where no function holds it."""
         found = self.lookup(addr)
         return f"{found[0].name}+{found[1]:#x}" if found else f"{addr:#x}"
 
     def suggest(self, name: str) -> str:
-        """A hint for a name that is not there: close matches, or the first few functions."""
+        """Function names to show for ``name``, which is not there: close ones, or the first few."""
         from difflib import get_close_matches
 
         names = sorted({s.name for s in self._ordered})

@@ -2,7 +2,7 @@
 
 A *plain* probe is what a user registers. An *aggregator* stands in the table in place of the probes
 at one address as soon as there is a second one or the address can be optimized; it owns the detour
-buffer and the place in the optimizer's queues.
+buffer and the place in the optimizer's lists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = (
 
 
 class KprobeFlag(IntFlag):
-    """``kprobe.flags``, with the kernel's numbers."""
+    """The flags of a probe (``kprobe.flags``), with the kernel's numbers."""
 
     GONE = 1
     DISABLED = 2
@@ -39,7 +39,7 @@ class KprobeFlag(IntFlag):
 
 
 class KprobeStatus(Enum):
-    """Where a hit is (KPROBE_HIT_* in include/asm-generic/kprobes.h)."""
+    """How far a CPU's hit has come (KPROBE_HIT_* in include/linux/kprobes.h)."""
 
     HIT_ACTIVE = 1
     HIT_SS = 2
@@ -48,7 +48,7 @@ class KprobeStatus(Enum):
 
 
 class Queue(Enum):
-    """Which of the optimizer's lists an aggregator is on."""
+    """The optimizer's list that an aggregator is on."""
 
     NONE = "none"
     OPTIMIZING = "optimizing"
@@ -60,16 +60,17 @@ class Method(StrEnum):
     """How a hit at a site runs the probed instruction."""
 
     INT3 = "int3"
-    """Breakpoint, then a single step on the copy."""
+    """A breakpoint is hit, and the copy is single-stepped."""
     BOOSTED = "boosted"
-    """Breakpoint, then the copy and a jump back."""
+    """A breakpoint is hit, and the copy runs with a jump back behind it."""
     EMULATED = "emulated"
-    """Breakpoint, then the host does what the instruction would."""
+    """A breakpoint is hit, and the host does what the instruction would do."""
     OPTIMIZED = "optimized"
-    """A jump to the detour buffer."""
+    """A jump leads to the detour buffer."""
     FTRACE = "ftrace"
-    """A call of ftrace's trampoline, in place of a no-op or of a call of ``__fentry__``: no copy,
-    nothing to run.
+    """A call of ftrace's trampoline is executed, and there is no instruction to run.
+
+    The call stands in place of a no-op or of a call of ``__fentry__``.
     """
 
 
@@ -81,7 +82,7 @@ _DISABLED_OR_GONE: Final = (KprobeFlag.DISABLED | KprobeFlag.GONE).value
 
 
 class Regs(Protocol):
-    """What every handler may count on; the arch layer's pt_regs has more."""
+    """The registers that every handler may count on. The architecture layer's pt_regs has more."""
 
     ip: int
     sp: int
@@ -89,33 +90,44 @@ class Regs(Protocol):
 
 
 PreHandler = Callable[["Kprobe", Any], "int | None"]
-"""``pre_handler(p, regs)``: non-zero means that the handler has set ``regs.ip`` itself (int3 path
-only).
+"""A function ``pre_handler(p, regs)``, called before the probed instruction.
+
+A non-zero result means that the handler has set ``regs.ip`` itself. It counts only where the CPU
+came by a breakpoint.
 """
 PostHandler = Callable[["Kprobe", Any, int], None]
-"""``post_handler(p, regs, flags)``: after the probed instruction; forbids boosting and optimizing.
+"""A function ``post_handler(p, regs, flags)``, called after the probed instruction.
+
+A probe with one is neither boosted nor optimized.
 """
 
 
 FaultHandler = Callable[["Kprobe", Any, int], "int | None"]
-"""``fault_handler(p, regs, trapnr)``: a fault in what a handler of ``p`` called, at ``regs.ip``, or
-in the single step of the probed instruction, with ``regs.ip`` there. Non-zero: it is mended, go on
-at ``regs.ip``. linux-2010 only.
+"""A function ``fault_handler(p, regs, trapnr)``, called for a fault; only linux-2010 has it.
+
+The fault is in guest code that a handler of ``p`` called, at ``regs.ip``, or in the single step of
+the probed instruction, with ``regs.ip`` at that instruction. A non-zero result means that the fault
+is mended, and that execution goes on at ``regs.ip``.
 """
 
 BreakHandler = Callable[["Kprobe", Any], "int | None"]
-"""``break_handler(p, regs)``: a breakpoint of nobody's, after ``pre_handler`` has set ``regs.ip``
-and returned non-zero. Non-zero: ``regs`` are those of the hit again, run the probed instruction.
-Forbids optimizing. linux-2010 only.
+"""A function ``break_handler(p, regs)`` for a breakpoint without a probe; only linux-2010 has it.
+
+It is called when such a breakpoint is hit after ``pre_handler`` has set ``regs.ip`` and returned
+non-zero. A non-zero result means that ``regs`` are those of the hit again, and that the probed
+instruction is to run. A probe with a break_handler is not optimized.
 """
 
 
 class Kprobe:
-    """One probe, at ``addr`` or at ``symbol_name`` + ``offset`` (bytes), not both.
+    """One probe, at ``addr`` or at ``symbol_name`` + ``offset`` bytes, but not both.
 
-    ``flags`` may be ``KprobeFlag.DISABLED`` on registration; ``given`` are those of then.
-    ``nmissed`` counts hits whose handler could not run. ``ainsn`` belongs to the arch layer.
-    Registering sets ``addr``.
+    :param flags: ``KprobeFlag.DISABLED`` to register the probe disabled.
+    :ivar addr: the probe's address, which registering sets.
+    :ivar given: the flags that the probe was registered with.
+    :ivar nmissed: the number of hits whose handlers could not run.
+    :ivar ainsn: the architecture layer's record of the slot.
+    :ivar parent: the aggregator that the probe is a child of, or None.
     """
 
     __slots__ = (
@@ -160,7 +172,7 @@ class Kprobe:
 
     @property
     def kind(self) -> str:
-        """The letter that debugfs shows: k; r for the entry of a return probe."""
+        """The letter by which debugfs shows the probe: k, or r for the entry of a return probe."""
         return "k"
 
     @property
@@ -171,18 +183,18 @@ class Kprobe:
 
     @property
     def disabled(self) -> bool:
-        """DISABLED or GONE."""
-        # plain integers: operations on flags cost a microsecond
+        """Whether the flag DISABLED or GONE is set."""
+        # The bits are taken as plain integers, since operations on flags cost a microsecond each.
         return self.flags._value_ & _DISABLED_OR_GONE != 0
 
     @property
     def gone(self) -> bool:
-        """The code under it was removed."""
+        """Whether the code under the probe was removed."""
         return self.flags._value_ & _GONE != 0
 
     @property
     def ftrace(self) -> bool:
-        """It is made of ftrace: no breakpoint, no slot, never a jump (kprobe_ftrace)."""
+        """Whether the probe is made of ftrace, without breakpoint, slot or jump (kprobe_ftrace)."""
         return self.flags.value & _FTRACE != 0
 
     def __repr__(self) -> str:
@@ -190,7 +202,7 @@ class Kprobe:
 
     @property
     def place(self) -> str:
-        """Where it is to go, for people: ``symbol+0xoffset``, or an address."""
+        """The place that the probe asks for, as text: ``symbol+0xoffset``, or an address."""
         return (
             f"{shortened(self.symbol_name)}+{self.offset:#x}"
             if self.symbol_name
@@ -199,10 +211,12 @@ class Kprobe:
 
 
 class AggrKprobe(Kprobe):
-    """An aggregator (struct optimized_kprobe whose kp has children).
+    """An aggregator (struct optimized_kprobe, whose ``kp`` has children).
 
-    ``children``: newest first, one with a ``break_handler`` last. ``optinsn``: the arch layer's
-    prepared detour buffer, or None. ``op_id``: what its detour buffer passes to the callback.
+    :ivar children: its probes, newest first, but one with a ``break_handler`` last.
+    :ivar optinsn: the architecture layer's record of the prepared detour buffer, or None.
+    :ivar op_id: the number that its detour buffer passes to the callback.
+    :ivar queue: the optimizer's list that it is on.
     """
 
     __slots__ = ("children", "op_id", "optinsn", "queue")
@@ -216,25 +230,28 @@ class AggrKprobe(Kprobe):
 
     @property
     def optready(self) -> bool:
-        """Its detour buffer is prepared."""
+        """Whether its detour buffer is prepared (kprobe_optready)."""
         return self.optinsn is not None
 
     @property
     def optimized(self) -> bool:
-        """OPTIMIZED is set: the jump is in the text, or the probe waits for it."""
+        """Whether OPTIMIZED is set: the jump is in the text, or the aggregator waits for it."""
         return self.flags._value_ & _OPTIMIZED != 0
 
     @property
     def unused(self) -> bool:
-        """Disabled and without children: it is going to be reclaimed."""
+        """Whether it is disabled and without children (kprobe_unused).
+
+        The optimizer reclaims such an aggregator.
+        """
         return self.disabled and not self.children
 
     @property
     def queued(self) -> bool:
-        """On one of the optimizer's lists (kprobe_queued)."""
+        """Whether it is on one of the optimizer's lists (kprobe_queued)."""
         return self.queue is not Queue.NONE
 
     @property
     def disarmed(self) -> bool:
-        """Disabled and on no list."""
+        """Whether it is disabled and on no list (kprobe_disarmed)."""
         return self.disabled and not self.queued

@@ -1,5 +1,6 @@
-"""Return-probe records. Answers to ``struct kretprobe`` and ``struct kretprobe_instance`` in
-include/linux/kprobes.h.
+"""Return-probe records. Answers to include/linux/kprobes.h.
+
+There they are ``struct kretprobe`` and ``struct kretprobe_instance``.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ __all__ = ("EntryProbe", "Kretprobe", "KretprobeInstance", "ReturnHandler")
 _NO_FLAGS: Final = KprobeFlag(0)
 
 ReturnHandler = Callable[["KretprobeInstance", Any], "int | None"]
-"""``handler(ri, regs)`` and ``entry_handler(ri, regs)``; what the former returns is ignored,
-non-zero from the latter declines the call.
+"""A function ``handler(ri, regs)`` or ``entry_handler(ri, regs)`` of a return probe.
+
+What a handler returns is ignored; an entry handler that returns non-zero declines the call.
 """
 
 
 class KretprobeInstance:
     """One call in progress of a function with a return probe.
 
-    ``ret_addr``: where the function will return to. ``frame``: where on the stack that address lay.
-    ``data``: ``data_size`` bytes for the handlers, from entry to return; they hold what their last
-    user left. ``rp`` is None once the probe is unregistered.
+    :ivar rp: the return probe; None once it is unregistered.
+    :ivar ret_addr: the return address; where several probes are on a call, what the field
+        ``rethook`` of :class:`engine.core.profiles.Profile` says.
+    :ivar frame: the address on the stack where the return address lay.
+    :ivar data: ``data_size`` bytes for the handlers, from the entry to the return. They begin with
+        what the last user of the instance left there.
     """
 
     __slots__ = ("data", "frame", "ret_addr", "rp")
@@ -42,7 +47,7 @@ class KretprobeInstance:
 
 
 class EntryProbe(Kprobe):
-    """The probe at the function's entry (``kretprobe.kp``)."""
+    """The ordinary probe at the entry of the function (``kretprobe.kp``)."""
 
     __slots__ = ("rp",)
 
@@ -50,22 +55,24 @@ class EntryProbe(Kprobe):
 
     @property
     def kind(self) -> str:
-        """The letter that debugfs shows."""
+        """The letter r, by which debugfs shows a return probe."""
         return "r"
 
 
 class Kretprobe:
-    """A probe of a function's returns, at the entry ``addr`` or ``symbol_name`` (+ ``offset``,
-    which must be 0).
+    """A probe of the returns of a function.
+
+    The function's entry is given by ``addr``, or by ``symbol_name`` and an ``offset`` of 0.
 
     :param handler: called when the function returns, with ``regs`` as its caller will have them.
-    :param entry_handler: called when it is entered; non-zero: this call is left alone.
-    :param maxactive: calls that can be followed at once; 0 for as many as there are CPUs (twice
-        that, and 10 at least, with preemption).
+    :param entry_handler: called when the function is entered; if it returns non-zero, the call is
+        not followed.
+    :param maxactive: the most calls that are followed at once; 0 for as many as there are CPUs
+        (with preemption, for twice that and at least 10).
     :param data_size: bytes of ``ri.data``.
-    :ivar nmissed: calls that found no free instance. Entries that were missed because a handler was
-        running: ``kp.nmissed``.
-    :ivar kp: the entry's probe, to disable and enable.
+    :ivar nmissed: the number of calls that found no free instance. Entries that were missed, since
+        a handler was running, are counted in ``kp.nmissed``.
+    :ivar kp: the probe at the entry, by which the return probe is disabled and enabled.
     """
 
     __slots__ = (

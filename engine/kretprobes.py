@@ -1,4 +1,4 @@
-"""The name that :mod:`engine.kretprobe` had. Scripts of users import it."""
+"""The former name of :mod:`engine.kretprobe`, kept since scripts of users import it."""
 
 from engine.kretprobe import Kretprobe, KretprobeInstance
 

@@ -1,7 +1,7 @@
-"""A pool of processes: tasks go in, answers come out. Whatever works in several processes does so
-here.
+"""A pool of processes: tasks go in, answers come out. No kernel file has this.
 
-A :class:`ProcessPool` has a leader, which is the process that made it, and workers. Its design:
+All that works in several processes uses it. A :class:`ProcessPool` has a leader, which is the
+process that made it, and workers. Its design:
 
 * Workers are forked. What they need is there, and none of it has to be pickled, which the functions
   of a user's scenario could not be. Only tasks, answers, news and errors travel, each worker over a
@@ -9,7 +9,7 @@ A :class:`ProcessPool` has a leader, which is the process that made it, and work
   one, which works in the leader.
 * A worker builds its state once, at its first task. The state ends with the process.
 * A worker holds one task at a time. It gets the next one as soon as its answer is here, so a worker
-  that waits for a task has nothing that nobody has read, and no send can wait for ever.
+  that waits for a task has left nothing unread, and no send can wait for ever.
 * News (:meth:`ProcessPool.learn`) travel with the next task, so that a worker knows before a task
   all that was told before the task was given out.
 * An error that a task raises is raised in the leader, at the place of the task's answer, with the
@@ -24,11 +24,11 @@ What goes wrong around the tasks has one treatment:
 * A worker that dies, such as by ``kill -9`` or by the kernel's OOM killer, closes its connection.
   The leader reads an end of file there, or a reset where bytes were lost, and takes it as the
   answer to the worker's task: an error, :class:`~engine.errors.WorkerDied`, which is raised where
-  that answer would have been. So the tasks before it are worked on to their end by the others.
-  There is one place that notices: a task that could not be sent to a dead worker is one that has no
-  answer.
-* A worker that is out of memory says so, by the same error. So does one that can't be started.
-* A leader that dies closes its connections. A worker ends without a word when it next reads or
+  that answer would have been. So the other workers finish the tasks before it. Death is noticed in
+  this one place: a task that could not be sent to a dead worker is one that has no answer.
+* A worker that is out of memory says so, by the same error. So does the leader of a worker that
+  can't be started.
+* A leader that dies closes its connections. A worker ends without output when it next reads or
   writes, whether that is an end of file or a reset.
 * :meth:`ProcessPool.close` ends workers in the middle of a task, which the executors of the
   standard library can't do.
@@ -59,27 +59,30 @@ Answer = TypeVar("Answer")
 
 _Pipe: TypeAlias = "Connection[Any, Any]"
 _Reply: TypeAlias = "tuple[Any, BaseException | None, str]"
-"""What a worker sends: an answer, or else an error and its traceback in words."""
+"""What a worker sends: an answer, or else an error and the text of its traceback."""
 
 _DIED: Final = "a worker process died, perhaps for lack of memory; use fewer --jobs"
 _FULL: Final = "a worker process has too little memory; use fewer --jobs"
 _FULL_REPLY: Final = pickle.dumps((None, WorkerDied(_FULL), ""))
-"""Made beforehand: who sends it has no memory left to make it."""
+"""The reply of a worker without memory, made beforehand since it has no memory left to make it."""
 _END_SECONDS: Final = 5.0
-"""A worker that SIGTERM has not ended by then, such as a stopped one, is killed."""
+"""Seconds that SIGTERM has to end a worker.
+
+One that it has not ended by then, such as a stopped one, is killed.
+"""
 
 
 def _learn_nothing(_news: Any) -> None:
-    """News are for nobody."""
+    """Ignore news: the pool's workers need none."""
 
 
 class ProcessPool(Generic[State, Task, Answer]):
-    """Processes that work on tasks; used in a ``with`` statement, or closed in another way.
+    """Processes that work on tasks. Use it in a ``with`` statement, or close it in another way.
 
     :param make: builds what a worker needs for its tasks; called once in each process.
     :param work: works on a task; its answer is pickled.
-    :param number: processes; with 1 the tasks are worked on in this one.
-    :param learn: takes in news, in each worker. It is called before ``make``, too.
+    :param number: the number of processes; with 1 the tasks are worked on in the leader.
+    :param learn: takes in news, in each worker. It may be called before ``make``.
     """
 
     def __init__(
@@ -107,18 +110,19 @@ class ProcessPool(Generic[State, Task, Answer]):
 
     @property
     def started(self) -> bool:
-        """Workers have been forked: what the leader learns from now on in other ways does not reach
-        them.
+        """Whether workers have been forked.
+
+        What the leader learns from then on reaches them by :meth:`learn` only.
         """
         return bool(self._workers)
 
     def in_order(
         self, tasks: Iterable[Task], came: Callable[[Answer], None] | None = None
     ) -> Iterator[Answer]:
-        """The answers in the order of ``tasks``, whoever is done first.
+        """The answers in the order of ``tasks``, whichever is done first.
 
         :param came: called with each answer as it comes, before its turn.
-        :raises WorkerDied: who worked on the next task died or has no memory left, or a worker
+        :raises WorkerDied: the worker on the next task died or has no memory left, or a worker
             could not be started.
         """
         early: dict[int, _Reply] = {}
@@ -140,7 +144,7 @@ class ProcessPool(Generic[State, Task, Answer]):
             yield number, _answer(reply)
 
     def learn(self, news: Any) -> None:
-        """Tell all workers ``news`` before their next task; they are pickled."""
+        """Tell all workers ``news``, which are pickled, before their next task."""
         if not self._workers:
             self._desk.learn(news)
         for worker in self._workers:
@@ -159,6 +163,7 @@ class ProcessPool(Generic[State, Task, Answer]):
             self._workers.clear()
 
     def _replies(self, tasks: Iterable[Task]) -> Iterator[tuple[int, _Reply]]:
+        """The replies of all tasks as they come, each behind the number of its task."""
         waiting = iter(enumerate(tasks))
         if self._number == 1:
             for number, task in waiting:
@@ -180,14 +185,16 @@ class ProcessPool(Generic[State, Task, Answer]):
                 replies.append(worker.receive())
                 if not worker.dead:
                     worker.give(waiting)
-            yield from sorted(replies, key=_is_error)  # what has come is not lost behind an error
+            # An answer that has come is not lost behind an error that comes with it.
+            yield from sorted(replies, key=_is_error)
 
     def _start(self) -> None:
+        """Fork the workers that are still missing."""
         context = multiprocessing.get_context("fork")
         while len(self._workers) < self._number:
             try:
                 with blocked(), warnings.catch_warnings():
-                    # Forking beside threads is said to be risky: a worker takes no lock that a
+                    # Forking beside threads is said to be risky, but a worker takes no lock that a
                     # thread may hold.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     ours, theirs = context.Pipe()
@@ -207,8 +214,9 @@ class ProcessPool(Generic[State, Task, Answer]):
 class _Worker:
     """What the leader knows of a worker.
 
-    :ivar task: the number of the task that it is at. ``news``: what it has not been told.
-    :ivar dead: it has not answered its last task, and will answer none.
+    :ivar task: the number of the task that it is at, or None.
+    :ivar news: the news that it has not been told.
+    :ivar dead: whether it has died without an answer to its last task.
     """
 
     __slots__ = ("connection", "dead", "news", "process", "task")
@@ -221,17 +229,17 @@ class _Worker:
         self.dead = False
 
     def give(self, waiting: Iterator[tuple[int, Any]]) -> None:
-        """Send the next task, if there is one."""
+        """Send the next task to the worker, if there is one."""
         number, task = next(waiting, (None, None))
         if number is None:
             return
         self.task = number
-        with suppress(OSError):  # where it has died, receive() says so
+        with suppress(OSError):  # where the worker has died, receive() says so
             self.connection.send((self.news, task))
         self.news = []
 
     def receive(self) -> tuple[int, _Reply]:
-        """The number of its task, and the answer, which is waited for."""
+        """Wait for the worker's answer, and return it behind the number of its task."""
         number, self.task = self.task, None
         assert number is not None
         try:
@@ -242,7 +250,7 @@ class _Worker:
 
 
 class _Desk(Generic[State, Task, Answer]):
-    """Where tasks are worked on: in each worker, or in the leader alone."""
+    """The place where tasks are worked on: each worker has one, or else the leader."""
 
     def __init__(
         self,
@@ -263,16 +271,16 @@ class _Desk(Generic[State, Task, Answer]):
 
 
 def _serve(connection: _Pipe, leaders: Sequence[_Pipe], desk: _Desk[Any, Any, Any]) -> None:
-    """Answer tasks until nobody asks any more; a worker's whole life.
+    """Work on tasks until the leader sends no more: a worker's whole life.
 
-    :param leaders: the leader's ends of all connections so far. While a worker held one, who reads
-        the other end would never learn that the leader is gone.
+    :param leaders: the leader's ends of all connections so far. If a worker kept one of them open,
+        the worker at its other end would never learn that the leader is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for one in leaders:
         one.close()
-    # the leader has gone, or learns by the end of this process
+    # The leader has gone, or learns of the lack of memory by the end of this process.
     with suppress(EOFError, OSError, MemoryError):
         while True:
             news, task = connection.recv()
@@ -280,19 +288,19 @@ def _serve(connection: _Pipe, leaders: Sequence[_Pipe], desk: _Desk[Any, Any, An
 
 
 def _reply(desk: _Desk[Any, Any, Any], news: Sequence[Any], task: Any) -> bytes:
-    """What to send for a task, pickled."""
+    """The pickled reply for a task."""
     try:
         for one in news:
             desk.learn(one)
         return pickle.dumps((desk.work(task), None, ""), pickle.HIGHEST_PROTOCOL)
     except MemoryError:
         return _FULL_REPLY
-    except BaseException as error:  # whatever it is, it is the leader's
+    except BaseException as error:  # whatever it is, the leader raises it
         return _failure(error)
 
 
 def _failure(error: BaseException) -> bytes:
-    """``error`` pickled, or one that stands for it where it can't be pickled and come back."""
+    """``error`` pickled, or another error in its place where it can't be pickled and restored."""
     told = "".join(traceback.format_exception(error))
     try:
         reply = pickle.dumps((None, error, told))
@@ -310,14 +318,14 @@ def _is_error(numbered: tuple[int, _Reply]) -> bool:
 
 
 class _WorkerTraceback(Exception):
-    """The traceback of an error in a worker, in words."""
+    """The traceback of an error in a worker, as text."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 
 
 def _answer(reply: _Reply) -> Any:
-    """The answer in ``reply``, or the error raised."""
+    """Return the answer in ``reply``, or raise its error."""
     answer, error, told = reply
     if error is None:
         return answer

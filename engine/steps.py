@@ -1,5 +1,6 @@
-"""The name that :mod:`engine.core.ablation` and :mod:`engine.core.safety_steps` had. Scripts of
-users import it.
+"""A former name of two modules, kept since scripts of users import it.
+
+They are :mod:`engine.core.ablation` and :mod:`engine.core.safety_steps`.
 """
 
 from engine.core.ablation import steps_of, without

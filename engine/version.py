@@ -1,6 +1,4 @@
-"""The version of this distribution: this is the one place where it stands (pyproject.toml reads it
-from here).
-"""
+"""The version of this distribution, which pyproject.toml reads from here."""
 
 from __future__ import annotations
 

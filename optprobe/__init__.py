@@ -1,13 +1,13 @@
-"""optprobe in Python: what the command ``optprobe`` does, as functions and objects. docs/api.md
-shows how to use it.
+"""The Python interface: what the command ``optprobe`` does, as functions and objects.
 
 ``Machine`` is a machine to experiment with; ``run``, ``verify``, ``inspect``, ``check`` and
-``explore`` are the commands of these names. Everything is loaded when it is first used, so ``import
-optprobe`` costs next to nothing.
+``explore`` are the commands of these names. docs/api.md shows how to use them. Everything is loaded
+when it is first used, so ``import optprobe`` costs next to nothing.
 
 Errors: bad input raises ``InputError``, and what the kernel would refuse raises ``KprobeError``,
 which has its ``errno``. A guest that dies is a ``GuestFault`` in a result; ``Machine.call``, which
-returns a call's value, raises it in a ``GuestFaultError``. All of them are an ``OptprobeError``.
+returns a call's value, raises it in a ``GuestFaultError``. All of these exceptions are an
+``OptprobeError``.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ _NAMES_OF: Final = {
 }
 """The modules that define the names of this one."""
 
-# a type checker takes the imports above, and says so where a name is not there
+# A type checker takes the imports above, and says so where a name is not there.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:

@@ -1,8 +1,7 @@
-"""What the functions of this package take, as the types that the rest works with: paths and texts
-of the command line, or objects.
+"""What the functions of this package take, turned into the types that the rest works with.
 
-A text means what it means on the command line, and a message about it names the option as the
-command line does.
+They take paths and texts of the command line, or objects. A text means what it means on the command
+line, and a message about it names the option as the command line does.
 """
 
 from __future__ import annotations
@@ -57,13 +56,15 @@ ImageLike: TypeAlias = Image | str | Path
 ProfileLike: TypeAlias = Profile | str
 """A profile, or the name of a shipped one."""
 CallArgument: TypeAlias = int | float | bytes | bytearray | memoryview | str | Argument
-"""An argument of a call: an integer, a double, the content of a fresh buffer whose address is
-passed, or a text as of ``--arg``.
+"""An argument of a call.
+
+It is an integer, a double, the content of a fresh buffer whose address is passed, or a text as of
+``--arg``.
 """
 ProbeLike: TypeAlias = str | ProbeSpec
-"""Where a probe goes, as of ``--probe``."""
+"""The place of a probe, as of ``--probe``."""
 Stubs: TypeAlias = Mapping[str, int] | Sequence[str]
-"""Functions that return a number: that number by name, or texts as of ``--stub``."""
+"""Functions that return a number: the number by the function's name, or texts as of ``--stub``."""
 Number: TypeAlias = int | str
 """A number, or its text."""
 
@@ -71,7 +72,7 @@ Number: TypeAlias = int | str
 def as_argument(value: CallArgument) -> Argument:
     """One argument of a call.
 
-    :raises InputError: it is of another type, does not fit, or is an empty or too large buffer.
+    :raises InputError: it does not fit, or is an empty or too large buffer.
     """
     match value:
         case IntegerArgument() | DoubleArgument() | BufferArgument():
@@ -105,7 +106,12 @@ def as_arguments(values: Sequence[CallArgument]) -> tuple[Argument, ...]:
 
 
 def refuse_text(values: object, what: str, right: str) -> None:
-    """A text is a sequence of texts, too, but never the one that is meant."""
+    """Refuse a text where a list is meant, since a text is a sequence of texts, too.
+
+    :param what: the name of the parameter, for the message.
+    :param right: an example of what would be right, for the message.
+    :raises InputError: ``values`` is a text, or no sequence.
+    """
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise InputError(f"{what}={printable(repr(values))}: give a list, such as {right}")
 
@@ -122,9 +128,9 @@ def argument_text(argument: Argument) -> str:
 
 
 def as_specs(probes: Sequence[ProbeLike]) -> tuple[ProbeSpec, ...]:
-    """Where probes go.
+    """The definitions of probes.
 
-    :raises InputError: one of them is none of ``kprobe_events``, or they are no list.
+    :raises InputError: one of them has none of the forms of ``kprobe_events``, or they are no list.
     """
     refuse_text(probes, "probes", "['p:hot work+0x4']")
     for one in cast("Sequence[object]", probes):
@@ -137,7 +143,7 @@ def as_specs(probes: Sequence[ProbeLike]) -> tuple[ProbeSpec, ...]:
 
 
 def as_stubs(stubs: Stubs) -> dict[str, int]:
-    """What stubs return, by name.
+    """The numbers that stubs return, by the function's name.
 
     :raises InputError: a text is wrong, or a number does not fit 64 bits.
     """
@@ -148,9 +154,9 @@ def as_stubs(stubs: Stubs) -> dict[str, int]:
 
 
 def as_profile(given: ProfileLike) -> Profile:
-    """The profile.
+    """The profile, or the shipped one of that name.
 
-    :raises InputError: none has that name.
+    :raises InputError: no profile has that name.
     """
     return given if isinstance(given, Profile) else profile_named(given)
 
@@ -158,13 +164,13 @@ def as_profile(given: ProfileLike) -> Profile:
 def profile(base: ProfileLike, *, without: Sequence[str] = (), **changes: Any) -> Profile:
     """A profile of your own: ``base`` with other fields, or with safety steps left out.
 
-    It keeps its name, by which it is known what each safety step means there, unless ``name`` is
-    among the changes. Then no step can be left out.
+    It keeps its name, which tells what each safety step means in it, unless ``name`` is among the
+    changes. Then no step can be left out.
 
     :param without: names of safety steps and mends to leave out, as of ``--without``.
     :param changes: fields of :class:`engine.core.profiles.Profile`, such as ``batch=2``.
-    :raises InputError: no such profile, step or field, or a field that is true or false is given
-        something else.
+    :raises InputError: there is no such profile, step or field, or a field that is true or false is
+        given something else.
     """
     found = as_profile(base)
     refuse_text(without, "without", "['free-wait']")
@@ -188,9 +194,12 @@ def as_image(
     stubs: Mapping[str, int] | None = None,
     executes: bool = True,
 ) -> Image:
-    """The image. What is assumed of a file is said by a :class:`UserWarning`; an image that is
-    loaded already has ``warnings``.
+    """The image, loaded if it is a file.
 
+    What is assumed of a file is told by a :class:`UserWarning`; an image that is loaded already has
+    ``warnings``.
+
+    :param executes: whether the image will be executed, or only looked at.
     :raises InputError: the file can't be loaded, a stub would never be called, or there are
         libraries for an image that is loaded already.
     """
@@ -216,7 +225,7 @@ def warn_of(image: Image, *lines: str) -> None:
 def exec_options(
     given: ProfileLike, cpus: Number, max_instructions: Number, stubs: Stubs, check_alignment: bool
 ) -> ExecOptions:
-    """What is common to everything that executes.
+    """The options that everything has which executes code.
 
     :raises InputError: one of them is wrong.
     """

@@ -1,5 +1,6 @@
-"""A machine to experiment with from Python: an image, vCPUs, a kprobes core, and calls of the
-image's functions.
+"""A machine to experiment with from Python.
+
+It is an image, vCPUs and a kprobes core, and it calls the image's functions.
 """
 
 from __future__ import annotations
@@ -39,25 +40,25 @@ from optprobe.inputs import (
 __all__ = ("Machine",)
 
 _INTEGERS_MAX = 6
-"""Integer arguments that fit in registers."""
+"""The most integer arguments that fit in registers."""
 
 
 class Machine:
-    """An image in a machine of ``cpus`` vCPUs, ready to probe and to call.
+    """An image in a machine of ``cpus`` vCPUs, ready to be probed and called.
 
-    Close it, or use it in a ``with`` statement: its emulators are given back then, and it can't be
+    Close it, or use it in a ``with`` statement. Its emulators are given back then, and it can't be
     used any more.
 
     :param image: an image, or the file to load it from (:func:`optprobe.load_image` has more
         options).
-    :param profile: whose behaviour: the name of a profile, or a profile, such as one of
-        :func:`optprobe.profile`.
+    :param profile: whose behaviour the machine shows: the name of a profile, or a profile, such as
+        one of :func:`optprobe.profile`.
     :param poke: makes the protocol by which text is written, ``poke(text, plane, without)``; None:
         the profile's.
     :param stubs: unresolved functions that return a number, by name.
-    :param max_instructions: most instructions that a call may retire.
+    :param max_instructions: the most instructions that a call may retire.
     :param check_alignment: a memory operand that has to be aligned and is not is a fault.
-    :ivar workbench: what all of this is wired from, for what this class does not offer.
+    :ivar workbench: the parts that the machine is made of, for what this class does not offer.
     :raises InputError: one of them is wrong.
     """
 
@@ -83,7 +84,7 @@ class Machine:
         self._open = True
 
     def close(self) -> None:
-        """Give the emulators back. Closing it once more does nothing."""
+        """Give the emulators back. Closing the machine once more does nothing."""
         if self._open:
             self._open = False
             self.workbench.close()
@@ -122,13 +123,15 @@ class Machine:
 
     @property
     def profile(self) -> Profile:
-        """Whose behaviour the machine shows."""
+        """The profile whose behaviour the machine shows."""
         return self.workbench.kprobes.profile
 
     @property
     def kprobes(self) -> Kprobes:
-        """The kernel's operations: ``register_kprobe(p)``, ``disable_kprobe(p)``,
-        ``register_kretprobe(rp)`` and the others.
+        """The kernel's operations.
+
+        They are ``register_kprobe(p)``, ``disable_kprobe(p)``, ``register_kretprobe(rp)`` and
+        others.
         """
         return self.workbench.kprobes
 
@@ -144,19 +147,21 @@ class Machine:
         """Call a function by the System V convention, and run it to its end.
 
         A bytes-like argument goes to a fresh buffer, whose address is passed; ``result.buffers``
-        has what is in each of these buffers afterwards, in order. Buffers stay allocated, so give
-        the address of one (:meth:`allocate`) to a call that is made often.
+        has the content of each of these buffers afterwards, in order. Buffers stay allocated, so
+        give the address of one (:meth:`allocate`) to a call that is made often.
 
         :param function: its name, or its address as a text (``0x...``) where several have that
             name.
         :param arguments: at most 6 integers and buffers and 8 floats, or texts as of ``--arg``.
+        :param cpu: the number of the vCPU.
         :param interrupts: when external interrupts come, as of ``run --interrupts``:
             ``"every:100"``, ``"random:SEED:MEAN"``.
         :returns: ``result`` is RAX, unsigned; ``result_f64`` the double in XMM0; ``instructions``
-            all that were retired.
+            the number of all that were retired.
         :raises GuestFaultError: the call died, or did not end within ``max_instructions``; its
             ``fault`` says where and why.
-        :raises InputError: no such function or vCPU, arguments that do not fit, or a handler runs.
+        :raises InputError: there is no such function or vCPU, arguments do not fit, or a handler
+            runs.
         """
         bench = self._require_idle("call_nested() calls guest code from a handler")
         if not 0 <= cpu < self._cpus:
@@ -178,15 +183,16 @@ class Machine:
         return read_call(bench.machine, cpu, function, frame)
 
     def call_nested(self, function: str, *integers: int) -> int:
-        """Call a guest function from a handler, on the stack of the code that the handler
-        interrupted, and return RAX.
+        """Call a guest function from a handler, and return RAX.
 
-        Everything that was interrupted is restored behind it. Probes that it passes are missed
-        (``nmissed``), as whatever a handler hits.
+        It runs on the stack of the code that the handler interrupted, and all that was interrupted
+        is restored behind it. Probes that it passes are missed (``nmissed``), like all that a
+        handler hits.
 
-        :raises GuestFaultError: it died. A handler that lets this through ends the probed call by
-            the same fault.
-        :raises InputError: no handler runs, no such function, or more than 6 arguments.
+        :raises GuestFaultError: the function died. A handler that lets this exception through ends
+            the probed call by the same fault.
+        :raises InputError: no handler runs, there is no such function, or there are more than 6
+            arguments.
         """
         bench = self._require_open()
         cpu = bench.executor.handling
@@ -201,8 +207,9 @@ class Machine:
         )
 
     def wait_for_kprobe_optimizer(self) -> None:
-        """Wait until the optimizer has nothing left to do: jumps that can be are in, and jumps that
-        are to go are out.
+        """Wait until the optimizer has nothing left to do.
+
+        All jumps that can be written are in then, and all that are to go are out.
 
         :raises InputError: a handler runs.
         """
@@ -213,8 +220,9 @@ class Machine:
     # Memory and text ------------------------------------------------------------------------------
 
     def allocate(self, size: int, content: bytes | bytearray | memoryview = b"") -> int:
-        """The address of a fresh buffer of ``size`` bytes, which holds ``content`` and zeros behind
-        it. An unmapped page follows it.
+        """Allocate a buffer of ``size`` bytes, and return its address.
+
+        The buffer holds ``content`` and zeros behind it, and an unmapped page follows it.
 
         :raises InputError: there is no room for it, or the content is longer than the buffer.
         """
@@ -248,7 +256,7 @@ class Machine:
             )
 
     def address(self, function: str) -> int:
-        """Where a function starts.
+        """The address at which a function starts.
 
         :raises InputError: there is none of that name, or there are several.
         """
@@ -256,17 +264,18 @@ class Machine:
         return require_function(bench.image, bench.machine.kallsyms, function).addr
 
     def text(self, addr: int, size: int) -> bytes:
-        """The code at ``addr`` as it stands now, breakpoints and jumps included; fewer bytes where
-        code ends before.
+        """The code at ``addr`` as it stands now, breakpoints and jumps included.
+
+        There are fewer than ``size`` bytes where the code ends before.
         """
         return self._require_open().machine.text.read(addr, size)
 
     # Probes ---------------------------------------------------------------------------------------
 
     def method(self, probe: Kprobe | Kretprobe | Jprobe) -> Method:
-        """How a hit on the probe would run now.
+        """The way in which a hit on the probe would run now.
 
-        :raises InputError: it is not registered here.
+        :raises InputError: the probe is not registered in this machine.
         """
         bench = self._require_open()
         p = probe if isinstance(probe, Kprobe) else probe.kp
@@ -277,19 +286,20 @@ class Machine:
     # Snapshots ------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """The state of vCPUs, memory and time, to go back to while the same probes are in place.
+        """The state of vCPUs, memory and time.
 
-        What Python handlers keep is no part of it.
+        :meth:`restore` goes back to it while the same probes are in place. What Python handlers
+        keep is no part of it.
 
         :raises InputError: a handler runs.
         """
         return self._require_idle("take a snapshot between calls").machine.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to ``snapshot``, which stays good.
+        """Go back to ``snapshot``, which can be used again.
 
-        :raises InputError: the text has changed since, so a probe has come, gone or been optimized;
-            or a handler runs.
+        :raises InputError: the text has changed since it was taken, so a probe has come, gone or
+            been optimized; or a handler runs.
         """
         machine = self._require_idle("go back between calls").machine
         if machine.text.current is not snapshot.text:
@@ -302,11 +312,16 @@ class Machine:
     # Whether it can be used -----------------------------------------------------------------------
 
     def _require_open(self) -> Workbench:
+        """The workbench of a machine that is not closed."""
         if not self._open:
             raise InputError("the machine is closed; make another one")
         return self.workbench
 
     def _require_idle(self, otherwise: str) -> Workbench:
+        """The workbench of an open machine, where no handler runs.
+
+        :param otherwise: what to do instead in a handler, for the message.
+        """
         bench = self._require_open()
         if bench.executor.handling is not None:
             raise InputError(f"a handler runs; {otherwise}")

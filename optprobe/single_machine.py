@@ -1,4 +1,4 @@
-"""``run``, ``verify`` and ``inspect`` as functions."""
+"""The commands ``run``, ``verify`` and ``inspect`` as functions."""
 
 from __future__ import annotations
 
@@ -50,24 +50,25 @@ def run(
     red_zone: str = defaults.RED_ZONE,
     check_alignment: bool = False,
 ) -> RunResult:
-    """Register probes, wait for the optimizer, call a function on each vCPU, and report; as
-    ``optprobe run``.
+    """Register probes, wait for the optimizer, call a function on each vCPU, and report.
+
+    This is what ``optprobe run`` does.
 
     :param call: the function's name, or its address as a text (``0x...``).
     :param arguments: ints, floats, bytes (a fresh buffer a vCPU), or texts as of ``--arg``.
-    :param probes: where they go, as of ``--probe``: ``"work+0x4"``, ``"p:hot work+4"``, ``"r
-        work"``.
+    :param probes: the places of probes, as of ``--probe``: ``"work+0x4"``, ``"r work"``, ``"p:hot
+        work+4"``.
     :param interrupts: ``"none"``, ``"every:N"`` or ``"random:SEED:MEAN"``, in retired instructions.
-    :param optimize: False: probes stay breakpoints.
+    :param optimize: False keeps all probes breakpoints.
     :param profile: the name of a profile, or a profile.
-    :param max_instructions: bound on each call.
-    :param stubs: functions that the image calls and does not define return a number: by name, or
-        texts as of ``--stub``.
+    :param max_instructions: the most instructions that each call may retire.
+    :param stubs: functions that the image calls and does not define, and that return a number: by
+        name, or texts as of ``--stub``.
     :param libraries: shared libraries that define what the image lacks.
     :param red_zone: whether the code keeps data below RSP: ``"yes"``, ``"no"`` or ``"auto"``.
     :param check_alignment: a memory operand that has to be aligned and is not is a fault; slow.
-    :returns: a guest fault is in its ``fault``.
-    :raises InputError: something is wrong with one of them.
+    :returns: the results of calls and probes; a guest fault is in its ``fault``.
+    :raises InputError: one of the parameters is wrong.
     :raises KprobeError: a probe is refused.
     """
     options = exec_options(profile, cpus, max_instructions, stubs, check_alignment)
@@ -95,16 +96,17 @@ def verify(
     jobs: Number = defaults.JOBS,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> VerifyResult:
-    """Probe each instruction that a call executes, one at a time and by every method, and compare;
-    as ``optprobe verify``.
+    """Probe each instruction that a call executes, by every method, and compare with no probe.
+
+    This is what ``optprobe verify`` does. There is one probe at a time.
 
     :param interrupts: ``"none"``, ``"boundaries"`` or ``"sample:SEED:N"``.
-    :param jobs: processes; the result does not depend on it.
+    :param jobs: the number of processes; the result does not depend on it.
     :param progress: called as ``progress(done, total, note)``.
-    :returns: a guest fault of the unprobed call is in its ``fault``. After Ctrl-C, or when a
-        process of ``jobs`` has died, which is in its ``died``, it has what was found by then, and
-        is ``interrupted``.
-    :raises InputError: something is wrong with one of them; :func:`run` has the others.
+    :returns: all failures; a guest fault of the unprobed call is in its ``fault``. After Ctrl-C, or
+        when a process of ``jobs`` has died, which is in its ``died``, it has what was found by
+        then, and is ``interrupted``.
+    :raises InputError: one of the parameters is wrong; :func:`run` has the others.
     """
     options = exec_options(profile, defaults.CPUS, max_instructions, stubs, check_alignment)
     processes = parse_number(str(jobs), "--jobs", least=1, most=256)
@@ -124,15 +126,16 @@ def inspect(
     libraries: Sequence[str | Path] = (),
     buffers: bool = False,
 ) -> list[FunctionReport]:
-    """Where probes can go in the functions called ``symbol``, or in all, and where jumps, as Linux
-    6.1 would answer.
+    """Report where probes and jumps can go in functions, as Linux 6.1 would answer.
 
     Each report keeps what was decoded of its function, about 200 bytes for each byte of code, so
     ask for the functions of a large library one by one.
 
-    :param libraries: shared libraries to show, too.
-    :param buffers: each site also has its ``slot`` and its ``detour``.
-    :returns: one report a function, in address order; its ``sites`` has one entry for each byte.
+    :param symbol: the name of the functions; None for all.
+    :param libraries: shared libraries to look at, too.
+    :param buffers: whether each site also has its ``slot`` and its ``detour``.
+    :returns: one report a function, in the order of addresses; its ``sites`` has one entry for each
+        byte.
     :raises InputError: the image can't be loaded, or has no such function.
     """
     loaded = as_image(image, libraries=libraries, executes=False)
@@ -150,7 +153,7 @@ def _executed(
     libraries: Sequence[str | Path],
     red_zone: str,
 ) -> Image:
-    """The image, with a red zone where the call shows that it has one."""
+    """The image, with a red zone where the call without probes shows that it has one."""
     loaded = as_image(image, libraries=libraries, stubs=options.stubs)
     known, line = with_red_zone(
         loaded, red_zone, [(call, arguments)], options.machine, options.max_instructions

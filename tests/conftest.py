@@ -1,6 +1,4 @@
-"""Shared by all tests: one pool of emulator instances a process, images from assembly text,
-Hypothesis profiles.
-"""
+"""What all tests share: emulator instances, images from assembly text, Hypothesis profiles."""
 
 from __future__ import annotations
 
@@ -12,7 +10,8 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
-    # for `workloads` and `tests`; appended, so that an installed wheel's packages come first
+    # This is for the packages workloads and tests. It is appended, so that an installed wheel's
+    # packages come first.
     sys.path.append(str(ROOT))
 
 from arch_x86.emu.execute import Executor  # noqa: E402
@@ -34,13 +33,14 @@ BASE = 0x1000_0000
 
 @pytest.fixture(scope="session")
 def pool():
-    """Emulator instances, measured once."""
+    """Emulator instances, whose private offsets are measured once a process."""
     return new_pool()
 
 
 def asm_image(*functions: str, base: int = BASE, name: str = "asm", **fields: object) -> Image:
-    """Functions f, g, h, ... of Intel-syntax assembly, each on a 256-byte boundary; int3 between
-    them.
+    """An image of the functions f, g, h, ..., each given as Intel-syntax assembly.
+
+    Each begins on a 256-byte boundary, and int3 stands between them.
     """
     code = b""
     symbols: list[Symbol] = []
@@ -68,7 +68,7 @@ class Rig:
     def call(
         self, *integers: int, cpu: int = 0, function: str = "f", limit: int = 1_000_000, plan=None
     ):
-        """Run to the end; returns the fault, or RAX."""
+        """Run a call to its end, and return its fault or else RAX."""
         self.begin(*integers, cpu=cpu, function=function)
         fault = self.executor.run_call(cpu, limit, plan)
         return fault if fault is not None else self.rax(cpu)
@@ -79,7 +79,7 @@ class Rig:
 
 @pytest.fixture
 def rig(pool):
-    """``rig(text, ...)``: a machine that runs assembly functions; closed at the end."""
+    """``rig(text, ...)`` makes a machine that runs assembly functions; it is closed at the end."""
     made: list[Rig] = []
 
     def make(
@@ -95,7 +95,7 @@ def rig(pool):
 
 @pytest.fixture
 def workbench(pool):
-    """``workbench(text, ..., cpus=1)``: a machine with a kprobes core; closed at the end."""
+    """``workbench(text, ..., cpus=1)`` makes a machine with a kprobes core, closed at the end."""
     made: list[Workbench] = []
 
     def make(

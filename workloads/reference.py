@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Calls of the workloads with their expected outcome, computed by Python and never by an emulator.
+"""Calls of the workloads with their expected outcome, computed by Python.
 
-A call follows the System V convention with the direction flag clear; its image is loaded afresh, so
-that global data is as in the file.
+No outcome was taken from an emulator. A call follows the System V convention with the direction
+flag clear. Its image is loaded afresh, so that global data is as in the file.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ("Case", "cases")
 
-ERROR = 1 << 63  # interp's result for a program it can't go on with
-BAD = (1 << 64) - 1  # lz_decompress's, and -1
+ERROR = 1 << 63  # the result of interp for a program that it can't go on with
+BAD = (1 << 64) - 1  # the result of lz_decompress for bad input; also -1
 TEXT = (
     b"How much wood would a woodchuck chuck if a woodchuck could chuck wood? As much wood as a"
     b" woodchuck would. "
 )
 
-# Calls of whole algorithms that end within 200 instructions. Those of shapes all do.
+# Calls of whole algorithms that end within 200 instructions. All calls of shapes do.
 SHORT = frozenset(
     {
         *("sort_i32-0", "sort_i32-1", "sort_i32-2", "sort_i64-1"),
@@ -55,24 +55,25 @@ class Case:
     """One call and what it must give."""
 
     name: str
-    """Unique, and without the image's kind for relocatable objects (``sha256-64``,
-    ``sha256-64-so``).
+    """A name of its own; those for relocatable objects lack the image's kind.
+
+    So ``sha256-64`` is a call of ``sha256.o``, and ``sha256-64-so`` one of ``sha256.so``.
     """
     image: str
-    """File name under ``workloads/elf/``."""
+    """The file's name under ``workloads/elf/``."""
     symbol: str
     args: tuple[str, ...]
     """As on the command line: ``5``, ``-3``, ``0x10``, ``f64:1.5``, ``buf:HEX``, ``buf:+SIZE``."""
     result: int | None
-    """RAX, unsigned; None where the function returns a pointer."""
+    """The value of RAX, unsigned; None where the function returns a pointer."""
     buffers: tuple[bytes, ...]
-    """What each ``buf`` argument holds afterwards, in order."""
+    """The content of each ``buf`` argument afterwards, in order."""
     short: bool
-    """The call executes at most 200 instructions."""
+    """Whether the call executes at most 200 instructions."""
 
 
 def cases() -> tuple[Case, ...]:
-    """All calls: each function of each image under ``elf/`` at least once."""
+    """All calls: at least one of each function of each image under ``elf/``."""
     found: list[Case] = []
     algorithms = (
         ("sha256", _sha256_calls),
@@ -105,8 +106,10 @@ def cases() -> tuple[Case, ...]:
 
 
 def _cases(image: str, calls: Iterable[Call], suffix: str) -> Iterator[Case]:
+    """``calls`` of ``image`` with names that end in ``suffix``."""
     for call in calls:
-        # An algorithm's label is its whole name, a shape's tells calls of one function apart.
+        # The label of an algorithm's call is its whole name; that of a shape's call tells several
+        # calls of one function apart.
         shape = call.symbol.startswith("shape_")
         name = (
             "-".join(filter(None, (call.symbol, call.label)))
@@ -173,7 +176,7 @@ def _sort_calls() -> Iterator[Call]:
         yield call("sort_i64", numbers(n, 8), 8, str(n))
 
 
-# interp's operations by name, as its source lists them.
+# The operations of interp, in the order in which its source lists them.
 _OPERATIONS = (
     "halt",
     "push",
@@ -193,8 +196,9 @@ _OPERATIONS = (
 
 
 def _program(source: str) -> bytes:
-    """Byte code of ``source``: operations, numbers, ``name:`` a label and ``@name`` the distance to
-    it.
+    """The byte code of ``source``.
+
+    It consists of operations and numbers; ``name:`` is a label, and ``@name`` the distance to it.
     """
     words = [word for word in source.split() if not word.endswith(":")]
     labels: dict[str, int] = {}
@@ -253,7 +257,7 @@ def _interp_calls() -> Iterator[Call]:
 
 
 def _compress(data: bytes) -> bytes:
-    """``data`` in the format of lz.c; greedy, with the longest match that is nearest."""
+    """``data`` in the format of lz.c, compressed greedily with the longest and nearest match."""
     out, literals, at = bytearray(), bytearray(), 0
 
     def flush() -> None:
@@ -296,8 +300,8 @@ def _lz_calls() -> Iterator[Call]:
     yield good("run", b"-" * 150)
     yield good("literals", b"probe")
     yield good("match", b"abcabcabcabc")
-    # A distance beyond what has been written, behind two literals; then a run of literals that the
-    # room is too small for.
+    # The first call has a distance beyond what has been written, behind two literals. The second
+    # has a run of literals for which the buffer is too small.
     yield call("damaged", b"\x01ab\x80\x03\x00", 16, b"ab", BAD)
     yield call("no-room", b"\x01ab\x05cdefgh", 7, b"ab", BAD)
 
@@ -326,6 +330,7 @@ def _repstr_calls() -> Iterator[Call]:
 
 
 def _find(hay: bytes, needle: bytes, label: str) -> Call:
+    """A call of sse2_find, which looks for ``needle`` in ``hay``."""
     given = needle or b"\0"
     args = (_buf(hay), str(len(hay)), _buf(given), str(len(needle)))
     return Call("sse2_find", args, u64(hay.find(needle)), (hay, given), f"sse2-{label}")
@@ -358,7 +363,8 @@ def _dyn_calls() -> Iterator[Call]:
     yield Call("dyn_step", ("-5",), step(-5), label="dyn_step")
     yield Call("dyn_twice", ("7",), step(step(7) + 1) + 1, label="dyn_twice")
     for which, value in enumerate((step(9), -9, 81, step(9))):
-        # The table's last total counts its own entry twice when that is the one that was called.
+        # The last total of the table counts its own entry twice when that is the one that was
+        # called.
         last = 2 * value if which == 3 else value
         first = value if which == 0 else 0
         yield Call(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the functions of ``shapes_*.S`` return, computed from what each instruction is documented to
-do.
+"""What the functions of ``shapes_*.S`` return, computed by Python.
 
-Values are written as arithmetic on Python integers, never as a run of the code.
+Values are arithmetic on Python integers, by what each instruction is documented to do (SDM volume
+2), never a run of the code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MASK = (1 << 64) - 1
 INT_MIN = -(1 << 63)
 INT_MAX = (1 << 63) - 1
 
-# The data of shapes_rip.S.
+# the data of shapes_rip.S
 V64 = 0x1122334455667788
 W64 = 0x0123456789ABCDEF
 D64 = 1000003
@@ -55,14 +55,15 @@ CONDITIONS = (
     "g",
 )
 
-# Among these there is a pair that makes each condition true and one that makes it false.
+# Each condition is true for one of these pairs, and false for one.
 PAIRS = ((5, 5), (3, 7), (7, 3), (-1, 1), (1, -1), (INT_MIN, 1), (INT_MAX, -1))
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of ``symbol``; ``label`` tells several of one symbol apart. The rest is as in
-    ``reference.Case``.
+    """One call of ``symbol``. The fields are those of ``reference.Case``.
+
+    :ivar label: tells several calls of one symbol apart.
     """
 
     symbol: str
@@ -73,7 +74,7 @@ class Call:
 
 
 def u64(value: int) -> int:
-    """``value`` as the register shows it."""
+    """``value`` as a 64-bit register shows it."""
     return value & MASK
 
 
@@ -84,7 +85,7 @@ def signed(value: int, bits: int) -> int:
 
 
 def conditions(a: int, b: int) -> tuple[bool, ...]:
-    """Truth of each of CONDITIONS behind ``cmp a, b`` of 64-bit registers."""
+    """Whether each of CONDITIONS is true behind ``cmp a, b`` of 64-bit registers."""
     difference = u64(a - b)
     carry, zero, sign = u64(a) < u64(b), difference == 0, bool(difference >> 63)
     overflow = signed(a, 64) - signed(b, 64) != signed(difference, 64)
@@ -103,9 +104,7 @@ def conditions(a: int, b: int) -> tuple[bool, ...]:
 
 
 def status_of_sum(a: int, b: int) -> int:
-    """CF, PF, AF, ZF, SF and OF behind ``add a, b`` of 64-bit registers, at their places in
-    RFLAGS.
-    """
+    """The status flags behind ``add a, b`` of 64-bit registers, at their bits of RFLAGS."""
     total = u64(a + b)
     flags = int(u64(a) + u64(b) > MASK)
     flags |= ((total & 0xFF).bit_count() % 2 == 0) << 2
@@ -116,7 +115,7 @@ def status_of_sum(a: int, b: int) -> int:
 
 
 def jcc_calls() -> Iterator[Call]:
-    """Each condition in both forms, taken and not taken."""
+    """Calls for each condition in both forms, once taken and once not taken."""
     for index, name in enumerate(CONDITIONS):
         for wanted, label in ((True, "taken"), (False, "not-taken")):
             a, b = next(pair for pair in PAIRS if conditions(*pair)[index] == wanted)
@@ -152,7 +151,7 @@ def _exchange(expected: int, new: int) -> int:
 
 
 def rip_calls() -> Iterator[Call]:
-    """shapes_rip.S."""
+    """The calls of shapes_rip.S, whose operands are relative to RIP."""
     yield Call("shape_rip_load", ("0x10",), V64 + 0x10)
     yield Call("shape_rip_load_narrow", (), u64(V8 + signed(V16, 16) + signed(V32, 32)))
     yield Call("shape_rip_store", ("0x123456789abcdef0",), u64(~0x123456789ABCDEF0))
@@ -185,15 +184,16 @@ def rip_calls() -> Iterator[Call]:
 
 
 def _counted(n: int, until: Callable[[int], bool]) -> int:
-    """loope and loopne: counts up to ``n`` or until the condition; what is left of ``n`` is in the
-    upper bytes.
+    """What a function with loope or loopne returns.
+
+    It counts up to ``n`` or until the condition holds; what is left of ``n`` is in the upper bytes.
     """
     count = next((i for i in range(1, n) if until(i)), n)
     return count + ((n - count) << 8)
 
 
 def flow_calls() -> Iterator[Call]:
-    """shapes_flow.S."""
+    """The calls of shapes_flow.S: calls, jumps, loops and the stack."""
     yield Call("shape_call_direct", ("5",), 3 * 5 + 1 + 5)
     yield Call("shape_call_section", ("5",), 7 * 5 - 1)
     yield Call("shape_call_next", ("55",), 55)
@@ -232,7 +232,7 @@ def _looked_at(hit: int, n: int) -> int:
 
 
 def string_calls() -> Iterator[Call]:
-    """shapes_str.S."""
+    """The calls of shapes_str.S: string instructions."""
     text = b"The five boxing wizards."
     size, into = len(text), f"buf:+{len(text)}"
     given = f"buf:{text.hex()}"
@@ -283,7 +283,7 @@ def _quotient(a: int, b: int) -> int:
 
 
 def _condition_calls() -> Iterator[Call]:
-    """All sixteen conditions at once."""
+    """Calls that test all sixteen conditions at once."""
     for index, (a, b) in enumerate(PAIRS):
         truth = bytes(conditions(a, b))
         lower, upper = int.from_bytes(truth[:8], "little"), int.from_bytes(truth[8:], "little")
@@ -303,7 +303,7 @@ def _lock_calls() -> Iterator[Call]:
     yield Call("shape_lock_xadd", (given, "-2"), word, after(word - 2))
     yield Call("shape_lock_cmpxchg", (given, hex(word), "99"), word, after(99), "equal")
     yield Call("shape_lock_cmpxchg", (given, "1", "99"), word, after(word), "different")
-    # Bits 0..7 of the first byte are 0x08; bit 70 is in the second 64-bit word.
+    # Bits 0 to 7 of the first byte are 0x08; bit 70 is in the second 64-bit word.
     bits = bytes.fromhex("0800000000000000") * 2
     string = f"buf:{bits.hex()}"
     yield Call("shape_lock_bts", (string, "3"), 1, (bits,), "set")
@@ -311,7 +311,7 @@ def _lock_calls() -> Iterator[Call]:
 
 
 def misc_calls() -> Iterator[Call]:
-    """shapes_misc.S."""
+    """The calls of shapes_misc.S: flags, locks, and single instructions of many kinds."""
     for label, a, b in (
         ("carry", -1, 1),
         ("overflow", INT_MAX, 1),
@@ -341,5 +341,5 @@ def misc_calls() -> Iterator[Call]:
 
 
 def red_zone_calls() -> Iterator[Call]:
-    """What only code with a red zone may do."""
+    """The calls of code that uses a red zone."""
     yield Call("shape_red_zone", ("1000", "58"), 942)

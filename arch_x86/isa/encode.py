@@ -10,7 +10,7 @@ import errno
 import struct
 from typing import Final
 
-from arch_x86.isa.constants import ADDRESS_MASK, JMP32_SIZE
+from arch_x86.isa.constants import ADDRESS_MASK, CALL32_OPCODE, JMP32_OPCODE, JMP32_SIZE
 from engine.errors import KprobeError
 
 __all__ = (
@@ -77,7 +77,7 @@ def jmp32(source: int, target: int) -> bytes:
 
     :raises RelativeRangeError: ``target`` is out of reach.
     """
-    return struct.pack("<Bi", 0xE9, rel32(source + JMP32_SIZE, target))
+    return struct.pack("<Bi", JMP32_OPCODE, rel32(source + JMP32_SIZE, target))
 
 
 def call32(source: int, target: int) -> bytes:
@@ -85,7 +85,7 @@ def call32(source: int, target: int) -> bytes:
 
     :raises RelativeRangeError: ``target`` is out of reach.
     """
-    return struct.pack("<Bi", 0xE8, rel32(source + CALL32_SIZE, target))
+    return struct.pack("<Bi", CALL32_OPCODE, rel32(source + CALL32_SIZE, target))
 
 
 def _signed(addr: int) -> int:

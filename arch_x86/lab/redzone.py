@@ -15,6 +15,7 @@ from typing import Final
 
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine, MachineConfig
+from arch_x86.isa.constants import RED_ZONE_SIZE
 from arch_x86.lab.calls import check_arguments, place_call
 from engine.errors import InputError, printable
 from engine.image import Image
@@ -25,7 +26,6 @@ __all__ = ("LOOKED_AT", "Call", "with_red_zone")
 LOOKED_AT: Final = 1_000_000
 """This many instructions of a call are looked at, which takes about two seconds at most."""
 _AT_ONCE: Final = 50_000
-_SIZE: Final = 128
 
 Call = tuple[str, Sequence[Argument]]
 """A call is a function's name, and the arguments that it is called with."""
@@ -74,12 +74,12 @@ def _load_below_stack(
         def seen(phys: int, rsp: int, rip: int) -> None:
             if found:
                 return
-            for addr in (rsp - 1, rsp - _SIZE):  # The two may lie in different pages.
+            for addr in (rsp - 1, rsp - RED_ZONE_SIZE):  # The two may lie in different pages.
                 near = ram.physical(addr)
                 if (
                     near is not None
                     and near >> 12 == phys >> 12
-                    and rsp - _SIZE <= addr + phys - near < rsp
+                    and rsp - RED_ZONE_SIZE <= addr + phys - near < rsp
                 ):
                     found.append(rip)
                     return

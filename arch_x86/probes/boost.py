@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from arch_x86.isa.constants import JMP32_SIZE, MAX_INSN_SIZE
+from arch_x86.isa.constants import ADDRESS_SIZE_PREFIX, JMP32_SIZE, MAX_INSN_SIZE
 from arch_x86.probes.areas import lies_in_reach
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ("can_boost", "fits_jump_back", "is_boostable")
 
-_ADDRESS_SIZE: Final = 0x67
 # This prefix is a hint on branches, but 6.1 boosts no instruction with it.
 _CS_OVERRIDE: Final = 0x2E
 _GROUP_5: Final = 0xFF
@@ -80,7 +79,7 @@ def can_boost(insn: Insn, *, in_exception_table: bool = False) -> bool:
     opcode = insn.opcode
     if len(opcode) == 2:
         return opcode[1] in _BOOSTABLE_0F
-    if len(opcode) != 1 or _CS_OVERRIDE in insn.prefixes or _ADDRESS_SIZE in insn.prefixes:
+    if len(opcode) != 1 or _CS_OVERRIDE in insn.prefixes or ADDRESS_SIZE_PREFIX in insn.prefixes:
         return False
     if opcode[0] == _GROUP_5:
         return insn.reg == _GROUP_5_JMP

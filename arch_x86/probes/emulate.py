@@ -11,6 +11,7 @@ from typing import Final, Protocol, assert_never
 
 from arch_x86.isa.constants import (
     ADDRESS_MASK,
+    ADDRESS_SIZE_PREFIX,
     FLAG_CF,
     FLAG_IF,
     FLAG_OF,
@@ -111,7 +112,7 @@ def _loop_taken(insn: Insn, regs: PtRegs, *, warts: bool) -> bool:
 
     :param warts: count as Linux 6.1 does, which compares RCX before it is decremented.
     """
-    narrow = 0x67 in insn.prefixes
+    narrow = ADDRESS_SIZE_PREFIX in insn.prefixes
     mask = _MASK32 if narrow else ADDRESS_MASK
     kind = insn.opcode[0]
     count = regs.cx & mask

@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from arch_x86.isa.insn import Insn
     from arch_x86.probes.code import CodeCache, FunctionCode
 
-__all__ = ("REPLACED_SIZE_MAX", "OptimizePlan", "Unoptimizable", "can_optimize")
-
-REPLACED_SIZE_MAX: Final = JMP32_SIZE - 1 + 15
-"""A jump replaces this many bytes at most: 4 of short instructions, and one of 15."""
+__all__ = ("OptimizePlan", "Unoptimizable", "can_optimize")
 
 
 class Unoptimizable(StrEnum):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+from arch_x86.isa.constants import ADDRESS_SIZE_PREFIX
 from arch_x86.isa.insn import QUIRKS_6_1, Insn, KernelQuirks
 
 __all__ = ("Emulation", "emulation_of", "is_unsupported")
@@ -40,7 +41,6 @@ _BY_OPCODE: Final[dict[int, Emulation]] = {
 _UNSUPPORTED: Final = frozenset((0x9A, 0xCF, 0xEA))  # CALL far, IRET, JMP far
 _GROUP_5: Final = 0xFF
 _VM_GROUP: Final = b"\x0f\x01"
-_ADDRESS_SIZE: Final = 0x67
 
 
 def emulation_of(insn: Insn, quirks: KernelQuirks = QUIRKS_6_1) -> Emulation | None:
@@ -78,6 +78,6 @@ def is_unsupported(insn: Insn, quirks: KernelQuirks = QUIRKS_6_1) -> bool:
         if opcode[0] == _GROUP_5:
             if insn.reg not in (2, 3, 4, 5):
                 return False
-            return insn.reg in (3, 5) or insn.mod != 3 or _ADDRESS_SIZE in insn.prefixes
+            return insn.reg in (3, 5) or insn.mod != 3 or ADDRESS_SIZE_PREFIX in insn.prefixes
         return opcode[0] in _UNSUPPORTED
     return opcode == _VM_GROUP and insn.mod == 3 and insn.reg == 0

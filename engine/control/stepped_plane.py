@@ -1,15 +1,15 @@
-"""Control tasks whose every step is chosen from outside: the control plane of an exploration.
+"""The control plane of an exploration: each step of a control task is chosen from outside.
 
 Each task is ordinary Python on a greenlet. It runs from one *point* to the next: before it takes a
 lock, after it has dropped its last one, before a text write, in a wait, and where the code that it
-runs asks for one (:func:`stop_here`). Who goes on, and when, is somebody else's choice; delayed
+runs asks for one (:func:`stop_here`). The exploration chooses which task goes on, and when. Delayed
 work is one more task, which may start as soon as it was scheduled. The same choices give the same
 run, so a state of the control plane is named by the steps that led to it.
 
 What a task does while it holds a lock and what it does before and behind can be separated by
 another task only at a point. So a task that holds no lock stops in front of each lock that it
 takes, and behind the last that it drops, as long as another task is there to come in between. A
-task in front of a lock that somebody owns can make no step: nobody merely comes to wait for a lock.
+task in front of a lock that another one owns can make no step: it would only come to wait.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ("ControlTask", "LockWait", "MachineWait", "SteppedPlane", "WaitKind",
 
 
 class WaitKind(Enum):
-    """What a control task waits for that only the machine can bring about."""
+    """What a control task waits for, where only the machine's vCPUs can bring it about."""
 
     SCHED = "synchronize_sched"
     TASKS = "synchronize_rcu_tasks"
@@ -41,7 +41,10 @@ class WaitKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MachineWait:
-    """One such wait of control task ``task``."""
+    """A wait of the control task with index ``task`` for the machine.
+
+    :ivar why: the reason, for messages.
+    """
 
     kind: WaitKind
     why: str
@@ -50,13 +53,13 @@ class MachineWait:
 
 @dataclass(frozen=True, slots=True)
 class LockWait:
-    """A control task stands in front of ``lock``: its next step takes it, once nobody owns it."""
+    """A control task stands in front of ``lock``: its next step takes it, once no task owns it."""
 
     lock: Mutex
 
     @property
     def free(self) -> bool:
-        """Nobody owns the lock now."""
+        """Whether no task owns the lock now."""
         return self.lock.owner is None
 
 
@@ -70,8 +73,10 @@ class _Body(greenlet):
 
 
 def stop_here(at: str) -> None:
-    """A point named ``at`` of the control task that runs this code, for who knows no plane. None,
-    if no control task runs it, or if it runs it in ``stop_machine``, whose function is one step.
+    """Make a point named ``at`` of the control task that runs this code.
+
+    It is for code that has no reference to the plane. There is no point if no control task runs the
+    code, or if it runs under ``stop_machine``, whose function is one step.
     """
     body = getcurrent()
     if isinstance(body, _Body) and not body.plane.stopped:
@@ -81,13 +86,15 @@ def stop_here(at: str) -> None:
 class ControlTask:
     """One control task.
 
+    :ivar index: its place in :attr:`SteppedPlane.tasks`.
     :ivar at: the name of the point where it stands.
-    :ivar delayed: it is delayed work, which another task has scheduled.
-    :ivar wait: the machine's wait that it is in, or None.
+    :ivar delayed: whether it is delayed work, which another task has scheduled.
+    :ivar wait: the wait for the machine that it is in, or None.
     :ivar lock: the lock that it stands in front of, or None.
-    :ivar dropped: it stands behind the last lock that it held.
-    :ivar ready: what else it waits for that control tasks bring about, or None.
-    :ivar error: what ended it, if that was an error.
+    :ivar dropped: whether it stands behind the last lock that it held.
+    :ivar ready: tells whether its wait for other control tasks is over; None where it is in none.
+    :ivar error: the error that ended it, or None.
+    :ivar again: the work that it was asked for again while it ran, or None.
     :ivar steps: how many steps it has made.
     """
 
@@ -135,7 +142,8 @@ class ControlTask:
                     raise KeyboardInterrupt from error
                 self.error = error
             except Exception as error:
-                # what a scenario's own code raises is for who calls it
+                # Any other error that a scenario's own code raises goes on to whatever runs the
+                # exploration.
                 if ends_all(error) or was_interrupted(error) or not self.delayed:
                     raise
                 self.error = EngineBug(f"{self.name}: {type(error).__name__}: {error}")
@@ -148,14 +156,16 @@ class ControlTask:
         self.body: Any = None
 
     def renew(self, work: Callable[[], None]) -> None:
-        """A task that is done has more to do, from the start."""
+        """Let a task that is done do ``work``, from the start."""
         self._work = work
         self.at = _START
         self.done = self.started = False
 
     def begin(self, plane: SteppedPlane) -> None:
-        """A greenlet goes back to where it was made, so it is made by who steps it, not by the task
-        that spawned it.
+        """Make the task's greenlet.
+
+        A greenlet that ends goes back to the one that made it. So the greenlet that steps the task
+        makes it, and not the task that spawned it.
         """
         self.started = True
         self.body = _Body(self._run)
@@ -166,7 +176,7 @@ class ControlTask:
 
     @property
     def steppable(self) -> bool:
-        """It can make a step, as far as control tasks can tell."""
+        """Whether the task can make a step, as far as control tasks decide that."""
         if self.done or (self.lock is not None and not self.lock.free):
             return False
         return self.ready is None or self.ready()
@@ -175,12 +185,12 @@ class ControlTask:
 class SteppedPlane(ControlPlane):
     """A control plane that does nothing of its own accord.
 
-    :param nmis: a vCPU may be in an NMI while ``stop_machine`` runs its function.
-    :ivar tasks: in the order in which they came to be.
+    :param nmis: whether a vCPU may be in an NMI while ``stop_machine`` runs its function.
+    :ivar tasks: all tasks, in the order in which they were made.
     :ivar held: how many locks each task holds, by its index.
-    :ivar stopped: ``stop_machine`` runs its function.
-    :ivar lock_listeners: called with the name of each lock that a task has taken; it is the
-        ``current`` one.
+    :ivar stopped: whether ``stop_machine`` runs its function.
+    :ivar lock_listeners: called with the name of each lock that a task has taken; the task is
+        :attr:`current` then.
     """
 
     def __init__(self, hardware: Hardware, *, nmis: bool = False) -> None:
@@ -194,13 +204,16 @@ class SteppedPlane(ControlPlane):
         self.lock_listeners: list[Callable[[str], None]] = []
 
     def spawn(self, name: str, work: Callable[[], None], *, delayed: bool = False) -> ControlTask:
-        """A task more; it has not started."""
+        """Add a task called ``name``, which has not started."""
         task = ControlTask(len(self.tasks), name, work, delayed=delayed)
         self.tasks.append(task)
         return task
 
     def step(self, index: int) -> ControlTask:
-        """Let task ``index`` go on to its next point."""
+        """Let task ``index`` go on to its next point, and return it.
+
+        :raises EngineBug: the task can't make a step, or another one is in the middle of a step.
+        """
         task = self.tasks[index]
         if self._running is not None or not task.steppable:
             raise EngineBug(f"{task} can't make a step")
@@ -221,11 +234,11 @@ class SteppedPlane(ControlPlane):
 
     @property
     def current(self) -> object:
-        """The task that makes a step; the scenario itself while it is set up."""
+        """The task that makes a step; ``"caller"`` while the scenario is set up."""
         return self._caller if self._running is None else self._running
 
     def close(self) -> None:
-        """End what has not ended, so that nothing is left to be unwound at some later time."""
+        """End all tasks that have not ended, so that none is unwound at some later time."""
         self._closing = True
         for task in self.tasks:
             if task.started and not task.done:
@@ -234,8 +247,13 @@ class SteppedPlane(ControlPlane):
         self._running = None
 
     def _pause(self, at: str) -> None:
+        """Stop the current task at the point ``at`` until :meth:`step` lets it go on.
+
+        :raises InputError: the scenario's code runs on another greenlet or thread than its task.
+        """
         task = self._running
-        # set-up code makes no steps, nor does what is cut off
+        # Set-up code makes no steps, and a task that is being cut off must not stop again on its
+        # way out.
         if task is None or self._closing or ends_all(sys.exc_info()[1]):
             return
         if getcurrent() is not task.body:
@@ -252,11 +270,16 @@ class SteppedPlane(ControlPlane):
         self._running = task
 
     def point(self, at: str) -> None:
-        """A named preemption point."""
+        """Stop the task at a point named ``at``."""
         self._pause(at)
 
     def wait_for_lock(self, lock: Mutex, why: str) -> None:
-        """A point in front of the first lock that a task takes, and of each that somebody owns."""
+        """Stop in front of ``lock``, if the task holds no lock or another task owns this one.
+
+        A task that holds no lock does not stop where no other task is left.
+
+        :raises EngineBug: set-up code finds the lock taken.
+        """
         task = self._running
         if task is None:
             if lock.owner is not None:
@@ -267,13 +290,13 @@ class SteppedPlane(ControlPlane):
             self._pause(f"takes {lock.name} ({why})")
 
     def lock_taken(self, name: str) -> None:
-        """A lock was taken. The point was in front of it."""
+        """Count the lock; the point was in front of it."""
         self._count(+1)
         for listener in self.lock_listeners:
             listener(name)
 
     def lock_dropped(self, name: str) -> None:
-        """A lock was dropped: a point, if it was the task's last one and another task is there."""
+        """Stop behind the last lock that the task has dropped, if another task is there."""
         self._count(-1)
         task = self._running
         if task is not None and not self.held[task.index] and not self._alone(task):
@@ -281,12 +304,14 @@ class SteppedPlane(ControlPlane):
             self._pause(f"{name} dropped")
 
     def _alone(self, task: ControlTask) -> bool:
-        """No other task is left that could come in between. One that is done comes back only when a
-        task asks for it.
+        """Whether no other task is left that could come in between.
+
+        A task that is done comes back only when another task asks for it, so it does not count.
         """
         return all(other is task or other.done for other in self.tasks)
 
     def _count(self, change: int) -> None:
+        """Add ``change`` to the number of locks that the current task holds."""
         task = self._running
         if task is not None:
             self.held[task.index] = self.held.get(task.index, 0) + change
@@ -294,7 +319,10 @@ class SteppedPlane(ControlPlane):
     # Waits ----------------------------------------------------------------------------------------
 
     def wait_until(self, ready: Callable[[], bool], why: str) -> None:
-        """Until ``ready()``, which other control tasks bring about."""
+        """Wait until ``ready()`` is true, which other control tasks bring about.
+
+        :raises EngineBug: set-up code waits, where no task runs yet.
+        """
         while not ready():
             task = self._running
             if task is None:
@@ -303,22 +331,23 @@ class SteppedPlane(ControlPlane):
             self._pause(why)
 
     def _wait(self, kind: WaitKind, why: str) -> None:
+        """Stop the current task in a wait for the machine."""
         task = self._running
         if task is None:
-            return  # nobody runs yet
+            return  # no vCPU and no task runs while the scenario is set up
         task.wait = MachineWait(kind, why, task.index)
         self._pause(f"{kind.value} ({why})")
 
     def sleep(self, jiffies: int) -> None:
-        """Time is who runs how long, which is a choice anyway: a point."""
+        """Stop at a point: how long others run meanwhile is a choice anyway."""
         self._pause(f"sleep {jiffies}")
 
     def schedule_delayed_work(self, work: Callable[[], None], delay: int, name: str) -> None:
-        """A task, which may start at once: how long a delay is against the vCPUs' instructions is a
-        choice, too.
+        """Add ``work`` as a task, which may start at once.
 
-        Work of one name is one task, which never runs beside itself (as a workqueue has it); asked
-        for while it runs, it runs again.
+        How long a delay takes in the vCPUs' instructions is a choice, too, so ``delay`` does not
+        count. Work of one name is one task, which never runs beside itself, as in a workqueue. If
+        it is asked for while it runs, it runs once more.
         """
         del delay
         task = next((task for task in self.tasks if task.name == name), None)
@@ -330,33 +359,35 @@ class SteppedPlane(ControlPlane):
             task.again = work
 
     def synchronize_sched(self, why: str) -> None:
-        """Until every vCPU has passed a quiescent point that began after now."""
+        """Wait until every vCPU has passed a quiescent point that began after now."""
         self.stats.grace_periods += 1
         self._wait(WaitKind.SCHED, why)
 
     def synchronize_rcu_tasks(self, why: str) -> None:
-        """Until every task has passed a voluntary ``schedule()`` or ended its call."""
+        """Wait until every task has passed a voluntary ``schedule()`` or ended its call."""
         self.stats.grace_periods += 1
         self._wait(WaitKind.TASKS, why)
 
     def text_poke_sync(self, why: str) -> None:
-        """Until every vCPU has taken an interrupt."""
+        """Wait until every vCPU has taken an interrupt, so that it fetches the text anew."""
         self.stats.syncs += 1
         self._wait(WaitKind.SYNC, why)
 
     def traps_over(self, why: str) -> None:
-        """Until no trap is being handled that began before now (the last reference to a poke's
-        descriptor is dropped).
+        """Wait until no trap is being handled that began before now.
+
+        Then the last reference to a poke's descriptor is dropped.
         """
         self._wait(WaitKind.TRAPS, why)
 
     def stop_machine(self, fn: Callable[[], None], why: str) -> None:
-        """Run ``fn`` in one step, with every vCPU parked."""
+        """Wait until every vCPU is parked, and run ``fn`` in one step."""
         self._wait(WaitKind.STOP, why)
         self.stats.stop_machine += 1
         self.stopped = True
         fn()
         if self._nmis:
-            # every vCPU has to leave, and one in an NMI does not
+            # stop_machine ends when every vCPU has left it, and one in an NMI leaves it behind the
+            # NMI.
             self._wait(WaitKind.STOP, f"the end of stop_machine ({why})")
         self.stopped = False

@@ -1,11 +1,11 @@
-"""Control tasks and what they wait for: mutexes with owner and order, delayed work, grace periods,
-stop_machine.
+"""Control tasks and their waits. Answers to kernel/locking and kernel/workqueue.c.
 
-Everything that patches text is ordinary-looking Python. The caller's own code runs as it is;
-delayed work runs on a greenlet, since it may block in the middle (kernel: a kworker). A wait lets
-the machine go on: due work starts, blocked tasks whose condition holds continue, the vCPUs run a
-turn each, and when they are all idle the clock jumps to the next timer. The order is fixed, and so
-is a run.
+There are mutexes with an owner and an order, delayed work, grace periods, and ``stop_machine``
+(kernel/stop_machine.c). All that patches text is ordinary-looking Python. The caller's own code
+runs as it is; delayed work runs on a greenlet, since it may block in the middle, as in a kworker.
+While code waits, the machine goes on: work that is due starts, blocked tasks whose condition holds
+continue, each vCPU runs a turn, and when all of them are idle the clock jumps to the next timer.
+This order is fixed, so the same program runs alike each time.
 """
 
 from __future__ import annotations
@@ -27,36 +27,40 @@ class Hardware(Protocol):
 
     @property
     def jiffies(self) -> int:
-        """Virtual time."""
+        """The virtual time, in jiffies."""
         ...
 
     def run_turn(self) -> bool:
-        """Let each vCPU that is in a call run for a while; False when all are idle."""
+        """Let each vCPU that is in a call run for a while.
+
+        :returns: False when all vCPUs are idle.
+        """
         ...
 
     def advance_to(self, jiffy: int) -> None:
-        """Nobody has anything to do until ``jiffy``: let time pass."""
+        """Let time pass until ``jiffy``, since nothing is left to do before."""
         ...
 
     def quiescent(self) -> tuple[tuple[bool, int], ...]:
-        """For each vCPU: is it at a quiescent point now, and how many has it passed."""
+        """For each vCPU: whether it is at a quiescent point now, and how many it has passed."""
         ...
 
     @property
     def in_handler(self) -> bool:
-        """A trap is being handled just now: preemption is off, and nobody may sleep."""
+        """Whether a trap is being handled, so that preemption is off and code must not sleep."""
         ...
 
     def sync_core(self, cpu: int) -> bool:
-        """Synchronize what ``cpu`` fetches with the text, if it takes an interrupt now; False where
-        IF forbids it.
+        """Interrupt ``cpu``, so that it fetches the text as it is now.
+
+        :returns: False, with nothing done, where the vCPU has interrupts off.
         """
         ...
 
 
 @dataclass(slots=True)
 class ControlStats:
-    """Counts since the machine was built."""
+    """How often control tasks have stopped or synchronized the machine since it was built."""
 
     stop_machine: int = 0
     grace_periods: int = 0
@@ -65,6 +69,8 @@ class ControlStats:
 
 @dataclass(order=True, slots=True)
 class _Timer:
+    """Delayed work of the jiffy ``due``; ``sequence`` orders what is due at once."""
+
     due: int
     sequence: int
     work: Callable[[], None] = field(compare=False)
@@ -72,7 +78,11 @@ class _Timer:
 
 
 class _Task:
-    """A control task on a greenlet of its own."""
+    """A control task on a greenlet of its own.
+
+    :ivar ready: tells whether its wait is over; None where it waits for nothing.
+    :ivar why: the reason of the wait, for messages.
+    """
 
     __slots__ = ("body", "done", "name", "ready", "why")
 
@@ -93,15 +103,20 @@ class _Task:
 
 
 class LockOrder:
-    """Which locks each task holds, to catch a wrong order the first time it happens rather than
-    when it deadlocks.
+    """The locks that each task holds, to report a wrong order at once.
+
+    A wrong order deadlocks only if two tasks meet in it; here the first task that takes locks so
+    raises EngineBug. Answers to kernel/locking/lockdep.c.
     """
 
     def __init__(self) -> None:
         self._held: dict[object, list[Mutex]] = {}
 
     def entering(self, task: object, lock: Mutex) -> None:
-        """``task`` is about to take ``lock``."""
+        """Note that ``task`` is about to take ``lock``.
+
+        :raises EngineBug: it holds this lock already, or one of the same or a higher rank.
+        """
         held = self._held.setdefault(task, [])
         if lock in held:
             raise EngineBug(f"{task} takes {lock.name} twice")
@@ -112,24 +127,31 @@ class LockOrder:
         held.append(lock)
 
     def leaving(self, task: object, lock: Mutex) -> None:
-        """``task`` drops ``lock``."""
+        """Note that ``task`` drops ``lock``.
+
+        :raises EngineBug: this is not the last lock that the task has taken.
+        """
         held = self._held.get(task, [])
         if not held or held[-1] is not lock:
             raise EngineBug(f"{task} drops {lock.name}, which is not the last lock it took")
         self._drop(task, lock)
 
     def given_up(self, task: object, lock: Mutex) -> None:
-        """``task`` could not take ``lock`` after all."""
+        """Note that ``task`` could not take ``lock`` after all."""
         self._drop(task, lock)
 
     def ended(self, task: object) -> None:
-        """``task`` is over, and may hold nothing."""
+        """Note that ``task`` is over.
+
+        :raises EngineBug: it still holds a lock.
+        """
         if task in self._held:
             raise EngineBug(
                 f"{task} ends with {', '.join(lock.name for lock in self._held[task])} held"
             )
 
     def _drop(self, task: object, lock: Mutex) -> None:
+        """Forget that ``task`` holds ``lock``."""
         held = self._held[task]
         held.remove(lock)
         if not held:
@@ -137,7 +159,10 @@ class LockOrder:
 
 
 class Mutex:
-    """A sleeping lock. ``rank``: a task takes locks in ascending rank only."""
+    """A sleeping lock (struct mutex). Each task takes locks in ascending ``rank`` only.
+
+    :ivar owner: the task that holds it, or None.
+    """
 
     __slots__ = ("_plane", "name", "owner", "rank")
 
@@ -148,7 +173,12 @@ class Mutex:
         self._plane = plane
 
     def acquire(self, why: str) -> None:
-        """Take it, waiting for its owner if there is one."""
+        """Take the lock, and wait for its owner if there is one.
+
+        :param why: the reason, for messages and points.
+        :raises EngineBug: this is a wrong order, or code that must not sleep.
+        :raises Deadlock: nothing is left to run that could drop it.
+        """
         plane = self._plane
         plane.might_sleep(f"{self.name} ({why})")
         task = plane.current
@@ -162,7 +192,10 @@ class Mutex:
         plane.lock_taken(self.name)
 
     def release(self) -> None:
-        """Drop it; only the owner may."""
+        """Drop the lock.
+
+        :raises EngineBug: the current task does not own it.
+        """
         task = self._plane.current
         if self.owner is not task:
             raise EngineBug(f"{task} drops {self.name}, which {self.owner} holds")
@@ -178,13 +211,13 @@ class Mutex:
         self.release()
 
     def assert_held(self) -> None:
-        """EngineBug unless the current task holds it."""
+        """Raise EngineBug unless the current task holds the lock."""
         if self.owner is not self._plane.current:
             raise EngineBug(f"{self.name} is not held here")
 
 
 class ControlPlane:
-    """Schedules control tasks against the machine's progress."""
+    """Runs control tasks, and the machine while they wait."""
 
     def __init__(self, hardware: Hardware) -> None:
         self._hardware = hardware
@@ -199,40 +232,45 @@ class ControlPlane:
 
     @property
     def current(self) -> object:
-        """Who runs: a control task, or ``"caller"``."""
+        """The control task that runs, or ``"caller"``."""
         return self._caller if self._current is None else self._current
 
     @property
     def jiffies(self) -> int:
-        """Virtual time."""
+        """The virtual time, in jiffies."""
         return self._hardware.jiffies
 
     def wait_for_lock(self, lock: Mutex, why: str) -> None:
-        """Return once nobody owns ``lock``, which the current task is about to take.
+        """Return once no task owns ``lock``, which the current task is about to take.
 
         :raises Deadlock: nothing is left to run that could drop it.
         """
         if lock.owner is not None:
             self.wait_until(lambda: lock.owner is None, f"{lock.name} ({why})")
 
-    # Points: an exploration may go on elsewhere here (engine.control.stepped_plane); nothing happen
+    # At the points below, an exploration may go on elsewhere (engine.control.stepped_plane). Here
+    # they do nothing.
 
     def point(self, at: str) -> None:
-        """A named preemption point."""
+        """Pass a named point of the current task, such as one in front of a text write."""
 
     def lock_taken(self, name: str) -> None:
-        """The current task has taken a lock."""
+        """Note that the current task has taken the lock ``name``."""
 
     def lock_dropped(self, name: str) -> None:
-        """The current task has dropped a lock."""
+        """Note that the current task has dropped the lock ``name``."""
 
     def traps_over(self, why: str) -> None:
-        """Until no trap is being handled that began before now: between two turns of the vCPUs none
-        is.
+        """Wait until no trap is being handled that began before now.
+
+        Control code runs between two turns of the vCPUs, where no trap is being handled.
         """
 
     def might_sleep(self, why: str) -> None:
-        """EngineBug in a handler, and under stop_machine: who calls this may have to wait."""
+        """Check that the current code may wait (might_sleep).
+
+        :raises EngineBug: it is a handler, or runs under ``stop_machine``.
+        """
         if self._hardware.in_handler:
             raise EngineBug(f"a handler sleeps, with preemption off: {why}")
         if self._stopped:
@@ -241,10 +279,10 @@ class ControlPlane:
     # Waiting --------------------------------------------------------------------------------------
 
     def wait_until(self, ready: Callable[[], bool], why: str) -> None:
-        """Return once ``ready()`` holds.
+        """Return once ``ready()`` is true.
 
-        :raises Deadlock: nothing is left to run that could bring it about.
-        :raises EngineBug: a handler asks, or what runs under ``stop_machine``.
+        :raises Deadlock: nothing is left to run that could make it true.
+        :raises EngineBug: the caller is a handler, or runs under ``stop_machine``.
         """
         self.might_sleep(why)
         task = self._current
@@ -263,10 +301,11 @@ class ControlPlane:
         task.ready = None
 
     def _blocked(self) -> str:
+        """What all tasks that are blocked wait for, for a message."""
         return "".join(f"; {task.name} waits: {task.why}" for task in self._tasks)
 
     def _progress(self) -> bool:
-        """One thing happens; False when nothing can."""
+        """Let one thing happen in the machine, and say whether one could."""
         if self._timers and self._timers[0].due <= self._hardware.jiffies:
             timer = heapq.heappop(self._timers)
             task = _Task(timer.name, timer.work)
@@ -285,6 +324,7 @@ class ControlPlane:
         return False
 
     def _resume(self, task: _Task) -> None:
+        """Let ``task`` run until it waits or ends."""
         self._current = task
         try:
             task.body.switch()
@@ -306,14 +346,14 @@ class ControlPlane:
     # Work and grace periods -----------------------------------------------------------------------
 
     def schedule_delayed_work(self, work: Callable[[], None], delay: int, name: str) -> None:
-        """Start ``work`` as a control task ``delay`` jiffies from now."""
+        """Start ``work`` as a control task called ``name``, ``delay`` jiffies from now."""
         self._sequence += 1
         heapq.heappush(
             self._timers, _Timer(self._hardware.jiffies + delay, self._sequence, work, name)
         )
 
     def synchronize_sched(self, why: str) -> None:
-        """Until every vCPU has passed a quiescent point that began after now."""
+        """Wait until every vCPU has passed a quiescent point that began after now."""
         self.stats.grace_periods += 1
         before = self._hardware.quiescent()
 
@@ -326,15 +366,17 @@ class ControlPlane:
         self.wait_until(passed, f"synchronize_sched ({why})")
 
     def synchronize_rcu_tasks(self, why: str) -> None:
-        """Until every task has passed a voluntary ``schedule()`` or ended its call. Where no task
-        can be preempted, a task off its CPU has done so, and what is left to wait for are the
-        vCPUs.
+        """Wait until every task has passed a voluntary ``schedule()`` or ended its call.
+
+        Here no task can be preempted, so a task off its CPU has done so, and only vCPUs are left to
+        wait for.
         """
         self.synchronize_sched(why)
 
     def text_poke_sync(self, why: str) -> None:
-        """Interrupt every vCPU at a boundary with IF set, so that each fetches what the text is
-        now.
+        """Interrupt every vCPU, each at a boundary where IF is set (text_poke_sync).
+
+        Behind the interrupt a vCPU fetches the text as it is now.
         """
         self.stats.syncs += 1
         left = set(range(len(self._hardware.quiescent())))

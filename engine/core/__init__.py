@@ -1,3 +1,5 @@
-"""The kprobes core: table, registration, arming, the optimizer, return probes, profiles. Answers to
-kernel/kprobes.c.
+"""The kprobes core. Answers to kernel/kprobes.c.
+
+It holds the table of probes, and does registration, arming, optimizing and the return probes, as
+the kernel of a profile would.
 """

@@ -1,4 +1,7 @@
-"""Profiles with safety steps left out."""
+"""Profiles with safety steps left out, and how a profile differs from a shipped one.
+
+No kernel file has this: ``--without`` of the command line asks for it.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ __all__ = ("changes_of", "steps_of", "without")
 
 
 def steps_of(profile: Profile) -> tuple[Step, ...]:
-    """The steps that mean something in ``profile``."""
+    """The safety steps that mean something in ``profile``."""
     return tuple(step for step in STEPS if profile.name in step.profiles)
 
 
 def without(profile: Profile, names: frozenset[str], *, preempt: bool = False) -> Profile:
-    """``profile`` with the named steps left out.
+    """``profile`` with the safety steps and mends called ``names`` left out.
 
-    :param preempt: built with CONFIG_PREEMPTION.
-    :raises InputError: there is no such step, or it means nothing in this profile.
+    :param preempt: whether the kernel is built with CONFIG_PREEMPTION.
+    :raises InputError: there is no such step, or the step means nothing in this profile.
     """
     known = {str(step.name): step for step in (*STEPS, *MENDS)}
     for name in sorted(names):
@@ -36,6 +39,8 @@ def without(profile: Profile, names: frozenset[str], *, preempt: bool = False) -
             )
     left_out = frozenset(map(SafetyStep, names))
     ablated = replace(profile, without=profile.without | left_out, preemption=preempt)
+    # Most steps are asked about where they are taken, by Profile.has(). Those below are whole rules
+    # of the core, or questions that a field answers, so the field changes.
     if SafetyStep.COMMIT_F66C0447CCA1 in left_out and isinstance(
         profile.transitions, ClearedWhenRestored
     ):
@@ -52,11 +57,13 @@ def without(profile: Profile, names: frozenset[str], *, preempt: bool = False) -
 
 
 def changes_of(profile: Profile) -> tuple[tuple[str, str], ...]:
-    """The fields that make a custom ``profile`` another one than the shipped profile of its name,
-    and their values in words.
+    """The fields by which a custom ``profile`` differs from the shipped profile of its name.
 
-    Steps that are left out, preemption and the size of a batch are not among them: who names a
-    profile says them beside it.
+    Steps that are left out, preemption and the size of a batch are not among them: what names a
+    profile names them as well.
+
+    :returns: pairs of a field's name and its value in words, in the order of names. There are none
+        for a shipped profile, and all fields where no shipped profile has the name.
     """
     shipped = next((one for one in PROFILES if one.name == profile.name), None)
     if shipped is profile:
@@ -78,8 +85,9 @@ def changes_of(profile: Profile) -> tuple[tuple[str, str], ...]:
 
 
 def _in_words(value: object) -> str:
-    """The value of a field, the same in every process: a set in order, and an object of rules by
-    the name of its class.
+    """The value of a field in words that are the same in every process.
+
+    A set is put in order, and an object with the rules of transitions is told by its class's name.
     """
     if isinstance(value, frozenset):
         return repr(sorted(map(str, cast("frozenset[object]", value))))

@@ -1,5 +1,7 @@
-"""Handlers of aggregators: one hit, several probes. Answers to aggr_pre_handler() and its siblings
-in kernel/kprobes.c.
+"""The handlers of aggregators: one hit, several probes. Answers to kernel/kprobes.c.
+
+There they are aggr_pre_handler(), aggr_post_handler(), aggr_fault_handler(), aggr_break_handler()
+and opt_pre_handler().
 """
 
 from __future__ import annotations
@@ -13,26 +15,40 @@ __all__ = ("AggrHandlers", "nmissed_of")
 
 
 class AggrHandlers:
-    """The handlers that aggregators have. Each calls those of the live children."""
+    """The handlers that every aggregator has; they call those of its enabled children.
+
+    While a handler of a child runs, ``kprobe_instance`` of the CPU is that child.
+    """
 
     def __init__(self, cpu: CurrentInstance, *, ends_handled: bool = True) -> None:
-        """:param ends_handled: a child without a break_handler that has handled the hit is no
-        longer the one whose handler runs.
+        """Take ``cpu`` as the CPU whose trap is being handled.
+
+        :param ends_handled: whether a child without a break_handler stops being ``kprobe_instance``
+            when its pre_handler has handled the hit (SafetyStep.HANDLED_HIT_ENDS).
         """
         self._cpu = cpu
         self._ends_handled = ends_handled
 
     def order(self, p: AggrKprobe) -> tuple[Kprobe, ...]:
-        """The probes under ``p`` as they are called now: the newest first."""
+        """The probes under ``p`` in the order in which their handlers run: the newest first."""
         return tuple(p.children)
 
     def pre_handler(self, p: Kprobe, regs: Any) -> int:
-        """Newest first; the first that returns non-zero ends the chain (int3 path)."""
+        """Run the children's pre_handlers until one returns non-zero (aggr_pre_handler).
+
+        The newest child's comes first.
+
+        :returns: 1 if one has returned non-zero, else 0.
+        """
         assert isinstance(p, AggrKprobe)
         return int(any(self.child_pre_handler(child, regs) for child in self.order(p)))
 
     def child_pre_handler(self, child: Kprobe, regs: Any) -> int:
-        """One child's part of :meth:`pre_handler`."""
+        """Run the pre_handler of ``child``, unless the child is disabled; the result is 1 or 0.
+
+        A child with a break_handler whose pre_handler returns non-zero stays ``kprobe_instance``,
+        so that its break_handler is found when the breakpoint comes that it is for.
+        """
         if child.pre_handler is not None and not child.disabled:
             self._cpu.kprobe_instance = child
             if child.pre_handler(child, regs):
@@ -43,8 +59,9 @@ class AggrHandlers:
         return 0
 
     def child_opt_pre_handler(self, child: Kprobe, regs: Any) -> None:
-        """One child's part of a hit on the optimized path, where what it returns is ignored
-        (opt_pre_handler).
+        """Run the pre_handler of ``child`` in an optimized hit (opt_pre_handler).
+
+        Its result is ignored.
         """
         if child.pre_handler is not None and not child.disabled:
             self._cpu.kprobe_instance = child
@@ -52,7 +69,7 @@ class AggrHandlers:
         self._cpu.kprobe_instance = None
 
     def post_handler(self, p: Kprobe, regs: Any, flags: int) -> None:
-        """Newest first."""
+        """Run the children's post_handlers, newest first (aggr_post_handler)."""
         assert isinstance(p, AggrKprobe)
         for child in self.order(p):
             if child.post_handler is not None and not child.disabled:
@@ -61,7 +78,10 @@ class AggrHandlers:
                 self._cpu.kprobe_instance = None
 
     def break_handler(self, p: Kprobe, regs: Any) -> int:
-        """That of the child whose pre_handler has ended the chain."""
+        """Run the break_handler of the child that handled the hit (aggr_break_handler).
+
+        :returns: 1 if it says that the breakpoint was its own, else 0.
+        """
         assert isinstance(p, AggrKprobe)
         waiting = self._cpu.kprobe_instance
         self._cpu.kprobe_instance = None
@@ -72,8 +92,12 @@ class AggrHandlers:
         )
 
     def fault_handler(self, p: Kprobe, regs: Any, trapnr: int) -> int:
-        """That of the child whose handler runs; in a single step, where none does, each until one
-        returns non-zero.
+        """Ask the children whether one of them mends a fault (aggr_fault_handler).
+
+        A fault in a handler is shown to the child whose handler runs. In a single step no handler
+        runs, so each enabled child is asked, until one returns non-zero.
+
+        :returns: 1 if the fault is mended, else 0.
         """
         assert isinstance(p, AggrKprobe)
         running = self._cpu.kprobe_instance
@@ -92,7 +116,5 @@ class AggrHandlers:
 
 
 def nmissed_of(p: Kprobe) -> tuple[Kprobe, ...]:
-    """Whose ``nmissed`` a miss at ``p`` counts on: every child of an aggregator, else the probe
-    itself.
-    """
+    """The probes whose ``nmissed`` counts a miss at ``p``: an aggregator's children, else ``p``."""
     return tuple(p.children) if isinstance(p, AggrKprobe) else (p,)

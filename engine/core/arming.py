@@ -1,6 +1,7 @@
-"""Breakpoints going in and out, each on its own, or all of one operation together. Answers to
-arch_arm_kprobe() and arch_disarm_kprobe() as kernel/kprobes.c calls them; no kernel does it
-together, :data:`engine.core.profiles.NEXT` does.
+"""Arming and disarming, one by one or all of an operation together. Answers to kernel/kprobes.c.
+
+There it is the calls of arch_arm_kprobe() and arch_disarm_kprobe(). Every kernel calls them for one
+probe at a time; only :data:`engine.core.profiles.NEXT` writes those of an operation together.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ T = TypeVar("T")
 
 
 class Arming:
-    """What an operation arms and disarms.
+    """The breakpoints, or calls of ftrace's trampoline, that an operation writes and removes.
 
-    :param instruments: who is told of it.
-    :ivar together: it waits for :meth:`flush`, at the latest when the operation drops its locks;
-        else it is done at once.
-    :ivar waiting: what waits, by address: the probe, and whether it is to be armed.
+    :param instruments: the watchers that are told of each write.
+    :ivar together: whether the writes wait for :meth:`flush`, which is called at the latest before
+        the operation drops its locks; else each is done at once.
+    :ivar waiting: the writes that wait, by address: the probe, and whether it is to be armed. A
+        later one at the same address replaces an earlier one.
     """
 
     def __init__(
@@ -35,28 +37,31 @@ class Arming:
         self.waiting: dict[int, tuple[Kprobe, bool]] = {}
 
     def groups(self, these: Iterable[T]) -> list[list[T]]:
-        """What an operation on ``these`` does before it goes on to the next of them: all, or
-        one.
+        """``these`` in the groups that an operation works on one after the other.
+
+        If the writes are done together, there is one group; else each member is a group of its own.
         """
         return [list(these)] if self.together else [[one] for one in these]
 
     def arm(self, p: Kprobe) -> None:
-        """The breakpoint goes in, or ftrace's call."""
+        """Write the breakpoint of ``p``, or ftrace's call."""
         self._change(p, on=True)
 
     def disarm(self, p: Kprobe) -> None:
-        """The original first byte comes back, or the whole instruction that ftrace's call
-        replaced.
+        """Write back the original first byte of ``p``.
+
+        Where ``p`` is made of ftrace, the whole instruction that ftrace's call replaced comes back.
         """
         self._change(p, on=False)
 
     def _change(self, p: Kprobe, *, on: bool) -> None:
+        """Note that ``p`` is to be armed or disarmed, and do it unless writes wait."""
         self.waiting[p.at] = (p, on)
         if not self.together:
             self.flush()
 
     def flush(self) -> None:
-        """Do what waits."""
+        """Do all writes that wait: first those that arm, then those that disarm."""
         if not self.waiting:
             return
         armed = [p for p, on in self.waiting.values() if on]

@@ -1,5 +1,6 @@
-"""What debugfs kprobes/list shows. Answers to report_probe() and show_kprobe_addr() in
-kernel/kprobes.c.
+"""The list of probes that debugfs kprobes/list shows. Answers to kernel/kprobes.c.
+
+There it is made by report_probe() and show_kprobe_addr().
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ __all__ = ("kprobes_list", "listed_probes", "status_words")
 
 
 def listed_probes(core: Kprobes) -> list[tuple[Kprobe, Kprobe]]:
-    """``(probe, entry of the table)`` of all registered probes: in address order, the newest at an
-    address first.
+    """All registered probes in the order of addresses, the newest at an address first.
+
+    :returns: pairs of a probe and the entry of the table that it belongs to, which is the probe
+        itself or its aggregator.
     """
     found: list[tuple[Kprobe, Kprobe]] = []
     for _addr, entry in sorted(core.kprobe_table.items()):
@@ -24,8 +27,10 @@ def listed_probes(core: Kprobes) -> list[tuple[Kprobe, Kprobe]]:
 
 
 def status_words(p: Kprobe, entry: Kprobe) -> str:
-    """``[GONE]``, ``[DISABLED]``, ``[OPTIMIZED]``, ``[FTRACE]``: the first two of the probe itself,
-    the others of what stands in the table.
+    """The flags of a probe as debugfs shows them, such as ``[DISABLED][OPTIMIZED]``.
+
+    ``[GONE]`` or ``[DISABLED]`` is told of ``p`` itself, ``[OPTIMIZED]`` and ``[FTRACE]`` of
+    ``entry``, which stands in the table.
     """
     words = "[GONE]" if p.gone else "[DISABLED]" if p.disabled else ""
     return (
@@ -36,7 +41,10 @@ def status_words(p: Kprobe, entry: Kprobe) -> str:
 
 
 def kprobes_list(core: Kprobes) -> str:
-    """One line a probe: ``ADDR  KIND  SYMBOL+0xOFFSET  [FLAGS]``, the address in 16 hex digits."""
+    """The list as text, one line a probe: ``ADDR  KIND  SYMBOL+0xOFFSET  [FLAGS]``.
+
+    The address has 16 hexadecimal digits.
+    """
     lines = [
         f"{p.at:016x}  {p.kind}  {core.kallsyms.describe(p.at)}  {status_words(p, entry)}\n"
         for p, entry in listed_probes(core)

@@ -1,11 +1,11 @@
-"""Fixed-size slots for copied instructions, in pages of text. Answers to struct kprobe_insn_cache
-in kernel/kprobes.c.
+"""Fixed-size slots for copied instructions, in pages of text. Answers to kernel/kprobes.c.
 
-A freed slot that a CPU may still be in (one that ends in a jump back, a detour buffer) is *dirty*:
-it is not handed out again before the garbage is collected, which takes a grace period. Collected
-when there is no other free slot, and when more than a page's slots are dirty. Pages that are empty
-are given back, but for the last one. Freed slots are filled with the breakpoint byte by the owner,
-so that executing one shows at once.
+There they are struct kprobe_insn_cache. A slot whose code a CPU may still be in when it is freed
+(one that ends in a jump back, or a detour buffer) is *dirty*: it is not handed out again before the
+garbage is collected, which takes a grace period. Garbage is collected when there is no other free
+slot, and when more than a page's slots are dirty. An empty page is given back, unless it is the
+only one left. The owner fills a freed slot with the breakpoint byte, so that a CPU that executes it
+is seen at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ __all__ = ("SlotCache",)
 
 
 class _Page:
-    """One page: how many of its slots are used or dirty, and which are free."""
+    """One page of slots.
+
+    :ivar busy: how many of its slots are in use or dirty.
+    :ivar free: the addresses of the others; the last one is handed out next.
+    """
 
     __slots__ = ("addr", "busy", "free")
 
@@ -30,13 +34,15 @@ class _Page:
 
 
 class SlotCache:
-    """Slots of ``slot_size`` bytes within ``[base, base + size)``, a page at a time.
+    """The slots of ``slot_size`` bytes within ``[base, base + size)``.
+
+    They are taken from pages of ``page_size`` bytes, one page after the other.
 
     :param add_page: called with the address of each page before its first slot is handed out.
     :param drop_page: called with the address of a page that is given back.
-    :param grace: waits until no CPU is in a slot that was freed before; None: dirty slots are used
-        again at once (``slot-reuse-wait``).
-    :param slots_max: most slots a page.
+    :param grace: waits until no CPU is in a slot that was freed before the call. With None
+        (``--without slot-reuse-wait``) a dirty slot is free at once.
+    :param slots_max: the most slots a page; None for as many as fit.
     """
 
     def __init__(
@@ -59,35 +65,40 @@ class SlotCache:
         self._drop_page = drop_page
         self._grace = grace
         self._pages: dict[int, _Page] = {}
-        self._open: dict[int, _Page] = {}  # those with a free slot
+        self._open: dict[int, _Page] = {}  # the pages with a free slot, the latest to get one last
         self._vacant: list[int] = []
         self._used: set[int] = set()
-        self._dirty: dict[int, int] = {}  # slot: which freeing that was
+        self._dirty: dict[int, int] = {}  # by address, the number of the freeing that made it dirty
         self._freed = 0
 
     @property
     def used(self) -> int:
-        """Slots in use."""
+        """The number of slots in use."""
         return len(self._used)
 
     @property
     def garbage(self) -> int:
-        """Dirty slots, not collected yet."""
+        """The number of dirty slots, which have not been collected yet."""
         return len(self._dirty)
 
     @property
     def pages(self) -> int:
-        """Pages that are mapped."""
+        """The number of pages that are mapped."""
         return len(self._pages)
 
     @property
     def state(self) -> tuple[object, ...]:
-        """All that decides which slots are handed out from here on."""
+        """All that decides which slots are handed out from here on.
+
+        It is a part of the name of a control state.
+        """
         pages = tuple((page.addr, page.busy, *page.free) for page in self._open.values())
         return (pages, tuple(self._pages), tuple(self._vacant), tuple(self._dirty), self._next_page)
 
     def get(self) -> int:
-        """Address of a free slot. May wait for a grace period.
+        """Take a free slot and return its address (__get_insn_slot).
+
+        This may wait for a grace period.
 
         :raises KprobeError: ENOMEM when the area is full.
         """
@@ -104,6 +115,7 @@ class SlotCache:
         return slot
 
     def _new_page(self) -> None:
+        """Map a page, one that was given back if there is such, and add its slots."""
         if self._vacant:
             addr = self._vacant.pop()
         elif self._next_page + self._page_size > self._end:
@@ -120,7 +132,11 @@ class SlotCache:
         )
 
     def free(self, slot: int, *, dirty: bool) -> None:
-        """Take a slot back. ``dirty``: a CPU may still be in it. May wait for a grace period."""
+        """Give a slot back (__free_insn_slot); this may wait for a grace period.
+
+        :param dirty: whether a CPU may still be in the slot.
+        :raises EngineBug: the slot is not in use.
+        """
         if slot not in self._used:
             raise EngineBug(f"slot {slot:#x} is not in use")
         self._used.remove(slot)
@@ -133,6 +149,7 @@ class SlotCache:
             self.collect_garbage_slots()
 
     def _release(self, slot: int) -> None:
+        """Make a slot free, and give its page back if that is empty and not the last one."""
         page = self._pages[slot - slot % self._page_size]
         page.busy -= 1
         page.free.append(slot)
@@ -143,17 +160,18 @@ class SlotCache:
             self._drop_page(page.addr)
 
     def collect_garbage_slots(self) -> None:
-        """Make what is dirty now free again, after a grace period."""
+        """Wait for a grace period, and make the slots free that were dirty when it began."""
         garbage = tuple(self._dirty.items())
         if self._grace is not None:
             self._grace("collect_garbage_slots")
         for slot, freeing in garbage:
-            # else another task has collected it, and it may be dirty anew: it waits anew
+            # If the number differs, another task has collected the slot during the grace period. If
+            # the slot is dirty again since then, it waits for a grace period of its own.
             if self._dirty.get(slot) == freeing:
                 del self._dirty[slot]
                 self._release(slot)
 
     def owns(self, addr: int) -> bool:
-        """True when ``addr`` lies in a slot in use."""
+        """Whether ``addr`` lies in a slot in use."""
         page = addr - addr % self._page_size
         return addr - (addr - page) % self.slot_size in self._used

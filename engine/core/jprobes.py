@@ -1,5 +1,7 @@
-"""Jumper probes: a function with the probed one's arguments runs before it. Answers to
-register_jprobes() in kernel/kprobes.c (6274de4984a6); removed in v4.19.
+"""Jumper probes. Answers to register_jprobes() in kernel/kprobes.c of 6274de4984a6.
+
+A jumper probe runs a function with the probed function's arguments before that function. The kernel
+has had none since v4.19.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ class Jprobes:
         self._arch = arch
 
     def register_jprobe(self, jp: Jprobe) -> None:
-        """Put a jumper probe on a function. It keeps the function's entry a breakpoint.
+        """Put a jumper probe on a function; its breakpoint is never optimized (register_jprobe).
 
         :raises KprobeError: EINVAL (the place or the entry is not a function's first byte, or this
-            kernel has none), EEXIST (a second one at an address), and what register_kprobe()
-            answers.
+            kernel has no jumper probes), EEXIST (there is another one at the address), and what
+            register_kprobe() answers.
         """
         core, kp = self._core, jp.kp
         if not core.profile.jprobes:
@@ -50,6 +52,7 @@ class Jprobes:
         core.register_kprobe(kp)
 
     def _entry_address(self, entry: int | str) -> int:
+        """The address of an entry in guest code, which is given by its address or name."""
         if isinstance(entry, int):
             return entry
         symbol = self._core.kallsyms.lookup_name(entry)
@@ -60,6 +63,7 @@ class Jprobes:
         return symbol.addr
 
     def _require_entry(self, addr: int, what: str) -> None:
+        """Refuse ``addr`` unless it is a function's first byte."""
         found = self._core.kallsyms.lookup(addr)
         if found is None or found[1] != 0:
             raise KprobeError(
@@ -75,17 +79,20 @@ class Jprobes:
         register_all(jps, self.register_jprobe, self.unregister_jprobes)
 
     def unregister_jprobe(self, jp: Jprobe) -> bool:
-        """:meth:`unregister_jprobes` of one."""
+        """Take one jumper probe out of service, and say whether it was registered."""
         return self.unregister_jprobes([jp]) == 1
 
     def unregister_jprobes(self, jps: Iterable[Jprobe]) -> int:
-        """Take jumper probes out of service. Returns how many were registered."""
+        """Take jumper probes out of service, and return how many of them were registered."""
         return self._core.unregister_kprobes([jp.kp for jp in jps])
 
     # Hits -----------------------------------------------------------------------------------------
 
     def _setjmp(self, p: Kprobe, regs: Any) -> int:
-        """pre_handler: off to the entry (setjmp_pre_handler)."""
+        """Make the hit go on at the jumper probe's entry: the pre_handler (setjmp_pre_handler).
+
+        An entry in Python is called here, and the hit goes on as if there were no entry.
+        """
         assert isinstance(p, JumperProbe)
         if callable(p.jp.entry):
             p.jp.entry(copy(regs))
@@ -94,5 +101,5 @@ class Jprobes:
         return 1
 
     def _longjmp(self, _p: Kprobe, regs: Any) -> int:
-        """break_handler: back from jprobe_return (longjmp_break_handler)."""
+        """Make the hit go on behind jprobe_return: the break_handler (longjmp_break_handler)."""
         return int(self._arch.arch_longjmp(regs))

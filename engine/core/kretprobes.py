@@ -1,9 +1,8 @@
-"""Return probes. Answers to the CONFIG_KRETPROBES part of kernel/kprobes.c (6274de4984a6) and to
-kernel/trace/rethook.c (v6.1).
+"""Return probes. Answers to kernel/kprobes.c (6274de4984a6) and kernel/trace/rethook.c (v6.1).
 
 A return probe is an ordinary probe on a function's entry whose handler puts the address of a
-trampoline in place of the return address. What was there lies in an *instance* until the function
-returns; each task has a stack of its open instances.
+trampoline in place of the return address. The original address is kept in an *instance* until the
+function returns; each task has a stack of its open instances.
 """
 
 from __future__ import annotations
@@ -24,13 +23,16 @@ from engine.kretprobe import EntryProbe, Kretprobe, KretprobeInstance
 __all__ = ("DATA_SIZE_MAX", "Kretprobes")
 
 DATA_SIZE_MAX: Final = 4096
-"""KRETPROBE_MAX_DATA_SIZE of v6.1."""
+"""The most bytes of data an instance (KRETPROBE_MAX_DATA_SIZE of v6.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """For a snapshot: open instances of each task, instances (and those that are free) of each
-    probe, content of each instance.
+    """The state of all return probes, for a snapshot.
+
+    :ivar opened: the open instances of each task, oldest first.
+    :ivar free: of each return probe its instances, and those of them that are free.
+    :ivar content: each instance with its ``ret_addr``, ``frame`` and data.
     """
 
     opened: dict[Hashable, tuple[KretprobeInstance, ...]]
@@ -39,9 +41,9 @@ class _Saved:
 
 
 class Kretprobes:
-    """The return probes of one machine, and the instances that are open.
+    """The return probes of one machine, and the calls that they follow.
 
-    :ivar open_stacks: of each task, oldest first.
+    :ivar open_stacks: the open instances of each task, oldest first.
     """
 
     def __init__(self, core: Registry, arch: Arch) -> None:
@@ -53,15 +55,16 @@ class Kretprobes:
     # Registration ---------------------------------------------------------------------------------
 
     def register_kretprobe(self, rp: Kretprobe) -> None:
-        """Put a return probe on a function. Calls that are in progress already are not followed.
+        """Put a return probe on a function; calls that are in progress already are not followed.
 
-        :raises KprobeError: EINVAL (not a function's first byte, registered already), E2BIG (in
+        :raises KprobeError: EINVAL (not a function's first byte, or registered already), E2BIG (in
             linux-6.1: more than 4096 bytes of data an instance), and what register_kprobe()
             answers.
         """
         self._register(rp, self._core.register_kprobe)
 
     def _register(self, rp: Kretprobe, register: Callable[[Kprobe], None]) -> None:
+        """Register ``rp``, its entry's probe by the function ``register``."""
         core, kp = self._core, rp.kp
         if rp in self._registered or core.is_registered(kp):
             raise KprobeError(errno.EINVAL, f"{rp!r} is registered already")
@@ -113,14 +116,14 @@ class Kretprobes:
             register_all(rps, self.register_kretprobe, self.unregister_kretprobes)
 
     def unregister_kretprobe(self, rp: Kretprobe) -> bool:
-        """:meth:`unregister_kretprobes` of one."""
+        """Take one return probe out of service, and say whether it was registered."""
         return self.unregister_kretprobes([rp]) == 1
 
     def unregister_kretprobes(self, rps: Iterable[Kretprobe]) -> int:
-        """Take return probes out of service; no handler of theirs runs after the return, and calls
-        in progress end as if unprobed.
+        """Take return probes out of service (unregister_kretprobes).
 
-        A call that returns while this waits for the grace period still calls the handler in
+        None of their handlers runs after this returns, and calls in progress end as if unprobed. A
+        call that returns while this waits for the grace period still calls the handler in
         linux-2010, and does not in linux-6.1.
 
         :returns: how many were registered.
@@ -132,6 +135,8 @@ class Kretprobes:
             for rp in gone:
                 self._forget(rp)
 
+        # With rethook (v5.18) the instances are taken away before the grace period, with the locks
+        # held; without it, behind the grace period.
         early = self._core.profile.rethook
         count = self._core.unregister_kprobes(
             [rp.kp for rp in rps], disarmed=forget if early else None
@@ -141,8 +146,9 @@ class Kretprobes:
         return count
 
     def _forget(self, rp: Kretprobe) -> None:
-        """Nobody calls handlers of ``rp`` any more; open calls still find their return
-        addresses.
+        """Take the instances of ``rp`` away, so that no handler of it is called any more.
+
+        The open ones stay on their task's stack, where their calls find the return addresses.
         """
         for ri in rp.instances:
             ri.rp = None
@@ -153,7 +159,13 @@ class Kretprobes:
     # Calls ----------------------------------------------------------------------------------------
 
     def _entered(self, p: Kprobe, regs: Any) -> int:
-        """pre_handler of every entry (pre_handler_kretprobe)."""
+        """Follow the call that has hit the entry of a return probe (pre_handler_kretprobe).
+
+        A call that finds no free instance, or whose return address can't be replaced, is counted in
+        the return probe's ``nmissed``.
+
+        :returns: 0, so that the function runs.
+        """
         assert isinstance(p, EntryProbe)
         rp = p.rp
         if not rp.free_instances:
@@ -170,24 +182,27 @@ class Kretprobes:
                 self._recycle(ri)
         elif self._arch.arch_prepare_kretprobe(ri, regs):
             self.open_stacks.setdefault(self._arch.current_task, []).append(ri)
-        else:  # no return address to replace
+        else:  # there is no return address to replace
             rp.nmissed += 1
             self._recycle(ri)
         return 0
 
     def trampoline_handler(self, regs: Any, frame: int) -> int | None:
-        """A probed function has returned into the trampoline: call the handlers of all its probes,
-        newest first.
+        """Handle a return into the trampoline: call the handlers of all probes on the call.
 
-        :param regs: as the caller will have them; ``ip`` is the trampoline's.
-        :param frame: where on the stack the return address lay.
-        :returns: where to go on; None when no call is open there (the kernel stops for good).
+        The handler of the probe that was entered last comes first. Answers to trampoline_handler()
+        (6274de4984a6) and rethook_trampoline_handler() (v6.1).
+
+        :param regs: the registers as the caller will have them; ``ip`` is the trampoline's address.
+        :param frame: the address on the stack where the return address lay.
+        :returns: the address at which the caller goes on; None when no instance has it, where the
+            kernel stops for good.
         """
         task = self._arch.current_task
         stack = self.open_stacks.get(task, [])
         trampoline = self._arch.trampoline
-        # Of several probes on a call the one that came first has the real return address; the
-        # others found the trampoline there.
+        # Of several probes on a call only the one that was entered first has found the real return
+        # address; the others have found the trampoline's.
         first = next(
             (at for at in reversed(range(len(stack))) if stack[at].ret_addr != trampoline), None
         )
@@ -200,6 +215,7 @@ class Kretprobes:
             regs.ip = ret_addr
         for ri in reversed(returning):
             if rethook and ri.frame != frame:
+                # rethook stops at an instance of another frame, whose call has not returned.
                 break
             if ri.rp is not None and ri.rp.handler is not None:
                 if not rethook:
@@ -215,11 +231,15 @@ class Kretprobes:
         return ret_addr
 
     def _recycle(self, ri: KretprobeInstance) -> None:
+        """Make an instance free, unless its return probe is unregistered."""
         if ri.rp is not None:
             ri.rp.free_instances.append(ri)
 
     def pending_return(self, task: Hashable) -> int | None:
-        """Where the innermost open call of ``task`` will return to; None when none is open."""
+        """The address to which the innermost open call of ``task`` will return, or None.
+
+        None means that the task has no open call.
+        """
         return next(
             (
                 ri.ret_addr
@@ -230,11 +250,14 @@ class Kretprobes:
         )
 
     def open_calls(self, task: Hashable) -> int:
-        """How many calls of ``task`` are open."""
+        """The number of instances on the stack of ``task``."""
         return len(self.open_stacks.get(task, ()))
 
     def drop_calls(self, task: Hashable, keep: int) -> None:
-        """Of the open calls of ``task`` only the ``keep`` oldest will return."""
+        """Forget all open instances of ``task`` but the ``keep`` oldest.
+
+        The calls of the others never return.
+        """
         stack = self.open_stacks.get(task, [])
         while len(stack) > keep:
             self._recycle(stack.pop())
@@ -242,13 +265,16 @@ class Kretprobes:
             self.open_stacks.pop(task, None)
 
     def flush_task(self, task: Hashable) -> None:
-        """``task`` is dead: its open calls never return (kprobe_flush_task)."""
+        """Forget all open instances of ``task``, which has died (kprobe_flush_task)."""
         self.drop_calls(task, 0)
 
     # Snapshots ------------------------------------------------------------------------------------
 
     def save_state(self) -> _Saved | None:
-        """Which calls are open, and what each instance holds; None: nothing."""
+        """The open calls and the content of every instance.
+
+        The result is None where there is no return probe and no open call.
+        """
         if not self._registered and not self.open_stacks:
             return None
         seen = dict.fromkeys(ri for stack in self.open_stacks.values() for ri in stack)
@@ -260,8 +286,10 @@ class Kretprobes:
         )
 
     def restore_state(self, state: _Saved | None) -> None:
-        """Go back, within the probes that are registered now: one registered since has no call
-        open.
+        """Make calls and instances what :meth:`save_state` has returned.
+
+        The probes that are registered now stay so: one registered since then has no open call
+        afterwards.
         """
         state = state or _Saved({}, {}, [])
         self.open_stacks = {task: list(stack) for task, stack in state.opened.items()}

@@ -1,5 +1,6 @@
-"""Jump optimization of the core: aggregators' detour buffers, collisions of neighbours. Answers to
-the CONFIG_OPTPROBES part of kernel/kprobes.c.
+"""Aggregators, detour buffers and colliding neighbours. Answers to kernel/kprobes.c.
+
+There it is the part under CONFIG_OPTPROBES, with arm_kprobe() and disarm_kprobe().
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ("Optprobes", "ProbeTable")
 
 
 class ProbeTable(Protocol):
-    """What is asked of the core."""
+    """What optimizing asks of the core: the switches, the table and its locks."""
 
     arming: Arming
     kprobes_all_disarmed: bool
@@ -28,11 +29,11 @@ class ProbeTable(Protocol):
     instruments: list[Instrument]
 
     def get_kprobe(self, addr: int) -> Kprobe | None:
-        """The probe (or aggregator) in the table at ``addr``."""
+        """The probe or aggregator in the table at ``addr``, or None."""
         ...
 
     def assert_text_locked(self) -> None:
-        """EngineBug unless the current task holds text_mutex."""
+        """Raise EngineBug unless the current task holds text_mutex."""
         ...
 
     def unhash(self, op: AggrKprobe) -> None:
@@ -41,11 +42,12 @@ class ProbeTable(Protocol):
 
 
 class Optprobes:
-    """What arming and disarming do beyond one byte. All of it needs kprobe_mutex, and text_mutex
-    where text changes.
+    """All that arming and disarming a probe does beside writing one byte.
 
-    :ivar by_id: the aggregators that have a detour buffer, by the number that it passes to the
-        callback.
+    Each method needs kprobe_mutex, and text_mutex where text changes.
+
+    :ivar by_id: the aggregators that have a detour buffer, by the number that the buffer passes to
+        the callback.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class Optprobes:
     # Aggregators ----------------------------------------------------------------------------------
 
     def alloc_aggr_kprobe(self, p: Kprobe) -> AggrKprobe:
-        """An aggregator for the address of ``p``, its detour buffer prepared where the site allows
-        it.
+        """Make an aggregator for the address of ``p`` (alloc_aggr_kprobe).
+
+        It has a detour buffer where the site allows one. The caller puts it into the table.
         """
         op = AggrKprobe(self._next_id)
         self._next_id += 1
@@ -74,7 +77,10 @@ class Optprobes:
         return op
 
     def prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
-        """Try to build its detour buffer, unless it has one."""
+        """Build the detour buffer of ``op``, unless it has one (prepare_optimized_kprobe).
+
+        Where the site allows no jump there is none afterwards either.
+        """
         if op.optready or not self._profile.optprobes:
             return
         self._arch.arch_prepare_optimized_kprobe(op)
@@ -82,7 +88,10 @@ class Optprobes:
             self.by_id[op.op_id] = op
 
     def free_aggr_kprobe(self, op: AggrKprobe) -> None:
-        """Free an unused aggregator's slot and detour buffer."""
+        """Free the slot and the detour buffer of an unused aggregator (free_aggr_kprobe).
+
+        :raises EngineBug: it still has children.
+        """
         if op.children:
             raise EngineBug(f"{op!r} still has children")
         self._arch.arch_remove_optimized_kprobe(op)
@@ -92,8 +101,10 @@ class Optprobes:
             instrument.aggregator_freed(op)
 
     def kill_optimized_kprobe(self, op: AggrKprobe) -> None:
-        """The code under ``op`` is gone: off the lists, detour buffer freed, text not touched. An
-        unused one leaves the table, too.
+        """Free the detour buffer of ``op``, whose code is gone (kill_optimized_kprobe).
+
+        It leaves the optimizer's lists, and its text is not touched. An unused one also leaves the
+        table, and the next pass frees it (SafetyStep.GONE_UNHASHED).
         """
         if op.queued:
             self._optimizer.dequeue(op)
@@ -107,14 +118,16 @@ class Optprobes:
 
     @property
     def prepared(self) -> int:
-        """How many aggregators have a detour buffer."""
+        """The number of aggregators that have a detour buffer."""
         return len(self.by_id)
 
     # Optimizing -----------------------------------------------------------------------------------
 
     def _covering(self, addr: int) -> Iterator[AggrKprobe]:
-        """The optimization-ready probes whose replaced bytes hold ``addr`` behind their first,
-        nearest first.
+        """The probes with a detour buffer whose replaced bytes, but the first, hold ``addr``.
+
+        The nearest comes first. Linux 6.1 looks no further than the nearest probe of any kind
+        (``looks_at_nearest_only``).
         """
         for back in range(1, self._arch.max_optimized_len):
             p = self._table.get_kprobe(addr - back)
@@ -128,19 +141,26 @@ class Optprobes:
                 return
 
     def get_optimized_kprobe(self, addr: int) -> AggrKprobe | None:
-        """The optimization-ready probe whose replaced bytes hold ``addr`` behind their first, or
-        None. Of several, one with a jump.
+        """The probe with a detour buffer whose replaced bytes, but the first, hold ``addr``.
+
+        Of several, it is one that has a jump or is on a list, if there is such
+        (get_optimized_kprobe).
+
+        :returns: None where there is no such probe.
         """
         found = list(self._covering(addr))
         return next((p for p in found if p.optimized or p.queued), found[0] if found else None)
 
     def optimize_kprobe(self, p: Kprobe) -> None:
-        """Queue ``p`` for optimizing, if everything allows it; one that waits to be undone is only
-        dequeued.
+        """Put ``p`` on the list for optimizing, if everything allows a jump (optimize_kprobe).
+
+        A probe that waits to be undone only leaves its list, since its jump still stands.
         """
         table = self._table
         if not isinstance(p, AggrKprobe) or not p.optready or not table.kprobes_allow_optimization:
             return
+        # A post_handler runs behind the one probed instruction, and a break_handler comes back to
+        # it; the copies in a detour buffer run all replaced instructions without a stop.
         if (
             p.disabled
             or table.kprobes_all_disarmed
@@ -152,9 +172,11 @@ class Optprobes:
             self._profile.transitions.optimize(p, self._optimizer)
 
     def unoptimize_kprobe(self, p: Kprobe, *, force: bool = False) -> None:
-        """Queue an optimized probe for undoing; one still waiting to be optimized is only dequeued.
+        """Put an optimized probe on the list for undoing (unoptimize_kprobe).
 
-        :param force: undo it at once.
+        A probe that still waits to be optimized only leaves its list.
+
+        :param force: undo the jump at once.
         """
         if isinstance(p, AggrKprobe) and not p.disarmed:
             self._profile.transitions.unoptimize(p, self._optimizer, force=force)
@@ -162,8 +184,10 @@ class Optprobes:
     # Arming ---------------------------------------------------------------------------------------
 
     def arm_kprobe(self, p: Kprobe) -> None:
-        """Write the breakpoint; an optimized neighbour whose bytes hold it is forced back first. Or
-        ftrace's call, which none holds.
+        """Write the breakpoint of ``p``, or ftrace's call, and try to optimize it (__arm_kprobe).
+
+        A neighbour with a jump that lies over the breakpoint is forced back to its own breakpoint
+        first: the bytes of a jump have room for no other.
         """
         self._table.assert_text_locked()
         if p.ftrace:
@@ -172,6 +196,9 @@ class Optprobes:
         if self._profile.has(SafetyStep.COLLISION_UNOPTIMIZE):
             for neighbour in self._covering(p.at):
                 self.unoptimize_kprobe(neighbour, force=True)
+        # A jump that waits to be undone still stands whole, and reports hits as a breakpoint would.
+        # With a breakpoint over its first byte, only the flag OPTIMIZED would say that the tail of
+        # a jump follows.
         jumps = isinstance(p, AggrKprobe) and p.queue is Queue.UNOPTIMIZING
         if not (
             jumps
@@ -182,7 +209,10 @@ class Optprobes:
         self.optimize_kprobe(p)
 
     def disarm_kprobe(self, p: Kprobe) -> bool:
-        """Take the breakpoint away. False: the probe is queued, so the optimizer will."""
+        """Take the breakpoint of ``p`` away (__disarm_kprobe).
+
+        :returns: False when the probe is on a list instead, so that the optimizer takes it away.
+        """
         self._table.assert_text_locked()
         self.unoptimize_kprobe(
             p, force=self._table.kprobes_all_disarmed and self._profile.disarms_by_force
@@ -193,8 +223,9 @@ class Optprobes:
         return True
 
     def reoptimize_neighbours(self, addr: int) -> None:
-        """A probe at ``addr`` was disarmed: optimize those whose replaced bytes it lies in, if
-        nothing else hinders that.
+        """Optimize the probes whose replaced bytes hold ``addr``, if nothing else hinders that.
+
+        The caller has disarmed the probe at ``addr``.
         """
         for neighbour in self._covering(addr):
             self.optimize_kprobe(neighbour)

@@ -1,9 +1,9 @@
-"""Which kernel's behaviour a machine shows. One object a profile; what differs hangs on it, not on
-comparisons of names.
+"""Profiles: whose behaviour a machine shows. Each answers to one version of the kernel.
 
-``linux-2010``: kernel/kprobes.c as of 6274de4984a6 with the 2.6.38 arch code. ``linux-6.1``: what a
-6.1.192 was measured to do. ``next``: what a kernel could do, knowing what this tool shows: the core
-of 6.1 with its faults mended, and pokes that share core syncs.
+A profile is one object, and what differs between kernels hangs on its fields, never on a comparison
+of names. ``linux-2010`` is kernel/kprobes.c of 6274de4984a6 with the arch code of 2.6.38.
+``linux-6.1`` is what a 6.1.192 was measured to do. ``next`` is what a kernel could do, knowing what
+this tool shows: the core of 6.1 with its faults mended, and pokes that share core syncs.
 """
 
 from __future__ import annotations
@@ -29,103 +29,109 @@ _IN_HANDLERS: Final = frozenset({KprobeStatus.HIT_ACTIVE, KprobeStatus.HIT_SSDON
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
-    """The differences between kernels.
+    """The differences between the kernels, a field each.
+
+    Where a field is true or false, its text says what a true one means, and behind "else" what a
+    false one means.
 
     Hit path:
 
-    :ivar steps_by_int3: the copy is followed by a second int3 and branches are emulated (since
-        v5.13); else TF steps it and fix-ups follow.
+    :ivar steps_by_int3: the copy in a slot is followed by a second int3, and branches are emulated
+        (since v5.13); else the trap flag steps the copy, and fix-ups follow.
     :ivar emulation_warts: LOOP is emulated with its count one too high, and RET imm16 without
         releasing its arguments.
-    :ivar slot_has_both: a slot has a copy that ends in a jump back, where that may be, and one that
-        ends in int3 behind it, so a post_handler that joins a boosted probe is called; else the
-        first probe decides for good how the one copy ends.
-    :ivar misses_in: a breakpoint that is hit while this CPU's last hit has one of these statuses is
-        a miss: counted, and its instruction run.
-    :ivar stops_in: in one of these the kernel stops for good: ``reenter_kprobe()`` is BUG(). In the
-        others, the breakpoint is taken for nobody's, and the kernel dies of the int3.
-    :ivar saved_hits: how many hits that were interrupted by another one a CPU has room for
+    :ivar slot_has_both: a slot has one copy that ends in a jump back, where that may be, and one
+        that ends in int3, so that a post_handler that joins a boosted probe is called; else the
+        first probe at an address decides for good how the only copy ends.
+    :ivar misses_in: the statuses of a CPU's last hit in which another breakpoint that it hits is a
+        miss: the miss is counted, and the instruction is run.
+    :ivar stops_in: the statuses in which the kernel stops for good, since ``reenter_kprobe()`` is
+        BUG(). In a status that is in neither set the kernel takes the breakpoint for nobody's, and
+        dies of the int3.
+    :ivar saved_hits: how many hits that another hit interrupted a CPU has room to keep
         (``prev_kprobe``).
 
     Text:
 
-    :ivar pokes_by_breakpoint: every probe is poked on its own, behind an int3, with core syncs
-        (``text_poke_bp``); else one ``stop_machine`` a batch.
-    :ivar pokes_together: behind an int3, but up to 256 jumps of a pass share their core syncs, and
-        so do breakpoints that one operation puts in or takes out.
-    :ivar pass_max: most probes that a pass of the optimizer takes in each direction; None: all.
-    :ivar batch: a smaller batch than the kernel's, so that what happens between two of them can be
-        explored with a few probes; None: the kernel's own. In linux-2010 it is the most that a pass
-        takes in each direction, in ``next`` the most pokes that share their core syncs. It means
-        nothing in linux-6.1, which pokes each probe on its own and has no limit a pass.
+    :ivar pokes_by_breakpoint: each probe is poked on its own, behind an int3, with core syncs
+        (``text_poke_bp``); else a whole batch is written under one ``stop_machine``.
+    :ivar pokes_together: each poke goes behind an int3, but up to 256 jumps of a pass share their
+        core syncs, and so do breakpoints that one operation puts in or takes out.
+    :ivar pass_max: the most probes that a pass of the optimizer takes in each direction; None: all.
+    :ivar batch: a smaller batch than the kernel's, so that what happens between two batches can be
+        explored with a few probes; None: the kernel's own. In linux-2010 a batch is what a pass
+        takes in each direction, in ``next`` the pokes that share their core syncs. It means nothing
+        in linux-6.1, which pokes each probe on its own and has no limit a pass.
 
     Core:
 
-    :ivar transitions: how the flag OPTIMIZED and the lists follow each other.
-    :ivar optprobes: CONFIG_OPTPROBES, jump optimization is compiled in.
-    :ivar on_ftrace: CONFIG_KPROBES_ON_FTRACE, a probe on an ftrace location is made of ftrace
+    :ivar transitions: the rules by which the flag OPTIMIZED and the optimizer's lists change.
+    :ivar optprobes: CONFIG_OPTPROBES: jump optimization is compiled in.
+    :ivar on_ftrace: CONFIG_KPROBES_ON_FTRACE: a probe on an ftrace location is made of ftrace
         (since v3.7); else it is a breakpoint.
-    :ivar preemption: CONFIG_PREEMPTION.
-    :ivar lookup_is_enoent: an unknown symbol, or an address outside all text, answers ENOENT; else
-        EINVAL.
+    :ivar preemption: CONFIG_PREEMPTION: tasks can be preempted in the kernel.
+    :ivar lookup_is_enoent: an unknown symbol, or an address outside of all text, answers ENOENT;
+        else EINVAL.
     :ivar refuses_ambiguous: a probe definition whose symbol several functions have answers
-        EADDRNOTAVAIL; else the first of them has it.
-    :ivar skips_endbr: in a kernel with IBT a probe at a function's first byte goes behind the
+        EADDRNOTAVAIL; else it means the first of these functions.
+    :ivar skips_endbr: in a kernel with IBT, a probe at a function's first byte goes behind the
         ENDBR64 there (since v5.18).
     :ivar offset_is_cut: the offset of a probe is taken modulo 2^32.
-    :ivar rescues_unused: a probe registered where an unused aggregator waits to be reclaimed takes
-        it over; else EBUSY.
-    :ivar rescue_enables: that enables it, also for a probe that comes disabled, whose leaving then
-        leaves the jump for good; else it stays disabled as long as its probes are.
-    :ivar reoptimizes_neighbour: what a probe inside its bytes has kept from being optimized is
-        optimized when that probe is disarmed; else that fails, since the neighbour is not marked
-        disabled yet when the question is asked.
-    :ivar reoptimizes_later: also where the neighbour had a jump itself, when that is undone.
-    :ivar rearms_whole: a probe armed again while its jump waits to be undone keeps that jump; else
-        a breakpoint goes over its first byte, and the flag OPTIMIZED alone says what stands behind
-        it.
+    :ivar rescues_unused: a probe that is registered where an unused aggregator waits to be
+        reclaimed takes that over; else it is refused with EBUSY.
+    :ivar rescue_enables: taking it over enables it, also for a probe that comes disabled, so that
+        the jump stays for good when that probe goes; else it stays disabled as long as its probes
+        are.
+    :ivar reoptimizes_neighbour: a probe that another one inside its replaced bytes has kept from
+        being optimized is optimized when the other one is disarmed; else it is asked about before
+        the other one is marked disabled, and stays a breakpoint.
+    :ivar reoptimizes_later: the same where the other one had a jump of its own, once that is
+        undone.
+    :ivar rearms_whole: a probe that is armed again while its jump waits to be undone keeps that
+        jump; else a breakpoint goes over the jump's first byte, and the flag OPTIMIZED alone says
+        what stands behind it.
     :ivar looks_at_nearest_only: whether an address lies in replaced bytes is asked of the nearest
-        probe before it only, be that one disabled; else of each.
-    :ivar enables_while_disarmed: a probe enabled while all are disarmed is armed when all are; else
-        it sleeps on, unless its aggregator was awake.
+        probe in front of it only, even if that is disabled; else of each one near enough.
+    :ivar enables_while_disarmed: a probe that is enabled while all are disarmed is armed when all
+        are; else it stays disarmed, unless its aggregator was enabled.
     :ivar gives_flags_back: an unregistered probe has the flags that it was registered with; else
         those that it had last.
-    :ivar disarms_by_force: disarming all probes undoes every jump on the spot; else the optimizer
-        does it.
-    :ivar waits_for_freeing: who switches all probes or optimization off waits also for the
-        breakpoint of a probe that was forced back while it waited to be undone; else until nothing
-        waits to be optimized or undone.
+    :ivar disarms_by_force: disarming all probes undoes every jump at once; else the optimizer
+        undoes them.
+    :ivar waits_for_freeing: switching off all probes, or optimization, also waits for the
+        breakpoint of a probe that was forced back while it waited to be undone; else it waits until
+        nothing waits to be optimized or undone.
     :ivar dying_blocks: a disabled probe that still waits on a list keeps a jump off its address
         (f1c97a1b4ef7).
     :ivar marks_entries: a probe at a function's first byte has the flag ON_FUNC_ENTRY.
     :ivar pass_holds_text_lock: a pass of the optimizer holds ``text_mutex`` throughout, its wait
         included.
+    :ivar waits_for_tasks: a pass waits by ``synchronize_rcu_tasks``, so for preempted tasks, too;
+        else by ``synchronize_sched``.
     :ivar unregisters_behind_tasks: unregister_kprobes() waits for preempted tasks, too, since one
         may be in a detour buffer to which the breakpoint took it; else by ``synchronize_sched``, as
         every kernel so far.
-    :ivar waits_for_tasks: its wait is ``synchronize_rcu_tasks`` (a preempted task is waited for);
-        else ``synchronize_sched``.
 
     Return probes:
 
-    :ivar rethook: a return handler sees the return address in ``regs.ip``, and in ``ri.ret_addr``
-        what its probe found on the stack: of several probes on a call the trampoline for all but
-        the newest, which is entered first. Unregistering switches handlers off before the grace
-        period (since v5.18). Else ``regs.ip`` is the trampoline's, ``ri.ret_addr`` is right, and
-        they are switched off after it.
-    :ivar loses_declined: an instance whose ``entry_handler`` declined is never free again.
+    :ivar rethook: a return handler finds the return address in ``regs.ip``, and in ``ri.ret_addr``
+        what its probe found on the stack, which is the trampoline for all probes on a call but the
+        newest, which is entered first; and unregistering switches handlers off before the grace
+        period (since v5.18). Else ``regs.ip`` is the trampoline's address, ``ri.ret_addr`` is the
+        return address, and handlers are switched off behind the grace period.
+    :ivar loses_declined: an instance whose ``entry_handler`` declined the call is never free again.
 
     Handlers:
 
-    :ivar return_handlers_take_interrupts: a return probe's handler runs with IF as the code that
-        returned has it; else with IF clear, since ``trampoline_handler()`` holds
-        ``kretprobe_hash_lock()``. Handlers behind a jump do in every kernel here: the callback has
-        ``preempt_disable()`` alone. Those behind a breakpoint never do.
-    :ivar without: safety steps that are left out, to see what they are for; see
-        :mod:`engine.core.safety_steps`.
-    :ivar jprobes: jumper probes, and ``break_handler`` of probes (until v4.19).
+    :ivar return_handlers_take_interrupts: the handler of a return probe runs with IF as the code
+        that returned has it; else with IF clear, since ``trampoline_handler()`` holds
+        ``kretprobe_hash_lock()``. In every kernel here handlers behind a jump take interrupts,
+        since the callback has ``preempt_disable()`` alone, and handlers behind a breakpoint do not.
     :ivar fault_handlers: probes have a ``fault_handler`` (until v5.14), and a fault in a handler
         counts as a miss.
+    :ivar jprobes: there are jumper probes, and probes have a ``break_handler`` (until v4.19).
+    :ivar without: the safety steps that are left out, to see what they are for
+        (:mod:`engine.core.safety_steps`).
     """
 
     name: str
@@ -174,7 +180,7 @@ class Profile:
         return described(self, shortened(self.name), left_out, *self._changes())
 
     def _changes(self) -> tuple[str, ...]:
-        """The fields in which it differs from the shipped profile of its name."""
+        """The fields in which it differs from the shipped profile of its name, as texts."""
         shipped = next((one for one in PROFILES if one.name == self.name), None)
         if shipped is None or shipped is self:
             return ()
@@ -186,12 +192,12 @@ class Profile:
         )
 
     def has(self, step: SafetyStep) -> bool:
-        """Whether ``step`` is taken."""
+        """Whether the kernel of this profile takes ``step``."""
         return step not in self.without
 
     @property
     def most_in_a_pass(self) -> int | None:
-        """Most probes that a pass of the optimizer takes in each direction; None: all."""
+        """The most probes that a pass of the optimizer takes in each direction; None: all."""
         return (
             self.pass_max
             if self.pass_max is None or self.batch is None
@@ -199,7 +205,7 @@ class Profile:
         )
 
     def without_optprobes(self) -> Profile:
-        """The same kernel built without CONFIG_OPTPROBES."""
+        """The profile of the same kernel built without CONFIG_OPTPROBES."""
         return replace(self, name=f"{self.name} without OPTPROBES", optprobes=False)
 
 
@@ -267,8 +273,8 @@ NEXT: Final = replace(
     slot_has_both=True,
     misses_in=frozenset(KprobeStatus),
     stops_in=frozenset(),
-    # one missed in a handler, one missed in an NMI that comes in the step of that: no more, since
-    # NMIs don't nest
+    # There is at most one miss in a handler and one in an NMI that comes in the step of that miss,
+    # since NMIs do not nest.
     saved_hits=2,
     pokes_together=True,
     transitions=TakenBackFromFreeing(),
@@ -280,8 +286,8 @@ NEXT: Final = replace(
     looks_at_nearest_only=False,
     enables_while_disarmed=True,
     gives_flags_back=True,
-    # so that one pass of the optimizer undoes all jumps together; who disarms all waits for it
-    # anyway
+    # One pass of the optimizer undoes all jumps together, and switching off all probes waits for
+    # that.
     disarms_by_force=False,
     waits_for_freeing=True,
     unregisters_behind_tasks=True,
@@ -290,7 +296,7 @@ PROFILES: Final = (LINUX_2010, LINUX_6_1, NEXT)
 
 
 def profile_named(name: str) -> Profile:
-    """The profile called ``name``.
+    """The shipped profile called ``name``.
 
     :raises InputError: there is none.
     """

@@ -1,4 +1,4 @@
-"""Registering several at once, or none of them."""
+"""Registers several probes, or none of them. Answers to kernel/kprobes.c."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ def register_all(
     unregister: Callable[[Sequence[T]], object],
     together: AbstractContextManager[None] | None = None,
 ) -> None:
-    """``register`` each of ``given``; when one fails, ``unregister`` those before it and let the
-    failure through.
+    """Call ``register`` on each of ``given``, and undo that if one of them fails.
 
-    :param together: what is held while all are registered, and not any more when some are
-        unregistered again.
+    ``unregister`` is then called with those before it, and the failure is raised.
+
+    :param together: a lock that is held while all are registered. It is dropped before some are
+        unregistered again, which takes locks of its own.
     :raises KprobeError: EINVAL for an empty list, or the first failure.
     """
     if not given:

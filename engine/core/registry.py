@@ -1,5 +1,7 @@
-"""What return probes and jumper probes, which are made of ordinary probes, ask of the core that
-registers those.
+"""What return probes and jumper probes are built on. Answers to kernel/kprobes.c.
+
+They call register_kprobe() and its siblings, as register_kretprobe() and register_jprobe() do
+there.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ class Registry(Protocol):
         ...
 
     def kprobe_addr(self, p: Kprobe) -> int:
-        """The address that ``p`` asks for by its fields. Raises KprobeError."""
+        """The address that the fields of ``p`` ask for.
+
+        :raises KprobeError: they name no address.
+        """
         ...
 
     def on_func_entry(self, addr: int) -> bool:
@@ -40,19 +45,24 @@ class Registry(Protocol):
         ...
 
     def register_kprobe(self, p: Kprobe) -> None:
-        """Register one probe. Raises KprobeError."""
+        """Register one probe.
+
+        :raises KprobeError: it is refused.
+        """
         ...
 
     def register_locked(self, p: Kprobe) -> None:
-        """Register one of several probes, with the locks of :meth:`locked` held. Raises
-        KprobeError.
+        """Register one of several probes, with the locks of :meth:`locked` held.
+
+        :raises KprobeError: it is refused.
         """
         ...
 
     def unregister_kprobes(
         self, ps: Iterable[Kprobe], *, disarmed: Callable[[], None] | None = None
     ) -> int:
-        """Take probes out of service. ``disarmed`` is called with the locks held, before the grace
-        period. Returns how many there were.
+        """Take probes out of service, and return how many of them were registered.
+
+        :param disarmed: called with the locks held, before the grace period.
         """
         ...

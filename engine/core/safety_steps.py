@@ -1,8 +1,9 @@
-"""What ``--without`` can leave out: safety steps, to show what each is for, with the kernels' own
-mends, by commit; and what is mended here of the commit of 2010, to see what that does.
+"""The safety steps and mends that ``--without`` can leave out. Answers to kernel/kprobes.c.
 
-A step is taken or left out in one place of the code, which asks
-:meth:`engine.core.profiles.Profile.has`.
+A safety step is left out to show what it is for; some go by the commit that brought them. A mend is
+a fault of the commit of 2010 that is repaired here; leaving it out shows what the fault does. The
+code asks :meth:`engine.core.profiles.Profile.has` at the one place where it takes a step.
+docs/steps.md has the kernel function of each.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ _ALL: Final = _OLD | _NEW
 
 
 class SafetyStep(StrEnum):
-    """The names of the steps and mends. A commit of Linux goes by the first twelve digits of its
-    number.
+    """The names of the safety steps and mends.
+
+    A commit of Linux goes by the first twelve digits of its hash.
     """
 
     QUIESCENCE = "quiescence"
@@ -62,8 +64,10 @@ class SafetyStep(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. ``profiles``: the names of the profiles where it means something. ``what``: what it
-    does, for people.
+    """A safety step or mend as people read of it.
+
+    :ivar profiles: the names of the profiles where it means something.
+    :ivar what: what it does.
     """
 
     name: SafetyStep
@@ -200,7 +204,7 @@ MENDS: Final = (
         "return and jumper probes go to a function's first byte only",
     ),
 )
-"""What is mended of kernel commit 6274de4984a6, beside what is among the steps.
+"""The faults of kernel commit 6274de4984a6 that are mended here, beside those among the steps.
 
 ``matrix`` tries none of these: they change answers, and few of them are a matter of safety.
 """

@@ -1,1 +1,4 @@
-"""What a person sees: terminal text. JSON documents come from the results themselves."""
+"""Text for people: colours, columns and progress.
+
+JSON documents come from the results themselves.
+"""

@@ -1,5 +1,6 @@
-"""Terminal output: colour where a person looks, plain text in a pipe, progress on standard error
-only on a terminal.
+"""Terminal output: colours, tables, one-line messages and a line of progress.
+
+Text is coloured on a terminal only, and progress is shown on standard error if that is a terminal.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ _CODES: Final = {
 
 
 class Style:
-    """Paints text, or leaves it alone."""
+    """Colours text, or leaves it as it is."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
 
     @classmethod
     def for_stream(cls, stream: TextIO) -> Style:
-        """Colour on a terminal, unless NO_COLOR is set and not empty (no-color.org), or the
-        terminal is dumb.
+        """The style for ``stream``: colours on a terminal.
+
+        There are none if NO_COLOR is set and not empty (no-color.org), or if the terminal is dumb.
         """
         return cls(
             stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -50,7 +52,7 @@ class Style:
 
 
 class Progress:
-    """One line on a terminal that is rewritten; nothing at all in a pipe."""
+    """A line on a terminal that is written over again and again. In a pipe there is nothing."""
 
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
         self._label = label
@@ -60,7 +62,7 @@ class Progress:
         self._began = monotonic()
 
     def update(self, done: int, total: int, note: str = "") -> None:
-        """``done`` of ``total``."""
+        """Show that ``done`` of ``total`` pieces of work are done."""
         if not self._live:
             return
         share = 100 * done // total if total else 100
@@ -70,7 +72,10 @@ class Progress:
         )
 
     def schedules(self, done: int, most: int | None) -> None:
-        """``done`` schedules, the rate, and what is left of ``most`` at that rate."""
+        """Show how many schedules are done, their rate, and the time that is left at that rate.
+
+        :param most: the number of schedules at which the work ends, or None.
+        """
         if not self._live:
             return
         spent = monotonic() - self._began
@@ -79,7 +84,7 @@ class Progress:
         self._write(f"{self._label} {done:,} schedules, {rate:,.0f}/s{left}"[:99])
 
     def note(self, text: str) -> None:
-        """What is being done."""
+        """Show ``text``, which says what is being done."""
         if self._live:
             self._write(f"{self._label}: {text}"[:99])
 
@@ -90,7 +95,7 @@ class Progress:
             self._shown = line
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line from the terminal."""
         if self._live and self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
@@ -98,9 +103,13 @@ class Progress:
 
 
 def complain(message: str) -> None:
-    """One line on standard error, whatever is in it and wherever that goes."""
+    """Print ``message`` as one line on standard error.
+
+    What does not print is escaped, and an error of standard error itself is ignored.
+    """
     line = message if message.isprintable() else message.encode("unicode_escape").decode("ascii")
-    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `2>&-`
+    # sys.stderr is None when standard error is closed (`2>&-`)
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
         with suppress(OSError):
             print(f"optprobe: {line}", file=sys.stderr, flush=True)
 
@@ -108,7 +117,10 @@ def complain(message: str) -> None:
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()
 ) -> str:
-    """Columns two blanks apart; those in ``right`` are set to the right."""
+    """``rows`` under ``header`` in columns two blanks apart, as text.
+
+    :param right: the indices of the columns that are aligned to the right.
+    """
     cells = [tuple(header), *(tuple(row) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     to_right = set(right)

@@ -1,1 +1,4 @@
-"""Texts that users write: probe definitions, call arguments, interrupt plans, operation scripts."""
+"""Texts that users write: probes, call arguments, interrupt plans, scripts.
+
+Probes answer to kernel/trace/trace_kprobe.c.
+"""

@@ -1,5 +1,6 @@
-"""Call arguments in the command line's syntax: ``N``, ``f64:X``, ``buf:HEX``, ``buf:@FILE``,
-``buf:+SIZE``.
+"""The arguments of a call, as the command line writes them. The kernel has no such syntax.
+
+The forms are ``N``, ``f64:X``, ``buf:HEX``, ``buf:@FILE`` and ``buf:+SIZE``.
 """
 
 from __future__ import annotations
@@ -20,27 +21,30 @@ __all__ = (
 )
 
 BUFFER_MAX: Final = 8 << 20
-"""Largest buffer in bytes."""
+"""The most bytes of a buffer."""
 _FORMS: Final = "an integer (5, -3, 0x10), f64:1.5, buf:HEX, buf:@FILE or buf:+SIZE"
 
 
 @dataclass(frozen=True, slots=True)
 class IntegerArgument:
-    """Goes into the next integer register; -2^63 to 2^64 - 1."""
+    """A number from -2^63 to 2^64 - 1, which goes into the next integer register."""
 
     value: int
 
 
 @dataclass(frozen=True, slots=True)
 class DoubleArgument:
-    """Goes into the next vector register."""
+    """A floating-point number, which goes into the next vector register."""
 
     value: float
 
 
 @dataclass(frozen=True, slots=True)
 class BufferArgument:
-    """A fresh buffer a CPU; its address goes into the next integer register."""
+    """The content of a buffer, of which each CPU gets one of its own.
+
+    The buffer's address goes into the next integer register.
+    """
 
     content: bytes
 
@@ -49,9 +53,12 @@ Argument = IntegerArgument | DoubleArgument | BufferArgument
 
 
 def parse_number(text: str, what: str, *, least: int | None = None, most: int | None = None) -> int:
-    """A decimal or 0x integer within bounds.
+    """Parse ``text`` as a decimal number, or as a hexadecimal one with 0x in front.
 
-    :raises InputError: it is none; ``what`` names it in the message.
+    :param what: the name of the option, for messages.
+    :param least: the smallest number allowed, or None.
+    :param most: the largest number allowed, or None.
+    :raises InputError: it is no number, or out of range.
     """
     try:
         if not text.isascii():  # int() takes the digits of all scripts
@@ -68,7 +75,7 @@ def parse_number(text: str, what: str, *, least: int | None = None, most: int | 
 
 
 def parse_argument(text: str) -> Argument:
-    """One ``--arg``.
+    """Parse the text of one ``--arg``.
 
     :raises InputError: it has none of the forms, the file can't be read, or the buffer is empty or
         larger than 8 MiB.
@@ -86,7 +93,7 @@ def parse_argument(text: str) -> Argument:
         if not text.isascii():
             raise ValueError
         value = int(text, 0)
-    except ValueError:  # also more than 4300 digits
+    except ValueError:  # int() also refuses more than 4300 digits
         raise InputError(f"--arg {printable(text)}: give {_FORMS}") from None
     if not -(1 << 63) <= value < 1 << 64:
         raise InputError(
@@ -96,6 +103,7 @@ def parse_argument(text: str) -> Argument:
 
 
 def _buffer(text: str, body: str) -> bytes:
+    """The content of a buffer, from what stands behind ``buf:``."""
     if body.startswith("+"):
         return bytes(parse_number(body[1:], f"--arg {printable(text)}", least=1, most=BUFFER_MAX))
     if body.startswith("@"):
@@ -119,14 +127,15 @@ def _buffer(text: str, body: str) -> bytes:
 
 
 def _file(text: str, path: Path) -> bytes:
-    """The file's content, or one byte more than a buffer may have."""
+    """The content of the file, of which at most one byte more than a buffer may have is read."""
     try:
-        if not path.is_file():  # reading a FIFO or a terminal would wait, a device may never end
+        # reading a FIFO or a terminal would wait, and a device may never end
+        if not path.is_file():
             what = "not a regular file" if path.exists() else "no such file"
             raise InputError(f"--arg {printable(text)}: {what}; give a file that can be read")
         with path.open("rb") as file:
             return file.read(BUFFER_MAX + 1)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+    except (OSError, ValueError) as error:  # a null character in the path is a ValueError
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(
             f"--arg {printable(text)}: {reason}; give a file that can be read"

@@ -1,5 +1,6 @@
-"""When external interrupts come: ``none``, ``every:N``, ``random:SEED:MEAN``; in retired guest
-instructions of the CPU they hit.
+"""Plans that say when external interrupts come: ``none``, ``every:N``, ``random:SEED:MEAN``.
+
+All numbers are retired guest instructions of the CPU that an interrupt hits.
 """
 
 from __future__ import annotations
@@ -16,37 +17,48 @@ _FORMS = "none, every:N or random:SEED:MEAN"
 
 
 class EveryPlan:
-    """An interrupt each ``period`` retired instructions of a CPU, the handler's own included."""
+    """An interrupt each ``period`` retired instructions of a CPU.
+
+    The instructions of interrupt handlers count, too.
+    """
 
     def __init__(self, period: int) -> None:
         self._period = period
         self._next: dict[int, int] = {}
 
     def due(self, cpu: int, retired: int) -> int:
-        """Instructions from now to the next interrupt of ``cpu``, 0 when it is overdue."""
+        """The instructions from now to the next interrupt of ``cpu``; 0 when it is overdue.
+
+        :param retired: the instructions that ``cpu`` has retired so far.
+        """
         at = self._next.setdefault(cpu, retired + self._period)
         return max(0, at - retired)
 
     def taken(self, cpu: int, retired: int) -> None:
-        """It was delivered: the next one is a gap away."""
+        """Note that the interrupt of ``cpu`` was delivered, so that the next one is a gap away."""
         self._next[cpu] = retired + self._gap(cpu)
 
     def _gap(self, cpu: int) -> int:
+        """The instructions between two interrupts of ``cpu``."""
         del cpu
         return self._period
 
     def save_state(self) -> Any:
-        """For a snapshot of the machine whose retired instructions these are."""
+        """The plan's state, for a snapshot of the machine whose retired instructions it counts."""
         return dict(self._next)
 
     def restore_state(self, state: Any) -> None:
-        """Go back: the interrupts that follow are those that followed then. None: as never used."""
+        """Make the interrupts that follow those that followed when ``state`` was saved.
+
+        None stands for the state of a new plan.
+        """
         self._next = dict(cast("dict[int, int]", state or {}))
 
 
 class RandomPlan(EveryPlan):
-    """Gaps drawn evenly from 1 to 2 * ``mean`` - 1, from a generator a CPU, so that CPUs do not
-    disturb each other.
+    """Interrupts at random gaps, drawn evenly from 1 to 2 * ``mean`` - 1 instructions.
+
+    Each CPU has a generator of its own, so that CPUs do not change each other's gaps.
     """
 
     def __init__(self, seed: int, mean: int) -> None:
@@ -56,26 +68,27 @@ class RandomPlan(EveryPlan):
         self._random: dict[int, Random] = {}
 
     def due(self, cpu: int, retired: int) -> int:
-        """Instructions from now to the next interrupt of ``cpu``, 0 when it is overdue."""
+        """The instructions from now to the next interrupt of ``cpu``; 0 when it is overdue."""
         if cpu not in self._next:
             self._next[cpu] = retired + self._gap(cpu)
         return super().due(cpu, retired)
 
     def _gap(self, cpu: int) -> int:
+        """The next gap from the generator of ``cpu``."""
         random = self._random.get(cpu)
         if random is None:
             random = self._random[cpu] = Random(self._seed * 64 + cpu)
-        # getrandbits is stable across Python versions; randrange need not be.
+        # getrandbits() is the same in all Python versions, and randrange() need not be.
         return 1 + random.getrandbits(48) % (2 * self._mean - 1)
 
     def save_state(self) -> Any:
-        """The generators, too."""
+        """The plan's state, with those of the generators."""
         return super().save_state(), {
             cpu: random.getstate() for cpu, random in self._random.items()
         }
 
     def restore_state(self, state: Any) -> None:
-        """Go back, or start anew."""
+        """Go back to ``state``, or with None to the state of a new plan."""
         due, generators = cast("tuple[Any, dict[int, Any]]", state or (None, {}))
         super().restore_state(due)
         self._random.clear()
@@ -85,7 +98,7 @@ class RandomPlan(EveryPlan):
 
 
 def parse_interrupts(text: str) -> EveryPlan | None:
-    """A plan, or None for ``none``.
+    """The plan that ``text`` describes, or None for ``none``.
 
     :raises InputError: it has none of the forms.
     """

@@ -1,7 +1,7 @@
-"""Probe definitions in ``kprobe_events`` syntax (Documentation/trace/kprobetrace.rst).
+"""Probe definitions in ``kprobe_events`` syntax. Answers to kernel/trace/trace_kprobe.c.
 
-``p[:[GRP/]EVENT] SYM[+OFF]|ADDR [FETCHARGS]``, ``r[MAXACTIVE][:[GRP/]EVENT] SYM|ADDR``, or a bare
-``SYM+0xOFF`` or ``ADDR``.
+Documentation/trace/kprobetrace.rst has the syntax: ``p[:[GRP/]EVENT] SYM[+OFF]|ADDR [FETCHARGS]``
+and ``r[MAXACTIVE][:[GRP/]EVENT] SYM|ADDR``. A bare ``SYM+0xOFF`` or ``ADDR`` is taken, too.
 """
 
 from __future__ import annotations
@@ -26,22 +26,32 @@ _PLACE: Final = re.compile(
     r"^(?P<symbol>[A-Za-z_.$][\w.$@]*)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|[0-9]+))?$"
 )
 _ADDRESS: Final = re.compile(r"^0[xX][0-9a-fA-F]+$")
-_NAME_MAX: Final = (
-    64  # MAX_EVENT_NAME_LEN in kernel/trace/trace.h: of an event's name; a group's is one shorter
-)
-_SHOWN: Final = 5  # addresses in a message
-MAXACTIVE_MAX: Final = 4096
-"""KRETPROBE_MAXACTIVE_MAX in kernel/trace/trace_kprobe.c: most calls that a return probe follows at
-once.
+_NAME_MAX: Final = 64
+"""The most characters of an event's name (MAX_EVENT_NAME_LEN in kernel/trace/trace.h).
+
+A group's name has one less.
 """
+_SHOWN: Final = 5
+"""The most addresses in a message."""
+MAXACTIVE_MAX: Final = 4096
+"""The most calls that a return probe follows at once (KRETPROBE_MAXACTIVE_MAX)."""
 _TOO_LARGE: Final = 1 << 64
 _RIGHT: Final = "write SYM, SYM+0xOFF, or p[:[GRP/]EVENT] SYM[+OFF]"
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeSpec:
-    """One definition. ``symbol`` and ``offset`` (bytes), or ``address``; ``text`` is what the user
-    wrote, ``bare`` without p or r.
+    """One probe definition.
+
+    :ivar text: the definition as the user wrote it.
+    :ivar symbol: the symbol, or None where there is an ``address``.
+    :ivar offset: bytes behind the symbol.
+    :ivar bare: whether it has no ``p`` or ``r``.
+    :ivar is_return: whether it is a return probe.
+    :ivar maxactive: the number behind ``r``, or None.
+    :ivar group: the event's group, or None.
+    :ivar event: the event's name, or None.
+    :ivar fetchargs: the words behind the place. No values are fetched.
     """
 
     text: str
@@ -60,7 +70,7 @@ class ProbeSpec:
 
 
 def parse_spec(text: str) -> ProbeSpec:
-    """Parse one definition.
+    """Parse one probe definition.
 
     :raises InputError: it has none of the forms above.
     """
@@ -107,10 +117,10 @@ def parse_spec(text: str) -> ProbeSpec:
 def refuse_ambiguous(spec: ProbeSpec, image: Image, profile: Profile) -> None:
     """Refuse a definition whose symbol several functions of ``image`` have.
 
-    A bare symbol is refused in every profile. In the syntax of ``kprobe_events`` it means the first
-    of them in linux-2010.
+    A bare symbol is refused in every profile. In the syntax of ``kprobe_events`` such a symbol
+    means the first of these functions in linux-2010.
 
-    :raises InputError: for a bare symbol.
+    :raises InputError: the symbol is bare.
     :raises KprobeError: EADDRNOTAVAIL, as kernels answer since b022f0c7e404 (v6.7, and stable
         kernels of 6.1).
     """
@@ -122,8 +132,10 @@ def refuse_ambiguous(spec: ProbeSpec, image: Image, profile: Profile) -> None:
 
 
 def several_functions(image: Image, name: str, offset: int = 0) -> str:
-    """Which functions of ``image`` are called ``name``, and what to write instead of
-    ``name+offset``; "" where it is one at most.
+    """A message on which functions of ``image`` are called ``name``, and what to write instead.
+
+    :param offset: bytes behind the function, for the addresses that the message suggests.
+    :returns: "" where at most one function has the name.
     """
     places = [f"{symbol.addr + offset:#x}" for symbol in image.homonyms(name)]
     if not places:
@@ -136,6 +148,7 @@ def several_functions(image: Image, name: str, offset: int = 0) -> str:
 
 
 def _place(text: str, place: str) -> tuple[str | None, int, int | None]:
+    """The symbol and offset, or the address, that ``place`` names."""
     if _ADDRESS.match(place):
         return None, 0, _number(text, place)
     found = _PLACE.match(place)
@@ -149,10 +162,11 @@ def _place(text: str, place: str) -> tuple[str | None, int, int | None]:
 
 
 def _number(text: str, digits: str) -> int:
+    """The number that ``digits`` are, decimal or hexadecimal, which must fit 64 bits."""
     base = 16 if digits[:2].lower() == "0x" else 10
     try:
         value = int(digits, base)
-    except ValueError:  # more than 4300 digits
+    except ValueError:  # int() refuses more than 4300 digits
         value = _TOO_LARGE
     if value >= _TOO_LARGE:
         raise InputError(f"probe '{printable(text)}': a number does not fit 64 bits; {_RIGHT}")

@@ -1,16 +1,21 @@
-"""Operation scripts: one operation a line, ``#`` starts a comment. What ``optprobe script`` runs.
+"""Operation scripts, which ``optprobe script`` runs. The kernel has no such syntax.
 
-| operation | means |
+A script has one operation a line; ``#`` starts a comment.
+
+| operation | meaning |
 | --- | --- |
-| ``reg ID PLACE [sym\\|both] [post] [disabled]`` | register a fresh probe, by address; by symbol
-and offset; or wrongly by both |
+| ``reg ID PLACE [sym\\|both] [post] [disabled]`` | register a fresh probe [1] |
 | ``rereg ID [PLACE]`` | register the same object again |
 | ``unreg ID``, ``dis ID``, ``en ID``, ``cnt ID`` | unregister, disable, enable, count its hits |
-| ``callfn ID SYM``, ``chip ID PLACE`` | its handler calls SYM; or sets ip to PLACE and returns 1 |
-| ``st PLACE`` | only look |
-| ``call SYM xN`` | N calls on CPU 0, with 1 as first argument |
-| ``wait``, ``sleep JIFFIES`` | until the optimizer is idle; let time pass |
-| ``sysctl kprobes-optimization=0\\|1``, ``debugfs enabled=0\\|1`` | the global switches |
+| ``callfn ID SYM`` | let its handler call SYM |
+| ``chip ID PLACE`` | let its handler set ip to PLACE and return 1 |
+| ``st PLACE`` | only show the state |
+| ``call SYM xN`` | make N calls on CPU 0, with 1 as first argument |
+| ``wait`` | wait until the optimizer is idle |
+| ``sleep JIFFIES`` | let time pass |
+| ``sysctl kprobes-optimization=0\\|1``, ``debugfs enabled=0\\|1`` | set a global switch |
+
+1. By address, or with ``sym`` by symbol and offset, or with ``both`` wrongly by address and symbol.
 
 PLACE is ``SYM+OFF`` or ``0xADDR+OFF``; OFF is decimal, or hexadecimal with 0x in front.
 """
@@ -37,7 +42,7 @@ _REG_WORDS: Final = frozenset({"sym", "both", "post", "disabled"})
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """``symbol`` or ``address``, and ``offset`` bytes."""
+    """A place in code: ``symbol`` or ``address``, and ``offset`` bytes behind it."""
 
     symbol: str | None
     address: int | None
@@ -46,11 +51,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One line. ``text``: as written, with single spaces. What a verb does not take is None, empty
-    or 0.
+    """One line of a script. A field that the verb does not use is None, empty or 0.
 
-    ``number``: of calls or jiffies, or the new value of a switch. ``where``: the file and the line,
-    for messages.
+    :ivar text: the line as it was written, with single blanks.
+    :ivar probe: the ID of the probe.
+    :ivar words: the words behind the place of ``reg``.
+    :ivar number: the number of calls or jiffies, or the new value of a switch.
+    :ivar where: the file and the line, for messages.
     """
 
     text: str
@@ -64,10 +71,10 @@ class Operation:
 
 
 def parse_script(text: str, name: str) -> list[Operation]:
-    """All operations of a script.
+    """The operations of the script ``text``.
 
-    :param name: the file's, for messages.
-    :raises InputError: a line is none; the message names it.
+    :param name: the file's name, for messages.
+    :raises InputError: a line is no operation; the message names the line.
     """
     found: list[Operation] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -82,6 +89,7 @@ def parse_script(text: str, name: str) -> list[Operation]:
 
 
 def _operation(words: Sequence[str]) -> Operation:
+    """The operation that the words of a line make."""
     verb, rest, text = words[0], words[1:], " ".join(words)
     match verb, len(rest):
         case "reg", n if n >= 2:
@@ -112,6 +120,7 @@ def _operation(words: Sequence[str]) -> Operation:
 
 
 def _usage(verb: str) -> str:
+    """What to write for the operation ``verb``, or which operations there are."""
     forms = {
         "reg": "write reg ID SYM+OFF [sym|both] [post] [disabled]",
         "rereg": "write rereg ID",
@@ -128,6 +137,7 @@ def _usage(verb: str) -> str:
 
 
 def _flags(words: Sequence[str]) -> frozenset[str]:
+    """The words behind the place of ``reg``."""
     unknown = [word for word in words if word not in _REG_WORDS]
     if unknown:
         raise InputError(
@@ -140,6 +150,7 @@ def _flags(words: Sequence[str]) -> frozenset[str]:
 
 
 def _place(text: str) -> Place:
+    """The place that ``text`` names."""
     found = _PLACE.match(text)
     if found is None:
         raise InputError(f"'{printable(text)}' is not a place; write SYM+OFF or 0xADDR+OFF")

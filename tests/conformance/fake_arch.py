@@ -1,9 +1,9 @@
-"""A made-up architecture in pure Python, on which the core's laws hold as on x86-64: no emulator,
-no decoder.
+"""A made-up architecture in pure Python, on which the core's laws hold as on x86-64.
 
-Every instruction has four bytes: what it does, an operand, two that are zero. A breakpoint replaces
-the first byte of one, a jump two whole instructions. There is one CPU; a call runs to its end at
-once, so that between two operations of control code nobody is in a call.
+It has no emulator and no decoder. Every instruction has four bytes: what it does, an operand, and
+two zeros. A breakpoint replaces the first byte of an instruction, and a jump two whole
+instructions. There is one CPU, and a call runs to its end at once, so that between two operations
+of control code the CPU is in no call.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Regs:
 
 @dataclass(frozen=True)
 class OptInsn:
-    """A detour buffer: what the jump replaces, and where it is."""
+    """A detour buffer: its address, and what the jump to it replaces."""
 
     addr: int
     original: bytes
 
 
 class FakeArch:
-    """See :class:`engine.arch.Arch`."""
+    """The architecture layer (:class:`engine.arch.Arch`)."""
 
     trampoline, possible_cpus, max_optimized_len, current_task = TRAMPOLINE, 1, JUMP_SIZE, 0
     core: ArchCallbacks
@@ -152,7 +152,7 @@ class FakeArch:
     # The processor
 
     def call(self, addr: int, argument: int) -> int:
-        """Run the function at ``addr``; what it has counted up to."""
+        """Run the function at ``addr``, and return the sum that it has counted."""
         regs = Regs(addr, argument)
         while regs.ip != STOP:
             if regs.ip == TRAMPOLINE:
@@ -196,7 +196,7 @@ class FakeArch:
         )
         assert op is not None, f"a jump of nobody's at {regs.ip:#x}"
         if op.disabled:
-            pass  # its jump waits to be undone
+            pass  # the jump of this probe waits to be undone
         elif self.current is not None:
             self.core.kprobes_inc_nmissed_count(op)
         else:
@@ -209,9 +209,7 @@ class FakeArch:
 
 
 class FakeHardware:
-    """One CPU that is never in a call when control code asks. See
-    :class:`engine.control.sync.Hardware`.
-    """
+    """A CPU that is in no call when control code asks (:class:`engine.control.sync.Hardware`)."""
 
     def __init__(self, arch: FakeArch) -> None:
         self._arch = arch
@@ -236,7 +234,7 @@ class FakeHardware:
 
 
 class FakeLab:
-    """See :class:`tests.conformance.laws.Lab`. f(n) = n + 6."""
+    """The made-up machine (:class:`tests.conformance.laws.Lab`) with f(n) = n + 6."""
 
     function, site, neighbour, inside = "f", 0, INSN, 1
 

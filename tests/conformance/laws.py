@@ -1,7 +1,7 @@
-"""What holds of each architecture that the core runs on. An author derives a class from
-:class:`ArchLaws` and gives it a :class:`Lab`.
+"""The laws that hold of each architecture that the core runs on.
 
-They hold for a function f that adds a constant to its argument, without another probe, in every
+The author of an architecture derives a class from :class:`ArchLaws` and gives it a :class:`Lab`.
+The laws hold for a function f that adds a constant to its argument, without another probe, in every
 profile.
 """
 
@@ -25,10 +25,10 @@ class Lab(Protocol):
 
     :ivar kprobes: the core, with the architecture's layer.
     :ivar function: the function's name; f(n) = f(0) + n.
-    :ivar site: offset of an instruction that a jump can replace, and that a call executes once.
-    :ivar neighbour: offset of another one, behind the first of those that a jump at ``site``
-        replaces.
-    :ivar inside: offset of a byte that is the first of no instruction.
+    :ivar site: the offset of an instruction that a jump can replace, and that a call executes once.
+    :ivar neighbour: the offset of another instruction that a jump at ``site`` replaces, behind the
+        first.
+    :ivar inside: the offset of a byte that is the first of no instruction.
     """
 
     kprobes: Kprobes
@@ -42,20 +42,20 @@ class Lab(Protocol):
         ...
 
     def call(self, argument: int) -> int:
-        """Call the function."""
+        """Call the function with ``argument``, and return its result."""
         ...
 
     def call_in_handler(self, argument: int) -> int:
-        """The same from a handler that runs."""
+        """Call the function from a handler that runs, and return its result."""
         ...
 
     def copies(self) -> int:
-        """How many slots and detour buffers are in use."""
+        """The number of slots and detour buffers in use."""
         ...
 
 
 class ArchLaws:
-    """The laws. The fixture ``lab`` is the architecture's."""
+    """The laws. The fixture ``lab`` gives the architecture's :class:`Lab`."""
 
     @pytest.fixture(params=PROFILES, ids=lambda profile: profile.name)
     def profile(self, request):

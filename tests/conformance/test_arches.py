@@ -11,7 +11,7 @@ from tests.conftest import BASE, asm_image
 
 
 class X86Lab:
-    """See :class:`tests.conformance.laws.Lab`. f(n) = n + 6."""
+    """An x86-64 machine (:class:`tests.conformance.laws.Lab`) with f(n) = n + 6."""
 
     function, site, neighbour, inside = "f", 0, 3, 1
 

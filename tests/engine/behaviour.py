@@ -1,5 +1,6 @@
-"""Operation scripts that a real Linux 6.1 was put through, and how its answers compare with ours
-(tests/data/oracle/README.md).
+"""Operation scripts that a real Linux 6.1 was put through, and how its answers compare.
+
+tests/data/oracle/README.md says how they were recorded.
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ class Scenario:
 
 @dataclass(slots=True)
 class Agreement:
-    """Of one scenario: steps compared, and the differences: number of the step, its operation, key,
-    what.
+    """How far the answers to one scenario agree.
 
-    ``syncs``: what was done, our core syncs, the interrupts that were seen.
+    :ivar compared: the number of steps compared.
+    :ivar differences: the step's number, its operation, the key that differs, and how.
+    :ivar syncs: the operation, the core syncs here, and the interrupts that were seen on the real
+        machine.
     """
 
     compared: int = 0
@@ -60,7 +63,7 @@ class Agreement:
 
 
 def scenarios() -> list[Scenario]:
-    """All that is recorded."""
+    """All scenarios that are recorded."""
     lines = (DATA / "behaviour-np.jsonl").read_text().splitlines()
     return [Scenario(found["scenario"], found["steps"]) for found in map(json.loads, lines)]
 
@@ -71,11 +74,11 @@ def stubs() -> Image:
 
 
 class _Tails:
-    """Bytes of jump displacements, which depend on where buffers lie: pairs (ours, real) that stood
-    behind an e9 at the same place in both.
+    """Bytes of jump displacements, which depend on where detour buffers lie.
 
-    A displacement outlives its jump (a breakpoint is written over the e9), and is read from any
-    address.
+    It has the pairs (this core's, the kernel's) that stood behind an e9 at the same place in both
+    texts. A displacement outlives its jump, since a breakpoint is written over the e9 only, and it
+    is read from any address.
     """
 
     def __init__(self) -> None:
@@ -95,7 +98,7 @@ class _Tails:
 
 
 def compare(scenario: Scenario, image: Image, pool: Any = None) -> Agreement:
-    """Run one scenario and compare every step."""
+    """Run one scenario, and compare every step."""
     tails = _Tails()
     operations = parse_script(scenario.script, scenario.name)
     lines = list(run_script(image, operations, ExecOptions(profile=LINUX_6_1, cpus=2), pool=pool))

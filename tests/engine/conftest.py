@@ -1,4 +1,4 @@
-"""Shared by the laws of the core: workbenches of any profile, closed at the end."""
+"""What the laws of the core share: workbenches of any profile, closed at the end."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ TARGETS = "mov eax, edi; add eax, 3; nop; nop; ret", "mov eax, edi; add eax, 5; 
 
 @pytest.fixture(params=PROFILES, ids=lambda profile: profile.name)
 def profile(request) -> Profile:
-    """Every kernel in turn."""
+    """Every profile in turn."""
     return request.param
 
 
 @pytest.fixture
 def bench_of(pool):
-    """``bench_of(profile, image, cpus=1)``; the image unless given: f(n) = n + 3 and g(n) = n
-    + 5.
+    """``bench_of(profile, image, cpus=1)`` makes a workbench.
+
+    Its image, if none is given, has f(n) = n + 3 and g(n) = n + 5.
     """
     made: list[Workbench] = []
 

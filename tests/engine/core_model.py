@@ -1,8 +1,8 @@
-"""A plain model of the kprobes core: who is registered, who is enabled, and what follows from that.
-No text, no lists, no flags.
+"""A plain model of the kprobes core: which probes are registered and enabled, and what follows.
 
-It says who must be called on a pass and which addresses may hold a breakpoint or a jump. What the
-kernel does that one would not guess is said where it is modelled.
+It has no text, no lists and no flags. It says whose handlers a pass over a site calls, and which
+addresses may hold a breakpoint or a jump. What the kernel does that one would not guess is said
+where it is modelled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engine.kprobe import Kprobe
 
 @dataclass(slots=True, eq=False)
 class ModelProbe:
-    """One registered probe."""
+    """One registered probe, as the model knows it."""
 
     kprobe: Kprobe
     site: int
@@ -25,8 +25,11 @@ class ModelProbe:
 
 @dataclass(slots=True)
 class Site:
-    """What stands in the table at one offset. ``disabled`` is its own: a site can sleep while a
-    probe of it is enabled.
+    """The entry of the table at one offset.
+
+    :ivar disabled: whether the entry itself is disabled, which it can be while a probe of it is
+        enabled.
+    :ivar aggregated: whether the entry is an aggregator.
     """
 
     probes: list[ModelProbe] = field(default_factory=list)
@@ -36,11 +39,13 @@ class Site:
 
 @dataclass(slots=True)
 class CoreModel:
-    """``jump_sizes``: bytes that a jump at an offset would replace, for offsets that can be
-    optimized at all.
+    """The model of one core.
 
-    ``reuses_dying``, ``rescue_enables``, ``enables_while_disarmed``: as the profile has it.
-    ``forgets``: there are things after which what may be optimized is not.
+    :ivar jump_sizes: the bytes that a jump would replace, by each offset that can be optimized at
+        all.
+    :ivar reuses_dying: ``rescues_unused`` of the profile; ``rescue_enables`` and
+        ``enables_while_disarmed`` are its fields of these names.
+    :ivar forgets: whether the kernel sometimes forgets that a probe may be optimized.
     """
 
     jump_sizes: dict[int, int]
@@ -52,16 +57,25 @@ class CoreModel:
     all_disarmed: bool = False
     allowed: bool = True
     dying: set[int] = field(default_factory=set)
-    """Nobody is registered there, but a jump or breakpoint still is: the optimizer will reclaim it.
+    """Offsets where no probe is registered, but a jump or breakpoint still stands.
+
+    The optimizer will reclaim them.
     """
     leaked: set[int] = field(default_factory=set)
-    """A dying one that a neighbour forced back: in 2010 it is never reclaimed, and answers EBUSY
-    for good.
+    """Dying offsets whose jump a neighbour forced back.
+
+    In 2010 they are never reclaimed, and answer EBUSY for good.
     """
     blocked: set[int] = field(default_factory=set)
-    """Had an armed neighbour in its bytes: whether it is optimized again is not said here."""
+    """Offsets that had an armed neighbour in their bytes.
+
+    The model does not say whether they are optimized again.
+    """
     rearmed: set[int] = field(default_factory=set)
-    """Armed again while its jump still stood: stays a breakpoint that counts as optimized."""
+    """Offsets that were armed again while their jump still stood.
+
+    They stay breakpoints that count as optimized.
+    """
 
     def probes(self) -> list[ModelProbe]:
         return [p for offset in sorted(self.sites) for p in self.sites[offset].probes]
@@ -71,15 +85,15 @@ class CoreModel:
         return site is not None and not site.disabled and not self.all_disarmed
 
     def inside(self, offset: int) -> range:
-        """Behind the first byte of what a jump there replaces."""
+        """The offsets of the bytes that a jump at ``offset`` replaces, but the first."""
         return range(offset + 1, offset + self.jump_sizes.get(offset, 1))
 
     def around(self, offset: int) -> list[int]:
-        """Offsets whose jump would replace bytes at ``offset``."""
+        """The offsets whose jump would replace the byte at ``offset``."""
         return [other for other in self.jump_sizes if offset in self.inside(other)]
 
     def may_jump(self, offset: int) -> bool:
-        """Everything allows a jump there now."""
+        """Whether everything allows a jump at ``offset`` now."""
         site = self.sites.get(offset)
         if (
             site is None
@@ -95,13 +109,13 @@ class CoreModel:
         )
 
     def must_jump(self, offset: int) -> bool:
-        """And nothing has happened after which the kernel forgets to."""
+        """Whether a jump is allowed, and nothing has happened after which the kernel forgets it."""
         return self.may_jump(offset) and not (
             self.forgets and (offset in self.blocked or offset in self.rearmed)
         )
 
     def called(self, offset: int) -> list[ModelProbe]:
-        """Whose handlers a pass runs, in order."""
+        """The probes whose handlers a pass over ``offset`` runs, in order."""
         return (
             [p for p in self.sites[offset].probes if p.enabled and not p.gone]
             if self.armed(offset)
@@ -111,7 +125,7 @@ class CoreModel:
     # Changes --------------------------------------------------------------------------------------
 
     def _arm(self, offset: int) -> None:
-        """It gets its breakpoint: jumps over it go."""
+        """Write the breakpoint at ``offset``, for which jumps over it have to go."""
         for other in self.around(offset):
             if other in self.dying:
                 self.dying.discard(other)
@@ -131,7 +145,8 @@ class CoreModel:
             dying = offset in self.dying
             if self.reuses_dying and (dying or offset in self.leaked):
                 if not dying:
-                    self.blocked.add(offset)  # forced back, and on its way to the freeing list
+                    # it was forced back, and is on its way to the freeing list
+                    self.blocked.add(offset)
                 site.disabled = not enabled and not self.rescue_enables
                 self.dying.discard(offset)
                 self.leaked.discard(offset)
@@ -164,7 +179,9 @@ class CoreModel:
         if site.aggregated:
             probe.enabled = True
         if not site.disabled or (self.all_disarmed and not self.enables_while_disarmed):
-            return  # while all are disarmed, a site that is disabled sleeps on in the kernels
+            # In the kernels a disabled entry stays so while all are disarmed, though its probe is
+            # enabled.
+            return
         probe.enabled = True
         site.disabled = False
         if not self.all_disarmed:
@@ -189,7 +206,7 @@ class CoreModel:
         self.rearmed.clear()
 
     def listed(self) -> list[tuple[int, str]]:
-        """Offset and flags of each probe as debugfs shows them, but for OPTIMIZED."""
+        """The offset and flags of each probe as debugfs shows them, but for OPTIMIZED."""
         return [
             (p.site, "[GONE]" if p.gone else "" if p.enabled else "[DISABLED]")
             for p in self.probes()

@@ -1,5 +1,6 @@
-"""Workloads on a workbench of either profile, with expected outcomes: what the laws of handlers are
-tried on.
+"""Workloads with expected outcomes, on which the laws of handlers are tried.
+
+They run on a workbench of any profile.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ def workbench_of(
 
 
 def start_case(bench: Workbench, found: Case, cpu: int = 0) -> Callable[[], None]:
-    """Begin the call; the result checks, once it is over, that it did what the workload must do."""
+    """Begin the call of a workload.
+
+    :returns: a function that checks, once the call is over, that it did what the workload must do.
+    """
     frame = place_call(
         bench.machine,
         bench.image.by_name[found.symbol].addr,
@@ -67,10 +71,11 @@ def run_case(bench: Workbench, found: Case, cpu: int = 0) -> None:
 def interrupted_everywhere(
     bench: Workbench, begin: Callable[[], object], want: Outcome | None = None
 ) -> tuple[Outcome, int]:
-    """Run a call once as it is, then once with an interrupt at each of its boundaries: all end
-    alike, in the outcome ``want`` if given.
+    """Run a call once as it is, then once with an interrupt at each of its boundaries.
 
-    Returns that outcome and how many boundaries took the interrupt.
+    All of these runs must end alike, in the outcome ``want`` if that is given.
+
+    :returns: that outcome, and how many boundaries took the interrupt.
     """
     machine, executor = bench.machine, bench.executor
     begin()

@@ -1,8 +1,7 @@
-"""Single-line faults in the core, each of which the state machine must find: ``python -m
-tests.engine.mutants``.
+"""Single-line faults in the core, each of which the state machine must find.
 
-Each is made in a copy of the project, where ``test_core_machine.py`` is run; it has to fail. Exit
-status 1 when one survives.
+``python -m tests.engine.mutants`` makes each of them in a copy of the project, and runs
+``test_core_machine.py`` there, which has to fail. The exit status is 1 when a fault survives.
 """
 
 from __future__ import annotations
@@ -22,7 +21,10 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """In ``file``, ``old`` (which occurs once) becomes ``new``: ``fault``."""
+    """A fault: in ``file``, ``old``, which occurs there once, becomes ``new``.
+
+    :ivar fault: what the fault does, for people.
+    """
 
     fault: str
     file: str
@@ -99,8 +101,8 @@ MUTANTS: Final = (
     Mutant(
         "an unused probe is never reclaimed",
         "engine/core/optimizer.py",
-        "if op.unused:  # else",
-        "if False:  # else",
+        "if op.unused:\n                self._host.free_aggr_kprobe(op)",
+        "if False:\n                self._host.free_aggr_kprobe(op)",
     ),
     Mutant(
         "disarming all leaves what waits for the optimizer armed",
@@ -159,7 +161,7 @@ MUTANTS: Final = (
 
 
 def survives(mutant: Mutant, tree: Path, tests: Sequence[str]) -> bool:
-    """The tests pass on the faulty copy."""
+    """Whether the tests pass on the faulty copy."""
     path = tree / mutant.file
     source = path.read_text()
     if source.count(mutant.old) != 1:
@@ -192,8 +194,9 @@ def survives(mutant: Mutant, tree: Path, tests: Sequence[str]) -> bool:
 
 
 def run_all(mutants: Sequence[Mutant], tests: Sequence[str]) -> int:
-    """All of ``mutants``, against ``tests`` (arguments of pytest); one line each. Returns the exit
-    status.
+    """Run ``tests`` (arguments of pytest) on each of ``mutants``, and print one line each.
+
+    :returns: the exit status.
     """
     alive = 0
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,4 @@
-"""Laws of entries of the table: what an aggregator is at each point of its life, and how several
-probes share one (linux-2010).
-"""
+"""Laws of the table's entries: aggregators, and how several probes share one (linux-2010)."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from tests.engine.states import (
     whole,
 )
 
-RET = 12  # no room for a jump
+RET = 12  # there is no room for a jump at this offset
 
 
 @pytest.fixture
@@ -130,7 +128,7 @@ class TestChain:
             def run(_p, regs) -> int:
                 order.append(number)
                 if number == 1:
-                    regs.ip = BASE + 2  # behind both nops: the result stays
+                    regs.ip = BASE + 2  # behind both nops, so that the result stays the same
                 return int(number == 1)
 
             return run

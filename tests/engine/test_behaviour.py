@@ -1,5 +1,6 @@
-"""Agreement of the whole core with a real Linux 6.1: every step of every recorded scenario, by
-`optprobe script`'s own code.
+"""Agreement of the whole core with a real Linux 6.1, at every step of every recorded scenario.
+
+The steps are run by the code of ``optprobe script``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ _OTHER_DATA = (
     " in the text differs"
 )
 _LACKS_DATA = "the function reads data that the image of the stubs does not carry, so the call dies"
-# What can't agree, and why: scenario, number of the step, its operation, the key that differs.
+# What can't agree, and why. The keys are the scenario, the step's number, its operation, and the
+# key that differs.
 _APART = {
     ("bad_args", 8, "reg 0 st_data+0", "rc"): _LACKS_SYMBOL,
     ("bad_args", 8, "reg 0 st_data+0", "text"): _LACKS_SYMBOL,
@@ -58,8 +60,9 @@ def test_every_step_is_answered_as_a_real_kernel_did(scenario: Scenario, image, 
 
 
 def test_an_operation_takes_as_many_core_syncs_as_the_fewest_interrupts_seen_for_it(image, pool):
-    """An interrupt a sync and some noise were counted: no step may have fewer than our syncs, and
-    of each kind one has no more.
+    """An interrupt for each sync was counted, and some noise.
+
+    So no step may have fewer interrupts than syncs here, and of each kind one has no more.
     """
     fewest: dict[tuple[str, int], int] = {}
     for scenario in scenarios():

@@ -1,8 +1,7 @@
-"""The core driven at random, on the real machine with real code, against
-:mod:`tests.engine.core_model`.
+"""The core driven at random, against the plain model of :mod:`tests.engine.core_model`.
 
-It finds each of these single-line changes to the core (``make mutants`` makes one after the other
-in a copy, and runs this):
+It runs on the real machine with real code, and finds each of these single-line changes to the core
+(``make mutants`` makes one after the other in a copy, and runs this):
 
 1. a new probe does not force back the jump it lies in;
 2. another probe in the bytes does not keep the jump off;
@@ -20,15 +19,15 @@ in a copy, and runs this):
 
 and, of what ``next`` mends of 6.1, of these:
 
-14. nobody is asked when a neighbour's jump is undone;
-15. what is enabled while all are disarmed sleeps on;
+14. no neighbour is looked for when a jump is undone;
+15. a probe that is enabled while all are disarmed stays disarmed when all are armed;
 16. a disabled probe that takes over a dying one enables it;
 17. a post_handler that joins a boosted probe is not called;
 18. what an operation arms and disarms is disarmed only.
 
-``OPTPROBE_EXAMPLES`` (300) makes it longer: of linux-2010 as many, of the others half. For ``next``
-the model has no exceptions: what may be optimized is, once the optimizer is idle, and who is
-enabled is called, post_handlers, too.
+``OPTPROBE_EXAMPLES`` (300) is the number of examples of linux-2010; the other profiles have half of
+it. For ``next`` the model has no exceptions: once the optimizer is idle, each probe that may be
+optimized is, and all handlers of enabled probes are called, post_handlers, too.
 """
 
 from __future__ import annotations
@@ -67,14 +66,14 @@ CODE = (
 )
 BOUNDARIES = (0, 1, 2, 4, 7, 8, 12, 17, 20, 22)
 SIZE = 23
-# 6.1 but for two faults of its own that this machine finds at once, and that have tests of their
-# own (test_finds.py).
+# This is 6.1 but for two faults of its own that this machine finds at once. They have tests of
+# their own (test_finds.py).
 MENDED_6_1 = replace(LINUX_6_1, looks_at_nearest_only=False, reoptimizes_neighbour=True)
 EXAMPLES = int(os.environ.get("OPTPROBE_EXAMPLES", "300"))
 
 
 class CoreMachine(RuleBasedStateMachine):
-    """One vCPU, one function of 10 instructions with probes anywhere in it."""
+    """One vCPU, and one function of 10 instructions with probes anywhere in it."""
 
     profile: Profile
     pool: object
@@ -100,7 +99,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.loaded = True
 
     def teardown(self) -> None:
-        """Everything goes, and leaves no trace."""
+        """Unregister all probes, and require that they leave no trace."""
         for probe in self.model.probes():
             self.kprobes.unregister_kprobe(probe.kprobe)
         set_kprobes_enabled(self.kprobes, on=True)
@@ -160,7 +159,7 @@ class CoreMachine(RuleBasedStateMachine):
             and self.profile.rescue_enables
             and offset in self.model.dying | self.model.leaked
         ):
-            return  # see test_finds.py
+            return  # test_finds.py has this fault of 6.1
         if dead and offset not in self.model.sites:
             with pytest.raises(KprobeError) as refused:
                 self.kprobes.register_kprobe(kprobe)
@@ -272,8 +271,8 @@ class CoreMachine(RuleBasedStateMachine):
         set_kprobes_enabled(self.kprobes, on=on)
         self.model.all_disarmed = not on
         if changed and on:
-            # Armed in the order of the table: one armed before a neighbour in its bytes is forced
-            # back again.
+            # They are armed in the order of the table, so one that is armed before a neighbour in
+            # its bytes is forced back again.
             self.model.blocked |= set(filter(self.holds_an_armed_one, self.model.sites))
         if not on:
             self._settled()
@@ -293,7 +292,7 @@ class CoreMachine(RuleBasedStateMachine):
         )
     )
     def take_over(self, index, enabled):
-        """A new probe where nobody is left and the optimizer has not come."""
+        """Register a probe where no probe is left and the optimizer has not come."""
         waiting = sorted(self.model.dying | self.model.leaked)
         self.register_one(waiting[index % len(waiting)], post=False, enabled=enabled)
 
@@ -324,7 +323,7 @@ class CoreMachine(RuleBasedStateMachine):
             for p in self.model.called(offset)
         ]
         assert [p for kind, p in self.calls if kind == "pre"] == pre
-        # 6.1 never calls one that joins a boosted copy
+        # 6.1 never calls a post_handler that joins a boosted copy.
         if self.profile.slot_has_both or not self.profile.steps_by_int3:
             post = [
                 p.kprobe
@@ -354,7 +353,7 @@ class CoreMachine(RuleBasedStateMachine):
     # What must hold -------------------------------------------------------------------------------
 
     def _settled(self) -> None:
-        """The optimizer is idle: what is queued nowhere stands."""
+        """Require, now that the optimizer is idle, what must stand in the text."""
         self.model.dying.clear()
         if self.profile.rescues_unused:
             self.model.leaked.clear()
@@ -372,14 +371,16 @@ class CoreMachine(RuleBasedStateMachine):
                 assert text[offset] == JMP, f"+{offset}: {text.hex(' ')}"
 
     def _covered(self, text: bytes, offset: int) -> bool:
-        """Inside the bytes of a jump, or of what a breakpoint has left of one."""
+        """Whether ``offset`` lies inside a jump, or what a breakpoint has left of one."""
         jumps = {start for start in BOUNDARIES if text[start] == JMP} | self.model.rearmed
         return any(start < offset < start + 5 for start in jumps)
 
     @invariant()
     def text_is_whole(self):
-        """Every instruction is its own, a breakpoint where one may be, or a whole jump to a detour
-        buffer in use where one may be.
+        """Require that every instruction of the text is whole.
+
+        It is the original, a breakpoint where one may be, or a whole jump, where one may be, to a
+        detour buffer in use.
         """
         if not self.loaded:
             return
@@ -426,6 +427,7 @@ SHARES = [(LINUX_2010, 1.0), (MENDED_6_1, 0.5), (NEXT, 0.5)]
 def test_the_core_does_what_a_plain_model_says(profile, share, pool):
     machine = type("Machine", (CoreMachine,), {"profile": profile, "pool": pool})
     chosen = settings(max_examples=max(1, int(EXAMPLES * share)), stateful_step_count=50)
-    if "OPTPROBE_NO_SHRINK" in os.environ:  # who only asks whether there is a failure
+    # make mutants only asks whether there is a failure, so it is not shrunk.
+    if "OPTPROBE_NO_SHRINK" in os.environ:
         chosen = settings(chosen, phases=(Phase.generate,))
     run_state_machine_as_test(machine, settings=chosen)

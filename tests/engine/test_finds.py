@@ -1,5 +1,6 @@
-"""Faults of the kernels themselves that the state machine finds, each as the shortest sequence that
-shows it, and where it is mended.
+"""Faults of the kernels that the state machine finds, each as the shortest sequence that shows it.
+
+Where a profile mends a fault, that is shown, too.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ def text(bench, size: int = 8) -> bytes:
 
 
 class TestAProbeBehindADisabledOneInsideAJump:
-    """get_optimized_kprobe() stops at the nearest probe in front, be that disabled, and does not
-    see the jump that starts before it.
+    """get_optimized_kprobe() stops at the nearest probe in front, even if that is disabled.
+
+    So it does not see the jump that starts before that probe.
     """
 
     def test_is_written_into_the_jump_by_6_1(self, bench_of):
@@ -72,9 +74,7 @@ class TestAProbeBehindADisabledOneInsideAJump:
 
 
 class TestDisableEnableDisableBeforeTheOptimizerCame:
-    """Arming writes a breakpoint over the jump that still stands, and leaves the jump's tail behind
-    it.
-    """
+    """Arming writes a breakpoint over a jump that still stands, and leaves the jump's tail."""
 
     @staticmethod
     def provoke(bench) -> None:
@@ -106,7 +106,7 @@ class TestDisableEnableDisableBeforeTheOptimizerCame:
 
 
 class TestADyingProbeThatANeighbourForcesBack:
-    """It leaves the unoptimizing list without being reclaimed."""
+    """The aggregator leaves the unoptimizing list without being reclaimed."""
 
     @staticmethod
     def provoke(bench) -> None:
@@ -134,8 +134,9 @@ class TestADyingProbeThatANeighbourForcesBack:
 
 
 class TestAProbeArmedAroundADisabledOneWhoseJumpStillStands:
-    """arch_check_optimized_kprobe() asked only whether the other is disabled, so the first is
-    optimized at once (f1c97a1b4ef7).
+    """arch_check_optimized_kprobe() asked only whether the other probe is disabled (f1c97a1b4ef7).
+
+    So the first one is optimized at once.
     """
 
     @staticmethod
@@ -200,7 +201,7 @@ def test_a_disabled_probe_that_takes_over_a_dying_one_leaves_its_jump_in_6_1(ben
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 def test_switching_optimization_off_waits_without_what_the_optimizer_needs(bench_of, profile):
-    """The commit of 2010 holds kprobe_mutex while it waits for a pass that takes it."""
+    """The commit of 2010 holds kprobe_mutex while it waits for a pass, which takes it."""
     bench = bench_of(profile)
     probe(bench, 0)
     bench.kprobes.wait_for_kprobe_optimizer()

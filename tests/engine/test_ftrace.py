@@ -1,6 +1,4 @@
-"""Laws of probes on ftrace locations in 6.1 and next, where such a probe is a call of a trampoline,
-and of what 2010 does there.
-"""
+"""Laws of probes on ftrace locations: a call of a trampoline, or in 2010 a breakpoint."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ def site(request) -> str:
 
 
 def text(bench, site: str) -> str:
-    """What stands at the site: the original, or the call."""
+    """The text at the site, ``original`` or the call."""
     original, prefix = SITES[site]
     found = bench.machine.text.read(BASE, len(original) + 1)
     assert found[-1] == bench.image.read(BASE, len(original) + 1)[-1]
@@ -144,7 +142,7 @@ class TestTheText:
         before = inspect_json(bench.image)
         bench.kprobes.register_kprobe(Kprobe(symbol_name="f"))
         size = len(SITES[site][0])
-        for at in range(size + 1):  # from inside of the call, too
+        for at in range(size + 1):  # also from inside of the call
             assert bench.arch.recovered(BASE + at, 16 - at) == bench.image.read(BASE + at, 16 - at)
         p = Kprobe(symbol_name="f", offset=size)
         bench.kprobes.register_kprobe(p)
@@ -203,7 +201,7 @@ class TestHandlers:
         older = counting(hits := [], post_handler=lambda p, *_: posts.append(p))
         newer = Kprobe(symbol_name="f", pre_handler=pre)
         bench.kprobes.register_kprobes([older, newer])
-        assert [bench.call("f", 4) for _ in range(2)] == [9, 9]  # g(4)
+        assert [bench.call("f", 4) for _ in range(2)] == [9, 9]  # the result of g(4)
         assert (hits, posts, newer.nmissed) == ([], [], 0)
 
     def test_that_set_ip_and_return_0_go_on_behind_the_site(self, bench_of, profile):
@@ -243,7 +241,8 @@ class TestHandlers:
         bench.kprobes.register_kprobe(a)
         bench.kprobes.register_kprobe(b)
         bench.kprobes.unregister_kprobe(b)
-        assert bench.kprobes.get_kprobe(BASE).post_handler is not None  # 5dd7caf0bdc5
+        # the aggregator keeps it (5dd7caf0bdc5)
+        assert bench.kprobes.get_kprobe(BASE).post_handler is not None
         assert bench.call("f", 4) == 7
         bench.kprobes.unregister_kprobe(a)
         assert (whole(bench), bench.kprobes.kprobe_table) == (True, {})
@@ -283,7 +282,7 @@ class TestHandlers:
         assert whole(bench)
 
     def test_begin_with_df_clear_and_leave_the_flags_as_they_were(self, bench_of, profile):
-        flags = "pushfq; pop rax; push rbx; pop rcx; cld; ret"  # what is behind the site
+        flags = "pushfq; pop rax; push rbx; pop rcx; cld; ret"  # the code behind the site
         bench = bench_of(profile, traced(body=f"; {flags}"))
         machine, executor = bench.machine, bench.executor
         hits: list[str | None] = []
@@ -292,7 +291,7 @@ class TestHandlers:
             pre_handler=lambda *_: hits.append(wrong_entry(machine, machine.cpus[0])),
         )
         bench.kprobes.register_kprobe(p)
-        for wanted in (0x202, 0x246, 0x602, 0xAD7):  # DF set in the third
+        for wanted in (0x202, 0x246, 0x602, 0xAD7):  # DF is set in the third
             executor.begin_call(0, BASE, (1, 2))
             uc = machine.cpus[0].uc
             uc.load()
@@ -309,7 +308,7 @@ class TestATaskInTheTrampoline:
         bench = bench_of(profile, traced(site))
         stubs = bench.machine.stubs
         hits: list[Kprobe] = []
-        for steps in range(1, 24):  # before it asks; at 24 or so it does
+        for steps in range(1, 24):  # the trampoline asks for handlers behind 24 instructions or so
             p = counting(hits)
             bench.kprobes.register_kprobe(p)
             bench.start_call(0, BASE, (4,))
@@ -317,7 +316,7 @@ class TestATaskInTheTrampoline:
             assert stubs.ftrace_caller <= bench.machine.cpus[0].rip < stubs.ftrace_caller + 0x80
             bench.kprobes.disable_kprobe(p)
             assert text(bench, site) == "original"
-            if steps % 2:  # the other way it finds a disabled one
+            if steps % 2:  # else it finds a disabled probe
                 bench.kprobes.unregister_kprobe(p)
             assert (bench.finish_calls(), bench.machine.cpus[0].registers()[0]) == ([], 7)
             bench.kprobes.unregister_kprobe(p)
@@ -333,7 +332,8 @@ class TestATaskInTheTrampoline:
         uc.gpr[4] -= bench.machine.config.stack_pages * 4096 - 1024 - 8 * pushes
         uc.store()
         (fault,) = bench.finish_calls()
-        assert (fault.symbol, fault.offset in (0, 5, 6)) == ("f", True)  # the site, PUSH or CALL
+        # the site, a PUSH or the CALL
+        assert (fault.symbol, fault.offset in (0, 5, 6)) == ("f", True)
 
     def test_whose_handler_raises_is_reported_at_the_site(self, bench_of, profile, site):
         bench = bench_of(profile, traced(site))

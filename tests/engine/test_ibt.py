@@ -1,5 +1,6 @@
-"""Laws of images for kernels with IBT: a probe at a function's first byte goes behind the ENDBR64
-there (6.1 and next).
+"""Laws of images for kernels with IBT (6.1 and next).
+
+There a probe at a function's first byte goes behind the ENDBR64.
 """
 
 from __future__ import annotations

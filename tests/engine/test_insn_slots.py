@@ -19,8 +19,10 @@ from engine.kprobe import Kprobe, Method
 from tests.conftest import BASE
 
 COUNT = 700
-"""Functions that can be optimized: more than two pages of slots and thirty of detour buffers. One
-more, ``g``, can't be boosted.
+"""The number of functions that can be optimized.
+
+Their probes take more than two pages of slots and thirty of detour buffers. One more function,
+``g``, can't be boosted.
 """
 
 
@@ -86,8 +88,9 @@ def test_a_cpu_in_a_call_holds_the_slots_back_until_the_call_ends(bench):
 
 
 def test_a_slot_freed_again_while_another_task_waits_is_not_its_to_collect(bench):
-    """Two tasks collect; one comes back, hands the slot out, and it is freed again, after the
-    other's wait began.
+    """Two tasks collect garbage, and one comes back first.
+
+    It hands a slot out, which is freed again after the other task's wait began.
     """
     plane = SteppedPlane(bench)
     arch = build_arch(bench.machine, bench.machine.text, plane, bench.kprobes.profile)
@@ -137,7 +140,7 @@ def test_without_room_for_a_slot_nothing_is_registered(bench):
     kprobes.unregister_kprobe(ps[0])
     kprobes.wait_for_kprobe_optimizer()
     p.addr = None
-    kprobes.register_kprobe(p)  # garbage is collected for it
+    kprobes.register_kprobe(p)  # garbage is collected for this slot
 
 
 def test_collecting_garbage_takes_one_grace_period_and_makes_the_slots_free(bench):
@@ -167,7 +170,7 @@ def test_more_than_a_page_of_garbage_is_collected_at_once(bench):
 
 
 def test_a_slot_without_a_jump_back_is_free_at_once(bench):
-    ps = [Kprobe(symbol_name="g")]  # its copy is left by a trap
+    ps = [Kprobe(symbol_name="g")]  # a trap ends its copy
     bench.kprobes.register_kprobes(ps)
     used = slot(bench, ps[0])
     remove(bench, ps)
@@ -246,7 +249,7 @@ def test_without_the_reuse_wait_a_dirty_slot_is_used_again_at_once(pool):
 
 
 class TestUnloadedText:
-    """Image removal: what the module loader does to text, and the core to its probes."""
+    """Removing an image: what the module loader does to text, and the core to its probes."""
 
     SIZE = 16
 

@@ -1,5 +1,6 @@
-"""Laws of the events that a core tells its instruments: they say what the text and the table hold,
-in each profile, and whatever the order of the operations.
+"""Laws of the events that a core tells its instruments: they agree with the text and the table.
+
+They do so in each profile, whatever the order of the operations.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ INT3, JMP = 0xCC, 0xE9
 
 
 class TextAsTold(Instrument):
-    """Follows from the events alone what the first byte of each probed instruction is, and compares
-    it with the text at each event.
-    """
+    """Compares, at each event, the text with what the event says of a probe's first byte."""
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench

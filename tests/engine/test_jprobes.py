@@ -1,4 +1,4 @@
-"""Laws of jumper probes and of break_handler, which 2010 has and 6.1 has not."""
+"""Laws of jumper probes and of break_handler, which only 2010 has."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.engine.guests import case, elf, interrupted_everywhere, run_case, wor
 G, H = BASE + 256, BASE + 512
 JPROBE_RETURN = build_stubs(BASE + (1 << 20)).jprobe_return
 LEAVE = f"mov rax, {JPROBE_RETURN:#x}; jmp rax"
-# Adds its arguments, two of them on the stack; boosted at its first byte, and optimizable there.
+# SUM adds its arguments, two of them on the stack; its first byte can be boosted and optimized.
 SUM = "lea rax, [rdi + rsi]; nop; add rax, [rsp + 8]; add rax, [rsp + 16]; ret"
 CALL = "push rsi; push rdi; mov rdi, 100; mov rsi, 20; call rdx; add rsp, 16; ret"
-# What a callee may do, and more: all registers, flags, its arguments on the stack, a deep stack.
+# ENTRY changes all that a callee may and more: registers, flags, its arguments, a deep stack.
 ENTRY = (
     "mov rax, [rsp + 8]; mov [rsp + 8], rdi; mov [rsp + 16], rsi; mov rcx, [rsp]; "
     "mov qword ptr [rsp + 56], rsp; sub rsp, 512; "
@@ -54,7 +54,7 @@ ENTRY = (
 
 @pytest.fixture
 def make(pool):
-    """``make(image or texts, ...)``: a workbench of 2010."""
+    """``make(image or texts, ...)`` makes a workbench of linux-2010."""
     made = []
 
     def build(*what, cpus: int = 1, optimize: bool = True, **fields):
@@ -70,7 +70,7 @@ def make(pool):
 
 
 def counted(log: str = "lock inc qword ptr [r11]") -> str:
-    """An entry function that counts at the address in R11 and leaves."""
+    """The text of an entry function that counts at the address in R11 and leaves."""
     return f"{log}; {LEAVE}"
 
 
@@ -256,7 +256,7 @@ class TestHits:
     def test_jprobe_return_without_a_hit_is_a_guest_fault(self, make):
         bench = make(LEAVE, "nop; nop; nop; nop; nop; ret")
         bench.kprobes.register_jprobe(Jprobe(symbol_name="g", entry="f"))
-        # no stack was ever noted; or that of an earlier hit
+        # At first no stack was ever kept; then there is that of an earlier hit.
         for kind in (FaultKind.DOUBLE_FAULT, FaultKind.BREAKPOINT):
             bench.start_call(0, BASE)
             (fault,) = bench.finish_calls()

@@ -1,6 +1,4 @@
-"""Laws of the kprobes core, on the real machine with real code: text bytes, flags, lists, return
-codes.
-"""
+"""Laws of the kprobes core, on real code: text bytes, flags, lists, return codes."""
 
 from __future__ import annotations
 
@@ -17,14 +15,14 @@ from tests.conftest import BASE, asm_image
 
 pytestmark = pytest.mark.smoke
 
-# f+0 is 5 bytes, f+5 and f+8 are 3 bytes each, f+11 is 4: f+0 alone fits a jump, f+5 needs two
-# instructions.
+# f+0 has 5 bytes, f+5 and f+8 have 3 bytes each, f+11 has 4. So f+0 alone fits a jump, and f+5
+# needs two instructions.
 CODE = "mov eax, 1; add rax, rdi; xor rdx, rdx; lea rax, [rax + 7]; ret"
 JMP, INT3 = 0xE9, 0xCC
 
 
 def counting(**where) -> tuple[Kprobe, list[int]]:
-    """A probe, and the ``ip`` of each of its hits."""
+    """A probe, and the list that gets ``ip`` of each of its hits."""
     hits: list[int] = []
     return Kprobe(pre_handler=lambda _p, regs: hits.append(regs.ip), **where), hits
 
@@ -302,7 +300,7 @@ class TestAggregation:
     def test_a_probe_inside_the_replaced_bytes_forces_its_neighbour_back_until_it_goes(
         self, workbench
     ):
-        # the 4 bytes from f+2 on are too few for a jump
+        # The 4 bytes from f+2 on are too few for a jump.
         bench = workbench("mov eax, edi; add rax, rdi; ret")
         a, a_hits = counting(symbol_name="f")
         b, b_hits = counting(symbol_name="f", offset=2)
@@ -396,7 +394,7 @@ class TestDelayedUnoptimizing:
 def test_a_fault_in_a_single_step_goes_on_at_the_fixup_whatever_fault_it_is(
     bench_of, profile, code, argument
 ):
-    """In the kernels a page fault does, and the others kill: mended in every profile."""
+    """In the kernels only a page fault goes on so; that is mended in every profile."""
     fixups = (ExceptionEntry(BASE, BASE + 256),)
     bench = bench_of(profile, asm_image(code, "mov eax, 7; ret", exception_table=fixups))
     p, hits = counting(addr=BASE)

@@ -1,6 +1,4 @@
-"""Laws of return probes: on real functions, by breakpoint and by jump, as both kernels have
-them.
-"""
+"""Laws of return probes on real functions, by breakpoint and by jump, in every profile."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ from tests.engine.guests import (
 )
 
 G = BASE + 256
-# Returns with every kind of result: RAX, XMM0, flags.
+# It returns with every kind of result: RAX, XMM0, flags.
 ADDING_XMM = "mov eax, edi; nop; nop; nop; add eax, edi; movq xmm0, rdi; cmp edi, 99; ret"
 
 
@@ -47,7 +45,7 @@ def optimize(request):
 
 @pytest.fixture
 def make(pool, profile, optimize):
-    """``make(image or texts, ...)``: a workbench of the profile and method."""
+    """``make(image or texts, ...)`` makes a workbench of the profile and method."""
     made = []
 
     def build(*what, cpus: int = 1, change=None, **fields):
@@ -71,7 +69,7 @@ def registered(bench, *rps: Kretprobe) -> None:
 
 
 def returns(**fields) -> tuple[Kretprobe, list]:
-    """A return probe, and ``(ri, regs.ax, ri.ret_addr, regs.ip, regs.sp)`` of each return."""
+    """A return probe, and a list of ``(ri, regs.ax, ri.ret_addr, regs.ip, regs.sp)`` a return."""
     seen: list = []
     return (
         Kretprobe(
@@ -136,8 +134,8 @@ class TestReturns:
         assert len(seen) > taken > 40  # once a run; IF is clear around a breakpoint only
 
     def test_what_lies_under_the_red_zones_rsp_is_left_alone_by_the_trampoline(self, make):
-        # Not what a compiler does, but what is promised: f reads what lies 16 and 128 bytes under
-        # the RSP that g left.
+        # No compiler does this, but it is promised: f reads what lies 16 and 128 bytes under the
+        # RSP that g left.
         reader = "sub rsp, 8; call rsi; mov rax, [rsp - 128]; xor rax, [rsp - 16]; add rsp, 8; ret"
         bench = make(
             reader, "mov ecx, 3; mov [rsp - 120], rdi; mov [rsp - 8], rcx; ret", red_zone=True
@@ -262,8 +260,8 @@ class TestNesting:
         registered(bench, *probes)
         assert bench.call("f", 5) == 10
         stubs = bench.machine.stubs
-        # The newest is entered first and finds the real return address. What the others find, 2010
-        # puts right for their handlers.
+        # The newest is entered first and finds the real return address. The others find the
+        # trampoline's, which 2010 replaces by the real one for their handlers.
         other = stubs.trampoline if profile.rethook else stubs.call_return
         assert order == [(0, other), (1, other), (2, stubs.call_return)]
         assert [len(rp.free_instances) for rp in probes] == [1, 1, 1]
@@ -493,8 +491,8 @@ class TestRegistration:
         assert rp.nmissed == 0
 
     def test_unregistering_with_calls_in_flight_lets_them_return_without_the_handler(self, make):
-        # RSI is schedule(): a quiescent point in the middle of a probed call, with more than a turn
-        # to go behind it.
+        # RSI is schedule(), a quiescent point in the middle of a probed call, behind which more
+        # than a turn is left.
         bench = make(
             "push rbx; mov rbx, rdi; nop; nop; call rsi; mov ecx, 2000; l: dec ecx; jnz l; "
             "mov rax, rbx; pop rbx; ret"
@@ -597,7 +595,7 @@ class TestTrampoline:
 
 
 class TestRun:
-    """`optprobe run` with r[MAXACTIVE] SYM."""
+    """``optprobe run`` with ``r[MAXACTIVE] SYM``."""
 
     def run(self, spec: str, profile, optimize, *, cpus: int = 1, name: str = "sort_i32-40"):
         found = case(name)

@@ -1,5 +1,7 @@
-"""Locks and waits, checked at run time: order, owner, text_mutex around every write to probed text,
-no sleep with preemption off.
+"""Locks and waits are checked at run time.
+
+Locks have an order and an owner, every write to probed text needs text_mutex, and code does not
+sleep with preemption off.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ def test_a_pass_moves_jumps_under_text_mutex_only(bench, monkeypatch, direction)
         bench.kprobes.disable_kprobe(p)
     before = bench.machine.text.read(BASE, 16)
     locked_text = bench.kprobes.locked_text
-    # one lock for both steps
+    # The lock around the step that writes here is left out: the first one where jumps go out, or
+    # where one lock is for both steps, else the second.
     forgets = direction == "out" or bench.kprobes.profile.pass_holds_text_lock
     kept = iter([nullcontext] if forgets else [locked_text, nullcontext])
     monkeypatch.setattr(bench.kprobes, "locked_text", lambda why: next(kept)(why))

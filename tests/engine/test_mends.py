@@ -1,5 +1,6 @@
-"""What is mended of kernel commit 6274de4984a6 in linux-2010, one by one: as it is by default, and
-as the commit has it (``--without``).
+"""The mends of kernel commit 6274de4984a6 in linux-2010, one by one.
+
+Each is shown as it is by default, and as the commit has it (``--without``).
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ OTHER = "mov eax, edi; add eax, 3; nop; nop; ret"
 
 @pytest.fixture
 def make(bench_of):
-    """``make(name, mended)``: linux-2010, with the mend of that name or without it; f(5) is 11 and
-    g(5) is 8.
+    """``make(name, mended)`` makes a workbench of linux-2010, with that mend or without it.
+
+    f(5) is 11 and g(5) is 8.
     """
 
     def made(name: str, mended: bool):
@@ -67,7 +69,8 @@ def test_covering_search_a_probe_behind_a_disabled_one_forces_the_jump_over_it_b
 @MENDED
 def test_86b4ce3156c0_boundaries_behind_an_optimized_probe_are_the_original_ones(make, mended):
     bench = make("86b4ce3156c0", mended)
-    # over 7 bytes: the commit goes on behind the jump's 5, in the middle of the add at 4
+    # The probe at 0 replaces 7 bytes. The commit goes on behind the jump's 5 bytes, in the middle
+    # of the add at 4.
     put(bench, 0, wait=True)
     assert text_at(bench) == "jump"
     with pytest.raises(KprobeError) as refused:
@@ -90,7 +93,7 @@ def test_enabled_0_disarms_what_the_optimizer_undoes(make, mended):
 
 @MENDED
 def test_enabled_0_disarms_what_is_forced_back_before_the_optimizer_comes(bench_of, mended):
-    # nobody waits for the optimizer
+    # without ad72b3bea744 nothing waits for the optimizer
     left_out = {"ad72b3bea744"} | (set() if mended else {"enabled-0-disarms"})
     bench = bench_of(without(LINUX_2010, frozenset(left_out)), asm_image(NOPS, OTHER))
     hits: list[int] = []
@@ -116,7 +119,7 @@ def test_enabled_1_optimizes_what_it_arms(make, mended):
 @MENDED
 def test_reoptimize_blocked_optimizes_what_a_neighbour_kept_a_breakpoint(make, mended):
     bench = make("reoptimize-blocked", mended)
-    neighbour = put(bench, 8, post_handler=lambda *_: None)  # which keeps that one a breakpoint
+    neighbour = put(bench, 8, post_handler=lambda *_: None)  # a post_handler keeps it a breakpoint
     put(bench, 4, wait=True)
     assert text_at(bench, 4) == "int3"
     bench.kprobes.disable_kprobe(neighbour)
@@ -154,7 +157,7 @@ def test_without_ad72b3bea744_the_completion_comes_with_the_last_pass(
     put(bench)
     bench.plane.sleep(OPTIMIZE_DELAY)
     assert text_at(bench) == "jump"
-    # g's jump was still to come, and with it the completion
+    # The jump of g was still to come, and the completion with it.
     set_kprobes_enabled(bench.kprobes, on=False)
     assert text_at(bench) == "original"
 
@@ -185,7 +188,7 @@ def test_handled_hit_ends_when_a_pre_handler_has_set_ip_and_returned_1(make, men
         regs.ip = BASE + 256
         return 1
 
-    # with a post_handler each stays a breakpoint, whose handler may change ip
+    # With a post_handler each stays a breakpoint, whose handler may change ip.
     for _ in range(children):
         p = put(bench, pre_handler=to_g, post_handler=lambda *_: None)
     first = bench.call("f", 5)

@@ -1,6 +1,4 @@
-"""The faults that ``make mutants`` plants are still where they are looked for, and are tried where
-they can show.
-"""
+"""The faults that ``make mutants`` plants are still in place, and tried where they can show."""
 
 from __future__ import annotations
 
@@ -77,5 +75,5 @@ def test_the_lines_that_run_are_seen_in_control_tasks_too(pool):
     with LineLog({name: range(1, len(source))}) as log:
         check(experiment_of(stepped, LINUX_2010), Search(preemptions=0), pool=pool)
     run = {source[line - 1].strip() for line in log.lines()[name]}
-    assert "self.arch.arch_prepare_kprobe(p)" in run  # of register_kprobe(), on a greenlet
+    assert "self.arch.arch_prepare_kprobe(p)" in run  # register_kprobe() runs it, on a greenlet
     assert "return _Bottom.LAST_CHILD" not in run

@@ -1,4 +1,5 @@
-"""The laws of ``next``: what it mends of 6.1, one by one, each beside what 6.1 does;
+"""The laws of ``next``: what it mends of 6.1, each beside what 6.1 does.
+
 test_poke_batch.py has how it pokes.
 """
 
@@ -47,8 +48,9 @@ def mends(profile) -> bool:
 
 
 class TestDisabledAndEnabledBeforeTheOptimizerCame:
-    """6.1 leaves a breakpoint over the first byte of the jump, shown as optimized, with nothing
-    queued (W2).
+    """6.1 leaves a breakpoint over the first byte of the jump, and lists nothing.
+
+    The probe is shown as optimized.
     """
 
     @BOTH
@@ -90,7 +92,7 @@ class TestDisabledAndEnabledBeforeTheOptimizerCame:
 
 
 class TestAProbeThatANeighbourKeptFromItsJump:
-    """6.1 leaves it a breakpoint when the neighbour has gone (W5)."""
+    """6.1 leaves the probe a breakpoint when the neighbour has gone."""
 
     @BOTH
     @pytest.mark.parametrize("goes", ["disable_kprobe", "unregister_kprobe"])
@@ -132,7 +134,7 @@ class TestAProbeThatANeighbourKeptFromItsJump:
 
 
 class TestWhileAllAreDisarmed:
-    """6.1 leaves the aggregator of a probe disabled that is enabled then (W7)."""
+    """6.1 leaves the aggregator of a probe disabled that is enabled while all are disarmed."""
 
     @BOTH
     @pytest.mark.parametrize("offset", [0, 12], ids=["aggregated", "alone"])
@@ -166,8 +168,9 @@ class TestWhileAllAreDisarmed:
 
 
 class TestAnUnregisteredProbe:
-    """6.1 leaves DISABLED set, and the probe comes back asleep (W8). Here its flags are those that
-    it was registered with.
+    """6.1 leaves DISABLED set, so the probe comes back disabled.
+
+    In ``next`` it has the flags that it was registered with.
     """
 
     @BOTH
@@ -211,7 +214,7 @@ class TestAnUnregisteredProbe:
 
 @BOTH
 def test_an_offset_of_4_gib_is_refused(bench_of, profile):
-    """6.1 cuts it to 0 (W9)."""
+    """6.1 cuts the offset to 0."""
     bench = bench_of(profile, asm_image(NOPS))
     p = Kprobe(symbol_name="f", offset=1 << 32)
     if not mends(profile):
@@ -223,7 +226,7 @@ def test_an_offset_of_4_gib_is_refused(bench_of, profile):
 
 
 class TestAPostHandlerThatJoinsABoostedProbe:
-    """6.1 never calls it: the one copy in the slot ends in a jump back (W11)."""
+    """6.1 never calls the post_handler, since the one copy in the slot ends in a jump back."""
 
     @BOTH
     @pytest.mark.parametrize("wait", [False, True], ids=["at once", "behind a jump"])
@@ -247,7 +250,7 @@ class TestAPostHandlerThatJoinsABoostedProbe:
     def test_one_that_came_first_does_not_keep_the_address_from_being_boosted_later(self, bench):
         first = put(bench, 12, post_handler=lambda *_: None)
         second = put(bench, 12)
-        assert bench.method(first) is Method.EMULATED  # ret
+        assert bench.method(first) is Method.EMULATED  # the instruction is a ret
         boosted, plain = put(bench, 8, post_handler=lambda *_: None), put(bench, 8)
         bench.kprobes.kprobes_allow_optimization = False
         assert bench.method(boosted) is Method.INT3
@@ -259,22 +262,25 @@ class TestAPostHandlerThatJoinsABoostedProbe:
 
 @BOTH
 def test_loop_and_ret_imm16_do_under_a_probe_what_they_do(bench_of, profile):
-    """6.1 takes one round too many, and leaves the arguments on the stack (W12)."""
+    """6.1 takes one round too many, and leaves the arguments on the stack."""
     loop = "mov eax, 0; mov ecx, 3; again: add eax, edi; loop again; ret"
     callee = "lea rax, [rdi + 1]; ret 16"
     caller = (
-        f"mov rdx, rsp; push 1; push 2; call {BASE + 256:#x}; sub rdx, rsp; add rsp, rdx; mov rax,"
-        " rdx; ret"
+        f"mov rdx, rsp; push 1; push 2; call {BASE + 256:#x}; sub rdx, rsp; add rsp, rdx; "
+        "mov rax, rdx; ret"
     )
     bench = bench_of(profile, asm_image(loop, callee, caller))
     put(bench, 12)
-    put(bench, 4, symbol="g", post_handler=lambda *_: None)  # else it is boosted
+    put(bench, 4, symbol="g", post_handler=lambda *_: None)  # without a post_handler it is boosted
     assert bench.call("f", 5) == (15 if mends(profile) else 20)
     assert bench.call("h", 5) == (0 if mends(profile) else 16)
 
 
 class TestADisabledProbeThatTakesOverADyingOne:
-    """6.1 enables the aggregator for it; when it goes the jump and the aggregator stay for good."""
+    """6.1 enables the aggregator for the disabled probe.
+
+    When that probe goes, the jump and the aggregator stay for good.
+    """
 
     def test_leaves_it_disabled_and_all_goes_with_it(self, bench):
         first = put(bench, wait=True)

@@ -1,6 +1,4 @@
-"""Laws of probes that an NMI hits: what each kernel makes of it depends on what the NMI came
-into.
-"""
+"""Laws of probes that an NMI hits, which depend on what the NMI came into."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ METHODS = ("stepped", "boosted", "jump")
 
 @pytest.fixture
 def make(bench_of, profile):
-    """A workbench with PLAIN as f, g and h."""
+    """Makes a workbench with PLAIN as f, g and h."""
     return lambda: bench_of(profile, asm_image(PLAIN, PLAIN, PLAIN))
 
 
@@ -84,7 +82,7 @@ def test_one_hit_in_a_hit_is_missed_but_a_breakpoint_in_a_step_stops_2010(
             0,
         ), boundary
         assert (hits.count(1), q.nmissed - before) == ((0, 1) if met[-1] else (1, 0)), boundary
-    # Handlers take no time here: what an NMI finds of a hit in progress is its single step, up to
+    # Handlers take no time here, so of a hit in progress an NMI finds only the single step, up to
     # the end of the trap behind it.
     steps = [boundary for boundary, found in enumerate(met) if found is not None]
     assert {met[boundary] for boundary in steps} == (
@@ -94,8 +92,9 @@ def test_one_hit_in_a_hit_is_missed_but_a_breakpoint_in_a_step_stops_2010(
 
 
 class NmiInStepOfMiss:
-    """Instead of interrupts: one NMI, when the CPU steps the instruction of a hit that was
-    missed.
+    """A plan of one NMI and no interrupts.
+
+    The NMI comes when the CPU steps the instruction of a hit that was missed.
     """
 
     def __init__(self, bench) -> None:
@@ -159,8 +158,9 @@ def test_one_that_stops_the_kernel_ends_a_call_whose_value_is_asked_for(make, pr
 
 
 def test_a_fault_in_an_nmi_is_taken_for_one_of_the_step_it_came_into_in_2010(bench_of, profile):
-    """Who asks where it was goes on at its fixup; who asks for the hit's status alone goes back to
-    the probe, which has none.
+    """A kernel that looks where the fault was goes on at its fixup.
+
+    One that looks at the hit's status alone goes back to the probe, which has no fixup.
     """
     image = asm_image(
         PLAIN,
@@ -184,7 +184,7 @@ def test_a_fault_in_an_nmi_is_taken_for_one_of_the_step_it_came_into_in_2010(ben
 
 
 def test_only_the_int3_behind_the_copy_ends_a_step(bench_of, profile):
-    """One in the code that an NMI runs meanwhile is nobody's, whoever steps."""
+    """An int3 in the code that an NMI runs meanwhile has no probe, and the CPU dies of it."""
     bench = bench_of(profile, asm_image(PLAIN, "nop; int3; ret"))
     put(bench, "stepped", "f")
     bench.machine.nmi_handler = lambda cpu, _regs: bench.call_nested(cpu, G)

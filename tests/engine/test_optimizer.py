@@ -1,5 +1,6 @@
-"""Laws of the optimizer's pass: when it comes, how much it takes, in which order, and when it comes
-again (linux-2010, but where said).
+"""Laws of the optimizer's pass: when it comes, what it takes, in which order, and when again.
+
+They are of linux-2010, but where another profile is named.
 """
 
 from __future__ import annotations
@@ -115,8 +116,9 @@ class TestBatches:
 class TestOrder:
     @pytest.mark.parametrize("name", ["linux-2010", "linux-6.1"])
     def test_jumps_go_in_and_out_newest_first_and_are_disarmed_oldest_first(self, bench_of, name):
-        """Both kernels add to a list, and move from one to the next, at the head (list_add,
-        list_move), and take from there.
+        """Both kernels add at the head of a list, and move from one list to the head of the next.
+
+        They take from the head, too (list_add, list_move).
         """
         bench = bench_of(profile_named(name), many_functions(3))
         log: list[str] = []

@@ -1,5 +1,6 @@
-"""How ``next`` pokes: what a pass or an operation changes shares its core syncs, 256 places at a
-time, and no CPU that comes by is lost.
+"""Laws of the pokes of ``next``: those of a pass or an operation share their core syncs.
+
+Up to 256 pokes do so, and a CPU that comes by meanwhile loses no hit.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def syncs(bench, work) -> int:
 
 @pytest.fixture
 def log(bench_of, monkeypatch):
-    """``log(bench)``: from now on, what is written (address, bytes), and ``sync`` and ``wait``
-    where they are.
+    """``log(bench)`` makes a list that gets all pokes from now on, in order.
+
+    A write is the pair of its address and bytes; core syncs and waits are texts.
     """
 
     def start(bench) -> list[object]:
@@ -199,11 +201,11 @@ def test_when_one_of_several_is_refused_those_before_it_go_again(bench_of):
 
 
 class TestACallWhileABatchIsUnderWay:
-    """At each sync a CPU calls every function: some of the bytes are there, some are not."""
+    """A CPU calls every function at each sync, where only some of the bytes are written."""
 
     @staticmethod
     def call_at_syncs(bench, monkeypatch) -> list[int]:
-        """What each function's calls gave, less what they should."""
+        """A list that gets what each function's call gave, less what it should give."""
         wrong: list[int] = []
 
         def sync(_why: str) -> None:
@@ -250,11 +252,14 @@ class TestACallWhileABatchIsUnderWay:
 
 
 class TestTheVector:
-    """What a CPU reads that found its poke in the vector of a batch, and is slow."""
+    """The batch's vector, as a slow CPU reads it that has found its poke there."""
 
     @staticmethod
     def two_batches(bench) -> tuple[list[int], list[int | None]]:
-        """Two jumps go in, then a third one; where CPUs that hit the first two go on then."""
+        """Write two jumps, then a third one.
+
+        :returns: the detour buffers, and where CPUs that hit the first two go on then.
+        """
         first = [Kprobe(symbol_name=name) for name in "fg"]
         bench.kprobes.register_kprobes(first)
         bench.kprobes.wait_for_kprobe_optimizer()

@@ -1,6 +1,4 @@
-"""Laws of the process pool: what comes back and in which order, and what is left when something
-dies.
-"""
+"""Laws of the process pool: the order of answers, and what is left when a process dies."""
 
 from __future__ import annotations
 
@@ -27,14 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def none_is_left(capfd):
-    """Whatever a test does: no worker outlives its pool, and none writes a word."""
+    """Require of each test that no worker outlives its pool, and that none writes anything."""
     yield
     assert multiprocessing.active_children() == []
     assert capfd.readouterr().err == ""
 
 
 class Gate:
-    """Opened in one process, waited for in another."""
+    """A gate that one process opens and another one waits at."""
 
     def __init__(self) -> None:
         self._out, self._in = os.pipe()
@@ -71,7 +69,7 @@ def has_ended(pid: int) -> bool:
 class TestAnswers:
     @pytest.fixture
     def second_first(self):
-        """Work whose second task is done first."""
+        """Two tasks, the second of which is done first."""
         gate = Gate()
 
         def work(task: int) -> int:
@@ -168,7 +166,7 @@ class TestErrors:
         assert "in fails\n" in str(raised.value.__cause__)
 
     def test_an_error_waits_for_its_turn_like_an_answer(self):
-        """So what comes out does not depend on who is done first."""
+        """So the result does not depend on which task is done first."""
         gate = Gate()
 
         def work(task: int) -> int:
@@ -188,7 +186,7 @@ class TestErrors:
 
     def test_an_error_that_can_not_be_sent_is_told_in_words(self):
         class Ours(Exception):
-            """Of a function, so no module has it."""
+            """An error whose class is made in a function, so that no module has it."""
 
         def work(_task: object) -> None:
             raise Ours("what is wrong")
@@ -218,7 +216,7 @@ class TestErrors:
 
 class TestDeath:
     def test_a_killed_workers_task_has_an_error_for_its_answer_behind_those_before(self):
-        """The others go on meanwhile."""
+        """The other workers go on meanwhile."""
         gate = Gate()
 
         def work(task: int) -> int:
@@ -246,7 +244,7 @@ class TestDeath:
             list(workers.in_order(range(9)))
 
     def test_a_worker_that_is_killed_with_a_task_unread_is_told(self):
-        """The connection is reset then, and not only at its end."""
+        """The leader reads a reset of the connection then, and not only its end."""
         with pool(pid_of) as workers:
             list(workers.in_order([1, 2]))
             worker = workers._workers[0]
@@ -266,7 +264,7 @@ class TestDeath:
                 list(workers.in_order([bytes(1 << 20)] * 2))
 
     def test_an_answer_is_not_lost_with_who_gave_it(self, monkeypatch):
-        """Its next task can't be sent, which must not hide the answer before."""
+        """The next task can't be sent to a dead worker, which must not hide its last answer."""
         give = process_pool._Worker.give
 
         def late(worker, waiting) -> None:
@@ -295,7 +293,7 @@ class TestDeath:
                     os.kill(child.pid, number)
 
     def test_a_worker_whose_leader_is_gone_ends_quietly(self):
-        """Whether it reads an end of file, or a reset since its answer was not read."""
+        """The worker reads an end of file, or a reset where its answer was not read."""
         desk = process_pool._Desk(lambda: None, lambda _state, task: task, print)
         for asked in ([], [([], "a task")]):
             ours, theirs = multiprocessing.Pipe()
@@ -368,7 +366,7 @@ class TestStart:
 
 class TestCtrlC:
     def test_a_worker_that_has_just_been_started_leaves_ctrl_c_to_the_leader(self, monkeypatch):
-        """It comes between the start of the process and its first instruction of ours."""
+        """The signal comes between the start of the process and the first line of its function."""
         serve = process_pool._serve
 
         def late(*words) -> None:
@@ -384,7 +382,7 @@ class TestCtrlC:
     def test_ctrl_c_while_workers_start_or_end_leaves_none_behind(
         self, monkeypatch, method, taken_by
     ):
-        """Whichever thread takes the signal, its handler runs in the main one."""
+        """Whichever thread takes the signal, its handler runs in the main thread."""
         usual = getattr(ForkProcess, method)
         over = threading.Event()
         other = threading.Thread(target=over.wait)
@@ -396,7 +394,7 @@ class TestCtrlC:
             if not came:
                 came.append(1)
                 signal.pthread_kill(thread.ident, signal.SIGINT)
-                time.sleep(0.02)  # until it is taken
+                time.sleep(0.02)  # until the signal is taken
             usual(process, *words)
 
         monkeypatch.setattr(ForkProcess, method, interrupted)
@@ -414,7 +412,7 @@ class TestCtrlC:
         other.join()
 
     def test_ctrl_c_to_all_processes_of_a_terminal_is_one_keyboardinterrupt(self):
-        """While one worker is at work, and the other one waits for a task."""
+        """One worker is at work then, and the other one waits for a task."""
         script = (
             "import os, time; from engine.process_pool import ProcessPool\ndef work(_state,"
             " task):\n    os.write(1, b'at work\\n')\n    time.sleep(30 * task)\ntry:\n    with"
@@ -433,6 +431,6 @@ class TestCtrlC:
         for _ in range(2):
             leader.stdout.readline()
         os.killpg(leader.pid, signal.SIGINT)
-        # until the workers, which hold the pipes too, have gone
+        # This returns when the workers, which hold the pipes too, have gone.
         out, err = leader.communicate(timeout=20)
         assert (leader.returncode, out, err) == (0, "interrupted\n", "")

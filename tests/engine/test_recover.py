@@ -1,5 +1,6 @@
-"""Decoding a function that has probes in it sees the original bytes, in every state of a probe; and
-sees what others patch.
+"""Laws of decoding a function that has probes in it: it sees the original bytes.
+
+That is so in every state of a probe; what others patch is seen as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SIZE = 16
 
 
 def states(bench, p: Kprobe):
-    """Walk a probe through its life, yielding in each state."""
+    """Walk a probe through its life, and yield in each state."""
     kprobes = bench.kprobes
     yield "before"
     kprobes.register_kprobe(p)

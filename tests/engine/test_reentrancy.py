@@ -1,5 +1,6 @@
-"""Laws of probes hit while a handler runs, of guest functions that handlers call, and of faults in
-either.
+"""Laws of probes that are hit while a handler runs.
+
+They are also of guest functions that handlers call, and of faults in handlers and such functions.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ from tests.engine.guests import (
 
 G, H = BASE + 256, BASE + 512
 PLAIN = "mov eax, edi; nop; nop; nop; nop; add rax, rsi; ret"
-# Uses up what a function may, and more: every register but RSP, flags, x87, SSE, the 128 bytes
-# under RSP.
+# CLOBBER changes all that a function may change, and more: every register but RSP, flags, x87, SSE,
+# and the 128 bytes under RSP.
 CLOBBER = (
     "push rdi; mov rcx, -1; "
     + "; ".join(
         f"mov {r}, rcx"
         for r in ("rbx", "rdx", "rsi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
     )
-    + "; pcmpeqd xmm0, xmm0; movdqa xmm7, xmm0; movdqa xmm15, xmm0; fldpi; fldpi; mov [rsp - 8],"
-    " rcx; mov [rsp - 128], rcx" + "; pop rax; add rax, rax; std; stc; ret"
+    + "; pcmpeqd xmm0, xmm0; movdqa xmm7, xmm0; movdqa xmm15, xmm0; fldpi; fldpi; "
+    "mov [rsp - 8], rcx; mov [rsp - 128], rcx" + "; pop rax; add rax, rax; std; stc; ret"
 )
 COUNTS_THEN_IF = "mov ecx, 300; l: dec ecx; jnz l; pushfq; pop rax; and eax, 0x200; ret"
 METHODS = ("stepped", "boosted", "jump")
@@ -56,9 +57,7 @@ def profile(request):
 
 @pytest.fixture
 def make(pool, request):
-    """``make(image or texts, ...)``: a workbench, of the test's profile if it has one, else of
-    2010.
-    """
+    """``make(image or texts, ...)`` makes a workbench of the test's profile, else of linux-2010."""
     made = []
 
     def build(*what, cpus: int = 1, **fields):
@@ -131,7 +130,7 @@ class TestNestedCall:
                     pre_handler=calling(bench, G, 21, answers=answers),
                 )
             except (AssertionError, KprobeError):
-                continue  # not a site of that method
+                continue  # the method is not possible at this site
             bench.start_call(0, BASE, (40, 2))
             reader = OutcomeReader(bench.machine, 0)
             bench.finish_calls()
@@ -255,9 +254,7 @@ class TestNestedCall:
     def test_none_come_in_a_return_probes_handler_of_2010_which_holds_a_lock(
         self, make, profile, method
     ):
-        """Its entry_handler runs as any handler of the entry's probe does: behind a jump, with
-        interrupts.
-        """
+        """The entry_handler takes interrupts behind a jump, as other handlers do."""
         bench = make(PLAIN, COUNTS_THEN_IF)
         bench.kprobes.kprobes_allow_optimization = method == "jump"
         entered: list[int] = []
@@ -428,7 +425,7 @@ class TestReentrancy:
 
 
 class TestFaults:
-    """fault_handler is there in 2010 only."""
+    """Faults in handlers; only 2010 has fault_handler."""
 
     def test_6_1_has_none(self, pool):
         bench = workbench_of(asm_image(PLAIN), pool, LINUX_6_1, optimize=True)
@@ -576,7 +573,7 @@ class TestFaults:
         assert bench.call("f", 1, 2) == 3
         assert seen == [(p, 14, G)]
         assert answers == [41]
-        # Stepped again from the start, it passes its breakpoint again.
+        # The instruction runs again from its start, so a stepped one passes its breakpoint again.
         assert q.nmissed == (2 if inner == "stepped" else 1)
 
     @pytest.mark.parametrize("children", [1, 2])

@@ -1,5 +1,6 @@
-"""Laws of registering and unregistering: what is refused and how, in which order things happen,
-what is left (linux-2010, but where said).
+"""Laws of registering and unregistering: refusals, the order of events, and what is left.
+
+They are of linux-2010, but where another profile is named.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def bench(workbench):
 
 
 def refused(bench, p: Kprobe) -> int:
-    """The errno; and nothing has changed."""
+    """The errno with which ``p`` is refused, which must change nothing."""
     before = dict(bench.kprobes.kprobe_table), bench.machine.text.writes, bench.arch.slots.used
     with pytest.raises(KprobeError) as raised:
         bench.kprobes.register_kprobe(p)
@@ -77,9 +78,7 @@ class TestRefusals:
         assert refused(bench, Kprobe(symbol_name="f", offset=offset)) == errno.EILSEQ
 
     def test_what_is_out_of_reach_of_slots_is_as_inspect_says(self, bench_of, profile):
-        """The kernel's slots lie within 2 GiB of all text; here an image can lie on both sides of
-        that.
-        """
+        """The kernel's slots lie within 2 GiB of all text; an image here may be larger."""
         near = asm_image("mov rax, qword ptr [rip]; mov rax, rdi; add rax, 3; ret")
         image = replace(near, segments=(*near.segments, Segment(BASE + (3 << 30), b"\xc3", 1)))
         for site in inspect_json(image, "f")["functions"][0]["sites"]:
@@ -175,9 +174,7 @@ class TestRefusals:
     def test_an_instruction_is_looked_at_with_the_text_locked_and_an_address_before(
         self, bench_of, profile, monkeypatch
     ):
-        """Else who registers beside a jump that goes in would take half of it for the function's
-        code.
-        """
+        """Without the lock, registering would see half of a jump that goes in beside it."""
         bench = bench_of(profile, asm_image(NOPS))
         held: list[bool] = []
         read = bench.arch.code.read
@@ -305,7 +302,7 @@ class TestUnregistering:
     ):
         put(bench)
         users = [put(bench, **{handler: none})]
-        if handler == "post_handler":  # there can be but one break_handler
+        if handler == "post_handler":  # there can be only one break_handler
             users.append(put(bench, post_handler=none))
         for left, p in enumerate(reversed(users), start=1):
             assert getattr(aggr_at(bench), handler) is not None

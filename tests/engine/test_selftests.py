@@ -1,5 +1,6 @@
-"""The scenarios of tools/testing/selftests/ftrace/test.d/kprobe/ of v6.1 as laws, on compiled code
-where one function will do.
+"""The scenarios of the kernel's own kprobe selftests as laws, on compiled code where possible.
+
+They are those of tools/testing/selftests/ftrace/test.d/kprobe/ of v6.1.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ def listed(bench) -> list[str]:
 
 
 def boundaries(bench, symbol: str) -> list[int]:
-    """Offsets of the instructions of a function."""
+    """The offsets of the instructions of a function."""
     start = bench.image.by_name[symbol].addr
     return sorted(addr - start for addr in bench.arch.code.function_at(start).boundaries)
 
 
 def taken_by(bench, symbol: str, offsets, **handlers) -> tuple[list[Kprobe], set[int]]:
-    """Register at each offset: the probes that were taken, and the errnos of the others."""
+    """Register a probe at each offset.
+
+    :returns: the probes that were taken, and the errnos of the others.
+    """
     taken: list[Kprobe] = []
     refused: set[int] = set()
     for offset in offsets:
@@ -56,7 +60,7 @@ def assert_no_trace(bench) -> None:
 
 
 class TestMultipleKprobes:
-    """multiple_kprobes.tc: exactly 256 probes, enabled and removed at once."""
+    """multiple_kprobes.tc: exactly 256 probes are enabled and removed at once."""
 
     def test_256_probes_are_all_hit_once_and_leave_no_trace(self, bench_of, profile):
         bench = bench_of(profile, many_functions(256))
@@ -86,7 +90,7 @@ class TestMultipleKprobes:
         probes = compress + around
         assert len(listed(bench)) == 256
         run_case(bench, case(SHA))
-        padding = bench.image.by_name["compress"].addr + 0x2E5  # jumped over
+        padding = bench.image.by_name["compress"].addr + 0x2E5  # the code jumps over it
         assert hits >= {p.at for p in compress} - {padding} | {around[0].at}
         bench.kprobes.unregister_kprobes(probes)
         assert_no_trace(bench)
@@ -102,7 +106,7 @@ class TestMultipleKprobes:
 
 
 class TestInsnBoundary:
-    """kprobe_insn_boundary.tc: offsets 0 to 255 of a function, one after the other."""
+    """kprobe_insn_boundary.tc: probes at offsets 0 to 255 of a function, one after the other."""
 
     @pytest.mark.parametrize(
         ("image", "symbol"),
@@ -122,7 +126,7 @@ class TestInsnBoundary:
 
 
 class TestOptTypes:
-    """kprobe_opt_types.tc: what `list` says of probes over the offsets 0 to 255 of a function."""
+    """kprobe_opt_types.tc: what `list` says of probes at the offsets 0 to 255 of a function."""
 
     def test_list_says_optimized_of_exactly_those_that_can_be_and_are_enabled(
         self, bench_of, profile
@@ -172,7 +176,7 @@ class TestOptTypes:
 
 
 class TestMultiprobe:
-    """kprobe_multiprobe.tc: several events at one place."""
+    """kprobe_multiprobe.tc: several events are at one place."""
 
     @pytest.mark.parametrize("goes", [0, 1])
     def test_each_counts_and_removing_one_leaves_the_other(self, bench_of, profile, goes):
@@ -202,7 +206,7 @@ class TestMultiprobe:
 
 
 class TestAddRemoveAndBusy:
-    """add_and_remove.tc, busy_check.tc: what is in use is not added again."""
+    """add_and_remove.tc and busy_check.tc: a probe in use is not added again."""
 
     def test_one_probe_can_be_added_and_removed_again_and_again(self, bench_of, profile):
         bench = bench_of(profile, elf("sha256.o"))
@@ -249,8 +253,9 @@ class TestAddRemoveAndBusy:
 
 
 class TestFtraceSite:
-    """kprobe_ftrace.tc, and the last case of kprobe_syntax_errors.tc: a function that begins with
-    the call of a tracer.
+    """kprobe_ftrace.tc and the last case of kprobe_syntax_errors.tc.
+
+    A function begins with the call of a tracer.
     """
 
     @pytest.fixture
@@ -281,7 +286,7 @@ class TestFtraceSite:
 
 
 class TestNonUniqueSymbol:
-    """kprobe_non_uniq_symbol.tc: register_kprobe() itself takes the first."""
+    """kprobe_non_uniq_symbol.tc: register_kprobe() itself takes the first function of a name."""
 
     def test_a_name_that_functions_share_means_the_first_of_them(self, bench_of, profile):
         image = asm_image("mov eax, 1; ret", "mov eax, 2; ret")
@@ -295,7 +300,7 @@ class TestNonUniqueSymbol:
 
 
 class TestProbepoint:
-    """probepoint.tc: places by address and by symbol with an offset."""
+    """probepoint.tc: places are given by address, and by symbol with an offset."""
 
     def test_an_address_and_a_symbol_with_an_offset_mean_the_same_place(self, bench_of, profile):
         bench = bench_of(profile, elf("sha256.o"))

@@ -1,5 +1,7 @@
-"""What the kernel's own tests ask of probe definitions: kprobe_eventname.tc,
-kprobe_syntax_errors.tc, kretprobe_maxactive.tc, profile.tc.
+"""What the kernel's own tests ask of probe definitions, as laws.
+
+They are kprobe_eventname.tc, kprobe_syntax_errors.tc, kretprobe_maxactive.tc and profile.tc of
+v6.1.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def run(specs, profile, pool, *, optimize: bool = True):
 
 
 class TestMaxactive:
-    """kretprobe_maxactive.tc."""
+    """kretprobe_maxactive.tc: how many calls a return probe follows at once."""
 
     @pytest.mark.parametrize(
         ("text", "number"),
@@ -78,7 +80,7 @@ class TestMaxactive:
 
 
 class TestEventNames:
-    """kprobe_eventname.tc."""
+    """kprobe_eventname.tc: the names of events and groups."""
 
     @pytest.mark.parametrize(
         ("text", "group", "event"),
@@ -213,7 +215,7 @@ class TestAFunctionThatIsThereTwice:
 def test_two_events_at_one_place_and_one_on_its_return_each_count_every_call(
     pool, profile, optimize
 ):
-    """kprobe_multiprobe.tc, profile.tc."""
+    """kprobe_multiprobe.tc and profile.tc ask for this."""
     found = case("sha256-200")
     result = run_image(
         elf(found.image),

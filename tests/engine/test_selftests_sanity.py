@@ -1,5 +1,6 @@
-"""The scenarios of lib/test_kprobes.c of v6.1 as laws: handlers around a function, several at once,
-missed hits, returns, who called.
+"""The scenarios of lib/test_kprobes.c of v6.1 as laws.
+
+They have handlers around a function, several probes at once, missed hits, returns, and callers.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class TestKprobes:
         ]
         bench.kprobes.register_kprobe(probes[0])
         bench.kprobes.unregister_kprobe(probes[0])
-        # unregistering leaves that in the kernels
+        # In the kernels, unregistering leaves the flag set.
         assert bool(probes[0].flags & KprobeFlag.DISABLED) is not profile.gives_flags_back
         probes[0].addr, probes[0].flags = None, KprobeFlag(0)
         bench.kprobes.register_kprobes(probes)
@@ -145,8 +146,9 @@ class TestKretprobes:
 
 
 class TestWhoCalled:
-    """What a stack trace in a return handler is made of: the return addresses, though the stack
-    holds the trampoline's.
+    """A stack trace in a return handler consists of the real return addresses.
+
+    The stack itself holds the trampoline's address.
     """
 
     NESTED = (

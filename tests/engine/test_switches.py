@@ -1,5 +1,7 @@
-"""Laws of what concerns all probes: the two switches, debugfs list, code that goes away, a kernel
-without jump optimization.
+"""Laws of what concerns all probes at once.
+
+These are the two switches, the list in debugfs, code that goes away, and a kernel without jump
+optimization.
 """
 
 from __future__ import annotations
@@ -60,8 +62,9 @@ class TestSwitches:
     def test_off_does_not_wait_for_the_breakpoint_of_what_a_neighbour_forced_back_in_6_1(
         self, bench, change
     ):
-        """It is on the third list, and 6.1 waits until the other two are empty. Nobody's handler is
-        called for it.
+        """It is on the freeing list, and 6.1 waits until the other two lists are empty.
+
+        No handler is called for it.
         """
         p, hits = put(bench, offset=5)
         bench.kprobes.wait_for_kprobe_optimizer()
@@ -116,7 +119,7 @@ class TestSwitches:
         set_kprobes_enabled(bench.kprobes, on=True)
         bench.kprobes.wait_for_kprobe_optimizer()
         assert first(bench, BASE + 256) == bench.image.read(BASE + 256, 1)[0]
-        # In the kernels the site slept on: enable_kprobe() looks at its entry only while probes are
+        # In the kernels the entry stays disabled: enable_kprobe() looks at it only while probes are
         # armed.
         sleeps = not bench.kprobes.profile.enables_while_disarmed
         assert (first(bench), slept_hits) == (bench.image.read(BASE, 1)[0] if sleeps else JMP, [])
@@ -181,7 +184,7 @@ class TestCodeThatGoesAway:
         p, _ = put(bench)
         q, _ = put(bench, "g")
         bench.kprobes.wait_for_kprobe_optimizer()
-        bench.kprobes.disable_kprobe(p)  # waits to be undone
+        bench.kprobes.disable_kprobe(p)  # it waits to be undone
         before = bench.machine.text.read(BASE, 300)
         used = bench.arch.slots.used, bench.arch.detours.used
         assert bench.kprobes.kprobes_module_going(BASE, 256) == 1

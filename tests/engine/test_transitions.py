@@ -1,6 +1,4 @@
-"""Laws of what is optimized, what is undone, and when: text, flag and list after each step
-(linux-2010).
-"""
+"""Laws of optimizing and undoing: text, flag and list after each step (linux-2010)."""
 
 from __future__ import annotations
 
@@ -267,5 +265,5 @@ def test_a_hit_on_a_disabled_jump_runs_the_copies_and_no_handler_and_misses_noth
     assert state(bench).text == "jump"
     assert (bench.call("f", 5), hits, p.nmissed) == (11, [], 0)
     bench.kprobes.unregister_kprobe(p)
-    assert state(bench).text == "jump"  # unused, and not undone yet
+    assert state(bench).text == "jump"  # it is unused, and not undone yet
     assert (bench.call("f", 5), hits, p.nmissed) == (11, [], 0)

@@ -1,5 +1,6 @@
-"""Laws of code that is unloaded and loaded again, beyond a probe's life (for which see
-test_insn_slots.py): on the machine's side.
+"""Laws of code that is unloaded and loaded again, on the machine's side.
+
+test_insn_slots.py has those of its probes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from tests.conftest import BASE
 
 PAGE = 4096
 SPIN = BASE + 2 * PAGE
-"""``spin``: counts RDI down; on a page of its own. In front of it two pages of ``f0`` and so on,
-which return their number.
+"""The address of ``spin``, which counts RDI down, on a page of its own.
+
+In front of it are two pages of ``f0`` and so on, which return their number.
 """
 
 
@@ -130,7 +132,7 @@ def test_a_piece_of_what_is_unloaded_cannot_be_unloaded_again(bench):
     ("start", "size"), [(BASE + 4, 28), (BASE, 21)], ids=["at its start", "at its end"]
 )
 def test_it_holds_no_half_of_a_function(bench, start, size):
-    """Its other half, and a jump that spans the two, would be left."""
+    """The other half of the function, and a jump that spans the two, would be left."""
     with pytest.raises(InputError):
         bench.machine.unload_text(start, size)
 
@@ -195,8 +197,9 @@ def test_a_snapshot_does_not_go_back_over_pages_that_were_made_again(bench):
 
 
 def test_spaces_over_one_store_take_pages_in_any_order(bench):
-    """Each has what it made, and only that; the same pages are one version, whoever made them in
-    which order.
+    """Each space has the pages that it made, and only those.
+
+    The same pages are one version, in whatever order they were made.
     """
     store, port = bench.machine.text.store, bench.machine
     one, other, third = (TextSpace(store, port) for _ in range(3))

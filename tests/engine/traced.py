@@ -1,4 +1,4 @@
-"""A function that begins with an ftrace location, as each kind of code has it."""
+"""A function that begins with an ftrace location, of each kind that code has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.conftest import BASE, asm_image
 
 __all__ = ("BODY", "LOCATION", "SITES", "traced")
 
-FENTRY = BASE + 0x200  # "h": comes back at once
+FENTRY = BASE + 0x200  # the function h, which returns at once
 GOT = BASE + 0x1000
 SITES = {
     "nop": (bytes.fromhex("0f1f440000"), b"\xe8"),
@@ -23,8 +23,9 @@ LOCATION = Reserved(BASE, 5, ReservedKind.FTRACE_SITE)
 
 
 def traced(site: str = "nop", body: str = BODY, **fields) -> Image:
-    """f begins with an ftrace location, g is another function, h what the location calls where it
-    is a call.
+    """An image whose function f begins with an ftrace location.
+
+    g is another function, and h is what the location calls, where it is a call.
     """
     code = SITES[site][0]
     image = asm_image(

@@ -578,8 +578,8 @@ _PASS: Final = (
     Fault(
         "an unused aggregator is never freed",
         _OPTIMIZER,
-        "if op.unused:  # else",
-        "if False:  # else",
+        "if op.unused:\n                self._host.free_aggr_kprobe(op)",
+        "if False:\n                self._host.free_aggr_kprobe(op)",
         Kind.LEAK,
     ),
     Fault(

@@ -134,7 +134,7 @@ EXPLORER: Final = (
         "not part of a state: open calls with return probes",
         _RETURN_PROBES,
         "    def key(self) -> FollowedCalls:\n"
-        '        """See :class:`Oracle`."""\n'
+        '        """The calls that are open, on which later verdicts depend."""\n'
         "        return self.opened\n",
         "    def key(self) -> FollowedCalls:\n        return ()\n",
         Kind.EXPLORER,

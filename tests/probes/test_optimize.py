@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from arch_x86.isa.constants import MAX_OPTIMIZED_LENGTH
 from arch_x86.isa.insn import NO_QUIRKS
 from arch_x86.probes.code import CodeCache
-from arch_x86.probes.optimize import REPLACED_SIZE_MAX, OptimizePlan, Unoptimizable, can_optimize
+from arch_x86.probes.optimize import OptimizePlan, Unoptimizable, can_optimize
 from engine.image import ExceptionEntry, Range, Reserved, ReservedKind
 from tests.probes.images import BASE, cache_of
 
@@ -41,7 +42,9 @@ def test_can_optimize(code: str, offset: int, answer: int | Unoptimizable) -> No
         assert plan is answer
     else:
         assert isinstance(plan, OptimizePlan)
-        assert plan.size == answer == sum(insn.length for insn in plan.insns) <= REPLACED_SIZE_MAX
+        assert (
+            plan.size == answer == sum(insn.length for insn in plan.insns) <= MAX_OPTIMIZED_LENGTH
+        )
         assert plan.end == BASE + offset + answer
 
 

@@ -1,3 +1,4 @@
-"""What must hold on every schedule: one rule a file, all behind
-:class:`engine.patching.oracles.oracle.Oracle`.
+"""The oracles: rules that must hold on every schedule, one a file.
+
+Each is a class of :class:`engine.patching.oracles.oracle.Oracle`.
 """

@@ -1,5 +1,6 @@
-"""Oracle 2, of calls: each leaves what it leaves without probes, and the calls together what they
-leave in some order without probes.
+"""The oracle of calls: with probes, each call leaves what it leaves without.
+
+Where calls share data, all calls together leave what they leave without probes in some order.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ __all__ = ("CallResults",)
 
 
 class CallResults(Oracle):
-    """Registers, flags, vector and floating-point registers, buffers, and no fault.
+    """A call leaves the right registers, flags and buffers, and does not die.
 
-    Where calls share data, each of them, and all of them together with what is in memory, leave
-    what they do in one of
-    :attr:`Situation.orders`; there a call may also die as it does in one.
+    Vector and floating-point registers are compared, too. Where calls share data, each of them, and
+    all of them together with the content of memory, leave what they leave in one order of
+    :attr:`Situation.orders <engine.patching.situation.Situation>`; a call may also die of what it
+    dies of in one of these orders.
 
-    :ivar left: where calls share data, what they have left so far, by name.
+    :ivar left: where calls share data, the names of what they have left so far, by task.
     """
 
     def __init__(self, now: Situation) -> None:
@@ -32,25 +34,25 @@ class CallResults(Oracle):
         self.left: Left = {}
 
     def reset(self) -> None:
-        """See :class:`Oracle`."""
+        """Forget what the calls of the last schedule have left."""
         self.left = {}
 
     def save(self) -> Left:
-        """See :class:`Oracle`."""
+        """The names of what calls have left so far."""
         return self.left
 
     def restore(self, saved: Left) -> None:
-        """See :class:`Oracle`."""
+        """Take ``saved`` as what calls have left so far."""
         self.left = saved
 
     def key(self) -> object:
-        """The verdict at the end is on all that was left."""
+        """What calls have left so far, on which the verdict at the schedule's end depends."""
         if not self.left:
             return ()
         return sorted(self.left.items())
 
     def call_ended(self, vcpu: VcpuState, outcome: CallOutcome) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Compare what the call has left with what it leaves without probes."""
         addr = self.now.calls[vcpu.task].addr
         if self.now.orders is not None:
             return self._in_some_order(vcpu, addr, outcome)
@@ -64,26 +66,27 @@ class CallResults(Oracle):
         return Violation(ViolationKind.WRONG_RESULT, vcpu.index, addr, text)
 
     def _in_some_order(self, vcpu: VcpuState, addr: int, outcome: CallOutcome) -> Violation | None:
+        """Note what a call has left, and whether it leaves that in some order without probes."""
         assert self.now.orders is not None
         name = name_of(outcome)
         self.left = add_call(self.left, vcpu.task, name)
         return self.now.orders.check_call((vcpu.task, vcpu.calls - 1), addr, name, outcome)
 
     def died(self, vcpu: VcpuState, fault: Fault) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Report the fault, unless the call dies of it in some order without probes."""
         port = self.now.port
         if (
             self.now.orders is not None
             and self._in_some_order(vcpu, 0, port.cpus.way_to_die(vcpu.task)) is None
         ):
-            return None  # it dies so in some order without probes
+            return None  # it dies of that in some order without probes, too
         text = f"CPU {vcpu.index} at {fault.place}: {fault.kind}: {fault.explain}"
         return Violation(
             ViolationKind.GUEST_FAULT, vcpu.index, fault.rip or port.cpus.ip(vcpu.index), text
         )
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Compare what all calls and the memory hold with the orders without probes."""
         if self.now.orders is None:
             return None
         data = self.now.data

@@ -1,4 +1,4 @@
-"""Oracle 7: every control task ends."""
+"""The oracle of progress: every control task comes to its end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ("Deadlock",)
 
 
 class Deadlock(Oracle):
-    """When nobody can go on, every control task has ended."""
+    """When nothing can go on any more, no control task and no task is left waiting."""
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Report the tasks that wait for ever."""
         if not waiting:
             return None
         return Violation(

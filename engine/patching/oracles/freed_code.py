@@ -1,5 +1,6 @@
-"""Oracle 4: nothing executes in, or returns to, a slot or detour buffer that is not in use, and no
-hit goes on with a freed probe.
+"""The oracle of freed code: no CPU executes, or returns to, a slot or detour buffer that is freed.
+
+Nor does a hit go on with a probe that is freed.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ __all__ = ("FreedCode",)
 
 
 class FreedCode(Oracle):
-    """A vCPU, or a task off its CPU, that is in the room of slots and detour buffers is in one that
-    is in use.
-    """
+    """A vCPU or task that stands in the memory of slots and detour buffers stands in one in use."""
 
     def in_buffer(self, cpu: int, ip: int) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Report a vCPU or task at ``ip``, if the slot or detour buffer there is not in use."""
         if self.now.node.state.arch.in_use(ip):
             return None
         return Violation(
@@ -29,7 +28,7 @@ class FreedCode(Oracle):
         )
 
     def died(self, vcpu: VcpuState, fault: Fault) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Report a call that died in a slot or detour buffer which is not in use."""
         return (
             self.in_buffer(vcpu.index, fault.rip)
             if fault.rip in self.now.port.text.buffers
@@ -37,7 +36,7 @@ class FreedCode(Oracle):
         )
 
     def hit_goes_on(self, vcpu: VcpuState, name: int) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Report a hit that goes on with a probe whose slot is freed."""
         p = self.now.node.state.named(name)
         if p is None or p.ainsn is not None:
             return None

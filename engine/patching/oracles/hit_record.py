@@ -1,4 +1,7 @@
-"""Oracle 6, of the CPUs: behind a hit the CPU's record of it is what it was before."""
+"""The oracle of CPUs: behind a hit, the CPU's record of the hit is what it was before.
+
+The record answers to struct kprobe_ctlblk and current_kprobe in include/linux/kprobes.h.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,17 @@ __all__ = ("HitRecord",)
 
 
 class HitRecord(Oracle):
-    """When a pass over a site or a call has ended, the CPU does not say that it is still in a
-    hit.
+    """A CPU does not say that it is still in a hit, when a pass over a site or a call has ended.
+
+    If it said so, its later hits would be misses.
     """
 
     def pass_over(self, vcpu: VcpuState, site: Site) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Compare the CPU's record with the one before the hit."""
         return self.call_ending(vcpu)
 
     def call_ending(self, vcpu: VcpuState) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Compare the CPU's record with the one before the call."""
         before = NO_HIT if vcpu.interrupted is None else vcpu.interrupted.block
         if vcpu.block == before:
             return None

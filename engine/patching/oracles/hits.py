@@ -1,4 +1,4 @@
-"""Oracle 3: hits and misses, pass by pass."""
+"""The oracle of hits: each pass over a site is a hit or a miss as it should be."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ __all__ = ("Hits",)
 
 
 class Hits(Oracle):
-    """A pass that fetched an armed site and ended while its probe was registered and enabled is one
-    hit; one miss, if the CPU was in another hit. One that overlaps an operation on the probe may be
-    either or neither; any other is neither. Each hit of a probe with a post_handler is followed by
-    one call of it. Of several probes at a site the handlers of the newest one run first. No handler
-    runs once the probe is unregistered.
+    """A pass over an armed site, with the probe enabled throughout, is one hit.
+
+    It is one miss instead, if the CPU was in another hit. A pass that overlaps an operation on the
+    probe may be either or neither, and any other pass is neither. Each hit of a probe with a
+    post_handler is followed by one call of it. Of several probes at a site, the handlers of the
+    newest run first. No handler runs once its probe is unregistered.
     """
 
     def handler_ran(self, vcpu: VcpuState, seen: Seen, probe: int) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Report a handler that runs though its probe is not registered."""
         cpu, lives = vcpu.index, self.now.node.lives
         if probe < len(lives) and lives[probe][0] is Life.OFF:
             text = (
@@ -32,7 +33,7 @@ class Hits(Oracle):
         return None
 
     def pass_over(self, vcpu: VcpuState, site: Site) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Compare what the pass has seen of each probe with what it should have seen."""
         one, lives, control = vcpu.passing, self.now.node.lives, self.now.node.state.control
         assert one is not None
         where = self.now.port.text.where
@@ -64,13 +65,18 @@ class Hits(Oracle):
         return None
 
     def _counted(self, one: Pass, n: int, posts: bool) -> tuple[ViolationKind, str] | None:
-        """What is wrong with what the pass has seen of probe ``n``."""
+        """What is wrong with what the pass has seen of probe ``n``, or None.
+
+        :param posts: whether the probe has a post_handler.
+        :returns: the kind of the violation, and the rest of its sentence.
+        """
         seen = [kind for kind, number in one.seen if number == n]
         hits, misses = seen.count(Seen.HIT) + seen.count(Seen.FULL), seen.count(Seen.MISS)
         want = int(one.armed and one.lives[n][0] is Life.ON)
         hits_due, misses_due = (0, want) if one.busy else (want, 0)
         if hits == hits_due and one.busy and one.armed and not want and misses == 1:
-            misses_due = 1  # a disabled probe beside an enabled one: a miss counts on each of them
+            # A miss counts on each probe of the site, on a disabled one beside an enabled one, too.
+            misses_due = 1
         if (hits, misses) != (hits_due, misses_due):
             kind = (
                 ViolationKind.LOST_HIT

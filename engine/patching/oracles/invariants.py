@@ -1,5 +1,6 @@
-"""Oracle 6, of the core: after each control step lists, flags, text and locks agree, and operations
-keep what they promise.
+"""The oracle of the core: in each control state its lists, flags, text and locks agree.
+
+What operations promise (docs/explore.md, "What an operation promises") is looked at here, too.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ __all__ = ("Invariants",)
 
 
 class Invariants(Oracle):
-    """Each control state is looked at once."""
+    """Looks at each control state once, when it is met first."""
 
     def control_state(self, node: ControlNode) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Report the first thing that is wrong in the control state ``node``."""
         why = self._error(node) or self._lists(node) or self._pass(node)
+        # While a lock is held an operation is under way, and may have done half of what it does.
         if why is None and not any(node.held):
             why = (
                 self._text(node)
@@ -29,9 +31,17 @@ class Invariants(Oracle):
         return None if why is None else Violation(ViolationKind.INVARIANT, None, None, why)
 
     def _error(self, node: ControlNode) -> str | None:
+        """Require that no control task has ended in an error.
+
+        As the methods below, this returns a sentence on what is wrong, or None.
+        """
         return None if node.error is None else f"a control task ended in an error: {node.error}"
 
     def _lists(self, node: ControlNode) -> str | None:
+        """Require that each aggregator names the list that it is on.
+
+        One that waits to be optimized is enabled and has the flag OPTIMIZED.
+        """
         for queue, listed in node.state.core.optimizer.lists.items():
             for op in listed:
                 if op.queue is not queue:
@@ -41,8 +51,9 @@ class Invariants(Oracle):
         return None
 
     def _pass(self, node: ControlNode) -> str | None:
-        """Between the locks of the tables and their drop a pass of the optimizer owns
-        kprobe_mutex.
+        """Require that a pass of the optimizer owns kprobe_mutex.
+
+        It does so from the step that takes the locks of the tables to the one that drops them.
         """
         core = node.state.core
         for task in node.state.plane.tasks:
@@ -56,8 +67,9 @@ class Invariants(Oracle):
         return None
 
     def _text(self, node: ControlNode) -> str | None:
-        """No lock is held, so no operation is under way: what is armed is registered, and what is
-        enabled is armed.
+        """Require that each enabled probe of the table is armed in the text.
+
+        No lock is held here, so no operation is under way.
         """
         core, text, facts = node.state.core, node.state.text, node.state.facts
         for addr, p in core.kprobe_table.items():
@@ -78,8 +90,9 @@ class Invariants(Oracle):
         return None
 
     def _children(self, node: ControlNode) -> str | None:
-        """An aggregator and its probes agree on where they are, who belongs to whom, and what slot
-        they have.
+        """Require that aggregators and their children agree.
+
+        They have the same address and the same slot, and name each other.
         """
         for addr, entry in node.state.core.kprobe_table.items():
             if entry.addr != addr:
@@ -94,8 +107,9 @@ class Invariants(Oracle):
         return None
 
     def _jumps(self, node: ControlNode) -> str | None:
-        """OPTIMIZED, the lists and the text agree, and no other probe's breakpoint lies in the
-        bytes of a jump.
+        """Require that OPTIMIZED, the lists and the text agree about jumps.
+
+        No enabled probe may lie inside the bytes of a jump.
         """
         core, text = node.state.core, node.state.text
         for addr, op in core.kprobe_table.items():

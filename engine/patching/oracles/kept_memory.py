@@ -1,4 +1,4 @@
-"""Oracle 2, of memory: what no unprobed call writes is at the end as it was at the start."""
+"""The oracle of memory: what no unprobed call writes is at the end what it was at the start."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ __all__ = ("KeptMemory",)
 
 
 class KeptMemory(Oracle):
-    """The data in memory but what calls may write: their stacks and buffers and, where they share
-    data, what they were seen to write.
+    """Data in memory does not change, but for what calls may write.
 
-    Where they share data and it is not known yet what they write, nothing is kept.
+    Calls may write their stacks and their buffers and, where they share data, what they were seen
+    to write without probes. Where they share data and it is not known yet what they write, nothing
+    is compared.
     """
 
     _kept: tuple[tuple[int, bytes], ...] = ()
+    """The spans that have to stay as they are: the physical address and the content of each."""
 
     def start(self) -> None:
-        """See :class:`Oracle`."""
+        """Work out which spans have to stay as they are."""
         now = self.now
         if now.unprobed.shares and now.orders is None:
             return
@@ -34,7 +36,7 @@ class KeptMemory(Oracle):
         )
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Report the first byte that has changed."""
         room = self.now.port.memory.room
         for begin, content in self._kept:
             if room[begin : begin + len(content)] != content:
@@ -48,7 +50,7 @@ class KeptMemory(Oracle):
 
 
 def _without(page: tuple[int, int], own: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """What of ``page`` lies outside of the spans ``own``, which ascend."""
+    """The parts of ``page`` that lie outside of the spans ``own``, which ascend."""
     at, end = page
     for begin, stop in own:
         if begin < end and stop > at:

@@ -1,5 +1,6 @@
-"""The oracles, in the order in which they are asked: of several violations that one event brings
-the first counts.
+"""The oracles in the order in which they are asked.
+
+Of several violations that one event brings, the first counts.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""No oracle at all: notes what calls leave without probes, in the order in which they are made, for
-the oracles of an exploration with probes (:mod:`engine.patching.baseline`).
+"""Notes what calls leave without probes, for the oracles of an exploration with probes.
+
+It is an oracle without a rule: :mod:`engine.patching.baseline` explores all orders of the calls
+with it.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ __all__ = ("NotedOutcomes",)
 
 
 class NotedOutcomes(Oracle):
-    """With probes a call may leave that, too, or die so.
+    """Notes what each call leaves or dies of, and what each schedule ends with.
 
-    :param at_end: called at the end of each schedule, before its ending is noted.
-    :ivar found: the orders that were met since a fresh record was put here.
+    :param at_end: called at the end of each schedule, before what it ends with is noted.
+    :ivar found: the record of the orders that were met. :mod:`engine.patching.baseline` may put a
+        fresh one in its place.
     """
 
     def __init__(self, now: Situation, at_end: Callable[[], None]) -> None:
@@ -30,33 +33,33 @@ class NotedOutcomes(Oracle):
         self._left: Left = {}
 
     def reset(self) -> None:
-        """See :class:`Oracle`."""
+        """Forget what the calls of the last schedule have left."""
         self._left = {}
 
     def save(self) -> Left:
-        """See :class:`Oracle`."""
+        """The names of what calls have left so far."""
         return self._left
 
     def restore(self, saved: Left) -> None:
-        """See :class:`Oracle`."""
+        """Take ``saved`` as what calls have left so far."""
         self._left = saved
 
     def key(self) -> object:
-        """See :class:`Oracle`."""
+        """What calls have left so far, since it is noted at the schedule's end."""
         return sorted(self._left.items())
 
     def call_ended(self, vcpu: VcpuState, outcome: CallOutcome) -> None:
-        """See :class:`Oracle`."""
+        """Note what the call has left."""
         self._left = add_call(
             self._left, vcpu.task, self.found.note_call(vcpu.task, vcpu.calls - 1, outcome)
         )
 
     def died(self, vcpu: VcpuState, fault: Fault) -> None:
-        """See :class:`Oracle`."""
+        """Note of what the call has died."""
         self.call_ended(vcpu, self.now.port.cpus.way_to_die(vcpu.task))
 
     def schedule_ended(self, waiting: Sequence[str]) -> None:
-        """See :class:`Oracle`."""
+        """Note what all calls and the memory hold at the end."""
         self._at_end()
         data = self.now.data
         self.found.note_end(self._left, data.changed(), data.content)

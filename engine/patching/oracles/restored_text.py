@@ -1,4 +1,4 @@
-"""Oracle 5: after all is unregistered the text is the original, byte for byte."""
+"""The oracle of text: when all probes are unregistered, the text is the original, byte for byte."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ("RestoredText",)
 
 
 class RestoredText(Oracle):
-    """At the end of a schedule the text, but for slots and detour buffers, is the original."""
+    """At the end of a schedule all text but slots and detour buffers is the original."""
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Report the first byte that differs, if the experiment is to restore the text."""
         if not self.now.experiment.restores:
             return None
         text = self.now.port.text

@@ -1,8 +1,7 @@
-"""Oracle 3, of return probes: a model of which calls are open, and what the handlers of each return
-have to be.
+"""The oracle of return probes: each followed call is reported once, with the right values.
 
-The model is the oracle's own: it learns of a call when an entry_handler runs, and of a return when
-the trampoline asks.
+It has a model of its own of the calls that are open. The model learns of a call when an
+entry_handler runs, and of a return when the trampoline asks.
 """
 
 from __future__ import annotations
@@ -20,11 +19,14 @@ __all__ = ("FollowedCall", "FollowedCalls", "ReturnProbes", "Returned")
 
 
 class FollowedCall(NamedTuple):
-    """A call that was entered over the armed entry, with an instance.
+    """A call that was entered over the armed entry and has an instance.
 
-    ``probe``: its number, and the ``registration`` of it that was in force. ``frame``: where the
-    return address lay. ``found``: what lay there; ``ret_addr``: where the call really returns to,
-    which is another address if a return probe had been there before.
+    :ivar probe: the number of the return probe.
+    :ivar registration: which registration of the probe was in force.
+    :ivar frame: the address on the stack where the return address lay.
+    :ivar found: the address that lay there.
+    :ivar ret_addr: the address to which the call really returns. It differs from ``found`` where
+        another return probe had put the trampoline there before.
     """
 
     probe: int
@@ -35,8 +37,11 @@ class FollowedCall(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """What the handler of a return probe saw: ``ret_addr`` of its instance, ``ip`` and ``value``
-    (the call's result) of its pt_regs.
+    """What the handler of a return probe was shown.
+
+    :ivar ret_addr: that of its instance.
+    :ivar ip: that of its pt_regs.
+    :ivar value: the call's result in its pt_regs.
     """
 
     probe: int
@@ -46,16 +51,17 @@ class Returned(NamedTuple):
 
 
 FollowedCalls = tuple[tuple[int, tuple[FollowedCall, ...]], ...]
-"""By task, oldest first."""
+"""The open calls of each task, oldest first."""
 
 
 class ReturnProbes(Oracle):
-    """A call that was entered with its return probe registered and an instance free is followed by
-    one handler when it returns: of several on a call that of the probe that was entered last comes
-    first, each with the right return address and value. One that found no instance free is a miss.
-    No handler runs once the probe is unregistered.
+    """A call that is entered with its return probe enabled and an instance free is followed.
 
-    :ivar opened: the model.
+    The handler runs once when the call returns. Of several return probes on a call, the handler of
+    the one that was entered last runs first, and each is shown the right return address and value.
+    A call that found no instance free is a miss. No handler runs once its probe is unregistered.
+
+    :ivar opened: the calls that are open.
     """
 
     def __init__(self, now: Situation) -> None:
@@ -71,29 +77,32 @@ class ReturnProbes(Oracle):
     # State ----------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """See :class:`Oracle`."""
+        """Forget the open calls of the last schedule."""
         self.opened = ()
 
     def save(self) -> FollowedCalls:
-        """See :class:`Oracle`."""
+        """The calls that are open."""
         return self.opened
 
     def restore(self, saved: FollowedCalls) -> None:
-        """See :class:`Oracle`."""
+        """Take ``saved`` as the calls that are open."""
         self.opened = saved
 
     def key(self) -> FollowedCalls:
-        """See :class:`Oracle`."""
+        """The calls that are open, on which later verdicts depend."""
         return self.opened
 
     def _of(self, task: int) -> tuple[FollowedCall, ...]:
+        """The open calls of ``task``, oldest first."""
         return dict(self.opened).get(task, ())
 
     def _set(self, task: int, calls: tuple[FollowedCall, ...]) -> None:
+        """Make ``calls`` the open calls of ``task``."""
         others = [one for one in self.opened if one[0] != task]
         self.opened = tuple(sorted([*others, (task, calls)] if calls else others))
 
     def _in_use(self, probe: int, registration: int) -> int:
+        """The number of instances that a registration of return probe ``probe`` has in use."""
         return sum(
             (one.probe, one.registration) == (probe, registration)
             for _, calls in self.opened
@@ -101,15 +110,17 @@ class ReturnProbes(Oracle):
         )
 
     def _registration(self, probe: int) -> int:
+        """Which registration of return probe ``probe`` is in force."""
         return self.now.node.state.control.ledger.registration(probe)
 
     def _instances(self, probe: int) -> int:
+        """The number of instances of return probe ``probe``."""
         return self.now.node.state.control.returns[probe].maxactive
 
     # Entries --------------------------------------------------------------------------------------
 
     def call_followed(self, vcpu: VcpuState, probe: int, regs: Any) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Add the call to the model; report it if all instances of the probe are in use already."""
         hits = self.now.port.hits
         frame, registration, instances = (
             hits.stack_pointer(regs),
@@ -134,10 +145,10 @@ class ReturnProbes(Oracle):
         return Violation(ViolationKind.EXTRA_HIT, vcpu.index, None, text)
 
     def instance_missing(self, vcpu: VcpuState, probe: int) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Report the miss if an instance of the probe is free."""
         if self.now.node.lives[probe][0] is Life.CHANGING:
-            # it is being unregistered: 6.1 takes its instances away at once, and a hit that is on
-            # its way finds none
+            # The probe is being unregistered: 6.1 takes its instances away at once, and a hit on
+            # its way to one finds none.
             return None
         instances = self._instances(probe)
         free = instances - self._in_use(probe, self._registration(probe))
@@ -152,8 +163,9 @@ class ReturnProbes(Oracle):
     # Returns --------------------------------------------------------------------------------------
 
     def return_begins(self, vcpu: VcpuState, frame: int, value: int) -> Violation | None:
-        """The probes that follow the call are, last entered first, to be called now. Their calls
-        are not open any more.
+        """Note which handlers have to run now: those of the call, the last entered first.
+
+        Their calls are not open any more.
         """
         calls = self._of(vcpu.task)
         first = next((n for n, one in enumerate(calls) if one.frame == frame), len(calls))
@@ -165,7 +177,7 @@ class ReturnProbes(Oracle):
     def return_handler_ran(
         self, vcpu: VcpuState, probe: int, ri: KretprobeInstance, regs: Any
     ) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Note what the handler was shown."""
         hits = self.now.port.hits
         self._seen.append(
             Returned(probe, ri.ret_addr, hits.instruction_pointer(regs), hits.return_value(regs))
@@ -173,7 +185,7 @@ class ReturnProbes(Oracle):
         return None
 
     def return_handled(self, vcpu: VcpuState) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Compare the handlers that ran, and what they were shown, with what the model expects."""
         cpu, left = vcpu.index, list(self._seen)
         for one in self._returning:
             life = (
@@ -183,7 +195,7 @@ class ReturnProbes(Oracle):
             )
             came = bool(left) and left[0].probe == one.probe
             if life is Life.OFF or (life is Life.CHANGING and not came):
-                continue  # if it came, it is left over
+                continue  # A handler that came all the same is left over, and is reported below.
             begin = f"a call returns to {self.now.port.text.where(one.ret_addr)} on CPU {cpu}, and"
             if not came:
                 text = f"{begin} the handler of return probe {one.probe} does not run"
@@ -201,6 +213,7 @@ class ReturnProbes(Oracle):
         return None
 
     def _differs(self, one: FollowedCall, got: Returned, value: int) -> str | None:
+        """The first value that the handler was shown wrongly, as text, or None."""
         ret_addr, ip = (
             (one.found, one.ret_addr) if self._rethook else (one.ret_addr, self._trampoline)
         )
@@ -214,8 +227,10 @@ class ReturnProbes(Oracle):
         )
 
     def return_over(self, vcpu: VcpuState) -> Violation | None:
-        """As many calls of the task are open in the core, and as many instances of each
-        registration of a return probe are in use there, as calls are open in the model.
+        """Compare the core's open calls and instances in use with the model.
+
+        As many calls of the task are open in the core as in the model, and as many instances of
+        each registration of a return probe are in use.
         """
         cpu, task = vcpu.index, vcpu.task
         (stacks, taken), calls = self.now.open_calls, len(self._of(task))
@@ -237,7 +252,7 @@ class ReturnProbes(Oracle):
         return None
 
     def call_ended(self, vcpu: VcpuState, outcome: Any) -> Violation | None:
-        """It was the outermost one of its task: none is open any more."""
+        """Report a followed call that is still open behind the outermost call of its task."""
         cpu, calls = vcpu.index, self._of(vcpu.task)
         if not calls:
             return None

@@ -1,5 +1,6 @@
-"""Oracle 1: every instruction starts on a boundary of the code that is valid there, and is decoded
-from one version of the text.
+"""The oracle of torn instructions: each one is whole, and is decoded from one text version.
+
+An instruction must begin where the code that is valid there has an instruction.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ __all__ = ("TornInstructions",)
 
 
 class TornInstructions(Oracle):
-    """Near a site that is: an original instruction, whole; at a site also a breakpoint, or a whole
-    jump or call of a probe there.
+    """Near a site, a vCPU executes an original instruction, whole, or what was patched in whole.
+
+    At a site it may also be a breakpoint, or a whole jump or call of a probe there.
     """
 
     def instruction(self, vcpu: VcpuState, ip: int) -> Violation | None:
-        """See :class:`Oracle`."""
+        """Compare what the vCPU fetches at ``ip`` with what may stand there."""
         text = self.now.port.text
         facts, original = text.facts, self.now.insns.get(ip)
         if original is None:
