@@ -33,7 +33,7 @@ mutants: $(VENV)/test.stamp
 
 # Every optimizable site of every shipped workload; goes on where it was. CAMPAIGN="--profile linux-6.1 --file other.jsonl" for more.
 campaign: $(VENV)/run.stamp
-	@$(BIN)/python -m bench.campaign $(CAMPAIGN)
+	@$(BIN)/python -m bench.program campaign $(CAMPAIGN)
 
 # Ctrl-C at random moments of each command. INTERRUPTS="--seed 3 --moments 2 verify" for others, fewer, and only some commands.
 interrupts: $(VENV)/run.stamp
@@ -44,7 +44,7 @@ laws: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.explore.laws
 
 sound: $(VENV)/run.stamp
-	@$(BIN)/python -m bench.soundness $(SOUND)
+	@$(BIN)/python -m bench.program soundness $(SOUND)
 
 # Functions that share data, on two vCPUs and with preemption, and with a hit lost on purpose. SHARED="-1 rand" for a bound of 1 and only these.
 shared: $(VENV)/test.stamp
@@ -52,7 +52,7 @@ shared: $(VENV)/test.stamp
 
 # The tables of docs/necessity.md and docs/findings.md, in Markdown, from a fresh run of the matrix.
 necessity: $(VENV)/run.stamp
-	@$(BIN)/python -m bench.necessity $(NECESSITY)
+	@$(BIN)/python -m bench.program necessity $(NECESSITY)
 
 # The built wheel, without the source tree's packages on the path.
 smoke: $(VENV)/lint.stamp

@@ -22,6 +22,7 @@ from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Verifier
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from bench.lines import answers
+from bench.program import run_guarded
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
 from engine.patching.experiment import Experiment
@@ -56,6 +57,22 @@ class Site:
 
 def sites(profile: str, preemptions: int, max_schedules: int, progress: Progress) -> Iterator[Site]:
     """All sites, in the order of images and addresses."""
+    try:
+        shortest = _shortest_calls(progress)
+    finally:
+        progress.clear()
+    for (image_name, _), (_, place, call, args) in sorted(shortest.items()):
+        yield Site(image_name, place, call, args, profile, preemptions, max_schedules)
+
+
+def _shortest_calls(
+    progress: Progress,
+) -> dict[tuple[str, int], tuple[int, str, str, tuple[str, ...]]]:
+    """The call with the fewest instructions that passes each site.
+
+    :returns: by image and address of the site: the instructions of the call, the site's place, the
+        function that is called, and its arguments.
+    """
     best: dict[tuple[str, int], tuple[int, str, str, tuple[str, ...]]] = {}
     known = cases()
     for done, one in enumerate(known):
@@ -78,9 +95,7 @@ def sites(profile: str, preemptions: int, max_schedules: int, progress: Progress
             if here < best.get((one.image, addr), (1 << 62, "", "", ())):
                 best[one.image, addr] = here
         verifier.close()
-    progress.clear()
-    for (image_name, _), (_, place, call, args) in sorted(best.items()):
-        yield Site(image_name, place, call, args, profile, preemptions, max_schedules)
+    return best
 
 
 def check_site(site: Site) -> dict[str, Any]:
@@ -135,4 +150,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_guarded(lambda: main))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.ctrl_c import Interrupted
 from engine.process_pool import ProcessPool
 from engine.report.terminal import Progress
 
@@ -44,15 +45,24 @@ def answers(
     Those that are not in ``file`` are worked out by ``jobs`` processes, and added to it.
 
     :param noun: what one of ``wanted`` is called in the line of progress.
+    :raises Interrupted: Ctrl-C came. The answers that came before it are in the file.
+    :raises WorkerDied: a worker process died. The answers of the tasks before its own are in the
+        file.
     """
     known = read(file)
     left = [one for one in wanted if one.key not in known]
     workers = ProcessPool(lambda: None, lambda _, one: work(one), max(1, min(jobs, len(left))))
-    with workers, file.open("a", encoding="utf-8") as out:
-        for done, answer in enumerate(workers.in_order(left)):
-            line.update(done, len(left), noun)
-            out.write(json.dumps(answer) + "\n")
-            out.flush()
-            known[answer["key"]] = answer
-    line.clear()
+    done = 0
+    try:
+        with workers, file.open("a", encoding="utf-8") as out:
+            for answer in workers.in_order(left):
+                line.update(done, len(left), noun)
+                out.write(json.dumps(answer) + "\n")
+                out.flush()
+                known[answer["key"]] = answer
+                done += 1
+    except KeyboardInterrupt:
+        raise Interrupted(f"after {done:,} of {len(left):,} {noun}") from None
+    finally:
+        line.clear()
     return [known[one.key] for one in wanted]

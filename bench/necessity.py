@@ -12,10 +12,12 @@ from typing import Final
 
 from arch_x86.explore.scenarios.steps import SHOWN
 from arch_x86.explore.x86_setup import X86Setup
+from bench.program import run_guarded
 from engine.core.profiles import NEXT
+from engine.ctrl_c import Interrupted
 from engine.patching.matrix import CONFIGURATIONS, Cell, Configuration, matrix
 from engine.patching.search_options import Search
-from engine.report.terminal import Progress, complain
+from engine.report.terminal import Progress, complain, count
 
 _KERNELS: Final = tuple(one for one in CONFIGURATIONS if one.profile is not NEXT)
 _NEXT: Final = tuple(one for one in CONFIGURATIONS if one.profile is NEXT)
@@ -93,8 +95,14 @@ def main() -> int:
     args = parser.parse_args()
     line = Progress("necessity")
     search = Search(preemptions=args.preemptions, max_schedules=args.max_schedules, jobs=args.jobs)
-    cells = list(matrix(search, X86Setup(), SHOWN, say=line.note, warn=complain))
-    line.clear()
+    cells: list[Cell] = []
+    try:
+        # extend() leaves in the list what came before an interrupt
+        cells.extend(matrix(search, X86Setup(), SHOWN, say=line.note, warn=complain))
+    except KeyboardInterrupt:
+        raise Interrupted(f"after {count(len(cells), 'cell')}") from None
+    finally:
+        line.clear()
     notes = _notes(cells)
     print(*table(cells, _KERNELS, notes), "", sep="\n")
     print(
@@ -108,4 +116,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_guarded(lambda: main))

@@ -18,6 +18,7 @@ from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
 from arch_x86.explore.x86_setup import X86Setup
 from bench.lines import answers
+from bench.program import run_guarded
 from engine.patching.search_options import Search
 from engine.patching.verdict import check
 from engine.report.terminal import Progress, table
@@ -125,4 +126,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_guarded(lambda: main))

@@ -1,7 +1,10 @@
 """The entry point of the command ``optprobe`` and of ``python -m engine``."""
 
+from __future__ import annotations
+
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 __all__ = ("run",)
@@ -9,11 +12,20 @@ __all__ = ("run",)
 _STANDARD_ERROR = 2
 
 
-def run() -> int:
-    """Run the command line and return the exit status of the process.
+def _load_command_line() -> Callable[[], int]:
+    from engine.commands.cli import main
+
+    return main
+
+
+def run(load: Callable[[], Callable[[], int]] = _load_command_line) -> int:
+    """Run a program, which is the command line unless another is given, and return the exit status
+    of the process.
 
     Ctrl-C while the program is being loaded is reported by one line on standard error, with status
-    130, as it is later. Once :func:`engine.commands.cli.main` has returned, SIGINT is ignored.
+    130, as it is later. Once the program's ``main`` has returned, SIGINT is ignored.
+
+    :param load: imports the program, and returns its ``main``, which returns an exit status.
     """
     handler = None
     try:
@@ -21,9 +33,7 @@ def run() -> int:
 
         handler = CtrlC.installed()
         _reserve_standard_streams()
-        from engine.commands.cli import main
-
-        status = main()
+        status = load()()
         if handler is not None:
             handler.done()
     except KeyboardInterrupt:  # another Ctrl-C right behind this one raises nothing (engine.ctrl_c)

@@ -1,1 +1,1 @@
-"""The commands of ``optprobe``, and the one place that wires the arch layer in."""
+"""The command line of ``optprobe``: one file a command, and cli.py with the table of them."""

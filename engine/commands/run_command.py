@@ -16,7 +16,6 @@ from engine.commands.shared_options import NO_JOBS_HELP, add_call, add_executing
 from engine.report.terminal import Style, count, table
 from engine.syntax.arguments import DoubleArgument, parse_argument
 from engine.syntax.interrupts import parse_interrupts
-from engine.syntax.kprobe_events import parse_spec
 
 __all__ = ("COMMAND",)
 
@@ -38,6 +37,9 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
+    # loaded here, because every record that a module defines costs each command's start
+    from engine.syntax.kprobe_events import parse_spec
+
     options = exec_options(args)
     jobs(args)  # there is one process, but what is no number is refused
     arguments = [parse_argument(text) for text in args.arguments]

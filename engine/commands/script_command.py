@@ -19,7 +19,6 @@ from engine.commands.output import print_json
 from engine.commands.shared_options import NO_JOBS_HELP, add_executing, add_image, add_list
 from engine.errors import InputError, error_text, printable
 from engine.syntax.arguments import IntegerArgument
-from engine.syntax.script import parse_script
 
 __all__ = ("COMMAND",)
 
@@ -39,6 +38,9 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
+    # loaded here, because every record that a module defines costs each command's start
+    from engine.syntax.script import parse_script
+
     options = exec_options(args)
     jobs(args)  # there is one process, but what is no number is refused
     operations = parse_script(

@@ -145,6 +145,14 @@ SCRIPT = ("script", "IMAGE", "SCRIPT")
 MATRIX = ("matrix",)
 
 
+def check_without(option: str) -> tuple[str, ...]:
+    """:data:`CHECK` without an option and its value, which a test gives itself."""
+    if option not in CHECK:
+        return CHECK
+    at = CHECK.index(option)
+    return CHECK[:at] + CHECK[at + 2 :]
+
+
 def bad_inputs() -> Iterator[tuple[str, ...]]:
     """Each of them is wrong in one place. Names of files stand for those that the test makes."""
     for command in ("run", "verify", "check"):
@@ -169,7 +177,7 @@ def bad_inputs() -> Iterator[tuple[str, ...]]:
         )
     for option in ("--calls", "--preemptions", "--max-schedules", "--seed", "--depth"):
         yield from (
-            (*CHECK, option, number)
+            (*check_without(option), option, number)
             for number in NUMBERS
             if (option, number) != ("--preemptions", "0")
         )

@@ -34,7 +34,7 @@ def image(tmp_path) -> str:
     return str(file)
 
 
-def check_of(image: str, *more: str) -> tuple[str, ...]:
+def check_of(image: str, *more: str, preemptions: int = 0) -> tuple[str, ...]:
     return (
         "check",
         image,
@@ -47,7 +47,7 @@ def check_of(image: str, *more: str) -> tuple[str, ...]:
         "--probe",
         "work",
         "--preemptions",
-        "0",
+        str(preemptions),
         *more,
     )
 
@@ -102,7 +102,7 @@ class TestMemory:
 
         monkeypatch.setattr(verdict.InProcess, "work", full)
         status, out, err = call(
-            capsys, *check_of(image, "--strategy", "random"), "--preemptions", "2", *json_
+            capsys, *check_of(image, "--strategy", "random", *json_, preemptions=2)
         )
         assert status == 1
         assert one_line(err)
