@@ -1,4 +1,4 @@
-"""An oracle of a user's own: a class that is given to an experiment. Nothing of the project is touched."""
+"""An oracle of a user's own: a class that is given to an experiment. The project stays as it is."""
 
 from __future__ import annotations
 
