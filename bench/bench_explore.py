@@ -19,6 +19,7 @@ from arch_x86.explore.x86_setup import X86Setup
 from engine.core.profiles import LINUX_2010
 from engine.patching.exploration import Exploration
 from engine.search.conduct import explore
+from engine.search.drawn import Drawn
 from engine.search.exhaustive import Exhaustive
 from engine.search.random_walk import RandomWalk
 
@@ -105,7 +106,7 @@ def test_memory_over_many_schedules(benchmark: Any, figures: Figures, pool: UcPo
     system = _opened(life.register, pool)
 
     def walk(count: int) -> int:
-        explore(RandomWalk(seed=1, schedules=count, recheck_every=0), system)
+        explore(Drawn(RandomWalk(seed=1), schedules=count, recheck_every=0), system)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     before = walk(number // 10)

@@ -56,8 +56,10 @@ if TYPE_CHECKING:
     from engine.patching.operations import Control
     from engine.patching.scenario_decorator import scenario
     from engine.patching.scenario_record import Scenario, Setup
-    from engine.search.explorable import Coverage, Violation, ViolationKind
+    from engine.search.actor import Actor, ActorKind
+    from engine.search.explorable import Choice, Coverage, Violation, ViolationKind
     from engine.search.schedule import Schedule
+    from engine.search.strategy import Strategy
     from optprobe.inputs import profile
     from optprobe.machine import Machine
     from optprobe.searches import check, explore
@@ -67,8 +69,11 @@ __all__ = (
     "LINUX_6_1",
     "LINUX_2010",
     "NEXT",
+    "Actor",
+    "ActorKind",
     "CallResult",
     "CheckResult",
+    "Choice",
     "Control",
     "Coverage",
     "Deadlock",
@@ -105,6 +110,7 @@ __all__ = (
     "Setup",
     "SiteReport",
     "StopMachinePoke",
+    "Strategy",
     "Symbol",
     "TextControl",
     "TextPokeBp",
@@ -157,8 +163,10 @@ _NAMES_OF: Final = {
     "engine.jprobe": "Jprobe",
     "engine.kprobe": "Kprobe KprobeFlag Method",
     "engine.kretprobe": "Kretprobe KretprobeInstance",
-    "engine.search.explorable": "Coverage Violation ViolationKind",
+    "engine.search.actor": "Actor ActorKind",
+    "engine.search.explorable": "Choice Coverage Violation ViolationKind",
     "engine.search.schedule": "Schedule",
+    "engine.search.strategy": "Strategy",
     "optprobe.inputs": "profile",
     "optprobe.machine": "Machine",
     "optprobe.searches": "check explore",

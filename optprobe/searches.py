@@ -11,7 +11,7 @@ from arch_x86.emu.sigint import interruptible
 from arch_x86.explore.x86_setup import X86Setup
 from arch_x86.text.poke import PokeFactory
 from engine import defaults
-from engine.errors import InputError
+from engine.errors import InputError, printable
 from engine.patching.check_result import CheckResult
 from engine.patching.make_experiment import experiment_of_check
 from engine.patching.request import Request
@@ -21,6 +21,7 @@ from engine.patching.scenario_record import Scenario
 from engine.patching.search_options import Search, read_search
 from engine.patching.verdict import check as check_experiment
 from engine.search.conduct import Progress
+from engine.search.strategy import Strategy
 from optprobe.inputs import (
     CallArgument,
     ImageLike,
@@ -64,7 +65,7 @@ def check(
     libraries: Sequence[str | Path] = (),
     red_zone: str = defaults.RED_ZONE,
     check_alignment: bool = False,
-    strategy: str = defaults.STRATEGY,
+    strategy: str | Strategy = defaults.STRATEGY,
     preemptions: Bound = None,
     max_schedules: Number | None = None,
     seed: Number | None = None,
@@ -89,7 +90,8 @@ def check(
     :param poke: makes the protocol by which text is written, ``poke(text, plane, without)``; None:
         the profile's.
     :param strategy: ``"exhaustive"``, ``"random"`` or ``"pct"``; ``seed`` is of the last two,
-        ``depth`` of the last.
+        ``depth`` of the last. Or a strategy of your own, an object of a class of
+        :class:`optprobe.Strategy`, which decides on each schedule.
     :param preemptions: bound on preemptions in one schedule; None: 2.
     :param max_schedules: stop after so many; None: no limit, but 10,000 where they are drawn.
     :param jobs: processes; the result does not depend on it.
@@ -127,7 +129,7 @@ def explore(
     without: Sequence[str] = (),
     points: str = defaults.POINTS,
     check_alignment: bool = False,
-    strategy: str = defaults.STRATEGY,
+    strategy: str | Strategy = defaults.STRATEGY,
     preemptions: Bound = None,
     max_schedules: Number | None = None,
     seed: Number | None = None,
@@ -185,7 +187,21 @@ def _search(given: Mapping[str, Any]) -> Search:
 
     :raises InputError: an unknown strategy, a wrong number, or an option of another strategy.
     """
-    checkpoint = given["checkpoint"]
+    strategy, checkpoint = given["strategy"], given["checkpoint"]
+    own = strategy if isinstance(strategy, Strategy) else None
+    if own is None and not isinstance(strategy, str):
+        raise InputError(
+            f"strategy={printable(repr(strategy))}: neither a name nor an object of a class of"
+            " optprobe.Strategy; give one of these"
+        )
+    for name in ("seed", "depth"):
+        if own is not None and given[name] is not None:
+            raise InputError(
+                f"{name}={given[name]}: only a strategy given by name takes it; leave it out"
+            )
     if checkpoint is not None and not str(checkpoint):
         raise InputError("checkpoint='': give a directory, or None for none")
-    return read_search(given)
+    if own is None:
+        return read_search(given)
+    # What is drawn by an object has the limits of what is drawn by chance.
+    return replace(read_search({**given, "strategy": "random"}), strategy=own)

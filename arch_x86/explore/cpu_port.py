@@ -14,7 +14,7 @@ from arch_x86.emu.task import TaskState
 from arch_x86.isa.constants import FLAG_IF
 from arch_x86.lab.calls import CallFrame
 from engine.patching.parked_task import Mode, ParkedTask
-from engine.patching.port import Fault, Stop
+from engine.patching.port_records import Fault, Stop
 from engine.patching.unprobed import CallOutcome
 
 __all__ = ("X86Cpus",)

@@ -25,7 +25,7 @@ from engine.hit import HitKind, HitPhase
 from engine.kprobe import KprobeStatus
 from engine.patching.control_side import ProbeNames
 from engine.patching.hit_in_progress import NO_HIT, Block, Hit
-from engine.patching.port import WayTaken
+from engine.patching.port_records import WayTaken
 
 __all__ = ("X86Hits",)
 

@@ -19,7 +19,7 @@ from engine.control.stepped_plane import SteppedPlane
 from engine.core.profiles import Profile
 from engine.image import Image
 from engine.kallsyms import Kallsyms
-from engine.patching.port import PatchFacts
+from engine.patching.port_records import PatchFacts
 
 __all__ = ("X86_FACTS", "X86Text")
 
@@ -28,6 +28,7 @@ X86_FACTS: Final = PatchFacts(
     jump=bytes([JMP32_OPCODE]),
     jump_size=JMP32_SIZE,
     patch_size_max=FTRACE_SIZE_MAX,
+    insn_size_max=MAX_INSN_SIZE,
     result="RAX",
     registers=(*GPR_NAMES, "rflags"),
     parts=("vector registers", "x87 registers", "a buffer", "the fault"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from arch_x86.emu.execute import Executor
 from arch_x86.emu.machine import Machine
@@ -14,9 +15,13 @@ from arch_x86.explore.unprobed_port import X86Unprobed
 from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.lab.calls import CallFrame
 from engine.patching.experiment import Experiment
+from engine.patching.own_code import OwnCode
 from engine.patching.planned_call import PlannedCall
 
 __all__ = ("X86Port",)
+
+
+_OWN: Final = OwnCode(frozenset({"engine", "arch_x86"}), "arch_x86.explore.scenarios")
 
 
 class X86Port:
@@ -36,6 +41,7 @@ class X86Port:
         calls: Mapping[int, PlannedCall],
     ) -> None:
         self.machine = machine
+        self.own_code = _OWN
         size = machine.config.stack_pages * PAGE_SIZE
         stacks = {task: machine.allocate(size) + size for task in frames if task % 2}
         self.cpus = X86Cpus(machine, executor, frames, stacks)

@@ -140,6 +140,10 @@ class LockOrder:
         """Note that ``task`` could not take ``lock`` after all."""
         self._drop(task, lock)
 
+    def held_by(self, task: object) -> tuple[str, ...]:
+        """The names of the locks that ``task`` holds, and of one that it is about to take."""
+        return tuple(lock.name for lock in self._held.get(task, ()))
+
     def ended(self, task: object) -> None:
         """Note that ``task`` is over.
 

@@ -48,6 +48,7 @@ class Optprobes:
 
     :ivar by_id: the aggregators that have a detour buffer, by the number that the buffer passes to
         the callback.
+    :ivar aggregator_kind: the class that aggregators are made of.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Optprobes:
         self._profile = profile
         self.by_id: dict[int, AggrKprobe] = {}
         self._next_id = 1
+        self.aggregator_kind = AggrKprobe
 
     # Aggregators ----------------------------------------------------------------------------------
 
@@ -67,7 +69,7 @@ class Optprobes:
 
         It has a detour buffer where the site allows one. The caller puts it into the table.
         """
-        op = AggrKprobe(self._next_id)
+        op = self.aggregator_kind(self._next_id)
         self._next_id += 1
         op.addr = p.addr
         op.symbol_name, op.offset = p.symbol_name, p.offset

@@ -32,6 +32,7 @@ from engine.patching.port import Port
 from engine.patching.shared_access import Access, Accesses
 from engine.patching.situation import Situation
 from engine.patching.vcpu import VcpuState
+from engine.search.actor import Actor, ActorKind
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import Choice, Coverage, Trace, Violation
@@ -201,10 +202,12 @@ class Baseline:
         interrupts are left out.
         """
         return [
-            Choice(choice.actor, 0) for choice in self._system.choices() if choice.actor[0] != "i"
+            Choice(choice.actor, 0)
+            for choice in self._system.choices()
+            if choice.actor.kind is not ActorKind.INTERRUPT
         ]
 
-    def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
+    def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
         """As with probes; a loop without an end and without a choice point ends at the limit of a
         call.
         """

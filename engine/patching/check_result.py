@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from engine.brief import count, described
 from engine.errors import WorkerDied
 from engine.search.explorable import Coverage, Violation
+from engine.search.parts import Outcome
 from engine.search.schedule import Schedule
-from engine.search.strategy import Outcome
 
 __all__ = ("CheckResult", "Report")
 

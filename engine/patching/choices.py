@@ -1,5 +1,16 @@
 """The choices that the present state offers, what each costs, and which are left out since another
 one stands for them.
+
+What a choice costs is taken from the bound on preemptions. These cost 1:
+
+* to leave a vCPU in the middle of its call, where it could go on: for a control task or for another
+  vCPU;
+* an interrupt on the vCPU that went on last, and an NMI there or on a vCPU that ``stop_machine``
+  holds.
+
+All else costs nothing: whoever went on last goes on, a control task or a vCPU goes on after a
+control task, or after a vCPU whose call has ended, and a vCPU in ``schedule()`` that somebody waits
+for is left. So in a schedule without a preemption no call is left where it could go on.
 """
 
 from __future__ import annotations
@@ -14,16 +25,16 @@ from engine.patching.parked_task import Mode
 from engine.patching.situation import Situation
 from engine.patching.vcpu import VcpuState
 from engine.patching.waits import Waits
+from engine.search.actor import Actor, ActorKind
 from engine.search.explorable import Choice
 
 __all__ = ("Choices",)
 
 
 class Choices:
-    """Offers them. What costs something takes of the preemption bound: to leave a vCPU in the
-    middle of its call, an interrupt, an NMI.
+    """Answers which choices there are.
 
-    :ivar apart: of tasks that share nothing one at a time is in the middle of its call
+    :ivar apart: of tasks that share nothing, only one at a time is in the middle of its call
         (:mod:`engine.patching.independence`).
     :ivar alike: all calls of such tasks go alike, so that it is all the same which of the vCPUs
         between calls makes one.
@@ -48,23 +59,28 @@ class Choices:
         self._steps = steps
         self.apart = apart
         self.alike = alike
-        self._vcpu_of = {str(vcpu.index): vcpu for vcpu in now.vcpus}
+        self._vcpu_of = {vcpu.actor: vcpu for vcpu in now.vcpus}
 
     @property
     def current(self) -> VcpuState | None:
-        """The vCPU that went on last, if it is not between calls: to leave that one may cost
-        something.
+        """The vCPU that went on last, if it is in a call or in an NMI: only to leave such a vCPU
+        may cost something. None: there is no such vCPU.
         """
-        vcpu = self._vcpu_of.get(self._now.actor)
+        actor = self._now.actor
+        vcpu = None if actor is None else self._vcpu_of.get(actor)
         return vcpu if vcpu is not None and vcpu.live else None
 
     def offered(self) -> list[Choice]:
-        """How to go on; as before first, where that can be. Empty: nobody can."""
+        """The choices. Where whoever went on last can go on, that choice comes first. Empty: nobody
+        can go on.
+        """
         now, waits, vcpu = self._now, self._waits, self.current
         stopped, stopping = now.node.stopped, bool(waits.left) and waits.stopping
         whole = vcpu is not None and self.goes_whole(vcpu)
         if vcpu is not None and whole and not (vcpu.quiet or stopped or stopping):
-            return [Choice(now.actor, 0)]  # it stands where nothing can come in that costs nothing
+            # The vCPU is in the middle of a call that is made whole, so the only other choices here
+            # are those that cost something, and none of them is made.
+            return [Choice(vcpu.actor, 0)]
         stops = self._boundaries.stops
         runnable = [
             one
@@ -73,14 +89,15 @@ class Choices:
         ]
         price, found = 0, list[Choice]()
         if vcpu is not None and vcpu in runnable:
-            # To leave it is what the bound counts; but in schedule() somebody may wait for it, and
-            # then it is left for nothing.
-            found.append(Choice(now.actor, 0))
+            # The bound counts how often a vCPU is left that could go on. Where the vCPU stands in
+            # schedule() and a control task waits, leaving it is what a kernel does there, and costs
+            # nothing.
+            found.append(Choice(vcpu.actor, 0))
             price = 0 if vcpu.quiet and waits.left and not vcpu.nmi else 1
             if not whole:
                 found += self.events(vcpu)
             if vcpu.parked and vcpu.quiescent:
-                found.append(Choice(f"s{now.actor}", 0))
+                found.append(Choice(Actor(ActorKind.SWITCH, vcpu.index), 0))
         controls: Sequence[int] = (
             [task for task in now.node.tasks if waits.over(task)] if waits.left else now.node.tasks
         )
@@ -88,27 +105,31 @@ class Choices:
             controls = self._steps.without_those_that_only_wait(controls)
         if not runnable and not controls:
             return []
-        if stopped and self._experiment.nmis:  # stop_machine keeps no NMI away
+        if stopped and self._experiment.nmis:
+            # stop_machine keeps interrupts away from the vCPUs, but no NMI.
             found += [
-                Choice(f"n{one.index}", 1)
+                Choice(Actor(ActorKind.NMI, one.index), 1)
                 for one in now.vcpus
                 if not one.nmi and not self.goes_whole(one)
             ]
         if price and whole:
             return found
         first = len(found)
-        found += [Choice(f"c{task}", price) for task in controls]
+        found += [Choice(Actor(ActorKind.CONTROL, task), price) for task in controls]
         for other in self._different(runnable):
             if other is not vcpu:
                 found += self.other(other, price)
-        for index in range(first, len(found)):  # the one that went on last comes first
+        # Whoever went on last comes first: a search that takes the first choice goes on as before.
+        for index in range(first, len(found)):
             if found[index].actor == now.actor:
                 found.insert(0, found.pop(index))
                 break
         return found
 
     def _different(self, vcpus: Sequence[VcpuState]) -> Sequence[VcpuState]:
-        """While a task is in a call, of the vCPUs that are between alike ones the first will do."""
+        """The vCPUs whose choices lead to different states: while a task is in a call, of the vCPUs
+        that stand between calls and have the same calls left only the first.
+        """
         if not self.alike or len(vcpus) < 3 or all(vcpu.idle for vcpu in vcpus):
             return vcpus
         seen = set[tuple[Any, ...]]()
@@ -119,25 +140,30 @@ class Choices:
         ]
 
     def calls_left(self, vcpu: VcpuState) -> tuple[Any, ...]:
-        """What calls the tasks of a vCPU between calls have left, whichever tasks they are."""
+        """The calls that the tasks of a vCPU between calls have left, whichever of its tasks they
+        are of.
+        """
         return tuple(sorted((self._calls[task].times, done) for task, done in vcpu.key(())[0]))
 
     def other(self, vcpu: VcpuState, price: int) -> Iterator[Choice]:
-        """How a vCPU can go on that was not the last to do so."""
+        """The choices of a vCPU that was not the last to go on, at ``price`` each: that its task
+        goes on, or that its other task does.
+        """
         if vcpu.mode is not Mode.DONE or vcpu.nmi:
-            yield Choice(str(vcpu.index), price)
+            yield Choice(vcpu.actor, price)
         if vcpu.parked and vcpu.quiescent:
-            yield Choice(f"s{vcpu.index}", price)
+            yield Choice(Actor(ActorKind.SWITCH, vcpu.index), price)
 
     def goes_whole(self, vcpu: VcpuState) -> bool:
-        """Nothing that costs anything has to happen to the vCPU before its call is over
+        """The vCPU's call is made whole: another task is in the middle of its call, so nothing that
+        costs anything need happen to this vCPU before its call is over
         (:mod:`engine.patching.independence`).
         """
         return self.apart and others_in_flight(self._now.vcpus, vcpu)
 
     def events(self, vcpu: VcpuState) -> Iterator[Choice]:
-        """What can happen to a vCPU that runs: an NMI, an interrupt, one that gives the CPU to
-        another task.
+        """What can happen to a vCPU in a call: an NMI, an interrupt, or an interrupt whose return
+        gives the vCPU to another task.
         """
         cpu = vcpu.index
         if (
@@ -146,14 +172,14 @@ class Choices:
             and vcpu.mode is Mode.CALL
             and self._cpus.takes_nmi(cpu)
         ):
-            yield Choice(f"n{cpu}", 1)
+            yield Choice(Actor(ActorKind.NMI, cpu), 1)
         if (
             vcpu.mode is Mode.CALL
             and self._experiment.interrupts
             and self._boundaries.takes_interrupt(cpu)
         ):
-            yield Choice(f"i{cpu}", 1)
+            yield Choice(Actor(ActorKind.INTERRUPT, cpu), 1)
             if self._boundaries.preempts(cpu) and any(
                 one.mode is not Mode.DONE for one in vcpu.parked
             ):
-                yield Choice(f"p{cpu}", 1)
+                yield Choice(Actor(ActorKind.PREEMPTION, cpu), 1)

@@ -44,6 +44,11 @@ class Write(Protocol):
         """The first address written to."""
         ...
 
+    @property
+    def data(self) -> bytes:
+        """What was written there."""
+        ...
+
 
 class ExploredText(Protocol):
     """The text of one control state, which its control tasks read and write. A write stops at a

@@ -16,16 +16,18 @@ from hashlib import blake2b
 from typing import Final
 
 from engine.control.stepped_plane import ControlTask, SteppedPlane
-from engine.core.kprobes import Kprobes
 from engine.core.profiles import Profile
 from engine.errors import InputError
 from engine.instrument import Instrument
 from engine.kprobe import AggrKprobe, Kprobe
 from engine.patching.control_code import ControlCode, ControlCodes, run_control_code
+from engine.patching.handler_log import HandlerLog
 from engine.patching.local_state import LocalState, unbounded
-from engine.patching.operations import BEHIND_OPERATION, Control, HandlerLog
+from engine.patching.operations import BEHIND_OPERATION, Control
+from engine.patching.own_code import OwnCode
 from engine.patching.port import TextPort
-from engine.patching.store_points import stop_at_stores, stop_at_stores_of_core
+from engine.patching.probe_kinds import PLAIN_KINDS
+from engine.patching.store_points import STOPPING_KINDS, begin_to_stop
 
 __all__ = ("ControlState", "NoTime", "Stage")
 
@@ -43,6 +45,7 @@ class Stage:
     :ivar text: makes the text and the arch layer of each; ``profile``: the kernel's.
     :ivar log: told of the handlers that run.
     :ivar code: makes the control tasks' work.
+    :ivar own: which code is the project's.
     :ivar nmis: NMIs may come.
     :ivar points: ``stores``: control tasks also stop in front of their stores to what hits read
         without a lock.
@@ -53,6 +56,7 @@ class Stage:
     profile: Profile
     log: HandlerLog
     code: ControlCodes
+    own: OwnCode
     nmis: bool = False
     points: str = "locks"
     shared: bool = False
@@ -115,24 +119,25 @@ class ControlState:
         self.port, self.facts, self.image = stage.text, stage.text.facts, stage.text.image
         self.plane = SteppedPlane(NoTime(), nmis=stage.nmis)
         self.text, self.arch = stage.text.build(self.plane, whole_batches=not stage.nmis)
-        self.core = Kprobes(self.arch, self.plane, stage.text.kallsyms, stage.profile)
-        self._stops_at_stores = stage.points == "stores"
-        made = stop_at_stores if self._stops_at_stores else None
+        stops = stage.points == "stores"
+        kinds, made = (STOPPING_KINDS, begin_to_stop) if stops else (PLAIN_KINDS, None)
+        self.core = kinds.core(self.arch, self.plane, stage.text.kallsyms, stage.profile)
+        self.core.optprobes.aggregator_kind = kinds.aggregator
         self.control = Control(
             self.core,
             stage.log,
             self.text,
             self.image,
             jump=self.facts.jump,
+            kinds=kinds,
             made=made,
             stops_behind=stage.shared,
         )
         self.shared = stage.shared
-        self.plane.lock_listeners.append(self.control.lock_taken)
+        self._own = stage.own
+        self.plane.lock_listeners.append(self.control.notes.lock_taken)
         self._aggregators = _Aggregators(made)
         self.core.instruments.append(self._aggregators)
-        if self._stops_at_stores:
-            stop_at_stores_of_core(self.core)
         self._work = self._spawn(stage.code())
 
     def _spawn(self, tasks: Sequence[tuple[str, ControlCode]]) -> dict[str, ControlCode]:
@@ -156,7 +161,7 @@ class ControlState:
         """A control task makes a step."""
         task = self.plane.tasks[index]
         if self.shared and not task.delayed and (not task.started or task.at == BEHIND_OPERATION):
-            state = LocalState(self.name_of, task.name)
+            state = self._local_state(task)
             self.control.saw(
                 index,
                 _digest(
@@ -202,9 +207,12 @@ class ControlState:
         """
         tasks = tuple(map(self._task, self.plane.tasks))
         shared = self._shared()
+        return shared, tasks, _digest((shared, tasks, self.expected()))
+
+    def expected(self) -> Hashable:
+        """What the oracles expect of each probe, and what an operation has failed to keep."""
         control = self.control
-        expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)
-        return shared, tasks, _digest((shared, tasks, expected))
+        return (control.ledger.state([p.addr for p in control.probes]), control.broken)
 
     def is_like(self, other: ControlState, shared: int) -> bool:
         """Each of the tasks stands where it does in ``other``, and what they share is named
@@ -249,14 +257,17 @@ class ControlState:
         # has not started or is done.
         return _digest((task.name, task.again is not None, repr(task.error), self._local(task)))
 
+    def _local_state(self, task: ControlTask) -> LocalState:
+        return LocalState(self.name_of, task.name, self._own)
+
     def _local(self, task: ControlTask) -> Hashable:
         """What decides how it goes on."""
         if task.done:
             return ()
         if not task.started:
-            return LocalState(self.name_of, task.name).function(self._work.get(task.name))
+            return self._local_state(task).function(self._work.get(task.name))
         begun, answers = self.control.told.get(task.index, (0, ()))
-        state = LocalState(self.name_of, task.name)
+        state = self._local_state(task)
         frames = state.frames(task.body.gr_frame)
-        tries_again = unbounded(task.body.gr_frame) and not state.iterates
+        tries_again = unbounded(task.body.gr_frame, self._own) and not state.iterates
         return ((0, answers[-_ANSWERS:]) if tries_again else (begun, answers), frames)

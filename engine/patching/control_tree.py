@@ -16,14 +16,31 @@ from engine.errors import InputError
 from engine.patching.control_side import TextVersion, Write
 from engine.patching.control_state import ControlState, Stage
 from engine.patching.expectations import Lives
-from engine.patching.operations import BEHIND_OPERATION, BETWEEN_OPERATIONS, EndlessTaskError
+from engine.patching.operations import BEHIND_OPERATION, BETWEEN_OPERATIONS
 
-__all__ = ("STEPS_MAX", "ControlNode", "ControlStep", "ControlTree", "endless")
+__all__ = (
+    "STEPS_MAX",
+    "ControlNode",
+    "ControlStep",
+    "ControlTree",
+    "EndlessTaskError",
+    "endless",
+)
 
 STEPS_MAX: Final = 1_500
-"""More steps than the control tasks make in a schedule in which they all end."""
+"""More steps than the control tasks make in a schedule in which they all end. Each new control
+state is made by all the steps that lead to it, so the time of a path without an end grows with the
+square of its length; at this length that is still bearable.
+"""
 _STEPS_ALONE: Final = 5_000
-"""Steps in which all control tasks, alone, have to end."""
+"""Steps in which all control tasks, alone, have to end. Each of them is made once, from one state
+to the next, so there can be more of them than in a schedule: a task that waits in a loop for
+another one makes all of them before it is found that the tasks have to take turns.
+"""
+
+
+class EndlessTaskError(InputError):
+    """A control task does not come to an end."""
 
 
 @dataclass(slots=True)
@@ -170,8 +187,8 @@ class ControlTree:
         self.nodes: list[ControlNode] = []
         self.root = self._intern((), ControlState(self._stage))
 
-    def _reach(self, node: ControlNode, task: int) -> ControlState:
-        """``node`` once more, from the start, and a step of control task ``task`` from there.
+    def _again(self, node: ControlNode, task: int) -> ControlState:
+        """``node`` once more, made from the start, where control task ``task`` can make a step.
 
         :raises InputError: the same steps lead to something else now. So does the code of a
             scenario that asks for the time or for random numbers, or that keeps something from one
@@ -193,9 +210,29 @@ class ControlTree:
                 " control tasks stand elsewhere or have done something else; use no random"
                 " numbers, no clock, and nothing that is kept outside of the scenario's function"
             )
+        return state
+
+    def _reach(self, node: ControlNode, task: int) -> ControlState:
+        """``node`` once more, and a step of control task ``task`` from there."""
+        state = self._again(node, task)
         state.text.log.clear()
         state.step(task)
         return state
+
+    def locks_of_step(self, node: ControlNode, task: int) -> frozenset[str]:
+        """The names of the locks that a step of control task ``task`` takes, drops or waits for.
+        The step is made once more to see that, so this is for those only who ask.
+        """
+        state = self._again(node, task)
+        plane = state.plane
+        one, names = plane.tasks[task], set(plane.lock_order.held_by(plane.tasks[task]))
+        plane.lock_listeners.append(names.add)
+        try:
+            state.step(task)
+            names.update(plane.lock_order.held_by(one))
+        finally:
+            plane.close()
+        return frozenset(names)
 
     def _intern(self, path: tuple[int, ...], state: ControlState) -> ControlNode:
         name = state.name()

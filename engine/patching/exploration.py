@@ -12,6 +12,7 @@ from engine.patching.control_steps import ControlSteps
 from engine.patching.control_tree import ControlNode, ControlTree
 from engine.patching.data_content import DataContent
 from engine.patching.experiment import Experiment
+from engine.patching.footprints import Footprints
 from engine.patching.handler_events import HandlerEvents
 from engine.patching.hit_pieces import HitPieces
 from engine.patching.judge import Judge, MakeOracle
@@ -29,14 +30,16 @@ from engine.patching.task_switches import TaskSwitches
 from engine.patching.vcpu import VcpuState
 from engine.patching.vcpu_runs import VcpuRuns
 from engine.patching.waits import Waits
+from engine.search.actor import Actor, ActorKind
 from engine.search.explorable import Choice, Coverage, Trace, Violation
+from engine.search.footprint import Footprint
 
 __all__ = ("Exploration",)
 
 
 class Exploration:
-    """vCPUs, interrupts and control tasks of one scenario. See
-    :class:`engine.search.explorable.System`.
+    """vCPUs, interrupts and control tasks of one scenario, as a
+    :class:`engine.search.footprint.SystemWithFootprints`.
 
     :param calls: of each task, its call.
     :param oracles: what is asked whether all is well, in this order.
@@ -66,7 +69,7 @@ class Exploration:
         )
         events = HandlerEvents(now, judge)
         code = experiment.control_tasks
-        shared = share_variables(work for _, work in code())
+        shared = share_variables((work for _, work in code()), port.own_code)
         self._apart = False
         self.tree = ControlTree(
             Stage(
@@ -74,13 +77,17 @@ class Exploration:
                 experiment.profile,
                 events,
                 code,
-                experiment.nmis,
-                experiment.points,
-                shared,
+                port.own_code,
+                nmis=experiment.nmis,
+                points=experiment.points,
+                shared=shared,
             ),
             self._learn,
         )
         self.steps = ControlSteps(now, judge, tree=self.tree, places=self.places, waits=self.waits)
+        self.footprints = Footprints(
+            now, judge, tree=self.tree, places=self.places, waits=self.waits
+        )
         self.tasks = TaskSwitches(now, self.waits)
         hits = HitPieces(now, judge, events)
         self.nmis = Nmis(now, judge, hits, self.waits)
@@ -288,20 +295,25 @@ class Exploration:
             [*waiting, *(f"a task of CPU {cpu} sleeps at {self.where(ip)}" for cpu, ip in asleep)]
         )
 
-    def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
+    def footprint(self, actor: Actor) -> Footprint:
+        """What the step of ``actor`` may touch that begins in the present state."""
+        return self.footprints.of(actor)
+
+    def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
         """One choice; see :class:`engine.search.explorable.System`."""
-        now, kind = self.now, actor[0]
-        if kind == "c":
-            steps = self.steps.step(int(actor[1:]), most)
+        now, (kind, index) = self.now, actor
+        if kind is ActorKind.VCPU:
             now.actor = actor
-        elif kind in "inps":
-            self._happens(kind, now.vcpus[int(actor[1:])])
-            steps = 1
-            now.actor = actor[1:]
-        else:
-            now.actor = actor
-            vcpu = now.vcpus[int(actor)]
+            vcpu = now.vcpus[index]
             steps = self.runs.run(vcpu, most, alone=alone or self.choice.goes_whole(vcpu))
+        elif kind is ActorKind.CONTROL:
+            steps = self.steps.step(index, most)
+            now.actor = actor
+        else:
+            vcpu = now.vcpus[index]
+            self._happens(kind, vcpu)
+            steps = 1
+            now.actor = vcpu.actor
         trace = now.trace
         if trace is not None and trace[1] == actor:
             now.trace = (trace[0], actor, trace[2] + steps)
@@ -309,13 +321,13 @@ class Exploration:
             now.trace = (trace, actor, steps)
         return steps
 
-    def _happens(self, kind: str, vcpu: VcpuState) -> None:
+    def _happens(self, kind: ActorKind, vcpu: VcpuState) -> None:
         """An interrupt, one that preempts, an NMI, or a switch to another task."""
-        if kind == "i":
+        if kind is ActorKind.INTERRUPT:
             self.tasks.interrupt(vcpu)
-        elif kind == "p":
+        elif kind is ActorKind.PREEMPTION:
             self.tasks.preempt(vcpu)
-        elif kind == "n":
+        elif kind is ActorKind.NMI:
             self.nmis.deliver(vcpu)
         else:
             self.tasks.switch(vcpu, self.port.cpus.ip(vcpu.index))

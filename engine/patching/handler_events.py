@@ -16,7 +16,7 @@ __all__ = ("HandlerEvents",)
 
 
 class HandlerEvents:
-    """A :class:`engine.patching.operations.HandlerLog`. What runs, runs on
+    """A :class:`engine.patching.handler_log.HandlerLog`. What runs, runs on
     :attr:`Situation.vcpu`.
     """
 

@@ -9,7 +9,7 @@ from engine.kretprobe import KretprobeInstance
 from engine.patching.control_tree import ControlNode
 from engine.patching.oracles.oracle import Oracle
 from engine.patching.passes import Seen
-from engine.patching.port import Fault
+from engine.patching.port_records import Fault
 from engine.patching.sites import Site
 from engine.patching.situation import Situation
 from engine.patching.unprobed import CallOutcome

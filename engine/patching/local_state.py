@@ -39,11 +39,11 @@ from typing import Any, Final, cast
 from engine.errors import InputError
 from engine.kprobe import Kprobe
 from engine.kretprobe import Kretprobe
+from engine.patching.own_code import OwnCode
 
-__all__ = ("LocalState", "is_local_class", "is_of_optprobe", "unbounded")
+__all__ = ("LocalState", "is_local_class", "unbounded")
 
 _SCALARS: Final = (int, str, bool, float, complex, bytes, type(None))
-_SHIPPED: Final = "arch_x86.explore.scenarios"
 
 
 @lru_cache(maxsize=1024)
@@ -73,15 +73,17 @@ class _Untold(Exception):
 class LocalState:
     """Names the local state of one control task.
 
-    :param name_of: the name of a probe, which holds in every world.
+    :param name_of: the name of a probe, which holds in every control state.
     :param task: the task's name, for messages.
+    :param own: which code is the project's.
     :ivar iterates: a generator was met that has a ``for`` loop of its own, whose position nothing
         shows.
     """
 
-    def __init__(self, name_of: Callable[[Kprobe | None], int], task: str) -> None:
+    def __init__(self, name_of: Callable[[Kprobe | None], int], task: str, own: OwnCode) -> None:
         self._name_of = name_of
         self._task = task
+        self._own = own
         self._open: list[int] = []
         self.iterates = False
 
@@ -96,7 +98,7 @@ class LocalState:
     def _frame(self, frame: FrameType) -> Hashable:
         code = frame.f_code
         module = _module(frame)
-        own = is_of_optprobe(module) or module == "contextlib"
+        own = self._own.has(module) or module == "contextlib"
         # the order of the dictionary depends on when it was asked for before
         variables = sorted(frame.f_locals.items())
         held = tuple(self._variable(name, value, own=own) for name, value in variables)
@@ -132,7 +134,7 @@ class LocalState:
         """What of ``value`` decides what the task will do.
 
         :param own: it is held by optprobe's own code, where objects of no kind known here are those
-            that every world has one of.
+            of which every control state has one.
         """
         if isinstance(value, Enum):
             return (type(value).__name__, value.name)
@@ -161,7 +163,7 @@ class LocalState:
             return (kind.__name__, *sorted(map(repr, map(told, value))))
         if kind is dict:
             return ("dict", *((told(key), told(one)) for key, one in value.items()))
-        if own or is_of_optprobe(kind.__module__):
+        if own or self._own.has(kind.__module__):
             if is_dataclass(value) and not isinstance(value, type):
                 return (kind.__name__, *(told(getattr(value, one.name)) for one in fields(value)))
             return kind.__name__
@@ -231,11 +233,11 @@ class LocalState:
         )
 
 
-def unbounded(innermost: FrameType | None) -> bool:
+def unbounded(innermost: FrameType | None, own: OwnCode) -> bool:
     """The scenario's functions that are under way have a ``while`` loop, which goes round as often
     as it likes, and no ``for`` loop, whose position no variable tells.
     """
-    codes = [frame.f_code for frame in _outwards(innermost) if not is_of_optprobe(_module(frame))]
+    codes = [frame.f_code for frame in _outwards(innermost) if not own.has(_module(frame))]
     return any(map(_has_while_loop, codes)) and not any(map(_has_for_loop, codes))
 
 
@@ -266,7 +268,3 @@ def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
-
-
-def is_of_optprobe(module: str) -> bool:
-    return module.partition(".")[0] in ("engine", "arch_x86") and not module.startswith(_SHIPPED)

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
 from engine.core.kprobes import Kprobes
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
-from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
+from engine.kprobe import Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe, KretprobeInstance
 from engine.patching.control_side import ExploredText
-from engine.patching.expectations import Effect, Ledger, Lives, Operation
+from engine.patching.expectations import Effect, Ledger, Lives
+from engine.patching.handler_log import HandlerLog
+from engine.patching.lock_notes import LockNotes
+from engine.patching.probe_kinds import PLAIN_KINDS, ProbeKinds
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
 __all__ = (
     "BEHIND_OPERATION",
     "BETWEEN_OPERATIONS",
     "Control",
-    "EndlessTaskError",
-    "HandlerLog",
     "unsettled",
 )
 
@@ -36,11 +37,9 @@ BEHIND_OPERATION: Final = "behind the operation"
 goes on there.
 """
 _NUMBERS: Final = 10_000
-"""Numbers that probes can be given: each below the highest takes room."""
-
-
-class EndlessTaskError(InputError):
-    """A control task does not come to an end."""
+"""Numbers that probes can be given are below this one. Each number up to the highest that is given
+takes room, and so does each of them in the name of every control state.
+"""
 
 
 def unsettled(core: Kprobes) -> str | None:
@@ -59,31 +58,12 @@ def unsettled(core: Kprobes) -> str | None:
     return None
 
 
-class HandlerLog(Protocol):
-    """Is told when a handler of a scenario's probe runs. ``probe`` is the probe's number."""
-
-    def hit(self, probe: int, regs: Any) -> None:
-        """Its pre_handler runs."""
-        ...
-
-    def post(self, probe: int, regs: Any) -> None:
-        """Its post_handler runs."""
-        ...
-
-    def entered(self, probe: int, regs: Any) -> None:
-        """The entry_handler of a return probe runs."""
-        ...
-
-    def returned(self, probe: int, ri: KretprobeInstance, regs: Any) -> None:
-        """The handler of a return probe runs."""
-        ...
-
-
 class Control:
     """The operations, on one control state's core.
 
     :param log: told of each handler that runs.
     :param jump: the first byte of the jump that an optimized probe writes.
+    :param kinds: the classes that probes are made of.
     :param made: called with each probe that is made, before anybody else has it.
     :param stops_behind: there is a point behind each operation, too, so that other tasks can come
         before the scenario's code goes on.
@@ -97,6 +77,7 @@ class Control:
         they hold when its code goes on (:meth:`saw`).
     :ivar refused: a line for each probe that the core has refused, for the user.
     :ivar ledger: what is expected of each of them.
+    :ivar notes: writes into the ledger what an operation meets under its lock.
     :ivar broken: what an operation has promised, and did not keep when it returned; None as long as
         there is no such thing.
     """
@@ -109,6 +90,7 @@ class Control:
         image: Image,
         *,
         jump: bytes,
+        kinds: ProbeKinds = PLAIN_KINDS,
         made: Callable[[Kprobe], None] | None = None,
         stops_behind: bool = False,
     ) -> None:
@@ -116,7 +98,7 @@ class Control:
         self._text = text
         self._image = image
         self._log = log
-        self._jump = jump
+        self._kinds = kinds
         self._made = made
         self._stops_behind = stops_behind
         self.probes: list[Kprobe] = []
@@ -127,10 +109,14 @@ class Control:
         self._disabled: set[int] = set()
         self._numbered: set[int] = set()
         self.ledger = Ledger(sleeps_on=not core.profile.enables_while_disarmed)
-        # In these profiles alone it makes a difference to what is expected, and what makes none
-        # must not tell control states apart.
-        self._asks_for_jumps = (
-            core.profile.reoptimizes_neighbour and not core.profile.reoptimizes_later
+        self.notes = LockNotes(
+            core,
+            text,
+            self.ledger,
+            jump=jump,
+            probes=self.probes,
+            returns=self.returns,
+            instances=self.instances,
         )
         self.broken: str | None = None
 
@@ -161,7 +147,7 @@ class Control:
         def post_handler(_p: Kprobe, regs: Any, _flags: int) -> None:
             self._log.post(number, regs)
 
-        p = Kprobe(addr=addr, symbol_name=symbol, offset=offset, pre_handler=pre_handler)
+        p = self._kinds.probe(addr=addr, symbol_name=symbol, offset=offset, pre_handler=pre_handler)
         p.post_handler = post_handler if post else None
         p.flags = KprobeFlag.DISABLED if disabled else KprobeFlag(0)
         self._add(p, number)
@@ -198,6 +184,8 @@ class Control:
             entry_handler=entry_handler,
             maxactive=maxactive,
         )
+        rp.kp = self._kinds.entry(addr=addr, symbol_name=symbol)
+        rp.kp.rp = rp
         self._add(rp.kp, number)
         self.returns[number] = rp
         return rp
@@ -264,81 +252,6 @@ class Control:
     @property
     def _task(self) -> int:
         return getattr(self.core.plane.current, "index", -1)
-
-    def lock_taken(self, name: str) -> None:
-        """The current task has taken a lock. Which operation on a probe came last is decided by who
-        had kprobe_mutex last.
-        """
-        if name != "kprobe_mutex":
-            return
-        self.ledger.jumped = set(filter(self._jump_matters, self.ledger.jumped))
-        operation = self.ledger.under_way.get(self.core.plane.current)
-        if operation is None:
-            return
-        self.ledger.locked(operation)
-        for n in operation.numbers:
-            if n in self.returns:
-                self.instances.setdefault(
-                    (n, self.ledger.registration(n)), self.returns[n].instances
-                )
-            addr = self.probes[n].addr
-            if addr is not None and self._text.read(addr, 1) == self._jump and self._asks_for_jumps:
-                self.ledger.jumped.add(n)
-            if (
-                addr is not None
-                and operation.effect.registered
-                and not self.core.profile.slot_has_both
-            ):
-                self._note_copy(n, addr)
-        if not self.core.profile.rearms_whole:
-            self._note_rearmed(operation)
-
-    def _jump_matters(self, n: int) -> bool:
-        """The jump that probe ``n`` had still stands, or may have kept a probe in front of it from
-        being optimized.
-        """
-        addr = self.probes[n].addr
-        if addr is None:
-            return False
-        most = self.core.arch.max_optimized_len
-        return self._text.read(addr, 1) == self._jump or any(
-            0 < addr - at < most for at in self.core.kprobe_table
-        )
-
-    def _note_copy(self, n: int, addr: int) -> None:
-        """Probe ``n`` is about to be registered: it is the one that a copy is made for, if there is
-        none at ``addr``.
-        """
-        entry = self.core.get_kprobe(addr)
-        if entry is None or entry.ainsn is None:
-            first = self.probes[n] if entry is None else entry
-            self.ledger.copied_for_post[addr] = first.post_handler is not None
-
-    def _note_rearmed(self, operation: Operation) -> None:
-        """An operation that may write a breakpoint where the jump of before still waits to be
-        undone is about to: it enables a probe, lets an enabled one join a disabled aggregator, or
-        arms all. Where an unused aggregator is taken over the jump stays.
-        """
-        effect = operation.effect
-        if effect.armed:
-            entries = list(self.core.kprobe_table.values())
-        elif effect.disabled is False:
-            entries = [
-                self.core.get_kprobe(p.addr)
-                for p in map(self.probes.__getitem__, operation.numbers)
-                if p.addr is not None
-            ]
-        else:
-            return
-        for entry in entries:
-            if (
-                not isinstance(entry, AggrKprobe)
-                or entry.queue is not Queue.UNOPTIMIZING
-                or entry.unused
-            ):
-                continue
-            if entry.disabled or effect.armed:
-                self.ledger.rearmed.add(entry.at)
 
     @contextmanager
     def _changing(

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from itertools import chain
 from typing import Final, NamedTuple
 
-from engine.patching.port import PatchFacts
+from engine.patching.port_records import PatchFacts
 from engine.patching.unprobed import CallOutcome
 from engine.search.explorable import Violation, ViolationKind
 
@@ -32,7 +32,8 @@ Content = Callable[[int], tuple[bytes, bytes]]
 
 _CONTENTS_MOST: Final = 4096
 """So many contents of memory are kept, to say in which byte two endings differ; of others it is
-only said that they do.
+only said that they do. They are small next to the machine's memory, and orders with more endings
+than that are rare.
 """
 
 

@@ -5,6 +5,7 @@ from.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,9 @@ from engine import defaults
 from engine.errors import InputError, printable
 from engine.limits import JOBS_MAX, PREEMPTIONS_MAX
 from engine.patching.option_kinds import flag
+from engine.search.drawn import Drawn
 from engine.search.exhaustive import Exhaustive
+from engine.search.parts import PartedSearch
 from engine.search.pct import Pct
 from engine.search.random_walk import RandomWalk
 from engine.search.strategy import Strategy
@@ -22,19 +25,22 @@ from engine.syntax.arguments import parse_number
 __all__ = ("STRATEGIES", "Search", "read_search")
 
 STRATEGIES: Final = ("exhaustive", "random", "pct")
+_DRAWN: Final = 10_000
+"""Schedules that are drawn where no limit is given: some minutes' worth of a shipped scenario."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
     """How to search.
 
+    :ivar strategy: the name of one, of :data:`STRATEGIES`, or an object that draws schedules.
     :ivar preemptions: the bound, None for none; pct has another one, its ``depth``.
     :ivar violations_max: stop after so many.
     :ivar jobs: processes; what is found does not depend on how many.
     :ivar checkpoints: directory of files to go on from after a kill.
     """
 
-    strategy: str = defaults.STRATEGY
+    strategy: str | Strategy = defaults.STRATEGY
     preemptions: int | None = defaults.PREEMPTIONS
     max_schedules: int | None = None
     seed: int = defaults.SEED
@@ -45,12 +51,16 @@ class Search:
     jobs: int = defaults.JOBS
     checkpoints: Path | None = None
 
-    def build(self) -> Strategy:
-        """The strategy.
+    @property
+    def bound(self) -> int | None:
+        """The most preemptions in a schedule, as a result states it; None: there is no bound."""
+        return None if self.strategy == "pct" else self.preemptions
+
+    def build(self) -> PartedSearch:
+        """The search.
 
         :raises InputError: there is none of that name.
         """
-        number = 10_000 if self.max_schedules is None else self.max_schedules
         if self.strategy == "exhaustive":
             return Exhaustive(
                 bound=self.preemptions,
@@ -59,17 +69,24 @@ class Search:
                 violations_max=self.violations_max,
                 recheck_every=self.recheck_every,
             )
+        return Drawn(
+            self._drawing(),
+            schedules=_DRAWN if self.max_schedules is None else self.max_schedules,
+            bound=self.bound,
+            recheck_every=self.recheck_every,
+        )
+
+    def _drawing(self) -> Strategy:
+        """The strategy that draws schedules.
+
+        :raises InputError: there is none of that name.
+        """
+        if isinstance(self.strategy, Strategy):
+            return deepcopy(self.strategy)  # each search begins with it as it was given
         if self.strategy == "random":
-            return RandomWalk(
-                seed=self.seed,
-                schedules=number,
-                bound=self.preemptions,
-                recheck_every=self.recheck_every,
-            )
+            return RandomWalk(seed=self.seed)
         if self.strategy == "pct":
-            return Pct(
-                seed=self.seed, schedules=number, depth=self.depth, recheck_every=self.recheck_every
-            )
+            return Pct(seed=self.seed, depth=self.depth)
         raise InputError(
             f"--strategy {printable(self.strategy)}: unknown; give exhaustive, random or pct"
         )

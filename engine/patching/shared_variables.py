@@ -17,16 +17,20 @@ from functools import lru_cache, partial
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, cast
 
-from engine.patching.local_state import is_local_class, is_of_optprobe
+from engine.patching.local_state import is_local_class
+from engine.patching.own_code import OwnCode
 
 __all__ = ("share_variables",)
 
 _FIXED: Final = (int, str, bool, float, complex, bytes, type(None), range, slice, Enum, ModuleType)
 
 
-def share_variables(tasks: Iterable[Callable[..., Any]]) -> bool:
-    """Two of the control tasks, whose functions are ``tasks``, reach one thing that can change."""
-    reached = [_Reached(task) for task in tasks]
+def share_variables(tasks: Iterable[Callable[..., Any]], own: OwnCode) -> bool:
+    """Two of the control tasks, whose functions are ``tasks``, reach one thing that can change.
+
+    :param own: which code is the project's, whose objects are not looked into.
+    """
+    reached = [_Reached(task, own) for task in tasks]
     stored = {cell for one in reached for cell in one.stored}
     met = set[int]()
     for one in reached:
@@ -44,7 +48,8 @@ class _Reached:
         ``stored``: those of ``cells`` to which a function stores.
     """
 
-    def __init__(self, task: Callable[..., Any]) -> None:
+    def __init__(self, task: Callable[..., Any], own: OwnCode) -> None:
+        self._own = own
         self.objects: dict[int, object] = {}
         self.cells: dict[int, CellType] = {}
         self.stored: set[int] = set()
@@ -78,7 +83,7 @@ class _Reached:
         if isinstance(one, tuple | frozenset):
             return cast("Iterable[object]", one)
         kind = one if isinstance(one, type) else type(one)
-        if is_of_optprobe(kind.__module__) or (one is kind and not is_local_class(kind)):
+        if self._own.has(kind.__module__) or (one is kind and not is_local_class(kind)):
             return ()
         self.objects[id(one)] = one
         return vars(kind).values() if one is kind else gc.get_referents(one)

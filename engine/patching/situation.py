@@ -15,6 +15,7 @@ from engine.patching.port import Port
 from engine.patching.sites import Site
 from engine.patching.unprobed import UnprobedCalls
 from engine.patching.vcpu import VcpuState
+from engine.search.actor import Actor
 from engine.search.explorable import Coverage
 
 __all__ = ("Situation",)
@@ -34,8 +35,9 @@ class Situation:
         may leave.
     :ivar data: the data in memory.
     :ivar open_calls: the calls that the core's return probes follow.
-    :ivar actor: who went on last; ``trace``: how the present state came about; ``made``: steps of
-        control tasks in this schedule.
+    :ivar actor: who went on last, a vCPU also where an event came to it; None: nobody yet.
+    :ivar trace: how the present state came about; ``made``: steps of control tasks in this
+        schedule.
     :ivar coverage: what was seen; ``points``: names, of 64 bits, of the pairs of a vCPU's position
         and a control state that were met.
     """
@@ -62,6 +64,6 @@ class Situation:
     def reset(self) -> None:
         """As at the start of a schedule, but for what the port and the vCPUs hold."""
         self.open_calls: OpenCalls = NO_CALLS
-        self.actor = ""
+        self.actor: Actor | None = None
         self.trace: Any = None
         self.made = 0

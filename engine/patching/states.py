@@ -14,6 +14,7 @@ from engine.patching.open_calls import OpenCalls
 from engine.patching.parked_task import ParkedTask
 from engine.patching.situation import Situation
 from engine.patching.waits import Waits
+from engine.search.actor import Actor
 
 __all__ = ("SavedState", "States")
 
@@ -37,7 +38,7 @@ class SavedState:
     vcpus: list[tuple[Any, ...]]
     waits: dict[int, tuple[MachineWait, frozenset[int]]]
     node: ControlNode
-    actor: str
+    actor: Actor | None
     trace: Any
     made: int
     open_calls: OpenCalls
@@ -146,9 +147,12 @@ class States:
         return int.from_bytes(digest.digest())
 
     def vcpu_names(self) -> tuple[Any, ...]:
-        """What the vCPUs are doing. Of tasks apart, what those between calls have left is left out
-        while another one is in a call: it ends in a state that was met without it. If all calls go
-        alike, it is all the same which of the vCPUs between calls has how many left.
+        """What the vCPUs are doing, for the name of the state.
+
+        Where tasks share nothing and one of them is in a call, the calls that vCPUs between calls
+        have left are no part of the name: that call ends in a state that was met without them
+        (:mod:`engine.patching.independence`). Where all vCPUs are between calls and all calls go
+        alike, the name does not tell which of them has how many left.
         """
         lives, vcpus, choices = self._now.node.lives, self._now.vcpus, self._choices
         busy = [

@@ -5,24 +5,26 @@ on, its children, the table, the numbers of the detour buffers, and the two glob
 that hits a probe reads them without a lock, so it may see any store of an operation done and the
 next one not: the order of the stores decides what it meets, and each of them is a publication.
 
-A probe or core is made as always and then becomes one of the classes here, whose only difference is
-that they stop first (:func:`engine.control.stepped_plane.stop_here`). What stores a value that is
-there already publishes nothing and is no point; nor is what a CPU stores in a hit, or
-``stop_machine``'s function, or the setting up of a scenario. Without the option none of this is
-used.
+With the option, the core, the probes and the aggregators of a control state are made of the classes
+of :data:`STOPPING_KINDS`, whose only difference is that they stop first
+(:func:`engine.control.stepped_plane.stop_here`). A probe does so from :func:`begin_to_stop` on:
+before that it is being made, and no CPU can reach it. What stores a value that is there already
+publishes nothing and is no point; nor is what a CPU stores in a hit, or ``stop_machine``'s
+function, or the setting up of a scenario. Without the option none of this is used.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from functools import cache
 from typing import Any, Final, SupportsIndex, TypeVar
 
 from engine.control.stepped_plane import stop_here
 from engine.core.kprobes import Kprobes
 from engine.kprobe import AggrKprobe, Kprobe
+from engine.kretprobe import EntryProbe
+from engine.patching.probe_kinds import ProbeKinds
 
-__all__ = ("stop_at_stores", "stop_at_stores_of_core")
+__all__ = ("STOPPING_KINDS", "begin_to_stop")
 
 P = TypeVar("P", bound=Kprobe)
 _FIELDS: Final = frozenset(
@@ -39,24 +41,19 @@ _FIELDS: Final = frozenset(
     }
 )
 _SWITCHES: Final = frozenset({"kprobes_allow_optimization", "kprobes_all_disarmed"})
+_BEGUN: Final = "stops"
+"""The attribute of a probe that says that CPUs may reach it. A probe has none while it is made."""
 
 
-def stop_at_stores(p: Kprobe) -> None:
+def begin_to_stop(p: Kprobe) -> None:
     """From now on the control task that stores to a field of ``p``, or to its list of children,
-    stops first.
+    stops first. ``p`` is of one of :data:`STOPPING_KINDS`.
     """
-    if isinstance(p, AggrKprobe):
-        p.children = _Children(p)
-    p.__class__ = _stopping(type(p))
+    setattr(p, _BEGUN, True)
 
 
-def stop_at_stores_of_core(core: Kprobes) -> None:
-    """From now on the control task that stores to the tables or switches of ``core`` stops
-    first.
-    """
-    core.kprobe_table = _Table("the table", core.kprobe_table)
-    core.optprobes.by_id = _Table("the table of detour buffers", core.optprobes.by_id)
-    core.__class__ = _StoppingCore
+def _stops(p: Kprobe) -> bool:
+    return getattr(p, _BEGUN, False)
 
 
 def _called(p: Kprobe) -> str:
@@ -77,26 +74,30 @@ def _told(value: object) -> str:
 
 def _store(self: Kprobe, name: str, value: Any) -> None:
     """``__setattr__`` of probes."""
-    if name in _FIELDS and getattr(self, name) != value:
+    if name in _FIELDS and _stops(self) and getattr(self, name) != value:
         stop_here(f"stores {name} ({_told(value)}) of {_called(self)}")
-        if name == "children":
-            value = _Children(self, value)
+    if name == "children" and not isinstance(value, _Children):
+        value = _Children(self, value)
     object.__setattr__(self, name, value)
 
 
-@cache
-def _stopping(kind: type[Kprobe]) -> Any:
-    """The class of probes of that ``kind`` (an entry of a return probe is of one of its own) that
-    stop. It prints as ``kind`` does.
-    """
-    return type(kind.__name__, (kind,), {"__slots__": (), "__setattr__": _store})
+def _stopping(kind: type[P]) -> type[P]:
+    """The class of probes of that ``kind`` that stop. It prints as ``kind`` does."""
+    made: Any = type(kind.__name__, (kind,), {"__slots__": (_BEGUN,), "__setattr__": _store})
+    return made
 
 
 class _StoppingCore(Kprobes):
-    """The core, for its two switches."""
+    """The core, for its tables and its two switches."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.kprobe_table = _Table("the table", self.kprobe_table)
+        self.optprobes.by_id = _Table("the table of detour buffers", self.optprobes.by_id)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _SWITCHES and getattr(self, name) != value:
+        # The first store is that of the constructor: there is no value before it.
+        if name in _SWITCHES and getattr(self, name, value) != value:
             stop_here(f"stores {name} ({_told(value)})")
         object.__setattr__(self, name, value)
 
@@ -111,7 +112,8 @@ class _Children(list[Kprobe]):
         self._owner = owner
 
     def _stop(self, what: str) -> None:
-        stop_here(f"{what} the children of {_called(self._owner)}")
+        if _stops(self._owner):
+            stop_here(f"{what} the children of {_called(self._owner)}")
 
     def insert(self, index: SupportsIndex, p: Kprobe, /) -> None:
         """A child more, at ``index``."""
@@ -158,3 +160,9 @@ class _Table(dict[int, P]):
         if key in self:
             stop_here(f"takes {_called(self[key])} out of {self._table}")
         return super().pop(key, default)
+
+
+STOPPING_KINDS: Final = ProbeKinds(
+    _StoppingCore, _stopping(Kprobe), _stopping(EntryProbe), _stopping(AggrKprobe)
+)
+"""The classes of a control state whose tasks stop in front of their stores."""

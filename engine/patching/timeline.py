@@ -6,17 +6,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
+from typing import Final
 
 from engine.patching.exploration import Exploration
 from engine.patching.parked_task import Mode
 from engine.patching.vcpu import VcpuState
+from engine.search.actor import Actor, ActorKind
 from engine.search.schedule import Segments
 
 __all__ = ("timeline",)
 
-_WIDTH = 46
-_FEW = 3
-_SHOWN = 8
+_WIDTH: Final = 46
+"""Columns of a lane: the place and the text of most instructions fit, and three lanes fit a wide
+terminal.
+"""
+_FEW: Final = 3
+"""A run of so many lines in stubs and detour buffers is shown whole; of a longer one only the first
+and the last line are, since the fold takes a line of its own.
+"""
+_SHOWN: Final = 8
+"""So many bytes of changed text are shown: a jump and what is left of the instruction behind it."""
+_EVENTS: Final = {
+    ActorKind.INTERRUPT: "interrupt",
+    ActorKind.NMI: "NMI",
+    ActorKind.PREEMPTION: "interrupt; on its return another task runs",
+    ActorKind.SWITCH: "schedule(): another task",
+}
 
 
 def timeline(system: Exploration, segments: Segments) -> Iterator[str]:
@@ -49,35 +64,29 @@ def _events(system: Exploration, segments: Segments) -> Iterator[tuple[int, str,
     for actor, steps in segments:
         left = steps
         while left > 0 and system.choices():
-            if actor[0] == "c":
+            if actor.kind is ActorKind.CONTROL:
                 yield from _control(system, actor)
                 left -= 1
-            elif actor[0].isdigit():
-                text, dull = _vcpu(system, system.vcpus[int(actor)])
+            elif actor.kind is ActorKind.VCPU:
+                text, dull = _vcpu(system, system.vcpus[actor.index])
                 left -= max(1, system.take(actor, 1))
-                yield int(actor) + 1, text, dull
+                yield actor.index + 1, text, dull
             else:
-                name = {
-                    "i": "interrupt",
-                    "n": "NMI",
-                    "p": "interrupt; on its return another task runs",
-                    "s": "schedule(): another task",
-                }
-                yield int(actor[1:]) + 1, f"-- {name[actor[0]]} --", False
+                yield actor.index + 1, f"-- {_EVENTS[actor.kind]} --", False
                 system.take(actor)
                 left -= 1
     choices = system.choices()  # a violation may show only where it would go on
     if choices and system.violation is None:
         actor = choices[0].actor
-        if actor.isdigit():
-            text, dull = _vcpu(system, system.vcpus[int(actor)])
+        if actor.kind is ActorKind.VCPU:
+            text, dull = _vcpu(system, system.vcpus[actor.index])
             system.take(actor, 1)
-            yield int(actor) + 1, text, dull
+            yield actor.index + 1, text, dull
 
 
-def _control(system: Exploration, actor: str) -> Iterator[tuple[int, str, bool]]:
+def _control(system: Exploration, actor: Actor) -> Iterator[tuple[int, str, bool]]:
     before, text = system.node, system.port.text
-    yield 0, before.at(int(actor[1:])), False
+    yield 0, before.at(actor.index), False
     system.take(actor)
     for addr, site in sorted(system.now.sites.items()):
         size = max(text.facts.jump_size, site.end - addr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from engine.kretprobe import Kretprobe
 
@@ -14,11 +14,17 @@ CallOutcome = tuple[Any, ...]
 """What one call has left, part by part: the registers (with the flags last), the state of the
 vector unit, that of the floating-point unit, the content of its buffers, and how it died (None: it
 did not). The names of the parts are in
-:class:`engine.patching.port.PatchFacts`.
+:class:`engine.patching.port_records.PatchFacts`.
 """
 Touched = Callable[[int, int, int, bool], None]
 """Told of each access of memory: address of the instruction, physical address, size in bytes, and
 whether it is a store.
+"""
+
+
+_UNKNOWN: Final = 1 << 30
+"""How often a call may come to an address that was not counted: more often than there are
+instances of any return probe.
 """
 
 
@@ -42,7 +48,7 @@ class UnprobedCalls:
         way at once, each wherever it gets.
         """
         return all(
-            rp.kp.addr is None or rp.maxactive >= calls * self.entries.get(rp.kp.addr, 1 << 30)
+            rp.kp.addr is None or rp.maxactive >= calls * self.entries.get(rp.kp.addr, _UNKNOWN)
             for rp in returns
         )
 

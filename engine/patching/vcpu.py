@@ -9,6 +9,7 @@ from engine.patching.expectations import Lives
 from engine.patching.hit_in_progress import NO_HIT, Block, Hit
 from engine.patching.parked_task import Mode, ParkedTask
 from engine.patching.passes import Pass, Seen, pass_key
+from engine.search.actor import Actor, ActorKind
 
 __all__ = ("Interrupted", "VcpuState")
 
@@ -43,6 +44,7 @@ class Interrupted(NamedTuple):
 class VcpuState:
     """One vCPU.
 
+    :ivar actor: what a schedule calls the vCPU when it goes on.
     :ivar task: number of the task that runs; ``parked``: those that do not; ``asleep``: those that
         never will again.
     :ivar calls: how many calls the task has begun.
@@ -58,6 +60,7 @@ class VcpuState:
     """
 
     __slots__ = (
+        "actor",
         "asleep",
         "block",
         "calls",
@@ -77,6 +80,7 @@ class VcpuState:
 
     def __init__(self, index: int) -> None:
         self.index = index
+        self.actor = Actor(ActorKind.VCPU, index)
         self.reset()
 
     def reset(self, parked: tuple[ParkedTask, ...] = ()) -> None:

@@ -14,7 +14,7 @@ from engine.patching.nmis import Nmis
 from engine.patching.parked_task import Mode
 from engine.patching.passes import Pass
 from engine.patching.places import Places
-from engine.patching.port import Stop
+from engine.patching.port_records import Stop
 from engine.patching.situation import Situation
 from engine.patching.task_switches import TaskSwitches
 from engine.patching.vcpu import VcpuState
@@ -22,8 +22,17 @@ from engine.patching.waits import Waits
 
 __all__ = ("VcpuRuns",)
 
-_BIG: Final = 1 << 40
-_ODD, _ODDER, _MASK = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, (1 << 64) - 1
+_NO_LIMIT: Final = 1 << 40
+"""Steps of a run without a limit of its own. A call ends long before, at its limit of
+instructions.
+"""
+_ODD: Final = 0x9E3779B97F4A7C15
+_ODDER: Final = 0xC2B2AE3D27D4EB4F
+"""Large odd factors with about as many bits set as not, which spread positions and vCPUs over the
+64 bits of a point's name.
+"""
+_MASK: Final = (1 << 64) - 1
+"""The bits of a point's name."""
 
 
 class VcpuRuns:
@@ -68,7 +77,7 @@ class VcpuRuns:
             most = 1
         now, waits = self._now, self._waits
         now.vcpu = vcpu
-        left = _BIG if most is None else most
+        left = _NO_LIMIT if most is None else most
         began, name = vcpu.position, now.node.name + vcpu.index * _ODDER
         while left > 0:
             awaited = self._is_awaited(vcpu)

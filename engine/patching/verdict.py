@@ -17,12 +17,13 @@ from engine.patching.exploration import Exploration
 from engine.patching.search_options import Search
 from engine.patching.setup_port import SetupPort
 from engine.patching.timeline import timeline
+from engine.patching.user_code import identity_of
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.conduct import InProcess, Progress, Workers, drive
 from engine.search.explorable import Violation
+from engine.search.parts import BATCH, Outcome, PartedSearch
 from engine.search.schedule import Schedule, replay
 from engine.search.shrink import shrink
-from engine.search.strategy import BATCH, Outcome, Strategy
 
 __all__ = ("check", "replay_experiment")
 
@@ -57,7 +58,7 @@ def check(
 def _searched(
     experiment: Experiment,
     search: Search,
-    strategy: Strategy,
+    strategy: PartedSearch,
     port: SetupPort,
     system: Exploration,
     progress: Progress | None,
@@ -94,7 +95,7 @@ def _searched(
     return CheckResult(
         outcome,
         experiment.cpus,
-        None if search.strategy == "pct" else search.preemptions,
+        search.bound,
         _missing(system, outcome),
         interrupted=interrupted,
         refused=system.refused,
@@ -136,11 +137,10 @@ def _checkpoint(
     if search.checkpoints is None:
         yield None
         return
-    how = (
-        options_mark(experiment),
-        replace(search, jobs=1, checkpoints=None),
-        code_mark(*port.sources),
-    )
+    told, drawn_by = replace(search, jobs=1, checkpoints=None), ""
+    if not isinstance(search.strategy, str):  # among the options its own text says which one it is
+        told, drawn_by = replace(told, strategy=""), identity_of(search.strategy)
+    how = (options_mark(experiment), drawn_by, told, code_mark(*port.sources))
     mark = f"{fingerprint(experiment)}-{blake2b(repr(how).encode(), digest_size=4).hexdigest()}"
     with closing(Checkpoint(search.checkpoints / f"{mark}.jsonl", mark)) as checkpoint:
         yield checkpoint

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from engine.errors import InputError, error_text, printable
 from engine.search.explorable import Coverage, Violation, ViolationKind
+from engine.search.parts import Found, PartResult
 from engine.search.schedule import segments_from, text_of
-from engine.search.strategy import Found, PartResult
 
 __all__ = ("Checkpoint", "code_mark")
 

@@ -1,5 +1,5 @@
 """Leads a search: parts go to who runs them, and what they come to is put together in the
-strategy's order.
+search's order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from engine.process_pool import ProcessPool
 from engine.search.checkpoint import Checkpoint
 from engine.search.explorable import System
-from engine.search.strategy import Outcome, PartResult, Strategy, Tick
+from engine.search.parts import Outcome, PartedSearch, PartResult, Tick
 
 __all__ = ("InProcess", "PartRunner", "Progress", "Workers", "drive", "explore")
 
@@ -22,58 +22,59 @@ that can be told.
 
 
 class PartRunner(Protocol):
-    """Who works on parts."""
+    """Works on parts of a search."""
 
     def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
-        """What each comes to, in order. ``tick``: called now and then with the number of schedules
-        of these parts so far.
+        """What each of ``parts`` comes to, in their order.
+
+        :param tick: called now and then with the number of schedules of these parts so far.
         """
         ...
 
     def learn(self, keys: bytes) -> None:
-        """To be known before the next parts."""
+        """Take in the ``keys`` of states that were met, before the next parts."""
         ...
 
     def close(self) -> None:
-        """No more parts."""
+        """There will be no more parts."""
         ...
 
 
 class InProcess:
-    """This process on its own."""
+    """Works on parts in this process, one after another."""
 
-    def __init__(self, strategy: Strategy, system: System) -> None:
-        self._strategy = strategy
+    def __init__(self, search: PartedSearch, system: System) -> None:
+        self._search = search
         self._system = system
 
     def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
-        """One after the other."""
+        """See :class:`PartRunner`."""
         for part in parts:
-            yield self._strategy.work(self._system, part, tick)
+            yield self._search.work(self._system, part, tick)
 
     def learn(self, keys: bytes) -> None:
-        """To be known before the next parts."""
-        self._strategy.learn(keys)
+        """Take in the ``keys`` of states that were met, before the next parts."""
+        self._search.learn(keys)
 
     def close(self) -> None:
-        """Nobody to be sent home."""
+        """There is nothing to end."""
 
 
 class Workers:
     """Several processes, each with a system of its own. Until there is a batch of more than one
     part, this process works alone.
 
-    :param strategy: what all of them know so far.
+    :param search: what all of them know so far.
     :param system: this process's own; ``make``: makes one for a worker, in its process.
     :param number: how many; at least 2.
     """
 
     def __init__(
-        self, strategy: Strategy, system: System, make: Callable[[], System], number: int
+        self, search: PartedSearch, system: System, make: Callable[[], System], number: int
     ) -> None:
-        self._here = InProcess(strategy, system)
+        self._here = InProcess(search, system)
         self._pool: ProcessPool[System, Any, PartResult] = ProcessPool(
-            make, strategy.work, number, learn=strategy.learn
+            make, search.work, number, learn=search.learn
         )
 
     def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
@@ -94,16 +95,16 @@ class Workers:
             yield result
 
     def learn(self, keys: bytes) -> None:
-        """All of them."""
+        """Make the keys known to all processes before their next parts."""
         self._pool.learn(keys)
 
     def close(self) -> None:
-        """They end, whatever they do."""
+        """End the processes, whatever they are doing."""
         self._pool.close()
 
 
 def drive(
-    strategy: Strategy,
+    search: PartedSearch,
     runner: PartRunner,
     outcome: Outcome,
     progress: Progress | None = None,
@@ -114,26 +115,26 @@ def drive(
     :param outcome: to be filled in, for who wants what there is when the search is interrupted.
     :param checkpoint: what was found before, to go on from, and where to write down what is found.
     """
-    while parts := strategy.batch(outcome):
+    while parts := search.batch(outcome):
         known = checkpoint.known(len(parts)) if checkpoint is not None else []
 
         def tick(schedules: int) -> None:
             if progress is not None:
-                progress(outcome.schedules + schedules, strategy.expected(outcome))
+                progress(outcome.schedules + schedules, search.expected(outcome))
 
         keys = b""
         for number, result in enumerate(chain(known, runner.work(parts[len(known) :], tick))):
             if checkpoint is not None and number >= len(known):
                 checkpoint.write(result)
             outcome.add(result)
-            strategy.merge(result)
+            search.merge(result)
             keys += result.keys
-            if result.found and len(outcome.found) >= strategy.violations_max:
+            if result.found and len(outcome.found) >= search.violations_max:
                 return outcome
         runner.learn(keys)
     return outcome
 
 
-def explore(strategy: Strategy, system: System, progress: Progress | None = None) -> Outcome:
+def explore(search: PartedSearch, system: System, progress: Progress | None = None) -> Outcome:
     """Search ``system`` to the end, in this process."""
-    return drive(strategy, InProcess(strategy, system), Outcome(), progress)
+    return drive(search, InProcess(search, system), Outcome(), progress)

@@ -1,63 +1,49 @@
 """Every schedule within a preemption bound, those with fewer preemptions first (Musuvathi and
 Qadeer, PLDI 2007).
 
-All that costs as much as the bound allows so far is one level: the schedules without a preemption,
-then those with one, and so on. Within a level it goes depth first. A state is gone on from where it
-is met first, which is where it costs the least; what may cost more there is a start of the next
-level. So which states are gone on from does not depend on the order of a level's starts.
+All schedules that cost the same are one level: those without a preemption, then those with one, and
+so on. Within a level the search goes depth first. It goes on from a state only where it meets the
+state first, which is where the state costs the least. A choice there that costs something is a
+start of a later level. So which states the search goes on from does not depend on the order of a
+level's starts, and a level can be worked on in parts (:mod:`engine.search.levels`).
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from engine.search.actor import Actor
 from engine.search.explorable import Choice, Coverage, System, Trace
-from engine.search.prefixes import Navigator, StartWriter, starts_of
-from engine.search.schedule import segments_of
-from engine.search.strategy import (
-    BATCH,
+from engine.search.levels import Levels, Part
+from engine.search.parts import (
     RECHECK_EVERY,
     TICK_EVERY,
     Found,
-    Group,
     Outcome,
     PartResult,
     Tick,
     check_repeats,
 )
+from engine.search.prefixes import Navigator, StartWriter, starts_of
+from engine.search.schedule import segments_of
 
 __all__ = ("Exhaustive",)
 
-_PART_STARTS: Final = 128
-PART_SCHEDULES: Final = 1_000
-"""A part hands back what is left after so many."""
 _NO_BOUND: Final = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Starts of one level. ``most``: schedules; ``phase``: how many there were before, for who is
-    run twice.
-    """
-
-    level: int
-    blobs: tuple[bytes, ...]
-    most: int
-    phase: int
-    violations: int
+"""Stands for no bound: a schedule with so many preemptions would take days."""
 
 
 class Exhaustive:
-    """The strategy.
+    """The search.
 
     :param bound: what the choices of a schedule may cost together; None: anything.
-    :param hashing: go on from a state only where it is met first. It keeps the set of outcomes.
+    :param hashing: go on from a state only where it is met first. That keeps the set of outcomes.
     :param max_schedules: stop after so many.
     :param violations_max: stop after so many.
     :param recheck_every: one schedule in so many is run a second time; 0: none.
+    :ivar seen: the keys of the states that were gone on from, as far as this process knows.
     """
 
     def __init__(
@@ -71,87 +57,38 @@ class Exhaustive:
     ) -> None:
         self.bound = bound
         self.hashing = hashing
-        self.max_schedules = max_schedules
         self.violations_max = violations_max
         self.recheck_every = recheck_every
         self.seen: set[int] = set()
-        self._waiting: dict[int, list[Group]] = {}
-        self._level = 0
-        self._before = 0
-        self._begun_starts = 0
-        self._begun = False
+        self._levels = Levels(max_schedules, violations_max)
 
-    def batch(self, outcome: Outcome) -> Sequence[_Part]:
+    def batch(self, outcome: Outcome) -> Sequence[Part]:
         """Parts of the lowest level that has starts left."""
-        if not self._begun:
-            self._begun = True
-            root = StartWriter()
-            root.add_path(0, (), [""])
-            self._queue(root.close())
-        levels = [level for level, groups in self._waiting.items() if groups]
-        outcome.exhaustive = not levels
-        left = (
-            PART_SCHEDULES * BATCH
-            if self.max_schedules is None
-            else self.max_schedules - outcome.schedules
-        )
-        if not levels or left <= 0 or len(outcome.found) >= self.violations_max:
-            outcome.exhaustive &= len(outcome.found) < self.violations_max
-            return ()
-        level, most = min(levels), min(PART_SCHEDULES, left)
-        if level > self._level:
-            self._level, self._before, self._begun_starts = level, outcome.schedules, 0
-        groups = self._waiting[level]
-        number = max(1, min(BATCH, left // PART_SCHEDULES, len(groups)))
-        phase, violations = outcome.schedules, self.violations_max - len(outcome.found)
-        apart, starts = (
-            len(groups) / number,
-            min(_PART_STARTS, sum(weight for _, weight, _ in groups) // number),
-        )
-        chosen = [self._some(groups, int(at * apart), starts) for at in reversed(range(number))]
-        return [_Part(level, blobs, most, phase, violations) for blobs in reversed(chosen)]
-
-    def _some(self, groups: list[Group], at: int, starts: int) -> tuple[bytes, ...]:
-        """Groups from ``at`` on that make a part of about ``starts``. Parts of a batch lie apart:
-        what is near meets the same states.
-        """
-        weight, end = 0, at
-        while end < len(groups) and (end == at or weight + groups[end][1] <= starts):
-            weight += groups[end][1]
-            end += 1
-        self._begun_starts += weight
-        blobs = tuple(blob for _, _, blob in groups[at:end])
-        del groups[at:end]
-        return blobs
-
-    def _queue(self, groups: Sequence[Group]) -> None:
-        for group in groups:
-            self._waiting.setdefault(group[0], []).append(group)
+        return self._levels.batch(outcome)
 
     def merge(self, result: PartResult) -> None:
-        """Its groups wait for their turn."""
-        self._queue(result.groups)
+        """The starts that the part has left to others wait for their turn."""
+        self._levels.put(result.groups)
 
     def expected(self, outcome: Outcome) -> int | None:
-        """By what the starts of the last level have come to so far."""
-        done = outcome.schedules - self._before
-        if self._level != self.bound or not done:
-            return self.max_schedules
-        left = sum(weight for _, weight, _ in self._waiting.get(self._level, ()))
-        expected = outcome.schedules + done * left // self._begun_starts
-        return expected if self.max_schedules is None else min(expected, self.max_schedules)
+        """About how many schedules there will be; None: that can't be told yet."""
+        return self._levels.expected(outcome, self.bound)
 
     def learn(self, keys: bytes) -> None:
-        """States that are not gone on from any more."""
+        """The states with these keys are not gone on from any more."""
         self.seen.update(array("Q", keys))
 
-    def work(self, system: System, part: _Part, tick: Tick | None = None) -> PartResult:
+    def work(self, system: System, part: Part, tick: Tick | None = None) -> PartResult:
         """Depth first from each of the part's starts."""
         return _Walk(self, system, part, tick).run()
 
 
 class _Frame:
-    """A state with choices left that cost nothing."""
+    """A state with choices left that cost nothing.
+
+    :ivar state: the state; ``trace``: how it came about.
+    :ivar rest: the choices left; the next one is the last of them.
+    """
 
     __slots__ = ("rest", "state", "trace")
 
@@ -162,11 +99,14 @@ class _Frame:
 
 
 class _Walk:
-    """Work on one part."""
+    """Work on one part.
 
-    def __init__(
-        self, strategy: Exhaustive, system: System, part: _Part, tick: Tick | None
-    ) -> None:
+    :ivar _left: what the choices behind a start of the part may cost.
+    :ivar _fresh: the keys of the states that this part was the first to meet, in that order.
+    :ivar _stack: the states on the way to the present one that have choices left.
+    """
+
+    def __init__(self, strategy: Exhaustive, system: System, part: Part, tick: Tick | None) -> None:
         self._strategy = strategy
         self._system = system
         self._part = part
@@ -179,14 +119,14 @@ class _Walk:
         self._result = PartResult()
 
     def run(self) -> PartResult:
-        """What it comes to."""
+        """Go on from each of the part's starts. Returns what the part comes to."""
         system, result = self._system, self._result
         system.coverage, system.points = Coverage(), set()
         starts = starts_of(self._part.blobs)
         navigator = Navigator(system, starts)
         for number, (_, actor) in enumerate(starts):
             navigator.go(number)
-            if actor:
+            if actor is not None:
                 system.take(actor, alone=self._left == 0)
             self._closure()
             if self._over:
@@ -206,7 +146,7 @@ class _Walk:
         )
 
     def _closure(self) -> None:
-        """All that can be reached from the present state at no cost."""
+        """Visit all that can be reached from the present state at no cost."""
         system, stack = self._system, self._stack
         while True:
             if self._forward():
@@ -222,8 +162,10 @@ class _Walk:
             system.take(choice.actor, alone=self._left == 0)
 
     def _forward(self) -> bool:
-        """On to the end of the schedule, or to a known state, leaving a frame wherever there was a
-        choice. False: others go on.
+        """Go on to the end of the schedule, or to a known state, and leave a frame wherever there
+        was a choice at no cost, and a start of a later level for each choice that costs something.
+
+        :returns: whether a schedule has ended so; False: it goes on in starts of later levels only.
         """
         system, left, level = self._system, self._left, self._part.level
         while True:
@@ -253,20 +195,23 @@ class _Walk:
             system.take(free[0].actor, alone=left == 0)
 
     def _ended(self) -> None:
-        """One schedule more."""
+        """A schedule has ended, or has come to a known state."""
         system, result, every = self._system, self._result, self._strategy.recheck_every
         result.schedules += 1
         if system.violation is not None:
             result.found.append(Found(system.violation, segments_of(system.trace)))
-        # the key: parts are shorter than that
+        # Parts may have fewer schedules than ``every``, so counting them alone would never come
+        # round; the key of the last state spreads the schedules that are run twice over all parts.
         if every and (self._key + self._part.phase + result.schedules) % every == 0:
             check_repeats(system)
             result.rechecked += 1
         if self._tick is not None and result.schedules % TICK_EVERY == 0:
             self._tick(result.schedules)
 
-    def _hand_back(self, starts: Sequence[tuple[Any, str]]) -> None:
-        """What is left of the part, deepest first."""
+    def _hand_back(self, starts: Sequence[tuple[Any, Actor | None]]) -> None:
+        """Leave the rest of the part, the deepest states first, and the ``starts`` that were not
+        begun, to other parts.
+        """
         for frame in reversed(self._stack):
             self._writer.add(
                 self._part.level, frame.trace, [choice.actor for choice in reversed(frame.rest)]

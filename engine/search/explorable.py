@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from engine.brief import described
+from engine.search.actor import Actor
 
 __all__ = ("Choice", "Coverage", "System", "Trace", "Violation", "ViolationKind")
 
@@ -28,7 +29,13 @@ class ViolationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Something that must not happen, on ``cpu`` (None: in a control task) at ``rip``."""
+    """Something has happened that must not happen.
+
+    :ivar kind: what kind of thing.
+    :ivar cpu: the vCPU that it has happened on; None: it has happened in a control task.
+    :ivar rip: the address of the instruction; None: it is no matter of one instruction.
+    :ivar explain: what has happened, in a sentence.
+    """
 
     kind: ViolationKind
     cpu: int | None
@@ -43,13 +50,11 @@ class Violation:
 class Choice(NamedTuple):
     """One way to go on.
 
-    :ivar actor: who does a step: ``0``, ``1``, ... a vCPU, ``c0``, ``c1``, ... a control task;
-        ``i0`` an interrupt on vCPU 0, ``n0`` an NMI there, ``p0`` an interrupt whose return gives
-        vCPU 0 to another task.
-    :ivar cost: what it takes of the preemption bound.
+    :ivar actor: who makes a step.
+    :ivar cost: what the choice takes of the preemption bound.
     """
 
-    actor: str
+    actor: Actor
     cost: int
 
 
@@ -83,18 +88,20 @@ class Coverage:
         }
 
 
-Trace = tuple[Any, str, int] | None
-"""What came before, an actor, and how many steps it made; None at the start. Shared by all states
-with that past.
+Trace = tuple[Any, Actor, int] | None
+"""How a state came about: the trace of the state before, the actor that went on from there, and how
+many steps that one made. The trace of the start is None. States with a common past share its trace.
 """
 
 
 class System(Protocol):
-    """Deterministic: the same choices from the start give the same states."""
+    """What a search explores. It is deterministic: the same choices from the start give the same
+    states.
+    """
 
     @property
     def coverage(self) -> Coverage:
-        """What was seen since a fresh one was put here."""
+        """What was seen since a fresh record was put here."""
         ...
 
     @coverage.setter
@@ -117,32 +124,34 @@ class System(Protocol):
 
     @property
     def violation(self) -> Violation | None:
-        """What is wrong in the present state."""
+        """What is wrong in the present state; None: nothing is."""
         ...
 
     def reset(self) -> None:
-        """To the start."""
+        """Go to the start, where nothing has happened."""
         ...
 
     def choices(self) -> Sequence[Choice]:
-        """How to go on from here; the first goes on as before, where that can be. None: the end."""
+        """How the present state can be gone on from. Where whoever went on last can go on, that
+        choice comes first. No choice at all: the schedule has ended here.
+        """
         ...
 
-    def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
-        """Let ``actor`` go on to the next choice point, or for ``most`` steps at most. Returns how
-        many steps it made.
+    def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
+        """Let ``actor`` go on to the next choice point, or for ``most`` steps at most.
 
-        :param alone: no choice that costs anything will be made any more: on to the next one that
-            does not.
+        :param alone: no choice that costs anything will be made any more, so ``actor`` goes on to
+            the next point where there is a choice that costs nothing.
+        :returns: how many steps it made.
         """
         ...
 
     def save(self) -> Any:
-        """The present state, to go back to."""
+        """Keep the present state, to go back to it by :meth:`restore`."""
         ...
 
     def restore(self, state: Any) -> None:
-        """Go back; ``state`` stays good."""
+        """Go back to ``state``, which can be gone back to again."""
         ...
 
     def release(self, state: Any) -> None:
@@ -150,7 +159,7 @@ class System(Protocol):
         ...
 
     def key(self) -> int:
-        """64 bits; equal for states from which the same can happen, with the same verdicts. The
-        same in every process.
+        """A number of 64 bits for the present state. Two states with the same number are taken for
+        one: the same can happen from both, with the same verdicts. It is the same in every process.
         """
         ...

@@ -7,70 +7,74 @@ least 1 / (n k^(depth-1)), for n actors and k choice points.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from random import Random
+from typing import Final
 
-from engine.search.explorable import Choice, System
-from engine.search.seeded import Numbered
-from engine.search.strategy import RECHECK_EVERY
+from engine.search.actor import Actor
+from engine.search.explorable import Choice
+from engine.search.strategy import Strategy
 
 __all__ = ("Pct",)
 
+_BITS: Final = 40
+"""Bits of a random priority, and of a random point of change: so many that two priorities are equal
+by no chance that matters, and that the remainder of the division favours no point noticeably.
+"""
+_EVENT_BITS: Final = 30
+"""The same for the pick of an event, of which there are a few."""
 
-class Pct(Numbered):
-    """The strategy. ``depth``: at least 1."""
 
-    def __init__(
-        self,
-        *,
-        seed: int,
-        schedules: int,
-        depth: int = 3,
-        first: int = 0,
-        recheck_every: int = RECHECK_EVERY,
-    ) -> None:
-        super().__init__(seed=seed, schedules=schedules, first=first, recheck_every=recheck_every)
+class Pct(Strategy):
+    """Of the actors that can go on, the one with the highest priority does, all along. At a point
+    of change an event comes, or the actor's priority becomes the lowest of all.
+
+    :param seed: schedule ``n`` is drawn from ``seed`` and ``n``.
+    :param depth: one more than there are points of change in a schedule; at least 1.
+    """
+
+    def __init__(self, *, seed: int, depth: int = 3) -> None:
+        self.seed = seed
         self.depth = depth
         self._length = 0
+        self._start(Random(0))  # of no schedule: begin() gives each its own
 
-    def prepare(self, system: System) -> None:
-        """How long a schedule is, by one of them."""
-        self._length = self._length or self._run(system, Random(f"{self.seed}:length"), [])
+    def prepare(self, draw: Callable[[], int]) -> None:
+        """Find out how many choices a schedule has, by one without points of change."""
+        if not self._length:
+            self._start(Random(f"{self.seed}:length"))
+            self._length = draw()
 
-    def one(self, system: System, random: Random) -> None:
-        """With points of change all along."""
-        self._run(
-            system,
-            random,
-            sorted(random.getrandbits(40) % max(1, self._length) for _ in range(self.depth - 1)),
-        )
+    def begin(self, number: int) -> bool:
+        """Every number has its schedule, with points of change all along."""
+        self._start(Random(f"{self.seed}:{number}"))
+        draw, length = self._random.getrandbits, max(1, self._length)
+        self._changes = sorted(draw(_BITS) % length for _ in range(self.depth - 1))
+        return True
 
-    def _run(self, system: System, random: Random, changes: list[int]) -> int:
-        """One schedule. Returns how many choice points it had."""
-        system.reset()
-        priority: dict[str, int] = {}
-        points = 0
-        lowest = 0
-        while True:
-            choices = system.choices()
-            if not choices:
-                return points
-            actors = [choice for choice in choices if not self._is_event(choice)]
-            events = [choice for choice in choices if self._is_event(choice)]
-            for choice in actors:
-                if choice.actor not in priority:
-                    priority[choice.actor] = 1 + random.getrandbits(40)
-            best = max(actors, key=lambda choice: priority[choice.actor])
-            if changes and points >= changes[0]:
-                changes = changes[1:]
-                if events and random.getrandbits(1):
-                    best = events[random.getrandbits(30) % len(events)]
-                else:
-                    lowest -= 1
-                    priority[best.actor] = lowest
-                    best = max(actors, key=lambda choice: priority[choice.actor])
-            points += 1
-            system.take(best.actor)
+    def _start(self, random: Random) -> None:
+        self._random = random
+        self._changes: list[int] = []
+        self._priority: dict[Actor, int] = {}
+        self._lowest = 0
+        self._points = 0
 
-    def _is_event(self, choice: Choice) -> bool:
-        """Something that happens to a vCPU, not somebody who goes on."""
-        return choice.actor[0] in "inp"
+    def choose(self, choices: Sequence[Choice]) -> Choice:
+        """See :class:`Pct`."""
+        random, priority = self._random, self._priority
+        actors = [choice for choice in choices if not choice.actor.is_event]
+        events = [choice for choice in choices if choice.actor.is_event]
+        for choice in actors:
+            if choice.actor not in priority:
+                priority[choice.actor] = 1 + random.getrandbits(_BITS)
+        best = max(actors, key=lambda choice: priority[choice.actor])
+        if self._changes and self._points >= self._changes[0]:
+            self._changes = self._changes[1:]
+            if events and random.getrandbits(1):
+                best = events[random.getrandbits(_EVENT_BITS) % len(events)]
+            else:
+                self._lowest -= 1
+                priority[best.actor] = self._lowest
+                best = max(actors, key=lambda choice: priority[choice.actor])
+        self._points += 1
+        return best

@@ -8,33 +8,40 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from engine.search.actor import Actor, actor_from
 from engine.search.explorable import System, Trace
+from engine.search.parts import Group, uncounted
 from engine.search.schedule import Segments, segments_from, segments_of, text_of
-from engine.search.strategy import Group, uncounted
 
 __all__ = ("GROUP_STARTS", "Navigator", "Start", "StartWriter", "starts_of")
 
 GROUP_STARTS: Final = 16
-"""About so many starts make a group, which stays together."""
-Start = tuple[Segments, str]
-"""A path, and who goes on behind it; "": whoever is first there."""
+"""About so many starts make a group, which stays together. They are compressed as one text, where
+paths that begin alike cost little; a larger group would make parts of less equal size.
+"""
+Start = tuple[Segments, Actor | None]
+"""A path, and who goes on behind it; None: whoever is first there."""
 
 
 class StartWriter:
-    """Collects starts in groups."""
+    """Collects starts in groups.
+
+    :ivar groups: those that are full.
+    """
 
     def __init__(self) -> None:
         self._lines: dict[int, list[str]] = {}
         self._weights: dict[int, int] = {}
         self.groups: list[Group] = []
 
-    def add(self, level: int, trace: Trace, actors: Iterable[str]) -> None:
+    def add(self, level: int, trace: Trace, actors: Iterable[Actor]) -> None:
         """``actors`` may each go on behind ``trace``, at a cost of ``level`` in all."""
         self.add_path(level, segments_of(trace), list(actors))
 
-    def add_path(self, level: int, path: Segments, actors: Sequence[str]) -> None:
-        """The same for a path."""
-        self._lines.setdefault(level, []).append(f"{' '.join(actors)};{text_of(path)}")
+    def add_path(self, level: int, path: Segments, actors: Sequence[Actor | None]) -> None:
+        """The same for a path. An actor may be None, as in a :data:`Start`."""
+        words = " ".join("" if actor is None else str(actor) for actor in actors)
+        self._lines.setdefault(level, []).append(f"{words};{text_of(path)}")
         weight = self._weights[level] = self._weights.get(level, 0) + len(actors)
         if weight >= GROUP_STARTS:
             self._close(level)
@@ -46,7 +53,7 @@ class StartWriter:
         )
 
     def close(self) -> list[Group]:
-        """All groups."""
+        """All groups, those that are not full included."""
         for level in sorted(self._lines):
             self._close(level)
         return self.groups
@@ -59,7 +66,9 @@ def starts_of(blobs: Iterable[bytes]) -> list[Start]:
         for line in zlib.decompress(blob).decode().split("\n"):
             actors, _, path = line.partition(";")
             segments = segments_from(path)
-            starts += [(segments, actor) for actor in actors.split(" ")]
+            starts += [
+                (segments, actor_from(actor) if actor else None) for actor in actors.split(" ")
+            ]
     return starts
 
 

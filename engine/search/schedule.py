@@ -13,6 +13,7 @@ from typing import Final
 
 from engine.brief import count, described
 from engine.errors import InputError, printable
+from engine.search.actor import Actor, actor_from
 from engine.search.explorable import System, Trace
 
 __all__ = ("Schedule", "parse_schedule", "replay", "segments_from", "segments_of", "text_of")
@@ -21,9 +22,20 @@ _VERSION: Final = "v3"
 _TEXT: Final = re.compile(
     r"v(\d+):([0-9a-f]{8}):((?:[a-z]?\d+(?:\*\d+)?)(?:,[a-z]?\d+(?:\*\d+)?)*|)"
 )
-_ACTORS: Final = frozenset({"", "c", "i", "n", "p", "s"})
 _STEPS_MAX: Final = 1 << 40
-Segments = tuple[tuple[str, int], ...]
+"""A schedule's segment has no more steps than that. No search makes so many; the bound keeps a
+schedule that was written by hand from being followed for ever.
+"""
+_STEPS_DIGITS_MAX: Final = 12
+"""No number up to :data:`_STEPS_MAX` has more digits. Python refuses to convert a number of
+thousands of digits, so the length is looked at first.
+"""
+_CHOICES_MAX: Final = 100_000
+"""A replay makes no more choices than that behind the last segment of its schedule. A schedule of
+the shipped scenarios ends after some hundreds, so this one goes round in a loop.
+"""
+Segments = tuple[tuple[Actor, int], ...]
+"""Who goes on, and for how many steps, in the order of a schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +59,16 @@ class Schedule:
 
 def text_of(segments: Segments) -> str:
     """``0*18,c0*5,i0``."""
-    return ",".join(actor if steps == 1 else f"{actor}*{steps}" for actor, steps in segments)
+    return ",".join(str(actor) if steps == 1 else f"{actor}*{steps}" for actor, steps in segments)
 
 
 def segments_from(text: str) -> Segments:
-    """What :func:`text_of` wrote."""
+    """The segments that :func:`text_of` has written as ``text``.
+
+    :raises ValueError: ``text`` is not what it writes.
+    """
     words = (word.partition("*") for word in text.split(",")) if text else ()
-    return tuple((actor, int(steps or "1")) for actor, _, steps in words)
+    return tuple((actor_from(actor), int(steps or "1")) for actor, _, steps in words)
 
 
 def parse_schedule(text: str) -> Schedule:
@@ -70,21 +85,26 @@ def parse_schedule(text: str) -> Schedule:
     if found[1] != _VERSION[1:]:
         raise InputError(f"schedule version v{found[1]}: unknown; this is {_VERSION}")
     for word in found[3].split(",") if found[3] else ():
-        actor, _, steps = word.partition("*")
-        if (
-            actor.rstrip("0123456789") not in _ACTORS
-            or len(steps) > 12
-            or int(steps or "1") > _STEPS_MAX
-        ):
+        if not _is_segment(word):
             raise InputError(
                 f"schedule: '{printable(word)}' is no step; write 0*18, c0*5, i0, n0, p0 or s0"
             )
     return Schedule(found[2], segments_from(found[3]))
 
 
+def _is_segment(word: str) -> bool:
+    """Whether ``word`` names an actor and a number of steps that a schedule may have."""
+    actor, _, steps = word.partition("*")
+    try:
+        actor_from(actor)
+    except ValueError:
+        return False
+    return len(steps) <= _STEPS_DIGITS_MAX and int(steps or "1") <= _STEPS_MAX
+
+
 def segments_of(trace: Trace) -> Segments:
     """A trace from its start."""
-    segments: list[tuple[str, int]] = []
+    segments: list[tuple[Actor, int]] = []
     while trace is not None:
         trace, actor, steps = trace
         if steps:
@@ -93,7 +113,7 @@ def segments_of(trace: Trace) -> Segments:
 
 
 def replay(
-    system: System, segments: Segments, *, strict: bool = False, limit: int = 100_000
+    system: System, segments: Segments, *, strict: bool = False, limit: int = _CHOICES_MAX
 ) -> bool:
     """Run ``segments`` from the start, and then on as before, to the end or to a violation.
 

@@ -10,17 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from engine.search.actor import Actor
 from engine.search.explorable import System, Violation, ViolationKind
 from engine.search.schedule import Segments, replay, segments_of
 
 __all__ = ("shrink",)
 
 _TAKES_MAX: Final = 12_000
-"""So long it looks for schedules with fewer switches: a second or two."""
+"""Choices that the search for a schedule with fewer switches may make: a second or two."""
+_TRIES_MAX: Final = 2_000
+"""Schedules that are tried with parts left out. Each is a run from the start; what is left to be
+found behind so many of them is a step less here or there.
+"""
 
 
 def shrink(
-    system: System, segments: Segments, violation: Violation, tries_max: int = 2_000
+    system: System, segments: Segments, violation: Violation, tries_max: int = _TRIES_MAX
 ) -> tuple[Segments, Violation]:
     """The smallest schedule found, and what it breaks: of the same kind as ``violation``."""
     best, found = _leave_out(system, segments, violation, tries_max)
@@ -29,13 +34,18 @@ def shrink(
 
 
 class _Fewest:
-    """Looks for a schedule with few switches. ``takes``: how many choices are left to be tried."""
+    """Looks for a schedule with few switches that breaks a rule of ``kind``.
+
+    :ivar _takes: how many choices are left to be made.
+    :ivar _seen: for each state and the actor that led to it, how many more segments were tried from
+        there.
+    """
 
     def __init__(self, system: System, kind: ViolationKind) -> None:
         self._system = system
         self._kind = kind
         self._takes = _TAKES_MAX
-        self._seen: dict[tuple[int, str], int] = {}
+        self._seen: dict[tuple[int, Actor], int] = {}
 
     def search(self, below: int) -> tuple[Segments, Violation] | None:
         """One with the fewest segments, and less than ``below``; None: there is none, or it was not
@@ -44,14 +54,14 @@ class _Fewest:
         for most in range(1, below):
             self._seen.clear()
             self._system.reset()
-            if self._from_here("", most):
+            if self._from_here(None, most):
                 assert self._system.violation is not None
                 return segments_of(self._system.trace), self._system.violation
             if self._takes <= 0:
                 break
         return None
 
-    def _from_here(self, last: str, most: int) -> bool:
+    def _from_here(self, last: Actor | None, most: int) -> bool:
         """Go on with whoever was not the last to, for ``most`` segments at most. True: the present
         state is what is looked for.
         """
@@ -66,7 +76,7 @@ class _Fewest:
         system.release(here)
         return False
 
-    def _along(self, actor: str, most: int) -> bool:
+    def _along(self, actor: Actor, most: int) -> bool:
         """One segment, and from wherever it may end the next ones."""
         system = self._system
         while self._takes > 0:

@@ -1,182 +1,55 @@
-"""What strategies have in common: parts of a search that can be worked on by anybody, and what a
-part comes to.
+"""What a strategy is: it decides, schedule by schedule, which choice comes next, and when the
+search is over.
 
-A search is cut into parts by the strategy alone, in batches. What a part comes to depends on the
-part and on what the batches before it have found, never on who works on it, or when; so the whole
-does not depend on how many processes there are, and a search that was killed goes on with the
-results that were written down.
+A strategy knows nothing of how a search is cut into parts, how many processes work on it, or how
+it goes on after a kill. :mod:`engine.search.drawn` does all that for any strategy.
+:class:`~engine.search.random_walk.RandomWalk` and :class:`~engine.search.pct.Pct` are two of them.
+The exhaustive search is none, since it goes back to states in the middle of schedules
+(:mod:`engine.search.exhaustive`).
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
-from engine.brief import count, described
-from engine.errors import EngineBug
-from engine.search.explorable import Coverage, System, Violation
-from engine.search.schedule import Segments, segments_of
+from engine.search.explorable import Choice
 
-__all__ = (
-    "BATCH",
-    "Found",
-    "Group",
-    "Outcome",
-    "PartResult",
-    "ReplayDivergence",
-    "Strategy",
-    "Tick",
-    "check_repeats",
-    "uncounted",
-)
-
-RECHECK_EVERY: Final = 100
-"""One schedule in so many is run twice."""
-BATCH: Final = 8
-"""Most parts that can be worked on at once, and so most processes that can help."""
-TICK_EVERY: Final = 64
+__all__ = ("Strategy",)
 
 
-class ReplayDivergence(EngineBug):
-    """The same schedule did something else the second time: something is not deterministic."""
+class Strategy(ABC):
+    """Decides on one schedule after another.
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A violation, and the schedule that shows it."""
-
-    violation: Violation
-    segments: Segments
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a search has done.
-
-    :ivar schedules: runs to an end, or to a state that was met before.
-    :ivar merged: how many of them the latter.
-    :ivar rechecked: how many were run twice.
-    :ivar exhaustive: nothing was left out within the bound.
-    :ivar points: names of the pairs of a vCPU's position and a control state that were met.
+    The schedules are numbered from 0 on. What a strategy decides may depend on the number of the
+    schedule, on the choices that it was offered in that schedule, and on what it was made with. It
+    must not depend on other schedules, for these may be run by another process, or may have been
+    run before a kill. A schedule is run twice now and then, without asking the strategy again, to
+    see that everything is deterministic.
     """
 
-    schedules: int = 0
-    merged: int = 0
-    rechecked: int = 0
-    exhaustive: bool = False
-    found: list[Found] = field(default_factory=list[Found])
-    coverage: Coverage = field(default_factory=Coverage)
-    points: set[int] = field(default_factory=set[int])
+    def prepare(self, draw: Callable[[], int]) -> None:
+        """Called before the first schedules, in each process, and perhaps again later.
 
-    def __repr__(self) -> str:
-        how = "exhaustive" if self.exhaustive else "not exhaustive"
-        return described(
-            self,
-            count(self.schedules, "schedule"),
-            how,
-            count(len(self.found), "violation"),
-            count(len(self.points), "point"),
-        )
-
-    def add(self, result: PartResult) -> None:
-        """A part more is done."""
-        self.schedules += result.schedules
-        self.merged += result.merged
-        self.rechecked += result.rechecked
-        self.found += result.found
-        self.coverage.add(result.coverage)
-        self.points.update(array("Q", result.points))
-
-
-Group = tuple[int, int, bytes]
-"""Starts of schedules that are left to others: what they cost so far, how many they are, and their
-text, compressed.
-"""
-
-
-@dataclass(slots=True)
-class PartResult:
-    """What a part came to. ``keys``, ``points``: 8 bytes each; ``keys``: the states that it was the
-    first to meet, as far as it knew.
-    """
-
-    schedules: int = 0
-    merged: int = 0
-    rechecked: int = 0
-    found: list[Found] = field(default_factory=list[Found])
-    coverage: Coverage = field(default_factory=Coverage)
-    points: bytes = b""
-    keys: bytes = b""
-    groups: list[Group] = field(default_factory=list[Group])
-
-
-Tick = Callable[[int], None]
-"""Called now and then with the number of schedules of a part so far."""
-
-
-class Strategy(Protocol):
-    """One way to choose schedules. The first three methods are of who leads a search, the other two
-    of who works on a part.
-    """
-
-    violations_max: int
-
-    def batch(self, outcome: Outcome) -> Sequence[Any]:
-        """The next parts, at most :data:`BATCH`. None: the search is over, which it says in
-        ``outcome.exhaustive``.
+        :param draw: runs a schedule for trial, from the start, by what :meth:`choose` answers, and
+            returns how many choices that schedule had. What happens in it counts for nothing.
         """
-        ...
+        del draw
 
-    def merge(self, result: PartResult) -> None:
-        """What the next part has come to; in order."""
-        ...
+    @abstractmethod
+    def begin(self, number: int) -> bool:
+        """The schedule ``number`` is about to begin.
 
-    def expected(self, outcome: Outcome) -> int | None:
-        """About how many schedules there will be in all; None: that can't be told yet."""
-        ...
+        :returns: whether there is such a schedule. After the first one that there is not, the
+            search is over. It is over as well at its own limit, or at a violation.
+        """
 
-    def learn(self, keys: bytes) -> None:
-        """The states that all parts of a batch were the first to meet."""
-        ...
+    @abstractmethod
+    def choose(self, choices: Sequence[Choice]) -> Choice | None:
+        """Who makes the next step.
 
-    def work(self, system: System, part: Any, tick: Tick | None = None) -> PartResult:
-        """Work on a part."""
-        ...
-
-
-@contextmanager
-def uncounted(system: System) -> Generator[None]:
-    """What is run again is not seen again."""
-    before = replace(system.coverage)
-    try:
-        yield
-    finally:
-        system.coverage = before
-
-
-def check_repeats(system: System) -> None:
-    """Run the schedule that led to the present state again, and compare.
-
-    :raises ReplayDivergence: the states, or the verdicts, differ.
-    """
-    key, violation, trace = system.key(), system.violation, system.trace
-    segments = segments_of(trace)
-    with uncounted(system):
-        system.reset()
-        for actor, steps in segments:
-            left = steps
-            while left > 0:
-                system.choices()
-                left -= max(1, system.take(actor, left))
-        system.choices()
-        # the last thing it did was to find it can't go on
-        if trace is not None and violation is not None and system.violation is None:
-            system.take(trace[1], 1)
-            system.choices()
-    if system.key() != key or system.violation != violation:
-        raise ReplayDivergence(
-            f"a schedule of {len(segments)} segments ended differently when it was run again"
-        )
+        :param choices: what can be chosen now, never empty: who went on last comes first, if that
+            one can go on. A choice that the bound on preemptions does not allow any more is left
+            out.
+        :returns: one of ``choices``; None: leave this schedule here, and go on to the next one.
+        """

@@ -21,7 +21,7 @@ from engine.errors import InputError
 from engine.patching import verdict
 from engine.process_pool import ProcessPool
 from engine.search.checkpoint import Checkpoint
-from engine.search.strategy import PartResult
+from engine.search.parts import PartResult
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ".globl work\nwork:\n mov eax, edi\n inc eax\n ret\n"

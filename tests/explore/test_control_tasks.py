@@ -19,6 +19,7 @@ from engine.core.profiles import LINUX_2010
 from engine.errors import InputError
 from engine.patching.experiment import Experiment
 from engine.patching.search_options import Search
+from engine.search.actor import actor_from
 from tests.conftest import asm_image
 from tests.explore.experiments import check, experiment_of
 
@@ -248,13 +249,13 @@ def test_an_error_that_is_still_to_be_raised_is_part_of_a_control_state(pool):
         with closing(
             open_experiment(replace(small(tasks), restores=False, reduce=False), pool)
         ) as system:
-            system.take("c1")  # there is a probe
+            system.take(actor_from("c1"))  # there is a probe
             for actor in order:
                 task = system.node.state.plane.tasks[int(actor[1])]
                 while not task.done and "settle" not in str(
                     task.body and task.body.gr_frame.f_back
                 ):
-                    system.take(actor)
+                    system.take(actor_from(actor))
                     task = system.node.state.plane.tasks[int(actor[1])]
             names.add(system.node.name)
     assert len(names) == 2
@@ -488,10 +489,10 @@ def test_interrupts_and_core_syncs_come_in_handlers_behind_a_jump(pool):
             while system.vcpus[0].calls == 0 or system.vcpus[0].mode.name == "CALL":
                 hit = system.vcpus[0].hit
                 if hit is not None:
-                    actors = {choice.actor for choice in system.choices()}
+                    actors = {str(choice.actor) for choice in system.choices()}
                     seen[hit.kind.name].add("i0" in actors)
                     assert ("i0" in actors) is system.boundaries.takes_interrupt(0)
-                system.take("0")
+                system.take(actor_from("0"))
     assert seen["OPTIMIZED"] == {True}
     assert seen["INT3"] <= {False}
 

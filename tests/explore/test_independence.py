@@ -20,7 +20,9 @@ from engine.core.profiles import LINUX_6_1, LINUX_2010, profile_named
 from engine.patching.experiment import Experiment
 from engine.patching.independence import own_writes
 from engine.patching.parked_task import Mode
+from engine.search.actor import ActorKind
 from engine.search.conduct import explore
+from engine.search.drawn import Drawn
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind
 from engine.search.random_walk import RandomWalk
@@ -79,12 +81,12 @@ def test_no_two_tasks_are_in_the_middle_of_a_call_while_a_control_task_goes_on(p
 
             def take(actor, *args, system=system, real=system.take, **kwargs):
                 nonlocal most
-                if actor[0] == "c":
+                if actor.kind is ActorKind.CONTROL:
                     most = max(most, sum(vcpu.mode is Mode.CALL for vcpu in system.vcpus))
                 return real(actor, *args, **kwargs)
 
             system.take = take
-            explore(RandomWalk(seed=1, schedules=300, bound=2, recheck_every=0), system)
+            explore(Drawn(RandomWalk(seed=1), schedules=300, bound=2, recheck_every=0), system)
             seen.append(most)
     assert seen == [1, 2]
 

@@ -28,6 +28,7 @@ from engine.patching.hit_in_progress import NO_HIT
 from engine.patching.oracles.call_results import CallResults
 from engine.patching.oracles.return_probes import FollowedCall, ReturnProbes
 from engine.patching.parked_task import Mode
+from engine.search.actor import actor_from
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument
 from tests.conftest import BASE, asm_image
@@ -79,11 +80,11 @@ def go_on(system, schedule: str) -> None:
         actor, _, times = word.partition("*")
         for _ in range(int(times or "1")):
             assert actor in actors(system), (schedule, word)
-            system.take(actor)
+            system.take(actor_from(actor))
 
 
 def actors(system) -> set[str]:
-    return {choice.actor for choice in system.choices()}
+    return {str(choice.actor) for choice in system.choices()}
 
 
 def oracle(system, kind):
@@ -579,7 +580,7 @@ def places(system, schedule: str) -> set[tuple[str, int]]:
     follow(system, schedule)
     seen = set()
     while system.vcpus[0].mode is not Mode.DONE:
-        system.take("0")
+        system.take(actor_from("0"))
         rip = system.port.machine.cpus[0].rip
         if rip in system.port.text.buffers and "c0" in actors(system):
             kind = system.where(rip).split(" 0x")[0]
@@ -606,7 +607,7 @@ def test_the_copies_in_a_detour_buffer_are_choice_points_each(pool):
     with opened(pool, text, jumped) as system:
         system.reset()
         while system.port.machine.text.store.read(system.node.version, BASE + 4, 1) != b"\xe9":
-            system.take(min(actors(system) - {"0"}))
+            system.take(actor_from(min(actors(system) - {"0"})))
         (op,) = system.node.state.core.kprobe_table.values()
         copied = op.optinsn.copied - op.optinsn.detour.addr
         seen = set()
@@ -614,7 +615,7 @@ def test_the_copies_in_a_detour_buffer_are_choice_points_each(pool):
             rip = system.port.machine.cpus[0].rip
             if rip in system.port.text.buffers:
                 seen.add(rip - op.optinsn.detour.addr)
-            system.take("0")
+            system.take(actor_from("0"))
     assert {0, copied, copied + 3, copied + 5} <= seen  # its entry, two copies, and the jump back
 
 
@@ -870,12 +871,12 @@ def test_what_control_tasks_leave_is_part_of_a_control_state(pool, first, second
         for order in ("c1", "c2"), ("c2", "c1"):
             system.reset()
             while "c0" in actors(system):
-                system.take("c0")
+                system.take(actor_from("c0"))
             assert len(aggregators(system.node.state.control)) == 2
-            system.take("c3")  # the optimizer's pass has begun, and has no lock yet
+            system.take(actor_from("c3"))  # the optimizer's pass has begun, and has no lock yet
             for actor in order:
                 while system.node.state.plane.tasks[int(actor[1])].steppable:
-                    system.take(actor)
+                    system.take(actor_from(actor))
             names.append(system.key())
     assert names[0] != names[1]
 

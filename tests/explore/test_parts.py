@@ -22,12 +22,13 @@ from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.errors import InputError
 from engine.patching.search_options import Search
-from engine.search import conduct, exhaustive
+from engine.search import conduct, levels
+from engine.search.actor import actor_from
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.exhaustive import Exhaustive
+from engine.search.parts import Outcome, PartResult
 from engine.search.prefixes import Navigator, StartWriter, starts_of
 from engine.search.schedule import segments_from, segments_of
-from engine.search.strategy import Outcome, PartResult
 from tests.explore.experiments import check, experiment_of
 from tests.explore.toys import Counter
 
@@ -131,7 +132,7 @@ def test_levels_go_on_from_each_state_once_and_reach_what_depth_first_search_rea
 @pytest.mark.parametrize("most", [1, 2, 7])
 @pytest.mark.parametrize(("actors", "rounds", "count"), [(2, 2, 70), (3, 1, 90), (2, 3, 924)])
 def test_what_a_part_hands_back_is_visited_once_too(monkeypatch, most, actors, rounds, count):
-    monkeypatch.setattr(exhaustive, "PART_SCHEDULES", most)
+    monkeypatch.setattr(levels, "PART_SCHEDULES", most)
     toy = Counter(actors, rounds)
     outcome = conduct.explore(Exhaustive(bound=None, hashing=False, recheck_every=0), toy)
     assert (outcome.schedules, outcome.exhaustive) == (count, True)
@@ -141,7 +142,7 @@ def test_what_a_part_hands_back_is_visited_once_too(monkeypatch, most, actors, r
 def test_going_from_start_to_start_gives_the_states_that_their_paths_lead_to():
     toy = Counter(3, 2)
     paths = ["0*3,1*2", "0*3,1*2", "0*3,1*4,2", "0*3,1*4,2*3", "0,2*4", "0,2*2,1", "1*4,0*4", ""]
-    starts = [(segments_from(path), "") for path in paths]
+    starts = [(segments_from(path), None) for path in paths]
     navigator = Navigator(toy, starts)
     for number, (segments, _) in enumerate(starts):
         navigator.go(number)
@@ -170,15 +171,15 @@ def test_how_many_schedules_there_will_be_is_told_once_the_last_level_is_under_w
 def test_starts_are_kept_as_text_and_come_back_in_order():
     writer = StartWriter()
     for number in range(300):
-        writer.add_path(1, (("0", number + 1), ("c0", 1)), ["i0", "1"])
+        writer.add_path(1, segments_from(f"0*{number + 1},c0"), list(map(actor_from, ("i0", "1"))))
     groups = writer.close()
     assert all(level == 1 for level, _, _ in groups)
     assert sum(weight for _, weight, _ in groups) == 600
     starts = starts_of(blob for _, _, blob in groups)
     assert starts[:3] == [
-        ((("0", 1), ("c0", 1)), "i0"),
-        ((("0", 1), ("c0", 1)), "1"),
-        ((("0", 2), ("c0", 1)), "i0"),
+        (segments_from("0,c0"), actor_from("i0")),
+        (segments_from("0,c0"), actor_from("1")),
+        (segments_from("0*2,c0"), actor_from("i0")),
     ]
     assert len(starts) == 600
 

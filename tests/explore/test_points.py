@@ -24,6 +24,7 @@ from engine.patching.operations import BETWEEN_OPERATIONS
 from engine.patching.parked_task import Mode
 from engine.patching.passes import Seen
 from engine.patching.search_options import Search
+from engine.search.actor import ActorKind, actor_from
 from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind
@@ -61,13 +62,13 @@ def walk(system):
     chosen there.
     """
     while True:
-        actors = [choice.actor for choice in system.choices()]
+        actors = [str(choice.actor) for choice in system.choices()]
         if "0" not in actors:
             return
         if system.vcpus[0].mode is Mode.CALL:
             cpu = system.port.machine.cpus[0]
             yield system.where(cpu.rip), cpu.registers(), actors
-        system.take("0", 1)
+        system.take(actor_from("0"), 1)
 
 
 def test_no_interrupt_comes_behind_sti_and_mov_ss_and_no_nmi_behind_mov_ss(pool):
@@ -99,12 +100,12 @@ def test_a_preempted_task_goes_on_behind_the_shadow_of_sti(pool):
 
 def test_between_calls_either_task_of_a_vcpu_may_go_on(pool):
     with opened(pool, "inc eax; ret", preempt=True) as system:
-        assert {"0", "s0"} <= {choice.actor for choice in system.choices()}
-        system.take("s0")
+        assert {"0", "s0"} <= {str(choice.actor) for choice in system.choices()}
+        system.take(actor_from("s0"))
         assert (system.vcpus[0].task, system.vcpus[0].mode) == (1, Mode.CALL)
         while system.vcpus[0].mode is Mode.CALL:
-            system.take("0")
-        system.take("s0")
+            system.take(actor_from("0"))
+        system.take(actor_from("s0"))
         assert (system.vcpus[0].task, system.vcpus[0].mode) == (0, Mode.CALL)
 
 
@@ -173,8 +174,8 @@ def test_each_handler_of_a_hit_is_a_piece_of_its_own(pool, profile, jump):
             if hit is not None and hit.phase is not HitPhase.TRAP:
                 phases.append(hit.phase)
                 counts.append([n for _, n in system.vcpus[0].passing.seen])
-                assert any(choice.actor[0] == "c" for choice in system.choices())
-            system.take("0")
+                assert any(choice.actor.kind is ActorKind.CONTROL for choice in system.choices())
+            system.take(actor_from("0"))
     assert phases == [HitPhase.FOUND, HitPhase.BETWEEN, HitPhase.BETWEEN, HitPhase.HANDLED]
     assert counts == [[], [2], [2, 1], [2, 1, 0]]  # newest first
 
@@ -184,13 +185,13 @@ def test_each_handler_of_a_hit_is_a_piece_of_its_own(pool, profile, jump):
 def test_a_probe_that_leaves_between_two_handlers_of_a_hit_is_not_called_by_it(pool, profile, jump):
     with all_in_place(pool, profile, jump=jump) as system:
         while system.vcpus[0].hit is None or system.vcpus[0].hit.phase is not HitPhase.BETWEEN:
-            system.take("0", 1)
-        while "c0" in [choice.actor for choice in system.choices()]:
-            system.take("c0")
+            system.take(actor_from("0"), 1)
+        while "c0" in [str(choice.actor) for choice in system.choices()]:
+            system.take(actor_from("c0"))
         assert system.node.waits[0].kind is WaitKind.SCHED  # for this hit
         seen = ()
         while system.vcpus[0].mode is Mode.CALL:
-            system.take("0")
+            system.take(actor_from("0"))
             seen = system.vcpus[0].passing.seen if system.vcpus[0].passing is not None else seen
         assert seen == ((Seen.HIT, 2), (Seen.HIT, 0))
         assert system.violation is None
@@ -207,12 +208,12 @@ def test_a_vcpu_between_calls_is_the_same_however_its_last_call_went(pool, profi
         def armed_and_called():
             system.reset()
             while not system.node.lives or system.node.lives[0][0] is not Life.ON:
-                system.take("c0")
+                system.take(actor_from("c0"))
 
         def call():
-            system.take("0")
+            system.take(actor_from("0"))
             while system.vcpus[0].mode is Mode.CALL:
-                system.take("0")
+                system.take(actor_from("0"))
 
         armed_and_called()
         call()
@@ -220,7 +221,7 @@ def test_a_vcpu_between_calls_is_the_same_however_its_last_call_went(pool, profi
         system.reset()
         call()
         while not system.node.lives or system.node.lives[0][0] is not Life.ON:
-            system.take("c0")
+            system.take(actor_from("c0"))
         assert system.key() == hit
         call()
         assert system.key() != hit
@@ -229,7 +230,7 @@ def test_a_vcpu_between_calls_is_the_same_however_its_last_call_went(pool, profi
 def test_states_that_differ_in_a_register_stack_x87_or_flags_of_a_call_are_two(pool):
     code = "push rdi; fld1; pop rax; fstp st(0); ret"
     with opened(pool, code, reduce=False) as system:
-        system.take("0", 3)
+        system.take(actor_from("0"), 3)
         here = system.save()
         cpu = system.port.machine.cpus[0]
         first = system.key()

@@ -34,7 +34,7 @@ from engine.patching.expectations import Life
 from engine.patching.experiment import Experiment, fingerprint
 from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
-from engine.search.schedule import Schedule
+from engine.search.schedule import Schedule, segments_from
 from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
 from tests.explore.experiments import check, replay_experiment
@@ -780,7 +780,7 @@ def test_a_return_probe_that_goes_while_a_hit_is_on_its_way_may_count_that_as_mi
     breakpoint.
     """
     one = case(two_returns, image=asm_image(*G), profile=LINUX_6_1)
-    segments = (("c0", 3), ("0", 29), ("c0", 7), ("0", 1))
+    segments = segments_from("c0*3,0*29,c0*7,0")
     violation, lines = replay_experiment(one, Schedule(fingerprint(one), segments), pool=pool)
     assert violation is None
     assert any("hit: int3, found" in line for line in lines[-3:])

@@ -25,7 +25,7 @@ from engine.kprobe import Kprobe
 from engine.patching.experiment import fingerprint
 from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
-from engine.search.schedule import Schedule
+from engine.search.schedule import Schedule, segments_from
 from tests.explore.experiments import check, experiment_of, replay_experiment
 
 PAIRS = [
@@ -160,7 +160,7 @@ class TestFinds:
         case = experiment_of(
             life.register, without(LINUX_6_1, frozenset(), preempt=True), preempt=True
         )
-        segments = (("c0", 4), ("0", 103), ("p0", 1), ("0", 47), ("p0", 1), ("0", 4), ("c0", 4))
+        segments = segments_from("c0*4,0*103,p0,0*47,p0,0*4,c0*4")
         violation, lines = replay_experiment(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.USE_AFTER_FREE
@@ -180,7 +180,7 @@ class TestFinds:
         up.
         """
         case = experiment_of(life.two_control_tasks, without(LINUX_2010, frozenset()))
-        segments = (("c1", 4), ("0", 21), ("c1", 4), ("0", 1), ("c0", 4), ("0", 1))
+        segments = segments_from("c1*4,0*21,c1*4,0,c0*4,0")
         violation, lines = replay_experiment(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.GUEST_FAULT
@@ -192,7 +192,7 @@ class TestFinds:
         and this one is enabled again.
         """
         case = experiment_of(load.joined_while_disarming, without(LINUX_6_1, frozenset()))
-        segments = (("c0", 5), ("c2", 14), ("c0", 7), ("c1", 3), ("c2", 11), ("c0", 5), ("c1", 1))
+        segments = segments_from("c0*5,c2*14,c0*7,c1*3,c2*11,c0*5,c1")
         violation, _ = replay_experiment(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.INVARIANT

@@ -23,10 +23,11 @@ from engine.core.kprobes import Kprobes
 from engine.core.profiles import LINUX_6_1, LINUX_2010, Profile
 from engine.errors import InputError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
-from engine.kretprobe import Kretprobe
 from engine.patching.experiment import Experiment, fingerprint
+from engine.patching.probe_kinds import PLAIN_KINDS
 from engine.patching.search_options import Search
-from engine.patching.store_points import stop_at_stores
+from engine.patching.store_points import STOPPING_KINDS, begin_to_stop
+from engine.search.actor import ActorKind
 from engine.search.explorable import ViolationKind
 from tests.explore.experiments import check, experiment_of, replay_experiment
 
@@ -101,10 +102,10 @@ def stops(pool, points: str):
     with closing(open_experiment(case_of(life.aggregation, LINUX_2010, points), pool)) as system:
         met = []
         while controls := [
-            choice.actor for choice in system.choices() if choice.actor.startswith("c")
+            choice.actor for choice in system.choices() if choice.actor.kind is ActorKind.CONTROL
         ]:
             system.take(controls[0], 1)
-            met.append((system.node.at(int(controls[0][1:])).partition(": ")[2], system.node.name))
+            met.append((system.node.at(controls[0].index).partition(": ")[2], system.node.name))
         world = system.node.state
         assert system.node.done
         return met, (
@@ -156,10 +157,13 @@ class Hardware(SimpleNamespace):
 
 def test_each_kind_of_store_stops_first_unless_it_changes_nothing_for_anybody():
     plane = SteppedPlane(Hardware())
-    one, op, entry = Kprobe(addr=1), AggrKprobe(7), Kretprobe(symbol_name="f").kp
-    kinds = [type(p).__name__ for p in (one, op, entry)]
+    one, op, entry = (
+        STOPPING_KINDS.probe(addr=1),
+        STOPPING_KINDS.aggregator(7),
+        STOPPING_KINDS.entry(symbol_name="f"),
+    )
     for p in (one, op, entry):
-        stop_at_stores(p)
+        begin_to_stop(p)
     stores = [
         lambda: setattr(one, "flags", KprobeFlag.DISABLED),
         lambda: setattr(entry, "flags", KprobeFlag.DISABLED),
@@ -198,7 +202,8 @@ def test_each_kind_of_store_stops_first_unless_it_changes_nothing_for_anybody():
         met.append(task.at)
     assert task.error is None
     assert len(met) == len(stores) + 2  # stop_machine waits; the end
-    assert [type(p).__name__ for p in (one, op, entry)] == kinds
+    for stopping, plain in zip(STOPPING_KINDS[1:], PLAIN_KINDS[1:], strict=True):
+        assert (stopping.__name__, stopping.__base__) == (plain.__name__, plain)
 
 
 def test_a_schedule_at_stores_is_saved_and_replays(capsys, tmp_path, early_aggregator):

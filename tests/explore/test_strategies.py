@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from engine.errors import InputError
 from engine.search import conduct
+from engine.search.actor import Actor, ActorKind, actor_from
+from engine.search.drawn import Drawn
 from engine.search.exhaustive import Exhaustive
+from engine.search.parts import ReplayDivergence
 from engine.search.pct import Pct
 from engine.search.random_walk import RandomWalk
 from engine.search.schedule import Schedule, parse_schedule, replay, segments_of
 from engine.search.shrink import shrink
-from engine.search.strategy import ReplayDivergence
 from tests.explore.toys import Counter
 
 
@@ -59,8 +61,8 @@ def test_hashing_random_search_and_pct_find_the_outcomes_of_84_084_schedules():
     every, merged, walked, prioritized = (Counter(3, (3, 3, 1)) for _ in range(4))
     assert explore(every, hashing=False).schedules == 84_084
     assert explore(merged).schedules < 5_000
-    conduct.explore(RandomWalk(seed=1, schedules=6_000, recheck_every=0), walked)
-    conduct.explore(Pct(seed=1, schedules=6_000, depth=6, recheck_every=0), prioritized)
+    conduct.explore(Drawn(RandomWalk(seed=1), schedules=6_000, recheck_every=0), walked)
+    conduct.explore(Drawn(Pct(seed=1, depth=6), schedules=6_000, recheck_every=0), prioritized)
     assert (
         every.outcomes
         == merged.outcomes
@@ -110,7 +112,7 @@ def test_about_one_schedule_in_a_hundred_is_run_twice(hashing):
 
 def test_a_shrunk_schedule_has_the_fewest_switches_and_then_the_fewest_steps():
     toy = Counter(2, 3, bad=(3,))
-    found = conduct.explore(RandomWalk(seed=3, schedules=10_000), toy).found[0]
+    found = conduct.explore(Drawn(RandomWalk(seed=3), schedules=10_000), toy).found[0]
     segments, violation = shrink(toy, found.segments, found.violation)
     assert violation == found.violation
     assert len(segments) <= len(found.segments)
@@ -132,16 +134,17 @@ def test_a_shrunk_schedule_has_as_few_switches_as_any_wherever_it_starts_from():
 
 def test_random_schedules_do_not_depend_on_who_runs_them():
     whole, first, second = Counter(2, 3), Counter(2, 3), Counter(2, 3)
-    conduct.explore(RandomWalk(seed=5, schedules=40, recheck_every=0), whole)
-    conduct.explore(RandomWalk(seed=5, schedules=20, recheck_every=0), first)
-    conduct.explore(RandomWalk(seed=5, schedules=20, first=20, recheck_every=0), second)
+    conduct.explore(Drawn(RandomWalk(seed=5), schedules=40, recheck_every=0), whole)
+    conduct.explore(Drawn(RandomWalk(seed=5), schedules=20, recheck_every=0), first)
+    conduct.explore(Drawn(RandomWalk(seed=5), schedules=20, first=20, recheck_every=0), second)
     assert whole.schedules == first.schedules + second.schedules
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["0", "1", "c0", "c12", "i0", "p1", "n0", "s0"]), st.integers(1, 10**9)
+            st.builds(Actor, st.sampled_from(ActorKind), st.integers(0, 10**12 - 1)),
+            st.integers(1, 10**9),
         ),
         max_size=20,
     ),
@@ -151,6 +154,7 @@ def test_a_schedule_is_one_line_that_parses_to_itself(segments, mark):
     schedule = Schedule(f"{mark:08x}", tuple(segments))
     assert parse_schedule(str(schedule)) == schedule
     assert "\n" not in str(schedule)
+    assert all(actor_from(str(actor)) is actor_from(str(actor)) == actor for actor, _ in segments)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +164,10 @@ def test_a_schedule_is_one_line_that_parses_to_itself(segments, mark):
         "v3",
         "v3:0:0",
         "v3:00000000:x0",
+        "v3:00000000:00",
+        "v3:00000000:c01*2",
+        "v3:00000000:1234567890123",
+        "v3:00000000:\u0663*2",
         "v3:00000000:0*",
         "v2:00000000:0*3",
         "v3:00000000:0*3,,1",

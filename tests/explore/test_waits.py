@@ -16,6 +16,7 @@ from engine.core.profiles import LINUX_2010
 from engine.patching.parked_task import Mode
 from engine.patching.vcpu import VcpuState
 from engine.patching.waits import Waits
+from engine.search.actor import ActorKind, actor_from
 from tests.explore.experiments import experiment_of
 
 CPUS = 3
@@ -82,14 +83,20 @@ def test_neither_stop_machine_nor_a_grace_period_ends_while_a_cpu_is_in_an_nmi(p
     with closing(open_experiment(experiment_of(life.nmi, LINUX_2010), pool)) as system:
         system.reset()
         while not system.node.stopped:
-            system.take(next(one.actor for one in system.choices() if one.actor[0] == "c"))
-        system.take("n0")
+            system.take(
+                next(one.actor for one in system.choices() if one.actor.kind is ActorKind.CONTROL)
+            )
+        system.take(actor_from("n0"))
         while system.vcpus[0].nmi:
             assert not system.vcpus[0].quiescent
-            while controls := [one.actor for one in system.choices() if one.actor[0] == "c"]:
+            while controls := [
+                one.actor for one in system.choices() if one.actor.kind is ActorKind.CONTROL
+            ]:
                 system.take(controls[0])
                 assert system.node.stopped
-            system.take("0")
+            system.take(actor_from("0"))
         while system.node.stopped:
-            system.take(next(one.actor for one in system.choices() if one.actor[0] == "c"))
+            system.take(
+                next(one.actor for one in system.choices() if one.actor.kind is ActorKind.CONTROL)
+            )
         assert system.violation is None

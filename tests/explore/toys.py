@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
+from engine.search.actor import Actor, ActorKind
 from engine.search.explorable import Choice, Coverage, Violation, ViolationKind
 
 
@@ -30,7 +31,7 @@ class Counter:
         self.done = [0] * self.actors
         self.held = [0] * self.actors
         self.cell = 0
-        self.cur = ""
+        self.cur: Actor | None = None
         self.path = ""
         self.trace: Any = None
         self.violation: Violation | None = None
@@ -38,7 +39,9 @@ class Counter:
     def choices(self) -> Sequence[Choice]:
         if self.violation is not None:
             return ()
-        live = [str(a) for a in range(self.actors) if self.done[a] < self.steps[a]]
+        live = [
+            Actor(ActorKind.VCPU, a) for a in range(self.actors) if self.done[a] < self.steps[a]
+        ]
         if not live:
             self.outcomes.add(self.cell)
             self.schedules.append(self.path)
@@ -47,22 +50,24 @@ class Counter:
                     ViolationKind.WRONG_RESULT, None, None, f"the cell holds {self.cell}"
                 )
             return ()
-        if self.cur in live:
+        if self.cur is not None and self.cur in live:
             return [Choice(self.cur, 0), *(Choice(a, 1) for a in live if a != self.cur)]
         return [Choice(a, 0) for a in live]
 
-    def take(self, actor: str, most: int | None = None, *, alone: bool = False) -> int:
-        a = int(actor)
+    def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
+        a = actor.index
         if self.done[a] % 2 == 0:
             self.held[a] = self.cell
         else:
             self.cell = self.held[a] + 1
         self.done[a] += 1
         self.cur = actor
-        self.path += actor
+        self.path += str(actor)
         trace = self.trace
-        same = trace is not None and trace[1] == actor
-        self.trace = (trace[0], actor, trace[2] + 1) if same else (trace, actor, 1)
+        if trace is not None and trace[1] == actor:
+            self.trace = (trace[0], actor, trace[2] + 1)
+        else:
+            self.trace = (trace, actor, 1)
         return 1
 
     def save(self) -> Any:
@@ -77,5 +82,5 @@ class Counter:
         pass
 
     def key(self) -> int:
-        told = repr((self.done, self.held, self.cell, self.cur))
+        told = repr((self.done, self.held, self.cell, str(self.cur or "")))
         return int.from_bytes(blake2b(told.encode(), digest_size=8).digest())

@@ -14,6 +14,7 @@ import pytest
 import optprobe
 from engine.brief import REPR_MAX, described, shortened
 from engine.core.profiles import PROFILES
+from engine.search.actor import actor_from
 from engine.search.explorable import Choice
 from engine.syntax.kprobe_events import parse_spec
 
@@ -114,7 +115,7 @@ def hit(_p: object, _regs: object) -> int:
 def objects() -> dict[str, object]:
     """Objects of the public types, each with as much in it as can be."""
     from arch_x86.probes.code import CodeCache
-    from engine.search.strategy import Found, Outcome
+    from engine.search.parts import Found, Outcome
 
     img = image()
     probe = optprobe.Kprobe(
@@ -167,7 +168,8 @@ def objects() -> dict[str, object]:
         optprobe.Coverage(*[10**9] * 6),
         parse_spec(f"p {LONG} a=%di b=%si"),
         optprobe.PtRegs.unpack(b"\xff" * 168),
-        Choice("c0", 1),
+        Choice(actor_from("c0"), 1),
+        actor_from("c0"),
         CodeCache(img),
         *PROFILES,
     ]
@@ -193,7 +195,7 @@ def test_every_public_class_but_protocols_and_errors_has_its_repr_tested():
         "TextPokeBp",
         "TextPokeBpBatch",
     }
-    protocols = {"PokeProtocol", "TextControl", "PokeFactory", "Instrument"}
+    protocols = {"PokeProtocol", "TextControl", "PokeFactory", "Strategy", "Instrument"}
     for name in set(optprobe.__all__) - elsewhere - protocols:
         one = getattr(optprobe, name)
         if (

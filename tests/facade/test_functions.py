@@ -173,6 +173,16 @@ def test_every_option_of_the_command_line_is_one_of_the_functions():
         assert {other.get(name, name) for name in options} <= parameters, command
 
 
+class AsBefore(optprobe.Strategy):
+    """Whoever went on last goes on."""
+
+    def begin(self, number):
+        return number == 0
+
+    def choose(self, choices):
+        return choices[0]
+
+
 @pytest.mark.parametrize(
     ("function", "options", "words"),
     [
@@ -201,6 +211,12 @@ def test_every_option_of_the_command_line_is_one_of_the_functions():
         (optprobe.inspect, {"symbol": "wrok"}, "no function 'wrok'"),
         (optprobe.check, {"call": "work", "probes": []}, "at least one --probe"),
         (optprobe.check, {**ONCE, "strategy": "luck"}, "give exhaustive, random or pct"),
+        (optprobe.check, {**ONCE, "strategy": optprobe.Strategy}, "neither a name nor an object"),
+        (
+            optprobe.check,
+            {**ONCE, "strategy": AsBefore(), "depth": 3},
+            "depth=3: only a strategy given",
+        ),
         (optprobe.check, {**ONCE, "seed": 3}, "--seed: only --strategy random and pct has it"),
         (optprobe.check, {**ONCE, "without": "free-wait"}, "without='free-wait': give a list"),
         (optprobe.check, {**ONCE, "without": ["free-beer"]}, "no such step"),

@@ -487,8 +487,8 @@ EXPLORER: Final = (
     Fault(
         "not part of a state: probes' lives",
         _CONTROL_STATE,
-        "expected = (control.ledger.state([p.addr for p in control.probes]), control.broken)",
-        "expected = (0, control.broken)",
+        "return (control.ledger.state([p.addr for p in control.probes]), control.broken)",
+        "return (0, control.broken)",
         Kind.EXPLORER,
     ),
     Fault(

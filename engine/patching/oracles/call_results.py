@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from engine.patching.oracles.oracle import Oracle
 from engine.patching.orders import Left, add_call, difference, name_of
-from engine.patching.port import Fault
+from engine.patching.port_records import Fault
 from engine.patching.situation import Situation
 from engine.patching.unprobed import CallOutcome
 from engine.patching.vcpu import VcpuState

@@ -6,7 +6,7 @@ Nor does a hit go on with a probe that is freed.
 from __future__ import annotations
 
 from engine.patching.oracles.oracle import Oracle
-from engine.patching.port import Fault
+from engine.patching.port_records import Fault
 from engine.patching.vcpu import VcpuState
 from engine.search.explorable import Violation, ViolationKind
 

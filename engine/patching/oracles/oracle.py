@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engine.kretprobe import KretprobeInstance
 from engine.patching.control_tree import ControlNode
 from engine.patching.passes import Seen
-from engine.patching.port import Fault
+from engine.patching.port_records import Fault
 from engine.patching.sites import Site
 from engine.patching.unprobed import CallOutcome
 from engine.patching.vcpu import VcpuState

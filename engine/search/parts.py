@@ -1,0 +1,196 @@
+"""Parts of a search, each of which any process can work on, and what a part comes to.
+
+A search cuts itself into parts, in batches. What a part comes to depends on the
+part and on what the batches before it have found, never on who works on it, or when; so the whole
+does not depend on how many processes there are, and a search that was killed goes on with the
+results that were written down.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+from engine.brief import count, described
+from engine.errors import EngineBug
+from engine.search.explorable import Coverage, System, Violation
+from engine.search.schedule import Segments, segments_of
+
+__all__ = (
+    "BATCH",
+    "Found",
+    "Group",
+    "Outcome",
+    "PartResult",
+    "PartedSearch",
+    "ReplayDivergence",
+    "Tick",
+    "check_repeats",
+    "uncounted",
+)
+
+RECHECK_EVERY: Final = 100
+"""One schedule in so many is run twice: it costs a hundredth of the time, and a search of some
+hundreds of schedules still notices what is not deterministic.
+"""
+BATCH: Final = 8
+"""Most parts that can be worked on at once, and so most processes that can help. What a batch finds
+is known to the next one only, so in an exhaustive search the parts of a larger one would meet the
+same states more often.
+"""
+TICK_EVERY: Final = 64
+"""Progress is told after so many schedules of a part: often enough for people, and too seldom to
+cost anything.
+"""
+
+
+class ReplayDivergence(EngineBug):
+    """The same schedule did something else the second time: something is not deterministic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A violation, and the schedule that shows it."""
+
+    violation: Violation
+    segments: Segments
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a search has done.
+
+    :ivar schedules: runs to an end, or to a state that was met before.
+    :ivar merged: how many of them the latter.
+    :ivar rechecked: how many were run twice.
+    :ivar exhaustive: nothing was left out within the bound.
+    :ivar points: names of the pairs of a vCPU's position and a control state that were met.
+    """
+
+    schedules: int = 0
+    merged: int = 0
+    rechecked: int = 0
+    exhaustive: bool = False
+    found: list[Found] = field(default_factory=list[Found])
+    coverage: Coverage = field(default_factory=Coverage)
+    points: set[int] = field(default_factory=set[int])
+
+    def __repr__(self) -> str:
+        how = "exhaustive" if self.exhaustive else "not exhaustive"
+        return described(
+            self,
+            count(self.schedules, "schedule"),
+            how,
+            count(len(self.found), "violation"),
+            count(len(self.points), "point"),
+        )
+
+    def add(self, result: PartResult) -> None:
+        """A part more is done."""
+        self.schedules += result.schedules
+        self.merged += result.merged
+        self.rechecked += result.rechecked
+        self.found += result.found
+        self.coverage.add(result.coverage)
+        self.points.update(array("Q", result.points))
+
+
+Group = tuple[int, int, bytes]
+"""Starts of schedules that are left to others: what they cost so far, how many they are, and their
+text, compressed.
+"""
+
+
+@dataclass(slots=True)
+class PartResult:
+    """What a part came to. ``keys``, ``points``: 8 bytes each; ``keys``: the states that it was the
+    first to meet, as far as it knew.
+    """
+
+    schedules: int = 0
+    merged: int = 0
+    rechecked: int = 0
+    found: list[Found] = field(default_factory=list[Found])
+    coverage: Coverage = field(default_factory=Coverage)
+    points: bytes = b""
+    keys: bytes = b""
+    groups: list[Group] = field(default_factory=list[Group])
+
+
+Tick = Callable[[int], None]
+"""Called now and then with the number of schedules of a part so far."""
+
+
+class PartedSearch(Protocol):
+    """One way to search, cut into parts. The first three methods are called where the search is
+    led, the other two in each process that works on parts.
+
+    A strategy (:mod:`engine.search.strategy`) becomes one in :class:`engine.search.drawn.Drawn`.
+
+    :ivar violations_max: the search ends after so many violations.
+    """
+
+    violations_max: int
+
+    def batch(self, outcome: Outcome) -> Sequence[Any]:
+        """The next parts, at most :data:`BATCH`. No part: the search is over, and
+        ``outcome.exhaustive`` says whether it has left out nothing.
+        """
+        ...
+
+    def merge(self, result: PartResult) -> None:
+        """Take in what a part has come to. Called for each part in the order of the batches."""
+        ...
+
+    def expected(self, outcome: Outcome) -> int | None:
+        """About how many schedules there will be in all; None: that can't be told yet."""
+        ...
+
+    def learn(self, keys: bytes) -> None:
+        """Take in the states that all parts of a batch were the first to meet."""
+        ...
+
+    def work(self, system: System, part: Any, tick: Tick | None = None) -> PartResult:
+        """Work on a part.
+
+        :param tick: called now and then with the number of schedules of the part so far.
+        """
+        ...
+
+
+@contextmanager
+def uncounted(system: System) -> Generator[None]:
+    """What is run again is not seen again."""
+    before = replace(system.coverage)
+    try:
+        yield
+    finally:
+        system.coverage = before
+
+
+def check_repeats(system: System) -> None:
+    """Run the schedule that led to the present state again, and compare.
+
+    :raises ReplayDivergence: the states, or the verdicts, differ.
+    """
+    key, violation, trace = system.key(), system.violation, system.trace
+    segments = segments_of(trace)
+    with uncounted(system):
+        system.reset()
+        for actor, steps in segments:
+            left = steps
+            while left > 0:
+                system.choices()
+                left -= max(1, system.take(actor, left))
+        system.choices()
+        # the last thing it did was to find it can't go on
+        if trace is not None and violation is not None and system.violation is None:
+            system.take(trace[1], 1)
+            system.choices()
+    if system.key() != key or system.violation != violation:
+        raise ReplayDivergence(
+            f"a schedule of {len(segments)} segments ended differently when it was run again"
+        )
