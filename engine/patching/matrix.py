@@ -1,4 +1,4 @@
-"""``optprobe matrix``: which safety step is needed where, from fresh runs."""
+"""The matrix: which safety step is needed in which configuration, from fresh searches."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ("CONFIGURATIONS", "Cell", "Configuration", "ShownSteps", "matrix")
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A column."""
+    """A column of the matrix: a profile, with or without preemption."""
 
     profile: Profile
     preempt: bool
 
     @property
     def name(self) -> str:
-        """As people call it."""
+        """The name of the column."""
         return f"{self.profile.name}{', preemptible' if self.preempt else ''}"
 
 
@@ -51,13 +51,13 @@ class ShownSteps:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One step left out in one configuration.
+    """A cell of the matrix: what comes of leaving one step out in one configuration.
 
-    :ivar step: None for nothing left out.
-    :ivar scenario: the one that broke, or the last that did not.
+    :ivar step: the step that is left out; None: none is.
+    :ivar scenario: the name of the scenario that broke, or of the last that did not.
     :ivar breaks_anyway: that scenario breaks with all steps, too.
     :ivar argument: why the step is not needed, where it is not.
-    :ivar seconds: to the find, or to the end of the search.
+    :ivar seconds: the time to the find, or to the end of the search.
     """
 
     step: str | None
@@ -81,7 +81,7 @@ class Cell:
         return "safe" if self.exhaustive else "nothing-found"
 
     def to_json(self) -> dict[str, object]:
-        """An entry of ``cells``; without the time, which is no result."""
+        """Return an entry of ``cells``. The time is left out, since it is no result."""
         return {
             "step": self.step,
             "profile": self.configuration.profile.name,
@@ -106,7 +106,7 @@ def matrix(
     say: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Iterator[Cell]:
-    """All cells, row by row, each from a fresh run.
+    """Yield all cells, row by row, each from fresh searches.
 
     :param say: is told what is being run.
     :param warn: is told of a checkpoint that can't be written.
@@ -135,7 +135,7 @@ class _Runs:
         self._sound: dict[tuple[str, str], bool] = {}
 
     def cell(self, step: str | None, configuration: Configuration) -> Cell:
-        """The cell of ``step`` in ``configuration``: its scenarios, up to one that breaks."""
+        """Search the scenarios of ``step`` in ``configuration``, up to one that breaks."""
         began = perf_counter()
         schedules, exhaustive, name = 0, True, ""
         report, anyway = None, False
@@ -167,7 +167,9 @@ class _Runs:
         )
 
     def _is_sound(self, scenario: Scenario, configuration: Configuration) -> bool:
-        """The scenario breaks nothing with all steps. It is run once in each configuration."""
+        """Whether the scenario breaks nothing with all steps. It is searched once in each
+        configuration.
+        """
         key = (configuration.name, scenario.name)
         if key not in self._sound:
             self._sound[key] = not self._run(scenario, configuration, None).violations
@@ -176,7 +178,7 @@ class _Runs:
     def _run(
         self, scenario: Scenario, configuration: Configuration, step: str | None
     ) -> CheckResult:
-        """One search, with just ``step`` left out."""
+        """Search the scenario with just ``step`` left out."""
         request = replace(
             scenario.request,
             profile=configuration.profile,

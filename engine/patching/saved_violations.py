@@ -1,8 +1,8 @@
-"""A violation in a file: image bytes, arguments, probes, options and schedule, all that a replay
-needs.
+"""The files of ``--save``: each has a violation, with all that a replay of it needs.
 
-Of a scenario it is the name of its Python file: a file that is replayed runs no code that its
-reader has not put there. Its fingerprint tells when that has changed.
+Of a check a file has the image's bytes, arguments, probes, options and the schedule. Of a scenario
+it has only the name of its Python file in place of the code, so that a replay runs no code that its
+user has not put there. The fingerprint in the schedule tells when that file has changed.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class SaveDirectory:
             ) from None
 
     def of_check(self, request: Request) -> SavedExperiment:
-        """What describes the experiment of ``check``, with the bytes of all files that it names as
-        they are now.
+        """Describe the experiment of ``check``, with the bytes of all files that it names as they are
+        now.
 
         :raises InputError: one of those files can't be read.
         """
@@ -69,7 +69,7 @@ class SaveDirectory:
             ) from None
 
     def of_scenario(self, file: str, name: str, asked: Mapping[str, Any]) -> SavedExperiment:
-        """What describes the experiment of scenario ``name`` of ``file``.
+        """Describe the experiment of scenario ``name`` of ``file``.
 
         :param asked: what was asked of it beside what it says.
         """
@@ -91,7 +91,7 @@ class SavedExperiment:
     told: Mapping[str, Any]
 
     def file(self, number: int, schedule: Schedule) -> Path:
-        """Where violation ``number`` belongs."""
+        """Return the file of violation ``number``."""
         return self.directory / f"violation-{schedule.fingerprint}-{number}.json"
 
     def write(self, file: Path, schedule: Schedule, explain: str) -> None:
@@ -123,7 +123,7 @@ def _check_document(request: Request) -> dict[str, Any]:
 
 
 def _with_content(argument: str) -> str:
-    """A buffer filled from a file, by what is in it now."""
+    """Return ``argument``; where it is a buffer that is filled from a file, with its content now."""
     return (
         f"buf:{Path(argument[5:]).read_bytes().hex()}" if argument.startswith("buf:@") else argument
     )
@@ -135,7 +135,7 @@ def _file(name: str) -> dict[str, str]:
 
 
 def load_saved(name: str, port: SetupPort) -> tuple[Experiment, Schedule]:
-    """What :meth:`SavedExperiment.write` wrote.
+    """Read what :meth:`SavedExperiment.write` wrote.
 
     :raises InputError: it is not such a file.
     """
@@ -163,7 +163,7 @@ def load_saved(name: str, port: SetupPort) -> tuple[Experiment, Schedule]:
 
 
 def _scenario(fields: SavedFields, port: SetupPort) -> Experiment:
-    """The experiment of a scenario, whose file has to be there still."""
+    """Make the experiment of a scenario, whose file has to be there still."""
     asked = read_saved(Way.EXPLORE, fields.below("options"))
     where = fields.below("scenario")
     (one,) = load_scenarios(f"{where.take('file', str)}::{where.take('name', str)}")
@@ -171,7 +171,7 @@ def _scenario(fields: SavedFields, port: SetupPort) -> Experiment:
 
 
 def _check_request(fields: SavedFields, room: Path) -> Request:
-    """What was asked of ``check``; its files are unpacked into directory ``room``."""
+    """Read what was asked of ``check``, and unpack its files into directory ``room``."""
 
     def unpack(entry: SavedFields, place: str) -> str:
         try:

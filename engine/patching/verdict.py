@@ -1,5 +1,5 @@
-"""A verdict: an experiment is searched, and what is found is made as small as it goes; or one
-schedule of it is run again.
+"""This module searches an experiment for violations and makes their schedules short, or runs one
+schedule again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def check(
     progress: Progress | None = None,
     refuses: bool = False,
 ) -> CheckResult:
-    """Explore ``experiment``, and make what is found as small as it goes.
+    """Explore ``experiment``, and make the schedules that are found as short as they go.
 
     :param progress: called now and then with the number of schedules so far, and about how many
         there will be.
@@ -63,8 +63,9 @@ def _searched(
     system: Exploration,
     progress: Progress | None,
 ) -> CheckResult:
-    """What the search comes to, and what it had found when something ended it early; all but the
-    violations, which are in the outcome as they were found.
+    """Search, and return what came of it, also where something ended the search early.
+
+    The result has no violations yet; the outcome in it has them as they were found.
     """
     outcome, interrupted, died, checkpoint = Outcome(), False, None, None
     several = Workers(
@@ -105,7 +106,10 @@ def _searched(
 
 
 def _shrink(result: CheckResult, system: Exploration, mark: str) -> None:
-    """Put what was found into ``result``, each as small as it goes."""
+    """Put what was found into ``result``, each schedule as short as it goes.
+
+    :param mark: the fingerprint of the experiment.
+    """
     for found in result.outcome.found:
         segments, violation = found.segments, found.violation
         try:
@@ -117,10 +121,10 @@ def _shrink(result: CheckResult, system: Exploration, mark: str) -> None:
 
 
 def _refuse_bad_poke(system: Exploration) -> None:
-    """With the user's poke protocol the control tasks end in no error when they run alone: a bug in
-    its code is no finding about the order of its steps.
+    """Refuse a poke protocol of the user's with which control tasks end in an error even alone: a
+    bug in its code is no finding about the order of its steps.
 
-    :raises InputError: one of them does.
+    :raises InputError: a control task does.
     """
     error = system.error_alone()
     if error is not None:
@@ -133,7 +137,7 @@ def _refuse_bad_poke(system: Exploration) -> None:
 def _checkpoint(
     experiment: Experiment, search: Search, port: SetupPort
 ) -> Generator[Checkpoint | None]:
-    """The file of this search, if there is to be one."""
+    """Open the checkpoint of this search, if there is to be one."""
     if search.checkpoints is None:
         yield None
         return
@@ -147,7 +151,7 @@ def _checkpoint(
 
 
 def _unwritten(checkpoint: Checkpoint | None) -> str | None:
-    """A line about a checkpoint that does not have all that was found."""
+    """Return a line about a checkpoint that does not have all that was found."""
     if checkpoint is None or checkpoint.unwritten is None:
         return None
     file = printable(str(checkpoint.file))
@@ -157,7 +161,7 @@ def _unwritten(checkpoint: Checkpoint | None) -> str | None:
 
 
 def _missing(system: Exploration, outcome: Outcome) -> tuple[str, ...]:
-    """A check that never executed the jump proves nothing."""
+    """Return the methods that the sites allow and no schedule used: nothing is shown for those."""
     return tuple(
         method for method in system.allowed_methods() if getattr(outcome.coverage, method) == 0
     )
@@ -166,7 +170,7 @@ def _missing(system: Exploration, outcome: Outcome) -> tuple[str, ...]:
 def replay_experiment(
     experiment: Experiment, schedule: Schedule, port: SetupPort
 ) -> tuple[Violation | None, list[str]]:
-    """Run one schedule again: what it breaks, and its timeline.
+    """Run one schedule again, and return what it breaks, and its timeline.
 
     :raises InputError: the schedule is of another experiment.
     """
