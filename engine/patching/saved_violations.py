@@ -55,8 +55,7 @@ class SaveDirectory:
             ) from None
 
     def of_check(self, request: Request) -> SavedExperiment:
-        """Describe the experiment of ``check``, with the bytes of all files that it names as they are
-        now.
+        """Describe the experiment of ``check``, with the present bytes of all files that it names.
 
         :raises InputError: one of those files can't be read.
         """
@@ -123,7 +122,7 @@ def _check_document(request: Request) -> dict[str, Any]:
 
 
 def _with_content(argument: str) -> str:
-    """Return ``argument``; where it is a buffer that is filled from a file, with its content now."""
+    """Return ``argument``; of a buffer that is filled from a file, the present content."""
     return (
         f"buf:{Path(argument[5:]).read_bytes().hex()}" if argument.startswith("buf:@") else argument
     )
