@@ -104,7 +104,7 @@ def check(
     :raises KprobeError: a probe is refused.
     :raises UnprobedFault: the call dies, or does not end, without any probe.
     """
-    given = _by_option(locals())
+    given = _by_option(locals())  # all parameters, by their names
     search = _search(given)
     refuse_text(without, "without", "['free-wait']")
     refuse_text(resched, "resched", "['work+0x4']")
@@ -153,7 +153,7 @@ def explore(
     :raises InputError: something is wrong with one of them; :func:`check` has the others.
     :raises UnprobedFault: a call dies, or does not end, without any probe.
     """
-    given = _by_option(locals())
+    given = _by_option(locals())  # all parameters, by their names
     search = _search(given)
     refuse_text(without, "without", "['free-wait']")
     given["profile"] = None if profile is None else as_profile(profile)

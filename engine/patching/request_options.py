@@ -89,7 +89,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 has to be able to take any choice, so it never reduces them.
 """
 _LEFT_TO_SCENARIO: Final = ("cpus", "profile")
-"""The options that are null in the file of a scenario where they are as the scenario says."""
+"""The options that are None, or null in a file, where they are as the scenario says."""
 
 
 def names_of(way: Way) -> Iterator[str]:
@@ -99,15 +99,21 @@ def names_of(way: Way) -> Iterator[str]:
 
 def read_options(way: Way, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a :class:`engine.patching.request.Request` that the command line or the
-    Python interface gives. An option that is None is left out.
+    Python interface gives.
 
+    :param given: the options by name, and whatever else there is. Where a scenario is asked for
+        something, None means for some: as the scenario says. These are left out.
     :raises InputError: one of them is wrong. The message calls it as the command line does.
     """
     return {
         name: OPTIONS[name].kind.read(name, given[name])
         for name in names_of(way)
-        if given.get(name) is not None
+        if name in given and not _left_to_scenario(way, name, given[name])
     }
+
+
+def _left_to_scenario(way: Way, name: str, value: object) -> bool:
+    return value is None and way is Way.EXPLORE and name in _LEFT_TO_SCENARIO
 
 
 def read_keywords(given: Mapping[str, object]) -> dict[str, Any]:
@@ -132,7 +138,7 @@ def read_saved(way: Way, fields: SavedFields) -> dict[str, Any]:
         name: OPTIONS[name].kind.saved(name, fields)
         for name in names_of(way | Way.FILE)
         if not (OPTIONS[name].may_lack and not fields.has(name))
-        and not (way is Way.EXPLORE and name in _LEFT_TO_SCENARIO and fields.is_null(name))
+        and not (fields.is_null(name) and _left_to_scenario(way, name, None))
     }
 
 
