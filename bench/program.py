@@ -1,8 +1,8 @@
-"""How a long run ends: as a command of ``optprobe`` does, with one line and status 130 at Ctrl-C,
-and with one line and status 1 when a worker process dies.
+"""``python -m bench.program NAME ARGUMENT...``: run ``main()`` of bench/NAME.py, and end as a
+command of ``optprobe`` does.
 
-``python -m bench.program NAME ARGUMENT...`` runs ``main()`` of bench/NAME.py. Ctrl-C while that is
-being loaded is one line, too.
+At Ctrl-C, also while the modules are being loaded, that is one line on standard error and status
+130; when a worker process dies, it is one line and status 1.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ __all__ = ("run_guarded",)
 
 
 def run_guarded(load: Callable[[], Callable[[], int]]) -> int:
-    """The exit status of a long run, for a process that ends with it.
+    """Run a program of this folder, and return the exit status of the process.
 
-    :param load: imports the long run, and returns its ``main``.
+    :param load: imports the program, and returns its ``main``, which returns an exit status.
     """
     return run(lambda: _guarded(load()))
 
 
 def _guarded(main: Callable[[], int]) -> Callable[[], int]:
+    """``main`` with errors turned into a line and a status, and with Ctrl-C that is not lost where
+    the emulator calls back.
+    """
     from arch_x86.emu.sigint import interruptible
     from engine.commands.exit_status import exit_status
 
@@ -38,6 +41,7 @@ def _guarded(main: Callable[[], int]) -> Callable[[], int]:
 
 
 def _named() -> Callable[[], int]:
+    """The ``main`` of the program that the first word of the command line names."""
     return import_module(f"bench.{sys.argv.pop(1)}").main
 
 

@@ -35,7 +35,7 @@ A program that starts a command may send the signal both to the process and to i
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, and how far the program had come, in words such as ``after 3 of 7 sites``."""
+    """Ctrl-C, with words that say how far the program had come, such as ``after 3 of 7 sites``."""
 
 
 def try_again() -> None:

@@ -1,4 +1,6 @@
-"""``optprobe check``: every interleaving of calls, interrupts and a probe's life, up to a bound."""
+"""``optprobe check``: explore every interleaving of calls, interrupts and a probe's life, up to a
+bound.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The ``optprobe`` command: the table of its commands, and ``main``.
 
-Exit status: 0 good; 1 a failed check, a guest fault or output that can't be written; 2 bad usage or
-input, with one line that says what is wrong; 130 after Ctrl-C.
+exit_status.py says what the exit statuses mean, and wiring.py what the commands call in arch_x86.
 """
 
 from __future__ import annotations
@@ -45,24 +44,24 @@ COMMANDS: Final[tuple[Command, ...]] = (
     demo_command.COMMAND,
     steps_command.COMMAND,
 )
-"""In the order of ``--help``."""
+"""The commands, in the order in which ``--help`` lists them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. ``argv`` without the program's name; returns the exit status."""
+    """Run the command, and return its exit status.
+
+    :param argv: the words of the command line, without the name of the program; those of this
+        process where it is None.
+    """
     for stream in (sys.stdout, sys.stderr):
-        # names are the user's: what the locale lacks is shown escaped
+        # characters in the user's names that the locale lacks are shown escaped
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     return exit_status(lambda: _main(sys.argv[1:] if argv is None else argv))
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """The options of a command line, without the program's name; ``command`` is its command.
-
-    :raises InputError: a word is empty, unknown or missing.
-    :raises SystemExit: the help or the version was asked for, and has been printed.
-    """
+    """Parse the words of a command line; :func:`engine.commands.command_line.parse` says how."""
     return command_line.parse(argv, COMMANDS)
 
 

@@ -1,4 +1,4 @@
-"""One command of ``optprobe``, as the table in cli.py has it."""
+"""What the table in cli.py knows of each command of ``optprobe``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ __all__ = ("Command",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What a file of this room says of its command.
+    """One command. Each ``*_command.py`` in this folder defines one.
 
-    :ivar name: the word behind ``optprobe``.
-    :ivar help: the line that ``optprobe --help`` has of it.
-    :ivar description: what its own ``--help`` begins with.
-    :ivar epilog: a line that its ``--help`` has behind the options.
-    :ivar example: what its ``--help`` ends with; a test runs it on a small function of its own.
-    :ivar add_options: declares its words and options.
-    :ivar run: does what the options ask, prints, and returns the exit status.
-    :ivar executes: it runs guest code, so Ctrl-C needs the emulator's handler.
-    :ivar takes_rest: the words behind ``--`` are not its options, but are left to it in
+    :ivar name: the word that calls the command, behind ``optprobe``.
+    :ivar help: the line about the command in ``optprobe --help``.
+    :ivar description: the text that the command's own ``--help`` begins with.
+    :ivar epilog: the text behind the options in the command's own ``--help``.
+    :ivar example: the command line that the command's own ``--help`` ends with. A test runs it on a
+        small function.
+    :ivar add_options: adds the command's arguments and options to its parser.
+    :ivar run: takes the parsed options, calls and prints what they ask for, and returns the exit
+        status.
+    :ivar executes: the command runs guest code, so a handler of SIGINT has to be installed that
+        knows the emulator.
+    :ivar takes_rest: the words behind ``--`` are not parsed, and ``run`` gets them as
         ``args.rest``.
     """
 

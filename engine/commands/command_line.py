@@ -1,4 +1,4 @@
-"""From the words of a command line to its options."""
+"""How the words of a command line become parsed options."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ _NEGATIVE: Final = re.compile(r"-[0-9]")
 
 
 def parse(argv: Sequence[str], commands: Sequence[Command]) -> argparse.Namespace:
-    """The options in ``argv``, which has no program name in front. ``args.command`` is the name of
-    one of ``commands``.
+    """Parse the words of a command line.
 
+    :param argv: the words, without the name of the program.
+    :param commands: the commands that may be called.
+    :returns: the options by their names. ``command`` is the name of the command.
     :raises InputError: a word is empty, unknown or missing.
-    :raises SystemExit: the help or the version was asked for, and has been printed.
+    :raises SystemExit: the words asked for the help or the version, which has been printed.
     """
     words = list(argv)
     rest: list[str] | None = None
@@ -32,7 +34,7 @@ def parse(argv: Sequence[str], commands: Sequence[Command]) -> argparse.Namespac
     parser = _parser(commands)
     args, left = parser.parse_known_args(_join_negative(words))
     if len(left) == 1 and not left[0].startswith("-") and vars(args).get("symbol", "") is None:
-        # argparse looks for an optional word in front of the options only
+        # argparse takes an optional argument, such as inspect's SYMBOL, in front of options only
         args.symbol, left = left[0], []
     if left:
         parser.error(f"unrecognized arguments: {' '.join(left)}")
@@ -76,8 +78,10 @@ def _parser(commands: Sequence[Command]) -> Parser:
 
 
 def _refuse_empty(words: Sequence[str]) -> None:
-    """No word may be empty: as a directory it would be the present one, and in a message nothing is
-    to be seen of it.
+    """Refuse empty words. As a directory, an empty word would be the present one, and a message
+    that quotes an empty word shows nothing.
+
+    :raises InputError: a word is empty.
     """
     for number, word in enumerate(words):
         before = words[number - 1] if number else ""
@@ -94,7 +98,7 @@ def _refuse_empty(words: Sequence[str]) -> None:
 
 
 def _join_negative(words: Sequence[str]) -> list[str]:
-    """``--arg -0x10`` as ``--arg=-0x10``: argparse would take -0x10 for an option."""
+    """Join ``--arg -0x10`` to ``--arg=-0x10``, as argparse takes ``-0x10`` for an option."""
     joined: list[str] = []
     for word in words:
         if joined and joined[-1] == "--arg" and _NEGATIVE.match(word):

@@ -1,4 +1,4 @@
-"""What the commands that execute do first: read the options that they share, and load the image."""
+"""How the commands that execute guest code read the options that they share, and load the image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _JOBS_MAX = 256
 
 
 def exec_options(args: Namespace) -> wiring.ExecOptions:
-    """How to execute.
+    """The options that say how to execute, such as the profile and the number of vCPUs.
 
     :raises InputError: a number, a stub, a profile or a safety step is wrong, or there is
         ``--preempt``, which these commands do not have.
@@ -31,7 +31,7 @@ def exec_options(args: Namespace) -> wiring.ExecOptions:
     if args.preempt:
         raise InputError("--preempt: only check and explore have preemption; leave it out")
     return wiring.ExecOptions(
-        # of these commands script alone has it
+        # script is the only one of these commands that has --without
         profile=without(profile_named(args.profile), frozenset(vars(args).get("without", ()))),
         cpus=parse_number(args.cpus, "--cpus", least=1, most=wiring.CPUS_MAX),
         max_instructions=parse_number(
@@ -51,12 +51,12 @@ def jobs(args: Namespace) -> int:
 
 
 def load(args: Namespace, *, executes: bool = True) -> Image:
-    """The image, with its libraries; what it warns of is told on standard error.
+    """Load the image and its libraries, and print the warnings of the loader on standard error.
 
-    :param executes: its code will run, so each function that it calls has to be there.
-    :raises InputError: it can't be read, or something is missing.
+    :param executes: the code will run, so each function that it calls has to be defined.
+    :raises InputError: a file can't be read, or something that the image needs is missing.
     """
-    given = vars(args)  # inspect has no stubs
+    given = vars(args)  # inspect has no --stub
     image = wiring.load_image(
         args.image,
         libraries=given.get("libraries", ()),
@@ -73,11 +73,13 @@ def load_for(
     calls: Sequence[tuple[str, Sequence[Argument]]],
     options: wiring.ExecOptions,
 ) -> Image:
-    """The image, with the red zone that ``--red-zone`` asks for, or that ``calls`` show to be in
-    use.
+    """Load the image, and decide whether its code has a red zone.
+
+    ``--red-zone`` says whether it has one, or that ``calls`` are to be made without probes to find
+    out. A line on standard error says so if they show one.
 
     :param calls: functions and their arguments.
-    :raises InputError: the image can't be loaded, or ``--red-zone`` has another word.
+    :raises InputError: the image can't be loaded, or ``--red-zone`` has no value that it may have.
     """
     image, taken = wiring.with_red_zone(
         load(args), args.red_zone, calls, options.machine, options.max_instructions

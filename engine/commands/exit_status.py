@@ -1,7 +1,8 @@
-"""Exit statuses, and the one line that an error becomes where a program ends with it.
+"""The exit statuses, and the one line on standard error that an error becomes when it ends a
+program.
 
-0 good; 1 a failed check, a guest fault or output that can't be written; 2 bad usage or input, with
-one line that says what is wrong; 130 after Ctrl-C.
+0 means good; 1 means a failed check, a guest fault or output that can't be written; 2 means bad
+usage or input, and one line says what is wrong; 130 means that Ctrl-C ended the program.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ _OUTPUT_ERRORS: Final = (
     errno.ENXIO,
     errno.EAGAIN,
 )
-"""What a write to standard output may end in; any other error of the system is about something
-else.
-"""
+"""The errors of the system that a write to standard output may end in."""
 
 
 def exit_status(program: Callable[[], int]) -> int:
-    """What ``program`` returns; or else the status of the error that ends it, which is told in one
-    line on standard error. An error of the program itself is raised on.
+    """Run ``program``, and return what it returns, or the status of the error that ends it.
+
+    One line on standard error says what the error was. An error that shows a fault of the program
+    itself is not caught.
     """
     try:
         return _uncovered(program)
@@ -75,7 +76,9 @@ def exit_status(program: Callable[[], int]) -> int:
 
 
 def _uncovered(program: Callable[[], int]) -> int:
-    """Run ``program``; an error by which what Ctrl-C cut off could not be unwound is Ctrl-C."""
+    """Run ``program``. An error that it raises while a KeyboardInterrupt is on its way out becomes
+    a KeyboardInterrupt.
+    """
     try:
         return program()
     except Exception as error:
@@ -85,6 +88,7 @@ def _uncovered(program: Callable[[], int]) -> int:
 
 
 def _refused_by_the_system(error: OSError) -> int:
+    """Say whether the output or something else has failed, and return the exit status."""
     if error.errno not in _OUTPUT_ERRORS:
         complain(
             f"the system refuses: {error_text(error)}; is there too little memory, or are there too"
@@ -97,8 +101,9 @@ def _refused_by_the_system(error: OSError) -> int:
 
 
 def _give_up_output() -> None:
-    """What is still buffered goes nowhere, lest the interpreter complains when it flushes at its
-    end.
+    """Send what is still buffered for standard output to the null device.
+
+    The interpreter flushes the buffer when it ends, and would print an error of its own.
     """
-    with suppress(OSError):  # not a file, in a test
+    with suppress(OSError):  # standard output is no file in a test
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``optprobe explore``: what ``check`` does, for scenarios in Python."""
+"""``optprobe explore``: do what ``check`` does, for scenarios in Python."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Options that ``check``, ``explore`` and ``matrix`` have. engine/patching/search_options.py
-and engine/patching/request_options.py read them.
+"""The options that ``check``, ``explore`` and ``matrix`` share.
+
+``read_options()`` in engine/patching/request_options.py and ``read_search()`` in
+engine/patching/search_options.py read them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ __all__ = ("add_experiment", "add_search")
 
 
 class _Preemptions(Once):
-    """Keeps also that the option was there: without it, a scenario's own bound holds."""
+    """Keeps the bound, and that it was given: where it was not, a scenario's own bound holds."""
 
     def __call__(
         self,
@@ -29,7 +31,7 @@ class _Preemptions(Once):
 
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """What describes an experiment beside its code, and where what is found is written."""
+    """Add what ``check`` and ``explore`` have, and ``matrix`` sets itself."""
     parser.add_argument(
         "--save", metavar="DIR", help="write what is found to files that replay takes"
     )
@@ -46,7 +48,10 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 
 
 def add_search(parser: argparse.ArgumentParser, *, preemptions: str) -> None:
-    """How to search. ``preemptions``: what ``--help`` calls the default of ``--preemptions``."""
+    """Add the options that say how to search.
+
+    :param preemptions: what ``--help`` shows as the default of ``--preemptions``.
+    """
     _add_strategy(parser, preemptions)
     parser.add_argument(
         "--checkpoint",
@@ -71,7 +76,7 @@ def add_search(parser: argparse.ArgumentParser, *, preemptions: str) -> None:
 
 
 def _add_strategy(parser: argparse.ArgumentParser, preemptions: str) -> None:
-    """The strategy, and the options that only some strategies have."""
+    """Add the strategy, its bounds, and the options that only some strategies have."""
     parser.add_argument(
         "--strategy",
         metavar="S",

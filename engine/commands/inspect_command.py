@@ -1,4 +1,4 @@
-"""``optprobe inspect``: where probes can go, and where jumps, instruction by instruction."""
+"""``optprobe inspect``: show where probes and jumps can go, instruction by instruction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``optprobe matrix``: which safety step is needed where, from fresh runs."""
+"""``optprobe matrix``: show which safety step is needed where, from fresh runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several commands print."""
+"""How several commands print their results."""
 
 from __future__ import annotations
 
@@ -9,5 +9,8 @@ __all__ = ("print_json",)
 
 
 def print_json(document: Mapping[str, object]) -> None:
-    """``document`` on standard output, in one line. It has no numbers that JSON lacks."""
+    """Print ``document`` on standard output in one line.
+
+    :raises ValueError: it has a number that JSON can't express, such as an infinity.
+    """
     print(json.dumps(document, allow_nan=False))

@@ -1,6 +1,4 @@
-"""How the command line is read: argparse, with errors of one line, and output whose failure is not
-hidden.
-"""
+"""argparse with errors of one line, and without hiding that its output can't be written."""
 
 from __future__ import annotations
 
@@ -15,16 +13,18 @@ __all__ = ("Once", "Parser", "Version")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, whose help ends with an example, and does not hide that
-    it can't be written. An option that takes one value is refused when it is there twice.
+    """A parser whose errors are one line, and whose help ends with an example.
 
-    :param example: a command line, which the help ends with; none where it is empty.
+    An option that takes one value and is no list is refused when it is there twice. An error in
+    printing the help is raised, which argparse would hide.
+
+    :param example: the command line that the help ends with. An empty one is left out.
     """
 
     def __init__(self, *, example: str = "", **settings: Any) -> None:
         super().__init__(**settings)
         self._example = example
-        self.register("action", None, Once)  # what add_argument() takes where no action is named
+        self.register("action", None, Once)  # the action where add_argument() gets none
 
     def format_help(self) -> str:
         return super().format_help() + (f"\nexample:\n  {self._example}\n" if self._example else "")
@@ -38,12 +38,13 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """Keeps the value of an option that may be there once: a second value would silently take the
-    place of the first.
+    """Keeps the value of an option, and refuses a second one.
+
+    argparse's own action lets a second value take the place of the first, and says nothing.
     """
 
     _given_in: argparse.Namespace | None = None
-    """The last parse in which the option was there. Each parse has a namespace of its own."""
+    """The namespace of the last parse that met the option. Each parse has one of its own."""
 
     def __call__(
         self,
@@ -59,7 +60,7 @@ class Once(argparse.Action):
 
 
 class Version(argparse.Action):
-    """Prints the version; argparse's own action would hide that it can't be written."""
+    """Prints the version. argparse's own action would hide that it can't be written."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(f"optprobe {__version__}")

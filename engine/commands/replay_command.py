@@ -27,8 +27,8 @@ def _run(args: Namespace) -> int:
 
 
 def _found_by(words: Sequence[str]) -> Namespace:
-    """The options of the ``check`` or ``explore`` that found the schedule, from what is behind
-    ``--``.
+    """Parse the words behind ``--``: those of the ``check`` or ``explore`` that found the schedule,
+    its name in front.
     """
     return parse(words, (check_command.COMMAND, explore_command.COMMAND))
 

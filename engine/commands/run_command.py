@@ -20,7 +20,7 @@ from engine.syntax.interrupts import parse_interrupts
 __all__ = ("COMMAND",)
 
 _SHOWN_BYTES: Final = 32
-"""Bytes of a buffer that are printed."""
+"""The most bytes of a buffer that are printed."""
 
 
 def _add_options(parser: ArgumentParser) -> None:
@@ -37,11 +37,11 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
-    # loaded here, because every record that a module defines costs each command's start
+    # loaded here, since each dataclass that a module defines would delay the start of all commands
     from engine.syntax.kprobe_events import parse_spec
 
     options = exec_options(args)
-    jobs(args)  # there is one process, but what is no number is refused
+    jobs(args)  # has no effect on this command, but is refused where it is no number
     arguments = [parse_argument(text) for text in args.arguments]
     specs = [parse_spec(text) for text in args.probe]
     interrupts = parse_interrupts(args.interrupts)
@@ -67,14 +67,22 @@ def _run(args: Namespace) -> int:
 
 
 def _is_double(result: float | None, asked: bool) -> bool:
-    """A call's result may be a double: it was given doubles, or XMM0 holds what looks like one, not
-    like text or a small integer.
+    """Whether the result of a call may be a double.
+
+    It may if the call was given doubles, or if XMM0 holds what looks like a double, and not like
+    text or a small integer.
+
+    :param result: XMM0 as a double; None where it is not finite.
+    :param asked: the call was given doubles.
     """
     return asked or (result is not None and 1e-30 < abs(result) < 1e30)
 
 
 def _show(result: wiring.RunResult, style: Style, asked: bool) -> None:
-    """Print ``result``. ``asked``: the call was given doubles."""
+    """Print ``result`` for people.
+
+    :param asked: the call was given doubles.
+    """
     _show_calls(result, style, asked)
     if result.probes:
         print()
@@ -101,6 +109,7 @@ def _show(result: wiring.RunResult, style: Style, asked: bool) -> None:
 
 
 def _show_calls(result: wiring.RunResult, style: Style, asked: bool) -> None:
+    """Print the result of each vCPU's call, and the buffers that the call was given."""
     for call in result.calls:
         value = "no result" if call.result is None else f"{call.result} ({call.result:#x})"
         if call.result is not None and _is_double(call.result_f64, asked):

@@ -1,5 +1,5 @@
-"""``optprobe script``: operations one a line, and the state after each. docs/script.md has the
-operations.
+"""``optprobe script``: run operations, one a line, and show the state after each. docs/script.md
+lists the operations.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
-    # loaded here, because every record that a module defines costs each command's start
+    # loaded here, since each dataclass that a module defines would delay the start of all commands
     from engine.syntax.script import parse_script
 
     options = exec_options(args)
-    jobs(args)  # there is one process, but what is no number is refused
+    jobs(args)  # has no effect on this command, but is refused where it is no number
     operations = parse_script(
         _read(args.script), "standard input" if args.script == "-" else args.script
     )
@@ -60,9 +60,11 @@ def _run(args: Namespace) -> int:
 
 
 def _read(name: str) -> str:
-    """The text of the script; ``-`` is standard input.
+    """Read the text of the script.
 
-    :raises InputError: it can't be read, is no text, or is too long.
+    :param name: the name of its file, or ``-`` for standard input.
+    :raises InputError: the file can't be read, is no text, or is longer than
+        :data:`_CHARACTERS_MAX`.
     """
     wanted = "give a text file of operations, one a line, or - for standard input"
     if name != "-" and not os.path.isfile(name):
@@ -85,7 +87,7 @@ def _read(name: str) -> str:
 
 
 def _shown(line: dict[str, Any]) -> str:
-    """What an operation did, for people."""
+    """The line, or two, that shows people the state after an operation."""
     keys = (f"{key}={value}" for key, value in line.items() if key not in ("op", "list", "fault"))
     probes = "  ".join(f"{place}{flags}" for place, flags in line["list"])
     fault = (

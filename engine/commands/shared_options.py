@@ -1,4 +1,7 @@
-"""Options that several commands have, with one help text each. What they mean is in docs/cli.md."""
+"""The options that several commands have. docs/cli.md says what they mean.
+
+Each function adds one option, or a group of them, to the parser of a command.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ EXPLORING_JOBS_HELP: Final = (
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
-    """The image that the command works on."""
+    """Add the image that the command works on."""
     parser.add_argument(
         "image",
         metavar="IMAGE",
@@ -40,7 +43,7 @@ def add_image(parser: argparse.ArgumentParser) -> None:
 
 
 def add_call(parser: argparse.ArgumentParser) -> None:
-    """The image, the function in it to call, and its arguments."""
+    """Add the image, the function in it that is called, and the arguments of the call."""
     add_image(parser)
     parser.add_argument("--call", metavar="SYMBOL", required=True, help="the function to call")
     add_list(
@@ -53,7 +56,7 @@ def add_call(parser: argparse.ArgumentParser) -> None:
 
 
 def add_probe(parser: argparse.ArgumentParser) -> None:
-    """The probes of ``run`` and ``check``."""
+    """Add ``--probe``, a list."""
     add_list(
         parser,
         "--probe",
@@ -69,9 +72,9 @@ def add_executing(
     jobs: str,
     preempt: str = argparse.SUPPRESS,
 ) -> None:
-    """Options of the commands that execute guest code.
+    """Add the options of the commands that execute guest code.
 
-    :param cpus: the default number of vCPUs; None where there is no choice.
+    :param cpus: the default number of vCPUs, or None where the command has one vCPU only.
     :param jobs: what ``--help`` says of ``--jobs``.
     :param preempt: what ``--help`` says of ``--preempt``.
     """
@@ -108,17 +111,17 @@ def add_executing(
 
 
 def add_libraries(parser: argparse.ArgumentParser, shown: str) -> None:
-    """``--with``; ``shown``: what ``--help`` says of it."""
+    """Add ``--with``, a list, of which ``--help`` says ``shown``."""
     add_list(parser, "--with", metavar="LIB", into="libraries", shown=shown)
 
 
 def add_jobs(parser: argparse.ArgumentParser, shown: str) -> None:
-    """``--jobs``; ``shown``: what ``--help`` says of it."""
+    """Add ``--jobs``, of which ``--help`` says ``shown``."""
     parser.add_argument("--jobs", metavar="N", default=str(defaults.JOBS), help=shown)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """``--json``."""
+    """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -130,10 +133,10 @@ def add_list(
     shown: str,
     into: str | None = None,
 ) -> None:
-    """An option that may be there several times, and whose values are kept in their order.
+    """Add an option that may be there several times. Its values make a list, in their order.
 
-    :param shown: what ``--help`` says of it.
-    :param into: the name of the list; the option's own where it is None.
+    :param shown: what ``--help`` says of the option.
+    :param into: the name of the list among the parsed options, where it is not the option's own.
     """
     parser.add_argument(
         option,

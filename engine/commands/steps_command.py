@@ -1,4 +1,4 @@
-"""``optprobe steps``: the safety steps that ``--without`` leaves out, and what each is for.
+"""``optprobe steps``: list the safety steps that ``--without`` leaves out, and what each is for.
 docs/steps.md says more.
 """
 
@@ -30,7 +30,7 @@ def _add_options(parser: ArgumentParser) -> None:
 
 def _run(args: Namespace) -> int:
     if args.profile is not None:
-        profile_named(args.profile)  # refuses what is not there
+        profile_named(args.profile)  # raises InputError for an unknown one
     if args.json:
         print_json(_document(args.profile))
     else:

@@ -1,8 +1,8 @@
-"""The one place of the engine that reaches into arch_x86: what the commands call there.
+"""The one file of the engine that imports arch_x86: the names there that the commands use.
 
-A name is loaded when a command first asks for it, so ``--help``, ``--version`` and ``steps`` load
-no emulator, and ``run`` loads nothing that explores. This is a file beside cli.py, whose table
-imports the commands, because the commands import it.
+A module is loaded when a command asks for one of its names, so ``--help``, ``--version`` and
+``steps`` load no emulator, and ``run`` loads nothing that explores. The names do not stand in
+cli.py, since the commands import them, and cli.py imports the commands.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ _NAMES_OF: Final = {
 }
 """The modules that define the names of this one."""
 
-# a type checker takes the imports above, and says so where a name is not there
+# A type checker takes the imports above, and reports a name that is not there.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Load a name. It is looked up anew each time, as an import within a function is."""
+        """Load the module that defines ``name``, and return what it has under that name now."""
         from importlib import import_module
 
         for module, names in _NAMES_OF.items():
