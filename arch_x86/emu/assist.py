@@ -114,13 +114,16 @@ def _compare_to_flags(uc: UcInstance, insn: Insn, run: Run) -> None:
 
 
 def _top(uc: UcInstance) -> int:
-    return struct.unpack_from("<H", uc.fpu_state(), _STATUS_WORD)[0] >> 11 & 7
+    return struct.unpack_from("<H", uc.extended.fpu_state(), _STATUS_WORD)[0] >> 11 & 7
 
 
 def _is_empty(uc: UcInstance, position: int) -> bool:
     """True when the x87 register at a stack position is not in use."""
     physical = _top(uc) + position & 7
-    return struct.unpack_from("<H", uc.fpu_state(), _TAG_WORD)[0] >> 2 * physical & 3 == _EMPTY
+    return (
+        struct.unpack_from("<H", uc.extended.fpu_state(), _TAG_WORD)[0] >> 2 * physical & 3
+        == _EMPTY
+    )
 
 
 def _logarithm(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
@@ -131,7 +134,7 @@ def _logarithm(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
 
 def _extract_exponent(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
     """FXTRACT of an infinity or a NaN has another exponent on a processor."""
-    exponent = struct.unpack_from("<8xH", uc.fpu_state(), 16 * _top(uc))[0]
+    exponent = struct.unpack_from("<8xH", uc.extended.fpu_state(), 16 * _top(uc))[0]
     if exponent & _NOT_FINITE == _NOT_FINITE:
         return REFUSE
     run()
@@ -142,16 +145,16 @@ def _scale(uc: UcInstance, _insn: Insn, run: Run) -> None:
     """FSCALE: what precision the control word asks for is of no concern to it (SDM vol. 1,
     8.1.5.2).
     """
-    control = struct.unpack_from("<H", uc.fpu_state(), _CONTROL_WORD)[0]
+    control = struct.unpack_from("<H", uc.extended.fpu_state(), _CONTROL_WORD)[0]
     _set_control(uc, control | _FULL_PRECISION)
     run()
     _set_control(uc, control)
 
 
 def _set_control(uc: UcInstance, control: int) -> None:
-    state = bytearray(uc.fpu_state())
+    state = bytearray(uc.extended.fpu_state())
     struct.pack_into("<H", state, _CONTROL_WORD, control)
-    uc.write_fpu(bytes(state))
+    uc.extended.write_fpu(bytes(state))
 
 
 def _identify(uc: UcInstance, _insn: Insn, run: Run) -> None:
@@ -211,7 +214,7 @@ def _load_mxcsr(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
     """
     if not run():
         return None
-    mxcsr = struct.unpack_from("<I", uc.vector_state(), _MXCSR)[0]
+    mxcsr = struct.unpack_from("<I", uc.extended.vector_state(), _MXCSR)[0]
     if mxcsr >> 16:
         return GENERAL_PROTECTION
     return REFUSE if mxcsr & 0x8040 or mxcsr & 0x1F80 != 0x1F80 else None

@@ -18,7 +18,10 @@ import mmap
 import struct
 from ctypes import c_size_t, c_void_p
 
-from arch_x86.emu.uc import NO_LIMIT, SHADOW, Context, PrivateOffsets, UcInstance
+from arch_x86.emu.context import Context
+from arch_x86.emu.private_offsets import PrivateOffsets
+from arch_x86.emu.private_state import SHADOW
+from arch_x86.emu.uc import NO_LIMIT, UcInstance
 
 __all__ = ("calibrate",)
 
@@ -38,7 +41,7 @@ def calibrate() -> PrivateOffsets:
     host = ctypes.addressof(ctypes.c_char.from_buffer(room))
     instance = UcInstance(PrivateOffsets())
     try:
-        instance.map_host(0, 0x8000, host, room)
+        instance.memory.map(0, 0x8000, host, room)
         counter = _find_counter(instance, room)
         _enter_paging(instance, room)
         return PrivateOffsets(

@@ -1,6 +1,8 @@
-"""Explaining a guest fault: kind, place and disassembly in one line."""
+"""Explaining a guest fault: its kind, its place and the disassembly, in one line."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from arch_x86.emu.alignment import must_be_aligned
 from arch_x86.emu.cpu import Cpu
@@ -9,17 +11,21 @@ from arch_x86.emu.fault_context import find_caller, find_system_call
 from arch_x86.emu.guards import find_guard
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import RSP
+from arch_x86.images.routines import ENDINGS
 from arch_x86.isa.constants import MAX_INSN_SIZE
 from arch_x86.isa.decode import decode
+from arch_x86.isa.insn import Insn
 
-__all__ = ("diagnose", "instruction_with", "make_fault", "original_place")
+__all__ = ("diagnose", "instruction_with", "make_fault", "original_place", "unresolved_call")
 
 _UD2 = b"\x0f\x0b"
 _INT_N = b"\xcd"
 _FRAME_RSP = 24
-# known by the address behind them, and prefixes vary the length
+"""Where the interrupted RSP lies in an exception frame, counted from the interrupted RIP."""
 _BEHIND = (FaultKind.SOFTWARE_INTERRUPT, FaultKind.SYSTEM_CALL)
+"""Faults for which RIP is behind the instruction, whose length varies with its prefixes."""
 _OUTSIDE = (FaultKind.UNMAPPED_FETCH, FaultKind.NO_EXECUTE)
+_INVALID_OPCODE, _PAGE_FAULT = 6, 14
 _BY_VECTOR = {
     0: FaultKind.DIVIDE_ERROR,
     1: FaultKind.DEBUG,
@@ -66,13 +72,19 @@ def make_fault(
     caller: Caller | None = None,
     system_call: int | None = None,
 ) -> GuestFault:
-    """A fault at ``rip`` with the function it lies in."""
+    """Return the record of a fault at ``rip``, with the function that ``rip`` lies in.
+
+    :param explain: what happened, in words.
+    :param caller: where the return address on the stack leads to, if that says something.
+    :param system_call: the number of the system call that was asked for.
+    """
     found = machine.kallsyms.lookup(rip)
     symbol, offset = (found[0].name, found[1]) if found else ("", 0)
     return GuestFault(cpu, rip, symbol, offset, kind, explain, caller, system_call)
 
 
 def _page_fault_kind(machine: Machine, rip: int, cr2: int) -> FaultKind:
+    """Return the kind of the page fault at ``rip`` whose address is ``cr2``."""
     fetch = cr2 == rip or (rip < cr2 < rip + 15 and cr2 % 4096 == 0 and not machine.ram.mapped(rip))
     if fetch:
         return (
@@ -88,8 +100,8 @@ def _page_fault_kind(machine: Machine, rip: int, cr2: int) -> FaultKind:
 
 
 def original_place(machine: Machine, vcpu: Cpu, rip: int, rsp: int | None = None) -> int:
-    """The image's instruction that brought ``vcpu`` to ``rip``: out of stubs by the frames on the
-    stack, out of copies by the probe.
+    """Return the address of the image's instruction that brought ``vcpu`` to ``rip``: from a stub
+    the frames on the stack lead there, from a copy the probe does.
 
     :param rsp: the stack pointer at ``rip``, where it is not the present one.
     """
@@ -105,10 +117,10 @@ def original_place(machine: Machine, vcpu: Cpu, rip: int, rsp: int | None = None
         if came_from is None or before is None:
             break
         rip = came_from - behind
-        if before <= rsp:  # no frame, or not the guest's stack any more
+        if before <= rsp:  # This is no frame, or not the guest's stack any more.
             break
         rsp = before
-    if called:  # by a site, which is an instruction of five bytes or six
+    if called:  # RIP is behind an ftrace site, an instruction of five bytes or six.
         rip = instruction_with(machine, rip)
     if machine.trap_handler is None:
         return rip
@@ -118,8 +130,8 @@ def original_place(machine: Machine, vcpu: Cpu, rip: int, rsp: int | None = None
 
 
 def instruction_with(machine: Machine, addr: int) -> int:
-    """Start of the image's instruction that has a byte at ``addr``; ``addr`` itself where no
-    function tells.
+    """Return the start of the image's instruction that has a byte at ``addr``; ``addr`` itself
+    where no function there says where its instructions are.
     """
     found = machine.kallsyms.lookup(addr)
     if found is None or not machine.image.is_text(addr):
@@ -146,80 +158,103 @@ def diagnose(
     vector: int | None = None,
     rsp: int | None = None,
 ) -> GuestFault:
-    """The fault record for an exception ``vector`` (or a given ``kind``) at ``rip``, where the
-    stack pointer is ``rsp``.
+    """Return the record of a fault at ``rip``.
+
+    :param kind: the fault's kind; None: ``vector`` says it.
+    :param vector: the exception, if there was one.
+    :param rsp: the stack pointer at ``rip``, where it is not the present one.
     """
     at, rip = rip, original_place(machine, vcpu, rip, rsp)
     if kind in _BEHIND:
         rip = instruction_with(machine, rip)
-    cr2 = vcpu.uc.cr2
-    # The image's own bytes, not the text: a probe's breakpoint would hide the instruction that
-    # faulted.
-    unloaded = machine.text.is_unloaded(rip)
-    code = (
-        b""
-        if unloaded
-        else (
-            machine.image.read(rip, 15)
-            if machine.image.is_text(rip)
-            else machine.text.read(rip, 15)
-        )
-    )
-    insn = decode(code, rip) if code else None
-    guarded = find_guard(code, rip)[1] if code and vector == 6 else None
     if kind is None:
         kind = (
-            _page_fault_kind(machine, at, cr2)
-            if vector == 14
+            _page_fault_kind(machine, at, vcpu.uc.cr2)
+            if vector == _PAGE_FAULT
             else _BY_VECTOR.get(vector or 0, FaultKind.EMULATOR)
         )
-    if guarded is not None:
-        kind = FaultKind.UNSUPPORTED_OPCODE
-        words = f"uses {guarded}"
-    elif (
-        vector == 6 and insn is not None and insn.opcode == _INT_N
-    ):  # `int 6`, which the emulator takes for an invalid opcode
-        kind = FaultKind.SOFTWARE_INTERRUPT
-        words = _WORDS[kind]
-    elif (
-        kind is FaultKind.INVALID_OPCODE
-        and insn is not None
-        and insn.raw != _UD2
-        and not insn.text.startswith("ud")
-    ):
-        kind = FaultKind.UNSUPPORTED_OPCODE
-        words = "is an instruction that the emulator does not support"
-    elif (
-        kind is FaultKind.GENERAL_PROTECTION
-        and insn is not None
-        and machine.config.check_alignment
-        and must_be_aligned(insn)
-    ):
-        words = _MISALIGNED
-    elif unloaded:
-        words = f"execution reached code that was unloaded at {rip:#x}"
-    else:
-        words = _WORDS[kind].format(cr2=cr2, rip=rip, error=vcpu.error)
-    caller = (
-        find_caller(machine, vcpu, vcpu.registers()[RSP] if rsp is None else rsp)
-        if kind in _OUTSIDE
-        else None
-    )
+    code = _code_at(machine, rip)
+    insn = decode(code, rip) if code else None
+    kind, words = _explain(machine, vcpu, _Instruction(rip, code, insn), kind, vector)
+    caller = None
+    if kind in _OUTSIDE:
+        caller = find_caller(machine, vcpu, vcpu.registers()[RSP] if rsp is None else rsp)
     if caller is not None:
-        words += (
-            "; the return address on the stack is"
-            f" {f'{caller.symbol}+{caller.offset:#x}' if caller.symbol else f'{caller.rip:#x}'}"
-        )
+        place = f"{caller.symbol}+{caller.offset:#x}" if caller.symbol else f"{caller.rip:#x}"
+        words += f"; the return address on the stack is {place}"
     asked = find_system_call(vcpu, insn) if kind in _BEHIND else None
     if asked is not None:
         words = words.replace(":", f" {asked[1]}:", 1)
-    shown = (
-        f"`{insn.text}` [{insn.raw.hex(' ')}]: "
-        if insn is not None
-        else f"[{code.hex(' ')}]: "
-        if code
-        else ""
-    )
+    shown = ""
+    if insn is not None:
+        shown = f"`{insn.text}` [{insn.raw.hex(' ')}]: "
+    elif code:
+        shown = f"[{code.hex(' ')}]: "
     return make_fault(
         machine, vcpu.index, rip, kind, shown + words, caller=caller, system_call=asked and asked[0]
     )
+
+
+class _Instruction(NamedTuple):
+    """The instruction that faulted: its address, the bytes there (none: the text was unloaded), and
+    what they decode to.
+    """
+
+    rip: int
+    code: bytes
+    insn: Insn | None
+
+
+def _code_at(machine: Machine, rip: int) -> bytes:
+    """Return the bytes at ``rip`` as the image has them; none where text was unloaded. In the text
+    itself a probe's breakpoint would hide the instruction that faulted.
+    """
+    if machine.text.is_unloaded(rip):
+        return b""
+    if machine.image.is_text(rip):
+        return machine.image.read(rip, MAX_INSN_SIZE)
+    return machine.text.read(rip, MAX_INSN_SIZE)
+
+
+def _explain(
+    machine: Machine, vcpu: Cpu, at: _Instruction, kind: FaultKind, vector: int | None
+) -> tuple[FaultKind, str]:
+    """Return the kind of a fault, where the instruction says more of it than ``kind``, and what
+    happened, in words.
+    """
+    rip, code, insn = at
+    guarded = find_guard(code, rip)[1] if code and vector == _INVALID_OPCODE else None
+    if guarded is not None:
+        return FaultKind.UNSUPPORTED_OPCODE, f"uses {guarded}"
+    if insn is not None:
+        if vector == _INVALID_OPCODE and insn.opcode == _INT_N:
+            # This is `int 6`, which the emulator takes for an invalid opcode.
+            return FaultKind.SOFTWARE_INTERRUPT, _WORDS[FaultKind.SOFTWARE_INTERRUPT]
+        undefined = insn.raw == _UD2 or insn.text.startswith("ud")
+        if kind is FaultKind.INVALID_OPCODE and not undefined:
+            words = "is an instruction that the emulator does not support"
+            return FaultKind.UNSUPPORTED_OPCODE, words
+        aligned = machine.config.check_alignment and must_be_aligned(insn)
+        if kind is FaultKind.GENERAL_PROTECTION and aligned:
+            return kind, _MISALIGNED
+    if machine.text.is_unloaded(rip):
+        return kind, f"execution reached code that was unloaded at {rip:#x}"
+    return kind, _WORDS[kind].format(cr2=vcpu.uc.cr2, rip=rip, error=vcpu.error)
+
+
+def unresolved_call(machine: Machine, vcpu: Cpu) -> GuestFault:
+    """Return the record of a call of a function that no library defines; ``vcpu`` has just executed
+    the ``hlt`` that stands for it.
+    """
+    name = machine.import_at[vcpu.rip - 1]
+    if name in ENDINGS:
+        kind, words = FaultKind.ABORT, ENDINGS[name]
+    else:
+        kind = FaultKind.UNRESOLVED_FUNCTION
+        words = (
+            f"is not defined in the image; give it a value with --stub {name}=ret:N, or name a"
+            " library by --with LIB"
+        )
+    caller = machine.ram.read_u64(vcpu.registers()[RSP]) or vcpu.rip
+    separator = ": " if name in ENDINGS else " "
+    return make_fault(machine, vcpu.index, caller, kind, f"{name}{separator}{words}")

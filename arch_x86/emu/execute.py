@@ -1,71 +1,53 @@
 """Running guest code: calls, turns, traps to their stubs and handlers, injected interrupts, faults.
 
-Everything that happens between two guest instructions happens here, outside of the emulator's
-callbacks.
+What the host does between two guest instructions begins here, outside of the emulator's callbacks.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Final
 
 from arch_x86.emu.bringup import bring_up
 from arch_x86.emu.cpu import Cpu, ExitReason, NmiPhase
-from arch_x86.emu.diagnose import diagnose, make_fault, original_place
+from arch_x86.emu.diagnose import diagnose, make_fault, original_place, unresolved_call
 from arch_x86.emu.fault import FaultKind, GuestFault, GuestFaultError
+from arch_x86.emu.interrupt_plan import InterruptPlan
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import INTEGER_ARGUMENTS, NestedCall
 from arch_x86.emu.stubs import VECTORS
 from arch_x86.emu.task import TaskState
 from arch_x86.emu.traps import Traps
 from arch_x86.emu.uc import RAX, RFLAGS, RSP
-from arch_x86.images.routines import ENDINGS
-from arch_x86.isa.constants import FLAG_IF
+from arch_x86.isa.constants import ADDRESS_MASK, FLAG_IF, MAX_INSN_SIZE, PAGE_SIZE
 from engine.errors import EngineBug
 
 __all__ = ("INTEGER_ARGUMENTS", "Executor", "InterruptPlan")
 
 _FLAGS_AT_CALL: Final = 0x202
+"""IF, and the bit of RFLAGS that is always set (SDM vol. 1, 3.4.3)."""
+_FLOATS_MAX: Final = 8
+_BELOW_STACK_TOP: Final = 64
+"""Bytes that a call leaves unused at the top of its stack."""
 _NESTED_MAX: Final = 100_000_000
-_ENOSYS: Final = -38 & (1 << 64) - 1
+_ENOSYS: Final = -38 & ADDRESS_MASK
 _BREAKPOINT, _PAGE_FAULT = 3, 14
 _WITHOUT_STUB: Final = {
     8: FaultKind.DOUBLE_FAULT,
     16: FaultKind.FLOATING_POINT,
     19: FaultKind.FLOATING_POINT,
 }
-_ERROR_WRITE, _ERROR_FETCH = 2, 16
-
-
-class InterruptPlan(Protocol):
-    """When external interrupts come, in retired instructions of the vCPU they hit."""
-
-    def due(self, cpu: int, retired: int) -> int | None:
-        """Instructions from now to the next interrupt of ``cpu`` (0: now; None: never)."""
-        ...
-
-    def taken(self, cpu: int, retired: int) -> None:
-        """It was delivered, and its handler will have returned when ``retired`` instructions have
-        retired: what the handler itself runs does not count, or a short period would never let the
-        interrupted code go on.
-        """
-        ...
-
-    def save_state(self) -> Any:
-        """For a snapshot."""
-        ...
-
-    def restore_state(self, state: Any) -> None:
-        """From a snapshot; None: as never used."""
-        ...
+_ERROR_PRESENT, _ERROR_WRITE, _ERROR_FETCH = 1, 2, 16
 
 
 class Executor:
-    """Runs the vCPUs of one machine, which it brings up first if nobody has.
+    """Runs the vCPUs of one machine, which it brings up first if that has not been done.
 
-    :ivar has_system: false while the machine comes up: a system call then fails by ENOSYS, where
-        else it ends the call.
+    :ivar machine: the machine.
+    :ivar traps: answers traps.
+    :ivar has_system: False while the machine comes up: a system call then fails by ENOSYS; at all
+        other times it ends the call.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -78,7 +60,7 @@ class Executor:
         self.traps = Traps(machine)
         self._handler_length: int | None = None
         self._plan: InterruptPlan | None = None
-        self._handling: list[int] = []  # CPUs whose traps are being handled, innermost last
+        self._handling: list[int] = []  # The vCPUs whose traps are being handled, innermost last.
         self._nested: list[NestedCall] = []
         self._nested_fault: GuestFault | None = None
         self.has_system = True
@@ -89,27 +71,33 @@ class Executor:
     def begin_call(
         self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()
     ) -> None:
-        """Set vCPU ``cpu`` up as if just called at ``addr`` (System V: at most 6 integers and 8
-        doubles, DF clear, stack aligned, x87 and MXCSR as after reset).
+        """Set vCPU ``cpu`` up as if the function at ``addr`` had just been called, as the System V
+        ABI says: DF is clear, the stack is aligned, x87 and MXCSR are as after reset.
+
+        :param integers: at most 6 arguments.
+        :param floats: at most 8 arguments.
+        :raises EngineBug: there are more arguments, or ``cpu`` is in a call.
         """
         task = self.machine.tasks[cpu]
         if task.state is TaskState.RUNNING:
             raise EngineBug(f"CPU {cpu} is still in a call")
-        if len(integers) > len(INTEGER_ARGUMENTS) or len(floats) > 8:
+        if len(integers) > len(INTEGER_ARGUMENTS) or len(floats) > _FLOATS_MAX:
             raise EngineBug("more arguments than registers")
         vcpu = self.machine.cpus[cpu]
         uc = vcpu.uc
-        top = task.stack_top - 64
+        top = task.stack_top - _BELOW_STACK_TOP
         for index in range(16):
             uc.gpr[index] = 0
         for register, value in zip(INTEGER_ARGUMENTS, integers, strict=False):
-            uc.gpr[register] = value & (1 << 64) - 1
+            uc.gpr[register] = value & ADDRESS_MASK
         uc.gpr[RAX] = len(floats)
         uc.gpr[RSP] = top - 8
         uc.gpr[RFLAGS] = _FLAGS_AT_CALL
         uc.store()
-        uc.reset_floating_point()
-        uc.write_xmm(b"".join(struct.pack("<d8x", value) for value in floats).ljust(256, b"\0"))
+        uc.extended.reset()
+        uc.extended.write_xmm(
+            b"".join(struct.pack("<d8x", value) for value in floats).ljust(256, b"\0")
+        )
         self.machine.ram.write(top - 8, struct.pack("<Q", self.machine.stubs.call_return))
         vcpu.rip = addr
         vcpu.nmi = NmiPhase.NONE
@@ -119,17 +107,17 @@ class Executor:
         task.started = vcpu.retired
 
     def running(self, cpu: int) -> bool:
-        """True while a call is under way on ``cpu``."""
+        """Return whether a call is under way on ``cpu``."""
         return self.machine.tasks[cpu].state is TaskState.RUNNING
 
     @property
     def in_handler(self) -> bool:
-        """A trap, or what else leaves guest code, is being handled now."""
+        """True while a trap, or another exit from guest code, is being handled."""
         return bool(self._handling)
 
     @property
     def handling(self) -> int | None:
-        """The vCPU whose trap is being handled now, the innermost of several; None: no handler
+        """The vCPU whose trap is being handled now, of several the innermost; None: no handler
         runs.
         """
         return self._handling[-1] if self._handling else None
@@ -137,8 +125,10 @@ class Executor:
     # Turns ----------------------------------------------------------------------------------------
 
     def advance(self, cpu: int, budget: int, plan: InterruptPlan | None = None) -> int:
-        """Run ``cpu`` for ``budget`` retired instructions, or until its call ends. Returns how many
-        retired.
+        """Run ``cpu`` for ``budget`` retired instructions, or until its call ends.
+
+        :param plan: when external interrupts come; None: none come.
+        :returns: how many instructions retired.
         """
         machine = self.machine
         vcpu, task = machine.cpus[cpu], machine.tasks[cpu]
@@ -152,7 +142,7 @@ class Executor:
                     if self.interrupt(cpu):
                         plan.taken(cpu, vcpu.retired + self.handler_length(vcpu))
                         continue
-                    due = 1  # held back by IF: look again after each instruction
+                    due = 1  # IF holds the interrupt back: look again after each instruction.
                 if due is not None:
                     chunk = min(left, due)
             reason, retired = vcpu.run(chunk)
@@ -161,22 +151,24 @@ class Executor:
             if reason is not ExitReason.BUDGET:
                 before = vcpu.retired
                 self.handle_exit(vcpu, reason)
-                left -= vcpu.retired - before  # of guest functions that handlers called
+                # Guest functions that handlers called have retired instructions, too.
+                left -= vcpu.retired - before
                 if retired == 0 and task.state is TaskState.RUNNING:
-                    left -= 1  # a fault that a handler mends without progress must not hang us
+                    # A fault that a handler mends without progress must not go on for ever.
+                    left -= 1
         return budget - left
 
     def call_nested(self, cpu: int, addr: int, *integers: int, limit: int = _NESTED_MAX) -> int:
         """Call the guest function at ``addr`` from a handler of ``cpu``, with integer arguments,
         and return RAX.
 
-        The function runs on the interrupted task's stack, below all that is in use there; what was
-        interrupted comes back whole. Probes that it passes are missed, since a handler is running.
-        It takes interrupts where handlers do.
+        The function runs on the interrupted task's stack, below everything that is in use there;
+        the interrupted registers are restored. The hits of probes in it are missed, since a handler
+        is running. It takes interrupts where handlers do.
 
         :param limit: most instructions it may retire.
-        :raises GuestFaultError: it died. A handler that lets this through ends the call that it
-            interrupted, by the same fault.
+        :raises GuestFaultError: the function died. A handler that lets this through ends the call
+            that it interrupted, by the same fault.
         :raises EngineBug: no trap of ``cpu`` is being handled, or there are more arguments than
             registers.
         """
@@ -226,7 +218,10 @@ class Executor:
     def run_call(
         self, cpu: int, limit: int, plan: InterruptPlan | None = None
     ) -> GuestFault | None:
-        """Run one vCPU to the end of its call, at most ``limit`` instructions."""
+        """Run one vCPU to the end of its call, at most ``limit`` instructions.
+
+        :returns: the fault that the call died of, or None.
+        """
         self.advance(cpu, limit, plan)
         if self.running(cpu):
             self.limit_reached(cpu, limit)
@@ -248,8 +243,10 @@ class Executor:
         )
 
     def run_uncounted(self, cpu: int) -> GuestFault | None:
-        """Run one vCPU to the end of its call as fast as the emulator goes: no count, no limit, no
-        interrupts.
+        """Run one vCPU to the end of its call as fast as the emulator goes, without a count, a
+        limit or interrupts.
+
+        :returns: the fault that the call died of, or None.
         """
         vcpu, task = self.machine.cpus[cpu], self.machine.tasks[cpu]
         self._plan = None
@@ -260,6 +257,8 @@ class Executor:
     def interrupt(self, cpu: int) -> bool:
         """Deliver an external interrupt, if IF allows one here and the last instruction was neither
         STI nor MOV SS.
+
+        :returns: whether it was delivered.
         """
         vcpu = self.machine.cpus[cpu]
         vcpu.uc.load()
@@ -275,8 +274,8 @@ class Executor:
         """Deliver a non-maskable interrupt to ``cpu``, which is in a call, at the present boundary,
         whatever IF says.
 
-        :returns: False, and nothing done, while the last one has not returned and right behind MOV
-            SS: try again an instruction later.
+        :returns: False, with nothing done, while the last NMI has not returned and right behind MOV
+            SS: the caller tries again an instruction later.
         """
         vcpu = self.machine.cpus[cpu]
         if self.traps.nmi_is_blocked(vcpu):
@@ -288,8 +287,8 @@ class Executor:
         return True
 
     def handler_length(self, vcpu: Cpu) -> int:
-        """Instructions that the interrupt handler retires: found by stepping through it once, on an
-        empty stack, and going back.
+        """Return how many instructions the interrupt handler retires. That is found by stepping
+        through it once, on an empty stack, and going back.
         """
         if self._handler_length is None:
             machine = self.machine
@@ -308,7 +307,7 @@ class Executor:
 
     def handle_exit(self, vcpu: Cpu, reason: ExitReason) -> None:
         """Do what has to be done before ``vcpu``, whose run ended for ``reason``, can go on."""
-        if reason is ExitReason.EXCEPTION:  # no handler runs before its stub asks
+        if reason is ExitReason.EXCEPTION:  # No handler runs before the exception's stub asks.
             self._exception(vcpu)
             return
         self._handling.append(vcpu.index)
@@ -319,7 +318,7 @@ class Executor:
                 self._handler_raised(vcpu, reason, error)
                 raise
             self.end(vcpu, error.fault)
-        # of a handler, as a rule: nobody can go on with this call, but with the next one
+        # As a rule a handler has raised this: its call can't go on, but the next call can begin.
         except BaseException as error:
             self._handler_raised(vcpu, reason, error)
             raise
@@ -353,7 +352,7 @@ class Executor:
                 pass
 
     def _exception(self, vcpu: Cpu) -> None:
-        """Into the guest's stub for the vector; what has none ends the call."""
+        """Enter the guest's stub for the vector; an exception that has none ends the call."""
         handler = self._exception_at.get(vcpu.vector)
         if handler is None:
             kind = _WITHOUT_STUB.get(vcpu.vector, FaultKind.GENERAL_PROTECTION)
@@ -366,21 +365,24 @@ class Executor:
             self._stack_gone(vcpu, behind=vcpu.vector == _BREAKPOINT)
 
     def _error_code(self, vcpu: Cpu) -> int:
-        """#PF error code (SDM vol. 3, 4.7). Unicorn does not give it: a present page faults on
-        writes and on fetches only.
+        """Return the error code of #PF (SDM vol. 3, 4.7), which Unicorn does not give: a present
+        page faults on writes and on fetches only.
         """
         addr, rip = vcpu.uc.cr2, vcpu.rip
-        fetch = addr == rip or (rip < addr < rip + 15 and addr % 4096 == 0)
+        fetch = addr == rip or (rip < addr < rip + MAX_INSN_SIZE and addr % PAGE_SIZE == 0)
         present = self.machine.read(addr, 1) is not None
         if fetch:
             return _ERROR_FETCH | present
-        return (_ERROR_WRITE | 1) if present else 0
+        return _ERROR_WRITE | _ERROR_PRESENT if present else 0
 
     def _stack_gone(self, vcpu: Cpu, *, behind: bool = False) -> None:
-        """The call dies at its RIP, or at the breakpoint that RIP is ``behind``."""
+        """End the call at its RIP, or at the breakpoint that RIP is ``behind``: its stack has no
+        room for a frame.
+        """
         self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - behind, FaultKind.DOUBLE_FAULT))
 
     def _hypercall(self, vcpu: Cpu) -> None:
+        """Answer the ``hlt`` that RIP is behind."""
         machine = self.machine
         vector = self._vector_of.get(vcpu.rip)
         if vector is not None:
@@ -407,27 +409,20 @@ class Executor:
         elif name == "nmi":
             self.traps.nmi(vcpu)
         elif name == "schedule":
-            # nobody else to run, but a quiescent point, outside of handlers
+            # There is no other task to run, but outside of handlers this is a quiescent point.
             machine.tasks[vcpu.index].passed += not self._nested
         elif vcpu.rip - 1 in machine.import_at:
-            missing = machine.import_at[vcpu.rip - 1]
-            kind = FaultKind.ABORT if missing in ENDINGS else FaultKind.UNRESOLVED_FUNCTION
-            text = (
-                f"is not defined in the image; give it a value with --stub {missing}=ret:N, or name"
-                " a library by --with LIB"
-            )
-            text = f"{missing}: {ENDINGS[missing]}" if missing in ENDINGS else f"{missing} {text}"
-            caller = machine.ram.read_u64(vcpu.registers()[RSP]) or vcpu.rip
-            self.end(vcpu, make_fault(machine, vcpu.index, caller, kind, text))
+            self.end(vcpu, unresolved_call(machine, vcpu))
         else:
             self.end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
 
     def end(self, vcpu: Cpu, fault: GuestFault) -> None:
-        """The call on ``vcpu`` dies of ``fault``; or the guest function that a handler calls there
-        does.
+        """End the call on ``vcpu`` by ``fault``, or the guest function that a handler has called
+        there.
         """
         if self._nested and self._nested[-1].vcpu is vcpu:
-            self._nested[-1].end(fault)  # whoever called decides what becomes of the rest
+            # The handler that has called the function decides what becomes of the call.
+            self._nested[-1].end(fault)
             return
         task = self.machine.tasks[vcpu.index]
         task.state = TaskState.FAULTED

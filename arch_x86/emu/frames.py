@@ -1,13 +1,13 @@
-"""Code frames: the physical pages behind text pages. A frame's content never changes while anybody
+"""Code frames: the physical pages behind text pages. A frame's content never changes while a vCPU
 can execute it.
 
 Blocks that the emulator has translated belong to a frame, so going back to a text version seen
-before translates nothing. Frames of pages that nobody holds any more are recycled in bulk, with one
-flush of all translations.
+before translates nothing. Frames of pages that are not referred to any more are recycled in bulk,
+with one flush of all translations.
 
 What the emulator would run wrongly (AVX in 128-bit form) or without determinism (``rdtsc``,
-``rdrand``) is *guarded*: the frame holds ``ud2`` there, so that it traps; the text that everybody
-else reads keeps the original bytes.
+``rdrand``) is *guarded*: the frame holds ``ud2`` there, so that it traps; the text that all
+others read keeps the original bytes.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ class FrameStore:
         self._guards_of: dict[int, tuple[tuple[int, bytes], ...]] = {}
 
     def guard(self, addr: int, raw: bytes) -> None:
-        """Guard a copy, too, of ``raw`` that is about to be written at ``addr``."""
+        """Guard the copy of instruction ``raw``, too, that is about to be written at ``addr``."""
         self._copies.setdefault(addr // PAGE_SIZE, set()).add((addr, raw))
 
     def frame(self, page: TextPage) -> int:
-        """Physical address of the frame that holds ``page``."""
+        """Return the physical address of the frame that holds ``page``."""
         phys = self._frame_of.get(id(page))
         return self._place(self._frame_of, page, self._guarded(page)) if phys is None else phys
 
     def plain(self, page: TextPage) -> int:
-        """Physical address of a frame that holds ``page`` without guards, for the host to have one
-        instruction executed.
+        """Return the physical address of a frame that holds ``page`` without guards, for the host
+        to have one instruction executed.
         """
         phys = self._plain_of.get(id(page))
         return self._place(self._plain_of, page, page.content) if phys is None else phys
@@ -86,7 +86,7 @@ class FrameStore:
         return phys
 
     def constant(self, content: bytes) -> int:
-        """A frame of its own for read-only data, kept for good."""
+        """Return the physical address of a new frame for read-only data, which is kept for good."""
         phys = self._take()
         self._fill(phys, content)
         return phys
@@ -133,7 +133,7 @@ class FrameStore:
 
 
 def _retire(frame_of: dict[int, int], dead: list[int], key: int) -> None:
-    """Nobody holds the page any more whose ``id`` is ``key``: its frame can be recycled."""
+    """Let the frame be recycled of the page whose ``id`` was ``key``: the page is dead."""
     phys = frame_of.pop(key, None)
     if phys is not None:
         dead.append(phys)

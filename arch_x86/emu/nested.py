@@ -23,10 +23,11 @@ into ``UcInstance.gpr``.
 
 
 class NestedCall:
-    """One such call on ``vcpu``: what it interrupts is kept, registers, vector state and hit in
-    progress, and comes back by :meth:`leave`.
+    """One call of a guest function by a handler on ``vcpu``. The registers and the hit that it
+    interrupts are kept, and restored by :meth:`leave`.
 
-    :ivar over: it has returned, or died: then ``fault`` says how.
+    :ivar over: the function has returned or died.
+    :ivar fault: the fault that it died of.
     """
 
     __slots__ = ("_context", "_hit", "_machine", "_nmi", "_rip", "fault", "over", "vcpu")
@@ -43,8 +44,10 @@ class NestedCall:
         self._hit: Any = None if handler is None else handler.hit_in_progress(vcpu.index)
 
     def enter(self, addr: int, integers: Sequence[int]) -> bool:
-        """Set the vCPU up as if just called at ``addr``, below all that is live on the stack.
-        False: the stack ends there.
+        """Set the vCPU up as if the function at ``addr`` had just been called, below the live part
+        of the stack.
+
+        :returns: False, with nothing done, where the stack ends there.
         """
         machine, uc = self._machine, self.vcpu.uc
         uc.load()
@@ -68,12 +71,12 @@ class NestedCall:
         return True
 
     def end(self, fault: GuestFault | None = None) -> None:
-        """It has returned, or died by ``fault``."""
+        """Take note that the function has returned, or died of ``fault``."""
         self.over = True
         self.fault = fault
 
     def leave(self, *, died: bool) -> None:
-        """Back to what it interrupted; time and counters stay as they are now."""
+        """Go back to what was interrupted; time and counters stay as they are now."""
         vcpu, handler = self.vcpu, self._machine.trap_handler
         vcpu.uc.restore(self._context)
         vcpu.rip, vcpu.nmi = self._rip, self._nmi

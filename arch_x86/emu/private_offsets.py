@@ -17,8 +17,8 @@ class PrivateOffsets:
         never clears (a second page fault would then become a double fault).
     :ivar error_code: in a saved context, of the last page fault's error code.
     :ivar software: in a saved context, of whether an ``int n`` raised the last exception.
-    :ivar shadow: in a saved context, of the word whose bit :data:`~arch_x86.emu.uc.SHADOW` is set
-        right after STI and MOV SS.
+    :ivar shadow: in a saved context, of the word whose bit
+        :data:`~arch_x86.emu.private_state.SHADOW` is set right after STI and MOV SS.
     """
 
     counter: int | None = None

@@ -32,7 +32,7 @@ def partial_remainder(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> No
 
     Only of two normal numbers; what becomes of all else the emulator knows.
     """
-    state = bytearray(uc.fpu_state())
+    state = bytearray(uc.extended.fpu_state())
     status, tags = (struct.unpack_from("<H", state, at)[0] for at in (_STATUS_WORD, _TAG_WORD))
     top = status >> 11 & 7
     used = all(tags >> 2 * (top + i & 7) & 3 != _EMPTY for i in range(2))
@@ -48,11 +48,11 @@ def partial_remainder(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> No
     low, exponent, negative, flags = remainder(
         (number, sign), (divisor, other), to_nearest=insn.modrm == _TO_NEAREST
     )
-    state = bytearray(uc.fpu_state())
+    state = bytearray(uc.extended.fpu_state())
     struct.pack_into("<QH", state, 16 * top, low, exponent | _SIGN * negative)
     (status,) = struct.unpack_from("<H", state, _STATUS_WORD)
     struct.pack_into("<H", state, _STATUS_WORD, status & ~(_C0 | _C1 | _C2 | _C3) | flags)
-    uc.write_fpu(bytes(state))
+    uc.extended.write_fpu(bytes(state))
 
 
 def remainder(

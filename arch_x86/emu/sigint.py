@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-from arch_x86.emu.uc import in_callback
+from arch_x86.emu.uc_hooks import in_callback
 from engine.ctrl_c import CtrlC, try_again
 
 __all__ = ("interruptible",)

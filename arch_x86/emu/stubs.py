@@ -1,8 +1,8 @@
 """Guest stubs: what the machine's traps, interrupts and calls run in guest code. Answers to
 arch/x86/entry/entry_64.S.
 
-Fixed templates. A ``hlt`` in a stub is a hypercall: the run ends behind it and the host acts,
-knowing by the address what is asked.
+The stubs are made of fixed templates. A ``hlt`` in a stub is a hypercall: the run ends behind it,
+and the host knows by the address what is asked of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = (
 GS_INTERRUPTS: Final = 0xF00
 """Offset in the per-CPU area of the number of interrupts that this CPU's handler has taken."""
 GS_NMIS: Final = 0xF08
-"""The same of NMIs."""
+"""Offset in the per-CPU area of the number of NMIs that this CPU's handler has taken."""
 GS_JPROBE_SP: Final = 0xF10
 """Offset of RSP as it was when this CPU's jumper probe was hit."""
 GS_END: Final = 0xF18
@@ -52,15 +52,10 @@ _BREAKPOINT: Final = 3
 _REGISTER: Final = 3
 _PUSHES: Final = frozenset((*range(0x50, 0x58), 0x6A))
 _POPS: Final = range(0x58, 0x60)
-_ADD_IMM8, _HLT, _GROUP_5, _GROUP_5_PUSH, _PUSHF, _POPF, _LEA = (
-    0x83,
-    0xF4,
-    0xFF,
-    6,
-    0x9C,
-    0x9D,
-    0x8D,
-)
+_ADD_IMM8, _HLT, _GROUP_5, _PUSHF, _POPF, _LEA = 0x83, 0xF4, 0xFF, 0x9C, 0x9D, 0x8D
+_GROUP_5_PUSH: Final = 6
+_ALIGNMENT: Final = 16
+"""Each stub begins at a multiple of so many bytes."""
 _PUSH_ALL: Final = "; ".join(
     f"push {r}"
     for r in (
@@ -101,16 +96,16 @@ _POP_ALL: Final = "; ".join(
         "rdi",
     )
 )
-# The frame and the 16 words under it are pt_regs. The error code, or -1, stands where orig_ax
-# belongs.
+# The frame and the 16 words under it are pt_regs. The error code, or -1, stands in the place of
+# orig_ax.
 _EXCEPTION: Final = f"{_PUSH_ALL}; hlt; {_POP_ALL}; add rsp, 8; iretq"
 # Six words copied down: a gap above the frame, where the handler of a breakpoint may emulate a push
 # (since v5.2).
 _GAP: Final = "; ".join(["push qword ptr [rsp + 40]"] * 6)
 _GAP_SIZE: Final = 48
-# A real handler saves what it uses, and leaves nothing under its stack pointer as it was: this one
-# uses every register, sets the flags that nobody expects, scribbles over the 128 bytes under it,
-# and counts. So does that of the NMI, which asks the host, too.
+# A real handler saves what it uses, and leaves nothing under its stack pointer as it was. This one
+# uses every register, sets flags that no code may rely on, writes over the 128 bytes under its
+# stack pointer, and counts. The handler of NMIs does the same, and asks the host, too.
 _HOSTILE: Final = """
 cld
 mov rax, 0x5a5a5a5aa5a5a5a5
@@ -129,8 +124,8 @@ _INTERRUPT: Final = f"{_PUSH_ALL}{_HOSTILE.format(counter=GS_INTERRUPTS)}{_POP_A
 _NMI: Final = (
     f"push -1; {_PUSH_ALL}{_HOSTILE.format(counter=GS_NMIS)}hlt; {_POP_ALL}; add rsp, 8; iretq"
 )
-# The entry function of a jumper probe ends here, however deep: the frame of the breakpoint must not
-# lie in what will be put back.
+# The entry function of a jumper probe ends here, however deep its stack is: the frame of the
+# breakpoint must not lie in the part of the stack that will be put back.
 _JPROBE_RETURN: Final = f"mov ecx, {GS_JPROBE_SP}; mov rsp, qword ptr gs:[rcx]; int3; nop"
 # A function with a return probe returns here. The word that its RET popped is the slot for the real
 # return address: the host puts it there, and a RET of ours pops it again. {skip}: down to below
@@ -149,7 +144,7 @@ ret
 
 # What ftrace has a probed function's entry call; see ftrace_regs_caller() in
 # arch/x86/kernel/ftrace_64.S. Behind the pt_regs lie the flags and the return address: the host's
-# answer is put there, and POPFQ and RET take it. orig_ax is 0: nobody asks for a direct call.
+# answer is put there, and POPFQ and RET take it. orig_ax is 0: no direct call is asked for.
 _FTRACE_CALLER: Final = f"""
 pushfq
 push 0x10; push rsp; add qword ptr [rsp], 24; push qword ptr [rsp + 16]; cld; push 8
@@ -166,18 +161,25 @@ ret
 
 
 def return_skip(*, red_zone: bool) -> int:
-    """How far below the caller's RSP the trampoline's ``pt_regs`` ends."""
+    """Return how many bytes below the caller's RSP the ``pt_regs`` of the return probes' trampoline
+    end.
+    """
     return 128 if red_zone else 8
 
 
 @dataclass(frozen=True, slots=True)
 class Stubs:
-    """Addresses in the stub page. ``hypercalls`` maps the address behind each ``hlt`` to its name.
+    """The stub page, and addresses in it.
 
-    ``frames`` says where a stub that stands at an address was entered from: how far above RSP the
-    interrupted RIP (or the return address) lies, and how many bytes that RIP is behind the
-    instruction in question. Between ``trampoline`` and ``trampoline_asks`` the stack does not say
-    it: who keeps the return addresses does.
+    Between ``trampoline`` and ``trampoline_asks`` the stack does not say where a call returns to:
+    the owner of the return addresses does.
+
+    :ivar code: the content of the page, without the padding at its end.
+    :ivar exceptions: the stub of each vector.
+    :ivar hypercalls: the name of each ``hlt``, by the address behind it.
+    :ivar frames: where a stub that stands at an address was entered from: how many bytes above RSP
+        the interrupted RIP (or the return address) lies, and how many bytes that RIP is behind the
+        instruction in question.
     """
 
     code: bytes
@@ -198,64 +200,97 @@ class Stubs:
     frames: dict[int, tuple[int, int]]
 
 
+class _StubPage:
+    """The stub page as it grows.
+
+    :param base: its address.
+    :ivar code: what is there so far.
+    :ivar hypercalls: see :class:`Stubs`; so is ``frames``.
+    """
+
+    def __init__(self, base: int) -> None:
+        self._base = base
+        self.code = bytearray()
+        self.hypercalls: dict[int, str] = {}
+        self.frames: dict[int, tuple[int, int]] = {}
+
+    @property
+    def end(self) -> int:
+        """The address behind the last stub."""
+        return self._base + len(self.code)
+
+    def add(
+        self,
+        name: str,
+        text: str,
+        *,
+        depth: int = 0,
+        behind: tuple[int, int] = (0, 0),
+        gap: int = 0,
+    ) -> int:
+        """Assemble ``text`` behind the last stub and return its address. The other parameters are
+        those of :func:`_frames`.
+        """
+        self.code.extend(INT3 * (-len(self.code) % _ALIGNMENT))
+        at = self.end
+        body = assemble(text, at)
+        if "hlt" in text:
+            # The one f4 byte of each template is its hlt: no other instruction here contains one.
+            assert body.count(_HLT) == 1, name
+            self.hypercalls[at + body.index(_HLT) + 1] = name
+        self.frames.update(_frames(body, at, depth, behind, gap))
+        self.code.extend(body)
+        return at
+
+    def add_exceptions(self, *, int3_gap: bool) -> dict[int, int]:
+        """Add the stubs of all :data:`VECTORS` and return their addresses."""
+        stubs: dict[int, int] = {}
+        for vector, (_name, has_code) in VECTORS.items():
+            name = f"exception:{vector}"
+            if vector != _BREAKPOINT:
+                text = _EXCEPTION if has_code else f"push -1; {_EXCEPTION}"
+                stubs[vector] = self.add(name, text, depth=8 * has_code)
+            elif int3_gap:
+                text = f"push -1; {_GAP}; {_EXCEPTION}"
+                stubs[vector] = self.add(name, text, behind=(1, 0), gap=_GAP_SIZE)
+            else:
+                stubs[vector] = self.add(name, f"push -1; {_EXCEPTION}", behind=(1, 0))
+        return stubs
+
+    def asks(self, name: str) -> int:
+        """Return the address behind the ``hlt`` of the stub ``name``."""
+        return next(at for at, asked in self.hypercalls.items() if asked == name)
+
+
 def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) -> Stubs:
-    """The stub page for address ``base``: at most 4096 bytes, padded by the caller.
+    """Return the stub page for address ``base``: at most 4096 bytes, padded by the caller.
 
     :param int3_gap: leave room between the interrupted stack and the frame of a breakpoint, for
         emulated pushes.
     :param red_zone: leave the 128 bytes under RSP alone in the return probes' trampoline.
     """
-    code = bytearray()
-    hypercalls: dict[int, str] = {}
-    frames: dict[int, tuple[int, int]] = {}
-
-    def add(
-        name: str, text: str, *, depth: int = 0, behind: tuple[int, int] = (0, 0), gap: int = 0
-    ) -> int:
-        code.extend(INT3 * (-len(code) % 16))
-        at = base + len(code)
-        body = assemble(text, at)
-        if "hlt" in text:
-            # The one f4 byte of each template is its hlt: none of the other instructions here
-            # contains one.
-            assert body.count(b"\xf4") == 1, name
-            hypercalls[at + body.index(b"\xf4") + 1] = name
-        frames.update(_frames(body, at, depth, behind, gap))
-        code.extend(body)
-        return at
-
-    call_return = add("call_return", "hlt")
-    nested_return = add("nested_return", "hlt")
-    jprobe_return = add("jprobe_return", _JPROBE_RETURN)
-    jprobe_return_end = base + len(code)
-    frames.clear()  # nobody has entered these: the call is over
-    schedule = add("schedule", "hlt; ret", behind=(1, 1))
-    callback = add("optimized_callback", "hlt; ret", behind=(1, 1))
+    page = _StubPage(base)
+    call_return = page.add("call_return", "hlt")
+    nested_return = page.add("nested_return", "hlt")
+    jprobe_return = page.add("jprobe_return", _JPROBE_RETURN)
+    jprobe_return_end = page.end
+    page.frames.clear()  # Nothing was interrupted to enter these three: a call is over.
+    schedule = page.add("schedule", "hlt; ret", behind=(1, 1))
+    callback = page.add("optimized_callback", "hlt; ret", behind=(1, 1))
     skip = return_skip(red_zone=red_zone)
-    trampoline = add("trampoline", _TRAMPOLINE.format(skip=skip), depth=skip - 8)
-    asks = next(at for at, name in hypercalls.items() if name == "trampoline")
-    for at in [at for at in frames if trampoline <= at < asks]:
-        # the stack says nothing of where it is returned to before the host has answered
-        del frames[at]
-    ftrace_caller = add("ftrace_caller", _FTRACE_CALLER, behind=(1, 1))
-    ftrace_caller_end = base + len(code)
-    exceptions: dict[int, int] = {}
-    for vector, (_name, has_code) in VECTORS.items():
-        name = f"exception:{vector}"
-        if vector != _BREAKPOINT:
-            exceptions[vector] = add(
-                name, _EXCEPTION if has_code else f"push -1; {_EXCEPTION}", depth=8 * has_code
-            )
-        elif int3_gap:
-            exceptions[vector] = add(
-                name, f"push -1; {_GAP}; {_EXCEPTION}", behind=(1, 0), gap=_GAP_SIZE
-            )
-        else:
-            exceptions[vector] = add(name, f"push -1; {_EXCEPTION}", behind=(1, 0))
-    interrupt = add("interrupt", _INTERRUPT)
-    nmi = add("nmi", _NMI)  # the last one: what stands behind its start is its own
+    trampoline = page.add("trampoline", _TRAMPOLINE.format(skip=skip), depth=skip - 8)
+    trampoline_asks = page.asks("trampoline")
+    for at in [at for at in page.frames if trampoline <= at < trampoline_asks]:
+        # Before the host has answered the stack does not say where the call returns to.
+        del page.frames[at]
+    ftrace_caller = page.add("ftrace_caller", _FTRACE_CALLER, behind=(1, 1))
+    ftrace_caller_end = page.end
+    exceptions = page.add_exceptions(int3_gap=int3_gap)
+    interrupt = page.add("interrupt", _INTERRUPT)
+    # The NMI's stub is the last one: everything behind its start belongs to it.
+    nmi = page.add("nmi", _NMI)
     return Stubs(
-        code=bytes(code),
+        code=bytes(page.code),
         call_return=call_return,
         nested_return=nested_return,
         jprobe_return=jprobe_return,
@@ -265,24 +300,26 @@ def build_stubs(base: int, *, int3_gap: bool = False, red_zone: bool = False) ->
         nmi=nmi,
         optimized_callback=callback,
         trampoline=trampoline,
-        trampoline_asks=asks,
+        trampoline_asks=trampoline_asks,
         ftrace_caller=ftrace_caller,
         ftrace_caller_end=ftrace_caller_end,
         exceptions=exceptions,
-        hypercalls=hypercalls,
-        frames=frames,
+        hypercalls=page.hypercalls,
+        frames=page.frames,
     )
 
 
 def _frames(
     body: bytes, at: int, depth: int, behind: tuple[int, int], gap: int
 ) -> Iterator[tuple[int, tuple[int, int]]]:
-    """For each instruction of a stub at ``at``, what :attr:`Stubs.frames` says.
+    """Yield the address of each instruction of a stub, and what :attr:`Stubs.frames` says of it.
 
-    :param depth: bytes on the stack below the interrupted RIP on entry.
-    :param behind: up to the ``hlt``, and after it, when the host has had its say on where to go on.
-    :param gap: by how much the frame that the host sees, and that is in use after the ``hlt``, is a
-        copy lower down.
+    :param body: the stub's code, and ``at``: its address.
+    :param depth: bytes on the stack below the interrupted RIP when the stub is entered.
+    :param behind: how many bytes the interrupted RIP is behind its instruction: before the ``hlt``,
+        and after it, when the host has decided where to go on.
+    :param gap: how many bytes below the pushed frame its copy lies that the host sees, and that is
+        in use after the ``hlt``; 0: there is no copy.
     """
     offset = 0
     asked = False

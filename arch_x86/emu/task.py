@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Any
+from typing import TypeAlias
 
 from arch_x86.emu.fault import GuestFault
 
-__all__ = ("Task", "TaskState")
+__all__ = ("Task", "TaskSaved", "TaskState")
 
 
 class TaskState(Enum):
-    """``IDLE`` is a quiescent point: between calls, nothing on the stack."""
+    """What a task is doing."""
 
     IDLE = auto()
+    """It is between two calls, and nothing is on its stack: a quiescent point."""
     RUNNING = auto()
+    """It is in a call."""
     FAULTED = auto()
+    """Its call has died."""
+
+
+TaskSaved: TypeAlias = tuple[TaskState, GuestFault | None, int, int, int]
+"""What :meth:`Task.save` returns."""
 
 
 class Task:
     """One task; on a machine without a scheduler each vCPU has one.
 
-    ``passed``: how often it has called ``schedule()``. ``stack_top`` is the first address above its
-    stack. ``base_rsp`` is RSP as the call's caller would see it after the return.
+    :ivar stack_top: the first address above its stack.
+    :ivar base_rsp: RSP as the call's caller would see it after the return.
+    :ivar fault: the fault that its last call died of.
+    :ivar started: how many instructions the vCPU had retired when the call began.
+    :ivar passed: how often the task has called ``schedule()``.
     """
 
     __slots__ = ("base_rsp", "fault", "name", "passed", "stack_top", "started", "state")
@@ -37,16 +47,16 @@ class Task:
         self.passed = 0
 
     def reset(self) -> None:
-        """As it was made."""
+        """Go back to the state that the task was made in."""
         self.base_rsp = self.stack_top
         self.state = TaskState.IDLE
         self.fault = None
         self.started = 0
 
-    def save(self) -> tuple[Any, ...]:
-        """For a snapshot."""
+    def save(self) -> TaskSaved:
+        """Return the task's state, for a snapshot."""
         return (self.state, self.fault, self.base_rsp, self.started, self.passed)
 
-    def restore(self, saved: tuple[Any, ...]) -> None:
-        """From a snapshot."""
+    def restore(self, saved: TaskSaved) -> None:
+        """Go back to a state from a snapshot."""
         self.state, self.fault, self.base_rsp, self.started, self.passed = saved

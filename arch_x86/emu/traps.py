@@ -37,8 +37,10 @@ class Traps:
         self._pauses: dict[int, int] = {}
 
     def trap(self, vcpu: Cpu, vector: int) -> GuestFault | None:
-        """A trap stub has pushed pt_regs and asks what to do. The fault that ends the call, where
-        nobody knows.
+        """Answer a trap stub, which has pushed pt_regs.
+
+        :returns: the fault that ends the call, where the trap is neither the kprobes layer's nor in
+            the image's exception table; else None.
         """
         machine = self._machine
         vcpu.uc.load()
@@ -61,22 +63,24 @@ class Traps:
         return self.refuse(vcpu, vector, at, regs)
 
     def resume(self, vcpu: Cpu, at: int, regs: PtRegs) -> None:
-        """The trap whose pt_regs lie at ``at`` is handled: go on with ``regs``."""
+        """Have the trap whose pt_regs lie at ``at`` return to ``regs``: it is handled."""
         if regs.flags & FLAG_TF:
             self._step_pause(vcpu, regs)
         self._machine.ram.write(at, regs.pack())
 
     def stopped(self, vcpu: Cpu, regs: PtRegs, error: ReentryError) -> GuestFault:
-        """The fault that ends the call on ``vcpu``, which hit the breakpoint in front of
-        ``regs.ip``: the kernel stops for good.
+        """Return the fault that ends the call on ``vcpu``, which hit the breakpoint in front of
+        ``regs.ip`` where the kernel stops for good.
         """
         return make_fault(
             self._machine, vcpu.index, regs.ip - 1, FaultKind.KPROBE_REENTRY, str(error)
         )
 
     def refuse(self, vcpu: Cpu, vector: int, at: int, regs: PtRegs) -> GuestFault | None:
-        """The trap is not the kprobes layer's. The fault that ends the call, unless the image's
-        exception table knows better.
+        """Answer a trap that is not the kprobes layer's.
+
+        :returns: the fault that ends the call; None where the image's exception table says where to
+            go on.
         """
         machine = self._machine
         fixup = next((e.fixup for e in machine.image.exception_table if e.insn == regs.ip), None)
@@ -90,7 +94,7 @@ class Traps:
     # NMIs -----------------------------------------------------------------------------------------
 
     def nmi(self, vcpu: Cpu) -> None:
-        """The NMI's stub has pushed pt_regs and asks what to do."""
+        """Answer the NMI's stub, which has pushed pt_regs."""
         vcpu.uc.load()
         at = vcpu.uc.gpr[RSP]
         if self._machine.nmi_handler is not None:
@@ -100,8 +104,8 @@ class Traps:
         vcpu.nmi = NmiPhase.RETURNING
 
     def nmi_is_blocked(self, vcpu: Cpu) -> bool:
-        """By one that has not returned yet, or because MOV SS was just executed: its user is about
-        to load RSP, too.
+        """Return whether an NMI can't come now: the last one has not returned yet, or MOV SS was
+        just executed, whose user is about to load RSP, too.
         """
         stubs = self._machine.stubs
         if vcpu.nmi is NmiPhase.ENTERED or (
@@ -119,15 +123,15 @@ class Traps:
     # Traps ----------------------------------------------------------------------------------------
 
     def regs_at(self, addr: int) -> PtRegs:
-        """The pt_regs at guest address ``addr``."""
+        """Return the pt_regs at guest address ``addr``."""
         data = self._machine.ram.read(addr, PT_REGS_SIZE)
         if data is None:
             raise EngineBug(f"pt_regs at {addr:#x} are not in guest memory")
         return PtRegs.unpack(data)
 
     def _step_pause(self, vcpu: Cpu, regs: PtRegs) -> None:
-        """Unicorn leaves its loop at ``pause`` and forgets the single-step trap behind it: take the
-        step, and the trap, here.
+        """Take a single step over ``pause``, and the trap behind it: Unicorn leaves its loop there
+        and forgets the trap.
         """
         text = self._machine.text.current
         if text is not self._stepped_text:
@@ -145,7 +149,7 @@ class Traps:
         self._machine.trap_handler.debug(vcpu.index, regs)
 
     def _pause_at(self, addr: int) -> int:
-        """The length of the ``pause`` at ``addr``; 0 for another instruction."""
+        """Return the length of the ``pause`` at ``addr``; 0 for another instruction."""
         code = self._machine.text.read(addr, MAX_INSN_SIZE)
         insn = decode(code, addr) if _REPE in code else None
         if insn is None or insn.opcode != _NOP or _REPE not in insn.prefixes or insn.rex & _REX_B:
@@ -153,7 +157,10 @@ class Traps:
         return insn.length
 
     def trampoline(self, vcpu: Cpu) -> bool:
-        """The return probes' trampoline asks where to go on. False: nowhere."""
+        """Answer the return probes' trampoline, which asks where to go on.
+
+        :returns: False where no call is open that could be returned from.
+        """
         machine = self._machine
         vcpu.uc.load()
         at = vcpu.uc.gpr[RSP]
@@ -166,7 +173,7 @@ class Traps:
         return True
 
     def ftrace_caller(self, vcpu: Cpu) -> None:
-        """Ftrace's trampoline asks."""
+        """Answer ftrace's trampoline."""
         vcpu.uc.load()
         at = vcpu.uc.gpr[RSP]
         handler = self._machine.trap_handler
@@ -177,7 +184,7 @@ class Traps:
         self._machine.ram.write(at, regs.pack())
 
     def optimized_callback(self, vcpu: Cpu) -> None:
-        """A detour buffer calls: rdi is its number, rsi its pt_regs."""
+        """Answer a detour buffer, whose number is in rdi and the address of its pt_regs in rsi."""
         vcpu.uc.load()
         op_id, at = vcpu.uc.gpr[RDI], vcpu.uc.gpr[RSI]
         handler = self._machine.trap_handler

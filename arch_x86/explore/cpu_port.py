@@ -123,8 +123,8 @@ class X86Cpus:
         fault = self._tasks[task // 2].fault
         return (
             vcpu.registers(),
-            vcpu.uc.vector_state(),
-            vcpu.uc.fpu_state(),
+            vcpu.uc.extended.vector_state(),
+            vcpu.uc.extended.fpu_state(),
             self._buffers(task),
             fault and fault.kind,
         )
@@ -150,7 +150,7 @@ class X86Cpus:
         context = vcpu.uc.new_context()
         vcpu.uc.save(context)
         registers = vcpu.registers() if in_call else _NO_REGISTERS
-        vectors = vcpu.uc.vector_state() + vcpu.uc.fpu_state() if in_call else b""
+        vectors = vcpu.uc.extended.vector_state() + vcpu.uc.extended.fpu_state() if in_call else b""
         return vcpu.rip, registers, vectors, task.stack_top, (context, task.save())
 
     def resume(self, cpu: int, parked: ParkedTask) -> None:
@@ -206,7 +206,7 @@ class X86Cpus:
             vcpu.rip = self._machine.stubs.call_return
             vcpu.uc.set_stack_and_flags(self._tasks[cpu].stack_top - 64, FLAG_IF)
         vcpu.nmi = NmiPhase.NONE
-        vectors = vcpu.uc.vector_state() + vcpu.uc.fpu_state() if in_call else b""
+        vectors = vcpu.uc.extended.vector_state() + vcpu.uc.extended.fpu_state() if in_call else b""
         return vectors if self._executor.deliver_nmi(cpu) else None
 
     def enter_nmi_function(self, cpu: int, task: int) -> tuple[NestedCall, str | None]:

@@ -123,6 +123,10 @@ class X86Memory:
             task.stack_top = state[0]
             task.restore(state[1:])
 
+    def require_restored(self, saved: _Saved) -> None:
+        """See :class:`MemoryPort`."""
+        self._machine.require_restored(saved[1])
+
     def release(self, saved: _Saved) -> None:
         """See :class:`MemoryPort`."""
         self._spare.append(saved[1])
@@ -135,8 +139,8 @@ class X86Memory:
         uc = vcpu.uc
         uc.load()
         digest.update(uc.gpr)
-        digest.update(uc.vector_state())
-        digest.update(uc.fpu_state())
+        digest.update(uc.extended.vector_state())
+        digest.update(uc.extended.fpu_state())
         digest.update(b"\1" if vcpu.in_shadow else b"\0")
         digest.update(self._live_stack(uc.gpr[RSP], self._machine.tasks[cpu].stack_top))
 

@@ -18,6 +18,9 @@ class _Nobody:
     def text_written(self, write: TextWrite, version: TextVersion) -> None:
         """Nothing yet."""
 
+    def require_fetched(self, version: TextVersion) -> None:
+        """The vCPUs will fetch the state's text once the state is chosen."""
+
 
 class SteppedText(TextSpace):
     """A text space that stops before each byte that a vCPU might fetch.

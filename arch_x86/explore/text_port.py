@@ -83,6 +83,10 @@ class X86Text:
             cpu.view = version
         self._machine.trap_handler = state.arch.traps
 
+    def require_shown(self, version: Any) -> None:
+        """See :class:`TextPort`."""
+        self._machine.require_fetched(version)
+
     def fetched(self, cpu: int, addr: int, size: int) -> bytes:
         """See :class:`TextPort`."""
         return self._store.read(self._cpus[cpu].view, addr, size)
@@ -115,7 +119,7 @@ class X86Text:
         """See :class:`TextPort`."""
         for cpu in self._cpus:
             for start, end in spans:
-                cpu.uc.watch(start, end)
+                cpu.uc.hooks.watch(start, end)
             cpu.uc.flush_translations()
 
     # Names ----------------------------------------------------------------------------------------

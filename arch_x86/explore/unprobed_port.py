@@ -112,10 +112,10 @@ class X86Unprobed:
             )
             for _ in range(self._times[number]):
                 counts = dict.fromkeys(seen.entries, 0)
-                uc.record(writes, counts)
+                uc.hooks.record(writes, counts)
                 self._executor.begin_call(cpu, frame.addr, frame.integers, frame.floats)
                 self._executor.run_call(cpu, self._limit)
-                uc.stop_recording()
+                uc.hooks.stop_recording()
                 outcomes.append(self._cpus.outcome(number))
                 way.append((machine.cpus[cpu].retired - task.started, *outcomes[-1][3:]))
                 seen.entries = {
@@ -133,7 +133,7 @@ class X86Unprobed:
 
     def trace(self, cpu: int, spans: Iterable[tuple[int, int]], touched: Touched) -> None:
         """See :class:`UnprobedPort`."""
-        self._machine.cpus[cpu].uc.trace(spans, touched)
+        self._machine.cpus[cpu].uc.hooks.trace(spans, touched)
 
     def stacks(self, cpu: int) -> list[range]:
         """See :class:`UnprobedPort`."""

@@ -1,9 +1,10 @@
 """Instruction lengths and fields. Answers to arch/x86/lib/insn.c: accepts and refuses what the
 decoder of Linux 6.1 does.
 
-An own decoder, because the kernel's answer on odd bytes decides which sites can be probed: it gives
-undefined opcodes a length, and refuses VEX-only opcodes without VEX. Format of an instruction: SDM
-vol. 2, chapter 2; the maps: :mod:`arch_x86.isa.opcode_map`.
+The project has a decoder of its own, because the kernel's answer on odd bytes decides which sites
+can be probed: it gives undefined opcodes a length, and refuses opcodes without VEX that exist only
+with it. The format of an instruction is in SDM vol. 2, chapter 2; the opcode maps are in
+:mod:`arch_x86.isa.opcode_map`.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from arch_x86.isa.opcode_map import (
 __all__ = ("decode", "decode_length")
 
 
-_DISTINCT_PREFIXES_MAX: Final = (
-    4  # the kernel's decoder takes a fifth distinct prefix for an opcode
-)
+_DISTINCT_PREFIXES_MAX: Final = 4
+"""The kernel's decoder takes a fifth distinct prefix for an opcode."""
 _FORCED_EMULATION: Final = (b"\x0f\x0bxen", b"\x0f\x0bkvm")
-_MANDATORY: Final = {0x66: 1, 0xF3: 2, 0xF2: 3}  # the numbers that VEX.pp uses, too
+_MANDATORY: Final = {0x66: 1, 0xF3: 2, 0xF2: 3}
+"""The numbers of mandatory prefixes, which VEX.pp uses, too."""
 _REFUSED: Final = -1
 _ANY_PREFIX: Final = 15
 
-# As plain integers: these are tested for every instruction of an image, and IntFlag operators cost
-# a microsecond each.
+# These are plain integers, since they are tested for every instruction of an image, and an operator
+# of IntFlag costs a microsecond.
 _MODRM: Final = int(Form.MODRM)
 _IMM8: Final = int(Form.IMM8)
 _IMM16: Final = int(Form.IMM16)
@@ -55,8 +56,10 @@ _IMMEDIATES: Final = int(Form.IMM8 | Form.IMM16 | Form.IMM_Z | Form.IMM_V | Form
 
 
 class _Head(NamedTuple):
-    """An instruction up to its opcode. ``mandatory``: the prefix that counts, numbered as VEX.pp;
-    ``vex_map``: 0 without VEX.
+    """An instruction up to its opcode.
+
+    :ivar vex_map: the opcode map that VEX or EVEX names; 0 without either.
+    :ivar mandatory: the mandatory prefix, by its number in VEX.pp; 0: none.
     """
 
     data: bytes
@@ -69,14 +72,14 @@ class _Head(NamedTuple):
 
 
 def _legacy_form(opcode_map: int, opcode: int, prefix: int) -> int:
-    """Form of an ``0F`` opcode without VEX behind mandatory prefix ``prefix``, ``_REFUSED`` where
-    it needs VEX.
+    """Return the form of an ``0F`` opcode without VEX behind the mandatory prefix ``prefix``;
+    ``_REFUSED`` where the opcode needs VEX.
     """
     legacy = LEGACY_PRESENCE[opcode_map][opcode]
     if legacy == _ANY_PREFIX:
         return LEGACY_FORMS[opcode_map][opcode]
     vex = VEX_PRESENCE[opcode_map][opcode] | EVEX_PRESENCE[opcode_map][opcode]
-    # an opcode without prefixed forms ignores prefixes
+    # An opcode without prefixed forms ignores prefixes.
     bit = 1 << prefix if (legacy | vex) & ~1 else 1
     if legacy & bit:
         return LEGACY_FORMS[opcode_map][opcode]
@@ -109,7 +112,8 @@ _TWO_BYTE_BRANCHES: Final[dict[int, Branch]] = {
     **dict.fromkeys((0x07, 0x35), Branch.SYSRET),
     **dict.fromkeys((0x0B, 0xB9, 0xFF), Branch.INT),
 }
-_GROUP_5_BRANCHES: Final = {  # ff /digit: (memory operand, register operand)
+_GROUP_5_BRANCHES: Final = {
+    # opcode ff, by /digit: with a memory operand, with a register operand
     2: (Branch.CALL_INDIRECT_MEM, Branch.CALL_INDIRECT_REG),
     3: (Branch.CALL_FAR, Branch.CALL_FAR),
     4: (Branch.JMP_INDIRECT_MEM, Branch.JMP_INDIRECT_REG),
@@ -119,10 +123,10 @@ _RELATIVE: Final = frozenset((Branch.JMP, Branch.JCC, Branch.CALL, Branch.LOOP, 
 
 
 def decode(data: bytes, addr: int, quirks: KernelQuirks = QUIRKS_6_1) -> Insn | None:
-    """The instruction that ``data`` starts with, as placed at ``addr``; None when it is not one, or
-    not all there.
+    """Return the instruction that ``data`` starts with, as placed at ``addr``; None when it is not
+    an instruction, or not all of it is there.
 
-    Takes any bytes and raises nothing. ``data`` may be longer than the instruction.
+    :param data: any bytes; more than those of the instruction may be given.
     """
     try:
         return _decode(bytes(data[:MAX_INSN_SIZE]), addr, quirks)
@@ -131,14 +135,15 @@ def decode(data: bytes, addr: int, quirks: KernelQuirks = QUIRKS_6_1) -> Insn | 
 
 
 def decode_length(data: bytes, quirks: KernelQuirks = QUIRKS_6_1) -> int | None:
-    """Length of the instruction that ``data`` starts with, or None."""
+    """Return the length of the instruction that ``data`` starts with, or None."""
     insn = decode(data, 0, quirks)
     return None if insn is None else insn.length
 
 
 def _decode(data: bytes, addr: int, quirks: KernelQuirks) -> Insn | None:
-    """Prefixes and opcode. An IndexError means that the instruction goes on behind the end of
-    ``data``.
+    """Decode prefixes and opcode, then the rest.
+
+    :raises IndexError: the instruction goes on behind the end of ``data``.
     """
     start = pos = 5 if data[:5] in _FORCED_EMULATION else 0
     byte = data[pos]
@@ -178,7 +183,9 @@ def _decode(data: bytes, addr: int, quirks: KernelQuirks) -> Insn | None:
 
 
 def _decode_vex(data: bytes, addr: int, pos: int, prefixes: bytes, rex: int) -> Insn | None:
-    """A VEX (SDM vol. 2, 2.3) or EVEX (2.7) prefix at ``pos``, and its opcode."""
+    """Decode a VEX (SDM vol. 2, 2.3) or EVEX (2.7) prefix at ``pos`` and its opcode, then the
+    rest.
+    """
     kind, payload = data[pos], data[pos + 1]
     if kind == 0xC5:
         vex_map, mandatory, pos = MAP_0F, payload & 3, pos + 2
@@ -194,8 +201,8 @@ def _decode_vex(data: bytes, addr: int, pos: int, prefixes: bytes, rex: int) -> 
         presence = group.get(data[pos + 1] >> 3 & 7, 0)
     else:
         presence, evex = VEX_PRESENCE[vex_map][opcode], EVEX_PRESENCE[vex_map][opcode]
-        # Where an opcode has both EVEX and plain forms, the kernel takes VEX ones too; and EVEX
-        # wherever there is VEX.
+        # Where an opcode has both EVEX and plain forms, the kernel takes it with VEX, too; and it
+        # takes EVEX wherever there is VEX.
         presence |= evex if kind == 0x62 else evex & LEGACY_PRESENCE[vex_map][opcode]
     if not presence >> mandatory & 1:
         return None
@@ -204,7 +211,9 @@ def _decode_vex(data: bytes, addr: int, pos: int, prefixes: bytes, rex: int) -> 
 
 
 def _group_form(form: int, opcode: int, reg: int, mandatory: int) -> int:
-    """Whether this ``/digit`` of a group has the immediate that ``form`` promises."""
+    """Return the form of the opcode with this ``/digit``: ``form``, or without an immediate where
+    the digit has none.
+    """
     if form & _TEST_IMM:
         return form if reg < 2 else _MODRM
     digits = GROUP_IMMEDIATES[opcode]
@@ -215,7 +224,7 @@ def _group_form(form: int, opcode: int, reg: int, mandatory: int) -> int:
 
 
 def _operands(head: _Head, pos: int, form: int, quirks: KernelQuirks) -> Insn | None:
-    """ModRM, SIB, displacement and immediate from ``pos`` on."""
+    """Decode ModRM, SIB, displacement and immediate from ``pos`` on."""
     if form == _REFUSED:
         return None
     modrm = None
@@ -233,7 +242,7 @@ def _operands(head: _Head, pos: int, form: int, quirks: KernelQuirks) -> Insn | 
         ):
             mod, low = modrm >> 6, modrm & 7
             if low == 4:
-                low = head.data[pos] & 7  # SIB.base: 5 stands for disp32 as ModRM.rm does
+                low = head.data[pos] & 7  # In SIB.base 5 stands for disp32, as in ModRM.rm.
                 pos += 1
             disp_size = 1 if mod == 1 else 4 if mod == 2 or low == 5 else 0
         disp_offset = pos
@@ -251,14 +260,7 @@ def _operands(head: _Head, pos: int, form: int, quirks: KernelQuirks) -> Insn | 
     if pos > len(head.data):
         return None
     raw = head.data[:pos]
-    branch, target = Branch.NONE, None
-    if not head.vex_map:
-        branch = _branch(head.opcode, modrm)
-        if branch in _RELATIVE:
-            target = (
-                head.addr + pos + int.from_bytes(raw[imm_offset:], "little", signed=True)
-                & ADDRESS_MASK
-            )
+    branch = Branch.NONE if head.vex_map else _branch(head.opcode, modrm)
     return Insn(
         addr=head.addr,
         length=pos,
@@ -275,9 +277,15 @@ def _operands(head: _Head, pos: int, form: int, quirks: KernelQuirks) -> Insn | 
         imm_size=imm_size,
         rip_relative=modrm is not None and modrm & 0xC7 == 5 and disp_size == 4,
         branch=branch,
-        target=target,
+        target=_target(head.addr, raw, imm_offset) if branch in _RELATIVE else None,
         forced_emulation=raw[:5] in _FORCED_EMULATION,
     )
+
+
+def _target(addr: int, raw: bytes, imm_offset: int) -> int:
+    """Return where the relative branch ``raw`` at ``addr`` leads to."""
+    distance = int.from_bytes(raw[imm_offset:], "little", signed=True)
+    return addr + len(raw) + distance & ADDRESS_MASK
 
 
 def _moves_control_register(opcode: bytes) -> bool:
@@ -285,8 +293,8 @@ def _moves_control_register(opcode: bytes) -> bool:
 
 
 def _immediate_size(form: int, prefixes: bytes, rex: int) -> int | None:
-    """Bytes of immediate, both where there are two; None for a far pointer with a 64-bit offset,
-    which does not exist.
+    """Return how many bytes the immediates have; None for a far pointer with a 64-bit offset, which
+    does not exist.
     """
     size = (1 if form & _IMM8 else 0) + (2 if form & _IMM16 else 0) + (4 if form & _REL32 else 0)
     if form & _OPERAND_SIZED:
@@ -301,6 +309,7 @@ def _immediate_size(form: int, prefixes: bytes, rex: int) -> int | None:
 
 
 def _branch(opcode: bytes, modrm: int | None) -> Branch:
+    """Return which kind of branch an opcode without VEX is."""
     if len(opcode) == 2:
         return _TWO_BYTE_BRANCHES.get(opcode[1], Branch.NONE)
     if len(opcode) == 1:

@@ -69,8 +69,8 @@ class OutcomeReader:
         room = machine.ram.room
         return Outcome(
             registers=vcpu.registers(),
-            vectors=vcpu.uc.vector_state(),
-            fpu=vcpu.uc.fpu_state(),
+            vectors=vcpu.uc.extended.vector_state(),
+            fpu=vcpu.uc.extended.fpu_state(),
             memory=tuple(room[start:stop] for start, stop in self._spans),
             fault=f"{fault.place}: {fault.kind}: {fault.explain}" if fault is not None else None,
         )

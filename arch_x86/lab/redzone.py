@@ -91,11 +91,11 @@ def _load_below_stack(
             check_arguments(arguments)
             frame = place_call(machine, symbol.addr, arguments)
             executor.begin_call(0, frame.addr, frame.integers, frame.floats)
-            uc.record_loads(seen)
+            uc.hooks.record_loads(seen)
             left = limit
             while executor.running(0) and left > 0 and not found:
                 left -= executor.advance(0, min(left, _AT_ONCE))
-            uc.stop_recording()
+            uc.hooks.stop_recording()
             if found:
                 return machine.kallsyms.describe(found[0])
             if executor.running(0):

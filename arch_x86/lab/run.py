@@ -320,7 +320,7 @@ def read_call(machine: Machine, cpu: int, symbol: str, frame: CallFrame) -> Call
         cpu=cpu,
         symbol=symbol,
         result=vcpu.registers()[0] if ended else None,
-        result_f64=result_f64(vcpu.uc.vector_state()) if ended else None,
+        result_f64=result_f64(vcpu.uc.extended.vector_state()) if ended else None,
         instructions=vcpu.retired - task.started,
         buffers=tuple(
             machine.ram.read(addr, len(content)) or b"" for addr, content in frame.buffers

@@ -1,8 +1,9 @@
 """The x86 side of the core's contract: arch_prepare_kprobe() and its siblings. Answers to
 arch/x86/kernel/kprobes.c (2.6.38).
 
-Effects only: what to write is planned by the pure modules beside this one, and written through a
-poke protocol.
+Plain probes are :mod:`arch_x86.probes.plain_sites`, their optimization is
+:mod:`arch_x86.probes.optimized_sites`. Both write through a poke protocol what the pure modules
+beside them have planned.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arch_x86.isa.constants import INT3, JMP32_SIZE, MAX_INSN_SIZE, MAX_OPTIMIZED_LENGTH
+from arch_x86.isa.constants import JMP32_SIZE, MAX_INSN_SIZE, MAX_OPTIMIZED_LENGTH
 from arch_x86.isa.decode import decode
-from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.code import CodeCache
-from arch_x86.probes.copies import COPY_SIZE, Copies, X86Areas
+from arch_x86.probes.copies import Copies, X86Areas
 from arch_x86.probes.cpu_state import CpuState
 from arch_x86.probes.eligibility import (
     Verdict,
@@ -24,19 +24,18 @@ from arch_x86.probes.eligibility import (
     entry_offset,
     is_ftrace_site,
 )
-from arch_x86.probes.ftrace_site import FtraceInsn, ftrace_insn
 from arch_x86.probes.jprobe import longjmp, setjmp
 from arch_x86.probes.kretprobe import hook_return
 from arch_x86.probes.optimized_sites import OptimizedSites
-from arch_x86.probes.records import Ainsn, OptInsn
+from arch_x86.probes.plain_sites import PlainSites
+from arch_x86.probes.records import OptInsn
 from arch_x86.probes.recover import recover
-from arch_x86.probes.slot import build_slot
 from arch_x86.probes.stepping import stepping_for
 from arch_x86.probes.trap_handler import ProbeTraps
-from arch_x86.text.poke import PokeProtocol, TextPokeParam
+from arch_x86.text.poke import PokeProtocol
 from engine.core.profiles import LINUX_2010, Profile
 from engine.core.safety_steps import SafetyStep
-from engine.errors import EngineBug, KprobeError
+from engine.errors import KprobeError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus, Method
 
 if TYPE_CHECKING:
@@ -50,18 +49,20 @@ if TYPE_CHECKING:
 __all__ = ("X86Arch", "X86Areas")
 
 
-def _nobody_asks(_addr: int, _raw: bytes) -> None:
-    """A copy that needs no announcement."""
+def _not_told(_addr: int, _raw: bytes) -> None:
+    """Take note of a copied instruction where nothing depends on it."""
 
 
 class X86Arch:
     """Prepares, arms, optimizes and undoes probes in one machine's text.
 
-    :param copied: told the address and bytes of each copied instruction before it is written to a
-        slot or detour buffer.
+    :param copied: called with the address and bytes of each copied instruction before it is written
+        to a slot or detour buffer.
     :param grace: waits for a grace period, before dirty slots are used again.
-    :ivar cpus: what is known of each CPU; ``ctlblk`` and ``tasks`` are two of its lists.
-    :ivar traps: what the machine asks on a trap.
+    :ivar code: the image's functions, as their text is without probes.
+    :ivar stepping: how hits run the instructions under breakpoints.
+    :ivar cpus: the state of each CPU; ``ctlblk`` and ``tasks`` are two of its lists.
+    :ivar traps: answers the machine's traps.
     :ivar copies: the slots and detour buffers; ``slots`` and ``detours`` are its two caches.
     """
 
@@ -87,7 +88,7 @@ class X86Arch:
         self._text = text
         self._memory = memory
         self._areas = areas
-        self._copied = copied or _nobody_asks
+        copied = copied or _not_told
         self._lookup: Callable[[int], Kprobe | None] = lambda _addr: None
         self.code = CodeCache(image, self.recovered)
         self.stepping = stepping_for(profile, memory)
@@ -98,19 +99,30 @@ class X86Arch:
         self.traps = ProbeTraps(
             self.cpus, self.stepping, poke, memory, self.copies, areas.trampoline, text_byte
         )
+        self._plain = PlainSites(
+            image,
+            self.code,
+            self.copies,
+            poke,
+            memory,
+            self.stepping,
+            profile,
+            copied,
+            areas.ftrace_caller,
+        )
         self._optimized = OptimizedSites(
             self.code,
             self.copies,
             poke,
             profile,
             areas.callback,
-            self._copied,
+            copied,
             red_zone=image.red_zone,
         )
         text.listeners.append(lambda write: self.code.text_changed(write.addr, len(write.data)))
 
     def recovered(self, addr: int, size: int) -> bytes:
-        """The text without probes; what is not text (data that the image brings) as loaded."""
+        """Return the text as it is without probes; of the image's data, what was loaded."""
         if not self._text.covers(addr, 1):
             return self.image.read(addr, size)
         has = self.profile.has
@@ -123,15 +135,16 @@ class X86Arch:
         return MAX_OPTIMIZED_LENGTH
 
     def attach(self, core: ArchCallbacks) -> None:
-        """The core whose probes these are."""
+        """Take note of the core whose probes these are."""
         self.cpus.core = core
         self._lookup = core.get_kprobe
 
     # Plain probes ---------------------------------------------------------------------------------
 
     def arch_check_text(self, addr: int) -> None:
-        """Refuse an address that 6.1 refuses without a look at the text there. Raises KprobeError
-        with EINVAL or ENOENT.
+        """Refuse an address that 6.1 refuses without a look at the text there.
+
+        :raises KprobeError: EINVAL or ENOENT.
         """
         if self._text.is_unloaded(addr):
             code = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
@@ -140,91 +153,45 @@ class X86Arch:
 
     def _refuse(self, addr: int, verdict: Verdict) -> None:
         if verdict.errno:
-            # 6.1 looks the symbol up first and answers ENOENT where there is none; 2.6.38 asks
-            # whether it is text: EINVAL.
+            # 6.1 looks the symbol up first and answers ENOENT where there is none. 2.6.38 looks
+            # whether the address is text and answers EINVAL.
             outside = verdict.errno == errno.ENOENT and not self.profile.lookup_is_enoent
             code = errno.EINVAL if outside else verdict.errno
             raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}")
 
     def arch_adjust_kprobe_addr(self, addr: int) -> int:
-        """Behind the ENDBR at a function's first byte, in kernels that think of it."""
+        """Return the address behind the ENDBR where ``addr`` is a function's first byte, in kernels
+        that skip it; else ``addr``.
+        """
         return addr + entry_offset(self.code, addr) if self.profile.skips_endbr else addr
 
     def arch_ftrace_location(self, addr: int) -> bool:
-        """The image's lists say so."""
+        """Return whether the image's lists name ``addr`` as an ftrace location."""
         return is_ftrace_site(self.code, addr)
 
     def arch_prepare_kprobe(self, p: Kprobe) -> None:
-        """Copy the instruction to a slot: with a jump back behind it where it can be boosted. On an
+        """Copy the instruction to a slot, with a jump back behind it where it can be boosted. On an
         ftrace location nothing is copied.
 
-        Raises KprobeError with EILSEQ, EINVAL, EOPNOTSUPP, ENODEV or ENOSPC where 6.1 refuses what
-        stands there.
+        :raises KprobeError: EILSEQ, EINVAL, EOPNOTSUPP, ENODEV or ENOSPC, where 6.1 refuses the
+            instruction.
         """
         self._refuse(p.at, can_probe_instruction(self.code, p.at))
-        if p.ftrace:
-            there = self.code.insn_at(p.at)
-            assert there is not None
-            p.ainsn = ftrace_insn(there, self._areas.ftrace_caller)
-            return
-        function = self.code.function_at(p.at)
-        insn = function.insn_at(p.at) if function is not None else None
-        if insn is None:
-            raise EngineBug(f"no instruction at {p.at:#x}, though a probe may go there")
-        boostable = (
-            self.stepping.wants_jump_back(p)
-            and not self.profile.preemption
-            and is_boostable(self.code, p.at)
-        )
-        slot = self.slots.get()
-        places = [(slot, boostable)]
-        if self.profile.slot_has_both and boostable:
-            places = [(slot, False), (slot + COPY_SIZE, True)]
-        try:
-            copies = [(at, build_slot(insn, at, jumps_back)) for at, jumps_back in places]
-        except KprobeError:
-            self.slots.free(slot, dirty=False)
-            raise
-        for at, copy in copies:
-            self._copied(at, copy[: insn.length])
-            self.poke.text_poke(at, copy, f"slot of {p.at:#x}")
-        p.ainsn = Ainsn(insn, slot, places[-1][0] if boostable else None)
-        self.copies.owner[slot] = p
+        self._plain.prepare(p)
 
     def arch_remove_kprobe(self, p: Kprobe) -> None:
-        """Poison and free the slot, if there still is one. One that ends in a jump back is dirty:
-        no trap tells that a CPU has left it.
-        """
-        ainsn: Ainsn | FtraceInsn | None = p.ainsn
-        if ainsn is None or isinstance(ainsn, FtraceInsn):
-            p.ainsn = None
-            return
-        self.poke.text_poke(ainsn.slot, INT3 * self.copies.slot_size, f"freed slot of {p.at:#x}")
-        del self.copies.owner[ainsn.slot]
-        p.ainsn = None
-        self.slots.free(ainsn.slot, dirty=ainsn.boostable)
+        """Fill the slot of ``p`` with breakpoints and free it, if there still is one."""
+        self._plain.remove(p)
 
     def arch_arm_kprobes(self, ps: Sequence[Kprobe]) -> None:
-        """The breakpoints go in, and ftrace's calls."""
-        self.poke.text_poke_bytes(
-            [TextPokeParam(p.at, INT3, f"arm {p.at:#x}") for p in ps if not p.ftrace]
-        )
-        self.poke.text_poke_jumps([p.ainsn.arming() for p in ps if p.ftrace])
+        """Write the breakpoints of ``ps``, and ftrace's calls."""
+        self._plain.arm(ps)
 
     def arch_disarm_kprobes(self, ps: Sequence[Kprobe]) -> None:
-        """The first bytes come back, and what ftrace's calls replaced."""
-        self.poke.text_poke_bytes(
-            [TextPokeParam(p.at, p.ainsn.opcode, f"disarm {p.at:#x}") for p in ps if not p.ftrace]
-        )
-        self.poke.text_poke_jumps([p.ainsn.disarming(self._read_u64) for p in ps if p.ftrace])
-
-    def _read_u64(self, addr: int) -> int | None:
-        """The word at ``addr`` in data, writable or not."""
-        word = self._memory.read_u64(addr)
-        if word is not None:
-            return word
-        data = self.image.read(addr, 8)
-        return int.from_bytes(data, "little") if len(data) == 8 else None
+        """Write the original first bytes back, and the instructions that ftrace's calls have
+        replaced.
+        """
+        self._plain.disarm(ps)
 
     # Optimized probes -----------------------------------------------------------------------------
 
@@ -233,73 +200,77 @@ class X86Arch:
         self._optimized.prepare(op)
 
     def arch_remove_optimized_kprobe(self, op: AggrKprobe) -> None:
-        """Poison and free the detour buffer."""
+        """Fill the detour buffer with breakpoints and free it."""
         self._optimized.remove(op)
 
     def arch_check_optimized_kprobe(self, op: AggrKprobe) -> bool:
-        """False while another probe has its breakpoint or jump inside the replaced bytes."""
+        """Return False while another probe has its breakpoint or jump in the replaced bytes."""
         return self._optimized.check(op, self._lookup)
 
     def arch_within_optimized_kprobe(self, op: AggrKprobe, addr: int) -> bool:
-        """True when ``addr`` lies behind the first and before the end of the replaced
-        instructions.
-        """
+        """Return whether ``addr`` lies in the replaced instructions."""
         optinsn: OptInsn = op.optinsn
         return op.at <= addr < op.at + optinsn.size
 
     def arch_optimize_kprobes(self, ops: Sequence[AggrKprobe]) -> None:
-        """Jumps go in."""
+        """Turn the breakpoints of ``ops`` into jumps."""
         self._optimized.optimize(ops)
 
     def arch_unoptimize_kprobes(self, ops: Sequence[AggrKprobe]) -> None:
-        """Breakpoints and the original tails come back."""
+        """Turn the jumps of ``ops`` into breakpoints, with the original bytes behind them."""
         self._optimized.unoptimize(ops, "unoptimize")
 
     def arch_unoptimize_kprobe(self, op: AggrKprobe) -> None:
-        """The same for one, at once."""
+        """Turn the jump of ``op`` into a breakpoint at once."""
         self._optimized.unoptimize([op], "force unoptimize")
 
     # Return probes --------------------------------------------------------------------------------
 
     @property
     def trampoline(self) -> int:
-        """Where probed functions return to."""
+        """The address that functions with a return probe return to."""
         return self._areas.trampoline
 
     def arch_prepare_kretprobe(self, ri: KretprobeInstance, regs: PtRegs) -> bool:
-        """The trampoline takes the place of the return address. False: there is no stack."""
+        """Put the trampoline in the place of the return address.
+
+        :returns: False, with nothing done, where the stack is not mapped.
+        """
         return hook_return(ri, regs, self._memory, self.trampoline)
 
     def arch_setjmp(self, entry: int, regs: PtRegs) -> None:
-        """To the guest code of a jumper probe."""
+        """Have the hit go on at ``entry``, the guest function of a jumper probe."""
         setjmp(
             self.cpus.current, entry, regs, self._memory, self._areas.jprobe.saved_sp[self.cpus.cpu]
         )
 
     def arch_longjmp(self, regs: PtRegs) -> bool:
-        """Back from it. False: this breakpoint is not that of ``jprobe_return``."""
+        """Go back to the probed function from that of a jumper probe.
+
+        :returns: False, with nothing done, where the breakpoint is not that of ``jprobe_return``.
+        """
         stub = self._areas.jprobe
         return stub.start <= regs.ip - 1 < stub.end and longjmp(
             self.cpus.current, regs, self._memory
         )
 
     def call_ended(self, cpu: int) -> None:
-        """The call on ``cpu`` is over: what is still open there never returns, and no hit is in
-        progress.
+        """Take note that the call on ``cpu`` is over: the calls in it that return probes follow
+        never return, and no hit is in progress.
         """
         self.traps.call_ended(cpu)
 
     # Handlers -------------------------------------------------------------------------------------
 
     def arch_set_current_kprobe(self, p: Kprobe | None) -> None:
-        """A handler of ``p`` runs on this CPU, outside of a hit; None: no more."""
+        """Take note that a handler of ``p`` runs on this CPU outside of a hit; None: none does."""
         block = self.cpus.current
         block.current = p
         block.status = KprobeStatus.HIT_ACTIVE
 
     @property
     def kprobe_instance(self) -> Kprobe | None:
-        """On this CPU: of an aggregator's hit in progress, the child whose handler runs."""
+        """The child whose handler runs, of the aggregator that is being hit on this CPU."""
         return self.cpus.current.instance
 
     @kprobe_instance.setter
@@ -309,22 +280,22 @@ class X86Arch:
 
     @property
     def current_task(self) -> int:
-        """Whose trap is being handled."""
+        """The task whose trap is being handled."""
         return self.tasks[self.cpus.cpu]
 
     @property
     def possible_cpus(self) -> int:
-        """How many there are."""
+        """How many CPUs there are."""
         return len(self.ctlblk)
 
     # Snapshots ------------------------------------------------------------------------------------
 
     def save_state(self) -> Any:
-        """For a snapshot."""
+        """Return the hits in progress and the calls that return probes follow, for a snapshot."""
         return self.cpus.save_state(), self.cpus.core.kretprobes.save_state()
 
     def restore_state(self, state: Any) -> None:
-        """From a snapshot."""
+        """Go back to what :meth:`save_state` returned."""
         hits, returns = state
         self.cpus.restore_state(hits)
         self.cpus.core.kretprobes.restore_state(returns)
@@ -332,7 +303,7 @@ class X86Arch:
     # Reports --------------------------------------------------------------------------------------
 
     def method_of(self, p: Kprobe) -> Method:
-        """How a hit on table entry ``p`` would run the probed instruction now."""
+        """Return how a hit of the table's entry ``p`` would run the probed instruction now."""
         if (
             isinstance(p, AggrKprobe)
             and p.optinsn is not None
@@ -346,20 +317,20 @@ class X86Arch:
         return Method.EMULATED if self.stepping.emulates(p.ainsn) is not None else Method.INT3
 
     def in_use(self, addr: int) -> bool:
-        """``addr`` lies in a slot or detour buffer that is in use."""
+        """Return whether ``addr`` lies in a slot or detour buffer that is in use."""
         return self.copies.in_use(addr)
 
     def watch_ranges(self) -> Iterator[tuple[int, int]]:
-        """Where in slots, detour buffers in use, and ftrace's trampoline, at its entry, it matters
-        what others do meanwhile.
+        """Yield the start and end of code whose execution others can affect or observe: in slots,
+        in detour buffers in use, and at the entry of ftrace's trampoline.
         """
         if self.profile.on_ftrace and self.code.ftrace_sites:
             yield self._areas.ftrace_caller, self._areas.ftrace_caller + 1
         yield from self.copies.watch_ranges()
 
     def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
-        """The instructions of ``image`` in the ``size`` bytes from ``addr``, at least one, by
-        address.
+        """Return the bytes of each instruction of ``image`` in the ``size`` bytes from ``addr``, of
+        at least one, by its address.
         """
         insns: dict[int, bytes] = {}
         at = addr

@@ -2,8 +2,13 @@
 arch/x86/kernel/alternative.c (2.6.38 and 6.1).
 
 A protocol is an object, and a user may give another one with the same methods: ``poke=`` of a
-workbench, a check or a scenario takes what makes it (:data:`PokeFactory`). docs/api.md has an
-example.
+workbench, a check or a scenario takes the function that makes it (:data:`PokeFactory`). docs/api.md
+has an example.
+
+Before, between and behind its writes each protocol here checks what must hold, and raises EngineBug
+where it does not: that is a fault of the protocol or of its caller, whatever the CPUs do. What must
+stand at a place before a poke is the core's to know, and in kernels with a safety step left out it
+is not always there: oracles look for that.
 """
 
 from __future__ import annotations
@@ -15,9 +20,11 @@ from typing import Final, Protocol, TypeAlias, runtime_checkable
 from arch_x86.isa.constants import INT3
 from arch_x86.text.space import TextSpace, TextWrite
 from engine.core.safety_steps import SafetyStep
+from engine.errors import EngineBug
 
 __all__ = (
     "MAX_POKE_BATCH",
+    "POKE_SIZE_MAX",
     "CoreSync",
     "PokeFactory",
     "PokeProtocol",
@@ -26,48 +33,53 @@ __all__ = (
     "TextControl",
     "TextPokeBp",
     "TextPokeParam",
+    "require_sizes",
 )
 
 MAX_POKE_BATCH: Final = 256
 """Most text pokes that one stop_machine applies (MAX_OPTIMIZE_PROBES), or that share their core
 syncs (TP_VEC_MAX).
 """
+POKE_SIZE_MAX: Final = 6
+"""Most bytes of one text poke: an indirect call, which ftrace writes."""
 
 
 class StopMachine(Protocol):
-    """Runs a function while every other CPU is parked."""
+    """Runs a function while every CPU is parked."""
 
     def stop_machine(self, fn: Callable[[], None], why: str) -> None:
-        """Park every vCPU at a quiescent point, run ``fn``, let them go on with synchronized fetch
-        views.
+        """Park every vCPU at a quiescent point, run ``fn``, and let the vCPUs go on, which then
+        fetch the text as it is.
         """
         ...
 
 
 class CoreSync(Protocol):
-    """Makes every CPU fetch what the text is now."""
+    """Makes every CPU fetch the text as it is now."""
 
     def text_poke_sync(self, why: str) -> None:
-        """Interrupt every vCPU, at a boundary with IF set."""
+        """Interrupt every vCPU, at an instruction boundary where IF is set."""
         ...
 
     def traps_over(self, why: str) -> None:
-        """Wait until no CPU reads the descriptor of a poke any more."""
+        """Wait until no CPU reads the descriptor of an earlier poke any more."""
         ...
 
 
 class TextControl(StopMachine, CoreSync, Protocol):
-    """What of the control plane a poke protocol may use."""
+    """The part of the control plane that a poke protocol may use."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextPokeParam:
-    """One probe's jump, call or breakpoint going in or out (struct text_poke_param): the ``data``
-    for ``addr``, at most 6 bytes.
+    """One probe's jump, call or breakpoint going in or out (struct text_poke_param).
 
-    ``target``: where a CPU goes on that meets the breakpoint which stands there meanwhile; None:
-    whoever handles breakpoints decides. ``returns``: what is pushed first, as the new instruction
-    is a call; None: nothing.
+    :ivar data: the bytes for ``addr``, at most :data:`POKE_SIZE_MAX`.
+    :ivar reason: why, in a few words, for a timeline.
+    :ivar target: where a CPU goes on that meets the breakpoint which stands there meanwhile; None:
+        the handler of breakpoints decides.
+    :ivar returns: the return address that is pushed first, where the new instruction is a call;
+        None: it is none.
     """
 
     addr: int
@@ -79,10 +91,10 @@ class TextPokeParam:
 
 @runtime_checkable
 class PokeProtocol(Protocol):
-    """What slots, arming, optimizing and unoptimizing ask for."""
+    """Writes text for those who fill slots, and arm, optimize and unoptimize probes."""
 
     def text_poke(self, addr: int, data: bytes, reason: str) -> None:
-        """Write bytes that nobody executes yet, or any more."""
+        """Write bytes that no CPU executes yet, or any more."""
         ...
 
     def text_poke_bytes(self, params: Sequence[TextPokeParam]) -> None:
@@ -92,29 +104,29 @@ class PokeProtocol(Protocol):
         ...
 
     def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
-        """Turn breakpoints into jumps, or other whole instructions into such, so that no CPU runs a
-        mixture of any.
+        """Turn breakpoints into jumps, or whole instructions into other ones, so that no CPU runs a
+        mixture of the two.
         """
         ...
 
     def text_poke_breakpoints(self, params: Sequence[TextPokeParam]) -> None:
         """Turn jumps back into breakpoints with the original bytes behind them, so that no CPU runs
-        a mixture of any.
+        a mixture of the two.
         """
         ...
 
     def bp_holds(self, addr: int) -> bool:
-        """The protocol is at work at ``addr``, and the breakpoint there is its own."""
+        """Return whether the protocol is at work at ``addr``, and the breakpoint there its own."""
         ...
 
     def bp_poke(self, addr: int) -> TextPokeParam | None:
-        """What says how a CPU goes on that hit the one at ``addr``."""
+        """Return the poke that says how a CPU goes on that hit its breakpoint at ``addr``."""
         ...
 
     @property
     def state(self) -> tuple[object, ...]:
-        """All that these answers depend on. An exploration takes two states for one where this
-        prints alike (``repr``).
+        """Everything that these two answers depend on. An exploration takes two states for one
+        where this prints alike (``repr``).
         """
         ...
 
@@ -122,15 +134,25 @@ class PokeProtocol(Protocol):
 PokeFactory: TypeAlias = Callable[[TextSpace, TextControl, frozenset[SafetyStep]], PokeProtocol]
 """Makes a protocol: ``factory(text, plane, without)``, where ``text.write`` stores bytes, ``plane``
 stops or synchronizes the CPUs, and ``without`` are the safety steps to leave out. The class of a
-protocol is one. An exploration makes a protocol for each control state.
+protocol is such a factory. An exploration makes a protocol for each control state.
 """
 
 
-class StopMachinePoke:
-    """2.6.38: one byte is written as it is, a jump, or a batch of at most :data:`MAX_POKE_BATCH`,
-    under one ``stop_machine``.
+def require_sizes(params: Sequence[TextPokeParam], most: int = POKE_SIZE_MAX) -> None:
+    """Raise EngineBug where one of ``params`` has no bytes, or more than ``most``."""
+    for param in params:
+        if not 1 <= len(param.data) <= most:
+            raise EngineBug(
+                f"{param.reason}: a poke of {len(param.data)} bytes; it takes 1 to {most}"
+            )
 
-    :param without: safety steps left out: ``stop-machine``, the jump is written while the CPUs run.
+
+class StopMachinePoke:
+    """The protocol of 2.6.38: a single byte is written while the CPUs run, and a batch of at most
+    :data:`MAX_POKE_BATCH` jumps under one ``stop_machine``.
+
+    :param without: safety steps left out. Without ``stop-machine`` jumps are written while the CPUs
+        run.
     """
 
     def __init__(
@@ -141,35 +163,42 @@ class StopMachinePoke:
         self._stops = SafetyStep.STOP_MACHINE not in without
 
     def text_poke(self, addr: int, data: bytes, reason: str) -> None:
-        """No CPU has to be stopped."""
+        """Write the bytes; no CPU has to be stopped."""
         self._text.write(addr, data, reason=reason)
+        self._text.require_written([(addr, data)], reason)
 
     def text_poke_bytes(self, params: Sequence[TextPokeParam]) -> None:
-        """No CPU has to be stopped: the old or the new byte, both are whole."""
+        """Write the bytes; no CPU has to be stopped, since the old byte and the new one each make a
+        whole instruction.
+        """
+        require_sizes(params, most=1)
         for param in params:
             self._text.write(param.addr, param.data, reason=param.reason)
+            self._text.require_written([(param.addr, param.data)], param.reason)
 
     def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
-        """One ``stop_machine``."""
+        """Write all of ``params`` under one ``stop_machine``."""
         self._text_poke_smp_batch(params)
 
     def text_poke_breakpoints(self, params: Sequence[TextPokeParam]) -> None:
-        """One ``stop_machine``."""
+        """Write all of ``params`` under one ``stop_machine``."""
         self._text_poke_smp_batch(params)
 
     def bp_holds(self, addr: int) -> bool:
-        """No CPU runs while the bytes change."""
+        """Return False: no CPU runs while the bytes change, so none meets a breakpoint of this
+        protocol.
+        """
         del addr
         return False
 
     def bp_poke(self, addr: int) -> TextPokeParam | None:
-        """Nobody asks."""
+        """Return None: no breakpoint is this protocol's."""
         del addr
         return None
 
     @property
     def state(self) -> tuple[object, ...]:
-        """Nothing is kept."""
+        """The protocol keeps nothing."""
         return ()
 
     def _text_poke_smp_batch(self, params: Sequence[TextPokeParam]) -> None:
@@ -179,22 +208,26 @@ class StopMachinePoke:
             raise ValueError(
                 f"a batch of {len(params)} pokes; at most {MAX_POKE_BATCH} go into one stop_machine"
             )
+        require_sizes(params)
         writes = [TextWrite(param.addr, param.data, None, param.reason) for param in params]
         if self._stops:
             self._stopper.stop_machine(
                 lambda: self._text.write_batch(writes), f"text_poke_smp_batch of {len(params)}"
             )
-            return
-        for write in writes:
-            self._text.write(write.addr, write.data, reason=write.reason)
+        else:
+            for write in writes:
+                self._text.write(write.addr, write.data, reason=write.reason)
+        self._text.require_written(
+            [(write.addr, write.data) for write in writes], f"text_poke_smp_batch of {len(params)}"
+        )
 
 
 class TextPokeBp:
-    """6.1: each jump goes in behind a breakpoint, while the CPUs run (text_poke_bp): breakpoint,
-    sync, tail, sync, first byte, sync.
+    """The protocol of 6.1: each jump goes in behind a breakpoint, while the CPUs run
+    (text_poke_bp). The order is breakpoint, sync, tail, sync, first byte, sync.
 
     A jump goes out in two steps: breakpoint, sync, tail, sync. The kprobes layer handles the hits
-    in between, since the probe is there.
+    of that breakpoint, since the probe is in the table.
 
     :param without: safety steps left out: ``bp-int3-first``, ``bp-sync-1`` to ``-3``,
         ``bp-handler``, ``bp-refs`` (the descriptor of a poke is used for the next one while a CPU
@@ -211,22 +244,29 @@ class TextPokeBp:
         self._last: TextPokeParam | None = None
 
     def text_poke(self, addr: int, data: bytes, reason: str) -> None:
-        """No CPU has to know."""
+        """Write the bytes; no CPU has to be synchronized."""
         self._text.write(addr, data, reason=reason)
+        self._text.require_written([(addr, data)], reason)
 
     def text_poke_bytes(self, params: Sequence[TextPokeParam]) -> None:
-        """One sync each."""
+        """Write each byte, with one core sync behind it."""
+        require_sizes(params, most=1)
         for param in params:
             self._write(param.addr, param.data, param.reason)
+            self._text.require_written([(param.addr, param.data)], param.reason)
 
     def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
-        """Three syncs each."""
+        """Write each jump with three core syncs."""
+        require_sizes(params)
         for param in params:
+            if self._at is not None:
+                raise EngineBug(f"{param.reason}: the poke at {self._at.addr:#x} is under way")
             self._at = self._last = param
             if SafetyStep.BP_INT3_FIRST in self._without:
                 self._write(param.addr, param.data, param.reason, SafetyStep.BP_SYNC_3)
             else:
                 self._write(param.addr, INT3, f"{param.reason}: breakpoint", SafetyStep.BP_SYNC_1)
+                self._text.require_breakpoint(param.addr, param.reason)
                 self._write(
                     param.addr + 1, param.data[1:], f"{param.reason}: tail", SafetyStep.BP_SYNC_2
                 )
@@ -234,21 +274,25 @@ class TextPokeBp:
                     param.addr, param.data[:1], f"{param.reason}: first byte", SafetyStep.BP_SYNC_3
                 )
             self._at = None
+            self._text.require_written([(param.addr, param.data)], param.reason)
             if SafetyStep.BP_REFS not in self._without:
                 self._syncer.traps_over(f"{param.reason}: references")
 
     def text_poke_breakpoints(self, params: Sequence[TextPokeParam]) -> None:
-        """Two syncs each."""
+        """Write each breakpoint and the bytes behind it with two core syncs."""
+        require_sizes(params)
         for param in params:
             self._write(
                 param.addr, param.data[:1], f"{param.reason}: breakpoint", SafetyStep.UNOPT_SYNC_1
             )
+            self._text.require_breakpoint(param.addr, param.reason)
             self._write(
                 param.addr + 1, param.data[1:], f"{param.reason}: tail", SafetyStep.UNOPT_SYNC_2
             )
+            self._text.require_written([(param.addr, param.data)], param.reason)
 
     def bp_holds(self, addr: int) -> bool:
-        """A jump, or another whole instruction, is going in at ``addr``."""
+        """Return whether a jump, or another whole instruction, is going in at ``addr``."""
         return (
             self._at is not None
             and self._at.addr == addr
@@ -256,13 +300,13 @@ class TextPokeBp:
         )
 
     def bp_poke(self, addr: int) -> TextPokeParam | None:
-        """The poke that has the descriptor now, or had it last, wherever that was."""
+        """Return the poke that has the descriptor now, or had it last, at whatever address."""
         del addr
         return self._last
 
     @property
     def state(self) -> tuple[object, ...]:
-        """The descriptor, and the last one."""
+        """The poke that has the descriptor now, and the last one that had it."""
         return (self._at, self._last)
 
     def _write(self, addr: int, data: bytes, reason: str, sync: SafetyStep | None = None) -> None:

@@ -1,7 +1,7 @@
 """The text of a machine and its one writer. Each write names its bytes, its CPU and its reason.
 
-What other CPUs fetch after a write is the fetch model's business (:class:`FetchPort`); this module
-keeps the architectural text.
+This module keeps the text as the architecture defines it. What other CPUs fetch after a write, the
+fetch model decides (:class:`FetchPort`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ __all__ = ("FetchPort", "TextSpace", "TextWrite")
 
 @dataclass(frozen=True, slots=True)
 class TextWrite:
-    """One write of guest code: ``data`` at ``addr`` for ``reason``, by ``cpu`` (None: by a control
-    task, on no vCPU).
+    """One write of guest code: ``data`` at ``addr``.
+
+    :ivar cpu: the vCPU that writes; None: a control task does, which runs on no vCPU.
+    :ivar reason: why, in a few words, for a timeline.
     """
 
     addr: int
@@ -30,18 +32,25 @@ class TextWrite:
 
 
 class FetchPort(Protocol):
-    """Whoever decides what each vCPU fetches after a write."""
+    """The fetch model: it decides what each vCPU fetches after a write."""
 
     def text_written(self, write: TextWrite, version: TextVersion) -> None:
-        """``version`` is the architectural text from now on."""
+        """Take note that ``write`` has made ``version`` the text."""
+        ...
+
+    def require_fetched(self, version: TextVersion) -> None:
+        """Raise EngineBug unless every vCPU fetches ``version``, or will when it runs."""
         ...
 
 
 class TextSpace:
-    """Current text, over a :class:`TextStore`. ``writes`` counts them; ``listeners`` are called
-    after each one.
+    """The text as it is now, over a :class:`TextStore`.
 
-    ``unloaded``: start and end of each piece that was taken away.
+    :ivar store: makes the versions.
+    :ivar current: the version that is the text now.
+    :ivar writes: how many writes there were.
+    :ivar unloaded: the end of each piece that was taken away, by its start.
+    :ivar listeners: are called with each write after it was made.
     """
 
     def __init__(self, store: TextStore, port: FetchPort) -> None:
@@ -53,11 +62,11 @@ class TextSpace:
         self._port = port
 
     def read(self, addr: int, size: int) -> bytes:
-        """``size`` bytes of the current text, ending early where text ends."""
+        """Return ``size`` bytes of the current text, or less where text ends."""
         return self.store.read(self.current, addr, size)
 
     def add_page(self, vpn: int, content: bytes) -> None:
-        """Make one page more of text, such as a page of instruction slots: 4096 bytes at virtual
+        """Make one more page of text, such as a page of instruction slots: 4096 bytes at virtual
         page ``vpn``.
         """
         self.current = self.store.extend(self.current, vpn, content)
@@ -66,20 +75,20 @@ class TextSpace:
         )
 
     def remove_page(self, vpn: int) -> None:
-        """Take a page of text away: nobody can execute or read it any more."""
+        """Take a page of text away: no vCPU can execute or read it any more."""
         self.current = self.store.remove(self.current, vpn)
         self._port.text_written(
             TextWrite(vpn * PAGE_SIZE, b"", None, "text page given back"), self.current
         )
 
     def covers(self, addr: int, size: int) -> bool:
-        """True when all of the ``size`` bytes from ``addr`` are text now."""
+        """Return whether all of the ``size`` bytes from ``addr`` are text now."""
         return self.store.covers(self.current, addr, size)
 
     def unload(self, start: int, size: int) -> None:
-        """The ``size`` bytes of text from ``start`` are gone, as with the module that they belong
-        to: their pages, and what is left of the first and the last page, whose other part stays, is
-        breakpoints.
+        """Take the ``size`` bytes of text from ``start`` away, as they go with the module that they
+        belong to. Whole pages are removed. In a first and a last page that holds other text, too,
+        the bytes become breakpoints.
         """
         self.unloaded[start] = start + size
         for vpn in range(start // PAGE_SIZE, -(-(start + size) // PAGE_SIZE)):
@@ -92,7 +101,7 @@ class TextSpace:
                 self.write(low, INT3 * (high - low), reason="unloaded")
 
     def load(self, start: int, data: bytes) -> None:
-        """``data`` is there again, at the ``start`` that was unloaded."""
+        """Put ``data`` at ``start``, where text was unloaded."""
         del self.unloaded[start]
         for vpn in range(start // PAGE_SIZE, -(-(start + len(data)) // PAGE_SIZE)):
             low, high = max(start, vpn * PAGE_SIZE), min(start + len(data), (vpn + 1) * PAGE_SIZE)
@@ -101,12 +110,14 @@ class TextSpace:
             self.write(low, data[low - start : high - start], reason="loaded again")
 
     def is_unloaded(self, addr: int, size: int = 1) -> bool:
-        """Any of the ``size`` bytes from ``addr`` lies in text that was unloaded."""
+        """Return whether any of the ``size`` bytes from ``addr`` lies in text that was unloaded."""
         return any(start < addr + size and addr < end for start, end in self.unloaded.items())
 
     def write(self, addr: int, data: bytes, *, reason: str, cpu: int | None = None) -> None:
-        """Change the text. A write that leaves the text as it is makes no new version but is still
-        an event.
+        """Change the text. A write that leaves the text as it is makes no new version, and
+        listeners are told of it all the same.
+
+        :raises EngineBug: not all of the bytes are text.
         """
         self._check(addr, data, reason)
         self._publish(
@@ -114,8 +125,10 @@ class TextSpace:
         )
 
     def write_batch(self, writes: Sequence[TextWrite]) -> None:
-        """Many writes of which nobody fetches an intermediate state, because every CPU is parked:
-        one new version.
+        """Make one new version by several writes, while every CPU is parked: no vCPU fetches what
+        a part of the writes leaves.
+
+        :raises EngineBug: not all of the bytes are text.
         """
         for write in writes:
             self._check(write.addr, write.data, write.reason)
@@ -123,6 +136,40 @@ class TextSpace:
             self.current, ((write.addr, write.data) for write in writes)
         )
         self._publish(version, *writes)
+
+    def require_written(self, writes: Sequence[tuple[int, bytes]], reason: str) -> None:
+        """Raise EngineBug unless the text holds what ``writes`` (address, bytes), one after the
+        other, leave, and every vCPU fetches the text as it is now. The kernel looks whether the
+        bytes are there, too (__text_poke() in arch/x86/kernel/alternative.c).
+
+        Two writes may overlap: probes that a kernel lets collide are for the oracles to find.
+        """
+        for addr, data in writes:
+            if self.read(addr, len(data)) != data:
+                self._require_overwritten(addr, data, writes, reason)
+        self._port.require_fetched(self.current)
+
+    def _require_overwritten(
+        self, addr: int, data: bytes, writes: Sequence[tuple[int, bytes]], reason: str
+    ) -> None:
+        """Raise EngineBug unless later ones of ``writes`` have put other bytes over ``data``, and
+        these are there.
+        """
+        left = {at + i: byte for at, some in writes for i, byte in enumerate(some)}
+        expected = bytes([left[addr + i] for i in range(len(data))])
+        found = self.read(addr, len(data))
+        if found != expected:
+            raise EngineBug(
+                f"{reason}: {found.hex()} at {addr:#x} behind a poke of {expected.hex()}"
+            )
+
+    def require_breakpoint(self, addr: int, reason: str) -> None:
+        """Raise EngineBug unless a breakpoint stands at ``addr``: the bytes behind it are about to
+        change, and no CPU may come by there.
+        """
+        found = self.read(addr, 1)
+        if found != INT3:
+            raise EngineBug(f"{reason}: {found.hex()} at {addr:#x}, not a breakpoint")
 
     def _check(self, addr: int, data: bytes, reason: str) -> None:
         if not self.covers(addr, len(data)):
@@ -135,3 +182,5 @@ class TextSpace:
             self._port.text_written(write, version)
             for listener in self.listeners:
                 listener(write)
+        if self.current is not version:
+            raise EngineBug(f"text was written while a write was told of ({writes[0].reason})")

@@ -1,10 +1,10 @@
 """Text as immutable versions: pages of 4096 bytes named by their content, in groups, and versions
 that are tuples of groups.
 
-A poke makes a version, a refresh of a vCPU's fetch view selects one. Equal contents are one object,
-so that whoever maps pages into an emulator (and has translated them) meets the same page again when
-a patch is undone. The groups keep a poke's cost nearly flat in the size of the text: 10,000 detour
-buffers are 400 pages.
+A poke makes a version, and a refresh of a vCPU's fetch view selects one. Equal contents are one
+object: when a patch is undone, the emulator meets the page of before again, with its translations.
+The groups keep the cost of a poke nearly independent of the size of the text: 10,000 detour buffers
+are 400 pages.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from arch_x86.isa.constants import PAGE_SIZE
 __all__ = ("TextGroup", "TextPage", "TextStore", "TextVersion")
 
 _GROUP: Final = 32
+"""Most pages of a group."""
 
 
 class TextPage:
-    """One page of code at virtual page number ``vpn``; ``content`` is 4096 bytes and never changes.
-    Empty: the page is not there.
+    """One page of code.
+
+    :ivar vpn: its virtual page number.
+    :ivar content: 4096 bytes, which never change; none where the page is not there.
     """
 
     __slots__ = ("__dict__", "__weakref__", "content", "vpn")
@@ -35,7 +38,9 @@ class TextPage:
 
     @cached_property
     def name(self) -> int:
-        """16 bytes of a hash of where it is and what it holds; 0 for one that is not there."""
+        """A number of 16 bytes that names the page by its place and its content; 0 for a page that
+        is not there.
+        """
         if not self.content:
             return 0
         return int.from_bytes(
@@ -53,7 +58,7 @@ class TextGroup:
 
     @cached_property
     def name(self) -> int:
-        """Sum of the pages' names."""
+        """The sum of the pages' names."""
         return sum(page.name for page in self.pages)
 
 
@@ -67,16 +72,18 @@ class TextVersion:
 
     @property
     def name(self) -> int:
-        """The same for the same pages, in whatever order the store got them, in every process."""
+        """A number of 16 bytes that names the version by its pages: the same in every process, in
+        whatever order the store got them.
+        """
         return sum(group.name for group in self.groups) % (1 << 128)
 
     @property
     def extent(self) -> int:
-        """Number of pages; a store's versions of later moments never have fewer."""
+        """The number of pages; a later version of a store never has fewer."""
         return _GROUP * (len(self.groups) - 1) + len(self.groups[-1].pages) if self.groups else 0
 
     def changes_from(self, other: TextVersion | None) -> Iterator[TextPage]:
-        """The pages of this version that ``other`` does not have (all of them for None)."""
+        """Yield the pages of this version that ``other`` does not have (all of them for None)."""
         before = () if other is None else other.groups
         for at, group in enumerate(self.groups):
             if at >= len(before):
@@ -88,20 +95,20 @@ class TextVersion:
                         yield page
 
     def lacks(self, other: TextVersion) -> Iterator[TextPage]:
-        """The pages of ``other`` that lie behind the end of this version."""
+        """Yield the pages of ``other`` that lie behind the end of this version."""
         for at, group in enumerate(other.groups):
             have = len(self.groups[at].pages) if at < len(self.groups) else 0
             yield from group.pages[have:]
 
 
 class TextStore:
-    """Makes and interns pages, groups and versions.
+    """Makes pages, groups and versions, of equal content only one each.
 
-    Recent transitions are kept, so that a poke seen before costs a dictionary look-up (and keeps
-    its pages alive).
+    Recent writes are kept with the versions that they lead to, so that a write seen before costs a
+    dictionary look-up. The pages of these versions stay alive.
 
     :param initial: content of each text page, by virtual page number.
-    :param transitions_max: how many recent transitions are kept.
+    :param transitions_max: how many recent writes are kept.
     """
 
     def __init__(self, initial: dict[int, bytes], *, transitions_max: int = 1024) -> None:
@@ -139,8 +146,8 @@ class TextStore:
         return version
 
     def extend(self, version: TextVersion, vpn: int, content: bytes) -> TextVersion:
-        """``version`` with one page more. What other versions have at the places in between is not
-        there in it.
+        """Return ``version`` with one page more. Where other versions have pages in between, it has
+        pages that are not there.
         """
         at = self._index.setdefault(vpn, len(self._index))
         while version.extent < at:
@@ -153,7 +160,7 @@ class TextStore:
         )
 
     def remove(self, version: TextVersion, vpn: int) -> TextVersion:
-        """``version`` without the page ``vpn``."""
+        """Return ``version`` without the page ``vpn``."""
         return self._replace(version, self._index[vpn], self._page(vpn, b""))
 
     def _replace(self, version: TextVersion, at: int, page: TextPage) -> TextVersion:
@@ -171,7 +178,7 @@ class TextStore:
         return self._version((*version.groups[:-1], last))
 
     def covers(self, version: TextVersion, addr: int, size: int) -> bool:
-        """True when all of the ``size`` bytes from ``addr`` are text in ``version``."""
+        """Return whether all of the ``size`` bytes from ``addr`` are text in ``version``."""
         return size > 0 and all(
             self._content(version, vpn)
             for vpn in range(addr // PAGE_SIZE, (addr + size - 1) // PAGE_SIZE + 1)
@@ -186,7 +193,7 @@ class TextStore:
         )
 
     def read(self, version: TextVersion, addr: int, size: int) -> bytes:
-        """``size`` bytes of text in ``version``, ending early where text ends."""
+        """Return ``size`` bytes of text in ``version``, or less where text ends."""
         out = b""
         while size > 0:
             vpn, offset = divmod(addr, PAGE_SIZE)
@@ -200,8 +207,8 @@ class TextStore:
         return out
 
     def write(self, version: TextVersion, addr: int, data: bytes) -> TextVersion:
-        """The version that differs from ``version`` in ``data`` at ``addr``; the caller has checked
-        :meth:`covers`.
+        """Return the version that differs from ``version`` in ``data`` at ``addr``. The caller has
+        looked that this is text (:meth:`covers`).
         """
         key = (version, addr, data)
         known = self._transitions.get(key)
@@ -214,8 +221,8 @@ class TextStore:
         return made
 
     def write_many(self, version: TextVersion, writes: Iterable[tuple[int, bytes]]) -> TextVersion:
-        """The version that differs from ``version`` in all of ``writes`` (address, bytes): each
-        page is made once.
+        """Return the version that differs from ``version`` in all of ``writes`` (address, bytes).
+        Each page is made once.
         """
         contents: dict[int, bytearray] = {}
         for addr, data in writes:

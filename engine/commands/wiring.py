@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from arch_x86.emu.machine import CPUS_MAX
     from arch_x86.emu.sigint import interruptible
     from arch_x86.explore.scenarios.steps import SHOWN
     from arch_x86.explore.x86_setup import X86Setup
-    from arch_x86.images import load_image, parse_stub
+    from arch_x86.images import load_image
     from arch_x86.lab.demo import run_demo
     from arch_x86.lab.inspect import inspect_image
     from arch_x86.lab.jobs import VerifyResult, verify_image
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from arch_x86.lab.verify import parse_sweep
 
 __all__ = (
-    "CPUS_MAX",
     "SHOWN",
     "ExecOptions",
     "RunResult",
@@ -33,7 +31,6 @@ __all__ = (
     "inspect_image",
     "interruptible",
     "load_image",
-    "parse_stub",
     "parse_sweep",
     "run_demo",
     "run_image",
@@ -43,11 +40,10 @@ __all__ = (
 )
 
 _NAMES_OF: Final = {
-    "arch_x86.emu.machine": "CPUS_MAX",
     "arch_x86.emu.sigint": "interruptible",
     "arch_x86.explore.scenarios.steps": "SHOWN",
     "arch_x86.explore.x86_setup": "X86Setup",
-    "arch_x86.images": "load_image parse_stub",
+    "arch_x86.images": "load_image",
     "arch_x86.lab.demo": "run_demo",
     "arch_x86.lab.inspect": "inspect_image",
     "arch_x86.lab.jobs": "VerifyResult verify_image",

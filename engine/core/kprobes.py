@@ -1,7 +1,7 @@
-"""The kprobes core: table, registration, arming, enabling. Answers to kernel/kprobes.c, at
-6274de4984a6 and v6.1.
+"""The kprobes core: the table of probes, registering, enabling and unregistering them. Answers to
+kernel/kprobes.c, at 6274de4984a6 and v6.1.
 
-One object per machine holds what the kernel keeps in statics. Lock order: module_mutex,
+One object per machine holds what the kernel keeps in static variables. Lock order: module_mutex,
 kprobe_mutex, online_cpus, text_mutex.
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from enum import Enum, auto
 
 from engine.arch import Arch
 from engine.control.sync import ControlPlane, Mutex
+from engine.core import module_going
 from engine.core.aggregate import AggrHandlers, nmissed_of
+from engine.core.aggregation import Aggregation
 from engine.core.arming import Arming
 from engine.core.jprobes import Jprobes
 from engine.core.kretprobes import Kretprobes
@@ -23,6 +24,7 @@ from engine.core.optprobes import Optprobes
 from engine.core.profiles import LINUX_2010, Profile
 from engine.core.register_all import register_all
 from engine.core.safety_steps import SafetyStep
+from engine.core.unregistration import Unregistration
 from engine.errors import KprobeError
 from engine.instrument import Instrument
 from engine.jprobe import Jprobe
@@ -35,24 +37,13 @@ __all__ = ("Kprobes",)
 _OFFSET_MASK = (1 << 32) - 1
 
 
-class _Bottom(Enum):
-    """What is left to do for an unregistered probe after the grace period."""
-
-    INDEPENDENT = auto()
-    """It stood alone: free its slot."""
-    LAST_CHILD = auto()
-    """Its aggregator has left the table: free that."""
-    NOTHING = auto()
-    """Others still use the aggregator, or the optimizer will reclaim it."""
-
-
 class Kprobes:
     """All probes of one machine.
 
-    ``kprobes_allow_optimization`` is the sysctl ``kprobes-optimization``, ``kprobes_all_disarmed``
-    the inverse of debugfs ``enabled``.
-
-    :ivar instruments: who is told of what happens (:mod:`engine.instrument`).
+    :ivar kprobe_table: the probe, or the aggregator, at each address.
+    :ivar kprobes_allow_optimization: the sysctl ``kprobes-optimization``.
+    :ivar kprobes_all_disarmed: the inverse of debugfs ``enabled``.
+    :ivar instruments: the observers that are told of what happens (:mod:`engine.instrument`).
     """
 
     def __init__(
@@ -74,6 +65,8 @@ class Kprobes:
         self.optimizer = Optimizer(arch, plane, self, profile)
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)
         self.aggr = AggrHandlers(arch, ends_handled=profile.has(SafetyStep.HANDLED_HIT_ENDS))
+        self.aggregation = Aggregation(arch, self.optprobes, self.aggr, self, profile)
+        self.unregistration = Unregistration(arch, self.optprobes, self, profile)
         self.kretprobes = Kretprobes(self, arch)
         self.jprobes = Jprobes(self, arch)
         arch.attach(self)
@@ -94,8 +87,8 @@ class Kprobes:
 
     @contextmanager
     def locked(self, why: str) -> Generator[None]:
-        """kprobe_mutex for the table, and below it what touching text needs. What is to be armed or
-        disarmed is when they are dropped.
+        """Hold kprobe_mutex for the table, and below it the locks that a change of text needs. What
+        an operation arms and disarms together is written before they are dropped.
         """
         with self._held(why, self.kprobe_mutex, self.online_cpus, self.text_mutex):
             try:
@@ -104,15 +97,15 @@ class Kprobes:
                 self.arming.flush()
 
     def locked_tables(self, why: str) -> AbstractContextManager[None]:
-        """What a pass of the optimizer holds throughout."""
+        """Hold the locks that a pass of the optimizer holds from its start to its end."""
         return self._held(why, self.module_mutex, self.kprobe_mutex)
 
     def locked_text(self, why: str) -> AbstractContextManager[None]:
-        """What touching text needs."""
+        """Hold the locks that a change of text needs."""
         return self._held(why, self.online_cpus, self.text_mutex)
 
     def assert_text_locked(self) -> None:
-        """EngineBug unless the current task holds text_mutex: the text of probes is about to
+        """Raise EngineBug unless the current task holds text_mutex: the text of probes is about to
         change.
         """
         self.text_mutex.assert_held()
@@ -120,21 +113,21 @@ class Kprobes:
     # Look-ups -------------------------------------------------------------------------------------
 
     def get_kprobe(self, addr: int) -> Kprobe | None:
-        """The probe (or aggregator) in the table at ``addr``."""
+        """Return the probe, or the aggregator, in the table at ``addr``; None: there is none."""
         return self.kprobe_table.get(addr)
 
     def get_optimized_kprobe(self, addr: int) -> AggrKprobe | None:
-        """The optimization-ready probe whose replaced bytes hold ``addr`` behind their first, or
-        None.
+        """Return the aggregator with a detour buffer whose replaced bytes hold ``addr`` behind
+        their first byte, or None.
         """
         return self.optprobes.get_optimized_kprobe(addr)
 
     def find_optimized(self, op_id: int) -> AggrKprobe | None:
-        """The aggregator whose detour buffer carries ``op_id``, until it is freed."""
+        """Return the aggregator whose detour buffer carries ``op_id``; None once it is freed."""
         return self.optprobes.by_id.get(op_id)
 
     def kprobes_inc_nmissed_count(self, p: Kprobe) -> None:
-        """Count a miss, on every child of an aggregator."""
+        """Count a miss of ``p``: of an aggregator, on every child."""
         for probe in nmissed_of(p):
             probe.nmissed += 1
             for instrument in self.instruments:
@@ -143,8 +136,10 @@ class Kprobes:
     # Registration ---------------------------------------------------------------------------------
 
     def kprobe_addr(self, p: Kprobe) -> int:
-        """Where ``p`` asks to go. Raises KprobeError: EINVAL (address and symbol both or neither),
-        ENOENT or EINVAL (no such symbol).
+        """Return the address that ``p`` asks for by its fields.
+
+        :raises KprobeError: EINVAL (address and symbol both or neither), ENOENT or EINVAL (no such
+            symbol).
         """
         unknown = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
         offset = p.offset & _OFFSET_MASK if self.profile.offset_is_cut else p.offset
@@ -163,7 +158,7 @@ class Kprobes:
         return self.arch.arch_adjust_kprobe_addr(p.addr + offset)
 
     def on_func_entry(self, addr: int) -> bool:
-        """``addr`` is a function's first byte, or where a probe there goes
+        """Return whether ``addr`` is a function's first byte, or where a probe on that byte goes
         (kprobe_on_func_entry).
         """
         found = self.kallsyms.lookup(addr)
@@ -172,8 +167,8 @@ class Kprobes:
         )
 
     def is_registered(self, p: Kprobe) -> bool:
-        """``p`` itself is registered now, as an entry of the table or as a child of one
-        (__get_valid_kprobe).
+        """Return whether ``p`` itself is registered now, as an entry of the table or as a child of
+        one (__get_valid_kprobe).
         """
         if p.addr is None:
             return False
@@ -200,18 +195,18 @@ class Kprobes:
             self._tell_registered(p)
 
     def _check(self, p: Kprobe) -> None:
-        """Refuse what can be refused without a look at the text, which others may be writing, and
-        make ``p`` a fresh probe.
+        """Refuse ``p`` where that needs no look at the text, which others may be writing; else set
+        its fields as those of a probe that is not registered yet.
         """
         if p.fault_handler is not None and not self.profile.fault_handlers:
             raise KprobeError(errno.EINVAL, "fault_handler: not there any more since v5.14")
         if p.break_handler is not None and not self.profile.jprobes:
             raise KprobeError(errno.EINVAL, "break_handler: not there any more since v4.19")
-        # by the address that it has, for the better word: with a symbol that address is refused
-        # below
+        # Look by the address that the probe has, since it makes the better message: a probe with a
+        # symbol is refused below for having an address, too.
         self._refuse_registered(p)
         p.addr = addr = self.kprobe_addr(p)
-        # by the place that it names: the caller may have cleared its address
+        # Look by the address that the probe names, since the caller may have cleared its address.
         self._refuse_registered(p)
         p.offset = p.offset if p.symbol_name is not None else 0
         p.flags = p.given = p.flags & KprobeFlag.DISABLED
@@ -224,7 +219,7 @@ class Kprobes:
             raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
 
     def _register(self, p: Kprobe) -> None:
-        """With the locks held."""
+        """Put a checked probe in place and arm it, with the locks held."""
         addr = p.at
         if self.profile.marks_entries and self.on_func_entry(addr):
             p.flags |= KprobeFlag.ON_FUNC_ENTRY
@@ -232,16 +227,16 @@ class Kprobes:
             p.flags |= KprobeFlag.FTRACE
         old = self.get_kprobe(addr)
         if old is not None:
-            self._register_aggr_kprobe(old, p)
+            self.aggregation.register_aggr_kprobe(old, p)
             return
         self.arch.arch_prepare_kprobe(p)
         self.kprobe_table[addr] = p
         if not self.kprobes_all_disarmed and not p.disabled:
             self.optprobes.arm_kprobe(p)
-        self._try_to_optimize_kprobe(p)
+        self.aggregation.try_to_optimize_kprobe(p)
 
     def register_locked(self, p: Kprobe) -> None:
-        """:meth:`register_kprobe` of one of several, with the locks held."""
+        """Register one of several probes as :meth:`register_kprobe` does, with the locks held."""
         self._check(p)
         self._register(p)
         self._tell_registered(p)
@@ -262,144 +257,12 @@ class Kprobes:
         else:
             register_all(ps, self.register_kprobe, self.unregister_kprobes)
 
-    # Aggregation ----------------------------------------------------------------------------------
-
-    def _init_aggr_kprobe(self, ap: AggrKprobe, p: Kprobe) -> None:
-        """``ap`` takes the place of ``p`` in the table and ``p`` becomes its first child."""
-        ap.ainsn = p.ainsn
-        ap.flags = p.flags & ~KprobeFlag.OPTIMIZED
-        ap.pre_handler = self.aggr.pre_handler
-        ap.fault_handler = self.aggr.fault_handler
-        if p.post_handler is not None and not p.gone:
-            ap.post_handler = self.aggr.post_handler
-        if p.break_handler is not None and not p.gone:
-            ap.break_handler = self.aggr.break_handler
-        ap.children = [p]
-        p.parent = ap
-        self.kprobe_table[p.at] = ap
-
-    def _try_to_optimize_kprobe(self, p: Kprobe) -> None:
-        """Make an aggregator of a first probe, if its address can be optimized."""
-        if p.ftrace:
-            return
-        ap = self.optprobes.alloc_aggr_kprobe(p)
-        if not ap.optready:
-            return
-        self._init_aggr_kprobe(ap, p)
-        self.optprobes.optimize_kprobe(ap)
-
-    def _register_aggr_kprobe(self, old: Kprobe, p: Kprobe) -> None:
-        """A second or later probe at an address."""
-        if isinstance(old, AggrKprobe):
-            ap = old
-            if ap.unused:
-                self._reuse_unused_kprobe(ap, p)
-        else:
-            ap = self.optprobes.alloc_aggr_kprobe(old)
-            self._init_aggr_kprobe(ap, old)
-        if ap.gone:
-            # Its code was removed, and its slot with it; now there is code again.
-            self.arch.arch_prepare_kprobe(ap)
-            self.optprobes.prepare_optimized_kprobe(ap)
-            ap.flags = ap.flags & ~KprobeFlag.GONE | KprobeFlag.DISABLED
-        p.ainsn = ap.ainsn
-        if p.post_handler is not None or p.break_handler is not None:
-            self.optprobes.unoptimize_kprobe(ap, force=True)
-        if p.break_handler is None:
-            ap.children.insert(0, p)
-        elif ap.break_handler is None:
-            ap.children.append(p)
-            ap.break_handler = self.aggr.break_handler
-        else:
-            raise KprobeError(
-                errno.EEXIST, f"{p!r}: one with a break_handler is there already, and two can't be"
-            )
-        p.parent = ap
-        if p.post_handler is not None:
-            ap.post_handler = self.aggr.post_handler
-        if ap.disabled and not p.disabled:
-            ap.flags &= ~KprobeFlag.DISABLED
-            if not self.kprobes_all_disarmed:
-                self.optprobes.arm_kprobe(ap)
-
-    def _reuse_unused_kprobe(self, ap: AggrKprobe, p: Kprobe) -> None:
-        """The last user of ``ap`` is gone and the optimizer has not come yet: its jump still
-        stands.
-        """
-        if not self.profile.rescues_unused:
-            raise KprobeError(
-                errno.EBUSY, f"{ap!r} is unused and about to be reclaimed; wait for the optimizer"
-            )
-        if not ap.optready:
-            raise KprobeError(errno.EINVAL, f"{ap!r} is unused, and was not optimized")
-        if p.disabled and not self.profile.rescue_enables:
-            return  # a disabled probe's: the optimizer goes on undoing its jump
-        ap.flags &= ~KprobeFlag.DISABLED
-        self.optprobes.optimize_kprobe(ap)
-
     # Unregistration -------------------------------------------------------------------------------
 
-    def _unregister_tops(self, ps: Iterable[Kprobe]) -> list[tuple[Kprobe, _Bottom]]:
-        """Take out of service which of ``ps`` are registered."""
-        gone: dict[Kprobe, _Bottom] = {}
-        for group in self.arming.groups(ps):
-            entries: dict[Kprobe, Kprobe] = {}
-            for p in group:
-                if p in gone or p in entries:
-                    continue
-                entry = self._disable(p)
-                if entry is None:
-                    p.addr = None
-                else:
-                    entries[p] = entry
-            self.arming.flush()  # who hits a breakpoint that still stands has to find its probe
-            for p, entry in entries.items():
-                gone[p] = self._unregister_top(p, entry)
-        return list(gone.items())
-
-    def _unregister_top(self, p: Kprobe, entry: Kprobe) -> _Bottom:
-        """Take the disabled ``p`` out of ``entry``, or that out of the table."""
-        if not isinstance(entry, AggrKprobe):
-            del self.kprobe_table[entry.at]
-            return _Bottom.INDEPENDENT
-        if len(entry.children) == 1 and entry.disarmed:
-            del self.kprobe_table[entry.at]
-            return _Bottom.LAST_CHILD
-        # Others remain, or the jump is still being undone: the optimizer will reclaim the
-        # aggregator.
-        if p.break_handler is not None and not p.gone:
-            entry.break_handler = None
-        # One that is made of ftrace keeps it: the kernel tells by it which of two sets of functions
-        # it is in (5dd7caf0bdc5).
-        posts = entry.ftrace or any(
-            child.post_handler for child in entry.children if child is not p
-        )
-        if p.post_handler is not None and not p.gone and not posts:
-            entry.post_handler = None
-        entry.children.remove(p)
-        if not entry.disabled and not self.kprobes_all_disarmed:
-            self.optprobes.optimize_kprobe(entry)
-        return _Bottom.NOTHING
-
-    def _unregister_bottom(self, p: Kprobe, bottom: _Bottom) -> None:
-        """After the grace period: nobody runs a handler of ``p`` any more."""
-        parent = p.parent
-        match bottom:
-            case _Bottom.INDEPENDENT:
-                self.arch.arch_remove_kprobe(p)
-            case _Bottom.LAST_CHILD:
-                assert parent is not None
-                parent.children.clear()
-                self.optprobes.free_aggr_kprobe(parent)
-            case _Bottom.NOTHING:
-                pass
-        p.parent = None
-        p.ainsn = None
-        if self.profile.gives_flags_back:
-            p.flags = p.given
-
     def unregister_kprobe(self, p: Kprobe) -> bool:
-        """:meth:`unregister_kprobes` of one."""
+        """Take one probe out of service (:meth:`unregister_kprobes`). Returns whether it was
+        registered.
+        """
         return self.unregister_kprobes([p]) == 1
 
     def unregister_kprobes(
@@ -410,14 +273,15 @@ class Kprobes:
 
         A jump is undone later, by the optimizer. A probe that is not registered changes nothing. As
         in the kernel ``addr`` of an unregistered probe stays set: clear it before a probe that
-        names a symbol is registered again, or it is refused. So does the flag DISABLED, with which
-        it comes back disabled; in ``next`` its ``flags`` are those that it was registered with.
+        names a symbol is registered again, or it is refused. The flag DISABLED stays set, too, and
+        the probe is disabled when it is registered again; in ``next`` its ``flags`` become those
+        that it was registered with.
 
         :param disarmed: called with the locks held, before the grace period.
         :returns: how many were registered.
         """
         with self.locked("unregister_kprobes"):
-            gone = self._unregister_tops(ps)
+            gone = self.unregistration.unregister_tops(ps)
             if disarmed is not None:
                 disarmed()
         if not gone:
@@ -430,7 +294,7 @@ class Kprobes:
             )
             wait("unregister_kprobes")
         for p, bottom in gone:
-            self._unregister_bottom(p, bottom)
+            self.unregistration.unregister_bottom(p, bottom)
             for instrument in self.instruments:
                 instrument.unregistered(p)
         return len(gone)
@@ -445,13 +309,15 @@ class Kprobes:
         self.optprobes.free_aggr_kprobe(op)
 
     def reoptimize_neighbours(self, addr: int) -> None:
-        """A probe at ``addr`` has gone, text and all: optimize those whose replaced bytes it lay
-        in, if nothing else hinders that.
+        """Optimize the probes in whose replaced bytes ``addr`` lies, if nothing else hinders that:
+        the probe there has gone, and its breakpoint or jump with it.
         """
         self.optprobes.reoptimize_neighbours(addr)
 
     def wait_for_kprobe_optimizer(self) -> None:
-        """Until both lists are empty and no pass is scheduled or under way."""
+        """Wait until both lists of the optimizer are empty and no pass is scheduled or under
+        way.
+        """
         self.optimizer.wait()
 
     # Return and jumper probes ---------------------------------------------------------------------
@@ -490,46 +356,25 @@ class Kprobes:
 
     # Code that goes away --------------------------------------------------------------------------
 
-    def kill_kprobe(self, entry: Kprobe) -> None:
-        """The code under a table's entry is gone: so are the probes there, their slot and detour
-        buffer. The text is not touched, but by ftrace, which takes its call away.
-        """
-        self.kprobe_mutex.assert_held()
-        if entry.ftrace and not entry.disabled and not self.kprobes_all_disarmed:
-            self.arming.disarm(entry)
-            self.arming.flush()
-        entry.flags |= KprobeFlag.GONE
-        if isinstance(entry, AggrKprobe):
-            for child in entry.children:
-                child.flags |= KprobeFlag.GONE
-            entry.post_handler = entry.break_handler = None
-            self.optprobes.kill_optimized_kprobe(entry)
-        self.arch.arch_remove_kprobe(entry)
-
     def kprobes_module_going(self, start: int, size: int) -> int:
-        """The ``size`` bytes of text at ``start`` are about to be freed (kprobes_module_callback).
+        """Take the probes out of use in the ``size`` bytes of text at ``start``, which are about to
+        be freed (kprobes_module_callback).
 
-        Nobody may be executing them. The probes in them stay registered, as GONE, until they are
+        No CPU may be executing them. The probes stay registered, as GONE, until they are
         unregistered; when the code is there again, a probe registered at their address gets a slot
         of its own.
 
         :returns: how many addresses had a probe.
         """
-        with self.locked("module going"):
-            entries = [
-                p
-                for addr, p in self.kprobe_table.items()
-                if start <= addr < start + size and not p.gone
-            ]
-            for entry in entries:
-                self.kill_kprobe(entry)
-        return len(entries)
+        return module_going.kprobes_module_going(self, start, size)
 
     # Enabling -------------------------------------------------------------------------------------
 
-    def _disable(self, p: Kprobe) -> Kprobe | None:
-        """Disable ``p`` and, with its last live child, the aggregator. Returns the table's entry,
-        None when not registered.
+    def disable_locked(self, p: Kprobe) -> Kprobe | None:
+        """Disable ``p`` and, with its last live child, the aggregator, with the locks held
+        (__disable_kprobe).
+
+        :returns: the table's entry; None when ``p`` is not registered.
         """
         if not self.is_registered(p):
             return None
@@ -542,8 +387,8 @@ class Kprobes:
             isinstance(entry, AggrKprobe) and all(child.disabled for child in entry.children)
         ):
             disarmed = False
-            # While all are disarmed, or under a disabled aggregator, there is no breakpoint to take
-            # away.
+            # There is no breakpoint to take away while all probes are disarmed, or the aggregator
+            # is disabled.
             armed = not self.kprobes_all_disarmed and not entry.disabled
             if armed or not self.profile.has(SafetyStep.DISARM_ARMED_ONLY):
                 disarmed = self.optprobes.disarm_kprobe(entry)
@@ -560,7 +405,7 @@ class Kprobes:
         :raises KprobeError: EINVAL when it is not registered.
         """
         with self.locked("disable_kprobe"):
-            if self._disable(p) is None:
+            if self.disable_locked(p) is None:
                 raise KprobeError(errno.EINVAL, f"{p!r} is not registered")
 
     def enable_kprobe(self, p: Kprobe) -> None:

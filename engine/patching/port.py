@@ -256,6 +256,10 @@ class TextPort(Protocol):
         """
         ...
 
+    def require_shown(self, version: TextVersion) -> None:
+        """Raise EngineBug unless all vCPUs fetch ``version``."""
+        ...
+
     def fetched(self, cpu: int, addr: int, size: int) -> bytes:
         """What the vCPU would fetch there."""
         ...
@@ -335,6 +339,10 @@ class MemoryPort(Protocol):
 
     def restore(self, saved: Any) -> None:
         """Go back; ``saved`` stays good."""
+        ...
+
+    def require_restored(self, saved: Any) -> None:
+        """Raise EngineBug unless each vCPU stands where it stood in ``saved``."""
         ...
 
     def release(self, saved: Any) -> None:

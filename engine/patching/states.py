@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Any
 
 from engine.control.stepped_plane import MachineWait
+from engine.errors import EngineBug
 from engine.patching.choices import Choices
 from engine.patching.control_steps import ControlSteps
 from engine.patching.control_tree import ControlNode
@@ -20,7 +21,10 @@ __all__ = ("SavedState", "States")
 
 
 class SavedState:
-    """A state to go back to."""
+    """A state to go back to.
+
+    :ivar released: its room may be in use for another state.
+    """
 
     __slots__ = (
         "actor",
@@ -29,12 +33,14 @@ class SavedState:
         "made",
         "node",
         "open_calls",
+        "released",
         "trace",
         "vcpus",
         "waits",
     )
 
     machine: Any
+    released: bool
     vcpus: list[tuple[Any, ...]]
     waits: dict[int, tuple[MachineWait, frozenset[int]]]
     node: ControlNode
@@ -69,6 +75,7 @@ class States:
         self._tasks = tasks
         self._memory = now.port.memory
         self._cpus = now.port.cpus
+        self._text = now.port.text
         self._start = self._memory.save()
 
     def reset(self, root: ControlNode) -> None:
@@ -86,6 +93,7 @@ class States:
         """The present state."""
         now, saved = self._now, SavedState()
         saved.machine = self._memory.save()
+        saved.released = False
         saved.vcpus = [vcpu.save() for vcpu in now.vcpus]
         saved.waits = self._waits.left.copy()
         saved.node, saved.actor, saved.trace, saved.made, saved.open_calls = (
@@ -99,7 +107,12 @@ class States:
         return saved
 
     def restore(self, state: SavedState) -> None:
-        """Go back."""
+        """Go back to ``state``.
+
+        :raises EngineBug: it was released, or the machine does not stand where it stood then.
+        """
+        if state.released:
+            raise EngineBug("a state was gone back to whose room may be in use for another one")
         now = self._now
         self._memory.restore(state.machine)
         for vcpu, saved in zip(now.vcpus, state.vcpus, strict=True):
@@ -113,9 +126,12 @@ class States:
         )
         self._judge.restore(state.judge)
         self._steps.show(state.node)
+        self._memory.require_restored(state.machine)
+        self._text.require_shown(state.node.version)
 
     def release(self, state: SavedState) -> None:
         """``state`` is not needed any more."""
+        state.released = True
         self._memory.release(state.machine)
 
     def key(self) -> int:

@@ -387,7 +387,7 @@ class TestProcess:
         script.write_text("reg 0 f+0\ncall f x1\n")
         argv = [{"IMAGE": str(image), "SCRIPT": str(script)}.get(word, word) for word in words]
         began: list[float] = []
-        emu_start = uc_module._emu_start
+        emu_start = uc_module.emu_start
 
         def start(handle, rip, until, timeout, count):
             if count >= 100_000 and not began:
@@ -398,7 +398,7 @@ class TestProcess:
             return emu_start(handle, rip, until, timeout, count)
 
         killers: list[subprocess.Popen[bytes]] = []
-        monkeypatch.setattr(uc_module, "_emu_start", start)
+        monkeypatch.setattr(uc_module, "emu_start", start)
         status, _, err = run(capsys, *argv, "--max-instructions", "2000000000")
         took = time.monotonic() - began[0]
         killers[0].wait()
@@ -421,11 +421,11 @@ class TestProcess:
             time.sleep(5)
 
         rig.call()
-        rig.machine.cpus[0].uc.record_loads(seen)
+        rig.machine.cpus[0].uc.hooks.record_loads(seen)
         with interruptible(), pytest.raises(KeyboardInterrupt):
             runs()
         assert told
-        rig.machine.cpus[0].uc.stop_recording()
+        rig.machine.cpus[0].uc.hooks.stop_recording()
 
     def test_ctrl_c_in_a_finalizer_whose_exceptions_are_lost_comes_behind_it(self):
         class Dead:

@@ -517,7 +517,7 @@ class TestSnapshots:
     def test_x87_starts_as_after_fninit_and_its_state_is_readable(self, rig):
         r = rig("fnstcw [rsp - 8]; movzx eax, word ptr [rsp - 8]; fld1; ret")
         assert r.call() == 0x37F
-        state = r.machine.cpus[0].uc.fpu_state()
+        state = r.machine.cpus[0].uc.extended.fpu_state()
         assert state[16 * 7 : 16 * 7 + 10] == bytes.fromhex("0000000000000080ff3f")
         assert state[16 * 9 : 16 * 9 + 2] == bytes.fromhex("0038")  # TOP is 7
 
@@ -527,7 +527,7 @@ class TestSnapshots:
         snap = r.machine.snapshot()
         r.call(12)
         r.machine.restore(snap)
-        assert r.machine.cpus[0].uc.vector_state()[80:88] == struct.pack("<Q", 11)
+        assert r.machine.cpus[0].uc.extended.vector_state()[80:88] == struct.pack("<Q", 11)
 
 
 class TestText:

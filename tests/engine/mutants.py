@@ -47,19 +47,19 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a post_handler that joins does not force the jump back",
-        "engine/core/kprobes.py",
-        "            self.optprobes.unoptimize_kprobe(ap, force=True)",
+        "engine/core/aggregation.py",
+        "            self._optprobes.unoptimize_kprobe(ap, force=True)",
         "            pass",
     ),
     Mutant(
         "the last post_handler goes and the aggregator keeps its own",
-        "engine/core/kprobes.py",
+        "engine/core/unregistration.py",
         "            entry.post_handler = None\n        entry.children",
         "            pass\n        entry.children",
     ),
     Mutant(
         "the newest probe runs last",
-        "engine/core/kprobes.py",
+        "engine/core/aggregation.py",
         "ap.children.insert(0, p)",
         "ap.children.append(p)",
     ),
@@ -141,8 +141,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "next: a disabled probe that takes over a dying one enables it",
-        "engine/core/kprobes.py",
-        "if p.disabled and not self.profile.rescue_enables:",
+        "engine/core/aggregation.py",
+        "if p.disabled and not self._profile.rescue_enables:",
         "if False:",
     ),
     Mutant(

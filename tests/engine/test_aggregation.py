@@ -103,7 +103,7 @@ class TestAnEntryBecomesAnAggregator:
         )
         assert state(bench, RET).text == text
         p.flags |= OPTIMIZED
-        bench.kprobes._init_aggr_kprobe(ap, p)
+        bench.kprobes.aggregation.init_aggr_kprobe(ap, p)
         assert ap.flags == flags
 
     def test_and_stays_one_until_its_last_child_goes(self, bench):

@@ -12,6 +12,7 @@ import pytest
 
 from arch_x86.lab.bench import Workbench
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
+from engine.core.module_going import kill_kprobe
 from engine.core.profiles import PROFILES
 from engine.errors import Deadlock, EngineBug
 from engine.kprobe import Kprobe, KprobeFlag, Method
@@ -122,7 +123,7 @@ def test_code_is_marked_gone_under_kprobe_mutex_only(bench):
     p = Kprobe(symbol_name="f")
     bench.kprobes.register_kprobe(p)
     with pytest.raises(EngineBug, match="kprobe_mutex"):
-        bench.kprobes.kill_kprobe(bench.kprobes.get_kprobe(p.at))
+        kill_kprobe(bench.kprobes, bench.kprobes.get_kprobe(p.at))
     assert not p.gone
 
 

@@ -70,10 +70,11 @@ def test_the_lines_that_run_are_seen_in_control_tasks_too(pool):
     from engine.patching.search_options import Search
     from tests.explore.experiments import check, experiment_of
 
-    name = "engine/core/kprobes.py"
-    source = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    with LineLog({name: range(1, len(source))}) as log:
+    names = ("engine/core/kprobes.py", "engine/core/unregistration.py")
+    source = {name: (ROOT / name).read_text(encoding="utf-8").splitlines() for name in names}
+    with LineLog({name: range(1, len(source[name])) for name in names}) as log:
         check(experiment_of(stepped, LINUX_2010), Search(preemptions=0), pool=pool)
-    run = {source[line - 1].strip() for line in log.lines()[name]}
+    run = {source[name][line - 1].strip() for name in names for line in log.lines()[name]}
     assert "self.arch.arch_prepare_kprobe(p)" in run  # register_kprobe() runs it, on a greenlet
-    assert "return _Bottom.LAST_CHILD" not in run
+    assert "return Bottom.INDEPENDENT" in run
+    assert "return Bottom.LAST_CHILD" not in run

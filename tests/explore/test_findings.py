@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from arch_x86.explore.scenarios.code_goes_away import joined_while_disarming
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
-from arch_x86.explore.scenarios.load import joined_while_disarming
 from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.core.ablation import without
 from engine.core.profiles import profile_named

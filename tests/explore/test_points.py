@@ -248,7 +248,7 @@ def test_states_that_differ_in_a_register_stack_x87_or_flags_of_a_call_are_two(p
                 uc.gpr[16] ^= 1
                 uc.store()
             else:
-                uc.reset_floating_point()
+                uc.extended.reset()
             names.add(system.key())
         system.restore(here)
         assert system.key() == first

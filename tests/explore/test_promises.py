@@ -22,12 +22,14 @@ from arch_x86.probes.stepping import Int3Stepping, TrapFlagStepping
 from engine.core import global_switches
 from engine.core.ablation import without
 from engine.core.aggregate import AggrHandlers
+from engine.core.aggregation import Aggregation
 from engine.core.kprobes import Kprobes
 from engine.core.kretprobes import Kretprobes
 from engine.core.optimizer import Optimizer
 from engine.core.optprobes import Optprobes
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.core.transitions import ClearedAtOnce
+from engine.core.unregistration import Unregistration
 from engine.hit import HitPhase
 from engine.kprobe import AggrKprobe, KprobeFlag, KprobeStatus, Queue
 from engine.patching.expectations import Life
@@ -206,8 +208,8 @@ def posts_of_all(_aggr, p, regs, flags):
         child.post_handler(child, regs, flags)
 
 
-def oldest_first(core, old, p, real=Kprobes._register_aggr_kprobe):
-    real(core, old, p)
+def oldest_first(aggregation, old, p, real=Aggregation.register_aggr_kprobe):
+    real(aggregation, old, p)
     p.parent.children.reverse()
 
 
@@ -248,14 +250,14 @@ def leaves_it_disabled(core, p, real=Kprobes.enable_kprobe):
     core.kprobe_table[p.at].flags |= KprobeFlag.DISABLED
 
 
-def leaves_it_in_the_table(core, p, entry, real=Kprobes._unregister_top):
-    bottom = real(core, p, entry)
-    core.kprobe_table[entry.at] = entry
+def leaves_it_in_the_table(unregistration, p, entry, real=Unregistration.unregister_top):
+    bottom = real(unregistration, p, entry)
+    unregistration._host.kprobe_table[entry.at] = entry
     return bottom
 
 
-def forgets_a_parent(core, old, p, real=Kprobes._register_aggr_kprobe):
-    real(core, old, p)
+def forgets_a_parent(aggregation, old, p, real=Aggregation.register_aggr_kprobe):
+    real(aggregation, old, p)
     p.parent = None
 
 
@@ -317,8 +319,8 @@ def oldest_call_first(self, regs, frame, real=Kretprobes.trampoline_handler):
     return real(self, regs, frame)
 
 
-def keeps_it_disabled(core, ap, _p):
-    core.optprobes.optimize_kprobe(ap)
+def keeps_it_disabled(aggregation, ap, _p):
+    aggregation._optprobes.optimize_kprobe(ap)
 
 
 def always(*_args):
@@ -423,15 +425,15 @@ FAULTS = {
         "1 calls of the post_handler",
     ),
     "handlers run oldest first, behind a breakpoint": Fault(
-        Kprobes,
-        "_register_aggr_kprobe",
+        Aggregation,
+        "register_aggr_kprobe",
         oldest_first,
         lambda k: two_at_once(k, NO_ROOM),
         EXTRA,
         "not newest first",
     ),
     "handlers run oldest first, behind a jump": Fault(
-        Kprobes, "_register_aggr_kprobe", oldest_first, two_at_once, EXTRA, "not newest first"
+        Aggregation, "register_aggr_kprobe", oldest_first, two_at_once, EXTRA, "not newest first"
     ),
     "kprobes-optimization=0 does not wait": Fault(
         CONTROL,
@@ -483,8 +485,8 @@ FAULTS = {
         "is enabled, and its entry of the table is not",
     ),
     "unregistering leaves the table as it was": Fault(
-        Kprobes,
-        "_unregister_top",
+        Unregistration,
+        "unregister_top",
         leaves_it_in_the_table,
         lambda k: in_and_out(k, STEPPED),
         BROKEN,
@@ -510,8 +512,8 @@ FAULTS = {
         "still in use are 1 detour buffers",
     ),
     "a child does not know its aggregator": Fault(
-        Kprobes,
-        "_register_aggr_kprobe",
+        Aggregation,
+        "register_aggr_kprobe",
         forgets_a_parent,
         two_at_once,
         BROKEN,
@@ -534,7 +536,7 @@ FAULTS = {
         "may be optimized, all is settled",
     ),
     "6.1: who takes over an aggregator leaves it disabled": Fault(
-        Kprobes,
+        Aggregation,
         "_reuse_unused_kprobe",
         keeps_it_disabled,
         takes_over,

@@ -10,7 +10,7 @@ import pytest
 
 from arch_x86.explore.scenario import Scenario, load_scenarios
 from arch_x86.explore.scenario import scenario as make_scenario
-from arch_x86.explore.scenarios import life, load
+from arch_x86.explore.scenarios import code_goes_away, life, two_tasks
 from arch_x86.explore.scenarios.batches import BATCHES, dying_behind_a_batch, two_batches
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
@@ -38,7 +38,7 @@ LOADED = [
     (one, name)
     for one in LOAD
     for name in one.profiles
-    if one is not load.neighbours or name == "linux-2010"
+    if one is not two_tasks.neighbours or name == "linux-2010"
 ]
 # Two control tasks in 6.1 and next take half a minute: `make sound` has those of life.py, and `make
 # mutants` the neighbours.
@@ -191,7 +191,7 @@ class TestFinds:
         """The pass that undoes the jump takes the breakpoint away for disabled aggregators only,
         and this one is enabled again.
         """
-        case = experiment_of(load.joined_while_disarming, without(LINUX_6_1, frozenset()))
+        case = experiment_of(code_goes_away.joined_while_disarming, without(LINUX_6_1, frozenset()))
         segments = segments_from("c0*5,c2*14,c0*7,c1*3,c2*11,c0*5,c1")
         violation, _ = replay_experiment(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None

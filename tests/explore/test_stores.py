@@ -19,7 +19,7 @@ from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.images import TOY
 from engine.commands.cli import main
 from engine.control.stepped_plane import SteppedPlane
-from engine.core.kprobes import Kprobes
+from engine.core.aggregation import Aggregation
 from engine.core.profiles import LINUX_6_1, LINUX_2010, Profile
 from engine.errors import InputError
 from engine.kprobe import AggrKprobe, Kprobe, KprobeFlag, Queue
@@ -55,14 +55,14 @@ def case_of(one, profile: Profile, points: str) -> Experiment:
 @pytest.fixture
 def early_aggregator(monkeypatch):
     """The fault: a CPU can find an aggregator without children."""
-    init = Kprobes._init_aggr_kprobe
+    init = Aggregation.init_aggr_kprobe
 
-    def planted(core: Kprobes, ap: AggrKprobe, p: Kprobe) -> None:
-        ap.pre_handler, ap.ainsn = core.aggr.pre_handler, p.ainsn
-        core.kprobe_table[p.at] = ap
-        init(core, ap, p)
+    def planted(aggregation: Aggregation, ap: AggrKprobe, p: Kprobe) -> None:
+        ap.pre_handler, ap.ainsn = aggregation._handlers.pre_handler, p.ainsn
+        aggregation._host.kprobe_table[p.at] = ap
+        init(aggregation, ap, p)
 
-    monkeypatch.setattr(Kprobes, "_init_aggr_kprobe", planted)
+    monkeypatch.setattr(Aggregation, "init_aggr_kprobe", planted)
 
 
 @pytest.mark.parametrize(

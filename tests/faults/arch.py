@@ -25,6 +25,7 @@ _OPTIMIZE, _EMULATION, _SINGLESTEP = (
 )
 _RECOVER, _KRETPROBE = "arch_x86/probes/recover.py", "arch_x86/probes/kretprobe.py"
 _SITES, _JUMP = "arch_x86/probes/optimized_sites.py", "arch_x86/probes/optimized_hit.py"
+_PLAIN: Final = "arch_x86/probes/plain_sites.py"
 
 _BUFFERS: Final = (
     Fault(
@@ -78,7 +79,7 @@ _BUFFERS: Final = (
     ),
     Fault(
         "next: a boosted hit runs the copy that ends in int3",
-        _ARCH,
+        _PLAIN,
         "places[-1][0] if boostable",
         "places[0][0] if boostable",
         Kind.COPY,

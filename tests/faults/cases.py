@@ -32,7 +32,7 @@ _LISTS: Final = (
     ("life", "nmi_stepped"),
     ("history", "HISTORY"),
     ("load", "LOAD"),
-    ("load", "joined_while_disarming"),
+    ("code_goes_away", "joined_while_disarming"),
     ("batches", "BATCHES"),
 )
 _UNSOUND: Final = frozenset(

@@ -8,6 +8,11 @@ from tests.faults.fault import Fault, Kind
 
 __all__ = ("CORE",)
 
+_AGGREGATION, _UNREGISTRATION, _GOING = (
+    "engine/core/aggregation.py",
+    "engine/core/unregistration.py",
+    "engine/core/module_going.py",
+)
 _KPROBES, _AGGREGATE, _SWITCHES = (
     "engine/core/kprobes.py",
     "engine/core/aggregate.py",
@@ -44,96 +49,96 @@ _TABLE: Final = (
     ),
     Fault(
         "a first probe is never listed for the optimizer",
-        _KPROBES,
-        "        self._init_aggr_kprobe(ap, p)\n        self.optprobes.optimize_kprobe(ap)",
-        "        self._init_aggr_kprobe(ap, p)",
+        _AGGREGATION,
+        "        self.init_aggr_kprobe(ap, p)\n        self._optprobes.optimize_kprobe(ap)",
+        "        self.init_aggr_kprobe(ap, p)",
         Kind.PROGRESS,
     ),
     Fault(
         "an aggregator does not take over that its first probe is disabled",
-        _KPROBES,
+        _AGGREGATION,
         "        ap.flags = p.flags & ~KprobeFlag.OPTIMIZED",
         "        ap.flags = KprobeFlag(0)",
         Kind.PROMISE,
     ),
     Fault(
         "the newest probe runs last",
-        _KPROBES,
+        _AGGREGATION,
         "ap.children.insert(0, p)",
         "ap.children.append(p)",
         Kind.ORDER,
     ),
     Fault(
         "a post_handler that joins does not force the jump back",
-        _KPROBES,
-        "            self.optprobes.unoptimize_kprobe(ap, force=True)",
+        _AGGREGATION,
+        "            self._optprobes.unoptimize_kprobe(ap, force=True)",
         "            pass",
         Kind.POST,
     ),
     Fault(
         "a post_handler that joins is never called",
-        _KPROBES,
+        _AGGREGATION,
         "        if p.post_handler is not None:\n"
-        "            ap.post_handler = self.aggr.post_handler\n"
+        "            ap.post_handler = self._handlers.post_handler\n"
         "        if ap.disabled",
         "        if ap.disabled",
         Kind.POST,
     ),
     Fault(
         "an enabled probe that joins a disabled aggregator leaves it disabled",
-        _KPROBES,
+        _AGGREGATION,
         "        if ap.disabled and not p.disabled:",
         "        if False:",
         Kind.HITS,
     ),
     Fault(
         "an enabled probe that joins a disabled aggregator does not arm it",
-        _KPROBES,
-        "            if not self.kprobes_all_disarmed:\n"
-        "                self.optprobes.arm_kprobe(ap)",
+        _AGGREGATION,
+        "            if not self._host.kprobes_all_disarmed:\n"
+        "                self._optprobes.arm_kprobe(ap)",
         "            pass",
         Kind.HITS,
     ),
     Fault(
         "joining a disabled aggregator while all are disarmed arms it",
-        _KPROBES,
-        "            if not self.kprobes_all_disarmed:\n"
-        "                self.optprobes.arm_kprobe(ap)",
-        "            self.optprobes.arm_kprobe(ap)",
+        _AGGREGATION,
+        "            if not self._host.kprobes_all_disarmed:\n"
+        "                self._optprobes.arm_kprobe(ap)",
+        "            self._optprobes.arm_kprobe(ap)",
         Kind.PROMISE,
     ),
     Fault(
         "a second probe does not know its aggregator",
-        _KPROBES,
+        _AGGREGATION,
         "        p.parent = ap\n        if p.post",
         "        if p.post",
         Kind.LEAK,
     ),
     Fault(
         "an aggregator that is taken over stays disabled",
-        _KPROBES,
-        "        ap.flags &= ~KprobeFlag.DISABLED\n        self.optprobes.optimize_kprobe(ap)",
-        "        self.optprobes.optimize_kprobe(ap)",
+        _AGGREGATION,
+        "        ap.flags &= ~KprobeFlag.DISABLED\n        self._optprobes.optimize_kprobe(ap)",
+        "        self._optprobes.optimize_kprobe(ap)",
         Kind.PROGRESS,
     ),
     Fault(
         "the jump of an aggregator that is taken over is undone all the same",
-        _KPROBES,
-        "        ap.flags &= ~KprobeFlag.DISABLED\n        self.optprobes.optimize_kprobe(ap)",
+        _AGGREGATION,
+        "        ap.flags &= ~KprobeFlag.DISABLED\n        self._optprobes.optimize_kprobe(ap)",
         "        ap.flags &= ~KprobeFlag.DISABLED",
         Kind.PROGRESS,
     ),
     Fault(
         "an aggregator whose code came back is not prepared anew",
-        _KPROBES,
-        "            self.arch.arch_prepare_kprobe(ap)\n"
-        "            self.optprobes.prepare_optimized_kprobe(ap)",
-        "            self.arch.arch_prepare_kprobe(ap)",
+        _AGGREGATION,
+        "            self._arch.arch_prepare_kprobe(ap)\n"
+        "            self._optprobes.prepare_optimized_kprobe(ap)",
+        "            self._arch.arch_prepare_kprobe(ap)",
         Kind.MODULE,
     ),
     Fault(
         "an aggregator whose code came back counts as armed",
-        _KPROBES,
+        _AGGREGATION,
         "~KprobeFlag.GONE | KprobeFlag.DISABLED",
         "~KprobeFlag.GONE",
         Kind.MODULE,
@@ -149,11 +154,11 @@ _TABLE: Final = (
         "unregistering looks up its entry before it has the lock",
         _KPROBES,
         '        with self.locked("unregister_kprobes"):\n'
-        "            gone = self._unregister_tops(ps)",
+        "            gone = self.unregistration.unregister_tops(ps)",
         "        found = {p: self.kprobe_table[p.at] for p in ps if self.is_registered(p)}\n"
         '        with self.locked("unregister_kprobes"):\n'
-        "            gone = [(p, self._unregister_top(p, entry)) for p, entry in "
-        "found.items() if self._disable(p)]",
+        "            gone = [(p, self.unregistration.unregister_top(p, entry)) for p, entry in "
+        "found.items() if self.disable_locked(p)]",
         Kind.LOCKS,
     ),
     Fault(
@@ -173,66 +178,66 @@ _TABLE: Final = (
     ),
     Fault(
         "the aggregator of the last probe stays in the table",
-        _KPROBES,
-        "            del self.kprobe_table[entry.at]\n            return _Bottom.LAST_CHILD",
-        "            return _Bottom.LAST_CHILD",
+        _UNREGISTRATION,
+        "            del table[entry.at]\n            return Bottom.LAST_CHILD",
+        "            return Bottom.LAST_CHILD",
         Kind.LEAK,
     ),
     Fault(
         "a lone probe stays in the table",
-        _KPROBES,
-        "            del self.kprobe_table[entry.at]\n            return _Bottom.INDEPENDENT",
-        "            return _Bottom.INDEPENDENT",
+        _UNREGISTRATION,
+        "            del table[entry.at]\n            return Bottom.INDEPENDENT",
+        "            return Bottom.INDEPENDENT",
         Kind.LEAK,
     ),
     Fault(
         "the aggregator of the last probe is never freed",
-        _KPROBES,
+        _UNREGISTRATION,
         "                parent.children.clear()\n"
-        "                self.optprobes.free_aggr_kprobe(parent)",
+        "                self._optprobes.free_aggr_kprobe(parent)",
         "                parent.children.clear()",
         Kind.LEAK,
     ),
     Fault(
         "the slot of a lone probe is never freed",
-        _KPROBES,
-        "                self.arch.arch_remove_kprobe(p)\n            case _Bottom.LAST_CHILD",
-        "                pass\n            case _Bottom.LAST_CHILD",
+        _UNREGISTRATION,
+        "                self._arch.arch_remove_kprobe(p)\n            case Bottom.LAST_CHILD",
+        "                pass\n            case Bottom.LAST_CHILD",
         Kind.LEAK,
     ),
     Fault(
         "the last probe of an aggregator is freed while its jump stands",
-        _KPROBES,
+        _UNREGISTRATION,
         "if len(entry.children) == 1 and entry.disarmed:",
         "if len(entry.children) == 1:",
         Kind.FREED,
     ),
     Fault(
         "an unregistered probe stays its aggregator's child",
-        _KPROBES,
+        _UNREGISTRATION,
         "        entry.children.remove(p)\n",
         "",
         Kind.LEAK,
     ),
     Fault(
         "the last post_handler goes and the aggregator keeps its own",
-        _KPROBES,
+        _UNREGISTRATION,
         "            entry.post_handler = None\n        entry.children",
         "            pass\n        entry.children",
         Kind.PROGRESS,
     ),
     Fault(
         "one of two post_handlers goes and the other is not called any more",
-        _KPROBES,
+        _UNREGISTRATION,
         " and not posts:",
         ":",
         Kind.POST,
     ),
     Fault(
         "a probe that could be optimized again when a post_handler has gone is not",
-        _KPROBES,
-        "        if not entry.disabled and not self.kprobes_all_disarmed:\n"
-        "            self.optprobes.optimize_kprobe(entry)\n",
+        _UNREGISTRATION,
+        "        if not entry.disabled and not self._host.kprobes_all_disarmed:\n"
+        "            self._optprobes.optimize_kprobe(entry)\n",
         "",
         Kind.PROGRESS,
     ),
@@ -314,38 +319,38 @@ _TABLE: Final = (
     ),
     Fault(
         "next: a disabled probe that takes over a dying one enables it",
-        _KPROBES,
-        "if p.disabled and not self.profile.rescue_enables:",
+        _AGGREGATION,
+        "if p.disabled and not self._profile.rescue_enables:",
         "if False:",
         Kind.PROMISE,
     ),
     Fault(
         "next: a probe leaves the table before its breakpoint has gone",
-        _KPROBES,
-        "            self.arming.flush()  # who hits",
-        "            # who hits",
+        _UNREGISTRATION,
+        "            self._host.arming.flush()\n            for",
+        "            for",
         Kind.FREED,
     ),
     Fault(
         "a probe on the first byte of code that goes away is forgotten",
-        _KPROBES,
-        "                if start <= addr < start + size and not p.gone",
-        "                if start < addr < start + size and not p.gone",
+        _GOING,
+        "            if start <= addr < start + size and not p.gone",
+        "            if start < addr < start + size and not p.gone",
         Kind.MODULE,
     ),
     Fault(
         "code that goes away takes the aggregator along and not its children",
-        _KPROBES,
-        "                child.flags |= KprobeFlag.GONE",
-        "                pass",
+        _GOING,
+        "            child.flags |= KprobeFlag.GONE",
+        "            pass",
         Kind.MODULE,
     ),
     Fault(
         "code that goes away leaves its slot",
-        _KPROBES,
-        "            self.optprobes.kill_optimized_kprobe(entry)\n"
-        "        self.arch.arch_remove_kprobe(entry)",
-        "            self.optprobes.kill_optimized_kprobe(entry)",
+        _GOING,
+        "        core.optprobes.kill_optimized_kprobe(entry)\n"
+        "    core.arch.arch_remove_kprobe(entry)",
+        "        core.optprobes.kill_optimized_kprobe(entry)",
         Kind.LEAK,
     ),
 )

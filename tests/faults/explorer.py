@@ -37,14 +37,14 @@ EXPLORER: Final = (
     Fault(
         "not part of a state: vector registers",
         _MEMORY,
-        "        digest.update(uc.vector_state())\n",
+        "        digest.update(uc.extended.vector_state())\n",
         "",
         Kind.EXPLORER,
     ),
     Fault(
         "not part of a state: x87 registers",
         _MEMORY,
-        "        digest.update(uc.fpu_state())\n",
+        "        digest.update(uc.extended.fpu_state())\n",
         "",
         Kind.EXPLORER,
     ),

@@ -111,8 +111,8 @@ MACHINE: Final = (
     Fault(
         "6.1: an emulated push overwrites the frame of the breakpoint",
         _STUBS,
-        "        elif int3_gap:",
-        "        elif False:",
+        "            elif int3_gap:",
+        "            elif False:",
         Kind.MACHINE,
     ),
     Fault(

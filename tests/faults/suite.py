@@ -85,6 +85,7 @@ _FIRST: Final[dict[str, tuple[str, ...]]] = {
     "engine/control/sync.py": ("tests/engine/test_locks.py", "tests/explore/test_waits.py", *_CORE),
     "arch_x86/probes/kretprobe.py": _RETURNS,
     "arch_x86/probes/arch.py": (*_COPIES, *_CORE),
+    "arch_x86/probes/plain_sites.py": (*_COPIES, *_CORE),
     "arch_x86/probes/optimized_sites.py": (*_COPIES, *_CORE),
     "arch_x86/probes/copies.py": (*_COPIES, *_CORE),
     "arch_x86/probes/breakpoint.py": (*_HITS, *_MACHINE, *_COPIES),

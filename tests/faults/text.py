@@ -62,6 +62,7 @@ TEXT: Final = (
         '                param.addr, param.data[:1], f"{param.reason}: breakpoint", '
         "SafetyStep.UNOPT_SYNC_1\n"
         "            )\n"
+        "            self._text.require_breakpoint(param.addr, param.reason)\n"
         "            self._write(\n"
         '                param.addr + 1, param.data[1:], f"{param.reason}: tail", '
         "SafetyStep.UNOPT_SYNC_2",

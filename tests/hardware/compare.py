@@ -262,7 +262,7 @@ class Laboratory:
 
     def _vector_differences(self, record: Record) -> set[str]:
         before, after, kinds = self._states[record.state], record.after, set[str]()
-        seen = self.machine.cpus[0].uc.vector_state()
+        seen = self.machine.cpus[0].uc.extended.vector_state()
         for index in range(16):
             want = (
                 bytes.fromhex(after[f"xmm{index}"]) if f"xmm{index}" in after else before.xmm[index]
@@ -281,7 +281,7 @@ class Laboratory:
 
     def _x87_differences(self, record: Record) -> set[str]:
         before, after, kinds = self._states[record.state], record.after, set[str]()
-        seen = self.machine.cpus[0].uc.fpu_state()
+        seen = self.machine.cpus[0].uc.extended.fpu_state()
         fcw, fsw, tags = (struct.unpack_from("<H", seen, 16 * index)[0] for index in (8, 9, 10))
         words = {
             name: int(after[name], 16) if name in after else getattr(before, name)

@@ -19,8 +19,8 @@ from arch_x86.isa.decode import decode
 from arch_x86.lab.jobs import verify_image
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Sweep, Verifier, parse_sweep
-from arch_x86.probes import arch as arch_module
 from arch_x86.probes import optimized_sites as sites_module
+from arch_x86.probes import plain_sites as plain_module
 from arch_x86.probes import stepping as stepping_module
 from arch_x86.probes.optimized_hit import OptimizedHandler
 from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT
@@ -284,9 +284,9 @@ def patched_detour(monkeypatch, change):
 
 def plant_copy_without_rip_fixup(monkeypatch):
     """The slot holds the instruction as it is, so its RIP-relative operand is somewhere else."""
-    original = arch_module.build_slot
+    original = plain_module.build_slot
     monkeypatch.setattr(
-        arch_module,
+        plain_module,
         "build_slot",
         lambda insn, at, boost: insn.raw + original(insn, at, boost)[insn.length :],
     )
@@ -294,7 +294,7 @@ def plant_copy_without_rip_fixup(monkeypatch):
 
 def plant_boost_jump_one_byte_late(monkeypatch):
     """The boosted copy jumps back behind the first byte of the next instruction."""
-    original = arch_module.build_slot
+    original = plain_module.build_slot
 
     def build(insn, at, boost):
         code = bytearray(original(insn, at, boost))
@@ -302,7 +302,7 @@ def plant_boost_jump_one_byte_late(monkeypatch):
             code[insn.length + 1] = (code[insn.length + 1] + 1) & 0xFF
         return bytes(code)
 
-    monkeypatch.setattr(arch_module, "build_slot", build)
+    monkeypatch.setattr(plain_module, "build_slot", build)
 
 
 def plant_return_address_of_the_copy(monkeypatch):

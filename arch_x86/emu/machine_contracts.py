@@ -1,0 +1,98 @@
+"""What the machine asks of the layers above it: of the kprobes layer at a trap, and of whatever
+keeps state that a snapshot has to take along.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from arch_x86.probes.ptregs import PtRegs
+
+__all__ = ("Participant", "TrapHandler")
+
+
+class TrapHandler(Protocol):
+    """Gets the first look at each trap: the kprobes arch layer. A method that answers a trap
+    returns True when the trap was its own.
+    """
+
+    def int3(self, cpu: int, regs: PtRegs) -> bool:
+        """Answer #BP; ``regs.ip`` is behind the int3.
+
+        :raises ReentryError: the kernel stops for good here.
+        """
+        ...
+
+    def debug(self, cpu: int, regs: PtRegs) -> bool:
+        """Answer #DB, which follows a single step."""
+        ...
+
+    def fault(self, cpu: int, regs: PtRegs, vector: int) -> bool:
+        """Answer #DE, #UD, #GP or #PF at ``regs.ip``."""
+        ...
+
+    def original_ip(self, ip: int) -> int:
+        """Return the address of the probed instruction whose slot or detour buffer holds ``ip``;
+        ``ip`` itself where none does.
+        """
+        ...
+
+    def handler_takes_interrupts(self, cpu: int) -> bool:
+        """Return whether the handler that runs on ``cpu`` has IF as the interrupted code has it.
+        Behind a breakpoint IF is clear in a handler.
+        """
+        ...
+
+    def hit_in_progress(self, cpu: int) -> Any:
+        """Return what :meth:`resume_hit` goes back to when a guest function dies that a handler on
+        ``cpu`` calls.
+        """
+        ...
+
+    def resume_hit(self, cpu: int, hit: Any) -> None:
+        """Go back to ``hit`` and forget the hits since."""
+        ...
+
+    def return_trampoline(self, cpu: int, regs: PtRegs) -> bool:
+        """Answer the return of a function with a return probe, with ``regs`` as its caller will
+        have them: put the return address under ``regs.sp``.
+
+        :returns: False: no such call is open.
+        """
+        ...
+
+    def pending_return(self, cpu: int) -> int | None:
+        """Return the address that the innermost open call with a return probe on ``cpu`` will
+        return to; None when none is open.
+        """
+        ...
+
+    def call_died(self, cpu: int) -> None:
+        """The call on ``cpu`` has ended in a fault: no hit is in progress there any more."""
+        ...
+
+    def optimized_callback(self, cpu: int, op_id: int, regs: PtRegs) -> None:
+        """Answer a detour buffer.
+
+        :param op_id: the number that the detour buffer was built with.
+        :param regs: the interrupted registers; ``regs.sp`` is the interrupted stack pointer.
+        """
+        ...
+
+    def ftrace_caller(self, cpu: int, regs: PtRegs) -> None:
+        """Answer ftrace's trampoline, which a probed function has called; ``regs.ip`` is where it
+        will return to.
+        """
+        ...
+
+
+class Participant(Protocol):
+    """Keeps state outside of the machine that a snapshot has to take along."""
+
+    def save_state(self) -> Any:
+        """Return a value from which :meth:`restore_state` can go back."""
+        ...
+
+    def restore_state(self, state: Any) -> None:
+        """Go back to what :meth:`save_state` returned."""
+        ...

@@ -1,0 +1,252 @@
+"""Hooks of a Unicorn instance: what its callbacks tell of a run.
+
+No Python runs inside of a callback but to note what happened and to ask for the run's end
+(``emu_stop``): an exception that is raised there is lost, and greenlets must not be switched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from ctypes import addressof, c_uint64
+from types import FrameType
+from typing import Final, Protocol
+
+from arch_x86.emu.libunicorn import (
+    CODE_CALLBACK,
+    INTR_CALLBACK,
+    MEMORY_CALLBACK,
+    SYSCALL_CALLBACK,
+    emu_stop,
+    hook_add,
+    hook_del,
+    reg_read,
+    uc_const,
+    x86,
+)
+
+__all__ = (
+    "VECTOR_INVALID",
+    "VECTOR_SYSCALL",
+    "VECTOR_WATCH",
+    "CallbackCounter",
+    "HookedRun",
+    "Hooks",
+    "in_callback",
+)
+
+VECTOR_INVALID: Final = 6
+"""The vector of #UD."""
+VECTOR_SYSCALL: Final = 0x100
+"""Pseudo vector of ``syscall`` and ``sysenter``, which Unicorn would silently skip."""
+VECTOR_WATCH: Final = 0x101
+"""Pseudo vector: the next instruction is one of :meth:`Hooks.watch`, and has not been executed."""
+
+_CALLBACK_NAMES: Final = frozenset(
+    {"intr", "syscall", "invalid", "watched", "wrote", "loaded", "began", "tell", "_count_one"}
+)
+
+
+def in_callback(frame: FrameType | None) -> bool:
+    """Return whether ``frame`` is that of a callback from the emulator, where an exception would be
+    lost, or of a function that a callback has called.
+    """
+    while frame is not None and not (
+        frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES
+    ):
+        frame = frame.f_back
+    return frame is not None
+
+
+class HookedRun(Protocol):
+    """What the callbacks read and write of the run that they are called from.
+
+    :ivar vector: the exception that ends the run; None: nothing has happened.
+    :ivar started_at: the address of the run's first instruction, until that has begun; None
+        afterwards.
+    :ivar executed_alone: the address of the instruction that :meth:`UcInstance.start_one
+        <arch_x86.emu.uc.UcInstance.start_one>` executes now, which has been counted before; None
+        outside of it.
+    :ivar patched: the addresses of :meth:`Hooks.trap_at` where something else stands at present.
+    """
+
+    vector: int | None
+    started_at: int | None
+    executed_alone: int | None
+    patched: set[int]
+
+    def flush_translations(self) -> None:
+        """Drop every translated block: those translated before a hook was added do not call it."""
+        ...
+
+
+class CallbackCounter:
+    """The slow way to count instructions, where Unicorn's own counter was not found: a callback in
+    front of each instruction, which also ends the run.
+
+    :ivar value: how many instructions have begun since :meth:`restart`.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self._limit = 0
+        self.value = 0
+        self._callback = CODE_CALLBACK(self._count_one)
+        hook_add(handle, uc_const.UC_HOOK_CODE, self._callback, None, 1, 0)
+
+    def restart(self, limit: int) -> None:
+        """Count from 0 in the next run, and end it in front of instruction ``limit`` + 1."""
+        self.value = 0
+        self._limit = limit
+
+    def _count_one(self, _uc: int, _address: int, _size: int, _data: int) -> None:
+        self.value += 1
+        if self.value > self._limit:
+            emu_stop(self._handle)
+
+
+class Hooks:
+    """The hooks of one instance. Those of exceptions and system calls are always there; the others
+    stay until :meth:`clear`.
+
+    :param handle: the instance.
+    :param run: what the callbacks tell of.
+    """
+
+    __slots__ = ("_callbacks", "_handle", "_hooks", "_kept", "_recording", "_run")
+
+    def __init__(self, handle: int, run: HookedRun) -> None:
+        self._handle = handle
+        self._run = run
+        self._hooks: list[int] = []
+        self._callbacks: list[object] = []
+        self._recording = 0
+        self._kept: tuple[object, ...] = self._hook_exceptions()
+
+    def _hook_exceptions(self) -> tuple[object, ...]:
+        """Add the hooks that are always there and return their callbacks."""
+        handle, run, stop = self._handle, self._run, emu_stop
+
+        def intr(_uc: int, number: int, _data: int) -> None:
+            # In a single step by TF a system call is followed by #DB in the same run.
+            if run.vector != VECTOR_SYSCALL:
+                run.vector = number
+            stop(handle)
+
+        def syscall(_uc: int, _data: int) -> None:
+            run.vector = VECTOR_SYSCALL
+            stop(handle)
+
+        exception, system_call = INTR_CALLBACK(intr), SYSCALL_CALLBACK(syscall)
+        hook_add(handle, uc_const.UC_HOOK_INTR, exception, None, 1, 0)
+        for instruction in (x86.UC_X86_INS_SYSCALL, x86.UC_X86_INS_SYSENTER):
+            hook_add(handle, uc_const.UC_HOOK_INSN, system_call, instruction, 1, 0)
+        return exception, system_call
+
+    def _add(self, kind: int, callback: object, begin: int = 1, end: int = 0) -> None:
+        self._hooks.append(hook_add(self._handle, kind, callback, None, begin, end))
+        self._callbacks.append(callback)
+
+    def _remove_last(self) -> None:
+        hook_del(self._handle, self._hooks.pop())
+        self._callbacks.pop()
+
+    def clear(self) -> None:
+        """Remove all hooks but those that are always there. The caller drops the translations."""
+        while self._hooks:
+            self._remove_last()
+        self._recording = 0
+
+    # Hooks that end a run -------------------------------------------------------------------------
+
+    def trap_at(self, addr: int) -> None:
+        """Raise #UD instead of executing an instruction that starts at ``addr``, while ``addr`` is
+        not in :attr:`HookedRun.patched`. Nothing at ``addr`` may have been executed yet.
+        """
+        handle, run = self._handle, self._run
+
+        def invalid(_uc: int, _address: int, _size: int, _data: int) -> None:
+            if addr not in run.patched:
+                run.vector = VECTOR_INVALID
+                emu_stop(handle)
+
+        self._add(uc_const.UC_HOOK_CODE, CODE_CALLBACK(invalid), addr, addr)
+
+    def watch(self, begin: int, end: int) -> None:
+        """End a run by :data:`VECTOR_WATCH` in front of each instruction that starts in ``[begin,
+        end)``, but for the one that the run starts with. Nothing there may have been translated
+        yet.
+        """
+        handle, run = self._handle, self._run
+
+        def watched(_uc: int, address: int, _size: int, _data: int) -> None:
+            if address == run.started_at:
+                run.started_at = None
+            else:
+                run.vector = VECTOR_WATCH
+                emu_stop(handle)
+
+        self._add(uc_const.UC_HOOK_CODE, CODE_CALLBACK(watched), begin, end - 1)
+
+    # Hooks that record ----------------------------------------------------------------------------
+
+    def record(self, writes: set[tuple[int, int]], executed: dict[int, int]) -> None:
+        """Put the physical address and the size of each store into ``writes``, and count in
+        ``executed`` how often the instructions at its addresses are executed.
+
+        The recording lasts until :meth:`stop_recording`, before which no other hook may be added.
+        """
+        run = self._run
+
+        def wrote(_uc: int, _kind: int, address: int, size: int, _value: int, _data: int) -> None:
+            writes.add((address, size))
+
+        def began(_uc: int, address: int, _size: int, _data: int) -> None:
+            executed[address] += address != run.executed_alone
+
+        self._add(uc_const.UC_HOOK_MEM_WRITE, MEMORY_CALLBACK(wrote))
+        for addr in executed:
+            self._add(uc_const.UC_HOOK_CODE, CODE_CALLBACK(began), addr, addr)
+        self._recording = 1 + len(executed)
+        run.flush_translations()
+
+    def record_loads(self, seen: Callable[[int, int, int], None]) -> None:
+        """Call ``seen(physical address, RSP, RIP)`` for each load of a counted run, until
+        :meth:`stop_recording`.
+        """
+        value = c_uint64()
+        where, handle = addressof(value), self._handle
+
+        def loaded(_uc: int, _kind: int, address: int, _size: int, _value: int, _data: int) -> None:
+            reg_read(handle, x86.UC_X86_REG_RSP, where)
+            rsp = value.value
+            reg_read(handle, x86.UC_X86_REG_RIP, where)
+            seen(address, rsp, value.value)
+
+        self._add(uc_const.UC_HOOK_MEM_READ, MEMORY_CALLBACK(loaded))
+        self._recording = 1
+        self._run.flush_translations()
+
+    def stop_recording(self) -> None:
+        """Take back the last :meth:`record` or :meth:`record_loads`."""
+        for _ in range(self._recording):
+            self._remove_last()
+        self._recording = 0
+        self._run.flush_translations()
+
+    def trace(
+        self, spans: Iterable[tuple[int, int]], touched: Callable[[int, int, int, bool], None]
+    ) -> None:
+        """Tell ``touched`` of each load and store in the physical ``spans`` (from, to): the address
+        of the instruction, the physical address, the size in bytes, and whether it is a store.
+        """
+        kind = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
+        value = c_uint64()
+        where, handle = addressof(value), self._handle
+
+        def tell(_uc: int, kind: int, address: int, size: int, _value: int, _data: int) -> None:
+            reg_read(handle, x86.UC_X86_REG_RIP, where)
+            touched(value.value, address, size, kind == uc_const.UC_MEM_WRITE)
+
+        for begin, end in spans:
+            self._add(kind, MEMORY_CALLBACK(tell), begin, end - 1)
+        self._run.flush_translations()
