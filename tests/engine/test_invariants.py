@@ -19,6 +19,7 @@ from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010
 from engine.errors import EngineBug
 from engine.kprobe import Kprobe
+from engine.search.actor import actor_from
 from tests.conftest import BASE
 from tests.explore.experiments import experiment_of
 
@@ -213,7 +214,7 @@ class TestStatesOfAnExploration:
     def test_that_leave_a_vcpu_another_text_are_reported(self, exploration, monkeypatch):
         before, state = exploration.save(), exploration.save()
         while state.node.version is before.node.version:
-            exploration.take("c0")
+            exploration.take(actor_from("c0"))
             state = exploration.save()
         exploration.restore(before)
         monkeypatch.setattr(X86Memory, "restore", lambda memory, saved: None)
