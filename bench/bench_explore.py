@@ -13,10 +13,11 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from arch_x86.explore.open_experiment import open_experiment
-from arch_x86.explore.scenario import Setup, scenario
+from arch_x86.explore.scenario import Scenario, Setup, scenario
 from arch_x86.explore.scenarios import life
+from arch_x86.explore.x86_setup import X86Setup
 from engine.core.profiles import LINUX_2010
+from engine.patching.exploration import Exploration
 from engine.search.conduct import explore
 from engine.search.drawn import Drawn
 from engine.search.exhaustive import Exhaustive
@@ -55,12 +56,19 @@ def long_call(setup: Setup) -> None:
         k.settle()
 
 
+def _opened(one: Scenario, pool: UcPool, **conditions: Any) -> Exploration:
+    """A machine for the scenario in linux-2010."""
+    request = replace(one.request, profile=LINUX_2010, **conditions)
+    port = X86Setup(pool)
+    return port.open(one.experiment(request, port))
+
+
 def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> None:
     """Every boundary of the call against every control state, each of which is one schedule.
 
     There is one preemption, and no reduction.
     """
-    system = open_experiment(replace(long_call.case(LINUX_2010), reduce=False), pool)
+    system = _opened(long_call, pool, reduce=False)
     search = Exhaustive(bound=1, hashing=True, recheck_every=0, max_schedules=20_000)
 
     def run() -> float:
@@ -78,7 +86,7 @@ def test_interrupt_points(benchmark: Any, figures: Figures, pool: UcPool) -> Non
 
 def test_schedules_of_two_cpus(benchmark: Any, figures: Figures, pool: UcPool) -> None:
     """An exhaustive search of a probe's life on two vCPUs."""
-    system = open_experiment(life.optimize.case(LINUX_2010, cpus=2), pool)
+    system = _opened(life.optimize, pool, cpus=2)
     search = Exhaustive(bound=2, recheck_every=0, max_schedules=30_000)
 
     def run() -> float:
@@ -95,7 +103,7 @@ def test_schedules_of_two_cpus(benchmark: Any, figures: Figures, pool: UcPool) -
 def test_memory_over_many_schedules(benchmark: Any, figures: Figures, pool: UcPool) -> None:
     """The growth of the process between a tenth of the schedules and all of them."""
     number = 1_000_000 if os.environ.get("OPTPROBE_FULL") else 20_000
-    system = open_experiment(life.register.case(LINUX_2010), pool)
+    system = _opened(life.register, pool)
 
     def walk(count: int) -> int:
         explore(Drawn(RandomWalk(seed=1), schedules=count, recheck_every=0), system)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arch_x86.explore.check import check
+from arch_x86.explore.x86_setup import X86Setup
 from arch_x86.images import load_image
 from arch_x86.lab.run import ExecOptions
 from arch_x86.lab.verify import Verifier
@@ -28,6 +28,7 @@ from engine.core.profiles import profile_named
 from engine.patching.experiment import Experiment
 from engine.patching.probe_life import life_of_probes
 from engine.patching.search_options import Search
+from engine.patching.verdict import check
 from engine.report.terminal import Progress
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec
@@ -100,7 +101,7 @@ def _shortest_calls(
 def check_site(site: Site) -> dict[str, Any]:
     """The answer for one site, as a JSON line has it."""
     spec = parse_spec(site.place)
-    case = Experiment(
+    experiment = Experiment(
         image=load_image(_ELF / site.image),
         call=site.call,
         arguments=tuple(parse_argument(a) for a in site.arguments),
@@ -109,7 +110,8 @@ def check_site(site: Site) -> dict[str, Any]:
         code=[("main", life_of_probes([spec]))],
         tag=site.place,
     )
-    result = check(case, Search(preemptions=site.preemptions, max_schedules=site.max_schedules))
+    search = Search(preemptions=site.preemptions, max_schedules=site.max_schedules)
+    result = check(experiment, search, X86Setup())
     document = result.to_json()
     return {
         "key": site.key,

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from arch_x86.explore.matrix import CONFIGURATIONS, Cell, Configuration, matrix
+from arch_x86.explore.scenarios.steps import SHOWN
+from arch_x86.explore.x86_setup import X86Setup
 from bench.program import run_guarded
 from engine.core.profiles import NEXT
 from engine.ctrl_c import Interrupted
+from engine.patching.matrix import CONFIGURATIONS, Cell, Configuration, matrix
 from engine.patching.search_options import Search
 from engine.report.terminal import Progress, complain, count
 
@@ -96,7 +98,7 @@ def main() -> int:
     cells: list[Cell] = []
     try:
         # extend() leaves in the list what came before an interrupt
-        cells.extend(matrix(search, say=line.note, warn=complain))
+        cells.extend(matrix(search, X86Setup(), SHOWN, say=line.note, warn=complain))
     except KeyboardInterrupt:
         raise Interrupted(f"after {count(len(cells), 'cell')}") from None
     finally:

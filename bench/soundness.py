@@ -9,19 +9,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from arch_x86.explore.check import check
 from arch_x86.explore.scenarios.batches import BATCHES
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.life import SCENARIOS
+from arch_x86.explore.x86_setup import X86Setup
 from bench.lines import answers
 from bench.program import run_guarded
-from engine.core.ablation import without
-from engine.core.profiles import profile_named
 from engine.patching.search_options import Search
+from engine.patching.verdict import check
 from engine.report.terminal import Progress, table
 
 _KINDS = (
@@ -56,12 +55,11 @@ class Run:
 
 
 def run_one(run: Run) -> dict[str, Any]:
-    """The answer for one case, as a JSON line has it."""
-    profile = without(profile_named(run.profile), frozenset(), preempt=run.preempt)
-    case = _BY_NAME[run.scenario].case(profile, cpus=run.cpus, preempt=run.preempt)
-    document = check(
-        case, Search(preemptions=run.preemptions, max_schedules=run.max_schedules)
-    ).to_json()
+    """The answer for one run, as a JSON line has it."""
+    one, port = _BY_NAME[run.scenario], X86Setup()
+    request = replace(one.request, profile=run.profile, cpus=run.cpus, preempt=run.preempt)
+    search = Search(preemptions=run.preemptions, max_schedules=run.max_schedules)
+    document = check(one.experiment(request, port), search, port).to_json()
     return {
         "key": run.key,
         **{

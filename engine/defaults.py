@@ -10,6 +10,7 @@ from typing import Final
 __all__ = (
     "CALLS",
     "CPUS",
+    "EXPERIMENT_MAX_INSTRUCTIONS",
     "FETCH",
     "INTERRUPTS",
     "JOBS",
@@ -19,6 +20,7 @@ __all__ = (
     "PREEMPTIONS",
     "PROFILE",
     "RED_ZONE",
+    "SCENARIO_CALLS",
     "SCRIPT_CPUS",
     "SEED",
     "STRATEGY",
@@ -32,10 +34,16 @@ JOBS: Final = 1
 """The number of processes."""
 MAX_INSTRUCTIONS: Final = 100_000_000
 """The number of instructions that a call may retire before it is taken for endless."""
+EXPERIMENT_MAX_INSTRUCTIONS: Final = 1_000_000
+"""The same number for a scenario, and for an experiment that is made in Python; neither has an
+option for it.
+"""
 INTERRUPTS: Final = "none"
 RED_ZONE: Final = "auto"
 CALLS: Final = 3
 """The number of calls that each vCPU makes in ``check``."""
+SCENARIO_CALLS: Final = 2
+"""The number of calls that each vCPU makes in a scenario."""
 FETCH: Final = "coherent"
 POINTS: Final = "locks"
 """The places where control tasks stop: ``locks`` means locks, text writes and waits."""

@@ -18,7 +18,6 @@ from engine.version import __version__
 
 if TYPE_CHECKING:
     from arch_x86.emu.fault import FaultKind, GuestFault, GuestFaultError
-    from arch_x86.explore.scenario import Scenario, Setup, scenario
     from arch_x86.images import load_asm, load_image
     from arch_x86.lab.jobs import VerifyResult
     from arch_x86.lab.run import CallResult, ProbeResult, RunResult
@@ -55,6 +54,8 @@ if TYPE_CHECKING:
     from engine.kretprobe import Kretprobe, KretprobeInstance
     from engine.patching.check_result import CheckResult, Report
     from engine.patching.operations import Control
+    from engine.patching.scenario_decorator import scenario
+    from engine.patching.scenario_record import Scenario, Setup
     from engine.search.actor import Actor, ActorKind
     from engine.search.explorable import Choice, Coverage, Violation, ViolationKind
     from engine.search.schedule import Schedule
@@ -137,7 +138,8 @@ _NAMES_OF: Final = {
     "arch_x86.emu.fault": "FaultKind GuestFault GuestFaultError",
     "engine.patching.check_result": "CheckResult Report",
     "engine.patching.operations": "Control",
-    "arch_x86.explore.scenario": "Scenario Setup scenario",
+    "engine.patching.scenario_decorator": "scenario",
+    "engine.patching.scenario_record": "Scenario Setup",
     "arch_x86.images": "load_asm load_image",
     "arch_x86.lab.jobs": "VerifyResult",
     "arch_x86.lab.run": "CallResult ProbeResult RunResult",

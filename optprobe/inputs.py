@@ -12,7 +12,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from arch_x86.emu.machine import CPUS_MAX
 from arch_x86.images import load_image, parse_stub
 from arch_x86.images.stub import check_stubs
 from arch_x86.lab.run import ExecOptions
@@ -20,6 +19,7 @@ from engine.core.ablation import without as leave_out
 from engine.core.profiles import Profile, profile_named
 from engine.errors import InputError, printable
 from engine.image import Image
+from engine.limits import CPUS_MAX
 from engine.syntax.arguments import (
     BUFFER_MAX,
     Argument,

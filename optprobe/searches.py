@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from arch_x86.emu.machine import CPUS_MAX
 from arch_x86.emu.sigint import interruptible
-from arch_x86.explore.check import check as check_case
-from arch_x86.explore.commands import check_options, search_options
-from arch_x86.explore.saved_violations import ScenarioOptions, case_of, scenario_case
-from arch_x86.explore.scenario import Scenario, load_scenarios
+from arch_x86.explore.x86_setup import X86Setup
 from arch_x86.text.poke import PokeFactory
 from engine import defaults
 from engine.errors import InputError, printable
-from engine.image import Image
 from engine.patching.check_result import CheckResult
-from engine.patching.search_options import Search
+from engine.patching.make_experiment import experiment_of_check
+from engine.patching.request import Request
+from engine.patching.request_options import Way, read_options
+from engine.patching.scenario_files import load_scenarios
+from engine.patching.scenario_record import Scenario
+from engine.patching.search_options import Search, read_search
+from engine.patching.verdict import check as check_experiment
 from engine.search.conduct import Progress
 from engine.search.strategy import Strategy
-from engine.syntax.arguments import parse_number
 from optprobe.inputs import (
     CallArgument,
     ImageLike,
@@ -105,38 +104,20 @@ def check(
     :raises KprobeError: a probe is refused.
     :raises UnprobedFault: the call dies, or does not end, without any probe.
     """
-    search = _search(
-        strategy, preemptions, max_schedules, seed, depth, hashing, recheck, jobs, checkpoint
-    )
+    given = _by_option(locals())  # all parameters, by their names
+    search = _search(given)
     refuse_text(without, "without", "['free-wait']")
     refuse_text(resched, "resched", "['work+0x4']")
-    known, numbers = as_profile(profile), as_stubs(stubs)
-    given = Namespace(
-        image=image.name if isinstance(image, Image) else str(image),
-        call=call,
-        arguments=[argument_text(one) for one in as_arguments(arguments)],
-        probe=[spec.text for spec in as_specs(probes)],
-        calls=str(calls),
-        cpus=str(cpus),
-        profile=known.name,
-        preempt=preempt,
-        fetch=fetch,
-        without=without,
-        resched=resched,
-        libraries=map(str, libraries),
-        stub=[f"{name}=ret:{number}" for name, number in numbers.items()],
-        max_instructions=str(max_instructions),
-        red_zone=red_zone,
-        check_alignment=check_alignment,
-        points=points,
-        no_reduction=not reduction,
-    )
-    options = check_options(given)
-    loaded = as_image(image, libraries=libraries, stubs=numbers)
-    case = case_of(options, loaded, profile=known, poke=poke)
-    warn_of(loaded, *(line for line in case.image.warnings if line not in loaded.warnings))
+    given["profile"], given["stubs"] = as_profile(profile), as_stubs(stubs)
+    given["arguments"] = [argument_text(one) for one in as_arguments(arguments)]
+    given["probes"] = [spec.text for spec in as_specs(probes)]
+    options = read_options(Way.CHECK, given)
+    loaded = options["image"] = as_image(image, libraries=libraries, stubs=given["stubs"])
+    port = X86Setup()
+    experiment = experiment_of_check(Request(**options), port)
+    warn_of(loaded, *(line for line in experiment.image.warnings if line not in loaded.warnings))
     with interruptible():
-        return check_case(case, search, progress=progress, refuses=True)
+        return check_experiment(experiment, search, port, progress=progress, refuses=True)
 
 
 def explore(
@@ -172,82 +153,55 @@ def explore(
     :raises InputError: something is wrong with one of them; :func:`check` has the others.
     :raises UnprobedFault: a call dies, or does not end, without any probe.
     """
-    search = _search(
-        strategy, preemptions, max_schedules, seed, depth, hashing, recheck, jobs, checkpoint
-    )
+    given = _by_option(locals())  # all parameters, by their names
+    search = _search(given)
     refuse_text(without, "without", "['free-wait']")
-    known = None if profile is None else as_profile(profile)
-    options = ScenarioOptions(
-        file="",
-        profile=None if known is None else known.name,
-        preempt=preempt,
-        cpus=None if cpus is None else parse_number(str(cpus), "--cpus", least=1, most=CPUS_MAX),
-        without=tuple(without),
-        points=points,
-        check_alignment=check_alignment,
-        reduce=reduction,
-    )
+    given["profile"] = None if profile is None else as_profile(profile)
+    asked, port = read_options(Way.EXPLORE, given), X86Setup()
     scenarios = [source] if isinstance(source, Scenario) else load_scenarios(str(source))
     # All are set up before the first is searched, so that what is wrong with the last one is said
     # at once.
-    cases = [(one, scenario_case(one, options, profile=known)) for one in scenarios]
+    experiments = [(one, one.experiment(one.asked(asked), port)) for one in scenarios]
     results: dict[str, CheckResult] = {}
     with interruptible():
-        for one, case in cases:
+        for one, experiment in experiments:
             bound = (
                 search if preemptions is not None else replace(search, preemptions=one.preemptions)
             )
-            results[one.name] = check_case(case, bound, progress=progress)
-            if results[one.name].interrupted:
+            result = check_experiment(experiment, bound, port, progress=progress)
+            results[one.name] = result
+            if result.interrupted:
                 break
     return results
 
 
-def _search(
-    strategy: str | Strategy,
-    preemptions: Bound,
-    max_schedules: Number | None,
-    seed: Number | None,
-    depth: Number | None,
-    hashing: bool,
-    recheck: bool,
-    jobs: Number,
-    checkpoint: str | Path | None,
-) -> Search:
+def _by_option(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of :func:`check` or :func:`explore` by the names that options of experiments
+    have for them.
+    """
+    return {**parameters, "reduce": parameters["reduction"]}
+
+
+def _search(given: Mapping[str, Any]) -> Search:
     """How to search, by the command line's own rules.
 
     :raises InputError: an unknown strategy, a wrong number, or an option of another strategy.
     """
+    strategy, checkpoint = given["strategy"], given["checkpoint"]
     own = strategy if isinstance(strategy, Strategy) else None
     if own is None and not isinstance(strategy, str):
         raise InputError(
             f"strategy={printable(repr(strategy))}: neither a name nor an object of a class of"
             " optprobe.Strategy; give one of these"
         )
-    for option, value in (("seed", seed), ("depth", depth)):
-        if own is not None and value is not None:
+    for name in ("seed", "depth"):
+        if own is not None and given[name] is not None:
             raise InputError(
-                f"{option}={value}: only a strategy given by name takes it; leave it out"
+                f"{name}={given[name]}: only a strategy given by name takes it; leave it out"
             )
     if checkpoint is not None and not str(checkpoint):
         raise InputError("checkpoint='': give a directory, or None for none")
-
-    def text(value: Number | Path | None) -> str | None:
-        return None if value is None else str(value)
-
+    if own is None:
+        return read_search(given)
     # What is drawn by an object has the limits of what is drawn by chance.
-    search = search_options(
-        Namespace(
-            strategy=strategy if own is None else "random",
-            preemptions=str(defaults.PREEMPTIONS if preemptions is None else preemptions),
-            preemptions_given=preemptions is not None,
-            max_schedules=text(max_schedules),
-            seed=text(seed),
-            depth=text(depth),
-            no_hashing=not hashing,
-            recheck=recheck,
-            jobs=str(jobs),
-            checkpoint=text(checkpoint),
-        )
-    )
-    return search if own is None else replace(search, strategy=own)
+    return replace(read_search({**given, "strategy": "random"}), strategy=own)

@@ -6,7 +6,10 @@ from importlib import import_module
 
 import pytest
 
+import optprobe
+
 FORMER = {
+    "arch_x86.explore.control": ("engine.patching.operations", ("Control",)),
     "arch_x86.emu.images": (
         "arch_x86.images",
         ("load_asm", "load_code_image", "load_elf", "load_image", "parse_stub"),
@@ -23,6 +26,13 @@ FORMER = {
     ),
     "engine.steps": ("engine.core.ablation", ("steps_of", "without")),
 }
+
+
+@pytest.mark.parametrize("name", ["Control", "Scenario", "Setup", "load_scenarios", "scenario"])
+def test_files_of_scenarios_import_from_where_they_always_did(name):
+    former = getattr(import_module("arch_x86.explore.scenario"), name)
+    assert former is getattr(optprobe, name, former)
+    assert former.__module__.startswith("engine.patching.")
 
 
 @pytest.mark.parametrize("former", list(FORMER))

@@ -36,11 +36,10 @@ from arch_x86.text.version import TextStore, TextVersion
 from engine.errors import EngineBug, InputError
 from engine.image import Image
 from engine.kallsyms import Kallsyms
+from engine.limits import CPUS_MAX
 
 __all__ = ("CPUS_MAX", "Machine", "MachineConfig", "Snapshot", "new_pool")
 
-CPUS_MAX: Final = 8
-"""Most vCPUs of a machine."""
 _GDT: Final = struct.pack("<3Q", 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
 """No segment, then 64-bit code and data of ring 0 (SDM vol. 3, 3.4.5), for CODE_SELECTOR and
 DATA_SELECTOR.

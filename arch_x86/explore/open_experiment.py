@@ -20,7 +20,7 @@ from engine.patching.experiment import Experiment
 from engine.patching.exploration import Exploration
 from engine.patching.oracles.listed import ORACLES
 from engine.patching.orders import Orders
-from engine.patching.plan import Plan, PlannedCall
+from engine.patching.planned_call import PlannedCall
 
 __all__ = ("find_orders", "open_experiment", "require_boundary")
 
@@ -90,9 +90,11 @@ def find_orders(
         return system.find_orders(most)
 
 
-def _place(experiment: Experiment, pool: UcPool | None) -> tuple[X86Port, Plan]:
-    """A machine, and what happens on it. Twice the same for cases that differ in their control
-    tasks only.
+def _place(
+    experiment: Experiment, pool: UcPool | None
+) -> tuple[X86Port, Experiment, dict[int, PlannedCall]]:
+    """A machine, what happens on it, and the call of each task. Twice the same for experiments that
+    differ in their control tasks only.
     """
     check_arguments(experiment.arguments)
     config = MachineConfig(
@@ -111,28 +113,10 @@ def _place(experiment: Experiment, pool: UcPool | None) -> tuple[X86Port, Plan]:
         for second in range(1 + experiment.preempt)
     ]
     frames = {task: place_call(machine, function.addr, experiment.arguments) for task in tasks}
-    times = {task: 1 if task % 2 else experiment.calls for task in tasks}
-    plan = Plan(
-        calls={task: PlannedCall(function.addr, times[task]) for task in tasks},
-        code=experiment.control_tasks,
-        profile=experiment.profile,
-        interrupts=experiment.interrupts,
-        nmis=experiment.nmis,
-        preempt=experiment.preempt,
-        resched=frozenset(experiment.resched),
-        asleep=frozenset(experiment.asleep),
-        reduce=experiment.reduce,
-        apart=experiment.apart,
-        points=experiment.points,
-        restores=experiment.restores,
-        limit=experiment.limit,
-    )
-    return (
-        X86Port(
-            machine, executor, experiment.profile, frames, times, experiment.limit, experiment.poke
-        ),
-        plan,
-    )
+    calls = {
+        task: PlannedCall(function.addr, 1 if task % 2 else experiment.calls) for task in tasks
+    }
+    return X86Port(machine, executor, experiment, frames, calls), experiment, calls
 
 
 def _heap_pages(experiment: Experiment) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from arch_x86.emu.execute import Executor
@@ -13,9 +14,9 @@ from arch_x86.explore.text_port import X86Text
 from arch_x86.explore.unprobed_port import X86Unprobed
 from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.lab.calls import CallFrame
-from arch_x86.text.poke import PokeFactory
-from engine.core.profiles import Profile
+from engine.patching.experiment import Experiment
 from engine.patching.own_code import OwnCode
+from engine.patching.planned_call import PlannedCall
 
 __all__ = ("X86Port",)
 
@@ -26,20 +27,18 @@ _OWN: Final = OwnCode(frozenset({"engine", "arch_x86"}), "arch_x86.explore.scena
 class X86Port:
     """The port on ``machine``, which has been brought up.
 
-    :param frames: of each task, its call; ``times``: how often it makes it.
-    :param limit: most instructions of a call that runs without probes.
-    :param poke: makes the poke protocol; None: the profile's.
+    :param experiment: what happens on it.
+    :param frames: of each task, the registers of its call.
+    :param calls: of each task, how often it makes its call.
     """
 
     def __init__(
         self,
         machine: Machine,
         executor: Executor,
-        profile: Profile,
+        experiment: Experiment,
         frames: dict[int, CallFrame],
-        times: dict[int, int],
-        limit: int,
-        poke: PokeFactory | None = None,
+        calls: Mapping[int, PlannedCall],
     ) -> None:
         self.machine = machine
         self.own_code = _OWN
@@ -47,14 +46,14 @@ class X86Port:
         stacks = {task: machine.allocate(size) + size for task in frames if task % 2}
         self.cpus = X86Cpus(machine, executor, frames, stacks)
         self.hits = X86Hits(executor)
-        self.text = X86Text(machine, profile, poke)
+        self.text = X86Text(machine, experiment.profile, experiment.poke)
         self.memory = X86Memory(machine, frames, stacks)
         self.unprobed = X86Unprobed(
             executor,
             frames=frames,
-            times=times,
+            times={task: call.times for task, call in calls.items()},
             stacks=stacks,
-            limit=limit,
+            limit=experiment.max_instructions,
             cpus=self.cpus,
             memory=self.memory,
         )

@@ -1,4 +1,4 @@
-"""This module reads and checks the stubs that a user gives for imported functions (``--stub``).
+"""This module says which imported functions can have a stub (``--stub``).
 
 A stub is guest code in place of an undefined symbol (gABI, chapter 4, "Symbol Table", SHN_UNDEF);
 it returns a value.
@@ -9,38 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from difflib import get_close_matches
 
-from arch_x86.images.memory import ADDRESS_LIMIT
 from arch_x86.images.routines import ROUTINES
 from engine.errors import InputError, printable
 from engine.image import Image
 
-__all__ = ("check_stubs", "parse_stub")
-
-
-def parse_stub(spec: str) -> tuple[str, int]:
-    """Return the symbol and the value of ``"SYM=ret:N"``.
-
-    The stub of SYM returns N in RAX. N is decimal, 0x hexadecimal or negative, and is returned
-    modulo 2^64.
-
-    :raises InputError: the text has another form, or N is beyond 64 bits.
-    """
-    shown = printable(spec)
-    symbol, equals, action = spec.partition("=")
-    verb, colon, number = action.partition(":")
-    if not (symbol and equals and colon) or verb != "ret" or not symbol.isprintable():
-        raise InputError(f"stub {shown}: write SYM=ret:N, such as malloc=ret:0")
-    try:
-        value = int(number, 0)
-    except ValueError:
-        raise InputError(
-            f"stub {shown}: {printable(number)} is no number; write SYM=ret:N, such as malloc=ret:0"
-        ) from None
-    if not -(ADDRESS_LIMIT >> 1) <= value < ADDRESS_LIMIT:
-        raise InputError(
-            f"stub {shown}: the number does not fit 64 bits; write SYM=ret:N, such as malloc=ret:0"
-        )
-    return symbol, value % ADDRESS_LIMIT
+__all__ = ("check_stubs",)
 
 
 def check_stubs(image: Image, names: Collection[str]) -> None:

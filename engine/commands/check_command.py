@@ -10,7 +10,7 @@ from typing import Final
 from engine import defaults
 from engine.commands import wiring
 from engine.commands.command import Command
-from engine.commands.exploring_options import add_cases, add_search
+from engine.commands.exploring_options import add_experiment, add_search
 from engine.commands.shared_options import (
     EXPLORING_JOBS_HELP,
     PREEMPT_HELP,
@@ -37,12 +37,14 @@ def _add_options(parser: ArgumentParser) -> None:
         shown="call schedule() in front of this instruction",
     )
     parser.add_argument("--fetch", metavar="MODEL", default=defaults.FETCH, help="coherent")
-    add_cases(parser)
+    add_experiment(parser)
     add_search(parser, preemptions=str(defaults.PREEMPTIONS))
 
 
 def _run(args: Namespace) -> int:
-    return wiring.run_check(args)
+    from engine.commands.searching import run_check
+
+    return run_check(args, wiring.X86Setup())
 
 
 COMMAND: Final = Command(

@@ -10,8 +10,10 @@ from engine.commands import wiring
 from engine.core.ablation import without
 from engine.core.profiles import profile_named
 from engine.errors import InputError
+from engine.limits import CPUS_MAX
 from engine.report.terminal import complain
 from engine.syntax.arguments import Argument, parse_number
+from engine.syntax.stub_texts import parse_stub
 
 if TYPE_CHECKING:
     from engine.image import Image
@@ -33,11 +35,11 @@ def exec_options(args: Namespace) -> wiring.ExecOptions:
     return wiring.ExecOptions(
         # script is the only one of these commands that has --without
         profile=without(profile_named(args.profile), frozenset(vars(args).get("without", ()))),
-        cpus=parse_number(args.cpus, "--cpus", least=1, most=wiring.CPUS_MAX),
+        cpus=parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
         max_instructions=parse_number(
             args.max_instructions, "--max-instructions", least=1, most=_INSTRUCTIONS_MAX
         ),
-        stubs=dict(wiring.parse_stub(stub) for stub in args.stub),
+        stubs=dict(parse_stub(stub) for stub in args.stub),
         check_alignment=args.check_alignment,
     )
 

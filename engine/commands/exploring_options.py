@@ -1,5 +1,7 @@
-"""The options that ``check``, ``explore`` and ``matrix`` share. arch_x86/explore/commands.py reads
-them.
+"""The options that ``check``, ``explore`` and ``matrix`` share.
+
+``read_options()`` in engine/patching/request_options.py and ``read_search()`` in
+engine/patching/search_options.py read them.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from engine import defaults
 from engine.commands.parser import Once
 from engine.commands.shared_options import add_list
 
-__all__ = ("add_cases", "add_search")
+__all__ = ("add_experiment", "add_search")
 
 
 class _Preemptions(Once):
@@ -28,7 +30,7 @@ class _Preemptions(Once):
         namespace.preemptions_given = True
 
 
-def add_cases(parser: argparse.ArgumentParser) -> None:
+def add_experiment(parser: argparse.ArgumentParser) -> None:
     """Add what ``check`` and ``explore`` have, and ``matrix`` sets itself."""
     parser.add_argument(
         "--save", metavar="DIR", help="write what is found to files that replay takes"

@@ -23,7 +23,9 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
-    return wiring.run_matrix(args)
+    from engine.commands.tabulating import run_matrix
+
+    return run_matrix(args, wiring.X86Setup(), wiring.SHOWN)
 
 
 COMMAND: Final = Command(

@@ -21,7 +21,9 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
-    return wiring.run_replay(args, _found_by)
+    from engine.commands.replaying import run_replay
+
+    return run_replay(args, _found_by, wiring.X86Setup())
 
 
 def _found_by(words: Sequence[str]) -> Namespace:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from arch_x86.emu.machine import CPUS_MAX
     from arch_x86.emu.sigint import interruptible
-    from arch_x86.explore.commands import run_check, run_explore, run_matrix, run_replay
-    from arch_x86.images import load_image, parse_stub
+    from arch_x86.explore.scenarios.steps import SHOWN
+    from arch_x86.explore.x86_setup import X86Setup
+    from arch_x86.images import load_image
     from arch_x86.lab.demo import run_demo
     from arch_x86.lab.inspect import inspect_image
     from arch_x86.lab.jobs import VerifyResult, verify_image
@@ -23,31 +23,27 @@ if TYPE_CHECKING:
     from arch_x86.lab.verify import parse_sweep
 
 __all__ = (
-    "CPUS_MAX",
+    "SHOWN",
     "ExecOptions",
     "RunResult",
     "VerifyResult",
+    "X86Setup",
     "inspect_image",
     "interruptible",
     "load_image",
-    "parse_stub",
     "parse_sweep",
-    "run_check",
     "run_demo",
-    "run_explore",
     "run_image",
-    "run_matrix",
-    "run_replay",
     "run_script",
     "verify_image",
     "with_red_zone",
 )
 
 _NAMES_OF: Final = {
-    "arch_x86.emu.machine": "CPUS_MAX",
     "arch_x86.emu.sigint": "interruptible",
-    "arch_x86.explore.commands": "run_check run_explore run_matrix run_replay",
-    "arch_x86.images": "load_image parse_stub",
+    "arch_x86.explore.scenarios.steps": "SHOWN",
+    "arch_x86.explore.x86_setup": "X86Setup",
+    "arch_x86.images": "load_image",
     "arch_x86.lab.demo": "run_demo",
     "arch_x86.lab.inspect": "inspect_image",
     "arch_x86.lab.jobs": "VerifyResult verify_image",

@@ -19,14 +19,15 @@ instruction that changes IF, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from engine.errors import InputError
+from engine.patching.experiment import Experiment
 from engine.patching.exploration import Exploration
 from engine.patching.oracles.noted_outcomes import NotedOutcomes
 from engine.patching.orders import Orders
-from engine.patching.plan import Plan
+from engine.patching.planned_call import PlannedCall
 from engine.patching.port import Port
 from engine.patching.shared_access import Access, Accesses
 from engine.patching.situation import Situation
@@ -47,23 +48,26 @@ class _NewPoints(Exception):
 
 
 class Baseline:
-    """The calls of ``plan``, which has no control tasks, on a machine of its own: an exploration in
-    which no choice costs anything, and no interrupt comes but those that give a vCPU to its other
-    task. :meth:`find_orders` is called once.
+    """The calls of ``experiment``, which has no control tasks, on a machine of its own: an
+    exploration in which no choice costs anything, and no interrupt comes but those that give a vCPU
+    to its other task. :meth:`find_orders` is called once.
     """
 
-    def __init__(self, port: Port, plan: Plan) -> None:
+    def __init__(
+        self, port: Port, experiment: Experiment, calls: Mapping[int, PlannedCall]
+    ) -> None:
         self._port = port
-        self._plan = plan
+        self._experiment = experiment
         self._notes: NotedOutcomes
-        self._system = Exploration(port, plan, [self._make_notes])
+        self._system = Exploration(port, experiment, calls, [self._make_notes])
         self._accesses = Accesses()
         self._new = False
         self._met: set[int] = set()
-        self._traces_stacks = plan.preempt
+        self._traces_stacks = experiment.preempt
         for vcpu in self._system.vcpus:
             self._trace(
-                vcpu, self._pages_but(port.unprobed.stacks(vcpu.index) if not plan.preempt else [])
+                vcpu,
+                self._pages_but(port.unprobed.stacks(vcpu.index) if not experiment.preempt else []),
             )
 
     def _make_notes(self, now: Situation) -> NotedOutcomes:
@@ -134,7 +138,7 @@ class Baseline:
         self._new = False
         unprobed, places = self._port.unprobed, self._system.places
         met = {rip for rip in self._accesses.meeting_points() if not unprobed.is_machines_own(rip)}
-        if self._plan.preempt:
+        if self._experiment.preempt:
             # All stacks are traced then, so the RET of each function that was called is among the
             # accesses.
             met |= {
@@ -207,8 +211,8 @@ class Baseline:
         """As with probes; a loop without an end and without a choice point ends at the limit of a
         call.
         """
-        if most is None and self._plan.reduce:
-            most = self._plan.limit
+        if most is None and self._experiment.reduce:
+            most = self._experiment.max_instructions
         return self._system.take(actor, most, alone=alone)
 
     def save(self) -> Any:

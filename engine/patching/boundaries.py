@@ -14,7 +14,7 @@ class Boundaries:
     """Questions about the present state; nothing here changes it."""
 
     def __init__(self, now: Situation) -> None:
-        self._plan = now.plan
+        self._experiment = now.experiment
         self._vcpus = now.vcpus
         self._cpus = now.port.cpus
 
@@ -31,7 +31,9 @@ class Boundaries:
         """The return of an interrupt may give it to another task: not in a hit, whose handlers run
         with preemption off.
         """
-        return self._plan.preempt and self._vcpus[cpu].hit is None and self.takes_interrupt(cpu)
+        return (
+            self._experiment.preempt and self._vcpus[cpu].hit is None and self.takes_interrupt(cpu)
+        )
 
     def stops(self, cpu: int) -> bool:
         """``stop_machine`` can park it: at a quiescent point; where tasks can be preempted,
@@ -45,6 +47,6 @@ class Boundaries:
         """
         vcpu = self._vcpus[cpu]
         # else it is synchronize_sched()
-        away = (*vcpu.parked, *vcpu.asleep) if self._plan.preempt else vcpu.parked
+        away = (*vcpu.parked, *vcpu.asleep) if self._experiment.preempt else vcpu.parked
         inside = {one.task for one in away if one.in_call}
         return frozenset(inside if vcpu.off_call else inside | {vcpu.task})

@@ -51,7 +51,8 @@ class Choices:
         alike: bool,
     ) -> None:
         self._now = now
-        self._plan = now.plan
+        self._experiment = now.experiment
+        self._calls = now.calls
         self._cpus = now.port.cpus
         self._boundaries = boundaries
         self._waits = waits
@@ -100,11 +101,11 @@ class Choices:
         controls: Sequence[int] = (
             [task for task in now.node.tasks if waits.over(task)] if waits.left else now.node.tasks
         )
-        if self._plan.reduce and len(controls) > 1:
+        if self._experiment.reduce and len(controls) > 1:
             controls = self._steps.without_those_that_only_wait(controls)
         if not runnable and not controls:
             return []
-        if stopped and self._plan.nmis:
+        if stopped and self._experiment.nmis:
             # stop_machine keeps interrupts away from the vCPUs, but no NMI.
             found += [
                 Choice(Actor(ActorKind.NMI, one.index), 1)
@@ -142,7 +143,7 @@ class Choices:
         """The calls that the tasks of a vCPU between calls have left, whichever of its tasks they
         are of.
         """
-        return tuple(sorted((self._plan.calls[task].times, done) for task, done in vcpu.key(())[0]))
+        return tuple(sorted((self._calls[task].times, done) for task, done in vcpu.key(())[0]))
 
     def other(self, vcpu: VcpuState, price: int) -> Iterator[Choice]:
         """The choices of a vCPU that was not the last to go on, at ``price`` each: that its task
@@ -166,7 +167,7 @@ class Choices:
         """
         cpu = vcpu.index
         if (
-            self._plan.nmis
+            self._experiment.nmis
             and not vcpu.nmi
             and vcpu.mode is Mode.CALL
             and self._cpus.takes_nmi(cpu)
@@ -174,7 +175,7 @@ class Choices:
             yield Choice(Actor(ActorKind.NMI, cpu), 1)
         if (
             vcpu.mode is Mode.CALL
-            and self._plan.interrupts
+            and self._experiment.interrupts
             and self._boundaries.takes_interrupt(cpu)
         ):
             yield Choice(Actor(ActorKind.INTERRUPT, cpu), 1)

@@ -31,7 +31,7 @@ class ControlSteps:
         self._text = now.port.text
         self._buffers = now.port.text.buffers
         self._cpus = now.port.cpus
-        self._reduce = now.plan.reduce
+        self._reduce = now.experiment.reduce
 
     # Showing states -------------------------------------------------------------------------------
 

@@ -2,69 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Final
 
 from engine.core.ablation import changes_of
 from engine.core.profiles import Profile
 from engine.image import Image
+from engine.patching.conditions import Conditions, conditions_of
 from engine.patching.control_code import ControlCode, ControlCodes
-from engine.patching.judge import MakeOracle
 from engine.patching.user_code import identity_of
 from engine.syntax.arguments import Argument
 
-__all__ = ("Experiment", "fingerprint")
+__all__ = ("Experiment", "fingerprint", "options_mark")
+
+_OF_THE_SEARCH: Final = (
+    "interrupts",
+    "reduce",
+    "apart",
+    "restores",
+    "max_instructions",
+    "oracles",
+)
+"""Conditions that say what is looked at and not what a schedule does, so that it is the same
+schedule without them.
+"""
+_FROM_THE_FIRST: Final = ("calls", "cpus", "preempt", "fetch", "nmis", "stubs")
+"""Conditions that have been in the fingerprint from the first, whatever their value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Experiment:
-    """What to explore.
+class Experiment(Conditions):
+    """What to explore: conditions, and the program, the calls and the control tasks under them.
 
-    :ivar call: on every vCPU, ``arguments`` as on the command line; made ``calls`` times.
-    :ivar code: the control tasks, by name, or what makes them: that is called for each control
-        state, so that what tasks share outside of their functions is made anew with them. ``tag``
-        says what they do, for the fingerprint.
-    :ivar fetch: the fetch model.
-    :ivar restores: when all control tasks have ended the text has to be the original.
-    :ivar asleep: addresses in front of whose instruction a task falls asleep for ever.
-    :ivar reduce: choice points are where something meets somebody else's doing; ``apart``: of tasks
-        that share nothing one at a time is in the middle of its call. See
-        :class:`engine.patching.plan.Plan`.
+    :ivar call: on every vCPU, with ``arguments``.
+    :ivar profile: with the steps left out that are to be.
     :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
-    :ivar check_alignment: a memory operand that has to be aligned and is not is a fault, as on a
-        processor.
-    :ivar oracles: what is asked whether all is well beside
-        :data:`engine.patching.oracles.listed.ORACLES`, and behind them: classes of
-        :class:`engine.patching.oracles.oracle.Oracle`.
-    :ivar points: ``stores``: a control task also stops in front of each store to a field that hits
-        read without a lock (:mod:`engine.patching.store_points`); ``locks``: it does not.
-    :ivar poke: makes the protocol by which text is written, as the CPU's side has it; None: the
-        profile's.
+    :ivar asleep: addresses in front of whose instruction a task falls asleep for ever.
+    :ivar code: the control tasks, by name, or what makes them: that is called for each control
+        state, so that what tasks share outside of their functions is made anew with them.
+    :ivar tag: says what the control tasks do, for the fingerprint.
     """
 
     image: Image
     call: str
     arguments: tuple[Argument, ...] = ()
-    calls: int = 3
-    cpus: int = 1
     profile: Profile
-    preempt: bool = False
-    fetch: str = "coherent"
-    interrupts: bool = True
-    nmis: bool = False
     resched: tuple[int, ...] = ()
     asleep: tuple[int, ...] = ()
-    reduce: bool = True
-    apart: bool = True
-    points: str = "locks"
-    restores: bool = True
-    limit: int = 1_000_000
-    stubs: dict[str, int] = field(default_factory=dict[str, int])
-    check_alignment: bool = False
-    oracles: tuple[MakeOracle, ...] = ()
-    poke: Callable[..., Any] | None = None
     code: Sequence[tuple[str, ControlCode]] | ControlCodes
     tag: str
 
@@ -97,16 +83,36 @@ def fingerprint(experiment: Experiment) -> str:
         digest.update(repr(experiment.asleep).encode())
     if profile.batch is not None:  # likewise
         digest.update(f"batch {profile.batch}".encode())
-    if experiment.points != "locks":  # likewise
-        digest.update(f"points {experiment.points}".encode())
-    if experiment.check_alignment:  # likewise
-        digest.update(b"alignment")
-    changes = changes_of(profile)
-    if changes:  # likewise
-        digest.update(f"profile {changes}".encode())
-    if experiment.poke is not None:  # likewise
-        digest.update(f"poke {identity_of(experiment.poke)}".encode())
+    for told in _told_when_unusual(experiment):  # likewise
+        digest.update(told.encode())
     digest.update(
         repr((words, experiment.resched, sorted(experiment.stubs.items()), experiment.tag)).encode()
     )
     return digest.hexdigest()
+
+
+def _told_when_unusual(experiment: Experiment) -> list[str]:
+    """Return words for the conditions that came in later, where they are not as they were before,
+    and for what makes the profile a user's own.
+    """
+    before = conditions_of(Conditions())
+    told = {
+        name: "alignment" if name == "check_alignment" else f"{name} {value}"
+        for name, value in conditions_of(experiment).items()
+        if name not in (*_FROM_THE_FIRST, *_OF_THE_SEARCH, "poke") and value != before[name]
+    }
+    changes = changes_of(experiment.profile)
+    if changes:
+        told["profile"] = f"profile {changes}"
+    if experiment.poke is not None:
+        told["poke"] = f"poke {identity_of(experiment.poke)}"
+    return list(told.values())
+
+
+def options_mark(experiment: Experiment) -> str:
+    """Return what, beside the fingerprint, decides what a search of ``experiment`` finds, in words
+    that are the same in every process.
+    """
+    told = {name: getattr(experiment, name) for name in _OF_THE_SEARCH}
+    told["oracles"] = tuple(map(identity_of, experiment.oracles))
+    return repr(told)

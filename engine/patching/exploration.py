@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.errors import EngineBug, InputError, KprobeError, OptprobeError
 from engine.patching.boundaries import Boundaries
@@ -11,6 +11,7 @@ from engine.patching.control_state import Stage
 from engine.patching.control_steps import ControlSteps
 from engine.patching.control_tree import ControlNode, ControlTree
 from engine.patching.data_content import DataContent
+from engine.patching.experiment import Experiment
 from engine.patching.footprints import Footprints
 from engine.patching.handler_events import HandlerEvents
 from engine.patching.hit_pieces import HitPieces
@@ -20,7 +21,7 @@ from engine.patching.oracles.listed import ORACLES
 from engine.patching.orders import Orders
 from engine.patching.parked_task import Mode
 from engine.patching.places import Places
-from engine.patching.plan import Plan
+from engine.patching.planned_call import PlannedCall
 from engine.patching.port import Port
 from engine.patching.shared_variables import share_variables
 from engine.patching.situation import Situation
@@ -40,16 +41,23 @@ class Exploration:
     """vCPUs, interrupts and control tasks of one scenario, as a
     :class:`engine.search.footprint.SystemWithFootprints`.
 
+    :param calls: of each task, its call.
     :param oracles: what is asked whether all is well, in this order.
     :ivar now: where it stands; ``judge``: what is wrong there.
     :ivar refused: a line for each probe that the core refuses when the control tasks run alone.
     :raises InputError: a control task does not end.
     """
 
-    def __init__(self, port: Port, plan: Plan, oracles: Sequence[MakeOracle] = ORACLES) -> None:
+    def __init__(
+        self,
+        port: Port,
+        experiment: Experiment,
+        calls: Mapping[int, PlannedCall],
+        oracles: Sequence[MakeOracle] = ORACLES,
+    ) -> None:
         self.port = port
-        self.plan = plan
-        self.now = now = Situation(port, plan)
+        self.experiment = experiment
+        self.now = now = Situation(port, experiment, calls)
         self.judge = judge = Judge(now, oracles)
         self.places = Places(now)
         self.boundaries = Boundaries(now)
@@ -60,17 +68,18 @@ class Exploration:
             self.boundaries.stops,
         )
         events = HandlerEvents(now, judge)
-        shared = share_variables((work for _, work in plan.code()), port.own_code)
+        code = experiment.control_tasks
+        shared = share_variables((work for _, work in code()), port.own_code)
         self._apart = False
         self.tree = ControlTree(
             Stage(
                 port.text,
-                plan.profile,
+                experiment.profile,
                 events,
-                plan.code,
+                code,
                 port.own_code,
-                nmis=plan.nmis,
-                points=plan.points,
+                nmis=experiment.nmis,
+                points=experiment.points,
                 shared=shared,
             ),
             self._learn,
@@ -97,7 +106,7 @@ class Exploration:
 
     def _prepare(self) -> None:
         """Find out what control tasks and calls do alone, and stand at the start."""
-        port, plan, now = self.port, self.plan, self.now
+        port, experiment, now = self.port, self.experiment, self.now
         nodes = self.tree.nodes_alone()
         self.refused = tuple(
             dict.fromkeys(line for node in nodes for line in node.state.control.refused)
@@ -108,7 +117,7 @@ class Exploration:
             [rp.kp.addr for rp in returns if rp.kp.addr is not None]
         )
         enough = self._instances_suffice(self.tree.nodes[-1])
-        self._apart = plan.reduce and plan.apart and enough and not unprobed.shares
+        self._apart = experiment.reduce and experiment.apart and enough and not unprobed.shares
         self.choice = Choices(
             now,
             boundaries=self.boundaries,
@@ -160,7 +169,7 @@ class Exploration:
         """No call can find the instances of a return probe taken; each vCPU may be in an NMI that
         interrupted one of its tasks.
         """
-        calls = len(self.plan.calls) + self.plan.nmis * len(self.vcpus)
+        calls = len(self.now.calls) + self.experiment.nmis * len(self.vcpus)
         return self.now.unprobed.instances_suffice(node.state.control.returns.values(), calls)
 
     def error_alone(self) -> OptprobeError | None:

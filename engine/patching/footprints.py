@@ -77,7 +77,7 @@ class Footprints:
         self, now: Situation, judge: Judge, *, tree: ControlTree, places: Places, waits: Waits
     ) -> None:
         self._now = now
-        self._plan = now.plan
+        self._experiment = now.experiment
         self._judge = judge
         self._tree = tree
         self._places = places
@@ -88,7 +88,7 @@ class Footprints:
     def of(self, actor: Actor) -> Footprint:
         """See :meth:`engine.search.footprint.SystemWithFootprints.footprint`."""
         foreign = any(type(oracle) not in ORACLES for oracle in self._judge.oracles)
-        if self._plan.reduce or foreign:
+        if self._experiment.reduce or foreign:
             return EVERYTHING
         if actor.kind is ActorKind.CONTROL:
             return self._of_control(actor.index)

@@ -23,7 +23,7 @@ class HandlerEvents:
     def __init__(self, now: Situation, judge: Judge) -> None:
         self._now = now
         self._judge = judge
-        profile = now.plan.profile
+        profile = now.experiment.profile
         # A copy that was made for a probe without a post_handler may end in a jump back, for good:
         # who joins with one is never called.
         self._loses_posts = profile.steps_by_int3 and not profile.slot_has_both

@@ -36,7 +36,7 @@ class Places:
         self.near: set[int] = set()
         self.methods: set[str] = set()
         self.new: list[tuple[int, int]] = []
-        for addr in now.plan.resched | now.plan.asleep:
+        for addr in (*now.experiment.resched, *now.experiment.asleep):
             self.watch(addr, addr + 1)
 
     def learn(self, node: ControlNode) -> None:

@@ -4,21 +4,25 @@ from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from engine import defaults
 from engine.errors import InputError, printable
+from engine.limits import JOBS_MAX, PREEMPTIONS_MAX
+from engine.patching.option_kinds import flag
 from engine.search.drawn import Drawn
 from engine.search.exhaustive import Exhaustive
 from engine.search.parts import PartedSearch
 from engine.search.pct import Pct
 from engine.search.random_walk import RandomWalk
 from engine.search.strategy import Strategy
+from engine.syntax.arguments import parse_number
 
-__all__ = ("STRATEGIES", "Search")
+__all__ = ("STRATEGIES", "Search", "read_search")
 
 STRATEGIES: Final = ("exhaustive", "random", "pct")
 _DRAWN: Final = 10_000
@@ -27,12 +31,13 @@ _DRAWN: Final = 10_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """How to search. ``preemptions``: the bound, None for none; pct has another one, its ``depth``.
-    ``violations_max``: stop after so many.
+    """How to search.
 
     :ivar strategy: the name of one, of :data:`STRATEGIES`, or an object that draws schedules.
-    :ivar jobs: processes; what is found does not depend on how many. ``checkpoints``: directory of
-        files to go on from after a kill.
+    :ivar preemptions: the bound, None for none; pct has another one, its ``depth``.
+    :ivar violations_max: stop after so many.
+    :ivar jobs: processes; what is found does not depend on how many.
+    :ivar checkpoints: directory of files to go on from after a kill.
     """
 
     strategy: str | Strategy = defaults.STRATEGY
@@ -85,3 +90,50 @@ class Search:
         raise InputError(
             f"--strategy {printable(self.strategy)}: unknown; give exhaustive, random or pct"
         )
+
+
+def read_search(given: Mapping[str, Any]) -> Search:
+    """How the command line or the Python interface says to search.
+
+    :param given: numbers or their texts, switches, and a directory, by the names that
+        :func:`optprobe.check` has for them; None: not said.
+    :raises InputError: an unknown strategy, a wrong number, or an option of another strategy.
+    """
+    strategy = given["strategy"]
+    for name, takers in (("seed", ("random", "pct")), ("depth", ("pct",))):
+        if given[name] is not None and strategy in STRATEGIES and strategy not in takers:
+            raise InputError(
+                f"--{name}: only --strategy {' and '.join(takers)} has it; leave it out, or give"
+                f" --strategy {takers[-1]}"
+            )
+    if given["preemptions"] is not None and strategy == "pct":
+        raise InputError(
+            "--preemptions: --strategy pct has no such bound, but --depth; give that instead"
+        )
+    unlimited = given["max_schedules"] is None
+    search = Search(
+        strategy=strategy,
+        preemptions=None
+        if given["preemptions"] == "none"
+        else _number(given, "preemptions", defaults.PREEMPTIONS, 0, PREEMPTIONS_MAX),
+        max_schedules=None if unlimited else _number(given, "max_schedules", 1, 1),
+        seed=_number(given, "seed", defaults.SEED, 0),
+        depth=_number(given, "depth", defaults.PCT_DEPTH, 1, PREEMPTIONS_MAX),
+        hashing=given["hashing"],
+        recheck_every=1 if given["recheck"] else 100,
+        jobs=_number(given, "jobs", defaults.JOBS, 1, JOBS_MAX),
+        checkpoints=None if given["checkpoint"] is None else Path(given["checkpoint"]),
+    )
+    search.build()
+    return search
+
+
+def _number(
+    given: Mapping[str, Any], name: str, default: int, least: int, most: int | None = None
+) -> int:
+    """The number that is given under ``name``, or the default.
+
+    :raises InputError: it is none, or out of bounds.
+    """
+    value = default if given[name] is None else given[name]
+    return parse_number(str(value), flag(name), least=least, most=most)

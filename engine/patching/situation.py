@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from engine.patching.control_tree import ControlNode
 from engine.patching.data_content import DataContent
+from engine.patching.experiment import Experiment
 from engine.patching.open_calls import NO_CALLS, OpenCalls
 from engine.patching.orders import Orders
-from engine.patching.plan import Plan
+from engine.patching.planned_call import PlannedCall
 from engine.patching.port import Port
 from engine.patching.sites import Site
 from engine.patching.unprobed import UnprobedCalls
@@ -22,7 +24,8 @@ __all__ = ("Situation",)
 class Situation:
     """What each part of an exploration, and each oracle, may look at.
 
-    :ivar port: the machine; ``plan``: what happens on it.
+    :ivar port: the machine; ``experiment``: what happens on it.
+    :ivar calls: of each task, its call.
     :ivar vcpus: what is known of each vCPU beside its registers.
     :ivar vcpu: the vCPU that runs, where handlers are called.
     :ivar node: the control state that the vCPUs see.
@@ -44,9 +47,12 @@ class Situation:
     unprobed: UnprobedCalls
     data: DataContent
 
-    def __init__(self, port: Port, plan: Plan) -> None:
+    def __init__(
+        self, port: Port, experiment: Experiment, calls: Mapping[int, PlannedCall]
+    ) -> None:
         self.port = port
-        self.plan = plan
+        self.experiment = experiment
+        self.calls = calls
         self.vcpus = [VcpuState(index) for index in range(port.cpus.number)]
         self.sites: dict[int, Site] = {}
         self.insns: dict[int, bytes] = {}

@@ -53,7 +53,8 @@ class VcpuRuns:
     ) -> None:
         self._now = now
         self._judge = judge
-        self._plan = now.plan
+        self._experiment = now.experiment
+        self._calls = now.calls
         self._cpus = now.port.cpus
         self._text = now.port.text
         self._buffers, self._stubs = self._text.buffers, self._text.stubs
@@ -72,7 +73,7 @@ class VcpuRuns:
         :param alone: nothing is chosen that costs anything: on to the next point where something
             can be chosen that does not.
         """
-        if most is None and not self._plan.reduce and not alone:
+        if most is None and not self._experiment.reduce and not alone:
             most = 1
         now, waits = self._now, self._waits
         now.vcpu = vcpu
@@ -113,8 +114,8 @@ class VcpuRuns:
         the vCPU to another task.
         """
         waits = self._waits
-        asked = self._plan.reduce and (
-            self._plan.preempt or (bool(waits.left) and waits.syncs_with(vcpu.index))
+        asked = self._experiment.reduce and (
+            self._experiment.preempt or (bool(waits.left) and waits.syncs_with(vcpu.index))
         )
         if (
             not asked
@@ -147,8 +148,8 @@ class VcpuRuns:
             if stop is Stop.WATCHED or stop is Stop.BUDGET
             else self._answer(vcpu, stop)
         )
-        if vcpu.mode is Mode.CALL and cpus.spent(cpu) > self._plan.limit:
-            cpus.out_of_instructions(cpu, self._plan.limit)
+        if vcpu.mode is Mode.CALL and cpus.spent(cpu) > self._experiment.max_instructions:
+            cpus.out_of_instructions(cpu, self._experiment.max_instructions)
             self._died(vcpu)
         return steps, chosen
 
@@ -180,10 +181,10 @@ class VcpuRuns:
 
     def _came_to(self, vcpu: VcpuState, stop: Stop) -> bool:
         """A run has ended in front of an instruction like any other. True: a choice point."""
-        ip, plan = self._cpus.ip(vcpu.index), self._plan
-        if ip in plan.resched and not vcpu.nmi:
+        ip, experiment = self._cpus.ip(vcpu.index), self._experiment
+        if ip in experiment.resched and not vcpu.nmi:
             self._tasks.schedules(vcpu)
-        if ip in plan.asleep and not vcpu.nmi:
+        if ip in experiment.asleep and not vcpu.nmi:
             self._tasks.falls_asleep(vcpu)
         return stop is Stop.WATCHED or ip in self._places.watched
 
@@ -251,7 +252,7 @@ class VcpuRuns:
         if vcpu.passing is not None:
             self._hits.end_pass(vcpu)
         self._judge.call_ended(vcpu, self._cpus.outcome(vcpu.task))
-        vcpu.mode = Mode.DONE if vcpu.calls >= self._plan.calls[vcpu.task].times else Mode.IDLE
+        vcpu.mode = Mode.DONE if vcpu.calls >= self._calls[vcpu.task].times else Mode.IDLE
         self._waits.quiescent(vcpu.index)
         self._waits.task_passed(vcpu.task)
 

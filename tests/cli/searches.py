@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from arch_x86.explore.commands import check_options
-from arch_x86.explore.saved_violations import case_of
+from arch_x86.explore.x86_setup import X86Setup
 from engine.commands.cli import main, parse
+from engine.commands.searching import check_request
 from engine.patching.experiment import fingerprint
+from engine.patching.make_experiment import experiment_of_check
 from engine.search.exhaustive import _Walk
 
 CODE = (
@@ -69,4 +70,4 @@ def call_of(image: str, *, argument: str = "5", probe: str = "work+4") -> tuple[
 
 def mark_of(arguments: Sequence[str]) -> str:
     """The fingerprint of what ``check`` searches with these arguments."""
-    return fingerprint(case_of(check_options(parse(["check", *arguments]))))
+    return fingerprint(experiment_of_check(check_request(parse(["check", *arguments])), X86Setup()))

@@ -8,18 +8,14 @@ import json
 
 import pytest
 
-from arch_x86.explore.saved_violations import (
-    CheckOptions,
-    SaveDirectory,
-    ScenarioOptions,
-    case_of,
-    load_saved,
-    scenario_case,
-)
 from arch_x86.explore.scenario import load_scenarios
 from arch_x86.explore.scenarios import steps
+from arch_x86.explore.x86_setup import X86Setup
 from engine.commands.cli import main
 from engine.patching.experiment import fingerprint
+from engine.patching.make_experiment import experiment_of_check
+from engine.patching.request import Request
+from engine.patching.saved_violations import SaveDirectory, load_saved
 from engine.search.schedule import Schedule
 
 CODE = """.intel_syntax noprefix
@@ -85,28 +81,25 @@ def test_run_says_where(capsys, image):
     )
 
 
-def test_a_saved_case_keeps_it_and_its_schedules_are_of_its_own(tmp_path, image):
+def test_a_saved_experiment_keeps_it_and_its_schedules_are_of_its_own(tmp_path, image):
     plain, checked = (
-        CheckOptions(image=image, call="right", probes=("right+4",), check_alignment=on)
+        Request(image=image, call="right", probes=("right+4",), check_alignment=on)
         for on in (False, True)
     )
-    prints = [fingerprint(case_of(options)) for options in (plain, checked)]
+    port = X86Setup()
+    prints = [fingerprint(experiment_of_check(one, port)) for one in (plain, checked)]
     assert prints[0] != prints[1]
-    saved = SaveDirectory(tmp_path).prepare(checked)
+    saved = SaveDirectory(tmp_path).of_check(checked)
     schedule = Schedule(prints[1], ())
     file = saved.file(0, schedule)
     saved.write(file, schedule, "")
-    case, _ = load_saved(str(file))
-    assert case.check_alignment
-    assert fingerprint(case) == prints[1]
+    experiment, _ = load_saved(str(file), port)
+    assert experiment.check_alignment
+    assert fingerprint(experiment) == prints[1]
 
 
 def test_a_scenario_is_explored_with_it():
     (one,) = load_scenarios(f"{steps.__file__}::whole_life")
-    assert [
-        scenario_case(one, ScenarioOptions(file=steps.__file__, check_alignment=on)).check_alignment
-        for on in (False, True)
-    ] == [
-        False,
-        True,
-    ]
+    for on in (False, True):
+        experiment = one.experiment(one.asked({"check_alignment": on}), X86Setup())
+        assert experiment.check_alignment is on

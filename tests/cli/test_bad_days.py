@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore import check as check_module
-from arch_x86.explore import commands
-from arch_x86.explore.saved_violations import SavedCase
+from arch_x86.explore.x86_setup import X86Setup
+from engine.commands import replaying, searching
 from engine.commands.cli import main
+from engine.patching.saved_violations import SavedExperiment
 from engine.process_pool import ProcessPool
 from engine.report.terminal import Style
 
@@ -87,7 +87,7 @@ class TestSave:
         def no_search(*_words, **_options):
             raise AssertionError("a search began")
 
-        monkeypatch.setattr(commands, "check", no_search)
+        monkeypatch.setattr(searching, "check", no_search)
         (tmp_path / "file").write_text("")
         argv = (
             check_of(image, "--probe", "work+4")
@@ -109,7 +109,7 @@ class TestSave:
         """
         printed: list[str] = []
         full = False
-        search, write = commands.check, SavedCase.write
+        search, write = searching.check, SavedExperiment.write
 
         def searches(*words, **options):
             Path(image).unlink(missing_ok=True)
@@ -121,8 +121,8 @@ class TestSave:
                 raise OSError(28, "No space left on device")
             write(*words)
 
-        monkeypatch.setattr(commands, "check", searches)
-        monkeypatch.setattr(SavedCase, "write", writes)
+        monkeypatch.setattr(searching, "check", searches)
+        monkeypatch.setattr(SavedExperiment, "write", writes)
         argv = check_of(
             image,
             "--probe",
@@ -284,7 +284,7 @@ class TestSaved:
         self, capsys, tmp_path, saved, monkeypatch
     ):
         """Values of the right kind only make it another case, or none; that is not run here."""
-        monkeypatch.setattr(commands, "replay_case", lambda *_: (None, []))
+        monkeypatch.setattr(replaying, "replay_experiment", lambda *_: (None, []))
         file = tmp_path / "odd.json"
 
         def places(value: object, path: tuple[str | int, ...] = ()):
@@ -357,7 +357,7 @@ class TestInterrupts:
         def interrupted(*_words, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(check_module, "open_experiment", interrupted)
+        monkeypatch.setattr(X86Setup, "open", interrupted)
         argv = (
             check_of(image, "--probe", "work+4")
             if command == "check"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore import check as check_module
+from engine.patching import verdict as verdict_module
 from tests.cli.searches import call, call_of, check, ctrl_c_after, mark_of
 
 
@@ -162,7 +162,7 @@ def test_what_was_found_is_shown_when_ctrl_c_ends_its_shrinking(capsys, image, m
     def shrink(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check_module, "shrink", shrink)
+    monkeypatch.setattr(verdict_module, "shrink", shrink)
     status, out, _ = check(capsys, image, "--without", "free-wait", "--json")
     document = json.loads(out)
     assert (status, document["verdict"], document["interrupted"]) == (130, "violation", True)

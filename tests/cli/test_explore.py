@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from arch_x86.explore import matrix as matrix_module
 from engine.core.ablation import steps_of
 from engine.core.profiles import LINUX_2010
+from engine.patching import matrix
 from tests.cli.searches import SCENARIO, call, ctrl_c_after, mark_of
 
 
@@ -232,8 +232,8 @@ def test_explore_and_matrix_say_the_same_with_any_number_of_processes(capsys, im
 @pytest.fixture
 def first_steps(monkeypatch) -> None:
     """The matrix has two steps: quiescence, which 2010 does not need, and stop_machine."""
-    chosen = [step for step in matrix_module.STEPS if step.name in ("quiescence", "stop-machine")]
-    monkeypatch.setattr(matrix_module, "STEPS", chosen)
+    chosen = [step for step in matrix.STEPS if step.name in ("quiescence", "stop-machine")]
+    monkeypatch.setattr(matrix, "STEPS", chosen)
 
 
 def cells_of_2010(capsys) -> dict[str | None, dict[str, Any]]:

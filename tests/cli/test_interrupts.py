@@ -15,10 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from arch_x86.explore import check as check_module
 from engine.control.stepped_plane import SteppedPlane
 from engine.control.sync import Mutex
 from engine.ctrl_c import CtrlC
+from engine.patching import verdict
 from tests.cli import interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +146,7 @@ def test_an_interrupt_whose_exception_nobody_can_catch_comes_again(capfd):
 def test_ctrl_c_as_a_search_ends_leaves_its_result(capsys, image, tmp_path, monkeypatch, where):
     from engine.commands.cli import main
 
-    ended = check_module.InProcess if where == "runner" else check_module.Checkpoint
+    ended = verdict.InProcess if where == "runner" else verdict.Checkpoint
     close = ended.close
 
     def interrupted(one) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from arch_x86.emu.room import EMULATOR_ROOM
-from arch_x86.explore import check as check_module
 from engine.commands.cli import main
 from engine.errors import InputError
+from engine.patching import verdict
 from engine.process_pool import ProcessPool
 from engine.search.checkpoint import Checkpoint
 from engine.search.parts import PartResult
@@ -92,7 +92,7 @@ class TestMemory:
     def test_a_search_that_runs_out_of_memory_shows_what_it_found(
         self, capsys, image, monkeypatch, json_
     ):
-        work = check_module.InProcess.work
+        work = verdict.InProcess.work
 
         def full(self, parts, tick):
             for number, result in enumerate(work(self, parts, tick)):
@@ -100,7 +100,7 @@ class TestMemory:
                     raise MemoryError
                 yield result
 
-        monkeypatch.setattr(check_module.InProcess, "work", full)
+        monkeypatch.setattr(verdict.InProcess, "work", full)
         status, out, err = call(
             capsys, *check_of(image, "--strategy", "random", *json_, preemptions=2)
         )

@@ -21,6 +21,7 @@ from engine.errors import EngineBug
 from engine.kprobe import Kprobe
 from engine.search.actor import actor_from
 from tests.conftest import BASE
+from tests.explore.experiments import experiment_of
 
 JUMP = b"\xe9\x01\x02\x03\x04"
 PROTOCOLS = pytest.mark.parametrize("make", [StopMachinePoke, TextPokeBp, TextPokeBpBatch])
@@ -185,7 +186,7 @@ class TestSnapshots:
 
 @pytest.fixture
 def exploration(pool):
-    system = open_experiment(life.register.case(without(LINUX_2010, frozenset())), pool)
+    system = open_experiment(experiment_of(life.register, without(LINUX_2010, frozenset())), pool)
     system.reset()
     yield system
     system.close()

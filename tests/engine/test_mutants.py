@@ -65,15 +65,15 @@ def test_a_fault_is_tried_where_its_lines_run_and_nowhere_else():
 
 
 def test_the_lines_that_run_are_seen_in_control_tasks_too(pool):
-    from arch_x86.explore.check import check
     from arch_x86.explore.scenarios.life import stepped
     from engine.core.profiles import LINUX_2010
     from engine.patching.search_options import Search
+    from tests.explore.experiments import check, experiment_of
 
     names = ("engine/core/kprobes.py", "engine/core/unregistration.py")
     source = {name: (ROOT / name).read_text(encoding="utf-8").splitlines() for name in names}
     with LineLog({name: range(1, len(source[name])) for name in names}) as log:
-        check(stepped.case(LINUX_2010), Search(preemptions=0), pool=pool)
+        check(experiment_of(stepped, LINUX_2010), Search(preemptions=0), pool=pool)
     run = {source[name][line - 1].strip() for name in names for line in log.lines()[name]}
     assert "self.arch.arch_prepare_kprobe(p)" in run  # register_kprobe() runs it, on a greenlet
     assert "return Bottom.INDEPENDENT" in run

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from arch_x86.emu.fault import FaultKind, GuestFaultError
-from arch_x86.explore.check import check
 from arch_x86.explore.scenarios import life
 from engine.core.profiles import LINUX_2010, NEXT, PROFILES
 from engine.image import ExceptionEntry
 from engine.kprobe import Kprobe, KprobeStatus, Method
 from engine.patching.search_options import Search
 from tests.conftest import BASE, asm_image
+from tests.explore.experiments import check, experiment_of
 
 F, G = BASE, BASE + 256
 PLAIN = "mov eax, edi; nop; nop; nop; nop; add rax, rsi; ret"
@@ -199,7 +199,7 @@ def test_only_the_int3_behind_the_copy_ends_a_step(bench_of, profile):
 @pytest.mark.parametrize("scenario", [life.nmi_stepped, life.nmi_boosted], ids=lambda one: one.name)
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 def test_the_explorer_finds_what_2010_can_not_take_and_nothing_else(pool, profile, scenario):
-    result = check(scenario.case(profile), Search(preemptions=1), pool=pool)
+    result = check(experiment_of(scenario, profile), Search(preemptions=1), pool=pool)
     if profile is LINUX_2010 and scenario is life.nmi_stepped:
         assert (result.verdict, [str(one.violation.kind) for one in result.violations]) == (
             "violation",

@@ -21,6 +21,7 @@ from engine.patching.control_state import ControlState
 from engine.patching.control_tree import ControlTree
 from engine.patching.experiment import Experiment
 from engine.patching.exploration import Exploration
+from tests.explore.experiments import experiment_of
 
 Outcome = tuple[Any, ...]
 
@@ -126,7 +127,9 @@ def main() -> int:
     for scenario in (*SCENARIOS, *LOAD):
         for name in scenario.profiles:
             case = replace(
-                scenario.case(without(profile_named(name), frozenset(scenario.without))),
+                experiment_of(
+                    scenario, without(profile_named(name), frozenset(scenario.request.without))
+                ),
                 interrupts=False,
                 calls=1,
             )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from arch_x86.explore.check import check
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010
 from engine.patching.experiment import Experiment
@@ -15,6 +14,7 @@ from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
+from tests.explore.experiments import check
 
 CODE = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; ret"
 STEPPED, SITE, INSIDE, NO_ROOM = 2, 4, 7, 9

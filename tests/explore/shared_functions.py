@@ -13,7 +13,6 @@ from typing import Final
 
 from arch_x86.emu.machine import new_pool
 from arch_x86.emu.uc import UcPool
-from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import find_orders
 from arch_x86.isa.assemble import assemble
 from engine.core.ablation import without
@@ -26,6 +25,7 @@ from engine.patching.search_options import Search
 from engine.report.terminal import Progress, table
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument
+from tests.explore.experiments import check
 
 CODE_AT: Final = 0x1000_0000
 DATA_AT: Final = 0x1001_0000

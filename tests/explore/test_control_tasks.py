@@ -12,7 +12,6 @@ from threading import Lock, Thread
 import pytest
 from greenlet import greenlet
 
-from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import history, life
 from engine.core.ablation import without
@@ -22,6 +21,7 @@ from engine.patching.experiment import Experiment
 from engine.patching.search_options import Search
 from engine.search.actor import actor_from
 from tests.conftest import asm_image
+from tests.explore.experiments import check, experiment_of
 
 
 def small(code) -> Experiment:
@@ -457,7 +457,9 @@ def test_optimization_off_of_2010_waits_for_ever_before_its_first_pass_only(pool
         k.unregister(p)
         k.settle()
 
-    case = history.sysctl_deadlock.case(without(LINUX_2010, frozenset({"sysctl-deadlock"})))
+    case = experiment_of(
+        history.sysctl_deadlock, without(LINUX_2010, frozenset({"sysctl-deadlock"}))
+    )
     result = check(
         Experiment(**{**_fields(case), "code": [("main", main)], "interrupts": False}),
         Search(preemptions=0),
@@ -477,7 +479,7 @@ def test_interrupts_and_core_syncs_come_in_handlers_behind_a_jump(pool):
     clear.
     """
     seen: dict[str, set[bool]] = {"INT3": set(), "OPTIMIZED": set()}
-    with closing(open_experiment(life.optimize.case(LINUX_2010), pool)) as system:
+    with closing(open_experiment(experiment_of(life.optimize, LINUX_2010), pool)) as system:
         for jump in (False, True):
             system.reset()
             while not (system.node.state.core.optimizer.idle and system.node.lives) or (

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore.check import replay_case
 from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios.code_goes_away import joined_while_disarming
 from arch_x86.explore.scenarios.history import HISTORY
@@ -20,6 +19,7 @@ from engine.core.profiles import profile_named
 from engine.core.safety_steps import STEPS
 from engine.patching.experiment import fingerprint
 from engine.search.schedule import parse_schedule, replay
+from tests.explore.experiments import experiment_of, replay_experiment
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")
 ROWS = re.findall(
@@ -39,10 +39,12 @@ def test_each_schedule_of_the_findings_shows_a_violation(pool, profile):
     assert len(rows) > 10
     for step, _, preempt, scenario, text in rows:
         steps = frozenset() if step == "nothing" else frozenset({step.strip("`")})
-        case = BY_NAME[scenario].case(
-            without(profile_named(profile), steps, preempt=bool(preempt)), preempt=bool(preempt)
+        case = experiment_of(
+            BY_NAME[scenario],
+            without(profile_named(profile), steps, preempt=bool(preempt)),
+            preempt=bool(preempt),
         )
-        violation, lines = replay_case(case, parse_schedule(text), pool=pool)
+        violation, lines = replay_experiment(case, parse_schedule(text), pool=pool)
         assert violation is not None, (step, scenario, text)
         assert lines[-1].startswith(str(violation.kind))
 
@@ -53,7 +55,7 @@ def test_what_shows_a_fault_of_the_history_breaks_nothing_with_its_commit(pool, 
     rows = [row for row in ROWS if row[3] == scenario.name and not row[2]]
     assert {profile for _, profile, *_ in rows} == {*scenario.profiles}
     for _, profile, _, _, text in rows:
-        case = scenario.case(without(profile_named(profile), frozenset()))
+        case = experiment_of(scenario, without(profile_named(profile), frozenset()))
         with closing(open_experiment(replace(case, reduce=False), pool)) as system:
             replay(system, parse_schedule(text).segments)
             assert system.violation is None, (profile, text)
@@ -61,7 +63,9 @@ def test_what_shows_a_fault_of_the_history_breaks_nothing_with_its_commit(pool, 
 
 def test_each_schedule_in_the_text_is_of_a_scenario_and_shows_a_violation(pool):
     found = (
-        one.case(without(profile_named(name), frozenset(), preempt=preempt), preempt=preempt)
+        experiment_of(
+            one, without(profile_named(name), frozenset(), preempt=preempt), preempt=preempt
+        )
         for one in BY_NAME.values()
         for name in one.profiles
         for preempt in (False, True)
@@ -71,4 +75,6 @@ def test_each_schedule_in_the_text_is_of_a_scenario_and_shows_a_violation(pool):
     for text in TOLD:
         schedule = parse_schedule(text)
         assert schedule.fingerprint in cases, text
-        assert replay_case(cases[schedule.fingerprint], schedule, pool=pool)[0] is not None, text
+        assert replay_experiment(cases[schedule.fingerprint], schedule, pool=pool)[0] is not None, (
+            text
+        )

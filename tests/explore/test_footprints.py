@@ -19,14 +19,17 @@ from engine.patching.footprints import DataKind
 from engine.patching.oracles.oracle import Oracle
 from engine.search.actor import ActorKind
 from engine.search.footprint import EVERYTHING, Footprint
+from tests.explore.experiments import experiment_of
 
 GOES_ON = (ActorKind.VCPU, ActorKind.CONTROL)
 CASES = {
-    "one life": life.optimize.case(LINUX_2010, cpus=2),
-    "two tasks": life.two_control_tasks.case(LINUX_6_1, cpus=2),
-    "return probe": life.kretprobe_removal.case(NEXT, cpus=2),
-    "preempted": life.optimize.case(without(LINUX_6_1, frozenset(), preempt=True), preempt=True),
-    "aggregator": life.aggregation.case(LINUX_2010, cpus=2),
+    "one life": experiment_of(life.optimize, LINUX_2010, cpus=2),
+    "two tasks": experiment_of(life.two_control_tasks, LINUX_6_1, cpus=2),
+    "return probe": experiment_of(life.kretprobe_removal, NEXT, cpus=2),
+    "preempted": experiment_of(
+        life.optimize, without(LINUX_6_1, frozenset(), preempt=True), preempt=True
+    ),
+    "aggregator": experiment_of(life.aggregation, LINUX_2010, cpus=2),
 }
 
 
@@ -152,14 +155,14 @@ def test_with_reduction_or_with_an_oracle_of_a_users_own_a_step_touches_everythi
     class Mine(Oracle):
         """Looks on."""
 
-    case = life.optimize.case(LINUX_2010)
+    case = experiment_of(life.optimize, LINUX_2010)
     for one in (case, replace(case, reduce=False, oracles=(Mine,))):
         with closing(open_experiment(one, pool)) as system:
             assert {system.footprint(choice.actor) for choice in system.choices()} == {EVERYTHING}
 
 
 def test_an_event_touches_everything_and_to_ask_changes_nothing(pool):
-    case = replace(life.optimize.case(LINUX_2010), reduce=False)
+    case = replace(experiment_of(life.optimize, LINUX_2010), reduce=False)
     with closing(open_experiment(case, pool)) as system:
         while not any(choice.actor.is_event for choice in system.choices()):
             system.take(system.choices()[-1].actor)

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import pytest
 
-from arch_x86.explore.check import check, replay_case
 from arch_x86.explore.open_experiment import open_experiment
 from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT
 from engine.patching.experiment import Experiment
 from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from tests.engine.traced import traced
-from tests.explore.experiments import experiment
+from tests.explore.experiments import check, experiment, replay_experiment
 from tests.explore.laws import outcomes
 
 NEW = pytest.mark.parametrize("profile", [LINUX_6_1, NEXT], ids=lambda profile: profile.name)
@@ -105,7 +104,7 @@ def test_what_the_reduction_leaves_out_changes_no_outcome(pool, steps, count):
 
 def test_a_timeline_names_the_trampoline_and_the_hit(pool):
     result = verdict(pool, steps=("unregister-wait",))
-    _, lines = replay_case(
+    _, lines = replay_experiment(
         case(steps=("unregister-wait",)), result.violations[0].schedule, pool=pool
     )
     told = "\n".join(lines)

@@ -28,6 +28,7 @@ from engine.search.explorable import ViolationKind
 from engine.search.random_walk import RandomWalk
 from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
+from tests.explore.experiments import experiment_of
 
 
 def every_violation(case, pool, bound):
@@ -58,7 +59,9 @@ def test_what_breaks_with_any_number_of_tasks_in_flight_breaks_with_one(pool, st
         step, life.register
     )
     case = replace(
-        scenario.case(without(profile_named(profile), frozenset({step} - {None})), cpus=2),
+        experiment_of(
+            scenario, without(profile_named(profile), frozenset({step} - {None})), cpus=2
+        ),
         calls=1,
         interrupts=False,
     )
@@ -72,7 +75,7 @@ def test_what_breaks_with_any_number_of_tasks_in_flight_breaks_with_one(pool, st
 def test_no_two_tasks_are_in_the_middle_of_a_call_while_a_control_task_goes_on(pool):
     seen = []
     for apart in (True, False):
-        case = replace(life.register.case(LINUX_2010, cpus=2), apart=apart, calls=1)
+        case = replace(experiment_of(life.register, LINUX_2010, cpus=2), apart=apart, calls=1)
         with closing(open_experiment(case, pool)) as system:
             most = 0
 
@@ -142,7 +145,9 @@ def test_return_probes_keep_tasks_apart_if_no_call_can_find_their_instances_take
         k.register_return(k.kretprobe("inner", maxactive=maxactive))
 
     case = replace(
-        life.kretprobe_removal.case(LINUX_6_1, cpus=2), code=[("main", control)], restores=False
+        experiment_of(life.kretprobe_removal, LINUX_6_1, cpus=2),
+        code=[("main", control)],
+        restores=False,
     )
     with closing(open_experiment(case, pool)) as system:
         assert system.choice.apart is apart
@@ -154,7 +159,7 @@ def test_nmis_may_take_an_instance_of_a_return_probe_on_each_vcpu(pool, maxactiv
         k.register_return(k.kretprobe("inner", maxactive=maxactive))
 
     case = replace(
-        life.kretprobe_removal.case(LINUX_6_1, cpus=2),
+        experiment_of(life.kretprobe_removal, LINUX_6_1, cpus=2),
         code=[("main", control)],
         restores=False,
         nmis=True,

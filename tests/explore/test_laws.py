@@ -28,6 +28,7 @@ from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
+from tests.explore.experiments import experiment_of
 from tests.explore.laws import merged_states_differ, outcomes
 
 
@@ -408,6 +409,8 @@ def test_control_states_that_are_taken_for_one_go_on_alike(pool, profile, scenar
     one.
     """
     assert (
-        merged_states_differ(scenario.case(without(profile, frozenset())), pool, nodes_max=120)
+        merged_states_differ(
+            experiment_of(scenario, without(profile, frozenset())), pool, nodes_max=120
+        )
         == []
     )

@@ -9,7 +9,6 @@ from functools import cache
 
 import pytest
 
-from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import open_experiment
 from engine.core.profiles import LINUX_6_1, LINUX_2010
 from engine.patching.experiment import Experiment
@@ -18,7 +17,7 @@ from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import replay
 from tests.conftest import asm_image
-from tests.explore.experiments import experiment
+from tests.explore.experiments import check, experiment
 
 CODE = "mov eax, edi; inc eax; lea ecx, [rax + rax*2]; add eax, ecx; xor eax, 0x55; ret"
 STEPPED, SITE, INSIDE, NO_ROOM = 2, 4, 7, 9

@@ -1,10 +1,9 @@
-"""An oracle of a user's own: a class that is given to a case. Nothing of the project is touched."""
+"""An oracle of a user's own: a class that is given to an experiment. The project stays as it is."""
 
 from __future__ import annotations
 
 import pytest
 
-from arch_x86.explore.check import check, replay_case
 from engine.core.profiles import LINUX_2010
 from engine.patching.experiment import Experiment
 from engine.patching.oracles.oracle import Oracle
@@ -13,6 +12,7 @@ from engine.patching.search_options import Search
 from engine.search.explorable import Violation, ViolationKind
 from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
+from tests.explore.experiments import check, replay_experiment
 
 
 class OnceACall(Oracle):
@@ -62,7 +62,7 @@ def in_and_out(k):
 )
 def test_an_oracle_of_ones_own_is_asked_and_its_violation_replays(pool, code, hits):
     image, arguments = asm_image(code), (parse_argument("2"),)
-    case = Experiment(
+    experiment = Experiment(
         image=image,
         call="f",
         arguments=arguments,
@@ -72,9 +72,9 @@ def test_an_oracle_of_ones_own_is_asked_and_its_violation_replays(pool, code, hi
         tag="t",
         oracles=(OnceACall,),
     )
-    result = check(case, Search(preemptions=1), pool=pool)
+    result = check(experiment, Search(preemptions=1), pool=pool)
     assert [one.violation.explain for one in result.violations] == [
         "probe 0 is hit twice in one call"
     ] * (hits - 1)
     for one in result.violations:
-        assert replay_case(case, one.schedule, pool=pool)[0] == one.violation
+        assert replay_experiment(experiment, one.schedule, pool=pool)[0] == one.violation

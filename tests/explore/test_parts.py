@@ -16,7 +16,6 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life
 from engine.core.ablation import without
@@ -30,6 +29,7 @@ from engine.search.exhaustive import Exhaustive
 from engine.search.parts import Outcome, PartResult
 from engine.search.prefixes import Navigator, StartWriter, starts_of
 from engine.search.schedule import segments_from, segments_of
+from tests.explore.experiments import check, experiment_of
 from tests.explore.toys import Counter
 
 CODE = (
@@ -71,7 +71,7 @@ def command(tmp_path, *more: str) -> list[str]:
     ids=["sound", "broken", "random", "pct", "capped"],
 )
 def test_results_do_not_depend_on_the_number_of_processes(pool, steps, options):
-    case = life.optimize.case(without(LINUX_6_1, frozenset(steps)))
+    case = experiment_of(life.optimize, without(LINUX_6_1, frozenset(steps)))
     one, three = (check(case, replace(options, jobs=jobs), pool=pool) for jobs in (1, 3))
     assert one.outcome == three.outcome
     assert bool(one.violations) is ("quiescence" in steps)
@@ -89,8 +89,8 @@ def test_a_part_comes_to_the_same_in_a_process_that_has_met_nothing_else(
     pool, monkeypatch, profile, preempt
 ):
     monkeypatch.setattr(levels, "PART_SCHEDULES", 200)
-    case = life.two_control_tasks.case(
-        without(profile, frozenset(), preempt=preempt), preempt=preempt
+    case = experiment_of(
+        life.two_control_tasks, without(profile, frozenset(), preempt=preempt), preempt=preempt
     )
     strategy, outcome = Exhaustive(bound=1, recheck_every=0, max_schedules=600), Outcome()
     with closing(open_experiment(case, pool)) as seasoned:

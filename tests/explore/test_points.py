@@ -11,7 +11,6 @@ from functools import partial
 
 import pytest
 
-from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.scenarios.steps import scenarios_for
@@ -32,6 +31,7 @@ from engine.search.explorable import ViolationKind
 from engine.search.schedule import replay, text_of
 from engine.syntax.arguments import parse_argument
 from tests.conftest import asm_image
+from tests.explore.experiments import check, experiment_of
 
 PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
 
@@ -202,7 +202,7 @@ def test_a_vcpu_between_calls_is_the_same_however_its_last_call_went(pool, profi
     """Registers, stack and what the kprobes layer kept of the last hit are dead; how many calls are
     made is not.
     """
-    case = replace(life.boosted.case(profile), calls=2)
+    case = replace(experiment_of(life.boosted, profile), calls=2)
     with closing(open_experiment(case, pool)) as system:
 
         def armed_and_called():
@@ -263,8 +263,8 @@ def test_states_that_differ_in_a_register_stack_x87_or_flags_of_a_call_are_two(p
 def test_each_schedule_that_breaks_can_be_followed_step_by_step_without_reduction(pool):
     """Also where stop_machine parks a task in the middle of a call that is otherwise made whole."""
     (scenario,) = scenarios_for("jump-range-check")
-    case = scenario.case(
-        without(LINUX_2010, frozenset({"jump-range-check"}), preempt=True), preempt=True
+    case = experiment_of(
+        scenario, without(LINUX_2010, frozenset({"jump-range-check"}), preempt=True), preempt=True
     )
     with closing(open_experiment(case, pool)) as system:
         found = explore(Exhaustive(bound=1, recheck_every=0, violations_max=10**9), system).found

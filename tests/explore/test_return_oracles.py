@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import pytest
 
-from arch_x86.explore.check import replay_case
 from engine.core.kretprobes import Kretprobes
 from engine.core.profiles import LINUX_6_1
 from engine.patching.experiment import fingerprint
 from engine.search.schedule import Schedule, segments_from
 from tests.conftest import asm_image
+from tests.explore.experiments import replay_experiment
 from tests.explore.planted import (
     BROKEN,
     EXTRA,
@@ -167,6 +167,6 @@ def test_a_return_probe_that_goes_while_a_hit_is_on_its_way_may_count_that_as_mi
     """
     one = case(two_returns, image=asm_image(*G), profile=LINUX_6_1)
     segments = segments_from("c0*3,0*29,c0*7,0")
-    violation, lines = replay_case(one, Schedule(fingerprint(one), segments), pool=pool)
+    violation, lines = replay_experiment(one, Schedule(fingerprint(one), segments), pool=pool)
     assert violation is None
     assert any("hit: int3, found" in line for line in lines[-3:])

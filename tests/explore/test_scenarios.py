@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.check import check, replay_case
 from arch_x86.explore.open_experiment import open_experiment
-from arch_x86.explore.scenario import load_scenarios
+from arch_x86.explore.scenario import Scenario, load_scenarios
 from arch_x86.explore.scenario import scenario as make_scenario
 from arch_x86.explore.scenarios import code_goes_away, life, two_tasks
 from arch_x86.explore.scenarios.batches import BATCHES, dying_behind_a_batch, two_batches
@@ -29,6 +28,7 @@ from engine.patching.experiment import fingerprint
 from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.search.schedule import Schedule, replay, segments_from
+from tests.explore.experiments import check, experiment_of, replay_experiment
 
 PAIRS = [
     (one, name)
@@ -61,7 +61,7 @@ both_sizes = pytest.mark.parametrize(
 def run(pool, scenario, profile, *, bound=1, steps=(), preempt=False, most=None):
     ablated = without(profile_named(profile), frozenset(steps), preempt=preempt)
     search = Search(preemptions=bound, max_schedules=most)
-    return check(scenario.case(ablated, preempt=preempt), search, pool=pool)
+    return check(experiment_of(scenario, ablated, preempt=preempt), search, pool=pool)
 
 
 def is_sound(result, most: int | None) -> bool:
@@ -86,8 +86,8 @@ def test_what_can_cross_a_probes_life_breaks_nothing(pool, scenario, profile, mo
     ("scenario", "profile"), LOADED, ids=lambda value: getattr(value, "name", value)
 )
 def test_what_meets_under_load_breaks_nothing(pool, scenario, profile, most):
-    bound = int(scenario.preempt)  # to save time; `make mutants` has more
-    result = run(pool, scenario, profile, bound=bound, preempt=scenario.preempt, most=most)
+    bound = int(scenario.request.preempt)  # to save time; `make mutants` has more
+    result = run(pool, scenario, profile, bound=bound, preempt=scenario.request.preempt, most=most)
     assert is_sound(result, most)
 
 
@@ -103,12 +103,19 @@ def test_a_fault_of_the_kernels_history_shows_without_its_commit_only(pool, scen
     report = broken.violations[0]
     assert report.schedule.choices <= 30
     ablated = without(profile_named(profile), frozenset(scenario.steps))
-    violation, lines = replay_case(scenario.case(ablated), report.schedule, pool=pool)
+    violation, lines = replay_experiment(
+        experiment_of(scenario, ablated), report.schedule, pool=pool
+    )
     assert violation == report.violation
     assert str(violation.kind) in lines[-1]
 
 
 @both_sizes
+def with_batch(one: Scenario, batch: int | None) -> Scenario:
+    """The scenario with batches of another size."""
+    return replace(one, request=replace(one.request, batch=batch))
+
+
 @pytest.mark.parametrize("scenario", BATCHES, ids=lambda one: one.name)
 @pytest.mark.parametrize(("profile", "bound"), [("linux-2010", 0), ("next", 0)])
 def test_what_lies_between_two_batches_breaks_nothing(pool, scenario, profile, bound, most):
@@ -142,7 +149,7 @@ def test_a_scenario_in_which_nobody_calls_anything_is_refused_with_one_line(name
 
 def passes_and_syncs(pool, scenario, profile, batch):
     """Of the control task alone, up to where both jumps are in."""
-    case = replace(scenario, batch=batch).case(profile_named(profile))
+    case = experiment_of(with_batch(scenario, batch), profile_named(profile))
     bench = Workbench(case.image, pool=pool, profile=case.profile)
     try:
         for offset in (0, 8):
@@ -156,7 +163,8 @@ def passes_and_syncs(pool, scenario, profile, batch):
 
 def test_a_batch_is_part_of_a_schedules_fingerprint_where_it_is_set():
     marks = [
-        fingerprint(replace(two_batches, batch=batch).case(LINUX_2010)) for batch in (None, 1, 2)
+        fingerprint(experiment_of(with_batch(two_batches, batch), LINUX_2010))
+        for batch in (None, 1, 2)
     ]
     assert len(set(marks)) == 3
     with pytest.raises(InputError, match="batch=0"):
@@ -170,9 +178,11 @@ class TestFinds:
         """unregister_kprobe() waits by synchronize_rcu(), which a preempted task does not hold up,
         and frees the detour buffer.
         """
-        case = life.register.case(without(LINUX_6_1, frozenset(), preempt=True), preempt=True)
+        case = experiment_of(
+            life.register, without(LINUX_6_1, frozenset(), preempt=True), preempt=True
+        )
         segments = segments_from("c0*4,0*103,p0,0*47,p0,0*4,c0*4")
-        violation, lines = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
+        violation, lines = replay_experiment(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.USE_AFTER_FREE
         assert "detour buffer" in violation.explain
@@ -186,7 +196,7 @@ class TestFinds:
             (replace(NEXT, unregisters_behind_tasks=False), ViolationKind.USE_AFTER_FREE),
         ):
             ablated = without(profile, frozenset(), preempt=True)
-            case = replace(life.register.case(ablated, preempt=True), reduce=False)
+            case = replace(experiment_of(life.register, ablated, preempt=True), reduce=False)
             with closing(open_experiment(case, pool)) as system:
                 replay(system, segments_from("c0*5,0*47,p0,c0*12"))
                 assert (system.violation and system.violation.kind) is kind
@@ -201,9 +211,9 @@ class TestFinds:
         In 6.1 a core sync comes before the probe leaves the table, and a CPU in the trap holds that
         up.
         """
-        case = life.two_control_tasks.case(without(LINUX_2010, frozenset()))
+        case = experiment_of(life.two_control_tasks, without(LINUX_2010, frozenset()))
         segments = segments_from("c1*4,0*21,c1*4,0,c0*4,0")
-        violation, lines = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
+        violation, lines = replay_experiment(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.GUEST_FAULT
         assert "breakpoint that no probe put there" in violation.explain
@@ -213,9 +223,9 @@ class TestFinds:
         """The pass that undoes the jump takes the breakpoint away for disabled aggregators only,
         and this one is enabled again.
         """
-        case = code_goes_away.joined_while_disarming.case(without(LINUX_6_1, frozenset()))
+        case = experiment_of(code_goes_away.joined_while_disarming, without(LINUX_6_1, frozenset()))
         segments = segments_from("c0*5,c2*14,c0*7,c1*3,c2*11,c0*5,c1")
-        violation, _ = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
+        violation, _ = replay_experiment(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.INVARIANT
         assert "all probes are disarmed, and cc" in violation.explain
@@ -227,9 +237,9 @@ class TestFinds:
         if most is None:
             assert run(pool, life.nmi, "linux-2010").verdict == "violation"
         else:
-            case = life.nmi.case(without(LINUX_2010, frozenset()))
+            case = experiment_of(life.nmi, without(LINUX_2010, frozenset()))
             segments = segments_from("c0*3,c1*5,n0,0*57")
-            violation, _ = replay_case(case, Schedule(fingerprint(case), segments), pool=pool)
+            violation, _ = replay_experiment(case, Schedule(fingerprint(case), segments), pool=pool)
             assert violation is not None
             assert violation.kind is ViolationKind.TORN
         for profile in ("linux-6.1", "next"):
@@ -267,7 +277,9 @@ def test_a_scenario_of_a_file_is_found_by_name_and_is_the_one_that_is_imported(t
     file.write_text("from arch_x86.explore.scenarios.life import register, optimize\n")
     assert [one.name for one in load_scenarios(str(file))] == ["register", "optimize"]
     (one,) = load_scenarios(f"{life.__file__}::optimize")
-    assert fingerprint(one.case(LINUX_6_1)) == fingerprint(life.optimize.case(LINUX_6_1))
+    assert fingerprint(experiment_of(one, LINUX_6_1)) == fingerprint(
+        experiment_of(life.optimize, LINUX_6_1)
+    )
 
 
 def test_a_scenario_that_says_something_else_has_another_fingerprint(tmp_path):
@@ -280,5 +292,5 @@ def test_a_scenario_that_says_something_else_has_another_fingerprint(tmp_path):
             f"def one(setup):\n    setup.control(lambda k: k.kprobe('f', {offset}))\n"
         )
         (one,) = load_scenarios(str(file))
-        marks.add(fingerprint(one.case(LINUX_6_1)))
+        marks.add(fingerprint(experiment_of(one, LINUX_6_1)))
     assert len(marks) == 2

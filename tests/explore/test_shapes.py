@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from arch_x86.explore.check import check
 from arch_x86.images import load_image
 from arch_x86.isa.disasm import disassemble
 from arch_x86.lab.run import ExecOptions
@@ -22,6 +21,7 @@ from engine.patching.search_options import Search
 from engine.search.explorable import ViolationKind
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec
+from tests.explore.experiments import check
 from workloads.reference import cases
 
 ELF = Path(__file__).resolve().parents[2] / "workloads" / "elf"

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from arch_x86.explore.check import check
 from arch_x86.explore.open_experiment import find_orders, open_experiment
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010, NEXT
@@ -24,6 +23,7 @@ from engine.search.conduct import explore
 from engine.search.exhaustive import Exhaustive
 from engine.search.explorable import ViolationKind
 from engine.syntax.kprobe_events import parse_spec
+from tests.explore.experiments import check
 from tests.explore.shared_functions import (
     BY_NAME,
     CODE_AT,

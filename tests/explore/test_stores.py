@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from arch_x86.explore.check import check, replay_case
 from arch_x86.explore.open_experiment import open_experiment
 from arch_x86.explore.scenario import Setup, scenario
 from arch_x86.explore.scenarios import life
@@ -30,6 +29,7 @@ from engine.patching.search_options import Search
 from engine.patching.store_points import STOPPING_KINDS, begin_to_stop
 from engine.search.actor import ActorKind
 from engine.search.explorable import ViolationKind
+from tests.explore.experiments import check, experiment_of, replay_experiment
 
 PROFILES = pytest.mark.parametrize("profile", [LINUX_2010, LINUX_6_1], ids=lambda p: p.name)
 
@@ -49,7 +49,7 @@ def second_probe(setup: Setup) -> None:
 
 
 def case_of(one, profile: Profile, points: str) -> Experiment:
-    return replace(one.case(profile), points=points)
+    return replace(experiment_of(one, profile), points=points)
 
 
 @pytest.fixture
@@ -88,11 +88,11 @@ def test_what_is_published_too_early_shows_at_stores_only(pool, early_aggregator
     assert not check(at_locks, Search(preemptions=1), pool=pool).violations
     (found,) = check(at_stores, Search(preemptions=1), pool=pool).violations
     assert found.violation.kind is ViolationKind.LOST_HIT
-    violation, timeline = replay_case(at_stores, found.schedule, pool=pool)
+    violation, timeline = replay_experiment(at_stores, found.schedule, pool=pool)
     assert violation == found.violation
     assert "main: puts the aggregator at work+0x9 into the table" in timeline
     with pytest.raises(InputError, match="options are not those that it was found with"):
-        replay_case(at_locks, found.schedule, pool=pool)
+        replay_experiment(at_locks, found.schedule, pool=pool)
 
 
 def stops(pool, points: str):
@@ -229,6 +229,6 @@ def test_schedules_of_before_are_still_good():
     case = case_of(second_probe, LINUX_2010, "locks")
     assert (
         fingerprint(case)
-        == fingerprint(second_probe.case(LINUX_2010))
+        == fingerprint(experiment_of(second_probe, LINUX_2010))
         != fingerprint(replace(case, points="stores"))
     )

@@ -9,13 +9,12 @@ from functools import partial
 
 import pytest
 
-from arch_x86.explore.check import check
 from engine.core.profiles import LINUX_2010
 from engine.patching.search_options import Search
 from engine.patching.user_code import identity_of
 from engine.search.explorable import ViolationKind
 from tests.conftest import asm_image
-from tests.explore.experiments import experiment
+from tests.explore.experiments import check, experiment
 
 
 def called(now, complains=False):

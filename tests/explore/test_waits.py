@@ -17,6 +17,7 @@ from engine.patching.parked_task import Mode
 from engine.patching.vcpu import VcpuState
 from engine.patching.waits import Waits
 from engine.search.actor import ActorKind, actor_from
+from tests.explore.experiments import experiment_of
 
 CPUS = 3
 EVENTS = st.tuples(st.sampled_from(["quiescent", "task_passed", "ran"]), st.integers(0, CPUS - 1))
@@ -79,7 +80,7 @@ def test_a_later_wait_does_not_count_who_came_by_before_it_began(before, after):
 
 def test_neither_stop_machine_nor_a_grace_period_ends_while_a_cpu_is_in_an_nmi(pool):
     """linux-2010: the NMI comes on a CPU between calls, while stop_machine has it."""
-    with closing(open_experiment(life.nmi.case(LINUX_2010), pool)) as system:
+    with closing(open_experiment(experiment_of(life.nmi, LINUX_2010), pool)) as system:
         system.reset()
         while not system.node.stopped:
             system.take(

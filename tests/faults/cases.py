@@ -20,6 +20,7 @@ from engine.patching.probe_life import life_of_probes
 from engine.patching.search_options import Search
 from engine.syntax.arguments import parse_argument
 from engine.syntax.kprobe_events import parse_spec
+from tests.explore.experiments import experiment_of
 
 __all__ = ("MOST_SCHEDULES", "Explored", "explored")
 
@@ -78,7 +79,7 @@ def _of_scenario(one: Scenario, profile: Profile, bound: int) -> Explored:
     return Explored(
         f"{one.name} in {profile.name}, bound {bound}",
         int(slow),
-        lambda: one.case(without(profile, frozenset(), preempt=one.preempt)),
+        lambda: experiment_of(one, without(profile, frozenset(), preempt=one.request.preempt)),
         Search(preemptions=bound, max_schedules=MOST_SCHEDULES),
     )
 

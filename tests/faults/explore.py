@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from arch_x86.emu.machine import new_pool
-from arch_x86.explore.check import check
+from tests.explore.experiments import check
 from tests.faults.cases import MOST_SCHEDULES, Explored, explored
 from tests.faults.fault import Kind
 from tests.faults.lines import ROOT, LineLog, changed_lines

@@ -8,8 +8,9 @@ from arch_x86.explore.scenario import Control, Scenario, Setup, scenario
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.images import LOOP, TOY, TWO
 from arch_x86.explore.scenarios.life import SCENARIOS
+from engine.patching.matrix import ShownSteps
 
-__all__ = ("NOT_NEEDED", "scenarios_for")
+__all__ = ("NOT_NEEDED", "SHOWN", "scenarios_for")
 
 
 @scenario(image=TOY, call="work", arguments=("5",), calls=1)
@@ -130,3 +131,5 @@ NOT_NEEDED: Final = {
     },
 }
 """By step and profile, why leaving it out breaks nothing."""
+
+SHOWN: Final = ShownSteps(scenarios_for, NOT_NEEDED)

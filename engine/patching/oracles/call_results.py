@@ -53,7 +53,7 @@ class CallResults(Oracle):
 
     def call_ended(self, vcpu: VcpuState, outcome: CallOutcome) -> Violation | None:
         """Compare what the call has left with what it leaves without probes."""
-        addr = self.now.plan.calls[vcpu.task].addr
+        addr = self.now.calls[vcpu.task].addr
         if self.now.orders is not None:
             return self._in_some_order(vcpu, addr, outcome)
         want = self.now.unprobed.outcomes[vcpu.task][vcpu.calls - 1]

@@ -27,7 +27,7 @@ class KeptMemory(Oracle):
         if now.unprobed.shares and now.orders is None:
             return
         written = now.orders.written if now.orders is not None else ()
-        spans = [*(span for task in now.plan.calls for span in now.port.memory.own(task)), *written]
+        spans = [*(span for task in now.calls for span in now.port.memory.own(task)), *written]
         own = sorted((span.start, span.stop) for span in spans)
         self._kept = tuple(
             (begin, now.data.start[begin:end])

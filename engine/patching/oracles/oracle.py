@@ -2,7 +2,7 @@
 
 To add an oracle, write a class of :class:`Oracle` in a file of its own, override the events that it
 needs, and add it to the tuple in :mod:`engine.patching.oracles.listed`. From outside of the
-packages, give it to a case instead (``Experiment(oracles=(MyOracle,), ...)``).
+packages, give it to an experiment instead (``Experiment(oracles=(MyOracle,), ...)``).
 """
 
 from __future__ import annotations

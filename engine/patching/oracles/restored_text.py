@@ -14,8 +14,8 @@ class RestoredText(Oracle):
     """At the end of a schedule all text but slots and detour buffers is the original."""
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
-        """Report the first byte that differs, if the case says that its end restores the text."""
-        if not self.now.plan.restores:
+        """Report the first byte that differs, if the experiment is to restore the text."""
+        if not self.now.experiment.restores:
             return None
         text = self.now.port.text
         change = text.first_change(self.now.node.version)

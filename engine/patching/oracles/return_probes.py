@@ -68,7 +68,7 @@ class ReturnProbes(Oracle):
         super().__init__(now)
         self._trampoline = now.port.text.trampoline
         self._result = now.port.text.facts.result
-        self._rethook = now.plan.profile.rethook
+        self._rethook = now.experiment.profile.rethook
         self.opened: FollowedCalls = ()
         self._returning: tuple[FollowedCall, ...] = ()
         self._value = 0

@@ -1,0 +1,80 @@
+"""What ``replay`` does. It is loaded when it is asked for, since it loads all that explores."""
+
+from __future__ import annotations
+
+import json
+import re
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from engine.commands.exit_status import BAD, GOOD
+from engine.commands.searching import check_request, options_given
+from engine.errors import InputError, UnprobedFault, printable
+from engine.patching.experiment import Experiment
+from engine.patching.make_experiment import experiment_of_check
+from engine.patching.request_options import Way, read_options
+from engine.patching.saved_violations import load_saved
+from engine.patching.scenario_files import load_scenarios
+from engine.patching.setup_port import SetupPort
+from engine.patching.verdict import replay_experiment
+from engine.search.schedule import Schedule, parse_schedule
+
+__all__ = ("run_replay",)
+
+Parse: TypeAlias = Callable[[Sequence[str]], Namespace]
+
+
+def run_replay(args: Namespace, parse: Parse, port: SetupPort) -> int:
+    """``optprobe replay``, on a machine of ``port``. Returns the exit status.
+
+    :param parse: reads the words of the ``check`` or ``explore`` that found the schedule.
+    """
+    experiment, schedule = _replayed(args, parse, port)
+    try:
+        violation, lines = replay_experiment(experiment, schedule, port)
+    except UnprobedFault as error:  # no violation, which exit status 1 would say
+        raise InputError(f"there is nothing to replay: {error}") from None
+    if args.json:
+        found = (
+            None
+            if violation is None
+            else {"kind": str(violation.kind), "cpu": violation.cpu, "rip": violation.rip}
+        )
+        if found is not None and violation is not None:
+            found["explain"] = violation.explain
+        print(
+            json.dumps(
+                {"schema": 1, "violation": found, "schedule": str(schedule), "timeline": lines},
+                allow_nan=False,
+            )
+        )
+    else:
+        for line in lines:
+            print(line)
+    return GOOD if violation is None else BAD
+
+
+def _replayed(args: Namespace, parse: Parse, port: SetupPort) -> tuple[Experiment, Schedule]:
+    if not args.rest:
+        if re.match(r"v\d+:[0-9a-f]{8}:", args.what) and not Path(args.what).exists():
+            parse_schedule(args.what)
+            raise InputError(
+                "a schedule alone says not of what; "
+                "write -- behind it, and the arguments of the check or explore that found it"
+            )
+        return load_saved(args.what, port)
+    schedule = parse_schedule(args.what)
+    if args.rest[0].partition("::")[0].endswith(".py"):
+        given = parse(["explore", *args.rest])
+        scenarios = load_scenarios(given.file)
+        if len(scenarios) != 1:
+            raise InputError(
+                f"{printable(given.file)}: {len(scenarios)} scenarios; name one, FILE.py::SCENARIO"
+            )
+        one = scenarios[0]
+        asked = read_options(Way.EXPLORE, options_given(given))
+        return one.experiment(one.asked(asked), port), schedule
+    given = parse(["check", *args.rest])
+    return experiment_of_check(check_request(given), port), schedule

@@ -1,0 +1,173 @@
+"""What ``check`` and ``explore`` do. It is loaded when one of them is asked for, since it loads all
+that explores.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.commands.exit_status import BAD, GOOD, INTERRUPTED
+from engine.errors import UnprobedFault, error_text, printable
+from engine.patching.check_result import CheckResult
+from engine.patching.experiment import Experiment
+from engine.patching.make_experiment import experiment_of_check
+from engine.patching.request import Request
+from engine.patching.request_options import Way, read_options
+from engine.patching.saved_violations import SavedExperiment, SaveDirectory
+from engine.patching.scenario_files import load_scenarios
+from engine.patching.search_options import Search, read_search
+from engine.patching.setup_port import SetupPort
+from engine.patching.verdict import check
+from engine.report.search_report import show_result
+from engine.report.terminal import Progress, Style, complain
+
+__all__ = ("check_request", "options_given", "run_check", "run_explore")
+
+
+def options_given(args: Namespace) -> dict[str, Any]:
+    """What the command line gives, by the names that Python has for it; None: not said."""
+    given = vars(args) | {
+        "reduce": not args.no_reduction,
+        "hashing": not args.no_hashing,
+        "preemptions": args.preemptions if args.preemptions_given else None,
+    }
+    others = {"probes": "probe", "stubs": "stub"}
+    return given | {name: given.get(other) for name, other in others.items()}
+
+
+def check_request(args: Namespace) -> Request:
+    """What ``check`` is asked.
+
+    :raises InputError: one of the options is wrong.
+    """
+    given = options_given(args)
+    given["without"] = sorted(set(args.without))
+    return Request(**read_options(Way.CHECK, given))
+
+
+def run_check(args: Namespace, port: SetupPort) -> int:
+    """``optprobe check``, on machines of ``port``. Returns the exit status."""
+    request, search = check_request(args), read_search(options_given(args))
+    directory = None if args.save is None else SaveDirectory(Path(args.save))
+    experiment = experiment_of_check(request, port)
+    saved = None if directory is None else directory.of_check(request)
+    for warning in experiment.image.warnings:
+        complain(f"{experiment.image.name}: {warning}")
+    result = _search(f"check {args.call}", experiment, search, port, refuses=True)
+    _name_files(saved, result)
+    if args.json:
+        print(json.dumps(result.to_json(), allow_nan=False), flush=True)
+    else:
+        show_result(args.call, experiment, result, Style.for_stream(sys.stdout))
+    _save(saved, result)
+    if result.died is not None:
+        raise result.died
+    if result.interrupted:
+        return INTERRUPTED
+    return GOOD if result.good and result.unwritten is None else BAD
+
+
+def run_explore(args: Namespace, port: SetupPort) -> int:
+    """``optprobe explore``, on machines of ``port``. Returns the exit status."""
+    search = read_search(options_given(args))
+    directory = None if args.save is None else SaveDirectory(Path(args.save))
+    # All are set up before the first is searched, so that what is wrong with the last one is said
+    # at once.
+    scenarios = load_scenarios(args.file)
+    asked = read_options(Way.EXPLORE, options_given(args))
+    experiments = [(one, one.experiment(one.asked(asked), port)) for one in scenarios]
+    documents: list[dict[str, object]] = []
+    worst = GOOD
+    try:
+        for one, experiment in experiments:
+            saved = (
+                None
+                if directory is None
+                else directory.of_scenario(args.file.partition("::")[0], one.name, asked)
+            )
+            bound = (
+                search if args.preemptions_given else replace(search, preemptions=one.preemptions)
+            )
+            try:
+                result = _search(f"explore {one.name}", experiment, bound, port)
+            except KeyboardInterrupt:  # while it was set up
+                complain(f"interrupted while {one.name} was set up")
+                worst = INTERRUPTED
+                break
+            except UnprobedFault as error:
+                complain(f"{one.name}: {error}")
+                worst = BAD
+                continue
+            _name_files(saved, result)
+            if args.json:
+                documents.append({"scenario": one.name, **result.to_json()})
+            else:
+                show_result(one.name, experiment, result, Style.for_stream(sys.stdout))
+            _save(saved, result)
+            if result.died is not None:
+                raise result.died
+            if not result.good or result.unwritten is not None:
+                worst = BAD
+            if result.interrupted:
+                worst = INTERRUPTED
+                break
+    except (
+        Exception,
+        KeyboardInterrupt,
+    ):  # one line about a scenario: what came out of those in front of it is told all the same
+        if documents:
+            _print_scenarios(documents)
+        raise
+    if args.json:
+        _print_scenarios(documents)
+    return worst
+
+
+def _print_scenarios(documents: list[dict[str, object]]) -> None:
+    print(json.dumps({"schema": 1, "scenarios": documents}, allow_nan=False), flush=True)
+
+
+def _name_files(saved: SavedExperiment | None, result: CheckResult) -> None:
+    """The reports say to which files they go, if there is a directory for them."""
+    if saved is not None:
+        for number, report in enumerate(result.violations):
+            result.violations[number] = replace(
+                report, file=str(saved.file(number, report.schedule))
+            )
+
+
+def _save(saved: SavedExperiment | None, result: CheckResult) -> None:
+    """What was found, and has been printed, goes to its files. What can't be written, here or in a
+    checkpoint, is said.
+    """
+    if result.unwritten is not None:
+        complain(result.unwritten)
+    for report in result.violations:
+        if saved is not None and report.file is not None:
+            try:
+                saved.write(Path(report.file), report.schedule, report.violation.explain)
+            except OSError as error:
+                complain(
+                    f"--save: cannot write {printable(report.file)}: {error_text(error)}; the"
+                    " schedule is in the output"
+                )
+
+
+def _search(
+    label: str, experiment: Experiment, search: Search, port: SetupPort, *, refuses: bool = False
+) -> CheckResult:
+    """What the search comes to. It says meanwhile how far it has come, under ``label``."""
+    line = Progress(label)
+
+    def progress(schedules: int, expected: int | None) -> None:
+        line.schedules(schedules, expected)
+
+    try:
+        return check(experiment, search, port, progress=progress, refuses=refuses)
+    finally:
+        line.clear()

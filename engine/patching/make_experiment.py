@@ -1,0 +1,160 @@
+"""This module makes experiments of what is asked of ``check``, and of what a scenario says."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import replace
+
+from engine.brief import count
+from engine.core.ablation import without
+from engine.core.profiles import Profile, profile_named
+from engine.errors import InputError, KprobeError, printable
+from engine.image import Image
+from engine.patching.conditions import conditions_of
+from engine.patching.control_code import ControlCode, ControlCodes
+from engine.patching.experiment import Experiment
+from engine.patching.probe_life import life_of_probes
+from engine.patching.request import Request
+from engine.patching.setup_port import SetupPort
+from engine.syntax.arguments import Argument, parse_argument
+from engine.syntax.kprobe_events import (
+    MAXACTIVE_MAX,
+    ProbeSpec,
+    parse_spec,
+    refuse_ambiguous,
+    several_functions,
+)
+
+__all__ = ("experiment_of_check", "experiment_of_request", "profile_of")
+
+
+def experiment_of_check(request: Request, port: SetupPort) -> Experiment:
+    """Make the experiment of ``check``, whose control task is the whole life of the probes.
+
+    :raises InputError: something in ``request`` is wrong.
+    :raises KprobeError: a probe is one that the kernel refuses.
+    """
+    specs = _specs(request.probes)
+    image = (
+        request.image
+        if isinstance(request.image, Image)
+        else port.load_image(request.image, request.libraries, request.stubs)
+    )
+    profile = profile_of(request)
+    for spec in specs:
+        refuse_ambiguous(spec, image, profile)
+    arguments = tuple(parse_argument(text) for text in request.arguments)
+    zoned, taken = port.with_red_zone(image, request, arguments)
+    if taken is not None:
+        zoned = replace(zoned, warnings=(*zoned.warnings, taken))
+    # not always: schedules of before are still good
+    changed = "" if zoned.red_zone is image.red_zone else f" red zone: {zoned.red_zone}"
+    return experiment_of_request(
+        request,
+        port,
+        image=zoned,
+        arguments=arguments,
+        code=[("main", life_of_probes(specs))],
+        tag=repr([spec.text for spec in specs]) + changed,
+    )
+
+
+def experiment_of_request(
+    request: Request,
+    port: SetupPort,
+    *,
+    image: Image,
+    arguments: tuple[Argument, ...],
+    code: Sequence[tuple[str, ControlCode]] | ControlCodes,
+    tag: str,
+) -> Experiment:
+    """Make the experiment that ``request`` describes, with control tasks ``code`` in program
+    ``image``.
+
+    :param tag: says what the control tasks do, for the fingerprint.
+
+    :raises InputError: a safety step or a place in ``request`` is wrong.
+    """
+    return Experiment(
+        **conditions_of(request),
+        image=image,
+        call=request.call,
+        arguments=arguments,
+        profile=profile_of(request),
+        resched=tuple(_place(image, request.call, text, port) for text in request.resched),
+        asleep=_asleep(image, request, port),
+        code=code,
+        tag=tag,
+    )
+
+
+def profile_of(request: Request) -> Profile:
+    """Return the profile without the steps that are to be left out, and with the batches' size.
+
+    :raises InputError: there is no such profile or step.
+    """
+    profile = (
+        request.profile if isinstance(request.profile, Profile) else profile_named(request.profile)
+    )
+    ablated = without(profile, frozenset(request.without), preempt=request.preempt)
+    return ablated if request.batch is None else replace(ablated, batch=request.batch)
+
+
+def _specs(probes: Sequence[str]) -> list[ProbeSpec]:
+    """Read the definitions of the probes.
+
+    :raises InputError: there is none, or one of them is wrong.
+    :raises KprobeError: a return probe is to follow more calls than it can.
+    """
+    specs = [parse_spec(text) for text in probes]
+    if not specs:
+        raise InputError("check needs at least one --probe; write --probe SYM+0xOFF")
+    for spec in specs:
+        shown = printable(spec.text)
+        if spec.fetchargs:
+            raise InputError(f"probe '{shown}': fetch arguments are not there yet; leave them out")
+        if (spec.maxactive or 0) > MAXACTIVE_MAX:
+            raise KprobeError(
+                errno.E2BIG,
+                f"probe '{shown}': {spec.maxactive} calls at once; a return probe follows"
+                f" {MAXACTIVE_MAX} at most",
+            )
+    return specs
+
+
+def _asleep(image: Image, request: Request, port: SetupPort) -> tuple[int, ...]:
+    """Return the addresses in front of whose instruction a task falls asleep for ever."""
+    if not request.asleep:
+        return ()
+    called = port.function(image, request.call)
+    return tuple(
+        port.boundary(image, called.addr + offset, f"asleep={offset}") for offset in request.asleep
+    )
+
+
+def _place(image: Image, call: str, text: str, port: SetupPort) -> int:
+    """Return the address that ``--resched`` gives as SYM+OFF."""
+    spec = parse_spec(text)
+    what = f"--resched {printable(text)}"
+    if spec.is_return or spec.event is not None or spec.fetchargs:
+        raise InputError(
+            f"{what}: a probe's definition; give SYM+OFF, where a task is to call schedule()"
+        )
+    if spec.address is not None:
+        return port.boundary(image, spec.address, what)
+    several = several_functions(image, spec.symbol or "", spec.offset)
+    if several:
+        raise InputError(f"{what}: {several}")
+    symbol = next((one for one in image.functions if one.name == spec.symbol), None)
+    if symbol is None:
+        raise InputError(
+            f"{what}: {image.name} has no function {printable(spec.symbol or '')}; give one of its"
+            f" own, such as {printable(call)}"
+        )
+    if symbol.size and spec.offset >= symbol.size:
+        raise InputError(
+            f"{what}: outside of {printable(symbol.name)}, which has {count(symbol.size, 'byte')};"
+            " give where an instruction starts"
+        )
+    return port.boundary(image, symbol.addr + spec.offset, what)

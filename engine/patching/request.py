@@ -1,0 +1,63 @@
+"""The record of what an experiment is asked to be, by a command, a saved file, a scenario or
+Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine import defaults
+from engine.core.profiles import Profile
+from engine.image import Image
+from engine.patching.conditions import Conditions
+
+__all__ = ("Request",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request(Conditions):
+    """What is asked, as values that have been checked, or as text where only the program can say
+    whether it is right. :mod:`engine.patching.request_options` reads it, and
+    :mod:`engine.patching.make_experiment` makes the experiment.
+
+    :ivar image: the path of a file, or an image that is loaded; a scenario's may be the text of
+        assembly.
+    :ivar call: the function that each vCPU calls, with ``arguments`` as of ``--arg``.
+    :ivar probes: the definitions of the probes whose life ``check`` explores, as of ``--probe``; a
+        scenario has its own control tasks instead.
+    :ivar profile: the name of a shipped profile, or a profile.
+    :ivar without: names of the safety steps that are left out.
+    :ivar resched: ``SYM+OFF``, in front of whose instruction a task calls ``schedule()``.
+    :ivar asleep: offsets in the called function, in bytes, in front of whose instruction a task
+        falls asleep for ever.
+    :ivar batch: most probes of a batch; None: as many as in the kernel.
+    :ivar libraries: paths of the shared libraries to resolve from.
+    :ivar red_zone: ``yes``, ``no``, or ``auto`` to find out; None: as the image says.
+    """
+
+    image: str | Image
+    call: str
+    arguments: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
+    profile: str | Profile = defaults.PROFILE
+    without: tuple[str, ...] = ()
+    resched: tuple[str, ...] = ()
+    asleep: tuple[int, ...] = ()
+    batch: int | None = None
+    libraries: tuple[str, ...] = ()
+    red_zone: str | None = defaults.RED_ZONE
+
+    def changed(self, asked: Mapping[str, Any]) -> Request:
+        """Return this request of a scenario with what was asked of the scenario beside it.
+
+        More steps are left out, preemption is added where there was none, and other values take the
+        place of the present ones; where ``asked`` has None they stay.
+        """
+        changes = {name: value for name, value in asked.items() if value is not None}
+        if "without" in changes:
+            changes["without"] = (*changes["without"], *self.without)
+        if "preempt" in changes:
+            changes["preempt"] = changes["preempt"] or self.preempt
+        return replace(self, **changes)

@@ -1,0 +1,153 @@
+"""The table of the options of experiments, and the three ways to read it.
+
+Of each option the table says what values it has, and in which ways it can be asked for: by a
+command or a function of :mod:`optprobe`, by the keywords of a scenario, by a saved file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Any, Final
+
+from engine.limits import BATCH_MAX, CALLS_MAX, CPUS_MAX, INSTRUCTIONS_MAX
+from engine.patching.option_kinds import Kind, List, Made, Number, Stubs, Switch, Word
+from engine.patching.saved_fields import SavedFields
+
+__all__ = (
+    "OPTIONS",
+    "Option",
+    "Way",
+    "names_of",
+    "options_to_json",
+    "read_keywords",
+    "read_options",
+    "read_saved",
+)
+
+
+class Way(Flag):
+    """The ways in which an experiment can be asked for."""
+
+    CHECK = auto()
+    """The command ``check``, and :func:`optprobe.check`."""
+    EXPLORE = auto()
+    """The command ``explore``, and :func:`optprobe.explore`, which ask a scenario for something
+    else than it says.
+    """
+    SCENARIO = auto()
+    """The decorator ``scenario``."""
+    FILE = auto()
+    """The ``options`` in a file of ``--save``: of a check those that ``check`` has, of a scenario
+    those that ``explore`` has.
+    """
+
+
+_CHECK, _EXPLORE, _SCENARIO, _FILE = Way.CHECK, Way.EXPLORE, Way.SCENARIO, Way.FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A row of the table.
+
+    :ivar may_lack: a saved file may lack the option, since there were such files before the option
+        came; then its default holds.
+    """
+
+    kind: Kind
+    ways: Way
+    may_lack: bool = False
+
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    "image": Option(Word(), _CHECK | _SCENARIO),
+    "call": Option(Word(), _CHECK | _SCENARIO),
+    "arguments": Option(List(str), _CHECK | _SCENARIO),
+    "probes": Option(List(str), _CHECK),
+    "libraries": Option(List(str), _CHECK),
+    "calls": Option(Number(1, CALLS_MAX), _CHECK | _SCENARIO | _FILE),
+    "cpus": Option(Number(1, CPUS_MAX), _CHECK | _EXPLORE | _SCENARIO | _FILE),
+    "profile": Option(Word(), _CHECK | _EXPLORE | _FILE),
+    "preempt": Option(Switch(), _CHECK | _EXPLORE | _SCENARIO | _FILE),
+    "fetch": Option(Word(("coherent",), ("stale", "torn")), _CHECK | _FILE),
+    "without": Option(List(str), _CHECK | _EXPLORE | _SCENARIO | _FILE),
+    "resched": Option(List(str), _CHECK | _FILE),
+    "stubs": Option(Stubs(), _CHECK | _FILE),
+    "max_instructions": Option(Number(1, INSTRUCTIONS_MAX), _CHECK | _FILE),
+    "red_zone": Option(Word(), _CHECK | _FILE, may_lack=True),
+    "points": Option(Word(("locks", "stores")), _CHECK | _EXPLORE | _FILE, may_lack=True),
+    "check_alignment": Option(Switch(), _CHECK | _EXPLORE | _FILE, may_lack=True),
+    "reduce": Option(Switch(), _CHECK | _EXPLORE),
+    "nmis": Option(Switch(), _SCENARIO),
+    "interrupts": Option(Switch(), _SCENARIO),
+    "asleep": Option(List(int, "offsets in the called function, such as (4,)"), _SCENARIO),
+    "batch": Option(Number(1, BATCH_MAX), _SCENARIO),
+    "poke": Option(Made("what makes a poke protocol, such as its class"), _CHECK | _SCENARIO),
+}
+"""The options stand in the order in which a saved file has them. ``reduce`` is in no file: a replay
+has to be able to take any choice, so it never reduces them.
+"""
+_LEFT_TO_SCENARIO: Final = ("cpus", "profile")
+"""The options that are None, or null in a file, where they are as the scenario says."""
+
+
+def names_of(way: Way) -> Iterator[str]:
+    """Return the options that can be asked for in all of these ways, in the order of the table."""
+    return (name for name, option in OPTIONS.items() if way in option.ways)
+
+
+def read_options(way: Way, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a :class:`engine.patching.request.Request` that the command line or the
+    Python interface gives.
+
+    :param given: the options by name, and whatever else there is. Where a scenario is asked for
+        something, None means for some: as the scenario says. These are left out.
+    :raises InputError: one of them is wrong. The message calls it as the command line does.
+    """
+    return {
+        name: OPTIONS[name].kind.read(name, given[name])
+        for name in names_of(way)
+        if name in given and not _left_to_scenario(way, name, given[name])
+    }
+
+
+def _left_to_scenario(way: Way, name: str, value: object) -> bool:
+    return value is None and way is Way.EXPLORE and name in _LEFT_TO_SCENARIO
+
+
+def read_keywords(given: Mapping[str, object]) -> dict[str, Any]:
+    """Return the fields that the keywords of a scenario give. ``batch=None`` is left out.
+
+    :raises InputError: one of them is of another type, or out of range.
+    """
+    return {
+        name: OPTIONS[name].kind.keyword(name, given[name])
+        for name in names_of(Way.SCENARIO)
+        if not (name == "batch" and given[name] is None)
+    }
+
+
+def read_saved(way: Way, fields: SavedFields) -> dict[str, Any]:
+    """Return the fields that the ``options`` of a saved file give.
+
+    :param way: whether a check or a scenario was saved.
+    :raises InputError: one of them is missing, or of another type, or out of range.
+    """
+    return {
+        name: OPTIONS[name].kind.saved(name, fields)
+        for name in names_of(way | Way.FILE)
+        if not (OPTIONS[name].may_lack and not fields.has(name))
+        and not (fields.is_null(name) and _left_to_scenario(way, name, None))
+    }
+
+
+def options_to_json(way: Way, asked: Mapping[str, Any]) -> dict[str, object]:
+    """Return the ``options`` of a saved file. An option that nobody asks for is null there.
+
+    :param way: whether a check or a scenario is saved.
+    """
+    return {
+        name: None if asked.get(name) is None else OPTIONS[name].kind.to_json(asked[name])
+        for name in names_of(way | Way.FILE)
+    }

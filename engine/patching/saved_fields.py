@@ -1,0 +1,80 @@
+"""Reads the JSON document of a saved violation, whose values may be anything."""
+
+from __future__ import annotations
+
+from typing import NoReturn, TypeVar, cast
+
+from engine.errors import InputError
+
+__all__ = ("SavedFields",)
+
+_Value = TypeVar("_Value")
+
+
+class SavedFields:
+    """A JSON object of a saved file, whose values are of the types that ``--save`` gives them.
+
+    :param where: the file's name, for messages.
+    :param within: the keys that lead to the object, each with a dot behind it.
+    :raises InputError: it is no object; so do the methods when a value is missing or of another
+        type.
+    """
+
+    def __init__(self, where: str, values: object, within: str) -> None:
+        self._where = where
+        self._within = within
+        if not isinstance(values, dict):
+            what = within.removesuffix(".") or "it"
+            raise InputError(f"{where}: {what} is no JSON object; give a file that --save wrote")
+        self._values = cast("dict[str, object]", values)
+
+    def has(self, key: str) -> bool:
+        """The object has that key."""
+        return key in self._values
+
+    def is_null(self, key: str) -> bool:
+        """The object has that key, and its value is null."""
+        return self.has(key) and self._values[key] is None
+
+    def take(self, key: str, kind: type[_Value]) -> _Value:
+        """The value of ``key``."""
+        value = self._values.get(key)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            self.refuse(key)
+        return value
+
+    def number(self, key: str, least: int, most: int) -> int:
+        """An integer from ``least`` to ``most``."""
+        value = self.take(key, int)
+        if not least <= value <= most:
+            self.refuse(key)
+        return value
+
+    def list(self, key: str) -> list[object]:
+        """An array."""
+        return cast("list[object]", self.take(key, list))
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """An array of strings."""
+        values = self.list(key)
+        if not all(isinstance(value, str) for value in values):
+            self.refuse(key)
+        return tuple(cast("list[str]", values))
+
+    def below(self, key: str) -> SavedFields:
+        """The object that is the value of ``key``."""
+        return SavedFields(self._where, self._values.get(key), f"{self._within}{key}.")
+
+    def each(self, key: str) -> list[SavedFields]:
+        """The objects of an array."""
+        return [
+            SavedFields(self._where, value, f"{self._within}{key}.{number}.")
+            for number, value in enumerate(self.list(key))
+        ]
+
+    def refuse(self, key: str) -> NoReturn:
+        """Say that the value of ``key`` is none that a saved file has."""
+        raise InputError(
+            f"{self._where}: {self._within}{key} is missing, or not of the kind or size that it has"
+            " there; give a file that --save wrote"
+        )

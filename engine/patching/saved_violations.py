@@ -1,0 +1,192 @@
+"""The files of ``--save``: each has a violation, with all that a replay of it needs.
+
+Of a check a file has the image's bytes, arguments, probes, options and the schedule. Of a scenario
+it has only the name of its Python file in place of the code, so that a replay runs no code that its
+user has not put there. The fingerprint in the schedule tells when that file has changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from engine.errors import InputError, error_text, printable
+from engine.patching.experiment import Experiment
+from engine.patching.make_experiment import experiment_of_check
+from engine.patching.request import Request
+from engine.patching.request_options import Way, options_to_json, read_saved
+from engine.patching.saved_fields import SavedFields
+from engine.patching.scenario_files import load_scenarios
+from engine.patching.setup_port import SetupPort
+from engine.search.schedule import Schedule, parse_schedule
+
+__all__ = ("SaveDirectory", "SavedExperiment", "load_saved")
+
+_FORMAT: Final = "optprobe-schedule"
+_VERSION: Final = 2
+
+
+class SaveDirectory:
+    """The directory of ``--save``. It is made and tried out before a search begins, which may take
+    a night.
+
+    :raises InputError: it can't be made or written to.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory) as trial:
+                trial.write(b"violation")
+        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+            where, reason = (
+                printable(str(directory)),
+                "a file is there" if isinstance(error, FileExistsError) else error_text(error),
+            )
+            raise InputError(
+                f"--save {where}: {reason}; give a directory that can be written to, or one that"
+                " can be made"
+            ) from None
+
+    def of_check(self, request: Request) -> SavedExperiment:
+        """Describe the experiment of ``check``, with the present bytes of all files that it names.
+
+        :raises InputError: one of those files can't be read.
+        """
+        try:
+            return SavedExperiment(self._directory, _check_document(request))
+        except OSError as error:
+            raise InputError(
+                f"--save: {printable(str(error.filename))}: {error_text(error)}; give files that"
+                " stay"
+            ) from None
+
+    def of_scenario(self, file: str, name: str, asked: Mapping[str, Any]) -> SavedExperiment:
+        """Describe the experiment of scenario ``name`` of ``file``.
+
+        :param asked: what was asked of it beside what it says.
+        """
+        told = {
+            "scenario": {"file": str(Path(file).resolve()), "name": name},
+            "options": options_to_json(Way.EXPLORE, asked),
+        }
+        return SavedExperiment(self._directory, told)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedExperiment:
+    """An experiment that violations are found in, and where they are written to.
+
+    :ivar told: what describes it, as JSON.
+    """
+
+    directory: Path
+    told: Mapping[str, Any]
+
+    def file(self, number: int, schedule: Schedule) -> Path:
+        """Return the file of violation ``number``."""
+        return self.directory / f"violation-{schedule.fingerprint}-{number}.json"
+
+    def write(self, file: Path, schedule: Schedule, explain: str) -> None:
+        """Write one violation to ``file``.
+
+        :raises OSError: it can't be written.
+        """
+        document = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "explain": explain,
+            "schedule": str(schedule),
+            **self.told,
+        }
+        file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _check_document(request: Request) -> dict[str, Any]:
+    return {
+        "image": _file(str(request.image)),
+        "libraries": [_file(name) for name in request.libraries],
+        "call": request.call,
+        "arguments": [_with_content(text) for text in request.arguments],
+        "probes": list(request.probes),
+        "options": options_to_json(
+            Way.CHECK, {one.name: getattr(request, one.name) for one in fields(request)}
+        ),
+    }
+
+
+def _with_content(argument: str) -> str:
+    """Return ``argument``; of a buffer that is filled from a file, the present content."""
+    return (
+        f"buf:{Path(argument[5:]).read_bytes().hex()}" if argument.startswith("buf:@") else argument
+    )
+
+
+def _file(name: str) -> dict[str, str]:
+    path = Path(name)
+    return {"name": path.name, "base64": base64.b64encode(path.read_bytes()).decode()}
+
+
+def load_saved(name: str, port: SetupPort) -> tuple[Experiment, Schedule]:
+    """Read what :meth:`SavedExperiment.write` wrote.
+
+    :raises InputError: it is not such a file.
+    """
+    shown = printable(name)
+    try:
+        # reading a FIFO would wait, a device may never end
+        if Path(name).exists() and not Path(name).is_file():
+            raise InputError(f"{shown}: not a regular file; give a file that --save wrote")
+        document = json.loads(Path(name).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise InputError(f"{shown}: nested too deeply; give a file that --save wrote") from None
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: no JSON, no UTF-8, or a null character in the name
+        raise InputError(f"{shown}: {error_text(error)}; give a file that --save wrote") from None
+    fields = SavedFields(shown, document, "")
+    if fields.take("format", str) != _FORMAT or fields.take("version", int) != _VERSION:
+        raise InputError(f"{shown}: not a schedule of this version; give a file that --save wrote")
+    schedule = parse_schedule(fields.take("schedule", str))
+    if fields.has("scenario"):
+        return _scenario(fields, port), schedule
+    with tempfile.TemporaryDirectory() as room:
+        return experiment_of_check(_check_request(fields, Path(room)), port), schedule
+
+
+def _scenario(fields: SavedFields, port: SetupPort) -> Experiment:
+    """Make the experiment of a scenario, whose file has to be there still."""
+    asked = read_saved(Way.EXPLORE, fields.below("options"))
+    where = fields.below("scenario")
+    (one,) = load_scenarios(f"{where.take('file', str)}::{where.take('name', str)}")
+    return one.experiment(one.asked(asked), port)
+
+
+def _check_request(fields: SavedFields, room: Path) -> Request:
+    """Read what was asked of ``check``, and unpack its files into directory ``room``."""
+
+    def unpack(entry: SavedFields, place: str) -> str:
+        try:
+            path = room / place / (Path(entry.take("name", str)).name or "image")
+            path.parent.mkdir()
+            path.write_bytes(base64.b64decode(entry.take("base64", str), validate=True))
+        except (OSError, ValueError):  # no base64, or a name that no file can have
+            entry.refuse("base64")
+        return str(path)
+
+    libraries = enumerate(fields.each("libraries"))
+    return Request(
+        image=unpack(fields.below("image"), "image"),
+        libraries=tuple(unpack(entry, f"lib{number}") for number, entry in libraries),
+        call=fields.take("call", str),
+        arguments=fields.texts("arguments"),
+        probes=fields.texts("probes"),
+        **read_saved(Way.CHECK, fields.below("options")),
+    )

@@ -1,0 +1,102 @@
+"""The decorator that makes a scenario of a function.
+
+@scenario(image=TEXT, call="work", arguments=("5",), calls=2, cpus=1)
+def register(setup: Setup) -> None:
+    \"\"\"A probe goes in and out.\"\"\"
+    @setup.control
+    def main(k: Control) -> None:
+        p = k.kprobe("work", 4)
+        k.register(p)
+        k.settle()
+        k.unregister(p)
+        k.settle()
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from engine import defaults
+from engine.core.profiles import PROFILES as SHIPPED
+from engine.errors import InputError, printable
+from engine.limits import PREEMPTIONS_MAX
+from engine.patching.option_kinds import List, Number
+from engine.patching.request import Request
+from engine.patching.request_options import read_keywords
+from engine.patching.scenario_record import Scenario, Setup
+from engine.patching.user_code import source_of
+
+__all__ = ("PROFILES", "scenario")
+
+_NUMBER_NAME: Final = re.compile(r"^x(?=\d)")
+"""A commit's number is no name in Python when it begins with a digit, so its scenario's function
+has an x in front of it.
+"""
+PROFILES: Final = tuple(one.name for one in SHIPPED)
+"""Where a scenario makes sense that does not say it."""
+
+
+def scenario(
+    *,
+    image: str,
+    call: str,
+    arguments: Sequence[str] = (),
+    calls: int = defaults.SCENARIO_CALLS,
+    cpus: int = defaults.CPUS,
+    preempt: bool = False,
+    nmis: bool = False,
+    interrupts: bool = True,
+    asleep: Sequence[int] = (),
+    preemptions: int = defaults.PREEMPTIONS,
+    profiles: Sequence[str] = PROFILES,
+    without: Sequence[str] = (),
+    steps: Sequence[str] = (),
+    batch: int | None = None,
+    poke: Callable[..., Any] | None = None,
+) -> Callable[[Callable[[Setup], None]], Scenario]:
+    """Makes a :class:`Scenario` of a function that places control tasks.
+
+    :param image: assembly text, or a file's path.
+    :param arguments: of the call, as on the command line.
+    :param asleep: offsets in the called function in front of whose instruction a task falls asleep
+        in the middle of its call, for ever.
+    :param preemptions: the bound that the scenario is meant for.
+    :param profiles: names of the profiles in which it makes sense.
+    :param without: safety steps that it leaves out, so that it shows what they are for.
+    :param steps: safety steps without which it fails.
+    :param batch: most probes that a pass takes in each direction in linux-2010, most pokes that
+        share their core syncs in ``next``: so that two or three probes are more than a batch. None:
+        the kernel's 256.
+    :param poke: makes the poke protocol, ``poke(text, plane, without)``; None: the profile's.
+    :raises InputError: one of them is of another type, or out of range.
+    """
+    given = read_keywords(locals())
+    wanted = _profiles(profiles)
+    request = Request(
+        **given,
+        profile=wanted[0],
+        max_instructions=defaults.EXPERIMENT_MAX_INSTRUCTIONS,
+        red_zone=None,
+    )
+    bound = Number(0, PREEMPTIONS_MAX).keyword("preemptions", preemptions)
+    shows = List(str).keyword("steps", steps)
+
+    def make(build: Callable[[Setup], None]) -> Scenario:
+        name = _NUMBER_NAME.sub("", build.__name__).replace("_", "-")
+        doc = (build.__doc__ or "").strip()
+        return Scenario(name, doc, build, request, bound, wanted, shows, source_of(build))
+
+    return make
+
+
+def _profiles(given: object) -> tuple[str, ...]:
+    """Where the scenario makes sense.
+
+    :raises InputError: nowhere, or a name is none of a profile.
+    """
+    names = List(str).keyword("profiles", given)
+    if not names or not set(names) <= set(PROFILES):
+        raise InputError(f"profiles={printable(repr(given))}: give some of {', '.join(PROFILES)}")
+    return names

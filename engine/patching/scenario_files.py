@@ -1,0 +1,66 @@
+"""Files of scenarios."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+from engine.errors import InputError, error_text, printable
+from engine.patching.scenario_record import Scenario, error_in_file
+
+__all__ = ("load_scenarios",)
+
+
+def load_scenarios(spec: str) -> list[Scenario]:
+    """Those of ``FILE.py``, or the one of ``FILE.py::NAME``, in the file's order.
+
+    :raises InputError: no such file or scenario, or the file does not run.
+    """
+    name, _, wanted = spec.partition("::")
+    path = Path(name)
+    what = _no_file(path)
+    if what is not None:
+        raise InputError(
+            f"{printable(name)}: {what}; give a Python file of scenarios, FILE.py or"
+            " FILE.py::SCENARIO"
+        )
+    try:
+        names = runpy.run_path(str(path))
+    except (Exception, SystemExit) as error:
+        raise InputError(error_in_file(error, str(path))) from None
+    found = [value for value in names.values() if isinstance(value, Scenario)]
+    if not found:
+        raise InputError(
+            f"{printable(name)}: no scenario; decorate a function with optprobe.scenario"
+        )
+    if not wanted:
+        return found
+    chosen = [
+        one
+        for one in found
+        if wanted.replace("_", "-") in (one.name, one.build.__name__.replace("_", "-"))
+    ]
+    if not chosen:
+        raise InputError(
+            f"{printable(name)}: no scenario {printable(wanted)}; there is"
+            f" {', '.join(one.name for one in found)}"
+        )
+    return chosen
+
+
+def _no_file(path: Path) -> str | None:
+    """Why ``path`` is no regular file; None: it is one. Reading a FIFO would wait, and a device may
+    never end.
+    """
+    try:
+        if path.is_file():
+            return None
+        return (
+            "a directory"
+            if path.is_dir()
+            else "not a regular file"
+            if path.exists()
+            else "no such file"
+        )
+    except (OSError, ValueError) as error:  # a name that is too long, say
+        return error_text(error)

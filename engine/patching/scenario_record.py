@@ -1,0 +1,140 @@
+"""Scenarios: named experiments in Python, for ``optprobe explore`` and ``matrix``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from traceback import walk_tb
+from typing import Any, TypeVar
+
+from engine import defaults
+from engine.brief import count, described, shortened
+from engine.core.profiles import Profile
+from engine.errors import InputError, OptprobeError, error_text, printable
+from engine.patching.control_code import ControlCode
+from engine.patching.experiment import Experiment
+from engine.patching.make_experiment import experiment_of_request, profile_of
+from engine.patching.operations import Control
+from engine.patching.request import Request
+from engine.patching.setup_port import SetupPort
+from engine.syntax.arguments import parse_argument
+
+__all__ = ("Scenario", "Setup", "error_in_file")
+
+Body = TypeVar("Body", bound=Callable[[Control], None])
+
+
+class Setup:
+    """What a scenario's function is given."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.code: list[tuple[str, ControlCode]] = []
+
+    def control(self, body: Body) -> Body:
+        """A control task more, by the name of the function.
+
+        It runs from the start for each control state, and the scenario's function with it: what
+        that keeps is shared by its tasks. Keep nothing outside of the scenario's function.
+        """
+        if not callable(body):
+            raise InputError(
+                f"setup.control({printable(repr(body))}): a control task is a function of one"
+                " argument, k"
+            )
+        self.code.append((getattr(body, "__name__", "task"), body))
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A named experiment.
+
+    :ivar doc: the docstring of its function.
+    :ivar build: its function, which places the control tasks.
+    :ivar request: what it asks the experiment to be.
+    :ivar preemptions: the bound that it is meant for.
+    :ivar profiles: names of the profiles in which it makes sense.
+    :ivar steps: the safety steps without which it fails.
+    :ivar source: the text of its function, for the fingerprint.
+    """
+
+    name: str
+    doc: str
+    build: Callable[[Setup], None]
+    request: Request
+    preemptions: int = defaults.PREEMPTIONS
+    profiles: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    source: str = field(default="", compare=False)
+
+    def __repr__(self) -> str:
+        return described(
+            self,
+            shortened(self.name),
+            f"{count(self.request.calls, 'call')} of {shortened(self.request.call)}",
+            " ".join(self.profiles),
+        )
+
+    def asked(self, changes: Mapping[str, Any]) -> Request:
+        """Return what the scenario asks, with what is asked of it beside that.
+
+        :param changes: fields of a request by name; None: as the scenario says.
+
+        :raises InputError: the profile is none of the scenario's.
+        """
+        request = self.request.changed(changes)
+        profile = request.profile
+        name = profile.name if isinstance(profile, Profile) else profile
+        if name not in self.profiles:
+            raise InputError(
+                f"--profile {printable(name)}: {self.name} is a scenario of"
+                f" {', '.join(self.profiles)}"
+            )
+        return request
+
+    def experiment(self, request: Request, port: SetupPort) -> Experiment:
+        """Make the experiment of the scenario.
+
+        :param request: the scenario's own request, or that with some changes.
+
+        :raises InputError: something in the request is wrong.
+        """
+        profile = profile_of(request)
+        image = port.scenario_image(str(request.image))
+        port.function(image, request.call)
+        return experiment_of_request(
+            request,
+            port,
+            image=image,
+            arguments=tuple(parse_argument(text) for text in request.arguments),
+            code=partial(self._control_tasks, profile),
+            tag=f"{self.name}:{self.source}",
+        )
+
+    def _control_tasks(self, profile: Profile) -> Sequence[tuple[str, ControlCode]]:
+        """The control tasks, which share what the scenario's function keeps outside of theirs."""
+        setup = Setup(profile)
+        try:
+            self.build(setup)
+        except OptprobeError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise InputError(error_in_file(error, self.build.__code__.co_filename)) from None
+        return setup.code
+
+
+def error_in_file(error: BaseException, file: str) -> str:
+    """What a scenario's Python file has raised, with the line of that file where it did."""
+    lines = [
+        line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == file
+    ]
+    where = f"{printable(file)}{f', line {lines[-1]}' if lines else ''}"
+    if isinstance(error, InputError):
+        return f"{where}: {error}"
+    if isinstance(error, SystemExit):
+        return f"{where}: it ends the program; a file of scenarios only defines them"
+    if isinstance(error, OSError):
+        return f"{where}: {error_text(error)}"
+    return f"{where}: {type(error).__name__}: {printable(str(error))}"

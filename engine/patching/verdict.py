@@ -1,0 +1,191 @@
+"""This module searches an experiment for violations and makes their schedules short, or runs one
+schedule again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from hashlib import blake2b
+
+from engine.ctrl_c import was_interrupted
+from engine.errors import InputError, WorkerDied, printable
+from engine.patching.check_result import CheckResult, Report
+from engine.patching.experiment import Experiment, fingerprint, options_mark
+from engine.patching.exploration import Exploration
+from engine.patching.search_options import Search
+from engine.patching.setup_port import SetupPort
+from engine.patching.timeline import timeline
+from engine.patching.user_code import identity_of
+from engine.search.checkpoint import Checkpoint, code_mark
+from engine.search.conduct import InProcess, Progress, Workers, drive
+from engine.search.explorable import Violation
+from engine.search.parts import BATCH, Outcome, PartedSearch
+from engine.search.schedule import Schedule, replay
+from engine.search.shrink import shrink
+
+__all__ = ("check", "replay_experiment")
+
+
+def check(
+    experiment: Experiment,
+    search: Search,
+    port: SetupPort,
+    *,
+    progress: Progress | None = None,
+    refuses: bool = False,
+) -> CheckResult:
+    """Explore ``experiment``, and make the schedules that are found as short as they go.
+
+    :param progress: called now and then with the number of schedules so far, and about how many
+        there will be.
+    :param refuses: a probe that the core refuses is bad input, not a violation.
+    :raises InputError: the experiment can't be set up, or a checkpoint is no such file.
+    :raises KprobeError: the core refuses a probe, with ``refuses``.
+    """
+    strategy = search.build()
+    with closing(port.open(experiment)) as system:
+        if experiment.poke is not None:
+            _refuse_bad_poke(system)
+        if refuses:
+            system.refuse_bad_start()
+        result = _searched(experiment, search, strategy, port, system, progress)
+        _shrink(result, system, fingerprint(experiment))
+    return result
+
+
+def _searched(
+    experiment: Experiment,
+    search: Search,
+    strategy: PartedSearch,
+    port: SetupPort,
+    system: Exploration,
+    progress: Progress | None,
+) -> CheckResult:
+    """Search, and return what came of it, also where something ended the search early.
+
+    The result has no violations yet; the outcome in it has them as they were found.
+    """
+    outcome, interrupted, died, checkpoint = Outcome(), False, None, None
+    several = Workers(
+        strategy,
+        system,
+        lambda: port.open_in_worker(experiment, system.orders),
+        min(search.jobs, BATCH),
+    )
+    try:
+        with (
+            closing(several if search.jobs > 1 else InProcess(strategy, system)) as runner,
+            _checkpoint(experiment, search, port) as checkpoint,
+        ):
+            drive(strategy, runner, outcome, progress, checkpoint)
+    except WorkerDied as error:  # what the others have found by now is told
+        interrupted, died = True, error
+    except MemoryError:  # what was found by now is told
+        interrupted, died = (
+            True,
+            WorkerDied("not enough memory to search on; --max-schedules makes a search smaller"),
+        )
+    except (
+        BaseException
+    ) as error:  # Ctrl-C, also as the search ends and its processes are sent home
+        if not was_interrupted(error):
+            raise
+        interrupted = True
+    return CheckResult(
+        outcome,
+        experiment.cpus,
+        search.bound,
+        _missing(system, outcome),
+        interrupted=interrupted,
+        refused=system.refused,
+        died=died,
+        unwritten=_unwritten(checkpoint),
+    )
+
+
+def _shrink(result: CheckResult, system: Exploration, mark: str) -> None:
+    """Put what was found into ``result``, each schedule as short as it goes.
+
+    :param mark: the fingerprint of the experiment.
+    """
+    for found in result.outcome.found:
+        segments, violation = found.segments, found.violation
+        try:
+            if not result.interrupted:
+                segments, violation = shrink(system, segments, violation)
+        except KeyboardInterrupt:  # it is shown as it was found
+            result.interrupted = True
+        result.violations.append(Report(violation, Schedule(mark, segments)))
+
+
+def _refuse_bad_poke(system: Exploration) -> None:
+    """Refuse a poke protocol of the user's with which control tasks end in an error even alone: a
+    bug in its code is no finding about the order of its steps.
+
+    :raises InputError: a control task does.
+    """
+    error = system.error_alone()
+    if error is not None:
+        raise InputError(
+            f"with this poke=, the control tasks end in an error when nobody else runs: {error}"
+        ) from None
+
+
+@contextmanager
+def _checkpoint(
+    experiment: Experiment, search: Search, port: SetupPort
+) -> Generator[Checkpoint | None]:
+    """Open the checkpoint of this search, if there is to be one."""
+    if search.checkpoints is None:
+        yield None
+        return
+    told, drawn_by = replace(search, jobs=1, checkpoints=None), ""
+    if not isinstance(search.strategy, str):  # among the options its own text says which one it is
+        told, drawn_by = replace(told, strategy=""), identity_of(search.strategy)
+    how = (options_mark(experiment), drawn_by, told, code_mark(*port.sources))
+    mark = f"{fingerprint(experiment)}-{blake2b(repr(how).encode(), digest_size=4).hexdigest()}"
+    with closing(Checkpoint(search.checkpoints / f"{mark}.jsonl", mark)) as checkpoint:
+        yield checkpoint
+
+
+def _unwritten(checkpoint: Checkpoint | None) -> str | None:
+    """Return a line about a checkpoint that does not have all that was found."""
+    if checkpoint is None or checkpoint.unwritten is None:
+        return None
+    file = printable(str(checkpoint.file))
+    return (
+        f"--checkpoint: cannot write {file}: {checkpoint.unwritten}; the search went on without it"
+    )
+
+
+def _missing(system: Exploration, outcome: Outcome) -> tuple[str, ...]:
+    """Return the methods that the sites allow and no schedule used: nothing is shown for those."""
+    return tuple(
+        method for method in system.allowed_methods() if getattr(outcome.coverage, method) == 0
+    )
+
+
+def replay_experiment(
+    experiment: Experiment, schedule: Schedule, port: SetupPort
+) -> tuple[Violation | None, list[str]]:
+    """Run one schedule again, and return what it breaks, and its timeline.
+
+    :raises InputError: the schedule is of another experiment.
+    """
+    mark = fingerprint(experiment)
+    if schedule.fingerprint != mark:
+        raise InputError(
+            f"the schedule is of {schedule.fingerprint}, this is {mark}: code, call, probes or"
+            " options are not those that it was found with"
+        )
+    # whatever was chosen can be chosen
+    with closing(port.open(replace(experiment, reduce=False))) as system:
+        if not replay(system, schedule.segments, strict=True):
+            raise InputError(
+                "the schedule can't be followed here: a step of it is not possible; "
+                "was it changed by hand?"
+            )
+        violation = system.violation
+        return violation, list(timeline(system, schedule.segments))
