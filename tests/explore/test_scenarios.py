@@ -111,11 +111,6 @@ def test_a_fault_of_the_kernels_history_shows_without_its_commit_only(pool, scen
 
 
 @both_sizes
-def with_batch(one: Scenario, batch: int | None) -> Scenario:
-    """The scenario with batches of another size."""
-    return replace(one, request=replace(one.request, batch=batch))
-
-
 @pytest.mark.parametrize("scenario", BATCHES, ids=lambda one: one.name)
 @pytest.mark.parametrize(("profile", "bound"), [("linux-2010", 0), ("next", 0)])
 def test_what_lies_between_two_batches_breaks_nothing(pool, scenario, profile, bound, most):
@@ -145,6 +140,11 @@ def test_a_batch_limits_passes_in_2010_core_syncs_in_next_and_nothing_in_6_1(poo
 def test_a_scenario_in_which_nobody_calls_anything_is_refused_with_one_line(name):
     with pytest.raises(InputError, match=f"{name}=0"):
         make_scenario(image="x", call="x", **{name: 0})
+
+
+def with_batch(one: Scenario, batch: int | None) -> Scenario:
+    """The scenario with batches of another size."""
+    return replace(one, request=replace(one.request, batch=batch))
 
 
 def passes_and_syncs(pool, scenario, profile, batch):
