@@ -61,9 +61,9 @@ if TYPE_CHECKING:
     from engine.search.schedule import Schedule
     from engine.search.strategy import Strategy
     from optprobe.inputs import profile
-    from optprobe.machine import Machine
     from optprobe.searches import check, explore
     from optprobe.single_machine import inspect, run, verify
+    from optprobe.user_machine import Machine
 
 __all__ = (
     "LINUX_6_1",
@@ -168,7 +168,7 @@ _NAMES_OF: Final = {
     "engine.search.schedule": "Schedule",
     "engine.search.strategy": "Strategy",
     "optprobe.inputs": "profile",
-    "optprobe.machine": "Machine",
+    "optprobe.user_machine": "Machine",
     "optprobe.searches": "check explore",
     "optprobe.single_machine": "inspect run verify",
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +42,18 @@ def test_a_former_name_gives_what_stands_under_the_present_one(former):
     present, names = FORMER[former]
     for name in names:
         assert getattr(import_module(former), name) is getattr(import_module(present), name)
+
+
+def test_no_two_modules_have_one_name_but_those_that_keep_a_former_one():
+    """A traceback, an editor's tab and a question name a module without its package."""
+    root = Path(optprobe.__file__).parents[1]
+    kept = {f"{name.replace('.', '/')}.py" for name in FORMER}
+    files = [
+        file.relative_to(root)
+        for package in ("engine", "arch_x86", "optprobe")
+        for file in sorted((root / package).rglob("*.py"))
+        if not file.name.startswith("__") and str(file.relative_to(root)) not in kept
+    ]
+    assert len(files) > 200
+    names = Counter(file.name for file in files)
+    assert [str(file) for file in files if names[file.name] > 1] == []

@@ -32,7 +32,7 @@ from arch_x86.isa.constants import (
     PAGE_SIZE,
     RED_ZONE_SIZE,
 )
-from arch_x86.text.version import TextVersion
+from arch_x86.text.text_version import TextVersion
 
 __all__ = (
     "CODE_SELECTOR",

@@ -7,7 +7,7 @@ from arch_x86.emu.memory import PageTables
 from arch_x86.emu.private_state import PrivateState
 from arch_x86.emu.uc import UcInstance
 from arch_x86.isa.constants import MAX_INSN_SIZE, PAGE_SIZE
-from arch_x86.text.version import TextPage, TextVersion
+from arch_x86.text.text_version import TextPage, TextVersion
 
 __all__ = ("FetchView",)
 

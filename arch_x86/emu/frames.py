@@ -21,7 +21,7 @@ from weakref import finalize
 from arch_x86.emu.guards import Guards
 from arch_x86.emu.memory import FRAMES_AT
 from arch_x86.isa.constants import PAGE_SIZE
-from arch_x86.text.version import TextPage
+from arch_x86.text.text_version import TextPage
 
 __all__ = ("FrameStore",)
 

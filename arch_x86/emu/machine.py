@@ -32,7 +32,7 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.isa.constants import INT3, PAGE_SIZE
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.space import TextSpace, TextWrite
-from arch_x86.text.version import TextStore, TextVersion
+from arch_x86.text.text_version import TextStore, TextVersion
 from engine.errors import EngineBug, InputError
 from engine.image import Image
 from engine.kallsyms import Kallsyms

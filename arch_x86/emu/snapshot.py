@@ -8,7 +8,7 @@ from typing import Any
 from arch_x86.emu.cpu import CpuState
 from arch_x86.emu.memory import Ram
 from arch_x86.emu.task import TaskSaved
-from arch_x86.text.version import TextVersion
+from arch_x86.text.text_version import TextVersion
 
 __all__ = ("Snapshot",)
 

@@ -16,7 +16,7 @@ from arch_x86.isa.constants import FLAG_TF, MAX_INSN_SIZE
 from arch_x86.isa.decode import decode
 from arch_x86.probes.breakpoint import ReentryError
 from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
-from arch_x86.text.version import TextVersion
+from arch_x86.text.text_version import TextVersion
 from engine.errors import EngineBug
 
 __all__ = ("Traps",)

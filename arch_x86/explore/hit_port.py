@@ -15,13 +15,13 @@ from arch_x86.emu.execute import Executor
 from arch_x86.emu.stubs import return_skip
 from arch_x86.emu.uc import RAX, RDI, RSI, RSP
 from arch_x86.isa.constants import FLAG_IF, FLAG_TF
-from arch_x86.probes.arch import X86Arch
 from arch_x86.probes.breakpoint import ReentryError
 from arch_x86.probes.hit import Hit as LiveHit
 from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
 from arch_x86.probes.stepping import KprobeCtlblk
+from arch_x86.probes.x86_arch import X86Arch
 from engine.core.kprobes import Kprobes
-from engine.hit import HitKind, HitPhase
+from engine.hit_phases import HitKind, HitPhase
 from engine.kprobe import KprobeStatus
 from engine.patching.control_side import ProbeNames
 from engine.patching.hit_in_progress import NO_HIT, Block, Hit

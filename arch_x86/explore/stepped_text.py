@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from arch_x86.text.space import TextSpace, TextWrite
-from arch_x86.text.version import TextStore, TextVersion
+from arch_x86.text.text_version import TextStore, TextVersion
 
 __all__ = ("SteppedText",)
 

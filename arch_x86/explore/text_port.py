@@ -12,8 +12,8 @@ from arch_x86.isa.constants import INT3, JMP32_OPCODE, JMP32_SIZE, MAX_INSN_SIZE
 from arch_x86.isa.decode import decode
 from arch_x86.isa.disasm import disassemble
 from arch_x86.lab.bench import build_arch
-from arch_x86.probes.arch import X86Arch
 from arch_x86.probes.ftrace_site import FTRACE_SIZE_MAX, FtraceInsn
+from arch_x86.probes.x86_arch import X86Arch
 from arch_x86.text.poke import PokeFactory
 from engine.control.stepped_plane import SteppedPlane
 from engine.core.profiles import Profile

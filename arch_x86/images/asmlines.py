@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from arch_x86.images.memory import printable
+from arch_x86.images.image_memory import printable
 from engine.errors import InputError
 
 __all__ = ("Statement", "read_statements")

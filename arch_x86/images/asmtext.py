@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from arch_x86.images.asmlines import Statement, read_statements
-from arch_x86.images.memory import DEFAULT_BASE, Area, Memory, check_base, printable
+from arch_x86.images.image_memory import DEFAULT_BASE, Area, Memory, check_base, printable
 from arch_x86.isa.assemble import assemble
 from engine.errors import InputError
 from engine.image import Image, Symbol

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final, NoReturn, cast
 
-from arch_x86.images.memory import ADDRESS_LIMIT, Area, Memory, printable
+from arch_x86.images.image_memory import ADDRESS_LIMIT, Area, Memory, printable
 from engine.errors import InputError
 from engine.image import ExceptionEntry, Image, Range, Reserved, ReservedKind, Symbol
 

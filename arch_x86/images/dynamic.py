@@ -23,7 +23,7 @@ from arch_x86.images.elf_records import (
     unpack_relas,
     unpack_symbols,
 )
-from arch_x86.images.memory import Memory
+from arch_x86.images.image_memory import Memory
 from arch_x86.images.relocs import RELATIVE
 from engine.errors import InputError
 

@@ -9,8 +9,8 @@ from typing import Final
 from arch_x86.images.elf_dyn import DynModule
 from arch_x86.images.elf_file import ElfFile
 from arch_x86.images.elf_rel import RelModule
+from arch_x86.images.image_memory import DEFAULT_BASE, Memory, check_base
 from arch_x86.images.link import Linked, link
-from arch_x86.images.memory import DEFAULT_BASE, Memory, check_base
 from arch_x86.images.module import Module
 from arch_x86.isa.constants import PAGE_SIZE
 from engine.errors import InputError

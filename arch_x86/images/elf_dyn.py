@@ -24,7 +24,7 @@ from arch_x86.images.elf_records import (
     Rela,
     unpack_relas,
 )
-from arch_x86.images.memory import Area, Memory
+from arch_x86.images.image_memory import Area, Memory
 from arch_x86.images.module import Bindings, Definition, DefinitionKind, ThreadBlock, Use
 from arch_x86.images.plt import plt_entries
 from arch_x86.images.special import (

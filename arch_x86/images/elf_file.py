@@ -25,7 +25,7 @@ from arch_x86.images.elf_records import (
     Strings,
     unpack_symbols,
 )
-from arch_x86.images.memory import printable
+from arch_x86.images.image_memory import printable
 from engine.errors import InputError
 
 __all__ = ("COUNT_LIMIT", "ElfFile")

@@ -29,7 +29,7 @@ from arch_x86.images.elf_records import (
     Section,
     unpack_relas,
 )
-from arch_x86.images.memory import Area, page_up, printable
+from arch_x86.images.image_memory import Area, page_up, printable
 from arch_x86.images.module import Bindings, Definition, DefinitionKind, Use
 from arch_x86.images.sections import lay_out
 from arch_x86.images.special import refuse_relocation, refuse_thread_symbol

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from arch_x86.images.elf_records import STB_LOCAL, STT_NOTYPE, ElfSymbol
-from arch_x86.images.memory import Area, Memory, page_up
+from arch_x86.images.image_memory import Area, Memory, page_up
 from arch_x86.images.module import Definition, DefinitionKind, Module, Use
 from arch_x86.images.routines import ENDINGS, INTERPOSED, ROUTINES
 from arch_x86.images.runtime import Runtime, place_runtime

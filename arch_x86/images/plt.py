@@ -11,7 +11,7 @@ from typing import Final
 
 from arch_x86.images.elf_file import ElfFile
 from arch_x86.images.elf_records import SHF_EXECINSTR
-from arch_x86.images.memory import Memory
+from arch_x86.images.image_memory import Memory
 from engine.image import Symbol
 
 __all__ = ("plt_entries",)

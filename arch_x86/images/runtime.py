@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from arch_x86.images.memory import Area, Memory
+from arch_x86.images.image_memory import Area, Memory
 from arch_x86.images.module import Definition
 from arch_x86.images.routines import ARENA_SIZE, ROUTINES
 from arch_x86.images.threads import ThreadLayout

@@ -16,7 +16,7 @@ from arch_x86.images.elf_records import (
     ElfSymbol,
     Section,
 )
-from arch_x86.images.memory import IMAGE_LIMIT, Area, Memory, page_up
+from arch_x86.images.image_memory import IMAGE_LIMIT, Area, Memory, page_up
 from arch_x86.images.module import ThreadBlock
 from arch_x86.isa.constants import INT3_OPCODE
 from engine.errors import InputError

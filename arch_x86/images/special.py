@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from arch_x86.images.memory import printable
+from arch_x86.images.image_memory import printable
 from arch_x86.images.relocs import type_name
 from engine.errors import InputError
 

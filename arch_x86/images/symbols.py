@@ -13,7 +13,7 @@ from arch_x86.images.elf_records import (
     STT_OBJECT,
     ElfSymbol,
 )
-from arch_x86.images.memory import Memory
+from arch_x86.images.image_memory import Memory
 from engine.image import Symbol
 
 __all__ = ("image_symbols",)

@@ -15,7 +15,7 @@ from typing import Final
 
 from arch_x86.images.elf_file import ElfFile
 from arch_x86.images.elf_records import Section
-from arch_x86.images.memory import Memory
+from arch_x86.images.image_memory import Memory
 from engine.image import ExceptionEntry, Range, Reserved, ReservedKind, Symbol
 
 __all__ = ("KernelTables", "read_tables")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from arch_x86.images.memory import Memory
+from arch_x86.images.image_memory import Memory
 from arch_x86.images.module import ThreadBlock
 from arch_x86.isa.constants import PAGE_SIZE
 from engine.errors import InputError

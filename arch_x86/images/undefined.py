@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from arch_x86.images.elf_records import STT_COMMON, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT
-from arch_x86.images.memory import Area, Memory
+from arch_x86.images.image_memory import Area, Memory
 from arch_x86.images.module import Definition, Use
 from arch_x86.isa.constants import PAGE_SIZE
 from arch_x86.probes.areas import IMPORT_CELL

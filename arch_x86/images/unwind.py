@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from arch_x86.images.elf_records import Program
-from arch_x86.images.memory import Memory
+from arch_x86.images.image_memory import Memory
 from engine.image import Symbol
 
 __all__ = ("unnamed_functions",)

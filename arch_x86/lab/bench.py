@@ -17,8 +17,8 @@ from arch_x86.emu.task import TaskState
 from arch_x86.emu.uc import UcPool
 from arch_x86.isa.constants import FLAG_IF
 from arch_x86.lab.calls import require_function
-from arch_x86.probes.arch import X86Arch, X86Areas
-from arch_x86.probes.jprobe import JprobeStub
+from arch_x86.probes.jprobe_handlers import JprobeStub
+from arch_x86.probes.x86_arch import X86Arch, X86Areas
 from arch_x86.text.poke import (
     MAX_POKE_BATCH,
     PokeFactory,

@@ -29,7 +29,7 @@ from arch_x86.lab.run import ExecOptions
 from arch_x86.probes.eligibility import can_probe
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
 from arch_x86.probes.ptregs import PtRegs
-from arch_x86.text.version import TextVersion
+from arch_x86.text.text_version import TextVersion
 from engine import defaults
 from engine.brief import described, shortened
 from engine.core.safety_steps import SafetyStep

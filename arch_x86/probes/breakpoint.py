@@ -16,7 +16,7 @@ from arch_x86.probes.emulate import StackMemory, push
 from arch_x86.probes.hit import Hit, Way
 from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug
-from engine.hit import HitPhase
+from engine.hit_phases import HitPhase
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from engine.core.safety_steps import SafetyStep
 from engine.kprobe import AggrKprobe, Kprobe
 
 if TYPE_CHECKING:
-    from arch_x86.probes.jprobe import JprobeStub
+    from arch_x86.probes.jprobe_handlers import JprobeStub
     from arch_x86.text.space import TextSpace
     from engine.core.profiles import Profile
 

@@ -21,8 +21,8 @@ class CpuState:
     """This class is one record of all CPUs, which every module shares that handles their traps.
 
     :param cpus: how many there are.
-    :ivar core: the core whose probes these are; :meth:`arch_x86.probes.arch.X86Arch.attach` sets
-        it.
+    :ivar core: the core whose probes these are;
+        :meth:`arch_x86.probes.x86_arch.X86Arch.attach` sets it.
     :ivar ctlblk: the hit in progress, by CPU.
     :ivar cpu: the CPU whose trap is being handled (smp_processor_id).
     :ivar tasks: the task that runs on each CPU; without a scheduler each CPU has one.

@@ -29,7 +29,7 @@ from arch_x86.isa.constants import INT3_SIZE
 from arch_x86.isa.encode import CALL32_SIZE
 from arch_x86.probes.ftrace_site import FTRACE_SIZE_MAX, FtraceInsn
 from arch_x86.probes.hit import Hit, Piece, Way
-from engine.hit import HitPhase
+from engine.hit_phases import HitPhase
 from engine.kprobe import KprobeStatus
 
 if TYPE_CHECKING:

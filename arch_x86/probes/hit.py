@@ -24,11 +24,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.hit import HitPhase
+from engine.hit_phases import HitPhase
 
 if TYPE_CHECKING:
     from arch_x86.probes.ptregs import PtRegs
-    from engine.hit import HitKind
+    from engine.hit_phases import HitKind
     from engine.kprobe import Kprobe
 
 __all__ = ("Hit", "HitPath", "Piece", "Way")

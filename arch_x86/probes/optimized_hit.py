@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from arch_x86.isa.constants import ADDRESS_MASK, INT3_SIZE
 from arch_x86.probes.hit import Hit, Way
 from engine.core.safety_steps import SafetyStep
-from engine.hit import HitPhase
+from engine.hit_phases import HitPhase
 from engine.kprobe import AggrKprobe, KprobeStatus
 
 if TYPE_CHECKING:

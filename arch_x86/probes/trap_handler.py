@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from arch_x86.probes.breakpoint import BreakpointHandler
 from arch_x86.probes.ftrace import FtraceHandler
 from arch_x86.probes.hit import Hit, HitPath
-from arch_x86.probes.kretprobe import return_from_trampoline
+from arch_x86.probes.kretprobe_trampoline import return_from_trampoline
 from arch_x86.probes.optimized_hit import OptimizedHandler
 from engine.core.safety_steps import SafetyStep
-from engine.hit import HitKind
+from engine.hit_phases import HitKind
 
 if TYPE_CHECKING:
     from arch_x86.probes.copies import Copies

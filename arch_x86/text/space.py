@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from arch_x86.isa.constants import INT3, PAGE_SIZE
-from arch_x86.text.version import TextStore, TextVersion
+from arch_x86.text.text_version import TextStore, TextVersion
 from engine.errors import EngineBug
 
 __all__ = ("FetchPort", "TextSpace", "TextWrite")

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from arch_x86.explore.x86_setup import X86Setup
     from arch_x86.images import load_image
     from arch_x86.lab.demo import run_demo
-    from arch_x86.lab.inspect import inspect_image
+    from arch_x86.lab.inspect_image import inspect_image
     from arch_x86.lab.jobs import VerifyResult, verify_image
     from arch_x86.lab.redzone import with_red_zone
     from arch_x86.lab.run import ExecOptions, RunResult, run_image
-    from arch_x86.lab.script import run_script
+    from arch_x86.lab.run_script import run_script
     from arch_x86.lab.verify import parse_sweep
 
 __all__ = (
@@ -45,11 +45,11 @@ _NAMES_OF: Final = {
     "arch_x86.explore.x86_setup": "X86Setup",
     "arch_x86.images": "load_image",
     "arch_x86.lab.demo": "run_demo",
-    "arch_x86.lab.inspect": "inspect_image",
+    "arch_x86.lab.inspect_image": "inspect_image",
     "arch_x86.lab.jobs": "VerifyResult verify_image",
     "arch_x86.lab.redzone": "with_red_zone",
     "arch_x86.lab.run": "ExecOptions RunResult run_image",
-    "arch_x86.lab.script": "run_script",
+    "arch_x86.lab.run_script": "run_script",
     "arch_x86.lab.verify": "parse_sweep",
 }
 """The modules that define the names of this one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from engine.hit import HitKind, HitPhase
+from engine.hit_phases import HitKind, HitPhase
 from engine.kprobe import KprobeStatus
 
 __all__ = ("NO_HIT", "Block", "Hit")

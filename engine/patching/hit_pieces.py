@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.hit import HitKind, HitPhase
+from engine.hit_phases import HitKind, HitPhase
 from engine.patching.handler_events import HandlerEvents
 from engine.patching.hit_in_progress import Hit
 from engine.patching.judge import Judge

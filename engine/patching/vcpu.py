@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from engine.hit import HitKind, HitPhase
+from engine.hit_phases import HitKind, HitPhase
 from engine.patching.expectations import Lives
 from engine.patching.hit_in_progress import NO_HIT, Block, Hit
 from engine.patching.parked_task import Mode, ParkedTask

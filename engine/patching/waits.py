@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from engine.control.stepped_plane import MachineWait, WaitKind
-from engine.hit import HitPhase
+from engine.hit_phases import HitPhase
 from engine.patching.vcpu import VcpuState
 
 __all__ = ("Waits",)

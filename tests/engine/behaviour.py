@@ -13,7 +13,7 @@ from typing import Any
 
 from arch_x86.images import load_image
 from arch_x86.lab.run import ExecOptions
-from arch_x86.lab.script import run_script
+from arch_x86.lab.run_script import run_script
 from engine.core.profiles import LINUX_6_1
 from engine.image import Image
 from engine.syntax.script import parse_script

@@ -14,7 +14,7 @@ from arch_x86.explore.text_port import X86Text
 from arch_x86.isa.constants import INT3
 from arch_x86.text.poke import StopMachinePoke, TextPokeBp, TextPokeParam
 from arch_x86.text.poke_batch import TextPokeBpBatch
-from arch_x86.text.version import TextStore
+from arch_x86.text.text_version import TextStore
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_2010
 from engine.errors import EngineBug

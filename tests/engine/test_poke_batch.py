@@ -14,7 +14,7 @@ from engine.core.ablation import without
 from engine.core.global_switches import set_kprobes_enabled
 from engine.core.profiles import NEXT
 from engine.errors import KprobeError
-from engine.hit import HitPhase
+from engine.hit_phases import HitPhase
 from engine.kprobe import Kprobe, Method
 from engine.kretprobe import Kretprobe
 from tests.conftest import asm_image

@@ -6,7 +6,7 @@ import pytest
 
 from arch_x86.lab.calls import place_call
 from arch_x86.lab.run import ExecOptions
-from arch_x86.lab.script import run_script
+from arch_x86.lab.run_script import run_script
 from engine.kretprobe import Kretprobe
 from engine.syntax.arguments import parse_argument
 from engine.syntax.interrupts import EveryPlan

@@ -10,7 +10,7 @@ import pytest
 
 from engine.control.stepped_plane import MachineWait, WaitKind
 from engine.core.profiles import LINUX_6_1
-from engine.hit import HitPhase
+from engine.hit_phases import HitPhase
 from engine.patching.parked_task import Mode
 from engine.search.actor import actor_from
 from tests.conftest import BASE

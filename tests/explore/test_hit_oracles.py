@@ -19,7 +19,7 @@ from engine.core.aggregate import AggrHandlers
 from engine.core.aggregation import Aggregation
 from engine.core.kprobes import Kprobes
 from engine.core.profiles import LINUX_6_1, LINUX_2010
-from engine.hit import HitPhase
+from engine.hit_phases import HitPhase
 from engine.kprobe import AggrKprobe, KprobeStatus
 from tests.explore.planted import (
     BROKEN,

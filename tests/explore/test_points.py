@@ -17,7 +17,7 @@ from arch_x86.explore.scenarios.steps import scenarios_for
 from engine.control.stepped_plane import WaitKind
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010
-from engine.hit import HitPhase
+from engine.hit_phases import HitPhase
 from engine.patching.expectations import Life
 from engine.patching.experiment import Experiment
 from engine.patching.operations import BETWEEN_OPERATIONS

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from arch_x86.probes.arch import X86Arch
+from arch_x86.probes.x86_arch import X86Arch
 from engine.core import global_switches
 from engine.core.aggregation import Aggregation
 from engine.core.kprobes import Kprobes

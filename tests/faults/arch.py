@@ -9,7 +9,7 @@ from tests.faults.fault import Fault, Kind
 __all__ = ("ARCH",)
 
 _ARCH, _BREAKPOINT, _STEPPING = (
-    "arch_x86/probes/arch.py",
+    "arch_x86/probes/x86_arch.py",
     "arch_x86/probes/breakpoint.py",
     "arch_x86/probes/stepping.py",
 )
@@ -23,7 +23,7 @@ _OPTIMIZE, _EMULATION, _SINGLESTEP = (
     "arch_x86/probes/emulate.py",
     "arch_x86/probes/singlestep.py",
 )
-_RECOVER, _KRETPROBE = "arch_x86/probes/recover.py", "arch_x86/probes/kretprobe.py"
+_RECOVER, _KRETPROBE = "arch_x86/probes/recover.py", "arch_x86/probes/kretprobe_trampoline.py"
 _SITES, _JUMP = "arch_x86/probes/optimized_sites.py", "arch_x86/probes/optimized_hit.py"
 _PLAIN: Final = "arch_x86/probes/plain_sites.py"
 

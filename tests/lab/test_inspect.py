@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from arch_x86.images import load_image
 from arch_x86.isa.decode import decode
 from arch_x86.isa.disasm import disassemble
-from arch_x86.lab.inspect import inspect_image
+from arch_x86.lab.inspect_image import inspect_image
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.eligibility import can_probe
 from arch_x86.probes.inspect import inspect_functions, inspect_json, write_inspect_json

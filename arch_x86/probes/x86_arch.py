@@ -24,8 +24,8 @@ from arch_x86.probes.eligibility import (
     entry_offset,
     is_ftrace_site,
 )
-from arch_x86.probes.jprobe import longjmp, setjmp
-from arch_x86.probes.kretprobe import hook_return
+from arch_x86.probes.jprobe_handlers import longjmp, setjmp
+from arch_x86.probes.kretprobe_trampoline import hook_return
 from arch_x86.probes.optimized_sites import OptimizedSites
 from arch_x86.probes.plain_sites import PlainSites
 from arch_x86.probes.records import OptInsn

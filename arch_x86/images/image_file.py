@@ -15,7 +15,7 @@ from arch_x86.images.asmtext import load_asm
 from arch_x86.images.codeimage import load_code_image
 from arch_x86.images.elf import load_elf
 from arch_x86.images.elf_header import ELF_MAGIC
-from arch_x86.images.memory import IMAGE_LIMIT, printable
+from arch_x86.images.image_memory import IMAGE_LIMIT, printable
 from arch_x86.images.stub import check_stubs
 from engine.errors import InputError
 from engine.image import Image
