@@ -57,18 +57,7 @@ def _require_protocol(made: object) -> PokeProtocol:
     :raises InputError: it lacks something that a poke protocol has.
     """
     if not isinstance(made, PokeProtocol):
-        wanted = (
-            name
-            for name in (
-                "text_poke",
-                "text_poke_bytes",
-                "text_poke_jumps",
-                "text_poke_breakpoints",
-                "bp_holds",
-                "bp_target",
-                "state",
-            )
-        )
+        wanted = (name for name in vars(PokeProtocol) if not name.startswith("_"))
         missing = ", ".join(name for name in wanted if not hasattr(made, name))
         raise InputError(
             f"poke=: {type(made).__name__} is no poke protocol, for it has no {missing}; see"

@@ -133,7 +133,7 @@ class BreakpointHandler:
         self._cpus.cpu = cpu
         block = self._cpus.ctlblk[cpu]
         if p is None:
-            return _RESUMED if self._nobodys(block, regs) else HitPhase.REFUSED
+            return _RESUMED if self._is_kprobes_own(block, regs) else HitPhase.REFUSED
         if block.current is not None:
             self._reenter(block, p, regs)
             return _RESUMED
@@ -141,7 +141,7 @@ class BreakpointHandler:
         block.status = _HIT_ACTIVE
         return self.handle(hit)
 
-    def _nobodys(self, block: KprobeCtlblk, regs: PtRegs) -> bool:
+    def _is_kprobes_own(self, block: KprobeCtlblk, regs: PtRegs) -> bool:
         """Handle a breakpoint where the table has no probe; return False if it is not kprobes' own.
 
         The order of the questions matters. The end of a single step comes first: its breakpoint

@@ -69,8 +69,10 @@ class Levels:
             self._waiting.setdefault(group[0], []).append(group)
 
     def batch(self, outcome: Outcome) -> Sequence[Part]:
-        """Parts of the lowest level that has starts left. None: the search is over, and
-        ``outcome.exhaustive`` says whether it has left out nothing.
+        """Take parts of the lowest level that has starts left.
+
+        :returns: at most :data:`~engine.search.parts.BATCH` parts; none when the search is over.
+            ``outcome.exhaustive`` says whether it has left out nothing.
         """
         levels = [level for level, groups in self._waiting.items() if groups]
         outcome.exhaustive = not levels

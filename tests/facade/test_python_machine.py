@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from types import SimpleNamespace
 
 import pytest
 
 import optprobe
+from tests.conftest import ROOT
 
 IMAGE = optprobe.load_asm(
     """
@@ -207,6 +209,16 @@ def test_a_machine_that_can_not_be_is_refused_in_one_line(options, words):
     with pytest.raises(optprobe.InputError) as refused:
         optprobe.Machine(IMAGE, **options)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in vars(optprobe.PokeProtocol) if not name.startswith("_")]
+)
+def test_a_poke_protocol_that_lacks_one_part_is_refused_by_the_name_of_it(name):
+    there = {one: None for one in vars(optprobe.PokeProtocol) if one[0] != "_" and one != name}
+    with pytest.raises(optprobe.InputError, match=f"for it has no {name}; see docs/api.md"):
+        optprobe.Machine(IMAGE, poke=lambda *_: SimpleNamespace(**there))
+    assert f"`{name}`" in (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
 
 def test_a_poke_protocol_of_the_users_writes_the_text():
