@@ -16,6 +16,7 @@ cd "$work"
 mkdir "$work/empty"
 cd "$work/empty"
 "$work/venv/bin/optprobe" demo >demo.txt || { cat demo.txt; exit 1; }
+grep -q "all as it should be" demo.txt || { cat demo.txt; exit 1; }
 "$work/venv/bin/python" -c 'import optprobe; assert "site-packages" in optprobe.__file__; optprobe.Machine(optprobe.load_asm("f: ret", "f.s")).close()'
 test "$("$work/venv/bin/optprobe" --version)" = "optprobe $("$work/venv/bin/python" -c 'import optprobe; print(optprobe.__version__)')"
 cd "$work"

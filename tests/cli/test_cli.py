@@ -467,6 +467,7 @@ class TestProcess:
         _, err = process.communicate(timeout=2)
         assert (process.returncode, err) == (130, "optprobe: interrupted\n")
 
+    @pytest.mark.slow
     def test_the_demo_says_that_all_is_as_it_should_be_within_100_columns(self, capsys):
         status, out, _ = run(capsys, "demo", "--image", SHA)
         assert status == 0

@@ -218,28 +218,30 @@ def test_a_handler_that_runs_after_unregistering_returned_is_extra(pool, monkeyp
     assert broken.violations
 
 
-def test_reduction_and_hashing_keep_what_is_found(pool):
+@pytest.mark.parametrize(
+    "steps", [(), ("stop-machine",), pytest.param(("free-wait",), marks=pytest.mark.slow)]
+)
+def test_reduction_and_hashing_keep_what_is_found(pool, steps):
     def in_and_out(k):
         p = k.kprobe("f", SITE)
         k.register(p)
         k.settle()
         k.unregister(p)
 
-    for steps in ((), ("stop-machine",), ("free-wait",)):
-        found = []
-        for reduce, hashing in ((True, True), (False, True), (True, False)):
-            search = Search(preemptions=1, hashing=hashing)
-            found.append(
-                kinds(
-                    check(
-                        case(in_and_out, steps=steps, reduce=reduce, interrupts=False),
-                        search,
-                        pool=pool,
-                    )
+    found = []
+    for reduce, hashing in ((True, True), (False, True), (True, False)):
+        search = Search(preemptions=1, hashing=hashing)
+        found.append(
+            kinds(
+                check(
+                    case(in_and_out, steps=steps, reduce=reduce, interrupts=False),
+                    search,
+                    pool=pool,
                 )
             )
-        assert found[0] == found[1] == found[2]
-        assert bool(found[0]) is bool(steps)
+        )
+    assert found[0] == found[1] == found[2]
+    assert bool(found[0]) is bool(steps)
 
 
 @pytest.mark.parametrize(

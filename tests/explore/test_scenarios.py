@@ -49,9 +49,9 @@ FAULTS = [
     for one in HISTORY
     for name in one.profiles
 ]
-FEW = 300
-"""Most schedules of a search in `make test`: all that it takes without preemptions, of most
-scenarios, and the first of those with one. `make slow` searches to the end.
+FEW = 100
+"""Most schedules of a search in `make test`: enough that a scenario which does not run, or breaks
+at once, shows. `make slow` searches to the end.
 """
 both_sizes = pytest.mark.parametrize(
     "most", [pytest.param(FEW, id="few"), pytest.param(None, id="all", marks=pytest.mark.slow)]
