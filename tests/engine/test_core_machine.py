@@ -25,7 +25,7 @@ and, of what ``next`` mends of 6.1, of these:
 17. a post_handler that joins a boosted probe is not called;
 18. what an operation arms and disarms is disarmed only.
 
-``OPTPROBE_EXAMPLES`` (200) is the number of examples of linux-2010; the other profiles have half of
+``OPTPROBE_EXAMPLES`` (120) is the number of examples of linux-2010; the other profiles have half of
 it. For ``next`` the model has no exceptions: once the optimizer is idle, each probe that may be
 optimized is, and all handlers of enabled probes are called, post_handlers, too.
 """
@@ -69,7 +69,7 @@ SIZE = 23
 # This is 6.1 but for two faults of its own that this machine finds at once. They have tests of
 # their own (test_finds.py).
 MENDED_6_1 = replace(LINUX_6_1, looks_at_nearest_only=False, reoptimizes_neighbour=True)
-EXAMPLES = int(os.environ.get("OPTPROBE_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("OPTPROBE_EXAMPLES", "120"))
 
 
 class CoreMachine(RuleBasedStateMachine):

@@ -49,7 +49,7 @@ def every_violation(case, pool, bound):
     ("step", "profile", "bound"),
     [
         (None, "linux-2010", 1),
-        ("free-wait", "linux-2010", 2),
+        pytest.param("free-wait", "linux-2010", 2, marks=pytest.mark.slow),
         ("unregister-wait", "linux-6.1", 2),
     ],
 )

@@ -37,11 +37,12 @@ PAIRS = [
     if one is not life.two_control_tasks or name == "linux-2010"
 ]
 LOADED = [
-    (one, name)
-    for one in LOAD
-    for name in one.profiles
+    pytest.param(one, name, marks=() if number % 3 == turn % 3 else pytest.mark.slow)
+    for number, one in enumerate(LOAD)
+    for turn, name in enumerate(one.profiles)
     if one is not two_tasks.neighbours or name == "linux-2010"
 ]
+"""`make test` has each scenario in one of its profiles, in turn."""
 # Two control tasks in 6.1 and next take half a minute: `make sound` has those of life.py, and `make
 # mutants` the neighbours.
 FAULTS = [

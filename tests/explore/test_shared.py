@@ -225,7 +225,15 @@ def test_a_shared_counter_is_safe(pool, fields):
     assert (result.verdict, result.outcome.exhaustive) == ("safe", True)
 
 
-@pytest.mark.parametrize("name", ["add-32", "list-push-cmpxchg", "rand", "try-ticket-lock"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "add-32",
+        "list-push-cmpxchg",
+        pytest.param("rand", marks=pytest.mark.slow),
+        "try-ticket-lock",
+    ],
+)
 def test_a_function_that_shares_data_is_safe_and_a_hit_that_is_lost_there_is_found(pool, name):
     for way, result in results(BY_NAME[name], pool, 0).items():
         assert is_right(way, result), (way, result.violations)
