@@ -122,8 +122,9 @@ class ExploredArch(Arch, Protocol):
         ...
 
     def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
-        """The instructions of ``image`` in the ``size`` bytes from ``addr``, at least one, by
-        address.
+        """Return the instructions of ``image`` in ``size`` bytes from ``addr``, by their addresses.
+
+        There is at least one instruction, even if it is longer than ``size`` bytes.
         """
         ...
 
@@ -132,8 +133,9 @@ class ExploredArch(Arch, Protocol):
         ...
 
     def watch_ranges(self) -> Iterator[tuple[int, int]]:
-        """Begin and end of what in slots and detour buffers has to be watched, since it matters
-        there what others do.
+        """Yield the spans (begin, end) in slots and detour buffers that have to be watched.
+
+        At their instructions it makes a difference what others do.
         """
         ...
 

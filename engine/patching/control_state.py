@@ -179,8 +179,12 @@ class ControlState:
     # Names of probes, which hold in every control state that the same steps lead to ---------------
 
     def name_of(self, p: Kprobe | None) -> int:
-        """A number for ``p``: above 0 for an aggregator, below for a scenario's own probe, 0 for
-        None.
+        """Return a number for ``p``: above 0 for an aggregator, below 0 for a scenario's probe.
+
+        The number 0 stands for None.
+
+        :raises InputError: ``p`` is a probe that the scenario did not make by
+            :class:`Control`.
         """
         if p is None:
             return 0
@@ -202,11 +206,10 @@ class ControlState:
     # Identity -------------------------------------------------------------------------------------
 
     def name(self) -> tuple[int, tuple[int, ...], int]:
-        """Return three hashes of this state, each of 64 bits in parts that can be told apart.
+        """Return hashes of what the control tasks share, of each task, and of the whole state.
 
-        The first is of what all control tasks share: text, core and slots. Then there is
-        one of each task: where it stands, and what it holds. The last is of the whole
-        state. They are the same in every process.
+        Each hash has 64 bits, and is the same in every process. The first is of text, core
+        and slots; that of a task is of where it stands, and what it holds.
 
         Control states whose last hashes are equal behave alike from here on. What an
         operation has stored so far to an aggregator that is not in the table is decided by
@@ -217,7 +220,7 @@ class ControlState:
         return shared, tasks, _digest((shared, tasks, self.expected()))
 
     def expected(self) -> Hashable:
-        """What the oracles expect of each probe, and what an operation has failed to keep."""
+        """Return what the oracles expect of each probe, and which promise was not kept."""
         control = self.control
         return (control.ledger.state([p.addr for p in control.probes]), control.broken)
 

@@ -163,7 +163,11 @@ class Exploration:
     # Setting up -----------------------------------------------------------------------------------
 
     def _learn(self, node: ControlNode) -> None:
-        """A new control state: whether it is sound, and what to watch in it."""
+        """Let the oracles look at a new control state, and watch what matters there.
+
+        :raises InputError: a return probe of the state has too few instances, so tasks may
+            share them, though the search relies on tasks that share nothing.
+        """
         self.judge.learn(node)
         self.places.learn(node)
         if self._apart and not self._instances_suffice(node):
@@ -343,7 +347,7 @@ class Exploration:
         return steps
 
     def _happens(self, kind: ActorKind, vcpu: VcpuState) -> None:
-        """An interrupt, one that preempts, an NMI, or a switch to another task."""
+        """Interrupt a vCPU, preempt its task, deliver an NMI to it, or switch its tasks."""
         if kind is ActorKind.INTERRUPT:
             self.tasks.interrupt(vcpu)
         elif kind is ActorKind.PREEMPTION:

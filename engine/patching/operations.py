@@ -46,9 +46,7 @@ control state.
 
 
 def unsettled(core: Kprobes) -> str | None:
-    """What is left to do for the optimizer, now that wait_for_kprobe_optimizer() has returned;
-    None: nothing.
-    """
+    """Return what wait_for_kprobe_optimizer() has left to do when it returns, or None."""
     listed = [
         queue.value
         for queue in (Queue.OPTIMIZING, Queue.UNOPTIMIZING)
@@ -164,9 +162,10 @@ class Control:
     def kretprobe(
         self, symbol: str | None, maxactive: int = 8, *, addr: int | None = None
     ) -> Kretprobe:
-        """A return probe whose handlers count, on the function called ``symbol`` or at ``addr``.
+        """Make a return probe whose handlers tell the log, on a function ``symbol`` or at ``addr``.
 
-        :param maxactive: how many calls it can follow at once.
+        :param maxactive: how many calls the probe can follow at once.
+        :raises InputError: ``maxactive`` is too high.
         """
         if maxactive > MAXACTIVE_MAX:
             raise InputError(
@@ -226,7 +225,7 @@ class Control:
         return [n for n, known in enumerate(self.probes) if any(known is p for p in ps)]
 
     def _begin(self) -> None:
-        """The current control task begins an operation."""
+        """Stop in front of an operation of the current control task, then count the operation."""
         self.core.plane.point(BETWEEN_OPERATIONS)
         task = self._task
         begun, answers = self.told.get(task, (0, ()))
@@ -264,8 +263,13 @@ class Control:
     def _changing(
         self, numbers: Sequence[int], effect: Effect, *, everything: bool = False
     ) -> Generator[None]:
-        """An operation on the probes ``numbers``, or on all that are registered. Where it raises,
-        it has no effect, and a scenario's code may go on with that as well as with an answer.
+        """Note the begin and the end of an operation on the probes ``numbers``.
+
+        An operation that raises an error has no effect. The error is an answer like any
+        other, since the scenario's code may catch it and go on.
+
+        :param effect: what the operation leaves if it succeeds.
+        :param everything: the operation is on all registered probes.
         """
         self._begin()
         task = self.core.plane.current
@@ -366,8 +370,7 @@ class Control:
             self.core.unregister_kretprobe(rp)
 
     def settle(self) -> None:
-        """Wait for the optimizer by wait_for_kprobe_optimizer(), and look whether its work is done.
-        """
+        """Wait by wait_for_kprobe_optimizer(), and note in ``broken`` what that has left to do."""
         self._begin()
         self.core.wait_for_kprobe_optimizer()
         self.broken = self.broken or unsettled(self.core)

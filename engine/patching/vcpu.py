@@ -183,8 +183,11 @@ class VcpuState:
         return not (self.live or self.asleep or any(one.mode is Mode.CALL for one in self.parked))
 
     def key(self, lives: Lives) -> tuple[Any, ...]:
-        """For a state's hash: all that what comes depends on but registers and stack, which the
-        next call makes anew.
+        """Return what the hash of a state has of this vCPU, beside live registers and live stack.
+
+        A vCPU between calls needs neither: its next call sets them up anew.
+
+        :param lives: what holds for each probe now.
         """
         away = tuple(sorted(one.key(lives) for one in self.parked))
         asleep = tuple((one.task, one.rip) for one in self.asleep)
