@@ -225,8 +225,11 @@ class ControlState:
         return (control.ledger.state([p.addr for p in control.probes]), control.broken)
 
     def is_like(self, other: ControlState, shared: int) -> bool:
-        """Each of the tasks stands where it does in ``other``, and what they share is named
-        ``shared``, whatever a scenario's code keeps for itself.
+        """Whether each task stands where it does in ``other``, and the shared part is the same.
+
+        What a scenario's code keeps in its variables is not compared.
+
+        :param shared: the hash of the shared part of ``other``.
         """
         at = [task.at for task in self.plane.tasks]
         return at == [task.at for task in other.plane.tasks] and self._shared() == shared

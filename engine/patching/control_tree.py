@@ -1,8 +1,7 @@
-"""All control states that were met, as the vCPUs see them, and the steps that lead from one to the
-next.
+"""All control states that were met, as the vCPUs see them, and the steps between them.
 
-They share one machine, and each :class:`ControlNode` is all that the vCPUs see of the control
-plane: a text version, and a core to ask on a hit.
+The control states share one machine. A :class:`ControlNode` has all that the vCPUs see of the
+control plane: a text version, and a core that is asked on a hit.
 """
 
 from __future__ import annotations
@@ -28,14 +27,17 @@ __all__ = (
 )
 
 STEPS_MAX: Final = 1_500
-"""More steps than the control tasks make in a schedule in which they all end. Each new control
-state is made by all the steps that lead to it, so the time of a path without an end grows with the
-square of its length; at this length that is still bearable.
+"""The most steps of control tasks in one schedule, more than tasks make that all end.
+
+Each new control state is made by all the steps that lead to it, so the time of a path without an
+end grows with the square of its length; at this length that time is still short enough.
 """
 _STEPS_ALONE: Final = 5_000
-"""Steps in which all control tasks, alone, have to end. Each of them is made once, from one state
-to the next, so there can be more of them than in a schedule: a task that waits in a loop for
-another one makes all of them before it is found that the tasks have to take turns.
+"""The number of steps within which all control tasks, running alone, have to end.
+
+Each of these steps is made once, from one state to the next, so there can be more of them than in a
+schedule. A task that waits in a loop for another one makes all of them before it is found that the
+tasks have to take turns.
 """
 
 
@@ -45,8 +47,10 @@ class EndlessTaskError(InputError):
 
 @dataclass(slots=True)
 class ControlStep:
-    """A step of a control task: the state that it leads to, and the ``writes`` of text on the
-    way.
+    """A step of a control task.
+
+    :ivar node: the control state that the step leads to.
+    :ivar writes: the writes of text that it makes.
     """
 
     node: ControlNode
@@ -56,15 +60,16 @@ class ControlStep:
 class ControlNode:
     """One control state as the vCPUs see it.
 
-    :ivar name: the same in every process; ``number``: in the order in which this one met it.
-    :ivar shared: 64 bits of all that control tasks share; ``locals``: of each task, of what is its
-        own.
-    :ivar path: the steps that led here: numbers of control tasks.
+    :ivar name: the hash of the control state, which is the same in every process.
+    :ivar number: the count of the control states that this process met before.
+    :ivar shared: the hash of all that control tasks share.
+    :ivar locals: of each task, the hash of what is its own.
+    :ivar path: the steps that led here, as the numbers of the control tasks that made them.
     :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
-    :ivar held: whether each control task holds a lock.
-    :ivar waits: by control task, what of the machine's it waits for.
+    :ivar held: of each control task, whether it holds a lock.
+    :ivar waits: by control task, what it waits for on the vCPUs.
     :ivar stopped: ``stop_machine`` runs its function.
-    :ivar error: what ended a control task that it should not have.
+    :ivar error: the error that has ended a control task, or None.
     """
 
     __slots__ = (
@@ -110,17 +115,20 @@ class ControlNode:
         self.children: dict[int, ControlStep] = {}
 
     def is_alike_but_for(self, task: int, other: ControlNode) -> bool:
-        """Nobody but control task ``task`` can tell this state from ``other``."""
+        """Whether only control task ``task`` can tell this state from ``other``."""
         mine, theirs = (node.locals[:task] + node.locals[task + 1 :] for node in (self, other))
         return self.shared == other.shared and mine == theirs
 
     def just_dropped(self, task: int) -> bool:
-        """Control task ``task`` stands behind the last lock that it held."""
+        """Whether control task ``task`` stands behind the last lock that it held."""
         return self.state.plane.tasks[task].dropped
 
     def has_returned(self, task: int) -> bool:
-        """Control task ``task`` stands between two operations, waits for the machine, or has ended,
-        and none of the scenario's code has run that others may have told something.
+        """Whether control task ``task`` has come to the end of its operation or to a wait.
+
+        It stands between two operations, waits for the machine, or has ended. Where control
+        tasks share variables, none of the scenario's code may have run behind the
+        operation, since other tasks may have stored what that code reads.
         """
         one = self.state.plane.tasks[task]
         if one.wait is not None or one.at == BEHIND_OPERATION:
@@ -128,46 +136,46 @@ class ControlNode:
         return not self.state.shared and (one.done or self.is_between_operations(task))
 
     def is_between_operations(self, task: int) -> bool:
-        """Control task ``task`` stands in front of an operation."""
+        """Whether control task ``task`` stands in front of an operation."""
         return self.state.plane.tasks[task].at == BETWEEN_OPERATIONS
 
     def waits_for_tasks(self, task: int) -> bool:
-        """Control task ``task`` waits for what other control tasks bring about, and that is not so
-        yet.
+        """Whether control task ``task`` waits for what other control tasks have yet to bring about.
         """
         ready = self.state.plane.tasks[task].ready
         return ready is not None and not ready()
 
     def takes_lock(self, task: int) -> bool:
-        """The next step of control task ``task`` takes a lock that nobody owns."""
+        """Whether the next step of control task ``task`` takes a lock that no task owns."""
         lock = self.state.plane.tasks[task].lock
         return lock is not None and lock.free
 
     def others_operate(self, task: int) -> bool:
-        """Another control task of the scenario, which is not delayed work, has not ended."""
+        """Whether another control task of the scenario has not ended; delayed work does not count.
+        """
         return any(
             other.index != task and not other.done and not other.delayed
             for other in self.state.plane.tasks
         )
 
     def locked_out(self, task: int) -> bool:
-        """Control task ``task`` stands in front of a lock that another one owns."""
+        """Whether control task ``task`` stands in front of a lock that another one owns."""
         lock = self.state.plane.tasks[task].lock
         return lock is not None and not lock.free
 
     @property
     def done(self) -> bool:
-        """Every control task has ended."""
+        """Whether every control task has ended."""
         return all(task.done for task in self.state.plane.tasks)
 
     def at(self, task: int) -> str:
-        """Where a control task stands."""
+        """Return the name of a control task and of the point where it stands."""
         one = self.state.plane.tasks[task]
         return f"{one.name}: {one.at}"
 
 
 def endless(task: str) -> EndlessTaskError:
-    """Control task ``task`` makes a step more than any that ends."""
+    """Return the error for a control task that makes more steps than tasks make that end."""
     return EndlessTaskError(
         f"control task {task}: the control tasks have made {STEPS_MAX:,} steps in one schedule, and"
         " it has not ended; a control task has to end, whoever goes on when"
@@ -175,9 +183,10 @@ def endless(task: str) -> EndlessTaskError:
 
 
 class ControlTree:
-    """All control states met so far. States that behave alike are one.
+    """All control states met so far, where states that behave alike are one node.
 
-    :param learn: called with each new one.
+    :param stage: what all control states share.
+    :param learn: is called with each new node.
     """
 
     def __init__(self, stage: Stage, learn: Callable[[ControlNode], None]) -> None:
@@ -280,10 +289,12 @@ class ControlTree:
             state.plane.close()
 
     def nodes_alone(self) -> list[ControlNode]:
-        """The control states on the way when the control tasks run alone: first come first. Where
-        that does not end, it is in turns: one may wait in a loop for what another one does.
+        """Return the control states on the way when the control tasks run alone.
 
-        :raises EndlessTaskError: that does not end, either.
+        The first task that can make a step goes on. If that does not end, the tasks take
+        turns, since one may wait in a loop for what another one does.
+
+        :raises EndlessTaskError: the tasks do not end in turns, either.
         """
         path, _ = self.run_alone(_STEPS_ALONE, in_turns=False)
         if path is None:
@@ -300,6 +311,6 @@ class ControlTree:
         return nodes
 
     def close(self) -> None:
-        """End all tasks that are under way."""
+        """End the control tasks of all control states."""
         for node in self.nodes:
             node.state.plane.close()

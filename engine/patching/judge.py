@@ -86,7 +86,7 @@ class Judge:
     # State ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Let all oracles start, now that it is known what the calls do without probes."""
+        """Let all oracles start, now that all is set up or the orders of shared data are known."""
         for one in self.oracles:
             one.start()
 

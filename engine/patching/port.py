@@ -60,8 +60,9 @@ class CpuPort(Protocol):
         ...
 
     def answer(self, cpu: int) -> None:
-        """Do what the machine has to do about the stop that the last :meth:`run` of ``cpu`` came
-        back with, before it can go on.
+        """Do what the machine has to do about the stop of the last :meth:`run` of ``cpu``.
+
+        The vCPU can't go on before that.
         """
         ...
 
@@ -90,8 +91,9 @@ class CpuPort(Protocol):
         ...
 
     def way_to_die(self, task: int) -> CallOutcome:
-        """What a call of ``task`` leaves that has died: as :meth:`outcome`, but that registers
-        count for nothing. How far an endless loop came is no part of it.
+        """Return what a call of ``task`` that has died leaves, as :meth:`outcome` does for others.
+
+        Registers do not count, and neither does how far an endless loop came.
         """
         ...
 
@@ -109,9 +111,7 @@ class CpuPort(Protocol):
         ...
 
     def new_tasks(self, cpu: int) -> tuple[ParkedTask, ...]:
-        """The second task of the vCPU, before its first call; none, where the machine is not
-        preemptible.
-        """
+        """Return the vCPU's second task before its first call; none, if nothing preempts tasks."""
         ...
 
     # Interrupts
@@ -133,8 +133,10 @@ class CpuPort(Protocol):
         ...
 
     def deliver_nmi(self, cpu: int, *, in_call: bool) -> bytes | None:
-        """An NMI is delivered; not ``in_call``: on the empty stack of a vCPU between calls. Returns
-        the vector state that it interrupts; None: it was not delivered.
+        """Deliver an NMI, and return the interrupted vector state; None: it was not delivered.
+
+        :param in_call: a call is interrupted; otherwise the NMI comes on the empty stack of
+            a vCPU between calls.
         """
         ...
 
@@ -147,7 +149,7 @@ class CpuPort(Protocol):
         ...
 
     def leave_nmi(self, cpu: int, token: object) -> None:
-        """That function has returned: on to the end of the NMI, and to what it interrupted."""
+        """Go on behind the function of an NMI's handler, up to what the NMI interrupted."""
         ...
 
 
@@ -200,8 +202,9 @@ class HitPort(Protocol):
         ...
 
     def returning_call(self, cpu: int) -> tuple[int, int]:
-        """A run has come back with :attr:`Stop.RETURN_PROBE`: where on the stack the return address
-        lay, and the value returned.
+        """Return where the return address of a returning call lay, and what the call returns.
+
+        The run of the vCPU has come back with :attr:`Stop.RETURN_PROBE`.
         """
         ...
 
@@ -248,17 +251,15 @@ class TextPort(Protocol):
     def build(
         self, plane: SteppedPlane, *, whole_batches: bool
     ) -> tuple[ExploredText, ExploredArch]:
-        """A text with its original content, and an arch layer on it, for a new control state.
+        """Return a text with the original content and an arch layer on it, for a control state.
 
-        :param whole_batches: what ``stop_machine`` writes is one step, since nobody can look
-            meanwhile.
+        :param whole_batches: what ``stop_machine`` writes is one step, since no vCPU can
+            run meanwhile.
         """
         ...
 
     def show(self, state: Any, version: TextVersion) -> None:
-        """From now on all vCPUs fetch ``version``, and their traps go to the arch layer of control
-        state ``state``.
-        """
+        """Let all vCPUs fetch ``version``, and take their traps to the arch layer of ``state``."""
         ...
 
     def require_shown(self, version: TextVersion) -> None:
@@ -277,8 +278,10 @@ class TextPort(Protocol):
         ...
 
     def first_change(self, version: TextVersion) -> tuple[int, int, int] | None:
-        """The first byte outside of slots and detour buffers in which ``version`` is not the
-        original: its address, its value, and the original one; None: there is no such byte.
+        """Return the first changed byte of the text outside of slots and detour buffers.
+
+        :returns: the byte's address, its value, and the original one; None if no byte
+            differs.
         """
         ...
 
@@ -313,9 +316,7 @@ class TextPort(Protocol):
         ...
 
     def next_instruction(self, cpu: int) -> tuple[str, bool]:
-        """The next instruction of the vCPU for a timeline: place and text; and whether it is one of
-        the program's own.
-        """
+        """Return place and text of the vCPU's next instruction, and whether the program has it."""
         ...
 
 
