@@ -197,11 +197,11 @@ class ControlTree:
         self.root = self._intern((), ControlState(self._stage))
 
     def _again(self, node: ControlNode, task: int) -> ControlState:
-        """``node`` once more, made from the start, where control task ``task`` can make a step.
+        """Make the control state of ``node`` once more, so that ``task`` can make a step there.
 
-        :raises InputError: the same steps lead to something else now. So does the code of a
-            scenario that asks for the time or for random numbers, or that keeps something from one
-            run to the next.
+        :raises InputError: the same steps lead to another state now. This happens with the
+            code of a scenario that reads a clock or random numbers, or keeps something from
+            one run to the next.
         """
         state = ControlState(self._stage)
         tasks = state.plane.tasks
@@ -222,15 +222,17 @@ class ControlTree:
         return state
 
     def _reach(self, node: ControlNode, task: int) -> ControlState:
-        """``node`` once more, and a step of control task ``task`` from there."""
+        """Make the control state of ``node`` once more, with a step of control task ``task``."""
         state = self._again(node, task)
         state.text.log.clear()
         state.step(task)
         return state
 
     def locks_of_step(self, node: ControlNode, task: int) -> frozenset[str]:
-        """The names of the locks that a step of control task ``task`` takes, drops or waits for.
-        The step is made once more to see that, so this is for those only who ask.
+        """Return the names of the locks that a step of ``task`` takes, drops or waits for.
+
+        The step is made once more to see that, which takes the time of the whole path to
+        ``node``.
         """
         state = self._again(node, task)
         plane = state.plane
@@ -255,9 +257,9 @@ class ControlTree:
         return node
 
     def step(self, node: ControlNode, task: int) -> ControlStep:
-        """Control task ``task`` makes a step.
+        """Return the step of control task ``task`` from ``node``; it is made only the first time.
 
-        :raises EndlessTaskError: there have been more than any control task needs that ends.
+        :raises EndlessTaskError: the path has more steps than control tasks need that end.
         """
         edge = node.children.get(task)
         if edge is None:
@@ -270,10 +272,12 @@ class ControlTree:
         return edge
 
     def run_alone(self, most: int, *, in_turns: bool) -> tuple[list[int] | None, str]:
-        """The steps of the control tasks up to their end, when nobody else runs: first come first,
-        or in turns.
+        """Run the control tasks alone, to their end or for ``most`` steps.
 
-        :returns: None after ``most`` steps; and where the last of the tasks to make a step stands.
+        :param in_turns: the tasks take turns; otherwise the first task that can make a step
+            goes on.
+        :returns: the steps, as the numbers of the tasks that made them, or None if there
+            were more than ``most``; and where the last task to make a step stands.
         """
         state, path = ControlState(self._stage), list[int]()
         tasks = state.plane.tasks

@@ -248,8 +248,10 @@ class Ledger:
         return self._registrations[n]
 
     def _later_than(self, operation: Operation) -> tuple[tuple[str, int], ...]:
-        """The facts that operations which are over have stated, and which took kprobe_mutex behind
-        ``operation``, that has had it.
+        """Return the facts that operations have stated which had the mutex after ``operation``.
+
+        Each fact is a name and a probe's number. There are none if ``operation`` has not
+        had the mutex.
         """
         return tuple(
             sorted(key for key, (order, _) in self._facts.items() if 0 < operation.order < order)

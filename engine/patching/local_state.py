@@ -1,19 +1,21 @@
-"""What decides how a control task goes on, beside what all tasks share: where its code stands, and
-what its local variables hold.
+"""The local state of a control task: where its code stands, and what its variables hold.
 
-A control state has to be told from another one by all of it, or the explorer takes one for the
-other and never sees what comes after. Python shows where each frame stands and what its variables
-hold, those of closures included. It does not show what an unfinished statement keeps: the position
-of a ``for`` loop or of a ``map()``, what calls before in the same expression have returned, or
-which exception a ``finally`` block will raise again. For a scenario's code these are decided by
-what it has seen: how many operations it has begun, and what they have answered. All of that is part
-of the state, but in ``while`` loops, which may try again as often as they like: there only the last
-answers are (:func:`unbounded`). So what is not told apart is a ``map()``, or the like, within a
-``while`` loop. The code of optprobe itself is written so that its variables tell
-(``tests/explore/test_laws.py`` holds it to that).
+With what all tasks share it decides how the task goes on. Two control states that differ in it must
+have different names, or the explorer takes one for the other and never sees what comes after it.
+Python shows where each frame stands and what its variables hold, those of closures included. It
+does not show what an unfinished statement keeps: the position of a ``for`` loop or of a ``map()``,
+what earlier calls in the same expression have returned, or which exception a ``finally`` block will
+raise again.
 
-What can't be told apart (a file, a lock, an iterator that does not say where it is) is refused, by
-the name of its variable.
+For a scenario's code these are decided by what it has seen: how many operations it has begun, and
+what they have answered. All of that is part of the state, except in ``while`` loops, which may try
+again without a limit: there only the last answers are part of it (:func:`unbounded`). So the one
+thing that is not told apart is a ``map()``, or the like, within a ``while`` loop. The code of
+optprobe itself is written so that its variables decide how it goes on
+(``tests/explore/test_laws.py`` tests that).
+
+A variable that holds something which can't be told apart (a file, a lock, an iterator that does not
+show where it is) is refused, by its name.
 """
 
 from __future__ import annotations
@@ -48,36 +50,39 @@ _SCALARS: Final = (int, str, bool, float, complex, bytes, type(None))
 
 @lru_cache(maxsize=1024)
 def _places(code: CodeType) -> tuple[tuple[int | None, ...], ...]:
-    """Lines and columns of each instruction; its offset depends on how often it has run (PEP
-    659).
+    """Return the lines and columns of each instruction of ``code``.
+
+    The offset of an instruction would not do, since the bytes depend on how often it has run
+    (PEP 659).
     """
     return tuple(code.co_positions())
 
 
 @lru_cache(maxsize=1024)
 def _code_name(code: CodeType) -> tuple[str, bytes]:
-    """Tells a function's code from that of others: two lambdas may stand on one line."""
+    """Return a name for a function's code that also differs for two lambdas on one line."""
     digest = blake2b(repr(_places(code)).encode() + code.co_code, digest_size=8)
     return code.co_qualname, digest.digest()
 
 
 def is_local_class(kind: type[Any]) -> bool:
-    """A function has made this class, so its attributes are among what that function keeps."""
+    """Whether a function has made the class, so its attributes are among what that function keeps.
+    """
     return "<locals>" in kind.__qualname__
 
 
 class _Untold(Exception):
-    """An object of this type can't be told from another."""
+    """An object of a type whose objects can't be told apart."""
 
 
 class LocalState:
     """Names the local state of one control task.
 
-    :param name_of: the name of a probe, which holds in every control state.
+    :param name_of: returns the name of a probe, which holds in every control state.
     :param task: the task's name, for messages.
-    :param own: which code is the project's.
-    :ivar iterates: a generator was met that has a ``for`` loop of its own, whose position nothing
-        shows.
+    :param own: tells which code is the project's.
+    :ivar iterates: a generator was met that has a ``for`` loop of its own, whose position
+        Python does not show.
     """
 
     def __init__(self, name_of: Callable[[Kprobe | None], int], task: str, own: OwnCode) -> None:
@@ -88,10 +93,10 @@ class LocalState:
         self.iterates = False
 
     def frames(self, innermost: FrameType | None) -> Hashable:
-        """The local state of all frames from ``innermost`` outwards.
+        """Return the local state of all frames from ``innermost`` outwards.
 
-        :raises InputError: a variable of the scenario's own code holds something whose state can't
-            be told.
+        :raises InputError: a variable of the scenario's own code holds something that can't
+            be told apart.
         """
         return tuple(map(self._frame, _outwards(innermost)))
 
@@ -99,7 +104,7 @@ class LocalState:
         code = frame.f_code
         module = _module(frame)
         own = self._own.has(module) or module == "contextlib"
-        # the order of the dictionary depends on when it was asked for before
+        # The order of the dictionary depends on earlier reads of it, so the variables are sorted.
         variables = sorted(frame.f_locals.items())
         held = tuple(self._variable(name, value, own=own) for name, value in variables)
         return (
@@ -124,17 +129,17 @@ class LocalState:
             ) from None
 
     def function(self, work: Callable[..., Any] | None) -> Hashable:
-        """The local state of a task that has not begun to run ``work``.
+        """Return the local state of a task that has not begun to run ``work``.
 
-        :raises InputError: as :meth:`frames`.
+        :raises InputError: ``work`` holds something that can't be told apart.
         """
         return self._variable(self._task, work, own=False)
 
     def value(self, value: Any, *, own: bool = False) -> Hashable:
-        """What of ``value`` decides what the task will do.
+        """Return what of ``value`` decides what the task will do.
 
-        :param own: it is held by optprobe's own code, where objects of no kind known here are those
-            of which every control state has one.
+        :param own: a variable of optprobe's own code holds the value. An object of an
+            unknown kind there is one of which every control state has exactly one.
         """
         if isinstance(value, Enum):
             return (type(value).__name__, value.name)
@@ -170,7 +175,10 @@ class LocalState:
         return self._scenarios_own(value)
 
     def _scenarios_own(self, value: Any) -> Hashable:
-        """A function, a generator, or an object: what it would be pickled as."""
+        """Return what decides the state of a function, a generator, or an object.
+
+        Of an object that is what it would be pickled as.
+        """
         if isinstance(value, type):
             return (value.__qualname__, self._attributes(value) if is_local_class(value) else ())
         if isinstance(value, ModuleType):
@@ -218,8 +226,9 @@ class LocalState:
         return ("cell", self._variable(name, content, own=False))
 
     def _attributes(self, kind: type[Any]) -> Hashable:
-        """Those of a class, but for what every class has, and for descriptors, such as properties,
-        which keep nothing.
+        """Return the attributes of a class that hold something.
+
+        What every class has is left out, and so are descriptors, such as properties.
         """
         own = (
             (name, cast("object", one))
@@ -234,8 +243,9 @@ class LocalState:
 
 
 def unbounded(innermost: FrameType | None, own: OwnCode) -> bool:
-    """The scenario's functions that are under way have a ``while`` loop, which goes round as often
-    as it likes, and no ``for`` loop, whose position no variable tells.
+    """Whether the scenario's functions under way go round in a loop without a limit.
+
+    They have a ``while`` loop, and no ``for`` loop, whose position no variable tells.
     """
     codes = [frame.f_code for frame in _outwards(innermost) if not own.has(_module(frame))]
     return any(map(_has_while_loop, codes)) and not any(map(_has_for_loop, codes))
@@ -248,7 +258,8 @@ def _has_for_loop(code: CodeType) -> bool:
 
 @lru_cache(maxsize=1024)
 def _has_while_loop(code: CodeType) -> bool:
-    """It jumps back, and not to where a ``for`` loop takes its next item."""
+    """Whether the code jumps back to another place than where a ``for`` loop takes its next item.
+    """
     rounds = {
         one.offset for one in dis.get_instructions(code) if one.opname in ("FOR_ITER", "SEND")
     }

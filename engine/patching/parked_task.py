@@ -1,4 +1,4 @@
-"""The record of a task that is off its CPU, and of what a task can be doing."""
+"""The record of a task that is off its CPU, and the modes in which a task can be."""
 
 from __future__ import annotations
 
@@ -16,21 +16,27 @@ class Mode(IntEnum):
     """What a task is doing."""
 
     IDLE = 0
-    """It is between calls."""
+    """The task is between calls."""
     CALL = 1
     DONE = 2
-    """All its calls are made."""
+    """The task has made all its calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedTask:
-    """One task that is not running. Nothing in it changes.
+    """A task that is off its CPU. The record never changes.
 
-    :ivar task: its number: 2 * vCPU, and one more for the second.
-    :ivar rip: where the CPU goes on; ``resume``: the instruction that was interrupted.
-    :ivar registers: its registers; ``vectors``: the state of its vector and floating-point units.
+    :ivar task: the number of the task: 2 * vCPU, and one more for the vCPU's second task.
+    :ivar mode: whether it is in a call.
+    :ivar calls: how many calls it has begun.
+    :ivar passing: the pass over a site that it is in, or None.
+    :ivar quiet: it stands in ``schedule()``.
+    :ivar rip: the address at which the CPU goes on when it gets the task.
+    :ivar resume: the address of the instruction at which the task was interrupted.
+    :ivar registers: its registers.
+    :ivar vectors: the state of its vector and floating-point units.
     :ivar stack_top: the address above its stack.
-    :ivar context: what the port needs to let it run again.
+    :ivar context: what the port needs to let the task run again.
     """
 
     task: int
@@ -47,11 +53,12 @@ class ParkedTask:
 
     @property
     def in_call(self) -> bool:
-        """It is neither between calls nor in ``schedule()``."""
+        """Whether the task is neither between calls nor in ``schedule()``."""
         return self.mode is Mode.CALL and not self.quiet
 
     def key(self, lives: Lives) -> tuple[Any, ...]:
-        """For a state's hash; its stack is hashed with the memory."""
+        """Return what the hash of a state has of this task, whose stack is hashed with the memory.
+        """
         if self.mode is not Mode.CALL:
             return (self.task, self.calls)
         passing = pass_key(self.passing, lives)

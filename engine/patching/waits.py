@@ -104,7 +104,7 @@ class Waits:
 
     @property
     def stopping(self) -> bool:
-        """Somebody waits for all vCPUs to be parked: who is stays so."""
+        """Whether a control task waits for all vCPUs to be parked; a parked one stays so then."""
         return any(wait.kind is WaitKind.STOP for wait, _ in self.left.values())
 
     def key(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
