@@ -52,8 +52,7 @@ _SCALARS: Final = (int, str, bool, float, complex, bytes, type(None))
 def _places(code: CodeType) -> tuple[tuple[int | None, ...], ...]:
     """Return the lines and columns of each instruction of ``code``.
 
-    The offset of an instruction would not do, since the bytes depend on how often it has run
-    (PEP 659).
+    They stand for the instruction's offset, which depends on how often it has run (PEP 659).
     """
     return tuple(code.co_positions())
 
@@ -212,7 +211,7 @@ class LocalState:
         return (kind, *map(self.value, parts[1:3]), *items)
 
     def _generator(self, one: GeneratorType[Any, Any, Any]) -> Hashable:
-        """One that is not running: where it stands, and what it takes from in a ``yield from``."""
+        """Return where a generator that does not run stands, and what its ``yield from`` reads."""
         if one.gi_frame is None:
             return ("generator",)
         self.iterates = self.iterates or _has_for_loop(one.gi_code)

@@ -100,8 +100,10 @@ class LockNotes:
         )
 
     def _note_copy(self, n: int, addr: int) -> None:
-        """Probe ``n`` is about to be registered: it is the one that a copy is made for, if there is
-        none at ``addr``.
+        """Note the probe for which the copy at ``addr`` is made when ``n`` is registered.
+
+        If there is no copy yet, it is made for the entry of the table, or, where there is
+        none, for ``n``.
         """
         entry = self._core.get_kprobe(addr)
         if entry is None or entry.ainsn is None:

@@ -42,7 +42,7 @@ class Places:
             self.watch(addr, addr + 1)
 
     def learn(self, node: ControlNode) -> None:
-        """A control state that is new: its sites, jumps and buffers, and what of them to watch."""
+        """Note the sites, jumps and buffers of a new control state, and what to watch in it."""
         for number, p in enumerate(node.state.control.probes):
             if p.addr is not None:
                 entry = node.state.core.get_kprobe(p.addr)
@@ -82,8 +82,10 @@ class Places:
         return site
 
     def watch(self, start: int, end: int) -> None:
-        """From the next :meth:`install` on runs stop there. Each address is watched once, or it
-        would stop a run that starts there.
+        """Let runs stop at the addresses from ``start`` to below ``end``.
+
+        This takes effect with the next :meth:`install`. An address is watched only once,
+        since it would otherwise stop a run that starts there.
         """
         for addr in range(start, end):
             if addr not in self.watched:
