@@ -2,8 +2,9 @@
 
 The checks are made only where no operation is under way. What is expected comes from
 :class:`engine.patching.expectations.Ledger`; what there is comes from the core, the text and the
-optimizer's lists. Where the kernel of a profile does not keep a promise, the profile says so, and
-the code here that lets it pass names that field of the profile.
+optimizer's lists. Each check returns a sentence on what is wrong, or None. Where the kernel of a
+profile does not keep a promise, the profile says so, and the code here that lets it pass names that
+field of the profile.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _holds(entry: Kprobe, p: Kprobe) -> bool:
 
 
 def _left_behind(control: Control) -> str | None:
-    """Require that the table has a probe if and only if the probe is registered."""
+    """Check that the table has a probe if and only if the probe is registered."""
     for n, p in enumerate(control.probes):
         entry, registered = _entry_of(control, p), control.ledger.registered(n)
         if entry is not None and not registered:
@@ -68,7 +69,7 @@ def _left_behind(control: Control) -> str | None:
 
 
 def _enabled(control: Control) -> str | None:
-    """Require that an entry of the table is enabled if and only if one of its probes is.
+    """Check that an entry of the table is enabled if and only if one of its probes is.
 
     An aggregator's probes are its children; any other entry is its own probe.
     """
@@ -94,7 +95,7 @@ def _enabled(control: Control) -> str | None:
 
 
 def _switched_off(state: ControlState) -> str | None:
-    """Require that the text fits the two global switches.
+    """Check that the text fits the two global switches.
 
     While all probes are disarmed, the text is the original at each site; while optimization is
     forbidden, there is no jump.
@@ -131,7 +132,7 @@ def _places(state: ControlState) -> Iterator[tuple[int, int]]:
 
 
 def _not_optimized(state: ControlState) -> str | None:
-    """Require empty lists and a jump for each probe that may be optimized.
+    """Check for empty lists and a jump for each probe that may be optimized.
 
     This holds where no pass of the optimizer is scheduled or under way.
     """
@@ -203,7 +204,7 @@ def _blocked(state: ControlState, inside: range) -> bool:
 
 
 def _leaks(state: ControlState) -> str | None:
-    """Require that nothing is in use when every control task has ended and nothing is registered.
+    """Check that nothing is in use when every control task has ended and nothing is registered.
     """
     core, control = state.core, state.control
     if any(control.ledger.registered(n) for n in range(len(control.probes))):

@@ -68,7 +68,10 @@ def timeline(system: Exploration, segments: Segments) -> Iterator[str]:
 
 
 def _events(system: Exploration, segments: Segments) -> Iterator[tuple[int, str, bool]]:
-    """Column, text, and whether it is of the dull kind."""
+    """Yield for each step its column, its text, and whether that is foreign to the program.
+
+    Foreign steps are those of vCPUs in stubs, slots and detour buffers.
+    """
     system.reset()
     for actor, steps in segments:
         left = steps
