@@ -99,7 +99,7 @@ def fingerprint(experiment: Experiment) -> str:
 
 
 def _told_when_unusual(experiment: Experiment) -> list[str]:
-    """Return words for the conditions that came later, where they have not their first values.
+    """Return words for the conditions that came later, where they differ from their defaults.
 
     There are also words for what makes the profile or the poke protocol a user's own.
     """

@@ -89,7 +89,7 @@ def experiment_of_request(
 
 
 def profile_of(request: Request) -> Profile:
-    """Return the profile without the steps that are to be left out, and with the batches' size.
+    """Return the profile of ``request``, without the steps left out, and with its batch size.
 
     :raises InputError: there is no such profile or step.
     """

@@ -27,7 +27,7 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """The name of the column."""
+        """Return the name of the column."""
         return f"{self.profile.name}{', preemptible' if self.preempt else ''}"
 
 
@@ -78,8 +78,10 @@ class Cell:
 
     @property
     def verdict(self) -> str:
-        """``violation``; ``safe`` when every schedule within the bound was visited; else
-        ``nothing-found``.
+        """Return the verdict on the cell in one word.
+
+        It is ``violation`` if there is one, ``safe`` if every schedule within the bound was
+        visited, and else ``nothing-found``.
         """
         if self.report is not None:
             return "violation"

@@ -53,7 +53,7 @@ def _code(code: CodeType) -> str:
         for one in code.co_consts
         if not isinstance(one, frozenset)
     ]
-    # The items of a set have another order in every process, so they are sorted.
+    # The order of a set's items may differ from one process to the next, so they are sorted.
     constants += [
         repr(sorted(map(repr, cast("frozenset[object]", one))))
         for one in code.co_consts

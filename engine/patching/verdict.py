@@ -107,7 +107,7 @@ def _searched(
 
 
 def _shrink(result: CheckResult, system: Exploration, mark: str) -> None:
-    """Put what was found into ``result``, each schedule as short as it goes.
+    """Put the violations that were found into ``result``, with schedules as short as possible.
 
     :param mark: the fingerprint of the experiment.
     """
