@@ -17,7 +17,7 @@ class Boundaries:
         self._cpus = now.port.cpus
 
     def takes_interrupt(self, cpu: int) -> bool:
-        """Whether the vCPU would take an interrupt where it stands.
+        """Return whether the vCPU would take an interrupt where it stands.
 
         The handlers behind a jump run with interrupts on or off as the code that they
         interrupt has them.
@@ -28,7 +28,7 @@ class Boundaries:
         return vcpu.mode is not Mode.CALL or self._cpus.takes_interrupt(cpu)
 
     def preempts(self, cpu: int) -> bool:
-        """Whether the return of an interrupt may give the vCPU to another task.
+        """Return whether the return of an interrupt may give the vCPU to another task.
 
         It may not in a hit, whose handlers run with preemption off.
         """
@@ -37,7 +37,7 @@ class Boundaries:
         )
 
     def stops(self, cpu: int) -> bool:
-        """Whether ``stop_machine`` can park the vCPU where it stands.
+        """Return whether ``stop_machine`` can park the vCPU where it stands.
 
         It can at a quiescent point and, where tasks can be preempted, wherever one can be.
         """

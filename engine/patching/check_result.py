@@ -113,7 +113,7 @@ class CheckResult:
 
     @property
     def good(self) -> bool:
-        """Whether the command's exit status is 0.
+        """Return whether the command's exit status is 0.
 
         That is so if no rule was broken, and every method that the sites allow was used.
         """

@@ -163,7 +163,7 @@ class Choices:
             yield Choice(Actor(ActorKind.SWITCH, vcpu.index), price)
 
     def goes_whole(self, vcpu: VcpuState) -> bool:
-        """Whether the vCPU's call is made whole.
+        """Return whether the vCPU's call is made whole.
 
         It is while another task is in the middle of its call: nothing that costs anything
         need happen to this vCPU before its call is over

@@ -72,7 +72,7 @@ class ExploredText(Protocol):
         ...
 
     def covers(self, addr: int, size: int) -> bool:
-        """Whether all ``size`` bytes from ``addr`` on are text."""
+        """Return whether all ``size`` bytes from ``addr`` on are text."""
         ...
 
     def is_unloaded(self, addr: int, size: int = 1) -> bool:
@@ -140,7 +140,7 @@ class ExploredArch(Arch, Protocol):
         ...
 
     def in_use(self, addr: int) -> bool:
-        """Whether ``addr`` lies in a slot or detour buffer that is in use."""
+        """Return whether ``addr`` lies in a slot or detour buffer that is in use."""
         ...
 
     def call_ended(self, cpu: int) -> None:

@@ -72,7 +72,7 @@ class ControlSteps:
         return steps
 
     def goes_on(self, task: int) -> bool:
-        """Whether it makes no difference if another actor comes before the task's next step.
+        """Return whether it makes no difference if another actor comes before the task's next step.
 
         There are three such steps (docs/explore.md, "Control tasks and locks"):
 
@@ -106,7 +106,8 @@ class ControlSteps:
         return [task for task in tasks if held[task] or not self.only_waits(task)]
 
     def only_waits(self, task: int) -> bool:
-        """Whether the task's next step only comes to wait for a lock that delayed work has."""
+        """Return whether the task's next step only comes to wait for a lock that delayed work has.
+        """
         node = self._now.node
         if node.others_operate(task):
             return False

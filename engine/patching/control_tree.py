@@ -115,16 +115,16 @@ class ControlNode:
         self.children: dict[int, ControlStep] = {}
 
     def is_alike_but_for(self, task: int, other: ControlNode) -> bool:
-        """Whether only control task ``task`` can tell this state from ``other``."""
+        """Return whether only control task ``task`` can tell this state from ``other``."""
         mine, theirs = (node.locals[:task] + node.locals[task + 1 :] for node in (self, other))
         return self.shared == other.shared and mine == theirs
 
     def just_dropped(self, task: int) -> bool:
-        """Whether control task ``task`` stands behind the last lock that it held."""
+        """Return whether control task ``task`` stands behind the last lock that it held."""
         return self.state.plane.tasks[task].dropped
 
     def has_returned(self, task: int) -> bool:
-        """Whether control task ``task`` has come to the end of its operation or to a wait.
+        """Return whether control task ``task`` has come to the end of its operation or to a wait.
 
         It stands between two operations, waits for the machine, or has ended. Where control
         tasks share variables, none of the scenario's code may have run behind the
@@ -136,7 +136,7 @@ class ControlNode:
         return not self.state.shared and (one.done or self.is_between_operations(task))
 
     def is_between_operations(self, task: int) -> bool:
-        """Whether control task ``task`` stands in front of an operation."""
+        """Return whether control task ``task`` stands in front of an operation."""
         return self.state.plane.tasks[task].at == BETWEEN_OPERATIONS
 
     def waits_for_tasks(self, task: int) -> bool:
@@ -146,7 +146,7 @@ class ControlNode:
         return ready is not None and not ready()
 
     def takes_lock(self, task: int) -> bool:
-        """Whether the next step of control task ``task`` takes a lock that no task owns."""
+        """Return whether the next step of control task ``task`` takes a lock that no task owns."""
         lock = self.state.plane.tasks[task].lock
         return lock is not None and lock.free
 
@@ -159,13 +159,13 @@ class ControlNode:
         )
 
     def locked_out(self, task: int) -> bool:
-        """Whether control task ``task`` stands in front of a lock that another one owns."""
+        """Return whether control task ``task`` stands in front of a lock that another one owns."""
         lock = self.state.plane.tasks[task].lock
         return lock is not None and not lock.free
 
     @property
     def done(self) -> bool:
-        """Whether every control task has ended."""
+        """Return whether every control task has ended."""
         return all(task.done for task in self.state.plane.tasks)
 
     def at(self, task: int) -> str:

@@ -98,7 +98,7 @@ class Ledger:
         self._clock = 0
         self._facts: dict[
             tuple[str, int], tuple[int, bool]
-        ] = {}  # what holds, and the order of the operation that says so
+        ] = {}  # Each fact has the order of the operation that stated it, and what it states.
         self._epochs: list[int] = []
         self._registrations: list[int] = []
         self.under_way: dict[object, Operation] = {}
@@ -216,11 +216,11 @@ class Ledger:
         return self._holds("registered", n)
 
     def enabled(self, n: int) -> bool:
-        """Whether probe ``n`` is registered, is not disabled, and has its code."""
+        """Return whether probe ``n`` is registered, is not disabled, and has its code."""
         return self.registered(n) and not self._holds("disabled", n) and not self._holds("gone", n)
 
     def asleep(self, n: int) -> bool:
-        """Whether it is open if probe ``n`` is armed when all probes are.
+        """Return whether it is open if probe ``n`` is armed when all probes are.
 
         It is open for a probe that was enabled while all were disarmed, in some profiles.
         """
@@ -228,12 +228,12 @@ class Ledger:
 
     @property
     def armed(self) -> bool:
-        """Whether probes are armed, as debugfs kprobes/enabled says."""
+        """Return whether probes are armed, as debugfs kprobes/enabled says."""
         return self._holds("armed", -1, default=True)
 
     @property
     def optimizing(self) -> bool:
-        """Whether optimization is allowed, as the sysctl debug.kprobes-optimization says."""
+        """Return whether optimization is allowed, as the sysctl debug.kprobes-optimization says."""
         return self._holds("optimizing", -1, default=True)
 
     def since(self, n: int) -> int:

@@ -177,7 +177,7 @@ class Exploration:
             )
 
     def _instances_suffice(self, node: ControlNode) -> bool:
-        """Whether no call can ever find all instances of a return probe taken.
+        """Return whether no call can ever find all instances of a return probe taken.
 
         Each vCPU may be in an NMI that interrupted one of its tasks, so NMIs count as
         calls.
@@ -221,7 +221,7 @@ class Exploration:
 
     @property
     def shares(self) -> bool:
-        """Whether calls write to memory that other calls may read.
+        """Return whether calls write to memory that other calls may read.
 
         What each call leaves then depends on their order, and :meth:`judge_by` has to say
         which orders there are.

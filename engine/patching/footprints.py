@@ -42,21 +42,24 @@ class DataKind(Enum):
     """The kinds of shared data in an exploration of code patching."""
 
     CORE = auto()
-    """What control tasks share and hits read: the core's table, lists, flags and switches, the
-    slots and detour buffers, and what is expected of each probe.
+    """Control tasks share this data, and hits read it.
+
+    It is the core's table, lists, flags and switches, the slots and detour buffers, and what is
+    expected of each probe.
     """
     TASKS = auto()
-    """Which control tasks there are, and which of them have ended."""
+    """This data tells which control tasks there are, and which of them have ended."""
     TASK = auto()
-    """The state that belongs to one control task alone."""
+    """This data belongs to one control task alone."""
     VCPU = auto()
-    """The state of one vCPU: where it stands, its registers, and its tasks' stacks and buffers."""
+    """This data is one vCPU's: where it stands, its registers, and its tasks' stacks and buffers.
+    """
     WAITS = auto()
-    """The vCPUs and tasks for which the waits of control tasks still wait."""
+    """This data tells for which vCPUs and tasks the waits of control tasks still wait."""
     MEMORY = auto()
-    """The memory that calls share."""
+    """This data is the memory that calls share."""
     CALLS = auto()
-    """The calls that return probes follow."""
+    """This data tells which calls return probes follow."""
 
 
 class Data(NamedTuple):
@@ -132,7 +135,7 @@ class Footprints:
         return found
 
     def _expects_alike(self, one: ControlNode, other: ControlNode) -> bool:
-        """Whether the oracles expect the same of the probes in both control states."""
+        """Return whether the oracles expect the same of the probes in both control states."""
         return one.lives == other.lives and one.state.expected() == other.state.expected()
 
     def _ended(self, node: ControlNode) -> tuple[bool, ...]:
@@ -161,7 +164,7 @@ class Footprints:
         )
 
     def _asks_core(self, vcpu: VcpuState, ip: int) -> bool:
-        """Whether what the vCPU does next may depend on the core.
+        """Return whether what the vCPU does next may depend on the core.
 
         It may where the vCPU is in a hit, in an NMI, or in a pass over a site, which is
         judged when it ends; and where the vCPU stands at a site, or in a slot, a detour

@@ -36,7 +36,7 @@ __all__ = ("others_in_flight", "own_writes")
 
 
 def others_in_flight(vcpus: Iterable[VcpuState], vcpu: VcpuState) -> bool:
-    """Whether a task that does not run on ``vcpu`` now is in the middle of its call."""
+    """Return whether a task that does not run on ``vcpu`` now is in the middle of its call."""
     for other in vcpus:
         if other is not vcpu and (other.mode is Mode.CALL or other.nmi):
             return True
@@ -47,7 +47,7 @@ def others_in_flight(vcpus: Iterable[VcpuState], vcpu: VcpuState) -> bool:
 
 
 def own_writes(writes: Iterable[tuple[int, int]], own: Iterable[range]) -> bool:
-    """Whether each of ``writes`` lies in one of the spans ``own``.
+    """Return whether each of ``writes`` lies in one of the spans ``own``.
 
     :param writes: the physical address and the size in bytes of each write.
     :param own: spans of physical addresses.

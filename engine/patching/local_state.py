@@ -148,7 +148,7 @@ class LocalState:
             return ("probe", self._name_of(value))
         if isinstance(value, Kretprobe):
             return ("return probe", self._name_of(value.kp))
-        if id(value) in self._open:  # it holds itself
+        if id(value) in self._open:  # The value holds itself, at some depth.
             return ("outer", len(self._open) - self._open.index(id(value)))
         self._open.append(id(value))
         try:
@@ -182,7 +182,7 @@ class LocalState:
             return (value.__qualname__, self._attributes(value) if is_local_class(value) else ())
         if isinstance(value, ModuleType):
             return value.__name__
-        if isinstance(value, BuiltinFunctionType):  # also a method, such as that of a list
+        if isinstance(value, BuiltinFunctionType):  # This type is also that of a list's methods.
             of = cast("object", value.__self__)
             return (value.__qualname__, None if isinstance(of, ModuleType) else self.value(of))
         if isinstance(value, FunctionType):
@@ -202,7 +202,7 @@ class LocalState:
             return self._generator(cast("GeneratorType[Any, Any, Any]", value))
         try:
             parts = value.__reduce_ex__(4)
-        except Exception as error:  # whatever its class raises
+        except Exception as error:  # A user's class may raise any error there.
             raise _Untold(type(value).__name__) from error
         if isinstance(parts, str):
             return (type(value).__qualname__, parts)
@@ -220,7 +220,7 @@ class LocalState:
     def _cell(self, name: str, cell: CellType) -> Hashable:
         try:
             content = cell.cell_contents
-        except ValueError:  # nothing has been stored there yet
+        except ValueError:  # No value has been stored in the cell yet.
             return ()
         return ("cell", self._variable(name, content, own=False))
 
@@ -242,7 +242,7 @@ class LocalState:
 
 
 def unbounded(innermost: FrameType | None, own: OwnCode) -> bool:
-    """Whether the scenario's functions under way go round in a loop without a limit.
+    """Return whether the scenario's functions under way go round in a loop without a limit.
 
     They have a ``while`` loop, and no ``for`` loop, whose position no variable tells.
     """

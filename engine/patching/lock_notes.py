@@ -86,7 +86,7 @@ class LockNotes:
             self._note_rearmed(operation)
 
     def _jump_matters(self, n: int) -> bool:
-        """Whether the jump that probe ``n`` had still decides anything.
+        """Return whether the jump that probe ``n`` had still decides anything.
 
         It does if it still stands, or if it may have kept a probe in front of it from being
         optimized.

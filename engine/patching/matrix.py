@@ -88,7 +88,7 @@ class Cell:
         return "safe" if self.exhaustive else "nothing-found"
 
     def to_json(self) -> dict[str, object]:
-        """Return an entry of ``cells``. The time is left out, since it is no result."""
+        """Return an entry of ``cells``, without the time, which is no result."""
         return {
             "step": self.step,
             "profile": self.configuration.profile.name,
@@ -175,7 +175,7 @@ class _Runs:
         )
 
     def _is_sound(self, scenario: Scenario, configuration: Configuration) -> bool:
-        """Whether the scenario breaks nothing with all steps.
+        """Return whether the scenario breaks nothing with all steps.
 
         It is searched only once in each configuration.
         """

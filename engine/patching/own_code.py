@@ -23,5 +23,5 @@ class OwnCode:
     scenarios: str
 
     def has(self, module: str) -> bool:
-        """Whether the module of that name is the project's own."""
+        """Return whether the module of that name is the project's own."""
         return module.partition(".")[0] in self.packages and not module.startswith(self.scenarios)

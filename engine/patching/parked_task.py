@@ -53,7 +53,7 @@ class ParkedTask:
 
     @property
     def in_call(self) -> bool:
-        """Whether the task is neither between calls nor in ``schedule()``."""
+        """Return whether the task is neither between calls nor in ``schedule()``."""
         return self.mode is Mode.CALL and not self.quiet
 
     def key(self, lives: Lives) -> tuple[Any, ...]:

@@ -79,7 +79,7 @@ class CpuPort(Protocol):
         ...
 
     def died(self, cpu: int) -> bool:
-        """Whether the last call on the vCPU has died."""
+        """Return whether the last call on the vCPU has died."""
         ...
 
     def fault(self, cpu: int) -> Fault | None:
@@ -114,7 +114,7 @@ class CpuPort(Protocol):
         """Return the vCPU's second task before its first call; none, if nothing preempts tasks."""
         ...
 
-    # Interrupts
+    # Interrupts and NMIs
 
     def takes_interrupt(self, cpu: int) -> bool:
         """Whether the vCPU takes an interrupt that comes at the present instruction boundary."""
@@ -129,7 +129,7 @@ class CpuPort(Protocol):
         ...
 
     def takes_nmi(self, cpu: int) -> bool:
-        """Whether the vCPU takes an NMI that comes at the present instruction boundary."""
+        """Return whether the vCPU takes an NMI that comes at the present instruction boundary."""
         ...
 
     def deliver_nmi(self, cpu: int, *, in_call: bool) -> bytes | None:

@@ -159,7 +159,7 @@ def _not_optimized(state: ControlState) -> str | None:
 
 
 def _may_be_optimized(state: ControlState, entry: AggrKprobe) -> bool:
-    """Whether nothing that the kernel of this profile looks at keeps the jump away."""
+    """Return whether nothing that the kernel of this profile looks at keeps the jump away."""
     control, profile = state.control, state.core.profile
     ledger = control.ledger
     here = [n for n, p in enumerate(control.probes) if any(child is p for child in entry.children)]
@@ -196,7 +196,8 @@ def may_lack_jump(control: Control, op: AggrKprobe) -> bool:
 
 
 def _blocked(state: ControlState, inside: range) -> bool:
-    """Whether the table has an entry in ``inside`` that is enabled, or that waits on a list."""
+    """Return whether the table has an entry in ``inside`` that is enabled, or that waits on a list.
+    """
     entries = [entry for addr, entry in state.core.kprobe_table.items() if addr in inside]
     return any(
         not entry.disabled or (isinstance(entry, AggrKprobe) and entry.queued) for entry in entries

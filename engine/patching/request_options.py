@@ -31,14 +31,16 @@ class Way(Flag):
     """The ways in which an experiment can be asked for."""
 
     CHECK = auto()
-    """The command ``check``, and :func:`optprobe.check`."""
+    """A user runs the command ``check``, or calls :func:`optprobe.check`."""
     EXPLORE = auto()
-    """The command ``explore``, and :func:`optprobe.explore`, which can change what a scenario says.
+    """A user runs the command ``explore``, or calls :func:`optprobe.explore`.
+
+    Both can change what a scenario says.
     """
     SCENARIO = auto()
-    """The decorator ``scenario``."""
+    """A user writes the option as a keyword of the decorator ``scenario``."""
     FILE = auto()
-    """The ``options`` in a file that ``--save`` wrote.
+    """A file that ``--save`` wrote has the option among its ``options``.
 
     A saved check has the options of ``check``, and a saved scenario those of ``explore``.
     """

@@ -31,11 +31,11 @@ class SavedFields:
         self._values = cast("dict[str, object]", values)
 
     def has(self, key: str) -> bool:
-        """Whether the object has the key."""
+        """Return whether the object has the key."""
         return key in self._values
 
     def is_null(self, key: str) -> bool:
-        """Whether the object has the key, and null as its value."""
+        """Return whether the object has the key, and null as its value."""
         return self.has(key) and self._values[key] is None
 
     def take(self, key: str, kind: type[_Value]) -> _Value:

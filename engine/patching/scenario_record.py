@@ -120,7 +120,7 @@ class Scenario:
         )
 
     def _control_tasks(self, profile: Profile) -> Sequence[tuple[str, ControlCode]]:
-        """The control tasks, which share what the scenario's function keeps outside of theirs."""
+        """Return the control tasks, which share what the scenario's function keeps."""
         setup = Setup(profile)
         try:
             self.build(setup)
@@ -132,7 +132,7 @@ class Scenario:
 
 
 def error_in_file(error: BaseException, file: str) -> str:
-    """What a scenario's Python file has raised, with the line of that file where it did."""
+    """Return a text on an error that a scenario's Python file has raised, with its line there."""
     lines = [
         line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == file
     ]

@@ -40,9 +40,8 @@ class Search:
     :ivar max_schedules: the most schedules; None sets no limit for an exhaustive search.
     :ivar seed: the seed from which schedules are drawn.
     :ivar depth: the depth of pct.
-    :ivar hashing: states that were met before are not gone on from again.
-    :ivar recheck_every: a part of the schedules is run again to check the search: one in so
-        many.
+    :ivar hashing: the search does not go on again from a state that it has met before.
+    :ivar recheck_every: one schedule in so many is run a second time; 0 stands for none.
     :ivar violations_max: the search stops after so many violations.
     :ivar jobs: how many processes search; what is found does not depend on that.
     :ivar checkpoints: the directory of files from which a search that was ended can go on.

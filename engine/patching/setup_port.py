@@ -73,5 +73,5 @@ class SetupPort(Protocol):
         ...
 
     def open_in_worker(self, experiment: Experiment, orders: Orders | None) -> Exploration:
-        """The same in a process that was forked from the one in which this object was made."""
+        """Return what :meth:`open` does, in a process that was forked from this object's own."""
         ...

@@ -26,7 +26,7 @@ _FIXED: Final = (int, str, bool, float, complex, bytes, type(None), range, slice
 
 
 def share_variables(tasks: Iterable[Callable[..., Any]], own: OwnCode) -> bool:
-    """Whether two of the control tasks reach one thing that can change.
+    """Return whether two of the control tasks reach one thing that can change.
 
     :param tasks: the functions of the control tasks.
     :param own: tells which code is the project's, whose objects are not looked into.
@@ -101,7 +101,7 @@ class _Reached:
                 self.stored.add(id(cell))
             try:
                 yield cell.cell_contents
-            except ValueError:  # nothing has been stored there yet
+            except ValueError:  # No value has been stored in the cell yet.
                 self.stored.add(id(cell))
 
 

@@ -38,8 +38,9 @@ class Site:
         return max(addr + len(raw) for addr, raw in self.insns.items())
 
     def armed(self, fetched: bytes) -> bool:
-        """``fetched`` at :attr:`addr`, as long as the longest patch, is a breakpoint, a jump, or a
-        call of ftrace of a probe.
+        """Whether ``fetched`` is a breakpoint, a jump, or a call of ftrace that a probe put there.
+
+        :param fetched: as many bytes from the site as the longest patch has.
         """
         original = self.insns[self.addr]
         return not fetched.startswith(original[: len(fetched)]) and (
@@ -47,5 +48,5 @@ class Site:
         )
 
     def calls_ftrace(self, fetched: bytes) -> bool:
-        """Whether ``fetched`` begins with a call of ftrace."""
+        """Return whether ``fetched`` begins with a call of ftrace."""
         return any(map(fetched.startswith, self.calls))

@@ -50,7 +50,7 @@ class UnprobedCalls:
     entries: dict[int, int] = field(default_factory=dict[int, int])
 
     def instances_suffice(self, returns: Iterable[Kretprobe], calls: int) -> bool:
-        """Whether no call ever finds all instances of a return probe taken.
+        """Return whether no call ever finds all instances of a return probe taken.
 
         :param returns: the return probes.
         :param calls: how many calls may be under way at once, each at any place.

@@ -41,7 +41,8 @@ def source_of(made: object) -> str:
 
 
 def _member(value: object) -> str:
-    function: object = getattr(value, "__func__", value)  # of a static method or a class method
+    # The function of a static method or a class method is an attribute of it.
+    function: object = getattr(value, "__func__", value)
     return (
         source_of(function) if isinstance(function, FunctionType) else _value(function, frozenset())
     )

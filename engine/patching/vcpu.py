@@ -32,7 +32,7 @@ class Interrupted(NamedTuple):
 
     @property
     def busy(self) -> bool:
-        """Whether the NMI interrupted a hit, so that a hit within the NMI is a miss.
+        """Return whether the NMI interrupted a hit, so that a hit within the NMI is a miss.
 
         A hit counts from when its probe was found to the end of the single step.
         """
@@ -111,17 +111,17 @@ class VcpuState:
 
     @property
     def over(self) -> bool:
-        """Whether all calls of all tasks of this vCPU are made."""
+        """Return whether all calls of all tasks of this vCPU are made."""
         return self.mode is Mode.DONE and not self.parked
 
     @property
     def off_call(self) -> bool:
-        """Whether the running task is between calls, or in ``schedule()``."""
+        """Return whether the running task is between calls, or in ``schedule()``."""
         return self.mode is not Mode.CALL or self.quiet
 
     @property
     def quiescent(self) -> bool:
-        """Whether the vCPU is between calls or in ``schedule()``, and not in an NMI."""
+        """Return whether the vCPU is between calls or in ``schedule()``, and not in an NMI."""
         return self.off_call and not self.nmi
 
     def note(self, seen: Seen, probe: int) -> None:
@@ -179,7 +179,7 @@ class VcpuState:
 
     @property
     def idle(self) -> bool:
-        """Whether none of this vCPU's tasks is in the middle of a call."""
+        """Return whether none of this vCPU's tasks is in the middle of a call."""
         return not (self.live or self.asleep or any(one.mode is Mode.CALL for one in self.parked))
 
     def key(self, lives: Lives) -> tuple[Any, ...]:
@@ -209,9 +209,9 @@ class VcpuState:
                 vectors,
             )
         passing = pass_key(self.passing, lives)
-        # No case is known in which task and mode alone tell two states apart: each task has a stack
+        # No case is known in which two states differ in task and mode alone: each task has a stack
         # of its own, to which RSP points unless code switches stacks, and an NMI between calls
-        # comes on an empty one.
+        # comes on an empty stack.
         return (
             self.calls,
             self.task,

@@ -85,7 +85,7 @@ class Waits:
                 self.left[task] = (wait, left - {who})
 
     def over(self, task: int) -> bool:
-        """Whether a control task may go on, as far as the vCPUs are concerned."""
+        """Return whether a control task may go on, as far as the vCPUs are concerned."""
         entry = self.left.get(task)
         if entry is None:
             return True
@@ -99,7 +99,7 @@ class Waits:
         return not left
 
     def syncs_with(self, cpu: int) -> bool:
-        """Whether a core sync waits for this vCPU to take an interrupt."""
+        """Return whether a core sync waits for this vCPU to take an interrupt."""
         return any(wait.kind is WaitKind.SYNC and cpu in left for wait, left in self.left.values())
 
     @property
