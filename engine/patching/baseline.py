@@ -44,12 +44,11 @@ ORDERS_MOST: Final = 100_000
 
 
 class _NewPoints(Exception):
-    """This signal says that a schedule has shown more choice points: the exploration starts again.
-    """
+    """This signal says that a schedule has shown more choice points: the exploration starts again."""
 
 
 class Baseline:
-    """The calls of an experiment without control tasks, as a system that a search can explore.
+    """This system has the calls of an experiment without control tasks, for a search.
 
     The machine is its own. No choice costs anything, and the only interrupts are those that
     give a vCPU to its other task. :meth:`find_orders` can be called once.

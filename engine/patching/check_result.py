@@ -15,7 +15,7 @@ __all__ = ("CheckResult", "Report")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One violation that a search has found.
+    """A report describes one violation that a search has found.
 
     :ivar violation: what has happened.
     :ivar schedule: the schedule on which it happens, after it was made short.
@@ -44,7 +44,7 @@ class Report:
 
 @dataclass(slots=True)
 class CheckResult:
-    """The result of a search.
+    """This record says what a search has shown.
 
     :ivar outcome: what the search has visited and found.
     :ivar cpus: how many vCPUs there were.

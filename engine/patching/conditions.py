@@ -18,11 +18,11 @@ __all__ = ("Conditions", "conditions_of")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditions:
-    """The conditions, each with its default.
+    """This record has the conditions of an experiment, each with its default.
 
     A new option of this kind needs a field here, a row in
     :data:`engine.patching.request_options.OPTIONS`, and the code in which it takes effect,
-    which finds it in the experiment.
+        which finds it in the experiment.
 
     :ivar calls: how often each vCPU makes the call.
     :ivar cpus: how many vCPUs there are.

@@ -13,10 +13,9 @@ from engine.patching.operations import Control
 __all__ = ("ControlCode", "ControlCodes", "run_control_code")
 
 ControlCode = Callable[[Control], None]
-"""The work of a control task: a function that makes operations on the :class:`Control` it is given.
-"""
+"""Such a function does a control task's work by operations on a :class:`Control`."""
 ControlCodes = Callable[[], Sequence[tuple[str, ControlCode]]]
-"""A function that makes the work of the control tasks, by name, for one control state.
+"""Such a function makes the work of the control tasks, by name, for one control state.
 
 It is called for each control state: the tasks of one state share what it keeps outside of their
 functions.

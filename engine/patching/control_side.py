@@ -17,7 +17,7 @@ __all__ = ("ExploredArch", "ExploredText", "ProbeNames", "TextVersion", "Write")
 
 
 class ProbeNames(Protocol):
-    """Names of probes that are the same in every control state to which the same steps lead."""
+    """Probe names are the same in every control state to which the same steps lead."""
 
     def name_of(self, p: Kprobe | None) -> int:
         """Return the number that stands for ``p``; 0 stands for None."""
@@ -29,17 +29,16 @@ class ProbeNames(Protocol):
 
 
 class TextVersion(Protocol):
-    """The content of the whole text at one moment; it never changes."""
+    """A text version has the content of the whole text at one moment, and never changes."""
 
     @property
     def name(self) -> int:
-        """Return a number for the content, which is equal for equal contents and in every process.
-        """
+        """Return a number for the content, which is equal for equal contents and in every process."""
         ...
 
 
 class Write(Protocol):
-    """A write of text that a control task has made."""
+    """This record describes a write of text that a control task has made."""
 
     @property
     def addr(self) -> int:
@@ -53,7 +52,7 @@ class Write(Protocol):
 
 
 class ExploredText(Protocol):
-    """The text of one control state, which its control tasks read and write.
+    """This is the text of one control state, which its control tasks read and write.
 
     A write stops at a point of the control plane in front of each byte that a vCPU might fetch.
 
@@ -76,7 +75,7 @@ class ExploredText(Protocol):
         ...
 
     def is_unloaded(self, addr: int, size: int = 1) -> bool:
-        """Whether some of the ``size`` bytes from ``addr`` on belong to code that was unloaded."""
+        """Return whether some of the ``size`` bytes from ``addr`` on are unloaded code."""
         ...
 
     def unload(self, start: int, size: int) -> None:
@@ -89,7 +88,7 @@ class ExploredText(Protocol):
 
 
 class PokeState(Protocol):
-    """The state of a poke protocol, as far as the name of a control state has to cover it."""
+    """The name of a control state has to cover this state of its poke protocol."""
 
     @property
     def state(self) -> Hashable:
@@ -102,7 +101,7 @@ class PokeState(Protocol):
 
 
 class ExploredArch(Arch, Protocol):
-    """The arch layer of one control state.
+    """This is what a control state needs of its arch layer.
 
     :ivar slots: the single-step slots.
     :ivar detours: the detour buffers.

@@ -32,7 +32,7 @@ from engine.patching.store_points import STOPPING_KINDS, begin_to_stop
 __all__ = ("ControlState", "NoTime", "Stage")
 
 _ANSWERS: Final = 8
-"""How many of the last answers are part of a task's state while the task is in a ``while`` loop.
+"""In a ``while`` loop so many of a task's last answers are part of its state.
 
 An unfinished expression may keep these. All answers, or the number of operations, would make each
 round of a loop that tries again another state.
@@ -41,7 +41,7 @@ round of a loop that tries again another state.
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What all control states of an exploration share.
+    """This record has what all control states of an exploration share.
 
     :ivar text: makes the text and the arch layer of each control state.
     :ivar profile: the kernel's profile.
@@ -66,7 +66,7 @@ class Stage:
 
 
 class NoTime:
-    """The hardware of the control plane, on which time does not pass.
+    """This is the hardware of a control plane on which time does not pass.
 
     The explorer chooses what the passing of time would bring about.
     """
@@ -117,7 +117,7 @@ class _Aggregators(Instrument):
 
 
 class ControlState:
-    """A core, an arch layer and control tasks, which stand still between two steps."""
+    """A control state has a core, an arch layer and control tasks, which stand still between steps."""
 
     def __init__(self, stage: Stage) -> None:
         self.port, self.facts, self.image = stage.text, stage.text.facts, stage.text.image
@@ -225,7 +225,7 @@ class ControlState:
         return (control.ledger.state([p.addr for p in control.probes]), control.broken)
 
     def is_like(self, other: ControlState, shared: int) -> bool:
-        """Whether each task stands where it does in ``other``, and the shared part is the same.
+        """Return whether all tasks stand where they do in ``other``, and share the same state.
 
         What a scenario's code keeps in its variables is not compared.
 

@@ -27,13 +27,13 @@ __all__ = (
 )
 
 STEPS_MAX: Final = 1_500
-"""The most steps of control tasks in one schedule, more than tasks make that all end.
+"""Control tasks that all end make fewer steps than this in one schedule.
 
 Each new control state is made by all the steps that lead to it, so the time of a path without an
 end grows with the square of its length; at this length that time is still short enough.
 """
 _STEPS_ALONE: Final = 5_000
-"""The number of steps within which all control tasks, running alone, have to end.
+"""Control tasks that run alone all have to end within this number of steps.
 
 Each of these steps is made once, from one state to the next, so there can be more of them than in a
 schedule. A task that waits in a loop for another one makes all of them before it is found that the
@@ -42,12 +42,12 @@ tasks have to take turns.
 
 
 class EndlessTaskError(InputError):
-    """A control task does not come to an end."""
+    """This error says that a control task does not come to an end."""
 
 
 @dataclass(slots=True)
 class ControlStep:
-    """A step of a control task.
+    """This record describes a step of a control task.
 
     :ivar node: the control state that the step leads to.
     :ivar writes: the writes of text that it makes.
@@ -58,7 +58,7 @@ class ControlStep:
 
 
 class ControlNode:
-    """One control state as the vCPUs see it.
+    """A node has all that the vCPUs see of one control state.
 
     :ivar name: the hash of the control state, which is the same in every process.
     :ivar number: the count of the control states that this process met before.
@@ -140,8 +140,7 @@ class ControlNode:
         return self.state.plane.tasks[task].at == BETWEEN_OPERATIONS
 
     def waits_for_tasks(self, task: int) -> bool:
-        """Whether control task ``task`` waits for what other control tasks have yet to bring about.
-        """
+        """Return whether ``task`` waits for what other control tasks have yet to bring about."""
         ready = self.state.plane.tasks[task].ready
         return ready is not None and not ready()
 
@@ -151,8 +150,7 @@ class ControlNode:
         return lock is not None and lock.free
 
     def others_operate(self, task: int) -> bool:
-        """Whether another control task of the scenario has not ended; delayed work does not count.
-        """
+        """Return whether another control task has not ended, apart from delayed work."""
         return any(
             other.index != task and not other.done and not other.delayed
             for other in self.state.plane.tasks
@@ -183,7 +181,7 @@ def endless(task: str) -> EndlessTaskError:
 
 
 class ControlTree:
-    """All control states met so far, where states that behave alike are one node.
+    """The tree has all control states met so far; states that behave alike are one node.
 
     :param stage: what all control states share.
     :param learn: is called with each new node.

@@ -15,7 +15,7 @@ __all__ = ("DataContent",)
 
 
 class DataContent:
-    """The data of a machine that stands at its start when this object is made.
+    """This object is made when the machine stands at its start, and compares data with that.
 
     :param room: physical memory (:attr:`engine.patching.port.MemoryPort.room`).
     :param start: the content of the memory at the start.
@@ -41,8 +41,7 @@ class DataContent:
         return names
 
     def changed(self) -> Memory:
-        """Return the names of the spans whose content is not that of the start, by their addresses.
-        """
+        """Return the names of the spans whose content is not that of the start, by their addresses."""
         room, start = self._room, self.start
         return {
             begin: name

@@ -24,7 +24,7 @@ Lives = tuple[tuple["Life", int], ...]
 
 
 class Life(IntEnum):
-    """What holds for a probe at one moment."""
+    """This value says what holds for a probe at one moment."""
 
     OFF = 0
     """The probe is not registered, or its code is gone, so none of its handlers may run."""
@@ -41,7 +41,7 @@ class Life(IntEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """What an operation changes when it succeeds; None stands for what it leaves as it was.
+    """This record says what an operation changes when it succeeds, and has None for the rest.
 
     :ivar registered: each probe that the operation concerns is registered.
     :ivar disabled: each of these probes is disabled.
@@ -58,7 +58,7 @@ class Effect:
 
 
 class Operation:
-    """One operation under way.
+    """This record describes one operation under way.
 
     :ivar numbers: the numbers of the probes that it concerns.
     :ivar everything: it concerns all registered probes.
@@ -81,7 +81,7 @@ _OF_A_PROBE = ("registered", "disabled", "gone")
 
 
 class Ledger:
-    """The operations under way, and what those that are over have left.
+    """The ledger has the operations under way, and what those that are over have left.
 
     :param sleeps_on: a probe that is enabled while all are disarmed may or may not be armed
         with the others (:attr:`engine.core.profiles.Profile.enables_while_disarmed` is false).
@@ -211,8 +211,7 @@ class Ledger:
     # What holds -----------------------------------------------------------------------------------
 
     def registered(self, n: int) -> bool:
-        """Whether probe ``n`` is registered, as far as the operations that are over have left it.
-        """
+        """Return whether the operations that are over have left probe ``n`` registered."""
         return self._holds("registered", n)
 
     def enabled(self, n: int) -> bool:

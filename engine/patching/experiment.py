@@ -25,18 +25,17 @@ _OF_THE_SEARCH: Final = (
     "max_instructions",
     "oracles",
 )
-"""The conditions that decide what a search looks at, and not what a schedule does.
+"""These conditions decide what a search looks at, and not what a schedule does.
 
 A schedule is the same with other values of these.
 """
 _FROM_THE_FIRST: Final = ("calls", "cpus", "preempt", "fetch", "nmis", "stubs")
-"""The conditions that are in every fingerprint, whatever their values, as they were from the first.
-"""
+"""These conditions are in every fingerprint, whatever their values, as they always were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment(Conditions):
-    """What to explore: the conditions, and the program, the calls and the control tasks under them.
+    """An experiment has its conditions, the program, the calls and the control tasks.
 
     :ivar image: the program.
     :ivar call: the function that every vCPU calls.

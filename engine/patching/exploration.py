@@ -38,7 +38,7 @@ __all__ = ("Exploration",)
 
 
 class Exploration:
-    """The vCPUs, interrupts and control tasks of one scenario, as a system that can be explored.
+    """An exploration is one scenario's vCPUs, interrupts and control tasks as a system.
 
     It implements :class:`engine.search.footprint.SystemWithFootprints`.
 

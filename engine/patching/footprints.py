@@ -39,7 +39,7 @@ __all__ = ("Data", "DataKind", "Footprints")
 
 
 class DataKind(Enum):
-    """The kinds of shared data in an exploration of code patching."""
+    """These are the kinds of shared data in an exploration of code patching."""
 
     CORE = auto()
     """Control tasks share this data, and hits read it.
@@ -63,7 +63,7 @@ class DataKind(Enum):
 
 
 class Data(NamedTuple):
-    """One piece of the shared data.
+    """This record names one piece of the shared data.
 
     :ivar kind: the kind of data.
     :ivar number: the number of the task or vCPU that the data belongs to; 0 for the other

@@ -17,7 +17,7 @@ __all__ = ("HandlerEvents",)
 
 
 class HandlerEvents:
-    """The :class:`engine.patching.handler_log.HandlerLog` of an exploration.
+    """This is the :class:`engine.patching.handler_log.HandlerLog` of an exploration.
 
     The handlers that it is told of run on :attr:`Situation.vcpu`.
     """

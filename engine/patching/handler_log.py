@@ -10,7 +10,7 @@ __all__ = ("HandlerLog",)
 
 
 class HandlerLog(Protocol):
-    """A listener that is told when a handler of a scenario's probe runs.
+    """The log is told when a handler of a scenario's probe runs.
 
     In each method ``probe`` is the number of the probe, and ``regs`` are the pt_regs of the
     handler.

@@ -15,13 +15,13 @@ from engine.kprobe import KprobeStatus
 __all__ = ("NO_HIT", "Block", "Hit")
 
 Block = tuple[Any, ...]
-"""A CPU's record of the hit that it is in (``struct kprobe_ctlblk``), with probes by name."""
+"""This record says in which hit a CPU is (``struct kprobe_ctlblk``), with probes by name."""
 NO_HIT: Final[Block] = (0, KprobeStatus.HIT_ACTIVE.value, 0, 0, (), 0, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A hit in progress.
+    """This record describes a hit in progress.
 
     :ivar kind: whether a breakpoint, a jump or a call of ftrace was hit.
     :ivar phase: which piece of the hit comes next.

@@ -19,7 +19,7 @@ from engine.search.explorable import Violation
 __all__ = ("Judge", "MakeOracle")
 
 MakeOracle = Callable[[Situation], Oracle]
-"""A function that makes an oracle for one exploration, as a rule a class of :class:`Oracle`."""
+"""Such a function makes an oracle for one exploration; it may be a class of :class:`Oracle`."""
 
 
 class Judge:

@@ -65,13 +65,15 @@ def _code_name(code: CodeType) -> tuple[str, bytes]:
 
 
 def is_local_class(kind: type[Any]) -> bool:
-    """Whether a function has made the class, so its attributes are among what that function keeps.
+    """Return whether a function made the class.
+
+    The attributes of such a class are among what that function keeps.
     """
     return "<locals>" in kind.__qualname__
 
 
 class _Untold(Exception):
-    """An object of a type whose objects can't be told apart."""
+    """This error says that an object is of a type whose objects can't be told apart."""
 
 
 class LocalState:
@@ -257,8 +259,7 @@ def _has_for_loop(code: CodeType) -> bool:
 
 @lru_cache(maxsize=1024)
 def _has_while_loop(code: CodeType) -> bool:
-    """Whether the code jumps back to another place than where a ``for`` loop takes its next item.
-    """
+    """Return whether the code jumps back to a place that is not the head of a ``for`` loop."""
     rounds = {
         one.offset for one in dis.get_instructions(code) if one.opname in ("FOR_ITER", "SEND")
     }

@@ -18,7 +18,7 @@ from engine.patching.expectations import Ledger, Operation
 __all__ = ("LockNotes",)
 
 _DECIDES: Final = "kprobe_mutex"
-"""The lock that every operation on a probe holds while it changes anything."""
+"""Every operation on a probe holds this lock while it changes anything."""
 
 
 class LockNotes:

@@ -20,7 +20,7 @@ __all__ = ("CONFIGURATIONS", "Cell", "Configuration", "ShownSteps", "matrix")
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A column of the matrix: a profile, with or without preemption."""
+    """A configuration is a column of the matrix: a profile, with or without preemption."""
 
     profile: Profile
     preempt: bool
@@ -38,7 +38,7 @@ CONFIGURATIONS: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ShownSteps:
-    """The scenarios and arguments that show what each safety step is for.
+    """These scenarios and arguments show what each safety step is for.
 
     :ivar scenarios_for: returns the scenarios that break without a step; for None those that
         hold with all steps.
@@ -51,7 +51,7 @@ class ShownSteps:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of the matrix: what happens if one step is left out in one configuration.
+    """A cell of the matrix says what happens if one step is left out in one configuration.
 
     :ivar step: the step that is left out, or None.
     :ivar configuration: the column of the cell.
@@ -131,7 +131,7 @@ def matrix(
 
 
 class _Runs:
-    """The searches of a matrix."""
+    """This object runs the searches of a matrix."""
 
     def __init__(
         self, search: Search, port: SetupPort, shown: ShownSteps, warn: Callable[[str], None]

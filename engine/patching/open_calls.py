@@ -13,16 +13,15 @@ from engine.patching.control_state import ControlState
 __all__ = ("NO_CALLS", "OpenCalls", "load_calls", "store_calls")
 
 _Call = tuple[int, int, int, int, int]
-"""One open call.
+"""This record names one open call.
 
 It consists of the number of the probe (-1 if the probe is not known any more), the count of its
 registrations, the number of the instance, the return address, and where that lay on the stack.
 """
 _Taken = tuple[int, int, tuple[int, ...]]
-"""The number of a probe, the count of its registrations, and which of its instances are not free.
-"""
+"""This record has a probe's number, the count of its registrations, and its instances in use."""
 OpenCalls = tuple[tuple[tuple[Hashable, tuple[_Call, ...]], ...], tuple[_Taken, ...]]
-"""The open calls of each task, oldest first, and the instances of each probe that are not free.
+"""This record has each task's open calls, oldest first, and each probe's instances in use.
 
 More instances may be taken than those of the open calls.
 """

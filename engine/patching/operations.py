@@ -31,9 +31,9 @@ __all__ = (
 )
 
 BETWEEN_OPERATIONS: Final = "next operation"
-"""The name of the point in front of each operation."""
+"""This is the name of the point in front of each operation."""
 BEHIND_OPERATION: Final = "behind the operation"
-"""The name of the point behind each operation, where the scenario's code goes on.
+"""This is the name of the point behind each operation, where the scenario's code goes on.
 
 There is such a point only where control tasks share variables.
 """
@@ -60,7 +60,7 @@ def unsettled(core: Kprobes) -> str | None:
 
 
 class Control:
-    """The operations on the core of one control state.
+    """This object carries out the operations on the core of one control state.
 
     :param log: is told of each handler that runs.
     :param jump: the first byte of the jump that an optimized probe writes.
@@ -250,8 +250,7 @@ class Control:
             self.told[task] = (begun, (*answers, state))
 
     def _over(self) -> None:
-        """Stop at a point behind an operation, if other tasks may store what this one reads there.
-        """
+        """Stop at a point behind an operation, if other tasks may store what this one reads there."""
         if self._stops_behind:
             self.core.plane.point(BEHIND_OPERATION)
 
@@ -382,8 +381,7 @@ class Control:
             set_kprobes_optimization(self.core, on=on)
 
     def switch(self, *, on: bool) -> None:
-        """Arm or disarm all probes, as debugfs kprobes/enabled does: a disarmed probe is never hit.
-        """
+        """Arm or disarm all probes, as debugfs kprobes/enabled does: a disarmed probe is never hit."""
         with self._changing((), Effect(armed=on), everything=True):
             set_kprobes_enabled(self.core, on=on)
 

@@ -24,7 +24,7 @@ def flag(name: str) -> str:
 
 
 class Kind(Protocol):
-    """A kind of values.
+    """A kind reads and writes the values of an option.
 
     Each method that reads a value raises InputError if the value is wrong. The message calls
     the option by the name that its user gave it.
@@ -49,7 +49,7 @@ class Kind(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A whole number from ``least`` to ``most``."""
+    """The value is a whole number from ``least`` to ``most``."""
 
     least: int
     most: int
@@ -75,7 +75,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A switch that is either true or false."""
+    """The value is either true or false."""
 
     def read(self, name: str, given: bool) -> bool:
         """Return ``given``, which is True or False already."""
@@ -98,7 +98,7 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A string, which may have to be one of several choices.
+    """The value is a string, which may have to be one of several choices.
 
     :ivar choices: the strings that are right; where there are none, the experiment's setup
         decides which strings are right.
@@ -140,7 +140,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """Several values of the type ``kind``.
+    """The value has several items of the type ``kind``.
 
     :ivar right: what the values have to be, with an example, for messages about keywords.
     """
@@ -170,7 +170,7 @@ class List:
 
 @dataclass(frozen=True, slots=True)
 class Stubs:
-    """The numbers that stubs return, by the names of the stubs, sorted by name."""
+    """The value has the numbers that stubs return, by the stubs' names, sorted by name."""
 
     def read(self, name: str, given: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
         """Return the numbers that texts ``SYM=ret:N``, or a mapping from names, give."""
@@ -199,7 +199,7 @@ class Stubs:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A function or class that makes an object, or None.
+    """The value is a function or class that makes an object, or None.
 
     No text can express such a value, so no saved file and no command line has one.
 

@@ -21,20 +21,20 @@ from engine.search.explorable import Violation, ViolationKind
 __all__ = ("Ending", "Left", "Memory", "Orders", "add_call", "difference", "name_of")
 
 Left = Mapping[int, tuple[bytes, ...]]
-"""The names (:func:`name_of`) of what calls have left, in their order, by task.
+"""This map has the names (:func:`name_of`) of what each task's calls left, in their order.
 
 Each task that has ended a call is in it.
 """
 Memory = Mapping[int, bytes]
-"""The name of the content of each span of data that differs from the start, by physical address."""
+"""This map names the content of each span of data that differs from the start, by address."""
 Content = Callable[[int], tuple[bytes, bytes]]
-"""A function that returns what a span of data held at the start, and what it holds now.
+"""Such a function returns what a span of data held at the start, and what it holds now.
 
 Its argument is the physical address of the span.
 """
 
 _CONTENTS_MOST: Final = 4096
-"""How many contents of memory are kept, to tell in which byte two endings differ.
+"""So many contents of memory are kept, to tell in which byte two endings differ.
 
 Of other contents it is only told that they differ. The kept ones are small next to the machine's
 memory, and orders with more endings than that are rare.
@@ -42,7 +42,7 @@ memory, and orders with more endings than that are rare.
 
 
 class Ending(NamedTuple):
-    """What is left at the end of a schedule.
+    """An ending is what calls and memory hold at the end of a schedule.
 
     :ivar calls: the names of what the calls of each task have left.
     :ivar memory: the names of the contents of memory that differ from the start.
@@ -80,7 +80,7 @@ def difference(got: CallOutcome, want: CallOutcome, facts: PatchFacts) -> str:
 
 @dataclass(slots=True)
 class Orders:
-    """All orders in which the calls of one experiment can meet.
+    """This record has all orders in which the calls of one experiment can meet.
 
     :ivar facts: the names of the parts of what calls leave.
     :ivar endings: the endings of the orders, as they were found.
@@ -106,8 +106,7 @@ class Orders:
     # Found by exploring them ----------------------------------------------------------------------
 
     def note_call(self, task: int, number: int, outcome: CallOutcome) -> bytes:
-        """Note that call ``number`` (from 0) of ``task`` leaves ``outcome``, and return its name.
-        """
+        """Note that call ``number`` (from 0) of ``task`` leaves ``outcome``, and return its name."""
         name = name_of(outcome)
         self.calls.setdefault((task, number), {})[name] = outcome
         return name

@@ -9,9 +9,9 @@ __all__ = ("OwnCode",)
 
 @dataclass(frozen=True, slots=True)
 class OwnCode:
-    """The modules of the project.
+    """This record says which modules are the project's.
 
-    The local variables of their code tell all that decides how it goes on
+    The local variables of code in these modules tell all that decides how the code goes on
     (:mod:`engine.patching.local_state`).
 
     :ivar packages: the names of the project's packages.

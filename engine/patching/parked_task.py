@@ -13,7 +13,7 @@ __all__ = ("Mode", "ParkedTask")
 
 
 class Mode(IntEnum):
-    """What a task is doing."""
+    """The mode says what a task is doing."""
 
     IDLE = 0
     """The task is between calls."""
@@ -24,7 +24,7 @@ class Mode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ParkedTask:
-    """A task that is off its CPU. The record never changes.
+    """This record has the state of a task that is off its CPU, and never changes.
 
     :ivar task: the number of the task: 2 * vCPU, and one more for the vCPU's second task.
     :ivar mode: whether it is in a call.
@@ -57,8 +57,7 @@ class ParkedTask:
         return self.mode is Mode.CALL and not self.quiet
 
     def key(self, lives: Lives) -> tuple[Any, ...]:
-        """Return what the hash of a state has of this task, whose stack is hashed with the memory.
-        """
+        """Return what the hash of a state has of this task, whose stack is hashed with the memory."""
         if self.mode is not Mode.CALL:
             return (self.task, self.calls)
         passing = pass_key(self.passing, lives)

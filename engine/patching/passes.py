@@ -17,7 +17,7 @@ __all__ = ("Pass", "Seen", "pass_key")
 
 
 class Seen(IntEnum):
-    """What a pass can show of a probe."""
+    """These are the things that a pass can show of a probe."""
 
     HIT = 1
     """The pre_handler of the probe runs; of a return probe, the entry_handler does."""
@@ -35,7 +35,7 @@ class Seen(IntEnum):
 
 
 class Pass(NamedTuple):
-    """A pass in progress.
+    """This record describes a pass in progress.
 
     :ivar addr: the address of the site.
     :ivar armed: whether a breakpoint or jump was fetched there.

@@ -19,14 +19,16 @@ _WAYS: Final = {Method.BOOSTED: "boosted", Method.INT3: "stepped"}
 
 
 class Places:
-    """What is known of these places, which grows with each control state that is met.
+    """This object knows sites, the jumps prepared for them, and the buffers.
+
+    It learns more with each control state that is met.
 
     :ivar watched: the addresses in front of whose instruction a run stops.
     :ivar new: spans of such addresses that no vCPU has been told of yet.
     :ivar near: the addresses within sites, from the first byte of their original instructions
         to the last.
     :ivar methods: how sites without a jump can be hit, as words of
-        :class:`engine.search.explorable.Coverage`.
+    :class:`engine.search.explorable.Coverage`.
     """
 
     def __init__(self, now: Situation) -> None:

@@ -8,7 +8,7 @@ __all__ = ("PlannedCall",)
 
 
 class PlannedCall(NamedTuple):
-    """The call that a task makes.
+    """This record says which call a task makes.
 
     The tasks of vCPU ``n`` are ``2n`` and, with preemption, ``2n + 1``.
 

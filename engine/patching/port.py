@@ -40,7 +40,7 @@ __all__ = (
 
 
 class CpuPort(Protocol):
-    """The vCPUs and their tasks."""
+    """This port offers the vCPUs and their tasks."""
 
     @property
     def number(self) -> int:
@@ -117,7 +117,7 @@ class CpuPort(Protocol):
     # Interrupts and NMIs
 
     def takes_interrupt(self, cpu: int) -> bool:
-        """Whether the vCPU takes an interrupt that comes at the present instruction boundary."""
+        """Return whether the vCPU takes an interrupt at the present instruction boundary."""
         ...
 
     def interrupt(self, cpu: int, *, whole: bool) -> None:
@@ -154,7 +154,7 @@ class CpuPort(Protocol):
 
 
 class HitPort(Protocol):
-    """Hits in pieces.
+    """This port offers hits in pieces.
 
     Between two pieces a hit is a record of its own
     (:class:`engine.patching.hit_in_progress.Hit`), and so is what the kprobes layer knows of
@@ -226,7 +226,7 @@ class HitPort(Protocol):
 
 
 class TextPort(Protocol):
-    """The text as each vCPU fetches it, names of addresses, and the layers of control states."""
+    """This port offers the text as vCPUs fetch it, names of addresses, and arch layers."""
 
     @property
     def facts(self) -> PatchFacts:
@@ -321,7 +321,7 @@ class TextPort(Protocol):
 
 
 class MemoryPort(Protocol):
-    """The memory, and the state of the whole machine."""
+    """This port offers the memory, and the state of the whole machine."""
 
     @property
     def room(self) -> Any:
@@ -383,7 +383,7 @@ class MemoryPort(Protocol):
 
 
 class Port(Protocol):
-    """A machine that is ready to make its calls."""
+    """A port is a machine that is ready to make its calls."""
 
     @property
     def cpus(self) -> CpuPort:
@@ -407,8 +407,7 @@ class Port(Protocol):
 
     @property
     def unprobed(self) -> UnprobedPort:
-        """Return the port of the calls without probes, which are made before an exploration begins.
-        """
+        """Return the port of the calls without probes, which are made before an exploration begins."""
         ...
 
     @property

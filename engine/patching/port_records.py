@@ -11,7 +11,7 @@ __all__ = ("Fault", "PatchFacts", "Stop", "WayTaken")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchFacts:
-    """The sizes, bytes and names that code patching on the processor has.
+    """This record has the sizes, bytes and names of code patching on the processor.
 
     :ivar breakpoint: the breakpoint instruction that a probe writes over the first byte of an
         instruction.
@@ -35,7 +35,7 @@ class PatchFacts:
 
 
 class Stop(Enum):
-    """Why the run of a vCPU came back."""
+    """These are the reasons for which the run of a vCPU comes back."""
 
     BUDGET = auto()
     """The vCPU has retired as many instructions as the run was given."""
@@ -64,7 +64,7 @@ class Stop(Enum):
 
 
 class Fault(Protocol):
-    """The record of how a call has died."""
+    """This record says how a call has died."""
 
     @property
     def kind(self) -> str:
@@ -88,7 +88,7 @@ class Fault(Protocol):
 
 
 class WayTaken(NamedTuple):
-    """How a hit by breakpoint goes on behind its handlers.
+    """This record says how a hit by breakpoint goes on behind its handlers.
 
     :ivar stepped: the copy of the instruction is single-stepped; otherwise it is boosted, which
         means that a jump back stands behind it.

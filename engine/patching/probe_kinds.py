@@ -12,7 +12,7 @@ __all__ = ("PLAIN_KINDS", "ProbeKinds")
 
 
 class ProbeKinds(NamedTuple):
-    """The classes of one kind of control state.
+    """This record has the classes of which a control state is made.
 
     :ivar core: the class of the core.
     :ivar probe: the class of a scenario's probe.
@@ -27,4 +27,4 @@ class ProbeKinds(NamedTuple):
 
 
 PLAIN_KINDS: Final = ProbeKinds(Kprobes, Kprobe, EntryProbe, AggrKprobe)
-"""The classes that are also used outside of an exploration."""
+"""These classes are also used outside of an exploration."""

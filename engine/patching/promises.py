@@ -187,17 +187,16 @@ def _may_be_optimized(state: ControlState, entry: AggrKprobe) -> bool:
 
 
 def may_lack_jump(control: Control, op: AggrKprobe) -> bool:
-    """Whether ``op`` says that it is optimized, and may have a breakpoint as long as it is armed.
+    """Return whether ``op``, which says it is optimized, may have no jump while it is armed.
 
-    It was armed again before its jump was undone, in a kernel that then writes the breakpoint
-    over the jump (Profile.rearms_whole).
+    This is so if it was armed again before its jump was undone, in a kernel that then writes
+    the breakpoint over the jump (Profile.rearms_whole).
     """
     return not control.core.profile.rearms_whole and op.at in control.ledger.rearmed
 
 
 def _blocked(state: ControlState, inside: range) -> bool:
-    """Return whether the table has an entry in ``inside`` that is enabled, or that waits on a list.
-    """
+    """Return whether the table has an entry in ``inside`` that is enabled, or that waits on a list."""
     entries = [entry for addr, entry in state.core.kprobe_table.items() if addr in inside]
     return any(
         not entry.disabled or (isinstance(entry, AggrKprobe) and entry.queued) for entry in entries
@@ -205,8 +204,7 @@ def _blocked(state: ControlState, inside: range) -> bool:
 
 
 def _leaks(state: ControlState) -> str | None:
-    """Check that nothing is in use when every control task has ended and nothing is registered.
-    """
+    """Check that nothing is in use when every control task has ended and nothing is registered."""
     core, control = state.core, state.control
     if any(control.ledger.registered(n) for n in range(len(control.probes))):
         return None

@@ -16,7 +16,7 @@ __all__ = ("Request",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request(Conditions):
-    """What is asked of an experiment.
+    """A request says what an experiment is asked to be.
 
     Its values have been checked, or are texts that only the program to be explored can show to
     be right. :mod:`engine.patching.request_options` reads a request, and

@@ -28,7 +28,7 @@ __all__ = (
 
 
 class Way(Flag):
-    """The ways in which an experiment can be asked for."""
+    """These are the ways in which an experiment can be asked for."""
 
     CHECK = auto()
     """A user runs the command ``check``, or calls :func:`optprobe.check`."""
@@ -51,7 +51,7 @@ _CHECK, _EXPLORE, _SCENARIO, _FILE = Way.CHECK, Way.EXPLORE, Way.SCENARIO, Way.F
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A row of the table of options.
+    """An option is a row of the table.
 
     :ivar kind: the kind of values that the option has.
     :ivar ways: the ways in which the option can be asked for.
@@ -89,17 +89,16 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "batch": Option(Number(1, BATCH_MAX), _SCENARIO),
     "poke": Option(Made("what makes a poke protocol, such as its class"), _CHECK | _SCENARIO),
 }
-"""The options by name, in the order in which a saved file has them.
+"""This table has the options by name, in the order in which a saved file has them.
 
 No file has ``reduce``: a replay has to be able to take any choice, so it never reduces them.
 """
 _LEFT_TO_SCENARIO: Final = ("cpus", "profile")
-"""The options that are None, or null in a file, if the scenario decides their values."""
+"""These options are None, or null in a file, if the scenario decides their values."""
 
 
 def names_of(way: Way) -> Iterator[str]:
-    """Return the options that can be asked for in all ways of ``way``, in the order of the table.
-    """
+    """Return the options that can be asked for in all ways of ``way``, in the order of the table."""
     return (name for name, option in OPTIONS.items() if way in option.ways)
 
 

@@ -12,7 +12,7 @@ _Value = TypeVar("_Value")
 
 
 class SavedFields:
-    """A JSON object of a saved file, whose values must be of the types that ``--save`` writes.
+    """This object reads a JSON object of a saved file, with the types that ``--save`` writes.
 
     The methods raise InputError where a value is missing or of another type.
 

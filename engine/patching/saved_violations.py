@@ -33,7 +33,7 @@ _VERSION: Final = 2
 
 
 class SaveDirectory:
-    """The directory of ``--save``, which is made and tried out when this object is made.
+    """The directory of ``--save`` is made and tried out when this object is made.
 
     That is before a search begins, since a search may take a night.
 
@@ -83,7 +83,7 @@ class SaveDirectory:
 
 @dataclass(frozen=True, slots=True)
 class SavedExperiment:
-    """An experiment with the directory to which its violations are written.
+    """This record has an experiment and the directory to which its violations are written.
 
     :ivar directory: the directory.
     :ivar told: the JSON that describes the experiment.
@@ -125,8 +125,7 @@ def _check_document(request: Request) -> dict[str, Any]:
 
 
 def _with_content(argument: str) -> str:
-    """Return ``argument`` with the present content of the file that fills its buffer, if one does.
-    """
+    """Return ``argument`` with the present content of the file that fills its buffer, if one does."""
     return (
         f"buf:{Path(argument[5:]).read_bytes().hex()}" if argument.startswith("buf:@") else argument
     )

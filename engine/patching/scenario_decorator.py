@@ -31,12 +31,12 @@ from engine.patching.user_code import source_of
 __all__ = ("PROFILES", "scenario")
 
 _NUMBER_NAME: Final = re.compile(r"^x(?=\d)")
-"""The x in front of a function's name that begins with the number of a commit.
+"""This pattern finds the x in front of a function's name that begins with a commit's number.
 
 A name can't begin with a digit in Python, so the function of such a scenario has this x.
 """
 PROFILES: Final = tuple(one.name for one in SHIPPED)
-"""The profiles in which a scenario makes sense that does not name any."""
+"""A scenario that names no profiles makes sense in all of these."""
 
 
 def scenario(

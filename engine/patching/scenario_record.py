@@ -26,7 +26,7 @@ Body = TypeVar("Body", bound=Callable[[Control], None])
 
 
 class Setup:
-    """What a scenario's function is given to place its control tasks with.
+    """A scenario's function is given this object, and places its control tasks with it.
 
     :ivar profile: the profile in which the scenario runs.
     :ivar code: the control tasks so far, by name.
@@ -56,7 +56,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A named experiment.
+    """A scenario is a named experiment.
 
     :ivar name: the name of the scenario.
     :ivar doc: the docstring of its function.

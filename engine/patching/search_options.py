@@ -24,7 +24,7 @@ __all__ = ("STRATEGIES", "Search", "read_search")
 
 STRATEGIES: Final = ("exhaustive", "random", "pct")
 _DRAWN: Final = 10_000
-"""How many schedules are drawn where no limit is given.
+"""So many schedules are drawn where no limit is given.
 
 A scenario that comes with optprobe takes some minutes for them.
 """
@@ -32,7 +32,7 @@ A scenario that comes with optprobe takes some minutes for them.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """The options of a search.
+    """This record has the options of a search.
 
     :ivar strategy: the name of a strategy, one of :data:`STRATEGIES`, or an object that draws
         schedules.
@@ -60,8 +60,7 @@ class Search:
 
     @property
     def bound(self) -> int | None:
-        """Return the most preemptions in a schedule, as a result states it, or None for no bound.
-        """
+        """Return the most preemptions in a schedule, as a result states it, or None for no bound."""
         return None if self.strategy == "pct" else self.preemptions
 
     def build(self) -> PartedSearch:

@@ -21,7 +21,7 @@ __all__ = ("SetupPort",)
 
 
 class SetupPort(Protocol):
-    """The setting up of experiments.
+    """This port sets up experiments.
 
     Each method raises InputError if what it is given is wrong.
     """

@@ -15,7 +15,7 @@ __all__ = ("Access", "Accesses")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One access of memory by a task.
+    """This record describes one access of memory by a task.
 
     :ivar task: the number of the task.
     :ivar rip: the address of the instruction.
@@ -37,7 +37,7 @@ class Access:
 
 
 class Accesses:
-    """All accesses that were seen so far."""
+    """This object has all accesses that were seen so far."""
 
     def __init__(self) -> None:
         self._seen: set[Access] = set()

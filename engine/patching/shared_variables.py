@@ -43,7 +43,7 @@ def share_variables(tasks: Iterable[Callable[..., Any]], own: OwnCode) -> bool:
 
 
 class _Reached:
-    """What one task reaches.
+    """This object finds what one task reaches.
 
     :ivar objects: the objects that can change, by identity.
     :ivar cells: the variables of closures, by identity.

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 __all__ = ("Site", "Where")
 
 Where = Callable[[int], str]
-"""A function that returns the name of an address for people."""
+"""Such a function returns the name of an address for people."""
 
 
 @dataclass(slots=True)
 class Site:
-    """An address that gets probes.
+    """A site is an address that gets probes.
 
     :ivar addr: the address.
     :ivar insns: the original instructions from there to behind what a jump may replace, by
@@ -38,7 +38,7 @@ class Site:
         return max(addr + len(raw) for addr, raw in self.insns.items())
 
     def armed(self, fetched: bytes) -> bool:
-        """Whether ``fetched`` is a breakpoint, a jump, or a call of ftrace that a probe put there.
+        """Return whether ``fetched`` is a probe's breakpoint, its jump, or its call of ftrace.
 
         :param fetched: as many bytes from the site as the longest patch has.
         """

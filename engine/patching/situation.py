@@ -22,7 +22,7 @@ __all__ = ("Situation",)
 
 
 class Situation:
-    """What each part of an exploration, and each oracle, may look at.
+    """Each part of an exploration, and each oracle, may look at this state.
 
     :ivar port: the machine.
     :ivar experiment: what happens on the machine.

@@ -21,7 +21,7 @@ __all__ = ("SavedState", "States")
 
 
 class SavedState:
-    """A record of a state of the exploration, to which it can go back.
+    """The exploration can go back to the state that this record has.
 
     :ivar released: the memory of this record may be in use for another state.
     """

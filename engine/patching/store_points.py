@@ -43,7 +43,7 @@ _FIELDS: Final = frozenset(
 )
 _SWITCHES: Final = frozenset({"kprobes_allow_optimization", "kprobes_all_disarmed"})
 _BEGUN: Final = "stops"
-"""The attribute that a probe gets as soon as CPUs may reach it."""
+"""A probe gets this attribute as soon as CPUs may reach it."""
 
 
 def begin_to_stop(p: Kprobe) -> None:
@@ -93,7 +93,7 @@ def _stopping(kind: type[P]) -> type[P]:
 
 
 class _StoppingCore(Kprobes):
-    """The core, which stops in front of stores to its tables and its two switches."""
+    """This core stops in front of stores to its tables and its two switches."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -109,7 +109,7 @@ class _StoppingCore(Kprobes):
 
 
 class _Children(list[Kprobe]):
-    """The list of the children of the aggregator ``owner``, which stops before it changes."""
+    """This list of the children of the aggregator ``owner`` stops before it changes."""
 
     __slots__ = ("_owner",)
 
@@ -144,7 +144,7 @@ class _Children(list[Kprobe]):
 
 
 class _Table(dict[int, P]):
-    """The table of probes, or that of detour buffers, which stops before it changes.
+    """This table of probes, or of detour buffers, stops before it changes.
 
     :param called: the table's name in a timeline.
     """
@@ -165,8 +165,7 @@ class _Table(dict[int, P]):
         super().__delitem__(key)
 
     def pop(self, key: int, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Stop, then take out the entry of ``key`` and return it; without one, return ``default``.
-        """
+        """Stop, then take out the entry of ``key`` and return it; without one, return ``default``."""
         if key in self:
             stop_here(f"takes {_called(self[key])} out of {self._table}")
         return super().pop(key, default)
@@ -175,4 +174,4 @@ class _Table(dict[int, P]):
 STOPPING_KINDS: Final = ProbeKinds(
     _StoppingCore, _stopping(Kprobe), _stopping(EntryProbe), _stopping(AggrKprobe)
 )
-"""The classes of a control state whose tasks stop in front of their stores."""
+"""A control state whose tasks stop in front of their stores is made of these classes."""

@@ -19,18 +19,18 @@ from engine.search.schedule import Segments
 __all__ = ("timeline",)
 
 _WIDTH: Final = 46
-"""The columns of a lane.
+"""A lane has so many columns.
 
 The place and the text of most instructions fit into a lane, and three lanes fit a wide terminal.
 """
 _FEW: Final = 3
-"""The most lines of instructions in stubs and detour buffers that are shown whole.
+"""A run of so many lines in stubs and detour buffers is shown whole.
 
 Of a longer run only the first and the last line are shown, with a line between them that says how
 many are left out.
 """
 _SHOWN: Final = 8
-"""The most bytes of changed text that are shown.
+"""At most so many bytes of changed text are shown.
 
 They hold a jump and what is left of the instruction behind it.
 """

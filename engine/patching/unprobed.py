@@ -11,14 +11,14 @@ from engine.kretprobe import Kretprobe
 __all__ = ("CallOutcome", "Touched", "UnprobedCalls", "UnprobedPort")
 
 CallOutcome = tuple[Any, ...]
-"""What one call has left, part by part.
+"""An outcome is what one call has left, part by part.
 
 The parts are the registers (with the flags last), the state of the vector unit, that of the
 floating-point unit, the content of its buffers, and how it died (None if it did not). Their names
 are in :class:`engine.patching.port_records.PatchFacts`.
 """
 Touched = Callable[[int, int, int, bool], None]
-"""A function that is told of each access of memory.
+"""Such a function is told of each access of memory.
 
 Its arguments are the address of the instruction, the physical address, the size in bytes, and
 whether the access is a store.
@@ -26,15 +26,15 @@ whether the access is a store.
 
 
 _UNKNOWN: Final = 1 << 30
-"""How often a call may come to an address that was not counted.
+"""So often may a call come to an address that was not counted.
 
-It is more than the instances of any return probe.
+No return probe has as many instances.
 """
 
 
 @dataclass(slots=True)
 class UnprobedCalls:
-    """What the calls have done without probes, one task after the other.
+    """This record says what the calls have done without probes, one task after the other.
 
     :ivar outcomes: of each task, what each of its calls left.
     :ivar shares: whether a call wrote to memory that another one might read.
@@ -62,7 +62,7 @@ class UnprobedCalls:
 
 
 class UnprobedPort(Protocol):
-    """Calls on a machine without probes, which are made before an exploration begins."""
+    """This port makes calls on a machine without probes, before an exploration begins."""
 
     def run_all(self, entries: Iterable[int]) -> UnprobedCalls:
         """Make all calls, one task after the other, and put the machine back to where it was.
@@ -90,7 +90,9 @@ class UnprobedPort(Protocol):
         ...
 
     def is_machines_own(self, addr: int) -> bool:
-        """Whether the code at ``addr`` belongs to the machine or to probes, and not to the program.
+        """Return whether ``addr`` is in code of the machine or of probes.
+
+        All other code is the program's.
         """
         ...
 

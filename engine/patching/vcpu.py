@@ -17,7 +17,7 @@ _HANDLING: Final = (HitPhase.BETWEEN, HitPhase.HANDLED)
 
 
 class Interrupted(NamedTuple):
-    """What a CPU was doing when an NMI came.
+    """This record says what a CPU was doing when an NMI came.
 
     These are the hit, the pass over a site and the single step in progress, the kprobes layer's
     record of the CPU, and the vector and x87 registers. The CPU's other registers lie on its
@@ -46,7 +46,7 @@ class Interrupted(NamedTuple):
 
 
 class VcpuState:
-    """What the explorer knows of one vCPU.
+    """This object has what the explorer knows of one vCPU.
 
     :ivar actor: the actor that stands for this vCPU in a schedule when it goes on.
     :ivar task: number of the task that runs on the vCPU.
@@ -174,7 +174,7 @@ class VcpuState:
 
     @property
     def live(self) -> bool:
-        """Whether the registers and the stack matter, since the vCPU is in a call or in an NMI."""
+        """Return whether registers and stack matter: the vCPU is in a call or in an NMI."""
         return self.mode is Mode.CALL or self.nmi
 
     @property

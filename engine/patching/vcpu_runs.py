@@ -21,7 +21,7 @@ from engine.patching.waits import Waits
 __all__ = ("VcpuRuns",)
 
 _NO_LIMIT: Final = 1 << 40
-"""The limit of steps of a run that has no limit of its own.
+"""A run that has no limit of its own ends after so many steps.
 
 A call ends long before, at its limit of instructions.
 """
@@ -32,7 +32,7 @@ _ODDER: Final = 0xC2B2AE3D27D4EB4F
 Both factors are large and odd, and have about as many bits set as not.
 """
 _MASK: Final = (1 << 64) - 1
-"""The mask of the bits of a point's name."""
+"""This mask has the bits of a point's name."""
 
 
 class VcpuRuns:
@@ -102,7 +102,9 @@ class VcpuRuns:
         return vcpu.position - began
 
     def _is_parked(self, vcpu: VcpuState) -> bool:
-        """Whether ``stop_machine`` holds the vCPU, or would hold it here; a vCPU in an NMI goes on.
+        """Return whether ``stop_machine`` holds the vCPU or would hold it here.
+
+        A vCPU in an NMI is not held.
         """
         waits = self._waits
         stopping = bool(waits.left) and waits.stopping
@@ -111,7 +113,7 @@ class VcpuRuns:
         )
 
     def _is_awaited(self, vcpu: VcpuState) -> bool:
-        """Whether it makes a difference when this vCPU, with interrupts off, comes to take one.
+        """Return whether it matters when this vCPU, with interrupts off, can take one again.
 
         A core sync may wait for that, or the interrupt may give the vCPU to another task.
         So the vCPU has to stop there even where nothing else depends on where it stands.
@@ -166,8 +168,7 @@ class VcpuRuns:
         vcpu.calls += 1
 
     def _look(self, vcpu: VcpuState) -> None:
-        """Let the oracles look at the vCPU's next instruction, and begin a pass if a site is there.
-        """
+        """Let the oracles look at the vCPU's next instruction, and begin a pass if a site is there."""
         cpu = vcpu.index
         ip = self._cpus.ip(cpu)
         if ip in self._buffers:

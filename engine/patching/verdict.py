@@ -88,9 +88,7 @@ def _searched(
             True,
             WorkerDied("not enough memory to search on; --max-schedules makes a search smaller"),
         )
-    except (
-        BaseException
-    ) as error:  # Ctrl-C may also come while the search ends its processes.
+    except BaseException as error:  # Ctrl-C may also come while the search ends its processes.
         if not was_interrupted(error):
             raise
         interrupted = True

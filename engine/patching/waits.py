@@ -15,7 +15,7 @@ __all__ = ("Waits",)
 
 
 class Waits:
-    """The vCPUs and tasks for which each wait of a control task still waits.
+    """This object knows for which vCPUs and tasks each wait of a control task still waits.
 
     :param vcpus: all vCPUs.
     :param takes_interrupt: says whether a vCPU would take an interrupt at its present boundary.
@@ -104,7 +104,10 @@ class Waits:
 
     @property
     def stopping(self) -> bool:
-        """Whether a control task waits for all vCPUs to be parked; a parked one stays so then."""
+        """Return whether a control task waits for all vCPUs to be parked.
+
+        A vCPU that is parked stays parked while this is so.
+        """
         return any(wait.kind is WaitKind.STOP for wait, _ in self.left.values())
 
     def key(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
