@@ -44,7 +44,10 @@ ORDERS_MOST: Final = 100_000
 
 
 class _NewPoints(Exception):
-    """This signal says that a schedule has shown more choice points: the exploration starts again."""
+    """This signal says that a schedule has shown more choice points.
+
+    The exploration starts again when it comes.
+    """
 
 
 class Baseline:

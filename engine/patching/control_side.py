@@ -33,7 +33,10 @@ class TextVersion(Protocol):
 
     @property
     def name(self) -> int:
-        """Return a number for the content, which is equal for equal contents and in every process."""
+        """Return a number for the content.
+
+        It is equal for equal contents, and the same in every process.
+        """
         ...
 
 

@@ -117,7 +117,7 @@ class _Aggregators(Instrument):
 
 
 class ControlState:
-    """A control state has a core, an arch layer and control tasks, which stand still between steps."""
+    """A control state has a core, an arch layer and control tasks, which stand still."""
 
     def __init__(self, stage: Stage) -> None:
         self.port, self.facts, self.image = stage.text, stage.text.facts, stage.text.image

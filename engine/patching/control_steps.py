@@ -1,4 +1,4 @@
-"""Steps of control tasks: how far one goes without a choice, and what that changes for the vCPUs."""
+"""Steps of control tasks: how far one goes without a choice, and what vCPUs see of that."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class ControlSteps:
         return [task for task in tasks if held[task] or not self.only_waits(task)]
 
     def only_waits(self, task: int) -> bool:
-        """Return whether the task's next step only comes to wait for a lock that delayed work has."""
+        """Return whether the task's next step only comes to wait for a lock of delayed work."""
         node = self._now.node
         if node.others_operate(task):
             return False

@@ -41,7 +41,7 @@ class DataContent:
         return names
 
     def changed(self) -> Memory:
-        """Return the names of the spans whose content is not that of the start, by their addresses."""
+        """Return the names of the spans whose content is not that of the start, by address."""
         room, start = self._room, self.start
         return {
             begin: name

@@ -23,7 +23,7 @@ class HitPieces:
         self._hits = now.port.hits
 
     def load(self, vcpu: VcpuState) -> None:
-        """Load what is kept of this vCPU's hits and calls into the present control state's layer."""
+        """Load what is kept of this vCPU's hits and calls into the present arch layer."""
         state = self._now.node.state
         self._hits.load(state, vcpu.index, vcpu.block)
         if state.control.returns:

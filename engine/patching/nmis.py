@@ -13,7 +13,7 @@ __all__ = ("Nmis",)
 
 
 class Nmis:
-    """Delivers NMIs, lets their handler call the function, and goes back to what they interrupted."""
+    """This object delivers NMIs, lets their handler call the function, and ends them."""
 
     def __init__(self, now: Situation, judge: Judge, hits: HitPieces, waits: Waits) -> None:
         self._cpus = now.port.cpus

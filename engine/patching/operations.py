@@ -250,7 +250,7 @@ class Control:
             self.told[task] = (begun, (*answers, state))
 
     def _over(self) -> None:
-        """Stop at a point behind an operation, if other tasks may store what this one reads there."""
+        """Stop behind an operation, if other tasks may store what this one reads there."""
         if self._stops_behind:
             self.core.plane.point(BEHIND_OPERATION)
 
@@ -381,7 +381,10 @@ class Control:
             set_kprobes_optimization(self.core, on=on)
 
     def switch(self, *, on: bool) -> None:
-        """Arm or disarm all probes, as debugfs kprobes/enabled does: a disarmed probe is never hit."""
+        """Arm or disarm all probes, as debugfs kprobes/enabled does.
+
+        A disarmed probe is never hit.
+        """
         with self._changing((), Effect(armed=on), everything=True):
             set_kprobes_enabled(self.core, on=on)
 

@@ -106,7 +106,7 @@ class Orders:
     # Found by exploring them ----------------------------------------------------------------------
 
     def note_call(self, task: int, number: int, outcome: CallOutcome) -> bytes:
-        """Note that call ``number`` (from 0) of ``task`` leaves ``outcome``, and return its name."""
+        """Note that call ``number`` (from 0) of ``task`` leaves ``outcome``; return its name."""
         name = name_of(outcome)
         self.calls.setdefault((task, number), {})[name] = outcome
         return name

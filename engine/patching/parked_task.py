@@ -57,7 +57,10 @@ class ParkedTask:
         return self.mode is Mode.CALL and not self.quiet
 
     def key(self, lives: Lives) -> tuple[Any, ...]:
-        """Return what the hash of a state has of this task, whose stack is hashed with the memory."""
+        """Return what the hash of a state has of this task.
+
+        The task's stack is not in it, since that is hashed with the memory.
+        """
         if self.mode is not Mode.CALL:
             return (self.task, self.calls)
         passing = pass_key(self.passing, lives)

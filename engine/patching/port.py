@@ -407,7 +407,7 @@ class Port(Protocol):
 
     @property
     def unprobed(self) -> UnprobedPort:
-        """Return the port of the calls without probes, which are made before an exploration begins."""
+        """Return the port of calls without probes, which come before an exploration begins."""
         ...
 
     @property

@@ -196,7 +196,7 @@ def may_lack_jump(control: Control, op: AggrKprobe) -> bool:
 
 
 def _blocked(state: ControlState, inside: range) -> bool:
-    """Return whether the table has an entry in ``inside`` that is enabled, or that waits on a list."""
+    """Return whether the table has an entry in ``inside`` that is enabled or on a list."""
     entries = [entry for addr, entry in state.core.kprobe_table.items() if addr in inside]
     return any(
         not entry.disabled or (isinstance(entry, AggrKprobe) and entry.queued) for entry in entries

@@ -98,7 +98,7 @@ _LEFT_TO_SCENARIO: Final = ("cpus", "profile")
 
 
 def names_of(way: Way) -> Iterator[str]:
-    """Return the options that can be asked for in all ways of ``way``, in the order of the table."""
+    """Return the options that can be asked for in all ways of ``way``, in table order."""
     return (name for name, option in OPTIONS.items() if way in option.ways)
 
 

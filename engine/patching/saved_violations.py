@@ -125,7 +125,7 @@ def _check_document(request: Request) -> dict[str, Any]:
 
 
 def _with_content(argument: str) -> str:
-    """Return ``argument`` with the present content of the file that fills its buffer, if one does."""
+    """Return ``argument``; one that names a file has the file's present content instead."""
     return (
         f"buf:{Path(argument[5:]).read_bytes().hex()}" if argument.startswith("buf:@") else argument
     )

@@ -60,7 +60,7 @@ class Search:
 
     @property
     def bound(self) -> int | None:
-        """Return the most preemptions in a schedule, as a result states it, or None for no bound."""
+        """Return the most preemptions in a schedule, as a result states it; None: no bound."""
         return None if self.strategy == "pct" else self.preemptions
 
     def build(self) -> PartedSearch:

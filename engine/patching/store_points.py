@@ -165,7 +165,7 @@ class _Table(dict[int, P]):
         super().__delitem__(key)
 
     def pop(self, key: int, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Stop, then take out the entry of ``key`` and return it; without one, return ``default``."""
+        """Stop, then take out and return the entry of ``key``; return ``default`` without one."""
         if key in self:
             stop_here(f"takes {_called(self[key])} out of {self._table}")
         return super().pop(key, default)

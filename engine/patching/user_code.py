@@ -1,4 +1,4 @@
-"""Texts that tell a user's code, such as a scenario or a poke protocol, from other versions of it."""
+"""Texts that tell a user's scenario or poke protocol from other versions of it."""
 
 from __future__ import annotations
 

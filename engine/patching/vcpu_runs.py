@@ -168,7 +168,7 @@ class VcpuRuns:
         vcpu.calls += 1
 
     def _look(self, vcpu: VcpuState) -> None:
-        """Let the oracles look at the vCPU's next instruction, and begin a pass if a site is there."""
+        """Let the oracles look at the vCPU's next instruction, and begin a pass at a site."""
         cpu = vcpu.index
         ip = self._cpus.ip(cpu)
         if ip in self._buffers:
