@@ -9,7 +9,7 @@ __all__ = ("Boundaries",)
 
 
 class Boundaries:
-    """Answers questions about the present state, and never changes it."""
+    """This object answers questions about the present state, and never changes it."""
 
     def __init__(self, now: Situation) -> None:
         self._experiment = now.experiment

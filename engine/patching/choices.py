@@ -33,7 +33,7 @@ __all__ = ("Choices",)
 
 
 class Choices:
-    """Works out the choices of the present state.
+    """This object works out the choices of the present state.
 
     :ivar apart: of tasks that share nothing, only one at a time is in the middle of its call
         (:mod:`engine.patching.independence`).

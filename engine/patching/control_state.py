@@ -97,7 +97,7 @@ def _digest(told: Hashable) -> int:
 
 
 class _Aggregators(Instrument):
-    """Keeps every aggregator that was made, since a CPU may hold on to one that the core has freed.
+    """This instrument keeps every aggregator, since a CPU may hold on to one that was freed.
 
     :param made: is called with each aggregator; None calls nothing.
     """

@@ -16,10 +16,10 @@ __all__ = ("ControlSteps",)
 
 
 class ControlSteps:
-    """Lets control tasks go on.
+    """This object lets control tasks go on.
 
-    It shows the control states that they lead to to the vCPUs, and lets the oracles look at
-    them.
+    The vCPUs are shown each control state that a task leads to, and the oracles look at that
+    state.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ControlSteps:
     def goes_on(self, task: int) -> bool:
         """Return whether it makes no difference if another actor comes before the task's next step.
 
-        There are three such steps (docs/explore.md, "Control tasks and locks"):
+        It makes none for three kinds of steps (docs/explore.md, "Control tasks and locks"):
 
         * The step from the last lock that the task dropped to the end of its operation, or
           to a wait, if it changes nothing that is shared: what the operation reads there

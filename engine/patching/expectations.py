@@ -43,11 +43,11 @@ class Life(IntEnum):
 class Effect:
     """This record says what an operation changes when it succeeds, and has None for the rest.
 
-    :ivar registered: each probe that the operation concerns is registered.
-    :ivar disabled: each of these probes is disabled.
-    :ivar gone: the code under each of these probes is gone.
-    :ivar armed: the global switch that arms probes is on.
-    :ivar optimizing: the global switch that allows optimization is on.
+    :ivar registered: whether each probe that the operation concerns is then registered.
+    :ivar disabled: whether each of these probes is then disabled.
+    :ivar gone: whether the code under each of these probes is then gone.
+    :ivar armed: whether the global switch that arms probes is then on.
+    :ivar optimizing: whether the global switch that allows optimization is then on.
     """
 
     registered: bool | None = None
@@ -186,7 +186,10 @@ class Ledger:
         return default if fact is None else fact[1]
 
     def _changed(self, operation: Operation, *, over: bool = False) -> None:
-        """Count a change of each probe that an operation concerns which begins, or is ``over``."""
+        """Count a change of each probe that an operation concerns.
+
+        :param operation: an operation that has just begun, or is ``over``.
+        """
         for n in range(len(self._epochs)):
             if n in operation.numbers or (operation.everything and self.registered(n)):
                 self._epochs[n] += 1
@@ -219,7 +222,7 @@ class Ledger:
         return self.registered(n) and not self._holds("disabled", n) and not self._holds("gone", n)
 
     def asleep(self, n: int) -> bool:
-        """Return whether it is open if probe ``n`` is armed when all probes are.
+        """Return whether the kernel leaves open if probe ``n`` is armed when all probes are.
 
         It is open for a probe that was enabled while all were disarmed, in some profiles.
         """

@@ -75,7 +75,7 @@ class Data(NamedTuple):
 
 
 class Footprints:
-    """Works out what the choices that the present state offers may touch."""
+    """This object works out what the choices that the present state offers may touch."""
 
     def __init__(
         self, now: Situation, judge: Judge, *, tree: ControlTree, places: Places, waits: Waits

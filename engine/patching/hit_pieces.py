@@ -14,7 +14,7 @@ __all__ = ("HitPieces",)
 
 
 class HitPieces:
-    """Lets the kprobes layer of the present control state go on with the hit of a vCPU."""
+    """This object lets the present control state's kprobes layer go on with a vCPU's hit."""
 
     def __init__(self, now: Situation, judge: Judge, events: HandlerEvents) -> None:
         self._now = now
@@ -23,7 +23,7 @@ class HitPieces:
         self._hits = now.port.hits
 
     def load(self, vcpu: VcpuState) -> None:
-        """Load what is kept of this vCPU's hits and calls into the present arch layer."""
+        """Load what is kept of this vCPU's hits and calls into the present kprobes layer."""
         state = self._now.node.state
         self._hits.load(state, vcpu.index, vcpu.block)
         if state.control.returns:

@@ -23,7 +23,7 @@ MakeOracle = Callable[[Situation], Oracle]
 
 
 class Judge:
-    """Passes each event on to the oracles that have a method of their own for it.
+    """The judge passes each event on to the oracles that have a method of their own for it.
 
     All of these oracles are told of an event, since some remember what they hear. The first
     violation that one of them returns counts. Each attribute that can be called is an event of

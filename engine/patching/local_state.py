@@ -1,7 +1,8 @@
 """The local state of a control task: where its code stands, and what its variables hold.
 
-With what all tasks share it decides how the task goes on. Two control states that differ in it must
-have different names, or the explorer takes one for the other and never sees what comes after it.
+Together with what all tasks share, the local state decides how the task goes on. Two control states
+with different local states must have different names, or the explorer takes one for the other and
+never sees what comes after it.
 Python shows where each frame stands and what its variables hold, those of closures included. It
 does not show what an unfinished statement keeps: the position of a ``for`` loop or of a ``map()``,
 what earlier calls in the same expression have returned, or which exception a ``finally`` block will
@@ -77,7 +78,7 @@ class _Untold(Exception):
 
 
 class LocalState:
-    """Names the local state of one control task.
+    """This object names the local state of one control task.
 
     :param name_of: returns the name of a probe, which holds in every control state.
     :param task: the task's name, for messages.

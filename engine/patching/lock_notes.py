@@ -22,7 +22,7 @@ _DECIDES: Final = "kprobe_mutex"
 
 
 class LockNotes:
-    """Writes what an operation meets under the lock into the ledger of one control state.
+    """This object writes into a ledger what an operation meets under the lock.
 
     :param jump: the first byte of the jump that an optimized probe writes.
     :param ledger: what is expected of each probe.

@@ -60,7 +60,7 @@ class Stop(Enum):
     EXCEPTION = auto()
     """The next instruction raises an exception, which has yet to be delivered."""
     OTHER = auto()
-    """The machine has to answer something else before the vCPU can go on."""
+    """Something else happened that the machine has to answer before the vCPU can go on."""
 
 
 class Fault(Protocol):

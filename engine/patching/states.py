@@ -52,7 +52,7 @@ class SavedState:
 
 
 class States:
-    """Saves, restores and hashes all that an exploration can change.
+    """This object saves, restores and hashes all that an exploration can change.
 
     :param tasks: of each vCPU, its second task as it is before its first call.
     """
@@ -142,8 +142,8 @@ class States:
         """Return a hash of all that decides what can happen from the present state on.
 
         The hash covers registers, live memory, the control state, vCPUs, waits, what the
-        oracles remember, and the vCPU that went on last, which choices cost something to
-        leave.
+        oracles remember, and the vCPU that went on last, since leaving that vCPU may cost
+        something.
         """
         now, memory = self._now, self._memory
         digest = blake2b(digest_size=8)

@@ -11,7 +11,7 @@ __all__ = ("TaskSwitches",)
 
 
 class TaskSwitches:
-    """Changes which task has a vCPU.
+    """This object changes which task has a vCPU.
 
     It tells the waits of control tasks of the quiescent points on the way.
     """

@@ -29,14 +29,15 @@ _ODD: Final = 0x9E3779B97F4A7C15
 _ODDER: Final = 0xC2B2AE3D27D4EB4F
 """This factor spreads the vCPUs over the 64 bits of a point's name.
 
-Both factors are large and odd, and have about as many bits set as not.
+The factor ``_ODD`` spreads the positions of each vCPU. Both are large and odd, and have about as
+many bits set as not.
 """
 _MASK: Final = (1 << 64) - 1
 """This mask has the bits of a point's name."""
 
 
 class VcpuRuns:
-    """Lets one vCPU go on."""
+    """This object lets one vCPU go on."""
 
     def __init__(
         self,
@@ -113,10 +114,11 @@ class VcpuRuns:
         )
 
     def _is_awaited(self, vcpu: VcpuState) -> bool:
-        """Return whether it matters when this vCPU, with interrupts off, can take one again.
+        """Return whether it matters when a vCPU with interrupts off can take an interrupt again.
 
         A core sync may wait for that, or the interrupt may give the vCPU to another task.
-        So the vCPU has to stop there even where nothing else depends on where it stands.
+        The vCPU then has to stop where interrupts come on, even if nothing else depends on
+        where it stands.
         """
         waits = self._waits
         asked = self._experiment.reduce and (
