@@ -228,8 +228,8 @@ class Baseline:
     def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
         """Let ``actor`` go on as in an exploration with probes, and return how many steps it made.
 
-        With reduction a step goes on to the next choice point. If a loop without an end
-        holds none, the step ends at the limit of instructions of a call.
+        With reduction a step goes on to the next choice point. In a loop without an end and
+        without a choice point, the step ends at the limit of instructions of a call.
         """
         if most is None and self._experiment.reduce:
             most = self._experiment.max_instructions

@@ -18,6 +18,7 @@ class Mode(IntEnum):
     IDLE = 0
     """The task is between calls."""
     CALL = 1
+    """The task is in a call."""
     DONE = 2
     """The task has made all its calls."""
 

@@ -1,5 +1,7 @@
 """The decorator that makes a scenario of a function.
 
+A file of scenarios uses the decorator like this:
+
 @scenario(image=TEXT, call="work", arguments=("5",), calls=2, cpus=1)
 def register(setup: Setup) -> None:
     \"\"\"A probe goes in and out.\"\"\"

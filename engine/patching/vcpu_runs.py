@@ -26,11 +26,14 @@ _NO_LIMIT: Final = 1 << 40
 A call ends long before, at its limit of instructions.
 """
 _ODD: Final = 0x9E3779B97F4A7C15
+"""This factor spreads the positions of a vCPU over the 64 bits of a point's name.
+
+The factor is large and odd, and has about as many bits set as not.
+"""
 _ODDER: Final = 0xC2B2AE3D27D4EB4F
 """This factor spreads the vCPUs over the 64 bits of a point's name.
 
-The factor ``_ODD`` spreads the positions of each vCPU. Both are large and odd, and have about as
-many bits set as not.
+The factor is large and odd, and has about as many bits set as not.
 """
 _MASK: Final = (1 << 64) - 1
 """This mask has the bits of a point's name."""
