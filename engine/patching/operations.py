@@ -206,7 +206,7 @@ class Control:
             raise InputError(f"number={number}: a number is 0 to {_NUMBERS - 1}")
         self._numbered.add(number)
         while len(self.probes) <= number:
-            self.probes.append(Kprobe())  # holds a number that another task has yet to use
+            self.probes.append(Kprobe())  # Another task has yet to use this number.
         self.probes[number] = p
         if self._made is not None:
             self._made(p)

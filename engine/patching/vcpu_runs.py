@@ -153,7 +153,7 @@ class VcpuRuns:
         vcpu.quiet = vcpu.quiet and vcpu.nmi
         self._look(vcpu)
         if self._judge.violation is not None:
-            return 1, True  # the step counts, though the vCPU has not made it
+            return 1, True  # The step counts, though the vCPU has not made it.
         cpus, cpu = self._cpus, vcpu.index
         stop, steps = cpus.run(cpu, limit)
         chosen = (
