@@ -173,9 +173,7 @@ class Kprobes:
         )
 
     def is_registered(self, p: Kprobe) -> bool:
-        """Return whether the table has ``p``, itself or as a child of an entry
-        (__get_valid_kprobe).
-        """
+        """Return whether the table has ``p`` as an entry or as a child of one (__get_valid_kprobe)."""
         if p.addr is None:
             return False
         entry = self.kprobe_table.get(p.addr)
@@ -329,7 +327,7 @@ class Kprobes:
         self.optprobes.reoptimize_neighbours(addr)
 
     def wait_for_kprobe_optimizer(self) -> None:
-        """Wait until both lists of the optimizer are empty and no pass is scheduled or under way."""
+        """Wait until the optimizer has two empty lists, and no pass is scheduled or under way."""
         self.optimizer.wait()
 
     # Return and jumper probes ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a step may touch, so that a search can tell which steps may change places.
+"""Footprints: what a step may touch, which tells a search which steps may change places.
 
 Two adjacent steps of a schedule whose footprints do not meet lead to the same state in either
 order. A partial-order method (Godefroid, LNCS 1032) explores one of the two orders only. No search
