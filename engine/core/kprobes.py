@@ -173,7 +173,7 @@ class Kprobes:
         )
 
     def is_registered(self, p: Kprobe) -> bool:
-        """Return whether the table has ``p`` as an entry or as a child of one (__get_valid_kprobe)."""
+        """Return whether the table has ``p``, be it as a child of an entry (__get_valid_kprobe)."""
         if p.addr is None:
             return False
         entry = self.kprobe_table.get(p.addr)

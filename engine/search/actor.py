@@ -42,7 +42,7 @@ class Actor(NamedTuple):
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __str__(self) -> str:
-        """Return the actor's text in a schedule: ``0``, ``c0``, ``i0``, ``n0``, ``p0`` or ``s0``."""
+        """Return the text of the actor in a schedule, such as ``0``, ``c0``, ``i0`` or ``n0``."""
         return f"{self.kind}{self.index}"
 
     def __repr__(self) -> str:

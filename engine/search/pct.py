@@ -61,8 +61,9 @@ class Pct(Strategy):
         self._points = 0
 
     def choose(self, choices: Sequence[Choice]) -> Choice:
-        """Return the choice of the actor with the highest priority, or an event at a point of
-        change.
+        """Return the choice of the actor with the highest priority; an event may come instead.
+
+        An event comes only at a point of change.
         """
         random, priority = self._random, self._priority
         actors = [choice for choice in choices if not choice.actor.is_event]

@@ -36,7 +36,7 @@ class StartWriter:
         self.groups: list[Group] = []
 
     def add(self, level: int, trace: Trace, actors: Iterable[Actor]) -> None:
-        """Add a start for each of ``actors``, which may go on behind ``trace``, at cost ``level``."""
+        """Add a start for each of ``actors``, which go on behind ``trace`` at cost ``level``."""
         self.add_path(level, segments_of(trace), list(actors))
 
     def add_path(self, level: int, path: Segments, actors: Sequence[Actor | None]) -> None:
@@ -132,7 +132,7 @@ class Navigator:
             )
 
     def _walk(self, path: Segments, at: int, stops: list[int]) -> None:
-        """Go along ``path`` from step ``at`` to its end, and keep the state at each of ``stops``."""
+        """Go along ``path`` from step ``at`` to its end, and keep the states at ``stops``."""
         system = self._system
         if stops and stops[0] == at:
             self._kept.append((stops.pop(0), system.save()))
