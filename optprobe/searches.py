@@ -166,7 +166,7 @@ def explore(
     asked, port = read_options(Way.EXPLORE, given), X86Setup()
     scenarios = [source] if isinstance(source, Scenario) else load_scenarios(str(source))
     # All scenarios are set up before the first is searched, so that a mistake in the last one is
-    # reported at once and not after hours.
+    # reported at once.
     experiments = [(one, one.experiment(one.asked(asked), port)) for one in scenarios]
     results: dict[str, CheckResult] = {}
     with interruptible():

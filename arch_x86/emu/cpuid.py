@@ -1,9 +1,9 @@
-"""What CPUID answers: of what the emulator says, that which runs. Answers to the leaves of CPUID in
-SDM vol. 2.
+"""The answers of CPUID: of the features that the emulator names, those that work here.
 
-A feature is offered when its instructions run as on a processor, but for single forms that are
-refused (docs/processor.md). What is refused as a whole (RDTSC, RDRAND, SYSENTER, WRMSR), what CR4
-has switched off (XSAVE, RDFSBASE), and what only a system would use are not.
+It answers to the leaves of CPUID in SDM vol. 2. A feature is offered when its instructions run as
+on a processor, but for single forms that are refused (docs/processor.md). Features that are refused
+as a whole (RDTSC, RDRAND, SYSENTER, WRMSR), that CR4 has switched off (XSAVE, RDFSBASE), or that
+only a system would use are not offered.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ _MASKS: Final = {
 
 
 def offered(leaf: int, part: int, answer: Sequence[int]) -> tuple[int, ...]:
-    """EAX, EBX, ECX and EDX for ``leaf`` (in EAX) and ``part`` of it (in ECX), from the emulator's
-    ``answer``.
+    """Return EAX, EBX, ECX and EDX of a leaf, from the emulator's ``answer``.
+
+    :param leaf: the leaf, as asked in EAX.
+    :param part: the part of the leaf, as asked in ECX.
     """
     masks = _MASKS.get(leaf)
     if masks is None or (leaf == _LEAF_MAX and part):

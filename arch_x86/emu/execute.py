@@ -71,8 +71,10 @@ class Executor:
     def begin_call(
         self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()
     ) -> None:
-        """Set vCPU ``cpu`` up as if the function at ``addr`` had just been called, as the System V
-        ABI says: DF is clear, the stack is aligned, x87 and MXCSR are as after reset.
+        """Set vCPU ``cpu`` up as if the function at ``addr`` had just been called.
+
+        This is as the System V ABI says: DF is clear, the stack is aligned, x87 and MXCSR are as
+        after reset.
 
         :param integers: at most 6 arguments.
         :param floats: at most 8 arguments.
@@ -112,13 +114,14 @@ class Executor:
 
     @property
     def in_handler(self) -> bool:
-        """True while a trap, or another exit from guest code, is being handled."""
+        """A trap, or another exit from guest code, is being handled."""
         return bool(self._handling)
 
     @property
     def handling(self) -> int | None:
-        """The vCPU whose trap is being handled now, of several the innermost; None: no handler
-        runs.
+        """The vCPU whose trap is being handled now, or the innermost of several.
+
+        It is None while no handler runs.
         """
         return self._handling[-1] if self._handling else None
 

@@ -32,7 +32,7 @@ class _Batch:
     """Room for several registers, which one call of the library reads or writes.
 
     :param registers: the registers, by Unicorn's numbers.
-    :param size: bytes in all.
+    :param size: the bytes of all registers together.
     """
 
     __slots__ = ("count", "ids", "room", "slots")
@@ -82,7 +82,7 @@ class ExtendedState:
         return bytes(batch.room)
 
     def write_fpu(self, state: bytes) -> None:
-        """Set what :meth:`fpu_state` returns."""
+        """Set the x87 registers and words from what :meth:`fpu_state` has returned."""
         batch = self._fpu
         ctypes.memmove(batch.room, state, ctypes.sizeof(batch.room))
         reg_write_batch(self._handle, batch.ids, batch.slots, batch.count)

@@ -105,7 +105,7 @@ def find_guard(code: bytes, addr: int, *, alignment: bool = False) -> tuple[int,
     """
     insn = decode(code[:MAX_INSN_SIZE], addr, NO_QUIRKS)
     # Of several REX prefixes the last one counts, but the kernel's decoder takes that one for an
-    # opcode. So the first of them is left out before decoding.
+    # opcode. So the one in front of it is left out, and the rest is decoded.
     if insn is not None and not insn.vex and insn.opcode[0] in _REX:
         at = insn.length - 2
         length, reason = find_guard(code[:at] + code[at + 1 :], addr + 1, alignment=alignment)

@@ -1,5 +1,6 @@
-"""What each vCPU finds through its segment bases: the kernel's per-CPU area (GS) and a thread (FS)
-as the System V ABI lays it out.
+"""The areas that each vCPU finds through its segment bases.
+
+GS leads to the kernel's per-CPU area, FS to a thread as the System V ABI lays it out.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _SELF_AT: Final = 0x10  # tcbhead_t.self of glibc
 def fill_cpu_areas(
     ram: Ram, layout: Layout, cpu: int, thread_image: bytes, map_data: Callable[[int], None]
 ) -> None:
-    """Map the two areas of ``cpu`` by ``map_data`` (a page number) and give them their first
-    content.
+    """Map the two areas of ``cpu`` and give them their first content.
 
-    :param thread_image: ends where the thread control block begins.
+    :param thread_image: the thread-local data, which ends where the thread control block begins.
+    :param map_data: maps a page, which is given by its number.
     """
     gs, fs = layout.gs_base(cpu), layout.fs_base(cpu)
     map_data(gs // PAGE_SIZE)

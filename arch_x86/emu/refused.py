@@ -80,8 +80,8 @@ ENDS_PROCESS: Final = "LOCK before a bit test of a register, which is no instruc
 SSE4A: Final = f"SSE4a, {_WRONGLY}"
 """The reason to refuse EXTRQ, INSERTQ and the scalar MOVNTs."""
 UNKNOWN: Final = re.compile(_PREFIX_MORE + rb"[\x40-\x4f]?\x0f(?:\x78...|\x79.)", re.DOTALL)
-"""The encodings of EXTRQ and INSERTQ, which the kernel's decoder takes for EVEX instructions without
-EVEX and refuses.
+"""The encodings of EXTRQ and INSERTQ, which the kernel's decoder takes for EVEX instructions
+without EVEX and refuses.
 """
 _NOTHING: Final = "an encoding that is no instruction"
 

@@ -161,8 +161,9 @@ ret
 
 
 def return_skip(*, red_zone: bool) -> int:
-    """Return how many bytes below the caller's RSP the ``pt_regs`` of the return probes' trampoline
-    end.
+    """Return how far below the caller's RSP the return probes' trampoline ends its ``pt_regs``.
+
+    The distance is in bytes.
     """
     return 128 if red_zone else 8
 
@@ -204,8 +205,9 @@ class _StubPage:
     """The stub page as it grows.
 
     :param base: its address.
-    :ivar code: what is there so far.
-    :ivar hypercalls: see :class:`Stubs`; so is ``frames``.
+    :ivar code: the stubs so far.
+    :ivar hypercalls: as in :class:`Stubs`.
+    :ivar frames: as in :class:`Stubs`.
     """
 
     def __init__(self, base: int) -> None:
@@ -228,8 +230,9 @@ class _StubPage:
         behind: tuple[int, int] = (0, 0),
         gap: int = 0,
     ) -> int:
-        """Assemble ``text`` behind the last stub and return its address. The other parameters are
-        those of :func:`_frames`.
+        """Assemble ``text`` behind the last stub and return its address.
+
+        The other parameters are those of :func:`_frames`.
         """
         self.code.extend(INT3 * (-len(self.code) % _ALIGNMENT))
         at = self.end
@@ -314,7 +317,8 @@ def _frames(
 ) -> Iterator[tuple[int, tuple[int, int]]]:
     """Yield the address of each instruction of a stub, and what :attr:`Stubs.frames` says of it.
 
-    :param body: the stub's code, and ``at``: its address.
+    :param body: the stub's code.
+    :param at: the stub's address.
     :param depth: bytes on the stack below the interrupted RIP when the stub is entered.
     :param behind: how many bytes the interrupted RIP is behind its instruction: before the ``hlt``,
         and after it, when the host has decided where to go on.

@@ -1,4 +1,4 @@
-"""Tasks: a register context and a stack, and what became of the call that it makes."""
+"""Tasks: each has a register context, a stack, and the outcome of the call that it makes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("Task", "TaskSaved", "TaskState")
 
 
 class TaskState(Enum):
-    """What a task is doing."""
+    """The states of a task between and in its calls."""
 
     IDLE = auto()
     """It is between two calls, and nothing is on its stack: a quiescent point."""

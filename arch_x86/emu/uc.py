@@ -148,22 +148,24 @@ class UcInstance:
             self.memory.forget_owners()
 
     def forget(self) -> None:
-        """Unmap all memory and drop all hooks and translations, before the instance goes back to a
-        pool.
-        """
+        """Unmap all memory and drop all hooks and translations, for the return to a pool."""
         self.memory.unmap_all()
         self.hooks.clear()
         self.patched.clear()
         self.flush_translations()
 
     def flush_translations(self) -> None:
-        """Drop every translated block (17 us), as is needed when a physical page of text gets new
-        content.
+        """Drop every translated block, as is needed when a physical page of text gets new content.
+
+        This takes 17 us.
         """
         flush_translations(self.handle)
 
     def flush_tlb(self) -> None:
-        """Look page tables up anew; translated blocks of unchanged physical pages stay (0.6 us)."""
+        """Drop the TLB, so that page tables are looked up anew.
+
+        Translated blocks of unchanged physical pages stay. This takes 0.6 us.
+        """
         reg_write(self.handle, x86.UC_X86_REG_CR3, byref(self._cr3))
 
     def enter_long_mode(
@@ -264,8 +266,10 @@ class UcInstance:
         return self._counter.value
 
     def start_one(self) -> bool:
-        """Execute the one instruction at :attr:`rip`, counted or not as the last run was. A
-        recorder (:meth:`Hooks.record <arch_x86.emu.uc_hooks.Hooks.record>`) has counted it before.
+        """Execute the one instruction at :attr:`rip`, counted or not as the last run was.
+
+        A recorder (:meth:`Hooks.record <arch_x86.emu.uc_hooks.Hooks.record>`) has counted it
+        before.
 
         :returns: whether it retired: :attr:`vector` is None then, or that of a single step that was
             under way.
@@ -281,8 +285,10 @@ class UcInstance:
         return self.err == UC_OK and self.vector in (None, _VECTOR_DEBUG)
 
     def _step(self) -> None:
-        """Execute one instruction by the trap flag: to count it would drop all translations, and to
-        go back to running without a count would drop them again.
+        """Execute one instruction by the trap flag.
+
+        To count it would drop all translations, and to go back to running without a count would
+        drop them again.
         """
         self.load()
         stepped = self.gpr[RFLAGS] & FLAG_TF
@@ -297,8 +303,9 @@ class UcInstance:
                 self.vector = None
 
     def start_uncounted(self) -> None:
-        """Run until ``hlt`` or an exception, without counting. Going back to :meth:`start` may drop
-        translations.
+        """Run until ``hlt`` or an exception, without counting.
+
+        Going back to :meth:`start` may drop translations.
         """
         self.vector = None
         self._uncounted = True
@@ -322,8 +329,9 @@ class UcInstance:
 
 
 class UcPool:
-    """Instances ready for use: a new one costs 8 ms and 3 MB with its first run, a pooled one next
-    to nothing.
+    """A pool of instances ready for use.
+
+    A new instance costs 8 ms and 3 MB with its first run, a pooled one next to nothing.
 
     :param offsets: where Unicorn keeps what it does not tell.
     """
@@ -348,7 +356,7 @@ class UcPool:
         return instance
 
     def give(self, instance: UcInstance) -> None:
-        """Take an instance back."""
+        """Take an instance back, which another machine may use from now on."""
         instance.forget()
         self._free.append(instance)
 

@@ -159,8 +159,8 @@ class X86Arch:
 
     def _refuse(self, addr: int, verdict: Verdict) -> None:
         if verdict.errno:
-            # Linux 6.1 looks the symbol up first and answers ENOENT where there is none. Linux 2.6.38
-            # checks whether the address is text and answers EINVAL.
+            # Linux 6.1 looks the symbol up first and answers ENOENT where there is none. Linux
+            # 2.6.38 checks whether the address is text and answers EINVAL.
             outside = verdict.errno == errno.ENOENT and not self.profile.lookup_is_enoent
             code = errno.EINVAL if outside else verdict.errno
             raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}")

@@ -54,7 +54,7 @@ _NAMES_OF: Final = {
 }
 """The modules that define the names of this one."""
 
-# A type checker takes the imports above, and reports a name that is not there.
+# A type checker takes the imports above, and so reports a name that does not exist.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
