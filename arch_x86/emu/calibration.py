@@ -34,7 +34,7 @@ _DATA_SELECTOR = 16
 _LOAD = b"\x8b\x04\x25\x00\x00\x10\x00\xf4"  # mov eax, [0x00100000], which is not mapped
 _STORE = b"\x89\x04\x25\x00\x00\x10\x00\xf4"
 _INT_14 = b"\xcd\x0e\xf4"
-_JUMP = b"\xe9\xfb\x9f\x0f\x00\xf4"  # from 0x6000 to 0x100000
+_JUMP = b"\xe9\xfb\x9f\x0f\x00\xf4"  # jmp 0x100000 at 0x6000; nothing is mapped there
 
 
 def calibrate() -> PrivateOffsets:

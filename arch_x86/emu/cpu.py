@@ -53,20 +53,20 @@ _INT_1: Final = b"\xcd\x01"
 _LAST_VECTOR: Final = 31
 """The last vector of the processor's own exceptions (SDM vol. 3, table 6-1)."""
 TRAPS: Final = frozenset({1, 3, 4})
-"""Vectors of exceptions that come behind the instruction that causes them; the others come instead
-of it.
+"""The vectors of exceptions that come behind the instruction that causes them. The others come
+instead of that instruction.
 """
 _DEBUG, _BREAKPOINT, _PAGE_FAULT = 1, 3, 14
 _CANONICAL: Final = 1 << 47
 _CONTRIBUTORY: Final = frozenset({0, 8, 10, 11, 12, 13, 14})
-"""Vectors of exceptions that make a double fault of a page fault (SDM vol. 3, table 6-5)."""
+"""The vectors of exceptions that make a page fault a double fault (SDM vol. 3, table 6-5)."""
 
 
 class ExitReason(Enum):
     """The reasons for which :meth:`Cpu.run` returns."""
 
     BUDGET = auto()
-    """The budget is spent."""
+    """The run has spent its budget of instructions."""
     EXCEPTION = auto()
     """The exception :attr:`Cpu.vector` was raised; it has not been delivered yet."""
     HYPERCALL = auto()

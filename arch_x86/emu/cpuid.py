@@ -22,7 +22,8 @@ def _bits(*numbers: int) -> int:
     return sum(1 << number for number in numbers)
 
 
-# EAX, EBX, ECX and EDX of each leaf that says anything; the others are 0 throughout.
+# The bits of EAX, EBX, ECX and EDX that are offered, for each leaf that says anything. All other
+# leaves are 0 throughout. The comments name what the bits say.
 _MASKS: Final = {
     0: _ALL,  # highest leaf, vendor
     1: (

@@ -1,4 +1,4 @@
-"""What a fault's registers and stack tell of it.
+"""The context of a fault: what the registers and the stack tell of it.
 
 They tell the caller where execution left all code, and the system call that was asked for.
 """

@@ -101,7 +101,7 @@ class FrameStore:
             return page.content
         content = bytearray(page.content)
         for addr, raw in (*guards, *copies):
-            # below 0 for an instruction that starts in the page before
+            # The offset is below 0 for an instruction that starts in the page before.
             offset = addr - page.vpn * PAGE_SIZE
             start, stop = max(offset, 0), min(offset + len(raw), PAGE_SIZE)
             if bytes(content[start:stop]) == raw[start - offset : stop - offset]:

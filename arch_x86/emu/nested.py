@@ -18,8 +18,8 @@ from arch_x86.isa.constants import ADDRESS_MASK, FLAG_DF, FLAG_IF, FLAG_TF, RED_
 __all__ = ("INTEGER_ARGUMENTS", "NestedCall")
 
 INTEGER_ARGUMENTS: Final = (7, 6, 2, 1, 8, 9)
-"""Registers of the integer arguments (System V ABI 3.2.3): rdi, rsi, rdx, rcx, r8, r9, as indices
-into ``UcInstance.gpr``.
+"""The registers of the integer arguments (System V ABI 3.2.3) as indices into ``UcInstance.gpr``.
+They are rdi, rsi, rdx, rcx, r8 and r9.
 """
 
 

@@ -17,7 +17,7 @@ __all__ = ("fill_cpu_areas",)
 
 _CANARY: Final = struct.pack("<Q", 0xB10C_5EED_0BAD_CA00)
 _CANARY_AT: Final = (
-    0x28  # of both: the stack protector's place in the kernel (GS) and in user space (FS)
+    0x28  # The stack protector has this place in the kernel (GS) and in user space (FS).
 )
 _SELF_AT: Final = 0x10  # tcbhead_t.self of glibc
 

@@ -66,7 +66,7 @@ def remainder(
     (high, word), (low, other) = number, divisor
     first, second = word & _EXPONENT, other & _EXPONENT
     difference, negative = first - second, bool(word & _SIGN)
-    unit = min(first, second)  # exponent of the unit in which both are whole
+    unit = min(first, second)  # This is the exponent of the unit in which both are whole.
     if difference < -1:
         return high, first, negative, 0
     a, b = high << first - unit, low << second - unit

@@ -1,8 +1,8 @@
-"""Guest stubs: what the machine's traps, interrupts and calls run in guest code. Answers to
-arch/x86/entry/entry_64.S.
+"""Guest stubs: what the machine's traps, interrupts and calls run in guest code.
 
-The stubs are made of fixed templates. A ``hlt`` in a stub is a hypercall: the run ends behind it,
-and the host knows by the address what is asked of it.
+The module answers to arch/x86/entry/entry_64.S. The stubs are made of fixed templates. A ``hlt`` in
+a stub is a hypercall: the run ends behind it, and the host knows by the address what is asked of
+it.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ _POP_ALL: Final = "; ".join(
         "rdi",
     )
 )
-# The frame and the 16 words under it are pt_regs. The error code, or -1, stands in the place of
-# orig_ax.
+# The frame and the 16 words under it are pt_regs. The error code, or -1 where there is none, stands
+# in the place of orig_ax.
 _EXCEPTION: Final = f"{_PUSH_ALL}; hlt; {_POP_ALL}; add rsp, 8; iretq"
 # Six words copied down: a gap above the frame, where the handler of a breakpoint may emulate a push
 # (since v5.2).

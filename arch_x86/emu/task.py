@@ -14,15 +14,15 @@ class TaskState(Enum):
     """The states of a task between and in its calls."""
 
     IDLE = auto()
-    """It is between two calls, and nothing is on its stack: a quiescent point."""
+    """The task is between two calls, and nothing is on its stack: a quiescent point."""
     RUNNING = auto()
-    """It is in a call."""
+    """The task is in a call."""
     FAULTED = auto()
-    """Its call has died."""
+    """The task's last call has died."""
 
 
 TaskSaved: TypeAlias = tuple[TaskState, GuestFault | None, int, int, int]
-"""What :meth:`Task.save` returns."""
+"""The state of a task that :meth:`Task.save` returns."""
 
 
 class Task:

@@ -64,16 +64,17 @@ _RUN_MAX: Final = 1 << 20
 _VECTOR_DEBUG: Final = 1
 _MSR_EFER: Final = 0xC0000080
 _EFER: Final = 0xD01
-"""SCE, LME, LMA, NXE (SDM vol. 3, 2.2.1)."""
+"""The value of EFER sets SCE, LME, LMA and NXE (SDM vol. 3, 2.2.1)."""
 _CR4: Final = 0x620
-"""PAE, OSFXSR, OSXMMEXCPT (SDM vol. 3, 2.5)."""
+"""The value of CR4 sets PAE, OSFXSR and OSXMMEXCPT (SDM vol. 3, 2.5)."""
 _CR0: Final = 0x8001_0033
-"""PG, WP, NE, ET, MP, PE (SDM vol. 3, 2.5)."""
+"""The value of CR0 sets PG, WP, NE, ET, MP and PE (SDM vol. 3, 2.5)."""
 
 
 class UcInstance:
-    """A bare x86-64 CPU in long mode with paging. Between runs ``rip`` is held here, and everything
-    else by Unicorn.
+    """A bare x86-64 CPU in long mode with paging.
+
+    Between runs ``rip`` is held here, and everything else by Unicorn.
 
     :param offsets: where Unicorn keeps what it does not tell.
     :ivar offsets: the same.
@@ -83,7 +84,8 @@ class UcInstance:
     :ivar err: Unicorn's error code of the last run.
     :ivar patched: the addresses of :meth:`Hooks.trap_at <arch_x86.emu.uc_hooks.Hooks.trap_at>`
         where something else stands at present.
-    :ivar started_at: see :class:`~arch_x86.emu.uc_hooks.HookedRun`; so is ``executed_alone``.
+    :ivar started_at: as in :class:`~arch_x86.emu.uc_hooks.HookedRun`.
+    :ivar executed_alone: as in :class:`~arch_x86.emu.uc_hooks.HookedRun`.
     :ivar hooks: what watches and records runs.
     :ivar memory: the guest-physical memory.
     :ivar extended: the vector and x87 registers.
@@ -252,7 +254,7 @@ class UcInstance:
         return begun + self._start(count)
 
     def _start(self, count: int) -> int:
-        """Run the emulator once, which nothing from outside can end; see :meth:`start`."""
+        """Run the emulator once, as :meth:`start` does; nothing from outside can end this run."""
         if self._uncounted:
             # Blocks that were translated without a count would be executed without one.
             self._uncounted = False
@@ -361,7 +363,7 @@ class UcPool:
         self._free.append(instance)
 
     def close(self) -> None:
-        """Free the idle instances."""
+        """Free the instances that no machine uses."""
         for instance in self._free:
             instance.close()
         self._free.clear()

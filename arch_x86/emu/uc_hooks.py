@@ -107,11 +107,12 @@ class CallbackCounter:
 
 
 class Hooks:
-    """The hooks of one instance. Those of exceptions and system calls are always there; the others
-    stay until :meth:`clear`.
+    """The hooks of one instance.
+
+    Those of exceptions and system calls are always there; the others stay until :meth:`clear`.
 
     :param handle: the instance.
-    :param run: what the callbacks tell of.
+    :param run: the run that the callbacks tell of.
     """
 
     __slots__ = ("_callbacks", "_handle", "_hooks", "_kept", "_recording", "_run")

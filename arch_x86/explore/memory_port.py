@@ -103,7 +103,7 @@ class X86Memory:
     def save(self) -> _Saved:
         """Return the state of the machine: its memory, its vCPUs and its tasks.
 
-        The records of a released state are filled anew, since making records anew takes longer.
+        The records of a released state are filled again, which is faster than making new ones.
         """
         machine = self._machine
         if self._spare:

@@ -342,8 +342,7 @@ class X86Arch:
     def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
         """Return the bytes of each of ``image``'s instructions from ``addr`` on, by its address.
 
-        :param size: how many bytes the instructions cover at least; with 0 there is one
-            instruction.
+        :param size: the instructions begin in so many bytes; 0 is taken as 1.
         """
         insns: dict[int, bytes] = {}
         at = addr

@@ -1,4 +1,4 @@
-"""What the commands that execute guest code share: reading options, and loading the image."""
+"""The reading of options and the loading of images, for the commands that execute guest code."""
 
 from __future__ import annotations
 

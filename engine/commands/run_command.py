@@ -20,7 +20,7 @@ from engine.syntax.interrupts import parse_interrupts
 __all__ = ("COMMAND",)
 
 _SHOWN_BYTES: Final = 32
-"""The most bytes of a buffer that are printed."""
+"""The number of bytes of a buffer that are printed at most."""
 
 
 def _add_options(parser: ArgumentParser) -> None:
@@ -79,7 +79,7 @@ def _is_double(result: float | None, asked: bool) -> bool:
 
 
 def _show(result: wiring.RunResult, style: Style, asked: bool) -> None:
-    """Print ``result`` for people.
+    """Print ``result``, the outcome of the run, for people.
 
     :param asked: the call was given doubles.
     """

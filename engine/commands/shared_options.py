@@ -119,7 +119,7 @@ def add_libraries(parser: argparse.ArgumentParser, shown: str) -> None:
 
 
 def add_jobs(parser: argparse.ArgumentParser, shown: str) -> None:
-    """Add ``--jobs``.
+    """Add ``--jobs``, the number of processes.
 
     :param shown: what ``--help`` says of the option.
     """

@@ -61,7 +61,7 @@ class Found:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a search has done so far.
+    """The outcome of a search: what it has done so far.
 
     :ivar schedules: how many runs came to an end, or to a state that was met before.
     :ivar merged: how many of them came to a state that was met before.
@@ -108,7 +108,7 @@ are, and their text, compressed.
 
 @dataclass(slots=True)
 class PartResult:
-    """What a part came to.
+    """The result of the work on one part.
 
     The fields that :class:`Outcome` has too mean the same here, for one part.
 
