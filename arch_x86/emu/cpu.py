@@ -59,7 +59,7 @@ instead of that instruction.
 _DEBUG, _BREAKPOINT, _PAGE_FAULT = 1, 3, 14
 _CANONICAL: Final = 1 << 47
 _CONTRIBUTORY: Final = frozenset({0, 8, 10, 11, 12, 13, 14})
-"""The vectors of exceptions that make a page fault a double fault (SDM vol. 3, table 6-5)."""
+"""The vectors of exceptions that count for a double fault (SDM vol. 3, table 6-5)."""
 
 
 class ExitReason(Enum):

@@ -25,21 +25,21 @@ def _bits(*numbers: int) -> int:
 # The bits of EAX, EBX, ECX and EDX that are offered, for each leaf that says anything. All other
 # leaves are 0 throughout. The comments name what the bits say.
 _MASKS: Final = {
-    0: _ALL,  # highest leaf, vendor
+    0: _ALL,  # the highest leaf and the vendor
     1: (
-        _LOW,  # family, model, stepping
-        _LOW,  # size of a line that CLFLUSH flushes
+        _LOW,  # the family, model and stepping
+        _LOW,  # the size of a line that CLFLUSH flushes
         # SSE3, PCLMULQDQ, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES
         _bits(0, 1, 9, 13, 19, 20, 22, 23, 25),
         _bits(0, 8, 15, 19, 23, 24, 25, 26),  # FPU, CMPXCHG8B, CMOV, CLFLUSH, MMX, FXSR, SSE, SSE2
     ),
-    2: _ALL,  # caches
+    2: _ALL,  # the caches
     4: _ALL,
     7: (0, _bits(3, 8, 9), 0, 0),  # BMI1, BMI2, fast REP MOVSB and STOSB
     0x8000_0000: _ALL,
     0x8000_0001: (_LOW, 0, _bits(0, 5), _bits(29)),  # LAHF and SAHF, LZCNT; 64-bit mode
-    **dict.fromkeys(range(0x8000_0002, 0x8000_0007), _ALL),  # name, caches
-    0x8000_0008: (_LOW, 0, 0, 0),  # bits of addresses
+    **dict.fromkeys(range(0x8000_0002, 0x8000_0007), _ALL),  # the name and the caches
+    0x8000_0008: (_LOW, 0, 0, 0),  # the number of bits of addresses
 }
 
 

@@ -428,7 +428,7 @@ class Executor:
             self.end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
 
     def end(self, vcpu: Cpu, fault: GuestFault) -> None:
-        """End the call on ``vcpu``, or the guest function that a handler has called, by ``fault``."""
+        """End the innermost call on ``vcpu`` by ``fault``, be it one that a handler has made."""
         if self._nested and self._nested[-1].vcpu is vcpu:
             # The handler that has called the function decides what becomes of the call.
             self._nested[-1].end(fault)

@@ -27,11 +27,11 @@ __all__ = (
 )
 
 GS_INTERRUPTS: Final = 0xF00
-"""Offset in the per-CPU area of the number of interrupts that this CPU's handler has taken."""
+"""The offset in the per-CPU area of the number of interrupts that the CPU's handler has taken."""
 GS_NMIS: Final = 0xF08
-"""Offset in the per-CPU area of the number of NMIs that this CPU's handler has taken."""
+"""The offset in the per-CPU area of the number of NMIs that the CPU's handler has taken."""
 GS_JPROBE_SP: Final = 0xF10
-"""Offset of RSP as it was when this CPU's jumper probe was hit."""
+"""The offset in the per-CPU area of RSP as it was when the CPU's jumper probe was hit."""
 GS_END: Final = 0xF18
 """Offset of the end of what the stubs keep in the per-CPU area; it begins at :data:`GS_INTERRUPTS`.
 """
@@ -99,8 +99,8 @@ _POP_ALL: Final = "; ".join(
 # The frame and the 16 words under it are pt_regs. The error code, or -1 where there is none, stands
 # in the place of orig_ax.
 _EXCEPTION: Final = f"{_PUSH_ALL}; hlt; {_POP_ALL}; add rsp, 8; iretq"
-# Six words copied down: a gap above the frame, where the handler of a breakpoint may emulate a push
-# (since v5.2).
+# Six words are copied down. That leaves a gap above the frame, where the handler of a breakpoint
+# may emulate a push (since v5.2).
 _GAP: Final = "; ".join(["push qword ptr [rsp + 40]"] * 6)
 _GAP_SIZE: Final = 48
 # A real handler saves what it uses, and leaves nothing under its stack pointer as it was. This one
@@ -128,8 +128,8 @@ _NMI: Final = (
 # breakpoint must not lie in the part of the stack that will be put back.
 _JPROBE_RETURN: Final = f"mov ecx, {GS_JPROBE_SP}; mov rsp, qword ptr gs:[rcx]; int3; nop"
 # A function with a return probe returns here. The word that its RET popped is the slot for the real
-# return address: the host puts it there, and a RET of ours pops it again. {skip}: down to below
-# that word, and below the red zone where there is one.
+# return address: the host puts it there, and the RET of this stub pops it again. {skip} leads down
+# to below that word, and below the red zone where there is one.
 _TRAMPOLINE: Final = f"""
 lea rsp, [rsp - {{skip}}]
 push 0x10; push rsp; pushfq; cld; push 8; push 0; push -1

@@ -52,7 +52,7 @@ _NAMES_OF: Final = {
     "arch_x86.lab.run_script": "run_script",
     "arch_x86.lab.verify": "parse_sweep",
 }
-"""The modules that define the names of this one."""
+"""The names of this module, by the modules that define them."""
 
 # A type checker takes the imports above, and so reports a name that does not exist.
 if not TYPE_CHECKING:

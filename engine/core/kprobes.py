@@ -173,7 +173,10 @@ class Kprobes:
         )
 
     def is_registered(self, p: Kprobe) -> bool:
-        """Return whether the table has ``p``, be it as a child of an entry (__get_valid_kprobe)."""
+        """Return whether ``p`` is registered now (__get_valid_kprobe).
+
+        A registered probe is an entry of the table, or a child of one.
+        """
         if p.addr is None:
             return False
         entry = self.kprobe_table.get(p.addr)
@@ -333,7 +336,7 @@ class Kprobes:
     # Return and jumper probes ---------------------------------------------------------------------
 
     def register_kretprobe(self, rp: Kretprobe) -> None:
-        """Probe a function so that a handler runs when its calls return (register_kretprobe)."""
+        """Probe a function's entry to run a handler when its calls return (register_kretprobe)."""
         self.kretprobes.register_kretprobe(rp)
 
     def register_kretprobes(self, rps: Sequence[Kretprobe]) -> None:
@@ -341,15 +344,15 @@ class Kprobes:
         self.kretprobes.register_kretprobes(rps)
 
     def unregister_kretprobe(self, rp: Kretprobe) -> bool:
-        """Take one return probe out of service and return whether it was registered."""
+        """Take one return probe out of service, and return whether it was registered."""
         return self.kretprobes.unregister_kretprobe(rp)
 
     def unregister_kretprobes(self, rps: Iterable[Kretprobe]) -> int:
-        """Take return probes out of service, and return how many were registered."""
+        """Take return probes out of service, and return how many of them were registered."""
         return self.kretprobes.unregister_kretprobes(rps)
 
     def register_jprobe(self, jp: Jprobe) -> None:
-        """Put a jumper probe on a function; its entry runs before that (register_jprobe)."""
+        """Let a jumper probe's entry run before the function that it probes (register_jprobe)."""
         self.jprobes.register_jprobe(jp)
 
     def register_jprobes(self, jps: Sequence[Jprobe]) -> None:
@@ -357,17 +360,17 @@ class Kprobes:
         self.jprobes.register_jprobes(jps)
 
     def unregister_jprobe(self, jp: Jprobe) -> bool:
-        """Take one jumper probe out of service and return whether it was registered."""
+        """Take one jumper probe out of service, and return whether it was registered."""
         return self.jprobes.unregister_jprobe(jp)
 
     def unregister_jprobes(self, jps: Iterable[Jprobe]) -> int:
-        """Take jumper probes out of service, and return how many were registered."""
+        """Take jumper probes out of service, and return how many of them were registered."""
         return self.jprobes.unregister_jprobes(jps)
 
     # Code that goes away --------------------------------------------------------------------------
 
     def kprobes_module_going(self, start: int, size: int) -> int:
-        """Take the probes in text that is about to be freed out of use (kprobes_module_callback).
+        """Take probes out of use in text that is about to be freed (kprobes_module_callback).
 
         The text is the ``size`` bytes at ``start``, and no CPU may be executing them. The probes
         stay registered, as GONE, until they are unregistered; when the code is there again, a probe

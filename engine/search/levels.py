@@ -21,8 +21,8 @@ _PART_STARTS: Final = 128
 in common is run once, and few enough that a level gives parts to all processes.
 """
 PART_SCHEDULES: Final = 1_000
-"""A part hands back what is left after so many schedules, so that what it has found is known to all
-soon: a part takes seconds.
+"""A part hands back what is left after so many schedules, which take seconds. So what it has found
+is soon known to the parts of the next batch.
 """
 
 
