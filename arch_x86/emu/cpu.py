@@ -135,7 +135,7 @@ class CpuState:
 
 
 class Cpu:
-    """vCPU ``index`` of a machine.
+    """A vCPU of a machine, which has the number ``index`` there.
 
     :ivar view: the text version that it fetches from.
     :ivar retired: how many instructions have retired since the machine was built.

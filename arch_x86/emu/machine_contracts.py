@@ -80,7 +80,7 @@ class TrapHandler(Protocol):
         ...
 
     def optimized_callback(self, cpu: int, op_id: int, regs: PtRegs) -> None:
-        """Answer a detour buffer.
+        """Answer a detour buffer, which asks for the handlers of an optimized probe.
 
         :param op_id: the number that the detour buffer was built with.
         :param regs: the interrupted registers; ``regs.sp`` is the interrupted stack pointer.

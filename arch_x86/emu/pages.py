@@ -21,7 +21,7 @@ class ImagePages:
 
 
 def split_pages(image: Image) -> ImagePages:
-    """Cut ``image`` into pages.
+    """Cut ``image`` into pages of text, of read-only data and of writable data.
 
     Unused bytes of text pages are int3, those of other pages are 0. Read-only data that shares a
     page with text or with writable data goes with it.
