@@ -39,6 +39,8 @@ _SECONDS: Final = 600
 """Most seconds of CPU time that a finder may take: one that takes more than that has met something
 that does not end.
 """
+_SECONDS_OF_LINES: Final = 3600
+"""Most seconds of CPU time of the look which lines each case runs: it runs every case, traced."""
 _SHARE: Final = 0.9
 """Exploration and ``verify`` alone have to find so much of all, but for faults of the explorer
 itself, which are the unit tests'.
@@ -72,9 +74,13 @@ class Tree:
         shutil.copy(source / "pyproject.toml", room)
         compileall.compile_dir(room, quiet=2)
 
-    def run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, arguments: Sequence[str], seconds: int = _SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         """A Python command in the tree, with its packages. Nothing is compiled to files: a fault
         must not outlive its text.
+
+        :param seconds: CPU time after which the command is killed.
         """
         environment = {
             **os.environ,
@@ -88,7 +94,7 @@ class Tree:
             env=environment,
             capture_output=True,
             text=True,
-            preexec_fn=_limit,
+            preexec_fn=lambda: _limit(seconds),
         )
 
     def source(self, fault: Fault) -> str:
@@ -170,11 +176,11 @@ def _is_for(fault: Fault, finder: str) -> bool:
     return finder == "unit" or fault.kind is not Kind.EXPLORER
 
 
-def _limit() -> None:
-    """For the process of a finder, which must not inherit that a worker of the pool takes no
-    SIGINT: some tests send it.
+def _limit(seconds: int) -> None:
+    """Limit the CPU time of the process of a finder. It must not inherit that a worker of the pool
+    takes no SIGINT, for some tests send it.
     """
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
@@ -213,7 +219,8 @@ def _lines_run(
                 "--lines",
                 str(fresh.resolve()),
                 *(["--quick"] if quick else []),
-            ]
+            ],
+            _SECONDS_OF_LINES,
         )
         if done.returncode:
             raise SystemExit(f"without any fault the exploration fails: {done.stdout}{done.stderr}")
