@@ -113,8 +113,8 @@ class Navigator:
     def go(self, number: int) -> None:
         """Bring the system to the end of the path of start ``number``.
 
-        The navigator must have gone to the start before it last, since only states that both paths
-        share are kept.
+        The start before this one must be the last that the navigator has gone to, since it keeps
+        only states that the two paths share.
         """
         system, path = self._system, self._starts[number][0]
         shared = self._parting[number - 1][-1] if number else 0
