@@ -1,3 +1,4 @@
-"""Exploration of code patching, whatever the processor: what it needs of one is in
-:mod:`engine.patching.port`.
+"""Exploration of code patching on any processor.
+
+What it needs of a processor is in :mod:`engine.patching.port`.
 """

@@ -1,20 +1,20 @@
-"""Every order in which calls that share data can meet without probes: found by the search that also
-explores them with probes.
+"""The search for every order in which calls that share data can meet without probes.
 
-The system is the same one, without control tasks, and nothing has a bound: a vCPU can be left, at
-no cost, in front of each instruction that touches memory which one task writes and another one
-reads or writes. Which instructions these are is not known at first. So all accesses of memory are
-recorded. The first exploration has no choice points but between calls; as soon as a schedule shows
-an instruction where tasks meet, that becomes a choice point, and the exploration starts again,
-until one has shown no more.
+The search engine is the one that also explores the calls with probes. The system is the same, too,
+but it has no control tasks, and there is no bound: a vCPU can be left, at no cost, in front of each
+instruction that touches memory which one task writes and another one reads or writes. Which
+instructions these are is not known at first, so all accesses of memory are recorded. In the first
+exploration the only choice points are between calls. When a schedule shows an instruction where
+tasks meet in memory, that instruction becomes a choice point, and the exploration starts again. It
+is complete when it has shown no more such instructions.
 
-With probes this need not be done again: the calls of a schedule make the accesses that they make
-without probes in the same order. If they make others, something has gone wrong before, and what
-they leave shows it.
+With probes this search need not be done again: the calls of a schedule with probes make the
+accesses that they make without probes in the same order. If they make other accesses, something has
+gone wrong before, and what the calls leave in memory and registers shows it.
 
-Of what an interrupt does only one thing is part of an order: that it gives the vCPU to its other
-task. It can come wherever IF is set, so with preemption there is a choice in front of each
-instruction that changes IF, too.
+An interrupt matters to an order in one way only: it can give the vCPU to its other task. It can
+come wherever IF is set, so where tasks can be preempted there is also a choice in front of each
+instruction that changes IF.
 """
 
 from __future__ import annotations
@@ -40,17 +40,25 @@ from engine.search.explorable import Choice, Coverage, Trace, Violation
 __all__ = ("ORDERS_MOST", "Baseline")
 
 ORDERS_MOST: Final = 100_000
-"""It gives up after so many schedules, which take half a minute."""
+"""The search gives up after this many schedules, which take half a minute."""
 
 
 class _NewPoints(Exception):
-    """A schedule has shown more choice points: the exploration starts again."""
+    """This signal says that a schedule has shown more choice points.
+
+    The exploration starts again when it comes.
+    """
 
 
 class Baseline:
-    """The calls of ``experiment``, which has no control tasks, on a machine of its own: an
-    exploration in which no choice costs anything, and no interrupt comes but those that give a vCPU
-    to its other task. :meth:`find_orders` is called once.
+    """This system has the calls of an experiment without control tasks, for a search.
+
+    The machine is its own. No choice costs anything, and the only interrupts are those that
+    give a vCPU to its other task. :meth:`find_orders` can be called once.
+
+    :param port: the machine that runs the calls.
+    :param experiment: the experiment, which has no control tasks.
+    :param calls: the call that each task makes, by the task's number.
     """
 
     def __init__(
@@ -75,9 +83,11 @@ class Baseline:
         return self._notes
 
     def find_orders(self, most: int = ORDERS_MOST) -> Orders:
-        """Explore them all.
+        """Explore the calls without probes until no schedule shows a new choice point.
 
-        :raises InputError: there are too many.
+        :param most: the number of schedules after which the search gives up.
+        :returns: all orders that were found, and what the calls leave in each.
+        :raises InputError: there are more than ``most`` schedules.
         """
         while True:
             found = self._notes.found = Orders(self._port.text.facts)
@@ -97,13 +107,16 @@ class Baseline:
             return found
 
     def close(self) -> None:
-        """Give the machine back."""
+        """Release the machine. The baseline must not be used after that."""
         self._system.close()
 
     # Accesses -------------------------------------------------------------------------------------
 
     def _pages_but(self, left_out: Sequence[range]) -> list[tuple[int, int]]:
-        """All data memory without the pages ``left_out``, as few spans as it takes."""
+        """Return physical spans that cover all data memory but the pages ``left_out``.
+
+        The spans are (begin, end), and as few as possible.
+        """
         without = {span.start for span in left_out}
         size, spans = self._port.unprobed.page_size, list[tuple[int, int]]()
         for phys in self._port.unprobed.pages():
@@ -116,7 +129,7 @@ class Baseline:
         return spans
 
     def _trace(self, vcpu: VcpuState, spans: Sequence[tuple[int, int]]) -> None:
-        """From now on record what a vCPU loads and stores in the physical ``spans``."""
+        """Record from now on what a vCPU loads and stores in the physical ``spans``."""
         seen: set[tuple[int, int, int, int, bool]] = set()
 
         def touched(rip: int, phys: int, size: int, store: bool) -> None:
@@ -128,10 +141,10 @@ class Baseline:
         self._port.unprobed.trace(vcpu.index, spans, touched)
 
     def _at_end(self) -> None:
-        """A schedule has ended. If an access was seen in it for the first time: does it make a
-        choice point?
+        """Look for new choice points at the end of a schedule that has shown a new access.
 
-        :raises _NewPoints: it does, and the exploration has to start again.
+        :raises _NewPoints: there is a new choice point, so the exploration has to start
+            again.
         """
         if not self._new:
             return
@@ -139,8 +152,8 @@ class Baseline:
         unprobed, places = self._port.unprobed, self._system.places
         met = {rip for rip in self._accesses.meeting_points() if not unprobed.is_machines_own(rip)}
         if self._experiment.preempt:
-            # All stacks are traced then, so the RET of each function that was called is among the
-            # accesses.
+            # Where tasks can be preempted all stacks are traced, so the RET of each function that
+            # was called is among the accesses, and flag_changes() is asked about each function.
             met |= {
                 addr for rip in self._accesses.instructions() for addr in unprobed.flag_changes(rip)
             }
@@ -156,8 +169,9 @@ class Baseline:
         raise _NewPoints
 
     def _visited_stacks(self) -> Iterator[bool]:
-        """For each page of a vCPU's stacks, whether another vCPU's task touched it: then the
-        accesses of its own tasks matter, too.
+        """Yield for each page of a vCPU's stacks whether a task of another vCPU touched it.
+
+        If one did, the accesses that the vCPU's own tasks make to their stacks matter, too.
         """
         for vcpu in self._system.vcpus:
             for span in self._port.unprobed.stacks(vcpu.index):
@@ -167,7 +181,7 @@ class Baseline:
 
     @property
     def coverage(self) -> Coverage:
-        """See :class:`engine.search.explorable.System`."""
+        """Return what the schedules have shown since a fresh record was put here."""
         return self._system.coverage
 
     @coverage.setter
@@ -176,7 +190,10 @@ class Baseline:
 
     @property
     def points(self) -> set[int]:
-        """See :class:`engine.search.explorable.System`."""
+        """Return the names of the points that were met since a fresh set was put here.
+
+        A name is a hash of a vCPU's position and a control state.
+        """
         return self._system.points
 
     @points.setter
@@ -185,21 +202,22 @@ class Baseline:
 
     @property
     def trace(self) -> Trace:
-        """See :class:`engine.search.explorable.System`."""
+        """Return the choices and steps that have led to the present state."""
         return self._system.trace
 
     @property
     def violation(self) -> Violation | None:
-        """See :class:`engine.search.explorable.System`."""
+        """Return what is wrong in the present state, or None."""
         return self._system.violation
 
     def reset(self) -> None:
-        """To the start."""
+        """Go back to the start of the schedule, where no call has begun."""
         self._system.reset()
 
     def choices(self) -> Sequence[Choice]:
-        """As with probes, but that none costs anything, since there is no bound, and that plain
-        interrupts are left out.
+        """Return the choices of the present state, at no cost each, since there is no bound.
+
+        Plain interrupts are left out: they do not change the order in which calls meet.
         """
         return [
             Choice(choice.actor, 0)
@@ -208,25 +226,27 @@ class Baseline:
         ]
 
     def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
-        """As with probes; a loop without an end and without a choice point ends at the limit of a
-        call.
+        """Let ``actor`` go on as in an exploration with probes, and return how many steps it made.
+
+        With reduction a step goes on to the next choice point. In a loop without an end and
+        without a choice point, the step ends at the limit of instructions of a call.
         """
         if most is None and self._experiment.reduce:
             most = self._experiment.max_instructions
         return self._system.take(actor, most, alone=alone)
 
     def save(self) -> Any:
-        """The present state."""
+        """Return a record of the present state, for :meth:`restore`."""
         return self._system.save()
 
     def restore(self, state: Any) -> None:
-        """Go back."""
+        """Go back to a state that :meth:`save` has returned."""
         self._system.restore(state)
 
     def release(self, state: Any) -> None:
-        """``state`` is not needed any more."""
+        """Say that ``state`` is not needed any more, so that its memory can be used again."""
         self._system.release(state)
 
     def key(self) -> int:
-        """The state's name."""
+        """Return a hash of all that decides what can happen from the present state on."""
         return self._system.key()

@@ -1,6 +1,4 @@
-"""What can happen to a vCPU at the instruction boundary where it stands: interrupts, preemption, a
-stop.
-"""
+"""What can happen to a vCPU at its instruction boundary: an interrupt, a preemption, a stop."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ __all__ = ("Boundaries",)
 
 
 class Boundaries:
-    """Questions about the present state; nothing here changes it."""
+    """This object answers questions about the present state, and never changes it."""
 
     def __init__(self, now: Situation) -> None:
         self._experiment = now.experiment
@@ -19,8 +17,10 @@ class Boundaries:
         self._cpus = now.port.cpus
 
     def takes_interrupt(self, cpu: int) -> bool:
-        """The vCPU would take one where it stands; the handlers behind a jump run with interrupts
-        as the code has them that they interrupt.
+        """Return whether the vCPU would take an interrupt where it stands.
+
+        The handlers behind a jump run with interrupts on or off as the code that they
+        interrupt has them.
         """
         vcpu = self._vcpus[cpu]
         if vcpu.nmi:
@@ -28,25 +28,26 @@ class Boundaries:
         return vcpu.mode is not Mode.CALL or self._cpus.takes_interrupt(cpu)
 
     def preempts(self, cpu: int) -> bool:
-        """The return of an interrupt may give it to another task: not in a hit, whose handlers run
-        with preemption off.
+        """Return whether the return of an interrupt may give the vCPU to another task.
+
+        It may not in a hit, whose handlers run with preemption off.
         """
         return (
             self._experiment.preempt and self._vcpus[cpu].hit is None and self.takes_interrupt(cpu)
         )
 
     def stops(self, cpu: int) -> bool:
-        """``stop_machine`` can park it: at a quiescent point; where tasks can be preempted,
-        wherever one can be.
+        """Return whether ``stop_machine`` can park the vCPU where it stands.
+
+        It can at a quiescent point and, where tasks can be preempted, wherever one can be.
         """
         return self._vcpus[cpu].quiescent or self.preempts(cpu)
 
     def tasks_of(self, cpu: int) -> frozenset[int]:
-        """The tasks of the vCPU that are in the middle of a call, for
-        ``synchronize_rcu_tasks()``.
-        """
+        """Return the vCPU's tasks in the middle of a call, for ``synchronize_rcu_tasks()``."""
         vcpu = self._vcpus[cpu]
-        # else it is synchronize_sched()
+        # Where tasks can't be preempted the kernel waits by synchronize_sched(), for which a task
+        # that is asleep does not count.
         away = (*vcpu.parked, *vcpu.asleep) if self._experiment.preempt else vcpu.parked
         inside = {one.task for one in away if one.in_call}
         return frozenset(inside if vcpu.off_call else inside | {vcpu.task})

@@ -1,6 +1,4 @@
-"""What a search has to say: the verdict, the violations, and the document of ``optprobe check
---json``.
-"""
+"""The result of a search: its verdict, its violations, and the document of ``check --json``."""
 
 from __future__ import annotations
 
@@ -17,7 +15,12 @@ __all__ = ("CheckResult", "Report")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One violation. ``schedule`` is the shrunk one."""
+    """A report describes one violation that a search has found.
+
+    :ivar violation: what has happened.
+    :ivar schedule: the schedule on which it happens, after it was made short.
+    :ivar file: the file of ``--save`` that has it, or None.
+    """
 
     violation: Violation
     schedule: Schedule
@@ -27,7 +30,7 @@ class Report:
         return described(self, str(self.violation.kind), self.violation.explain, str(self.schedule))
 
     def to_json(self) -> dict[str, object]:
-        """An entry of ``violations``."""
+        """Return an entry of ``violations`` in the document."""
         v = self.violation
         return {
             "kind": str(v.kind),
@@ -41,12 +44,17 @@ class Report:
 
 @dataclass(slots=True)
 class CheckResult:
-    """What a search has to say.
+    """This record says what a search has shown.
 
-    :ivar missing: methods that the sites allow and no schedule used. ``interrupted``: Ctrl-C ended
-        it, or that a process had died, which is ``died``.
+    :ivar outcome: what the search has visited and found.
+    :ivar cpus: how many vCPUs there were.
+    :ivar preemptions: the bound, or None.
+    :ivar missing: the methods that the sites allow and no schedule used.
+    :ivar violations: the violations, with schedules that were made short.
+    :ivar interrupted: Ctrl-C ended the search, or the failure that ``died`` has.
     :ivar refused: a line for each probe that the core refused when the control tasks ran alone.
-    :ivar unwritten: a line about the checkpoint, where that does not have all that was found.
+    :ivar died: a process of the search has died, or memory has run out; None if neither is so.
+    :ivar unwritten: a line about the checkpoint, if that lacks something that was found.
     """
 
     outcome: Outcome
@@ -79,23 +87,23 @@ class CheckResult:
 
     @property
     def coverage(self) -> Coverage:
-        """How sites were hit, and who was where while text was written."""
+        """Return how sites were hit, and which vCPUs text writes met in flight."""
         return self.outcome.coverage
 
     @property
     def points(self) -> int:
-        """Distinct pairs of a vCPU's position and a control state."""
+        """Return how many distinct pairs of a vCPU's position and a control state were met."""
         return len(self.outcome.points)
 
     @property
     def verdict(self) -> str:
-        """One word for what the search showed.
+        """Return one word for what the search has shown.
 
-        ``violation``: something broke. ``inconclusive``: a method that the sites allow was never
-        used, so nothing is shown for it, however far the search came. ``safe``: every schedule
-        within the bound was visited, and nothing broke. ``nothing-found``: nothing broke in the
-        schedules that were visited, but there are others: they were drawn at random, or the search
-        was cut off.
+        ``violation``: a rule was broken. ``inconclusive``: a method that the sites allow
+        was never used, so nothing is shown for it, however far the search came. ``safe``:
+        every schedule within the bound was visited, and no rule was broken.
+        ``nothing-found``: no rule was broken in the schedules that were visited, but there
+        are others: schedules were drawn at random, or the search was cut off.
         """
         if self.violations:
             return "violation"
@@ -105,13 +113,14 @@ class CheckResult:
 
     @property
     def good(self) -> bool:
-        """The command's exit status is 0: nothing broke, and every method that the sites allow was
-        used.
+        """Return whether the command's exit status is 0.
+
+        That is so if no rule was broken, and every method that the sites allow was used.
         """
         return self.verdict in ("safe", "nothing-found")
 
     def to_json(self) -> dict[str, object]:
-        """The document of ``optprobe check --json``."""
+        """Return the document of ``optprobe check --json``."""
         return {
             "schema": 1,
             "verdict": self.verdict,

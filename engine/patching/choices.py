@@ -1,16 +1,17 @@
-"""The choices that the present state offers, what each costs, and which are left out since another
-one stands for them.
+"""The choices that the present state offers, and what each costs.
 
-What a choice costs is taken from the bound on preemptions. These cost 1:
+Choices that another one stands for are left out. The cost of a choice is taken from the bound on
+preemptions. These choices cost 1:
 
-* to leave a vCPU in the middle of its call, where it could go on: for a control task or for another
+* leaving a vCPU in the middle of its call, where it could go on, for a control task or for another
   vCPU;
 * an interrupt on the vCPU that went on last, and an NMI there or on a vCPU that ``stop_machine``
   holds.
 
-All else costs nothing: whoever went on last goes on, a control task or a vCPU goes on after a
-control task, or after a vCPU whose call has ended, and a vCPU in ``schedule()`` that somebody waits
-for is left. So in a schedule without a preemption no call is left where it could go on.
+All other choices cost nothing: the actor that went on last goes on; a control task or a vCPU goes
+on after a control task, or after a vCPU whose call has ended; and a vCPU in ``schedule()`` is left
+while a control task waits. So in a schedule without a preemption no call is left where it could go
+on.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ __all__ = ("Choices",)
 
 
 class Choices:
-    """Answers which choices there are.
+    """This object works out the choices of the present state.
 
     :ivar apart: of tasks that share nothing, only one at a time is in the middle of its call
         (:mod:`engine.patching.independence`).
-    :ivar alike: all calls of such tasks go alike, so that it is all the same which of the vCPUs
+    :ivar alike: all calls of such tasks go alike, so it makes no difference which of the vCPUs
         between calls makes one.
     """
 
@@ -63,16 +64,18 @@ class Choices:
 
     @property
     def current(self) -> VcpuState | None:
-        """The vCPU that went on last, if it is in a call or in an NMI: only to leave such a vCPU
-        may cost something. None: there is no such vCPU.
+        """Return the vCPU that went on last, if it is in a call or in an NMI, or else None.
+
+        Only leaving such a vCPU may cost something.
         """
         actor = self._now.actor
         vcpu = None if actor is None else self._vcpu_of.get(actor)
         return vcpu if vcpu is not None and vcpu.live else None
 
     def offered(self) -> list[Choice]:
-        """The choices. Where whoever went on last can go on, that choice comes first. Empty: nobody
-        can go on.
+        """Return the choices of the present state; there are none if no actor can go on.
+
+        Where the actor that went on last can go on, that choice comes first.
         """
         now, waits, vcpu = self._now, self._waits, self.current
         stopped, stopping = now.node.stopped, bool(waits.left) and waits.stopping
@@ -119,7 +122,8 @@ class Choices:
         for other in self._different(runnable):
             if other is not vcpu:
                 found += self.other(other, price)
-        # Whoever went on last comes first: a search that takes the first choice goes on as before.
+        # The actor that went on last comes first, so that a search which always takes the first
+        # choice makes no switch that it need not make.
         for index in range(first, len(found)):
             if found[index].actor == now.actor:
                 found.insert(0, found.pop(index))
@@ -127,8 +131,10 @@ class Choices:
         return found
 
     def _different(self, vcpus: Sequence[VcpuState]) -> Sequence[VcpuState]:
-        """The vCPUs whose choices lead to different states: while a task is in a call, of the vCPUs
-        that stand between calls and have the same calls left only the first.
+        """Return the vCPUs whose choices lead to different states.
+
+        While a task is in a call, all vCPUs between calls that have the same calls left
+        lead to the same states, so only the first of them is taken.
         """
         if not self.alike or len(vcpus) < 3 or all(vcpu.idle for vcpu in vcpus):
             return vcpus
@@ -140,14 +146,16 @@ class Choices:
         ]
 
     def calls_left(self, vcpu: VcpuState) -> tuple[Any, ...]:
-        """The calls that the tasks of a vCPU between calls have left, whichever of its tasks they
-        are of.
+        """Return the calls that the tasks of a vCPU between calls have left, in sorted order.
+
+        Which of the vCPU's tasks has them makes no difference.
         """
         return tuple(sorted((self._calls[task].times, done) for task, done in vcpu.key(())[0]))
 
     def other(self, vcpu: VcpuState, price: int) -> Iterator[Choice]:
-        """The choices of a vCPU that was not the last to go on, at ``price`` each: that its task
-        goes on, or that its other task does.
+        """Yield the choices of a vCPU that was not the last to go on, at ``price`` each.
+
+        Its task goes on, or its other task does.
         """
         if vcpu.mode is not Mode.DONE or vcpu.nmi:
             yield Choice(vcpu.actor, price)
@@ -155,15 +163,19 @@ class Choices:
             yield Choice(Actor(ActorKind.SWITCH, vcpu.index), price)
 
     def goes_whole(self, vcpu: VcpuState) -> bool:
-        """The vCPU's call is made whole: another task is in the middle of its call, so nothing that
-        costs anything need happen to this vCPU before its call is over
+        """Return whether the vCPU's call is made whole.
+
+        It is while another task is in the middle of its call: nothing that costs anything
+        need happen to this vCPU before its call is over
         (:mod:`engine.patching.independence`).
         """
         return self.apart and others_in_flight(self._now.vcpus, vcpu)
 
     def events(self, vcpu: VcpuState) -> Iterator[Choice]:
-        """What can happen to a vCPU in a call: an NMI, an interrupt, or an interrupt whose return
-        gives the vCPU to another task.
+        """Yield what can happen to a vCPU in a call.
+
+        That is an NMI, an interrupt, or an interrupt whose return gives the vCPU to another
+        task.
         """
         cpu = vcpu.index
         if (

@@ -1,4 +1,6 @@
-"""The conditions under which an experiment runs: the options that mean the same in what a user asks
+"""The conditions under which an experiment runs.
+
+They are the options that mean the same in what a user asks
 (:class:`engine.patching.request.Request`) and in an experiment that is ready to run
 (:class:`engine.patching.experiment.Experiment`).
 """
@@ -16,35 +18,35 @@ __all__ = ("Conditions", "conditions_of")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditions:
-    """The conditions, each with its default.
+    """This record has the conditions of an experiment, each with its default.
 
     A new option of this kind needs a field here, a row in
-    :data:`engine.patching.request_options.OPTIONS`, and the code in which it takes effect, which
-    finds it in the experiment.
+    :data:`engine.patching.request_options.OPTIONS`, and the code in which it takes effect,
+        which finds it in the experiment.
 
     :ivar calls: how often each vCPU makes the call.
     :ivar cpus: how many vCPUs there are.
-    :ivar preempt: each vCPU has a second task, which makes the call once, and an interrupt may give
-        it the CPU.
+    :ivar preempt: each vCPU has a second task, which makes the call once, and an interrupt may
+        give it the CPU.
     :ivar fetch: the fetch model.
     :ivar interrupts: external interrupts may come at every boundary that is a choice point.
-    :ivar nmis: NMIs may, too.
-    :ivar reduce: choice points are only where something of a vCPU meets somebody else's doing; else
-        they are at every instruction.
-    :ivar apart: with ``reduce``, of tasks that share nothing one at a time is in the middle of its
-        call (:mod:`engine.patching.independence`).
-    :ivar points: ``stores``: a control task also stops in front of each store to a field that hits
-        read without a lock (:mod:`engine.patching.store_points`); ``locks``: it does not.
-    :ivar restores: when all control tasks have ended the text has to be the original.
-    :ivar max_instructions: most instructions of one call.
-    :ivar stubs: what functions return that the image imports and nothing defines, by name.
-    :ivar check_alignment: a memory operand that has to be aligned and is not is a fault, as on a
-        processor.
-    :ivar oracles: what is asked whether all is well beside
-        :data:`engine.patching.oracles.listed.ORACLES`, and behind them: classes of
-        :class:`engine.patching.oracles.oracle.Oracle`.
-    :ivar poke: makes the protocol by which text is written, as the CPU's side has it; None: the
-        profile's.
+    :ivar nmis: NMIs may come there, too.
+    :ivar reduce: there are choice points only where an action of a vCPU meets one of another
+        actor; otherwise they are at every instruction.
+    :ivar apart: with ``reduce``, only one of the tasks that share nothing is in the middle of
+        its call at a time (:mod:`engine.patching.independence`).
+    :ivar points: with ``stores``, a control task also stops in front of each store to a field
+        that hits read without a lock (:mod:`engine.patching.store_points`); with ``locks`` it
+        does not.
+    :ivar restores: the text has to be the original when all control tasks have ended.
+    :ivar max_instructions: the most instructions of one call.
+    :ivar stubs: by name, what functions return that the image imports and no library defines.
+    :ivar check_alignment: a memory operand that has to be aligned and is not is a fault, as on
+        a processor.
+    :ivar oracles: classes of :class:`engine.patching.oracles.oracle.Oracle` that are asked
+        behind those of :data:`engine.patching.oracles.listed.ORACLES`.
+    :ivar poke: makes the protocol by which text is written, in the form that the CPU side has
+        for it; None stands for the profile's.
     """
 
     calls: int = defaults.CALLS
@@ -60,11 +62,12 @@ class Conditions:
     max_instructions: int = defaults.EXPERIMENT_MAX_INSTRUCTIONS
     stubs: Mapping[str, int] = field(default_factory=dict[str, int])
     check_alignment: bool = False
-    # any: an oracle is made with a Situation, which has the experiment
+    # The type can't say more, since an oracle is made with a Situation, and a Situation has the
+    # experiment.
     oracles: tuple[Callable[..., Any], ...] = ()
     poke: Callable[..., Any] | None = None
 
 
 def conditions_of(conditions: Conditions) -> dict[str, Any]:
-    """The fields of :class:`Conditions` by name, also of a record that has others beside them."""
+    """Return the fields of :class:`Conditions` by name, without any others that the record has."""
     return {one.name: getattr(conditions, one.name) for one in fields(Conditions)}

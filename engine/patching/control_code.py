@@ -13,26 +13,28 @@ from engine.patching.operations import Control
 __all__ = ("ControlCode", "ControlCodes", "run_control_code")
 
 ControlCode = Callable[[Control], None]
-"""A control task's work: operations on the :class:`Control` that it is given."""
+"""Such a function does a control task's work by operations on a :class:`Control`."""
 ControlCodes = Callable[[], Sequence[tuple[str, ControlCode]]]
-"""Makes the control tasks' work, by name, anew for each control state: the tasks of one state share
-what it keeps outside of its functions."""
+"""Such a function makes the work of the control tasks, by name, for one control state.
+
+It is called for each control state: the tasks of one state share what it keeps outside of their
+functions.
+"""
 
 
 def run_control_code(name: str, work: ControlCode, control: Control) -> None:
-    """Run the work of control task ``name``. What a scenario's own code raises is told to its
-    author.
+    """Run the work of control task ``name``, and report what a scenario's own code raises.
 
-    :raises InputError: it raised something of its own: a violation, as every error that a control
-        task ends in; or it did nothing, since Python makes a generator of a function with a
-        ``yield``.
+    :raises InputError: the code raised an error of its own, which counts as a violation, as
+        every error does that ends a control task; or it did nothing, since Python makes a
+        generator of a function with a ``yield``.
     """
     try:
         left = cast("object", work(control))
     except OptprobeError:
         raise
     except (Exception, SystemExit) as error:
-        code = getattr(work, "__code__", None)  # a partial has none
+        code = getattr(work, "__code__", None)  # A ``functools.partial`` has no code of its own.
         own = [
             (frame.f_code.co_filename, line)
             for frame, line in walk_tb(error.__traceback__)

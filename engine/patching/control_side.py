@@ -1,5 +1,6 @@
-"""What of each control state the port must offer: a text that control tasks write step by step, and
-an arch layer on it.
+"""What the port must offer for each control state: its text, and an arch layer on that text.
+
+Control tasks write the text step by step.
 """
 
 from __future__ import annotations
@@ -16,90 +17,97 @@ __all__ = ("ExploredArch", "ExploredText", "ProbeNames", "TextVersion", "Write")
 
 
 class ProbeNames(Protocol):
-    """Names of probes that hold in every control state that the same steps lead to."""
+    """Probe names are the same in every control state to which the same steps lead."""
 
     def name_of(self, p: Kprobe | None) -> int:
-        """A number for ``p``: 0 for None."""
+        """Return the number that stands for ``p``; 0 stands for None."""
         ...
 
     def named(self, name: int) -> Kprobe | None:
-        """The probe with that number."""
+        """Return the probe that the number ``name`` stands for, or None for 0."""
         ...
 
 
 class TextVersion(Protocol):
-    """One content of the whole text; it never changes."""
+    """A text version has the content of the whole text at one moment, and never changes."""
 
     @property
     def name(self) -> int:
-        """A number for the content: equal for equal contents, and the same in every process."""
+        """Return a number for the content.
+
+        It is equal for equal contents, and the same in every process.
+        """
         ...
 
 
 class Write(Protocol):
-    """One write of text that was made."""
+    """This record describes a write of text that a control task has made."""
 
     @property
     def addr(self) -> int:
-        """The first address written to."""
+        """Return the first address that was written to."""
         ...
 
     @property
     def data(self) -> bytes:
-        """What was written there."""
+        """Return the bytes that were written."""
         ...
 
 
 class ExploredText(Protocol):
-    """The text of one control state, which its control tasks read and write. A write stops at a
-    point of the control plane in front of each byte that a vCPU might fetch.
+    """This is the text of one control state, which its control tasks read and write.
 
-    :ivar log: the writes since it was last cleared.
+    A write stops at a point of the control plane in front of each byte that a vCPU might fetch.
+
+    :ivar log: the writes since the log was last cleared.
     """
 
     log: list[Any]
 
     @property
     def current(self) -> TextVersion:
-        """The content now."""
+        """Return the text version that holds the present content."""
         ...
 
     def read(self, addr: int, size: int) -> bytes:
-        """``size`` bytes at ``addr``."""
+        """Return the ``size`` bytes from ``addr`` on."""
         ...
 
     def covers(self, addr: int, size: int) -> bool:
-        """All of these bytes are text."""
+        """Return whether all ``size`` bytes from ``addr`` on are text."""
         ...
 
     def is_unloaded(self, addr: int, size: int = 1) -> bool:
-        """Some of these bytes belong to code that was unloaded."""
+        """Return whether some of the ``size`` bytes from ``addr`` on are unloaded code."""
         ...
 
     def unload(self, start: int, size: int) -> None:
-        """The code there goes away."""
+        """Take the code in the ``size`` bytes from ``start`` on out of the text."""
         ...
 
     def load(self, start: int, data: bytes) -> None:
-        """Code that was unloaded comes back as ``data``."""
+        """Put code that was unloaded back to ``start``, with the bytes ``data``."""
         ...
 
 
 class PokeState(Protocol):
-    """The poke protocol, as far as a control state's name goes."""
+    """The name of a control state has to cover this state of its poke protocol."""
 
     @property
     def state(self) -> Hashable:
-        """All that decides what a CPU meets that hits the protocol's own breakpoint, and what the
-        next poke does.
+        """Return what decides how the poke protocol goes on.
+
+        That is what a CPU meets that hits the protocol's own breakpoint, and what the next
+        poke does.
         """
         ...
 
 
 class ExploredArch(Arch, Protocol):
-    """The arch layer of one control state.
+    """This is what a control state needs of its arch layer.
 
-    :ivar slots: the single-step slots; ``detours``: the detour buffers.
+    :ivar slots: the single-step slots.
+    :ivar detours: the detour buffers.
     """
 
     slots: SlotCache
@@ -107,36 +115,40 @@ class ExploredArch(Arch, Protocol):
 
     @property
     def tasks(self) -> list[int]:
-        """Which task runs on each vCPU, to be set."""
+        """Return the list of the task that runs on each vCPU, whose items the explorer sets."""
         ...
 
     @property
     def poke(self) -> PokeState:
-        """The poke protocol."""
+        """Return the state of the poke protocol."""
         ...
 
     def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
-        """The instructions of ``image`` in the ``size`` bytes from ``addr``, at least one, by
-        address.
+        """Return the instructions of ``image`` in ``size`` bytes from ``addr``, by their addresses.
+
+        There is at least one instruction, even if it is longer than ``size`` bytes.
         """
         ...
 
     def method_of(self, p: Kprobe) -> Method:
-        """How a hit on table entry ``p`` would run the probed instruction now."""
+        """Return how a hit on the table entry ``p`` would run the probed instruction now."""
         ...
 
     def watch_ranges(self) -> Iterator[tuple[int, int]]:
-        """Begin and end of what in slots and detour buffers has to be watched, since it matters
-        there what others do.
+        """Yield the spans (begin, end) in slots and detour buffers that have to be watched.
+
+        At their instructions it makes a difference what others do.
         """
         ...
 
     def in_use(self, addr: int) -> bool:
-        """``addr`` lies in a slot or detour buffer that is in use."""
+        """Return whether ``addr`` lies in a slot or detour buffer that is in use."""
         ...
 
     def call_ended(self, cpu: int) -> None:
-        """The call on ``cpu`` is over: no hit is in progress there, and what return probes follow
-        there never returns.
+        """Forget the hits and followed returns of the call on ``cpu``, which has ended.
+
+        No hit is in progress there any more, and no function that a return probe follows
+        there returns.
         """
         ...

@@ -1,10 +1,10 @@
-"""One state of the control plane, with a core of its own: reached from the scenario's start by
-running control tasks step by step.
+"""One state of the control plane with a core of its own: a control state.
 
-A greenlet's stack can't be copied, so a state is not gone back to: it is kept, and its successor is
-made anew, by the same steps and one more (:mod:`engine.patching.control_tree`). Control code meets
-the machine through its text and its waits only, so what it does in a step does not depend on the
-vCPUs.
+It is reached from the scenario's start by running control tasks step by step. The stack of a
+greenlet can't be copied, so the explorer never goes back within a state: it keeps the state as it
+is, and makes the next one anew, by the same steps and one more
+(:mod:`engine.patching.control_tree`). Control code meets the machine through its text and its waits
+only, so what it does in a step does not depend on the vCPUs.
 """
 
 from __future__ import annotations
@@ -32,24 +32,27 @@ from engine.patching.store_points import STOPPING_KINDS, begin_to_stop
 __all__ = ("ControlState", "NoTime", "Stage")
 
 _ANSWERS: Final = 8
-"""In a ``while`` loop so many of the last answers are told, which an unfinished expression may
-keep; all of them, or how many operations there were, would make each round of a loop that tries
-again another state.
+"""In a ``while`` loop so many of a task's last answers are part of its state.
+
+An unfinished expression may keep these. All answers, or the number of operations, would make each
+round of a loop that tries again another state.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What all control states share.
+    """This record has what all control states of an exploration share.
 
-    :ivar text: makes the text and the arch layer of each; ``profile``: the kernel's.
-    :ivar log: told of the handlers that run.
-    :ivar code: makes the control tasks' work.
-    :ivar own: which code is the project's.
-    :ivar nmis: NMIs may come.
-    :ivar points: ``stores``: control tasks also stop in front of their stores to what hits read
-        without a lock.
-    :ivar shared: the control tasks share variables (:mod:`engine.patching.shared_variables`).
+    :ivar text: makes the text and the arch layer of each control state.
+    :ivar profile: the kernel's profile.
+    :ivar log: is told of the handlers that run.
+    :ivar code: makes the work of the control tasks.
+    :ivar own: tells which code is the project's own.
+    :ivar nmis: whether NMIs may come.
+    :ivar points: with ``stores``, control tasks also stop in front of their stores to what hits
+        read without a lock.
+    :ivar shared: whether the control tasks share variables
+        (:mod:`engine.patching.shared_variables`).
     """
 
     text: TextPort
@@ -63,39 +66,40 @@ class Stage:
 
 
 class NoTime:
-    """The control plane's hardware, on which time does not pass: what it would bring is a choice of
-    the explorer's.
+    """This is the hardware of a control plane on which time does not pass.
+
+    The explorer chooses what the passing of time would bring about.
     """
 
     jiffies = 0
     in_handler = False
 
     def run_turn(self) -> bool:
-        """No vCPU runs but by choice."""
+        """Return False: a vCPU runs only when the explorer chooses so."""
         return False
 
     def advance_to(self, jiffy: int) -> None:
-        """There is no clock."""
+        """Do nothing, since there is no clock."""
 
     def quiescent(self) -> tuple[tuple[bool, int], ...]:
-        """Which vCPU is quiescent is known to :class:`engine.patching.waits.Waits`."""
+        """Return nothing: :class:`engine.patching.waits.Waits` knows which vCPUs are quiescent."""
         return ()
 
     def sync_core(self, cpu: int) -> bool:
-        """So is when a core sync ends."""
+        """Return True: :class:`engine.patching.waits.Waits` knows when a core sync has ended."""
         del cpu
         return True
 
 
 def _digest(told: Hashable) -> int:
-    """64 bits of what ``told`` prints as."""
+    """Return a hash of 64 bits of the text that ``told`` prints as."""
     return int.from_bytes(blake2b(repr(told).encode(), digest_size=8).digest())
 
 
 class _Aggregators(Instrument):
-    """Remembers each aggregator: a CPU may hold on to one that the core has freed.
+    """This instrument keeps every aggregator, since a CPU may hold on to one that was freed.
 
-    :param made: called with each one.
+    :param made: is called with each aggregator; None calls nothing.
     """
 
     def __init__(self, made: Callable[[AggrKprobe], None] | None) -> None:
@@ -106,14 +110,14 @@ class _Aggregators(Instrument):
         return len(self.by_id)
 
     def aggregator_made(self, op: AggrKprobe) -> None:
-        """One more."""
+        """Keep the new aggregator ``op``."""
         self.by_id[op.op_id] = op
         if self._made is not None:
             self._made(op)
 
 
 class ControlState:
-    """A core, an arch layer and control tasks, paused."""
+    """A control state has a core, an arch layer and control tasks, which stand still."""
 
     def __init__(self, stage: Stage) -> None:
         self.port, self.facts, self.image = stage.text, stage.text.facts, stage.text.image
@@ -141,9 +145,9 @@ class ControlState:
         self._work = self._spawn(stage.code())
 
     def _spawn(self, tasks: Sequence[tuple[str, ControlCode]]) -> dict[str, ControlCode]:
-        """The control tasks, which have not started, by name.
+        """Make the control tasks without starting them, and return their work by name.
 
-        :raises InputError: two have one name.
+        :raises InputError: two tasks have one name.
         """
         work = dict(tasks)
         if len(work) < len(tasks):
@@ -158,7 +162,7 @@ class ControlState:
         return work
 
     def step(self, index: int) -> None:
-        """A control task makes a step."""
+        """Let the control task with number ``index`` make one step."""
         task = self.plane.tasks[index]
         if self.shared and not task.delayed and (not task.started or task.at == BEHIND_OPERATION):
             state = self._local_state(task)
@@ -175,8 +179,12 @@ class ControlState:
     # Names of probes, which hold in every control state that the same steps lead to ---------------
 
     def name_of(self, p: Kprobe | None) -> int:
-        """A number for ``p``: above 0 for an aggregator, below for a scenario's own probe, 0 for
-        None.
+        """Return a number for ``p``: above 0 for an aggregator, below 0 for a scenario's probe.
+
+        The number 0 stands for None.
+
+        :raises InputError: ``p`` is a probe that the scenario did not make by
+            :class:`Control`.
         """
         if p is None:
             return 0
@@ -190,7 +198,7 @@ class ControlState:
         return -1 - number
 
     def named(self, name: int) -> Kprobe | None:
-        """The probe with that name."""
+        """Return the probe that the number ``name`` stands for, or None for 0."""
         if name == 0:
             return None
         return self._aggregators.by_id[name] if name > 0 else self.control.probes[-1 - name]
@@ -198,25 +206,30 @@ class ControlState:
     # Identity -------------------------------------------------------------------------------------
 
     def name(self) -> tuple[int, tuple[int, ...], int]:
-        """64 bits of what all control tasks share (text, core, slots), of each task (where it
-        stands, with what), and of the whole.
+        """Return hashes of what the control tasks share, of each task, and of the whole state.
 
-        Control states whose whole is equal behave alike from here on. The same in every process.
-        What an operation has stored so far to an aggregator that is not in the table yet, or not
-        any more, is told by where its task stands.
+        Each hash has 64 bits, and is the same in every process. The first is of text, core
+        and slots; that of a task is of where it stands, and what it holds.
+
+        Control states whose last hashes are equal behave alike from here on. What an
+        operation has stored so far to an aggregator that is not in the table is decided by
+        where its task stands.
         """
         tasks = tuple(map(self._task, self.plane.tasks))
         shared = self._shared()
         return shared, tasks, _digest((shared, tasks, self.expected()))
 
     def expected(self) -> Hashable:
-        """What the oracles expect of each probe, and what an operation has failed to keep."""
+        """Return what the oracles expect of each probe, and which promise was not kept."""
         control = self.control
         return (control.ledger.state([p.addr for p in control.probes]), control.broken)
 
     def is_like(self, other: ControlState, shared: int) -> bool:
-        """Each of the tasks stands where it does in ``other``, and what they share is named
-        ``shared``, whatever a scenario's code keeps for itself.
+        """Return whether all tasks stand where they do in ``other``, and share the same state.
+
+        What a scenario's code keeps in its variables is not compared.
+
+        :param shared: the hash of the shared part of ``other``.
         """
         at = [task.at for task in self.plane.tasks]
         return at == [task.at for task in other.plane.tasks] and self._shared() == shared
@@ -248,20 +261,20 @@ class ControlState:
         if not isinstance(p, AggrKprobe):
             return own
         detour = p.optinsn.detour.addr if p.optinsn is not None else 0
-        # which list it is on, the lists say
+        # The hash has the optimizer's lists, which tell on which of them an aggregator is.
         return (*own, detour, tuple(self.name_of(child) for child in p.children))
 
     def _task(self, task: ControlTask) -> int:
-        """What is a control task's own."""
-        # Where it stands, and in which wait, its frames say; of a task that has none, whether it
-        # has not started or is done.
+        """Return a hash of what is a control task's own."""
+        # The task's frames tell where it stands, and in which wait. A task without frames has not
+        # started, or is done; its local state tells which.
         return _digest((task.name, task.again is not None, repr(task.error), self._local(task)))
 
     def _local_state(self, task: ControlTask) -> LocalState:
         return LocalState(self.name_of, task.name, self._own)
 
     def _local(self, task: ControlTask) -> Hashable:
-        """What decides how it goes on."""
+        """Return what decides how the scenario's code of a control task goes on."""
         if task.done:
             return ()
         if not task.started:

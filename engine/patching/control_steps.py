@@ -1,4 +1,4 @@
-"""Steps of control tasks: how far one goes without a choice, and what it changes for the vCPUs."""
+"""Steps of control tasks: how far one goes without a choice, and what vCPUs see of that."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ __all__ = ("ControlSteps",)
 
 
 class ControlSteps:
-    """Lets control tasks go on. The control states that they lead to are shown to the vCPUs, and
-    the oracles look at them.
+    """This object lets control tasks go on.
+
+    The vCPUs are shown each control state that a task leads to, and the oracles look at that
+    state.
     """
 
     def __init__(
@@ -36,14 +38,17 @@ class ControlSteps:
     # Showing states -------------------------------------------------------------------------------
 
     def show(self, node: ControlNode) -> None:
-        """The vCPUs fetch what ``node`` has as text, and its core takes their traps."""
+        """Let the vCPUs fetch the text of ``node``, and let its core take their traps."""
         self._now.node = node
         self._text.show(node.state, node.version)
         if self._places.new:
             self._places.install()
 
     def enter(self, node: ControlNode, stepped: int) -> None:
-        """Control task ``stepped`` (-1: none) has led to ``node``."""
+        """Make ``node`` the present control state.
+
+        :param stepped: the number of the control task that has led to it, or -1 for none.
+        """
         self.show(node)
         self._waits.entered(node.waits, stepped)
         self._judge.enter(node)
@@ -51,8 +56,10 @@ class ControlSteps:
     # Steps ----------------------------------------------------------------------------------------
 
     def step(self, task: int, most: int | None) -> int:
-        """A control task goes on to the next point where it makes a difference who comes first, for
-        ``most`` steps at most. Returns how many it made.
+        """Let a control task go on to the next point where the order of actors makes a difference.
+
+        :param most: the most steps that it may make; None sets no limit.
+        :returns: how many steps the task made.
         """
         self._follow(task)
         steps = 1
@@ -64,16 +71,19 @@ class ControlSteps:
         return steps
 
     def goes_on(self, task: int) -> bool:
-        """It makes no difference whether anybody comes before the next step of a control task
-        (docs/explore.md, "Control tasks and locks").
+        """Return whether it makes no difference if another actor comes before the task's next step.
 
-        One step is that from the last lock that the task dropped to the end of its operation, or to
-        a wait, if that changes nothing that anybody shares: what the operation reads there goes
-        into its result only. (Where tasks share variables the scenario's code is not part of that
-        step, for it may read what another task has stored.) The next one begins to wait for what
-        other control tasks bring about, and changes nothing else: whoever comes first, the task
-        goes on when that is so. The last is that which takes a lock, if the others left are delayed
-        work only, so that no other operation can change what this one has looked at before.
+        It makes none for three kinds of steps (docs/explore.md, "Control tasks and locks"):
+
+        * The step from the last lock that the task dropped to the end of its operation, or
+          to a wait, if it changes nothing that is shared: what the operation reads there
+          decides its result only. Where tasks share variables the scenario's code is not
+          part of that step, since it may read what another task has stored.
+        * The step that begins to wait for what other control tasks bring about, and changes
+          nothing else: in whatever order the actors come, the task goes on when that has
+          come about.
+        * The step that takes a lock, if the other tasks that are left are delayed work
+          only, so that no other operation can change what this one has looked at before.
         """
         node = self._now.node
         dropped = node.just_dropped(task)
@@ -84,8 +94,10 @@ class ControlSteps:
         return node.takes_lock(task) and not node.others_operate(task)
 
     def without_those_that_only_wait(self, tasks: Sequence[int]) -> Sequence[int]:
-        """While one that holds a lock can go on, one that could only come to wait for a lock is not
-        worth a choice.
+        """Return ``tasks`` without those that could only come to wait for a lock.
+
+        They are left out only while a task that holds a lock can go on: a step of theirs
+        would only bring them to a wait that lasts until that task has gone on.
         """
         held = self._now.node.held
         if not any(held[task] for task in tasks):
@@ -93,9 +105,7 @@ class ControlSteps:
         return [task for task in tasks if held[task] or not self.only_waits(task)]
 
     def only_waits(self, task: int) -> bool:
-        """The next step of a control task does nothing but come to wait for a lock that delayed
-        work has.
-        """
+        """Return whether the task's next step only comes to wait for a lock of delayed work."""
         node = self._now.node
         if node.others_operate(task):
             return False
@@ -105,8 +115,8 @@ class ControlSteps:
     def _follow(self, task: int) -> None:
         now = self._now
         now.made += 1
-        # control states may be met again, so a loop without an end need not be a long way to a new
-        # one
+        # A loop without an end may come to the same control states again and again, so the length
+        # of a node's path can't tell that a schedule has no end: the steps made are counted.
         if now.made > STEPS_MAX:
             raise endless(now.node.state.plane.tasks[task].name)
         edge = self._tree.step(now.node, task)
@@ -120,14 +130,15 @@ class ControlSteps:
                     self._judge.in_buffer(vcpu.index, ip)
 
     def _places_of(self, vcpu: VcpuState) -> list[int]:
-        """Where the task stands that has the vCPU, if it is in a call, and those that do not
-        run.
+        """Return where the tasks of the vCPU stand that are in a call or do not run.
+
+        The task that has the vCPU counts only if it is in a call.
         """
         away = [one.resume for one in vcpu.parked] if vcpu.parked else []
         return [self._cpus.ip(vcpu.index), *away] if vcpu.mode is Mode.CALL else away
 
     def _note_write(self, addr: int) -> None:
-        """Coverage: which vCPUs are where while live text is written."""
+        """Count in the coverage the vCPUs that are in flight while live text is written."""
         now = self._now
         site = next((site for site in now.sites.values() if site.addr <= addr < site.end), None)
         for vcpu in now.vcpus:

@@ -1,8 +1,7 @@
-"""All control states that were met, as the vCPUs see them, and the steps that lead from one to the
-next.
+"""All control states that were met, as the vCPUs see them, and the steps between them.
 
-They share one machine, and each :class:`ControlNode` is all that the vCPUs see of the control
-plane: a text version, and a core to ask on a hit.
+The control states share one machine. A :class:`ControlNode` has all that the vCPUs see of the
+control plane: a text version, and a core that is asked on a hit.
 """
 
 from __future__ import annotations
@@ -28,25 +27,30 @@ __all__ = (
 )
 
 STEPS_MAX: Final = 1_500
-"""More steps than the control tasks make in a schedule in which they all end. Each new control
-state is made by all the steps that lead to it, so the time of a path without an end grows with the
-square of its length; at this length that is still bearable.
+"""Control tasks that all end make fewer steps than this in one schedule.
+
+Each new control state is made by all the steps that lead to it, so the time of a path without an
+end grows with the square of its length; at this length that time is still short enough.
 """
 _STEPS_ALONE: Final = 5_000
-"""Steps in which all control tasks, alone, have to end. Each of them is made once, from one state
-to the next, so there can be more of them than in a schedule: a task that waits in a loop for
-another one makes all of them before it is found that the tasks have to take turns.
+"""Control tasks that run alone all have to end within this number of steps.
+
+Each of these steps is made once, from one state to the next, so there can be more of them than in a
+schedule. A task that waits in a loop for another one makes all of them before it is found that the
+tasks have to take turns.
 """
 
 
 class EndlessTaskError(InputError):
-    """A control task does not come to an end."""
+    """This error says that a control task does not come to an end."""
 
 
 @dataclass(slots=True)
 class ControlStep:
-    """A step of a control task: the state that it leads to, and the ``writes`` of text on the
-    way.
+    """This record describes a step of a control task.
+
+    :ivar node: the control state that the step leads to.
+    :ivar writes: the writes of text that it makes.
     """
 
     node: ControlNode
@@ -54,17 +58,18 @@ class ControlStep:
 
 
 class ControlNode:
-    """One control state as the vCPUs see it.
+    """A node has all that the vCPUs see of one control state.
 
-    :ivar name: the same in every process; ``number``: in the order in which this one met it.
-    :ivar shared: 64 bits of all that control tasks share; ``locals``: of each task, of what is its
-        own.
-    :ivar path: the steps that led here: numbers of control tasks.
+    :ivar name: the hash of the control state, which is the same in every process.
+    :ivar number: the count of the control states that this process met before.
+    :ivar shared: the hash of all that control tasks share.
+    :ivar locals: of each task, the hash of what is its own.
+    :ivar path: the steps that led here, as the numbers of the control tasks that made them.
     :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
-    :ivar held: whether each control task holds a lock.
-    :ivar waits: by control task, what of the machine's it waits for.
+    :ivar held: of each control task, whether it holds a lock.
+    :ivar waits: by control task, what it waits for on the vCPUs.
     :ivar stopped: ``stop_machine`` runs its function.
-    :ivar error: what ended a control task that it should not have.
+    :ivar error: the error that has ended a control task, or None.
     """
 
     __slots__ = (
@@ -110,17 +115,20 @@ class ControlNode:
         self.children: dict[int, ControlStep] = {}
 
     def is_alike_but_for(self, task: int, other: ControlNode) -> bool:
-        """Nobody but control task ``task`` can tell this state from ``other``."""
+        """Return whether only control task ``task`` can tell this state from ``other``."""
         mine, theirs = (node.locals[:task] + node.locals[task + 1 :] for node in (self, other))
         return self.shared == other.shared and mine == theirs
 
     def just_dropped(self, task: int) -> bool:
-        """Control task ``task`` stands behind the last lock that it held."""
+        """Return whether control task ``task`` stands behind the last lock that it held."""
         return self.state.plane.tasks[task].dropped
 
     def has_returned(self, task: int) -> bool:
-        """Control task ``task`` stands between two operations, waits for the machine, or has ended,
-        and none of the scenario's code has run that others may have told something.
+        """Return whether control task ``task`` has come to the end of its operation or to a wait.
+
+        It stands between two operations, waits for the machine, or has ended. Where control
+        tasks share variables, none of the scenario's code may have run behind the
+        operation, since other tasks may have stored what that code reads.
         """
         one = self.state.plane.tasks[task]
         if one.wait is not None or one.at == BEHIND_OPERATION:
@@ -128,46 +136,44 @@ class ControlNode:
         return not self.state.shared and (one.done or self.is_between_operations(task))
 
     def is_between_operations(self, task: int) -> bool:
-        """Control task ``task`` stands in front of an operation."""
+        """Return whether control task ``task`` stands in front of an operation."""
         return self.state.plane.tasks[task].at == BETWEEN_OPERATIONS
 
     def waits_for_tasks(self, task: int) -> bool:
-        """Control task ``task`` waits for what other control tasks bring about, and that is not so
-        yet.
-        """
+        """Return whether ``task`` waits for what other control tasks have yet to bring about."""
         ready = self.state.plane.tasks[task].ready
         return ready is not None and not ready()
 
     def takes_lock(self, task: int) -> bool:
-        """The next step of control task ``task`` takes a lock that nobody owns."""
+        """Return whether the next step of control task ``task`` takes a lock that no task owns."""
         lock = self.state.plane.tasks[task].lock
         return lock is not None and lock.free
 
     def others_operate(self, task: int) -> bool:
-        """Another control task of the scenario, which is not delayed work, has not ended."""
+        """Return whether another control task has not ended, apart from delayed work."""
         return any(
             other.index != task and not other.done and not other.delayed
             for other in self.state.plane.tasks
         )
 
     def locked_out(self, task: int) -> bool:
-        """Control task ``task`` stands in front of a lock that another one owns."""
+        """Return whether control task ``task`` stands in front of a lock that another one owns."""
         lock = self.state.plane.tasks[task].lock
         return lock is not None and not lock.free
 
     @property
     def done(self) -> bool:
-        """Every control task has ended."""
+        """Return whether every control task has ended."""
         return all(task.done for task in self.state.plane.tasks)
 
     def at(self, task: int) -> str:
-        """Where a control task stands."""
+        """Return the name of a control task and of the point where it stands."""
         one = self.state.plane.tasks[task]
         return f"{one.name}: {one.at}"
 
 
 def endless(task: str) -> EndlessTaskError:
-    """Control task ``task`` makes a step more than any that ends."""
+    """Return the error for a control task that makes more steps than tasks make that end."""
     return EndlessTaskError(
         f"control task {task}: the control tasks have made {STEPS_MAX:,} steps in one schedule, and"
         " it has not ended; a control task has to end, whoever goes on when"
@@ -175,9 +181,10 @@ def endless(task: str) -> EndlessTaskError:
 
 
 class ControlTree:
-    """All control states met so far. States that behave alike are one.
+    """The tree has all control states met so far; states that behave alike are one node.
 
-    :param learn: called with each new one.
+    :param stage: what all control states share.
+    :param learn: is called with each new node.
     """
 
     def __init__(self, stage: Stage, learn: Callable[[ControlNode], None]) -> None:
@@ -188,11 +195,11 @@ class ControlTree:
         self.root = self._intern((), ControlState(self._stage))
 
     def _again(self, node: ControlNode, task: int) -> ControlState:
-        """``node`` once more, made from the start, where control task ``task`` can make a step.
+        """Make the control state of ``node`` once more, so that ``task`` can make a step there.
 
-        :raises InputError: the same steps lead to something else now. So does the code of a
-            scenario that asks for the time or for random numbers, or that keeps something from one
-            run to the next.
+        :raises InputError: the same steps lead to another state now. This happens with the
+            code of a scenario that reads a clock or random numbers, or keeps something from
+            one run to the next.
         """
         state = ControlState(self._stage)
         tasks = state.plane.tasks
@@ -213,15 +220,17 @@ class ControlTree:
         return state
 
     def _reach(self, node: ControlNode, task: int) -> ControlState:
-        """``node`` once more, and a step of control task ``task`` from there."""
+        """Make the control state of ``node`` once more, with a step of control task ``task``."""
         state = self._again(node, task)
         state.text.log.clear()
         state.step(task)
         return state
 
     def locks_of_step(self, node: ControlNode, task: int) -> frozenset[str]:
-        """The names of the locks that a step of control task ``task`` takes, drops or waits for.
-        The step is made once more to see that, so this is for those only who ask.
+        """Return the names of the locks that a step of ``task`` takes, drops or waits for.
+
+        The step is made once more to see that, which takes the time of the whole path to
+        ``node``.
         """
         state = self._again(node, task)
         plane = state.plane
@@ -246,9 +255,9 @@ class ControlTree:
         return node
 
     def step(self, node: ControlNode, task: int) -> ControlStep:
-        """Control task ``task`` makes a step.
+        """Return the step of control task ``task`` from ``node``; it is made only the first time.
 
-        :raises EndlessTaskError: there have been more than any control task needs that ends.
+        :raises EndlessTaskError: the path has more steps than control tasks need that end.
         """
         edge = node.children.get(task)
         if edge is None:
@@ -261,10 +270,12 @@ class ControlTree:
         return edge
 
     def run_alone(self, most: int, *, in_turns: bool) -> tuple[list[int] | None, str]:
-        """The steps of the control tasks up to their end, when nobody else runs: first come first,
-        or in turns.
+        """Run the control tasks alone, to their end or for ``most`` steps.
 
-        :returns: None after ``most`` steps; and where the last of the tasks to make a step stands.
+        :param in_turns: the tasks take turns; otherwise the first task that can make a step
+            goes on.
+        :returns: the steps, as the numbers of the tasks that made them, or None if there
+            were more than ``most``; and where the last task to make a step stands.
         """
         state, path = ControlState(self._stage), list[int]()
         tasks = state.plane.tasks
@@ -280,10 +291,12 @@ class ControlTree:
             state.plane.close()
 
     def nodes_alone(self) -> list[ControlNode]:
-        """The control states on the way when the control tasks run alone: first come first. Where
-        that does not end, it is in turns: one may wait in a loop for what another one does.
+        """Return the control states on the way when the control tasks run alone.
 
-        :raises EndlessTaskError: that does not end, either.
+        The first task that can make a step goes on. If that does not end, the tasks take
+        turns, since one may wait in a loop for what another one does.
+
+        :raises EndlessTaskError: the tasks do not end in turns, either.
         """
         path, _ = self.run_alone(_STEPS_ALONE, in_turns=False)
         if path is None:
@@ -300,6 +313,6 @@ class ControlTree:
         return nodes
 
     def close(self) -> None:
-        """End all tasks that are under way."""
+        """End the control tasks of all control states."""
         for node in self.nodes:
             node.state.plane.close()

@@ -1,5 +1,6 @@
-"""The content of the data in memory: as it was at the start, as it is now, and short names for
-both.
+"""The content of the data in memory, as it was at the start and as it is now.
+
+Each content has a short name, which is a hash.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ __all__ = ("DataContent",)
 
 
 class DataContent:
-    """Data of a machine that stands at its start when this is made.
+    """This object is made when the machine stands at its start, and compares data with that.
 
     :param room: physical memory (:attr:`engine.patching.port.MemoryPort.room`).
-    :param start: its content at the start.
-    :param spans: begin and end of what counts.
+    :param start: the content of the memory at the start.
+    :param spans: begin and end of each span of memory that counts.
     """
 
     def __init__(self, room: Any, start: bytes, spans: Sequence[tuple[int, int]]) -> None:
@@ -28,19 +29,19 @@ class DataContent:
         self._names: dict[tuple[int, int], tuple[bytes, bytes]] = {}
 
     def names(self) -> list[bytes]:
-        """The name of the content of each span."""
+        """Return the name of the present content of each span."""
         room, names = self._room, list[bytes]()
         for span in self.spans:
             data = bytes(room[span[0] : span[1]])
             known = self._names.get(span)
-            # it seldom changes, and comparing is faster than hashing
+            # The content seldom changes, and it is faster to compare it than to hash it.
             if known is None or known[0] != data:
                 known = self._names[span] = (data, blake2b(data, digest_size=16).digest())
             names.append(known[1])
         return names
 
     def changed(self) -> Memory:
-        """The spans whose content is not that of the start, by name."""
+        """Return the names of the spans whose content is not that of the start, by address."""
         room, start = self._room, self.start
         return {
             begin: name
@@ -49,6 +50,6 @@ class DataContent:
         }
 
     def content(self, phys: int) -> tuple[bytes, bytes]:
-        """What the span at ``phys`` held at the start, and what it holds now."""
+        """Return what the span at ``phys`` held at the start, and what it holds now."""
         end = next(end for begin, end in self.spans if begin == phys)
         return self.start[phys:end], bytes(self._room[phys:end])

@@ -1,12 +1,13 @@
-"""What is expected of each probe, by the operations that control tasks have made on it and the
-order in which the core took them.
+"""The record of what is expected of each probe.
 
-An operation takes effect while it holds kprobe_mutex, and may return long after: of two that are
-under way at once the one that had the mutex last decides, whichever returns last. So each operation
-notes when it last took the mutex, and what it leaves counts from there. A probe is ``ON`` from the
-return of the operation that armed it to the start of the next one that concerns it, and then the
-number that goes with it changes, so that a pass can tell whether anything happened during it. While
-any operation on it is under way nothing is asked.
+It follows from the operations that control tasks have made on the probe, and from the order in
+which the core took them. An operation takes effect while it holds kprobe_mutex, and may return long
+after that: of two operations under way at once, the one that had the mutex last decides, whichever
+returns last. So each operation notes when it last took the mutex, and its effect counts from there.
+
+A probe is ``ON`` from the return of the operation that armed it to the start of the next one that
+concerns it. The number that goes with it then changes, so that a pass can tell whether an operation
+came during the pass. While an operation on a probe is under way nothing is expected of it.
 """
 
 from __future__ import annotations
@@ -23,26 +24,30 @@ Lives = tuple[tuple["Life", int], ...]
 
 
 class Life(IntEnum):
-    """What holds for a probe between two operations."""
+    """This value says what holds for a probe at one moment."""
 
     OFF = 0
-    """Not registered, or its code is gone: no handler may run."""
+    """The probe is not registered, or its code is gone, so none of its handlers may run."""
     CHANGING = 1
-    """An operation is under way that concerns it, or the kernel itself leaves open whether it is
-    armed: a hit or none.
+    """An operation on the probe is under way, or the kernel leaves open whether it is armed.
+
+    A pass may be a hit or none.
     """
     ON = 2
-    """Registered and enabled: each pass over the armed text is a hit or a miss."""
+    """The probe is registered and enabled, so each pass over the armed text is a hit or a miss."""
     DISABLED = 3
-    """Registered, and disabled, or all probes are disarmed: no pass that begins now is a hit."""
+    """The probe is disabled, or all probes are disarmed: no pass that begins now is a hit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """What an operation leaves when it succeeds; None: it leaves that as it was.
+    """This record says what an operation changes when it succeeds, and has None for the rest.
 
-    ``registered``, ``disabled`` and ``gone`` (the code under it) are of each probe that it
-    concerns; ``armed`` and ``optimizing`` are the two global switches.
+    :ivar registered: whether each probe that the operation concerns is then registered.
+    :ivar disabled: whether each of these probes is then disabled.
+    :ivar gone: whether the code under each of these probes is then gone.
+    :ivar armed: whether the global switch that arms probes is then on.
+    :ivar optimizing: whether the global switch that allows optimization is then on.
     """
 
     registered: bool | None = None
@@ -53,11 +58,13 @@ class Effect:
 
 
 class Operation:
-    """One operation under way.
+    """This record describes one operation under way.
 
-    :ivar numbers: the probes that it concerns; ``everything``: all that are registered.
-    :ivar effect: what it leaves when it succeeds.
-    :ivar order: when it last took kprobe_mutex, counted in such takings; 0: not yet.
+    :ivar numbers: the numbers of the probes that it concerns.
+    :ivar everything: it concerns all registered probes.
+    :ivar effect: what it changes when it succeeds.
+    :ivar order: when it last took kprobe_mutex, as a count of such takings; 0 if it has not
+        taken it.
     """
 
     __slots__ = ("effect", "everything", "numbers", "order")
@@ -74,16 +81,16 @@ _OF_A_PROBE = ("registered", "disabled", "gone")
 
 
 class Ledger:
-    """The operations under way, and what those that are over have left.
+    """The ledger has the operations under way, and what those that are over have left.
 
-    :param sleeps_on: a probe that is enabled while all are disarmed may or may not be armed with
-        the others (:attr:`engine.core.profiles.Profile.enables_while_disarmed` is false).
-    :ivar under_way: by control task.
-    :ivar jumped: probes whose site held a jump when an operation on them took kprobe_mutex.
-    :ivar rearmed: addresses at which a breakpoint was written again while a jump of before waited
-        to be undone.
-    :ivar copied_for_post: by address, whether the probe that the copy in the slot was made for had
-        a post_handler.
+    :param sleeps_on: a probe that is enabled while all are disarmed may or may not be armed
+        with the others (:attr:`engine.core.profiles.Profile.enables_while_disarmed` is false).
+    :ivar under_way: the operations under way, by control task.
+    :ivar jumped: the probes whose site held a jump when an operation on them took kprobe_mutex.
+    :ivar rearmed: the addresses at which a breakpoint was written again while an earlier jump
+        waited to be undone.
+    :ivar copied_for_post: by address, whether the probe that the copy in the slot was made for
+        had a post_handler.
     """
 
     def __init__(self, *, sleeps_on: bool) -> None:
@@ -91,7 +98,7 @@ class Ledger:
         self._clock = 0
         self._facts: dict[
             tuple[str, int], tuple[int, bool]
-        ] = {}  # what holds, and the order of the operation that says so
+        ] = {}  # Each fact has the order of the operation that stated it, and what it states.
         self._epochs: list[int] = []
         self._registrations: list[int] = []
         self.under_way: dict[object, Operation] = {}
@@ -101,7 +108,7 @@ class Ledger:
         self.lives: Lives = ()
 
     def know(self, number: int) -> None:
-        """There is a probe of that number."""
+        """Note that there is a probe with the number ``number``."""
         while len(self._epochs) <= number:
             self._epochs.append(0)
             self._registrations.append(0)
@@ -112,12 +119,17 @@ class Ledger:
     def begin(
         self, task: object, numbers: Sequence[int], effect: Effect, *, everything: bool = False
     ) -> None:
-        """``task`` begins an operation on the probes ``numbers``, or on all that are registered."""
+        """Note that ``task`` begins an operation.
+
+        :param numbers: the numbers of the probes that it concerns.
+        :param effect: what it changes when it succeeds.
+        :param everything: it concerns all registered probes.
+        """
         operation = self.under_way[task] = Operation(numbers, effect, everything=everything)
         self._changed(operation)
 
     def locked(self, operation: Operation) -> None:
-        """It has taken kprobe_mutex."""
+        """Note that ``operation`` has taken kprobe_mutex."""
         self._clock += 1
         operation.order = self._clock
         if operation.effect.registered:
@@ -125,7 +137,10 @@ class Ledger:
                 self._registrations[n] += 1
 
     def end(self, task: object, *, done: bool) -> None:
-        """The operation of ``task`` is over; not ``done``: it has failed, and leaves nothing."""
+        """Note that the operation of ``task`` is over.
+
+        :param done: it has succeeded; otherwise it has failed, and has no effect.
+        """
         operation = self.under_way[task]
         if done:
             if not operation.order:
@@ -141,7 +156,8 @@ class Ledger:
             if value is not None:
                 self._say(name, -1, operation.order, value)
         for n in operation.numbers:
-            if effect.disabled is False:  # enabled: armed at once, unless all are disarmed
+            # An enabled probe is armed at once, unless all probes are disarmed.
+            if effect.disabled is False:
                 off = not self._holds("armed", -1, default=True) or any(
                     one.everything for one in self.under_way.values()
                 )
@@ -170,7 +186,10 @@ class Ledger:
         return default if fact is None else fact[1]
 
     def _changed(self, operation: Operation, *, over: bool = False) -> None:
-        """An operation has begun, or is ``over``: what it concerns has changed."""
+        """Count a change of each probe that an operation concerns.
+
+        :param operation: an operation that has just begun, or is ``over``.
+        """
         for n in range(len(self._epochs)):
             if n in operation.numbers or (operation.everything and self.registered(n)):
                 self._epochs[n] += 1
@@ -195,54 +214,56 @@ class Ledger:
     # What holds -----------------------------------------------------------------------------------
 
     def registered(self, n: int) -> bool:
-        """Probe ``n`` is registered, as far as operations that are over say."""
+        """Return whether the operations that are over have left probe ``n`` registered."""
         return self._holds("registered", n)
 
     def enabled(self, n: int) -> bool:
-        """It is, it is not disabled, and its code is there."""
+        """Return whether probe ``n`` is registered, is not disabled, and has its code."""
         return self.registered(n) and not self._holds("disabled", n) and not self._holds("gone", n)
 
     def asleep(self, n: int) -> bool:
-        """It was enabled while all were disarmed, and whether it is armed with the others is left
-        open.
+        """Return whether the kernel leaves open if probe ``n`` is armed when all probes are.
+
+        It is open for a probe that was enabled while all were disarmed, in some profiles.
         """
         return self._holds("asleep", n)
 
     @property
     def armed(self) -> bool:
-        """Probes are armed: debugfs kprobes/enabled."""
+        """Return whether probes are armed, as debugfs kprobes/enabled says."""
         return self._holds("armed", -1, default=True)
 
     @property
     def optimizing(self) -> bool:
-        """Optimization is allowed: the sysctl."""
+        """Return whether optimization is allowed, as the sysctl debug.kprobes-optimization says."""
         return self._holds("optimizing", -1, default=True)
 
     def since(self, n: int) -> int:
-        """The order in which probes were registered, of ``n``: the newest has the highest
-        number.
-        """
+        """Return when probe ``n`` was registered last: a newer registration has a higher number."""
         return self._facts.get(("since", n), (0, False))[0]
 
     def registration(self, n: int) -> int:
-        """How often ``n`` was about to be registered: calls that were entered before the last time
-        are not its any more.
+        """Return how often probe ``n`` was about to be registered.
+
+        The probe does not follow calls any more that were entered before the last time.
         """
         return self._registrations[n]
 
     def _later_than(self, operation: Operation) -> tuple[tuple[str, int], ...]:
-        """The facts that operations which are over have stated, and which took kprobe_mutex behind
-        ``operation``, that has had it.
+        """Return the facts that operations have stated which had the mutex after ``operation``.
+
+        Each fact is a name and a probe's number. There are none if ``operation`` has not
+        had the mutex.
         """
         return tuple(
             sorted(key for key, (order, _) in self._facts.items() if 0 < operation.order < order)
         )
 
     def state(self, sites: Sequence[Hashable]) -> Hashable:
-        """For a control state's name: all that what is expected depends on from here on.
+        """Return what the name of a control state has of all that is expected from here on.
 
-        :param sites: of each probe, the address where it is; who came first is asked of those that
-            share one only.
+        :param sites: the address of each probe. Which probe was registered first matters
+            only among probes at one address.
         """
         facts = {key: value for key, (_, value) in self._facts.items()}
         numbers = range(len(self._epochs))

@@ -25,24 +25,28 @@ _OF_THE_SEARCH: Final = (
     "max_instructions",
     "oracles",
 )
-"""Conditions that say what is looked at and not what a schedule does, so that it is the same
-schedule without them.
+"""These conditions decide what a search looks at, and not what a schedule does.
+
+A schedule is the same with other values of these.
 """
 _FROM_THE_FIRST: Final = ("calls", "cpus", "preempt", "fetch", "nmis", "stubs")
-"""Conditions that have been in the fingerprint from the first, whatever their value."""
+"""These conditions are in every fingerprint, whatever their values, as they always were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment(Conditions):
-    """What to explore: conditions, and the program, the calls and the control tasks under them.
+    """An experiment has its conditions, the program, the calls and the control tasks.
 
-    :ivar call: on every vCPU, with ``arguments``.
-    :ivar profile: with the steps left out that are to be.
-    :ivar resched: addresses in front of whose instruction a task calls ``schedule()``.
-    :ivar asleep: addresses in front of whose instruction a task falls asleep for ever.
-    :ivar code: the control tasks, by name, or what makes them: that is called for each control
-        state, so that what tasks share outside of their functions is made anew with them.
-    :ivar tag: says what the control tasks do, for the fingerprint.
+    :ivar image: the program.
+    :ivar call: the function that every vCPU calls.
+    :ivar arguments: the arguments of that call.
+    :ivar profile: the kernel's profile, with the steps left out that are to be left out.
+    :ivar resched: the addresses in front of whose instruction a task calls ``schedule()``.
+    :ivar asleep: the addresses in front of whose instruction a task falls asleep for ever.
+    :ivar code: the control tasks, by name, or a function that makes them. It is called for each
+        control state, so that what tasks share outside of their functions is made anew with
+        them.
+    :ivar tag: a text that differs where control tasks do something else, for the fingerprint.
     """
 
     image: Image
@@ -55,12 +59,12 @@ class Experiment(Conditions):
     tag: str
 
     def control_tasks(self) -> Sequence[tuple[str, ControlCode]]:
-        """The control tasks' work, by name, for one control state."""
+        """Return the work of the control tasks, by name, for one control state."""
         return self.code() if callable(self.code) else self.code
 
 
 def fingerprint(experiment: Experiment) -> str:
-    """8 hexadecimal digits of all that decides what a schedule does."""
+    """Return 8 hexadecimal digits of everything that decides what a schedule does."""
     digest = blake2b(digest_size=4)
     for segment in experiment.image.segments:
         digest.update(f"{segment.addr:x}:{len(segment.data)}:{segment.executable}".encode())
@@ -79,11 +83,13 @@ def fingerprint(experiment: Experiment) -> str:
     )
     if experiment.image.ibt:
         digest.update(b"ibt")
-    if experiment.asleep:  # not always: schedules of before are still good
+    # The next three parts of the hash are added only where they have unusual values, so that
+    # schedules that were recorded before there were such options keep their fingerprints.
+    if experiment.asleep:
         digest.update(repr(experiment.asleep).encode())
-    if profile.batch is not None:  # likewise
+    if profile.batch is not None:
         digest.update(f"batch {profile.batch}".encode())
-    for told in _told_when_unusual(experiment):  # likewise
+    for told in _told_when_unusual(experiment):
         digest.update(told.encode())
     digest.update(
         repr((words, experiment.resched, sorted(experiment.stubs.items()), experiment.tag)).encode()
@@ -92,8 +98,9 @@ def fingerprint(experiment: Experiment) -> str:
 
 
 def _told_when_unusual(experiment: Experiment) -> list[str]:
-    """Return words for the conditions that came in later, where they are not as they were before,
-    and for what makes the profile a user's own.
+    """Return words for the conditions that came later, where they differ from their defaults.
+
+    There are also words for what makes the profile or the poke protocol a user's own.
     """
     before = conditions_of(Conditions())
     told = {
@@ -110,8 +117,9 @@ def _told_when_unusual(experiment: Experiment) -> list[str]:
 
 
 def options_mark(experiment: Experiment) -> str:
-    """Return what, beside the fingerprint, decides what a search of ``experiment`` finds, in words
-    that are the same in every process.
+    """Return words for what decides what a search finds, beside the fingerprint.
+
+    They are the same in every process.
     """
     told = {name: getattr(experiment, name) for name in _OF_THE_SEARCH}
     told["oracles"] = tuple(map(identity_of, experiment.oracles))

@@ -1,4 +1,4 @@
-"""One scenario on one machine, as something that can be explored: the parts, put together."""
+"""The exploration of one scenario on one machine: it puts the parts of a system together."""
 
 from __future__ import annotations
 
@@ -38,12 +38,16 @@ __all__ = ("Exploration",)
 
 
 class Exploration:
-    """vCPUs, interrupts and control tasks of one scenario, as a
-    :class:`engine.search.footprint.SystemWithFootprints`.
+    """An exploration is one scenario's vCPUs, interrupts and control tasks as a system.
 
-    :param calls: of each task, its call.
-    :param oracles: what is asked whether all is well, in this order.
-    :ivar now: where it stands; ``judge``: what is wrong there.
+    It implements :class:`engine.search.footprint.SystemWithFootprints`.
+
+    :param port: the machine that runs the calls.
+    :param experiment: the scenario's options and control tasks.
+    :param calls: the call that each task makes, by the task's number.
+    :param oracles: what makes the oracles, in the order in which they are asked.
+    :ivar now: the present state.
+    :ivar judge: asks the oracles, and holds what is wrong in the present state.
     :ivar refused: a line for each probe that the core refuses when the control tasks run alone.
     :raises InputError: a control task does not end.
     """
@@ -105,14 +109,14 @@ class Exploration:
         self._prepare()
 
     def _prepare(self) -> None:
-        """Find out what control tasks and calls do alone, and stand at the start."""
+        """Run the control tasks alone and the calls alone, then go to the start of the schedule."""
         port, experiment, now = self.port, self.experiment, self.now
         nodes = self.tree.nodes_alone()
         self.refused = tuple(
             dict.fromkeys(line for node in nodes for line in node.state.control.refused)
         )
         returns = self.tree.nodes[-1].state.control.returns.values()
-        # One that was never registered has no address.
+        # A return probe that was never registered has no address.
         now.unprobed = unprobed = port.unprobed.run_all(
             [rp.kp.addr for rp in returns if rp.kp.addr is not None]
         )
@@ -137,8 +141,10 @@ class Exploration:
         self.reset()
 
     def judge_by(self, orders: Orders) -> None:
-        """From now on what calls leave has to be what they leave in one of ``orders``, and a vCPU
-        can be left in front of each instruction where they meet.
+        """Judge calls that share data by ``orders`` from now on.
+
+        What the calls leave has to be what they leave in one of the orders, and a vCPU can
+        be left in front of each instruction where the calls meet.
         """
         self.now.orders = orders
         self.judge.start()
@@ -147,8 +153,9 @@ class Exploration:
         self.reset()
 
     def close(self) -> None:
-        """End what is under way, and give the machine back. Nothing of the exploration may be used
-        any more.
+        """End the control tasks, and release the machine.
+
+        No part of the exploration may be used after that.
         """
         self.tree.close()
         self.port.close()
@@ -156,7 +163,11 @@ class Exploration:
     # Setting up -----------------------------------------------------------------------------------
 
     def _learn(self, node: ControlNode) -> None:
-        """A new control state: whether it is sound, and what to watch in it."""
+        """Let the oracles look at a new control state, and watch what matters there.
+
+        :raises InputError: a return probe of the state has too few instances, so tasks may
+            share them, though the search relies on tasks that share nothing.
+        """
         self.judge.learn(node)
         self.places.learn(node)
         if self._apart and not self._instances_suffice(node):
@@ -166,23 +177,26 @@ class Exploration:
             )
 
     def _instances_suffice(self, node: ControlNode) -> bool:
-        """No call can find the instances of a return probe taken; each vCPU may be in an NMI that
-        interrupted one of its tasks.
+        """Return whether no call can ever find all instances of a return probe taken.
+
+        Each vCPU may be in an NMI that interrupted one of its tasks, so NMIs count as
+        calls.
         """
         calls = len(self.now.calls) + self.experiment.nmis * len(self.vcpus)
         return self.now.unprobed.instances_suffice(node.state.control.returns.values(), calls)
 
     def error_alone(self) -> OptprobeError | None:
-        """An error, other than what the core refuses, that a control task ends in when nobody else
-        runs.
+        """Return the error in which a control task ends when the tasks run alone, or None.
+
+        An error by which the core refuses an operation does not count.
         """
         errors = (task.error for task in self.tree.nodes_alone()[-1].state.plane.tasks)
         return next((error for error in errors if isinstance(error, EngineBug | InputError)), None)
 
     def refuse_bad_start(self) -> None:
-        """Control tasks alone, before any vCPU runs, end well.
+        """Require that the core refuses nothing when the control tasks run alone.
 
-        :raises KprobeError: the core refuses one of their probes.
+        :raises KprobeError: a control task has ended in this error.
         """
         for task in self.tree.nodes_alone()[-1].state.plane.tasks:
             if isinstance(task.error, KprobeError):
@@ -192,33 +206,36 @@ class Exploration:
 
     @property
     def vcpus(self) -> list[VcpuState]:
-        """What is known of each vCPU beside its registers."""
+        """Return what is known of each vCPU beside its registers."""
         return self.now.vcpus
 
     @property
     def node(self) -> ControlNode:
-        """The control state that the vCPUs see."""
+        """Return the control state that the vCPUs see."""
         return self.now.node
 
     @property
     def orders(self) -> Orders | None:
-        """Where calls share data, what they may leave."""
+        """Return the orders by which calls that share data are judged, or None."""
         return self.now.orders
 
     @property
     def shares(self) -> bool:
-        """Calls write to memory that others may read, so what each leaves depends on their order:
-        see :meth:`judge_by`.
+        """Return whether calls write to memory that other calls may read.
+
+        What each call leaves then depends on their order, and :meth:`judge_by` has to say
+        which orders there are.
         """
         return self.now.unprobed.shares
 
     def where(self, addr: int) -> str:
-        """An address as people name it."""
+        """Return the name of an address for people, such as its function and offset."""
         return self.port.text.where(addr)
 
     def allowed_methods(self) -> tuple[str, ...]:
-        """How the sites can be hit: words of :class:`Coverage`; none, where no probe was
-        registered.
+        """Return the ways in which the sites can be hit, as words of :class:`Coverage`.
+
+        There are none where no probe was registered.
         """
         return self.places.allowed_methods()
 
@@ -226,7 +243,7 @@ class Exploration:
 
     @property
     def coverage(self) -> Coverage:
-        """What was seen since a fresh one was put here."""
+        """Return what the schedules have shown since a fresh record was put here."""
         return self.now.coverage
 
     @coverage.setter
@@ -235,8 +252,9 @@ class Exploration:
 
     @property
     def points(self) -> set[int]:
-        """Names of the pairs of a vCPU's position and a control state that were met since a fresh
-        set was put here.
+        """Return the names of the points that were met since a fresh set was put here.
+
+        A name is a hash of a vCPU's position and a control state.
         """
         return self.now.points
 
@@ -246,37 +264,39 @@ class Exploration:
 
     @property
     def trace(self) -> Trace:
-        """How the present state came about."""
+        """Return the choices and steps that have led to the present state."""
         return self.now.trace
 
     @property
     def violation(self) -> Violation | None:
-        """What is wrong in the present state."""
+        """Return what is wrong in the present state, or None."""
         return self.judge.violation
 
     def reset(self) -> None:
-        """To the start: nothing has happened."""
+        """Go to the start of a schedule, where no call and no control task has begun."""
         self.states.reset(self.tree.root)
 
     def save(self) -> SavedState:
-        """The present state."""
+        """Return a record of the present state, for :meth:`restore`."""
         return self.states.save()
 
     def restore(self, state: SavedState) -> None:
-        """Go back."""
+        """Go back to a state that :meth:`save` has returned."""
         self.states.restore(state)
 
     def release(self, state: SavedState) -> None:
-        """``state`` is not needed any more."""
+        """Say that ``state`` is not needed any more, so that its memory can be used again."""
         self.states.release(state)
 
     def key(self) -> int:
-        """A hash of all that decides what can happen from here."""
+        """Return a hash of all that decides what can happen from the present state on."""
         return self.states.key()
 
     def choices(self) -> Sequence[Choice]:
-        """How to go on; as before first, where that can be. At the end of a schedule the oracles
-        look at what it has left.
+        """Return the choices of the present state.
+
+        Where the actor that went on last can go on, that choice comes first. If there is no
+        choice, the schedule has ended, and the oracles look at what it has left.
         """
         if self.judge.violation is not None:
             return ()
@@ -286,7 +306,7 @@ class Exploration:
         return found
 
     def _end(self) -> None:
-        """Nobody can go on."""
+        """Tell the oracles that the schedule has ended, and which tasks still wait or sleep."""
         waiting = [
             self.node.at(task.index) for task in self.node.state.plane.tasks if not task.done
         ]
@@ -296,11 +316,16 @@ class Exploration:
         )
 
     def footprint(self, actor: Actor) -> Footprint:
-        """What the step of ``actor`` may touch that begins in the present state."""
+        """Return what the step of ``actor`` that begins in the present state may touch."""
         return self.footprints.of(actor)
 
     def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
-        """One choice; see :class:`engine.search.explorable.System`."""
+        """Let ``actor`` go on, and return how many steps it made.
+
+        :param most: the most steps that it may make; None leaves the number to the actor.
+        :param alone: the actor goes on past choice points where every other choice costs
+            something.
+        """
         now, (kind, index) = self.now, actor
         if kind is ActorKind.VCPU:
             now.actor = actor
@@ -322,7 +347,7 @@ class Exploration:
         return steps
 
     def _happens(self, kind: ActorKind, vcpu: VcpuState) -> None:
-        """An interrupt, one that preempts, an NMI, or a switch to another task."""
+        """Interrupt a vCPU, preempt its task, deliver an NMI to it, or switch its tasks."""
         if kind is ActorKind.INTERRUPT:
             self.tasks.interrupt(vcpu)
         elif kind is ActorKind.PREEMPTION:
@@ -331,7 +356,7 @@ class Exploration:
             self.nmis.deliver(vcpu)
         else:
             self.tasks.switch(vcpu, self.port.cpus.ip(vcpu.index))
-            # which of two idle tasks has the CPU is all the same, so one that gets it makes its
-            # call
+            # Two states that differ only in which of two idle tasks has the CPU have one name, so
+            # a task that gets the CPU between calls begins its call in the same step.
             if vcpu.mode is Mode.IDLE:
                 self.runs.begin_call(vcpu)

@@ -1,15 +1,15 @@
-"""What the step that a choice begins may touch (:class:`engine.search.footprint.Footprint`).
+"""What a step that a choice begins may touch (:class:`engine.search.footprint.Footprint`).
 
-A step of a control task is known exactly as far as its effects go, since the control state behind
-it is: which bytes of text it writes, which locks it takes and drops, and whether it changes what
-control tasks share. What it reads of that is not known, so it is taken to read all of it.
+The effects of a control task's step are known exactly, since the control state behind it is known:
+which bytes of text it writes, which locks it takes and drops, and whether it changes what control
+tasks share. What the step reads of the shared part is not known, so it is taken to read all of it.
 
-A step of a vCPU is one instruction or one piece of a hit. What it executes is known, and whether it
-may ask the core. It is told apart from steps of other vCPUs by its task's own stack and buffers
-only, where calls write to nothing else (:mod:`engine.patching.independence`); where they share
-data, it is taken to read and write all of that.
+A step of a vCPU is one instruction or one piece of a hit. It is known what the step executes, and
+whether it may ask the core. Where calls write to their own stacks and buffers only
+(:mod:`engine.patching.independence`), these tell it apart from steps of other vCPUs; where calls
+share data, it is taken to read and write all shared data.
 
-These steps touch everything, for nothing better is known of them:
+Nothing better is known of these steps than that they may touch everything:
 
 * An interrupt, an NMI, and a switch to another task. They are offered only behind a step of the
   same vCPU, so they could not change places with the step before them.
@@ -39,31 +39,35 @@ __all__ = ("Data", "DataKind", "Footprints")
 
 
 class DataKind(Enum):
-    """The shared data of an exploration of code patching."""
+    """These are the kinds of shared data in an exploration of code patching."""
 
     CORE = auto()
-    """What control tasks share and hits read: the core's table, lists, flags and switches, the
-    slots and detour buffers, and what is expected of each probe.
+    """Control tasks share this data, and hits read it.
+
+    It is the core's table, lists, flags and switches, the slots and detour buffers, and what is
+    expected of each probe.
     """
     TASKS = auto()
-    """Which control tasks there are, and which of them have ended."""
+    """This data tells which control tasks there are, and which of them have ended."""
     TASK = auto()
-    """What is one control task's own."""
+    """This data belongs to one control task alone."""
     VCPU = auto()
-    """One vCPU: where it stands, its registers, the stack and the buffers of its tasks."""
+    """This data is one vCPU's: where it stands, its registers, and its tasks' stacks and buffers.
+    """
     WAITS = auto()
-    """Whom the waits of control tasks still wait for."""
+    """This data tells for which vCPUs and tasks the waits of control tasks still wait."""
     MEMORY = auto()
-    """The memory that calls share."""
+    """This data is the memory that calls share."""
     CALLS = auto()
-    """The calls that return probes follow."""
+    """This data tells which calls return probes follow."""
 
 
 class Data(NamedTuple):
-    """One of them.
+    """This record names one piece of the shared data.
 
-    :ivar kind: what it is.
-    :ivar number: of a task or vCPU, its number; else 0.
+    :ivar kind: the kind of data.
+    :ivar number: the number of the task or vCPU that the data belongs to; 0 for the other
+        kinds.
     """
 
     kind: DataKind
@@ -71,7 +75,7 @@ class Data(NamedTuple):
 
 
 class Footprints:
-    """Works out the footprints of the choices that the present state offers."""
+    """This object works out what the choices that the present state offers may touch."""
 
     def __init__(
         self, now: Situation, judge: Judge, *, tree: ControlTree, places: Places, waits: Waits
@@ -86,7 +90,7 @@ class Footprints:
         self._locks: dict[tuple[int, int], frozenset[str]] = {}
 
     def of(self, actor: Actor) -> Footprint:
-        """See :meth:`engine.search.footprint.SystemWithFootprints.footprint`."""
+        """Return what the step of ``actor`` that begins in the present state may touch."""
         foreign = any(type(oracle) not in ORACLES for oracle in self._judge.oracles)
         if self._experiment.reduce or foreign:
             return EVERYTHING
@@ -120,8 +124,10 @@ class Footprints:
         )
 
     def _locks_of(self, node: ControlNode, task: int) -> frozenset[str]:
-        """The locks that the step takes, drops or looks at. A state does not tell which locks its
-        last step has taken and dropped again, so the step is made once more to see that.
+        """Return the locks that the step takes, drops or looks at.
+
+        A control state does not tell which locks its last step has taken and dropped again,
+        so the step is made once more to see that.
         """
         found = self._locks.get((node.number, task))
         if found is None:
@@ -129,11 +135,11 @@ class Footprints:
         return found
 
     def _expects_alike(self, one: ControlNode, other: ControlNode) -> bool:
-        """What is expected of the probes is the same in both control states."""
+        """Return whether the oracles expect the same of the probes in both control states."""
         return one.lives == other.lives and one.state.expected() == other.state.expected()
 
     def _ended(self, node: ControlNode) -> tuple[bool, ...]:
-        """Of each control task, whether it has ended."""
+        """Return for each control task whether it has ended."""
         return tuple(task.done for task in node.state.plane.tasks)
 
     # vCPUs ----------------------------------------------------------------------------------------
@@ -147,7 +153,7 @@ class Footprints:
         if any(node.state.control.returns for node in self._tree.nodes):
             shared.add(Data(DataKind.CALLS))
         ip = now.port.cpus.ip(vcpu.index)
-        # Where the core is asked, its answer goes by the text, too, which is among what it reads.
+        # The core's answer also depends on the text, which counts as a part of the core's data.
         asks = vcpu.live and self._asks_core(vcpu, ip)
         facts = self._text.facts
         size = max(facts.insn_size_max, facts.patch_size_max)
@@ -158,8 +164,10 @@ class Footprints:
         )
 
     def _asks_core(self, vcpu: VcpuState, ip: int) -> bool:
-        """What the vCPU does next may depend on the core: it is in a hit, in an NMI, or in a pass
-        over a site, which is judged when it ends; or it stands at a site, or in a slot, a detour
+        """Return whether what the vCPU does next may depend on the core.
+
+        It may where the vCPU is in a hit, in an NMI, or in a pass over a site, which is
+        judged when it ends; and where the vCPU stands at a site, or in a slot, a detour
         buffer or a stub.
         """
         return (

@@ -1,5 +1,6 @@
-"""Notes each handler that runs, and each miss that is counted, on the pass over a site that it
-belongs to, and tells the oracles.
+"""Notes of the handlers that run and the misses that are counted, for the oracles.
+
+Each is noted on the pass over a site in which it happens.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ __all__ = ("HandlerEvents",)
 
 
 class HandlerEvents:
-    """A :class:`engine.patching.handler_log.HandlerLog`. What runs, runs on
-    :attr:`Situation.vcpu`.
+    """This is the :class:`engine.patching.handler_log.HandlerLog` of an exploration.
+
+    The handlers that it is told of run on :attr:`Situation.vcpu`.
     """
 
     def __init__(self, now: Situation, judge: Judge) -> None:
         self._now = now
         self._judge = judge
         profile = now.experiment.profile
-        # A copy that was made for a probe without a post_handler may end in a jump back, for good:
-        # who joins with one is never called.
+        # In such a profile the copy of an instruction that was made for a probe without a
+        # post_handler may end in a jump back as long as it exists. The post_handler of a probe that
+        # joins later is then never called.
         self._loses_posts = profile.steps_by_int3 and not profile.slot_has_both
 
     def _ran(self, seen: Seen, probe: int) -> None:
@@ -34,7 +37,10 @@ class HandlerEvents:
         self._judge.handler_ran(vcpu, seen, probe)
 
     def hit(self, probe: int, regs: Any) -> None:
-        """A pre_handler runs."""
+        """Note on the pass that the pre_handler of a probe runs.
+
+        If the probe's post_handler can never run, that is noted, too.
+        """
         del regs
         self._ran(Seen.HIT, probe)
         if self._loses_posts:
@@ -46,24 +52,24 @@ class HandlerEvents:
                 self._now.vcpu.note(Seen.NO_POST, probe)
 
     def post(self, probe: int, regs: Any) -> None:
-        """A post_handler runs."""
+        """Note on the pass that the post_handler of a probe runs."""
         del regs
         self._ran(Seen.POST, probe)
 
     def entered(self, probe: int, regs: Any) -> None:
-        """The entry_handler of a return probe runs."""
+        """Note on the pass that the entry_handler of a return probe runs, and tell the oracles."""
         self._ran(Seen.HIT, probe)
         self._judge.call_followed(self._now.vcpu, probe, regs)
 
     def returned(self, probe: int, ri: KretprobeInstance, regs: Any) -> None:
-        """The handler of a return probe runs."""
+        """Tell the oracles that the handler of a return probe runs."""
         self._judge.return_handler_ran(self._now.vcpu, probe, ri, regs)
 
     # Misses ---------------------------------------------------------------------------------------
 
     @staticmethod
     def misses(state: ControlState) -> list[int]:
-        """``nmissed`` of each probe, then of each return probe."""
+        """Return ``nmissed`` of each probe, followed by that of each return probe."""
         control = state.control
         counts = [p.nmissed for p in control.probes]
         if control.returns:
@@ -71,8 +77,11 @@ class HandlerEvents:
         return counts
 
     def missed(self, state: ControlState, before: list[int]) -> None:
-        """A piece of a hit is done, before which :meth:`misses` were so: what has gone up since is
-        a miss.
+        """Note the misses that a piece of a hit has counted.
+
+        :param state: the control state.
+        :param before: what :meth:`misses` returned before the piece; each number that has
+            gone up since then is a miss.
         """
         now = self.misses(state)
         if now == before:

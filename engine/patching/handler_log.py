@@ -1,4 +1,4 @@
-"""What is told of each handler of a scenario's probes that runs."""
+"""The interface to what is told of each handler of a scenario's probes that runs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ __all__ = ("HandlerLog",)
 
 
 class HandlerLog(Protocol):
-    """Is told when a handler of a scenario's probe runs. ``probe`` is the probe's number."""
+    """The log is told when a handler of a scenario's probe runs.
+
+    In each method ``probe`` is the number of the probe, and ``regs`` are the pt_regs of the
+    handler.
+    """
 
     def hit(self, probe: int, regs: Any) -> None:
-        """Its pre_handler runs."""
+        """The pre_handler of the probe runs."""
         ...
 
     def post(self, probe: int, regs: Any) -> None:
-        """Its post_handler runs."""
+        """The post_handler of the probe runs."""
         ...
 
     def entered(self, probe: int, regs: Any) -> None:
-        """The entry_handler of a return probe runs."""
+        """The entry_handler of the return probe runs."""
         ...
 
     def returned(self, probe: int, ri: KretprobeInstance, regs: Any) -> None:
-        """The handler of a return probe runs."""
+        """The handler of the return probe runs, for the call that the instance ``ri`` follows."""
         ...

@@ -1,8 +1,7 @@
-"""The record of a hit in progress, between two of its pieces: what an exploration keeps, compares
-and goes back to.
+"""The record of a hit in progress, as an exploration saves, compares and restores it.
 
-Probes are kept by name, since another control state, with a core of its own, may have come between
-two pieces.
+The record is made between two pieces of a hit. It has probes by name, since another control state,
+with a core of its own, may come between two pieces.
 """
 
 from __future__ import annotations
@@ -16,20 +15,23 @@ from engine.kprobe import KprobeStatus
 __all__ = ("NO_HIT", "Block", "Hit")
 
 Block = tuple[Any, ...]
-"""A CPU's record of the hit that it is in (``struct kprobe_ctlblk``) with probes by name."""
+"""This record says in which hit a CPU is (``struct kprobe_ctlblk``), with probes by name."""
 NO_HIT: Final[Block] = (0, KprobeStatus.HIT_ACTIVE.value, 0, 0, (), 0, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A hit in progress.
+    """This record describes a hit in progress.
 
-    :ivar at: guest address of its pt_regs.
-    :ivar probe: name of what the table had at the site.
-    :ivar argument: the number that the detour buffer passes to the callback; of a call that ftrace
-        has put in place, where it returns to.
-    :ivar children: names of those whose handlers are still to run, as they were listed when the
-        first one ran: a probe that joins meanwhile comes in front, and one that leaves is disabled.
+    :ivar kind: whether a breakpoint, a jump or a call of ftrace was hit.
+    :ivar phase: which piece of the hit comes next.
+    :ivar at: the guest address of its pt_regs.
+    :ivar probe: the name of the entry that the table had at the site.
+    :ivar argument: the number that the detour buffer passes to the callback; of a hit by
+        ftrace's call, the address to which that call returns.
+    :ivar children: the names of the probes whose handlers are still to run, as the aggregator
+        listed them when the first one ran. A probe that joins meanwhile is listed in front of
+        them, and one that leaves is disabled.
     """
 
     kind: HitKind
@@ -41,7 +43,9 @@ class Hit:
 
     @property
     def key(self) -> tuple[int, ...]:
-        """For a state's hash. Of ``kind``, ``at`` and ``argument`` no case is known that shows
-        them: the stub's registers say the same.
+        """Return what the hash of a state has of this hit.
+
+        No case is known in which states differ in ``kind``, ``at`` or ``argument`` alone,
+        since the registers of the stub decide these.
         """
         return (self.kind, self.phase, self.at, self.probe, self.argument, *self.children)

@@ -1,4 +1,4 @@
-"""Hits, a piece at a time: what lies between two pieces is a choice point."""
+"""Hits in pieces: between any two pieces there is a choice point."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("HitPieces",)
 
 
 class HitPieces:
-    """Lets the kprobes layer of the present control state go on with the hit of a vCPU."""
+    """This object lets the present control state's kprobes layer go on with a vCPU's hit."""
 
     def __init__(self, now: Situation, judge: Judge, events: HandlerEvents) -> None:
         self._now = now
@@ -23,7 +23,7 @@ class HitPieces:
         self._hits = now.port.hits
 
     def load(self, vcpu: VcpuState) -> None:
-        """What the kprobes layer knows of this CPU goes into that of the present control state."""
+        """Load what is kept of this vCPU's hits and calls into the present kprobes layer."""
         state = self._now.node.state
         self._hits.load(state, vcpu.index, vcpu.block)
         if state.control.returns:
@@ -31,15 +31,17 @@ class HitPieces:
             load_calls(state, self._now.open_calls)
 
     def store(self, vcpu: VcpuState) -> None:
-        """What it knows now is kept with the vCPU."""
+        """Keep what the present control state's layer knows of this vCPU's hits and calls."""
         state = self._now.node.state
         vcpu.block = self._hits.store(state, vcpu.index)
         if state.control.returns:
             self._now.open_calls = store_calls(state)
 
     def goes_on_freed(self, vcpu: VcpuState, probe: int = 0) -> bool:
-        """A hit goes on, with the probe of that name and the one that the CPU says it is in, if it
-        does: has something gone wrong?
+        """Tell the oracles which probes a hit goes on with, and return whether that is a violation.
+
+        These are the probe with the name ``probe`` and the one in the CPU's record of its
+        hit; the name 0 stands for no probe.
         """
         for name in {probe, vcpu.block[0]}:
             if name:
@@ -47,8 +49,10 @@ class HitPieces:
         return self._judge.violation is not None
 
     def advance(self, vcpu: VcpuState) -> HitPhase | None:
-        """The next piece of the hit that the vCPU is in. Returns what that was; None: something was
-        wrong before it.
+        """Do the next piece of the hit that the vCPU is in.
+
+        :returns: the phase of the hit before that piece, or None if something was wrong
+            before it.
         """
         hit, state = vcpu.hit, self._now.node.state
         assert hit is not None
@@ -61,18 +65,17 @@ class HitPieces:
         self._events.missed(state, missed)
         self.store(vcpu)
         if hit.phase is HitPhase.FOUND and not hit.probe:
-            vcpu.stepping = (
-                False  # a breakpoint behind the copy has ended the step, if there was one
-            )
+            # The breakpoint is no probe's: if the vCPU was stepping, it stands behind the copy and
+            # has ended the step.
+            vcpu.stepping = False
         if hit.phase is HitPhase.HANDLED and not self._now.port.cpus.died(vcpu.index):
             self._note_way(vcpu, hit, flags)
         return hit.phase
 
     def _note_way(self, vcpu: VcpuState, hit: Hit, flags: int) -> None:
-        """The handlers of a hit have run, and it goes on: coverage, and whether a single step
-        begins.
+        """Count how a hit goes on whose handlers have run, and note whether a single step begins.
 
-        :param flags: the flags of what was hit, as they were until now.
+        :param flags: the flags in the pt_regs of what was hit, from before the last piece.
         """
         coverage = self._now.coverage
         if hit.kind is HitKind.OPTIMIZED:
@@ -85,13 +88,14 @@ class HitPieces:
         way = self._hits.way_taken(hit, vcpu.block, flags)
         if way is not None:
             vcpu.stepping = way.stepped
-            if vcpu.block[0]:  # else the hit is over: its copy is boosted
+            # Without a probe in the record the hit is over, since its copy is boosted.
+            if vcpu.block[0]:
                 self._judge.step_begun(vcpu, way.wrong)
             coverage.stepped += way.stepped
             coverage.boosted += not way.stepped
 
     def end_pass(self, vcpu: VcpuState) -> None:
-        """The pass over a site that the vCPU is in is over."""
+        """Let the oracles judge the pass that the vCPU is in, and end it."""
         assert vcpu.passing is not None
         self._judge.pass_over(vcpu, self._now.sites[vcpu.passing.addr])
         vcpu.passing, vcpu.stepping = None, False

@@ -1,4 +1,4 @@
-"""Which oracle is asked when, and the verdict on the present state."""
+"""The judge passes each event to the oracles, and keeps the verdict on the present state."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from engine.search.explorable import Violation
 __all__ = ("Judge", "MakeOracle")
 
 MakeOracle = Callable[[Situation], Oracle]
-"""Makes an oracle for one exploration: as a rule a class of :class:`Oracle`."""
+"""Such a function makes an oracle for one exploration; it may be a class of :class:`Oracle`."""
 
 
 class Judge:
-    """Passes each event on to the oracles that mind it: all of them are told, since some remember
-    what they hear, and the first answer counts. An attribute that is called is an event, with the
-    arguments that :class:`Oracle` says.
+    """The judge passes each event on to the oracles that have a method of their own for it.
 
-    :ivar violation: the first thing that went wrong in the present state.
-    :ivar oracles: in their order.
+    All of these oracles are told of an event, since some remember what they hear. The first
+    violation that one of them returns counts. Each attribute that can be called is an event of
+    :class:`Oracle`, and takes the arguments of its method there.
+
+    :ivar violation: the first thing that went wrong in the present state, or None.
+    :ivar oracles: the oracles in the order in which they are told.
     """
 
     def __init__(self, now: Situation, oracles: Sequence[MakeOracle]) -> None:
@@ -63,14 +65,14 @@ class Judge:
         self.return_over: Callable[[VcpuState], None] = self._event("return_over")
 
     def _heard(self, event: str) -> tuple[Callable[..., Violation | None], ...]:
-        """The methods of the oracles that override ``event``."""
+        """Return the methods by which oracles override the one called ``event``."""
         mind = (
             one for one in self.oracles if getattr(type(one), event) is not getattr(Oracle, event)
         )
         return tuple(getattr(one, event) for one in mind)
 
     def _event(self, name: str) -> Callable[..., None]:
-        """What is called when that event of :class:`Oracle` comes."""
+        """Return the function that tells the oracles of the event ``name``."""
         heard = self._heard(name)
 
         def tell(*what: Any) -> None:
@@ -84,40 +86,43 @@ class Judge:
     # State ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """See :class:`Oracle`."""
+        """Let all oracles start, now that all is set up or the orders of shared data are known."""
         for one in self.oracles:
             one.start()
 
     def reset(self) -> None:
-        """See :class:`Oracle`."""
+        """Forget what is wrong, and let the oracles forget what they remember."""
         self.violation = None
         for one in self._remembering:
             one.reset()
 
     def save(self) -> tuple[Any, ...]:
-        """What the oracles remember. Nothing has gone wrong in a state that is saved."""
+        """Return what the oracles remember, for :meth:`restore`.
+
+        The violation is not kept, since nothing has gone wrong in a state that is saved.
+        """
         return tuple([save() for save in self._saves])
 
     def restore(self, saved: tuple[Any, ...]) -> None:
-        """Go back to that."""
+        """Let the oracles remember again what they did when :meth:`save` was called."""
         self.violation = None
         for one, state in zip(self._remembering, saved, strict=True):
             one.restore(state)
 
     def key(self) -> tuple[Any, ...]:
-        """For a state's name."""
+        """Return what the hash of a state has of what the oracles remember."""
         return tuple([key() for key in self._keys])
 
     # Control states -------------------------------------------------------------------------------
 
     def learn(self, node: ControlNode) -> None:
-        """A control state that is new: is it sound?"""
+        """Ask the oracles whether a new control state is sound, and keep the first violation."""
         for hear in self._control_state:
             violation = hear(node)
             if violation is not None:
                 self._known_bad.setdefault(node.number, violation)
 
     def enter(self, node: ControlNode) -> None:
-        """``node`` is the control state now."""
+        """Note that ``node`` is the present control state, which may have a known violation."""
         if self.violation is None:
             self.violation = self._known_bad.get(node.number)

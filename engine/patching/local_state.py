@@ -1,19 +1,22 @@
-"""What decides how a control task goes on, beside what all tasks share: where its code stands, and
-what its local variables hold.
+"""The local state of a control task: where its code stands, and what its variables hold.
 
-A control state has to be told from another one by all of it, or the explorer takes one for the
-other and never sees what comes after. Python shows where each frame stands and what its variables
-hold, those of closures included. It does not show what an unfinished statement keeps: the position
-of a ``for`` loop or of a ``map()``, what calls before in the same expression have returned, or
-which exception a ``finally`` block will raise again. For a scenario's code these are decided by
-what it has seen: how many operations it has begun, and what they have answered. All of that is part
-of the state, but in ``while`` loops, which may try again as often as they like: there only the last
-answers are (:func:`unbounded`). So what is not told apart is a ``map()``, or the like, within a
-``while`` loop. The code of optprobe itself is written so that its variables tell
-(``tests/explore/test_laws.py`` holds it to that).
+Together with what all tasks share, the local state decides how the task goes on. Two control states
+with different local states must have different names, or the explorer takes one for the other and
+never sees what comes after it.
+Python shows where each frame stands and what its variables hold, those of closures included. It
+does not show what an unfinished statement keeps: the position of a ``for`` loop or of a ``map()``,
+what earlier calls in the same expression have returned, or which exception a ``finally`` block will
+raise again.
 
-What can't be told apart (a file, a lock, an iterator that does not say where it is) is refused, by
-the name of its variable.
+For a scenario's code these are decided by what it has seen: how many operations it has begun, and
+what they have answered. All of that is part of the state, except in ``while`` loops, which may try
+again without a limit: there only the last answers are part of it (:func:`unbounded`). So the one
+thing that is not told apart is a ``map()``, or the like, within a ``while`` loop. The code of
+optprobe itself is written so that its variables decide how it goes on
+(``tests/explore/test_laws.py`` tests that).
+
+A variable that holds something which can't be told apart (a file, a lock, an iterator that does not
+show where it is) is refused, by its name.
 """
 
 from __future__ import annotations
@@ -48,36 +51,40 @@ _SCALARS: Final = (int, str, bool, float, complex, bytes, type(None))
 
 @lru_cache(maxsize=1024)
 def _places(code: CodeType) -> tuple[tuple[int | None, ...], ...]:
-    """Lines and columns of each instruction; its offset depends on how often it has run (PEP
-    659).
+    """Return the lines and columns of each instruction of ``code``.
+
+    They stand for the instruction's offset, which depends on how often it has run (PEP 659).
     """
     return tuple(code.co_positions())
 
 
 @lru_cache(maxsize=1024)
 def _code_name(code: CodeType) -> tuple[str, bytes]:
-    """Tells a function's code from that of others: two lambdas may stand on one line."""
+    """Return a name for a function's code that also differs for two lambdas on one line."""
     digest = blake2b(repr(_places(code)).encode() + code.co_code, digest_size=8)
     return code.co_qualname, digest.digest()
 
 
 def is_local_class(kind: type[Any]) -> bool:
-    """A function has made this class, so its attributes are among what that function keeps."""
+    """Return whether a function made the class.
+
+    The attributes of such a class are among what that function keeps.
+    """
     return "<locals>" in kind.__qualname__
 
 
 class _Untold(Exception):
-    """An object of this type can't be told from another."""
+    """This error says that an object is of a type whose objects can't be told apart."""
 
 
 class LocalState:
-    """Names the local state of one control task.
+    """This object names the local state of one control task.
 
-    :param name_of: the name of a probe, which holds in every control state.
+    :param name_of: returns the name of a probe, which holds in every control state.
     :param task: the task's name, for messages.
-    :param own: which code is the project's.
-    :ivar iterates: a generator was met that has a ``for`` loop of its own, whose position nothing
-        shows.
+    :param own: tells which code is the project's.
+    :ivar iterates: a generator was met that has a ``for`` loop of its own, whose position
+        Python does not show.
     """
 
     def __init__(self, name_of: Callable[[Kprobe | None], int], task: str, own: OwnCode) -> None:
@@ -88,10 +95,10 @@ class LocalState:
         self.iterates = False
 
     def frames(self, innermost: FrameType | None) -> Hashable:
-        """The local state of all frames from ``innermost`` outwards.
+        """Return the local state of all frames from ``innermost`` outwards.
 
-        :raises InputError: a variable of the scenario's own code holds something whose state can't
-            be told.
+        :raises InputError: a variable of the scenario's own code holds something that can't
+            be told apart.
         """
         return tuple(map(self._frame, _outwards(innermost)))
 
@@ -99,7 +106,7 @@ class LocalState:
         code = frame.f_code
         module = _module(frame)
         own = self._own.has(module) or module == "contextlib"
-        # the order of the dictionary depends on when it was asked for before
+        # The order of the dictionary depends on earlier reads of it, so the variables are sorted.
         variables = sorted(frame.f_locals.items())
         held = tuple(self._variable(name, value, own=own) for name, value in variables)
         return (
@@ -124,17 +131,17 @@ class LocalState:
             ) from None
 
     def function(self, work: Callable[..., Any] | None) -> Hashable:
-        """The local state of a task that has not begun to run ``work``.
+        """Return the local state of a task that has not begun to run ``work``.
 
-        :raises InputError: as :meth:`frames`.
+        :raises InputError: ``work`` holds something that can't be told apart.
         """
         return self._variable(self._task, work, own=False)
 
     def value(self, value: Any, *, own: bool = False) -> Hashable:
-        """What of ``value`` decides what the task will do.
+        """Return what of ``value`` decides what the task will do.
 
-        :param own: it is held by optprobe's own code, where objects of no kind known here are those
-            of which every control state has one.
+        :param own: a variable of optprobe's own code holds the value. An object of an
+            unknown kind there is one of which every control state has exactly one.
         """
         if isinstance(value, Enum):
             return (type(value).__name__, value.name)
@@ -144,7 +151,7 @@ class LocalState:
             return ("probe", self._name_of(value))
         if isinstance(value, Kretprobe):
             return ("return probe", self._name_of(value.kp))
-        if id(value) in self._open:  # it holds itself
+        if id(value) in self._open:  # The value holds itself, at some depth.
             return ("outer", len(self._open) - self._open.index(id(value)))
         self._open.append(id(value))
         try:
@@ -170,12 +177,15 @@ class LocalState:
         return self._scenarios_own(value)
 
     def _scenarios_own(self, value: Any) -> Hashable:
-        """A function, a generator, or an object: what it would be pickled as."""
+        """Return what decides the state of a function, a generator, or an object.
+
+        Of an object that is what it would be pickled as.
+        """
         if isinstance(value, type):
             return (value.__qualname__, self._attributes(value) if is_local_class(value) else ())
         if isinstance(value, ModuleType):
             return value.__name__
-        if isinstance(value, BuiltinFunctionType):  # also a method, such as that of a list
+        if isinstance(value, BuiltinFunctionType):  # This type is also that of a list's methods.
             of = cast("object", value.__self__)
             return (value.__qualname__, None if isinstance(of, ModuleType) else self.value(of))
         if isinstance(value, FunctionType):
@@ -195,7 +205,7 @@ class LocalState:
             return self._generator(cast("GeneratorType[Any, Any, Any]", value))
         try:
             parts = value.__reduce_ex__(4)
-        except Exception as error:  # whatever its class raises
+        except Exception as error:  # A user's class may raise any error there.
             raise _Untold(type(value).__name__) from error
         if isinstance(parts, str):
             return (type(value).__qualname__, parts)
@@ -204,7 +214,7 @@ class LocalState:
         return (kind, *map(self.value, parts[1:3]), *items)
 
     def _generator(self, one: GeneratorType[Any, Any, Any]) -> Hashable:
-        """One that is not running: where it stands, and what it takes from in a ``yield from``."""
+        """Return where a generator that does not run stands, and what its ``yield from`` reads."""
         if one.gi_frame is None:
             return ("generator",)
         self.iterates = self.iterates or _has_for_loop(one.gi_code)
@@ -213,13 +223,14 @@ class LocalState:
     def _cell(self, name: str, cell: CellType) -> Hashable:
         try:
             content = cell.cell_contents
-        except ValueError:  # nothing has been stored there yet
+        except ValueError:  # No value has been stored in the cell yet.
             return ()
         return ("cell", self._variable(name, content, own=False))
 
     def _attributes(self, kind: type[Any]) -> Hashable:
-        """Those of a class, but for what every class has, and for descriptors, such as properties,
-        which keep nothing.
+        """Return the attributes of a class that hold something.
+
+        What every class has is left out, and so are descriptors, such as properties.
         """
         own = (
             (name, cast("object", one))
@@ -234,8 +245,9 @@ class LocalState:
 
 
 def unbounded(innermost: FrameType | None, own: OwnCode) -> bool:
-    """The scenario's functions that are under way have a ``while`` loop, which goes round as often
-    as it likes, and no ``for`` loop, whose position no variable tells.
+    """Return whether the scenario's functions under way go round in a loop without a limit.
+
+    They have a ``while`` loop, and no ``for`` loop, whose position no variable tells.
     """
     codes = [frame.f_code for frame in _outwards(innermost) if not own.has(_module(frame))]
     return any(map(_has_while_loop, codes)) and not any(map(_has_for_loop, codes))
@@ -248,7 +260,7 @@ def _has_for_loop(code: CodeType) -> bool:
 
 @lru_cache(maxsize=1024)
 def _has_while_loop(code: CodeType) -> bool:
-    """It jumps back, and not to where a ``for`` loop takes its next item."""
+    """Return whether the code jumps back to a place that is not the head of a ``for`` loop."""
     rounds = {
         one.offset for one in dis.get_instructions(code) if one.opname in ("FOR_ITER", "SEND")
     }

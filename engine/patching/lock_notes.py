@@ -1,7 +1,7 @@
-"""What an operation of a control task meets when it has come to hold ``kprobe_mutex``.
+"""Notes of what an operation of a control task meets when it has taken ``kprobe_mutex``.
 
 From there on no other operation comes in between, so what the oracles expect of its probes is
-decided there: which copy of an instruction is made for whom, whether a jump stood at a site, and
+decided there: for which probe a copy of an instruction is made, whether a jump stood at a site, and
 whether a breakpoint is put where a jump still waits to be undone.
 """
 
@@ -18,17 +18,18 @@ from engine.patching.expectations import Ledger, Operation
 __all__ = ("LockNotes",)
 
 _DECIDES: Final = "kprobe_mutex"
-"""The lock that every operation on a probe holds while it changes anything."""
+"""Every operation on a probe holds this lock while it changes anything."""
 
 
 class LockNotes:
-    """Writes it into the ledger of one control state.
+    """This object writes into a ledger what an operation meets under the lock.
 
     :param jump: the first byte of the jump that an optimized probe writes.
     :param ledger: what is expected of each probe.
-    :param probes: by number; ``returns``: the return probes among them.
-    :param instances: of each registration of a return probe, by its number and which one it was:
-        filled in here.
+    :param probes: the probes by number.
+    :param returns: the return probes among them, by number.
+    :param instances: the instances of each registration of a return probe, by the probe's
+        number and the count of its registrations; this class fills it in.
     """
 
     def __init__(
@@ -49,15 +50,16 @@ class LockNotes:
         self._probes = probes
         self._returns = returns
         self._instances = instances
-        # In these profiles alone it makes a difference to what is expected, and what makes none
-        # must not tell control states apart.
+        # Only in these profiles do the oracles ask where a jump stood. In the others it must not be
+        # noted, since it would tell control states apart that behave alike.
         self._asks_for_jumps = (
             core.profile.reoptimizes_neighbour and not core.profile.reoptimizes_later
         )
 
     def lock_taken(self, name: str) -> None:
-        """The current control task has taken the lock called ``name``. Which operation on a probe
-        came last is decided by which one had kprobe_mutex last.
+        """Note that the current control task has taken the lock called ``name``.
+
+        The operation that had kprobe_mutex last is the one whose effect on a probe counts.
         """
         if name != _DECIDES:
             return
@@ -84,8 +86,10 @@ class LockNotes:
             self._note_rearmed(operation)
 
     def _jump_matters(self, n: int) -> bool:
-        """The jump that probe ``n`` had still stands, or may have kept a probe in front of it from
-        being optimized.
+        """Return whether the jump that probe ``n`` had still decides anything.
+
+        It does if it still stands, or if it may have kept a probe in front of it from being
+        optimized.
         """
         addr = self._probes[n].addr
         if addr is None:
@@ -96,8 +100,10 @@ class LockNotes:
         )
 
     def _note_copy(self, n: int, addr: int) -> None:
-        """Probe ``n`` is about to be registered: it is the one that a copy is made for, if there is
-        none at ``addr``.
+        """Note the probe for which the copy at ``addr`` is made when ``n`` is registered.
+
+        If there is no copy yet, it is made for the entry of the table, or, where there is
+        none, for ``n``.
         """
         entry = self._core.get_kprobe(addr)
         if entry is None or entry.ainsn is None:
@@ -105,9 +111,10 @@ class LockNotes:
             self._ledger.copied_for_post[addr] = first.post_handler is not None
 
     def _note_rearmed(self, operation: Operation) -> None:
-        """An operation that may write a breakpoint where the jump of before still waits to be
-        undone is about to: it enables a probe, lets an enabled one join a disabled aggregator, or
-        arms all. Where an unused aggregator is taken over the jump stays.
+        """Note where an operation is about to write a breakpoint while a jump waits to be undone.
+
+        Such an operation enables a probe, lets an enabled one join a disabled aggregator,
+        or arms all probes. Where an unused aggregator is taken over the jump stays.
         """
         effect = operation.effect
         if effect.armed:

@@ -1,4 +1,4 @@
-"""This module makes experiments of what is asked of ``check``, and of what a scenario says."""
+"""The making of experiments, from what is asked of ``check`` or from what a scenario says."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def experiment_of_check(request: Request, port: SetupPort) -> Experiment:
     zoned, taken = port.with_red_zone(image, request, arguments)
     if taken is not None:
         zoned = replace(zoned, warnings=(*zoned.warnings, taken))
-    # not always: schedules of before are still good
+    # The red zone is in the tag only where the request changes it, so that schedules that were
+    # recorded before there was such an option keep their fingerprints.
     changed = "" if zoned.red_zone is image.red_zone else f" red zone: {zoned.red_zone}"
     return experiment_of_request(
         request,
@@ -69,11 +70,9 @@ def experiment_of_request(
     code: Sequence[tuple[str, ControlCode]] | ControlCodes,
     tag: str,
 ) -> Experiment:
-    """Make the experiment that ``request`` describes, with control tasks ``code`` in program
-    ``image``.
+    """Make the experiment that ``request`` describes, with control tasks ``code`` in ``image``.
 
-    :param tag: says what the control tasks do, for the fingerprint.
-
+    :param tag: a text that differs where control tasks do something else, for the fingerprint.
     :raises InputError: a safety step or a place in ``request`` is wrong.
     """
     return Experiment(
@@ -90,7 +89,7 @@ def experiment_of_request(
 
 
 def profile_of(request: Request) -> Profile:
-    """Return the profile without the steps that are to be left out, and with the batches' size.
+    """Return the profile of ``request``, without the steps left out, and with its batch size.
 
     :raises InputError: there is no such profile or step.
     """
@@ -102,7 +101,7 @@ def profile_of(request: Request) -> Profile:
 
 
 def _specs(probes: Sequence[str]) -> list[ProbeSpec]:
-    """Read the definitions of the probes.
+    """Return the definitions of the probes.
 
     :raises InputError: there is none, or one of them is wrong.
     :raises KprobeError: a return probe is to follow more calls than it can.

@@ -20,14 +20,14 @@ __all__ = ("CONFIGURATIONS", "Cell", "Configuration", "ShownSteps", "matrix")
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A column of the matrix: a profile, with or without preemption."""
+    """A configuration is a column of the matrix: a profile, with or without preemption."""
 
     profile: Profile
     preempt: bool
 
     @property
     def name(self) -> str:
-        """The name of the column."""
+        """Return the name of the column."""
         return f"{self.profile.name}{', preemptible' if self.preempt else ''}"
 
 
@@ -38,11 +38,11 @@ CONFIGURATIONS: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ShownSteps:
-    """What shows what each safety step is for.
+    """These scenarios and arguments show what each safety step is for.
 
-    :ivar scenarios_for: the scenarios that break without a step; for None those that hold with all
-        steps.
-    :ivar not_needed: by step and profile, why leaving it out breaks nothing.
+    :ivar scenarios_for: returns the scenarios that break without a step; for None those that
+        hold with all steps.
+    :ivar not_needed: by step and profile, why leaving the step out breaks nothing.
     """
 
     scenarios_for: Callable[[str | None], Sequence[Scenario]]
@@ -51,13 +51,18 @@ class ShownSteps:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of the matrix: what comes of leaving one step out in one configuration.
+    """A cell of the matrix says what happens if one step is left out in one configuration.
 
-    :ivar step: the step that is left out; None: none is.
-    :ivar scenario: the name of the scenario that broke, or of the last that did not.
+    :ivar step: the step that is left out, or None.
+    :ivar configuration: the column of the cell.
+    :ivar scenario: the name of the scenario that broke, or of the last one that did not.
+    :ivar report: the violation that was found, or None.
     :ivar breaks_anyway: that scenario breaks with all steps, too.
-    :ivar argument: why the step is not needed, where it is not.
-    :ivar seconds: the time to the find, or to the end of the search.
+    :ivar schedules: how many schedules the searches have visited.
+    :ivar exhaustive: every schedule within the bound was visited.
+    :ivar preemptions: the bound, or None.
+    :ivar argument: why the step is not needed here, or None.
+    :ivar seconds: the time until the violation was found, or until the searches ended.
     """
 
     step: str | None
@@ -73,15 +78,17 @@ class Cell:
 
     @property
     def verdict(self) -> str:
-        """``violation``; ``safe`` when every schedule within the bound was visited; else
-        ``nothing-found``.
+        """Return the verdict on the cell in one word.
+
+        It is ``violation`` if there is one, ``safe`` if every schedule within the bound was
+        visited, and else ``nothing-found``.
         """
         if self.report is not None:
             return "violation"
         return "safe" if self.exhaustive else "nothing-found"
 
     def to_json(self) -> dict[str, object]:
-        """Return an entry of ``cells``. The time is left out, since it is no result."""
+        """Return an entry of ``cells``, without the time, which is no result."""
         return {
             "step": self.step,
             "profile": self.configuration.profile.name,
@@ -110,9 +117,10 @@ def matrix(
 
     :param say: is told what is being run.
     :param warn: is told of a checkpoint that can't be written.
-    :raises WorkerDied: a process of ``--jobs`` ended. The same holds for what follows.
-    :raises KeyboardInterrupt: Ctrl-C cut a search off. The cell that it belongs to is not given,
-        and no other one is begun.
+    :raises WorkerDied: a process of ``--jobs`` ended. No cell is given for that search, and no
+        other one is begun.
+    :raises KeyboardInterrupt: Ctrl-C cut a search off. No cell is given for that search, and no
+        other one is begun.
     """
     runs = _Runs(search, port, shown, warn)
     for step in (None, *STEPS):
@@ -123,7 +131,7 @@ def matrix(
 
 
 class _Runs:
-    """The searches of a matrix."""
+    """This object runs the searches of a matrix."""
 
     def __init__(
         self, search: Search, port: SetupPort, shown: ShownSteps, warn: Callable[[str], None]
@@ -167,8 +175,9 @@ class _Runs:
         )
 
     def _is_sound(self, scenario: Scenario, configuration: Configuration) -> bool:
-        """Whether the scenario breaks nothing with all steps. It is searched once in each
-        configuration.
+        """Return whether the scenario breaks nothing with all steps.
+
+        It is searched only once in each configuration.
         """
         key = (configuration.name, scenario.name)
         if key not in self._sound:
@@ -178,7 +187,7 @@ class _Runs:
     def _run(
         self, scenario: Scenario, configuration: Configuration, step: str | None
     ) -> CheckResult:
-        """Search the scenario with just ``step`` left out."""
+        """Search the scenario with only ``step`` left out."""
         request = replace(
             scenario.request,
             profile=configuration.profile,

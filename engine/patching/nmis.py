@@ -1,4 +1,4 @@
-"""NMIs, whose handler runs the workload's function, probes and all."""
+"""NMIs, whose handler runs the function that the vCPU's task calls, with its probes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("Nmis",)
 
 
 class Nmis:
-    """Delivers one, lets its handler call the function, and goes back to what it interrupted."""
+    """This object delivers NMIs, lets their handler call the function, and ends them."""
 
     def __init__(self, now: Situation, judge: Judge, hits: HitPieces, waits: Waits) -> None:
         self._cpus = now.port.cpus
@@ -22,7 +22,7 @@ class Nmis:
         self._waits = waits
 
     def deliver(self, vcpu: VcpuState) -> None:
-        """An NMI comes. An idle CPU takes it on the empty stack of its task."""
+        """Deliver an NMI, which a vCPU between calls takes on the empty stack of its task."""
         vectors = self._cpus.deliver_nmi(vcpu.index, in_call=vcpu.mode is Mode.CALL)
         if vectors is not None:
             vcpu.interrupted = Interrupted(
@@ -31,13 +31,13 @@ class Nmis:
             vcpu.nmi, vcpu.hit, vcpu.passing, vcpu.stepping = True, None, None, False
 
     def call_function(self, vcpu: VcpuState) -> None:
-        """Its handler calls the function that the vCPU's task calls."""
+        """Let the NMI's handler call the function that the vCPU's task calls."""
         task = vcpu.task if vcpu.mode is Mode.CALL else 2 * vcpu.index
         vcpu.nested, wrong = self._cpus.enter_nmi_function(vcpu.index, task)
         self._judge.function_entered(vcpu, wrong)
 
     def leave(self, vcpu: VcpuState) -> None:
-        """The function has returned: on to what was interrupted."""
+        """End the NMI, whose function has returned, and go on with what it interrupted."""
         assert vcpu.nested is not None
         assert vcpu.interrupted is not None
         if vcpu.passing is not None:

@@ -1,5 +1,6 @@
-"""Calls with a return probe that are open, by names that hold in every control state: which
-instance of which probe each has.
+"""The open calls that return probes follow, by names that hold in every control state.
+
+They tell which instance of which probe each call has.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ from engine.patching.control_state import ControlState
 __all__ = ("NO_CALLS", "OpenCalls", "load_calls", "store_calls")
 
 _Call = tuple[int, int, int, int, int]
-"""Number of the probe (-1: nobody knows), which registration of it, number of its instance, the
-return address, and where that lay.
+"""This record names one open call.
+
+It consists of the number of the probe (-1 if the probe is not known any more), the count of its
+registrations, the number of the instance, the return address, and where that lay on the stack.
 """
 _Taken = tuple[int, int, tuple[int, ...]]
-"""Number of the probe, which registration of it, and which of its instances are not free."""
+"""This record has a probe's number, the count of its registrations, and its instances in use."""
 OpenCalls = tuple[tuple[tuple[Hashable, tuple[_Call, ...]], ...], tuple[_Taken, ...]]
-"""Of each task its calls, oldest first; of each probe the instances that are not free, which may be
-more than those of its calls.
+"""This record has each task's open calls, oldest first, and each probe's instances in use.
+
+More instances may be taken than those of the open calls.
 """
 NO_CALLS: OpenCalls = ((), ())
 
 
 def load_calls(state: ControlState, calls: OpenCalls) -> None:
-    """They are open in ``state``; each instance that is not noted as taken is free."""
+    """Make ``calls`` the open calls of ``state``, and free each instance that they do not take."""
     returns, ledger, instances = (
         state.control.returns,
         state.control.ledger,
@@ -36,7 +40,8 @@ def load_calls(state: ControlState, calls: OpenCalls) -> None:
         stacks[task] = []
         for number, registration, index, ret_addr, frame in stack:
             known = instances.get((number, registration), ())
-            if index < len(known):  # whether its probe is still to be asked, it says itself
+            # A known instance tells itself whether its probe's handler is still to be called.
+            if index < len(known):
                 ri = known[index]
             else:
                 ri = KretprobeInstance(next(iter(returns.values())))
@@ -51,7 +56,7 @@ def load_calls(state: ControlState, calls: OpenCalls) -> None:
 
 
 def store_calls(state: ControlState) -> OpenCalls:
-    """What is open in ``state``."""
+    """Return the calls that are open in ``state``."""
     returns, ledger = state.control.returns, state.control.ledger
     names = {
         id(ri): (*key, index)

@@ -1,7 +1,7 @@
-"""What a scenario's control tasks do: the core's operations, with a note of what each probe may and
-must do meanwhile.
+"""The operations of the core that control tasks carry out, with notes for the oracles.
 
-The notes are what the oracles go by (:mod:`engine.patching.expectations`).
+The notes say what each probe may do and must do during an operation and after it, and the oracles
+go by them (:mod:`engine.patching.expectations`).
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ __all__ = (
 )
 
 BETWEEN_OPERATIONS: Final = "next operation"
-"""Name of the point in front of each operation."""
+"""This is the name of the point in front of each operation."""
 BEHIND_OPERATION: Final = "behind the operation"
-"""Name of the point behind each operation, where control tasks share variables: the scenario's code
-goes on there.
+"""This is the name of the point behind each operation, where the scenario's code goes on.
+
+There is such a point only where control tasks share variables.
 """
 _NUMBERS: Final = 10_000
-"""Numbers that probes can be given are below this one. Each number up to the highest that is given
-takes room, and so does each of them in the name of every control state.
+"""The numbers that probes can be given are below this one.
+
+Each number up to the highest that is given takes room, and so does each in the name of every
+control state.
 """
 
 
 def unsettled(core: Kprobes) -> str | None:
-    """What is left to do for the optimizer, now that wait_for_kprobe_optimizer() has returned;
-    None: nothing.
-    """
+    """Return what wait_for_kprobe_optimizer() has left to do when it returns, or None."""
     listed = [
         queue.value
         for queue in (Queue.OPTIMIZING, Queue.UNOPTIMIZING)
@@ -59,27 +60,27 @@ def unsettled(core: Kprobes) -> str | None:
 
 
 class Control:
-    """The operations, on one control state's core.
+    """This object carries out the operations on the core of one control state.
 
-    :param log: told of each handler that runs.
+    :param log: is told of each handler that runs.
     :param jump: the first byte of the jump that an optimized probe writes.
     :param kinds: the classes that probes are made of.
-    :param made: called with each probe that is made, before anybody else has it.
-    :param stops_behind: there is a point behind each operation, too, so that other tasks can come
-        before the scenario's code goes on.
-    :ivar probes: by number, in the order of :meth:`kprobe` and :meth:`kretprobe` calls.
-        ``returns``: the return probes among them.
-    :ivar instances: of each registration of a return probe, by its number and which one it was,
-        also when it is unregistered.
-    :ivar told: of each control task, by its index, how many operations it has begun, and whether
-        those that can fail have succeeded. What the task's code keeps where nobody can look at it
-        (the position of a loop, say) is decided by that. Where tasks share variables, also what
-        they hold when its code goes on (:meth:`saw`).
-    :ivar refused: a line for each probe that the core has refused, for the user.
-    :ivar ledger: what is expected of each of them.
+    :param made: is called with each probe that is made, before any other code has the probe.
+    :param stops_behind: there is a point behind each operation, too, so that other tasks can
+        come before the scenario's code goes on.
+    :ivar probes: the probes by number, in the order of :meth:`kprobe` and :meth:`kretprobe`
+        calls.
+    :ivar returns: the return probes among them, by number.
+    :ivar instances: the instances of each registration of a return probe, by the probe's number
+        and the count of its registrations. They stay here after the probe is unregistered.
+    :ivar told: of each control task, by its index, how many operations it has begun, and
+        whether those that can fail have succeeded. That decides what the task's code keeps
+        where the explorer can't look, such as the position of a loop. Where tasks share
+        variables it also has what they hold when the task's code goes on (:meth:`saw`).
+    :ivar refused: a line for the user for each probe that the core has refused.
+    :ivar ledger: what is expected of each probe.
     :ivar notes: writes into the ledger what an operation meets under its lock.
-    :ivar broken: what an operation has promised, and did not keep when it returned; None as long as
-        there is no such thing.
+    :ivar broken: the promise that an operation had not kept when it returned, or None.
     """
 
     def __init__(
@@ -132,11 +133,14 @@ class Control:
         disabled: bool = False,
         number: int | None = None,
     ) -> Kprobe:
-        """A probe whose handler counts, at a symbol or an address; ``post``: with a post_handler,
-        too; ``disabled``: registered so.
+        """Make a probe whose handlers tell the log of each hit, at a symbol or at an address.
 
-        :param number: its number, where several control tasks make probes; else they are numbered
-            as they come.
+        :param offset: the distance of the site from ``symbol``, in bytes.
+        :param post: the probe has a post_handler, too.
+        :param disabled: the probe is registered as disabled.
+        :param number: the probe's number, where several control tasks make probes;
+            otherwise probes are numbered as they come.
+        :raises InputError: another probe has the number, or it is out of range.
         """
         number = len(self.probes) if number is None else number
 
@@ -158,9 +162,10 @@ class Control:
     def kretprobe(
         self, symbol: str | None, maxactive: int = 8, *, addr: int | None = None
     ) -> Kretprobe:
-        """A return probe whose handlers count, on the function called ``symbol`` or at ``addr``.
+        """Make a return probe whose handlers tell the log, on a function ``symbol`` or at ``addr``.
 
-        :param maxactive: how many calls it can follow at once.
+        :param maxactive: how many calls the probe can follow at once.
+        :raises InputError: ``maxactive`` is too high.
         """
         if maxactive > MAXACTIVE_MAX:
             raise InputError(
@@ -191,9 +196,9 @@ class Control:
         return rp
 
     def _add(self, p: Kprobe, number: int) -> None:
-        """``p`` is made, and has that number from now on.
+        """Give the new probe ``p`` its number.
 
-        :raises InputError: another probe has that number, or it is none.
+        :raises InputError: another probe has that number, or the number is out of range.
         """
         if not 0 <= number < _NUMBERS or number in self._numbered:
             if number in self._numbered:
@@ -201,7 +206,7 @@ class Control:
             raise InputError(f"number={number}: a number is 0 to {_NUMBERS - 1}")
         self._numbered.add(number)
         while len(self.probes) <= number:
-            self.probes.append(Kprobe())  # of another task, which has not come to make it
+            self.probes.append(Kprobe())  # Another task has yet to use this number.
         self.probes[number] = p
         if self._made is not None:
             self._made(p)
@@ -209,43 +214,43 @@ class Control:
 
     @property
     def lives(self) -> Lives:
-        """Of each probe, what holds for it, and since how many changes."""
+        """Return what holds for each probe, with a count of the changes before."""
         return self.ledger.lives
 
     def number_of(self, p: Kprobe) -> int | None:
-        """The number of a probe; None: it is not one of the scenario's."""
+        """Return the number of a probe, or None if it is not one of the scenario's."""
         return next((n for n, known in enumerate(self.probes) if known is p), None)
 
     def _numbers(self, *ps: Kprobe) -> list[int]:
         return [n for n, known in enumerate(self.probes) if any(known is p for p in ps)]
 
     def _begin(self) -> None:
-        """The current control task begins an operation."""
+        """Stop in front of an operation of the current control task, then count the operation."""
         self.core.plane.point(BETWEEN_OPERATIONS)
         task = self._task
         begun, answers = self.told.get(task, (0, ()))
         self.told[task] = (begun + 1, answers)
 
     def _answers(self, answer: bool) -> None:
-        """An operation of the current control task ends: with success, or else it has raised an
-        error.
+        """Note how an operation of the current control task ended.
+
+        :param answer: True for success; False if the operation has raised an error.
         """
         begun, answers = self.told[self._task]
         self.told[self._task] = (begun, (*answers, answer))
 
     def saw(self, task: int, state: Hashable) -> None:
-        """The scenario's code of a control task goes on, and can look at ``state``. What it saw
-        last, too, is told once: a loop that waits for another task comes to the same state in each
-        round.
+        """Note that the scenario's code of a control task goes on, and can look at ``state``.
+
+        A state that is equal to the last one is not noted again: a loop that waits for
+        another task comes to the same state in each round.
         """
         begun, answers = self.told.get(task, (0, ()))
         if not answers or answers[-1] != state:
             self.told[task] = (begun, (*answers, state))
 
     def _over(self) -> None:
-        """An operation of the current control task is over: a point, if others may tell it
-        something there.
-        """
+        """Stop behind an operation, if other tasks may store what this one reads there."""
         if self._stops_behind:
             self.core.plane.point(BEHIND_OPERATION)
 
@@ -257,8 +262,13 @@ class Control:
     def _changing(
         self, numbers: Sequence[int], effect: Effect, *, everything: bool = False
     ) -> Generator[None]:
-        """An operation on the probes ``numbers``, or on all that are registered. Where it raises,
-        it has no effect, and a scenario's code may go on with that as well as with an answer.
+        """Note the begin and the end of an operation on the probes ``numbers``.
+
+        An operation that raises an error has no effect. The error is an answer like any
+        other, since the scenario's code may catch it and go on.
+
+        :param effect: what the operation leaves if it succeeds.
+        :param everything: the operation is on all registered probes.
         """
         self._begin()
         task = self.core.plane.current
@@ -275,15 +285,20 @@ class Control:
     # Operations -----------------------------------------------------------------------------------
 
     def register(self, p: Kprobe, *, must: bool = False) -> bool:
-        """register_kprobe(). False: the core refused it; with ``must`` that is an error."""
+        """Register ``p`` by register_kprobe(), and return whether the core took it.
+
+        :param must: raise the core's error instead of returning False.
+        :raises KprobeError: the core refused ``p``, and ``must`` is set.
+        :raises InputError: another control task is registering ``p`` now.
+        """
         numbers = self._numbers(p)
         disabled = not self._disabled.isdisjoint(numbers)
         try:
             with self._changing(numbers, Effect(registered=True, disabled=disabled)):
                 if not self.core.is_registered(p):
                     p.addr = None if p.symbol_name is not None else p.addr
-                    # It keeps what unregistering has left. This store is none of the kernel's, so
-                    # it is never a choice point.
+                    # The probe still has the flags that unregistering has left. The kernel makes no
+                    # such store as this one, so it must never be a choice point.
                     object.__setattr__(
                         p, "flags", KprobeFlag.DISABLED if disabled else KprobeFlag(0)
                     )
@@ -303,11 +318,13 @@ class Control:
         return True
 
     def _refuse_twice(self, numbers: Sequence[int], p: Kprobe) -> None:
-        """register_kprobe() asks whether ``p`` is registered before it has the lock, so that two at
-        once both go on.
+        """Refuse to register a probe that another control task is registering.
 
-        :raises InputError: another task is registering ``p``, and has not come so far that it would
-            be refused now.
+        register_kprobe() looks whether ``p`` is registered before it has the lock, so two
+        tasks that register ``p`` at once would both go on.
+
+        :raises InputError: another task is registering ``p``, and the core would not refuse
+            ``p`` yet.
         """
         others = (
             one
@@ -323,51 +340,59 @@ class Control:
             )
 
     def unregister(self, *ps: Kprobe) -> None:
-        """unregister_kprobes()."""
+        """Unregister the probes by unregister_kprobes()."""
         with self._changing(self._numbers(*ps), Effect(registered=False)):
             self.core.unregister_kprobes(ps)
 
     def disable(self, p: Kprobe) -> None:
-        """disable_kprobe()."""
+        """Disable the probe by disable_kprobe()."""
         with self._changing(self._numbers(p), Effect(disabled=True)):
             self.core.disable_kprobe(p)
 
     def enable(self, p: Kprobe) -> None:
-        """enable_kprobe()."""
+        """Enable the probe by enable_kprobe()."""
         with self._changing(self._numbers(p), Effect(disabled=False)):
             self.core.enable_kprobe(p)
 
     def register_return(self, rp: Kretprobe) -> None:
-        """register_kretprobe()."""
+        """Register the return probe by register_kretprobe()."""
         with self._changing(self._numbers(rp.kp), Effect(registered=True, disabled=rp.kp.disabled)):
             self._refuse_twice(self._numbers(rp.kp), rp.kp)
             self.core.register_kretprobe(rp)
 
     def unregister_return(self, rp: Kretprobe) -> None:
-        """unregister_kretprobe(). One that is not registered is let be, as the kernel does."""
+        """Unregister the return probe by unregister_kretprobe().
+
+        As in the kernel, nothing happens to a probe that is not registered.
+        """
         with self._changing(self._numbers(rp.kp), Effect(registered=False)):
             self.core.unregister_kretprobe(rp)
 
     def settle(self) -> None:
-        """wait_for_kprobe_optimizer()."""
+        """Wait by wait_for_kprobe_optimizer(), and note in ``broken`` what that has left to do."""
         self._begin()
         self.core.wait_for_kprobe_optimizer()
         self.broken = self.broken or unsettled(self.core)
         self._over()
 
     def optimization(self, *, on: bool) -> None:
-        """sysctl debug.kprobes-optimization."""
+        """Allow or forbid optimization, as the sysctl debug.kprobes-optimization does."""
         with self._changing((), Effect(optimizing=on)):
             set_kprobes_optimization(self.core, on=on)
 
     def switch(self, *, on: bool) -> None:
-        """debugfs kprobes/enabled: while it is off no probe is hit."""
+        """Arm or disarm all probes, as debugfs kprobes/enabled does.
+
+        A disarmed probe is never hit.
+        """
         with self._changing((), Effect(armed=on), everything=True):
             set_kprobes_enabled(self.core, on=on)
 
     def module_going(self, symbol: str) -> None:
-        """The code of a function, nobody in it, is about to be freed, and is:
-        kprobes_module_going(), and the loader.
+        """Free the code of the function ``symbol`` while no CPU is in it.
+
+        The core is told first, by kprobes_module_going(), and then the loader takes the
+        code away.
         """
         start, size = self._extent(symbol)
         numbers = [
@@ -380,7 +405,7 @@ class Control:
             self._text.unload(start, size)
 
     def module_back(self, symbol: str) -> None:
-        """It is loaded again."""
+        """Load the code of the function ``symbol`` again."""
         self._begin()
         start, size = self._extent(symbol)
         self._text.load(start, self._image.read(start, size))

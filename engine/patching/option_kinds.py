@@ -1,7 +1,7 @@
 """The kinds of values that options of experiments have.
 
-Each kind says how its values are read from what the command line and the Python interface give,
-from the keywords of a scenario, and from a saved file.
+Each kind tells how to read its values from the command line and the Python interface, from the
+keywords of a scenario, and from a saved file.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def flag(name: str) -> str:
 
 
 class Kind(Protocol):
-    """A kind of values.
+    """A kind reads and writes the values of an option.
 
-    Each method that reads raises InputError where the value is wrong. The message calls the option
-    as its user does.
+    Each method that reads a value raises InputError if the value is wrong. The message calls
+    the option by the name that its user gave it.
     """
 
     def read(self, name: str, given: Any) -> Any:
@@ -35,73 +35,73 @@ class Kind(Protocol):
         ...
 
     def keyword(self, name: str, given: object) -> Any:
-        """Return the value of a keyword of a scenario."""
+        """Return the value of what the keyword ``name`` of a scenario gives."""
         ...
 
     def saved(self, name: str, fields: SavedFields) -> Any:
-        """Return the value in a saved file."""
+        """Return the value that a saved file has for the option."""
         ...
 
     def to_json(self, value: Any) -> object:
-        """Return the value as a saved file has it."""
+        """Return the value in the form that a saved file has."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A whole number from ``least`` to ``most``."""
+    """The value is a whole number from ``least`` to ``most``."""
 
     least: int
     most: int
 
     def read(self, name: str, given: object) -> int:
-        """Take a number or its text."""
+        """Return the number that ``given`` is, or that its text says."""
         return parse_number(str(given), flag(name), least=self.least, most=self.most)
 
     def keyword(self, name: str, given: object) -> int:
-        """Take a number."""
+        """Return ``given`` if it is a whole number in the range; True and False are no numbers."""
         if type(given) is not int or not self.least <= given <= self.most:
             raise _wrong(name, given, f"a whole number from {self.least} to {self.most:,}")
         return given
 
     def saved(self, name: str, fields: SavedFields) -> int:
-        """Take a number."""
+        """Return the number that the saved file has for the option."""
         return fields.number(name, self.least, self.most)
 
     def to_json(self, value: int) -> object:
-        """Write the number."""
+        """Return the number, which JSON can hold as it is."""
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """True or false."""
+    """The value is either true or false."""
 
     def read(self, name: str, given: bool) -> bool:
-        """Take the value as it is."""
+        """Return ``given``, which is True or False already."""
         return given
 
     def keyword(self, name: str, given: object) -> bool:
-        """Take True or False."""
+        """Return ``given`` if it is True or False."""
         if not isinstance(given, bool):
             raise _wrong(name, given, "True or False")
         return given
 
     def saved(self, name: str, fields: SavedFields) -> bool:
-        """Take true or false."""
+        """Return the true or false that the saved file has for the option."""
         return fields.take(name, bool)
 
     def to_json(self, value: bool) -> object:
-        """Write true or false."""
+        """Return the value, which JSON can hold as it is."""
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A string.
+    """The value is a string, which may have to be one of several choices.
 
-    :ivar choices: the strings that are right; where there are none, the experiment's setup says
-        which are.
+    :ivar choices: the strings that are right; where there are none, the experiment's setup
+        decides which strings are right.
     :ivar planned: strings that are to be right in a later version.
     """
 
@@ -109,7 +109,11 @@ class Word:
     planned: tuple[str, ...] = ()
 
     def read(self, name: str, given: Any) -> Any:
-        """Take one of the choices. Python may give an object in place of a name."""
+        """Return ``given`` if it is one of the choices, or if the kind has no choices.
+
+        Without choices ``given`` need not be a string: Python may give an object in place
+        of a name.
+        """
         if self.choices and given not in self.choices:
             why = (
                 "is not there yet; leave it out"
@@ -120,65 +124,65 @@ class Word:
         return given
 
     def keyword(self, name: str, given: object) -> str:
-        """Take a string."""
+        """Return ``given`` if it is a string; the choices are not looked at."""
         if not isinstance(given, str):
             raise _wrong(name, given, "a string")
         return given
 
     def saved(self, name: str, fields: SavedFields) -> str:
-        """Take a string that is one of the choices."""
+        """Return the string that the saved file has, if it is one of the choices."""
         return self.read(name, fields.take(name, str))
 
     def to_json(self, value: str) -> object:
-        """Write the string."""
+        """Return the string, which JSON can hold as it is."""
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """Several values of type ``kind``.
+    """The value has several items of the type ``kind``.
 
-    :ivar right: what the values are, and an example, for messages about keywords.
+    :ivar right: what the values have to be, with an example, for messages about keywords.
     """
 
     kind: type
     right: str = "strings, such as ('5',) or ()"
 
     def read(self, name: str, given: Sequence[Any]) -> tuple[Any, ...]:
-        """Take any sequence."""
+        """Return the items of any sequence as a tuple."""
         return tuple(given)
 
     def keyword(self, name: str, given: object) -> tuple[Any, ...]:
-        """Take a list or a tuple."""
+        """Return the items of a list or tuple as a tuple, if all are of the type ``kind``."""
         values = cast("Sequence[object]", given)
         if not isinstance(given, list | tuple) or any(type(one) is not self.kind for one in values):
             raise _wrong(name, values, f"a tuple of {self.right}")
         return tuple(values)
 
     def saved(self, name: str, fields: SavedFields) -> tuple[str, ...]:
-        """Take an array of strings."""
+        """Return the strings of an array in the saved file."""
         return fields.texts(name)
 
     def to_json(self, value: Sequence[Any]) -> object:
-        """Write an array."""
+        """Return the values as a list, which is an array in JSON."""
         return list(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Stubs:
-    """The numbers that stubs return, by name and in the order of the names."""
+    """The value has the numbers that stubs return, by the stubs' names, sorted by name."""
 
     def read(self, name: str, given: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
-        """Take texts ``SYM=ret:N``, or numbers by name."""
+        """Return the numbers that texts ``SYM=ret:N``, or a mapping from names, give."""
         pairs = given.items() if isinstance(given, Mapping) else map(parse_stub, given)
         return dict(sorted(dict(pairs).items()))
 
     def keyword(self, name: str, given: object) -> dict[str, int]:
-        """Take texts ``SYM=ret:N``."""
+        """Return the numbers that a list or tuple of texts ``SYM=ret:N`` gives."""
         return self.read(name, List(str).keyword(name, given))
 
     def saved(self, name: str, fields: SavedFields) -> dict[str, int]:
-        """Take an array of pairs."""
+        """Return the numbers from an array of pairs of a name and a number."""
         found: dict[str, int] = {}
         for pair in fields.list(name):
             match pair:
@@ -189,37 +193,37 @@ class Stubs:
         return found
 
     def to_json(self, value: Mapping[str, int]) -> object:
-        """Write an array of pairs."""
+        """Return the names and numbers as an array of pairs."""
         return [list(pair) for pair in value.items()]
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A function or class that makes an object, or None.
+    """The value is a function or class that makes an object, or None.
 
-    No text can say it, so it is in no file and on no command line.
+    No text can express such a value, so no saved file and no command line has one.
 
-    :ivar right: what it has to be, for messages.
+    :ivar right: what the value has to be, for messages.
     """
 
     right: str
 
     def read(self, name: str, given: Callable[..., Any] | None) -> Callable[..., Any] | None:
-        """Take the value as it is."""
+        """Return ``given`` without a check."""
         return given
 
     def keyword(self, name: str, given: object) -> Callable[..., Any] | None:
-        """Take what can be called, or None."""
+        """Return ``given`` if it can be called, or is None."""
         if given is not None and not callable(given):
             raise _wrong(name, given, self.right)
         return given
 
     def saved(self, name: str, fields: SavedFields) -> Callable[..., Any] | None:
-        """No file has such a value."""
+        """Refuse the file, since no saved file has a value of this kind."""
         fields.refuse(name)
 
     def to_json(self, value: object) -> object:
-        """No file has such a value."""
+        """Return None, since no saved file has a value of this kind."""
         return None
 
 

@@ -1,8 +1,9 @@
 """What calls that share data may leave with probes: what they leave without, in some order.
 
-An order says who goes on at each access of shared memory; :mod:`engine.patching.baseline` finds
-all. It ends in an :class:`Ending`: what each call has left, and what is in memory. With probes the
-calls run in some order, too, so a schedule has to end in one of these endings.
+An order tells which task goes on at each access of shared memory, and
+:mod:`engine.patching.baseline` finds all orders. Each has an :class:`Ending`: what each call has
+left, and what is in memory. With probes the calls run in some order, too, so a schedule has to end
+in one of these endings.
 """
 
 from __future__ import annotations
@@ -20,43 +21,53 @@ from engine.search.explorable import Violation, ViolationKind
 __all__ = ("Ending", "Left", "Memory", "Orders", "add_call", "difference", "name_of")
 
 Left = Mapping[int, tuple[bytes, ...]]
-"""Of each task that has ended a call, the names (:func:`name_of`) of what its calls have left, in
-their order.
+"""This map has the names (:func:`name_of`) of what each task's calls left, in their order.
+
+Each task that has ended a call is in it.
 """
 Memory = Mapping[int, bytes]
-"""By physical address, the name of the content of each span of data that is not as it was at the
-start.
-"""
+"""This map names the content of each span of data that differs from the start, by address."""
 Content = Callable[[int], tuple[bytes, bytes]]
-"""Gives what the span of data at a physical address held at the start, and what it holds now."""
+"""Such a function returns what a span of data held at the start, and what it holds now.
+
+Its argument is the physical address of the span.
+"""
 
 _CONTENTS_MOST: Final = 4096
-"""So many contents of memory are kept, to say in which byte two endings differ; of others it is
-only said that they do. They are small next to the machine's memory, and orders with more endings
-than that are rare.
+"""So many contents of memory are kept, to tell in which byte two endings differ.
+
+Of other contents it is only told that they differ. The kept ones are small next to the machine's
+memory, and orders with more endings than that are rare.
 """
 
 
 class Ending(NamedTuple):
-    """How a schedule ended."""
+    """An ending is what calls and memory hold at the end of a schedule.
+
+    :ivar calls: the names of what the calls of each task have left.
+    :ivar memory: the names of the contents of memory that differ from the start.
+    """
 
     calls: tuple[tuple[int, tuple[bytes, ...]], ...]
     memory: tuple[tuple[int, bytes], ...]
 
 
 def name_of(outcome: CallOutcome) -> bytes:
-    """A short name for what a call has left; the same in every process."""
+    """Return a short name for what a call has left, which is the same in every process."""
     return blake2b(repr(outcome).encode(), digest_size=8).digest()
 
 
 def add_call(left: Left, task: int, name: bytes) -> Left:
-    """``left``, and one more call of ``task``."""
+    """Return ``left`` with one more call of ``task``."""
     return {**left, task: (*left.get(task, ()), name)}
 
 
 def difference(got: CallOutcome, want: CallOutcome, facts: PatchFacts) -> str:
-    """The first part in which what a call has left differs from ``want``, which an unprobed one
-    leaves.
+    """Return the first part in which what a call has left differs from what an unprobed one leaves.
+
+    :param got: what the call has left.
+    :param want: what the unprobed call leaves.
+    :param facts: the names of the parts.
     """
     for name, new, old in zip(facts.registers, got[0], want[0], strict=True):
         if new != old:
@@ -69,17 +80,17 @@ def difference(got: CallOutcome, want: CallOutcome, facts: PatchFacts) -> str:
 
 @dataclass(slots=True)
 class Orders:
-    """All orders of one case's calls.
+    """This record has all orders in which the calls of one experiment can meet.
 
-    :ivar facts: the names of what calls leave.
-    :ivar endings: theirs, in the order in which they were found.
-    :ivar calls: by task and number of the call (from 0), what that call leaves in some order, by
-        name.
-    :ivar contents: of some spans of memory, what their names stand for.
-    :ivar points: addresses of the instructions that touch memory which one task writes and another
-        one uses.
+    :ivar facts: the names of the parts of what calls leave.
+    :ivar endings: the endings of the orders, as they were found.
+    :ivar calls: by task and number of the call (from 0), what that call leaves in some order,
+        by name.
+    :ivar contents: the contents of some spans of memory, by name.
+    :ivar points: the addresses of the instructions that touch memory which one task writes and
+        another one uses.
     :ivar written: the physical spans that calls store to.
-    :ivar schedules: how many schedules it took to find them all.
+    :ivar schedules: how many schedules it took to find all orders.
     """
 
     facts: PatchFacts
@@ -95,15 +106,18 @@ class Orders:
     # Found by exploring them ----------------------------------------------------------------------
 
     def note_call(self, task: int, number: int, outcome: CallOutcome) -> bytes:
-        """Call ``number`` (from 0) of ``task`` leaves ``outcome`` in some order. Returns its
-        name.
-        """
+        """Note that call ``number`` (from 0) of ``task`` leaves ``outcome``; return its name."""
         name = name_of(outcome)
         self.calls.setdefault((task, number), {})[name] = outcome
         return name
 
     def note_end(self, left: Left, memory: Memory, content: Content) -> None:
-        """An order ends so."""
+        """Note the ending of an order.
+
+        :param left: what the calls have left.
+        :param memory: the names of the contents of memory that differ from the start.
+        :param content: returns the content of a span of memory.
+        """
         self.endings[_ending(left, memory)] = None
         for phys, name in memory.items():
             if name not in self.contents and len(self.contents) < _CONTENTS_MOST:
@@ -114,8 +128,11 @@ class Orders:
     def check_call(
         self, call: tuple[int, int], addr: int, name: bytes, outcome: CallOutcome
     ) -> Violation | None:
-        """``call`` (task and number, from 0) of the function at ``addr`` has left ``outcome``,
-        called ``name``: does it in some order?
+        """Return a violation if no order has a call that leaves ``outcome``, or else None.
+
+        :param call: the task, and the number of its call (from 0).
+        :param addr: the address of the function that was called.
+        :param name: the name of ``outcome``.
         """
         known = self.calls.get(call, {})
         if name in known:
@@ -132,7 +149,10 @@ class Orders:
     def check_end(
         self, left: Left, memory: Memory, content: Content, where: Callable[[int], str]
     ) -> Violation | None:
-        """A schedule with probes has ended. ``where`` names the memory at a physical address."""
+        """Return a violation if no order ends like this schedule with probes, or else None.
+
+        :param where: returns the name of the memory at a physical address.
+        """
         ending = _ending(left, memory)
         if ending in self.endings:
             return None
@@ -151,7 +171,7 @@ class Orders:
     def _told(
         self, ending: Ending, nearest: Ending, content: Content, where: Callable[[int], str]
     ) -> str:
-        """The first thing in which two endings differ."""
+        """Return a text on the first thing in which two endings differ."""
         kind, which = next(_differences(ending, nearest))
         if kind == "call":
             task, number = which
@@ -183,8 +203,9 @@ def _ending(left: Left, memory: Memory) -> Ending:
 
 
 def _differences(one: Ending, other: Ending) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Calls (task and number) and spans of memory (physical address) in which two endings
-    differ.
+    """Yield the calls and spans of memory in which two endings differ.
+
+    A call is a task and a number; a span is its physical address, and 0.
     """
     first, second = dict(one.calls), dict(other.calls)
     for task in sorted({*first, *second}):
@@ -197,7 +218,7 @@ def _differences(one: Ending, other: Ending) -> Iterator[tuple[str, tuple[int, i
 
 
 def _distance(one: CallOutcome, other: CallOutcome) -> int:
-    """In how many registers and other parts two outcomes differ."""
+    """Return in how many registers and other parts two outcomes differ."""
     mine, theirs = chain(one[0], one[1:]), chain(other[0], other[1:])
     return sum(a != b for a, b in zip(mine, theirs, strict=False))
 

@@ -1,4 +1,4 @@
-"""Which Python code is the project's own, and which is its users'."""
+"""The record of which Python code is the project's own, and which is its users'."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ __all__ = ("OwnCode",)
 
 @dataclass(frozen=True, slots=True)
 class OwnCode:
-    """The modules of the project. Of the code in them it is known that local variables tell all
-    that decides how it goes on (:mod:`engine.patching.local_state`).
+    """This record says which modules are the project's.
+
+    The local variables of code in these modules tell all that decides how the code goes on
+    (:mod:`engine.patching.local_state`).
 
     :ivar packages: the names of the project's packages.
-    :ivar scenarios: the package within them whose modules are written as a user would write them,
-        and count as a user's.
+    :ivar scenarios: the package within them whose modules are written as a user would write
+        them, and count as a user's.
     """
 
     packages: frozenset[str]
     scenarios: str
 
     def has(self, module: str) -> bool:
-        """The module of that name is the project's own."""
+        """Return whether the module of that name is the project's own."""
         return module.partition(".")[0] in self.packages and not module.startswith(self.scenarios)

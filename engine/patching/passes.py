@@ -1,8 +1,8 @@
-"""Passes over sites, and what is seen of each: handlers that run, and misses.
+"""Passes over sites, and what each has shown: handlers that ran, and misses.
 
-A pass begins when a vCPU is about to execute the instruction at a site, and ends when it comes to
-the next instruction outside of slots, detour buffers and stubs. What it has seen is asked when it
-ends.
+A pass begins when a vCPU is about to execute the instruction at a site, and ends when the vCPU
+comes to the next instruction outside of slots, detour buffers and stubs. The oracles look at what
+the pass has shown when it ends.
 """
 
 from __future__ import annotations
@@ -17,29 +17,32 @@ __all__ = ("Pass", "Seen", "pass_key")
 
 
 class Seen(IntEnum):
-    """What a pass sees of a probe."""
+    """These are the things that a pass can show of a probe."""
 
     HIT = 1
-    """Its pre_handler runs; of a return probe, its entry_handler."""
+    """The pre_handler of the probe runs; of a return probe, the entry_handler does."""
     MISS = 2
-    """Its ``nmissed`` goes up."""
+    """The probe's ``nmissed`` goes up."""
     POST = 3
-    """Its post_handler runs."""
+    """The post_handler of the probe runs."""
     FULL = 4
-    """A return probe has no instance left for the call."""
+    """The return probe has no instance left for the call."""
     NO_POST = 5
-    """Its pre_handler has run, and its post_handler never will: 6.1
-    (:attr:`engine.core.profiles.Profile.slot_has_both`).
+    """The probe's pre_handler has run, and its post_handler never will.
+
+    This is so in ``linux-6.1`` (:attr:`engine.core.profiles.Profile.slot_has_both`).
     """
 
 
 class Pass(NamedTuple):
-    """A pass in progress.
+    """This record describes a pass in progress.
 
-    ``addr``: the site. ``armed``: a breakpoint or jump was fetched there. ``busy``: this is in an
-    NMI that came while the CPU was in another hit, so that hits are misses. ``lives``: what held
-    for each probe at the start. ``seen``: what happened since, in order, each with the number of
-    the probe.
+    :ivar addr: the address of the site.
+    :ivar armed: whether a breakpoint or jump was fetched there.
+    :ivar busy: whether the pass is in an NMI that came while the CPU was in another hit, so
+        that hits in the pass are misses.
+    :ivar lives: what held for each probe when the pass began.
+    :ivar seen: what has happened since then, in order, each with the number of the probe.
     """
 
     addr: int
@@ -49,8 +52,9 @@ class Pass(NamedTuple):
     seen: tuple[tuple[Seen, int], ...] = ()
 
     def open(self, lives: Lives) -> Iterable[int]:
-        """The probes of which something is asked if ``lives`` holds at the end: nothing has
-        happened to them since.
+        """Return the probes that the verdict on the pass is about, if ``lives`` holds at its end.
+
+        No operation has concerned them since the pass began.
         """
         return (
             n
@@ -60,8 +64,10 @@ class Pass(NamedTuple):
 
 
 def pass_key(one: Pass | None, lives: Lives) -> tuple[Any, ...]:
-    """What the verdict on a pass depends on: of a probe that anything happened to since, nothing is
-    asked.
+    """Return what the verdict on a pass depends on.
+
+    A probe that an operation has concerned since the pass began is left out, since nothing is
+    asked of it when the pass ends.
     """
     if one is None:
         return ()

@@ -1,5 +1,6 @@
-"""The places in the text where it matters what a vCPU does: sites, the jumps that were prepared for
-them, slots and detour buffers.
+"""The places in the text where it makes a difference what a vCPU does.
+
+These are sites, the jumps that were prepared for them, slots and detour buffers.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ _WAYS: Final = {Method.BOOSTED: "boosted", Method.INT3: "stepped"}
 
 
 class Places:
-    """What is known of them: it only grows, with each control state that is met.
+    """This object knows sites, the jumps prepared for them, and the buffers.
 
-    :ivar watched: addresses in front of whose instruction a run stops.
-    :ivar new: spans of such addresses that no vCPU knows of yet.
-    :ivar near: addresses within a site: of its original instructions and between.
-    :ivar methods: how sites without a jump can be hit: words of
-        :class:`engine.search.explorable.Coverage`.
+    It learns more with each control state that is met.
+
+    :ivar watched: the addresses in front of whose instruction a run stops.
+    :ivar new: spans of such addresses that no vCPU has been told of yet.
+    :ivar near: the addresses within sites, from the first byte of their original instructions
+        to the last.
+    :ivar methods: how sites without a jump can be hit, as words of
+    :class:`engine.search.explorable.Coverage`.
     """
 
     def __init__(self, now: Situation) -> None:
@@ -40,11 +44,12 @@ class Places:
             self.watch(addr, addr + 1)
 
     def learn(self, node: ControlNode) -> None:
-        """A control state that is new: its sites, jumps and buffers, and what of them to watch."""
+        """Note the sites, jumps and buffers of a new control state, and what to watch in it."""
         for number, p in enumerate(node.state.control.probes):
             if p.addr is not None:
                 entry = node.state.core.get_kprobe(p.addr)
-                # else it was refused, or is not there yet: nothing is written for it
+                # A probe without an entry or a site was refused, or is not registered yet, and no
+                # byte of text is written for it.
                 if entry is not None or p.addr in self._now.sites:
                     self._learn_probe(node.state.arch, p.addr, number, entry)
         for start, end in node.state.arch.watch_ranges():
@@ -53,7 +58,7 @@ class Places:
     def _learn_probe(
         self, arch: ExploredArch, addr: int, number: int, entry: Kprobe | None
     ) -> None:
-        """Probe ``number`` is, or was, at ``addr``, where the table has ``entry``."""
+        """Note that probe ``number`` is, or was, at ``addr``, where the table has ``entry``."""
         op = entry if isinstance(entry, AggrKprobe) and entry.optinsn is not None else None
         size = 0 if op is None else op.optinsn.size
         site = self._now.sites.get(addr)
@@ -69,7 +74,7 @@ class Places:
             site.jumps.add(op.optinsn.jump)
 
     def _learn_site(self, arch: ExploredArch, addr: int, size: int) -> Site:
-        """A site more, or more of the original instructions there."""
+        """Note a new site, or more of the original instructions of a known one."""
         insns = arch.originals(self._text.image, addr, size)
         site = self._now.sites.setdefault(addr, Site(addr, insns, self._patches))
         site.insns = insns
@@ -79,8 +84,10 @@ class Places:
         return site
 
     def watch(self, start: int, end: int) -> None:
-        """From the next :meth:`install` on runs stop there. Each address is watched once, or it
-        would stop a run that starts there.
+        """Let runs stop at the addresses from ``start`` to below ``end``.
+
+        This takes effect with the next :meth:`install`. An address is watched only once,
+        since it would otherwise stop a run that starts there.
         """
         for addr in range(start, end):
             if addr not in self.watched:
@@ -91,12 +98,12 @@ class Places:
                     self.new.append((addr, addr + 1))
 
     def install(self) -> None:
-        """What was learnt holds for the vCPUs from now on."""
+        """Tell the vCPUs what to watch from now on."""
         self._text.watch(self.new)
         self.new = []
 
     def allowed_methods(self) -> tuple[str, ...]:
-        """How the sites can be hit; none, where no probe was registered."""
+        """Return how the sites can be hit; there is no way where no probe was registered."""
         sites = self._now.sites.values()
         by_ftrace = ("ftrace",) if any(site.calls for site in sites) else ()
         if all(site.calls for site in sites):

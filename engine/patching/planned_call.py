@@ -8,8 +8,12 @@ __all__ = ("PlannedCall",)
 
 
 class PlannedCall(NamedTuple):
-    """The call that a task makes: the ``addr`` of its function, and how often (``times``) it makes
-    it. The tasks of vCPU ``n`` are ``2n`` and, with preemption, ``2n + 1``.
+    """This record says which call a task makes.
+
+    The tasks of vCPU ``n`` are ``2n`` and, with preemption, ``2n + 1``.
+
+    :ivar addr: the address of the function that it calls.
+    :ivar times: how often it makes the call.
     """
 
     addr: int

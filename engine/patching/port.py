@@ -1,14 +1,16 @@
-"""What a CPU side must offer to an exploration of code patching: the contract that an
-architecture's package implements.
+"""What a CPU side must offer to an exploration of code patching.
 
-:class:`Port` is five protocols: the vCPUs (:class:`CpuPort`), hits in pieces (:class:`HitPort`),
-the text (:class:`TextPort`), the memory (:class:`MemoryPort`), and calls without probes
+This is the contract that an architecture's package implements. :class:`Port` consists of five
+protocols: the vCPUs (:class:`CpuPort`), hits in pieces (:class:`HitPort`), the text
+(:class:`TextPort`), the memory (:class:`MemoryPort`), and calls without probes
 (:class:`engine.patching.unprobed.UnprobedPort`). What each control state needs is in
-:mod:`engine.patching.control_side`. vCPUs and tasks go by number: the tasks of vCPU ``n`` are
-``2n`` and, in a preemptible machine, ``2n + 1``. Virtual addresses, physical addresses and sizes
-are in bytes; a run is counted in retired instructions. All of it has to be deterministic: the same
-calls from the same saved state give the same answers. Nothing here says when a thing happens: that
-is the explorer's choice. No method raises but where it says so.
+:mod:`engine.patching.control_side`.
+
+vCPUs and tasks go by number: the tasks of vCPU ``n`` are ``2n`` and, in a preemptible machine, ``2n
++ 1``. Virtual addresses, physical addresses and sizes are in bytes; a run is counted in retired
+instructions. A port has to be deterministic: the same calls from the same saved state give the same
+answers. It never decides when something happens: the explorer does. Methods raise errors only where
+their docstrings say so.
 """
 
 from __future__ import annotations
@@ -38,29 +40,29 @@ __all__ = (
 
 
 class CpuPort(Protocol):
-    """The vCPUs and their tasks."""
+    """This port offers the vCPUs and their tasks."""
 
     @property
     def number(self) -> int:
-        """How many vCPUs there are."""
+        """Return how many vCPUs there are."""
         ...
 
     def ip(self, cpu: int) -> int:
-        """Address of the next instruction."""
+        """Return the address of the vCPU's next instruction."""
         ...
 
     def run(self, cpu: int, budget: int) -> tuple[Stop, int]:
-        """Run on to a watched instruction, to what has to be answered, or for ``budget``
-        instructions.
+        """Let the vCPU run to a watched instruction, to a stop, or for ``budget`` instructions.
 
-        :returns: why it came back, and how many steps that were, at least 1: instructions retired,
-            a faulting one included.
+        :returns: why the run came back, and how many steps it made, at least 1: the
+            instructions that were retired, and one that faulted.
         """
         ...
 
     def answer(self, cpu: int) -> None:
-        """Do what the machine has to do about the stop that the last :meth:`run` of ``cpu`` came
-        back with, before it can go on.
+        """Do what the machine has to do about the stop of the last :meth:`run` of ``cpu``.
+
+        The vCPU can't go on before that.
         """
         ...
 
@@ -69,332 +71,350 @@ class CpuPort(Protocol):
         ...
 
     def spent(self, cpu: int) -> int:
-        """Instructions that the present call has retired."""
+        """Return how many instructions the present call on the vCPU has retired."""
         ...
 
     def out_of_instructions(self, cpu: int, limit: int) -> None:
-        """The present call dies, since it has not ended after ``limit`` instructions."""
+        """Let the present call die, since it has not ended after ``limit`` instructions."""
         ...
 
     def died(self, cpu: int) -> bool:
-        """The last call on the vCPU has died."""
+        """Return whether the last call on the vCPU has died."""
         ...
 
     def fault(self, cpu: int) -> Fault | None:
-        """How, if it did."""
+        """Return how the last call on the vCPU has died, or None if it has not."""
         ...
 
     def outcome(self, task: int) -> CallOutcome:
-        """What the call of ``task``, which has the CPU, has left."""
+        """Return what the call of ``task``, which has the CPU, has left."""
         ...
 
     def way_to_die(self, task: int) -> CallOutcome:
-        """What a call of ``task`` leaves that has died: as :meth:`outcome`, but that registers
-        count for nothing. How far an endless loop came is no part of it.
+        """Return what a call of ``task`` that has died leaves, as :meth:`outcome` does for others.
+
+        Registers do not count, and neither does how far an endless loop came.
         """
         ...
 
     def park(self, cpu: int, *, in_call: bool) -> Any:
-        """The task that has the CPU, as it stands, and what is told of it: next instruction,
-        registers and vectors (all zero unless ``in_call``), the end of its stack, and a context for
-        :meth:`resume`, in that order.
+        """Take the task off the CPU as it stands, and return what is told of it.
+
+        :returns: the next instruction, the registers and the vectors (all zero unless
+            ``in_call``), the end of the task's stack, and a context for :meth:`resume`, in
+            that order.
         """
         ...
 
     def resume(self, cpu: int, parked: ParkedTask) -> None:
-        """Give the vCPU to ``parked``."""
+        """Give the vCPU to the task ``parked``."""
         ...
 
     def new_tasks(self, cpu: int) -> tuple[ParkedTask, ...]:
-        """The second task of the vCPU, before its first call; none, where the machine is not
-        preemptible.
-        """
+        """Return the vCPU's second task before its first call; none, if nothing preempts tasks."""
         ...
 
-    # Interrupts
+    # Interrupts and NMIs
 
     def takes_interrupt(self, cpu: int) -> bool:
-        """An interrupt that comes at the present boundary is taken here."""
+        """Return whether the vCPU takes an interrupt at the present instruction boundary."""
         ...
 
     def interrupt(self, cpu: int, *, whole: bool) -> None:
-        """An external interrupt is taken; with ``whole`` its handler runs to its end, else it is
-        entered.
-        """
+        """Deliver an external interrupt; with ``whole`` its handler runs to its end, too."""
         ...
 
     def interrupt_up_to_return(self, cpu: int) -> None:
-        """An external interrupt is taken, and its handler runs up to the instruction that returns
-        from it.
-        """
+        """Deliver an external interrupt, and run its handler up to the instruction that returns."""
         ...
 
     def takes_nmi(self, cpu: int) -> bool:
-        """An NMI that comes at the present boundary is taken here."""
+        """Return whether the vCPU takes an NMI that comes at the present instruction boundary."""
         ...
 
     def deliver_nmi(self, cpu: int, *, in_call: bool) -> bytes | None:
-        """An NMI is delivered; not ``in_call``: on the empty stack of a vCPU between calls. Returns
-        the vector state that it interrupts; None: it was not delivered.
+        """Deliver an NMI, and return the interrupted vector state; None: it was not delivered.
+
+        :param in_call: a call is interrupted; otherwise the NMI comes on the empty stack of
+            a vCPU between calls.
         """
         ...
 
     def enter_nmi_function(self, cpu: int, task: int) -> tuple[object, str | None]:
-        """The handler of an NMI calls the function that ``task`` calls. Returns a token for
-        :meth:`leave_nmi`, and what is not as a function may expect where it begins, in a sentence,
-        if anything is.
+        """Let the handler of an NMI call the function that ``task`` calls.
+
+        :returns: a token for :meth:`leave_nmi`, and a sentence on what is not as a function
+            may expect where it begins, or None.
         """
         ...
 
     def leave_nmi(self, cpu: int, token: object) -> None:
-        """That function has returned: on to the end of the NMI, and to what it interrupted."""
+        """Go on behind the function of an NMI's handler, up to what the NMI interrupted."""
         ...
 
 
 class HitPort(Protocol):
-    """Hits in pieces. Between two pieces a hit is a record of its own
-    (:class:`engine.patching.hit_in_progress.Hit`), and so is what the kprobes layer knows of the
-    CPU (``Block``); each control state has a layer of its own, so that record is loaded into the
-    present one before a piece, and stored behind it.
+    """This port offers hits in pieces.
+
+    Between two pieces a hit is a record of its own
+    (:class:`engine.patching.hit_in_progress.Hit`), and so is what the kprobes layer knows of
+    the CPU (``Block``). Each control state has a layer of its own, so that record is loaded
+    into the present layer before a piece, and stored behind it.
     """
 
     def begin(self, cpu: int) -> Hit:
-        """A run has come back with :attr:`Stop.HIT`."""
+        """Return the hit of a vCPU whose run has come back with :attr:`Stop.HIT`."""
         ...
 
     def advance(self, state: Any, cpu: int, hit: Hit) -> Hit | None:
-        """The next piece of ``hit`` in control state ``state``. None: the hit is over and the CPU
-        goes on, or its call has died.
+        """Do the next piece of ``hit`` in the control state ``state``.
+
+        :returns: the hit behind that piece; None if the hit is over and the CPU goes on, or
+            if its call has died.
         """
         ...
 
     def load(self, state: Any, cpu: int, block: Block) -> None:
-        """From here on the layer of ``state`` knows of the CPU what ``block`` says."""
+        """Let the layer of ``state`` know of the CPU what ``block`` says."""
         ...
 
     def store(self, state: Any, cpu: int) -> Block:
-        """What the layer of ``state`` knows of the CPU."""
+        """Return what the layer of ``state`` knows of the CPU."""
         ...
 
     def wrong_entry(self, cpu: int) -> str | None:
-        """What is not as handlers may expect where a stub or detour buffer has just asked for them,
-        in a sentence; None: nothing.
-        """
+        """Return a sentence on what handlers that were just asked for may not expect, or None."""
         ...
 
     def flags(self, hit: Hit) -> int:
-        """The flags of what was hit by a breakpoint, as they are in its pt_regs now."""
+        """Return the flags in the pt_regs of a hit by breakpoint, as they are now."""
         ...
 
     def way_taken(self, hit: Hit, block: Block, flags: int) -> WayTaken | None:
-        """The handlers of a hit by breakpoint have run, and the resume address is set.
+        """Return how a hit by breakpoint goes on, when its handlers have run.
 
-        :param block: the record of the CPU; ``flags``: what :meth:`flags` said before this piece.
+        The address at which the CPU resumes is set already.
+
+        :param block: the record of the CPU.
+        :param flags: what :meth:`flags` returned before this piece.
         :returns: None where the copy in the slot is not what comes next.
         """
         ...
 
     def returning_call(self, cpu: int) -> tuple[int, int]:
-        """A run has come back with :attr:`Stop.RETURN_PROBE`: where on the stack the return address
-        lay, and the value returned.
+        """Return where the return address of a returning call lay, and what the call returns.
+
+        The run of the vCPU has come back with :attr:`Stop.RETURN_PROBE`.
         """
         ...
 
     def stack_word(self, addr: int) -> int:
-        """The word on the stack at ``addr``."""
+        """Return the word on the stack at ``addr``."""
         ...
 
     def stack_pointer(self, regs: Any) -> int:
-        """The stack pointer in these pt_regs (kernel_stack_pointer())."""
+        """Return the stack pointer in these pt_regs (kernel_stack_pointer())."""
         ...
 
     def instruction_pointer(self, regs: Any) -> int:
-        """The address in these pt_regs at which the CPU goes on (instruction_pointer())."""
+        """Return the address in these pt_regs at which the CPU goes on (instruction_pointer())."""
         ...
 
     def return_value(self, regs: Any) -> int:
-        """The call's result in these pt_regs (regs_return_value())."""
+        """Return the call's result in these pt_regs (regs_return_value())."""
         ...
 
 
 class TextPort(Protocol):
-    """The text as each vCPU fetches it, names of addresses, and the layers of control states."""
+    """This port offers the text as vCPUs fetch it, names of addresses, and arch layers."""
 
     @property
     def facts(self) -> PatchFacts:
-        """What patches look like."""
+        """Return the sizes, bytes and names that code patching on this processor has."""
         ...
 
     @property
     def image(self) -> Image:
-        """The program that is patched."""
+        """Return the program that is patched."""
         ...
 
     @property
     def kallsyms(self) -> Any:
-        """Its symbols (:class:`engine.kallsyms.Kallsyms`)."""
+        """Return the program's symbols (:class:`engine.kallsyms.Kallsyms`)."""
         ...
 
     @property
     def trampoline(self) -> int:
-        """Where functions with a return probe return to."""
+        """Return the address of the trampoline to which functions with a return probe return."""
         ...
 
     def build(
         self, plane: SteppedPlane, *, whole_batches: bool
     ) -> tuple[ExploredText, ExploredArch]:
-        """A text with its original content, and an arch layer on it, for a new control state.
+        """Return a text with the original content and an arch layer on it, for a control state.
 
-        :param whole_batches: what ``stop_machine`` writes is one step, since nobody can look
-            meanwhile.
+        :param whole_batches: what ``stop_machine`` writes is one step, since no vCPU can
+            run meanwhile.
         """
         ...
 
     def show(self, state: Any, version: TextVersion) -> None:
-        """From now on all vCPUs fetch ``version``, and their traps go to the arch layer of control
-        state ``state``.
-        """
+        """Let all vCPUs fetch ``version``, and take their traps to the arch layer of ``state``."""
         ...
 
     def require_shown(self, version: TextVersion) -> None:
-        """Raise EngineBug unless all vCPUs fetch ``version``."""
+        """Require that all vCPUs fetch ``version``.
+
+        :raises EngineBug: a vCPU fetches another text version.
+        """
         ...
 
     def fetched(self, cpu: int, addr: int, size: int) -> bytes:
-        """What the vCPU would fetch there."""
+        """Return the bytes that the vCPU would fetch at ``addr``."""
         ...
 
     def read(self, version: TextVersion, addr: int, size: int) -> bytes:
-        """The bytes there in ``version``."""
+        """Return the bytes at ``addr`` in ``version``."""
         ...
 
     def first_change(self, version: TextVersion) -> tuple[int, int, int] | None:
-        """The first byte outside of slots and detour buffers in which ``version`` is not the
-        original: its address, its value, and the original one; None: there is no such byte.
+        """Return the first changed byte of the text outside of slots and detour buffers.
+
+        :returns: the byte's address, its value, and the original one; None if no byte
+            differs.
         """
         ...
 
     @property
     def buffers(self) -> range:
-        """The addresses where slots and detour buffers are."""
+        """Return the addresses of the memory that holds slots and detour buffers."""
         ...
 
     @property
     def stubs(self) -> Container[int]:
-        """The addresses of the stubs that traps, interrupts and returns enter."""
+        """Return the addresses of the stubs that traps, interrupts and returns enter."""
         ...
 
     def ftrace(self, ainsn: object) -> tuple[bytes, bytes] | None:
-        """Of a probe that is made of ftrace (``ainsn`` is what the arch layer keeps with it): the
-        call that arms it, and the instruction that is there without; None of any other.
+        """Return what arms and what disarms a probe that uses ftrace.
+
+        :param ainsn: what the arch layer keeps with the probe.
+        :returns: the call that arms the probe, and the instruction that stands there
+            without it; None for a probe that does not use ftrace.
         """
         ...
 
     def watch(self, spans: Iterable[tuple[int, int]]) -> None:
-        """From now on runs stop in front of each instruction that begins in one of ``spans``
-        (begin, end). An address is watched once.
+        """Let runs stop in front of each instruction that begins in one of ``spans`` (begin, end).
+
+        No address is given twice.
         """
         ...
 
     def where(self, addr: int) -> str:
-        """An address as people name it."""
+        """Return the name of an address for people, such as its function and offset."""
         ...
 
     def next_instruction(self, cpu: int) -> tuple[str, bool]:
-        """The next instruction of the vCPU for a timeline: place and text; and whether it is one of
-        the program's own.
-        """
+        """Return place and text of the vCPU's next instruction, and whether the program has it."""
         ...
 
 
 class MemoryPort(Protocol):
-    """The memory, and the state of the whole machine."""
+    """This port offers the memory, and the state of the whole machine."""
 
     @property
     def room(self) -> Any:
-        """Physical memory, from address 0: a buffer whose slices are bytes."""
+        """Return physical memory from address 0 on, as a buffer whose slices are bytes."""
         ...
 
     def content(self) -> bytes:
-        """All of physical memory that is in use, as it is now."""
+        """Return a copy of all physical memory that is in use."""
         ...
 
     def data(self, *, per_cpu: bool) -> Sequence[tuple[int, int]]:
-        """Physical spans (begin, end) of the data but stacks; with ``per_cpu`` also of each vCPU's
-        own area, without what the machine's own handlers keep there.
+        """Return the physical spans (begin, end) of all data but stacks.
+
+        :param per_cpu: the spans have each vCPU's own area, too, without what the machine's
+            own handlers keep there.
         """
         ...
 
     def own(self, task: int) -> Iterator[range]:
-        """Physical spans of what only ``task`` has: its stack and its buffers."""
+        """Yield the physical spans of the memory of ``task`` alone: its stack and its buffers."""
         ...
 
     def name(self, phys: int) -> str:
-        """Memory as people name it."""
+        """Return the name of a physical address for people."""
         ...
 
     def save(self) -> Any:
-        """The state of the machine, but of what the text port shows."""
+        """Return the state of the machine without what the text port shows."""
         ...
 
     def restore(self, saved: Any) -> None:
-        """Go back; ``saved`` stays good."""
+        """Go back to the state ``saved``, which can be used again after that."""
         ...
 
     def require_restored(self, saved: Any) -> None:
-        """Raise EngineBug unless each vCPU stands where it stood in ``saved``."""
+        """Require that each vCPU stands where it stood in ``saved``.
+
+        :raises EngineBug: a vCPU stands elsewhere.
+        """
         ...
 
     def release(self, saved: Any) -> None:
-        """``saved`` is not needed any more."""
+        """Say that ``saved`` is not needed any more, so that its memory can be used again."""
         ...
 
     def add_cpu(self, cpu: int, digest: blake2b) -> None:
-        """Add all that decides how the vCPU goes on to a state's hash: registers, whether
-        interrupts are held back, live stack.
+        """Add all that decides how the vCPU goes on to a state's hash.
+
+        That is its registers, whether interrupts are held back, and its live stack.
         """
         ...
 
     def add_task(self, parked: ParkedTask, digest: blake2b) -> None:
-        """Add what is live on the stack of a task that does not run; the rest of it is in the
-        record.
+        """Add the live stack of a task that does not run to a state's hash.
+
+        All else that the hash needs of the task is in ``parked``.
         """
         ...
 
 
 class Port(Protocol):
-    """A machine that has been brought up, with its calls placed."""
+    """A port is a machine that is ready to make its calls."""
 
     @property
     def cpus(self) -> CpuPort:
-        """The vCPUs."""
+        """Return the port of the vCPUs."""
         ...
 
     @property
     def hits(self) -> HitPort:
-        """Hits in pieces."""
+        """Return the port of the hits."""
         ...
 
     @property
     def text(self) -> TextPort:
-        """The text."""
+        """Return the port of the text."""
         ...
 
     @property
     def memory(self) -> MemoryPort:
-        """The memory."""
+        """Return the port of the memory."""
         ...
 
     @property
     def unprobed(self) -> UnprobedPort:
-        """Calls without probes, before an exploration begins."""
+        """Return the port of calls without probes, which come before an exploration begins."""
         ...
 
     @property
     def own_code(self) -> OwnCode:
-        """Which modules are the project's own."""
+        """Return which modules are the project's own."""
         ...
 
     def close(self) -> None:
-        """Give the machine back. Nothing of the port may be used any more."""
+        """Release the machine. No part of the port may be used after that."""
         ...

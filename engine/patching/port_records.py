@@ -1,6 +1,4 @@
-"""The records that an exploration of code patching and the CPU side that it runs on exchange
-(:mod:`engine.patching.port`).
-"""
+"""The records that an exploration and its CPU side exchange (:mod:`engine.patching.port`)."""
 
 from __future__ import annotations
 
@@ -13,17 +11,17 @@ __all__ = ("Fault", "PatchFacts", "Stop", "WayTaken")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchFacts:
-    """What the processor's code patching looks like.
+    """This record has the sizes, bytes and names of code patching on the processor.
 
     :ivar breakpoint: the breakpoint instruction that a probe writes over the first byte of an
         instruction.
-    :ivar jump: the first byte of the jump that an optimized probe writes; ``jump_size``: how many
-        bytes that jump has.
-    :ivar patch_size_max: most bytes of what a probe puts at its site.
-    :ivar insn_size_max: most bytes of an instruction.
-    :ivar result: name of the register with a call's result.
-    :ivar registers: names of the registers in :data:`engine.patching.unprobed.CallOutcome`.
-    :ivar parts: names of what comes behind the registers there.
+    :ivar jump: the first byte of the jump that an optimized probe writes.
+    :ivar jump_size: how many bytes that jump has.
+    :ivar patch_size_max: the most bytes that a probe puts at its site.
+    :ivar insn_size_max: the most bytes that an instruction has.
+    :ivar result: the name of the register with a call's result.
+    :ivar registers: the names of the registers in :data:`engine.patching.unprobed.CallOutcome`.
+    :ivar parts: the names of what comes behind the registers there.
     """
 
     breakpoint: bytes
@@ -37,10 +35,10 @@ class PatchFacts:
 
 
 class Stop(Enum):
-    """Why a vCPU's run came back."""
+    """These are the reasons for which the run of a vCPU comes back."""
 
     BUDGET = auto()
-    """It has retired as many instructions as it was given."""
+    """The vCPU has retired as many instructions as the run was given."""
     WATCHED = auto()
     """The next instruction is a watched one (:meth:`engine.patching.port.TextPort.watch`)."""
     HIT = auto()
@@ -48,12 +46,11 @@ class Stop(Enum):
     (:meth:`engine.patching.port.HitPort.begin`).
     """
     NMI = auto()
-    """The stub of an NMI asks for its handler."""
+    """The stub of an NMI asks for the handler of the NMI."""
     NESTED_RETURN = auto()
     """The function that an NMI's handler called has returned."""
     RETURN_PROBE = auto()
-    """A function with a return probe has returned to the trampoline, which asks for the handlers.
-    """
+    """A function with a return probe has returned to the trampoline, which asks for handlers."""
     STEPPED = auto()
     """The stub of the single-step trap asks for the kprobes layer."""
     SCHEDULE = auto()
@@ -61,42 +58,41 @@ class Stop(Enum):
     CALL_RETURN = auto()
     """The task's call has returned to where it was called."""
     EXCEPTION = auto()
-    """The next instruction raises an exception, which is to be delivered."""
+    """The next instruction raises an exception, which has yet to be delivered."""
     OTHER = auto()
-    """Anything else that the machine has to answer before the vCPU can go on."""
+    """Something else happened that the machine has to answer before the vCPU can go on."""
 
 
 class Fault(Protocol):
-    """How a call has died."""
+    """This record says how a call has died."""
 
     @property
     def kind(self) -> str:
-        """A word for it."""
+        """Return one word for the kind of fault."""
         ...
 
     @property
     def rip(self) -> int:
-        """Address of the instruction."""
+        """Return the address of the instruction that faulted."""
         ...
 
     @property
     def place(self) -> str:
-        """That address as people name it."""
+        """Return the name of that address for people."""
         ...
 
     @property
     def explain(self) -> str:
-        """One line on what happened."""
+        """Return one line on what happened."""
         ...
 
 
 class WayTaken(NamedTuple):
-    """How a hit by breakpoint goes on behind its handlers.
+    """This record says how a hit by breakpoint goes on behind its handlers.
 
-    :ivar stepped: the copy of the instruction is single-stepped; else it is boosted: a jump back
-        stands behind it.
-    :ivar wrong: what is not as it should be where a single step begins, in a sentence; None:
-        nothing.
+    :ivar stepped: the copy of the instruction is single-stepped; otherwise it is boosted, which
+        means that a jump back stands behind it.
+    :ivar wrong: a sentence on what is not as it should be where a single step begins, or None.
     """
 
     stepped: bool

@@ -1,4 +1,4 @@
-"""Of which classes the core and the probes of a control state are made."""
+"""The classes of which the core and the probes of a control state are made."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ("PLAIN_KINDS", "ProbeKinds")
 
 
 class ProbeKinds(NamedTuple):
-    """The classes.
+    """This record has the classes of which a control state is made.
 
-    :ivar core: of the core.
-    :ivar probe: of a scenario's probe.
-    :ivar entry: of the probe at the entry of a function with a return probe.
-    :ivar aggregator: of an aggregator.
+    :ivar core: the class of the core.
+    :ivar probe: the class of a scenario's probe.
+    :ivar entry: the class of the probe at the entry of a function with a return probe.
+    :ivar aggregator: the class of an aggregator.
     """
 
     core: type[Kprobes]
@@ -27,4 +27,4 @@ class ProbeKinds(NamedTuple):
 
 
 PLAIN_KINDS: Final = ProbeKinds(Kprobes, Kprobe, EntryProbe, AggrKprobe)
-"""As outside of an exploration."""
+"""These classes are also used outside of an exploration."""

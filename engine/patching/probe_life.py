@@ -11,8 +11,10 @@ __all__ = ("life_of_probes",)
 
 
 def life_of_probes(specs: Sequence[ProbeSpec]) -> Callable[[Control], None]:
-    """The control task of ``check``: register, wait for the optimizer, disable, enable, wait,
-    unregister, wait until all is freed.
+    """Return the control task of ``check`` for the probes ``specs``.
+
+    It registers the probes, waits for the optimizer, disables and enables them, waits again,
+    unregisters them, and waits until all is freed.
     """
 
     def main(k: Control) -> None:

@@ -1,9 +1,10 @@
-"""What the core's operations promise when they return, looked at in the control states in which
-none is under way.
+"""What the core's operations promise when they return, checked in each control state.
 
-What is expected comes from :class:`engine.patching.expectations.Ledger`; what there is, from the
-core, the text and the optimizer's lists. Where a profile's kernel does not keep a promise, the
-profile says so, and the place here that lets it pass says which fact it is.
+The checks are made only where no operation is under way. What is expected comes from
+:class:`engine.patching.expectations.Ledger`; what there is comes from the core, the text and the
+optimizer's lists. Each check returns a sentence on what is wrong, or None. Where the kernel of a
+profile does not keep a promise, the profile says so, and the code here that lets it pass names that
+field of the profile.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _WORKER: Final = "kprobe_optimizer"
 
 
 def broken_promise(node: ControlNode) -> str | None:
-    """What an operation has promised and what does not hold in ``node``, where no lock is held;
-    None: all is well.
+    """Return what an operation has promised and what does not hold in ``node``, or None.
+
+    No lock is held in ``node``.
     """
     state = node.state
     control = state.control
@@ -45,7 +47,7 @@ def broken_promise(node: ControlNode) -> str | None:
 
 
 def _entry_of(control: Control, p: Kprobe) -> Kprobe | None:
-    """What stands in the table for ``p``."""
+    """Return the entry of the table that is ``p``, or that has ``p`` as a child."""
     return next((one for one in control.core.kprobe_table.values() if _holds(one, p)), None)
 
 
@@ -56,7 +58,7 @@ def _holds(entry: Kprobe, p: Kprobe) -> bool:
 
 
 def _left_behind(control: Control) -> str | None:
-    """A probe is in the table if and only if it is registered."""
+    """Check that the table has a probe if and only if the probe is registered."""
     for n, p in enumerate(control.probes):
         entry, registered = _entry_of(control, p), control.ledger.registered(n)
         if entry is not None and not registered:
@@ -67,8 +69,9 @@ def _left_behind(control: Control) -> str | None:
 
 
 def _enabled(control: Control) -> str | None:
-    """An entry of the table is enabled if and only if one of its probes is: an aggregator's, or the
-    one that it is itself.
+    """Check that an entry of the table is enabled if and only if one of its probes is.
+
+    An aggregator's probes are its children; any other entry is its own probe.
     """
     ledger, profile = control.ledger, control.core.profile
     for entry in control.core.kprobe_table.values():
@@ -76,10 +79,12 @@ def _enabled(control: Control) -> str | None:
             continue
         numbers = [n for n, p in enumerate(control.probes) if _holds(entry, p)]
         enabled = [n for n in numbers if ledger.enabled(n)]
-        # One that was enabled while all were disarmed sleeps on: Profile.enables_while_disarmed.
+        # A probe that was enabled while all probes were disarmed may stay disarmed in some kernels
+        # (Profile.enables_while_disarmed).
         if entry.disabled and any(not ledger.asleep(n) for n in enabled):
             return f"probe {enabled[0]} is enabled, and its entry of the table is not"
-        # A disabled probe that takes over an unused aggregator enables it: Profile.rescue_enables.
+        # In some kernels a disabled probe that takes over an unused aggregator enables it
+        # (Profile.rescue_enables).
         if (
             not entry.disabled
             and not enabled
@@ -90,8 +95,10 @@ def _enabled(control: Control) -> str | None:
 
 
 def _switched_off(state: ControlState) -> str | None:
-    """While all are disarmed the text is the original at each site; while optimization is forbidden
-    there is no jump.
+    """Check that the text fits the two global switches.
+
+    While all probes are disarmed, the text is the original at each site; while optimization is
+    forbidden, there is no jump.
     """
     ledger, core = state.control.ledger, state.core
     if ledger.armed and ledger.optimizing:
@@ -111,7 +118,7 @@ def _switched_off(state: ControlState) -> str | None:
 
 
 def _places(state: ControlState) -> Iterator[tuple[int, int]]:
-    """Each address that ever had a probe, and how many bytes of text belong to it."""
+    """Yield each address that ever had a probe, and how many bytes of text belong to it."""
     for addr in sorted({p.addr for p in state.control.probes if p.addr is not None}):
         entry = state.core.get_kprobe(addr)
         size = (
@@ -125,12 +132,13 @@ def _places(state: ControlState) -> Iterator[tuple[int, int]]:
 
 
 def _not_optimized(state: ControlState) -> str | None:
-    """No pass is scheduled or under way: the lists are empty, and each probe that may be optimized
-    is.
+    """Check for empty lists and a jump for each probe that may be optimized.
+
+    This holds where no pass of the optimizer is scheduled or under way.
     """
     core, ledger = state.core, state.control.ledger
     for queue, listed in core.optimizer.lists.items():
-        # What is listed while optimization is not allowed stays listed.
+        # Probes that are listed to be optimized stay listed while optimization is not allowed.
         if listed and not (queue is Queue.OPTIMIZING and not (ledger.armed and ledger.optimizing)):
             return f"the {queue.value} list is not empty, and no pass of the optimizer will come"
     if not (ledger.armed and ledger.optimizing):
@@ -151,7 +159,7 @@ def _not_optimized(state: ControlState) -> str | None:
 
 
 def _may_be_optimized(state: ControlState, entry: AggrKprobe) -> bool:
-    """Nothing keeps the jump away that the kernel of this profile looks at."""
+    """Return whether nothing that the kernel of this profile looks at keeps the jump away."""
     control, profile = state.control, state.core.profile
     ledger = control.ledger
     here = [n for n, p in enumerate(control.probes) if any(child is p for child in entry.children)]
@@ -168,9 +176,9 @@ def _may_be_optimized(state: ControlState, entry: AggrKprobe) -> bool:
     neighbours = [n for n, p in enumerate(control.probes) if p.addr in inside]
     if any(ledger.enabled(n) for n in neighbours) or _blocked(state, inside):
         return False
-    # What a neighbour has kept from being optimized is not asked again when that goes:
-    # Profile.reoptimizes_neighbour; nor where the neighbour had a jump of its own, which goes
-    # later: Profile.reoptimizes_later.
+    # In some kernels a probe that a neighbour has kept from being optimized is not tried again when
+    # the neighbour goes (Profile.reoptimizes_neighbour). In others it is not tried again if the
+    # neighbour had a jump of its own, which goes later (Profile.reoptimizes_later).
     if neighbours and not profile.reoptimizes_neighbour:
         return False
     if not profile.reoptimizes_later and not ledger.jumped.isdisjoint(neighbours):
@@ -179,15 +187,16 @@ def _may_be_optimized(state: ControlState, entry: AggrKprobe) -> bool:
 
 
 def may_lack_jump(control: Control, op: AggrKprobe) -> bool:
-    """``op`` says that it is optimized, and may be a breakpoint all the same, for good: it was
-    armed again before its jump was undone, in a kernel that then writes the breakpoint over the
-    jump (Profile.rearms_whole).
+    """Return whether ``op``, which says it is optimized, may have no jump while it is armed.
+
+    This is so if it was armed again before its jump was undone, in a kernel that then writes
+    the breakpoint over the jump (Profile.rearms_whole).
     """
     return not control.core.profile.rearms_whole and op.at in control.ledger.rearmed
 
 
 def _blocked(state: ControlState, inside: range) -> bool:
-    """The table has an entry there that is enabled, or that waits on a list."""
+    """Return whether the table has an entry in ``inside`` that is enabled or on a list."""
     entries = [entry for addr, entry in state.core.kprobe_table.items() if addr in inside]
     return any(
         not entry.disabled or (isinstance(entry, AggrKprobe) and entry.queued) for entry in entries
@@ -195,12 +204,12 @@ def _blocked(state: ControlState, inside: range) -> bool:
 
 
 def _leaks(state: ControlState) -> str | None:
-    """Every control task has ended and nothing is registered: nothing is in use."""
+    """Check that nothing is in use when every control task has ended and nothing is registered."""
     core, control = state.core, state.control
     if any(control.ledger.registered(n) for n in range(len(control.probes))):
         return None
-    # A neighbour that forces back a probe which waits to be undone leaves it in the table for good:
-    # the kernel of 2010.
+    # In the kernel of 2010 a probe that waits to be undone stays in the table for ever if a
+    # neighbour forces it back.
     kept = isinstance(core.profile.transitions, ClearedAtOnce) and all(
         isinstance(p, AggrKprobe) and p.unused for p in core.kprobe_table.values()
     )

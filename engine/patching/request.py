@@ -1,6 +1,4 @@
-"""The record of what an experiment is asked to be, by a command, a saved file, a scenario or
-Python.
-"""
+"""The record of what a command, a saved file, a scenario or Python asks an experiment to be."""
 
 from __future__ import annotations
 
@@ -18,23 +16,27 @@ __all__ = ("Request",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request(Conditions):
-    """What is asked, as values that have been checked, or as text where only the program can say
-    whether it is right. :mod:`engine.patching.request_options` reads it, and
+    """A request says what an experiment is asked to be.
+
+    Its values have been checked, or are texts that only the program to be explored can show to
+    be right. :mod:`engine.patching.request_options` reads a request, and
     :mod:`engine.patching.make_experiment` makes the experiment.
 
-    :ivar image: the path of a file, or an image that is loaded; a scenario's may be the text of
-        assembly.
-    :ivar call: the function that each vCPU calls, with ``arguments`` as of ``--arg``.
-    :ivar probes: the definitions of the probes whose life ``check`` explores, as of ``--probe``; a
-        scenario has its own control tasks instead.
+    :ivar image: the path of a file, or an image that is loaded; of a scenario it may also be
+        the text of assembly.
+    :ivar call: the function that each vCPU calls.
+    :ivar arguments: the arguments of the call, as of ``--arg``.
+    :ivar probes: the definitions of the probes whose life ``check`` explores, as of
+        ``--probe``; a scenario has its own control tasks instead.
     :ivar profile: the name of a shipped profile, or a profile.
-    :ivar without: names of the safety steps that are left out.
-    :ivar resched: ``SYM+OFF``, in front of whose instruction a task calls ``schedule()``.
+    :ivar without: the names of the safety steps that are left out.
+    :ivar resched: places ``SYM+OFF`` in front of whose instruction a task calls ``schedule()``.
     :ivar asleep: offsets in the called function, in bytes, in front of whose instruction a task
         falls asleep for ever.
-    :ivar batch: most probes of a batch; None: as many as in the kernel.
-    :ivar libraries: paths of the shared libraries to resolve from.
-    :ivar red_zone: ``yes``, ``no``, or ``auto`` to find out; None: as the image says.
+    :ivar batch: the most probes of a batch; None stands for as many as in the kernel.
+    :ivar libraries: the paths of the shared libraries to resolve from.
+    :ivar red_zone: ``yes``, ``no``, or ``auto`` to find out; None stands for what the image
+        says.
     """
 
     image: str | Image
@@ -50,10 +52,11 @@ class Request(Conditions):
     red_zone: str | None = defaults.RED_ZONE
 
     def changed(self, asked: Mapping[str, Any]) -> Request:
-        """Return this request of a scenario with what was asked of the scenario beside it.
+        """Return this request of a scenario, changed by what its user asks.
 
-        More steps are left out, preemption is added where there was none, and other values take the
-        place of the present ones; where ``asked`` has None they stay.
+        More steps are left out, preemption is added where there was none, and other values
+        take the place of the present ones. Where ``asked`` has None the present values
+        stay.
         """
         changes = {name: value for name, value in asked.items() if value is not None}
         if "without" in changes:

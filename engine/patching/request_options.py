@@ -1,7 +1,7 @@
 """The table of the options of experiments, and the three ways to read it.
 
-Of each option the table says what values it has, and in which ways it can be asked for: by a
-command or a function of :mod:`optprobe`, by the keywords of a scenario, by a saved file.
+For each option the table says which values it can have, and in which ways it can be asked for: by a
+command or a function of :mod:`optprobe`, by the keywords of a scenario, or by a saved file.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ __all__ = (
 
 
 class Way(Flag):
-    """The ways in which an experiment can be asked for."""
+    """These are the ways in which an experiment can be asked for."""
 
     CHECK = auto()
-    """The command ``check``, and :func:`optprobe.check`."""
+    """A user runs the command ``check``, or calls :func:`optprobe.check`."""
     EXPLORE = auto()
-    """The command ``explore``, and :func:`optprobe.explore`, which ask a scenario for something
-    else than it says.
+    """A user runs the command ``explore``, or calls :func:`optprobe.explore`.
+
+    Both can change what a scenario says.
     """
     SCENARIO = auto()
-    """The decorator ``scenario``."""
+    """A user writes the option as a keyword of the decorator ``scenario``."""
     FILE = auto()
-    """The ``options`` in a file of ``--save``: of a check those that ``check`` has, of a scenario
-    those that ``explore`` has.
+    """A file that ``--save`` wrote has the option among its ``options``.
+
+    A saved check has the options of ``check``, and a saved scenario those of ``explore``.
     """
 
 
@@ -49,10 +51,12 @@ _CHECK, _EXPLORE, _SCENARIO, _FILE = Way.CHECK, Way.EXPLORE, Way.SCENARIO, Way.F
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A row of the table.
+    """An option is a row of the table.
 
-    :ivar may_lack: a saved file may lack the option, since there were such files before the option
-        came; then its default holds.
+    :ivar kind: the kind of values that the option has.
+    :ivar ways: the ways in which the option can be asked for.
+    :ivar may_lack: a saved file may lack the option, since files were saved before there was
+        such an option; the default holds in that case.
     """
 
     kind: Kind
@@ -85,25 +89,28 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "batch": Option(Number(1, BATCH_MAX), _SCENARIO),
     "poke": Option(Made("what makes a poke protocol, such as its class"), _CHECK | _SCENARIO),
 }
-"""The options stand in the order in which a saved file has them. ``reduce`` is in no file: a replay
-has to be able to take any choice, so it never reduces them.
+"""This table has the options by name, in the order in which a saved file has them.
+
+No file has ``reduce``: a replay has to be able to take any choice, so it never reduces them.
 """
 _LEFT_TO_SCENARIO: Final = ("cpus", "profile")
-"""The options that are None, or null in a file, where they are as the scenario says."""
+"""These options are None, or null in a file, if the scenario decides their values."""
 
 
 def names_of(way: Way) -> Iterator[str]:
-    """Return the options that can be asked for in all of these ways, in the order of the table."""
+    """Return the options that can be asked for in all ways of ``way``, in table order."""
     return (name for name, option in OPTIONS.items() if way in option.ways)
 
 
 def read_options(way: Way, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a :class:`engine.patching.request.Request` that the command line or the
-    Python interface gives.
+    """Return the fields of a request that the command line or the Python interface gives.
 
-    :param given: the options by name, and whatever else there is. Where a scenario is asked for
-        something, None means for some: as the scenario says. These are left out.
-    :raises InputError: one of them is wrong. The message calls it as the command line does.
+    They are fields of :class:`engine.patching.request.Request`. Of the options that may be left
+    to a scenario, those that are None are left out.
+
+    :param way: the way in which the experiment is asked for.
+    :param given: the options by name; other names in it are not looked at.
+    :raises InputError: an option is wrong. The message calls it as the command line does.
     """
     return {
         name: OPTIONS[name].kind.read(name, given[name])
@@ -117,9 +124,9 @@ def _left_to_scenario(way: Way, name: str, value: object) -> bool:
 
 
 def read_keywords(given: Mapping[str, object]) -> dict[str, Any]:
-    """Return the fields that the keywords of a scenario give. ``batch=None`` is left out.
+    """Return the fields that the keywords of a scenario give, without a ``batch`` of None.
 
-    :raises InputError: one of them is of another type, or out of range.
+    :raises InputError: a keyword's value is of another type, or out of range.
     """
     return {
         name: OPTIONS[name].kind.keyword(name, given[name])
@@ -132,7 +139,7 @@ def read_saved(way: Way, fields: SavedFields) -> dict[str, Any]:
     """Return the fields that the ``options`` of a saved file give.
 
     :param way: whether a check or a scenario was saved.
-    :raises InputError: one of them is missing, or of another type, or out of range.
+    :raises InputError: an option is missing, of another type, or out of range.
     """
     return {
         name: OPTIONS[name].kind.saved(name, fields)
@@ -143,7 +150,7 @@ def read_saved(way: Way, fields: SavedFields) -> dict[str, Any]:
 
 
 def options_to_json(way: Way, asked: Mapping[str, Any]) -> dict[str, object]:
-    """Return the ``options`` of a saved file. An option that nobody asks for is null there.
+    """Return the ``options`` of a saved file, with null for each option that has no value.
 
     :param way: whether a check or a scenario is saved.
     """

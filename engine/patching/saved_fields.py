@@ -1,4 +1,4 @@
-"""Reads the JSON document of a saved violation, whose values may be anything."""
+"""The reader of the JSON document of a saved violation, which may hold any values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ _Value = TypeVar("_Value")
 
 
 class SavedFields:
-    """A JSON object of a saved file, whose values are of the types that ``--save`` gives them.
+    """This object reads a JSON object of a saved file, with the types that ``--save`` writes.
+
+    The methods raise InputError where a value is missing or of another type.
 
     :param where: the file's name, for messages.
+    :param values: what should be a JSON object.
     :param within: the keys that lead to the object, each with a dot behind it.
-    :raises InputError: it is no object; so do the methods when a value is missing or of another
-        type.
+    :raises InputError: ``values`` is no JSON object.
     """
 
     def __init__(self, where: str, values: object, within: str) -> None:
@@ -29,51 +31,54 @@ class SavedFields:
         self._values = cast("dict[str, object]", values)
 
     def has(self, key: str) -> bool:
-        """The object has that key."""
+        """Return whether the object has the key."""
         return key in self._values
 
     def is_null(self, key: str) -> bool:
-        """The object has that key, and its value is null."""
+        """Return whether the object has the key, and null as its value."""
         return self.has(key) and self._values[key] is None
 
     def take(self, key: str, kind: type[_Value]) -> _Value:
-        """The value of ``key``."""
+        """Return the value of ``key``, which has to be of the type ``kind``."""
         value = self._values.get(key)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             self.refuse(key)
         return value
 
     def number(self, key: str, least: int, most: int) -> int:
-        """An integer from ``least`` to ``most``."""
+        """Return the integer that is the value of ``key``, from ``least`` to ``most``."""
         value = self.take(key, int)
         if not least <= value <= most:
             self.refuse(key)
         return value
 
     def list(self, key: str) -> list[object]:
-        """An array."""
+        """Return the array that is the value of ``key``."""
         return cast("list[object]", self.take(key, list))
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """An array of strings."""
+        """Return the strings of the array that is the value of ``key``."""
         values = self.list(key)
         if not all(isinstance(value, str) for value in values):
             self.refuse(key)
         return tuple(cast("list[str]", values))
 
     def below(self, key: str) -> SavedFields:
-        """The object that is the value of ``key``."""
+        """Return the object that is the value of ``key``."""
         return SavedFields(self._where, self._values.get(key), f"{self._within}{key}.")
 
     def each(self, key: str) -> list[SavedFields]:
-        """The objects of an array."""
+        """Return the objects of the array that is the value of ``key``."""
         return [
             SavedFields(self._where, value, f"{self._within}{key}.{number}.")
             for number, value in enumerate(self.list(key))
         ]
 
     def refuse(self, key: str) -> NoReturn:
-        """Say that the value of ``key`` is none that a saved file has."""
+        """Raise the error that says that no saved file has such a value for ``key``.
+
+        :raises InputError: this is raised always.
+        """
         raise InputError(
             f"{self._where}: {self._within}{key} is missing, or not of the kind or size that it has"
             " there; give a file that --save wrote"

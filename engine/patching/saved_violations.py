@@ -1,8 +1,9 @@
 """The files of ``--save``: each has a violation, with all that a replay of it needs.
 
-Of a check a file has the image's bytes, arguments, probes, options and the schedule. Of a scenario
-it has only the name of its Python file in place of the code, so that a replay runs no code that its
-user has not put there. The fingerprint in the schedule tells when that file has changed.
+The file of a check has the image's bytes, arguments, probes, options and the schedule. That of a
+scenario has only the name of the scenario's Python file in place of the code, so that a replay runs
+no code that its user has not put there. The fingerprint in the schedule tells when that Python file
+has changed.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ _VERSION: Final = 2
 
 
 class SaveDirectory:
-    """The directory of ``--save``. It is made and tried out before a search begins, which may take
-    a night.
+    """The directory of ``--save`` is made and tried out when this object is made.
 
-    :raises InputError: it can't be made or written to.
+    That is before a search begins, since a search may take a night.
+
+    :raises InputError: the directory can't be made or written to.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,7 +46,7 @@ class SaveDirectory:
             directory.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=directory) as trial:
                 trial.write(b"violation")
-        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        except (OSError, ValueError) as error:  # A null character in the name is a ValueError.
             where, reason = (
                 printable(str(directory)),
                 "a file is there" if isinstance(error, FileExistsError) else error_text(error),
@@ -55,7 +57,7 @@ class SaveDirectory:
             ) from None
 
     def of_check(self, request: Request) -> SavedExperiment:
-        """Describe the experiment of ``check``, with the present bytes of all files that it names.
+        """Return the experiment of ``check`` with the present bytes of all files that it names.
 
         :raises InputError: one of those files can't be read.
         """
@@ -68,9 +70,9 @@ class SaveDirectory:
             ) from None
 
     def of_scenario(self, file: str, name: str, asked: Mapping[str, Any]) -> SavedExperiment:
-        """Describe the experiment of scenario ``name`` of ``file``.
+        """Return the experiment of the scenario ``name`` of ``file``.
 
-        :param asked: what was asked of it beside what it says.
+        :param asked: the options that change what the scenario says.
         """
         told = {
             "scenario": {"file": str(Path(file).resolve()), "name": name},
@@ -81,22 +83,23 @@ class SaveDirectory:
 
 @dataclass(frozen=True, slots=True)
 class SavedExperiment:
-    """An experiment that violations are found in, and where they are written to.
+    """This record has an experiment and the directory to which its violations are written.
 
-    :ivar told: what describes it, as JSON.
+    :ivar directory: the directory.
+    :ivar told: the JSON that describes the experiment.
     """
 
     directory: Path
     told: Mapping[str, Any]
 
     def file(self, number: int, schedule: Schedule) -> Path:
-        """Return the file of violation ``number``."""
+        """Return the path of the file of violation ``number``."""
         return self.directory / f"violation-{schedule.fingerprint}-{number}.json"
 
     def write(self, file: Path, schedule: Schedule, explain: str) -> None:
         """Write one violation to ``file``.
 
-        :raises OSError: it can't be written.
+        :raises OSError: the file can't be written.
         """
         document = {
             "format": _FORMAT,
@@ -122,7 +125,7 @@ def _check_document(request: Request) -> dict[str, Any]:
 
 
 def _with_content(argument: str) -> str:
-    """Return ``argument``; of a buffer that is filled from a file, the present content."""
+    """Return ``argument``; one that names a file has the file's present content instead."""
     return (
         f"buf:{Path(argument[5:]).read_bytes().hex()}" if argument.startswith("buf:@") else argument
     )
@@ -134,13 +137,13 @@ def _file(name: str) -> dict[str, str]:
 
 
 def load_saved(name: str, port: SetupPort) -> tuple[Experiment, Schedule]:
-    """Read what :meth:`SavedExperiment.write` wrote.
+    """Return the experiment and the schedule that :meth:`SavedExperiment.write` wrote.
 
     :raises InputError: it is not such a file.
     """
     shown = printable(name)
     try:
-        # reading a FIFO would wait, a device may never end
+        # No other file is opened, since reading a FIFO would wait, and a device may never end.
         if Path(name).exists() and not Path(name).is_file():
             raise InputError(f"{shown}: not a regular file; give a file that --save wrote")
         document = json.loads(Path(name).read_text(encoding="utf-8"))
@@ -149,7 +152,7 @@ def load_saved(name: str, port: SetupPort) -> tuple[Experiment, Schedule]:
     except (
         OSError,
         ValueError,
-    ) as error:  # ValueError: no JSON, no UTF-8, or a null character in the name
+    ) as error:  # Wrong JSON, wrong UTF-8 or a null character in the name is a ValueError.
         raise InputError(f"{shown}: {error_text(error)}; give a file that --save wrote") from None
     fields = SavedFields(shown, document, "")
     if fields.take("format", str) != _FORMAT or fields.take("version", int) != _VERSION:
@@ -162,7 +165,7 @@ def load_saved(name: str, port: SetupPort) -> tuple[Experiment, Schedule]:
 
 
 def _scenario(fields: SavedFields, port: SetupPort) -> Experiment:
-    """Make the experiment of a scenario, whose file has to be there still."""
+    """Make the experiment of a scenario, whose Python file still has to be there."""
     asked = read_saved(Way.EXPLORE, fields.below("options"))
     where = fields.below("scenario")
     (one,) = load_scenarios(f"{where.take('file', str)}::{where.take('name', str)}")
@@ -170,14 +173,14 @@ def _scenario(fields: SavedFields, port: SetupPort) -> Experiment:
 
 
 def _check_request(fields: SavedFields, room: Path) -> Request:
-    """Read what was asked of ``check``, and unpack its files into directory ``room``."""
+    """Read what was asked of ``check``, and unpack its files into the directory ``room``."""
 
     def unpack(entry: SavedFields, place: str) -> str:
         try:
             path = room / place / (Path(entry.take("name", str)).name or "image")
             path.parent.mkdir()
             path.write_bytes(base64.b64decode(entry.take("base64", str), validate=True))
-        except (OSError, ValueError):  # no base64, or a name that no file can have
+        except (OSError, ValueError):  # The text is no base64, or no file can have the name.
             entry.refuse("base64")
         return str(path)
 

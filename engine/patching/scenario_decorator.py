@@ -1,5 +1,7 @@
 """The decorator that makes a scenario of a function.
 
+A file of scenarios uses the decorator like this:
+
 @scenario(image=TEXT, call="work", arguments=("5",), calls=2, cpus=1)
 def register(setup: Setup) -> None:
     \"\"\"A probe goes in and out.\"\"\"
@@ -31,11 +33,12 @@ from engine.patching.user_code import source_of
 __all__ = ("PROFILES", "scenario")
 
 _NUMBER_NAME: Final = re.compile(r"^x(?=\d)")
-"""A commit's number is no name in Python when it begins with a digit, so its scenario's function
-has an x in front of it.
+"""This pattern finds the x in front of a function's name that begins with a commit's number.
+
+A name can't begin with a digit in Python, so the function of such a scenario has this x.
 """
 PROFILES: Final = tuple(one.name for one in SHIPPED)
-"""Where a scenario makes sense that does not say it."""
+"""A scenario that names no profiles makes sense in all of these."""
 
 
 def scenario(
@@ -56,21 +59,28 @@ def scenario(
     batch: int | None = None,
     poke: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[[Setup], None]], Scenario]:
-    """Makes a :class:`Scenario` of a function that places control tasks.
+    """Return a decorator that makes a :class:`Scenario` of a function that places control tasks.
 
-    :param image: assembly text, or a file's path.
-    :param arguments: of the call, as on the command line.
-    :param asleep: offsets in the called function in front of whose instruction a task falls asleep
-        in the middle of its call, for ever.
+    :param image: the text of assembly, or the path of a file.
+    :param call: the function that each vCPU calls.
+    :param arguments: the arguments of the call, as on the command line.
+    :param calls: how often each vCPU makes the call.
+    :param cpus: how many vCPUs there are.
+    :param preempt: each vCPU has a second task, to which an interrupt may give it.
+    :param nmis: NMIs may come.
+    :param interrupts: external interrupts may come.
+    :param asleep: offsets in the called function, in bytes, in front of whose instruction a
+        task falls asleep in the middle of its call, for ever.
     :param preemptions: the bound that the scenario is meant for.
-    :param profiles: names of the profiles in which it makes sense.
+    :param profiles: the names of the profiles in which it makes sense.
     :param without: safety steps that it leaves out, so that it shows what they are for.
     :param steps: safety steps without which it fails.
-    :param batch: most probes that a pass takes in each direction in linux-2010, most pokes that
-        share their core syncs in ``next``: so that two or three probes are more than a batch. None:
-        the kernel's 256.
-    :param poke: makes the poke protocol, ``poke(text, plane, without)``; None: the profile's.
-    :raises InputError: one of them is of another type, or out of range.
+    :param batch: the most probes that a pass takes in each direction in ``linux-2010``, or the
+        most pokes that share their core syncs in ``next``. With a small number two or three
+        probes are more than a batch. None stands for the kernel's 256.
+    :param poke: makes the poke protocol, ``poke(text, plane, without)``; None stands for the
+        profile's.
+    :raises InputError: one of these is of another type, or out of range.
     """
     given = read_keywords(locals())
     wanted = _profiles(profiles)
@@ -92,9 +102,9 @@ def scenario(
 
 
 def _profiles(given: object) -> tuple[str, ...]:
-    """Where the scenario makes sense.
+    """Return the names of the profiles in which the scenario makes sense.
 
-    :raises InputError: nowhere, or a name is none of a profile.
+    :raises InputError: there is no name, or one is not that of a profile.
     """
     names = List(str).keyword("profiles", given)
     if not names or not set(names) <= set(PROFILES):

@@ -1,4 +1,4 @@
-"""Files of scenarios."""
+"""The loading of scenarios from Python files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ __all__ = ("load_scenarios",)
 
 
 def load_scenarios(spec: str) -> list[Scenario]:
-    """Those of ``FILE.py``, or the one of ``FILE.py::NAME``, in the file's order.
+    """Return the scenarios that ``spec`` names, in the order in which the file has them.
 
-    :raises InputError: no such file or scenario, or the file does not run.
+    :param spec: ``FILE.py`` for all scenarios of a file, or ``FILE.py::NAME`` for one of them.
+    :raises InputError: there is no such file or scenario, or the file raises an error when it
+        is run.
     """
     name, _, wanted = spec.partition("::")
     path = Path(name)
@@ -49,8 +51,9 @@ def load_scenarios(spec: str) -> list[Scenario]:
 
 
 def _no_file(path: Path) -> str | None:
-    """Why ``path`` is no regular file; None: it is one. Reading a FIFO would wait, and a device may
-    never end.
+    """Return why ``path`` is no regular file, or None if it is one.
+
+    No other file is opened, since reading a FIFO would wait, and a device may never end.
     """
     try:
         if path.is_file():
@@ -62,5 +65,5 @@ def _no_file(path: Path) -> str | None:
             if path.exists()
             else "no such file"
         )
-    except (OSError, ValueError) as error:  # a name that is too long, say
+    except (OSError, ValueError) as error:  # the name may be too long, for example
         return error_text(error)

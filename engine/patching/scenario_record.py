@@ -26,17 +26,24 @@ Body = TypeVar("Body", bound=Callable[[Control], None])
 
 
 class Setup:
-    """What a scenario's function is given."""
+    """A scenario's function is given this object, and places its control tasks with it.
+
+    :ivar profile: the profile in which the scenario runs.
+    :ivar code: the control tasks so far, by name.
+    """
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.code: list[tuple[str, ControlCode]] = []
 
     def control(self, body: Body) -> Body:
-        """A control task more, by the name of the function.
+        """Add a control task that has the name of the function ``body``.
 
-        It runs from the start for each control state, and the scenario's function with it: what
-        that keeps is shared by its tasks. Keep nothing outside of the scenario's function.
+        For each control state the scenario's function and then ``body`` run from their
+        starts. What the scenario's function keeps is shared by its tasks. Keep nothing
+        outside of that function.
+
+        :raises InputError: ``body`` can't be called.
         """
         if not callable(body):
             raise InputError(
@@ -49,13 +56,14 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A named experiment.
+    """A scenario is a named experiment.
 
+    :ivar name: the name of the scenario.
     :ivar doc: the docstring of its function.
     :ivar build: its function, which places the control tasks.
-    :ivar request: what it asks the experiment to be.
+    :ivar request: what the scenario asks the experiment to be.
     :ivar preemptions: the bound that it is meant for.
-    :ivar profiles: names of the profiles in which it makes sense.
+    :ivar profiles: the names of the profiles in which it makes sense.
     :ivar steps: the safety steps without which it fails.
     :ivar source: the text of its function, for the fingerprint.
     """
@@ -78,10 +86,9 @@ class Scenario:
         )
 
     def asked(self, changes: Mapping[str, Any]) -> Request:
-        """Return what the scenario asks, with what is asked of it beside that.
+        """Return the scenario's request, changed by what its user asks.
 
-        :param changes: fields of a request by name; None: as the scenario says.
-
+        :param changes: fields of a request by name; those that are None change nothing.
         :raises InputError: the profile is none of the scenario's.
         """
         request = self.request.changed(changes)
@@ -98,7 +105,6 @@ class Scenario:
         """Make the experiment of the scenario.
 
         :param request: the scenario's own request, or that with some changes.
-
         :raises InputError: something in the request is wrong.
         """
         profile = profile_of(request)
@@ -114,7 +120,7 @@ class Scenario:
         )
 
     def _control_tasks(self, profile: Profile) -> Sequence[tuple[str, ControlCode]]:
-        """The control tasks, which share what the scenario's function keeps outside of theirs."""
+        """Return the control tasks, which share what the scenario's function keeps."""
         setup = Setup(profile)
         try:
             self.build(setup)
@@ -126,7 +132,7 @@ class Scenario:
 
 
 def error_in_file(error: BaseException, file: str) -> str:
-    """What a scenario's Python file has raised, with the line of that file where it did."""
+    """Return a text on an error that a scenario's Python file has raised, with its line there."""
     lines = [
         line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == file
     ]

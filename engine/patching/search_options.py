@@ -1,6 +1,4 @@
-"""How to search: the strategy, its bounds, and what a search keeps for another one to go on
-from.
-"""
+"""The options of a search: its strategy, its bounds, and where it keeps checkpoints."""
 
 from __future__ import annotations
 
@@ -26,18 +24,27 @@ __all__ = ("STRATEGIES", "Search", "read_search")
 
 STRATEGIES: Final = ("exhaustive", "random", "pct")
 _DRAWN: Final = 10_000
-"""Schedules that are drawn where no limit is given: some minutes' worth of a shipped scenario."""
+"""So many schedules are drawn where no limit is given.
+
+A scenario that comes with optprobe takes some minutes for them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """How to search.
+    """This record has the options of a search.
 
-    :ivar strategy: the name of one, of :data:`STRATEGIES`, or an object that draws schedules.
-    :ivar preemptions: the bound, None for none; pct has another one, its ``depth``.
-    :ivar violations_max: stop after so many.
-    :ivar jobs: processes; what is found does not depend on how many.
-    :ivar checkpoints: directory of files to go on from after a kill.
+    :ivar strategy: the name of a strategy, one of :data:`STRATEGIES`, or an object that draws
+        schedules.
+    :ivar preemptions: the bound, or None for none; pct has its ``depth`` in its place.
+    :ivar max_schedules: the most schedules; None sets no limit for an exhaustive search.
+    :ivar seed: the seed from which schedules are drawn.
+    :ivar depth: the depth of pct.
+    :ivar hashing: the search does not go on again from a state that it has met before.
+    :ivar recheck_every: one schedule in so many is run a second time; 0 stands for none.
+    :ivar violations_max: the search stops after so many violations.
+    :ivar jobs: how many processes search; what is found does not depend on that.
+    :ivar checkpoints: the directory of files from which a search that was ended can go on.
     """
 
     strategy: str | Strategy = defaults.STRATEGY
@@ -53,13 +60,13 @@ class Search:
 
     @property
     def bound(self) -> int | None:
-        """The most preemptions in a schedule, as a result states it; None: there is no bound."""
+        """Return the most preemptions in a schedule, as a result states it; None: no bound."""
         return None if self.strategy == "pct" else self.preemptions
 
     def build(self) -> PartedSearch:
-        """The search.
+        """Return the search.
 
-        :raises InputError: there is none of that name.
+        :raises InputError: there is no strategy of that name.
         """
         if self.strategy == "exhaustive":
             return Exhaustive(
@@ -77,12 +84,13 @@ class Search:
         )
 
     def _drawing(self) -> Strategy:
-        """The strategy that draws schedules.
+        """Return the strategy that draws schedules.
 
-        :raises InputError: there is none of that name.
+        :raises InputError: there is no strategy of that name.
         """
         if isinstance(self.strategy, Strategy):
-            return deepcopy(self.strategy)  # each search begins with it as it was given
+            # Drawing changes the strategy, and each search begins with it as it was given.
+            return deepcopy(self.strategy)
         if self.strategy == "random":
             return RandomWalk(seed=self.seed)
         if self.strategy == "pct":
@@ -93,11 +101,12 @@ class Search:
 
 
 def read_search(given: Mapping[str, Any]) -> Search:
-    """How the command line or the Python interface says to search.
+    """Return the search that the command line or the Python interface asks for.
 
     :param given: numbers or their texts, switches, and a directory, by the names that
-        :func:`optprobe.check` has for them; None: not said.
-    :raises InputError: an unknown strategy, a wrong number, or an option of another strategy.
+        :func:`optprobe.check` has for them; None stands for what is not given.
+    :raises InputError: a strategy is unknown, a number is wrong, or an option is one of another
+        strategy.
     """
     strategy = given["strategy"]
     for name, takers in (("seed", ("random", "pct")), ("depth", ("pct",))):
@@ -131,9 +140,9 @@ def read_search(given: Mapping[str, Any]) -> Search:
 def _number(
     given: Mapping[str, Any], name: str, default: int, least: int, most: int | None = None
 ) -> int:
-    """The number that is given under ``name``, or the default.
+    """Return the number that is given under ``name``, or the default.
 
-    :raises InputError: it is none, or out of bounds.
+    :raises InputError: it is no number, or out of bounds.
     """
     value = default if given[name] is None else given[name]
     return parse_number(str(value), flag(name), least=least, most=most)

@@ -1,7 +1,7 @@
-"""What an architecture's package must offer so that experiments can be set up on it: its images,
-places in them, and machines that have been brought up.
+"""What an architecture's package must offer so that experiments can be set up on it.
 
-``arch_x86/explore/x86_setup.py`` has the implementation for x86-64.
+It offers images, places in them, and machines that are ready to run.
+``arch_x86/explore/x86_setup.py`` implements this for x86-64.
 """
 
 from __future__ import annotations
@@ -21,49 +21,51 @@ __all__ = ("SetupPort",)
 
 
 class SetupPort(Protocol):
-    """The setting up of experiments. Each method raises InputError where what it is given is
-    wrong.
+    """This port sets up experiments.
+
+    Each method raises InputError if what it is given is wrong.
     """
 
     @property
     def sources(self) -> Sequence[Path]:
-        """The directories whose source files decide what a search finds."""
+        """Return the directories whose source files decide what a search finds."""
         ...
 
     def load_image(self, file: str, libraries: Sequence[str], stubs: Collection[str]) -> Image:
-        """The program in ``file``.
+        """Return the program in ``file``.
 
         :param libraries: shared libraries to resolve from.
-        :param stubs: names of the imported functions that have a stub.
+        :param stubs: the names of the imported functions that have a stub.
         """
         ...
 
     def scenario_image(self, text: str) -> Image:
-        """The program of a scenario: ``text`` is assembly, or the path of a file."""
+        """Return the program of a scenario, whose ``text`` is assembly, or the path of a file."""
         ...
 
     def with_red_zone(
         self, image: Image, request: Request, arguments: Sequence[Argument]
     ) -> tuple[Image, str | None]:
-        """``image`` with or without a red zone, as ``request`` says, and one line for the user
-        where that was found out.
+        """Return ``image`` with or without a red zone, as ``request`` says.
+
+        :returns: the image, and one line for the user if the red zone had to be found out,
+            or None.
         """
         ...
 
     def function(self, image: Image, name: str) -> Symbol:
-        """The function that is called ``name``, or is at that address."""
+        """Return the function that is called ``name``, or that is at that address."""
         ...
 
     def boundary(self, image: Image, addr: int, what: str) -> int:
-        """``addr``, where an instruction of a function starts.
+        """Return ``addr``, which has to be where an instruction of a function starts.
 
         :param what: the option that asks for it, for the message.
         """
         ...
 
     def open(self, experiment: Experiment, orders: Orders | None = None) -> Exploration:
-        """A machine for ``experiment``, brought up, with the calls placed and the control tasks not
-        started.
+        """Return an exploration of ``experiment`` on a new machine, with no control task begun.
 
         :param orders: what its calls leave in any order without probes, where that is known
             already.
@@ -71,5 +73,5 @@ class SetupPort(Protocol):
         ...
 
     def open_in_worker(self, experiment: Experiment, orders: Orders | None) -> Exploration:
-        """The same in a process that was forked from the one in which this object was made."""
+        """Return what :meth:`open` does, in a process that was forked from this object's own."""
         ...

@@ -1,8 +1,8 @@
-"""At which instructions tasks meet in memory.
+"""The record of memory accesses that tells at which instructions tasks meet.
 
-What goes in is each load and store that was seen. What comes out is the addresses of the
-instructions that touch a byte which one task stores to and another one loads or stores: what they
-do depends on whether the other task has been there.
+It is given each load and store that was seen. It returns the addresses of the instructions that
+touch a byte which one task stores to and another one loads or stores: what such an instruction does
+depends on whether the other task has been there.
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ __all__ = ("Access", "Accesses")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One task's instruction at ``rip`` loads, or with ``store`` stores, ``size`` bytes from the
-    physical address ``phys``.
+    """This record describes one access of memory by a task.
+
+    :ivar task: the number of the task.
+    :ivar rip: the address of the instruction.
+    :ivar phys: the physical address of the first byte.
+    :ivar size: how many bytes are touched.
+    :ivar store: the access is a store; otherwise it is a load.
     """
 
     task: int
@@ -27,12 +32,12 @@ class Access:
 
     @property
     def span(self) -> range:
-        """The bytes."""
+        """Return the physical addresses of the bytes that are touched."""
         return range(self.phys, self.phys + self.size)
 
 
 class Accesses:
-    """All accesses seen so far."""
+    """This object has all accesses that were seen so far."""
 
     def __init__(self) -> None:
         self._seen: set[Access] = set()
@@ -40,7 +45,7 @@ class Accesses:
         self._writers: dict[int, int] = {}
 
     def add(self, access: Access) -> bool:
-        """One access. Returns whether it was not known."""
+        """Add an access, and return whether it was new."""
         if access in self._seen:
             return False
         self._seen.add(access)
@@ -50,28 +55,30 @@ class Accesses:
         return True
 
     def meeting_points(self) -> set[int]:
-        """Addresses of the instructions that touch a byte which one task stores to and another one
-        loads or stores.
+        """Return the addresses of the instructions that touch a byte at which tasks meet.
+
+        One task stores to such a byte, and another one loads or stores it.
         """
         return {
             access.rip for access in self._seen if any(self._meets(byte) for byte in access.span)
         }
 
     def instructions(self) -> set[int]:
-        """Addresses of all instructions that were seen."""
+        """Return the addresses of all instructions that were seen."""
         return {access.rip for access in self._seen}
 
     def _meets(self, byte: int) -> bool:
         users = self._users[byte]
-        return self._writers[byte] != 0 and users & (users - 1) != 0  # of two tasks or more
+        # Each task is a bit of ``users``; more than one bit is left if two tasks or more touch it.
+        return self._writers[byte] != 0 and users & (users - 1) != 0
 
     def written(self) -> Iterator[range]:
-        """The bytes that were stored to, by whom ever."""
+        """Yield the bytes of each store that was seen, whichever task made it."""
         for access in self._seen:
             if access.store:
                 yield access.span
 
     def tasks_in(self, span: range) -> set[int]:
-        """Who touched a byte of ``span``."""
+        """Return the numbers of the tasks that touched a byte of ``span``."""
         users = {self._users[byte] for byte in span if byte in self._users}
         return {task for bits in users for task in range(bits.bit_length()) if bits >> task & 1}

@@ -1,10 +1,10 @@
-"""Whether the control tasks of a scenario can tell each other anything by variables, rather than by
-the core alone.
+"""The test whether control tasks of a scenario can tell each other anything by variables.
 
-What goes in is the tasks' functions, before any of them runs. What comes out is whether two of them
-reach one thing that can change: a list, an object, a class or a closure's variable that one of them
-stores to. Whoever gets such a thing later gets it by one that is reached now. Probes, and what else
-is optprobe's own, don't count: a scenario learns of the core by what its operations answer.
+If they can't, they meet in the core alone. The test is given the tasks' functions, before any of
+them runs. It tells whether two tasks reach one thing that can change: a list, an object, a class,
+or a closure's variable to which one of them stores. A task that gets such a thing later gets it
+through one that it reaches now. Probes and other objects of optprobe's own do not count: a scenario
+learns of the core by the answers of its operations.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _FIXED: Final = (int, str, bool, float, complex, bytes, type(None), range, slice
 
 
 def share_variables(tasks: Iterable[Callable[..., Any]], own: OwnCode) -> bool:
-    """Two of the control tasks, whose functions are ``tasks``, reach one thing that can change.
+    """Return whether two of the control tasks reach one thing that can change.
 
-    :param own: which code is the project's, whose objects are not looked into.
+    :param tasks: the functions of the control tasks.
+    :param own: tells which code is the project's, whose objects are not looked into.
     """
     reached = [_Reached(task, own) for task in tasks]
     stored = {cell for one in reached for cell in one.stored}
@@ -42,10 +43,11 @@ def share_variables(tasks: Iterable[Callable[..., Any]], own: OwnCode) -> bool:
 
 
 class _Reached:
-    """What one task reaches.
+    """This object finds what one task reaches.
 
-    :ivar objects: that can change, by identity; ``cells``: variables of closures, likewise;
-        ``stored``: those of ``cells`` to which a function stores.
+    :ivar objects: the objects that can change, by identity.
+    :ivar cells: the variables of closures, by identity.
+    :ivar stored: the identities of those variables to which a function stores.
     """
 
     def __init__(self, task: Callable[..., Any], own: OwnCode) -> None:
@@ -58,11 +60,12 @@ class _Reached:
         while todo:
             one = todo.pop()
             if id(one) not in self._known and not isinstance(one, _FIXED):
-                self._known[id(one)] = one  # kept, so that its identity is nobody else's meanwhile
+                # The object is kept, so that no other object gets its identity meanwhile.
+                self._known[id(one)] = one
                 todo += self._through(one)
 
     def _through(self, one: object) -> Iterable[object]:
-        """What ``one`` leads to."""
+        """Return the objects that ``one`` refers to."""
         if isinstance(one, FunctionType):
             return (
                 *self._closure(one),
@@ -89,7 +92,7 @@ class _Reached:
         return vars(kind).values() if one is kind else gc.get_referents(one)
 
     def _closure(self, function: FunctionType) -> Iterator[object]:
-        """What the variables hold that ``function`` has of the functions around it."""
+        """Yield what the variables hold that ``function`` takes from the functions around it."""
         for name, cell in zip(
             function.__code__.co_freevars, function.__closure__ or (), strict=True
         ):
@@ -98,13 +101,13 @@ class _Reached:
                 self.stored.add(id(cell))
             try:
                 yield cell.cell_contents
-            except ValueError:  # nothing has been stored there yet
+            except ValueError:  # No value has been stored in the cell yet.
                 self.stored.add(id(cell))
 
 
 @lru_cache(maxsize=1024)
 def _stored(code: CodeType) -> frozenset[str]:
-    """The variables of functions around it to which a function stores, or one within it."""
+    """Return the outer functions' variables to which a function, or one within it, stores."""
     own = {
         one.argval
         for one in dis.get_instructions(code)

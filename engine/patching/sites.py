@@ -1,6 +1,4 @@
-"""The record of a site: an address that gets probes, with the instructions that a jump there may
-replace.
-"""
+"""The record of a site: its address, and the instructions that a jump there may replace."""
 
 from __future__ import annotations
 
@@ -10,17 +8,21 @@ from dataclasses import dataclass, field
 __all__ = ("Site", "Where")
 
 Where = Callable[[int], str]
-"""Names an address as people do."""
+"""Such a function returns the name of an address for people."""
 
 
 @dataclass(slots=True)
 class Site:
-    """An address that gets probes.
+    """A site is an address that gets probes.
 
-    :ivar insns: the original instructions from there to behind what a jump may replace, by address.
-    :ivar patches: first bytes of what a probe may put there: of a breakpoint, and of a jump.
-    :ivar jumps: jumps that were prepared for it so far; ``calls``: calls of ftrace.
-    :ivar probes: numbers of the scenario's probes there.
+    :ivar addr: the address.
+    :ivar insns: the original instructions from there to behind what a jump may replace, by
+        address.
+    :ivar patches: the first bytes of what a probe may put there: those of a breakpoint and of a
+        jump.
+    :ivar jumps: the jumps that were prepared for the site so far.
+    :ivar probes: the numbers of the scenario's probes there.
+    :ivar calls: the calls of ftrace that were prepared for the site so far.
     """
 
     addr: int
@@ -32,12 +34,13 @@ class Site:
 
     @property
     def end(self) -> int:
-        """The address behind its last instruction."""
+        """Return the address behind the site's last instruction."""
         return max(addr + len(raw) for addr, raw in self.insns.items())
 
     def armed(self, fetched: bytes) -> bool:
-        """``fetched`` at :attr:`addr`, as long as the longest patch, is a breakpoint, a jump, or a
-        call of ftrace of a probe.
+        """Return whether ``fetched`` is a probe's breakpoint, its jump, or its call of ftrace.
+
+        :param fetched: as many bytes from the site as the longest patch has.
         """
         original = self.insns[self.addr]
         return not fetched.startswith(original[: len(fetched)]) and (
@@ -45,5 +48,5 @@ class Site:
         )
 
     def calls_ftrace(self, fetched: bytes) -> bool:
-        """``fetched`` begins with ftrace's call."""
+        """Return whether ``fetched`` begins with a call of ftrace."""
         return any(map(fetched.startswith, self.calls))

@@ -1,4 +1,4 @@
-"""Where an exploration stands: what its parts have in common."""
+"""The present state of an exploration, as far as its parts have it in common."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ __all__ = ("Situation",)
 
 
 class Situation:
-    """What each part of an exploration, and each oracle, may look at.
+    """Each part of an exploration, and each oracle, may look at this state.
 
-    :ivar port: the machine; ``experiment``: what happens on it.
-    :ivar calls: of each task, its call.
+    :ivar port: the machine.
+    :ivar experiment: what happens on the machine.
+    :ivar calls: the call that each task makes, by the task's number.
     :ivar vcpus: what is known of each vCPU beside its registers.
     :ivar vcpu: the vCPU that runs, where handlers are called.
     :ivar node: the control state that the vCPUs see.
-    :ivar sites: by address, the addresses that have had probes in some control state; ``insns``:
-        their original instructions.
-    :ivar unprobed: what the calls do without probes; ``orders``: where they share data, what they
-        may leave.
+    :ivar sites: by address, the sites that have had probes in some control state.
+    :ivar insns: by address, the original instructions of these sites.
+    :ivar unprobed: what the calls do without probes.
+    :ivar orders: what the calls may leave where they share data, or None.
     :ivar data: the data in memory.
     :ivar open_calls: the calls that the core's return probes follow.
-    :ivar actor: who went on last, a vCPU also where an event came to it; None: nobody yet.
-    :ivar trace: how the present state came about; ``made``: steps of control tasks in this
-        schedule.
-    :ivar coverage: what was seen; ``points``: names, of 64 bits, of the pairs of a vCPU's position
-        and a control state that were met.
+    :ivar actor: the actor that went on last, which is the vCPU where an event came to one; None
+        at the start.
+    :ivar trace: the choices and steps that have led to the present state.
+    :ivar made: the steps that control tasks have made in this schedule.
+    :ivar coverage: how sites were hit, and which vCPUs text writes met in flight.
+    :ivar points: the names, of 64 bits, of the pairs of a vCPU's position and a control state
+        that were met.
     """
 
     node: ControlNode
@@ -62,7 +65,7 @@ class Situation:
         self.reset()
 
     def reset(self) -> None:
-        """As at the start of a schedule, but for what the port and the vCPUs hold."""
+        """Go to the start of a schedule, apart from what the port and the vCPUs hold."""
         self.open_calls: OpenCalls = NO_CALLS
         self.actor: Actor | None = None
         self.trace: Any = None

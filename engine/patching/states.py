@@ -1,4 +1,4 @@
-"""The present state of an exploration: kept, gone back to, and named."""
+"""The present state of an exploration: it is saved, restored and hashed here."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ("SavedState", "States")
 
 
 class SavedState:
-    """A state to go back to.
+    """The exploration can go back to the state that this record has.
 
-    :ivar released: its room may be in use for another state.
+    :ivar released: the memory of this record may be in use for another state.
     """
 
     __slots__ = (
@@ -52,9 +52,9 @@ class SavedState:
 
 
 class States:
-    """Saves and restores all that an exploration can change, and names it.
+    """This object saves, restores and hashes all that an exploration can change.
 
-    :param tasks: of each vCPU, its second task before its first call.
+    :param tasks: of each vCPU, its second task as it is before its first call.
     """
 
     def __init__(
@@ -79,7 +79,10 @@ class States:
         self._start = self._memory.save()
 
     def reset(self, root: ControlNode) -> None:
-        """To the start: nothing has happened."""
+        """Go to the start of a schedule, where no call and no control task has begun.
+
+        :param root: the control state in which no control task has begun.
+        """
         now = self._now
         self._memory.restore(self._start)
         for vcpu, parked in zip(now.vcpus, self._tasks, strict=True):
@@ -90,7 +93,7 @@ class States:
         self._steps.enter(root, -1)
 
     def save(self) -> SavedState:
-        """The present state."""
+        """Return a record of the present state, for :meth:`restore`."""
         now, saved = self._now, SavedState()
         saved.machine = self._memory.save()
         saved.released = False
@@ -109,7 +112,8 @@ class States:
     def restore(self, state: SavedState) -> None:
         """Go back to ``state``.
 
-        :raises EngineBug: it was released, or the machine does not stand where it stood then.
+        :raises EngineBug: ``state`` was released, or the machine is not as it was when it
+            was saved.
         """
         if state.released:
             raise EngineBug("a state was gone back to whose room may be in use for another one")
@@ -130,13 +134,16 @@ class States:
         self._text.require_shown(state.node.version)
 
     def release(self, state: SavedState) -> None:
-        """``state`` is not needed any more."""
+        """Say that ``state`` is not needed any more, so that its memory can be used again."""
         state.released = True
         self._memory.release(state.machine)
 
     def key(self) -> int:
-        """A hash of all that decides what can happen from here: registers, live memory, control
-        state, vCPUs, waits, who goes on, and what the oracles remember.
+        """Return a hash of all that decides what can happen from the present state on.
+
+        The hash covers registers, live memory, the control state, vCPUs, waits, what the
+        oracles remember, and the vCPU that went on last, since leaving that vCPU may cost
+        something.
         """
         now, memory = self._now, self._memory
         digest = blake2b(digest_size=8)
@@ -163,12 +170,13 @@ class States:
         return int.from_bytes(digest.digest())
 
     def vcpu_names(self) -> tuple[Any, ...]:
-        """What the vCPUs are doing, for the name of the state.
+        """Return what the vCPUs are doing, for the hash of the state.
 
-        Where tasks share nothing and one of them is in a call, the calls that vCPUs between calls
-        have left are no part of the name: that call ends in a state that was met without them
-        (:mod:`engine.patching.independence`). Where all vCPUs are between calls and all calls go
-        alike, the name does not tell which of them has how many left.
+        Where tasks share nothing and one of them is in a call, the hash leaves out which
+        calls the vCPUs between calls still have to make: the call in progress ends in a
+        state that was also met without those other calls
+        (:mod:`engine.patching.independence`). Where all vCPUs are between calls and all
+        calls go alike, the hash does not tell which vCPU has how many calls left.
         """
         lives, vcpus, choices = self._now.node.lives, self._now.vcpus, self._choices
         busy = [

@@ -1,16 +1,17 @@
-"""``--points stores``: control tasks stop in front of each store to what hits read without a lock.
+"""Points of control tasks in front of their stores, which ``--points stores`` asks for.
 
-These are the flags, handlers, slot and detour buffer of each probe, the list that an aggregator is
-on, its children, the table, the numbers of the detour buffers, and the two global switches. A CPU
-that hits a probe reads them without a lock, so it may see any store of an operation done and the
-next one not: the order of the stores decides what it meets, and each of them is a publication.
+A control task then stops in front of each store to what hits read without a lock. These are the
+flags, handlers, slot and detour buffer of each probe, the list that an aggregator is on, its
+children, the table, the numbers of the detour buffers, and the two global switches. A CPU that hits
+a probe may see one store of an operation and miss the next one, so the order of the stores decides
+what it meets, and each store is a publication.
 
 With the option, the core, the probes and the aggregators of a control state are made of the classes
-of :data:`STOPPING_KINDS`, whose only difference is that they stop first
-(:func:`engine.control.stepped_plane.stop_here`). A probe does so from :func:`begin_to_stop` on:
-before that it is being made, and no CPU can reach it. What stores a value that is there already
-publishes nothing and is no point; nor is what a CPU stores in a hit, or ``stop_machine``'s
-function, or the setting up of a scenario. Without the option none of this is used.
+of :data:`STOPPING_KINDS`. They differ from the plain ones in one way only: they stop before they
+store (:func:`engine.control.stepped_plane.stop_here`). A probe stops from :func:`begin_to_stop` on,
+since no CPU can reach it before that. There is no point where a store changes nothing, since it
+publishes nothing, and none for the stores of a CPU in a hit, of the function of ``stop_machine``,
+or of the setting up of a scenario. Without the option none of these classes is used.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ _FIELDS: Final = frozenset(
 )
 _SWITCHES: Final = frozenset({"kprobes_allow_optimization", "kprobes_all_disarmed"})
 _BEGUN: Final = "stops"
-"""The attribute of a probe that says that CPUs may reach it. A probe has none while it is made."""
+"""A probe gets this attribute as soon as CPUs may reach it."""
 
 
 def begin_to_stop(p: Kprobe) -> None:
-    """From now on the control task that stores to a field of ``p``, or to its list of children,
-    stops first. ``p`` is of one of :data:`STOPPING_KINDS`.
+    """Make stores to the fields and children of ``p`` points of control tasks from now on.
+
+    :param p: a probe of one of the classes in :data:`STOPPING_KINDS`.
     """
     setattr(p, _BEGUN, True)
 
@@ -57,14 +59,14 @@ def _stops(p: Kprobe) -> bool:
 
 
 def _called(p: Kprobe) -> str:
-    """A probe as the timeline names it."""
+    """Return the name of a probe in the timeline."""
     kind = "aggregator" if isinstance(p, AggrKprobe) else "probe"
     place = f"{p.addr or 0:#x}" if p.symbol_name is None else f"{p.symbol_name}+{p.offset:#x}"
     return f"the {kind} at {place}"
 
 
 def _told(value: object) -> str:
-    """What is stored, in a word."""
+    """Return one word for the value that is stored."""
     if isinstance(value, Enum):
         return (value.name or "none").lower()
     if isinstance(value, bool):
@@ -73,7 +75,10 @@ def _told(value: object) -> str:
 
 
 def _store(self: Kprobe, name: str, value: Any) -> None:
-    """``__setattr__`` of probes."""
+    """Stop if the store to the probe publishes a change, then store the value.
+
+    This function is the ``__setattr__`` of probes.
+    """
     if name in _FIELDS and _stops(self) and getattr(self, name) != value:
         stop_here(f"stores {name} ({_told(value)}) of {_called(self)}")
     if name == "children" and not isinstance(value, _Children):
@@ -82,13 +87,13 @@ def _store(self: Kprobe, name: str, value: Any) -> None:
 
 
 def _stopping(kind: type[P]) -> type[P]:
-    """The class of probes of that ``kind`` that stop. It prints as ``kind`` does."""
+    """Return a subclass of ``kind``, called like it, whose probes stop in front of stores."""
     made: Any = type(kind.__name__, (kind,), {"__slots__": (_BEGUN,), "__setattr__": _store})
     return made
 
 
 class _StoppingCore(Kprobes):
-    """The core, for its tables and its two switches."""
+    """This core stops in front of stores to its tables and its two switches."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -96,14 +101,15 @@ class _StoppingCore(Kprobes):
         self.optprobes.by_id = _Table("the table of detour buffers", self.optprobes.by_id)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # The first store is that of the constructor: there is no value before it.
+        # The constructor makes the first store. The switch has no value before it, so that store
+        # changes nothing that a CPU could have seen.
         if name in _SWITCHES and getattr(self, name, value) != value:
             stop_here(f"stores {name} ({_told(value)})")
         object.__setattr__(self, name, value)
 
 
 class _Children(list[Kprobe]):
-    """The children of the aggregator ``owner``."""
+    """This list of the children of the aggregator ``owner`` stops before it changes."""
 
     __slots__ = ("_owner",)
 
@@ -116,29 +122,32 @@ class _Children(list[Kprobe]):
             stop_here(f"{what} the children of {_called(self._owner)}")
 
     def insert(self, index: SupportsIndex, p: Kprobe, /) -> None:
-        """A child more, at ``index``."""
+        """Stop, then insert the child ``p`` at ``index``."""
         self._stop(f"inserts {_called(p)} into")
         super().insert(index, p)
 
     def append(self, p: Kprobe, /) -> None:
-        """A child more, as the last."""
+        """Stop, then append the child ``p``."""
         self._stop(f"appends {_called(p)} to")
         super().append(p)
 
     def remove(self, p: Kprobe, /) -> None:
-        """A child less."""
+        """Stop, then remove the child ``p``."""
         self._stop(f"removes {_called(p)} from")
         super().remove(p)
 
     def clear(self) -> None:
-        """No child is left."""
+        """Stop if there are children, then remove them all."""
         if self:
             self._stop("clears")
         super().clear()
 
 
 class _Table(dict[int, P]):
-    """The table of probes, or that of detour buffers; ``called``: its name in a timeline."""
+    """This table of probes, or of detour buffers, stops before it changes.
+
+    :param called: the table's name in a timeline.
+    """
 
     __slots__ = ("_table",)
 
@@ -156,7 +165,7 @@ class _Table(dict[int, P]):
         super().__delitem__(key)
 
     def pop(self, key: int, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take the entry of ``key`` out, if there is one; else ``default``."""
+        """Stop, then take out and return the entry of ``key``; return ``default`` without one."""
         if key in self:
             stop_here(f"takes {_called(self[key])} out of {self._table}")
         return super().pop(key, default)
@@ -165,4 +174,4 @@ class _Table(dict[int, P]):
 STOPPING_KINDS: Final = ProbeKinds(
     _StoppingCore, _stopping(Kprobe), _stopping(EntryProbe), _stopping(AggrKprobe)
 )
-"""The classes of a control state whose tasks stop in front of their stores."""
+"""A control state whose tasks stop in front of their stores is made of these classes."""

@@ -1,4 +1,4 @@
-"""Interrupts, and what takes a task off its vCPU: preemption, ``schedule()``, sleep."""
+"""Interrupts, and what takes a task off its vCPU: preemption, ``schedule()`` and sleep."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ __all__ = ("TaskSwitches",)
 
 
 class TaskSwitches:
-    """Changes which task has a vCPU, and tells the waits of control tasks of the quiescent points
-    on the way.
+    """This object changes which task has a vCPU.
+
+    It tells the waits of control tasks of the quiescent points on the way.
     """
 
     def __init__(self, now: Situation, waits: Waits) -> None:
@@ -20,20 +21,24 @@ class TaskSwitches:
         self._waits = waits
 
     def interrupt(self, vcpu: VcpuState) -> None:
-        """An interrupt. In the middle of a hit its handler runs to its end at once: no probed code,
-        and none of a probe's, runs in it.
+        """Let an external interrupt come.
+
+        In the middle of a hit its handler runs to its end at once, since it runs neither
+        probed code nor a probe's handler.
         """
         self._cpus.interrupt(vcpu.index, whole=vcpu.hit is not None)
 
     def preempt(self, vcpu: VcpuState) -> None:
-        """An interrupt, which on its return gives the CPU to the other task."""
+        """Let an interrupt come that gives the CPU to the other task on its return."""
         ip = self._cpus.ip(vcpu.index)
         self._cpus.interrupt_up_to_return(vcpu.index)
         self.switch(vcpu, ip)
 
     def switch(self, vcpu: VcpuState, resume: int) -> None:
-        """The other task gets the CPU. ``resume``: the instruction at which the present one was
-        interrupted.
+        """Give the CPU to the other task.
+
+        :param resume: the address of the instruction at which the present task was
+            interrupted.
         """
         gone, following = self._park(vcpu, resume), vcpu.parked[0]
         self._resume(vcpu, following)
@@ -43,14 +48,15 @@ class TaskSwitches:
             self._waits.ran(vcpu)
 
     def schedules(self, vcpu: VcpuState) -> None:
-        """The task calls ``schedule()``: a quiescent point, until it goes on."""
+        """Note that the task calls ``schedule()``: it is at a quiescent point until it goes on."""
         vcpu.quiet = True
         self._waits.quiescent(vcpu.index)
         self._waits.task_passed(vcpu.task)
 
     def falls_asleep(self, vcpu: VcpuState) -> None:
-        """The task goes off the CPU where it stands, without a call of ``schedule()`` that would
-        count, and for ever.
+        """Take the task off the CPU where it stands, for ever.
+
+        It makes no call of ``schedule()`` that would count for the wait of a control task.
         """
         vcpu.asleep = (*vcpu.asleep, self._park(vcpu, self._cpus.ip(vcpu.index)))
         vcpu.mode, vcpu.passing = Mode.DONE, None
@@ -60,7 +66,7 @@ class TaskSwitches:
         self._waits.quiescent(vcpu.index)
 
     def _park(self, vcpu: VcpuState, resume: int) -> ParkedTask:
-        """The task that has the CPU, as it stands."""
+        """Return a record of the task that has the CPU, as it stands."""
         ip, registers, vectors, stack_top, context = self._cpus.park(
             vcpu.index, in_call=vcpu.mode is Mode.CALL
         )

@@ -1,4 +1,6 @@
-"""A schedule, line by line: a lane for the control tasks and one for each vCPU, the text whenever
+"""The timeline of a schedule, which tells line by line what happens in it.
+
+There is a lane for the control tasks and one for each vCPU. The timeline also has the text wherever
 it changes, and what went wrong.
 """
 
@@ -17,15 +19,21 @@ from engine.search.schedule import Segments
 __all__ = ("timeline",)
 
 _WIDTH: Final = 46
-"""Columns of a lane: the place and the text of most instructions fit, and three lanes fit a wide
-terminal.
+"""A lane has so many columns.
+
+The place and the text of most instructions fit into a lane, and three lanes fit a wide terminal.
 """
 _FEW: Final = 3
-"""A run of so many lines in stubs and detour buffers is shown whole; of a longer one only the first
-and the last line are, since the fold takes a line of its own.
+"""A run of so many lines in stubs and detour buffers is shown whole.
+
+Of a longer run only the first and the last line are shown, with a line between them that says how
+many are left out.
 """
 _SHOWN: Final = 8
-"""So many bytes of changed text are shown: a jump and what is left of the instruction behind it."""
+"""At most so many bytes of changed text are shown.
+
+They hold a jump and what is left of the instruction behind it.
+"""
 _EVENTS: Final = {
     ActorKind.INTERRUPT: "interrupt",
     ActorKind.NMI: "NMI",
@@ -35,8 +43,9 @@ _EVENTS: Final = {
 
 
 def timeline(system: Exploration, segments: Segments) -> Iterator[str]:
-    """Replay ``segments`` and tell. Runs of instructions in stubs and detour buffers are one
-    line.
+    """Replay ``segments``, and yield the lines of the timeline.
+
+    A long run of instructions in stubs and detour buffers is cut short.
     """
     heads = ["control", *(f"cpu {vcpu.index}" for vcpu in system.vcpus)]
     yield "  ".join(head.ljust(_WIDTH) for head in heads).rstrip()
@@ -59,7 +68,10 @@ def timeline(system: Exploration, segments: Segments) -> Iterator[str]:
 
 
 def _events(system: Exploration, segments: Segments) -> Iterator[tuple[int, str, bool]]:
-    """Column, text, and whether it is of the dull kind."""
+    """Yield for each step its column, its text, and whether that is foreign to the program.
+
+    Foreign steps are those of vCPUs in stubs, slots and detour buffers.
+    """
     system.reset()
     for actor, steps in segments:
         left = steps
@@ -75,7 +87,8 @@ def _events(system: Exploration, segments: Segments) -> Iterator[tuple[int, str,
                 yield actor.index + 1, f"-- {_EVENTS[actor.kind]} --", False
                 system.take(actor)
                 left -= 1
-    choices = system.choices()  # a violation may show only where it would go on
+    # The violation may show only in the step that would come next.
+    choices = system.choices()
     if choices and system.violation is None:
         actor = choices[0].actor
         if actor.kind is ActorKind.VCPU:

@@ -1,6 +1,4 @@
-"""What tells code of the user's, such as a scenario or a poke protocol, from another version
-of it.
-"""
+"""Texts that tell a user's scenario or poke protocol from other versions of it."""
 
 from __future__ import annotations
 
@@ -16,9 +14,11 @@ _PLAIN = (int, float, complex, str, bytes)
 
 
 def source_of(made: object) -> str:
-    """The text of a function or class. Where there is none, since it was typed in or its file was
-    run and not imported: the texts of a class's functions and its plain values, or the code of a
-    function with its constants and names; or else its name.
+    """Return a text that tells a function or class from another version of it.
+
+    That is its source text. Code that was typed in, or whose file was run and not imported, has
+    none. Then it is the texts of a class's functions and its plain values, or the code of a
+    function with its constants and names, or else the name.
     """
     try:
         return inspect.getsource(cast("type[object]", made))
@@ -27,7 +27,7 @@ def source_of(made: object) -> str:
         TypeError,
         SyntaxError,
         TokenError,
-    ):  # the last two: the file has changed since it was loaded
+    ):  # The last two come where the file has changed since it was loaded.
         if isinstance(made, type):
             return " ".join(
                 f"{name}={_member(value)}"
@@ -40,7 +40,8 @@ def source_of(made: object) -> str:
 
 
 def _member(value: object) -> str:
-    function: object = getattr(value, "__func__", value)  # of a static method or a class method
+    # The function of a static method or a class method is an attribute of it.
+    function: object = getattr(value, "__func__", value)
     return (
         source_of(function) if isinstance(function, FunctionType) else _value(function, frozenset())
     )
@@ -52,7 +53,7 @@ def _code(code: CodeType) -> str:
         for one in code.co_consts
         if not isinstance(one, frozenset)
     ]
-    # in an order of its own
+    # The order of a set's items may differ from one process to the next, so they are sorted.
     constants += [
         repr(sorted(map(repr, cast("frozenset[object]", one))))
         for one in code.co_consts
@@ -62,16 +63,18 @@ def _code(code: CodeType) -> str:
 
 
 def identity_of(made: object) -> str:
-    """:func:`source_of` what is called, and the values that it was made with: the arguments of a
-    ``partial``, the variables that a function takes from around it, its defaults, the attributes of
-    an instance. A value that has no text of its own that is the same in every process is told by
-    its type.
+    """Return the text of what is called, with the values that it was made with.
+
+    The text is that of :func:`source_of`. The values are the arguments of a ``partial``, the
+    variables that a function takes from around it, its defaults, and the attributes of an
+    instance. A value without a text that is the same in every process is represented by its
+    type.
     """
     return _told(made, frozenset())
 
 
 def _told(made: object, inside: frozenset[int]) -> str:
-    if id(made) in inside:  # a function that refers to itself
+    if id(made) in inside:  # A function may refer to itself.
         return "..."
     inside |= {id(made)}
     code, values = _parts(made)
@@ -79,7 +82,7 @@ def _told(made: object, inside: frozenset[int]) -> str:
 
 
 def _parts(made: object) -> tuple[object, list[Any]]:
-    """What has a text, and the values that go with it."""
+    """Return what has a text, and the values that go with it."""
     if isinstance(made, type):
         return made, []
     if isinstance(made, partial):

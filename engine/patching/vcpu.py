@@ -1,4 +1,4 @@
-"""What the explorer keeps of each vCPU beside its registers."""
+"""The state of each vCPU that an exploration keeps beside the vCPU's registers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ _HANDLING: Final = (HitPhase.BETWEEN, HitPhase.HANDLED)
 
 
 class Interrupted(NamedTuple):
-    """What a CPU was doing when an NMI came: hit, pass and single step in progress, the kprobes
-    layer's record, and its vector and x87 registers. The others lie on the stack.
+    """This record says what a CPU was doing when an NMI came.
+
+    These are the hit, the pass over a site and the single step in progress, the kprobes layer's
+    record of the CPU, and the vector and x87 registers. The CPU's other registers lie on its
+    stack.
     """
 
     hit: Hit | None
@@ -29,8 +32,9 @@ class Interrupted(NamedTuple):
 
     @property
     def busy(self) -> bool:
-        """It was in a hit, from where its probe was found to the end of the single step: whatever
-        is hit meanwhile is missed.
+        """Return whether the NMI interrupted a hit, so that a hit within the NMI is a miss.
+
+        A hit counts from when its probe was found to the end of the single step.
         """
         hit = self.hit
         found = (
@@ -42,21 +46,23 @@ class Interrupted(NamedTuple):
 
 
 class VcpuState:
-    """One vCPU.
+    """This object has what the explorer knows of one vCPU.
 
-    :ivar actor: what a schedule calls the vCPU when it goes on.
-    :ivar task: number of the task that runs; ``parked``: those that do not; ``asleep``: those that
-        never will again.
-    :ivar calls: how many calls the task has begun.
+    :ivar actor: the actor that stands for this vCPU in a schedule when it goes on.
+    :ivar task: number of the task that runs on the vCPU.
+    :ivar parked: the vCPU's tasks that do not run now.
+    :ivar asleep: the vCPU's tasks that will never run again.
+    :ivar calls: how many calls the running task has begun.
     :ivar hit: the hit whose next piece is to come, or None.
     :ivar block: the kprobes layer's record of the hit in progress.
-    :ivar stepping: a probed instruction is being single-stepped: from the end of its hit's handlers
-        to the trap behind it.
-    :ivar nmi: an NMI is being handled; ``nested``: the port's token for the function that its
-        handler calls; ``interrupted``: what it has interrupted.
-    :ivar quiet: it stands in ``schedule()``: a quiescent point.
-    :ivar passing: the pass over a site that it is in.
-    :ivar position: steps made.
+    :ivar stepping: a probed instruction is being single-stepped: this holds from the end of its
+        hit's handlers to the trap behind the instruction.
+    :ivar nmi: an NMI is being handled.
+    :ivar nested: the port's token for the function that the NMI's handler calls.
+    :ivar interrupted: what the NMI has interrupted.
+    :ivar quiet: the task stands in ``schedule()``, which is a quiescent point.
+    :ivar passing: the pass over a site that the vCPU is in, or None.
+    :ivar position: how many steps the vCPU has made.
     """
 
     __slots__ = (
@@ -84,7 +90,10 @@ class VcpuState:
         self.reset()
 
     def reset(self, parked: tuple[ParkedTask, ...] = ()) -> None:
-        """As at the start of a schedule."""
+        """Put the vCPU into its state at the start of a schedule.
+
+        :param parked: the vCPU's tasks that do not run at the start.
+        """
         self.task = 2 * self.index
         self.parked = parked
         self.asleep: tuple[ParkedTask, ...] = ()
@@ -102,27 +111,31 @@ class VcpuState:
 
     @property
     def over(self) -> bool:
-        """All calls of all its tasks are made."""
+        """Return whether all calls of all tasks of this vCPU are made."""
         return self.mode is Mode.DONE and not self.parked
 
     @property
     def off_call(self) -> bool:
-        """Its task is between calls, or in ``schedule()``."""
+        """Return whether the running task is between calls, or in ``schedule()``."""
         return self.mode is not Mode.CALL or self.quiet
 
     @property
     def quiescent(self) -> bool:
-        """Idle, or in ``schedule()``, and not in an NMI."""
+        """Return whether the vCPU is between calls or in ``schedule()``, and not in an NMI."""
         return self.off_call and not self.nmi
 
     def note(self, seen: Seen, probe: int) -> None:
-        """The pass in progress sees something of a probe."""
+        """Add to the pass in progress, if there is one, that ``seen`` has happened to a probe.
+
+        :param seen: what has happened.
+        :param probe: the number of the probe.
+        """
         one = self.passing
         if one is not None:
             self.passing = one._replace(seen=(*one.seen, (seen, probe)))
 
     def save(self) -> tuple[Any, ...]:
-        """For :meth:`restore`."""
+        """Return all of the vCPU's state that can change, for :meth:`restore`."""
         return (
             self.mode,
             self.calls,
@@ -141,7 +154,7 @@ class VcpuState:
         )
 
     def restore(self, saved: tuple[Any, ...]) -> None:
-        """Go back."""
+        """Take the state on that :meth:`save` has returned."""
         (
             self.mode,
             self.calls,
@@ -161,26 +174,31 @@ class VcpuState:
 
     @property
     def live(self) -> bool:
-        """What its registers and stack hold matters: it is in a call, or in an NMI."""
+        """Return whether registers and stack matter: the vCPU is in a call or in an NMI."""
         return self.mode is Mode.CALL or self.nmi
 
     @property
     def idle(self) -> bool:
-        """None of its tasks is in the middle of a call."""
+        """Return whether none of this vCPU's tasks is in the middle of a call."""
         return not (self.live or self.asleep or any(one.mode is Mode.CALL for one in self.parked))
 
     def key(self, lives: Lives) -> tuple[Any, ...]:
-        """For a state's hash: all that what comes depends on but registers and stack, which the
-        next call makes anew.
+        """Return what the hash of a state has of this vCPU, beside live registers and live stack.
+
+        A vCPU between calls needs neither: its next call sets them up anew.
+
+        :param lives: what holds for each probe now.
         """
         away = tuple(sorted(one.key(lives) for one in self.parked))
         asleep = tuple((one.task, one.rip) for one in self.asleep)
-        if not self.live:  # which of two tasks between calls the CPU has is all the same
+        # Between calls it makes no difference which of its tasks the CPU has, so the key is sorted.
+        if not self.live:
             here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
             return (tuple(sorted((*here, *away))), asleep)
         hit = self.hit.key if self.hit is not None else 0
         nmi: tuple[Any, ...] = ()
-        # in an NMI; whether its handler has begun is where RIP stands
+        # The key has what the NMI interrupted. It need not say whether the handler has begun, since
+        # the address of the next instruction tells that.
         if self.interrupted is not None:
             before, passing, stepping, block, vectors = self.interrupted
             nmi = (
@@ -191,9 +209,9 @@ class VcpuState:
                 vectors,
             )
         passing = pass_key(self.passing, lives)
-        # No case is known in which task and mode alone tell two states apart: each task has a stack
+        # No case is known in which two states differ in task and mode alone: each task has a stack
         # of its own, to which RSP points unless code switches stacks, and an NMI between calls
-        # comes on an empty one.
+        # comes on an empty stack.
         return (
             self.calls,
             self.task,

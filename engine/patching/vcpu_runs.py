@@ -1,6 +1,4 @@
-"""A vCPU's run to its next choice point, and what happens on the way: calls, traps, the oracles'
-looks at it.
-"""
+"""A vCPU's run to its next choice point, with the calls, traps and oracles on its way."""
 
 from __future__ import annotations
 
@@ -23,20 +21,26 @@ from engine.patching.waits import Waits
 __all__ = ("VcpuRuns",)
 
 _NO_LIMIT: Final = 1 << 40
-"""Steps of a run without a limit of its own. A call ends long before, at its limit of
-instructions.
+"""A run that has no limit of its own ends after so many steps.
+
+A call ends long before, at its limit of instructions.
 """
 _ODD: Final = 0x9E3779B97F4A7C15
+"""This factor spreads the positions of a vCPU over the 64 bits of a point's name.
+
+The factor is large and odd, and has about as many bits set as not.
+"""
 _ODDER: Final = 0xC2B2AE3D27D4EB4F
-"""Large odd factors with about as many bits set as not, which spread positions and vCPUs over the
-64 bits of a point's name.
+"""This factor spreads the vCPUs over the 64 bits of a point's name.
+
+The factor is large and odd, and has about as many bits set as not.
 """
 _MASK: Final = (1 << 64) - 1
-"""The bits of a point's name."""
+"""This mask has the bits of a point's name."""
 
 
 class VcpuRuns:
-    """Lets one vCPU go on."""
+    """This object lets one vCPU go on."""
 
     def __init__(
         self,
@@ -67,11 +71,12 @@ class VcpuRuns:
         self._nmis = nmis
 
     def run(self, vcpu: VcpuState, most: int | None, *, alone: bool) -> int:
-        """To the next choice point, at least a step, and at most ``most`` steps. Returns how many
-        it made.
+        """Let the vCPU go on to the next choice point, by at least one step.
 
-        :param alone: nothing is chosen that costs anything: on to the next point where something
-            can be chosen that does not.
+        :param most: the most steps that the vCPU may make; None sets no limit.
+        :param alone: no choice that costs anything is made, so the vCPU goes on to the next
+            point where there is a choice at no cost.
+        :returns: how many steps the vCPU made.
         """
         if most is None and not self._experiment.reduce and not alone:
             most = 1
@@ -88,8 +93,8 @@ class VcpuRuns:
             if self._judge.violation is not None:
                 break
             if stop:
-                # Alone: all that could be chosen here costs something, unless it stands in
-                # schedule(), is between calls, or is parked.
+                # Where the vCPU goes on alone, each choice here costs something, unless the vCPU
+                # stands in schedule(), is between calls, or is parked.
                 if not alone or vcpu.quiet or vcpu.mode is not Mode.CALL or self._is_parked(vcpu):
                     break
                 if waits.left:
@@ -101,7 +106,10 @@ class VcpuRuns:
         return vcpu.position - began
 
     def _is_parked(self, vcpu: VcpuState) -> bool:
-        """``stop_machine`` has it, or would have it here; an NMI goes on."""
+        """Return whether ``stop_machine`` holds the vCPU or would hold it here.
+
+        A vCPU in an NMI is not held.
+        """
         waits = self._waits
         stopping = bool(waits.left) and waits.stopping
         return not vcpu.nmi and (
@@ -109,9 +117,11 @@ class VcpuRuns:
         )
 
     def _is_awaited(self, vcpu: VcpuState) -> bool:
-        """Somebody can tell when this vCPU, with interrupts off, comes to take one, be it where
-        nobody else could tell where it is: a core sync waits for that, or the interrupt may give
-        the vCPU to another task.
+        """Return whether it matters when a vCPU with interrupts off can take an interrupt again.
+
+        A core sync may wait for that, or the interrupt may give the vCPU to another task.
+        The vCPU then has to stop where interrupts come on, even if nothing else depends on
+        where it stands.
         """
         waits = self._waits
         asked = self._experiment.reduce and (
@@ -126,11 +136,14 @@ class VcpuRuns:
         ):
             return False
         ip = self._cpus.ip(vcpu.index)
-        # there each place where interrupts come on again is a choice point
+        # In buffers and stubs each place where interrupts come on again is a choice point already.
         return not (ip in self._buffers or ip in self._stubs)
 
     def _stretch(self, vcpu: VcpuState, limit: int) -> tuple[int, bool]:
-        """Steps made, and whether this is a choice point."""
+        """Let the vCPU go on by at most ``limit`` steps.
+
+        :returns: how many steps it made, and whether it stands at a choice point.
+        """
         if vcpu.mode is not Mode.CALL and not vcpu.nmi:
             self.begin_call(vcpu)
             return 1, False
@@ -140,7 +153,7 @@ class VcpuRuns:
         vcpu.quiet = vcpu.quiet and vcpu.nmi
         self._look(vcpu)
         if self._judge.violation is not None:
-            return 1, True  # the step that it would have been
+            return 1, True  # The step counts, though the vCPU has not made it.
         cpus, cpu = self._cpus, vcpu.index
         stop, steps = cpus.run(cpu, limit)
         chosen = (
@@ -154,13 +167,13 @@ class VcpuRuns:
         return steps, chosen
 
     def begin_call(self, vcpu: VcpuState) -> None:
-        """The task that has the vCPU begins its next call."""
+        """Let the task that has the vCPU begin its next call."""
         self._cpus.begin_call(vcpu.index, vcpu.task)
         vcpu.mode = Mode.CALL
         vcpu.calls += 1
 
     def _look(self, vcpu: VcpuState) -> None:
-        """Before the next instruction: is it whole, and is it a site's?"""
+        """Let the oracles look at the vCPU's next instruction, and begin a pass at a site."""
         cpu = vcpu.index
         ip = self._cpus.ip(cpu)
         if ip in self._buffers:
@@ -180,7 +193,10 @@ class VcpuRuns:
             vcpu.passing = Pass(ip, site.armed(fetched), busy, self._now.node.lives)
 
     def _came_to(self, vcpu: VcpuState, stop: Stop) -> bool:
-        """A run has ended in front of an instruction like any other. True: a choice point."""
+        """Handle a run that has ended in front of an instruction like any other.
+
+        :returns: whether the vCPU stands at a choice point.
+        """
         ip, experiment = self._cpus.ip(vcpu.index), self._experiment
         if ip in experiment.resched and not vcpu.nmi:
             self._tasks.schedules(vcpu)
@@ -191,7 +207,10 @@ class VcpuRuns:
     # What the machine has to answer ---------------------------------------------------------------
 
     def _answer(self, vcpu: VcpuState, stop: Stop) -> bool:
-        """A run has come back for something else. True: a choice point."""
+        """Handle a run that has come back for something that has to be answered.
+
+        :returns: whether the vCPU stands at a choice point.
+        """
         if stop is Stop.HIT:
             vcpu.hit = self._now.port.hits.begin(vcpu.index)
             self._judge.handlers_asked(vcpu)
@@ -204,7 +223,10 @@ class VcpuRuns:
         return True
 
     def _let_machine_answer(self, vcpu: VcpuState, stop: Stop) -> bool:
-        """What is none of a hit's pieces the machine answers in one step. True: a choice point."""
+        """Let the machine answer in one step what is no piece of a hit.
+
+        :returns: whether the vCPU stands at a choice point.
+        """
         if self._hits.goes_on_freed(vcpu):
             return True
         self._hits.load(vcpu)
@@ -248,7 +270,7 @@ class VcpuRuns:
     # Ends of calls --------------------------------------------------------------------------------
 
     def _ended(self, vcpu: VcpuState) -> None:
-        """A call has returned."""
+        """Judge the call that has returned, and let waits know that the vCPU is between calls."""
         if vcpu.passing is not None:
             self._hits.end_pass(vcpu)
         self._judge.call_ended(vcpu, self._cpus.outcome(vcpu.task))
@@ -257,8 +279,9 @@ class VcpuRuns:
         self._waits.task_passed(vcpu.task)
 
     def _died(self, vcpu: VcpuState) -> None:
-        """A call has died: a violation, unless calls do so without probes, too; then others go
-        on.
+        """Judge the call that has died, and let the others go on if it is no violation.
+
+        It is none where calls also die without probes.
         """
         vcpu.mode, vcpu.hit = Mode.DONE, None
         fault = self._cpus.fault(vcpu.index)

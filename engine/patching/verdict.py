@@ -1,5 +1,6 @@
-"""This module searches an experiment for violations and makes their schedules short, or runs one
-schedule again.
+"""The search of an experiment for violations, and the replay of one schedule.
+
+The schedules of the violations that a search finds are made short.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ def check(
     progress: Progress | None = None,
     refuses: bool = False,
 ) -> CheckResult:
-    """Explore ``experiment``, and make the schedules that are found as short as they go.
+    """Explore ``experiment``, and make the schedules of its violations as short as possible.
 
-    :param progress: called now and then with the number of schedules so far, and about how many
-        there will be.
-    :param refuses: a probe that the core refuses is bad input, not a violation.
+    :param progress: is called now and then with the number of schedules so far, and about how
+        many there will be.
+    :param refuses: a probe that the core refuses is bad input, and not a violation.
     :raises InputError: the experiment can't be set up, or a checkpoint is no such file.
-    :raises KprobeError: the core refuses a probe, with ``refuses``.
+    :raises KprobeError: the core refuses a probe, and ``refuses`` is set.
     """
     strategy = search.build()
     with closing(port.open(experiment)) as system:
@@ -63,7 +64,7 @@ def _searched(
     system: Exploration,
     progress: Progress | None,
 ) -> CheckResult:
-    """Search, and return what came of it, also where something ended the search early.
+    """Search, and return the result, also where something ended the search early.
 
     The result has no violations yet; the outcome in it has them as they were found.
     """
@@ -80,16 +81,14 @@ def _searched(
             _checkpoint(experiment, search, port) as checkpoint,
         ):
             drive(strategy, runner, outcome, progress, checkpoint)
-    except WorkerDied as error:  # what the others have found by now is told
+    except WorkerDied as error:  # The result has what the other processes have found so far.
         interrupted, died = True, error
-    except MemoryError:  # what was found by now is told
+    except MemoryError:  # The result has what was found so far.
         interrupted, died = (
             True,
             WorkerDied("not enough memory to search on; --max-schedules makes a search smaller"),
         )
-    except (
-        BaseException
-    ) as error:  # Ctrl-C, also as the search ends and its processes are sent home
+    except BaseException as error:  # Ctrl-C may also come while the search ends its processes.
         if not was_interrupted(error):
             raise
         interrupted = True
@@ -106,7 +105,7 @@ def _searched(
 
 
 def _shrink(result: CheckResult, system: Exploration, mark: str) -> None:
-    """Put what was found into ``result``, each schedule as short as it goes.
+    """Put the violations that were found into ``result``, with schedules as short as possible.
 
     :param mark: the fingerprint of the experiment.
     """
@@ -115,16 +114,17 @@ def _shrink(result: CheckResult, system: Exploration, mark: str) -> None:
         try:
             if not result.interrupted:
                 segments, violation = shrink(system, segments, violation)
-        except KeyboardInterrupt:  # it is shown as it was found
+        except KeyboardInterrupt:  # The schedule stays as it was found.
             result.interrupted = True
         result.violations.append(Report(violation, Schedule(mark, segments)))
 
 
 def _refuse_bad_poke(system: Exploration) -> None:
-    """Refuse a poke protocol of the user's with which control tasks end in an error even alone: a
-    bug in its code is no finding about the order of its steps.
+    """Refuse a user's poke protocol with which control tasks end in an error even alone.
 
-    :raises InputError: a control task does.
+    A bug in its code is no finding about the order of its steps.
+
+    :raises InputError: a control task ends in an error.
     """
     error = system.error_alone()
     if error is not None:
@@ -137,12 +137,13 @@ def _refuse_bad_poke(system: Exploration) -> None:
 def _checkpoint(
     experiment: Experiment, search: Search, port: SetupPort
 ) -> Generator[Checkpoint | None]:
-    """Open the checkpoint of this search, if there is to be one."""
+    """Open the checkpoint of this search, or yield None if there is to be none."""
     if search.checkpoints is None:
         yield None
         return
     told, drawn_by = replace(search, jobs=1, checkpoints=None), ""
-    if not isinstance(search.strategy, str):  # among the options its own text says which one it is
+    # The repr of a user's strategy may differ in each process; its source text does not.
+    if not isinstance(search.strategy, str):
         told, drawn_by = replace(told, strategy=""), identity_of(search.strategy)
     how = (options_mark(experiment), drawn_by, told, code_mark(*port.sources))
     mark = f"{fingerprint(experiment)}-{blake2b(repr(how).encode(), digest_size=4).hexdigest()}"
@@ -151,7 +152,7 @@ def _checkpoint(
 
 
 def _unwritten(checkpoint: Checkpoint | None) -> str | None:
-    """Return a line about a checkpoint that does not have all that was found."""
+    """Return a line about a checkpoint that lacks something that was found, or None."""
     if checkpoint is None or checkpoint.unwritten is None:
         return None
     file = printable(str(checkpoint.file))
@@ -170,9 +171,9 @@ def _missing(system: Exploration, outcome: Outcome) -> tuple[str, ...]:
 def replay_experiment(
     experiment: Experiment, schedule: Schedule, port: SetupPort
 ) -> tuple[Violation | None, list[str]]:
-    """Run one schedule again, and return what it breaks, and its timeline.
+    """Run one schedule again, and return the violation in it, or None, and its timeline.
 
-    :raises InputError: the schedule is of another experiment.
+    :raises InputError: the schedule is of another experiment, or a step of it is not possible.
     """
     mark = fingerprint(experiment)
     if schedule.fingerprint != mark:
@@ -180,7 +181,7 @@ def replay_experiment(
             f"the schedule is of {schedule.fingerprint}, this is {mark}: code, call, probes or"
             " options are not those that it was found with"
         )
-    # whatever was chosen can be chosen
+    # Without reduction every choice that a search may have made can be made again.
     with closing(port.open(replace(experiment, reduce=False))) as system:
         if not replay(system, schedule.segments, strict=True):
             raise InputError(

@@ -1,4 +1,7 @@
-"""When the waits of control tasks are over: docs/explore.md, on the vCPUs of an exploration."""
+"""The rules for when the waits of control tasks are over.
+
+They are described in docs/explore.md, in the part on the vCPUs of an exploration.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ __all__ = ("Waits",)
 
 
 class Waits:
-    """Whom each wait of a control task still waits for.
+    """This object knows for which vCPUs and tasks each wait of a control task still waits.
 
-    :ivar left: by control task, the vCPUs (or tasks) that have yet to come by.
-    :param takes_interrupt: whether a vCPU would take an interrupt at its present boundary.
-    :param stops: whether ``stop_machine`` can park a vCPU where it stands.
-    :param tasks: of a vCPU, the tasks that are in the middle of a call, running or preempted.
+    :param vcpus: all vCPUs.
+    :param takes_interrupt: says whether a vCPU would take an interrupt at its present boundary.
+    :param tasks: returns the tasks of a vCPU in the middle of a call, running or preempted.
+    :param stops: says whether ``stop_machine`` can park a vCPU where it stands.
+    :ivar left: by control task, its wait, and the vCPUs or tasks for which it still waits.
     """
 
     def __init__(
@@ -34,8 +38,9 @@ class Waits:
         self.left: dict[int, tuple[MachineWait, frozenset[int]]] = {}
 
     def entered(self, waits: dict[int, MachineWait], stepped: int) -> None:
-        """Control task ``stepped`` has made a step: ``waits`` is what they all wait for now; what
-        it waits for is new.
+        """Note that control task ``stepped`` has made a step, so its wait begins anew.
+
+        :param waits: the waits of all control tasks now, by task.
         """
         old = self.left
         self.left = {
@@ -57,7 +62,7 @@ class Waits:
                 return frozenset()
 
     def ran(self, vcpu: VcpuState) -> None:
-        """A vCPU has gone on."""
+        """Note that a vCPU has gone on, so it may take an interrupt that a core sync waits for."""
         for task, (wait, left) in self.left.items():
             if (
                 wait.kind is WaitKind.SYNC
@@ -67,11 +72,11 @@ class Waits:
                 self.left[task] = (wait, left - {vcpu.index})
 
     def quiescent(self, cpu: int) -> None:
-        """A vCPU has come to a quiescent point."""
+        """Note that a vCPU has come to a quiescent point."""
         self._drop(WaitKind.SCHED, cpu)
 
     def task_passed(self, task: int) -> None:
-        """A task has called ``schedule()``, or ended its call."""
+        """Note that a task has called ``schedule()``, or has ended its call."""
         self._drop(WaitKind.TASKS, task)
 
     def _drop(self, kind: WaitKind, who: int) -> None:
@@ -80,7 +85,7 @@ class Waits:
                 self.left[task] = (wait, left - {who})
 
     def over(self, task: int) -> bool:
-        """A control task may go on, as far as the machine is concerned."""
+        """Return whether a control task may go on, as far as the vCPUs are concerned."""
         entry = self.left.get(task)
         if entry is None:
             return True
@@ -94,14 +99,20 @@ class Waits:
         return not left
 
     def syncs_with(self, cpu: int) -> bool:
-        """A core sync waits for a vCPU to take an interrupt."""
+        """Return whether a core sync waits for this vCPU to take an interrupt."""
         return any(wait.kind is WaitKind.SYNC and cpu in left for wait, left in self.left.values())
 
     @property
     def stopping(self) -> bool:
-        """Somebody waits for all vCPUs to be parked: who is stays so."""
+        """Return whether a control task waits for all vCPUs to be parked.
+
+        A vCPU that is parked stays parked while this is so.
+        """
         return any(wait.kind is WaitKind.STOP for wait, _ in self.left.values())
 
     def key(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """For a state's hash: which waits there are, the control state says."""
+        """Return for the hash of a state which vCPUs and tasks each wait still waits for.
+
+        The name of the control state, which is also hashed, tells which waits there are.
+        """
         return tuple((task, tuple(sorted(left))) for task, (_, left) in self.left.items())
