@@ -1,4 +1,4 @@
-"""``check`` and ``explore`` as functions."""
+"""The commands ``check`` and ``explore`` as functions."""
 
 from __future__ import annotations
 
@@ -77,34 +77,38 @@ def check(
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
-    """Explore every interleaving of calls, interrupts and the probes' life, up to a bound; as
-    ``optprobe check``.
+    """Explore every interleaving of calls, interrupts and probe operations up to a bound.
+
+    It does what ``optprobe check`` does.
 
     :param call: the function that each vCPU calls, ``calls`` times, with ``arguments``.
-    :param probes: where they go, as of ``--probe``; at least one.
+    :param probes: the probes, each as ``--probe`` takes it; at least one.
     :param profile: the name of a profile, or a profile.
-    :param preempt: a second task on each vCPU, which an interrupt may give the CPU to.
-    :param without: names of safety steps to leave out.
+    :param preempt: give each vCPU a second task, to which an interrupt may switch.
+    :param without: the names of safety steps to leave out.
     :param resched: ``"SYM+OFF"``: a task calls ``schedule()`` in front of that instruction.
     :param points: where control tasks stop: ``"locks"`` or ``"stores"``.
     :param poke: makes the protocol by which text is written, ``poke(text, plane, without)``; None:
-        the profile's.
-    :param strategy: ``"exhaustive"``, ``"random"`` or ``"pct"``; ``seed`` is of the last two,
-        ``depth`` of the last. Or a strategy of your own, an object of a class of
-        :class:`optprobe.Strategy`, which decides on each schedule.
-    :param preemptions: bound on preemptions in one schedule; None: 2.
-    :param max_schedules: stop after so many; None: no limit, but 10,000 where they are drawn.
-    :param jobs: processes; the result does not depend on it.
+        the profile's protocol.
+    :param strategy: ``"exhaustive"``, ``"random"`` or ``"pct"``; or a strategy of your own, an
+        object of a class of :class:`optprobe.Strategy`, which decides on each schedule.
+    :param preemptions: the bound on preemptions in one schedule; None: 2.
+    :param max_schedules: the search ends after so many schedules; None: there is no limit, but
+        10,000 where schedules are drawn.
+    :param seed: the seed of ``"random"`` or ``"pct"``.
+    :param depth: the depth of ``"pct"``.
+    :param jobs: the number of processes; the result does not depend on it.
     :param checkpoint: a directory to write down what is found, and to go on from after a kill.
     :param progress: called as ``progress(schedules, expected)`` now and then.
     :returns: the ``verdict``, and ``violations`` with their shrunk schedules. After Ctrl-C, or when
-        a process of ``jobs`` has died (``died``), it has what was found by then, and is
+        a process of ``jobs`` has died (``died``), the result has what was found by then, and is
         ``interrupted``.
-    :raises InputError: something is wrong with one of them; :func:`run` has the others.
+    :raises InputError: one of the parameters is wrong; :func:`run` explains those that are not
+        here.
     :raises KprobeError: a probe is refused.
     :raises UnprobedFault: the call dies, or does not end, without any probe.
     """
-    given = _by_option(locals())  # all parameters, by their names
+    given = _by_option(locals())  # Here locals() has all parameters, by their names.
     search = _search(given)
     refuse_text(without, "without", "['free-wait']")
     refuse_text(resched, "resched", "['work+0x4']")
@@ -141,26 +145,28 @@ def explore(
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, CheckResult]:
-    """Explore a scenario, or those of a file; as ``optprobe explore``.
+    """Explore a scenario, or all scenarios of a file, as ``optprobe explore`` does.
 
     :param source: a scenario (what :func:`optprobe.scenario` makes of a function), or a file of
         them, ``FILE.py`` or ``FILE.py::SCENARIO``.
     :param profile: the name of a profile, or a profile that has the name of one of the scenario's;
         None: the scenario's first.
-    :param cpus: vCPUs; None: as the scenario says. So does ``preemptions``, the bound.
-    :returns: the results, by the scenarios' names. The last of them may be ``interrupted``, and
-        those behind it are left out then.
-    :raises InputError: something is wrong with one of them; :func:`check` has the others.
+    :param cpus: the number of vCPUs; None: as the scenario says.
+    :param preemptions: the bound on preemptions; None: as the scenario says.
+    :returns: the results, by the scenarios' names. The last of them may be ``interrupted``; the
+        scenarios behind it have no result then.
+    :raises InputError: one of the parameters is wrong; :func:`check` explains those that are not
+        here.
     :raises UnprobedFault: a call dies, or does not end, without any probe.
     """
-    given = _by_option(locals())  # all parameters, by their names
+    given = _by_option(locals())  # Here locals() has all parameters, by their names.
     search = _search(given)
     refuse_text(without, "without", "['free-wait']")
     given["profile"] = None if profile is None else as_profile(profile)
     asked, port = read_options(Way.EXPLORE, given), X86Setup()
     scenarios = [source] if isinstance(source, Scenario) else load_scenarios(str(source))
-    # All are set up before the first is searched, so that what is wrong with the last one is said
-    # at once.
+    # All scenarios are set up before the first is searched, so that a mistake in the last one is
+    # reported at once.
     experiments = [(one, one.experiment(one.asked(asked), port)) for one in scenarios]
     results: dict[str, CheckResult] = {}
     with interruptible():
@@ -176,14 +182,15 @@ def explore(
 
 
 def _by_option(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of :func:`check` or :func:`explore` by the names that options of experiments
-    have for them.
+    """Return the parameters of :func:`check` or :func:`explore` by the names of options.
+
+    The options of experiments have these names; only ``reduction`` is called otherwise there.
     """
     return {**parameters, "reduce": parameters["reduction"]}
 
 
 def _search(given: Mapping[str, Any]) -> Search:
-    """How to search, by the command line's own rules.
+    """Return how to search, by the command line's own rules.
 
     :raises InputError: an unknown strategy, a wrong number, or an option of another strategy.
     """
@@ -203,5 +210,5 @@ def _search(given: Mapping[str, Any]) -> Search:
         raise InputError("checkpoint='': give a directory, or None for none")
     if own is None:
         return read_search(given)
-    # What is drawn by an object has the limits of what is drawn by chance.
+    # A search by a strategy of the caller's own has the limits of a random search.
     return replace(read_search({**given, "strategy": "random"}), strategy=own)

@@ -1,3 +1,4 @@
-"""The emulated SMP machine: vCPUs on Unicorn, RAM, page tables, traps and interrupts, images,
-snapshots. Unicorn is imported here only.
+"""The emulated SMP machine: vCPUs on Unicorn, memory, page tables, traps, snapshots.
+
+No other package imports Unicorn.
 """

@@ -1,8 +1,8 @@
-"""Memory operands of SSE that have to be aligned (SDM vol. 1, 10.4.1.1; vol. 2, 2.4, exception
-classes 1, 2 and 4), which the emulator does not look at.
+"""Memory operands of SSE that have to be aligned, which the emulator does not check.
 
-All 16-byte operands of instructions without VEX are, but for those of a few that load or store what
-is not aligned on purpose.
+SDM vol. 1, 10.4.1.1, and vol. 2, 2.4, exception classes 1, 2 and 4, say which they are. All 16-byte
+operands of instructions without VEX have to be, but for those of a few instructions that load or
+store unaligned data on purpose.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ GENERAL_PROTECTION: Final = 13
 _ALIGNMENT: Final = 16
 _ANY_ADDRESS: Final = (
     *("movups", "movupd", "movdqu", "lddqu", "pcmpestr", "pcmpistr"),
-    "comisd",  # of 8 bytes, whatever the disassembler says
-    "bndmov",  # of MPX, without which it does nothing
-    "sha",  # aligned or not by the model of processor, and unknown to the emulator
+    "comisd",  # Its operand has 8 bytes, whatever the disassembler says.
+    "bndmov",  # It belongs to MPX, without which it does nothing.
+    "sha",  # Whether it needs alignment depends on the model, and the emulator lacks it.
 )
 _ESCAPE: Final = 0x0F
 _ADDRESS_SIZE, _FS, _GS = 0x67, 0x64, 0x65
@@ -33,7 +33,7 @@ _LOW: Final = (1 << 32) - 1
 
 
 def must_be_aligned(insn: Insn) -> bool:
-    """``insn`` has a memory operand of 16 bytes that has to lie at a multiple of 16."""
+    """Return whether ``insn`` has a memory operand that must lie at a multiple of 16 bytes."""
     if insn.vex or insn.opcode[0] != _ESCAPE or insn.modrm is None or insn.mod == 3:
         return False
     text = insn.text
@@ -41,8 +41,11 @@ def must_be_aligned(insn: Insn) -> bool:
 
 
 def check_alignment(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> int | None:
-    """Have ``insn`` executed, or say which exception it raises: see
-    :data:`arch_x86.emu.assist.Assist`.
+    """Execute ``insn`` by ``run``, unless its memory operand is not aligned as it has to be.
+
+    This is an :data:`arch_x86.emu.assist.Assist`.
+
+    :returns: None, or the vector of the exception to raise instead.
     """
     if operand_address(uc, insn) % _ALIGNMENT:
         return GENERAL_PROTECTION
@@ -51,8 +54,9 @@ def check_alignment(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> int 
 
 
 def operand_address(uc: UcInstance, insn: Insn) -> int:
-    """The linear address of the memory operand (SDM vol. 2, 2.1.5) of ``insn``, which is about to
-    be executed.
+    """Return the linear address of the memory operand of ``insn``, which is executed next.
+
+    SDM vol. 2, 2.1.5, says how it is made.
     """
     narrow = _ADDRESS_SIZE in insn.prefixes
     if insn.rip_relative:

@@ -1,8 +1,8 @@
-"""Instructions that the emulator runs almost as a processor does: the host runs them one by one,
-and mends what is wrong.
+"""Assists: instructions that the emulator runs almost right are mended by the host.
 
-They trap as the refused ones do (:mod:`arch_x86.emu.refused`); :class:`~arch_x86.emu.cpu.Cpu` then
-has the original executed alone, between the two halves of what is here.
+These instructions trap as the refused ones do (:mod:`arch_x86.emu.refused`).
+:class:`~arch_x86.emu.cpu.Cpu` then executes the original instruction alone. A function of this
+module runs around that: it prepares the registers before, and mends them afterwards.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ __all__ = ("REFUSE", "Assist", "assist_for")
 
 Run = Callable[[], bool]
 Assist = Callable[[UcInstance, Insn, Run], int | None]
-"""Has the instruction executed by ``run``, which says whether it retired, and mends. None, or the
-vector of the exception to raise instead; nothing is left of the execution then.
+"""A function that has an instruction executed by ``run``, which returns whether it retired, and
+mends the result. The function returns None, or the vector of the exception to raise instead; then
+nothing is left of the execution.
 """
 
 REFUSE: Final = 6
-"""The vector of what is refused, after all."""
+"""The vector (#UD) for an instruction that the assist has to refuse after all."""
 _CF, _PF, _AF, _ZF, _SF, _OF = 1, 4, 0x10, 0x40, 0x80, 0x800
 _CONTROL_WORD, _STATUS_WORD, _TAG_WORD = 16 * 8, 16 * 9, 16 * 10
 _EMPTY: Final = 3
@@ -40,7 +41,7 @@ _ELEMENTS_MAX: Final = 16
 
 
 def assist_for(insn: Insn) -> Assist | None:
-    """How ``insn``, which is guarded, can be executed after all; None when it can't."""
+    """Return how the guarded instruction ``insn`` can be executed, or None if it can't be."""
     if insn.vex:
         return _bmi_assist(insn)
     opcode = insn.opcode
@@ -81,7 +82,7 @@ def _bmi_assist(insn: Insn) -> Assist | None:
 
 
 class _Vex:
-    """What the three bytes of a VEX prefix (SDM vol. 2, 2.3.5) say of the operands."""
+    """The operands that the three bytes of a VEX prefix tell of (SDM vol. 2, 2.3.5)."""
 
     __slots__ = ("other", "register", "rm", "selected", "wide")
 
@@ -95,15 +96,18 @@ class _Vex:
 
 
 def _loop(_uc: UcInstance, _insn: Insn, run: Run) -> None:
-    """LOOPE and LOOPNE that end by their count leave stale flags where others are executed in one
-    go with them; alone they are right.
+    """Execute LOOPE or LOOPNE alone.
+
+    The emulator leaves stale flags behind one that ends by its count if it executes other
+    instructions together with it. Alone, the result is right.
     """
     run()
 
 
 def _compare_to_flags(uc: UcInstance, insn: Insn, run: Run) -> None:
-    """FCOMI, FUCOMI and those that pop: OF, SF and AF become 0; a register that is not in use is
-    unordered.
+    """Execute FCOMI, FUCOMI, FCOMIP or FUCOMIP, and set the flags that the emulator gets wrong.
+
+    OF, SF and AF become 0, and a comparison with a register that is not in use is unordered.
     """
     unordered = _is_empty(uc, 0) or _is_empty(uc, insn.rm)
     if run():
@@ -118,7 +122,7 @@ def _top(uc: UcInstance) -> int:
 
 
 def _is_empty(uc: UcInstance, position: int) -> bool:
-    """True when the x87 register at a stack position is not in use."""
+    """Return whether the x87 register at a stack position is not in use."""
     physical = _top(uc) + position & 7
     return (
         struct.unpack_from("<H", uc.extended.fpu_state(), _TAG_WORD)[0] >> 2 * physical & 3
@@ -127,13 +131,19 @@ def _is_empty(uc: UcInstance, position: int) -> bool:
 
 
 def _logarithm(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
-    """FYL2X and FYL2XP1 pop, but the emulator's do not where the logarithm has no value."""
+    """Execute FYL2X or FYL2XP1, and refuse it where the emulator has not popped.
+
+    The processor pops always; the emulator does not where the logarithm has no value.
+    """
     before = _top(uc)
     return REFUSE if run() and _top(uc) == before else None
 
 
 def _extract_exponent(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
-    """FXTRACT of an infinity or a NaN has another exponent on a processor."""
+    """Execute FXTRACT, but refuse it for an infinity or a NaN.
+
+    The exponent of these is another one on a processor.
+    """
     exponent = struct.unpack_from("<8xH", uc.extended.fpu_state(), 16 * _top(uc))[0]
     if exponent & _NOT_FINITE == _NOT_FINITE:
         return REFUSE
@@ -142,8 +152,9 @@ def _extract_exponent(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
 
 
 def _scale(uc: UcInstance, _insn: Insn, run: Run) -> None:
-    """FSCALE: what precision the control word asks for is of no concern to it (SDM vol. 1,
-    8.1.5.2).
+    """Execute FSCALE with full precision in the control word.
+
+    A processor does not look at the precision for it (SDM vol. 1, 8.1.5.2); the emulator does.
     """
     control = struct.unpack_from("<H", uc.extended.fpu_state(), _CONTROL_WORD)[0]
     _set_control(uc, control | _FULL_PRECISION)
@@ -158,7 +169,7 @@ def _set_control(uc: UcInstance, control: int) -> None:
 
 
 def _identify(uc: UcInstance, _insn: Insn, run: Run) -> None:
-    """CPUID: of what the emulator says, that which runs."""
+    """Execute CPUID, and keep of the emulator's answer the features that work here."""
     uc.load()
     leaf, part = uc.gpr[RAX] & _LOW, uc.gpr[RCX] & _LOW
     if run():
@@ -174,8 +185,9 @@ def _identify(uc: UcInstance, _insn: Insn, run: Run) -> None:
 
 
 def _compare_exchange(uc: UcInstance, _insn: Insn, run: Run) -> None:
-    """CMPXCHG of 32 bits of memory: the upper half of RAX goes only where RAX is loaded, which is
-    where the two are not equal.
+    """Execute CMPXCHG of 32 bits of memory, and restore RAX if the two values were equal.
+
+    A processor changes the upper half of RAX only if it loads RAX, that is, if they are not equal.
     """
     uc.load()
     before = uc.gpr[RAX]
@@ -187,8 +199,9 @@ def _compare_exchange(uc: UcInstance, _insn: Insn, run: Run) -> None:
 
 
 def _string_compare(uc: UcInstance, insn: Insn, run: Run) -> None:
-    """PCMPESTRI and PCMPESTRM: a length counts up to the number of elements only, and the emulator
-    takes no other well.
+    """Execute PCMPESTRI or PCMPESTRM with lengths that the emulator takes right.
+
+    A length counts up to the number of elements only, so it is cut to that before.
     """
     uc.load()
     lengths = uc.gpr[RAX], uc.gpr[RDX]
@@ -209,8 +222,9 @@ def _saturated(length: int, *, wide: bool) -> int:
 
 
 def _load_mxcsr(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
-    """LDMXCSR and FXRSTOR: reserved bits are a fault; what the emulator lacks is refused where it
-    is asked for.
+    """Execute LDMXCSR or FXRSTOR, and raise #GP if reserved bits were set.
+
+    :returns: :data:`REFUSE` where the new MXCSR asks for what the emulator lacks.
     """
     if not run():
         return None
@@ -221,7 +235,7 @@ def _load_mxcsr(uc: UcInstance, _insn: Insn, run: Run) -> int | None:
 
 
 def _lowest_bit(uc: UcInstance, insn: Insn, run: Run) -> None:
-    """BLSI: CF says whether the source was not 0, which the emulator has the wrong way around."""
+    """Execute BLSI, and set CF to whether the source was not 0, which the emulator has inverted."""
     if run():
         uc.load()
         found = uc.gpr[_Vex(insn).other] != 0
@@ -230,7 +244,7 @@ def _lowest_bit(uc: UcInstance, insn: Insn, run: Run) -> None:
 
 
 def _zero_high_bits(uc: UcInstance, insn: Insn, run: Run) -> int | None:
-    """BZHI from a bit that the operand does not have: the operand itself."""
+    """Execute BZHI, whose result is the operand itself if the first bit is beyond the operand."""
     vex = _Vex(insn)
     bits = 64 if vex.wide else 32
     uc.load()
@@ -249,8 +263,9 @@ def _zero_high_bits(uc: UcInstance, insn: Insn, run: Run) -> int | None:
 
 
 def _extract_bits(uc: UcInstance, insn: Insn, run: Run) -> int | None:
-    """BEXTR: the emulator takes at most all bits but one, and of 32 bits what
-    :func:`_from_narrow_register` says.
+    """Execute BEXTR, which the emulator can do for at most all bits but one.
+
+    For an operand of 32 bits, :func:`_from_narrow_register` applies as well.
     """
     vex = _Vex(insn)
     bits = 64 if vex.wide else 32
@@ -273,8 +288,9 @@ def _extract_bits(uc: UcInstance, insn: Insn, run: Run) -> int | None:
 
 
 def _from_narrow_register(uc: UcInstance, insn: Insn, run: Run) -> None:
-    """BEXTR, PDEP and PEXT of 32 bits: the emulator takes the upper half of a source register, too,
-    so it is 0 for as long.
+    """Execute BEXTR, PDEP or PEXT of 32 bits with the upper half of the source register set to 0.
+
+    The emulator uses that half, too; a processor does not.
     """
     vex = _Vex(insn)
     uc.load()

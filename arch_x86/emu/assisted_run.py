@@ -1,5 +1,7 @@
-"""Guarded instructions that the host can have executed after all: one at a time, with the text of
-its pages as it is (:mod:`arch_x86.emu.assist` says how each is mended).
+"""The execution of guarded instructions that the host can have executed after all.
+
+They are executed one at a time, with the text of their pages as it is without guards.
+:mod:`arch_x86.emu.assist` says how each is mended.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ __all__ = ("AssistedRun",)
 
 
 class AssistedRun:
-    """Executes guarded instructions on one vCPU.
+    """The execution of guarded instructions on one vCPU.
 
-    :param alignment: instructions are guarded, too, whose memory operand has to be aligned.
+    :param alignment: instructions with a memory operand that has to be aligned are guarded, too.
     """
 
     __slots__ = ("_alignment", "_known", "_pages", "_uc")
@@ -65,8 +67,9 @@ class AssistedRun:
         return True
 
     def _assist_at(self, rip: int) -> tuple[Insn, Assist] | None:
-        """Return the guarded instruction at ``rip`` and how it can be executed; None where there is
-        no such instruction or no way.
+        """Return the guarded instruction at ``rip`` and how it can be executed.
+
+        :returns: None where there is no such instruction, or no way to execute it.
         """
         key = rip, self._pages.fetched(rip)
         if key not in self._known:

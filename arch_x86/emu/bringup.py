@@ -1,8 +1,8 @@
-"""What an image needs run before its first call: the resolvers of indirect functions, and the
-set-up of each thread. Answers to glibc's elf/dl-irel.h (``elf_ifunc_invoke``) and to what
-elf/rtld.c does before it enters a program.
+"""The bring-up of a machine: what an image needs to have run before its first call.
 
-All of it is guest code on the machine's own CPUs, before anybody can probe it; clock, registers and
+These are the resolvers of indirect functions, and the set-up of each thread. It answers to glibc's
+elf/dl-irel.h (``elf_ifunc_invoke``) and to what elf/rtld.c does before it enters a program. All of
+it is guest code on the machine's own CPUs, before a probe can be placed; clock, registers and
 stacks then start anew.
 """
 
@@ -24,9 +24,9 @@ _LIMIT: Final = 1_000_000
 
 
 class Calls(Protocol):
-    """Makes calls on the vCPUs of a machine: :class:`arch_x86.emu.execute.Executor`.
+    """The maker of calls on the vCPUs of a machine: :class:`arch_x86.emu.execute.Executor`.
 
-    ``has_system``: a system call ends the call that makes it; else it fails by ENOSYS.
+    :ivar has_system: a system call ends the call that makes it; else it fails by ENOSYS.
     """
 
     machine: Machine
@@ -37,18 +37,18 @@ class Calls(Protocol):
         ...
 
     def run_call(self, cpu: int, limit: int) -> GuestFault | None:
-        """Run the call on ``cpu`` to its end, at most ``limit`` instructions. Returns what it died
-        of, or None.
+        """Run the call on ``cpu`` to its end, at most ``limit`` instructions.
+
+        :returns: the fault that the call died of, or None.
         """
         ...
 
 
 def bring_up(executor: Calls) -> None:
-    """Bring the machine of ``executor`` up, once. A name that is an indirect function then leads to
-    what its resolver chose.
+    """Bring the machine of ``executor`` up, once.
 
-    A resolver may ask the system for something: the answer is ENOSYS, as of a kernel that does not
-    know the call.
+    The name of an indirect function then leads to what its resolver chose. A resolver may make
+    system calls: the answer is ENOSYS, as of a kernel that does not know the call.
 
     :raises InputError: a resolver that a relocation needs, or a set-up function, died or did not
         end; the machine is closed.
@@ -90,7 +90,7 @@ def bring_up(executor: Calls) -> None:
 
 
 def _relocate(executor: Calls) -> dict[int, int]:
-    """Do the deferred relocations. Returns what each resolver answered."""
+    """Do the deferred relocations, and return what each resolver answered."""
     machine = executor.machine
     answers: dict[int, int] = {}
     for item in machine.image.deferred:
@@ -114,8 +114,9 @@ def _relocate(executor: Calls) -> dict[int, int]:
 
 
 def _target(executor: Calls, symbol: Symbol, answers: dict[int, int]) -> Symbol | None:
-    """The function that callers of indirect function ``symbol`` get, under its name. None where the
-    resolver does not say.
+    """Return the function that callers of the indirect function ``symbol`` get, under its name.
+
+    :returns: None where the resolver does not say.
     """
     machine = executor.machine
     if symbol.addr not in answers:

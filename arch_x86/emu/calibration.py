@@ -1,14 +1,18 @@
-"""Where Unicorn keeps five numbers that its interface does not give, found by looking for them at
-run time.
+"""Calibration: where Unicorn keeps five numbers that its interface does not give.
 
-The instruction counter: a run that ends early does not say how far it came. The last exception:
-Unicorn remembers it for the double-fault rule (SDM vol. 3, 6.15), but only delivery through an IDT,
-which it does not have, would clear it. The page fault's error code: only it tells a fetch from a
-load. Whether an ``int n`` raised an exception: it has the same vector as fault n. Whether STI or
-MOV SS holds interrupts back for another instruction: it is us who deliver them. All are found by
-content, checked by a second measurement, and done without where the check fails: counting falls
-back on a callback an instruction, an exception is forgotten only with the instance, all text is
-mapped from the start, ``int 13`` is taken for #GP, and interrupts come right after STI.
+They are found at run time, by a search for their content:
+
+* The instruction counter is needed because a run that ends early does not say how far it came. *
+The last exception has to be cleared. Unicorn remembers it for the double-fault rule (SDM vol. 3,
+  6.15), and only delivery through an IDT, which Unicorn does not have, would clear it.
+* The page fault's error code is all that tells a fetch from a load. * Whether an ``int n`` raised
+an exception matters because it has the same vector as fault n. * Whether STI or MOV SS holds
+interrupts back for another instruction matters because this project
+  delivers them, not Unicorn.
+
+A second measurement checks each of them. Where that fails, the number is done without: counting
+falls back on a callback for each instruction, an exception is forgotten only with the instance, all
+text is mapped from the start, ``int 13`` is taken for #GP, and interrupts come right after STI.
 """
 
 from __future__ import annotations
@@ -30,12 +34,13 @@ _DATA_SELECTOR = 16
 _LOAD = b"\x8b\x04\x25\x00\x00\x10\x00\xf4"  # mov eax, [0x00100000], which is not mapped
 _STORE = b"\x89\x04\x25\x00\x00\x10\x00\xf4"
 _INT_14 = b"\xcd\x0e\xf4"
-_JUMP = b"\xe9\xfb\x9f\x0f\x00\xf4"  # from 0x6000 to 0x100000
+_JUMP = b"\xe9\xfb\x9f\x0f\x00\xf4"  # jmp 0x100000 at 0x6000; nothing is mapped there
 
 
 def calibrate() -> PrivateOffsets:
-    """Measure one throw-away instance. Takes about 10 ms; deterministic for one build of
-    Unicorn.
+    """Measure one throw-away instance, and return the offsets that were found.
+
+    This takes about 10 ms, and gives the same result each time for one build of Unicorn.
     """
     room = mmap.mmap(-1, 0x8000)
     host = ctypes.addressof(ctypes.c_char.from_buffer(room))
@@ -47,7 +52,7 @@ def calibrate() -> PrivateOffsets:
         return PrivateOffsets(
             counter=counter,
             exception=_find_exception(instance, room),
-            # SDM vol. 3, 4.7
+            # SDM vol. 3, 4.7: bit 1 is set for a write, bit 4 for a fetch.
             error_code=_find_field(instance, room, {_LOAD: 0, _STORE: 2, _JUMP: 16}),
             software=_find_field(instance, room, {_LOAD: 0, _STORE: 0, _INT_14: 1}),
             shadow=_find_shadow(instance, room),
@@ -57,7 +62,10 @@ def calibrate() -> PrivateOffsets:
 
 
 def _allocation_size(pointer: int) -> int:
-    """Bytes behind ``pointer`` that may be read; 0 where the C library does not say."""
+    """Return how many bytes behind ``pointer`` may be read.
+
+    :returns: 0 where the C library does not say.
+    """
     usable = getattr(ctypes.CDLL(None), "malloc_usable_size", None)
     if usable is None:
         return 0
@@ -66,7 +74,10 @@ def _allocation_size(pointer: int) -> int:
 
 
 def _find_counter(instance: UcInstance, room: mmap.mmap) -> int | None:
-    """The counter stands right before the requested count in uc_struct."""
+    """Return the offset of the instruction counter in uc_struct, or None if it is not found.
+
+    The counter stands right before the requested count, whose value is known.
+    """
     room[0x6000:0x6065] = b"\x90" * 100 + b"\xf4"
     instance.rip = 0x6000
     instance.start(NO_LIMIT)
@@ -81,7 +92,7 @@ def _find_counter(instance: UcInstance, room: mmap.mmap) -> int | None:
 
 
 def _enter_paging(instance: UcInstance, room: mmap.mmap) -> None:
-    """Page tables that map the 8 pages of ``room`` to themselves, and nothing else."""
+    """Enter long mode with page tables that map only the 8 pages of ``room``, to themselves."""
     for level in range(3):
         struct.pack_into("<Q", room, 0x1000 * (level + 1), (0x1000 * (level + 2)) | 3)
     for page in range(8):
@@ -91,7 +102,10 @@ def _enter_paging(instance: UcInstance, room: mmap.mmap) -> None:
 
 
 def _find_exception(instance: UcInstance, room: mmap.mmap) -> int | None:
-    """The one 32-bit field of the context that a page fault turns from -1 to 14."""
+    """Return the offset of the last exception's number in the context, or None.
+
+    It is the one 32-bit field that a page fault turns from -1 to 14.
+    """
     before = instance.new_context()
     instance.save(before)
     after = _fault(instance, room, before, _LOAD)
@@ -104,8 +118,11 @@ def _find_exception(instance: UcInstance, room: mmap.mmap) -> int | None:
 
 
 def _find_field(instance: UcInstance, room: mmap.mmap, values: dict[bytes, int]) -> int | None:
-    """The one 32-bit field of the context that has these values after these pieces of code, there
-    and back.
+    """Return the offset of the one 32-bit field of the context that has the given values.
+
+    :param values: the field's value after each piece of code. The pieces run in this order and then
+        in the reverse order, and the field has to follow both times.
+    :returns: None if there is no such field, or more than one.
     """
     before = instance.new_context()
     instance.save(before)
@@ -120,8 +137,9 @@ def _find_field(instance: UcInstance, room: mmap.mmap, values: dict[bytes, int])
 
 
 def _find_shadow(instance: UcInstance, room: mmap.mmap) -> int | None:
-    """The one 32-bit field that has one bit more, :data:`SHADOW`, right after ``sti`` and after
-    ``mov ss``, and only then.
+    """Return the offset of the 32-bit field that shows an interrupt shadow, or None.
+
+    It has one bit more, :data:`SHADOW`, right after ``sti`` and after ``mov ss``, and only then.
     """
     found: list[set[int]] = []
     for code in (b"\x90\xfb\x90\x90", b"\x90\x8e\xd0\x90\x90"):  # sti; mov ss, eax
@@ -153,8 +171,9 @@ def _find_shadow(instance: UcInstance, room: mmap.mmap) -> int | None:
 
 
 def _fault(instance: UcInstance, room: mmap.mmap, before: Context, code: bytes) -> tuple[int, ...]:
-    """What the context is when ``code``, run from the state ``before``, has ended in a page fault;
-    empty when it has not.
+    """Run ``code`` from the state ``before`` into a page fault, and return the context behind it.
+
+    :returns: the context's words; none when the code has not ended in a page fault.
     """
     room[0x6000 : 0x6000 + len(code)] = code
     instance.flush_translations()

@@ -53,20 +53,20 @@ _INT_1: Final = b"\xcd\x01"
 _LAST_VECTOR: Final = 31
 """The last vector of the processor's own exceptions (SDM vol. 3, table 6-1)."""
 TRAPS: Final = frozenset({1, 3, 4})
-"""Vectors of exceptions that come behind the instruction that causes them; the others come instead
-of it.
+"""The vectors of exceptions that come behind the instruction that causes them. The others come
+instead of that instruction.
 """
 _DEBUG, _BREAKPOINT, _PAGE_FAULT = 1, 3, 14
 _CANONICAL: Final = 1 << 47
 _CONTRIBUTORY: Final = frozenset({0, 8, 10, 11, 12, 13, 14})
-"""Vectors of exceptions that make a double fault of a page fault (SDM vol. 3, table 6-5)."""
+"""The vectors of exceptions that count for a double fault (SDM vol. 3, table 6-5)."""
 
 
 class ExitReason(Enum):
-    """Why :meth:`Cpu.run` came back."""
+    """The reasons for which :meth:`Cpu.run` returns."""
 
     BUDGET = auto()
-    """The budget is spent."""
+    """The run has spent its budget of instructions."""
     EXCEPTION = auto()
     """The exception :attr:`Cpu.vector` was raised; it has not been delivered yet."""
     HYPERCALL = auto()
@@ -83,7 +83,7 @@ class ExitReason(Enum):
 
 
 class NmiPhase(Enum):
-    """Where a vCPU is with an NMI. From its delivery to its ``iretq`` further NMIs are blocked."""
+    """The phases of an NMI on a vCPU, which blocks others from its delivery to its ``iretq``."""
 
     NONE = auto()
     """The vCPU has taken no NMI in its present call."""
@@ -96,15 +96,19 @@ class NmiPhase(Enum):
 
 
 class FrameWatcher(Protocol):
-    """Is told what the machine itself pushes on the stack that it interrupts."""
+    """An observer that is told what the machine itself pushes on the stack that it interrupts."""
 
     def pushing(self, cpu: Cpu) -> None:
-        """A frame is about to be pushed; memory and RSP are those of the interrupted code."""
+        """Take note that a frame will be pushed onto the stack of the interrupted code.
+
+        Memory and RSP are still those of that code.
+        """
         ...
 
     def pushed(self, cpu: Cpu) -> None:
-        """The host has answered the guest code that was entered: everything that it pushes is on
-        the stack now.
+        """Take note that the host has answered the guest code that was entered.
+
+        All that this code pushes is on the stack now.
         """
         ...
 
@@ -122,7 +126,7 @@ class CpuState:
         self.keep(cpu)
 
     def keep(self, cpu: Cpu) -> None:
-        """Keep what the context does not hold."""
+        """Keep the parts of the state of ``cpu`` that the context does not hold."""
         self.rip = cpu.rip
         self.retired = cpu.retired
         self.interrupts = cpu.interrupts
@@ -131,7 +135,7 @@ class CpuState:
 
 
 class Cpu:
-    """vCPU ``index`` of a machine.
+    """A vCPU of a machine, which has the number ``index`` there.
 
     :ivar view: the text version that it fetches from.
     :ivar retired: how many instructions have retired since the machine was built.
@@ -194,7 +198,7 @@ class Cpu:
 
     @property
     def rip(self) -> int:
-        """Address of the next instruction."""
+        """The address of the vCPU's next instruction."""
         return self.uc.rip
 
     @rip.setter
@@ -245,8 +249,10 @@ class Cpu:
         self._shown = self.view
 
     def _exception(self, vector: int | None, began: int) -> tuple[ExitReason, int]:
-        """Say why a run ended that neither its budget nor a ``hlt`` ended, and how many of the
-        ``began`` instructions retired.
+        """Find why a run ended that neither its budget nor a ``hlt`` ended.
+
+        :param began: the instructions that began in the run.
+        :returns: the reason, and how many of these instructions retired.
         """
         uc = self.uc
         self.error = uc.err
@@ -279,16 +285,14 @@ class Cpu:
         return ExitReason.EXCEPTION, retired
 
     def _was_software(self, vector: int) -> bool:
-        """Return whether an ``int n`` raised ``vector``, and neither a breakpoint (one byte) nor a
-        fault.
-        """
+        """Return whether an ``int n`` raised ``vector``, and neither a breakpoint nor a fault."""
         if vector > _LAST_VECTOR:
             return True
         if vector == _BREAKPOINT:
             page = self._present.get((self.uc.rip - 1) // PAGE_SIZE)
             return page is not None and page.content[(self.uc.rip - 1) % PAGE_SIZE] != INT3_OPCODE
-        # Nearly every #DB is that of a single step: look closer only where the instruction can have
-        # been `int 1`.
+        # Nearly every #DB is that of a single step, and the text is read only where the instruction
+        # can have been `int 1`.
         if vector == _DEBUG:
             page, offset = self._present.get(self.uc.rip // PAGE_SIZE), self.uc.rip % PAGE_SIZE
             if page is not None and offset >= 2 and page.content[offset - 2 : offset] != _INT_1:
@@ -296,8 +300,9 @@ class Cpu:
         return vector != VECTOR_INVALID and self._private.was_software()
 
     def run_uncounted(self) -> ExitReason:
-        """Execute until something happens, without counting instructions (as fast as the emulator
-        goes, and without a limit).
+        """Execute until something happens, without counting instructions and without a limit.
+
+        This is as fast as the emulator goes.
         """
         if self.view is not self._shown:
             self._show()
@@ -317,9 +322,10 @@ class Cpu:
         return self._exception(uc.vector, 1)[0]
 
     def _report_invalid(self) -> None:
-        """Report an invalid instruction that ended a run before its budget, where Unicorn has left
-        its loop without a word: then there is no ``hlt`` right before RIP, as there is where a run
-        ends well.
+        """Report an invalid instruction that ended a run before its budget.
+
+        Unicorn leaves its loop without a word then. Where a run ends well there is a ``hlt`` right
+        before RIP, and here there is none.
         """
         uc = self.uc
         if uc.vector is None and uc.err == 0:
@@ -332,29 +338,32 @@ class Cpu:
 
     @property
     def rflags(self) -> int:
-        """RFLAGS as it is now."""
+        """The vCPU's RFLAGS at present."""
         self.uc.load()
         return self.uc.gpr[RFLAGS]
 
     def registers(self) -> tuple[int, ...]:
-        """Return the 16 general registers in encoding order (rax, rcx, rdx, rbx, rsp, ...), then
-        RFLAGS.
+        """Return the 16 general registers and RFLAGS.
+
+        The registers are in encoding order: rax, rcx, rdx, rbx, rsp and so on.
         """
         self.uc.load()
         return tuple(self.uc.gpr)
 
     @property
     def in_shadow(self) -> bool:
-        """True when the last instruction was STI or MOV SS: no interrupt is delivered before the
-        next instruction has been executed.
+        """The last instruction was STI or MOV SS.
+
+        No interrupt is delivered before the next instruction has been executed.
         """
         return self._private.in_shadow()
 
     # Delivery -------------------------------------------------------------------------------------
 
     def push_frame(self, handler: int, error_code: int | None = None) -> bool:
-        """Deliver an exception or interrupt: push its frame, clear IF and TF, and go to
-        ``handler``. Where the image has a red zone the frame lies below the 128 bytes under RSP.
+        """Deliver an exception or interrupt to ``handler``: push its frame, and clear IF and TF.
+
+        Where the image has a red zone the frame lies below the 128 bytes under RSP.
 
         :param error_code: what the CPU pushes last; None: nothing.
         :returns: False, with nothing done, when the stack is not mapped there (a CPU would take a
@@ -377,18 +386,18 @@ class Cpu:
     # State ----------------------------------------------------------------------------------------
 
     def save(self) -> CpuState:
-        """Return a copy of the vCPU's whole state; memory is not in it."""
+        """Return a copy of the vCPU's whole state, which does not include memory."""
         context = self.uc.new_context()
         self.uc.save(context)
         return CpuState(context, self)
 
     def save_into(self, state: CpuState) -> None:
-        """Save into ``state``, which is not needed any more, as :meth:`save` into a new one."""
+        """Save the state as :meth:`save` does, but into ``state``, which is not needed any more."""
         self.uc.save(state.context)
         state.keep(self)
 
     def restore(self, state: CpuState) -> None:
-        """Go back to ``state``."""
+        """Go back to the registers and counters of ``state``."""
         self.uc.restore(state.context)
         self.uc.rip = state.rip
         self.retired = state.retired

@@ -1,4 +1,4 @@
-"""Explaining a guest fault: its kind, its place and the disassembly, in one line."""
+"""The diagnosis of guest faults: the kind, the place and the disassembly, in one line."""
 
 from __future__ import annotations
 
@@ -100,8 +100,9 @@ def _page_fault_kind(machine: Machine, rip: int, cr2: int) -> FaultKind:
 
 
 def original_place(machine: Machine, vcpu: Cpu, rip: int, rsp: int | None = None) -> int:
-    """Return the address of the image's instruction that brought ``vcpu`` to ``rip``: from a stub
-    the frames on the stack lead there, from a copy the probe does.
+    """Return the address of the image's instruction that brought ``vcpu`` to ``rip``.
+
+    From a stub the frames on the stack lead there, from a copy the probe does.
 
     :param rsp: the stack pointer at ``rip``, where it is not the present one.
     """
@@ -130,8 +131,9 @@ def original_place(machine: Machine, vcpu: Cpu, rip: int, rsp: int | None = None
 
 
 def instruction_with(machine: Machine, addr: int) -> int:
-    """Return the start of the image's instruction that has a byte at ``addr``; ``addr`` itself
-    where no function there says where its instructions are.
+    """Return the start of the image's instruction that has a byte at ``addr``.
+
+    :returns: ``addr`` itself where no function there says where its instructions are.
     """
     found = machine.kallsyms.lookup(addr)
     if found is None or not machine.image.is_text(addr):
@@ -196,8 +198,9 @@ def diagnose(
 
 
 class _Instruction(NamedTuple):
-    """The instruction that faulted: its address, the bytes there (none: the text was unloaded), and
-    what they decode to.
+    """The instruction that faulted: its address, its bytes, and what they decode to.
+
+    There are no bytes where the text was unloaded.
     """
 
     rip: int
@@ -206,8 +209,9 @@ class _Instruction(NamedTuple):
 
 
 def _code_at(machine: Machine, rip: int) -> bytes:
-    """Return the bytes at ``rip`` as the image has them; none where text was unloaded. In the text
-    itself a probe's breakpoint would hide the instruction that faulted.
+    """Return the bytes at ``rip`` as the image has them, or none where text was unloaded.
+
+    In the text itself a probe's breakpoint would hide the instruction that faulted.
     """
     if machine.text.is_unloaded(rip):
         return b""
@@ -219,8 +223,9 @@ def _code_at(machine: Machine, rip: int) -> bytes:
 def _explain(
     machine: Machine, vcpu: Cpu, at: _Instruction, kind: FaultKind, vector: int | None
 ) -> tuple[FaultKind, str]:
-    """Return the kind of a fault, where the instruction says more of it than ``kind``, and what
-    happened, in words.
+    """Return the kind of a fault and what happened, in words.
+
+    The kind differs from ``kind`` where the instruction says more.
     """
     rip, code, insn = at
     guarded = find_guard(code, rip)[1] if code and vector == _INVALID_OPCODE else None
@@ -243,8 +248,9 @@ def _explain(
 
 
 def unresolved_call(machine: Machine, vcpu: Cpu) -> GuestFault:
-    """Return the record of a call of a function that no library defines; ``vcpu`` has just executed
-    the ``hlt`` that stands for it.
+    """Return the record of a call of a function that no library defines.
+
+    ``vcpu`` has just executed the ``hlt`` that stands for the function.
     """
     name = machine.import_at[vcpu.rip - 1]
     if name in ENDINGS:

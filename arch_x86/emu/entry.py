@@ -1,6 +1,4 @@
-"""What a handler may rely on when it is called, and the guest functions that it calls: the CPU's
-state there.
-"""
+"""Checks of the CPU's state where a handler, or a function that it calls, is entered."""
 
 from __future__ import annotations
 
@@ -24,9 +22,9 @@ _WHO: Final = {
 
 
 def wrong_entry(machine: Machine, cpu: Cpu) -> str | None:
-    """What is not as it should be where ``cpu`` stands, behind the ``hlt`` by which a stub asks for
-    handlers; its registers are loaded.
+    """Return what handlers may expect and do not find where ``cpu`` stands, or None.
 
+    ``cpu`` is behind the ``hlt`` by which a stub asks for handlers, with its registers loaded.
     Behind a breakpoint IF is clear. In a detour buffer, in ftrace's trampoline, and on a return, DF
     is clear, and IF is as in the interrupted code, as pt_regs has it; a detour buffer calls with
     the stack aligned as the System V convention has it. The stub of a breakpoint leaves DF as it
@@ -39,7 +37,7 @@ def wrong_entry(machine: Machine, cpu: Cpu) -> str | None:
     who = _WHO.get(name or "")
     if who is None:
         return None
-    if name == _CALLBACK and gpr[RSP] % 16 != 8:  # the call has pushed 8 bytes
+    if name == _CALLBACK and gpr[RSP] % 16 != 8:  # The call has pushed 8 bytes.
         return f"{who} with RSP = {gpr[RSP] + 8:#x}, which is not aligned"
     if flags & FLAG_DF:
         return f"{who} with DF set"
@@ -53,9 +51,10 @@ def wrong_entry(machine: Machine, cpu: Cpu) -> str | None:
 
 
 def wrong_call(cpu: Cpu) -> str | None:
-    """What is not as the System V convention has it at a function's first instruction, where
-    ``cpu`` stands: DF is clear, and the stack is aligned before the return address is pushed. The
-    registers are loaded.
+    """Return how the state at a function's entry breaks the System V convention, or None.
+
+    ``cpu`` stands at the function's first instruction, with its registers loaded. DF has to be
+    clear, and the stack aligned before the return address is pushed.
     """
     gpr = cpu.uc.gpr
     if gpr[RFLAGS] & FLAG_DF:
@@ -69,7 +68,8 @@ def wrong_call(cpu: Cpu) -> str | None:
 
 
 def wrong_step(flags: int) -> str | None:
-    """What is not as it should be where a single step begins with ``flags``: no interrupt may come
-    in it.
+    """Return what is wrong with ``flags`` where a single step begins, or None.
+
+    No interrupt may come in the step.
     """
     return "a single step begins with interrupts allowed" if flags & FLAG_IF else None

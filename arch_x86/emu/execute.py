@@ -1,6 +1,7 @@
-"""Running guest code: calls, turns, traps to their stubs and handlers, injected interrupts, faults.
+"""The running of guest code: calls, turns, traps, injected interrupts, and faults.
 
-What the host does between two guest instructions begins here, outside of the emulator's callbacks.
+Traps go to their stubs and handlers. What the host does between two guest instructions begins here,
+outside of the emulator's callbacks.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from engine.errors import EngineBug
 __all__ = ("INTEGER_ARGUMENTS", "Executor", "InterruptPlan")
 
 _FLAGS_AT_CALL: Final = 0x202
-"""IF, and the bit of RFLAGS that is always set (SDM vol. 1, 3.4.3)."""
+"""RFLAGS where a call begins: IF, and the bit that is always set (SDM vol. 1, 3.4.3)."""
 _FLOATS_MAX: Final = 8
 _BELOW_STACK_TOP: Final = 64
-"""Bytes that a call leaves unused at the top of its stack."""
+"""The number of bytes that a call leaves unused at the top of its stack."""
 _NESTED_MAX: Final = 100_000_000
 _ENOSYS: Final = -38 & ADDRESS_MASK
 _BREAKPOINT, _PAGE_FAULT = 3, 14
@@ -42,7 +43,9 @@ _ERROR_PRESENT, _ERROR_WRITE, _ERROR_FETCH = 1, 2, 16
 
 
 class Executor:
-    """Runs the vCPUs of one machine, which it brings up first if that has not been done.
+    """The executor, which runs the vCPUs of one machine.
+
+    It brings the machine up first if that has not been done.
 
     :ivar machine: the machine.
     :ivar traps: answers traps.
@@ -71,8 +74,10 @@ class Executor:
     def begin_call(
         self, cpu: int, addr: int, integers: Sequence[int] = (), floats: Sequence[float] = ()
     ) -> None:
-        """Set vCPU ``cpu`` up as if the function at ``addr`` had just been called, as the System V
-        ABI says: DF is clear, the stack is aligned, x87 and MXCSR are as after reset.
+        """Set vCPU ``cpu`` up as if the function at ``addr`` had just been called.
+
+        This is as the System V ABI says: DF is clear, the stack is aligned, x87 and MXCSR are as
+        after reset.
 
         :param integers: at most 6 arguments.
         :param floats: at most 8 arguments.
@@ -112,13 +117,14 @@ class Executor:
 
     @property
     def in_handler(self) -> bool:
-        """True while a trap, or another exit from guest code, is being handled."""
+        """A trap, or another exit from guest code, is being handled."""
         return bool(self._handling)
 
     @property
     def handling(self) -> int | None:
-        """The vCPU whose trap is being handled now, of several the innermost; None: no handler
-        runs.
+        """The vCPU whose trap is being handled now, or the innermost of several.
+
+        It is None while no handler runs.
         """
         return self._handling[-1] if self._handling else None
 
@@ -159,14 +165,13 @@ class Executor:
         return budget - left
 
     def call_nested(self, cpu: int, addr: int, *integers: int, limit: int = _NESTED_MAX) -> int:
-        """Call the guest function at ``addr`` from a handler of ``cpu``, with integer arguments,
-        and return RAX.
+        """Call a guest function from a handler of ``cpu``, with integer arguments, and return RAX.
 
-        The function runs on the interrupted task's stack, below everything that is in use there;
-        the interrupted registers are restored. The hits of probes in it are missed, since a handler
-        is running. It takes interrupts where handlers do.
+        The function at ``addr`` runs on the interrupted task's stack, below everything that is in
+        use there; the interrupted registers are restored. The hits of probes in it are missed,
+        since a handler is running. It takes interrupts where handlers do.
 
-        :param limit: most instructions it may retire.
+        :param limit: the most instructions that it may retire.
         :raises GuestFaultError: the function died. A handler that lets this through ends the call
             that it interrupted, by the same fault.
         :raises EngineBug: no trap of ``cpu`` is being handled, or there are more arguments than
@@ -243,8 +248,9 @@ class Executor:
         )
 
     def run_uncounted(self, cpu: int) -> GuestFault | None:
-        """Run one vCPU to the end of its call as fast as the emulator goes, without a count, a
-        limit or interrupts.
+        """Run one vCPU to the end of its call, without a count, a limit or interrupts.
+
+        This is as fast as the emulator goes.
 
         :returns: the fault that the call died of, or None.
         """
@@ -255,8 +261,9 @@ class Executor:
         return task.fault
 
     def interrupt(self, cpu: int) -> bool:
-        """Deliver an external interrupt, if IF allows one here and the last instruction was neither
-        STI nor MOV SS.
+        """Deliver an external interrupt, if one can come here.
+
+        One can come if IF is set and the last instruction was neither STI nor MOV SS.
 
         :returns: whether it was delivered.
         """
@@ -271,8 +278,9 @@ class Executor:
         return True
 
     def deliver_nmi(self, cpu: int) -> bool:
-        """Deliver a non-maskable interrupt to ``cpu``, which is in a call, at the present boundary,
-        whatever IF says.
+        """Deliver a non-maskable interrupt to ``cpu`` at the present boundary, whatever IF says.
+
+        The vCPU has to be in a call.
 
         :returns: False, with nothing done, while the last NMI has not returned and right behind MOV
             SS: the caller tries again an instruction later.
@@ -287,8 +295,9 @@ class Executor:
         return True
 
     def handler_length(self, vcpu: Cpu) -> int:
-        """Return how many instructions the interrupt handler retires. That is found by stepping
-        through it once, on an empty stack, and going back.
+        """Return how many instructions the interrupt handler retires.
+
+        That is found by stepping through it once, on an empty stack, and going back.
         """
         if self._handler_length is None:
             machine = self.machine
@@ -365,8 +374,9 @@ class Executor:
             self._stack_gone(vcpu, behind=vcpu.vector == _BREAKPOINT)
 
     def _error_code(self, vcpu: Cpu) -> int:
-        """Return the error code of #PF (SDM vol. 3, 4.7), which Unicorn does not give: a present
-        page faults on writes and on fetches only.
+        """Return the error code of #PF (SDM vol. 3, 4.7), which Unicorn does not give.
+
+        A present page faults on writes and on fetches only.
         """
         addr, rip = vcpu.uc.cr2, vcpu.rip
         fetch = addr == rip or (rip < addr < rip + MAX_INSN_SIZE and addr % PAGE_SIZE == 0)
@@ -376,8 +386,9 @@ class Executor:
         return _ERROR_WRITE | _ERROR_PRESENT if present else 0
 
     def _stack_gone(self, vcpu: Cpu, *, behind: bool = False) -> None:
-        """End the call at its RIP, or at the breakpoint that RIP is ``behind``: its stack has no
-        room for a frame.
+        """End the call, because its stack has no room for a frame.
+
+        :param behind: RIP is behind a breakpoint, which is the place of the fault.
         """
         self.end(vcpu, diagnose(self.machine, vcpu, vcpu.rip - behind, FaultKind.DOUBLE_FAULT))
 
@@ -417,9 +428,7 @@ class Executor:
             self.end(vcpu, diagnose(machine, vcpu, vcpu.rip - 1, FaultKind.HALT))
 
     def end(self, vcpu: Cpu, fault: GuestFault) -> None:
-        """End the call on ``vcpu`` by ``fault``, or the guest function that a handler has called
-        there.
-        """
+        """End the innermost call on ``vcpu`` by ``fault``, be it one that a handler has made."""
         if self._nested and self._nested[-1].vcpu is vcpu:
             # The handler that has called the function decides what becomes of the call.
             self._nested[-1].end(fault)

@@ -32,7 +32,7 @@ class _Batch:
     """Room for several registers, which one call of the library reads or writes.
 
     :param registers: the registers, by Unicorn's numbers.
-    :param size: bytes in all.
+    :param size: the bytes of all registers together.
     """
 
     __slots__ = ("count", "ids", "room", "slots")
@@ -71,10 +71,10 @@ class ExtendedState:
         reg_write_batch(self._handle, batch.ids, batch.slots, 16)
 
     def fpu_state(self) -> bytes:
-        """Return 16 bytes each of the x87 registers R0 to R7 (80 bits; MMX in the low 64), the
-        control, the status and the tag word.
+        """Return the x87 registers and the control, status and tag words.
 
-        The addresses of the last x87 instruction and of its operand are left out: those of a copied
+        Each of the registers R0 to R7 has 16 bytes (80 bits are used; MMX is in the low 64). The
+        addresses of the last x87 instruction and of its operand are left out: those of a copied
         instruction are not the original's.
         """
         batch = self._fpu
@@ -82,14 +82,16 @@ class ExtendedState:
         return bytes(batch.room)
 
     def write_fpu(self, state: bytes) -> None:
-        """Set what :meth:`fpu_state` returns."""
+        """Set the x87 registers and words from what :meth:`fpu_state` has returned."""
         batch = self._fpu
         ctypes.memmove(batch.room, state, ctypes.sizeof(batch.room))
         reg_write_batch(self._handle, batch.ids, batch.slots, batch.count)
 
     def reset(self) -> None:
-        """Set x87 as FNINIT does and MXCSR as a reset does: all exceptions are masked and none is
-        pending, results are rounded to nearest in 64-bit precision, and the x87 stack is empty.
+        """Set x87 as FNINIT does and MXCSR as a reset does.
+
+        All exceptions are masked and none is pending, results are rounded to nearest in 64-bit
+        precision, and the x87 stack is empty.
         """
         value = ctypes.c_uint64()
         where = ctypes.addressof(value)

@@ -1,5 +1,7 @@
-"""Guest faults: how a call ends when the emulated program dies. A result with an explanation; an
-exception only for who asks for no more than the call's value.
+"""Guest faults: how a call ends when the emulated program dies.
+
+A fault is a result with an explanation. It becomes an exception only for a caller that asks for
+nothing but the call's value.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ __all__ = ("Caller", "FaultKind", "GuestFault", "GuestFaultError")
 
 
 class FaultKind(StrEnum):
-    """Closed list of what can end a call."""
+    """The closed list of what can end a call."""
 
     WRITE_TO_CODE = "write-to-code"
     WRITE_TO_CONSTANT = "write-to-constant"
@@ -42,24 +44,26 @@ class FaultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Where a call would have returned to: ``symbol`` plus ``offset``, at ``rip``."""
+    """The place to which a call would have returned: ``symbol`` plus ``offset``, at ``rip``."""
 
     rip: int
     symbol: str
     offset: int
 
     def to_json(self) -> dict[str, object]:
-        """The ``caller`` of a ``fault`` object."""
+        """Return the ``caller`` of a ``fault`` object."""
         return {"rip": self.rip, "symbol": self.symbol, "offset": self.offset}
 
 
 @dataclass(frozen=True, slots=True)
 class GuestFault:
-    """Where and why. ``symbol`` is "" where RIP lies in no function; ``explain`` is one line with
-    the disassembly.
+    """The place and the cause of a call's death.
 
-    ``caller``: where execution left all code, what the return address on the stack says, if it is
-    one. ``system_call``: the number of the system call that was asked for.
+    :ivar symbol: the function that RIP lies in, or "" where it lies in none.
+    :ivar explain: one line with the disassembly.
+    :ivar caller: where execution left all code, what the return address on the stack says, if there
+        is one.
+    :ivar system_call: the number of the system call that was asked for.
     """
 
     cpu: int
@@ -77,8 +81,9 @@ class GuestFault:
         )
 
     def to_json(self) -> dict[str, object]:
-        """The ``fault`` object of ``optprobe run --json``; the last two only where there is
-        something to say.
+        """Return the ``fault`` object of ``optprobe run --json``.
+
+        It has the caller and the system call only where there is something to say.
         """
         document: dict[str, object] = {
             "cpu": self.cpu,
@@ -96,7 +101,7 @@ class GuestFault:
 
     @property
     def place(self) -> str:
-        """``symbol+0xoffset``, or the bare address."""
+        """The place of the fault, as ``symbol+0xoffset``, or as the bare address."""
         return f"{self.symbol}+{self.offset:#x}" if self.symbol else f"{self.rip:#x}"
 
 
@@ -108,5 +113,5 @@ class GuestFaultError(OptprobeError):
         self.fault = fault
 
     def __reduce__(self) -> tuple[type[GuestFaultError], tuple[GuestFault]]:
-        """Pickled as it is made, not by its message."""
+        """Pickle the error by its fault, not by its message."""
         return type(self), (self.fault,)

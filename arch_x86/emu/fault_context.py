@@ -1,5 +1,6 @@
-"""What a fault's registers and stack add to it: the caller where execution left all code, and the
-system call that was asked for.
+"""The context of a fault: what the registers and the stack tell of it.
+
+They tell the caller where execution left all code, and the system call that was asked for.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ _NAMES_32: Final = {
 
 
 def find_caller(machine: Machine, vcpu: Cpu, rsp: int) -> Caller | None:
-    """The call whose return address lies at ``rsp``. None where what lies there is no address
-    behind a call of the image's code.
+    """Return the call whose return address lies at ``rsp``.
+
+    :returns: None where what lies there is no address behind a call of the image's code.
     """
     addr = machine.ram.read_u64(rsp)
     if (
@@ -98,20 +100,21 @@ def find_caller(machine: Machine, vcpu: Cpu, rsp: int) -> Caller | None:
         addr = machine.trap_handler.pending_return(vcpu.index)
     if addr is None or not _is_behind_call(machine, addr):
         return None
-    found = machine.kallsyms.lookup(addr - 1)  # the last instruction of a function may be a call
+    found = machine.kallsyms.lookup(addr - 1)  # A function's last instruction may be a call.
     symbol, offset = (found[0].name, found[1] + 1) if found else ("", 0)
     return Caller(addr, symbol, offset)
 
 
 def _is_behind_call(machine: Machine, addr: int) -> bool:
-    """A call of the image's text can end at ``addr``; where a function is known to lie there, one
-    of its instructions.
+    """Return whether a call of the image's text can end at ``addr``.
+
+    Where a function is known to lie there, the call has to be one of its instructions.
     """
     if not machine.image.is_text(addr - 1):
         return False
     found = machine.kallsyms.lookup(addr - 1)
     if found is None:
-        # from call rax to call [base + index * scale + disp32]
+        # A call has 2 bytes (call rax) to 7 (call [base + index * scale + disp32]).
         starts = range(addr - 2, addr - 8, -1)
         return any(
             _is_call(decode(machine.image.read(at, addr - at), at))
@@ -134,8 +137,9 @@ def _is_call(insn: Insn | None) -> bool:
 
 
 def find_system_call(vcpu: Cpu, insn: Insn | None) -> tuple[int, str] | None:
-    """The number that ``insn``, which asks the system for something, has in EAX, and words for it.
-    None for other instructions.
+    """Return the number in EAX for ``insn``, which asks the system for something, and words for it.
+
+    :returns: None for other instructions.
     """
     if insn is None or not insn.raw.endswith((_SYSCALL, _SYSENTER, _INT_80)):
         return None

@@ -1,4 +1,4 @@
-"""What one vCPU fetches: the pages of its text version, in its page tables."""
+"""The fetch view of one vCPU: the pages of its text version, in its page tables."""
 
 from __future__ import annotations
 
@@ -72,8 +72,9 @@ class FetchView:
         self._uc.flush_tlb()
 
     def show_waiting(self) -> None:
-        """Show all pages that wait to be used: without a count Unicorn may leave its loop at a
-        fault that it does not report.
+        """Show all pages that wait to be used.
+
+        Without a count Unicorn may leave its loop at a fault that it does not report.
         """
         if not self.waiting:
             return
@@ -98,8 +99,9 @@ class FetchView:
         return retired
 
     def fetched(self, addr: int) -> bytes:
-        """Return the text at ``addr`` as this vCPU sees it, without guards: enough for an
-        instruction, or less where text ends.
+        """Return the text at ``addr`` as this vCPU sees it, without guards.
+
+        It is enough for an instruction, or less where text ends.
         """
         vpn, offset = divmod(addr, PAGE_SIZE)
         first = self.present.get(vpn)
@@ -110,8 +112,9 @@ class FetchView:
         return code if second is None else code + second.content[: MAX_INSN_SIZE - len(code)]
 
     def map_guarded(self, page: TextPage) -> None:
-        """Map the frame of ``page`` in which guarded instructions trap. The caller flushes the
-        TLB.
+        """Map the frame of ``page`` in which guarded instructions trap.
+
+        The caller flushes the TLB.
         """
         self._tables.map_code(self._index, page.vpn, self._frames.frame(page))
 

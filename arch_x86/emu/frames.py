@@ -1,13 +1,12 @@
-"""Code frames: the physical pages behind text pages. A frame's content never changes while a vCPU
-can execute it.
+"""Code frames: the physical pages behind text pages.
 
-Blocks that the emulator has translated belong to a frame, so going back to a text version seen
-before translates nothing. Frames of pages that are not referred to any more are recycled in bulk,
-with one flush of all translations.
+A frame's content never changes while a vCPU can execute it. Blocks that the emulator has translated
+belong to a frame, so going back to a text version seen before translates nothing. Frames of pages
+that are not referred to any more are recycled in bulk, with one flush of all translations.
 
 What the emulator would run wrongly (AVX in 128-bit form) or without determinism (``rdtsc``,
-``rdrand``) is *guarded*: the frame holds ``ud2`` there, so that it traps; the text that all
-others read keeps the original bytes.
+``rdrand``) is *guarded*: the frame holds ``ud2`` there, so that it traps; the text that all others
+read keeps the original bytes.
 """
 
 from __future__ import annotations
@@ -32,13 +31,14 @@ _PUSH_ES: Final = b"\x06"
 
 
 class FrameStore:
-    """Hands each text page a physical page.
+    """The store that gives each text page a physical page.
 
     :param map_chunk: called as ``map_chunk(phys, size, host_address, owner)`` for each new host
         mapping.
     :param flush: drops all translations of all vCPUs.
-    :param guards: which instructions trap wherever the text at their place still is what they are.
-    :param limit: pages in use and not yet recycled at which dead ones are collected.
+    :param guards: the instructions that trap wherever the text at their place is still the same.
+    :param limit: the number of pages, in use and not yet recycled, at which dead ones are
+        collected.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FrameStore:
         self._guards_of: dict[int, tuple[tuple[int, bytes], ...]] = {}
 
     def guard(self, addr: int, raw: bytes) -> None:
-        """Guard the copy of instruction ``raw``, too, that is about to be written at ``addr``."""
+        """Guard the copy of instruction ``raw``, too, which is about to be written at ``addr``."""
         self._copies.setdefault(addr // PAGE_SIZE, set()).add((addr, raw))
 
     def frame(self, page: TextPage) -> int:
@@ -71,8 +71,9 @@ class FrameStore:
         return self._place(self._frame_of, page, self._guarded(page)) if phys is None else phys
 
     def plain(self, page: TextPage) -> int:
-        """Return the physical address of a frame that holds ``page`` without guards, for the host
-        to have one instruction executed.
+        """Return the physical address of a frame that holds ``page`` without guards.
+
+        The host uses it to have one instruction executed.
         """
         phys = self._plain_of.get(id(page))
         return self._place(self._plain_of, page, page.content) if phys is None else phys
@@ -100,7 +101,7 @@ class FrameStore:
             return page.content
         content = bytearray(page.content)
         for addr, raw in (*guards, *copies):
-            # below 0 for an instruction that starts in the page before
+            # The offset is below 0 for an instruction that starts in the page before.
             offset = addr - page.vpn * PAGE_SIZE
             start, stop = max(offset, 0), min(offset + len(raw), PAGE_SIZE)
             if bytes(content[start:stop]) == raw[start - offset : stop - offset]:
@@ -133,7 +134,7 @@ class FrameStore:
 
 
 def _retire(frame_of: dict[int, int], dead: list[int], key: int) -> None:
-    """Let the frame be recycled of the page whose ``id`` was ``key``: the page is dead."""
+    """Let a frame be recycled, since the page whose ``id`` was ``key`` is dead."""
     phys = frame_of.pop(key, None)
     if phys is not None:
         dead.append(phys)

@@ -1,11 +1,10 @@
-"""Instructions that must not reach the emulator: it would run them wrongly, silently, or
-differently on each machine.
+"""Guards: the instructions that must not reach the emulator.
 
-Unicorn 2.1.4 decodes 128-bit AVX as if it were SSE (``vpaddb xmm0, xmm1, xmm2`` adds xmm2 to xmm0);
-``rdtsc`` gives the host's time and ``rdrand``/``rdseed`` real random numbers;
-:mod:`arch_x86.emu.refused` has more. All are found by decoding the functions that may hold one;
-outside of functions, where code can't be told from data, by asking what an instruction would be if
-one started there.
+It would run them wrongly, silently, or differently on each machine. Unicorn 2.1.4 decodes 128-bit
+AVX as if it were SSE (``vpaddb xmm0, xmm1, xmm2`` adds xmm2 to xmm0); ``rdtsc`` gives the host's
+time and ``rdrand``/``rdseed`` real random numbers; :mod:`arch_x86.emu.refused` has more. In
+functions these instructions are found by decoding. Outside of functions code can't be told from
+data, so each place is decoded as if an instruction started there.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from engine.image import Image, Segment
 
 __all__ = ("Guards", "find_guard", "guard_reason")
 
-# A cheap look for bytes that could start such an instruction; only functions with a match are
-# decoded.
+# A cheap search for bytes that could start such an instruction. Decoding takes long, so only
+# functions with a match are decoded.
 _SUSPECT: Final = re.compile(
     rb"[\xc4\xc5\x62][\x00-\xff]{2}|\x0f\x31|\x0f\x01\xf9|\x0f\xc7[\xf0-\xff]|"
     rb"\x66[\x66\x67\xf2\xf3\x40-\x47]*"
     rb"(?:[\x70-\x7f\xc2\xc3\xe0-\xe3\xe8\xe9\xeb\xff]|\x0f[\x80-\x8f])|" + SUSPECT,
     re.DOTALL,
 )
-# what could be SSE, too
+# The same with all instructions that could be SSE.
 _ESCAPED: Final = re.compile(rb"\x0f[\x00-\xff]{2}|" + _SUSPECT.pattern, re.DOTALL)
-# matches that overlap, too
+# The same with matches that overlap.
 _ANYWHERE: Final = re.compile(rb"(?=" + _SUSPECT.pattern + rb")", re.DOTALL)
 _ESCAPED_ANYWHERE: Final = re.compile(rb"(?=" + _ESCAPED.pattern + rb")", re.DOTALL)
 _PREFIXES: Final = frozenset(
@@ -54,9 +53,10 @@ _NEAR: Final = frozenset(
 )
 _OPERAND_SIZE: Final = 0x66
 _REX_W: Final = 8
-# BMI1 and BMI2 are VEX-encoded and emulated well: 0f38 f2, f3, f5, f6, f7 and 0f3a f0.
+# BMI1 and BMI2 are encoded with VEX, too, but the emulator runs them well: opcodes f2, f3, f5, f6
+# and f7 of map 0f38, and f0 of map 0f3a.
 _LOOKED_AT: Final = frozenset({b"\x0f\x31", b"\x0f\x01", b"\x0f\xc7", *RULES})
-"""Opcodes of which some instructions are guarded, whatever their prefixes."""
+"""The opcodes of which some instructions are guarded even without prefixes and VEX."""
 _BMI_0F38: Final = frozenset({0xF2, 0xF3, 0xF5, 0xF6, 0xF7})
 
 
@@ -68,9 +68,9 @@ def _is_bmi(raw: bytes) -> bool:
 
 
 def guard_reason(insn: Insn, *, alignment: bool = False) -> str | None:
-    """Why ``insn`` has to trap, in a few words, or None when it may run.
+    """Return why ``insn`` has to trap, in a few words, or None when it may run.
 
-    :param alignment: memory operands that have to be aligned are looked at.
+    :param alignment: guard memory operands that have to be aligned, too.
     """
     reason = _guard_reason(insn)
     return (
@@ -98,11 +98,14 @@ def _guard_reason(insn: Insn) -> str | None:
 
 
 def find_guard(code: bytes, addr: int, *, alignment: bool = False) -> tuple[int, str | None]:
-    """Length of the instruction that ``code`` starts with, at ``addr`` (0 where there is none), and
-    :func:`guard_reason` of it.
+    """Return the length of the instruction at the start of ``code``, and why it has to trap.
+
+    :param addr: the address of ``code``.
+    :returns: the length, 0 where there is no instruction; and what :func:`guard_reason` says of it.
     """
     insn = decode(code[:MAX_INSN_SIZE], addr, NO_QUIRKS)
-    # the last REX counts; the kernel's decoder takes it for an opcode
+    # Of several REX prefixes the last one counts, but the kernel's decoder takes that one for an
+    # opcode. So the one in front of it is left out, and the rest is decoded.
     if insn is not None and not insn.vex and insn.opcode[0] in _REX:
         at = insn.length - 2
         length, reason = find_guard(code[:at] + code[at + 1 :], addr + 1, alignment=alignment)
@@ -114,10 +117,11 @@ def find_guard(code: bytes, addr: int, *, alignment: bool = False) -> tuple[int,
 
 
 class Guards:
-    """The instructions of ``image`` to guard, found a page at a time: most of a library is never
-    executed.
+    """The instructions of ``image`` to guard, which are found a page at a time.
 
-    :ivar alignment: those with a memory operand that has to be aligned are among them.
+    Most of a library is never executed, so most of its pages are never searched.
+
+    :ivar alignment: instructions with a memory operand that has to be aligned are guarded, too.
     """
 
     def __init__(self, image: Image, *, alignment: bool = False) -> None:
@@ -136,8 +140,10 @@ class Guards:
         self._found: dict[int, tuple[tuple[int, bytes], ...]] = {}
 
     def in_page(self, vpn: int) -> tuple[tuple[int, bytes], ...]:
-        """``(address, bytes)`` of each one that has a byte in page ``vpn``, in address order: those
-        in functions, then those outside that the emulator must not even translate.
+        """Return ``(address, bytes)`` of each instruction to guard that has a byte in page ``vpn``.
+
+        Those in functions come first, in address order. Then come those outside of functions which
+        the emulator must not even translate.
         """
         first, last = vpn * PAGE_SIZE, (vpn + 1) * PAGE_SIZE
         found: list[tuple[int, bytes]] = []
@@ -160,8 +166,10 @@ class Guards:
         return tuple(found)
 
     def _is_reached(self, addr: int) -> bool:
-        """An instruction starts at ``addr``, outside of the functions, if all from the last symbol,
-        or function's end, on are code.
+        """Return whether an instruction outside of the functions starts at ``addr``.
+
+        It does if decoding from the last symbol, or from the end of the last function, comes there:
+        all bytes in between are taken for code.
         """
         at = self._gaps[bisect_right(self._gap_starts, addr) - 1][0]
         functions = self._image.functions
@@ -172,15 +180,16 @@ class Guards:
         return at == addr
 
     def concern(self, vpn: int) -> bool:
-        """True when page ``vpn`` holds code of the image, which has to be looked at."""
+        """Return whether page ``vpn`` holds code of the image, which has to be searched."""
         return vpn in self._pages
 
     def strays(self, vpn: int) -> dict[int, bytes]:
-        """Address and bytes of each one that starts in page ``vpn``, outside of all functions, if
-        an instruction starts there.
+        """Return the instructions to guard that start in page ``vpn`` outside of all functions.
 
-        Nobody knows what is code there, so nothing can be replaced (but for what would end the
-        process): the emulator has to stop when it comes to one of them.
+        Code can't be told from data there, so nothing is replaced by a trap (but for what would end
+        the process): the emulator has to stop when it comes to one of them.
+
+        :returns: the bytes of each of them, if an instruction does start there, by its address.
         """
         first, last = vpn * PAGE_SIZE, (vpn + 1) * PAGE_SIZE
         found: dict[int, bytes] = {}
@@ -224,7 +233,7 @@ class Guards:
 
 
 def _spans(image: Image) -> list[tuple[int, int]]:
-    """Address and size of what no earlier function covers, of each function."""
+    """Return the address and size of the part of each function that no earlier function covers."""
     spans: list[tuple[int, int]] = []
     done = 0
     for function in image.functions:
@@ -239,7 +248,7 @@ def _spans(image: Image) -> list[tuple[int, int]]:
 
 
 def _gaps(text: Sequence[Segment], spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Address and size of what lies between the functions, in address order."""
+    """Return the address and size of the text between the functions, in address order."""
     gaps: list[tuple[int, int]] = []
     for segment in sorted(text, key=lambda segment: segment.addr):
         done = segment.addr
@@ -255,7 +264,7 @@ def _gaps(text: Sequence[Segment], spans: Sequence[tuple[int, int]]) -> list[tup
 
 
 def _with_prefixes(code: bytes, offset: int) -> Iterator[int]:
-    """``offset``, and each place before it from which nothing but prefixes lead to it."""
+    """Yield ``offset`` and each place before it that has only prefixes up to ``offset``."""
     yield offset
     while offset and code[offset - 1] in _PREFIXES:
         offset -= 1

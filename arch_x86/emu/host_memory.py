@@ -12,7 +12,7 @@ __all__ = ("HostMemory",)
 
 
 class HostMemory:
-    """The mappings of one instance.
+    """The mappings of host memory in one Unicorn instance.
 
     :param handle: the instance.
     """
@@ -26,9 +26,11 @@ class HostMemory:
         self._map_once()
 
     def _map_once(self) -> None:
-        """Map a page and unmap it. In an instance whose memory was never unmapped, Unicorn gives
-        two mappings the same place in its numbering of RAM, and then executes the translations of
-        one mapping's text for the text of the other.
+        """Map a page and unmap it, to work around a fault of Unicorn.
+
+        In an instance whose memory was never unmapped, Unicorn gives two mappings the same place in
+        its numbering of RAM, and then executes the translations of one mapping's text for the text
+        of the other.
         """
         room = mmap.mmap(-1, PAGE_SIZE)
         host = ctypes.addressof(ctypes.c_char.from_buffer(room))
@@ -52,5 +54,5 @@ class HostMemory:
         self._owners.clear()
 
     def forget_owners(self) -> None:
-        """The instance has been freed: its memory is not used any more."""
+        """Let go of the memory's owners, since the instance has been freed."""
         self._owners.clear()

@@ -1,5 +1,6 @@
-"""The machine's own text for functions that the image imports and no library defines: a few bytes
-each, which return a number or stop the call.
+"""The machine's own text for functions that the image imports and no library defines.
+
+Each has a cell of a few bytes, which returns a number or stops the call.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What says when external interrupts come."""
+"""The contract of a plan that says when external interrupts come."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ __all__ = ("InterruptPlan",)
 
 
 class InterruptPlan(Protocol):
-    """When external interrupts come, in retired instructions of the vCPU that takes them."""
+    """A plan of external interrupts, in retired instructions of the vCPU that takes them."""
 
     def due(self, cpu: int, retired: int) -> int | None:
-        """Return how many instructions remain until the next interrupt of ``cpu``, which has
-        retired ``retired`` (0: it comes now; None: none comes).
+        """Return how many instructions remain until the next interrupt of ``cpu``.
+
+        :param retired: how many instructions ``cpu`` has retired.
+        :returns: 0: the interrupt comes now; None: none comes.
         """
         ...
 
     def taken(self, cpu: int, retired: int) -> None:
-        """Note that an interrupt was delivered whose handler will have returned when ``retired``
-        instructions have retired. The instructions of the handler itself do not count, or a short
-        period would never let the interrupted code go on.
+        """Note that an interrupt was delivered to ``cpu``.
+
+        The instructions of the handler itself do not count, or a short period would never let the
+        interrupted code go on.
+
+        :param retired: the handler will have returned when so many instructions have retired.
         """
         ...
 
@@ -28,5 +33,5 @@ class InterruptPlan(Protocol):
         ...
 
     def restore_state(self, state: Any) -> None:
-        """Go back to a state from a snapshot; None: to that of a plan that was never used."""
+        """Go back to a state from a snapshot; None is the state of a plan that was never used."""
         ...

@@ -1,8 +1,8 @@
-"""Where the machine puts what an image does not bring along: stubs, slots, detour buffers, per-CPU
-areas, stacks, buffers.
+"""The layout of a machine: where it puts what an image does not bring along.
 
-Everything lies within a few dozen MiB behind the image, so that rel32 jumps and calls reach it from
-any text (2 GiB) and an image linked at a kernel address gets kernel addresses throughout.
+These are the stubs, slots, detour buffers, per-CPU areas, stacks and buffers. Everything lies
+within a few dozen MiB behind the image, so that rel32 jumps and calls reach it from any text (2
+GiB) and an image linked at a kernel address gets kernel addresses throughout.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ _HALF: Final = 1 << 47
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Virtual addresses. Areas ``slots`` and ``detours`` are text, the rest is data.
-    ``thread_pages``: for thread-local data, a CPU.
+    """The virtual addresses of a machine's areas, and their sizes in bytes.
+
+    The areas ``slots`` and ``detours`` are text, as are the stubs; the rest is data.
+
+    :ivar thread_pages: the pages of thread-local data that each CPU has.
     """
 
     stubs: int
@@ -40,19 +43,23 @@ class Layout:
     heap: int
 
     def gs_base(self, cpu: int) -> int:
-        """Per-CPU area of ``cpu``, one page."""
+        """Return the address of the per-CPU area of ``cpu``, which is one page."""
         return self.per_cpu + (2 + self.thread_pages) * cpu * PAGE_SIZE
 
     def fs_base(self, cpu: int) -> int:
-        """Thread control block of ``cpu``, one page; thread-local data lies below it."""
+        """Return the address of the thread control block of ``cpu``, which is one page.
+
+        Thread-local data lies below it.
+        """
         return self.gs_base(cpu) + (1 + self.thread_pages) * PAGE_SIZE
 
 
 def plan_layout(image: Image, cpus: int, stack_pages: int) -> Layout:
-    """Addresses for a machine of ``cpus`` vCPUs with ``stack_pages`` pages of stack each.
+    """Return the addresses for a machine of ``cpus`` vCPUs.
 
-    :raises InputError: no room between the image's end and the top of its half of the address
-        space, or text in page 0.
+    :param stack_pages: the pages of each stack.
+    :raises InputError: the image has no code, or text in page 0, or there is no room between its
+        end and the top of its half of the address space.
     """
     if not image.segments and not image.imports:
         raise InputError(
@@ -65,7 +72,7 @@ def plan_layout(image: Image, cpus: int, stack_pages: int) -> Layout:
             f"{image.name}: ends at {areas.image_end:#x}; it must end below {top - _MIB:#x}, to"
             " leave room for the machine"
         )
-    if image.is_text(0):  # Unicorn 2.1.4 takes a page fault at -4096 there
+    if image.is_text(0):  # Unicorn 2.1.4 takes a page fault at -4096 for code there.
         raise InputError(
             f"{image.name}: has code at address 0, where the emulator can't run any; move it to"
             f" {PAGE_SIZE:#x} or above"

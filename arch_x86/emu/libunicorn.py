@@ -54,8 +54,9 @@ Function = Callable[..., int]
 
 
 def _function(name: str, *arguments: type[Any]) -> Function:
-    """The library's function ``name``, called without releasing the GIL: to release it costs more
-    than most of these calls take.
+    """Return the library's function ``name``, which is called without releasing the GIL.
+
+    To release it costs more than most of these calls take.
     """
     pointer = cast(getattr(_LIB, name), c_void_p).value
     assert pointer is not None
@@ -92,7 +93,12 @@ _CTL_FLUSH_TB: Final = uc_const.UC_CTL_TB_FLUSH | (uc_const.UC_CTL_IO_WRITE << 3
 
 
 def check(code: int, what: str) -> None:
-    """Raise EngineBug if ``code``, the answer to the call named ``what``, is an error code."""
+    """Check the answer to a call of the library.
+
+    :param code: the error code that the call has returned.
+    :param what: the name of the call, for the message.
+    :raises EngineBug: ``code`` is an error code.
+    """
     if code != UC_OK:
         raise EngineBug(f"{what} failed: Unicorn error {code}")
 
@@ -106,7 +112,7 @@ def instance_open() -> int:
 
 
 def instance_close(handle: int) -> None:
-    """Free an instance."""
+    """Free an instance, whose handle must not be used any more."""
     _close(handle)
 
 
@@ -147,5 +153,5 @@ def hook_add(
 
 
 def hook_del(handle: int, hook: int) -> None:
-    """Remove a hook."""
+    """Remove the hook with this handle from the instance."""
     check(_LIB.uc_hook_del(c_void_p(handle), c_size_t(hook)), "uc_hook_del")

@@ -1,5 +1,4 @@
-"""The emulated SMP machine: 1 to 8 vCPUs that share RAM and text, virtual time, calls, traps,
-snapshots.
+"""The emulated SMP machine: 1 to 8 vCPUs that share RAM and text, virtual time and snapshots.
 
 The machine runs guest code and hands the traps that it can't answer itself to a
 :class:`~arch_x86.emu.machine_contracts.TrapHandler` (the kprobes layer). Time is counted in retired
@@ -48,8 +47,9 @@ _GDT_LIMIT: Final = len(_GDT) - 1
 
 
 def new_pool() -> UcPool:
-    """Return a pool of emulator instances, for machines to share; it measures the emulator
-    once.
+    """Return a pool of emulator instances, for machines to share.
+
+    This measures the emulator once.
     """
     return UcPool(calibrate())
 
@@ -76,7 +76,7 @@ class MachineConfig:
 
 
 class Machine:
-    """An image loaded into a machine of ``cpus`` vCPUs.
+    """A machine of ``cpus`` vCPUs with an image loaded.
 
     :param pool: emulator instances to reuse; a machine without one makes its own.
     :ivar call_ended: called with the vCPU's number when a call on it is over, however it ended.
@@ -176,8 +176,9 @@ class Machine:
         )
 
     def _stack_top(self, cpu: int) -> int:
-        """Return the first address above the stack of ``cpu``; a page below each stack stays
-        unmapped.
+        """Return the first address above the stack of ``cpu``.
+
+        A page below each stack stays unmapped, so that a stack overflow is a fault.
         """
         return self.layout.stacks + (cpu + 1) * (self.config.stack_pages + 1) * PAGE_SIZE
 
@@ -189,8 +190,9 @@ class Machine:
             uc.memory.map(phys, size, host, owner)
 
     def guard(self, addr: int, raw: bytes) -> None:
-        """Guard a copy, too, of the instruction ``raw`` that is about to be written at ``addr``: if
-        the original must not reach the emulator, the copy must not either.
+        """Guard a copy of the instruction ``raw``, too, which is about to be written at ``addr``.
+
+        If the original must not reach the emulator, the copy must not either.
         """
         if find_guard(raw, addr, alignment=self.config.check_alignment)[1] is not None:
             self.frames.guard(addr, raw)
@@ -200,8 +202,9 @@ class Machine:
             uc.flush_translations()
 
     def close(self) -> None:
-        """Give the emulator instances back to the pool; a machine that made its own pool frees
-        them. The machine must not be used afterwards.
+        """Give the emulator instances back to the pool; the machine must not be used afterwards.
+
+        A machine that made its own pool frees them.
         """
         for uc in self._instances:
             self._pool.give(uc)
@@ -213,10 +216,11 @@ class Machine:
     # Memory and text ------------------------------------------------------------------------------
 
     def allocate(self, size: int, content: bytes = b"") -> int:
-        """Return the address of a new buffer, which begins at a page and has an unmapped page
-        behind it.
+        """Return the address of a new buffer.
 
-        :param size: in bytes.
+        It begins at a page and has an unmapped page behind it, so that an overrun is a fault.
+
+        :param size: the size in bytes.
         :param content: what the buffer begins with; the rest is zeros.
         :raises InputError: guest memory has no room for it.
         """
@@ -235,11 +239,10 @@ class Machine:
         return addr
 
     def unload_text(self, start: int, size: int) -> None:
-        """Take the code of a module away: the ``size`` bytes of text from ``start``. A vCPU that is
-        there, or comes there later, faults.
+        """Take the code of a module away: the ``size`` bytes of text from ``start``.
 
-        Probes in these bytes have to be gone before
-        (:meth:`engine.core.kprobes.Kprobes.kprobes_module_going`).
+        A vCPU that is there, or comes there later, faults. Probes in these bytes have to be gone
+        before (:meth:`engine.core.kprobes.Kprobes.kprobes_module_going`).
 
         :raises InputError: they are not all text of the image that is loaded, or end inside of a
             function.
@@ -260,14 +263,18 @@ class Machine:
             cpu.view = version
 
     def require_fetched(self, version: TextVersion) -> None:
-        """Raise EngineBug unless every vCPU fetches ``version``."""
+        """Check that every vCPU fetches ``version``.
+
+        :raises EngineBug: a vCPU fetches another version.
+        """
         for cpu in self.cpus:
             if cpu.view is not version:
                 raise EngineBug(f"CPU {cpu.index} does not fetch the text as it is now")
 
     def read(self, addr: int, size: int) -> bytes | None:
-        """Return ``size`` bytes of data or text at ``addr`` as the guest would read them, or None
-        where any of them is unmapped.
+        """Return ``size`` bytes of data or text at ``addr`` as the guest would read them.
+
+        :returns: None where any of them is unmapped.
         """
         data = self.ram.read(addr, size)
         if data is not None:
@@ -279,18 +286,18 @@ class Machine:
 
     @property
     def jiffies(self) -> int:
-        """Virtual time in jiffies."""
+        """The virtual time in jiffies."""
         return self.clock // self.config.jiffy
 
     # Snapshots ------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Return the state of vCPUs, RAM in use, text and fetch views, tasks, clock and
-        participants. Give it back with :meth:`release`.
+        """Return the state of vCPUs, RAM in use, text, fetch views, tasks, clock and participants.
 
-        A snapshot leaves out what control code keeps (registered probes, control tasks, timers),
-        what Python handlers keep, and which pages are mapped: buffers allocated and text pages made
-        later stay, so a snapshot is for going back within what stands at present.
+        The caller gives it back with :meth:`release`. A snapshot leaves out what control code keeps
+        (registered probes, control tasks, timers), what Python handlers keep, and which pages are
+        mapped: buffers allocated and text pages made later stay, so a snapshot is for going back
+        within what stands at present.
         """
         used = self.ram.used
         if self._spare and len(self._spare[-1].ram) >= used:
@@ -348,7 +355,10 @@ class Machine:
         self.require_fetched(self.text.current)
 
     def require_restored(self, states: Sequence[CpuState]) -> None:
-        """Raise EngineBug unless each vCPU stands where it stood in its one of ``states``."""
+        """Check that each vCPU stands where it stood in its one of ``states``.
+
+        :raises EngineBug: a vCPU stands elsewhere.
+        """
         for cpu, state in zip(self.cpus, states, strict=True):
             if cpu.uc.rip != state.rip:
                 raise EngineBug(
@@ -356,8 +366,9 @@ class Machine:
                 )
 
     def _lacks_buffers(self, version: TextVersion) -> bool:
-        """Return whether there are pages of slots or detour buffers now that ``version`` does not
-        have, or has without content.
+        """Return whether ``version`` lacks pages of slots or detour buffers that there are now.
+
+        A page that ``version`` has without content is lacking, too.
         """
         now = self.text.current
         if version is now:

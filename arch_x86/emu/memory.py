@@ -1,9 +1,9 @@
-"""Guest-physical memory and the page tables that show it to the vCPUs (SDM vol. 3, 4.5: 4-level
-paging).
+"""Guest-physical memory and the page tables that show it to the vCPUs.
 
-Three host mappings, shared by all vCPUs of a machine: data RAM (from physical 0; what a snapshot
-copies), page tables (one tree a vCPU, so that each can have its own fetch view) and code frames
-(immutable pages of text). Virtual addresses are the image's own.
+All vCPUs of a machine share three host mappings: data RAM (from physical 0; a snapshot copies it),
+page tables (one tree for each vCPU, so that each can have its own fetch view) and code frames
+(immutable pages of text). Paging has 4 levels (SDM vol. 3, 4.5). Virtual addresses are the image's
+own.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ def _host_of(room: mmap.mmap) -> int:
 
 
 class Ram:
-    """Data memory of ``pages`` pages at most; pages are handed out in order and :attr:`used` bytes
-    are in use.
+    """Data memory of ``pages`` pages at most, which are handed out in order.
 
-    ``read``/``write`` take virtual addresses and return or raise nothing but ``None``/False on
-    unmapped ones, because a bad pointer is the guest's fault, not ours.
+    ``read`` and ``write`` take virtual addresses. They raise no error on unmapped addresses, since
+    a bad pointer is the guest's fault, but return None or False.
+
+    :ivar used: how many bytes are in use.
     """
 
     def __init__(self, pages: int) -> None:
@@ -48,7 +49,10 @@ class Ram:
         self._at: dict[int, int] = {}
 
     def map(self, vpn: int) -> int:
-        """Back one virtual page with the next free page; returns its physical address."""
+        """Back one virtual page with the next free page, and return its physical address.
+
+        A page that is backed already stays where it is.
+        """
         if vpn in self._at:
             return self._at[vpn]
         if self.used + PAGE_SIZE > self.size:
@@ -59,25 +63,28 @@ class Ram:
         return phys
 
     def mapped(self, addr: int) -> bool:
-        """True when ``addr`` is data memory."""
+        """Return whether ``addr`` is data memory."""
         return addr // PAGE_SIZE in self._at
 
     def physical(self, addr: int) -> int | None:
-        """Physical address (also the offset in :attr:`room`) of a virtual one."""
+        """Return the physical address, which is the offset in :attr:`room`, of a virtual address.
+
+        :returns: None where no data memory is mapped.
+        """
         page = self._at.get(addr >> 12)
         return None if page is None else page | (addr & 0xFFF)
 
     def virtual(self, phys: int) -> int:
-        """Virtual address of a physical one."""
+        """Return the virtual address of a physical one."""
         page = phys & ~0xFFF
         return next((vpn << 12 for vpn, at in self._at.items() if at == page), 0) | (phys & 0xFFF)
 
     def pages(self) -> list[tuple[int, int]]:
-        """``(virtual page number, physical address)`` of each page in use, in physical order."""
+        """Return ``(virtual page number, physical address)`` of all pages, in physical order."""
         return sorted(self._at.items(), key=lambda item: item[1])
 
     def read(self, addr: int, size: int) -> bytes | None:
-        """``size`` bytes at virtual ``addr``, or None when any of them is unmapped."""
+        """Return ``size`` bytes at virtual ``addr``, or None when any of them is unmapped."""
         offset = addr & 0xFFF
         page = self._at.get(addr >> 12)
         if page is None:
@@ -88,8 +95,9 @@ class Ram:
         return None if pieces is None else b"".join(self.room[start:end] for start, end in pieces)
 
     def write(self, addr: int, data: bytes) -> bool:
-        """Store ``data`` at virtual ``addr``; False, with nothing written, when any of it is
-        unmapped.
+        """Store ``data`` at virtual ``addr``.
+
+        :returns: False, with nothing written, when any byte of it is unmapped.
         """
         offset = addr & 0xFFF
         page = self._at.get(addr >> 12)
@@ -108,8 +116,9 @@ class Ram:
         return True
 
     def _pieces(self, addr: int, size: int) -> list[tuple[int, int]] | None:
-        """Start and end in :attr:`room` of what lies on each page, or None when any of it is
-        unmapped.
+        """Cut the ``size`` bytes at ``addr`` at page boundaries, and return where the pieces lie.
+
+        :returns: the start and end in :attr:`room` of each piece; None when any byte is unmapped.
         """
         pieces: list[tuple[int, int]] = []
         end = addr + size
@@ -124,14 +133,15 @@ class Ram:
         return pieces
 
     def read_u64(self, addr: int) -> int | None:
-        """A little-endian quad word, or None when unmapped."""
+        """Return the little-endian number in the 8 bytes at ``addr``, or None if unmapped."""
         data = self.read(addr, 8)
         return None if data is None else int.from_bytes(data, "little")
 
 
 class PageTables:
-    """One 4-level tree for each of ``trees`` vCPUs, in one host mapping of ``tables_max`` table
-    pages.
+    """The page tables: one 4-level tree for each of ``trees`` vCPUs.
+
+    :param tables_max: the pages of the host mapping that holds all tables.
     """
 
     def __init__(self, trees: int, tables_max: int) -> None:
@@ -143,11 +153,11 @@ class PageTables:
         self._leaves: list[dict[int, int]] = [{} for _ in range(trees)]
 
     def root(self, tree: int) -> int:
-        """CR3 of a tree."""
+        """Return the physical address of a tree's top table, which the vCPU has in CR3."""
         return TABLES_AT + tree * PAGE_SIZE
 
     def _leaf(self, tree: int, vpn: int) -> int:
-        """Index (in quad words) of the entry for ``vpn``, making the tables on the way."""
+        """Return the index (in quad words) of the entry for ``vpn``, and make tables on the way."""
         at = self._leaves[tree].get(vpn)
         if at is not None:
             return at
@@ -165,17 +175,17 @@ class PageTables:
         return at
 
     def map_data(self, vpn: int, phys: int) -> None:
-        """Readable, writable, not executable, in every tree."""
+        """Map a page as readable, writable and not executable, in every tree."""
         for tree in range(len(self._leaves)):
             self._quads[self._leaf(tree, vpn & _MASK48)] = phys | _DATA
 
     def map_const(self, vpn: int, phys: int) -> None:
-        """Readable only, in every tree."""
+        """Map a page as readable only, in every tree."""
         for tree in range(len(self._leaves)):
             self._quads[self._leaf(tree, vpn & _MASK48)] = phys | _CONST
 
     def map_code(self, tree: int, vpn: int, phys: int) -> None:
-        """Readable and executable, in one tree. The vCPU has to flush its TLB."""
+        """Map a page as readable and executable, in one tree. The vCPU has to flush its TLB."""
         self._quads[self._leaf(tree, vpn & _MASK48)] = phys | _CODE
 
     def unmap(self, tree: int, vpn: int) -> None:

@@ -1,4 +1,4 @@
-"""Text of a module that goes away and comes back: which pieces may."""
+"""The text of modules that go away and come back: the checks of which pieces may."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def load_text(text: TextSpace, start: int, data: bytes) -> None:
 
 
 def _function_around(image: Image, addr: int) -> Symbol | None:
-    """Return the function that has bytes on both sides of ``addr``, or None. A function without a
-    size lasts until the next one, or to the end of its segment.
+    """Return the function that has bytes on both sides of ``addr``, or None.
+
+    A function without a size lasts until the next one, or to the end of its segment.
     """
     functions = image.functions
     at = bisect_left(functions, addr, key=lambda symbol: symbol.addr)

@@ -1,5 +1,6 @@
-"""Guest functions that a handler calls while its trap is being handled, on the interrupted task's
-stack.
+"""Guest functions that a handler calls while its trap is being handled.
+
+They run on the interrupted task's stack.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from arch_x86.isa.constants import ADDRESS_MASK, FLAG_DF, FLAG_IF, FLAG_TF, RED_
 __all__ = ("INTEGER_ARGUMENTS", "NestedCall")
 
 INTEGER_ARGUMENTS: Final = (7, 6, 2, 1, 8, 9)
-"""Registers of the integer arguments (System V ABI 3.2.3): rdi, rsi, rdx, rcx, r8, r9, as indices
-into ``UcInstance.gpr``.
+"""The registers of the integer arguments (System V ABI 3.2.3) as indices into ``UcInstance.gpr``.
+They are rdi, rsi, rdx, rcx, r8 and r9.
 """
 
 
 class NestedCall:
-    """One call of a guest function by a handler on ``vcpu``. The registers and the hit that it
-    interrupts are kept, and restored by :meth:`leave`.
+    """One call of a guest function by a handler on ``vcpu``.
+
+    The registers and the hit that it interrupts are kept, and :meth:`leave` restores them.
 
     :ivar over: the function has returned or died.
-    :ivar fault: the fault that it died of.
+    :ivar fault: the fault that the function died of.
     """
 
     __slots__ = ("_context", "_hit", "_machine", "_nmi", "_rip", "fault", "over", "vcpu")
@@ -44,8 +46,7 @@ class NestedCall:
         self._hit: Any = None if handler is None else handler.hit_in_progress(vcpu.index)
 
     def enter(self, addr: int, integers: Sequence[int]) -> bool:
-        """Set the vCPU up as if the function at ``addr`` had just been called, below the live part
-        of the stack.
+        """Set the vCPU up as if the function had just been called, below what the stack holds.
 
         :returns: False, with nothing done, where the stack ends there.
         """
@@ -76,7 +77,7 @@ class NestedCall:
         self.fault = fault
 
     def leave(self, *, died: bool) -> None:
-        """Go back to what was interrupted; time and counters stay as they are now."""
+        """Go back to what the call interrupted; time and counters stay as they are now."""
         vcpu, handler = self.vcpu, self._machine.trap_handler
         vcpu.uc.restore(self._context)
         vcpu.rip, vcpu.nmi = self._rip, self._nmi

@@ -13,7 +13,7 @@ __all__ = ("ImagePages", "split_pages")
 
 @dataclass(slots=True)
 class ImagePages:
-    """Content of each page, by virtual page number; a page is in one of the three."""
+    """The content of each page, by virtual page number; a page is in one of the three groups."""
 
     text: dict[int, bytearray] = field(default_factory=dict[int, bytearray])
     const: dict[int, bytearray] = field(default_factory=dict[int, bytearray])
@@ -21,9 +21,10 @@ class ImagePages:
 
 
 def split_pages(image: Image) -> ImagePages:
-    """Unused bytes of text pages are int3, of the others 0.
+    """Cut ``image`` into pages of text, of read-only data and of writable data.
 
-    Read-only data that shares a page with text or with writable data goes there.
+    Unused bytes of text pages are int3, those of other pages are 0. Read-only data that shares a
+    page with text or with writable data goes with it.
 
     :raises InputError: code and writable data share a page.
     """

@@ -1,5 +1,6 @@
-"""What each vCPU finds through its segment bases: the kernel's per-CPU area (GS) and a thread (FS)
-as the System V ABI lays it out.
+"""The areas that each vCPU finds through its segment bases.
+
+GS leads to the kernel's per-CPU area, FS to a thread as the System V ABI lays it out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ __all__ = ("fill_cpu_areas",)
 
 _CANARY: Final = struct.pack("<Q", 0xB10C_5EED_0BAD_CA00)
 _CANARY_AT: Final = (
-    0x28  # of both: the stack protector's place in the kernel (GS) and in user space (FS)
+    0x28  # The stack protector has this place in the kernel (GS) and in user space (FS).
 )
 _SELF_AT: Final = 0x10  # tcbhead_t.self of glibc
 
@@ -24,10 +25,10 @@ _SELF_AT: Final = 0x10  # tcbhead_t.self of glibc
 def fill_cpu_areas(
     ram: Ram, layout: Layout, cpu: int, thread_image: bytes, map_data: Callable[[int], None]
 ) -> None:
-    """Map the two areas of ``cpu`` by ``map_data`` (a page number) and give them their first
-    content.
+    """Map the two areas of ``cpu`` and give them their first content.
 
-    :param thread_image: ends where the thread control block begins.
+    :param thread_image: the thread-local data, which ends where the thread control block begins.
+    :param map_data: maps a page, which is given by its number.
     """
     gs, fs = layout.gs_base(cpu), layout.fs_base(cpu)
     map_data(gs // PAGE_SIZE)

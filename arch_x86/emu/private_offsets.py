@@ -1,4 +1,4 @@
-"""What is known of Unicorn's private structures."""
+"""The record of what is known of Unicorn's private structures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ __all__ = ("PrivateOffsets",)
 
 @dataclass(frozen=True, slots=True)
 class PrivateOffsets:
-    """Offsets inside Unicorn's private structures, found by measuring them (``calibration``); None
-    where none was found.
+    """Offsets inside Unicorn's private structures; None where none was found.
+
+    They are found by measuring (:mod:`arch_x86.emu.calibration`).
 
     :ivar counter: in ``uc_struct``, of the number of instructions that the last run began.
     :ivar exception: in a saved context, of the number of the last exception taken, which Unicorn

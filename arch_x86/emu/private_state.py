@@ -1,5 +1,7 @@
-"""What a Unicorn instance knows of its last exception and instruction, and does not tell by its
-interface: fields of a saved CPU state, at offsets that :mod:`arch_x86.emu.calibration` has found.
+"""The private state of a Unicorn instance: what it knows and does not tell by its interface.
+
+It concerns the last exception and instruction, and lies in fields of a saved CPU state at offsets
+that :mod:`arch_x86.emu.calibration` has found.
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ class PrivateState:
 
     @property
     def tells_fetches(self) -> bool:
-        """True when :meth:`was_fetch` has an answer, and a fault can be taken back."""
+        """The method :meth:`was_fetch` has an answer, and a fault can be taken back."""
         return self._offsets.error_code is not None and self._offsets.exception is not None
 
     def forget_exception(self) -> None:
-        """Clear Unicorn's memory of the exception just taken. The machine here delivers exceptions
-        itself, so Unicorn never sees one delivered, and would make a double fault of a page fault
-        that follows a page fault.
+        """Clear Unicorn's memory of the exception just taken.
+
+        The machine here delivers exceptions itself, so Unicorn never sees one delivered, and would
+        make a double fault of a page fault that follows a page fault.
         """
         offset = self._offsets.exception
         if offset is None:
@@ -47,14 +50,13 @@ class PrivateState:
         uc.restore(scratch)
 
     def was_fetch(self) -> bool:
-        """Return whether the last page fault was that of an instruction fetch, as far as can be
-        told.
-        """
+        """Return whether the last page fault was that of a fetch, as far as is known."""
         return bool(self._field(self._offsets.error_code) & _ERROR_FETCH)
 
     def was_software(self) -> bool:
-        """Return whether an ``int n`` raised the last exception, as far as can be told; RIP is
-        behind it then.
+        """Return whether an ``int n`` raised the last exception, as far as is known.
+
+        RIP is behind the instruction then.
         """
         return bool(self._field(self._offsets.software))
 

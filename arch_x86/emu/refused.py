@@ -1,8 +1,7 @@
-"""Instructions that Unicorn 2.1.4 runs otherwise than a processor does, or that end its process:
-they are refused.
+"""Refused instructions: Unicorn 2.1.4 runs them otherwise than a processor, or ends its process.
 
-Each rule was found by the records of a real processor (``tests/hardware``). What differs in status
-that nothing computes with is not refused but listed in docs/processor.md.
+Each rule was found by the records of a real processor (``tests/hardware``). Differences in status
+that nothing computes with are not refused but listed in docs/processor.md.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ SUSPECT: Final = b"|".join(
         + rb"[\x64\x65]",
     )
 )
-"""A regular expression (bytes, any byte by a dot) for what could start one; of VEX instructions,
-which are looked at anyway, nothing.
+"""A regular expression of bytes for what could start a refused instruction; a dot stands for any
+byte. VEX instructions are not in it, since all of them are decoded anyway.
 """
 
 _LOCK, _OPERAND, _REPNE, _REP = 0xF0, 0x66, 0xF2, 0xF3
@@ -77,18 +76,20 @@ _SELECTED: Final = frozenset(
 )
 _WRONGLY: Final = "which the emulator runs wrongly"
 ENDS_PROCESS: Final = "LOCK before a bit test of a register, which is no instruction"
-"""Why is refused what ends the process as soon as it is translated."""
+"""The reason to refuse instructions that end the process as soon as they are translated."""
 SSE4A: Final = f"SSE4a, {_WRONGLY}"
-"""Why EXTRQ, INSERTQ and the scalar MOVNTs are refused."""
+"""The reason to refuse EXTRQ, INSERTQ and the scalar MOVNTs."""
 UNKNOWN: Final = re.compile(_PREFIX_MORE + rb"[\x40-\x4f]?\x0f(?:\x78...|\x79.)", re.DOTALL)
-"""The two of them that the kernel's decoder takes for EVEX instructions without EVEX, and refuses.
+"""The encodings of EXTRQ and INSERTQ, which the kernel's decoder takes for EVEX instructions
+without EVEX and refuses.
 """
 _NOTHING: Final = "an encoding that is no instruction"
 
 
 def wrong_reason(insn: Insn) -> str | None:
-    """Why ``insn`` can't be left to the emulator, in words that go on after "uses"; None when it
-    can.
+    """Return why ``insn`` can't be left to the emulator, or None when it can be.
+
+    The words of the reason go on behind "uses".
     """
     if insn.vex:
         return _bmi(insn)
@@ -127,7 +128,7 @@ def _by_prefixes(insn: Insn) -> str | None:
 
 
 def _bmi(insn: Insn) -> str | None:
-    """Of BMI1 and BMI2."""
+    """Return why an instruction of BMI1 or BMI2 is refused, or None when it is not."""
     payload = insn.raw[len(insn.prefixes) + 2]
     wide, selected, opcode = payload & 0x80, payload & 3, insn.opcode[0]
     if insn.prefixes or insn.rex:
@@ -239,7 +240,7 @@ def _escape_1(insn: Insn) -> str | None:
 
 
 def _load_mxcsr(insn: Insn) -> str | None:
-    """FXRSTOR and LDMXCSR."""
+    """Return why FXRSTOR or LDMXCSR is refused, or None when it is another instruction."""
     return (
         _MXCSR
         if insn.mod != 3 and insn.reg in (1, 2) and not _MANDATORY & set(insn.prefixes)
@@ -317,4 +318,4 @@ RULES: Final[dict[bytes, Callable[[Insn], str | None]]] = {
     b"\xdf": _escape_7,
     b"\x0f\xae": _load_mxcsr,
 }
-"""By opcode, with its escapes."""
+"""The rule for each opcode that has one. The opcode includes its escape bytes."""

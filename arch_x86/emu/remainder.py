@@ -1,9 +1,8 @@
-"""FPREM and FPREM1, which the emulator computes with numbers of 53 bits. Answers to their operation
-in SDM vol. 2.
+"""The instructions FPREM and FPREM1, which the emulator computes with numbers of 53 bits.
 
-How much of a remainder is left for another FPREM, where the quotient has more than 64 bits, is up
-to the processor. Here it is what AMD's manual (APM vol. 5, FPREM) gives, and what the records of a
-processor show.
+The module answers to their operation in SDM vol. 2. How much of a remainder is left for another
+FPREM, where the quotient has more than 64 bits, is up to the processor. Here it is what AMD's
+manual (APM vol. 5, FPREM) gives, and what the records of a processor show.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _TO_NEAREST: Final = 0xF5
 
 
 def partial_remainder(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> None:
-    """FPREM (ST0 less ST1 times their quotient, which is rounded to zero) and FPREM1 (which is
-    rounded to nearest).
+    """Execute FPREM or FPREM1, and put the right remainder of two normal numbers in place.
 
-    Only of two normal numbers; what becomes of all else the emulator knows.
+    The remainder is ST0 less ST1 times their quotient. FPREM rounds the quotient to zero, FPREM1 to
+    nearest. For all other numbers the emulator's result is right.
     """
     state = bytearray(uc.extended.fpu_state())
     status, tags = (struct.unpack_from("<H", state, at)[0] for at in (_STATUS_WORD, _TAG_WORD))
@@ -58,13 +57,16 @@ def partial_remainder(uc: UcInstance, insn: Insn, run: Callable[[], bool]) -> No
 def remainder(
     number: tuple[int, int], divisor: tuple[int, int], *, to_nearest: bool
 ) -> tuple[int, int, bool, int]:
-    """Significand, exponent field and sign of the remainder, and C0 to C3, of two normal numbers:
-    significand, and exponent with sign.
+    """Return the remainder of two normal numbers.
+
+    :param number: the significand of the dividend, and its exponent with the sign.
+    :param divisor: the same of the divisor.
+    :returns: the remainder's significand, exponent field and sign, and C0 to C3.
     """
     (high, word), (low, other) = number, divisor
     first, second = word & _EXPONENT, other & _EXPONENT
     difference, negative = first - second, bool(word & _SIGN)
-    unit = min(first, second)  # exponent of the unit in which both are whole
+    unit = min(first, second)  # This is the exponent of the unit in which both are whole.
     if difference < -1:
         return high, first, negative, 0
     a, b = high << first - unit, low << second - unit
@@ -80,8 +82,9 @@ def remainder(
 
 
 def _normalized(value: int, unit: int) -> tuple[int, int]:
-    """Significand and exponent field of ``value`` in units of a number with exponent field
-    ``unit``.
+    """Return the significand and exponent field of ``value``.
+
+    :param unit: the exponent field of the number in whose units ``value`` is given.
     """
     if not value:
         return 0, 0

@@ -1,5 +1,6 @@
-"""Room for one more emulator. Unicorn ends the process, with a line of its own, where it gets no
-room for its translations.
+"""A check that there is room for one more emulator.
+
+Unicorn ends the process, with a line of its own, where it gets no room for its translations.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ little is used), and what else it takes as it starts.
 
 
 def require_room() -> None:
-    """Ask for what a new instance will ask for, in the same way, and give it back (15 us; an
-    instance takes milliseconds).
+    """Ask for the room that a new instance will ask for, in the same way, and give it back.
 
-    :raises MemoryError: there is less.
+    This takes 15 us; an instance takes milliseconds.
+
+    :raises MemoryError: there is less room.
     """
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     try:

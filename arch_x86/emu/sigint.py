@@ -1,6 +1,7 @@
-"""Ctrl-C while the emulator runs. An exception raised in one of its callbacks would be lost, and
-with it the stop that was asked for; so would one raised in what the interpreter calls for an object
-that has died.
+"""The handling of Ctrl-C while the emulator runs.
+
+An exception raised in one of the emulator's callbacks would be lost, and with it the stop that was
+asked for. So would one raised in what the interpreter calls for an object that has died.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from engine.ctrl_c import CtrlC, try_again
 __all__ = ("interruptible",)
 
 _WEAKREF: Final = weakref.__file__
-"""Where finalizers are called."""
+"""The file of the module from which finalizers are called."""
 
 
 def _in_finalizer(frame: FrameType | None) -> bool:
-    """``frame`` is that of a finalizer, or of a function that one has called."""
+    """Return whether ``frame`` is that of a finalizer, or of a function that one has called."""
     while frame is not None:
         if (frame.f_code.co_filename, frame.f_code.co_name) == (_WEAKREF, "__call__"):
             return True
@@ -33,8 +34,9 @@ def _in_finalizer(frame: FrameType | None) -> bool:
 
 @contextmanager
 def interruptible() -> Generator[None]:
-    """Within, SIGINT raises KeyboardInterrupt, but never where that is lost. Where SIGINT is
-    handled otherwise, nothing changes.
+    """Let SIGINT raise KeyboardInterrupt within, but never where the exception would be lost.
+
+    Where SIGINT is handled otherwise, nothing changes.
     """
     usual = signal.getsignal(signal.SIGINT)
     known = usual is signal.default_int_handler or isinstance(usual, CtrlC)

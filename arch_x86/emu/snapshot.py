@@ -1,4 +1,4 @@
-"""A machine's state at a moment."""
+"""Snapshots: the state of a machine at a moment."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ __all__ = ("Snapshot",)
 
 
 class Snapshot:
-    """A machine's state; see :meth:`Machine.snapshot <arch_x86.emu.machine.Machine.snapshot>`. It
-    is legal only for the machine that took it.
+    """The state of a machine, as its method ``snapshot`` returns it.
+
+    It is legal only for the machine that took it.
 
     :ivar owner: the memory of the machine that took it.
     :ivar released: its room may be in use for another snapshot.
     :ivar ram: the content of memory, of which the first ``ram_len`` bytes were in use.
     :ivar cpus: the state of each vCPU.
-    :ivar text: the text, and ``unloaded``: the start and end of each piece that was unloaded.
+    :ivar text: the text.
+    :ivar unloaded: the start and end of each piece of text that was unloaded.
     :ivar clock: the machine's time.
     :ivar tasks: the state of each task.
     :ivar others: what each participant has saved.

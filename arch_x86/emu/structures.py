@@ -1,4 +1,4 @@
-"""Structures of Unicorn's interface (unicorn/x86.h)."""
+"""The structures of Unicorn's interface (unicorn/x86.h)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ("Mmr", "Msr")
 
 
 class Mmr(ctypes.Structure):
-    """uc_x86_mmr: selector, base, limit, flags."""
+    """The structure ``uc_x86_mmr``, which has a selector, a base, a limit and flags."""
 
     _fields_ = (
         ("selector", ctypes.c_uint16),
@@ -19,6 +19,6 @@ class Mmr(ctypes.Structure):
 
 
 class Msr(ctypes.Structure):
-    """uc_x86_msr: number and value."""
+    """The structure ``uc_x86_msr``, which has a model-specific register's number and value."""
 
     _fields_ = (("rid", ctypes.c_uint32), ("value", ctypes.c_uint64))

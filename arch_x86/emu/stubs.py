@@ -1,8 +1,8 @@
-"""Guest stubs: what the machine's traps, interrupts and calls run in guest code. Answers to
-arch/x86/entry/entry_64.S.
+"""Guest stubs: what the machine's traps, interrupts and calls run in guest code.
 
-The stubs are made of fixed templates. A ``hlt`` in a stub is a hypercall: the run ends behind it,
-and the host knows by the address what is asked of it.
+The module answers to arch/x86/entry/entry_64.S. The stubs are made of fixed templates. A ``hlt`` in
+a stub is a hypercall: the run ends behind it, and the host knows by the address what is asked of
+it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = (
 )
 
 GS_INTERRUPTS: Final = 0xF00
-"""Offset in the per-CPU area of the number of interrupts that this CPU's handler has taken."""
+"""The offset in the per-CPU area of the number of interrupts that the CPU's handler has taken."""
 GS_NMIS: Final = 0xF08
-"""Offset in the per-CPU area of the number of NMIs that this CPU's handler has taken."""
+"""The offset in the per-CPU area of the number of NMIs that the CPU's handler has taken."""
 GS_JPROBE_SP: Final = 0xF10
-"""Offset of RSP as it was when this CPU's jumper probe was hit."""
+"""The offset in the per-CPU area of RSP as it was when the CPU's jumper probe was hit."""
 GS_END: Final = 0xF18
 """Offset of the end of what the stubs keep in the per-CPU area; it begins at :data:`GS_INTERRUPTS`.
 """
@@ -96,11 +96,11 @@ _POP_ALL: Final = "; ".join(
         "rdi",
     )
 )
-# The frame and the 16 words under it are pt_regs. The error code, or -1, stands in the place of
-# orig_ax.
+# The frame and the 16 words under it are pt_regs. The error code, or -1 where there is none, stands
+# in the place of orig_ax.
 _EXCEPTION: Final = f"{_PUSH_ALL}; hlt; {_POP_ALL}; add rsp, 8; iretq"
-# Six words copied down: a gap above the frame, where the handler of a breakpoint may emulate a push
-# (since v5.2).
+# Six words are copied down. That leaves a gap above the frame, where the handler of a breakpoint
+# may emulate a push (since v5.2).
 _GAP: Final = "; ".join(["push qword ptr [rsp + 40]"] * 6)
 _GAP_SIZE: Final = 48
 # A real handler saves what it uses, and leaves nothing under its stack pointer as it was. This one
@@ -128,8 +128,8 @@ _NMI: Final = (
 # breakpoint must not lie in the part of the stack that will be put back.
 _JPROBE_RETURN: Final = f"mov ecx, {GS_JPROBE_SP}; mov rsp, qword ptr gs:[rcx]; int3; nop"
 # A function with a return probe returns here. The word that its RET popped is the slot for the real
-# return address: the host puts it there, and a RET of ours pops it again. {skip}: down to below
-# that word, and below the red zone where there is one.
+# return address: the host puts it there, and the RET of this stub pops it again. {skip} leads down
+# to below that word, and below the red zone where there is one.
 _TRAMPOLINE: Final = f"""
 lea rsp, [rsp - {{skip}}]
 push 0x10; push rsp; pushfq; cld; push 8; push 0; push -1
@@ -161,8 +161,9 @@ ret
 
 
 def return_skip(*, red_zone: bool) -> int:
-    """Return how many bytes below the caller's RSP the ``pt_regs`` of the return probes' trampoline
-    end.
+    """Return how far below the caller's RSP the return probes' trampoline ends its ``pt_regs``.
+
+    The distance is in bytes.
     """
     return 128 if red_zone else 8
 
@@ -204,8 +205,9 @@ class _StubPage:
     """The stub page as it grows.
 
     :param base: its address.
-    :ivar code: what is there so far.
-    :ivar hypercalls: see :class:`Stubs`; so is ``frames``.
+    :ivar code: the stubs so far.
+    :ivar hypercalls: as in :class:`Stubs`.
+    :ivar frames: as in :class:`Stubs`.
     """
 
     def __init__(self, base: int) -> None:
@@ -228,8 +230,9 @@ class _StubPage:
         behind: tuple[int, int] = (0, 0),
         gap: int = 0,
     ) -> int:
-        """Assemble ``text`` behind the last stub and return its address. The other parameters are
-        those of :func:`_frames`.
+        """Assemble ``text`` behind the last stub and return its address.
+
+        The other parameters are those of :func:`_frames`.
         """
         self.code.extend(INT3 * (-len(self.code) % _ALIGNMENT))
         at = self.end
@@ -314,7 +317,8 @@ def _frames(
 ) -> Iterator[tuple[int, tuple[int, int]]]:
     """Yield the address of each instruction of a stub, and what :attr:`Stubs.frames` says of it.
 
-    :param body: the stub's code, and ``at``: its address.
+    :param body: the stub's code.
+    :param at: the stub's address.
     :param depth: bytes on the stack below the interrupted RIP when the stub is entered.
     :param behind: how many bytes the interrupted RIP is behind its instruction: before the ``hlt``,
         and after it, when the host has decided where to go on.

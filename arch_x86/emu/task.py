@@ -1,4 +1,4 @@
-"""Tasks: a register context and a stack, and what became of the call that it makes."""
+"""Tasks: each has a register context, a stack, and the outcome of the call that it makes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ("Task", "TaskSaved", "TaskState")
 
 
 class TaskState(Enum):
-    """What a task is doing."""
+    """The states of a task between and in its calls."""
 
     IDLE = auto()
-    """It is between two calls, and nothing is on its stack: a quiescent point."""
+    """The task is between two calls, and nothing is on its stack: a quiescent point."""
     RUNNING = auto()
-    """It is in a call."""
+    """The task is in a call."""
     FAULTED = auto()
-    """Its call has died."""
+    """The task's last call has died."""
 
 
 TaskSaved: TypeAlias = tuple[TaskState, GuestFault | None, int, int, int]
-"""What :meth:`Task.save` returns."""
+"""The state of a task that :meth:`Task.save` returns."""
 
 
 class Task:

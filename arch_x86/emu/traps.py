@@ -1,5 +1,6 @@
-"""What a trap stub and a detour buffer ask of the host: pt_regs to the kprobes layer and back.
-Answers to do_int3(), do_debug() and do_trap() in arch/x86/kernel/traps.c.
+"""The answers to trap stubs and detour buffers: pt_regs go to the kprobes layer and back.
+
+The module answers to do_int3(), do_debug() and do_trap() in arch/x86/kernel/traps.c.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _REX_B: Final = 1
 
 
 class Traps:
-    """The traps of all vCPUs of ``machine``."""
+    """The traps of all vCPUs of ``machine``, which the host answers."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -63,14 +64,15 @@ class Traps:
         return self.refuse(vcpu, vector, at, regs)
 
     def resume(self, vcpu: Cpu, at: int, regs: PtRegs) -> None:
-        """Have the trap whose pt_regs lie at ``at`` return to ``regs``: it is handled."""
+        """Let the handled trap whose pt_regs lie at ``at`` return to ``regs``."""
         if regs.flags & FLAG_TF:
             self._step_pause(vcpu, regs)
         self._machine.ram.write(at, regs.pack())
 
     def stopped(self, vcpu: Cpu, regs: PtRegs, error: ReentryError) -> GuestFault:
-        """Return the fault that ends the call on ``vcpu``, which hit the breakpoint in front of
-        ``regs.ip`` where the kernel stops for good.
+        """Return the fault that ends a call in which the kernel stops for good.
+
+        The call on ``vcpu`` has hit the breakpoint in front of ``regs.ip``.
         """
         return make_fault(
             self._machine, vcpu.index, regs.ip - 1, FaultKind.KPROBE_REENTRY, str(error)
@@ -104,8 +106,10 @@ class Traps:
         vcpu.nmi = NmiPhase.RETURNING
 
     def nmi_is_blocked(self, vcpu: Cpu) -> bool:
-        """Return whether an NMI can't come now: the last one has not returned yet, or MOV SS was
-        just executed, whose user is about to load RSP, too.
+        """Return whether an NMI can't come now.
+
+        It can't if the last one has not returned yet, or if MOV SS was just executed, whose user is
+        about to load RSP, too.
         """
         stubs = self._machine.stubs
         if vcpu.nmi is NmiPhase.ENTERED or (
@@ -130,8 +134,9 @@ class Traps:
         return PtRegs.unpack(data)
 
     def _step_pause(self, vcpu: Cpu, regs: PtRegs) -> None:
-        """Take a single step over ``pause``, and the trap behind it: Unicorn leaves its loop there
-        and forgets the trap.
+        """Take a single step over ``pause``, and the trap behind it.
+
+        Unicorn leaves its loop at ``pause`` and forgets the trap.
         """
         text = self._machine.text.current
         if text is not self._stepped_text:
@@ -173,7 +178,7 @@ class Traps:
         return True
 
     def ftrace_caller(self, vcpu: Cpu) -> None:
-        """Answer ftrace's trampoline."""
+        """Answer ftrace's trampoline, with the handlers of the probe on the ftrace location."""
         vcpu.uc.load()
         at = vcpu.uc.gpr[RSP]
         handler = self._machine.trap_handler

@@ -64,16 +64,17 @@ _RUN_MAX: Final = 1 << 20
 _VECTOR_DEBUG: Final = 1
 _MSR_EFER: Final = 0xC0000080
 _EFER: Final = 0xD01
-"""SCE, LME, LMA, NXE (SDM vol. 3, 2.2.1)."""
+"""The value of EFER sets SCE, LME, LMA and NXE (SDM vol. 3, 2.2.1)."""
 _CR4: Final = 0x620
-"""PAE, OSFXSR, OSXMMEXCPT (SDM vol. 3, 2.5)."""
+"""The value of CR4 sets PAE, OSFXSR and OSXMMEXCPT (SDM vol. 3, 2.5)."""
 _CR0: Final = 0x8001_0033
-"""PG, WP, NE, ET, MP, PE (SDM vol. 3, 2.5)."""
+"""The value of CR0 sets PG, WP, NE, ET, MP and PE (SDM vol. 3, 2.5)."""
 
 
 class UcInstance:
-    """A bare x86-64 CPU in long mode with paging. Between runs ``rip`` is held here, and everything
-    else by Unicorn.
+    """A bare x86-64 CPU in long mode with paging.
+
+    Between runs ``rip`` is held here, and everything else by Unicorn.
 
     :param offsets: where Unicorn keeps what it does not tell.
     :ivar offsets: the same.
@@ -83,7 +84,8 @@ class UcInstance:
     :ivar err: Unicorn's error code of the last run.
     :ivar patched: the addresses of :meth:`Hooks.trap_at <arch_x86.emu.uc_hooks.Hooks.trap_at>`
         where something else stands at present.
-    :ivar started_at: see :class:`~arch_x86.emu.uc_hooks.HookedRun`; so is ``executed_alone``.
+    :ivar started_at: as in :class:`~arch_x86.emu.uc_hooks.HookedRun`.
+    :ivar executed_alone: as in :class:`~arch_x86.emu.uc_hooks.HookedRun`.
     :ivar hooks: what watches and records runs.
     :ivar memory: the guest-physical memory.
     :ivar extended: the vector and x87 registers.
@@ -148,22 +150,24 @@ class UcInstance:
             self.memory.forget_owners()
 
     def forget(self) -> None:
-        """Unmap all memory and drop all hooks and translations, before the instance goes back to a
-        pool.
-        """
+        """Unmap all memory and drop all hooks and translations, for the return to a pool."""
         self.memory.unmap_all()
         self.hooks.clear()
         self.patched.clear()
         self.flush_translations()
 
     def flush_translations(self) -> None:
-        """Drop every translated block (17 us), as is needed when a physical page of text gets new
-        content.
+        """Drop every translated block, as is needed when a physical page of text gets new content.
+
+        This takes 17 us.
         """
         flush_translations(self.handle)
 
     def flush_tlb(self) -> None:
-        """Look page tables up anew; translated blocks of unchanged physical pages stay (0.6 us)."""
+        """Drop the TLB, so that page tables are looked up anew.
+
+        Translated blocks of unchanged physical pages stay. This takes 0.6 us.
+        """
         reg_write(self.handle, x86.UC_X86_REG_CR3, byref(self._cr3))
 
     def enter_long_mode(
@@ -250,7 +254,7 @@ class UcInstance:
         return begun + self._start(count)
 
     def _start(self, count: int) -> int:
-        """Run the emulator once, which nothing from outside can end; see :meth:`start`."""
+        """Run the emulator once, as :meth:`start` does; nothing from outside can end this run."""
         if self._uncounted:
             # Blocks that were translated without a count would be executed without one.
             self._uncounted = False
@@ -264,8 +268,10 @@ class UcInstance:
         return self._counter.value
 
     def start_one(self) -> bool:
-        """Execute the one instruction at :attr:`rip`, counted or not as the last run was. A
-        recorder (:meth:`Hooks.record <arch_x86.emu.uc_hooks.Hooks.record>`) has counted it before.
+        """Execute the one instruction at :attr:`rip`, counted or not as the last run was.
+
+        A recorder (:meth:`Hooks.record <arch_x86.emu.uc_hooks.Hooks.record>`) has counted it
+        before.
 
         :returns: whether it retired: :attr:`vector` is None then, or that of a single step that was
             under way.
@@ -281,8 +287,10 @@ class UcInstance:
         return self.err == UC_OK and self.vector in (None, _VECTOR_DEBUG)
 
     def _step(self) -> None:
-        """Execute one instruction by the trap flag: to count it would drop all translations, and to
-        go back to running without a count would drop them again.
+        """Execute one instruction by the trap flag.
+
+        To count it would drop all translations, and to go back to running without a count would
+        drop them again.
         """
         self.load()
         stepped = self.gpr[RFLAGS] & FLAG_TF
@@ -297,8 +305,9 @@ class UcInstance:
                 self.vector = None
 
     def start_uncounted(self) -> None:
-        """Run until ``hlt`` or an exception, without counting. Going back to :meth:`start` may drop
-        translations.
+        """Run until ``hlt`` or an exception, without counting.
+
+        Going back to :meth:`start` may drop translations.
         """
         self.vector = None
         self._uncounted = True
@@ -322,8 +331,9 @@ class UcInstance:
 
 
 class UcPool:
-    """Instances ready for use: a new one costs 8 ms and 3 MB with its first run, a pooled one next
-    to nothing.
+    """A pool of instances ready for use.
+
+    A new instance costs 8 ms and 3 MB with its first run, a pooled one next to nothing.
 
     :param offsets: where Unicorn keeps what it does not tell.
     """
@@ -348,12 +358,12 @@ class UcPool:
         return instance
 
     def give(self, instance: UcInstance) -> None:
-        """Take an instance back."""
+        """Take an instance back, which another machine may use from now on."""
         instance.forget()
         self._free.append(instance)
 
     def close(self) -> None:
-        """Free the idle instances."""
+        """Free the instances that no machine uses."""
         for instance in self._free:
             instance.close()
         self._free.clear()

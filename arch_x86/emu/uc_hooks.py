@@ -1,4 +1,4 @@
-"""Hooks of a Unicorn instance: what its callbacks tell of a run.
+"""The hooks of a Unicorn instance: what its callbacks tell of a run.
 
 No Python runs inside of a callback but to note what happened and to ask for the run's end
 (``emu_stop``): an exception that is raised there is lost, and greenlets must not be switched.
@@ -47,8 +47,9 @@ _CALLBACK_NAMES: Final = frozenset(
 
 
 def in_callback(frame: FrameType | None) -> bool:
-    """Return whether ``frame`` is that of a callback from the emulator, where an exception would be
-    lost, or of a function that a callback has called.
+    """Return whether ``frame`` is that of a callback from the emulator, or of what one has called.
+
+    An exception would be lost there.
     """
     while frame is not None and not (
         frame.f_code.co_filename == __file__ and frame.f_code.co_name in _CALLBACK_NAMES
@@ -58,7 +59,7 @@ def in_callback(frame: FrameType | None) -> bool:
 
 
 class HookedRun(Protocol):
-    """What the callbacks read and write of the run that they are called from.
+    """The state of a run that the callbacks read and write.
 
     :ivar vector: the exception that ends the run; None: nothing has happened.
     :ivar started_at: the address of the run's first instruction, until that has begun; None
@@ -80,8 +81,9 @@ class HookedRun(Protocol):
 
 
 class CallbackCounter:
-    """The slow way to count instructions, where Unicorn's own counter was not found: a callback in
-    front of each instruction, which also ends the run.
+    """The slow way to count instructions, where Unicorn's own counter was not found.
+
+    A callback in front of each instruction counts, and also ends the run.
 
     :ivar value: how many instructions have begun since :meth:`restart`.
     """
@@ -105,11 +107,12 @@ class CallbackCounter:
 
 
 class Hooks:
-    """The hooks of one instance. Those of exceptions and system calls are always there; the others
-    stay until :meth:`clear`.
+    """The hooks of one instance.
+
+    Those of exceptions and system calls are always there; the others stay until :meth:`clear`.
 
     :param handle: the instance.
-    :param run: what the callbacks tell of.
+    :param run: the run that the callbacks tell of.
     """
 
     __slots__ = ("_callbacks", "_handle", "_hooks", "_kept", "_recording", "_run")
@@ -159,8 +162,10 @@ class Hooks:
     # Hooks that end a run -------------------------------------------------------------------------
 
     def trap_at(self, addr: int) -> None:
-        """Raise #UD instead of executing an instruction that starts at ``addr``, while ``addr`` is
-        not in :attr:`HookedRun.patched`. Nothing at ``addr`` may have been executed yet.
+        """Raise #UD instead of executing an instruction that starts at ``addr``.
+
+        This holds while ``addr`` is not in :attr:`HookedRun.patched`. Nothing at ``addr`` may have
+        been executed yet.
         """
         handle, run = self._handle, self._run
 
@@ -172,9 +177,10 @@ class Hooks:
         self._add(uc_const.UC_HOOK_CODE, CODE_CALLBACK(invalid), addr, addr)
 
     def watch(self, begin: int, end: int) -> None:
-        """End a run by :data:`VECTOR_WATCH` in front of each instruction that starts in ``[begin,
-        end)``, but for the one that the run starts with. Nothing there may have been translated
-        yet.
+        """End a run by :data:`VECTOR_WATCH` in front of each instruction in ``[begin, end)``.
+
+        The instruction has to start there; the one that the run starts with does not end it.
+        Nothing there may have been translated yet.
         """
         handle, run = self._handle, self._run
 
@@ -190,10 +196,12 @@ class Hooks:
     # Hooks that record ----------------------------------------------------------------------------
 
     def record(self, writes: set[tuple[int, int]], executed: dict[int, int]) -> None:
-        """Put the physical address and the size of each store into ``writes``, and count in
-        ``executed`` how often the instructions at its addresses are executed.
+        """Record stores and executions until :meth:`stop_recording`.
 
-        The recording lasts until :meth:`stop_recording`, before which no other hook may be added.
+        No other hook may be added before that.
+
+        :param writes: gets the physical address and the size of each store.
+        :param executed: counts how often the instructions at its addresses are executed.
         """
         run = self._run
 
@@ -210,8 +218,9 @@ class Hooks:
         run.flush_translations()
 
     def record_loads(self, seen: Callable[[int, int, int], None]) -> None:
-        """Call ``seen(physical address, RSP, RIP)`` for each load of a counted run, until
-        :meth:`stop_recording`.
+        """Call ``seen`` for each load of a counted run, until :meth:`stop_recording`.
+
+        :param seen: takes the physical address, RSP and RIP.
         """
         value = c_uint64()
         where, handle = addressof(value), self._handle
@@ -227,7 +236,7 @@ class Hooks:
         self._run.flush_translations()
 
     def stop_recording(self) -> None:
-        """Take back the last :meth:`record` or :meth:`record_loads`."""
+        """Take back the hooks of the last :meth:`record` or :meth:`record_loads`."""
         for _ in range(self._recording):
             self._remove_last()
         self._recording = 0
@@ -236,8 +245,10 @@ class Hooks:
     def trace(
         self, spans: Iterable[tuple[int, int]], touched: Callable[[int, int, int, bool], None]
     ) -> None:
-        """Tell ``touched`` of each load and store in the physical ``spans`` (from, to): the address
-        of the instruction, the physical address, the size in bytes, and whether it is a store.
+        """Tell ``touched`` of each load and store in the physical ``spans`` (from, to).
+
+        :param touched: takes the address of the instruction, the physical address, the size in
+            bytes, and whether it is a store.
         """
         kind = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
         value = c_uint64()

@@ -1,3 +1,4 @@
-"""Every interleaving of vCPUs, interrupts and control tasks up to a bound, on real code, with
-oracles for what must hold.
+"""The exploration of every interleaving up to a bound, on real x86-64 code.
+
+vCPUs, interrupts and control tasks interleave, and oracles say what must hold on each schedule.
 """

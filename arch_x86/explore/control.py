@@ -1,5 +1,6 @@
-"""``Control`` for scenario files that import it from here. New ones take it from
-:mod:`arch_x86.explore.scenario`.
+"""A former place of ``Control``, kept for the scenario files that import it from here.
+
+New files of scenarios take ``Control`` from :mod:`arch_x86.explore.scenario`.
 """
 
 from __future__ import annotations

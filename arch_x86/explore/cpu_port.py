@@ -1,4 +1,4 @@
-"""The vCPUs of an x86-64 machine, as :class:`engine.patching.port.CpuPort` has them."""
+"""The vCPUs of an x86-64 machine, as an implementation of :class:`engine.patching.port.CpuPort`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _HYPERCALLS: Final = {
     "schedule": Stop.SCHEDULE,
     "call_return": Stop.CALL_RETURN,
 }
-"""By name of the stub that has executed ``hlt``, what the run ended for."""
+"""Why a run has ended, by the name of the stub that has executed ``hlt``."""
 
 
 class X86Cpus:
     """The vCPUs of ``machine`` and their tasks.
 
-    :param frames: of each task, its call; ``stacks``: ends of the stacks of those tasks that do not
-        have their vCPU's.
+    :param frames: the call of each task.
+    :param stacks: the end of the stack of each task that does not use its vCPU's stack.
     """
 
     def __init__(
@@ -66,18 +66,22 @@ class X86Cpus:
 
     @property
     def number(self) -> int:
-        """How many vCPUs there are."""
+        """The machine has this number of vCPUs."""
         return len(self._cpus)
 
     # Running --------------------------------------------------------------------------------------
 
     def ip(self, cpu: int) -> int:
-        """RIP."""
+        """Return RIP, the address of the vCPU's next instruction."""
         return self._ucs[cpu].rip
 
     def run(self, cpu: int, budget: int) -> tuple[Stop, int]:
-        """See :class:`CpuPort`. A faulting instruction is one step, also where the run did not
-        begin with it: a schedule has to mean the same.
+        """Run the vCPU up to a watched instruction, a stop that needs an answer, or ``budget``.
+
+        A faulting instruction counts as one step, also where the run did not begin with this
+        instruction. So a schedule means the same however its runs are cut.
+
+        :returns: why the run has ended, and the number of its steps, at least 1.
         """
         vcpu = self._cpus[cpu]
         reason, retired = vcpu.run(budget)
@@ -93,32 +97,36 @@ class X86Cpus:
         return Stop.OTHER, retired or 1
 
     def answer(self, cpu: int) -> None:
-        """The executor does what has to be done."""
+        """Let the executor do what the vCPU's last stop requires, such as an exception."""
         self._executor.handle_exit(self._cpus[cpu], self._reasons[cpu])
 
     def begin_call(self, cpu: int, task: int) -> None:
-        """See :class:`CpuPort`."""
+        """Set the vCPU's registers and stack up for the call that ``task`` makes."""
         frame = self._frames[task]
         self._executor.begin_call(cpu, frame.addr, frame.integers, frame.floats)
 
     def spent(self, cpu: int) -> int:
-        """See :class:`CpuPort`."""
+        """Return how many instructions the vCPU's present call has retired."""
         return self._cpus[cpu].retired - self._tasks[cpu].started
 
     def out_of_instructions(self, cpu: int, limit: int) -> None:
-        """See :class:`CpuPort`."""
+        """End the vCPU's call with a fault, since it has retired ``limit`` instructions."""
         self._executor.limit_reached(cpu, limit)
 
     def died(self, cpu: int) -> bool:
-        """See :class:`CpuPort`."""
+        """Return whether the vCPU's last call has ended in a fault."""
         return self._tasks[cpu].state is TaskState.FAULTED
 
     def fault(self, cpu: int) -> Fault | None:
-        """See :class:`CpuPort`."""
+        """Return the fault of the vCPU's last call, or None if that call has not died."""
         return self._tasks[cpu].fault
 
     def outcome(self, task: int) -> CallOutcome:
-        """Registers and RFLAGS, vector registers, x87 registers, buffers, fault."""
+        """Return what the call of ``task``, which has its vCPU, has left.
+
+        These are the registers and RFLAGS, the vector registers, the x87 registers, the buffers,
+        and the kind of the fault, if there is one.
+        """
         vcpu = self._cpus[task // 2]
         fault = self._tasks[task // 2].fault
         return (
@@ -136,7 +144,11 @@ class X86Cpus:
         )
 
     def way_to_die(self, task: int) -> CallOutcome:
-        """See :class:`CpuPort`."""
+        """Return what the call of ``task``, which has died, has left.
+
+        Registers count for nothing here, and neither does the place at which the instructions of an
+        endless loop ran out.
+        """
         fault = self._tasks[task // 2].fault
         assert fault is not None
         where = "" if fault.kind is FaultKind.INSTRUCTION_LIMIT else f" at {fault.place}"
@@ -145,7 +157,12 @@ class X86Cpus:
     # Tasks ----------------------------------------------------------------------------------------
 
     def park(self, cpu: int, *, in_call: bool) -> tuple[int, tuple[int, ...], bytes, int, Any]:
-        """See :class:`CpuPort`."""
+        """Return the task that has the vCPU as it stands, so that :meth:`resume` can go on with it.
+
+        :param in_call: the task is in a call; else its registers and vectors are reported as zero.
+        :returns: RIP, the registers, the vector and x87 state, the end of the stack, and a context
+            for :meth:`resume`.
+        """
         vcpu, task = self._cpus[cpu], self._tasks[cpu]
         context = vcpu.uc.new_context()
         vcpu.uc.save(context)
@@ -154,7 +171,7 @@ class X86Cpus:
         return vcpu.rip, registers, vectors, task.stack_top, (context, task.save())
 
     def resume(self, cpu: int, parked: ParkedTask) -> None:
-        """See :class:`CpuPort`."""
+        """Give the vCPU to ``parked``, with the registers and stack that this task had."""
         vcpu, task = self._cpus[cpu], self._tasks[cpu]
         context, saved = parked.context
         vcpu.uc.restore(context)
@@ -163,7 +180,10 @@ class X86Cpus:
         task.restore(saved)
 
     def new_tasks(self, cpu: int) -> tuple[ParkedTask, ...]:
-        """The second task has the registers that the vCPU has now."""
+        """Return the vCPU's second task before its first call, or nothing if there is no such task.
+
+        That task begins with the registers that the vCPU has now.
+        """
         task = 2 * cpu + 1
         if task not in self._stacks:
             return ()
@@ -180,27 +200,39 @@ class X86Cpus:
     # Interrupts -----------------------------------------------------------------------------------
 
     def takes_interrupt(self, cpu: int) -> bool:
-        """IF is set, and the last instruction was neither STI nor MOV SS."""
+        """Return whether the vCPU would take an external interrupt before its next instruction.
+
+        It would if IF is set and the last instruction was neither STI nor MOV SS.
+        """
         vcpu = self._cpus[cpu]
         return bool(vcpu.rflags & FLAG_IF) and not vcpu.in_shadow
 
     def interrupt(self, cpu: int, *, whole: bool) -> None:
-        """See :class:`CpuPort`."""
+        """Let the vCPU take an external interrupt.
+
+        :param whole: run the handler to its end; else the vCPU only enters the handler.
+        """
         self._executor.interrupt(cpu)
         if whole:
             self._cpus[cpu].run(self._handler_length)
 
     def interrupt_up_to_return(self, cpu: int) -> None:
-        """See :class:`CpuPort`."""
+        """Let the vCPU take an external interrupt, and run the handler up to its IRET."""
         self._executor.interrupt(cpu)
         self._cpus[cpu].run(self._handler_length - 1)
 
     def takes_nmi(self, cpu: int) -> bool:
-        """See :class:`CpuPort`."""
+        """Return whether the vCPU would take an NMI before its next instruction."""
         return not self._executor.traps.nmi_is_blocked(self._cpus[cpu])
 
     def deliver_nmi(self, cpu: int, *, in_call: bool) -> bytes | None:
-        """See :class:`CpuPort`."""
+        """Deliver an NMI to the vCPU.
+
+        :param in_call: the vCPU is in a call; else the NMI comes on the empty stack between two
+            calls.
+        :returns: the vector and x87 state that the NMI interrupts, empty outside of a call; None:
+            the NMI was not delivered.
+        """
         vcpu = self._cpus[cpu]
         if not in_call:
             vcpu.rip = self._machine.stubs.call_return
@@ -210,14 +242,18 @@ class X86Cpus:
         return vectors if self._executor.deliver_nmi(cpu) else None
 
     def enter_nmi_function(self, cpu: int, task: int) -> tuple[NestedCall, str | None]:
-        """See :class:`CpuPort`."""
+        """Let the handler of an NMI call the function that ``task`` calls.
+
+        :returns: a token for :meth:`leave_nmi`; and a sentence on what a function may expect at its
+            entry and does not find, or None if nothing is amiss.
+        """
         vcpu, frame = self._cpus[cpu], self._frames[task]
         nested = NestedCall(self._machine, vcpu)
         nested.enter(frame.addr, frame.integers)
         return nested, wrong_call(vcpu)
 
     def leave_nmi(self, cpu: int, token: object) -> None:
-        """See :class:`CpuPort`."""
+        """Leave the function that the NMI's handler has called, and run the handler to its end."""
         assert isinstance(token, NestedCall)
         vcpu = self._cpus[cpu]
         token.leave(died=False)

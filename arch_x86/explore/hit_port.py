@@ -1,8 +1,9 @@
-"""A hit on x86-64, a piece at a time, as :class:`engine.patching.port.HitPort` has it.
+"""Hits on x86-64, a piece at a time, as an implementation of :class:`engine.patching.port.HitPort`.
 
 The pieces and their order are those of :mod:`arch_x86.probes.hit`, which ``run`` takes all at once.
-What a CPU knows between two of them is kept in a small record that can be gone back to, with probes
-by name, since another control state may have come meanwhile.
+What a CPU knows between two pieces is kept in a small record, so that an exploration can go back to
+it. The record names probes instead of holding them, since another control state, with probe objects
+of its own, may have come meanwhile.
 """
 
 from __future__ import annotations
@@ -32,24 +33,25 @@ __all__ = ("X86Hits",)
 _BREAKPOINT: Final = 3
 _RESUMED, _REFUSED = HitPhase.RESUMED, HitPhase.REFUSED
 _NO_HIT: Final = (None, KprobeStatus(NO_HIT[1]), *NO_HIT[2:5], None, NO_HIT[6])
-"""What a CPU's block holds that is in no hit."""
+"""The content of a CPU's kprobe_ctlblk while the CPU is in no hit."""
 _CALLBACK: Final = "optimized_callback"
 _FTRACE_CALLER: Final = "ftrace_caller"
 
 
 class X86ControlState(ProbeNames, Protocol):
-    """What a piece of a hit needs of a control state
-    (:class:`engine.patching.control_state.ControlState`).
+    """The part of a control state that a piece of a hit needs.
+
+    :class:`engine.patching.control_state.ControlState` has all of it.
     """
 
     @property
     def arch(self) -> X86Arch:
-        """Its arch layer."""
+        """The arch layer of the control state."""
         ...
 
     @property
     def core(self) -> Kprobes:
-        """Its core."""
+        """The kprobes core of the control state."""
         ...
 
 
@@ -63,8 +65,10 @@ class X86Hits:
         self._slots = range(layout.slots, layout.slots + layout.slots_size)
 
     def begin(self, cpu: int) -> Hit:
-        """A breakpoint's stub asks, or ftrace's trampoline, with pt_regs on top of the stack; or a
-        detour buffer does: rdi is its number, rsi its pt_regs.
+        """Return the record of a hit whose stub has just asked the host for the handlers.
+
+        The stub of a breakpoint, or ftrace's trampoline, has pt_regs on top of the stack. A detour
+        buffer passes its number in RDI and the address of its pt_regs in RSI.
         """
         vcpu = self._machine.cpus[cpu]
         vcpu.uc.load()
@@ -82,7 +86,11 @@ class X86Hits:
         return Hit(HitKind.INT3, HitPhase.TRAP, gpr[RSP])
 
     def advance(self, state: X86ControlState, cpu: int, hit: Hit) -> Hit | None:
-        """See :class:`HitPort`."""
+        """Do the next piece of ``hit`` in control state ``state``.
+
+        :returns: the record of the hit behind that piece; None: the hit is over and the vCPU goes
+            on, or its call has died.
+        """
         executor = self._executor
         vcpu = self._machine.cpus[cpu]
         regs = executor.traps.regs_at(hit.at)
@@ -108,8 +116,9 @@ class X86Hits:
         return Hit(hit.kind, phase, hit.at, state.name_of(live.probe), hit.argument, names)
 
     def _end(self, vcpu: Cpu, hit: Hit, regs: PtRegs, phase: HitPhase) -> None:
-        """The hit is over: the CPU goes on, behind a breakpoint's stub as
-        :class:`arch_x86.emu.traps.Traps` has it, or its call dies.
+        """End a hit: the vCPU goes on where pt_regs say, or the call of a refused hit dies.
+
+        Behind a breakpoint's stub it goes on as :class:`arch_x86.emu.traps.Traps` has it.
         """
         traps = self._executor.traps
         if phase is _REFUSED:
@@ -122,7 +131,7 @@ class X86Hits:
             self._machine.ram.write(hit.at, regs.pack())
 
     def load(self, state: X86ControlState, cpu: int, block: Block) -> None:
-        """See :class:`HitPort`."""
+        """Put ``block`` into the kprobe_ctlblk of ``cpu`` in control state ``state``."""
         if block is NO_HIT:
             state.arch.ctlblk[cpu].restore(_NO_HIT)
             return
@@ -141,7 +150,10 @@ class X86Hits:
         )
 
     def store(self, state: X86ControlState, cpu: int) -> Block:
-        """See :class:`HitPort`. With no hit in progress nothing of the CPU's block counts."""
+        """Return the content of the kprobe_ctlblk of ``cpu`` in control state ``state``.
+
+        With no hit in progress it is :data:`NO_HIT`, since nothing that is left in it counts then.
+        """
         block: KprobeCtlblk = state.arch.ctlblk[cpu]
         if block.current is None and not block.prev and block.instance is None:
             return NO_HIT
@@ -158,27 +170,38 @@ class X86Hits:
         )
 
     def wrong_entry(self, cpu: int) -> str | None:
-        """See :class:`HitPort`."""
+        """Return what handlers may expect and do not find where a stub has just asked for them.
+
+        :returns: a sentence; None: nothing is amiss.
+        """
         return wrong_entry(self._machine, self._machine.cpus[cpu])
 
     def flags(self, hit: Hit) -> int:
-        """RFLAGS of what was hit."""
+        """Return RFLAGS of the code that was hit, as they are in the hit's pt_regs now."""
         return self._executor.traps.regs_at(hit.at).flags
 
     def way_taken(self, hit: Hit, block: Block, flags: int) -> WayTaken | None:
-        """See :class:`HitPort`."""
+        """Return how the hit goes on once its handlers have run and the resume address is set.
+
+        :param block: the record of the CPU.
+        :param flags: RFLAGS that :meth:`flags` returned before this piece.
+        :returns: whether the copy in the slot is stepped or boosted, and what is wrong with its
+            flags; None where the hit does not go on in a slot.
+        """
         regs = self._executor.traps.regs_at(hit.at)
         if regs.ip not in self._slots:
             return None
         stepped = bool(regs.flags & FLAG_TF)
-        # where interrupts were off anyway, a step is what the CPU's block says is under way
+        # A step by a second breakpoint clears IF. Where IF was clear anyway, it tells nothing, and
+        # the hit is a step if the CPU's block still has a current probe.
         if not stepped:
             stepped = not regs.flags & FLAG_IF if flags & FLAG_IF else bool(block[0])
         return WayTaken(stepped, wrong_step(regs.flags))
 
     def returning_call(self, cpu: int) -> tuple[int, int]:
-        """See :class:`HitPort`: the return address lay below what the trampoline has skipped;
-        RAX.
+        """Return where on the stack the returning call's return address lay, and its RAX.
+
+        The address lay right under the stack pointer that the caller has after the return.
         """
         vcpu = self._machine.cpus[cpu]
         vcpu.uc.load()
@@ -186,17 +209,17 @@ class X86Hits:
         return gpr[RSP] + PT_REGS_SIZE + return_skip(red_zone=vcpu.red_zone) - 8, gpr[RAX]
 
     def stack_word(self, addr: int) -> int:
-        """See :class:`HitPort`."""
+        """Return the number in the 8 bytes at ``addr``, or 0 if the address is not mapped."""
         return self._machine.ram.read_u64(addr) or 0
 
     def stack_pointer(self, regs: PtRegs) -> int:
-        """RSP."""
+        """Return RSP of these pt_regs (kernel_stack_pointer())."""
         return regs.sp
 
     def instruction_pointer(self, regs: PtRegs) -> int:
-        """RIP."""
+        """Return RIP of these pt_regs (instruction_pointer())."""
         return regs.ip
 
     def return_value(self, regs: PtRegs) -> int:
-        """RAX."""
+        """Return RAX of these pt_regs, which holds a call's result (regs_return_value())."""
         return regs.ax

@@ -1,6 +1,4 @@
-"""The memory of an x86-64 machine, and its state as a whole, as
-:class:`engine.patching.port.MemoryPort` has them.
-"""
+"""The memory and saved states of an x86-64 machine, as :class:`engine.patching.port.MemoryPort`."""
 
 from __future__ import annotations
 
@@ -23,10 +21,10 @@ _Saved = tuple[bytes, list[CpuState], list[tuple[Any, ...]]]
 
 
 class X86Memory:
-    """The memory of ``machine``.
+    """The memory of ``machine``, and the state of the whole machine.
 
-    :param frames: of each task, its call; ``stacks``: ends of the stacks of those tasks that do not
-        have their vCPU's.
+    :param frames: the call of each task.
+    :param stacks: the end of the stack of each task that does not use its vCPU's stack.
     """
 
     def __init__(
@@ -42,15 +40,20 @@ class X86Memory:
 
     @property
     def room(self) -> mmap:
-        """Physical memory."""
+        """The machine's physical memory, from address 0."""
         return self._machine.ram.room
 
     def content(self) -> bytes:
-        """See :class:`MemoryPort`."""
+        """Return a copy of all physical memory that is in use."""
         return self._machine.ram.room[: self._machine.ram.used]
 
     def data(self, *, per_cpu: bool) -> list[tuple[int, int]]:
-        """See :class:`MemoryPort`."""
+        """Return the physical spans (begin, end) of the data, without the stacks.
+
+        The counters that the machine's own handlers keep in a vCPU's area are left out.
+
+        :param per_cpu: include each vCPU's own area.
+        """
         machine = self._machine
         areas = {machine.layout.gs_base(cpu.index) >> 12 for cpu in machine.cpus}
         own = set[int]() if per_cpu else set(areas)
@@ -70,7 +73,7 @@ class X86Memory:
         return spans
 
     def own(self, task: int) -> Iterator[range]:
-        """See :class:`MemoryPort`."""
+        """Yield the physical spans that belong to ``task`` alone: its stack and its buffers."""
         machine = self._machine
         size = PAGE_SIZE * machine.config.stack_pages
         top = self._stacks.get(task, machine.tasks[task // 2].stack_top)
@@ -87,7 +90,7 @@ class X86Memory:
                 at = stop
 
     def name(self, phys: int) -> str:
-        """By symbol or virtual address."""
+        """Return a name for a physical address: symbol and offset, or else the virtual address."""
         addr = self._machine.ram.virtual(phys)
         symbol = next(
             (one for one in self._machine.image.symbols if one.addr <= addr < one.addr + one.size),
@@ -98,7 +101,10 @@ class X86Memory:
     # State ----------------------------------------------------------------------------------------
 
     def save(self) -> _Saved:
-        """See :class:`MemoryPort`."""
+        """Return the state of the machine: its memory, its vCPUs and its tasks.
+
+        The records of a released state are filled again, which is faster than making new ones.
+        """
         machine = self._machine
         if self._spare:
             states = self._spare.pop()
@@ -113,7 +119,7 @@ class X86Memory:
         )
 
     def restore(self, saved: _Saved) -> None:
-        """See :class:`MemoryPort`."""
+        """Bring memory, vCPUs and tasks back to ``saved``, which can be restored again."""
         machine = self._machine
         ram, states, tasks = saved
         machine.ram.room[: len(ram)] = ram
@@ -124,17 +130,25 @@ class X86Memory:
             task.restore(state[1:])
 
     def require_restored(self, saved: _Saved) -> None:
-        """See :class:`MemoryPort`."""
+        """Check that each vCPU stands where it stood in ``saved``.
+
+        :raises EngineBug: a vCPU stands elsewhere.
+        """
         self._machine.require_restored(saved[1])
 
     def release(self, saved: _Saved) -> None:
-        """See :class:`MemoryPort`."""
+        """Reuse the records of ``saved``, which is not needed any more, in a later :meth:`save`."""
         self._spare.append(saved[1])
 
     # Names of states ------------------------------------------------------------------------------
 
     def add_cpu(self, cpu: int, digest: blake2b) -> None:
-        """See :class:`MemoryPort`."""
+        """Add all that decides how the vCPU goes on to the hash of a state.
+
+        That is its registers, vectors and x87 state, whether interrupts are held back behind STI or
+        MOV SS, and the live part of its stack. What differs in none of these goes on in the same
+        way.
+        """
         vcpu = self._machine.cpus[cpu]
         uc = vcpu.uc
         uc.load()
@@ -145,13 +159,18 @@ class X86Memory:
         digest.update(self._live_stack(uc.gpr[RSP], self._machine.tasks[cpu].stack_top))
 
     def add_task(self, parked: ParkedTask, digest: blake2b) -> None:
-        """See :class:`MemoryPort`."""
+        """Add the live stack of a task that does not run to the hash of a state.
+
+        A task between two calls has nothing live on its stack. The record ``parked`` has the rest.
+        """
         if parked.mode is Mode.CALL:
             digest.update(self._live_stack(parked.registers[RSP], parked.stack_top))
 
     def _live_stack(self, rsp: int, top: int) -> bytes:
-        """What is live on a stack that ends at ``top``: what lies below, but for the red zone, was
-        left by calls that have returned.
+        """Return the live bytes of a stack: from the red zone under ``rsp`` on up to ``top``.
+
+        The bytes below were left by calls that have returned, and no code reads them. Two states
+        that differ in nothing else count as one.
         """
         ram = self._machine.ram
         low, last = ram.physical(rsp - self._red_zone), ram.physical(top - 1)

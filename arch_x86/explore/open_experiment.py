@@ -1,5 +1,6 @@
-"""Opens an experiment on an x86-64 machine: brings the machine up, places the calls, and finds what
-they do without probes.
+"""Opening an experiment on an x86-64 machine.
+
+A machine is brought up, the calls are placed, and what the calls leave without probes is found.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ _STACK_PAGES = 4
 
 
 def require_boundary(image: Image, addr: int, what: str) -> int:
-    """``addr``, where an instruction of a function starts.
+    """Return ``addr`` if an instruction of a function starts there, and refuse it otherwise.
 
     :param what: the option that asks for it, for the message.
-    :raises InputError: none does.
+    :raises InputError: no instruction of a function starts there.
     """
     function = CodeCache(image).function_at(addr)
     if function is None:
@@ -52,12 +53,11 @@ def require_boundary(image: Image, addr: int, what: str) -> int:
 def open_experiment(
     experiment: Experiment, pool: UcPool | None = None, *, orders: Orders | None = None
 ) -> Exploration:
-    """A machine for ``experiment``, brought up, with the calls placed and the control tasks not
-    started.
+    """Bring up a machine for ``experiment``, with its calls placed and no control task started.
 
     :param orders: what its calls leave in any order without probes, where that is known already.
-    :raises InputError: no such function, or arguments that do not fit; or calls that share data in
-        too many orders.
+    :raises InputError: there is no such function, its arguments do not fit, or calls that share
+        data have too many orders.
     """
     system = Exploration(*_place(experiment, pool), (*ORACLES, *experiment.oracles))
     if system.shares:
@@ -74,11 +74,11 @@ def open_experiment(
 def find_orders(
     experiment: Experiment, pool: UcPool | None = None, *, most: int = ORDERS_MOST
 ) -> Orders:
-    """What the calls of ``experiment``, which share data, leave without probes, in any order.
+    """Find what the calls of ``experiment``, which share data, leave without probes in any order.
 
-    :param most: schedules.
-    :raises InputError: there are more; or the function also runs in NMIs, of which there can be any
-        number.
+    :param most: the most schedules that may be tried.
+    :raises InputError: there are more schedules; or the function also runs in NMIs, of which there
+        can be any number.
     """
     if experiment.nmis:
         raise InputError(
@@ -93,8 +93,9 @@ def find_orders(
 def _place(
     experiment: Experiment, pool: UcPool | None
 ) -> tuple[X86Port, Experiment, dict[int, PlannedCall]]:
-    """A machine, what happens on it, and the call of each task. Twice the same for experiments that
-    differ in their control tasks only.
+    """Bring up a machine for ``experiment`` and place the call of each task on it.
+
+    Experiments that differ only in their control tasks get equal machines.
     """
     check_arguments(experiment.arguments)
     config = MachineConfig(
@@ -120,6 +121,6 @@ def _place(
 
 
 def _heap_pages(experiment: Experiment) -> int:
-    """Room for the buffers of all vCPUs, and a little."""
+    """Return the number of heap pages that hold the buffers of all vCPUs, with some to spare."""
     sizes = [len(getattr(argument, "content", b"")) for argument in experiment.arguments]
     return 64 + 2 * experiment.cpus * sum(2 + size // 4096 for size in sizes)

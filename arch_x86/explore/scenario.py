@@ -1,5 +1,7 @@
-"""What files of scenarios import from here: those that were written before scenarios moved to
-:mod:`engine.patching`, and those that come along.
+"""The names that files of scenarios import: the decorator, the control, and the records.
+
+They are defined in :mod:`engine.patching`. Files that were written before they moved there, and new
+files, import them from here.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The text of one control state: each byte of a write to live code is a step of its own (fetch
-model ``coherent``).
+"""The text of one control state, in which each byte that is written to live code is one step.
+
+This is the fetch model ``coherent``: a vCPU fetches each byte as soon as it is written.
 """
 
 from __future__ import annotations
@@ -13,21 +14,25 @@ __all__ = ("SteppedText",)
 
 
 class _Nobody:
-    """Fetch views follow when the state is chosen, not when it is made."""
+    """The receiver of text writes in an exploration, which does nothing.
+
+    What the vCPUs fetch changes when a control state is chosen, not when it is made.
+    """
 
     def text_written(self, write: TextWrite, version: TextVersion) -> None:
-        """Nothing yet."""
+        """Ignore the write: the vCPUs fetch ``version`` once its control state is chosen."""
 
     def require_fetched(self, version: TextVersion) -> None:
-        """The vCPUs will fetch the state's text once the state is chosen."""
+        """Check nothing: the vCPUs will fetch the state's text once the state is chosen."""
 
 
 class SteppedText(TextSpace):
-    """A text space that stops before each byte that a vCPU might fetch.
+    """A text space that stops before it writes a byte that a vCPU might fetch.
 
-    :param private: whether an address belongs to slots and detour buffers: written whole, since
-        nobody runs there yet, or any more.
-    :param whole_batches: what ``stop_machine`` writes is one step, since nobody can look; NMIs can.
+    :param private: whether an address belongs to slots and detour buffers. These are written whole,
+        since no vCPU runs there before the write ends.
+    :param whole_batches: what ``stop_machine`` writes is one step, since no vCPU runs meanwhile. It
+        is not one step where NMIs can come.
     :param point: called before each such byte with what is about to happen.
     :ivar log: the writes since it was last cleared.
     """
@@ -48,7 +53,7 @@ class SteppedText(TextSpace):
         self.listeners.append(self.log.append)
 
     def write(self, addr: int, data: bytes, *, reason: str, cpu: int | None = None) -> None:
-        """Byte by byte, ascending, where code is live."""
+        """Write ``data`` in ascending order, with a point before each byte of live code."""
         if self._private(addr):
             super().write(addr, data, reason=reason, cpu=cpu)
             return
@@ -58,7 +63,7 @@ class SteppedText(TextSpace):
             super().write(addr + offset, data[offset : offset + 1], reason=reason, cpu=cpu)
 
     def write_batch(self, writes: Sequence[TextWrite]) -> None:
-        """In one step, or as if each were written on its own."""
+        """Write all of ``writes`` in one step, or one by one if batches are not whole."""
         if self._whole:
             super().write_batch(writes)
             return

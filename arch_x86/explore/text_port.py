@@ -1,4 +1,4 @@
-"""The text of an x86-64 machine, as :class:`engine.patching.port.TextPort` has it."""
+"""The text of an x86-64 machine, as an implementation of :class:`engine.patching.port.TextPort`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ X86_FACTS: Final = PatchFacts(
 class X86Text:
     """The text of ``machine`` under the kernel of ``profile``.
 
-    :param poke: makes the poke protocol; None: the profile's.
+    :param poke: makes the poke protocol; None: the profile's protocol is used.
     """
 
     def __init__(self, machine: Machine, profile: Profile, poke: PokeFactory | None = None) -> None:
@@ -55,48 +55,59 @@ class X86Text:
 
     @property
     def image(self) -> Image:
-        """The program."""
+        """The program that is patched."""
         return self._machine.image
 
     @property
     def kallsyms(self) -> Kallsyms:
-        """Its symbols."""
+        """The symbols of the program that is patched."""
         return self._machine.kallsyms
 
     @property
     def trampoline(self) -> int:
-        """Where functions with a return probe return to."""
+        """The address to which functions with a return probe return."""
         return self._machine.stubs.trampoline
 
     # Contents -------------------------------------------------------------------------------------
 
     def build(self, plane: SteppedPlane, *, whole_batches: bool) -> tuple[SteppedText, X86Arch]:
-        """See :class:`TextPort`."""
+        """Make the text and the arch layer of a new control state, with the original content.
+
+        :param whole_batches: what ``stop_machine`` writes is one step.
+        """
         text = SteppedText(
             self._store, self.buffers.__contains__, plane.point, whole_batches=whole_batches
         )
         return text, build_arch(self._machine, text, plane, self._profile, poke=self._poke)
 
     def show(self, state: Any, version: Any) -> None:
-        """See :class:`TextPort`."""
+        """Let all vCPUs fetch ``version``, and the arch layer of ``state`` answer their traps."""
         for cpu in self._cpus:
             cpu.view = version
         self._machine.trap_handler = state.arch.traps
 
     def require_shown(self, version: Any) -> None:
-        """See :class:`TextPort`."""
+        """Check that all vCPUs fetch ``version``.
+
+        :raises EngineBug: a vCPU fetches another version.
+        """
         self._machine.require_fetched(version)
 
     def fetched(self, cpu: int, addr: int, size: int) -> bytes:
-        """See :class:`TextPort`."""
+        """Return the ``size`` bytes that the vCPU would fetch at ``addr``."""
         return self._store.read(self._cpus[cpu].view, addr, size)
 
     def read(self, version: Any, addr: int, size: int) -> bytes:
-        """See :class:`TextPort`."""
+        """Return the ``size`` bytes that ``version`` has at ``addr``."""
         return self._store.read(version, addr, size)
 
     def first_change(self, version: Any) -> tuple[int, int, int] | None:
-        """See :class:`TextPort`."""
+        """Return the first byte of ``version`` that differs from the original text.
+
+        Slots and detour buffers are left out, since they are written to as probes come and go.
+
+        :returns: the byte's address, its value, and its original value; None: no byte differs.
+        """
         initial = self._store.initial
         originals = {page.vpn: page for page in initial.changes_from(None)}
         for page in version.changes_from(initial):
@@ -112,11 +123,18 @@ class X86Text:
         return None
 
     def ftrace(self, ainsn: object) -> tuple[bytes, bytes] | None:
-        """See :class:`TextPort`."""
+        """Return the call that arms a probe on an ftrace location, and the original instruction.
+
+        :param ainsn: what the arch layer keeps with the probe.
+        :returns: None if the probe is not on an ftrace location.
+        """
         return (ainsn.call, ainsn.insn.raw) if isinstance(ainsn, FtraceInsn) else None
 
     def watch(self, spans: Iterable[tuple[int, int]]) -> None:
-        """See :class:`TextPort`."""
+        """Let runs stop in front of each instruction that begins in one of ``spans`` (begin, end).
+
+        The emulators drop their translations, for code translated before has no stops.
+        """
         for cpu in self._cpus:
             for start, end in spans:
                 cpu.uc.hooks.watch(start, end)
@@ -125,7 +143,7 @@ class X86Text:
     # Names ----------------------------------------------------------------------------------------
 
     def where(self, addr: int) -> str:
-        """See :class:`TextPort`."""
+        """Return a name for a text address: by function, slot or detour buffer, or a number."""
         found = self._machine.kallsyms.lookup(addr)
         if found is not None:
             return f"{found[0].name}+{found[1]:#x}"
@@ -134,7 +152,10 @@ class X86Text:
         return f"{addr:#x}"
 
     def next_instruction(self, cpu: int) -> tuple[str, bool]:
-        """See :class:`TextPort`."""
+        """Return the place and the disassembly of the vCPU's next instruction, for a timeline.
+
+        :returns: that text, and whether the instruction is one of the program's own.
+        """
         vcpu = self._cpus[cpu]
         raw = self._store.read(vcpu.view, vcpu.rip, MAX_INSN_SIZE)
         insn = decode(raw, vcpu.rip)

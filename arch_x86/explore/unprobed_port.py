@@ -1,5 +1,6 @@
-"""Calls without probes on an x86-64 machine: what each leaves, for the result oracle, and what
-tasks have in common. Implements
+"""Calls without probes on an x86-64 machine, for the result oracle and for reductions.
+
+They show what each call leaves, and what tasks have in common. The class implements
 :class:`engine.patching.unprobed.UnprobedPort`.
 """
 
@@ -26,8 +27,8 @@ __all__ = ("X86Unprobed",)
 class X86Unprobed:
     """The calls of ``frames``, each made as often as ``times`` says.
 
-    :param stacks: ends of the stacks of those tasks that do not have their vCPU's.
-    :param limit: most instructions of a call.
+    :param stacks: the end of the stack of each task that does not use its vCPU's stack.
+    :param limit: the most instructions that a call may retire.
     """
 
     def __init__(
@@ -58,7 +59,11 @@ class X86Unprobed:
         )
 
     def run_all(self, entries: Iterable[int]) -> UnprobedCalls:
-        """See :class:`UnprobedPort`."""
+        """Make all calls, one task after the other, and bring the machine back to where it was.
+
+        :param entries: the addresses whose executions are counted.
+        :raises UnprobedFault: a call dies, or does not come to its end.
+        """
         start = self._memory.save()
         self._refuse_bad_calls()
         self._memory.restore(start)
@@ -67,8 +72,10 @@ class X86Unprobed:
         return seen
 
     def _refuse_bad_calls(self) -> None:
-        """Make all calls as :meth:`_record` does, at full speed: recording what one does takes a
-        hundred times as long, and of one that does not end it takes for ever.
+        """Make all calls as :meth:`_record` does, at full speed, and refuse what goes wrong.
+
+        To record a call takes a hundred times as long as to make it, so a call that does not end
+        would take too long to find there.
 
         :raises UnprobedFault: a call dies, or retires as many instructions as it may without coming
             to its end.
@@ -96,7 +103,7 @@ class X86Unprobed:
             task.stack_top = first
 
     def _record(self, entries: Iterable[int]) -> UnprobedCalls:
-        """Make all calls, one task after the other, and see what they do."""
+        """Make all calls, one task after the other, and record what they write, leave and enter."""
         machine = self._machine
         seen = UnprobedCalls(entries=dict.fromkeys(entries, 0))
         ways: list[list[tuple[Any, ...]]] = []
@@ -132,11 +139,11 @@ class X86Unprobed:
     # Accesses -------------------------------------------------------------------------------------
 
     def trace(self, cpu: int, spans: Iterable[tuple[int, int]], touched: Touched) -> None:
-        """See :class:`UnprobedPort`."""
+        """Tell ``touched`` from now on what the vCPU loads and stores in the physical ``spans``."""
         self._machine.cpus[cpu].uc.hooks.trace(spans, touched)
 
     def stacks(self, cpu: int) -> list[range]:
-        """See :class:`UnprobedPort`."""
+        """Return the physical pages of the stacks of all tasks of the vCPU."""
         size = self._machine.config.stack_pages * PAGE_SIZE
         tops = (
             self._machine.tasks[cpu].stack_top,
@@ -151,15 +158,15 @@ class X86Unprobed:
         return spans
 
     def pages(self) -> list[int]:
-        """See :class:`UnprobedPort`."""
+        """Return the physical addresses of all pages of data, stacks included."""
         return [phys for _, phys in self._machine.ram.pages()]
 
     def is_machines_own(self, addr: int) -> bool:
-        """See :class:`UnprobedPort`."""
+        """Return whether ``addr`` is in a slot, a detour buffer or a stub of the machine."""
         return any(addr in span for span in self._ours)
 
     def flag_changes(self, addr: int) -> Iterator[int]:
-        """The instructions that change IF."""
+        """Yield where the function that holds ``addr`` has instructions that change IF."""
         function = self._code.function_at(addr)
         if function is not None:
             yield from (

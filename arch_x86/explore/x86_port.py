@@ -1,4 +1,4 @@
-"""An x86-64 machine, as :class:`engine.patching.port.Port` has it."""
+"""An x86-64 machine, as an implementation of :class:`engine.patching.port.Port`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _OWN: Final = OwnCode(frozenset({"engine", "arch_x86"}), "arch_x86.explore.scena
 class X86Port:
     """The port on ``machine``, which has been brought up.
 
-    :param experiment: what happens on it.
-    :param frames: of each task, the registers of its call.
-    :param calls: of each task, how often it makes its call.
+    :param experiment: the experiment that happens on the machine.
+    :param frames: the registers and buffers of each task's call.
+    :param calls: how often each task makes its call.
     """
 
     def __init__(
@@ -59,5 +59,5 @@ class X86Port:
         )
 
     def close(self) -> None:
-        """Give the emulators back."""
+        """Give the machine's emulators back to their pool."""
         self.machine.close()

@@ -1,4 +1,4 @@
-"""x86-64, as :class:`engine.patching.setup_port.SetupPort` has it."""
+"""The setting up of experiments on x86-64: :class:`engine.patching.setup_port.SetupPort`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class X86Setup:
-    """Experiments on x86-64 machines.
+    """The setting up of experiments on x86-64 machines.
 
-    :param pool: emulator instances that machines of this process share; None: each has its own.
+    :param pool: emulator instances that the machines of this process share; None: each machine
+        makes its own.
     """
 
     sources: Sequence[Path] = (_ROOT / "engine", _ROOT / "arch_x86")
@@ -38,17 +39,28 @@ class X86Setup:
         self._pool = pool
 
     def load_image(self, file: str, libraries: Sequence[str], stubs: Collection[str]) -> Image:
-        """The program in ``file``."""
+        """Load the program in ``file``.
+
+        :param libraries: the shared libraries from which imported functions are resolved.
+        :param stubs: the names of the imported functions that have a stub.
+        """
         return load_image(file, libraries=libraries, stubs=list(stubs))
 
     def scenario_image(self, text: str) -> Image:
-        """The program of a scenario: ``text`` is assembly, or the path of a file."""
+        """Load the program of a scenario.
+
+        :param text: the program's assembly, or the path of its file.
+        """
         return _scenario_image(text)
 
     def with_red_zone(
         self, image: Image, request: Request, arguments: Sequence[Argument]
     ) -> tuple[Image, str | None]:
-        """``image`` with or without a red zone, as ``request`` says."""
+        """Return ``image`` with or without a red zone, as ``request`` says.
+
+        :returns: the image; and one line for the user where the red zone had to be found out, else
+            None.
+        """
         if request.red_zone is None:
             return image, None
         config = MachineConfig(stubs=dict(request.stubs), check_alignment=request.check_alignment)
@@ -56,19 +68,32 @@ class X86Setup:
         return with_red_zone(image, request.red_zone, [call], config, request.max_instructions)
 
     def function(self, image: Image, name: str) -> Symbol:
-        """The function that is called ``name``, or is at that address."""
+        """Return the function that is called ``name``, or that is at the address ``name``.
+
+        :raises InputError: there is no such function.
+        """
         return require_function(image, Kallsyms(image), name)
 
     def boundary(self, image: Image, addr: int, what: str) -> int:
-        """``addr``, where an instruction of a function starts."""
+        """Return ``addr`` if an instruction of a function starts there.
+
+        :param what: the option that asks for it, for the message.
+        :raises InputError: no instruction of a function starts there.
+        """
         return require_boundary(image, addr, what)
 
     def open(self, experiment: Experiment, orders: Orders | None = None) -> Exploration:
-        """A machine for ``experiment``, brought up."""
+        """Bring up a machine for ``experiment``, with its calls placed and no control task started.
+
+        :param orders: what its calls leave in any order without probes, where that is known
+            already.
+        """
         return open_experiment(experiment, self._pool, orders=orders)
 
     def open_in_worker(self, experiment: Experiment, orders: Orders | None) -> Exploration:
-        """The same in a process that was forked: it leaves the pool to the process that has made
+        """Bring up a machine for ``experiment`` in a process that was forked from this object's.
+
+        The machine makes emulators of its own, since the pool belongs to the process that has made
         it.
         """
         return open_experiment(experiment, orders=orders)
@@ -76,5 +101,8 @@ class X86Setup:
 
 @lru_cache(maxsize=64)
 def _scenario_image(text: str) -> Image:
-    """Assembly text, or the path of a file. Scenarios share few programs."""
+    """Load a program from its assembly, or from the path of its file.
+
+    The images are cached, since scenarios share few programs.
+    """
     return load_asm(text, "scenario") if "\n" in text or ";" in text else load_image(text)

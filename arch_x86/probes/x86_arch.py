@@ -1,9 +1,8 @@
-"""The x86 side of the core's contract: arch_prepare_kprobe() and its siblings. Answers to
-arch/x86/kernel/kprobes.c (2.6.38).
+"""The x86 side of the core's contract: arch_prepare_kprobe() and its siblings.
 
-Plain probes are :mod:`arch_x86.probes.plain_sites`, their optimization is
-:mod:`arch_x86.probes.optimized_sites`. Both write through a poke protocol what the pure modules
-beside them have planned.
+It answers to arch/x86/kernel/kprobes.c (2.6.38). Plain probes are in
+:mod:`arch_x86.probes.plain_sites`, their optimization is in :mod:`arch_x86.probes.optimized_sites`.
+Both write through a poke protocol what the pure modules beside them have planned.
 """
 
 from __future__ import annotations
@@ -50,20 +49,24 @@ __all__ = ("X86Arch", "X86Areas")
 
 
 def _not_told(_addr: int, _raw: bytes) -> None:
-    """Take note of a copied instruction where nothing depends on it."""
+    """Ignore a copied instruction, where nothing depends on it."""
 
 
 class X86Arch:
-    """Prepares, arms, optimizes and undoes probes in one machine's text.
+    """The arch layer, which prepares, arms, optimizes and undoes probes in one machine's text.
 
     :param copied: called with the address and bytes of each copied instruction before it is written
         to a slot or detour buffer.
     :param grace: waits for a grace period, before dirty slots are used again.
     :ivar code: the image's functions, as their text is without probes.
     :ivar stepping: how hits run the instructions under breakpoints.
-    :ivar cpus: the state of each CPU; ``ctlblk`` and ``tasks`` are two of its lists.
+    :ivar cpus: the state of each CPU.
+    :ivar ctlblk: the kprobe_ctlblk of each CPU, a list of ``cpus``.
+    :ivar tasks: the task of each CPU, a list of ``cpus``.
     :ivar traps: answers the machine's traps.
-    :ivar copies: the slots and detour buffers; ``slots`` and ``detours`` are its two caches.
+    :ivar copies: the slots and detour buffers.
+    :ivar slots: the cache of slots in ``copies``.
+    :ivar detours: the cache of detour buffers in ``copies``.
     """
 
     def __init__(
@@ -122,7 +125,10 @@ class X86Arch:
         text.listeners.append(lambda write: self.code.text_changed(write.addr, len(write.data)))
 
     def recovered(self, addr: int, size: int) -> bytes:
-        """Return the text as it is without probes; of the image's data, what was loaded."""
+        """Return the bytes at ``addr`` as they are without probes (recover_probed_instruction).
+
+        Data of the image is returned as it was loaded.
+        """
         if not self._text.covers(addr, 1):
             return self.image.read(addr, size)
         has = self.profile.has
@@ -131,18 +137,18 @@ class X86Arch:
 
     @property
     def max_optimized_len(self) -> int:
-        """MAX_OPTIMIZED_LENGTH."""
+        """The most bytes that a jump's replaced instructions can have (MAX_OPTIMIZED_LENGTH)."""
         return MAX_OPTIMIZED_LENGTH
 
     def attach(self, core: ArchCallbacks) -> None:
-        """Take note of the core whose probes these are."""
+        """Keep the core whose probes this arch layer serves."""
         self.cpus.core = core
         self._lookup = core.get_kprobe
 
     # Plain probes ---------------------------------------------------------------------------------
 
     def arch_check_text(self, addr: int) -> None:
-        """Refuse an address that 6.1 refuses without a look at the text there.
+        """Refuse an address that Linux 6.1 refuses without a look at the text there.
 
         :raises KprobeError: EINVAL or ENOENT.
         """
@@ -153,15 +159,16 @@ class X86Arch:
 
     def _refuse(self, addr: int, verdict: Verdict) -> None:
         if verdict.errno:
-            # 6.1 looks the symbol up first and answers ENOENT where there is none. 2.6.38 looks
-            # whether the address is text and answers EINVAL.
+            # Linux 6.1 looks the symbol up first and answers ENOENT where there is none. Linux
+            # 2.6.38 checks whether the address is text and answers EINVAL.
             outside = verdict.errno == errno.ENOENT and not self.profile.lookup_is_enoent
             code = errno.EINVAL if outside else verdict.errno
             raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}")
 
     def arch_adjust_kprobe_addr(self, addr: int) -> int:
-        """Return the address behind the ENDBR where ``addr`` is a function's first byte, in kernels
-        that skip it; else ``addr``.
+        """Return the address behind the ENDBR at a function's entry, in kernels that skip it.
+
+        Any other ``addr`` is returned as it is.
         """
         return addr + entry_offset(self.code, addr) if self.profile.skips_endbr else addr
 
@@ -170,8 +177,9 @@ class X86Arch:
         return is_ftrace_site(self.code, addr)
 
     def arch_prepare_kprobe(self, p: Kprobe) -> None:
-        """Copy the instruction to a slot, with a jump back behind it where it can be boosted. On an
-        ftrace location nothing is copied.
+        """Copy the probed instruction to a slot, with a jump back behind it if it can be boosted.
+
+        On an ftrace location nothing is copied.
 
         :raises KprobeError: EILSEQ, EINVAL, EOPNOTSUPP, ENODEV or ENOSPC, where 6.1 refuses the
             instruction.
@@ -180,27 +188,28 @@ class X86Arch:
         self._plain.prepare(p)
 
     def arch_remove_kprobe(self, p: Kprobe) -> None:
-        """Fill the slot of ``p`` with breakpoints and free it, if there still is one."""
+        """Fill the slot of ``p`` with breakpoints and free it, if the probe still has one."""
         self._plain.remove(p)
 
     def arch_arm_kprobes(self, ps: Sequence[Kprobe]) -> None:
-        """Write the breakpoints of ``ps``, and ftrace's calls."""
+        """Write the breakpoints of ``ps``, or ftrace's calls for those on ftrace locations."""
         self._plain.arm(ps)
 
     def arch_disarm_kprobes(self, ps: Sequence[Kprobe]) -> None:
-        """Write the original first bytes back, and the instructions that ftrace's calls have
-        replaced.
+        """Write back what the breakpoints and ftrace's calls of ``ps`` have replaced.
+
+        For a breakpoint this is the original first byte, for a call the whole instruction.
         """
         self._plain.disarm(ps)
 
     # Optimized probes -----------------------------------------------------------------------------
 
     def arch_prepare_optimized_kprobe(self, op: AggrKprobe) -> None:
-        """Build the detour buffer, where the site can be optimized."""
+        """Build the detour buffer of ``op`` if its site can be optimized."""
         self._optimized.prepare(op)
 
     def arch_remove_optimized_kprobe(self, op: AggrKprobe) -> None:
-        """Fill the detour buffer with breakpoints and free it."""
+        """Fill the detour buffer of ``op`` with breakpoints and free it."""
         self._optimized.remove(op)
 
     def arch_check_optimized_kprobe(self, op: AggrKprobe) -> bool:
@@ -208,12 +217,12 @@ class X86Arch:
         return self._optimized.check(op, self._lookup)
 
     def arch_within_optimized_kprobe(self, op: AggrKprobe, addr: int) -> bool:
-        """Return whether ``addr`` lies in the replaced instructions."""
+        """Return whether ``addr`` lies in the replaced instructions of ``op``."""
         optinsn: OptInsn = op.optinsn
         return op.at <= addr < op.at + optinsn.size
 
     def arch_optimize_kprobes(self, ops: Sequence[AggrKprobe]) -> None:
-        """Turn the breakpoints of ``ops`` into jumps."""
+        """Turn the breakpoints of ``ops`` into jumps to their detour buffers."""
         self._optimized.optimize(ops)
 
     def arch_unoptimize_kprobes(self, ops: Sequence[AggrKprobe]) -> None:
@@ -221,31 +230,31 @@ class X86Arch:
         self._optimized.unoptimize(ops, "unoptimize")
 
     def arch_unoptimize_kprobe(self, op: AggrKprobe) -> None:
-        """Turn the jump of ``op`` into a breakpoint at once."""
+        """Turn the jump of ``op`` into a breakpoint at once, without waiting for the optimizer."""
         self._optimized.unoptimize([op], "force unoptimize")
 
     # Return probes --------------------------------------------------------------------------------
 
     @property
     def trampoline(self) -> int:
-        """The address that functions with a return probe return to."""
+        """The address to which functions with a return probe return."""
         return self._areas.trampoline
 
     def arch_prepare_kretprobe(self, ri: KretprobeInstance, regs: PtRegs) -> bool:
-        """Put the trampoline in the place of the return address.
+        """Put the trampoline's address in the place of the return address.
 
         :returns: False, with nothing done, where the stack is not mapped.
         """
         return hook_return(ri, regs, self._memory, self.trampoline)
 
     def arch_setjmp(self, entry: int, regs: PtRegs) -> None:
-        """Have the hit go on at ``entry``, the guest function of a jumper probe."""
+        """Let the hit go on at ``entry``, the guest function of a jumper probe."""
         setjmp(
             self.cpus.current, entry, regs, self._memory, self._areas.jprobe.saved_sp[self.cpus.cpu]
         )
 
     def arch_longjmp(self, regs: PtRegs) -> bool:
-        """Go back to the probed function from that of a jumper probe.
+        """Go back from the guest function of a jumper probe to the probed function.
 
         :returns: False, with nothing done, where the breakpoint is not that of ``jprobe_return``.
         """
@@ -255,15 +264,16 @@ class X86Arch:
         )
 
     def call_ended(self, cpu: int) -> None:
-        """Take note that the call on ``cpu`` is over: the calls in it that return probes follow
-        never return, and no hit is in progress.
+        """Forget the hits and the open return-probed calls of the call on ``cpu``, which is over.
+
+        The calls in it that return probes follow will never return.
         """
         self.traps.call_ended(cpu)
 
     # Handlers -------------------------------------------------------------------------------------
 
     def arch_set_current_kprobe(self, p: Kprobe | None) -> None:
-        """Take note that a handler of ``p`` runs on this CPU outside of a hit; None: none does."""
+        """Note that a handler of ``p`` runs on this CPU outside of a hit; None: none does."""
         block = self.cpus.current
         block.current = p
         block.status = KprobeStatus.HIT_ACTIVE
@@ -285,7 +295,7 @@ class X86Arch:
 
     @property
     def possible_cpus(self) -> int:
-        """How many CPUs there are."""
+        """The number of CPUs of the machine."""
         return len(self.ctlblk)
 
     # Snapshots ------------------------------------------------------------------------------------
@@ -295,7 +305,7 @@ class X86Arch:
         return self.cpus.save_state(), self.cpus.core.kretprobes.save_state()
 
     def restore_state(self, state: Any) -> None:
-        """Go back to what :meth:`save_state` returned."""
+        """Go back to the hits and calls that :meth:`save_state` returned."""
         hits, returns = state
         self.cpus.restore_state(hits)
         self.cpus.core.kretprobes.restore_state(returns)
@@ -321,16 +331,18 @@ class X86Arch:
         return self.copies.in_use(addr)
 
     def watch_ranges(self) -> Iterator[tuple[int, int]]:
-        """Yield the start and end of code whose execution others can affect or observe: in slots,
-        in detour buffers in use, and at the entry of ftrace's trampoline.
+        """Yield the start and end of code whose execution others can affect or observe.
+
+        Such code is in slots, in detour buffers in use, and at the entry of ftrace's trampoline.
         """
         if self.profile.on_ftrace and self.code.ftrace_sites:
             yield self._areas.ftrace_caller, self._areas.ftrace_caller + 1
         yield from self.copies.watch_ranges()
 
     def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
-        """Return the bytes of each instruction of ``image`` in the ``size`` bytes from ``addr``, of
-        at least one, by its address.
+        """Return the bytes of each of ``image``'s instructions from ``addr`` on, by its address.
+
+        :param size: the instructions begin in so many bytes; 0 is taken as 1.
         """
         insns: dict[int, bytes] = {}
         at = addr

@@ -1,1 +1,1 @@
-"""The command line of ``optprobe``: one file a command, and cli.py with the table of them."""
+"""The command line of ``optprobe``: one file for each command, and cli.py with their table."""

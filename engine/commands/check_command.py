@@ -1,5 +1,6 @@
-"""``optprobe check``: explore every interleaving of calls, interrupts and a probe's life, up to a
-bound.
+"""The command ``optprobe check``, which explores every interleaving around probes, up to a bound.
+
+Calls, interrupts and the operations of a probe's life are interleaved.
 """
 
 from __future__ import annotations

@@ -50,11 +50,11 @@ COMMANDS: Final[tuple[Command, ...]] = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status.
 
-    :param argv: the words of the command line, without the name of the program; those of this
-        process where it is None.
+    :param argv: the words of the command line, without the name of the program; None: those of this
+        process.
     """
     for stream in (sys.stdout, sys.stderr):
-        # characters in the user's names that the locale lacks are shown escaped
+        # A name of the user's may have characters that the locale lacks; they are shown escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     return exit_status(lambda: _main(sys.argv[1:] if argv is None else argv))
@@ -71,7 +71,7 @@ def _main(argv: Sequence[str]) -> int:
         return BAD
     try:
         args = parse(argv)
-    except SystemExit as done:  # --help
+    except SystemExit as done:  # argparse ends so when it has printed --help.
         sys.stdout.flush()
         return int(done.code or 0)
     (command,) = (one for one in COMMANDS if one.name == args.command)

@@ -1,4 +1,4 @@
-"""What the table in cli.py knows of each command of ``optprobe``."""
+"""The records of the commands of ``optprobe``, which the table in cli.py holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("Command",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command. Each ``*_command.py`` in this folder defines one.
+    """A command of ``optprobe``. Each ``*_command.py`` in this folder defines one.
 
     :ivar name: the word that calls the command, behind ``optprobe``.
     :ivar help: the line about the command in ``optprobe --help``.

@@ -1,4 +1,4 @@
-"""How the words of a command line become parsed options."""
+"""The parsing of a command line: how its words become options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def parse(argv: Sequence[str], commands: Sequence[Command]) -> argparse.Namespac
     parser = _parser(commands)
     args, left = parser.parse_known_args(_join_negative(words))
     if len(left) == 1 and not left[0].startswith("-") and vars(args).get("symbol", "") is None:
-        # argparse takes an optional argument, such as inspect's SYMBOL, in front of options only
+        # argparse takes an optional argument, such as inspect's SYMBOL, only in front of options.
         args.symbol, left = left[0], []
     if left:
         parser.error(f"unrecognized arguments: {' '.join(left)}")
@@ -78,8 +78,10 @@ def _parser(commands: Sequence[Command]) -> Parser:
 
 
 def _refuse_empty(words: Sequence[str]) -> None:
-    """Refuse empty words. As a directory, an empty word would be the present one, and a message
-    that quotes an empty word shows nothing.
+    """Refuse a command line with an empty word.
+
+    As a directory, an empty word would be the present one, and a message that quotes an empty word
+    shows nothing.
 
     :raises InputError: a word is empty.
     """

@@ -1,4 +1,4 @@
-"""``optprobe demo``: watch a probe being armed, optimized and undone."""
+"""The command ``optprobe demo``, which shows a probe being armed, optimized and undone."""
 
 from __future__ import annotations
 

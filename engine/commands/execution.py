@@ -1,4 +1,4 @@
-"""How the commands that execute guest code read the options that they share, and load the image."""
+"""The reading of options and the loading of images, for the commands that execute guest code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _JOBS_MAX = 256
 
 
 def exec_options(args: Namespace) -> wiring.ExecOptions:
-    """The options that say how to execute, such as the profile and the number of vCPUs.
+    """Return the options that say how to execute, such as the profile and the number of vCPUs.
 
     :raises InputError: a number, a stub, a profile or a safety step is wrong, or there is
         ``--preempt``, which these commands do not have.
@@ -33,7 +33,7 @@ def exec_options(args: Namespace) -> wiring.ExecOptions:
     if args.preempt:
         raise InputError("--preempt: only check and explore have preemption; leave it out")
     return wiring.ExecOptions(
-        # script is the only one of these commands that has --without
+        # Of these commands only script has --without.
         profile=without(profile_named(args.profile), frozenset(vars(args).get("without", ()))),
         cpus=parse_number(args.cpus, "--cpus", least=1, most=CPUS_MAX),
         max_instructions=parse_number(
@@ -45,7 +45,7 @@ def exec_options(args: Namespace) -> wiring.ExecOptions:
 
 
 def jobs(args: Namespace) -> int:
-    """The number of processes that ``--jobs`` asks for.
+    """Return the number of processes that ``--jobs`` asks for.
 
     :raises InputError: it is no number, or out of range.
     """
@@ -58,7 +58,7 @@ def load(args: Namespace, *, executes: bool = True) -> Image:
     :param executes: the code will run, so each function that it calls has to be defined.
     :raises InputError: a file can't be read, or something that the image needs is missing.
     """
-    given = vars(args)  # inspect has no --stub
+    given = vars(args)  # The command inspect has no --stub, so the option may be missing.
     image = wiring.load_image(
         args.image,
         libraries=given.get("libraries", ()),

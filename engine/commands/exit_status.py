@@ -1,5 +1,4 @@
-"""The exit statuses, and the one line on standard error that an error becomes when it ends a
-program.
+"""The exit statuses, and the line on standard error about an error that ends a program.
 
 0 means good; 1 means a failed check, a guest fault or output that can't be written; 2 means bad
 usage or input, and one line says what is wrong; 130 means that Ctrl-C ended the program.
@@ -62,7 +61,7 @@ def exit_status(program: Callable[[], int]) -> int:
             " process more (ulimit -v)"
         )
         return BAD
-    except BrokenPipeError:  # the reader went away (`optprobe ... | head`)
+    except BrokenPipeError:  # The reader of the output has ended (`optprobe ... | head`).
         _give_up_output()
         return BAD
     except ImportError as error:
@@ -76,8 +75,9 @@ def exit_status(program: Callable[[], int]) -> int:
 
 
 def _uncovered(program: Callable[[], int]) -> int:
-    """Run ``program``. An error that it raises while a KeyboardInterrupt is on its way out becomes
-    a KeyboardInterrupt.
+    """Run ``program``, and let no other error cover up a KeyboardInterrupt.
+
+    An error that is raised while a KeyboardInterrupt is on its way out becomes a KeyboardInterrupt.
     """
     try:
         return program()
@@ -88,7 +88,7 @@ def _uncovered(program: Callable[[], int]) -> int:
 
 
 def _refused_by_the_system(error: OSError) -> int:
-    """Say whether the output or something else has failed, and return the exit status."""
+    """Print whether the output or something else has failed, and return the exit status."""
     if error.errno not in _OUTPUT_ERRORS:
         complain(
             f"the system refuses: {error_text(error)}; is there too little memory, or are there too"
@@ -105,5 +105,5 @@ def _give_up_output() -> None:
 
     The interpreter flushes the buffer when it ends, and would print an error of its own.
     """
-    with suppress(OSError):  # standard output is no file in a test
+    with suppress(OSError):  # In a test standard output is no file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``optprobe explore``: do what ``check`` does, for scenarios in Python."""
+"""The command ``optprobe explore``, which does what ``check`` does for scenarios in Python."""
 
 from __future__ import annotations
 

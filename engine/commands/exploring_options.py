@@ -17,7 +17,10 @@ __all__ = ("add_experiment", "add_search")
 
 
 class _Preemptions(Once):
-    """Keeps the bound, and that it was given: where it was not, a scenario's own bound holds."""
+    """An action that keeps the bound and notes that it was given.
+
+    Where it was not given, a scenario's own bound holds.
+    """
 
     def __call__(
         self,
@@ -31,7 +34,7 @@ class _Preemptions(Once):
 
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """Add what ``check`` and ``explore`` have, and ``matrix`` sets itself."""
+    """Add the options that ``check`` and ``explore`` have, and that ``matrix`` sets itself."""
     parser.add_argument(
         "--save", metavar="DIR", help="write what is found to files that replay takes"
     )

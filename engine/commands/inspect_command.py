@@ -1,4 +1,4 @@
-"""``optprobe inspect``: show where probes and jumps can go, instruction by instruction."""
+"""The command ``optprobe inspect``, which shows where probes and jumps can go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``optprobe matrix``: show which safety step is needed where, from fresh runs."""
+"""The command ``optprobe matrix``, which finds which safety step is needed where, by fresh runs."""
 
 from __future__ import annotations
 

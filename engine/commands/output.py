@@ -1,4 +1,4 @@
-"""How several commands print their results."""
+"""The printing of results that several commands share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""argparse with errors of one line, and without hiding that its output can't be written."""
+"""A parser that is argparse's but reports an error in one line.
+
+It does not hide that its output can't be written, as argparse does.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *, example: str = "", **settings: Any) -> None:
         super().__init__(**settings)
         self._example = example
-        self.register("action", None, Once)  # the action where add_argument() gets none
+        self.register("action", None, Once)  # Options use this action where they name no other.
 
     def format_help(self) -> str:
         return super().format_help() + (f"\nexample:\n  {self._example}\n" if self._example else "")
@@ -38,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """Keeps the value of an option, and refuses a second one.
+    """An action that keeps the value of an option, and refuses a second one.
 
     argparse's own action lets a second value take the place of the first, and says nothing.
     """
@@ -60,7 +63,7 @@ class Once(argparse.Action):
 
 
 class Version(argparse.Action):
-    """Prints the version. argparse's own action would hide that it can't be written."""
+    """An action that prints the version. argparse's own would hide that it can't be written."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(f"optprobe {__version__}")

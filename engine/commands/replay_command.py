@@ -1,4 +1,4 @@
-"""``optprobe replay``: show a violation again, step by step."""
+"""The command ``optprobe replay``, which shows a violation again, step by step."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def _run(args: Namespace) -> int:
 
 
 def _found_by(words: Sequence[str]) -> Namespace:
-    """Parse the words behind ``--``: those of the ``check`` or ``explore`` that found the schedule,
-    its name in front.
+    """Parse the words behind ``--``: a ``check`` or ``explore`` command with its options.
+
+    It is the command that found the schedule.
     """
     return parse(words, (check_command.COMMAND, explore_command.COMMAND))
 

@@ -1,4 +1,4 @@
-"""What ``replay`` does. It is loaded when it is asked for, since it loads all that explores."""
+"""The work of ``replay``, which is loaded when it is needed, since it loads all that explores."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Parse: TypeAlias = Callable[[Sequence[str]], Namespace]
 
 
 def run_replay(args: Namespace, parse: Parse, port: SetupPort) -> int:
-    """``optprobe replay``, on a machine of ``port``. Returns the exit status.
+    """Run ``optprobe replay`` on a machine of ``port``, and return the exit status.
 
     :param parse: reads the words of the ``check`` or ``explore`` that found the schedule.
     """
     experiment, schedule = _replayed(args, parse, port)
     try:
         violation, lines = replay_experiment(experiment, schedule, port)
-    except UnprobedFault as error:  # no violation, which exit status 1 would say
+    except UnprobedFault as error:  # This is no violation, which exit status 1 would mean.
         raise InputError(f"there is nothing to replay: {error}") from None
     if args.json:
         found = (

@@ -1,4 +1,4 @@
-"""``optprobe run``: probe a function, call it, and report."""
+"""The command ``optprobe run``, which probes a function, calls it, and reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.syntax.interrupts import parse_interrupts
 __all__ = ("COMMAND",)
 
 _SHOWN_BYTES: Final = 32
-"""The most bytes of a buffer that are printed."""
+"""The number of bytes of a buffer that are printed at most."""
 
 
 def _add_options(parser: ArgumentParser) -> None:
@@ -37,11 +37,11 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
-    # loaded here, since each dataclass that a module defines would delay the start of all commands
+    # The import is here since each dataclass of a module would delay the start of all commands.
     from engine.syntax.kprobe_events import parse_spec
 
     options = exec_options(args)
-    jobs(args)  # has no effect on this command, but is refused where it is no number
+    jobs(args)  # The option has no effect here, but is refused where it is no number.
     arguments = [parse_argument(text) for text in args.arguments]
     specs = [parse_spec(text) for text in args.probe]
     interrupts = parse_interrupts(args.interrupts)
@@ -67,7 +67,7 @@ def _run(args: Namespace) -> int:
 
 
 def _is_double(result: float | None, asked: bool) -> bool:
-    """Whether the result of a call may be a double.
+    """Return whether the result of a call may be a double.
 
     It may if the call was given doubles, or if XMM0 holds what looks like a double, and not like
     text or a small integer.
@@ -79,7 +79,7 @@ def _is_double(result: float | None, asked: bool) -> bool:
 
 
 def _show(result: wiring.RunResult, style: Style, asked: bool) -> None:
-    """Print ``result`` for people.
+    """Print ``result``, the outcome of the run, for people.
 
     :param asked: the call was given doubles.
     """

@@ -1,5 +1,6 @@
-"""``optprobe script``: run operations, one a line, and show the state after each. docs/script.md
-lists the operations.
+"""The command ``optprobe script``, which runs operations and shows the state after each.
+
+A script has one operation on each line; docs/script.md lists the operations.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
-    # loaded here, since each dataclass that a module defines would delay the start of all commands
+    # The import is here since each dataclass of a module would delay the start of all commands.
     from engine.syntax.script import parse_script
 
     options = exec_options(args)
-    jobs(args)  # has no effect on this command, but is refused where it is no number
+    jobs(args)  # The option has no effect here, but is refused where it is no number.
     operations = parse_script(
         _read(args.script), "standard input" if args.script == "-" else args.script
     )
@@ -87,7 +88,7 @@ def _read(name: str) -> str:
 
 
 def _shown(line: dict[str, Any]) -> str:
-    """The line, or two, that shows people the state after an operation."""
+    """Return the line, or two lines, that show the state after an operation to people."""
     keys = (f"{key}={value}" for key, value in line.items() if key not in ("op", "list", "fault"))
     probes = "  ".join(f"{place}{flags}" for place, flags in line["list"])
     fault = (

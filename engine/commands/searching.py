@@ -1,5 +1,6 @@
-"""What ``check`` and ``explore`` do. It is loaded when one of them is asked for, since it loads all
-that explores.
+"""The work of ``check`` and ``explore``.
+
+It is loaded when one of them is called, since it loads all that explores.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = ("check_request", "options_given", "run_check", "run_explore")
 
 
 def options_given(args: Namespace) -> dict[str, Any]:
-    """What the command line gives, by the names that Python has for it; None: not said."""
+    """Return what the command line gives, by the names of Python's parameters; None: not given."""
     given = vars(args) | {
         "reduce": not args.no_reduction,
         "hashing": not args.no_hashing,
@@ -41,7 +42,7 @@ def options_given(args: Namespace) -> dict[str, Any]:
 
 
 def check_request(args: Namespace) -> Request:
-    """What ``check`` is asked.
+    """Return the request that the options of ``check`` make.
 
     :raises InputError: one of the options is wrong.
     """
@@ -51,7 +52,7 @@ def check_request(args: Namespace) -> Request:
 
 
 def run_check(args: Namespace, port: SetupPort) -> int:
-    """``optprobe check``, on machines of ``port``. Returns the exit status."""
+    """Run ``optprobe check`` on machines of ``port``, and return the exit status."""
     request, search = check_request(args), read_search(options_given(args))
     directory = None if args.save is None else SaveDirectory(Path(args.save))
     experiment = experiment_of_check(request, port)
@@ -73,11 +74,11 @@ def run_check(args: Namespace, port: SetupPort) -> int:
 
 
 def run_explore(args: Namespace, port: SetupPort) -> int:
-    """``optprobe explore``, on machines of ``port``. Returns the exit status."""
+    """Run ``optprobe explore`` on machines of ``port``, and return the exit status."""
     search = read_search(options_given(args))
     directory = None if args.save is None else SaveDirectory(Path(args.save))
-    # All are set up before the first is searched, so that what is wrong with the last one is said
-    # at once.
+    # All scenarios are set up before the first is searched, so that a mistake in the last one is
+    # reported at once.
     scenarios = load_scenarios(args.file)
     asked = read_options(Way.EXPLORE, options_given(args))
     experiments = [(one, one.experiment(one.asked(asked), port)) for one in scenarios]
@@ -95,7 +96,7 @@ def run_explore(args: Namespace, port: SetupPort) -> int:
             )
             try:
                 result = _search(f"explore {one.name}", experiment, bound, port)
-            except KeyboardInterrupt:  # while it was set up
+            except KeyboardInterrupt:  # Ctrl-C came while the machine was set up.
                 complain(f"interrupted while {one.name} was set up")
                 worst = INTERRUPTED
                 break
@@ -119,7 +120,8 @@ def run_explore(args: Namespace, port: SetupPort) -> int:
     except (
         Exception,
         KeyboardInterrupt,
-    ):  # one line about a scenario: what came out of those in front of it is told all the same
+    ):
+        # The error becomes one line; the results of the scenarios before it are printed as well.
         if documents:
             _print_scenarios(documents)
         raise
@@ -133,7 +135,7 @@ def _print_scenarios(documents: list[dict[str, object]]) -> None:
 
 
 def _name_files(saved: SavedExperiment | None, result: CheckResult) -> None:
-    """The reports say to which files they go, if there is a directory for them."""
+    """Note in each report to which file it will go, if there is a directory for them."""
     if saved is not None:
         for number, report in enumerate(result.violations):
             result.violations[number] = replace(
@@ -142,8 +144,9 @@ def _name_files(saved: SavedExperiment | None, result: CheckResult) -> None:
 
 
 def _save(saved: SavedExperiment | None, result: CheckResult) -> None:
-    """What was found, and has been printed, goes to its files. What can't be written, here or in a
-    checkpoint, is said.
+    """Write the violations, which have been printed, to their files.
+
+    What can't be written, here or in a checkpoint, is reported on standard error.
     """
     if result.unwritten is not None:
         complain(result.unwritten)
@@ -161,7 +164,7 @@ def _save(saved: SavedExperiment | None, result: CheckResult) -> None:
 def _search(
     label: str, experiment: Experiment, search: Search, port: SetupPort, *, refuses: bool = False
 ) -> CheckResult:
-    """What the search comes to. It says meanwhile how far it has come, under ``label``."""
+    """Search, and show meanwhile under ``label`` how far the search has come."""
     line = Progress(label)
 
     def progress(schedules: int, expected: int | None) -> None:

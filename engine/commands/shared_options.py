@@ -56,7 +56,7 @@ def add_call(parser: argparse.ArgumentParser) -> None:
 
 
 def add_probe(parser: argparse.ArgumentParser) -> None:
-    """Add ``--probe``, a list."""
+    """Add ``--probe``, an option that may be there several times."""
     add_list(
         parser,
         "--probe",
@@ -111,17 +111,23 @@ def add_executing(
 
 
 def add_libraries(parser: argparse.ArgumentParser, shown: str) -> None:
-    """Add ``--with``, a list, of which ``--help`` says ``shown``."""
+    """Add ``--with``, an option that may be there several times.
+
+    :param shown: what ``--help`` says of the option.
+    """
     add_list(parser, "--with", metavar="LIB", into="libraries", shown=shown)
 
 
 def add_jobs(parser: argparse.ArgumentParser, shown: str) -> None:
-    """Add ``--jobs``, of which ``--help`` says ``shown``."""
+    """Add ``--jobs``, the number of processes.
+
+    :param shown: what ``--help`` says of the option.
+    """
     parser.add_argument("--jobs", metavar="N", default=str(defaults.JOBS), help=shown)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json``."""
+    """Add ``--json``, which asks for one JSON document as the output."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -136,7 +142,7 @@ def add_list(
     """Add an option that may be there several times. Its values make a list, in their order.
 
     :param shown: what ``--help`` says of the option.
-    :param into: the name of the list among the parsed options, where it is not the option's own.
+    :param into: the name of the list among the parsed options; None: the option's own name.
     """
     parser.add_argument(
         option,

@@ -1,5 +1,6 @@
-"""``optprobe steps``: list the safety steps that ``--without`` leaves out, and what each is for.
-docs/steps.md says more.
+"""The command ``optprobe steps``, which lists the safety steps and what each of them is for.
+
+``--without`` leaves safety steps out; docs/steps.md says more about them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def _add_options(parser: ArgumentParser) -> None:
 
 def _run(args: Namespace) -> int:
     if args.profile is not None:
-        profile_named(args.profile)  # raises InputError for an unknown one
+        profile_named(args.profile)  # This raises InputError for an unknown profile.
     if args.json:
         print_json(_document(args.profile))
     else:
@@ -43,12 +44,12 @@ def _chosen(steps: tuple[Step, ...], profile: str | None) -> list[Step]:
 
 
 def _profiles(step: Step) -> list[str]:
-    """The profiles where it means something, in the usual order."""
+    """Return the profiles in which ``step`` means something, in the usual order."""
     return [name for name in _NAMES if name in step.profiles]
 
 
 def _document(profile: str | None) -> dict[str, object]:
-    """The document of ``optprobe steps --json``: the steps of ``profile``, or all."""
+    """Return the document of ``optprobe steps --json``: the steps of ``profile``, or all steps."""
     return {
         "schema": 1,
         "steps": [
@@ -60,7 +61,7 @@ def _document(profile: str | None) -> dict[str, object]:
 
 
 def _show(profile: str | None, style: Style) -> None:
-    """Print the steps of ``profile``, or all, for people."""
+    """Print the steps of ``profile``, or all steps, for people."""
     for title, steps in (
         ("Safety steps, which --without leaves out", STEPS),
         ("Mends of kernel commit 6274de4984a6, which --without leaves out, too", MENDS),

@@ -1,4 +1,4 @@
-"""What ``matrix`` does. It is loaded when it is asked for, since it loads all that explores."""
+"""The work of ``matrix``, which is loaded when it is needed, since it loads all that explores."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from engine.report.terminal import Progress, complain
 __all__ = ("run_matrix",)
 
 _SCHEDULES: Final = 40_000
-"""A search stops after so many schedules, where no other number is given."""
+"""A search stops after so many schedules if no other number is given."""
 
 
 def run_matrix(args: Namespace, port: SetupPort, shown: ShownSteps) -> int:
-    """``optprobe matrix``, on machines of ``port``. Returns the exit status."""
+    """Run ``optprobe matrix`` on machines of ``port``, and return the exit status."""
     search = read_search(options_given(args))
     if search.max_schedules is None:
         search = replace(search, max_schedules=_SCHEDULES)

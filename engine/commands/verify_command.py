@@ -1,4 +1,7 @@
-"""``optprobe verify``: probe every instruction that a call executes, one at a time, and compare."""
+"""The command ``optprobe verify``, which probes every instruction of a call, one at a time.
+
+Each run is compared with the unprobed run.
+"""
 
 from __future__ import annotations
 

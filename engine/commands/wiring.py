@@ -52,9 +52,9 @@ _NAMES_OF: Final = {
     "arch_x86.lab.run_script": "run_script",
     "arch_x86.lab.verify": "parse_sweep",
 }
-"""The modules that define the names of this one."""
+"""The names of this module, by the modules that define them."""
 
-# A type checker takes the imports above, and reports a name that is not there.
+# A type checker takes the imports above, and so reports a name that does not exist.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:

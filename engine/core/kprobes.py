@@ -1,8 +1,8 @@
-"""The kprobes core: the table of probes, registering, enabling and unregistering them. Answers to
-kernel/kprobes.c, at 6274de4984a6 and v6.1.
+"""The kprobes core: the table of probes, and registering, enabling and unregistering them.
 
-One object per machine holds what the kernel keeps in static variables. Lock order: module_mutex,
-kprobe_mutex, online_cpus, text_mutex.
+It answers to kernel/kprobes.c, at 6274de4984a6 and v6.1. One object per machine holds what the
+kernel keeps in static variables. Locks are taken in the order module_mutex, kprobe_mutex,
+online_cpus, text_mutex.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OFFSET_MASK = (1 << 32) - 1
 
 
 class Kprobes:
-    """All probes of one machine.
+    """The kprobes core of one machine: its probes, its locks, and the kernel's interface to them.
 
     :ivar kprobe_table: the probe, or the aggregator, at each address.
     :ivar kprobes_allow_optimization: the sysctl ``kprobes-optimization``.
@@ -87,8 +87,9 @@ class Kprobes:
 
     @contextmanager
     def locked(self, why: str) -> Generator[None]:
-        """Hold kprobe_mutex for the table, and below it the locks that a change of text needs. What
-        an operation arms and disarms together is written before they are dropped.
+        """Hold kprobe_mutex for the table, and under it the locks that a change of text needs.
+
+        What an operation arms and disarms together is written before these locks are dropped.
         """
         with self._held(why, self.kprobe_mutex, self.online_cpus, self.text_mutex):
             try:
@@ -105,29 +106,32 @@ class Kprobes:
         return self._held(why, self.online_cpus, self.text_mutex)
 
     def assert_text_locked(self) -> None:
-        """Raise EngineBug unless the current task holds text_mutex: the text of probes is about to
-        change.
+        """Check that the current task may change the text of probes.
+
+        :raises EngineBug: the current task does not hold text_mutex.
         """
         self.text_mutex.assert_held()
 
     # Look-ups -------------------------------------------------------------------------------------
 
     def get_kprobe(self, addr: int) -> Kprobe | None:
-        """Return the probe, or the aggregator, in the table at ``addr``; None: there is none."""
+        """Return the probe or aggregator that the table has at ``addr``, or None if it has none."""
         return self.kprobe_table.get(addr)
 
     def get_optimized_kprobe(self, addr: int) -> AggrKprobe | None:
-        """Return the aggregator with a detour buffer whose replaced bytes hold ``addr`` behind
-        their first byte, or None.
+        """Return the aggregator whose jump would cover ``addr``, or None.
+
+        That is an aggregator with a detour buffer whose replaced bytes hold ``addr`` behind their
+        first byte.
         """
         return self.optprobes.get_optimized_kprobe(addr)
 
     def find_optimized(self, op_id: int) -> AggrKprobe | None:
-        """Return the aggregator whose detour buffer carries ``op_id``; None once it is freed."""
+        """Return the aggregator whose detour buffer carries ``op_id``, or None once it is freed."""
         return self.optprobes.by_id.get(op_id)
 
     def kprobes_inc_nmissed_count(self, p: Kprobe) -> None:
-        """Count a miss of ``p``: of an aggregator, on every child."""
+        """Count a miss of ``p``; a miss of an aggregator is counted on each of its children."""
         for probe in nmissed_of(p):
             probe.nmissed += 1
             for instrument in self.instruments:
@@ -138,8 +142,8 @@ class Kprobes:
     def kprobe_addr(self, p: Kprobe) -> int:
         """Return the address that ``p`` asks for by its fields.
 
-        :raises KprobeError: EINVAL (address and symbol both or neither), ENOENT or EINVAL (no such
-            symbol).
+        :raises KprobeError: EINVAL if ``p`` has both an address and a symbol, or neither; ENOENT or
+            EINVAL, as the profile has it, if there is no such symbol.
         """
         unknown = errno.ENOENT if self.profile.lookup_is_enoent else errno.EINVAL
         offset = p.offset & _OFFSET_MASK if self.profile.offset_is_cut else p.offset
@@ -158,8 +162,10 @@ class Kprobes:
         return self.arch.arch_adjust_kprobe_addr(p.addr + offset)
 
     def on_func_entry(self, addr: int) -> bool:
-        """Return whether ``addr`` is a function's first byte, or where a probe on that byte goes
-        (kprobe_on_func_entry).
+        """Return whether a probe at ``addr`` is one on a function's entry (kprobe_on_func_entry).
+
+        It is one at the function's first byte, and at the address to which the arch layer moves a
+        probe on that byte.
         """
         found = self.kallsyms.lookup(addr)
         return found is not None and (
@@ -167,8 +173,9 @@ class Kprobes:
         )
 
     def is_registered(self, p: Kprobe) -> bool:
-        """Return whether ``p`` itself is registered now, as an entry of the table or as a child of
-        one (__get_valid_kprobe).
+        """Return whether ``p`` is registered now (__get_valid_kprobe).
+
+        A registered probe is an entry of the table, or a child of one.
         """
         if p.addr is None:
             return False
@@ -178,11 +185,11 @@ class Kprobes:
         )
 
     def register_kprobe(self, p: Kprobe) -> None:
-        """Put a probe in place and arm it (unless it comes with DISABLED, the one flag that is
-        looked at).
+        """Put a probe in place, and arm it unless its flags hold DISABLED (register_kprobe).
 
-        ``addr`` stays set once the place is known, also when the place is refused, so a probe that
-        names a symbol needs ``addr = None`` before it is registered again.
+        DISABLED is the only flag that registration looks at. ``addr`` stays set once the place is
+        known, also when the place is refused, so a probe that names a symbol needs ``addr = None``
+        before it is registered again.
 
         :raises KprobeError: EINVAL (address and symbol both or neither, already registered, not
             probeable, a handler that this kernel does not have), ENOENT or EINVAL (no such symbol),
@@ -195,8 +202,12 @@ class Kprobes:
             self._tell_registered(p)
 
     def _check(self, p: Kprobe) -> None:
-        """Refuse ``p`` where that needs no look at the text, which others may be writing; else set
-        its fields as those of a probe that is not registered yet.
+        """Check ``p`` as far as that needs no lock, and reset its fields for a registration.
+
+        Only these checks can be made without a look at the text, which other tasks may be writing.
+
+        :raises KprobeError: ``p`` has a handler that this kernel lacks, is registered already, or
+            asks for no place that can be probed.
         """
         if p.fault_handler is not None and not self.profile.fault_handlers:
             raise KprobeError(errno.EINVAL, "fault_handler: not there any more since v5.14")
@@ -219,7 +230,7 @@ class Kprobes:
             raise KprobeError(errno.EINVAL, f"{p!r} is registered already")
 
     def _register(self, p: Kprobe) -> None:
-        """Put a checked probe in place and arm it, with the locks held."""
+        """Put a checked probe in the table and arm it. The caller holds the locks."""
         addr = p.at
         if self.profile.marks_entries and self.on_func_entry(addr):
             p.flags |= KprobeFlag.ON_FUNC_ENTRY
@@ -236,7 +247,7 @@ class Kprobes:
         self.aggregation.try_to_optimize_kprobe(p)
 
     def register_locked(self, p: Kprobe) -> None:
-        """Register one of several probes as :meth:`register_kprobe` does, with the locks held."""
+        """Register ``p`` as :meth:`register_kprobe` does, under locks that the caller holds."""
         self._check(p)
         self._register(p)
         self._tell_registered(p)
@@ -246,9 +257,11 @@ class Kprobes:
             instrument.registered(p)
 
     def register_kprobes(self, ps: Sequence[Kprobe]) -> None:
-        """Register all of ``ps`` or none: when one fails, those before it are unregistered again.
+        """Register all of ``ps`` or none (register_kprobes).
 
-        :raises KprobeError: EINVAL for an empty list, or the first failure.
+        When one registration fails, the probes before it are unregistered again.
+
+        :raises KprobeError: EINVAL for an empty list, or the error of the registration that failed.
         """
         if self.arming.together:
             register_all(
@@ -260,22 +273,23 @@ class Kprobes:
     # Unregistration -------------------------------------------------------------------------------
 
     def unregister_kprobe(self, p: Kprobe) -> bool:
-        """Take one probe out of service (:meth:`unregister_kprobes`). Returns whether it was
-        registered.
+        """Take one probe out of service (unregister_kprobe).
+
+        :returns: whether it was registered.
         """
         return self.unregister_kprobes([p]) == 1
 
     def unregister_kprobes(
         self, ps: Iterable[Kprobe], *, disarmed: Callable[[], None] | None = None
     ) -> int:
-        """Take probes out of service, with one grace period for all; no handler of theirs runs
-        after the return.
+        """Take probes out of service, with one grace period for all (unregister_kprobes).
 
-        A jump is undone later, by the optimizer. A probe that is not registered changes nothing. As
-        in the kernel ``addr`` of an unregistered probe stays set: clear it before a probe that
-        names a symbol is registered again, or it is refused. The flag DISABLED stays set, too, and
-        the probe is disabled when it is registered again; in ``next`` its ``flags`` become those
-        that it was registered with.
+        No handler of these probes runs after the return. A jump is undone later, by the optimizer.
+        A probe that is not registered changes nothing. As in the kernel, ``addr`` of an
+        unregistered probe stays set: a probe that names a symbol is refused at its next
+        registration unless ``addr`` is cleared first. The flag DISABLED stays set, too, and the
+        probe is disabled when it is registered again; in ``next`` its ``flags`` become those that
+        it was registered with.
 
         :param disarmed: called with the locks held, before the grace period.
         :returns: how many were registered.
@@ -300,69 +314,67 @@ class Kprobes:
         return len(gone)
 
     def unhash(self, op: AggrKprobe) -> None:
-        """Take an unused aggregator out of the table, if it is still there."""
+        """Take an unused aggregator out of the table, if the table still has it."""
         if self.kprobe_table.get(op.at) is op:
             del self.kprobe_table[op.at]
 
     def free_aggr_kprobe(self, op: AggrKprobe) -> None:
-        """Free an unused aggregator's slot and detour buffer."""
+        """Free an unused aggregator's slot and detour buffer (free_aggr_kprobe)."""
         self.optprobes.free_aggr_kprobe(op)
 
     def reoptimize_neighbours(self, addr: int) -> None:
-        """Optimize the probes in whose replaced bytes ``addr`` lies, if nothing else hinders that:
-        the probe there has gone, and its breakpoint or jump with it.
+        """Optimize the probes whose replaced bytes hold ``addr``, where nothing else hinders that.
+
+        The caller has removed the probe at ``addr``, and its breakpoint or jump with it.
         """
         self.optprobes.reoptimize_neighbours(addr)
 
     def wait_for_kprobe_optimizer(self) -> None:
-        """Wait until both lists of the optimizer are empty and no pass is scheduled or under
-        way.
-        """
+        """Wait until the optimizer has two empty lists, and no pass is scheduled or under way."""
         self.optimizer.wait()
 
     # Return and jumper probes ---------------------------------------------------------------------
 
     def register_kretprobe(self, rp: Kretprobe) -> None:
-        """See :meth:`engine.core.kretprobes.Kretprobes.register_kretprobe`."""
+        """Probe a function's entry to run a handler when its calls return (register_kretprobe)."""
         self.kretprobes.register_kretprobe(rp)
 
     def register_kretprobes(self, rps: Sequence[Kretprobe]) -> None:
-        """See :meth:`engine.core.kretprobes.Kretprobes.register_kretprobes`."""
+        """Register all of these return probes, or none if one fails (register_kretprobes)."""
         self.kretprobes.register_kretprobes(rps)
 
     def unregister_kretprobe(self, rp: Kretprobe) -> bool:
-        """See :meth:`engine.core.kretprobes.Kretprobes.unregister_kretprobe`."""
+        """Take one return probe out of service, and return whether it was registered."""
         return self.kretprobes.unregister_kretprobe(rp)
 
     def unregister_kretprobes(self, rps: Iterable[Kretprobe]) -> int:
-        """See :meth:`engine.core.kretprobes.Kretprobes.unregister_kretprobes`."""
+        """Take return probes out of service, and return how many of them were registered."""
         return self.kretprobes.unregister_kretprobes(rps)
 
     def register_jprobe(self, jp: Jprobe) -> None:
-        """See :meth:`engine.core.jprobes.Jprobes.register_jprobe`."""
+        """Let a jumper probe's entry run before the function that it probes (register_jprobe)."""
         self.jprobes.register_jprobe(jp)
 
     def register_jprobes(self, jps: Sequence[Jprobe]) -> None:
-        """See :meth:`engine.core.jprobes.Jprobes.register_jprobes`."""
+        """Register all of these jumper probes, or none if one fails (register_jprobes)."""
         self.jprobes.register_jprobes(jps)
 
     def unregister_jprobe(self, jp: Jprobe) -> bool:
-        """See :meth:`engine.core.jprobes.Jprobes.unregister_jprobe`."""
+        """Take one jumper probe out of service, and return whether it was registered."""
         return self.jprobes.unregister_jprobe(jp)
 
     def unregister_jprobes(self, jps: Iterable[Jprobe]) -> int:
-        """See :meth:`engine.core.jprobes.Jprobes.unregister_jprobes`."""
+        """Take jumper probes out of service, and return how many of them were registered."""
         return self.jprobes.unregister_jprobes(jps)
 
     # Code that goes away --------------------------------------------------------------------------
 
     def kprobes_module_going(self, start: int, size: int) -> int:
-        """Take the probes out of use in the ``size`` bytes of text at ``start``, which are about to
-        be freed (kprobes_module_callback).
+        """Take probes out of use in text that is about to be freed (kprobes_module_callback).
 
-        No CPU may be executing them. The probes stay registered, as GONE, until they are
-        unregistered; when the code is there again, a probe registered at their address gets a slot
-        of its own.
+        The text is the ``size`` bytes at ``start``, and no CPU may be executing them. The probes
+        stay registered, as GONE, until they are unregistered; when the code is there again, a probe
+        registered at their address gets a slot of its own.
 
         :returns: how many addresses had a probe.
         """
@@ -371,8 +383,9 @@ class Kprobes:
     # Enabling -------------------------------------------------------------------------------------
 
     def disable_locked(self, p: Kprobe) -> Kprobe | None:
-        """Disable ``p`` and, with its last live child, the aggregator, with the locks held
-        (__disable_kprobe).
+        """Disable ``p``, and its aggregator with the last live child (__disable_kprobe).
+
+        The caller holds the locks.
 
         :returns: the table's entry; None when ``p`` is not registered.
         """
@@ -400,7 +413,7 @@ class Kprobes:
         return entry
 
     def disable_kprobe(self, p: Kprobe) -> None:
-        """Keep a probe registered, without its handler being called.
+        """Keep a probe registered, but let its handlers be called no more (disable_kprobe).
 
         :raises KprobeError: EINVAL when it is not registered.
         """
@@ -409,7 +422,7 @@ class Kprobes:
                 raise KprobeError(errno.EINVAL, f"{p!r} is not registered")
 
     def enable_kprobe(self, p: Kprobe) -> None:
-        """Undo :meth:`disable_kprobe`.
+        """Let the handlers of a disabled probe be called again (enable_kprobe).
 
         :raises KprobeError: EINVAL when it is not registered or its code is gone.
         """

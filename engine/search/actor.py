@@ -1,5 +1,6 @@
-"""Who goes on at a choice: what kind of actor, and which one. Actors are parsed and printed here
-only.
+"""The actors of a schedule: what kind each one is, and its number.
+
+Only this module parses and prints the texts of actors.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ __all__ = ("Actor", "ActorKind", "actor_from")
 
 
 class ActorKind(StrEnum):
-    """What kind of actor makes a step. The value is the first letter of the actor's text."""
+    """The kinds of actors that make a step. The value is the first letter of the actor's text."""
 
     VCPU = ""
     """A vCPU goes on."""
@@ -30,9 +31,9 @@ class ActorKind(StrEnum):
 
 
 class Actor(NamedTuple):
-    """Who makes a step.
+    """An actor, which makes a step of a schedule.
 
-    :ivar kind: what kind of actor.
+    :ivar kind: what kind of actor it is.
     :ivar index: the number of the control task, if the actor is one; else the number of the vCPU
         that goes on or that the event comes to.
     """
@@ -41,7 +42,7 @@ class Actor(NamedTuple):
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __str__(self) -> str:
-        """The text in a schedule: ``0``, ``c0``, ``i0``, ``n0``, ``p0``, ``s0``."""
+        """Return the text of the actor in a schedule, such as ``0``, ``c0``, ``i0`` or ``n0``."""
         return f"{self.kind}{self.index}"
 
     def __repr__(self) -> str:
@@ -49,7 +50,7 @@ class Actor(NamedTuple):
 
     @property
     def is_event(self) -> bool:
-        """The actor is something that happens to a vCPU, not somebody who goes on by itself."""
+        """The actor is an event that happens to a vCPU, and does not go on by itself."""
         return self.kind in _EVENTS
 
 
@@ -63,8 +64,10 @@ conversion of a number with thousands of digits.
 
 @lru_cache(maxsize=4096)
 def actor_from(text: str) -> Actor:
-    """The actor whose text is ``text``. Equal texts give the same object while it is cached, so a
-    path of many steps is parsed at the cost of a look-up a step.
+    """Return the actor whose text is ``text``.
+
+    Equal texts give the same object while the cache has it, so a path of many steps is parsed at
+    the cost of one look-up a step.
 
     :raises ValueError: no actor prints as ``text``.
     """

@@ -1,5 +1,6 @@
-"""What a search has found so far, in a file: a line a part, so that a search that was killed,
-however, goes on where it was.
+"""Checkpoints: what a search has found so far, in a file with one line for each part.
+
+A search that was killed at any moment goes on from its checkpoint where it was.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ _FORMAT: Final = "optprobe-checkpoint"
 
 
 class Checkpoint:
-    """One search's file, which is made if it is not there. A last line that was cut off does not
-    count.
+    """The checkpoint file of one search, which is made if it does not exist.
 
-    :param mark: names the search; what another has found is of no use.
-    :ivar unwritten: why the file has not all that was found, in words; None while it has.
-    :raises InputError: the file can't be read or written, or is another search's, or another
-        process's at present.
+    A last line that was cut off is dropped, since the search was killed while writing it.
+
+    :param mark: names the search; the results of a search with another mark are refused.
+    :ivar unwritten: why the file lacks some of what was found, in words; None while it lacks
+        nothing.
+    :raises InputError: the file can't be read or written, it belongs to another search, or another
+        process is writing it at present.
     """
 
     def __init__(self, file: Path, mark: str) -> None:
@@ -44,7 +47,7 @@ class Checkpoint:
                     f"--checkpoint: {printable(str(file))}: not a regular file; take it away"
                 )
             self._out = file.open("a+b", buffering=0)
-        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        except (OSError, ValueError) as error:  # A null character in the name is a ValueError.
             raise _unwritable(
                 file, "a file is there" if isinstance(error, FileExistsError) else error_text(error)
             ) from None
@@ -56,8 +59,12 @@ class Checkpoint:
             raise
 
     def _lock(self) -> None:
-        """A record lock: it ends with this process, however that ends, and processes that are
-        forked have no part in it.
+        """Lock the file, so that no second process works on the same search.
+
+        A record lock is taken because it ends with this process, however that ends, and because it
+        is not inherited by processes that are forked.
+
+        :raises InputError: another process holds the lock.
         """
         try:
             fcntl.lockf(self._out, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,7 +73,7 @@ class Checkpoint:
                 f"--checkpoint: {printable(str(self.file))}: another process is at this search;"
                 " wait for its end, or give another directory"
             ) from None
-        except OSError:  # a file system without locks
+        except OSError:  # The file system has no locks, so the search goes on without one.
             return
 
     def _begin(self, header: str) -> None:
@@ -95,12 +102,14 @@ class Checkpoint:
             raise _unwritable(self.file, self.unwritten)
 
     def known(self, most: int) -> list[PartResult]:
-        """The next results, ``most`` at most: those of the parts that come next."""
+        """Take the results of the next parts, ``most`` at most, that the file held at the start."""
         return [self._known.pop() for _ in range(min(most, len(self._known)))]
 
     def write(self, result: PartResult) -> None:
-        """One part more; no more of them once one could not be written, for only the parts from the
-        first on are of use.
+        """Append the result of the next part to the file.
+
+        Once a result could not be written, none is written any more: the results of a checkpoint
+        are of use only without a gap.
         """
         if self.unwritten is None:
             self._put(json.dumps(_document(result)))
@@ -114,8 +123,8 @@ class Checkpoint:
             self.unwritten = error_text(error)
 
     def close(self) -> None:
-        """Nothing more comes."""
-        with suppress(OSError):  # of a full disk, some file systems tell at the end only
+        """Close the file, to which nothing more is written."""
+        with suppress(OSError):  # Some file systems report a full disk only when a file is closed.
             self._out.close()
 
 
@@ -127,8 +136,9 @@ def _unwritable(file: Path, why: str) -> InputError:
 
 
 def code_mark(*packages: Path) -> str:
-    """8 hexadecimal digits of the source files in these directories: what other code has found may
-    not be found now.
+    """Return 8 hexadecimal digits that depend on all source files in these directories.
+
+    They are part of a search's mark: what other code has found may not be what this code finds.
     """
     digest = blake2b(digest_size=4)
     for package in packages:

@@ -1,5 +1,7 @@
-"""Leads a search: parts go to who runs them, and what they come to is put together in the
-search's order.
+"""The leading of a search: its parts are given to a runner, and their results are put together.
+
+The results are put together in the order of the parts, so the whole does not depend on which
+process is done first.
 """
 
 from __future__ import annotations
@@ -16,16 +18,16 @@ from engine.search.parts import Outcome, PartedSearch, PartResult, Tick
 __all__ = ("InProcess", "PartRunner", "Progress", "Workers", "drive", "explore")
 
 Progress = Callable[[int, int | None], None]
-"""Called now and then with the number of schedules so far, and about how many there will be, where
-that can be told.
+"""A function that is called now and then with the number of schedules so far, and with the number
+that is expected in all; None: that can't be told yet.
 """
 
 
 class PartRunner(Protocol):
-    """Works on parts of a search."""
+    """A runner, which works on the parts of a search."""
 
     def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
-        """What each of ``parts`` comes to, in their order.
+        """Work on ``parts``, and yield their results in the order of the parts.
 
         :param tick: called now and then with the number of schedules of these parts so far.
         """
@@ -36,19 +38,19 @@ class PartRunner(Protocol):
         ...
 
     def close(self) -> None:
-        """There will be no more parts."""
+        """End the runner, which gets no more parts."""
         ...
 
 
 class InProcess:
-    """Works on parts in this process, one after another."""
+    """A runner that works on parts in this process, one after another."""
 
     def __init__(self, search: PartedSearch, system: System) -> None:
         self._search = search
         self._system = system
 
     def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
-        """See :class:`PartRunner`."""
+        """Work on ``parts`` one after another, and yield the result of each once it is there."""
         for part in parts:
             yield self._search.work(self._system, part, tick)
 
@@ -57,16 +59,19 @@ class InProcess:
         self._search.learn(keys)
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing, since this runner has no processes that would have to end."""
 
 
 class Workers:
-    """Several processes, each with a system of its own. Until there is a batch of more than one
-    part, this process works alone.
+    """A runner with several processes, each of which has a system of its own.
 
-    :param search: what all of them know so far.
-    :param system: this process's own; ``make``: makes one for a worker, in its process.
-    :param number: how many; at least 2.
+    Until there is a batch of more than one part, this process works alone, since a short search
+    would be over before the processes had started.
+
+    :param search: the search that all of them work on, with what it knows so far.
+    :param system: this process's own system.
+    :param make: makes the system of a worker, in the worker's process.
+    :param number: the number of processes, at least 2.
     """
 
     def __init__(
@@ -78,7 +83,10 @@ class Workers:
         )
 
     def work(self, parts: Sequence[Any], tick: Tick | None) -> Iterator[PartResult]:
-        """What each comes to, in order, whoever is done first."""
+        """Work on ``parts`` in several processes, and yield the results in the order of the parts.
+
+        A result that comes before its turn waits, but its schedules are told to ``tick`` at once.
+        """
         if len(parts) < 2 and not self._pool.started:
             yield from self._here.work(parts, tick)
             return
@@ -110,10 +118,12 @@ def drive(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Outcome:
-    """Search to the end.
+    """Lead a search to its end, or to as many violations as end it.
 
-    :param outcome: to be filled in, for who wants what there is when the search is interrupted.
-    :param checkpoint: what was found before, to go on from, and where to write down what is found.
+    :param outcome: filled in as the results come, so that a caller who interrupts the search has
+        what was found so far.
+    :param checkpoint: the results to go on from, and the file to which new results are written.
+    :returns: ``outcome``.
     """
     while parts := search.batch(outcome):
         known = checkpoint.known(len(parts)) if checkpoint is not None else []

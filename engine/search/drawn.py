@@ -1,4 +1,4 @@
-"""A search that has a strategy draw schedules one by one, up to a limit or to the first violation.
+"""A search whose schedules a strategy draws one by one, up to a limit or to the first violation.
 
 It is cut into parts by the numbers of the schedules. A schedule depends on its number alone, so
 what is found does not depend on which process draws which schedule.
@@ -29,19 +29,19 @@ from engine.search.strategy import Strategy
 __all__ = ("Drawn",)
 
 _PART: Final = 256
-"""Schedules of a part. Such a part takes seconds, which is long against what it costs to send one
-to a worker, and short against a whole search.
+"""The number of schedules of a part. Such a part takes seconds, which is long against what it costs
+to send one to a worker, and short against a whole search.
 """
 
 
 class Drawn:
-    """The search.
+    """A search whose schedules are drawn by ``strategy``.
 
     :param strategy: decides on each schedule.
-    :param schedules: at most how many there are; the strategy may end the search sooner.
-    :param bound: what the choices of a schedule may cost together; None: anything.
+    :param schedules: the most schedules that are drawn; the strategy may end the search sooner.
+    :param bound: what the choices of a schedule may cost together; None: there is no bound.
     :param first: the number of the first schedule.
-    :param recheck_every: one schedule in so many is run a second time; 0: none.
+    :param recheck_every: one schedule in so many is run a second time; 0: none is.
     """
 
     def __init__(
@@ -63,8 +63,10 @@ class Drawn:
         self._given: deque[range] = deque()
 
     def batch(self, outcome: Outcome) -> Sequence[range]:
-        """The next numbers, up to the first violation, or to where the strategy ended the
-        search.
+        """Return the next parts, each a range of numbers of schedules.
+
+        There are none behind the first violation, or behind the part in which the strategy ended
+        the search.
         """
         parts: list[range] = []
         while not outcome.found and self._next < self._end and len(parts) < BATCH:
@@ -74,19 +76,20 @@ class Drawn:
         return parts
 
     def merge(self, result: PartResult) -> None:
-        """A part that came to fewer schedules than it has numbers, without a violation, is where
-        the strategy ended the search.
+        """End the search if the strategy has ended it in the part of ``result``.
+
+        The part then has fewer schedules than numbers, and no violation that would explain it.
         """
         if result.schedules < len(self._given.popleft()) and not result.found:
             self._end = self._next
 
     def expected(self, outcome: Outcome) -> int:
-        """All schedules up to the limit."""
+        """Return the limit, since the strategy may use it up."""
         del outcome
         return self.schedules
 
     def learn(self, keys: bytes) -> None:
-        """A strategy that draws schedules does not ask which states were met before."""
+        """Ignore the keys, since a strategy does not ask which states were met before."""
         del keys
 
     def work(self, system: System, part: range, tick: Tick | None = None) -> PartResult:
@@ -115,7 +118,10 @@ class Drawn:
         return result
 
     def _draw(self, system: System) -> int:
-        """Run one schedule from the start to its end. Returns how many choices it had."""
+        """Run one schedule from the start to its end.
+
+        :returns: how many choices it had.
+        """
         choose, left, made = self.strategy.choose, self.bound, 0
         system.reset()
         while choices := system.choices():

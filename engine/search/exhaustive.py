@@ -1,8 +1,8 @@
-"""Every schedule within a preemption bound, those with fewer preemptions first (Musuvathi and
-Qadeer, PLDI 2007).
+"""The exhaustive search, which visits every schedule within a preemption bound.
 
-All schedules that cost the same are one level: those without a preemption, then those with one, and
-so on. Within a level the search goes depth first. It goes on from a state only where it meets the
+It is that of Musuvathi and Qadeer (PLDI 2007): schedules with fewer preemptions come first. All
+schedules that cost the same are one level: those without a preemption, then those with one, and so
+on. Within a level the search goes depth first. It goes on from a state only where it meets the
 state first, which is where the state costs the least. A choice there that costs something is a
 start of a later level. So which states the search goes on from does not depend on the order of a
 level's starts, and a level can be worked on in parts (:mod:`engine.search.levels`).
@@ -32,18 +32,19 @@ from engine.search.schedule import segments_of
 __all__ = ("Exhaustive",)
 
 _NO_BOUND: Final = 1 << 30
-"""Stands for no bound: a schedule with so many preemptions would take days."""
+"""The bound that stands for none: a schedule with so many preemptions would take days."""
 
 
 class Exhaustive:
-    """The search.
+    """A search that visits every schedule within a bound.
 
-    :param bound: what the choices of a schedule may cost together; None: anything.
-    :param hashing: go on from a state only where it is met first. That keeps the set of outcomes.
-    :param max_schedules: stop after so many.
-    :param violations_max: stop after so many.
-    :param recheck_every: one schedule in so many is run a second time; 0: none.
-    :ivar seen: the keys of the states that were gone on from, as far as this process knows.
+    :param bound: what the choices of a schedule may cost together; None: there is no bound.
+    :param hashing: go on from a state only where it is met first, which keeps the set of outcomes.
+    :param max_schedules: the search ends after so many schedules; None: there is no limit.
+    :param violations_max: the search ends after so many violations.
+    :param recheck_every: one schedule in so many is run a second time; 0: none is.
+    :ivar seen: the keys of the states that the search has gone on from, as far as this process
+        knows.
     """
 
     def __init__(
@@ -63,30 +64,31 @@ class Exhaustive:
         self._levels = Levels(max_schedules, violations_max)
 
     def batch(self, outcome: Outcome) -> Sequence[Part]:
-        """Parts of the lowest level that has starts left."""
+        """Return parts of the lowest level that has starts left."""
         return self._levels.batch(outcome)
 
     def merge(self, result: PartResult) -> None:
-        """The starts that the part has left to others wait for their turn."""
+        """Let the starts that the part has left to others wait for their turn."""
         self._levels.put(result.groups)
 
     def expected(self, outcome: Outcome) -> int | None:
-        """About how many schedules there will be; None: that can't be told yet."""
+        """Return about how many schedules there will be, or None if that can't be told yet."""
         return self._levels.expected(outcome, self.bound)
 
     def learn(self, keys: bytes) -> None:
-        """The states with these keys are not gone on from any more."""
+        """Note that the search has gone on from the states with these keys."""
         self.seen.update(array("Q", keys))
 
     def work(self, system: System, part: Part, tick: Tick | None = None) -> PartResult:
-        """Depth first from each of the part's starts."""
+        """Go depth first from each of the part's starts, and return what the part comes to."""
         return _Walk(self, system, part, tick).run()
 
 
 class _Frame:
-    """A state with choices left that cost nothing.
+    """A state on the way to the present one that has choices left which cost nothing.
 
-    :ivar state: the state; ``trace``: how it came about.
+    :ivar state: the saved state.
+    :ivar trace: how the state came about.
     :ivar rest: the choices left; the next one is the last of them.
     """
 
@@ -99,7 +101,7 @@ class _Frame:
 
 
 class _Walk:
-    """Work on one part.
+    """The work on one part, which goes depth first from each of its starts.
 
     :ivar _left: what the choices behind a start of the part may cost.
     :ivar _fresh: the keys of the states that this part was the first to meet, in that order.
@@ -119,7 +121,7 @@ class _Walk:
         self._result = PartResult()
 
     def run(self) -> PartResult:
-        """Go on from each of the part's starts. Returns what the part comes to."""
+        """Go on from each of the part's starts, and return what the part comes to."""
         system, result = self._system, self._result
         system.coverage, system.points = Coverage(), set()
         starts = starts_of(self._part.blobs)
@@ -146,7 +148,7 @@ class _Walk:
         )
 
     def _closure(self) -> None:
-        """Visit all that can be reached from the present state at no cost."""
+        """Visit all that can be reached from the present state by choices that cost nothing."""
         system, stack = self._system, self._stack
         while True:
             if self._forward():
@@ -162,10 +164,13 @@ class _Walk:
             system.take(choice.actor, alone=self._left == 0)
 
     def _forward(self) -> bool:
-        """Go on to the end of the schedule, or to a known state, and leave a frame wherever there
-        was a choice at no cost, and a start of a later level for each choice that costs something.
+        """Go on to the end of the schedule, or to a state that was met before.
 
-        :returns: whether a schedule has ended so; False: it goes on in starts of later levels only.
+        On the way, each choice between actors that cost nothing leaves a frame, and each choice
+        that costs something becomes a start of a later level. The bound cuts choices that cost more
+        than is left.
+
+        :returns: whether a schedule has ended; False: it goes on in starts of later levels only.
         """
         system, left, level = self._system, self._left, self._part.level
         while True:
@@ -195,13 +200,14 @@ class _Walk:
             system.take(free[0].actor, alone=left == 0)
 
     def _ended(self) -> None:
-        """A schedule has ended, or has come to a known state."""
+        """Count a schedule that has ended or come to a known state, and note its violation."""
         system, result, every = self._system, self._result, self._strategy.recheck_every
         result.schedules += 1
         if system.violation is not None:
             result.found.append(Found(system.violation, segments_of(system.trace)))
-        # Parts may have fewer schedules than ``every``, so counting them alone would never come
-        # round; the key of the last state spreads the schedules that are run twice over all parts.
+        # Many parts have fewer schedules than ``every``, so the number within the part alone would
+        # choose none of theirs. The key of the last state, which is as good as random, spreads the
+        # schedules that are run twice over all parts, and is the same in every process.
         if every and (self._key + self._part.phase + result.schedules) % every == 0:
             check_repeats(system)
             result.rechecked += 1
@@ -209,8 +215,9 @@ class _Walk:
             self._tick(result.schedules)
 
     def _hand_back(self, starts: Sequence[tuple[Any, Actor | None]]) -> None:
-        """Leave the rest of the part, the deepest states first, and the ``starts`` that were not
-        begun, to other parts.
+        """Leave what the part has not visited, the deepest states first, to other parts.
+
+        :param starts: the starts of the part that were not begun.
         """
         for frame in reversed(self._stack):
             self._writer.add(

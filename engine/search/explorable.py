@@ -1,4 +1,4 @@
-"""What can be explored: a system that offers choices, takes one, and can be gone back with."""
+"""The contract of a system that can be explored: it offers choices and goes back to states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("Choice", "Coverage", "System", "Trace", "Violation", "ViolationKind"
 
 
 class ViolationKind(StrEnum):
-    """What can go wrong; the words of the command's JSON."""
+    """The kinds of violations. The values are the words of the command's JSON."""
 
     TORN = "torn-instruction"
     WRONG_RESULT = "wrong-result"
@@ -29,11 +29,11 @@ class ViolationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Something has happened that must not happen.
+    """A violation: something has happened that an oracle forbids.
 
-    :ivar kind: what kind of thing.
-    :ivar cpu: the vCPU that it has happened on; None: it has happened in a control task.
-    :ivar rip: the address of the instruction; None: it is no matter of one instruction.
+    :ivar kind: the kind of violation.
+    :ivar cpu: the vCPU on which it has happened; None: it has happened in a control task.
+    :ivar rip: the address of the instruction; None: it does not concern one instruction.
     :ivar explain: what has happened, in a sentence.
     """
 
@@ -48,9 +48,9 @@ class Violation:
 
 
 class Choice(NamedTuple):
-    """One way to go on.
+    """One of the ways in which a state can be gone on from.
 
-    :ivar actor: who makes a step.
+    :ivar actor: the actor that makes a step.
     :ivar cost: what the choice takes of the preemption bound.
     """
 
@@ -60,10 +60,11 @@ class Choice(NamedTuple):
 
 @dataclass(slots=True)
 class Coverage:
-    """How often hits took each way, and what was seen of text writes that met CPUs in flight, over
-    all schedules.
+    """Counts of the ways that hits took, and of text writes that met CPUs in flight.
 
-    ``ftrace`` is in the document only where there were such hits.
+    They are taken over all schedules.
+
+    ``ftrace`` is in the document only where hits came by way of ftrace.
     """
 
     int3: int = 0
@@ -75,12 +76,12 @@ class Coverage:
     ftrace: int = 0
 
     def add(self, other: Coverage) -> None:
-        """What other schedules have seen."""
+        """Add what other schedules have seen to these counts."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def to_json(self) -> dict[str, int]:
-        """An entry of the command's document."""
+        """Return the counts as an entry of the command's document."""
         return {
             name: count
             for name in self.__slots__
@@ -95,13 +96,14 @@ many steps that one made. The trace of the start is None. States with a common p
 
 
 class System(Protocol):
-    """What a search explores. It is deterministic: the same choices from the start give the same
-    states.
+    """A system that a search explores.
+
+    It is deterministic: the same choices from the start give the same states.
     """
 
     @property
     def coverage(self) -> Coverage:
-        """What was seen since a fresh record was put here."""
+        """The counts of what was seen since a fresh record was put here."""
         ...
 
     @coverage.setter
@@ -109,8 +111,9 @@ class System(Protocol):
 
     @property
     def points(self) -> set[int]:
-        """Names of the pairs of a vCPU's position and a control state that were met since a fresh
-        set was put here.
+        """The names of the pairs of a vCPU's position and a control state that were met.
+
+        They count from the moment at which a fresh set was put here.
         """
         ...
 
@@ -119,47 +122,51 @@ class System(Protocol):
 
     @property
     def trace(self) -> Trace:
-        """How the present state came about."""
+        """The steps that have led to the present state."""
         ...
 
     @property
     def violation(self) -> Violation | None:
-        """What is wrong in the present state; None: nothing is."""
+        """The violation in the present state; None: there is none."""
         ...
 
     def reset(self) -> None:
-        """Go to the start, where nothing has happened."""
+        """Go to the start, where no actor has made a step."""
         ...
 
     def choices(self) -> Sequence[Choice]:
-        """How the present state can be gone on from. Where whoever went on last can go on, that
-        choice comes first. No choice at all: the schedule has ended here.
+        """Return the choices that go on from the present state.
+
+        Where the actor that went on last can go on, its choice comes first. No choice at all means
+        that the schedule has ended here.
         """
         ...
 
     def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
         """Let ``actor`` go on to the next choice point, or for ``most`` steps at most.
 
-        :param alone: no choice that costs anything will be made any more, so ``actor`` goes on to
-            the next point where there is a choice that costs nothing.
-        :returns: how many steps it made.
+        :param alone: the search will make no choice any more that costs anything, so ``actor`` goes
+            on to the next point where there is a choice that costs nothing.
+        :returns: how many steps the actor made.
         """
         ...
 
     def save(self) -> Any:
-        """Keep the present state, to go back to it by :meth:`restore`."""
+        """Return a record of the present state, to which :meth:`restore` can go back."""
         ...
 
     def restore(self, state: Any) -> None:
-        """Go back to ``state``, which can be gone back to again."""
+        """Go back to ``state``, which can be restored again afterwards."""
         ...
 
     def release(self, state: Any) -> None:
-        """``state`` is not needed any more."""
+        """Let go of the saved ``state``, which is not needed any more."""
         ...
 
     def key(self) -> int:
-        """A number of 64 bits for the present state. Two states with the same number are taken for
-        one: the same can happen from both, with the same verdicts. It is the same in every process.
+        """Return a number of 64 bits that stands for the present state.
+
+        Two states with the same number are taken for one: the same can happen from both, with the
+        same verdicts. The number is the same in every process.
         """
         ...

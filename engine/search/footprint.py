@@ -1,4 +1,4 @@
-"""What a step may touch, so that a search can tell which steps may change places.
+"""Footprints: what a step may touch, which tells a search which steps may change places.
 
 Two adjacent steps of a schedule whose footprints do not meet lead to the same state in either
 order. A partial-order method (Godefroid, LNCS 1032) explores one of the two orders only. No search
@@ -20,7 +20,7 @@ __all__ = ("EVERYTHING", "Footprint", "SystemWithFootprints")
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What one step may touch. It may name more than the step touches, and never less.
+    """The footprint of one step. It may name more than the step touches, and never less.
 
     :ivar fetched: the text that the step may execute, as spans of addresses.
     :ivar written: the text that the step may write, as spans of addresses.
@@ -38,8 +38,9 @@ class Footprint:
     everything: bool = False
 
     def meets(self, other: Footprint) -> bool:
-        """Whether the order of the two steps may matter: both touch the same lock, or one of them
-        writes what the other one touches.
+        """Return whether the order of the two steps may matter.
+
+        It may if both touch the same lock, or if one of them writes what the other one touches.
         """
         if self.everything or other.everything:
             return True
@@ -60,7 +61,7 @@ EVERYTHING: Final = Footprint(everything=True)
 
 
 def _overlap(first: tuple[range, ...], second: tuple[range, ...]) -> bool:
-    """Whether a span of ``first`` and one of ``second`` have an address in common."""
+    """Return whether a span of ``first`` and one of ``second`` have an address in common."""
     return any(
         one.start < other.stop and other.start < one.stop for one in first for other in second
     )
@@ -74,7 +75,8 @@ class SystemWithFootprints(System, Protocol):
     """
 
     def footprint(self, actor: Actor) -> Footprint:
-        """What the step of ``actor`` may touch that begins in the present state, which offers that
-        choice. The state stays as it is.
+        """Return what the step of ``actor`` may touch that begins in the present state.
+
+        That state has to offer the actor's choice, and stays as it is.
         """
         ...

@@ -1,8 +1,8 @@
-"""How an exhaustive search is cut into parts: starts of schedules, by what they cost, wait in
-groups for their turn, and a batch of parts takes some of them.
+"""The levels of an exhaustive search, and how it is cut into parts.
 
-All starts of one cost are a level. The parts of a batch are of the lowest level that has starts
-left, so schedules with fewer preemptions come first.
+The starts of schedules wait in groups for their turn, sorted by what they cost; all starts of one
+cost are a level. A batch of parts takes some of these groups. The parts of a batch are of the
+lowest level that has starts left, so schedules with fewer preemptions come first.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from engine.search.prefixes import StartWriter
 __all__ = ("PART_SCHEDULES", "Levels", "Part")
 
 _PART_STARTS: Final = 128
-"""Starts of a part, if there are so many: enough that what neighbours have in common is run once,
-and few enough that a level gives parts to all processes.
+"""The number of starts of a part, if there are so many. They are enough that what neighbours have
+in common is run once, and few enough that a level gives parts to all processes.
 """
 PART_SCHEDULES: Final = 1_000
-"""A part hands back what is left after so many schedules, so that what it has found is known to all
-soon: a part takes seconds.
+"""A part hands back what is left after so many schedules, which take seconds. So what it has found
+is soon known to the parts of the next batch.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Starts of one level.
+    """A part of the search: some of the starts of one level.
 
     :ivar level: what each of the starts costs.
     :ivar blobs: the starts, as :mod:`engine.search.prefixes` keeps them.
@@ -46,10 +46,10 @@ class Part:
 
 
 class Levels:
-    """The starts that wait, by level.
+    """The starts that wait for their turn, by level.
 
-    :param max_schedules: no more parts after so many schedules; None: no limit.
-    :param violations_max: no more parts after so many violations.
+    :param max_schedules: no more parts are given after so many schedules; None: there is no limit.
+    :param violations_max: no more parts are given after so many violations.
     """
 
     def __init__(self, max_schedules: int | None, violations_max: int) -> None:
@@ -64,7 +64,7 @@ class Levels:
         self.put(root.close())
 
     def put(self, groups: Sequence[Group]) -> None:
-        """These groups of starts wait for their turn, too."""
+        """Let the starts of ``groups`` wait for their turn, too."""
         for group in groups:
             self._waiting.setdefault(group[0], []).append(group)
 
@@ -72,7 +72,7 @@ class Levels:
         """Take parts of the lowest level that has starts left.
 
         :returns: at most :data:`~engine.search.parts.BATCH` parts; none when the search is over.
-            ``outcome.exhaustive`` says whether it has left out nothing.
+            ``outcome.exhaustive`` says whether the search has left out nothing.
         """
         levels = [level for level, groups in self._waiting.items() if groups]
         outcome.exhaustive = not levels
@@ -98,8 +98,10 @@ class Levels:
         return [Part(level, blobs, most, phase, violations) for blobs in reversed(chosen)]
 
     def _some(self, groups: list[Group], at: int, starts: int) -> tuple[bytes, ...]:
-        """Take groups from position ``at`` on that make a part of about ``starts`` starts. The
-        parts of a batch lie far from each other, since starts that are near meet the same states.
+        """Take groups from position ``at`` on that make a part of about ``starts`` starts.
+
+        The parts of a batch lie far from each other, since starts that are near meet the same
+        states.
         """
         weight, end = 0, at
         while end < len(groups) and (end == at or weight + groups[end][1] <= starts):
@@ -111,8 +113,12 @@ class Levels:
         return blobs
 
     def expected(self, outcome: Outcome, bound: int | None) -> int | None:
-        """About how many schedules a search up to ``bound`` will have: what the starts of the last
-        level have come to so far is taken as the measure for the others. None: unknown.
+        """Estimate how many schedules a search up to ``bound`` will have.
+
+        The schedules that came of each start of the last level so far are taken as the measure for
+        the starts that are left.
+
+        :returns: the limit on schedules while the last level has not begun; None: nothing is known.
         """
         done = outcome.schedules - self._before
         if self._level != bound or not done:

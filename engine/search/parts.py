@@ -1,9 +1,9 @@
-"""Parts of a search, each of which any process can work on, and what a part comes to.
+"""The parts of a search, each of which any process can work on, and what a part comes to.
 
-A search cuts itself into parts, in batches. What a part comes to depends on the
-part and on what the batches before it have found, never on who works on it, or when; so the whole
-does not depend on how many processes there are, and a search that was killed goes on with the
-results that were written down.
+A search cuts itself into parts, in batches. What a part comes to depends on the part and on what
+the batches before it have found, never on which process works on it, or when. So the whole does not
+depend on how many processes there are, and a search that was killed goes on with the results that
+were written down.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ __all__ = (
 )
 
 RECHECK_EVERY: Final = 100
-"""One schedule in so many is run twice: it costs a hundredth of the time, and a search of some
+"""One schedule in so many is run twice. That costs a hundredth of the time, and a search of some
 hundreds of schedules still notices what is not deterministic.
 """
 BATCH: Final = 8
-"""Most parts that can be worked on at once, and so most processes that can help. What a batch finds
-is known to the next one only, so in an exhaustive search the parts of a larger one would meet the
-same states more often.
+"""The most parts that can be worked on at once, and so the most processes that can help. What a
+batch finds is known only from the next batch on, so in an exhaustive search the parts of a larger
+batch would meet the same states more often.
 """
 TICK_EVERY: Final = 64
-"""Progress is told after so many schedules of a part: often enough for people, and too seldom to
-cost anything.
+"""Progress is told after so many schedules of a part, which is often enough for people, and too
+seldom to cost anything.
 """
 
 
 class ReplayDivergence(EngineBug):
-    """The same schedule did something else the second time: something is not deterministic."""
+    """A schedule did something else when it was run again, so something is not deterministic."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A violation, and the schedule that shows it."""
+    """A violation that a search has found, and the schedule that shows it."""
 
     violation: Violation
     segments: Segments
@@ -61,13 +61,15 @@ class Found:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a search has done.
+    """The outcome of a search: what it has done so far.
 
-    :ivar schedules: runs to an end, or to a state that was met before.
-    :ivar merged: how many of them the latter.
+    :ivar schedules: how many runs came to an end, or to a state that was met before.
+    :ivar merged: how many of them came to a state that was met before.
     :ivar rechecked: how many were run twice.
-    :ivar exhaustive: nothing was left out within the bound.
-    :ivar points: names of the pairs of a vCPU's position and a control state that were met.
+    :ivar exhaustive: whether nothing was left out within the bound.
+    :ivar found: the violations, each with its schedule.
+    :ivar coverage: how often hits took each way.
+    :ivar points: the names of the pairs of a vCPU's position and a control state that were met.
     """
 
     schedules: int = 0
@@ -89,7 +91,7 @@ class Outcome:
         )
 
     def add(self, result: PartResult) -> None:
-        """A part more is done."""
+        """Add what one more part came to."""
         self.schedules += result.schedules
         self.merged += result.merged
         self.rechecked += result.rechecked
@@ -99,15 +101,21 @@ class Outcome:
 
 
 Group = tuple[int, int, bytes]
-"""Starts of schedules that are left to others: what they cost so far, how many they are, and their
-text, compressed.
+"""Starts of schedules that are left to other parts: what each of them costs so far, how many there
+are, and their text, compressed.
 """
 
 
 @dataclass(slots=True)
 class PartResult:
-    """What a part came to. ``keys``, ``points``: 8 bytes each; ``keys``: the states that it was the
-    first to meet, as far as it knew.
+    """The result of the work on one part.
+
+    The fields that :class:`Outcome` has too mean the same here, for one part.
+
+    :ivar points: as in :class:`Outcome`, each as 8 bytes.
+    :ivar keys: the keys of the states that the part was the first to meet, as far as it knew, each
+        as 8 bytes.
+    :ivar groups: the starts that the part leaves to others.
     """
 
     schedules: int = 0
@@ -121,14 +129,15 @@ class PartResult:
 
 
 Tick = Callable[[int], None]
-"""Called now and then with the number of schedules of a part so far."""
+"""A function that is called now and then with the number of schedules of a part so far."""
 
 
 class PartedSearch(Protocol):
-    """One way to search, cut into parts. The first three methods are called where the search is
-    led, the other two in each process that works on parts.
+    """One way to search, cut into parts.
 
-    A strategy (:mod:`engine.search.strategy`) becomes one in :class:`engine.search.drawn.Drawn`.
+    The process that leads the search calls the first three methods; each process that works on
+    parts calls the other two. A strategy (:mod:`engine.search.strategy`) becomes such a search in
+    :class:`engine.search.drawn.Drawn`.
 
     :ivar violations_max: the search ends after so many violations.
     """
@@ -136,25 +145,27 @@ class PartedSearch(Protocol):
     violations_max: int
 
     def batch(self, outcome: Outcome) -> Sequence[Any]:
-        """The next parts, at most :data:`BATCH`. No part: the search is over, and
-        ``outcome.exhaustive`` says whether it has left out nothing.
+        """Return the next parts, at most :data:`BATCH`.
+
+        Without a part the search is over, and ``outcome.exhaustive`` says whether it has left out
+        nothing.
         """
         ...
 
     def merge(self, result: PartResult) -> None:
-        """Take in what a part has come to. Called for each part in the order of the batches."""
+        """Take in what a part has come to; parts come in the order of the batches."""
         ...
 
     def expected(self, outcome: Outcome) -> int | None:
-        """About how many schedules there will be in all; None: that can't be told yet."""
+        """Return about how many schedules there will be, or None if that can't be told yet."""
         ...
 
     def learn(self, keys: bytes) -> None:
-        """Take in the states that all parts of a batch were the first to meet."""
+        """Take in the keys of the states that all parts of a batch were the first to meet."""
         ...
 
     def work(self, system: System, part: Any, tick: Tick | None = None) -> PartResult:
-        """Work on a part.
+        """Work on a part, and return what it comes to.
 
         :param tick: called now and then with the number of schedules of the part so far.
         """
@@ -163,7 +174,7 @@ class PartedSearch(Protocol):
 
 @contextmanager
 def uncounted(system: System) -> Generator[None]:
-    """What is run again is not seen again."""
+    """Leave the counts of the system's coverage as they are while something is run again."""
     before = replace(system.coverage)
     try:
         yield
@@ -172,7 +183,7 @@ def uncounted(system: System) -> Generator[None]:
 
 
 def check_repeats(system: System) -> None:
-    """Run the schedule that led to the present state again, and compare.
+    """Run the schedule that led to the present state again, and compare the states.
 
     :raises ReplayDivergence: the states, or the verdicts, differ.
     """
@@ -186,7 +197,8 @@ def check_repeats(system: System) -> None:
                 system.choices()
                 left -= max(1, system.take(actor, left))
         system.choices()
-        # the last thing it did was to find it can't go on
+        # The violation may be that the last actor could not go on. That is found only when the
+        # actor is asked to; this makes no step, so the actor is asked once more here.
         if trace is not None and violation is not None and system.violation is None:
             system.take(trace[1], 1)
             system.choices()

@@ -1,8 +1,8 @@
-"""Probabilistic concurrency testing: priorities by chance, lowered at ``depth`` - 1 points
-(Burckhardt et al., ASPLOS 2010).
+"""Probabilistic concurrency testing (Burckhardt et al., ASPLOS 2010).
 
-A fault that takes ``depth`` ordering constraints is found by one schedule with a probability of at
-least 1 / (n k^(depth-1)), for n actors and k choice points.
+Priorities are drawn by chance and lowered at ``depth`` - 1 points. A fault that takes ``depth``
+ordering constraints is found by one schedule with a probability of at least 1 / (n k^(depth-1)),
+for n actors and k choice points.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from engine.search.strategy import Strategy
 __all__ = ("Pct",)
 
 _BITS: Final = 40
-"""Bits of a random priority, and of a random point of change: so many that two priorities are equal
-by no chance that matters, and that the remainder of the division favours no point noticeably.
+"""The number of bits of a random priority, and of a random point of change. With so many, equal
+priorities are too rare to matter, and the remainder of the division favours no point noticeably.
 """
 _EVENT_BITS: Final = 30
-"""The same for the pick of an event, of which there are a few."""
+"""The number of bits of a random number that picks one of a few events."""
 
 
 class Pct(Strategy):
-    """Of the actors that can go on, the one with the highest priority does, all along. At a point
-    of change an event comes, or the actor's priority becomes the lowest of all.
+    """A strategy that lets the actor with the highest priority go on.
+
+    At a point of change either an event comes, or that actor's priority becomes the lowest of all.
 
     :param seed: schedule ``n`` is drawn from ``seed`` and ``n``.
     :param depth: one more than there are points of change in a schedule; at least 1.
@@ -37,16 +38,16 @@ class Pct(Strategy):
         self.seed = seed
         self.depth = depth
         self._length = 0
-        self._start(Random(0))  # of no schedule: begin() gives each its own
+        self._start(Random(0))  # begin() gives each schedule a generator of its own.
 
     def prepare(self, draw: Callable[[], int]) -> None:
-        """Find out how many choices a schedule has, by one without points of change."""
+        """Find out how many choices a schedule has, by running one without points of change."""
         if not self._length:
             self._start(Random(f"{self.seed}:length"))
             self._length = draw()
 
     def begin(self, number: int) -> bool:
-        """Every number has its schedule, with points of change all along."""
+        """Draw the points of change of schedule ``number``; every number has its schedule."""
         self._start(Random(f"{self.seed}:{number}"))
         draw, length = self._random.getrandbits, max(1, self._length)
         self._changes = sorted(draw(_BITS) % length for _ in range(self.depth - 1))
@@ -60,7 +61,10 @@ class Pct(Strategy):
         self._points = 0
 
     def choose(self, choices: Sequence[Choice]) -> Choice:
-        """See :class:`Pct`."""
+        """Return the choice of the actor with the highest priority; an event may come instead.
+
+        An event comes only at a point of change.
+        """
         random, priority = self._random, self._priority
         actors = [choice for choice in choices if not choice.actor.is_event]
         events = [choice for choice in choices if choice.actor.is_event]

@@ -1,5 +1,6 @@
-"""Starts of schedules as text, and going to them in turn without running again what they have in
-common.
+"""Starts of schedules as text, and going to them in turn.
+
+What the paths of neighbouring starts have in common is run only once.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from engine.search.schedule import Segments, segments_from, segments_of, text_of
 __all__ = ("GROUP_STARTS", "Navigator", "Start", "StartWriter", "starts_of")
 
 GROUP_STARTS: Final = 16
-"""About so many starts make a group, which stays together. They are compressed as one text, where
-paths that begin alike cost little; a larger group would make parts of less equal size.
+"""About so many starts make a group, which stays together. A group is compressed as one text, in
+which paths that begin alike cost little. Larger groups would make parts of less equal size.
 """
 Start = tuple[Segments, Actor | None]
-"""A path, and who goes on behind it; None: whoever is first there."""
+"""A path, and the actor that goes on behind it; None: no actor has been chosen there yet."""
 
 
 class StartWriter:
-    """Collects starts in groups.
+    """A writer that collects starts in groups.
 
-    :ivar groups: those that are full.
+    :ivar groups: the groups that are full.
     """
 
     def __init__(self) -> None:
@@ -35,11 +36,11 @@ class StartWriter:
         self.groups: list[Group] = []
 
     def add(self, level: int, trace: Trace, actors: Iterable[Actor]) -> None:
-        """``actors`` may each go on behind ``trace``, at a cost of ``level`` in all."""
+        """Add a start for each of ``actors``, which go on behind ``trace`` at cost ``level``."""
         self.add_path(level, segments_of(trace), list(actors))
 
     def add_path(self, level: int, path: Segments, actors: Sequence[Actor | None]) -> None:
-        """The same for a path. An actor may be None, as in a :data:`Start`."""
+        """Add a start for each of ``actors`` behind ``path``; None is as in :data:`Start`."""
         words = " ".join("" if actor is None else str(actor) for actor in actors)
         self._lines.setdefault(level, []).append(f"{words};{text_of(path)}")
         weight = self._weights[level] = self._weights.get(level, 0) + len(actors)
@@ -53,14 +54,14 @@ class StartWriter:
         )
 
     def close(self) -> list[Group]:
-        """All groups, those that are not full included."""
+        """Return all groups, including those that are not full."""
         for level in sorted(self._lines):
             self._close(level)
         return self.groups
 
 
 def starts_of(blobs: Iterable[bytes]) -> list[Start]:
-    """What groups hold, in order."""
+    """Return the starts that groups hold, in their order."""
     starts: list[Start] = []
     for blob in blobs:
         for line in zlib.decompress(blob).decode().split("\n"):
@@ -73,7 +74,7 @@ def starts_of(blobs: Iterable[bytes]) -> list[Start]:
 
 
 def _common(first: Segments, second: Segments) -> int:
-    """How many steps two paths have in common."""
+    """Return how many steps two paths have in common at their beginning."""
     steps = 0
     for (one, ours), (other, theirs) in zip(first, second, strict=False):
         if one != other:
@@ -85,7 +86,7 @@ def _common(first: Segments, second: Segments) -> int:
 
 
 class Navigator:
-    """Goes from start to start, in their order, and keeps the states where their paths part."""
+    """A navigator, which goes from start to start and keeps the states where their paths part."""
 
     def __init__(self, system: System, starts: Sequence[Start]) -> None:
         self._system = system
@@ -94,7 +95,11 @@ class Navigator:
         self._parting = self._partings()
 
     def _partings(self) -> list[tuple[int, ...]]:
-        """For each start, at how many steps of its path later ones part from it; ascending."""
+        """Find where the paths of later starts part from the path of each start.
+
+        :returns: for each start, the numbers of steps of its path after which to keep a state,
+            ascending.
+        """
         partings: list[tuple[int, ...]] = [()]
         running: tuple[int, ...] = ()
         for here, following in zip(
@@ -106,8 +111,10 @@ class Navigator:
         return partings[::-1]
 
     def go(self, number: int) -> None:
-        """To the end of the path of start ``number``; the one before it was the last that was gone
-        to.
+        """Bring the system to the end of the path of start ``number``.
+
+        The start before this one must be the last that the navigator has gone to, since it keeps
+        only states that the two paths share.
         """
         system, path = self._system, self._starts[number][0]
         shared = self._parting[number - 1][-1] if number else 0
@@ -125,7 +132,7 @@ class Navigator:
             )
 
     def _walk(self, path: Segments, at: int, stops: list[int]) -> None:
-        """On from ``at`` steps to the end, and keep the state at each of ``stops``."""
+        """Go along ``path`` from step ``at`` to its end, and keep the states at ``stops``."""
         system = self._system
         if stops and stops[0] == at:
             self._kept.append((stops.pop(0), system.save()))
@@ -140,7 +147,7 @@ class Navigator:
             begin = end
 
     def close(self) -> None:
-        """Nothing more is gone to."""
+        """Release all states that are kept. The navigator goes nowhere any more."""
         for _, state in self._kept:
             self._system.release(state)
         self._kept.clear()

@@ -1,4 +1,4 @@
-"""Schedules by chance."""
+"""A random walk: schedules whose choices are drawn by chance."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from engine.search.strategy import Strategy
 __all__ = ("RandomWalk",)
 
 _STAY: Final = 8
-"""At seven of so many choices whoever went on last goes on, if that costs nothing. Without that a
-walk would change between actors at every choice, and none of them would get far.
+"""At all but one of so many choices the actor that went on last goes on, if that costs nothing.
+Without that a walk would change between actors at every choice, and none would get far.
 """
 _BITS: Final = 30
-"""Bits of a random number that picks a choice: so many more than there are choices that the
-remainder of the division favours none noticeably.
+"""The number of bits of a random number that picks a choice. With so many, the remainder of the
+division favours no choice noticeably.
 """
 
 
 class RandomWalk(Strategy):
-    """Mostly on as before, and else any of the choices, each as likely as the others.
+    """A strategy that mostly lets the same actor go on, and else draws any choice.
+
+    The choices are drawn with equal chances.
 
     :param seed: schedule ``n`` is drawn from ``seed`` and ``n``.
     """
 
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
-        self._random = Random(0)  # of no schedule: begin() gives each its own
+        self._random = Random(0)  # begin() gives each schedule a generator of its own.
 
     def begin(self, number: int) -> bool:
-        """Every number has its schedule."""
+        """Seed the generator for schedule ``number``; every number has its schedule."""
         self._random = Random(f"{self.seed}:{number}")
         return True
 
     def choose(self, choices: Sequence[Choice]) -> Choice:
-        """See :class:`RandomWalk`."""
+        """Return the first choice most times, if it costs nothing, and else any choice."""
         random = self._random
         if choices[0].cost == 0 and random.getrandbits(_BITS) % _STAY:
             return choices[0]

@@ -1,8 +1,8 @@
 """Schedules as text: one line, with a version and a fingerprint of what it is a schedule of.
 
-``v3:9f3c21aa:0*18,c0*5,i0,0*7``: vCPU 0 makes 18 steps, control task 0 five, an interrupt comes on
-vCPU 0, and so on. A step of a vCPU is an instruction, a piece of a hit, or the start of a call, so
-the text means the same with and without reduction.
+In ``v3:9f3c21aa:0*18,c0*5,i0,0*7`` vCPU 0 makes 18 steps, control task 0 makes five, an interrupt
+comes on vCPU 0, and so on. A step of a vCPU is an instruction, a piece of a hit, or the start of a
+call, so the text means the same with and without reduction.
 """
 
 from __future__ import annotations
@@ -23,24 +23,28 @@ _TEXT: Final = re.compile(
     r"v(\d+):([0-9a-f]{8}):((?:[a-z]?\d+(?:\*\d+)?)(?:,[a-z]?\d+(?:\*\d+)?)*|)"
 )
 _STEPS_MAX: Final = 1 << 40
-"""A schedule's segment has no more steps than that. No search makes so many; the bound keeps a
+"""A segment of a schedule has no more steps than this. No search makes so many; the bound keeps a
 schedule that was written by hand from being followed for ever.
 """
 _STEPS_DIGITS_MAX: Final = 12
-"""No number up to :data:`_STEPS_MAX` has more digits. Python refuses to convert a number of
-thousands of digits, so the length is looked at first.
+"""A number of steps has no more digits than this. Python refuses to convert a number of thousands
+of digits, so the number of digits is checked first.
 """
 _CHOICES_MAX: Final = 100_000
-"""A replay makes no more choices than that behind the last segment of its schedule. A schedule of
-the shipped scenarios ends after some hundreds, so this one goes round in a loop.
+"""A replay makes no more choices than this behind the last segment of its schedule. Schedules of
+the shipped scenarios end after some hundreds of choices, so one that needs more is in a loop.
 """
 Segments = tuple[tuple[Actor, int], ...]
-"""Who goes on, and for how many steps, in the order of a schedule."""
+"""The actors that go on, each with its number of steps, in the order of a schedule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """``fingerprint``: 8 hexadecimal digits; ``segments``: who goes on, and for how many steps."""
+    """A schedule that prints as one line.
+
+    :ivar fingerprint: 8 hexadecimal digits of everything that decides what the schedule does.
+    :ivar segments: the actors that go on, each with its number of steps.
+    """
 
     fingerprint: str
     segments: Segments
@@ -53,28 +57,28 @@ class Schedule:
 
     @property
     def choices(self) -> int:
-        """How many times somebody else goes on."""
+        """The schedule has this number of choices, one for each segment."""
         return len(self.segments)
 
 
 def text_of(segments: Segments) -> str:
-    """``0*18,c0*5,i0``."""
+    """Return the text of segments, such as ``0*18,c0*5,i0``."""
     return ",".join(str(actor) if steps == 1 else f"{actor}*{steps}" for actor, steps in segments)
 
 
 def segments_from(text: str) -> Segments:
-    """The segments that :func:`text_of` has written as ``text``.
+    """Return the segments that :func:`text_of` has written as ``text``.
 
-    :raises ValueError: ``text`` is not what it writes.
+    :raises ValueError: ``text`` is not the text of segments.
     """
     words = (word.partition("*") for word in text.split(",")) if text else ()
     return tuple((actor_from(actor), int(steps or "1")) for actor, _, steps in words)
 
 
 def parse_schedule(text: str) -> Schedule:
-    """The schedule that ``text`` is.
+    """Return the schedule whose text is ``text``.
 
-    :raises InputError: it is none.
+    :raises InputError: ``text`` is no schedule, or one of another version.
     """
     found = _TEXT.fullmatch(text.strip())
     if found is None:
@@ -93,7 +97,7 @@ def parse_schedule(text: str) -> Schedule:
 
 
 def _is_segment(word: str) -> bool:
-    """Whether ``word`` names an actor and a number of steps that a schedule may have."""
+    """Return whether ``word`` names an actor and a number of steps that a schedule may have."""
     actor, _, steps = word.partition("*")
     try:
         actor_from(actor)
@@ -103,7 +107,7 @@ def _is_segment(word: str) -> bool:
 
 
 def segments_of(trace: Trace) -> Segments:
-    """A trace from its start."""
+    """Return the segments of a trace, from its start on."""
     segments: list[tuple[Actor, int]] = []
     while trace is not None:
         trace, actor, steps = trace
@@ -115,11 +119,13 @@ def segments_of(trace: Trace) -> Segments:
 def replay(
     system: System, segments: Segments, *, strict: bool = False, limit: int = _CHOICES_MAX
 ) -> bool:
-    """Run ``segments`` from the start, and then on as before, to the end or to a violation.
+    """Run ``segments`` from the start, and then go on by default to the end or to a violation.
 
-    :param strict: stop where a segment asks for what can't be.
-    :param limit: most choices behind the last segment.
-    :returns: False: stopped so; else true.
+    By default the first choice is taken at each point, so the same actor goes on if it can.
+
+    :param strict: stop where a segment asks for an actor that has no choice there.
+    :param limit: the most choices behind the last segment.
+    :returns: False if ``strict`` has stopped the run; else True.
     """
     system.reset()
     for actor, steps in segments:

@@ -1,8 +1,8 @@
-"""Shrinking: a schedule with fewer switches, then fewer steps, that breaks the same rule.
+"""Shrinking: finding a schedule with fewer switches, then fewer steps, that breaks the same rule.
 
-First by leaving out parts of the one that was found (delta debugging, Zeller, TSE 2002); then by
-looking for any with fewer switches, one switch, two, and so on, each state no more than once with
-as many left; then by leaving out parts of that.
+Parts of the schedule that was found are left out first (delta debugging, Zeller, TSE 2002). Then
+any schedule with fewer switches is looked for: with one segment, with two, and so on, where a state
+is visited again only with more segments left. Parts of that schedule are left out last.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from engine.search.schedule import Segments, replay, segments_of
 __all__ = ("shrink",)
 
 _TAKES_MAX: Final = 12_000
-"""Choices that the search for a schedule with fewer switches may make: a second or two."""
+"""The search for fewer switches makes at most so many choices, which takes a second or two."""
 _TRIES_MAX: Final = 2_000
-"""Schedules that are tried with parts left out. Each is a run from the start; what is left to be
-found behind so many of them is a step less here or there.
+"""At most so many schedules are tried with parts left out. Each of them is a run from the start,
+and more of them would save only a step here or there.
 """
 
 
 def shrink(
     system: System, segments: Segments, violation: Violation, tries_max: int = _TRIES_MAX
 ) -> tuple[Segments, Violation]:
-    """The smallest schedule found, and what it breaks: of the same kind as ``violation``."""
+    """Shrink a schedule that shows ``violation``.
+
+    :returns: the smallest schedule that was found, and its violation, of the same kind.
+    """
     best, found = _leave_out(system, segments, violation, tries_max)
     other = _Fewest(system, violation.kind).search(len(best))
     return (best, found) if other is None else _leave_out(system, *other, tries_max)
 
 
 class _Fewest:
-    """Looks for a schedule with few switches that breaks a rule of ``kind``.
+    """A search for a schedule with few switches that breaks a rule of ``kind``.
 
     :ivar _takes: how many choices are left to be made.
     :ivar _seen: for each state and the actor that led to it, how many more segments were tried from
@@ -48,8 +51,9 @@ class _Fewest:
         self._seen: dict[tuple[int, Actor], int] = {}
 
     def search(self, below: int) -> tuple[Segments, Violation] | None:
-        """One with the fewest segments, and less than ``below``; None: there is none, or it was not
-        found in time.
+        """Look for a schedule with the fewest segments, and fewer than ``below``.
+
+        :returns: the schedule and its violation; None: there is none, or it was not found in time.
         """
         for most in range(1, below):
             self._seen.clear()
@@ -62,8 +66,9 @@ class _Fewest:
         return None
 
     def _from_here(self, last: Actor | None, most: int) -> bool:
-        """Go on with whoever was not the last to, for ``most`` segments at most. True: the present
-        state is what is looked for.
+        """Let each actor but ``last`` go on from the present state, for ``most`` segments at most.
+
+        :returns: whether the present state is a violation of the kind that is looked for.
         """
         system = self._system
         here = system.save()
@@ -77,7 +82,10 @@ class _Fewest:
         return False
 
     def _along(self, actor: Actor, most: int) -> bool:
-        """One segment, and from wherever it may end the next ones."""
+        """Let ``actor`` make one segment, and try the next segments from wherever it may end.
+
+        :returns: whether the present state is a violation of the kind that is looked for.
+        """
         system = self._system
         while self._takes > 0:
             self._takes -= 1
@@ -99,8 +107,9 @@ class _Fewest:
 def _leave_out(
     system: System, segments: Segments, violation: Violation, tries_max: int
 ) -> tuple[Segments, Violation]:
-    """Each try leaves out a run of segments, or some steps of one, and goes on by default behind
-    it; what it then really did is the candidate.
+    """Shrink a schedule by leaving out runs of segments, or some steps of one segment.
+
+    Each try goes on by default behind what is left; the candidate is what this run really did.
     """
     best, found = segments, violation
     tries = 0
@@ -126,7 +135,7 @@ def _size(segments: Segments) -> tuple[int, int]:
 
 
 def _smaller(segments: Segments) -> Iterator[Segments]:
-    """Without runs of segments, long ones first; then with fewer steps in one."""
+    """Yield ``segments`` without runs of them, long ones first, then with fewer steps in one."""
     length = len(segments)
     width = length
     while width:

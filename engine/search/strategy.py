@@ -1,8 +1,7 @@
-"""What a strategy is: it decides, schedule by schedule, which choice comes next, and when the
-search is over.
+"""Strategies: a strategy decides which choice comes next, and when the search is over.
 
-A strategy knows nothing of how a search is cut into parts, how many processes work on it, or how
-it goes on after a kill. :mod:`engine.search.drawn` does all that for any strategy.
+A strategy knows nothing of how a search is cut into parts, how many processes work on it, or how it
+goes on after a kill. :mod:`engine.search.drawn` does all that for any strategy.
 :class:`~engine.search.random_walk.RandomWalk` and :class:`~engine.search.pct.Pct` are two of them.
 The exhaustive search is none, since it goes back to states in the middle of schedules
 (:mod:`engine.search.exhaustive`).
@@ -19,7 +18,7 @@ __all__ = ("Strategy",)
 
 
 class Strategy(ABC):
-    """Decides on one schedule after another.
+    """A strategy, which decides on one schedule after another.
 
     The schedules are numbered from 0 on. What a strategy decides may depend on the number of the
     schedule, on the choices that it was offered in that schedule, and on what it was made with. It
@@ -29,7 +28,9 @@ class Strategy(ABC):
     """
 
     def prepare(self, draw: Callable[[], int]) -> None:
-        """Called before the first schedules, in each process, and perhaps again later.
+        """Prepare for drawing schedules; a strategy that needs nothing does nothing here.
+
+        This is called before the first schedules, in each process, and perhaps again later.
 
         :param draw: runs a schedule for trial, from the start, by what :meth:`choose` answers, and
             returns how many choices that schedule had. What happens in it counts for nothing.
@@ -38,7 +39,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def begin(self, number: int) -> bool:
-        """The schedule ``number`` is about to begin.
+        """Begin the schedule ``number``, if there is one.
 
         :returns: whether there is such a schedule. After the first one that there is not, the
             search is over. It is over as well at its own limit, or at a violation.
@@ -46,10 +47,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def choose(self, choices: Sequence[Choice]) -> Choice | None:
-        """Who makes the next step.
+        """Choose the actor that makes the next step.
 
-        :param choices: what can be chosen now, never empty: who went on last comes first, if that
-            one can go on. A choice that the bound on preemptions does not allow any more is left
-            out.
+        :param choices: what can be chosen now, never empty. The actor that went on last comes
+            first, if it can go on. A choice that the bound on preemptions does not allow any more
+            is left out.
         :returns: one of ``choices``; None: leave this schedule here, and go on to the next one.
         """
