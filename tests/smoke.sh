@@ -8,7 +8,7 @@ trap 'rm -rf "$work"' EXIT
 "$here/.venv/bin/python" -m build --wheel --no-isolation --outdir "$work/dist" "$here" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 "$python" -m venv "$work/venv"
 "$work/venv/bin/python" -m pip --disable-pip-version-check --quiet install -c "$here/constraints.txt" "$work"/dist/*.whl pytest hypothesis iced-x86
-cp -r "$here/tests" "$here/workloads" "$here/docs" "$here/README.md" "$here/pyproject.toml" "$work/"
+cp -r "$here/tests" "$here/bench" "$here/workloads" "$here/docs" "$here/README.md" "$here/pyproject.toml" "$work/"
 cd "$work"
 "$work/venv/bin/python" -c 'import engine, arch_x86, pathlib; assert "site-packages" in engine.__file__, engine.__file__'
 "$work/venv/bin/optprobe" --help >/dev/null

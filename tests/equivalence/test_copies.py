@@ -15,7 +15,7 @@ from tests.equivalence.copies import CopyBench, has_free_copy
 from tests.equivalence.forms import form_of, load
 from tests.equivalence.world import KERNEL, USER
 
-_STATES = 3
+_STATES = 2
 
 
 def test_the_data_holds_one_instruction_of_each_of_at_least_2500_forms():

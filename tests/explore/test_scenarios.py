@@ -30,19 +30,19 @@ from engine.search.explorable import ViolationKind
 from engine.search.schedule import Schedule, replay, segments_from
 from tests.explore.experiments import check, experiment_of, replay_experiment
 
-PAIRS = [
-    (one, name)
-    for one in SCENARIOS
-    for name in one.profiles
-    if one is not life.two_control_tasks or name == "linux-2010"
-]
-LOADED = [
-    pytest.param(one, name, marks=() if number % 3 == turn % 3 else pytest.mark.slow)
-    for number, one in enumerate(LOAD)
-    for turn, name in enumerate(one.profiles)
-    if one is not two_tasks.neighbours or name == "linux-2010"
-]
-"""`make test` has each scenario in one of its profiles, in turn."""
+
+def in_turn(scenarios, only_2010):
+    """Each scenario in each of its profiles; `make test` has it in one of them, in turn."""
+    return [
+        pytest.param(one, name, marks=() if turn == number % len(names) else pytest.mark.slow)
+        for number, one in enumerate(scenarios)
+        for names in [one.profiles if one is not only_2010 else ("linux-2010",)]
+        for turn, name in enumerate(names)
+    ]
+
+
+PAIRS = in_turn(SCENARIOS, life.two_control_tasks)
+LOADED = in_turn(LOAD, two_tasks.neighbours)
 # Two control tasks in 6.1 and next take half a minute: `make sound` has those of life.py, and `make
 # mutants` the neighbours.
 FAULTS = [
