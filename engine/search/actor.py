@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-__all__ = ("Actor", "ActorKind", "actor_from", "actor_text")
+__all__ = ("Actor", "ActorKind", "actor_from")
 
 
 class ActorKind(StrEnum):
@@ -43,7 +43,7 @@ class Actor(NamedTuple):
 
     def __str__(self) -> str:
         """Return the text of the actor in a schedule, such as ``0``, ``c0``, ``i0`` or ``n0``."""
-        return actor_text(self)
+        return f"{self.kind}{self.index}"
 
     def __repr__(self) -> str:
         return f"Actor({str(self)!r})"
@@ -60,14 +60,6 @@ _DIGITS_MAX: Final = 12
 """No machine has an actor whose number has more digits. The bound keeps Python from refusing the
 conversion of a number with thousands of digits.
 """
-
-
-@lru_cache(maxsize=4096)
-def actor_text(actor: Actor) -> str:
-    """Return the text of ``actor``, as ``str()`` does. A search prints some ten actors a schedule,
-    and a call of this function costs a quarter of a call of ``str()``.
-    """
-    return f"{actor.kind}{actor.index}"
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from engine.search.actor import Actor, actor_from, actor_text
+from engine.search.actor import Actor, actor_from
 from engine.search.explorable import System, Trace
 from engine.search.parts import Group, uncounted
 from engine.search.schedule import Segments, segments_from, segments_of, text_of
@@ -41,7 +41,7 @@ class StartWriter:
 
     def add_path(self, level: int, path: Segments, actors: Sequence[Actor | None]) -> None:
         """Add a start for each of ``actors`` behind ``path``; None is as in :data:`Start`."""
-        words = " ".join("" if actor is None else actor_text(actor) for actor in actors)
+        words = " ".join("" if actor is None else str(actor) for actor in actors)
         self._lines.setdefault(level, []).append(f"{words};{text_of(path)}")
         weight = self._weights[level] = self._weights.get(level, 0) + len(actors)
         if weight >= GROUP_STARTS:

@@ -13,7 +13,7 @@ from typing import Final
 
 from engine.brief import count, described
 from engine.errors import InputError, printable
-from engine.search.actor import Actor, actor_from, actor_text
+from engine.search.actor import Actor, actor_from
 from engine.search.explorable import System, Trace
 
 __all__ = ("Schedule", "parse_schedule", "replay", "segments_from", "segments_of", "text_of")
@@ -63,10 +63,7 @@ class Schedule:
 
 def text_of(segments: Segments) -> str:
     """Return the text of segments, such as ``0*18,c0*5,i0``."""
-    return ",".join(
-        actor_text(actor) if steps == 1 else f"{actor_text(actor)}*{steps}"
-        for actor, steps in segments
-    )
+    return ",".join(str(actor) if steps == 1 else f"{actor}*{steps}" for actor, steps in segments)
 
 
 def segments_from(text: str) -> Segments:
