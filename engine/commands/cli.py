@@ -66,7 +66,8 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def _main(argv: Sequence[str]) -> int:
-    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `>&-`
+    # Standard output is None where the process was started with it closed (`>&-`).
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         complain("cannot write the output: standard output is closed")
         return BAD
     try:

@@ -73,7 +73,8 @@ def _read(name: str) -> str:
             f"{printable(name)}:"
             f" {'not a regular file' if os.path.exists(name) else 'no such file'}; {wanted}"
         )
-    if name == "-" and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed: `<&-`
+    # Standard input is None where the process was started with it closed (`<&-`).
+    if name == "-" and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise InputError(f"standard input is closed; {wanted}")
     try:
         with nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8") as file:

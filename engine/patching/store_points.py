@@ -164,7 +164,9 @@ class _Table(dict[int, P]):
         stop_here(f"takes {_called(self[key])} out of {self._table}")
         super().__delitem__(key)
 
-    def pop(self, key: int, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def pop(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, key: int, default: Any = None
+    ) -> Any:
         """Stop, then take out and return the entry of ``key``; return ``default`` without one."""
         if key in self:
             stop_here(f"takes {_called(self[key])} out of {self._table}")

@@ -154,7 +154,7 @@ class VcpuState:
         )
 
     def restore(self, saved: tuple[Any, ...]) -> None:
-        """Take the state on that :meth:`save` has returned."""
+        """Go back to a state that :meth:`save` has returned."""
         (
             self.mode,
             self.calls,

@@ -57,7 +57,9 @@ class Progress:
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
         self._label = label
         self._stream = stream or sys.stderr
-        self._live = self._stream is not None and self._stream.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+        # A stream is None where the process was started with it closed.
+        there = self._stream is not None  # pyright: ignore[reportUnnecessaryComparison]
+        self._live = there and self._stream.isatty()
         self._shown = ""
         self._began = monotonic()
 

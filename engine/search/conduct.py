@@ -1,4 +1,4 @@
-"""The leading of a search: its parts are given to a runner, and their results are put together.
+"""How a search is driven: a runner gets its parts, and their results are put together.
 
 The results are put together in the order of the parts, so the whole does not depend on which
 process is done first.
