@@ -1,7 +1,7 @@
 """The core driven at random, against the plain model of :mod:`tests.engine.core_model`.
 
 It runs on the real machine with real code, and finds each of these single-line changes to the core
-(``make mutants`` makes one after the other in a copy, and runs this):
+(``make mutants`` makes one after the other in a copy, and runs this with 400 examples):
 
 1. a new probe does not force back the jump it lies in;
 2. another probe in the bytes does not keep the jump off;
@@ -285,6 +285,14 @@ class CoreMachine(RuleBasedStateMachine):
         self.enable(index)
         self.switch_all(True)
 
+    @rule(index=st.integers(0, 30))
+    @precondition(lambda self: self.loaded and self.model.sites)
+    def a_post_handler_comes_and_goes(self, index):
+        offset = self.pick(index).site
+        self.register_one(offset, post=True, enabled=True)
+        self.unregister(self.model.probes().index(self.model.sites[offset].probes[-1]))
+        self.wait()
+
     @rule(index=st.integers(0, 30), enabled=st.booleans())
     @precondition(
         lambda self: (
@@ -295,6 +303,17 @@ class CoreMachine(RuleBasedStateMachine):
         """Register a probe where no probe is left and the optimizer has not come."""
         waiting = sorted(self.model.dying | self.model.leaked)
         self.register_one(waiting[index % len(waiting)], post=False, enabled=enabled)
+
+    @rule(index=st.integers(0, 30), enabled=st.booleans())
+    @precondition(
+        lambda self: self.loaded and not self.profile.rescue_enables and self.model.sites
+    )
+    def go_and_be_taken_over(self, index, enabled):
+        """Unregister all probes of a site, and register one there before the optimizer comes."""
+        offset = self.pick(index).site
+        while offset in self.model.sites:
+            self.unregister(self.model.probes().index(self.model.sites[offset].probes[0]))
+        self.register_one(offset, post=False, enabled=enabled)
 
     @rule(jiffies=st.integers(0, 7))
     def time_passes(self, jiffies):
