@@ -305,9 +305,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.register_one(waiting[index % len(waiting)], post=False, enabled=enabled)
 
     @rule(index=st.integers(0, 30), enabled=st.booleans())
-    @precondition(
-        lambda self: self.loaded and not self.profile.rescue_enables and self.model.sites
-    )
+    @precondition(lambda self: self.loaded and not self.profile.rescue_enables and self.model.sites)
     def go_and_be_taken_over(self, index, enabled):
         """Unregister all probes of a site, and register one there before the optimizer comes."""
         offset = self.pick(index).site
