@@ -56,6 +56,7 @@ def check(
     profile: ProfileLike = defaults.PROFILE,
     preempt: bool = False,
     fetch: str = defaults.FETCH,
+    strict: bool = False,
     without: Sequence[str] = (),
     resched: Sequence[str] = (),
     points: str = defaults.POINTS,
@@ -85,6 +86,9 @@ def check(
     :param probes: the probes, each as ``--probe`` takes it; at least one.
     :param profile: the name of a profile, or a profile.
     :param preempt: give each vCPU a second task, to which an interrupt may switch.
+    :param fetch: the fetch model, such as ``"torn"``: which stores to text a vCPU may not have
+        seen.
+    :param strict: no vCPU may execute an instruction with a store that it has not seen.
     :param without: the names of safety steps to leave out.
     :param resched: ``"SYM+OFF"``: a task calls ``schedule()`` in front of that instruction.
     :param points: where control tasks stop: ``"locks"`` or ``"stores"``.
@@ -130,6 +134,8 @@ def explore(
     profile: ProfileLike | None = None,
     preempt: bool = False,
     cpus: Number | None = None,
+    fetch: str | None = None,
+    strict: bool = False,
     without: Sequence[str] = (),
     points: str = defaults.POINTS,
     check_alignment: bool = False,
@@ -152,6 +158,7 @@ def explore(
     :param profile: the name of a profile, or a profile that has the name of one of the scenario's;
         None: the scenario's first.
     :param cpus: the number of vCPUs; None: as the scenario says.
+    :param fetch: the fetch model; None: as the scenario says.
     :param preemptions: the bound on preemptions; None: as the scenario says.
     :returns: the results, by the scenarios' names. The last of them may be ``interrupted``; the
         scenarios behind it have no result then.

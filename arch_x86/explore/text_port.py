@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from arch_x86.emu.machine import Machine
@@ -11,7 +12,9 @@ from arch_x86.explore.stepped_text import SteppedText
 from arch_x86.isa.constants import INT3, JMP32_OPCODE, JMP32_SIZE, MAX_INSN_SIZE
 from arch_x86.isa.decode import decode
 from arch_x86.isa.disasm import disassemble
+from arch_x86.isa.serializing import is_serializing
 from arch_x86.lab.bench import build_arch
+from arch_x86.probes.code import CodeCache
 from arch_x86.probes.ftrace_site import FTRACE_SIZE_MAX, FtraceInsn
 from arch_x86.probes.x86_arch import X86Arch
 from arch_x86.text.poke import PokeFactory
@@ -35,6 +38,10 @@ X86_FACTS: Final = PatchFacts(
 )
 
 
+_OPCODES: Final = re.compile(rb"\xcf|\x0f[\x00\x01\x08\x09\x22\x23\x30\xa2\xaa]", re.DOTALL)
+"""The opcode bytes of all serializing instructions. Other instructions have such bytes, too."""
+
+
 class X86Text:
     """The text of ``machine`` under the kernel of ``profile``.
 
@@ -46,6 +53,7 @@ class X86Text:
         self._machine = machine
         self._profile = profile
         self._store = machine.text.store
+        self._version: Any = machine.text.current
         self._cpus = machine.cpus
         layout = machine.layout
         self._detours = layout.detours
@@ -82,6 +90,7 @@ class X86Text:
 
     def show(self, state: Any, version: Any) -> None:
         """Let all vCPUs fetch ``version``, and the arch layer of ``state`` answer their traps."""
+        self._version = version
         for cpu in self._cpus:
             cpu.view = version
         self._machine.trap_handler = state.arch.traps
@@ -96,6 +105,44 @@ class X86Text:
     def fetched(self, cpu: int, addr: int, size: int) -> bytes:
         """Return the ``size`` bytes that the vCPU would fetch at ``addr``."""
         return self._store.read(self._cpus[cpu].view, addr, size)
+
+    def fetch_as(self, cpu: int, addr: int, insn: bytes) -> None:
+        """Let the vCPU fetch ``insn`` at ``addr`` in place of the text that is shown.
+
+        Without bytes the vCPU fetches the text that is shown again.
+        """
+        self._cpus[cpu].view = (
+            self._store.write(self._version, addr, insn) if insn else self._version
+        )
+
+    def insn_size(self, data: bytes, addr: int) -> int:
+        """Return the size of the instruction that ``data`` begins with; 1 if there is none."""
+        insn = decode(data, addr)
+        return 1 if insn is None else insn.length
+
+    def is_synchronizing(self, data: bytes, addr: int) -> bool:
+        """Return whether the instruction that ``data`` begins with serializes the CPU."""
+        return is_serializing(data[: self.insn_size(data, addr)])
+
+    def synchronizing(self) -> Iterator[int]:
+        """Yield the addresses of the serializing instructions in the functions of the program."""
+        code = CodeCache(self._machine.image)
+        seen = set[int]()
+        for addr in self._where_one_may_be():
+            function = code.function_at(addr)
+            if function is None or function.start in seen:
+                continue
+            seen.add(function.start)
+            for insn in function.insns.values():
+                if is_serializing(insn.raw):
+                    yield insn.addr
+
+    def _where_one_may_be(self) -> Iterator[int]:
+        """Yield the addresses of bytes that a serializing instruction has as its opcode."""
+        for segment in self._machine.image.segments:
+            if segment.executable:
+                for found in _OPCODES.finditer(segment.data):
+                    yield segment.addr + found.start()
 
     def read(self, version: Any, addr: int, size: int) -> bytes:
         """Return the ``size`` bytes that ``version`` has at ``addr``."""
@@ -151,15 +198,16 @@ class X86Text:
             return f"{'slot' if addr < self._detours else 'detour buffer'} {addr:#x}"
         return f"{addr:#x}"
 
-    def next_instruction(self, cpu: int) -> tuple[str, bool]:
+    def next_instruction(self, cpu: int, insn: bytes | None) -> tuple[str, bool]:
         """Return the place and the disassembly of the vCPU's next instruction, for a timeline.
 
+        :param insn: the bytes that the vCPU fetches; None: those of the text that is shown.
         :returns: that text, and whether the instruction is one of the program's own.
         """
         vcpu = self._cpus[cpu]
-        raw = self._store.read(vcpu.view, vcpu.rip, MAX_INSN_SIZE)
-        insn = decode(raw, vcpu.rip)
-        text = disassemble(raw[:1] if insn is None else insn.raw, vcpu.rip)
+        raw = insn or self._store.read(vcpu.view, vcpu.rip, MAX_INSN_SIZE)
+        decoded = decode(raw, vcpu.rip)
+        text = disassemble(raw[:1] if decoded is None else decoded.raw, vcpu.rip)
         own = self._machine.kallsyms.lookup(vcpu.rip) is not None
         return f"{self.where(vcpu.rip) if own else self._short(vcpu.rip)}  {text}", own
 

@@ -11,7 +11,7 @@ from typing import Final
 from engine import defaults
 from engine.commands import wiring
 from engine.commands.command import Command
-from engine.commands.exploring_options import add_experiment, add_search
+from engine.commands.exploring_options import add_experiment, add_fetch, add_search
 from engine.commands.shared_options import (
     EXPLORING_JOBS_HELP,
     PREEMPT_HELP,
@@ -37,7 +37,7 @@ def _add_options(parser: ArgumentParser) -> None:
         metavar="SYM+OFF",
         shown="call schedule() in front of this instruction",
     )
-    parser.add_argument("--fetch", metavar="MODEL", default=defaults.FETCH, help="coherent")
+    add_fetch(parser, default=defaults.FETCH, shown=defaults.FETCH)
     add_experiment(parser)
     add_search(parser, preemptions=str(defaults.PREEMPTIONS))
 

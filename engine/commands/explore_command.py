@@ -7,7 +7,7 @@ from typing import Final
 
 from engine.commands import wiring
 from engine.commands.command import Command
-from engine.commands.exploring_options import add_experiment, add_search
+from engine.commands.exploring_options import add_experiment, add_fetch, add_search
 from engine.commands.shared_options import (
     ALIGNMENT_HELP,
     EXPLORING_JOBS_HELP,
@@ -31,6 +31,7 @@ def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--cpus", metavar="N", help="vCPUs, 1 to 8 (the scenario's)")
     add_jobs(parser, EXPLORING_JOBS_HELP)
     add_json(parser)
+    add_fetch(parser, default=None, shown="the scenario's")
     add_experiment(parser)
     add_search(parser, preemptions="the scenario's")
 

@@ -13,7 +13,7 @@ from engine import defaults
 from engine.commands.parser import Once
 from engine.commands.shared_options import add_list
 
-__all__ = ("add_experiment", "add_search")
+__all__ = ("add_experiment", "add_fetch", "add_search")
 
 
 class _Preemptions(Once):
@@ -47,6 +47,28 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
             "where control tasks stop: locks (text writes and waits, too), or stores as well"
             " (%(default)s)"
         ),
+    )
+
+
+def add_fetch(parser: argparse.ArgumentParser, *, default: str | None, shown: str) -> None:
+    """Add the options that say what the vCPUs fetch while text is written.
+
+    :param default: the fetch model if none is given; None leaves it to a scenario.
+    :param shown: what ``--help`` shows as the default.
+    """
+    parser.add_argument(
+        "--fetch",
+        metavar="MODEL",
+        default=default,
+        help=(
+            "which stores to text a vCPU may not have seen: coherent, stale, unit:8, unit:16,"
+            f" unit:32, unit:64 or torn ({shown})"
+        ),
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="no vCPU may execute an instruction with a store that it has not seen",
     )
 
 

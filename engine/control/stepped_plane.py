@@ -50,6 +50,11 @@ class MachineWait:
     why: str
     task: int
 
+    @property
+    def stops(self) -> bool:
+        """Whether the task waits for all vCPUs to be parked, or to leave where they were parked."""
+        return self.kind is WaitKind.STOP
+
 
 @dataclass(frozen=True, slots=True)
 class LockWait:
@@ -186,6 +191,8 @@ class SteppedPlane(ControlPlane):
     """A control plane that does nothing of its own accord.
 
     :param nmis: whether a vCPU may be in an NMI while ``stop_machine`` runs its function.
+    :param late: whether a vCPU may not have seen what was stored, so that there is a point between
+        a store and the core sync behind it.
     :ivar tasks: all tasks, in the order in which they were made.
     :ivar held: how many locks each task holds, by its index.
     :ivar stopped: whether ``stop_machine`` runs its function.
@@ -193,9 +200,10 @@ class SteppedPlane(ControlPlane):
         :attr:`current` then.
     """
 
-    def __init__(self, hardware: Hardware, *, nmis: bool = False) -> None:
+    def __init__(self, hardware: Hardware, *, nmis: bool = False, late: bool = False) -> None:
         super().__init__(hardware)
         self._nmis = nmis
+        self._late = late
         self.tasks: list[ControlTask] = []
         self.held: dict[int, int] = {}
         self._running: ControlTask | None = None
@@ -371,6 +379,8 @@ class SteppedPlane(ControlPlane):
     def text_poke_sync(self, why: str) -> None:
         """Wait until every vCPU has taken an interrupt, so that it fetches the text anew."""
         self.stats.syncs += 1
+        if self._late:
+            self._pause(f"sends the interrupts of a core sync ({why})")
         self._wait(WaitKind.SYNC, why)
 
     def traps_over(self, why: str) -> None:

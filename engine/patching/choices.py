@@ -8,6 +8,11 @@ preemptions. These choices cost 1:
 * an interrupt on the vCPU that went on last, and an NMI there or on a vCPU that ``stop_machine``
   holds.
 
+Where stores to the text are left that a vCPU has not seen, it may fetch its next instruction in
+several ways (:mod:`engine.patching.fetch_model`). To go on with the vCPU is to fetch the present
+text; a choice in front of that takes the next one of the other ways. It costs what it costs to go
+on with the vCPU.
+
 All other choices cost nothing: the actor that went on last goes on; a control task or a vCPU goes
 on after a control task, or after a vCPU whose call has ended; and a vCPU in ``schedule()`` is left
 while a control task waits. So in a schedule without a preemption no call is left where it could go
@@ -21,6 +26,7 @@ from typing import Any
 
 from engine.patching.boundaries import Boundaries
 from engine.patching.control_steps import ControlSteps
+from engine.patching.fetches import Fetches
 from engine.patching.independence import others_in_flight
 from engine.patching.parked_task import Mode
 from engine.patching.situation import Situation
@@ -48,6 +54,7 @@ class Choices:
         boundaries: Boundaries,
         waits: Waits,
         steps: ControlSteps,
+        fetches: Fetches,
         apart: bool,
         alike: bool,
     ) -> None:
@@ -58,6 +65,7 @@ class Choices:
         self._boundaries = boundaries
         self._waits = waits
         self._steps = steps
+        self._fetches = fetches
         self.apart = apart
         self.alike = alike
         self._vcpu_of = {vcpu.actor: vcpu for vcpu in now.vcpus}
@@ -78,6 +86,8 @@ class Choices:
         Where the actor that went on last can go on, that choice comes first.
         """
         now, waits, vcpu = self._now, self._waits, self.current
+        if vcpu is not None and vcpu.chosen:
+            return [Choice(vcpu.actor, 0), *self._other_fetch(vcpu, 0)]
         stopped, stopping = now.node.stopped, bool(waits.left) and waits.stopping
         whole = vcpu is not None and self.goes_whole(vcpu)
         if vcpu is not None and whole and not (vcpu.quiet or stopped or stopping):
@@ -96,6 +106,8 @@ class Choices:
             # schedule() and a control task waits, leaving it is what a kernel does there, and costs
             # nothing.
             found.append(Choice(vcpu.actor, 0))
+            if not whole:
+                found += self._other_fetch(vcpu, 0)
             price = 0 if vcpu.quiet and waits.left and not vcpu.nmi else 1
             if not whole:
                 found += self.events(vcpu)
@@ -148,9 +160,11 @@ class Choices:
     def calls_left(self, vcpu: VcpuState) -> tuple[Any, ...]:
         """Return the calls that the tasks of a vCPU between calls have left, in sorted order.
 
-        Which of the vCPU's tasks has them makes no difference.
+        Which of the vCPU's tasks has them makes no difference. The stores that the vCPU has not
+        seen come last.
         """
-        return tuple(sorted((self._calls[task].times, done) for task, done in vcpu.key(())[0]))
+        left = sorted((self._calls[task].times, done) for task, done in vcpu.key(())[0])
+        return (tuple(left), vcpu.view)
 
     def other(self, vcpu: VcpuState, price: int) -> Iterator[Choice]:
         """Yield the choices of a vCPU that was not the last to go on, at ``price`` each.
@@ -159,8 +173,17 @@ class Choices:
         """
         if vcpu.mode is not Mode.DONE or vcpu.nmi:
             yield Choice(vcpu.actor, price)
+            yield from self._other_fetch(vcpu, price)
         if vcpu.parked and vcpu.quiescent:
             yield Choice(Actor(ActorKind.SWITCH, vcpu.index), price)
+
+    def _other_fetch(self, vcpu: VcpuState, price: int) -> Iterator[Choice]:
+        """Yield the choice that the vCPU fetches its next instruction in another way.
+
+        There is none if the way that is chosen so far is the last one.
+        """
+        if vcpu.view and vcpu.chosen + 1 < len(self._fetches.ways(vcpu)):
+            yield Choice(Actor(ActorKind.FETCH, vcpu.index), price)
 
     def goes_whole(self, vcpu: VcpuState) -> bool:
         """Return whether the vCPU's call is made whole.

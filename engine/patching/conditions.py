@@ -28,7 +28,9 @@ class Conditions:
     :ivar cpus: how many vCPUs there are.
     :ivar preempt: each vCPU has a second task, which makes the call once, and an interrupt may
         give it the CPU.
-    :ivar fetch: the fetch model.
+    :ivar fetch: the name of the fetch model (:mod:`engine.patching.fetch_model`).
+    :ivar strict: a vCPU must not execute an instruction while there is a store to it that the vCPU
+        has not seen, but for the store of one byte that is, or was, a breakpoint.
     :ivar interrupts: external interrupts may come at every boundary that is a choice point.
     :ivar nmis: NMIs may come there, too.
     :ivar reduce: there are choice points only where an action of a vCPU meets one of another
@@ -53,6 +55,7 @@ class Conditions:
     cpus: int = defaults.CPUS
     preempt: bool = False
     fetch: str = defaults.FETCH
+    strict: bool = False
     interrupts: bool = True
     nmis: bool = False
     reduce: bool = True

@@ -49,6 +49,7 @@ class Stage:
     :ivar code: makes the work of the control tasks.
     :ivar own: tells which code is the project's own.
     :ivar nmis: whether NMIs may come.
+    :ivar late: whether a vCPU may not have seen what was stored to the text.
     :ivar points: with ``stores``, control tasks also stop in front of their stores to what hits
         read without a lock.
     :ivar shared: whether the control tasks share variables
@@ -61,6 +62,7 @@ class Stage:
     code: ControlCodes
     own: OwnCode
     nmis: bool = False
+    late: bool = False
     points: str = "locks"
     shared: bool = False
 
@@ -121,7 +123,7 @@ class ControlState:
 
     def __init__(self, stage: Stage) -> None:
         self.port, self.facts, self.image = stage.text, stage.text.facts, stage.text.image
-        self.plane = SteppedPlane(NoTime(), nmis=stage.nmis)
+        self.plane = SteppedPlane(NoTime(), nmis=stage.nmis, late=stage.late)
         self.text, self.arch = stage.text.build(self.plane, whole_batches=not stage.nmis)
         stops = stage.points == "stores"
         kinds, made = (STOPPING_KINDS, begin_to_stop) if stops else (PLAIN_KINDS, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.patching.control_tree import STEPS_MAX, ControlNode, ControlTree, endless
+from engine.patching.fetches import Fetches
 from engine.patching.judge import Judge
 from engine.patching.parked_task import Mode
 from engine.patching.places import Places
@@ -23,13 +24,21 @@ class ControlSteps:
     """
 
     def __init__(
-        self, now: Situation, judge: Judge, *, tree: ControlTree, places: Places, waits: Waits
+        self,
+        now: Situation,
+        judge: Judge,
+        *,
+        tree: ControlTree,
+        places: Places,
+        waits: Waits,
+        fetches: Fetches,
     ) -> None:
         self._now = now
         self._judge = judge
         self._tree = tree
         self._places = places
         self._waits = waits
+        self._fetches = fetches
         self._text = now.port.text
         self._buffers = now.port.text.buffers
         self._cpus = now.port.cpus
@@ -123,6 +132,7 @@ class ControlSteps:
         for write in edge.writes:
             if write.addr not in self._buffers:
                 self._note_write(write.addr)
+        self._fetches.stored(now.node, edge, task)
         self.enter(edge.node, task)
         for vcpu in now.vcpus:
             for ip in self._places_of(vcpu):

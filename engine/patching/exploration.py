@@ -12,6 +12,8 @@ from engine.patching.control_steps import ControlSteps
 from engine.patching.control_tree import ControlNode, ControlTree
 from engine.patching.data_content import DataContent
 from engine.patching.experiment import Experiment
+from engine.patching.fetch_model import fetch_model
+from engine.patching.fetches import Fetches
 from engine.patching.footprints import Footprints
 from engine.patching.handler_events import HandlerEvents
 from engine.patching.hit_pieces import HitPieces
@@ -83,12 +85,21 @@ class Exploration:
                 code,
                 port.own_code,
                 nmis=experiment.nmis,
+                late=experiment.strict or not fetch_model(experiment.fetch).coherent,
                 points=experiment.points,
                 shared=shared,
             ),
             self._learn,
         )
-        self.steps = ControlSteps(now, judge, tree=self.tree, places=self.places, waits=self.waits)
+        self.fetches = Fetches(now, self.places)
+        self.steps = ControlSteps(
+            now,
+            judge,
+            tree=self.tree,
+            places=self.places,
+            waits=self.waits,
+            fetches=self.fetches,
+        )
         self.footprints = Footprints(
             now, judge, tree=self.tree, places=self.places, waits=self.waits
         )
@@ -99,6 +110,7 @@ class Exploration:
             now,
             judge,
             places=self.places,
+            fetches=self.fetches,
             waits=self.waits,
             boundaries=self.boundaries,
             tasks=self.tasks,
@@ -127,6 +139,7 @@ class Exploration:
             boundaries=self.boundaries,
             waits=self.waits,
             steps=self.steps,
+            fetches=self.fetches,
             apart=self._apart,
             alike=self._apart and unprobed.alike,
         )
@@ -330,7 +343,7 @@ class Exploration:
         if kind is ActorKind.VCPU:
             now.actor = actor
             vcpu = now.vcpus[index]
-            steps = self.runs.run(vcpu, most, alone=alone or self.choice.goes_whole(vcpu))
+            steps = self.runs.run(vcpu, most, alone=alone, whole=self.choice.goes_whole(vcpu))
         elif kind is ActorKind.CONTROL:
             steps = self.steps.step(index, most)
             now.actor = actor
@@ -347,13 +360,19 @@ class Exploration:
         return steps
 
     def _happens(self, kind: ActorKind, vcpu: VcpuState) -> None:
-        """Interrupt a vCPU, preempt its task, deliver an NMI to it, or switch its tasks."""
+        """Let something happen to a vCPU that is no step of its own.
+
+        It is interrupted, its task is preempted, an NMI comes, its tasks are switched, or another
+        way is chosen in which it fetches its next instruction.
+        """
         if kind is ActorKind.INTERRUPT:
             self.tasks.interrupt(vcpu)
         elif kind is ActorKind.PREEMPTION:
             self.tasks.preempt(vcpu)
         elif kind is ActorKind.NMI:
             self.nmis.deliver(vcpu)
+        elif kind is ActorKind.FETCH:
+            self.fetches.choose_next(vcpu)
         else:
             self.tasks.switch(vcpu, self.port.cpus.ip(vcpu.index))
             # Two states that differ only in which of two idle tasks has the CPU have one name, so

@@ -43,6 +43,7 @@ class Nmis:
         if vcpu.passing is not None:
             self._hits.end_pass(vcpu)
         self._cpus.leave_nmi(vcpu.index, vcpu.nested)
+        vcpu.synchronize()  # The NMI's handler has ended in its IRET.
         hit, passing, stepping, _, _ = vcpu.interrupted
         vcpu.nmi, vcpu.nested, vcpu.interrupted = False, None, None
         vcpu.hit, vcpu.passing, vcpu.stepping = hit, passing, stepping

@@ -124,9 +124,10 @@ class Word:
         return given
 
     def keyword(self, name: str, given: object) -> str:
-        """Return ``given`` if it is a string; the choices are not looked at."""
-        if not isinstance(given, str):
-            raise _wrong(name, given, "a string")
+        """Return ``given`` if it is a string, and one of the choices where there are any."""
+        if not isinstance(given, str) or (self.choices and given not in self.choices):
+            right = " or ".join(map(repr, self.choices)) if self.choices else "a string"
+            raise _wrong(name, given, right)
         return given
 
     def saved(self, name: str, fields: SavedFields) -> str:

@@ -23,7 +23,9 @@ class Places:
 
     It learns more with each control state that is met.
 
-    :ivar watched: the addresses in front of whose instruction a run stops.
+    :ivar watched: the addresses in front of whose instruction a run stops at a choice point.
+    :ivar stops: the addresses in front of whose instruction a run stops, though not every stop
+        there is a choice point.
     :ivar new: spans of such addresses that no vCPU has been told of yet.
     :ivar near: the addresses within sites, from the first byte of their original instructions
         to the last.
@@ -37,6 +39,7 @@ class Places:
         facts = self._text.facts
         self._patches = facts.breakpoint[:1] + facts.jump
         self.watched: set[int] = set()
+        self.stops: set[int] = set()
         self.near: set[int] = set()
         self.methods: set[str] = set()
         self.new: list[tuple[int, int]] = []
@@ -92,10 +95,25 @@ class Places:
         for addr in range(start, end):
             if addr not in self.watched:
                 self.watched.add(addr)
-                if self.new and self.new[-1][1] == addr:
-                    self.new[-1] = (self.new[-1][0], addr + 1)
-                else:
-                    self.new.append((addr, addr + 1))
+                self.stop_at(addr)
+
+    def stop_in(self, start: int, end: int) -> None:
+        """Let runs stop at the addresses from ``start`` to below ``end``.
+
+        This takes effect as with :meth:`watch`.
+        """
+        for addr in range(start, end):
+            self.stop_at(addr)
+
+    def stop_at(self, addr: int) -> None:
+        """Let runs stop at ``addr``. This takes effect as with :meth:`watch`."""
+        if addr in self.stops:
+            return
+        self.stops.add(addr)
+        if self.new and self.new[-1][1] == addr:
+            self.new[-1] = (self.new[-1][0], addr + 1)
+        else:
+            self.new.append((addr, addr + 1))
 
     def install(self) -> None:
         """Tell the vCPUs what to watch from now on."""

@@ -273,6 +273,28 @@ class TextPort(Protocol):
         """Return the bytes that the vCPU would fetch at ``addr``."""
         ...
 
+    def fetch_as(self, cpu: int, addr: int, insn: bytes) -> None:
+        """Let the vCPU fetch ``insn`` at ``addr`` in place of the text that is shown.
+
+        Without bytes the vCPU fetches the text that is shown again.
+        """
+        ...
+
+    def insn_size(self, data: bytes, addr: int) -> int:
+        """Return the size in bytes of the instruction at ``addr`` that ``data`` begins with.
+
+        It is 1 if no instruction begins so.
+        """
+        ...
+
+    def is_synchronizing(self, data: bytes, addr: int) -> bool:
+        """Return whether the instruction that ``data`` begins with synchronizes fetches."""
+        ...
+
+    def synchronizing(self) -> Iterable[int]:
+        """Return the addresses of the instructions of the program that synchronize fetches."""
+        ...
+
     def read(self, version: TextVersion, addr: int, size: int) -> bytes:
         """Return the bytes at ``addr`` in ``version``."""
         ...
@@ -315,8 +337,11 @@ class TextPort(Protocol):
         """Return the name of an address for people, such as its function and offset."""
         ...
 
-    def next_instruction(self, cpu: int) -> tuple[str, bool]:
-        """Return place and text of the vCPU's next instruction, and whether the program has it."""
+    def next_instruction(self, cpu: int, insn: bytes | None) -> tuple[str, bool]:
+        """Return place and text of the vCPU's next instruction, and whether the program has it.
+
+        :param insn: the bytes that the vCPU fetches; None: those of the text that is shown.
+        """
         ...
 
 

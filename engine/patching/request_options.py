@@ -12,6 +12,7 @@ from enum import Flag, auto
 from typing import Any, Final
 
 from engine.limits import BATCH_MAX, CALLS_MAX, CPUS_MAX, INSTRUCTIONS_MAX
+from engine.patching.fetch_model import FETCH_MODELS
 from engine.patching.option_kinds import Kind, List, Made, Number, Stubs, Switch, Word
 from engine.patching.saved_fields import SavedFields
 
@@ -74,7 +75,10 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "cpus": Option(Number(1, CPUS_MAX), _CHECK | _EXPLORE | _SCENARIO | _FILE),
     "profile": Option(Word(), _CHECK | _EXPLORE | _FILE),
     "preempt": Option(Switch(), _CHECK | _EXPLORE | _SCENARIO | _FILE),
-    "fetch": Option(Word(("coherent",), ("stale", "torn")), _CHECK | _FILE),
+    "fetch": Option(
+        Word(tuple(model.name for model in FETCH_MODELS)), _CHECK | _EXPLORE | _SCENARIO | _FILE
+    ),
+    "strict": Option(Switch(), _CHECK | _EXPLORE | _FILE, may_lack=True),
     "without": Option(List(str), _CHECK | _EXPLORE | _SCENARIO | _FILE),
     "resched": Option(List(str), _CHECK | _FILE),
     "stubs": Option(Stubs(), _CHECK | _FILE),
@@ -93,7 +97,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 
 No file has ``reduce``: a replay has to be able to take any choice, so it never reduces them.
 """
-_LEFT_TO_SCENARIO: Final = ("cpus", "profile")
+_LEFT_TO_SCENARIO: Final = ("cpus", "profile", "fetch")
 """These options are None, or null in a file, if the scenario decides their values."""
 
 

@@ -49,6 +49,7 @@ def scenario(
     calls: int = defaults.SCENARIO_CALLS,
     cpus: int = defaults.CPUS,
     preempt: bool = False,
+    fetch: str = defaults.FETCH,
     nmis: bool = False,
     interrupts: bool = True,
     asleep: Sequence[int] = (),
@@ -67,6 +68,7 @@ def scenario(
     :param calls: how often each vCPU makes the call.
     :param cpus: how many vCPUs there are.
     :param preempt: each vCPU has a second task, to which an interrupt may give it.
+    :param fetch: the fetch model, such as ``torn``.
     :param nmis: NMIs may come.
     :param interrupts: external interrupts may come.
     :param asleep: offsets in the called function, in bytes, in front of whose instruction a

@@ -26,7 +26,10 @@ class TaskSwitches:
         In the middle of a hit its handler runs to its end at once, since it runs neither
         probed code nor a probe's handler.
         """
-        self._cpus.interrupt(vcpu.index, whole=vcpu.hit is not None)
+        whole = vcpu.hit is not None
+        self._cpus.interrupt(vcpu.index, whole=whole)
+        if whole:
+            vcpu.synchronize()  # The handler has ended in its IRET.
 
     def preempt(self, vcpu: VcpuState) -> None:
         """Let an interrupt come that gives the CPU to the other task on its return."""

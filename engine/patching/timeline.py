@@ -83,6 +83,14 @@ def _events(system: Exploration, segments: Segments) -> Iterator[tuple[int, str,
                 text, dull = _vcpu(system, system.vcpus[actor.index])
                 left -= max(1, system.take(actor, 1))
                 yield actor.index + 1, text, dull
+            elif actor.kind is ActorKind.FETCH:
+                system.take(actor, 1)
+                left -= 1
+                # Only the way in which the vCPU fetches in the end is told.
+                if left == 0:
+                    vcpu = system.vcpus[actor.index]
+                    insn = system.fetches.ways(vcpu)[vcpu.chosen].insn
+                    yield actor.index + 1, f"-- still fetches {insn.hex(' ')} --", False
             else:
                 yield actor.index + 1, f"-- {_EVENTS[actor.kind]} --", False
                 system.take(actor)
@@ -120,5 +128,7 @@ def _vcpu(system: Exploration, vcpu: VcpuState) -> tuple[str, bool]:
         return "call", False
     if vcpu.hit is not None:
         return f"hit: {vcpu.hit.kind.name.lower()}, {vcpu.hit.phase.name.lower()}", False
-    text, own = system.port.text.next_instruction(vcpu.index)
+    ways = system.fetches.ways(vcpu)
+    insn = ways[vcpu.chosen].insn if ways else None
+    text, own = system.port.text.next_instruction(vcpu.index, insn)
     return text, not own

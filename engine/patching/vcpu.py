@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from engine.hit_phases import HitKind, HitPhase
 from engine.patching.expectations import Lives
+from engine.patching.fetch_model import NOTHING_LEFT, View
 from engine.patching.hit_in_progress import NO_HIT, Block, Hit
 from engine.patching.parked_task import Mode, ParkedTask
 from engine.patching.passes import Pass, Seen, pass_key
@@ -63,6 +64,9 @@ class VcpuState:
     :ivar quiet: the task stands in ``schedule()``, which is a quiescent point.
     :ivar passing: the pass over a site that the vCPU is in, or None.
     :ivar position: how many steps the vCPU has made.
+    :ivar view: the stores to the text that the vCPU has not seen.
+    :ivar chosen: the number of the way in which the vCPU fetches its next instruction; the way with
+        number 0 has the bytes of the present text.
     """
 
     __slots__ = (
@@ -70,6 +74,7 @@ class VcpuState:
         "asleep",
         "block",
         "calls",
+        "chosen",
         "hit",
         "index",
         "interrupted",
@@ -82,6 +87,7 @@ class VcpuState:
         "quiet",
         "stepping",
         "task",
+        "view",
     )
 
     def __init__(self, index: int) -> None:
@@ -108,6 +114,12 @@ class VcpuState:
         self.nmi = False
         self.nested: object = None
         self.interrupted: Interrupted | None = None
+        self.synchronize()
+
+    def synchronize(self) -> None:
+        """Note that the vCPU has executed what synchronizes its fetches: it has seen all stores."""
+        self.view: View = NOTHING_LEFT
+        self.chosen = 0
 
     @property
     def over(self) -> bool:
@@ -151,6 +163,8 @@ class VcpuState:
             self.nested,
             self.interrupted,
             self.asleep,
+            self.view,
+            self.chosen,
         )
 
     def restore(self, saved: tuple[Any, ...]) -> None:
@@ -170,6 +184,8 @@ class VcpuState:
             self.nested,
             self.interrupted,
             self.asleep,
+            self.view,
+            self.chosen,
         ) = saved
 
     @property
@@ -194,7 +210,7 @@ class VcpuState:
         # Between calls it makes no difference which of its tasks the CPU has, so the key is sorted.
         if not self.live:
             here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
-            return (tuple(sorted((*here, *away))), asleep)
+            return (tuple(sorted((*here, *away))), asleep, self.view)
         hit = self.hit.key if self.hit is not None else 0
         nmi: tuple[Any, ...] = ()
         # The key has what the NMI interrupted. It need not say whether the handler has begun, since
@@ -224,4 +240,6 @@ class VcpuState:
             passing,
             self.stepping,
             nmi,
+            self.view,
+            self.chosen,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.patching.boundaries import Boundaries
+from engine.patching.fetches import Fetches
 from engine.patching.handler_events import HandlerEvents
 from engine.patching.hit_pieces import HitPieces
 from engine.patching.judge import Judge
@@ -48,6 +49,7 @@ class VcpuRuns:
         judge: Judge,
         *,
         places: Places,
+        fetches: Fetches,
         waits: Waits,
         boundaries: Boundaries,
         tasks: TaskSwitches,
@@ -63,6 +65,7 @@ class VcpuRuns:
         self._text = now.port.text
         self._buffers, self._stubs = self._text.buffers, self._text.stubs
         self._places = places
+        self._fetches = fetches
         self._waits = waits
         self._boundaries = boundaries
         self._tasks = tasks
@@ -70,14 +73,17 @@ class VcpuRuns:
         self._hits = hits
         self._nmis = nmis
 
-    def run(self, vcpu: VcpuState, most: int | None, *, alone: bool) -> int:
+    def run(self, vcpu: VcpuState, most: int | None, *, alone: bool, whole: bool) -> int:
         """Let the vCPU go on to the next choice point, by at least one step.
 
         :param most: the most steps that the vCPU may make; None sets no limit.
         :param alone: no choice that costs anything is made, so the vCPU goes on to the next
             point where there is a choice at no cost.
+        :param whole: the vCPU's call is made whole, so it goes on past these points, too, but for
+            those where control tasks wait for it.
         :returns: how many steps the vCPU made.
         """
+        alone = alone or whole
         if most is None and not self._experiment.reduce and not alone:
             most = 1
         now, waits = self._now, self._waits
@@ -88,6 +94,10 @@ class VcpuRuns:
             awaited = self._is_awaited(vcpu)
             steps, stop = self._stretch(vcpu, 1 if awaited else left)
             stop = stop or (awaited and self._boundaries.takes_interrupt(vcpu.index))
+            # There is a choice at no cost where the vCPU may fetch its next instruction in several
+            # ways.
+            fetches = bool(vcpu.view) and not whole and bool(self._fetches.ways(vcpu))
+            stop = stop or fetches
             left -= steps
             vcpu.position += steps
             if self._judge.violation is not None:
@@ -95,7 +105,13 @@ class VcpuRuns:
             if stop:
                 # Where the vCPU goes on alone, each choice here costs something, unless the vCPU
                 # stands in schedule(), is between calls, or is parked.
-                if not alone or vcpu.quiet or vcpu.mode is not Mode.CALL or self._is_parked(vcpu):
+                if (
+                    not alone
+                    or fetches
+                    or vcpu.quiet
+                    or vcpu.mode is not Mode.CALL
+                    or self._is_parked(vcpu)
+                ):
                     break
                 if waits.left:
                     waits.ran(vcpu)
@@ -151,6 +167,18 @@ class VcpuRuns:
             self._advance_hit(vcpu)
             return 1, True
         vcpu.quiet = vcpu.quiet and vcpu.nmi
+        if not vcpu.view:
+            return self._execute(vcpu, limit)
+        fetch = self._fetches.begin(vcpu)
+        done = self._execute(vcpu, 1 if fetch.alone else limit)
+        self._fetches.end(vcpu, fetch)
+        return done
+
+    def _execute(self, vcpu: VcpuState, limit: int) -> tuple[int, bool]:
+        """Let the vCPU execute instructions, at most ``limit``, and handle what ends the run.
+
+        :returns: as :meth:`_stretch` does.
+        """
         self._look(vcpu)
         if self._judge.violation is not None:
             return 1, True  # The step counts, though the vCPU has not made it.
@@ -202,7 +230,7 @@ class VcpuRuns:
             self._tasks.schedules(vcpu)
         if ip in experiment.asleep and not vcpu.nmi:
             self._tasks.falls_asleep(vcpu)
-        return stop is Stop.WATCHED or ip in self._places.watched
+        return ip in self._places.watched
 
     # What the machine has to answer ---------------------------------------------------------------
 

@@ -56,10 +56,17 @@ class Waits:
                 return frozenset(task for vcpu in self._vcpus for task in self._tasks(vcpu.index))
             case WaitKind.SYNC:
                 return frozenset(
-                    vcpu.index for vcpu in self._vcpus if not self._takes_interrupt(vcpu.index)
+                    vcpu.index for vcpu in self._vcpus if not self._takes_sync(vcpu)
                 )
             case WaitKind.STOP | WaitKind.TRAPS:
                 return frozenset()
+
+    def _takes_sync(self, vcpu: VcpuState) -> bool:
+        """Return whether the vCPU takes the interrupt of a core sync, which synchronizes it."""
+        takes = self._takes_interrupt(vcpu.index)
+        if takes:
+            vcpu.synchronize()
+        return takes
 
     def ran(self, vcpu: VcpuState) -> None:
         """Note that a vCPU has gone on, so it may take an interrupt that a core sync waits for."""
@@ -67,7 +74,7 @@ class Waits:
             if (
                 wait.kind is WaitKind.SYNC
                 and vcpu.index in left
-                and self._takes_interrupt(vcpu.index)
+                and self._takes_sync(vcpu)
             ):
                 self.left[task] = (wait, left - {vcpu.index})
 

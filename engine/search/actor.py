@@ -26,6 +26,8 @@ class ActorKind(StrEnum):
     """An NMI comes on a vCPU."""
     PREEMPTION = "p"
     """An interrupt comes on a vCPU, and its return gives the vCPU to another task."""
+    FETCH = "f"
+    """The next instruction of a vCPU is fetched in another way than without this step."""
     SWITCH = "s"
     """A vCPU whose task stands in ``schedule()``, or between calls, goes to another task."""
 
@@ -54,7 +56,9 @@ class Actor(NamedTuple):
         return self.kind in _EVENTS
 
 
-_EVENTS: Final = frozenset({ActorKind.INTERRUPT, ActorKind.NMI, ActorKind.PREEMPTION})
+_EVENTS: Final = frozenset(
+    {ActorKind.INTERRUPT, ActorKind.NMI, ActorKind.PREEMPTION, ActorKind.FETCH}
+)
 _TEXT: Final = re.compile(f"([{''.join(ActorKind)}]?)(0|[1-9][0-9]*)")
 _DIGITS_MAX: Final = 12
 """No machine has an actor whose number has more digits. The bound keeps Python from refusing the

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
-from engine.search.actor import Actor
+from engine.search.actor import Actor, ActorKind
 from engine.search.explorable import Choice
 from engine.search.strategy import Strategy
 
 __all__ = ("Pct",)
 
+_FETCH, _VCPU = ActorKind.FETCH, ActorKind.VCPU
 _BITS: Final = 40
 """The number of bits of a random priority, and of a random point of change. With so many, equal
 priorities are too rare to matter, and the remainder of the division favours no point noticeably.
@@ -81,4 +82,8 @@ class Pct(Strategy):
                 priority[best.actor] = self._lowest
                 best = max(actors, key=lambda choice: priority[choice.actor])
         self._points += 1
+        # Which stores a fetch sees is drawn at each fetch, since it is no preemption.
+        other = next((one for one in events if one.actor == (_FETCH, best.actor.index)), None)
+        if other is not None and best.actor.kind is _VCPU and random.getrandbits(1):
+            return other
         return best

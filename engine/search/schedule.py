@@ -91,7 +91,7 @@ def parse_schedule(text: str) -> Schedule:
     for word in found[3].split(",") if found[3] else ():
         if not _is_segment(word):
             raise InputError(
-                f"schedule: '{printable(word)}' is no step; write 0*18, c0*5, i0, n0, p0 or s0"
+                f"schedule: '{printable(word)}' is no step; write 0*18, c0*5, i0, n0, p0, f0 or s0"
             )
     return Schedule(found[2], segments_from(found[3]))
 

@@ -24,7 +24,7 @@ class TornInstructions(Oracle):
         facts, original = text.facts, self.now.insns.get(ip)
         if original is None:
             return self._torn(vcpu, ip, "which is inside of an original instruction")
-        fetched = text.fetched(vcpu.index, ip, max(len(original), facts.jump_size))
+        fetched = text.fetched(vcpu.index, ip, max(len(original), facts.insn_size_max))
         if fetched.startswith(original):
             return None
         site = self.now.sites.get(ip)
@@ -34,8 +34,9 @@ class TornInstructions(Oracle):
             )
             if patched or site.calls_ftrace(fetched):
                 return None
+        shown = fetched[: max(len(original), text.insn_size(fetched, ip))]
         return self._torn(
-            vcpu, ip, f"where {fetched[: len(original)].hex(' ')} stands for {original.hex(' ')}"
+            vcpu, ip, f"where {shown.hex(' ')} stands for {original.hex(' ')}"
         )
 
     def _torn(self, vcpu: VcpuState, ip: int, why: str) -> Violation:
