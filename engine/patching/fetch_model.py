@@ -149,9 +149,7 @@ def ways_to_fetch(
         its address, too.
     """
     options = [
-        found
-        for number, stores in view
-        if len(found := _contents(number, stores, ip, text)) > 1
+        found for number, stores in view if len(found := _contents(number, stores, ip, text)) > 1
     ]
     if not options:
         size = size_of(text, ip)

@@ -50,7 +50,7 @@ class Fetches:
         self._coherent = model.coherent
         self._unit = 1 if model.unit is None else model.unit
         self.follows = not model.coherent or experiment.strict
-        self._synchronizing = frozenset(self._text.synchronizing()) if self.follows else frozenset()
+        self._synchronizing = frozenset[int](self._text.synchronizing() if self.follows else ())
         for addr in self._synchronizing:
             places.stop_at(addr)
 
@@ -87,7 +87,7 @@ class Fetches:
             for offset in range(len(old)):
                 old[offset] = made.get(addr + offset, old[offset])
             made.update(zip(range(addr, addr + len(new)), new, strict=True))
-            if old != new:
+            if bytes(old) != new:
                 stores.append(Store(addr, bytes(old), new))
                 if addr not in self._buffers:
                     self._places.stop_in(addr, addr + len(new))

@@ -55,9 +55,7 @@ class Waits:
             case WaitKind.TASKS:
                 return frozenset(task for vcpu in self._vcpus for task in self._tasks(vcpu.index))
             case WaitKind.SYNC:
-                return frozenset(
-                    vcpu.index for vcpu in self._vcpus if not self._takes_sync(vcpu)
-                )
+                return frozenset(vcpu.index for vcpu in self._vcpus if not self._takes_sync(vcpu))
             case WaitKind.STOP | WaitKind.TRAPS:
                 return frozenset()
 
@@ -71,11 +69,7 @@ class Waits:
     def ran(self, vcpu: VcpuState) -> None:
         """Note that a vCPU has gone on, so it may take an interrupt that a core sync waits for."""
         for task, (wait, left) in self.left.items():
-            if (
-                wait.kind is WaitKind.SYNC
-                and vcpu.index in left
-                and self._takes_sync(vcpu)
-            ):
+            if wait.kind is WaitKind.SYNC and vcpu.index in left and self._takes_sync(vcpu):
                 self.left[task] = (wait, left - {vcpu.index})
 
     def quiescent(self, cpu: int) -> None:

@@ -88,9 +88,7 @@ def test_a_vcpu_fetches_what_the_definition_says_in_each_model(text, stores, ips
     for one in stores[:split]:
         store(*one)
     for offset in ips:
-        ways = ways_to_fetch(
-            BASE + offset, bytes(now[offset : offset + WINDOW]), view, sized
-        )
+        ways = ways_to_fetch(BASE + offset, bytes(now[offset : offset + WINDOW]), view, sized)
         expected = plain.fetches(BASE + offset)
         assert {way.insn for way in ways} == set(expected)
         assert len({way.insn for way in ways}) == len(ways)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.core.profiles import LINUX_6_1
 from tests.explore.laws import outcomes
 from tests.explore.test_laws import (
     CASES,

@@ -35,9 +35,7 @@ class TornInstructions(Oracle):
             if patched or site.calls_ftrace(fetched):
                 return None
         shown = fetched[: max(len(original), text.insn_size(fetched, ip))]
-        return self._torn(
-            vcpu, ip, f"where {shown.hex(' ')} stands for {original.hex(' ')}"
-        )
+        return self._torn(vcpu, ip, f"where {shown.hex(' ')} stands for {original.hex(' ')}")
 
     def _torn(self, vcpu: VcpuState, ip: int, why: str) -> Violation:
         text = f"CPU {vcpu.index} executes {self.now.port.text.where(ip)}, {why}"
