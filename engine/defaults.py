@@ -15,10 +15,12 @@ __all__ = (
     "INTERRUPTS",
     "JOBS",
     "MAX_INSTRUCTIONS",
+    "PATCH_CALLS",
     "PCT_DEPTH",
     "POINTS",
     "PREEMPTIONS",
     "PROFILE",
+    "PROTOCOL",
     "RED_ZONE",
     "SCENARIO_CALLS",
     "SCRIPT_CPUS",
@@ -45,6 +47,10 @@ CALLS: Final = 3
 SCENARIO_CALLS: Final = 2
 """The number of calls that each vCPU makes in a scenario."""
 FETCH: Final = "coherent"
+PROTOCOL: Final = "text_poke_bp"
+"""The patch protocol of ``patch``."""
+PATCH_CALLS: Final = 2
+"""The number of calls that each vCPU makes in ``patch``."""
 POINTS: Final = "locks"
 """The places where control tasks stop: ``locks`` means locks, text writes and waits."""
 STRATEGY: Final = "exhaustive"

@@ -60,8 +60,11 @@ def open_experiment(
         data have too many orders.
     """
     system = Exploration(*_place(experiment, pool), (*ORACLES, *experiment.oracles))
-    if system.shares:
+    if system.shares or experiment.patches:
         try:
+            if experiment.patches:
+                _judge_patches(system)
+                return system
             system.judge_by(
                 find_orders(replace(experiment, reduce=True), pool) if orders is None else orders
             )
@@ -69,6 +72,21 @@ def open_experiment(
             system.close()
             raise
     return system
+
+
+def _judge_patches(system: Exploration) -> None:
+    """Find out what calls may leave while the code of patched sites changes.
+
+    :raises InputError: the calls share data, so what they may leave also depends on their order.
+    """
+    experiment = system.experiment
+    if system.shares:
+        raise InputError(
+            f"{printable(experiment.call)}: its calls share data, so what they may leave while its"
+            " code changes is not known; give a function that writes to its own stack and buffers"
+            " only"
+        )
+    system.judge_patches(2 if experiment.restores else 1)
 
 
 def find_orders(

@@ -1,6 +1,6 @@
 """The text of one control state, in which each byte that is written to live code is one step.
 
-This is the fetch model ``coherent``: a vCPU fetches each byte as soon as it is written.
+What the vCPUs fetch of it is decided by the fetch model (:mod:`engine.patching.fetches`).
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ class SteppedText(TextSpace):
             part = f" (byte {offset + 1} of {len(data)})" if len(data) > 1 else ""
             self._point(f"write {reason}{part}")
             super().write(addr + offset, data[offset : offset + 1], reason=reason, cpu=cpu)
+
+    def store_once(self, addr: int, data: bytes, *, reason: str) -> None:
+        """Write ``data`` by one store, with a point before it where it is live code."""
+        if not self._private(addr):
+            size = f" ({len(data)} bytes at once)" if len(data) > 1 else ""
+            self._point(f"write {reason}{size}")
+        super().store_once(addr, data, reason=reason)
 
     def write_batch(self, writes: Sequence[TextWrite]) -> None:
         """Write all of ``writes`` in one step, or one by one if batches are not whole."""

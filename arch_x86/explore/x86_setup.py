@@ -10,6 +10,7 @@ from typing import Final
 from arch_x86.emu.machine import MachineConfig
 from arch_x86.emu.uc import UcPool
 from arch_x86.explore.open_experiment import open_experiment, require_boundary
+from arch_x86.explore.patch_plan import plan_patch
 from arch_x86.images import load_asm, load_image
 from arch_x86.lab.calls import require_function
 from arch_x86.lab.redzone import with_red_zone
@@ -18,6 +19,7 @@ from engine.kallsyms import Kallsyms
 from engine.patching.experiment import Experiment
 from engine.patching.exploration import Exploration
 from engine.patching.orders import Orders
+from engine.patching.patch_spec import PatchPlan, PatchSpec
 from engine.patching.request import Request
 from engine.syntax.arguments import Argument
 
@@ -81,6 +83,10 @@ class X86Setup:
         :raises InputError: no instruction of a function starts there.
         """
         return require_boundary(image, addr, what)
+
+    def plan_patch(self, image: Image, spec: PatchSpec) -> PatchPlan:
+        """Return what an exploration of the patch ``spec`` in ``image`` needs."""
+        return plan_patch(image, spec)
 
     def open(self, experiment: Experiment, orders: Orders | None = None) -> Exploration:
         """Bring up a machine for ``experiment``, with its calls placed and no control task started.

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from arch_x86.isa.constants import INT3, PAGE_SIZE
 from arch_x86.text.text_version import TextStore, TextVersion
 from engine.errors import EngineBug
 
-__all__ = ("FetchPort", "TextSpace", "TextWrite")
+__all__ = ("STORE_SIZES", "FetchPort", "TextSpace", "TextWrite")
+
+STORE_SIZES: Final = (1, 2, 4, 8, 16)
+"""The bytes that one store instruction may have; SSE has stores of 16 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,18 @@ class TextSpace:
         self._check(addr, data, reason)
         self._publish(
             self.store.write(self.current, addr, data), TextWrite(addr, data, cpu, reason)
+        )
+
+    def store_once(self, addr: int, data: bytes, *, reason: str) -> None:
+        """Change the text by one store instruction of 1, 2, 4, 8 or 16 bytes.
+
+        :raises EngineBug: not all of the bytes are text, or no store has as many bytes.
+        """
+        if len(data) not in STORE_SIZES:
+            raise EngineBug(f"{reason}: a store of {len(data)} bytes; it has 1, 2, 4, 8 or 16")
+        self._check(addr, data, reason)
+        self._publish(
+            self.store.write(self.current, addr, data), TextWrite(addr, data, None, reason)
         )
 
     def write_batch(self, writes: Sequence[TextWrite]) -> None:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Final
 
-from engine.commands import check_command, explore_command, wiring
+from engine.commands import check_command, explore_command, patch_command, wiring
 from engine.commands.command import Command
 from engine.commands.command_line import parse
 from engine.commands.shared_options import add_json
@@ -27,11 +27,11 @@ def _run(args: Namespace) -> int:
 
 
 def _found_by(words: Sequence[str]) -> Namespace:
-    """Parse the words behind ``--``: a ``check`` or ``explore`` command with its options.
+    """Parse the words behind ``--``: a ``check``, ``explore`` or ``patch`` with its options.
 
     It is the command that found the schedule.
     """
-    return parse(words, (check_command.COMMAND, explore_command.COMMAND))
+    return parse(words, (check_command.COMMAND, explore_command.COMMAND, patch_command.COMMAND))
 
 
 COMMAND: Final = Command(
@@ -39,7 +39,7 @@ COMMAND: Final = Command(
     help="show a violation again, step by step",
     description=(
         "Replay a file of --save, or a SCHEDULE with -- and the arguments of the check (or"
-        " explore) that found it."
+        " explore) that found it, or with -- patch and those of the patch."
     ),
     epilog=(
         "Exit status: 1 the violation shows again, 0 it does not, 2 the schedule is of"

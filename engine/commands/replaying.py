@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from engine.commands.exit_status import BAD, GOOD
+from engine.commands.patching_runs import patch_request, patch_spec
 from engine.commands.searching import check_request, options_given
 from engine.errors import InputError, UnprobedFault, printable
 from engine.patching.experiment import Experiment
-from engine.patching.make_experiment import experiment_of_check
+from engine.patching.make_experiment import experiment_of_check, experiment_of_patch
 from engine.patching.request_options import Way, read_options
 from engine.patching.saved_violations import load_saved
 from engine.patching.scenario_files import load_scenarios
@@ -76,5 +77,8 @@ def _replayed(args: Namespace, parse: Parse, port: SetupPort) -> tuple[Experimen
         one = scenarios[0]
         asked = read_options(Way.EXPLORE, options_given(given))
         return one.experiment(one.asked(asked), port), schedule
+    if args.rest[0] == "patch":
+        given = parse(args.rest)
+        return experiment_of_patch(patch_request(given), patch_spec(given), port), schedule
     given = parse(["check", *args.rest])
     return experiment_of_check(check_request(given), port), schedule

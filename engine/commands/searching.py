@@ -27,7 +27,7 @@ from engine.patching.verdict import check
 from engine.report.search_report import show_result
 from engine.report.terminal import Progress, Style, complain
 
-__all__ = ("check_request", "options_given", "run_check", "run_explore")
+__all__ = ("check_request", "options_given", "run_check", "run_explore", "searched")
 
 
 def options_given(args: Namespace) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def run_check(args: Namespace, port: SetupPort) -> int:
     saved = None if directory is None else directory.of_check(request)
     for warning in experiment.image.warnings:
         complain(f"{experiment.image.name}: {warning}")
-    result = _search(f"check {args.call}", experiment, search, port, refuses=True)
+    result = searched(f"check {args.call}", experiment, search, port, refuses=True)
     _name_files(saved, result)
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False), flush=True)
@@ -95,7 +95,7 @@ def run_explore(args: Namespace, port: SetupPort) -> int:
                 search if args.preemptions_given else replace(search, preemptions=one.preemptions)
             )
             try:
-                result = _search(f"explore {one.name}", experiment, bound, port)
+                result = searched(f"explore {one.name}", experiment, bound, port)
             except KeyboardInterrupt:  # Ctrl-C came while the machine was set up.
                 complain(f"interrupted while {one.name} was set up")
                 worst = INTERRUPTED
@@ -161,7 +161,7 @@ def _save(saved: SavedExperiment | None, result: CheckResult) -> None:
                 )
 
 
-def _search(
+def searched(
     label: str, experiment: Experiment, search: Search, port: SetupPort, *, refuses: bool = False
 ) -> CheckResult:
     """Search, and show meanwhile under ``label`` how far the search has come."""

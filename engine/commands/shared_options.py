@@ -71,12 +71,14 @@ def add_executing(
     cpus: int | None,
     jobs: str,
     preempt: str = argparse.SUPPRESS,
+    profile: bool = True,
 ) -> None:
     """Add the options of the commands that execute guest code.
 
     :param cpus: the default number of vCPUs, or None where the command has one vCPU only.
     :param jobs: what ``--help`` says of ``--jobs``.
     :param preempt: what ``--help`` says of ``--preempt``.
+    :param profile: whether the command has ``--profile``.
     """
     add_list(parser, "--stub", metavar="SYM=ret:N", shown="an unresolved function that returns N")
     add_libraries(parser, "a shared library to resolve from")
@@ -86,12 +88,13 @@ def add_executing(
         default=defaults.RED_ZONE,
         help="the code keeps data below RSP: yes, no or auto (%(default)s)",
     )
-    parser.add_argument(
-        "--profile",
-        metavar="P",
-        default=defaults.PROFILE,
-        help="whose behaviour: linux-2010, linux-6.1 or next (%(default)s)",
-    )
+    if profile:
+        parser.add_argument(
+            "--profile",
+            metavar="P",
+            default=defaults.PROFILE,
+            help="whose behaviour: linux-2010, linux-6.1 or next (%(default)s)",
+        )
     parser.add_argument("--check-alignment", action="store_true", help=ALIGNMENT_HELP)
     parser.add_argument("--preempt", action="store_true", help=preempt)
     parser.add_argument(

@@ -25,6 +25,7 @@ from engine.patching.handler_log import HandlerLog
 from engine.patching.local_state import LocalState, unbounded
 from engine.patching.operations import BEHIND_OPERATION, Control
 from engine.patching.own_code import OwnCode
+from engine.patching.patched_sites import TextIs
 from engine.patching.port import TextPort
 from engine.patching.probe_kinds import PLAIN_KINDS
 from engine.patching.store_points import STOPPING_KINDS, begin_to_stop
@@ -135,6 +136,7 @@ class ControlState:
             self.text,
             self.image,
             jump=self.facts.jump,
+            poke=self.arch.poke,
             kinds=kinds,
             made=made,
             stops_behind=stage.shared,
@@ -224,7 +226,9 @@ class ControlState:
     def expected(self) -> Hashable:
         """Return what the oracles expect of each probe, and which promise was not kept."""
         control = self.control
-        return (control.ledger.state([p.addr for p in control.probes]), control.broken)
+        told = (control.ledger.state([p.addr for p in control.probes]), control.broken)
+        # The names of control states without a patch protocol stay as they always were.
+        return told if control.text_is is TextIs.OLD else (*told, control.text_is.value)
 
     def is_like(self, other: ControlState, shared: int) -> bool:
         """Return whether all tasks stand where they do in ``other``, and share the same state.

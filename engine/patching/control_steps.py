@@ -150,7 +150,8 @@ class ControlSteps:
     def _note_write(self, addr: int) -> None:
         """Count in the coverage the vCPUs that are in flight while live text is written."""
         now = self._now
-        site = next((site for site in now.sites.values() if site.addr <= addr < site.end), None)
+        sites = (*now.sites.values(), *now.patches)
+        site = next((site for site in sites if site.addr <= addr < site.end), None)
         for vcpu in now.vcpus:
             inside = site is not None and any(
                 site.addr < ip < site.end for ip in self._places_of(vcpu)

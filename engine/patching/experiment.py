@@ -12,6 +12,7 @@ from engine.core.profiles import Profile
 from engine.image import Image
 from engine.patching.conditions import Conditions, conditions_of
 from engine.patching.control_code import ControlCode, ControlCodes
+from engine.patching.patched_sites import PatchedSite
 from engine.patching.user_code import identity_of
 from engine.syntax.arguments import Argument
 
@@ -43,6 +44,7 @@ class Experiment(Conditions):
     :ivar profile: the kernel's profile, with the steps left out that are to be left out.
     :ivar resched: the addresses in front of whose instruction a task calls ``schedule()``.
     :ivar asleep: the addresses in front of whose instruction a task falls asleep for ever.
+    :ivar patches: the sites whose code the control tasks replace by a patch protocol.
     :ivar code: the control tasks, by name, or a function that makes them. It is called for each
         control state, so that what tasks share outside of their functions is made anew with
         them.
@@ -55,6 +57,7 @@ class Experiment(Conditions):
     profile: Profile
     resched: tuple[int, ...] = ()
     asleep: tuple[int, ...] = ()
+    patches: tuple[PatchedSite, ...] = ()
     code: Sequence[tuple[str, ControlCode]] | ControlCodes
     tag: str
 

@@ -22,6 +22,7 @@ from engine.patching.nmis import Nmis
 from engine.patching.oracles.listed import ORACLES
 from engine.patching.orders import Orders
 from engine.patching.parked_task import Mode
+from engine.patching.patched_calls import patched_outcomes
 from engine.patching.places import Places
 from engine.patching.planned_call import PlannedCall
 from engine.patching.port import Port
@@ -163,6 +164,22 @@ class Exploration:
         self.judge.start()
         for addr in sorted(orders.points):
             self.places.watch(addr, addr + 1)
+        self.reset()
+
+    def judge_patches(self, changes: int) -> None:
+        """Let calls leave what they leave with the old code and the new code of patched sites.
+
+        :param changes: 1 where the new code comes, and 2 where the old code comes back, too.
+        :raises InputError: passes over the sites can choose in too many ways.
+        """
+        now = self.now
+        now.patched = patched_outcomes(
+            self.port,
+            now.calls,
+            now.patches,
+            changes=changes,
+            limit=self.experiment.max_instructions,
+        )
         self.reset()
 
     def close(self) -> None:

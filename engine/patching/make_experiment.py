@@ -8,12 +8,15 @@ from dataclasses import replace
 
 from engine.brief import count
 from engine.core.ablation import without
-from engine.core.profiles import Profile, profile_named
+from engine.core.profiles import LINUX_6_1, Profile, profile_named
+from engine.core.safety_steps import SafetyStep
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.patching.conditions import conditions_of
 from engine.patching.control_code import ControlCode, ControlCodes
 from engine.patching.experiment import Experiment
+from engine.patching.patch_spec import PatchSpec
+from engine.patching.patched_sites import PatchedSite
 from engine.patching.probe_life import life_of_probes
 from engine.patching.request import Request
 from engine.patching.setup_port import SetupPort
@@ -26,7 +29,7 @@ from engine.syntax.kprobe_events import (
     several_functions,
 )
 
-__all__ = ("experiment_of_check", "experiment_of_request", "profile_of")
+__all__ = ("experiment_of_check", "experiment_of_patch", "experiment_of_request", "profile_of")
 
 
 def experiment_of_check(request: Request, port: SetupPort) -> Experiment:
@@ -61,6 +64,40 @@ def experiment_of_check(request: Request, port: SetupPort) -> Experiment:
     )
 
 
+def experiment_of_patch(request: Request, spec: PatchSpec, port: SetupPort) -> Experiment:
+    """Make the experiment of ``patch``, whose control task replaces code by a patch protocol.
+
+    No probe is there, so the kernel has no use for a breakpoint that is not the protocol's.
+
+    :raises InputError: something in ``request`` or ``spec`` is wrong.
+    """
+    image = (
+        request.image
+        if isinstance(request.image, Image)
+        else port.load_image(request.image, request.libraries, request.stubs)
+    )
+    arguments = tuple(parse_argument(text) for text in request.arguments)
+    zoned, taken = port.with_red_zone(image, request, arguments)
+    if taken is not None:
+        zoned = replace(zoned, warnings=(*zoned.warnings, taken))
+    plan = port.plan_patch(zoned, spec)
+    return experiment_of_request(
+        replace(
+            request,
+            profile=LINUX_6_1.name,
+            without=(SafetyStep.INT3_GONE,),
+            poke=plan.poke,
+            restores=spec.back,
+        ),
+        port,
+        image=zoned,
+        arguments=arguments,
+        code=[("patcher", plan.code)],
+        tag=plan.tag,
+        patches=plan.sites,
+    )
+
+
 def experiment_of_request(
     request: Request,
     port: SetupPort,
@@ -69,6 +106,7 @@ def experiment_of_request(
     arguments: tuple[Argument, ...],
     code: Sequence[tuple[str, ControlCode]] | ControlCodes,
     tag: str,
+    patches: tuple[PatchedSite, ...] = (),
 ) -> Experiment:
     """Make the experiment that ``request`` describes, with control tasks ``code`` in ``image``.
 
@@ -83,6 +121,7 @@ def experiment_of_request(
         profile=profile_of(request),
         resched=tuple(_place(image, request.call, text, port) for text in request.resched),
         asleep=_asleep(image, request, port),
+        patches=patches,
         code=code,
         tag=tag,
     )

@@ -20,6 +20,7 @@ from engine.patching.control_side import ExploredText
 from engine.patching.expectations import Effect, Ledger, Lives
 from engine.patching.handler_log import HandlerLog
 from engine.patching.lock_notes import LockNotes
+from engine.patching.patched_sites import TextIs
 from engine.patching.probe_kinds import PLAIN_KINDS, ProbeKinds
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
@@ -64,6 +65,7 @@ class Control:
 
     :param log: is told of each handler that runs.
     :param jump: the first byte of the jump that an optimized probe writes.
+    :param poke: the poke protocol of the control state.
     :param kinds: the classes that probes are made of.
     :param made: is called with each probe that is made, before any other code has the probe.
     :param stops_behind: there is a point behind each operation, too, so that other tasks can
@@ -80,6 +82,7 @@ class Control:
     :ivar refused: a line for the user for each probe that the core has refused.
     :ivar ledger: what is expected of each probe.
     :ivar notes: writes into the ledger what an operation meets under its lock.
+    :ivar text_is: how far a patch protocol has come that replaces code.
     :ivar broken: the promise that an operation had not kept when it returned, or None.
     """
 
@@ -91,11 +94,13 @@ class Control:
         image: Image,
         *,
         jump: bytes,
+        poke: Any,
         kinds: ProbeKinds = PLAIN_KINDS,
         made: Callable[[Kprobe], None] | None = None,
         stops_behind: bool = False,
     ) -> None:
         self.core = core
+        self.poke = poke
         self._text = text
         self._image = image
         self._log = log
@@ -120,6 +125,7 @@ class Control:
             instances=self.instances,
         )
         self.broken: str | None = None
+        self.text_is = TextIs.OLD
 
     # Probes ---------------------------------------------------------------------------------------
 
@@ -387,6 +393,19 @@ class Control:
         """
         with self._changing((), Effect(armed=on), everything=True):
             set_kprobes_enabled(self.core, on=on)
+
+    def patch(self, write: Callable[[], None], becomes: TextIs) -> None:
+        """Replace code by ``write``, which writes it by a patch protocol.
+
+        :param becomes: what the code of the sites is when that is done.
+        """
+        self._begin()
+        with self.core.text_mutex:
+            self.text_is = TextIs.CHANGING
+            write()
+            self.text_is = becomes
+        self._answers(True)
+        self._over()
 
     def module_going(self, symbol: str) -> None:
         """Free the code of the function ``symbol`` while no CPU is in it.

@@ -45,6 +45,9 @@ class Places:
         self.new: list[tuple[int, int]] = []
         for addr in (*now.experiment.resched, *now.experiment.asleep):
             self.watch(addr, addr + 1)
+        for site in now.patches:
+            self.near.update(range(site.addr, site.end))
+            self.watch(site.addr, site.end + 1)
 
     def learn(self, node: ControlNode) -> None:
         """Note the sites, jumps and buffers of a new control state, and what to watch in it."""

@@ -40,6 +40,8 @@ class Way(Flag):
     """
     SCENARIO = auto()
     """A user writes the option as a keyword of the decorator ``scenario``."""
+    PATCH = auto()
+    """A user runs the command ``patch``, or calls :func:`optprobe.patch`."""
     FILE = auto()
     """A file that ``--save`` wrote has the option among its ``options``.
 
@@ -48,6 +50,7 @@ class Way(Flag):
 
 
 _CHECK, _EXPLORE, _SCENARIO, _FILE = Way.CHECK, Way.EXPLORE, Way.SCENARIO, Way.FILE
+_PATCH = Way.PATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +69,28 @@ class Option:
 
 
 OPTIONS: Final[Mapping[str, Option]] = {
-    "image": Option(Word(), _CHECK | _SCENARIO),
-    "call": Option(Word(), _CHECK | _SCENARIO),
-    "arguments": Option(List(str), _CHECK | _SCENARIO),
+    "image": Option(Word(), _CHECK | _PATCH | _SCENARIO),
+    "call": Option(Word(), _CHECK | _PATCH | _SCENARIO),
+    "arguments": Option(List(str), _CHECK | _PATCH | _SCENARIO),
     "probes": Option(List(str), _CHECK),
-    "libraries": Option(List(str), _CHECK),
-    "calls": Option(Number(1, CALLS_MAX), _CHECK | _SCENARIO | _FILE),
-    "cpus": Option(Number(1, CPUS_MAX), _CHECK | _EXPLORE | _SCENARIO | _FILE),
+    "libraries": Option(List(str), _CHECK | _PATCH),
+    "calls": Option(Number(1, CALLS_MAX), _CHECK | _PATCH | _SCENARIO | _FILE),
+    "cpus": Option(Number(1, CPUS_MAX), _CHECK | _EXPLORE | _PATCH | _SCENARIO | _FILE),
     "profile": Option(Word(), _CHECK | _EXPLORE | _FILE),
-    "preempt": Option(Switch(), _CHECK | _EXPLORE | _SCENARIO | _FILE),
+    "preempt": Option(Switch(), _CHECK | _EXPLORE | _PATCH | _SCENARIO | _FILE),
     "fetch": Option(
-        Word(tuple(model.name for model in FETCH_MODELS)), _CHECK | _EXPLORE | _SCENARIO | _FILE
+        Word(tuple(model.name for model in FETCH_MODELS)),
+        _CHECK | _EXPLORE | _PATCH | _SCENARIO | _FILE,
     ),
-    "strict": Option(Switch(), _CHECK | _EXPLORE | _FILE, may_lack=True),
+    "strict": Option(Switch(), _CHECK | _EXPLORE | _PATCH | _FILE, may_lack=True),
     "without": Option(List(str), _CHECK | _EXPLORE | _SCENARIO | _FILE),
-    "resched": Option(List(str), _CHECK | _FILE),
-    "stubs": Option(Stubs(), _CHECK | _FILE),
-    "max_instructions": Option(Number(1, INSTRUCTIONS_MAX), _CHECK | _FILE),
-    "red_zone": Option(Word(), _CHECK | _FILE, may_lack=True),
+    "resched": Option(List(str), _CHECK | _PATCH | _FILE),
+    "stubs": Option(Stubs(), _CHECK | _PATCH | _FILE),
+    "max_instructions": Option(Number(1, INSTRUCTIONS_MAX), _CHECK | _PATCH | _FILE),
+    "red_zone": Option(Word(), _CHECK | _PATCH | _FILE, may_lack=True),
     "points": Option(Word(("locks", "stores")), _CHECK | _EXPLORE | _FILE, may_lack=True),
-    "check_alignment": Option(Switch(), _CHECK | _EXPLORE | _FILE, may_lack=True),
-    "reduce": Option(Switch(), _CHECK | _EXPLORE),
+    "check_alignment": Option(Switch(), _CHECK | _EXPLORE | _PATCH | _FILE, may_lack=True),
+    "reduce": Option(Switch(), _CHECK | _EXPLORE | _PATCH),
     "nmis": Option(Switch(), _SCENARIO),
     "interrupts": Option(Switch(), _SCENARIO),
     "asleep": Option(List(int, "offsets in the called function, such as (4,)"), _SCENARIO),

@@ -14,6 +14,7 @@ from engine.image import Image, Symbol
 from engine.patching.experiment import Experiment
 from engine.patching.exploration import Exploration
 from engine.patching.orders import Orders
+from engine.patching.patch_spec import PatchPlan, PatchSpec
 from engine.patching.request import Request
 from engine.syntax.arguments import Argument
 
@@ -62,6 +63,10 @@ class SetupPort(Protocol):
 
         :param what: the option that asks for it, for the message.
         """
+        ...
+
+    def plan_patch(self, image: Image, spec: PatchSpec) -> PatchPlan:
+        """Return what an exploration of the patch ``spec`` in ``image`` needs."""
         ...
 
     def open(self, experiment: Experiment, orders: Orders | None = None) -> Exploration:

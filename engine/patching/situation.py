@@ -13,7 +13,7 @@ from engine.patching.orders import Orders
 from engine.patching.planned_call import PlannedCall
 from engine.patching.port import Port
 from engine.patching.sites import Site
-from engine.patching.unprobed import UnprobedCalls
+from engine.patching.unprobed import CallOutcome, UnprobedCalls
 from engine.patching.vcpu import VcpuState
 from engine.search.actor import Actor
 from engine.search.explorable import Coverage
@@ -32,6 +32,10 @@ class Situation:
     :ivar node: the control state that the vCPUs see.
     :ivar sites: by address, the sites that have had probes in some control state.
     :ivar insns: by address, the original instructions of these sites.
+    :ivar patches: the sites whose code a patch protocol replaces.
+    :ivar patched_bytes: of each address in one of these sites, that site.
+    :ivar patched: for each task, what each of its calls may leave while that code changes; None
+        where no code is replaced.
     :ivar unprobed: what the calls do without probes.
     :ivar orders: what the calls may leave where they share data, or None.
     :ivar data: the data in memory.
@@ -59,6 +63,11 @@ class Situation:
         self.vcpus = [VcpuState(index) for index in range(port.cpus.number)]
         self.sites: dict[int, Site] = {}
         self.insns: dict[int, bytes] = {}
+        self.patches = experiment.patches
+        self.patched_bytes = {
+            addr: site for site in self.patches for addr in range(site.addr, site.end)
+        }
+        self.patched: dict[int, list[frozenset[CallOutcome]]] | None = None
         self.orders: Orders | None = None
         self.coverage = Coverage()
         self.points: set[int] = set()

@@ -109,7 +109,8 @@ def _control(system: Exploration, actor: Actor) -> Iterator[tuple[int, str, bool
     before, text = system.node, system.port.text
     yield 0, before.at(actor.index), False
     system.take(actor)
-    for addr, site in sorted(system.now.sites.items()):
+    sites = {site.addr: site for site in system.now.patches} | system.now.sites
+    for addr, site in sorted(sites.items()):
         size = max(text.facts.jump_size, site.end - addr)
         old, new = text.read(before.version, addr, size), text.read(system.node.version, addr, size)
         if old != new:

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import Final
 
 from engine.patching.check_result import CheckResult
 from engine.patching.experiment import Experiment
 from engine.patching.matrix import Cell
+from engine.patching.patch_spec import PatchSpec
 from engine.report.terminal import Style, count
 
-__all__ = ("cell_line", "show_result")
+__all__ = ("cell_line", "show_patch", "show_result")
+
+_COLOURS: Final = {
+    "safe": "green",
+    "nothing-found": "yellow",
+    "violation": "red",
+    "inconclusive": "yellow",
+}
+"""The colour of each verdict."""
 
 
 def show_result(name: str, experiment: Experiment, result: CheckResult, style: Style) -> None:
     """Print what a search has to say."""
-    colour = {
-        "safe": "green",
-        "nothing-found": "yellow",
-        "violation": "red",
-        "inconclusive": "yellow",
-    }[result.verdict]
-    print(f"{name}: {style.paint(result.verdict, colour, 'bold')}")
-    bound = "no bound" if result.preemptions is None else f"preemption bound {result.preemptions}"
-    kind = (
-        "exhaustive"
-        if result.outcome.exhaustive
-        else "interrupted"
-        if result.interrupted
-        else "not exhaustive"
-    )
+    print(f"{name}: {style.paint(result.verdict, _COLOURS[result.verdict], 'bold')}")
     where = "" if experiment.points == "locks" else f", --points {experiment.points}"
-    print(
-        f"  {count(result.outcome.schedules, 'schedule')}, {bound}, {kind};"
-        f" {count(experiment.cpus, 'CPU')}, {experiment.profile.name}{where}"
-    )
+    print(f"  {_extent(result)}; {count(experiment.cpus, 'CPU')}, {experiment.profile.name}{where}")
     c = result.coverage
     by_ftrace = f", {c.ftrace:,} by ftrace" if c.ftrace else ""
     print(
@@ -50,6 +44,57 @@ def show_result(name: str, experiment: Experiment, result: CheckResult, style: S
         print(f"  never hit by {method}, though the site allows it: nothing is shown for that")
     for line in result.refused:
         print(f"  {line}")
+    _show_violations(result, style)
+    sys.stdout.flush()
+
+
+def show_patch(
+    spec: PatchSpec,
+    experiment: Experiment,
+    result: CheckResult,
+    timeline: Sequence[str],
+    style: Style,
+) -> None:
+    """Print what a search has to say of a patch.
+
+    :param timeline: the lines that show the first violation.
+    """
+    print(f"{experiment.call}: {style.paint(result.verdict, _COLOURS[result.verdict], 'bold')}")
+    for site in experiment.patches:
+        again = ", and back" if spec.back else ""
+        print(f"  {site.addr:#x}: {site.old.hex(' ')} -> {site.new.hex(' ')}{again}")
+    left_out = f" without {', '.join(spec.without)}" if spec.without else ""
+    strict = ", --strict" if experiment.strict else ""
+    print(
+        f"  by {spec.protocol}{left_out}; {count(experiment.cpus, 'CPU')}"
+        f"{', preemption' if experiment.preempt else ''}, fetch model {experiment.fetch}{strict}"
+    )
+    print(f"  {_extent(result)}")
+    c = result.coverage
+    print(
+        f"  {c.in_flight_at_write:,} CPUs in flight while text was written, {c.parked_in_range:,}"
+        f" of them inside the bytes; {result.points:,} points"
+    )
+    _show_violations(result, style)
+    for line in timeline:
+        print(f"  {line}".rstrip())
+    sys.stdout.flush()
+
+
+def _extent(result: CheckResult) -> str:
+    """Return how far the search came."""
+    bound = "no bound" if result.preemptions is None else f"preemption bound {result.preemptions}"
+    kind = (
+        "exhaustive"
+        if result.outcome.exhaustive
+        else "interrupted"
+        if result.interrupted
+        else "not exhaustive"
+    )
+    return f"{count(result.outcome.schedules, 'schedule')}, {bound}, {kind}"
+
+
+def _show_violations(result: CheckResult, style: Style) -> None:
     for report in result.violations:
         print(
             f"  {style.paint(str(report.violation.kind), 'red', 'bold')}:"
@@ -58,7 +103,6 @@ def show_result(name: str, experiment: Experiment, result: CheckResult, style: S
         print(f"  {report.schedule}")
         if report.file is not None:
             print(f"  {report.file}")
-    sys.stdout.flush()
 
 
 def cell_line(cell: Cell) -> str:

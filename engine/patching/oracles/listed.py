@@ -16,6 +16,7 @@ from engine.patching.oracles.hits import Hits
 from engine.patching.oracles.invariants import Invariants
 from engine.patching.oracles.kept_memory import KeptMemory
 from engine.patching.oracles.oracle import Oracle
+from engine.patching.oracles.patched_text import PatchedText
 from engine.patching.oracles.pending_stores import PendingStores
 from engine.patching.oracles.restored_text import RestoredText
 from engine.patching.oracles.return_probes import ReturnProbes
@@ -29,6 +30,7 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     KeptMemory,
     FreedCode,
     TornInstructions,
+    PatchedText,
     PendingStores,
     Hits,
     HitRecord,

@@ -1,0 +1,69 @@
+"""The experiment of ``optprobe patch``: its sites, its control task, and its poke protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from arch_x86.protocols.listed import protocol_named, steps_left_out
+from arch_x86.protocols.planning import planned_sites
+from arch_x86.protocols.protocol_poke import ProtocolPoke, poke_factory
+from engine.image import Image
+from engine.kallsyms import Kallsyms
+from engine.patching.control_code import ControlCode
+from engine.patching.operations import Control
+from engine.patching.patch_spec import PatchPlan, PatchSpec
+from engine.patching.patched_sites import TextIs
+from engine.patching.user_code import source_of
+
+__all__ = ("plan_patch",)
+
+_Places = Sequence[tuple[int, bytes, str]]
+
+
+def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
+    """Return what an exploration of the patch ``spec`` in ``image`` needs.
+
+    :raises InputError: something in ``spec`` is wrong.
+    """
+    protocol = protocol_named(spec.protocol)
+    without = steps_left_out(protocol, spec.without)
+    sites = planned_sites(image, spec.sites, spec.codes)
+    kallsyms = Kallsyms(image)
+
+    def name(addr: int) -> str:
+        found = kallsyms.lookup(addr)
+        return f"{addr:#x}" if found is None else f"{found[0].name}+{found[1]:#x}"
+
+    there = [(site.addr, site.new, f"patch {name(site.addr)}") for site in sites]
+    back = [(site.addr, site.old, f"put {name(site.addr)} back") for site in sites]
+    told = (
+        [(site.addr, site.new) for site in sites],
+        spec.back,
+        protocol.name,
+        source_of(protocol.run),
+        sorted(without),
+    )
+    return PatchPlan(
+        sites=sites,
+        code=_life(there, back if spec.back else []),
+        poke=poke_factory(protocol, without),
+        protocol=protocol.name,
+        tag=repr(told),
+    )
+
+
+def _life(there: _Places, back: _Places) -> ControlCode:
+    """Return the control task: the new code comes, and maybe the old code again."""
+
+    def patcher(k: Control) -> None:
+        k.patch(partial(_write, k, there), TextIs.NEW)
+        if back:
+            k.patch(partial(_write, k, back), TextIs.OLD)
+
+    return patcher
+
+
+def _write(k: Control, places: _Places) -> None:
+    poke: ProtocolPoke = k.poke
+    poke.patch(poke.patches_of(places))

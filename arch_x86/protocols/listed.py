@@ -1,0 +1,80 @@
+"""The patch protocols by name: those that come along, and those of a user's file."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from arch_x86.protocols import plain_stores, text_pokes
+from arch_x86.protocols.protocol import PatchProtocol
+from engine.errors import InputError, printable
+
+__all__ = ("PROTOCOLS", "protocol_named", "steps_left_out")
+
+PROTOCOLS: Final = (
+    text_pokes.text_poke,
+    text_pokes.text_poke_smp,
+    text_pokes.text_poke_smp_batch,
+    text_pokes.text_poke_bp,
+    text_pokes.text_poke_bp_batch,
+    plain_stores.one_store,
+    plain_stores.four_and_four,
+    plain_stores.one_and_four,
+)
+"""The protocols that come along."""
+
+
+def protocol_named(word: str) -> PatchProtocol:
+    """Return the protocol that ``word`` names.
+
+    :param word: the name of one that comes along, or ``FILE.py`` or ``FILE.py:NAME``.
+    :raises InputError: there is no such protocol, or the file can't be run.
+    """
+    for one in PROTOCOLS:
+        if one.name == word:
+            return one
+    name, _, wanted = word.rpartition(":") if not word.endswith(".py") else (word, "", "")
+    if not name.endswith(".py"):
+        raise InputError(
+            f"--protocol {printable(word)}: unknown; give a Python file, FILE.py or FILE.py:NAME,"
+            f" or {', '.join(one.name for one in PROTOCOLS)}"
+        )
+    found = _of_file(name)
+    chosen = [one for one in found if not wanted or one.name == wanted]
+    if len(chosen) != 1:
+        there = ", ".join(one.name for one in found) or "none"
+        raise InputError(
+            f"--protocol {printable(word)}: name one protocol of the file, FILE.py:NAME; there is"
+            f" {there}"
+        )
+    return chosen[0]
+
+
+def _of_file(name: str) -> list[PatchProtocol]:
+    if not Path(name).is_file():
+        raise InputError(
+            f"--protocol {printable(name)}: no such file; give a Python file of protocols"
+        )
+    try:
+        names = runpy.run_path(name)
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{printable(name)}: {type(error).__name__}: {printable(str(error))}"
+        ) from None
+    return [value for value in names.values() if isinstance(value, PatchProtocol)]
+
+
+def steps_left_out(protocol: PatchProtocol, names: Collection[str]) -> frozenset[str]:
+    """Return ``names``, each of which has to be a step of ``protocol``.
+
+    :raises InputError: one of them is none.
+    """
+    for name in names:
+        if name not in protocol.steps:
+            steps = ", ".join(protocol.steps) or "none"
+            raise InputError(
+                f"--without {printable(name)}: no step of {protocol.name}; it has {steps}"
+            )
+    return frozenset(names)

@@ -1,0 +1,202 @@
+"""What a patch protocol is, and what it works with: stores, core syncs, waits and breakpoints.
+
+A protocol is a function of a :class:`Patcher` and the patches to make. Each thing that it does for
+safety may be a named step, which ``--without`` leaves out::
+
+    @protocol(sync="every CPU has fetched the new bytes when the protocol is done")
+    def one_store(p: Patcher, patches: Sequence[Patch]) -> None:
+        for patch in patches:
+            p.store(patch.addr, patch.eight(), "the whole instruction")
+            p.sync("done", step="sync")
+
+docs/protocols.md explains it, and the protocols that come along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from arch_x86.isa.constants import INT3
+from arch_x86.protocols.onward import Onward
+from arch_x86.text.poke import TextControl, TextPokeParam
+from arch_x86.text.space import TextSpace
+from engine.errors import InputError
+
+__all__ = ("Patch", "PatchProtocol", "Patcher", "Run", "protocol")
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A piece of code to be replaced.
+
+    :ivar addr: the address of its first byte.
+    :ivar old: the bytes there now.
+    :ivar new: the bytes that take their place, as many.
+    :ivar behind: the bytes behind them, which stay: enough for a store of 16 bytes.
+    :ivar reason: why, in a few words, for a timeline.
+    :ivar old_goes_on: where a CPU goes on that hits a breakpoint at ``addr``, as if it had executed
+        the first old instruction; None: the handler can't do what that does.
+    :ivar new_goes_on: the same for the first new instruction.
+    :ivar owned: a breakpoint at ``addr`` has another handler, so the protocol needs none.
+    """
+
+    addr: int
+    old: bytes
+    new: bytes
+    behind: bytes
+    reason: str
+    old_goes_on: Onward | None = None
+    new_goes_on: Onward | None = None
+    owned: bool = False
+
+    def eight(self) -> bytes:
+        """Return 8 bytes for one store at ``addr``: the new bytes, and those behind as they are.
+
+        :raises InputError: there are more than 8 new bytes.
+        """
+        if len(self.new) > 8:
+            raise InputError(
+                f"{self.reason}: {len(self.new)} bytes do not go into a store of 8; give a protocol"
+                " that stores more"
+            )
+        return (self.new + self.behind)[:8]
+
+
+class Patcher:
+    """What a protocol works with: the text, the CPUs, and the handler of its breakpoints.
+
+    :param text: the text.
+    :param plane: stops and synchronizes the CPUs.
+    :param without: the names of the steps to leave out.
+    :ivar held: the breakpoints that the handler knows, by address.
+    :ivar last: the breakpoint that it was told of last. Without ``hits_over`` a CPU may still read
+        its record when it is gone.
+    """
+
+    def __init__(self, text: TextSpace, plane: TextControl, without: frozenset[str]) -> None:
+        self._text = text
+        self._plane = plane
+        self._without = without
+        self.held: dict[int, TextPokeParam] = {}
+        self.last: TextPokeParam | None = None
+
+    def does(self, step: str | None) -> bool:
+        """Return whether ``step`` is taken; None is no step that can be left out."""
+        return step is None or step not in self._without
+
+    # Stores ---------------------------------------------------------------------------------------
+
+    def read(self, addr: int, size: int) -> bytes:
+        """Return ``size`` bytes of the text as it is now."""
+        return self._text.read(addr, size)
+
+    def store(self, addr: int, data: bytes, why: str, *, step: str | None = None) -> None:
+        """Store 1, 2, 4, 8 or 16 bytes by one instruction."""
+        if self.does(step):
+            self._text.store_once(addr, data, reason=why)
+
+    def copy(self, addr: int, data: bytes, why: str, *, step: str | None = None) -> None:
+        """Store bytes by a memcpy() whose stores are not known: one byte after the other."""
+        if data and self.does(step):
+            self._text.write(addr, data, reason=why)
+
+    # The CPUs -------------------------------------------------------------------------------------
+
+    def sync(self, why: str, *, step: str | None = None) -> None:
+        """Interrupt every CPU, so that each fetches the text as it is now (text_poke_sync())."""
+        if self.does(step):
+            self._plane.text_poke_sync(why)
+
+    def stop_machine(self, fn: Callable[[], None], why: str, *, step: str | None = None) -> None:
+        """Call ``fn`` while every CPU is parked; without ``step`` while the CPUs run."""
+        if self.does(step):
+            self._plane.stop_machine(fn, why)
+        else:
+            fn()
+
+    def wait_for_cpus(self, why: str, *, step: str | None = None) -> None:
+        """Wait until every CPU has passed a quiescent point (synchronize_sched())."""
+        if self.does(step):
+            self._plane.synchronize_sched(why)
+
+    def wait_for_tasks(self, why: str, *, step: str | None = None) -> None:
+        """Wait until every task has called schedule() or ended (synchronize_rcu_tasks())."""
+        if self.does(step):
+            self._plane.synchronize_rcu_tasks(why)
+
+    # Breakpoints ----------------------------------------------------------------------------------
+
+    def handle(
+        self, patches: Sequence[Patch], *, as_old: bool = False, step: str | None = None
+    ) -> None:
+        """Let CPUs that hit a breakpoint over one of ``patches`` go on from now on.
+
+        :param as_old: they go on as if they had executed the old instruction; else the new one.
+        :raises InputError: a handler can't do what that instruction does.
+        """
+        if not self.does(step):
+            return
+        for patch in patches:
+            goes_on = patch.old_goes_on if as_old else patch.new_goes_on
+            if goes_on is None and not patch.owned:
+                which, code = ("old", patch.old) if as_old else ("new", patch.new)
+                raise InputError(
+                    f"{patch.reason}: the handler of the protocol's breakpoint has to do what the"
+                    f" {which} instruction does, {code.hex(' ')}, and it can do a no-op, a relative"
+                    " jump or a relative call"
+                )
+            if goes_on is not None:
+                self.last = self.held[patch.addr] = TextPokeParam(
+                    patch.addr, patch.new, patch.reason, goes_on.target, goes_on.returns
+                )
+
+    def handled(self, why: str, *, step: str | None = None) -> None:
+        """Tell the handler that the breakpoints are gone, and wait for CPUs that read its record.
+
+        :param step: the name of the wait.
+        """
+        self.held.clear()
+        if self.does(step):
+            self._plane.traps_over(why)
+
+    def breakpoint(self, patch: Patch, *, step: str | None = None) -> None:
+        """Store a breakpoint over the first byte of ``patch``."""
+        self.store(patch.addr, INT3, f"{patch.reason}: breakpoint", step=step)
+
+
+Run: TypeAlias = Callable[[Patcher, Sequence[Patch]], None]
+"""Replaces the old code of the patches by the new code."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchProtocol:
+    """A protocol that has a name.
+
+    :ivar name: the word of ``--protocol``.
+    :ivar run: replaces the code of all patches that it is given, in the order of their addresses.
+    :ivar steps: what each of its steps is for, by name.
+    """
+
+    name: str
+    run: Run
+    steps: Mapping[str, str]
+
+    @property
+    def what(self) -> str:
+        """The first line of the function's docstring."""
+        return (self.run.__doc__ or "").strip().partition("\n")[0]
+
+
+def protocol(**steps: str) -> Callable[[Run], PatchProtocol]:
+    """Return a decorator that makes a protocol of a function.
+
+    :param steps: what each step is for, by name; ``_`` stands for ``-``.
+    """
+    named = {name.replace("_", "-"): what for name, what in steps.items()}
+
+    def make(run: Run) -> PatchProtocol:
+        return PatchProtocol(str(getattr(run, "__name__", "protocol")), run, named)
+
+    return make

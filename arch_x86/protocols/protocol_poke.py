@@ -1,0 +1,114 @@
+"""A patch protocol in the place of a poke protocol (:class:`arch_x86.text.poke.PokeProtocol`).
+
+So kprobes, and whoever else writes text by a poke protocol, can write it by any patch protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from arch_x86.protocols.onward import Onward, onward
+from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol
+from arch_x86.text.poke import PokeFactory, TextControl, TextPokeParam, require_sizes
+from arch_x86.text.space import STORE_SIZES, TextSpace
+
+__all__ = ("ProtocolPoke", "poke_factory")
+
+
+class ProtocolPoke:
+    """Writes text by ``protocol``.
+
+    A single byte, such as a probe's breakpoint, is one store with a core sync behind it.
+
+    :param without: the names of the steps that are left out.
+    """
+
+    def __init__(
+        self,
+        protocol: PatchProtocol,
+        without: frozenset[str],
+        text: TextSpace,
+        plane: TextControl,
+        _steps: frozenset[str],
+    ) -> None:
+        self._protocol = protocol
+        self._text = text
+        self._plane = plane
+        self._patcher = Patcher(text, plane, without)
+
+    def text_poke(self, addr: int, data: bytes, reason: str) -> None:
+        """Write bytes that no CPU executes yet, or any more."""
+        self._text.write(addr, data, reason=reason)
+
+    def text_poke_bytes(self, params: Sequence[TextPokeParam]) -> None:
+        """Store each byte, with one core sync behind it."""
+        require_sizes(params, most=1)
+        for param in params:
+            self._text.write(param.addr, param.data, reason=param.reason)
+            self._plane.text_poke_sync(param.reason)
+
+    def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
+        """Replace what is at each place by the protocol."""
+        if params:
+            self.patch(self._patches(params, owned=False))
+
+    def text_poke_breakpoints(self, params: Sequence[TextPokeParam]) -> None:
+        """Replace jumps by breakpoints, which have a handler, by the protocol."""
+        if params:
+            self.patch(self._patches(params, owned=True))
+
+    def patch(self, patches: Iterable[Patch]) -> None:
+        """Make ``patches`` by the protocol."""
+        self._protocol.run(self._patcher, list(patches))
+
+    def patches_of(self, places: Sequence[tuple[int, bytes, str]]) -> list[Patch]:
+        """Return the patches that put code at places: the address, the code, and the reason."""
+        return [
+            Patch(
+                addr,
+                old := self._text.read(addr, len(new)),
+                new,
+                self._text.read(addr + len(new), max(STORE_SIZES)),
+                reason,
+                onward(old, addr),
+                onward(new, addr),
+            )
+            for addr, new, reason in places
+        ]
+
+    def bp_holds(self, addr: int) -> bool:
+        """Return whether the protocol handles a breakpoint at ``addr`` now."""
+        return addr in self._patcher.held
+
+    def bp_poke(self, addr: int) -> TextPokeParam | None:
+        """Return how a CPU goes on that has hit the protocol's breakpoint at ``addr``."""
+        return self._patcher.held.get(addr, self._patcher.last)
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """The breakpoints that the handler knows, and the last one that it was told of."""
+        return (sorted(self._patcher.held.items()), self._patcher.last)
+
+    def _patches(self, params: Sequence[TextPokeParam], *, owned: bool) -> list[Patch]:
+        return [
+            Patch(
+                param.addr,
+                self._text.read(param.addr, len(param.data)),
+                param.data,
+                self._text.read(param.addr + len(param.data), max(STORE_SIZES)),
+                param.reason,
+                None,
+                None if param.target is None else Onward(param.target, param.returns),
+                owned,
+            )
+            for param in params
+        ]
+
+
+def poke_factory(protocol: PatchProtocol, without: frozenset[str]) -> PokeFactory:
+    """Return what makes a poke protocol of ``protocol``.
+
+    :param without: the names of its steps that are left out.
+    """
+    return partial(ProtocolPoke, protocol, without)

@@ -1,0 +1,67 @@
+"""The oracle of patched code: a vCPU executes the old code of a site or its new code, whole.
+
+Once the protocol says that it is done, a vCPU executes the new code only.
+"""
+
+from __future__ import annotations
+
+from engine.patching.oracles.oracle import Oracle
+from engine.patching.patched_sites import PatchedSite, TextIs
+from engine.patching.vcpu import VcpuState
+from engine.search.explorable import Violation, ViolationKind
+
+__all__ = ("PatchedText",)
+
+
+class PatchedText(Oracle):
+    """In a site, a vCPU executes an instruction that is whole in the old code or in the new.
+
+    At the first byte it may also be a breakpoint. A vCPU that begins to execute a site executes
+    what the protocol has said that the code is by then.
+    """
+
+    def instruction(self, vcpu: VcpuState, ip: int) -> Violation | None:
+        """Compare what the vCPU fetches at ``ip`` with what may stand there."""
+        site = self.now.patched_bytes.get(ip)
+        if site is None:
+            return None
+        text = self.now.port.text
+        fetched = text.fetched(vcpu.index, ip, text.facts.insn_size_max)
+        whole = [one for one in site.insns.get(ip, ()) if fetched.startswith(one)]
+        if ip == site.addr:
+            if whole:
+                return self._wrong_time(vcpu, site, max(whole, key=len))
+            if fetched.startswith(text.facts.breakpoint):
+                return None
+        elif whole:
+            return None
+        return self._torn(vcpu, ip, site, fetched[: text.insn_size(fetched, ip)])
+
+    def _wrong_time(self, vcpu: VcpuState, site: PatchedSite, insn: bytes) -> Violation | None:
+        """Report the code of ``site`` that is not there any more, or not yet."""
+        now = self.now.node.state.control.text_is
+        if now is TextIs.CHANGING:
+            return None
+        right = site.first(site.new if now is TextIs.NEW else site.old)
+        if insn == right:
+            return None
+        return Violation(
+            ViolationKind.WRONG_RESULT,
+            vcpu.index,
+            site.addr,
+            f"CPU {vcpu.index} executes {insn.hex(' ')} at {self.now.port.text.where(site.addr)},"
+            f" though the protocol has said that {right.hex(' ')} stands there",
+        )
+
+    def _torn(self, vcpu: VcpuState, ip: int, site: PatchedSite, insn: bytes) -> Violation:
+        text = self.now.port.text
+        place = f"CPU {vcpu.index} executes {insn.hex(' ')} at {text.where(ip)}"
+        present = text.read(self.now.node.version, ip, text.facts.insn_size_max)
+        if ip != site.addr and not any(map(present.startswith, site.insns.get(ip, ()))):
+            why = (
+                f"{place}: a task inside the bytes: it stood behind the first instruction of the"
+                " old code when the new code came"
+            )
+        else:
+            why = f"{place}, which is neither in the old code nor in the new"
+        return Violation(ViolationKind.TORN, vcpu.index, ip, why)

@@ -1,0 +1,48 @@
+"""What ``optprobe patch`` is asked, and what the CPU side makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from engine.patching.control_code import ControlCode
+from engine.patching.patched_sites import PatchedSite
+
+__all__ = ("PatchPlan", "PatchSpec")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchSpec:
+    """Which code is to be replaced, by what, and how.
+
+    :ivar sites: the places, ``SYM+OFF`` or ``0xADDR``.
+    :ivar codes: the new code of each place, as of ``--to``; one alone is the new code of all.
+    :ivar back: whether the old code comes back.
+    :ivar protocol: the name of a patch protocol, or a Python file that has it.
+    :ivar without: the names of the protocol's steps that are left out.
+    """
+
+    sites: tuple[str, ...]
+    codes: tuple[str, ...]
+    back: bool = False
+    protocol: str
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchPlan:
+    """What an exploration of a patch needs.
+
+    :ivar sites: the places, in ascending order, none over another one.
+    :ivar code: the control task that makes the patch.
+    :ivar poke: makes the poke protocol, in the form that the CPU side has for it.
+    :ivar protocol: the name of the patch protocol.
+    :ivar tag: a text that differs where the control task does something else.
+    """
+
+    sites: tuple[PatchedSite, ...]
+    code: ControlCode
+    poke: Callable[..., Any]
+    protocol: str
+    tag: str

@@ -1,0 +1,46 @@
+"""The record of a site whose code a patch protocol replaces, for ``optprobe patch``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ("PatchedSite", "TextIs")
+
+
+class TextIs(StrEnum):
+    """How far the patch protocol has come, as it says itself."""
+
+    OLD = "old"
+    """The sites have their old code: the protocol has not begun, or is done with putting it back.
+    """
+    CHANGING = "changing"
+    """The protocol is at work."""
+    NEW = "new"
+    """The sites have their new code: the protocol is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchedSite:
+    """A site has old code, which a patch protocol replaces by new code, and maybe puts back.
+
+    :ivar addr: the address of the first byte.
+    :ivar old: the old code, whole instructions.
+    :ivar new: the new code, as many bytes as ``old`` has.
+    :ivar insns: by address, the instructions that are whole there, in the old code or the new.
+    """
+
+    addr: int
+    old: bytes
+    new: bytes
+    insns: Mapping[int, frozenset[bytes]]
+
+    @property
+    def end(self) -> int:
+        """Return the address behind the site."""
+        return self.addr + len(self.old)
+
+    def first(self, code: bytes) -> bytes:
+        """Return the first instruction of ``code``, which is the old code or the new."""
+        return max((one for one in self.insns[self.addr] if code.startswith(one)), key=len)
