@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Final
 
 from arch_x86.isa.decode import decode
@@ -48,7 +49,7 @@ def planned_sites(
         (_planned(image, code, place, one) for place, one in zip(places, given, strict=True)),
         key=lambda site: site.addr,
     )
-    for before, site in zip(sites, sites[1:], strict=False):
+    for before, site in pairwise(sites):
         if site.addr < before.end:
             raise InputError(
                 f"--site {site.addr:#x}: it lies in the bytes of the site at {before.addr:#x},"

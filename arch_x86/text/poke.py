@@ -69,6 +69,14 @@ class CoreSync(Protocol):
 class TextControl(StopMachine, CoreSync, Protocol):
     """The part of the control plane that a poke protocol may use."""
 
+    def synchronize_sched(self, why: str) -> None:
+        """Wait until every vCPU has passed a quiescent point that began after now."""
+        ...
+
+    def synchronize_rcu_tasks(self, why: str) -> None:
+        """Wait until every task has called schedule(), or ended its call, after now."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TextPokeParam:
