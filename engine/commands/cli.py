@@ -18,6 +18,7 @@ from engine.commands import (
     demo_command,
     explore_command,
     inspect_command,
+    litmus_command,
     matrix_command,
     patch_command,
     replay_command,
@@ -45,6 +46,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     replay_command.COMMAND,
     demo_command.COMMAND,
     steps_command.COMMAND,
+    litmus_command.COMMAND,
 )
 """The commands, in the order in which ``--help`` lists them."""
 

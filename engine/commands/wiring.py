@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from arch_x86.lab.demo import run_demo
     from arch_x86.lab.inspect_image import inspect_image
     from arch_x86.lab.jobs import VerifyResult, verify_image
+    from arch_x86.lab.litmus import LitmusResult, run_litmus
+    from arch_x86.lab.litmus_verdict import Cell, sums
     from arch_x86.lab.redzone import with_red_zone
     from arch_x86.lab.run import ExecOptions, RunResult, run_image
     from arch_x86.lab.run_script import run_script
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = (
     "SHOWN",
+    "Cell",
     "ExecOptions",
+    "LitmusResult",
     "RunResult",
     "VerifyResult",
     "X86Setup",
@@ -34,7 +38,9 @@ __all__ = (
     "parse_sweep",
     "run_demo",
     "run_image",
+    "run_litmus",
     "run_script",
+    "sums",
     "verify_image",
     "with_red_zone",
 )
@@ -47,6 +53,8 @@ _NAMES_OF: Final = {
     "arch_x86.lab.demo": "run_demo",
     "arch_x86.lab.inspect_image": "inspect_image",
     "arch_x86.lab.jobs": "VerifyResult verify_image",
+    "arch_x86.lab.litmus": "LitmusResult run_litmus",
+    "arch_x86.lab.litmus_verdict": "Cell sums",
     "arch_x86.lab.redzone": "with_red_zone",
     "arch_x86.lab.run": "ExecOptions RunResult run_image",
     "arch_x86.lab.run_script": "run_script",

@@ -115,6 +115,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "replay": ("replay", _TORN, "--", *_CHECK[1:], "--without", "stop-machine"),
     "replay --json": ("replay", _TORN, "--json", "--", *_CHECK[1:], "--without", "stop-machine"),
     "demo": ("demo",),
+    "litmus": ("litmus", "--seconds", "3"),
+    "litmus --json": ("litmus", "--seconds", "3", "--json"),
 }
 """What is interrupted, by name. SCRIPT is a file of operations, ROOM a directory."""
 
