@@ -422,6 +422,11 @@ class Executor:
         elif name == "schedule":
             # There is no other task to run, but outside of handlers this is a quiescent point.
             machine.tasks[vcpu.index].passed += not self._nested
+        elif machine.trap_handler is not None and machine.trap_handler.holds(vcpu.rip - 1):
+            # A protocol has put the HLT there to keep CPUs out. Code that may not execute HLT
+            # faults, and the protocol's handler is asked, as behind a breakpoint.
+            vcpu.vector = _BREAKPOINT
+            self._exception(vcpu)
         elif vcpu.rip - 1 in machine.import_at:
             self.end(vcpu, unresolved_call(machine, vcpu))
         else:

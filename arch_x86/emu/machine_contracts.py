@@ -26,6 +26,10 @@ class TrapHandler(Protocol):
         """
         ...
 
+    def holds(self, addr: int) -> bool:
+        """Return whether a patch protocol keeps CPUs out of the instruction at ``addr``."""
+        ...
+
     def debug(self, cpu: int, regs: PtRegs) -> bool:
         """Answer #DB, which follows a single step."""
         ...

@@ -86,7 +86,7 @@ def _judge_patches(system: Exploration) -> None:
             " code changes is not known; give a function that writes to its own stack and buffers"
             " only"
         )
-    system.judge_patches(2 if experiment.restores else 1)
+    system.judge_patches(experiment.patch_changes)
 
 
 def find_orders(

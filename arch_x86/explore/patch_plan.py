@@ -28,7 +28,7 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
     """
     protocol = protocol_named(spec.protocol)
     without = steps_left_out(protocol, spec.without)
-    sites = planned_sites(image, spec.sites, spec.codes)
+    sites = planned_sites(image, spec.sites, spec.codes, protocol.leaves)
     kallsyms = Kallsyms(image)
 
     def name(addr: int) -> str:
@@ -46,6 +46,7 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
     )
     return PatchPlan(
         sites=sites,
+        restores=spec.back and protocol.leaves is None,
         code=_life(there, back if spec.back else []),
         poke=poke_factory(protocol, without),
         protocol=protocol.name,

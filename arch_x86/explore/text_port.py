@@ -9,7 +9,7 @@ from typing import Any, Final
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.explore.stepped_text import SteppedText
-from arch_x86.isa.constants import INT3, JMP32_OPCODE, JMP32_SIZE, MAX_INSN_SIZE
+from arch_x86.isa.constants import HLT, INT3, JMP32_OPCODE, JMP32_SIZE, MAX_INSN_SIZE
 from arch_x86.isa.decode import decode
 from arch_x86.isa.disasm import disassemble
 from arch_x86.isa.serializing import is_serializing
@@ -27,6 +27,7 @@ from engine.patching.port_records import PatchFacts
 __all__ = ("X86_FACTS", "X86Text")
 
 X86_FACTS: Final = PatchFacts(
+    traps=(INT3, HLT),
     breakpoint=INT3,
     jump=bytes([JMP32_OPCODE]),
     jump_size=JMP32_SIZE,

@@ -23,6 +23,7 @@ __all__ = (
     "FLAG_TF",
     "FLAG_ZF",
     "HLT_OPCODE",
+    "HLT",
     "INT3",
     "INT3_OPCODE",
     "INT3_SIZE",
@@ -54,6 +55,7 @@ FLAG_RF: Final = 1 << 16
 
 INT3_OPCODE: Final = 0xCC
 INT3: Final = b"\xcc"
+HLT: Final = b"\xf4"
 """This is the breakpoint instruction, which has one byte."""
 INT3_SIZE: Final = 1
 JMP32_OPCODE: Final = 0xE9

@@ -91,6 +91,10 @@ class BreakpointHandler:
             handled=self.resume,
         )
 
+    def holds(self, addr: int) -> bool:
+        """Return whether the poke protocol keeps CPUs out of the instruction at ``addr``."""
+        return self._poke.bp_holds(addr)
+
     # int3 -----------------------------------------------------------------------------------------
 
     def trap(self, hit: Hit) -> HitPhase:

@@ -86,6 +86,10 @@ class ProbeTraps:
         """
         self.hits.run(Hit(_FTRACE, cpu, regs, regs.ip))
 
+    def holds(self, addr: int) -> bool:
+        """Return whether the poke protocol keeps CPUs out of the instruction at ``addr``."""
+        return self.breakpoints.holds(addr)
+
     def debug(self, cpu: int, regs: PtRegs) -> bool:
         """Handle the end of a single step (#DB); return False if none waits for it."""
         return self.breakpoints.debug(cpu, regs)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from arch_x86.protocols import plain_stores, text_pokes
+from arch_x86.protocols import plain_stores, text_pokes, uprobes
 from arch_x86.protocols.protocol import PatchProtocol
 from engine.errors import InputError, printable
 
@@ -19,6 +19,9 @@ PROTOCOLS: Final = (
     text_pokes.text_poke_smp_batch,
     text_pokes.text_poke_bp,
     text_pokes.text_poke_bp_batch,
+    text_pokes.hlt_first,
+    uprobes.uprobe_nop10_first,
+    uprobes.uprobe_nop10,
     plain_stores.one_store,
     plain_stores.four_and_four,
     plain_stores.one_and_four,

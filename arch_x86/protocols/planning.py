@@ -6,7 +6,7 @@ Everything here is a pure function of the image and the words of the command lin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -27,13 +27,18 @@ SITE_SIZE_MAX: Final = 64
 
 
 def planned_sites(
-    image: Image, places: Sequence[str], codes: Sequence[str]
+    image: Image,
+    places: Sequence[str],
+    codes: Sequence[str],
+    leaves: Callable[[bytes, bytes], bytes] | None = None,
 ) -> tuple[PatchedSite, ...]:
     """Return the sites, in ascending order.
 
     :param places: ``SYM+OFF`` or ``0xADDR`` of each site.
     :param codes: the new code of each site, or one for all: hexadecimal digits, ``jmp:SYM``,
         ``call:SYM`` or ``nop``.
+    :param leaves: what the protocol leaves where it puts old code back
+        (:class:`arch_x86.protocols.protocol.PatchProtocol`).
     :raises InputError: a place or a code is wrong, or two sites overlap.
     """
     if not places:
@@ -46,7 +51,10 @@ def planned_sites(
     given = codes if len(codes) == len(places) else [codes[0]] * len(places)
     code = CodeCache(image)
     sites = sorted(
-        (_planned(image, code, place, one) for place, one in zip(places, given, strict=True)),
+        (
+            _planned(image, code, place, one, leaves)
+            for place, one in zip(places, given, strict=True)
+        ),
         key=lambda site: site.addr,
     )
     for before, site in pairwise(sites):
@@ -58,7 +66,13 @@ def planned_sites(
     return tuple(sites)
 
 
-def _planned(image: Image, code: CodeCache, place: str, word: str) -> PatchedSite:
+def _planned(
+    image: Image,
+    code: CodeCache,
+    place: str,
+    word: str,
+    leaves: Callable[[bytes, bytes], bytes] | None,
+) -> PatchedSite:
     spec = parse_spec(place)
     addr = spec.address
     if addr is None:
@@ -82,10 +96,11 @@ def _planned(image: Image, code: CodeCache, place: str, word: str) -> PatchedSit
     new = _filled(addr, new, size)
     old = image.read(addr, size)
     insns: dict[int, set[bytes]] = {}
-    for text in (old, new):
+    again = old if leaves is None else leaves(old, new)
+    for text in (old, new, again):
         for at, raw in _instructions(addr, text):
             insns.setdefault(at, set()).add(raw)
-    return PatchedSite(addr, old, new, {at: frozenset(raws) for at, raws in insns.items()})
+    return PatchedSite(addr, old, new, again, {at: frozenset(raws) for at, raws in insns.items()})
 
 
 def _new_code(image: Image, addr: int, word: str, first: int) -> bytes:

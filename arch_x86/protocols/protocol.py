@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from arch_x86.isa.constants import INT3
+from arch_x86.isa.constants import HLT, INT3
 from arch_x86.protocols.onward import Onward
 from arch_x86.text.poke import TextControl, TextPokeParam
 from arch_x86.text.space import TextSpace
@@ -165,6 +165,13 @@ class Patcher:
         """Store a breakpoint over the first byte of ``patch``."""
         self.store(patch.addr, INT3, f"{patch.reason}: breakpoint", step=step)
 
+    def halt(self, patch: Patch, *, step: str | None = None) -> None:
+        """Store a HLT over the first byte of ``patch``: user-mode code faults there (#GP).
+
+        The handler is asked, as behind a breakpoint.
+        """
+        self.store(patch.addr, HLT, f"{patch.reason}: hlt", step=step)
+
 
 Run: TypeAlias = Callable[[Patcher, Sequence[Patch]], None]
 """Replaces the old code of the patches by the new code."""
@@ -177,11 +184,14 @@ class PatchProtocol:
     :ivar name: the word of ``--protocol``.
     :ivar run: replaces the code of all patches that it is given, in the order of their addresses.
     :ivar steps: what each of its steps is for, by name.
+    :ivar leaves: returns what it leaves where it puts old code back, given the old code and the new
+        code; None: the old code.
     """
 
     name: str
     run: Run
     steps: Mapping[str, str]
+    leaves: Callable[[bytes, bytes], bytes] | None = None
 
     @property
     def what(self) -> str:

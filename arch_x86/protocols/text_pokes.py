@@ -12,6 +12,7 @@ from arch_x86.isa.constants import INT3
 from arch_x86.protocols.protocol import Patch, Patcher, protocol
 
 __all__ = (
+    "hlt_first",
     "text_poke",
     "text_poke_bp",
     "text_poke_bp_batch",
@@ -70,6 +71,25 @@ def text_poke_bp(p: Patcher, patches: Sequence[Patch]) -> None:
 def text_poke_bp_batch(p: Patcher, patches: Sequence[Patch]) -> None:
     """All patches go in behind breakpoints, with three core syncs together (6.1)."""
     _behind_breakpoints(p, sorted(patches, key=lambda patch: patch.addr))
+
+
+@protocol(
+    handler="a CPU that faults at the HLT goes on as the new instruction would",
+    sync_1="every CPU fetches the HLT before the bytes behind it change",
+    sync_2="every CPU fetches the new bytes before the HLT goes",
+    sync_3="no CPU fetches the HLT any more when its handler goes",
+)
+def hlt_first(p: Patcher, patches: Sequence[Patch]) -> None:
+    """Each patch goes in behind a HLT, which faults in user mode (a sandbox's code copier)."""
+    for patch in patches:
+        p.handle([patch], step="handler")
+        p.halt(patch)
+        p.sync("hlt", step="sync-1")
+        p.copy(patch.addr + 1, patch.new[1:], f"{patch.reason}: rest")
+        p.sync("rest", step="sync-2")
+        p.store(patch.addr, patch.new[:1], f"{patch.reason}: first byte")
+        p.sync("first byte", step="sync-3")
+        p.handled("fault handler")
 
 
 def _behind_breakpoints(p: Patcher, patches: Sequence[Patch]) -> None:

@@ -45,6 +45,7 @@ class Experiment(Conditions):
     :ivar resched: the addresses in front of whose instruction a task calls ``schedule()``.
     :ivar asleep: the addresses in front of whose instruction a task falls asleep for ever.
     :ivar patches: the sites whose code the control tasks replace by a patch protocol.
+    :ivar patch_changes: how often the code of these sites changes at most.
     :ivar code: the control tasks, by name, or a function that makes them. It is called for each
         control state, so that what tasks share outside of their functions is made anew with
         them.
@@ -58,6 +59,7 @@ class Experiment(Conditions):
     resched: tuple[int, ...] = ()
     asleep: tuple[int, ...] = ()
     patches: tuple[PatchedSite, ...] = ()
+    patch_changes: int = 0
     code: Sequence[tuple[str, ControlCode]] | ControlCodes
     tag: str
 

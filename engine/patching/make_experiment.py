@@ -87,7 +87,7 @@ def experiment_of_patch(request: Request, spec: PatchSpec, port: SetupPort) -> E
             profile=LINUX_6_1.name,
             without=(SafetyStep.INT3_GONE,),
             poke=plan.poke,
-            restores=spec.back,
+            restores=plan.restores,
         ),
         port,
         image=zoned,
@@ -95,6 +95,7 @@ def experiment_of_patch(request: Request, spec: PatchSpec, port: SetupPort) -> E
         code=[("patcher", plan.code)],
         tag=plan.tag,
         patches=plan.sites,
+        patch_changes=1 + spec.back,
     )
 
 
@@ -107,6 +108,7 @@ def experiment_of_request(
     code: Sequence[tuple[str, ControlCode]] | ControlCodes,
     tag: str,
     patches: tuple[PatchedSite, ...] = (),
+    patch_changes: int = 0,
 ) -> Experiment:
     """Make the experiment that ``request`` describes, with control tasks ``code`` in ``image``.
 
@@ -122,6 +124,7 @@ def experiment_of_request(
         resched=tuple(_place(image, request.call, text, port) for text in request.resched),
         asleep=_asleep(image, request, port),
         patches=patches,
+        patch_changes=patch_changes,
         code=code,
         tag=tag,
     )

@@ -35,6 +35,7 @@ class PatchPlan:
     """What an exploration of a patch needs.
 
     :ivar sites: the places, in ascending order, none over another one.
+    :ivar restores: whether the old bytes are there at the end, each of them.
     :ivar code: the control task that makes the patch.
     :ivar poke: makes the poke protocol, in the form that the CPU side has for it.
     :ivar protocol: the name of the patch protocol.
@@ -42,6 +43,7 @@ class PatchPlan:
     """
 
     sites: tuple[PatchedSite, ...]
+    restores: bool
     code: ControlCode
     poke: Callable[..., Any]
     protocol: str

@@ -28,12 +28,15 @@ class PatchedSite:
     :ivar addr: the address of the first byte.
     :ivar old: the old code, whole instructions.
     :ivar new: the new code, as many bytes as ``old`` has.
+    :ivar again: the code that is there when the old code was put back: the old code, or what does
+        the same.
     :ivar insns: by address, the instructions that are whole there, in the old code or the new.
     """
 
     addr: int
     old: bytes
     new: bytes
+    again: bytes
     insns: Mapping[int, frozenset[bytes]]
 
     @property
@@ -44,3 +47,8 @@ class PatchedSite:
     def first(self, code: bytes) -> bytes:
         """Return the first instruction of ``code``, which is the old code or the new."""
         return max((one for one in self.insns[self.addr] if code.startswith(one)), key=len)
+
+    def right(self, now: TextIs) -> tuple[bytes, ...]:
+        """Return the first instructions that are right while no protocol is at work."""
+        codes = (self.new,) if now is TextIs.NEW else (self.old, self.again)
+        return tuple(dict.fromkeys(map(self.first, codes)))

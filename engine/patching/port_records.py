@@ -13,6 +13,7 @@ __all__ = ("Fault", "PatchFacts", "Stop", "WayTaken")
 class PatchFacts:
     """This record has the sizes, bytes and names of code patching on the processor.
 
+    :ivar traps: the instructions of one byte that a patch protocol may put over an instruction.
     :ivar breakpoint: the breakpoint instruction that a probe writes over the first byte of an
         instruction.
     :ivar jump: the first byte of the jump that an optimized probe writes.
@@ -24,6 +25,7 @@ class PatchFacts:
     :ivar parts: the names of what comes behind the registers there.
     """
 
+    traps: tuple[bytes, ...]
     breakpoint: bytes
     jump: bytes
     jump_size: int

@@ -16,7 +16,8 @@ __all__ = ("PatchedText",)
 class PatchedText(Oracle):
     """In a site, a vCPU executes an instruction that is whole in the old code or in the new.
 
-    At the first byte it may also be a breakpoint. A vCPU that begins to execute a site executes
+    At the first byte it may also be a breakpoint, or what else a protocol keeps vCPUs out with. A
+    vCPU that begins to execute a site executes
     what the protocol has said that the code is by then.
     """
 
@@ -31,7 +32,7 @@ class PatchedText(Oracle):
         if ip == site.addr:
             if whole:
                 return self._wrong_time(vcpu, site, max(whole, key=len))
-            if fetched.startswith(text.facts.breakpoint):
+            if fetched.startswith(text.facts.traps):
                 return None
         elif whole:
             return None
@@ -42,15 +43,15 @@ class PatchedText(Oracle):
         now = self.now.node.state.control.text_is
         if now is TextIs.CHANGING:
             return None
-        right = site.first(site.new if now is TextIs.NEW else site.old)
-        if insn == right:
+        right = site.right(now)
+        if insn in right:
             return None
         return Violation(
             ViolationKind.WRONG_RESULT,
             vcpu.index,
             site.addr,
             f"CPU {vcpu.index} executes {insn.hex(' ')} at {self.now.port.text.where(site.addr)},"
-            f" though the protocol has said that {right.hex(' ')} stands there",
+            f" though the protocol has said that {right[0].hex(' ')} stands there",
         )
 
     def _torn(self, vcpu: VcpuState, ip: int, site: PatchedSite, insn: bytes) -> Violation:
@@ -60,7 +61,7 @@ class PatchedText(Oracle):
         if ip != site.addr and not any(map(present.startswith, site.insns.get(ip, ()))):
             why = (
                 f"{place}: a task inside the bytes: it stood behind the first instruction of the"
-                " old code when the new code came"
+                " site when the bytes changed"
             )
         else:
             why = f"{place}, which is neither in the old code nor in the new"
