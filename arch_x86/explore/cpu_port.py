@@ -11,6 +11,7 @@ from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.nested import NestedCall
 from arch_x86.emu.task import TaskState
+from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.isa.constants import FLAG_IF
 from arch_x86.lab.calls import CallFrame
 from engine.patching.parked_task import Mode, ParkedTask
@@ -20,6 +21,7 @@ from engine.patching.unprobed import CallOutcome
 __all__ = ("X86Cpus",)
 
 _NO_REGISTERS: Final = (0,) * 17
+_SP: Final = GPR_NAMES.index("rsp")
 _HYPERCALLS: Final = {
     "exception:3": Stop.HIT,
     "optimized_callback": Stop.HIT,
@@ -178,6 +180,19 @@ class X86Cpus:
         vcpu.rip = parked.rip
         task.stack_top = parked.stack_top
         task.restore(saved)
+
+    def move(self, cpu: int, ip: int) -> None:
+        """Let the vCPU, which stands in the program's own code, go on at ``ip``."""
+        self._cpus[cpu].rip = ip
+
+    def move_parked(self, parked: ParkedTask, ip: int) -> None:
+        """Let the task ``parked``, which was interrupted, go on at ``ip`` behind the interrupt.
+
+        The frame of the interrupt is on the task's stack.
+        """
+        depth, _ = self._stub_frames[parked.rip]
+        sp = parked.registers[_SP] + depth
+        self._machine.ram.write(sp, ip.to_bytes(8, "little"))
 
     def new_tasks(self, cpu: int) -> tuple[ParkedTask, ...]:
         """Return the vCPU's second task before its first call, or nothing if there is no such task.

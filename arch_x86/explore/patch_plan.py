@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from arch_x86.protocols.listed import protocol_named, steps_left_out
-from arch_x86.protocols.planning import planned_sites
+from arch_x86.protocols.planning import place_of, planned_sites
 from arch_x86.protocols.protocol_poke import ProtocolPoke, poke_factory
+from engine.errors import InputError, printable
 from engine.image import Image
 from engine.kallsyms import Kallsyms
 from engine.patching.control_code import ControlCode
@@ -37,34 +38,62 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
 
     there = [(site.addr, site.new, f"patch {name(site.addr)}") for site in sites]
     back = [(site.addr, site.old, f"put {name(site.addr)} back") for site in sites]
+    moves = [_pair(image, word) for word in spec.moves]
+    lock = None if spec.lock is None else range(*_ends(image, spec.lock))
     told = (
         [(site.addr, site.new) for site in sites],
         spec.back,
+        moves,
+        lock,
         protocol.name,
         source_of(protocol.run),
         sorted(without),
     )
     return PatchPlan(
         sites=sites,
+        lock=lock,
         restores=spec.back and protocol.leaves is None,
-        code=_life(there, back if spec.back else []),
+        code=_life(there, back if spec.back else [], moves),
         poke=poke_factory(protocol, without),
         protocol=protocol.name,
         tag=repr(told),
     )
 
 
-def _life(there: _Places, back: _Places) -> ControlCode:
+def _pair(image: Image, word: str) -> tuple[int, int]:
+    """Return the addresses of ``FROM:TO``.
+
+    :raises InputError: ``word`` is no such text.
+    """
+    first, colon, second = word.partition(":")
+    if not colon:
+        raise InputError(f"--move {printable(word)}: give FROM:TO, such as f+0x1:copy+0x1")
+    return place_of(image, first, "--move"), place_of(image, second, "--move")
+
+
+def _ends(image: Image, word: str) -> tuple[int, int]:
+    """Return the addresses of ``FROM..TO``.
+
+    :raises InputError: ``word`` is no such text.
+    """
+    first, dots, second = word.partition("..")
+    if not dots:
+        raise InputError(f"--lock {printable(word)}: give FROM..TO, such as f+0x4..f+0x9")
+    return place_of(image, first, "--lock"), place_of(image, second, "--lock")
+
+
+def _life(there: _Places, back: _Places, moves: Sequence[tuple[int, int]]) -> ControlCode:
     """Return the control task: the new code comes, and maybe the old code again."""
+    returns = [(to, at) for at, to in moves]
 
     def patcher(k: Control) -> None:
-        k.patch(partial(_write, k, there), TextIs.NEW)
+        k.patch(partial(_write, k, there, moves), TextIs.NEW)
         if back:
-            k.patch(partial(_write, k, back), TextIs.OLD)
+            k.patch(partial(_write, k, back, returns), TextIs.OLD)
 
     return patcher
 
 
-def _write(k: Control, places: _Places) -> None:
+def _write(k: Control, places: _Places, moves: Sequence[tuple[int, int]]) -> None:
     poke: ProtocolPoke = k.poke
-    poke.patch(poke.patches_of(places))
+    poke.patch(poke.patches_of(places, moves))

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from arch_x86.protocols import plain_stores, text_pokes, uprobes
+from arch_x86.protocols import freezing, plain_stores, text_pokes, uprobes
 from arch_x86.protocols.protocol import PatchProtocol
 from engine.errors import InputError, printable
 
@@ -20,6 +20,7 @@ PROTOCOLS: Final = (
     text_pokes.text_poke_bp,
     text_pokes.text_poke_bp_batch,
     text_pokes.hlt_first,
+    freezing.freeze_and_move,
     uprobes.uprobe_nop10_first,
     uprobes.uprobe_nop10,
     plain_stores.one_store,

@@ -20,7 +20,7 @@ from engine.kallsyms import Kallsyms
 from engine.patching.patched_sites import PatchedSite
 from engine.syntax.kprobe_events import parse_spec
 
-__all__ = ("SITE_SIZE_MAX", "planned_sites")
+__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites")
 
 SITE_SIZE_MAX: Final = 64
 """A site has no more bytes than this."""
@@ -66,6 +66,24 @@ def planned_sites(
     return tuple(sites)
 
 
+def place_of(image: Image, place: str, option: str) -> int:
+    """Return the address of ``SYM+OFF`` or ``0xADDR``.
+
+    :param option: the option that has the place, for the message.
+    :raises InputError: there is no such function, or ``place`` is no place.
+    """
+    spec = parse_spec(place)
+    if spec.address is not None:
+        return spec.address
+    symbol = image.by_name.get(spec.symbol or "")
+    if symbol is None:
+        raise InputError(
+            f"{option} {printable(place)}: no such function; there is"
+            f" {Kallsyms(image).suggest(spec.symbol or '')}"
+        )
+    return symbol.addr + spec.offset
+
+
 def _planned(
     image: Image,
     code: CodeCache,
@@ -73,16 +91,7 @@ def _planned(
     word: str,
     leaves: Callable[[bytes, bytes], bytes] | None,
 ) -> PatchedSite:
-    spec = parse_spec(place)
-    addr = spec.address
-    if addr is None:
-        symbol = image.by_name.get(spec.symbol or "")
-        if symbol is None:
-            raise InputError(
-                f"--site {printable(place)}: no such function; there is"
-                f" {Kallsyms(image).suggest(spec.symbol or '')}"
-            )
-        addr = symbol.addr + spec.offset
+    addr = place_of(image, place, "--site")
     function = code.function_at(addr)
     if function is None or function.insn_at(addr) is None:
         raise InputError(
@@ -112,14 +121,7 @@ def _new_code(image: Image, addr: int, word: str, first: int) -> bytes:
     if word == "nop":
         return nop(first)
     if colon and kind in ("jmp", "call"):
-        spec = parse_spec(name)
-        symbol = image.by_name.get(spec.symbol or "")
-        target = spec.address if symbol is None else symbol.addr + spec.offset
-        if target is None:
-            raise InputError(
-                f"--to {printable(word)}: no such function; there is"
-                f" {Kallsyms(image).suggest(spec.symbol or '')}"
-            )
+        target = place_of(image, name, "--to")
         try:
             return (jmp32 if kind == "jmp" else call32)(addr, target)
         except RelativeRangeError as error:

@@ -22,6 +22,7 @@ from arch_x86.isa.constants import HLT, INT3
 from arch_x86.protocols.onward import Onward
 from arch_x86.text.poke import TextControl, TextPokeParam
 from arch_x86.text.space import TextSpace
+from engine.control.sync import Freeze
 from engine.errors import InputError
 
 __all__ = ("Patch", "PatchProtocol", "Patcher", "Run", "protocol")
@@ -39,6 +40,8 @@ class Patch:
     :ivar old_goes_on: where a CPU goes on that hits a breakpoint at ``addr``, as if it had executed
         the first old instruction; None: the handler can't do what that does.
     :ivar new_goes_on: the same for the first new instruction.
+    :ivar moves: for protocols that suspend tasks, pairs of addresses: a task that stands at the
+        first one, in the old code, has its matching place at the second one.
     :ivar owned: a breakpoint at ``addr`` has another handler, so the protocol needs none.
     """
 
@@ -49,6 +52,7 @@ class Patch:
     reason: str
     old_goes_on: Onward | None = None
     new_goes_on: Onward | None = None
+    moves: tuple[tuple[int, int], ...] = ()
     owned: bool = False
 
     def eight(self) -> bytes:
@@ -125,6 +129,24 @@ class Patcher:
         """Wait until every task has called schedule() or ended (synchronize_rcu_tasks())."""
         if self.does(step):
             self._plane.synchronize_rcu_tasks(why)
+
+    def freeze(
+        self, why: str, *, moves: Sequence[tuple[int, int]] = (), new_tasks: bool = True
+    ) -> None:
+        """Suspend every task where it stands, as a hooking library suspends threads.
+
+        :param moves: a task that stands at the first address of a pair is moved to the second.
+        :param new_tasks: no task begins meanwhile, either.
+        """
+        self._plane.freeze_tasks(Freeze(tuple(moves), new_tasks), why)
+
+    def thaw(self, why: str) -> None:
+        """Let the tasks go on that were suspended."""
+        self._plane.thaw_tasks(why)
+
+    def allocate(self, why: str) -> None:
+        """Allocate memory, for which no task may hold the allocator's lock."""
+        self._plane.allocate(why)
 
     # Breakpoints ----------------------------------------------------------------------------------
 

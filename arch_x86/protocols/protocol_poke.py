@@ -62,8 +62,15 @@ class ProtocolPoke:
         """Make ``patches`` by the protocol."""
         self._protocol.run(self._patcher, list(patches))
 
-    def patches_of(self, places: Sequence[tuple[int, bytes, str]]) -> list[Patch]:
-        """Return the patches that put code at places: the address, the code, and the reason."""
+    def patches_of(
+        self,
+        places: Sequence[tuple[int, bytes, str]],
+        moves: Sequence[tuple[int, int]] = (),
+    ) -> list[Patch]:
+        """Return the patches that put code at places: the address, the code, and the reason.
+
+        :param moves: the matching places of the old code and the new, which the first patch has.
+        """
         return [
             Patch(
                 addr,
@@ -73,8 +80,9 @@ class ProtocolPoke:
                 reason,
                 onward(old, addr),
                 onward(new, addr),
+                tuple(moves) if number == 0 else (),
             )
-            for addr, new, reason in places
+            for number, (addr, new, reason) in enumerate(places)
         ]
 
     def bp_holds(self, addr: int) -> bool:
@@ -100,7 +108,7 @@ class ProtocolPoke:
                 param.reason,
                 None,
                 None if param.target is None else Onward(param.target, param.returns),
-                owned,
+                owned=owned,
             )
             for param in params
         ]

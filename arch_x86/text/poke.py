@@ -19,6 +19,7 @@ from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from arch_x86.isa.constants import INT3
 from arch_x86.text.space import TextSpace, TextWrite
+from engine.control.sync import Freeze
 from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug
 
@@ -75,6 +76,18 @@ class TextControl(StopMachine, CoreSync, Protocol):
 
     def synchronize_rcu_tasks(self, why: str) -> None:
         """Wait until every task has called schedule(), or ended its call, after now."""
+        ...
+
+    def freeze_tasks(self, freeze: Freeze, why: str) -> None:
+        """Suspend every task where it stands."""
+        ...
+
+    def thaw_tasks(self, why: str) -> None:
+        """Let the tasks go on that were suspended."""
+        ...
+
+    def allocate(self, why: str) -> None:
+        """Wait until no task holds the allocator's lock."""
         ...
 
 

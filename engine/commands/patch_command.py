@@ -29,6 +29,17 @@ def _add_options(parser: ArgumentParser) -> None:
         metavar="CODE",
         shown="the new code of the sites, or of each: HEX, jmp:SYM, call:SYM or nop",
     )
+    add_list(
+        parser,
+        "--move",
+        metavar="FROM:TO",
+        shown="where a suspended task goes on that stands at FROM (freeze_and_move)",
+    )
+    parser.add_argument(
+        "--lock",
+        metavar="FROM..TO",
+        help="the places between which the code holds the allocator's lock (freeze_and_move)",
+    )
     parser.add_argument("--back", action="store_true", help="then put the old code back")
     parser.add_argument(
         "--protocol",

@@ -37,6 +37,8 @@ def patch_spec(args: Namespace) -> PatchSpec:
     return PatchSpec(
         sites=tuple(args.site),
         codes=tuple(args.to),
+        moves=tuple(args.move),
+        lock=args.lock,
         back=args.back,
         protocol=args.protocol,
         without=tuple(sorted(set(args.without))),

@@ -22,11 +22,18 @@ from typing import Any, Final
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from engine.control.sync import ControlPlane, Hardware, Mutex
+from engine.control.sync import ControlPlane, Freeze, Hardware, Mutex
 from engine.ctrl_c import ends_all, was_interrupted
 from engine.errors import EngineBug, InputError, OptprobeError
 
-__all__ = ("ControlTask", "LockWait", "MachineWait", "SteppedPlane", "WaitKind", "stop_here")
+__all__ = (
+    "ControlTask",
+    "LockWait",
+    "MachineWait",
+    "SteppedPlane",
+    "WaitKind",
+    "stop_here",
+)
 
 
 class WaitKind(Enum):
@@ -37,6 +44,8 @@ class WaitKind(Enum):
     SYNC = "text_poke_sync"
     STOP = "stop_machine"
     TRAPS = "traps in progress"
+    FREEZE = "suspends every task"
+    ALLOCATOR = "allocates memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +205,7 @@ class SteppedPlane(ControlPlane):
     :ivar tasks: all tasks, in the order in which they were made.
     :ivar held: how many locks each task holds, by its index.
     :ivar stopped: whether ``stop_machine`` runs its function.
+    :ivar frozen: how all tasks are suspended, or None.
     :ivar lock_listeners: called with the name of each lock that a task has taken; the task is
         :attr:`current` then.
     """
@@ -209,6 +219,7 @@ class SteppedPlane(ControlPlane):
         self._running: ControlTask | None = None
         self._closing = False
         self.stopped = False
+        self.frozen: Freeze | None = None
         self.lock_listeners: list[Callable[[str], None]] = []
 
     def spawn(self, name: str, work: Callable[[], None], *, delayed: bool = False) -> ControlTask:
@@ -389,6 +400,21 @@ class SteppedPlane(ControlPlane):
         Then the last reference to a poke's descriptor is dropped.
         """
         self._wait(WaitKind.TRAPS, why)
+
+    def freeze_tasks(self, freeze: Freeze, why: str) -> None:
+        """Wait until every task can be suspended where it stands, and suspend it."""
+        self._wait(WaitKind.FREEZE, why)
+        self.frozen = freeze
+        self._pause(f"all tasks are suspended ({why})")
+
+    def thaw_tasks(self, why: str) -> None:
+        """Let the tasks go on that :meth:`freeze_tasks` has suspended."""
+        self._pause(f"lets the tasks go on ({why})")
+        self.frozen = None
+
+    def allocate(self, why: str) -> None:
+        """Wait until no task holds the allocator's lock."""
+        self._wait(WaitKind.ALLOCATOR, why)
 
     def stop_machine(self, fn: Callable[[], None], why: str) -> None:
         """Wait until every vCPU is parked, and run ``fn`` in one step."""

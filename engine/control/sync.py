@@ -17,9 +17,9 @@ from typing import Any, Protocol, Self
 
 from greenlet import getcurrent, greenlet
 
-from engine.errors import Deadlock, EngineBug
+from engine.errors import Deadlock, EngineBug, InputError
 
-__all__ = ("ControlPlane", "ControlStats", "Hardware", "LockOrder", "Mutex")
+__all__ = ("ControlPlane", "ControlStats", "Freeze", "Hardware", "LockOrder", "Mutex")
 
 
 class Hardware(Protocol):
@@ -100,6 +100,18 @@ class _Task:
 
     def __repr__(self) -> str:
         return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Every task is suspended, as a debugger or a hooking library suspends threads.
+
+    :ivar moves: pairs of addresses: a task that stands at the first one goes on at the second.
+    :ivar new_tasks: no task begins a call meanwhile, either.
+    """
+
+    moves: tuple[tuple[int, int], ...]
+    new_tasks: bool
 
 
 class LockOrder:
@@ -390,6 +402,22 @@ class ControlPlane:
             return not left
 
         self.wait_until(synced, f"text_poke_sync ({why})")
+
+    def freeze_tasks(self, freeze: Freeze, why: str) -> None:
+        """Suspend every task where it stands.
+
+        :raises InputError: tasks can be suspended in an exploration only.
+        """
+        del freeze
+        raise InputError(
+            f"{why}: this protocol suspends tasks, which needs an exploration; use optprobe patch"
+        )
+
+    def thaw_tasks(self, why: str) -> None:
+        """Let the tasks go on that were suspended."""
+
+    def allocate(self, why: str) -> None:
+        """Allocate memory: between two turns of the vCPUs no task holds the allocator's lock."""
 
     def stop_machine(self, fn: Callable[[], None], why: str) -> None:
         """Run ``fn`` while every vCPU is parked at a quiescent point."""

@@ -15,6 +15,8 @@ class Boundaries:
         self._experiment = now.experiment
         self._vcpus = now.vcpus
         self._cpus = now.port.cpus
+        self._outside = now.port.text
+        self._lock = now.experiment.lock
 
     def takes_interrupt(self, cpu: int) -> bool:
         """Return whether the vCPU would take an interrupt where it stands.
@@ -42,6 +44,27 @@ class Boundaries:
         It can at a quiescent point and, where tasks can be preempted, wherever one can be.
         """
         return self._vcpus[cpu].quiescent or self.preempts(cpu)
+
+    def freezes(self, cpu: int) -> bool:
+        """Return whether the vCPU's task can be suspended where it stands, in code of its own."""
+        vcpu = self._vcpus[cpu]
+        if not vcpu.live:
+            return True
+        ip = self._cpus.ip(cpu)
+        own = ip not in self._outside.stubs and ip not in self._outside.buffers
+        return own and vcpu.hit is None and self.takes_interrupt(cpu)
+
+    def allocates(self) -> bool:
+        """Return whether a task stands where it holds the allocator's lock."""
+        lock = self._lock
+        if lock is None:
+            return False
+        for vcpu in self._vcpus:
+            if vcpu.mode is Mode.CALL and self._cpus.ip(vcpu.index) in lock:
+                return True
+            if any(one.mode is Mode.CALL and one.resume in lock for one in vcpu.parked):
+                return True
+        return False
 
     def tasks_of(self, cpu: int) -> frozenset[int]:
         """Return the vCPU's tasks in the middle of a call, for ``synchronize_rcu_tasks()``."""

@@ -98,7 +98,7 @@ class Choices:
         runnable = [
             one
             for one in now.vcpus
-            if one.nmi or not (stopped or one.over or (stopping and stops(one.index)))
+            if one.nmi or not (stopped or one.over or one.frozen or (stopping and stops(one.index)))
         ]
         price, found = 0, list[Choice]()
         if vcpu is not None and vcpu in runnable:
@@ -164,7 +164,7 @@ class Choices:
         seen come last.
         """
         left = sorted((self._calls[task].times, done) for task, done in vcpu.key(())[0])
-        return (tuple(left), vcpu.view)
+        return (tuple(left), vcpu.view, vcpu.frozen)
 
     def other(self, vcpu: VcpuState, price: int) -> Iterator[Choice]:
         """Yield the choices of a vCPU that was not the last to go on, at ``price`` each.

@@ -10,6 +10,7 @@ from engine.patching.judge import Judge
 from engine.patching.parked_task import Mode
 from engine.patching.places import Places
 from engine.patching.situation import Situation
+from engine.patching.suspended_tasks import SuspendedTasks
 from engine.patching.vcpu import VcpuState
 from engine.patching.waits import Waits
 
@@ -32,6 +33,7 @@ class ControlSteps:
         places: Places,
         waits: Waits,
         fetches: Fetches,
+        suspended: SuspendedTasks,
     ) -> None:
         self._now = now
         self._judge = judge
@@ -39,6 +41,7 @@ class ControlSteps:
         self._places = places
         self._waits = waits
         self._fetches = fetches
+        self._suspended = suspended
         self._text = now.port.text
         self._buffers = now.port.text.buffers
         self._cpus = now.port.cpus
@@ -133,6 +136,7 @@ class ControlSteps:
             if write.addr not in self._buffers:
                 self._note_write(write.addr)
         self._fetches.stored(now.node, edge, task)
+        self._suspended.step(now.node, edge.node)
         self.enter(edge.node, task)
         for vcpu in now.vcpus:
             for ip in self._places_of(vcpu):

@@ -69,12 +69,14 @@ class ControlNode:
     :ivar held: of each control task, whether it holds a lock.
     :ivar waits: by control task, what it waits for on the vCPUs.
     :ivar stopped: ``stop_machine`` runs its function.
+    :ivar frozen: how all tasks are suspended, or None.
     :ivar error: the error that has ended a control task, or None.
     """
 
     __slots__ = (
         "children",
         "error",
+        "frozen",
         "held",
         "lives",
         "locals",
@@ -111,6 +113,7 @@ class ControlNode:
             task.index: task.wait for task in tasks if task.wait is not None
         }
         self.stopped = state.plane.stopped
+        self.frozen = state.plane.frozen
         self.error = next((task.error for task in tasks if task.error is not None), None)
         self.children: dict[int, ControlStep] = {}
 

@@ -46,6 +46,7 @@ class Experiment(Conditions):
     :ivar asleep: the addresses in front of whose instruction a task falls asleep for ever.
     :ivar patches: the sites whose code the control tasks replace by a patch protocol.
     :ivar patch_changes: how often the code of these sites changes at most.
+    :ivar lock: the addresses of instructions at which a task holds the allocator's lock, or None.
     :ivar code: the control tasks, by name, or a function that makes them. It is called for each
         control state, so that what tasks share outside of their functions is made anew with
         them.
@@ -60,6 +61,7 @@ class Experiment(Conditions):
     asleep: tuple[int, ...] = ()
     patches: tuple[PatchedSite, ...] = ()
     patch_changes: int = 0
+    lock: range | None = None
     code: Sequence[tuple[str, ControlCode]] | ControlCodes
     tag: str
 

@@ -29,6 +29,7 @@ from engine.patching.port import Port
 from engine.patching.shared_variables import share_variables
 from engine.patching.situation import Situation
 from engine.patching.states import SavedState, States
+from engine.patching.suspended_tasks import SuspendedTasks
 from engine.patching.task_switches import TaskSwitches
 from engine.patching.vcpu import VcpuState
 from engine.patching.vcpu_runs import VcpuRuns
@@ -73,6 +74,8 @@ class Exploration:
             self.boundaries.takes_interrupt,
             self.boundaries.tasks_of,
             self.boundaries.stops,
+            self.boundaries.freezes,
+            self.boundaries.allocates,
         )
         events = HandlerEvents(now, judge)
         code = experiment.control_tasks
@@ -100,6 +103,7 @@ class Exploration:
             places=self.places,
             waits=self.waits,
             fetches=self.fetches,
+            suspended=SuspendedTasks(now),
         )
         self.footprints = Footprints(
             now, judge, tree=self.tree, places=self.places, waits=self.waits

@@ -96,6 +96,7 @@ def experiment_of_patch(request: Request, spec: PatchSpec, port: SetupPort) -> E
         tag=plan.tag,
         patches=plan.sites,
         patch_changes=1 + spec.back,
+        lock=plan.lock,
     )
 
 
@@ -109,6 +110,7 @@ def experiment_of_request(
     tag: str,
     patches: tuple[PatchedSite, ...] = (),
     patch_changes: int = 0,
+    lock: range | None = None,
 ) -> Experiment:
     """Make the experiment that ``request`` describes, with control tasks ``code`` in ``image``.
 
@@ -125,6 +127,7 @@ def experiment_of_request(
         asleep=_asleep(image, request, port),
         patches=patches,
         patch_changes=patch_changes,
+        lock=lock,
         code=code,
         tag=tag,
     )

@@ -18,6 +18,9 @@ class PatchSpec:
 
     :ivar sites: the places, ``SYM+OFF`` or ``0xADDR``.
     :ivar codes: the new code of each place, as of ``--to``; one alone is the new code of all.
+    :ivar moves: for protocols that suspend tasks, texts ``FROM:TO``: a task that stands at the one
+        place when the new code comes goes on at the other.
+    :ivar lock: ``FROM..TO``, the places between which a task holds the allocator's lock, or None.
     :ivar back: whether the old code comes back.
     :ivar protocol: the name of a patch protocol, or a Python file that has it.
     :ivar without: the names of the protocol's steps that are left out.
@@ -25,6 +28,8 @@ class PatchSpec:
 
     sites: tuple[str, ...]
     codes: tuple[str, ...]
+    moves: tuple[str, ...] = ()
+    lock: str | None = None
     back: bool = False
     protocol: str
     without: tuple[str, ...] = ()
@@ -36,6 +41,7 @@ class PatchPlan:
 
     :ivar sites: the places, in ascending order, none over another one.
     :ivar restores: whether the old bytes are there at the end, each of them.
+    :ivar lock: the addresses at which a task holds the allocator's lock, or None.
     :ivar code: the control task that makes the patch.
     :ivar poke: makes the poke protocol, in the form that the CPU side has for it.
     :ivar protocol: the name of the patch protocol.
@@ -44,6 +50,7 @@ class PatchPlan:
 
     sites: tuple[PatchedSite, ...]
     restores: bool
+    lock: range | None
     code: ControlCode
     poke: Callable[..., Any]
     protocol: str

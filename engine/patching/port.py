@@ -110,6 +110,14 @@ class CpuPort(Protocol):
         """Give the vCPU to the task ``parked``."""
         ...
 
+    def move(self, cpu: int, ip: int) -> None:
+        """Let the vCPU, which stands in the program's own code, go on at ``ip``."""
+        ...
+
+    def move_parked(self, parked: ParkedTask, ip: int) -> None:
+        """Let the task ``parked``, which was interrupted, go on at ``ip`` behind the interrupt."""
+        ...
+
     def new_tasks(self, cpu: int) -> tuple[ParkedTask, ...]:
         """Return the vCPU's second task before its first call; none, if nothing preempts tasks."""
         ...

@@ -65,6 +65,7 @@ class VcpuState:
     :ivar passing: the pass over a site that the vCPU is in, or None.
     :ivar position: how many steps the vCPU has made.
     :ivar view: the stores to the text that the vCPU has not seen.
+    :ivar frozen: a control task has suspended the vCPU's tasks.
     :ivar chosen: the number of the way in which the vCPU fetches its next instruction; the way with
         number 0 has the bytes of the present text.
     """
@@ -75,6 +76,7 @@ class VcpuState:
         "block",
         "calls",
         "chosen",
+        "frozen",
         "hit",
         "index",
         "interrupted",
@@ -114,6 +116,7 @@ class VcpuState:
         self.nmi = False
         self.nested: object = None
         self.interrupted: Interrupted | None = None
+        self.frozen = False
         self.synchronize()
 
     def synchronize(self) -> None:
@@ -165,6 +168,7 @@ class VcpuState:
             self.asleep,
             self.view,
             self.chosen,
+            self.frozen,
         )
 
     def restore(self, saved: tuple[Any, ...]) -> None:
@@ -186,6 +190,7 @@ class VcpuState:
             self.asleep,
             self.view,
             self.chosen,
+            self.frozen,
         ) = saved
 
     @property
@@ -210,7 +215,7 @@ class VcpuState:
         # Between calls it makes no difference which of its tasks the CPU has, so the key is sorted.
         if not self.live:
             here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
-            return (tuple(sorted((*here, *away))), asleep, self.view)
+            return (tuple(sorted((*here, *away))), asleep, self.view, self.frozen)
         hit = self.hit.key if self.hit is not None else 0
         nmi: tuple[Any, ...] = ()
         # The key has what the NMI interrupted. It need not say whether the handler has begun, since
@@ -242,4 +247,5 @@ class VcpuState:
             nmi,
             self.view,
             self.chosen,
+            self.frozen,
         )

@@ -21,6 +21,8 @@ class Waits:
     :param takes_interrupt: says whether a vCPU would take an interrupt at its present boundary.
     :param tasks: returns the tasks of a vCPU in the middle of a call, running or preempted.
     :param stops: says whether ``stop_machine`` can park a vCPU where it stands.
+    :param freezes: says whether a vCPU's task can be suspended where it stands.
+    :param allocates: says whether some task holds the allocator's lock.
     :ivar left: by control task, its wait, and the vCPUs or tasks for which it still waits.
     """
 
@@ -30,11 +32,15 @@ class Waits:
         takes_interrupt: Callable[[int], bool],
         tasks: Callable[[int], frozenset[int]],
         stops: Callable[[int], bool],
+        freezes: Callable[[int], bool],
+        allocates: Callable[[], bool],
     ) -> None:
         self._vcpus = vcpus
         self._takes_interrupt = takes_interrupt
         self._tasks = tasks
         self._stops = stops
+        self._freezes = freezes
+        self._allocates = allocates
         self.left: dict[int, tuple[MachineWait, frozenset[int]]] = {}
 
     def entered(self, waits: dict[int, MachineWait], stepped: int) -> None:
@@ -56,7 +62,7 @@ class Waits:
                 return frozenset(task for vcpu in self._vcpus for task in self._tasks(vcpu.index))
             case WaitKind.SYNC:
                 return frozenset(vcpu.index for vcpu in self._vcpus if not self._takes_sync(vcpu))
-            case WaitKind.STOP | WaitKind.TRAPS:
+            case WaitKind.STOP | WaitKind.TRAPS | WaitKind.FREEZE | WaitKind.ALLOCATOR:
                 return frozenset()
 
     def _takes_sync(self, vcpu: VcpuState) -> bool:
@@ -93,6 +99,10 @@ class Waits:
         wait, left = entry
         if wait.kind is WaitKind.STOP:
             return all(self._stops(vcpu.index) for vcpu in self._vcpus)
+        if wait.kind is WaitKind.FREEZE:
+            return all(self._freezes(vcpu.index) for vcpu in self._vcpus)
+        if wait.kind is WaitKind.ALLOCATOR:
+            return not self._allocates()
         if wait.kind is WaitKind.TRAPS:
             return not any(
                 vcpu.hit is not None and vcpu.hit.phase is HitPhase.POKE for vcpu in self._vcpus

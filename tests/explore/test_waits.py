@@ -48,6 +48,8 @@ def test_a_wait_is_over_when_each_that_it_began_with_has_come_by_and_not_before(
         boundary.__contains__,
         lambda cpu: frozenset({2 * cpu} if cpu in busy else ()),
         lambda _: False,
+        lambda _: False,
+        lambda: False,
     )
     waits.entered({0: MachineWait(kind, "", 0)}, 0)
     ends = {WaitKind.SCHED: "quiescent", WaitKind.TASKS: "task_passed", WaitKind.SYNC: "ran"}[kind]
@@ -64,7 +66,14 @@ def test_a_later_wait_does_not_count_who_came_by_before_it_began(before, after):
     vcpus = [VcpuState(index) for index in range(CPUS)]
     for vcpu in vcpus:
         vcpu.mode = Mode.CALL
-    waits = Waits(vcpus, lambda _: False, lambda cpu: frozenset({2 * cpu}), lambda _: False)
+    waits = Waits(
+        vcpus,
+        lambda _: False,
+        lambda cpu: frozenset({2 * cpu}),
+        lambda _: False,
+        lambda _: False,
+        lambda: False,
+    )
     first, second = MachineWait(WaitKind.SCHED, "", 0), MachineWait(WaitKind.SCHED, "", 1)
     waits.entered({0: first}, 0)
     for event, cpu in before:

@@ -1,0 +1,92 @@
+"""A protocol that suspends all tasks and moves those inside the bytes, and its known faults."""
+
+from __future__ import annotations
+
+import pytest
+
+from arch_x86.explore.x86_setup import X86Setup
+from arch_x86.images.asmtext import load_asm
+from engine.patching.check_result import CheckResult
+from engine.patching.make_experiment import experiment_of_patch
+from engine.patching.patch_spec import PatchSpec
+from engine.patching.request import Request
+from engine.patching.search_options import Search
+from engine.patching.verdict import check
+
+HOOK = """
+hook:
+copy:
+ push rbx
+ mov ebx, edi
+ add ebx, 1
+ jmp rest
+.skip 70000, 0xcc
+f:
+ push rbx
+ mov ebx, edi
+ add ebx, 1
+rest:
+ lea eax,[rbx+1]
+ pop rbx
+ ret
+"""
+INSIDE = ("f+0x1:copy+0x1", "f+0x3:copy+0x3")
+
+
+def explored(pool, *, bound=2, moves=INSIDE, without=(), back=False, lock=None, **fields):
+    """Put a jump to a copy over the first three instructions of ``f``."""
+    request = Request(image=load_asm(HOOK, "hook"), call="f", arguments=("5",), calls=1, **fields)
+    spec = PatchSpec(
+        sites=("f",),
+        codes=("jmp:hook",),
+        moves=moves,
+        lock=lock,
+        back=back,
+        protocol="freeze_and_move",
+        without=without,
+    )
+    port = X86Setup(pool)
+    return check(experiment_of_patch(request, spec, port), Search(preemptions=bound), port)
+
+
+def told(result: CheckResult) -> str:
+    return result.violations[0].violation.explain
+
+
+@pytest.mark.parametrize("preempt", [False, True])
+def test_both_directions_are_safe_for_running_and_preempted_tasks(pool, preempt):
+    result = explored(pool, back=True, preempt=preempt)
+    assert result.verdict == "safe"
+    assert result.coverage.parked_in_range
+
+
+@pytest.mark.parametrize("model", ["stale", "torn"])
+def test_a_suspended_task_fetches_the_new_bytes_when_it_goes_on(pool, model):
+    assert explored(pool, fetch=model, back=True, preempt=True, bound=1).verdict == "safe"
+
+
+@pytest.mark.parametrize("preempt", [False, True])
+def test_a_task_inside_the_bytes_that_is_not_moved_is_found(pool, preempt):
+    result = explored(pool, without=("move",), preempt=preempt)
+    assert "a task inside the bytes" in told(result)
+    assert result.violations[0].schedule.choices <= 8
+
+
+def test_a_task_that_is_moved_to_the_wrong_place_leaves_a_wrong_result(pool):
+    result = explored(pool, moves=("f+0x1:copy+0x3", "f+0x3:copy+0x3"))
+    assert told(result).startswith("call 1 of CPU 0 left")
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_new_task_during_the_freeze_executes_torn_bytes(pool, cpus):
+    result = explored(pool, without=("new-tasks",), cpus=cpus, bound=1)
+    assert "neither in the old code nor in the new" in told(result)
+    assert result.violations[0].schedule.choices <= 8
+
+
+def test_a_suspended_task_that_holds_the_allocators_lock_is_a_deadlock(pool):
+    lock = "f+0x6..f+0xa"
+    result = explored(pool, without=("allocate-first",), lock=lock)
+    assert result.violations[0].violation.kind == "deadlock"
+    assert result.violations[0].schedule.choices <= 8
+    assert explored(pool, lock=lock, back=True).verdict == "safe"
