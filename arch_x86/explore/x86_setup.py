@@ -14,12 +14,14 @@ from arch_x86.explore.patch_plan import plan_patch
 from arch_x86.images import load_asm, load_image
 from arch_x86.lab.calls import require_function
 from arch_x86.lab.redzone import with_red_zone
+from arch_x86.protocols.planning import static_branches
 from engine.image import Image, Symbol
 from engine.kallsyms import Kallsyms
 from engine.patching.experiment import Experiment
 from engine.patching.exploration import Exploration
 from engine.patching.orders import Orders
 from engine.patching.patch_spec import PatchPlan, PatchSpec
+from engine.patching.patched_sites import PatchedSite
 from engine.patching.request import Request
 from engine.syntax.arguments import Argument
 
@@ -87,6 +89,10 @@ class X86Setup:
     def plan_patch(self, image: Image, spec: PatchSpec) -> PatchPlan:
         """Return what an exploration of the patch ``spec`` in ``image`` needs."""
         return plan_patch(image, spec)
+
+    def static_branches(self, image: Image, branches: Sequence[str]) -> tuple[PatchedSite, ...]:
+        """Return the static branches ``SYM+OFF:TARGET`` of ``image``."""
+        return static_branches(image, branches)
 
     def open(self, experiment: Experiment, orders: Orders | None = None) -> Exploration:
         """Bring up a machine for ``experiment``, with its calls placed and no control task started.

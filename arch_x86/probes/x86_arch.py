@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from arch_x86.isa.constants import JMP32_SIZE, MAX_INSN_SIZE, MAX_OPTIMIZED_LENGTH
 from arch_x86.isa.decode import decode
+from arch_x86.isa.onward import onward
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.copies import Copies, X86Areas
 from arch_x86.probes.cpu_state import CpuState
@@ -31,7 +32,7 @@ from arch_x86.probes.records import OptInsn
 from arch_x86.probes.recover import recover
 from arch_x86.probes.stepping import stepping_for
 from arch_x86.probes.trap_handler import ProbeTraps
-from arch_x86.text.poke import PokeProtocol
+from arch_x86.text.poke import PokeProtocol, TextPokeParam
 from engine.core.profiles import LINUX_2010, Profile
 from engine.core.safety_steps import SafetyStep
 from engine.errors import KprobeError
@@ -144,6 +145,20 @@ class X86Arch:
         """Keep the core whose probes this arch layer serves."""
         self.cpus.core = core
         self._lookup = core.get_kprobe
+
+    # Static branches ------------------------------------------------------------------------------
+
+    def arch_jump_label_transform(self, branches: Sequence[tuple[int, bytes]]) -> None:
+        """Write the code of static branches: the address, and the no-op or jump (jump_label.c).
+
+        A CPU that hits the breakpoint which stands there meanwhile goes on as the new code would.
+        """
+        params = [
+            TextPokeParam(addr, code, f"static branch at {addr:#x}", *goes_on)
+            for addr, code in branches
+            if (goes_on := onward(code, addr)) is not None
+        ]
+        self.poke.text_poke_jumps(params)
 
     # Plain probes ---------------------------------------------------------------------------------
 

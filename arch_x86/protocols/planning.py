@@ -12,15 +12,15 @@ from typing import Final
 
 from arch_x86.isa.decode import decode
 from arch_x86.isa.encode import RelativeRangeError, call32, jmp32
+from arch_x86.isa.onward import nop, onward
 from arch_x86.probes.code import CodeCache
-from arch_x86.protocols.onward import nop
 from engine.errors import InputError, printable
 from engine.image import Image
 from engine.kallsyms import Kallsyms
 from engine.patching.patched_sites import PatchedSite
 from engine.syntax.kprobe_events import parse_spec
 
-__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites")
+__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites", "static_branches")
 
 SITE_SIZE_MAX: Final = 64
 """A site has no more bytes than this."""
@@ -64,6 +64,23 @@ def planned_sites(
                 f" which are {len(before.old)}; give sites that do not overlap"
             )
     return tuple(sites)
+
+
+def static_branches(image: Image, branches: Sequence[str]) -> tuple[PatchedSite, ...]:
+    """Return the static branches of a scenario's program, in ascending order.
+
+    :param branches: ``SYM+OFF:TARGET`` of each: the no-op becomes a jump to the place ``TARGET``.
+    :raises InputError: one of them is wrong, or its place has no no-op.
+    """
+    pairs = [branch.partition(":") for branch in branches]
+    for (place, _, target), branch in zip(pairs, branches, strict=True):
+        if not target or onward(image.read(place_of(image, place, "branches="), 15), 0) is None:
+            raise InputError(
+                f"branches={printable(branch)}: give SYM+OFF:TARGET, where a no-op is at SYM+OFF"
+            )
+    return planned_sites(
+        image, [place for place, _, _ in pairs], [f"jmp:{target}" for _, _, target in pairs]
+    )
 
 
 def place_of(image: Image, place: str, option: str) -> int:

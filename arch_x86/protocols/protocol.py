@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from arch_x86.isa.constants import HLT, INT3
-from arch_x86.protocols.onward import Onward
+from arch_x86.isa.onward import Onward
 from arch_x86.text.poke import TextControl, TextPokeParam
 from arch_x86.text.space import TextSpace
 from engine.control.sync import Freeze

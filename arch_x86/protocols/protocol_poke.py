@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from arch_x86.protocols.onward import Onward, onward
+from arch_x86.isa.onward import Onward, onward
 from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol
 from arch_x86.text.poke import PokeFactory, TextControl, TextPokeParam, require_sizes
 from arch_x86.text.space import STORE_SIZES, TextSpace

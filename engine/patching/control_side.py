@@ -5,7 +5,7 @@ Control tasks write the text step by step.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Protocol
 
 from engine.arch import Arch
@@ -143,6 +143,10 @@ class ExploredArch(Arch, Protocol):
 
     def in_use(self, addr: int) -> bool:
         """Return whether ``addr`` lies in a slot or detour buffer that is in use."""
+        ...
+
+    def arch_jump_label_transform(self, branches: Sequence[tuple[int, bytes]]) -> None:
+        """Write the code of static branches: the address, and the code of each."""
         ...
 
     def call_ended(self, cpu: int) -> None:

@@ -25,7 +25,7 @@ from engine.patching.handler_log import HandlerLog
 from engine.patching.local_state import LocalState, unbounded
 from engine.patching.operations import BEHIND_OPERATION, Control
 from engine.patching.own_code import OwnCode
-from engine.patching.patched_sites import TextIs
+from engine.patching.patched_sites import PatchedSite, TextIs
 from engine.patching.port import TextPort
 from engine.patching.probe_kinds import PLAIN_KINDS
 from engine.patching.store_points import STOPPING_KINDS, begin_to_stop
@@ -51,6 +51,7 @@ class Stage:
     :ivar own: tells which code is the project's own.
     :ivar nmis: whether NMIs may come.
     :ivar late: whether a vCPU may not have seen what was stored to the text.
+    :ivar branches: the static branches of the program.
     :ivar points: with ``stores``, control tasks also stop in front of their stores to what hits
         read without a lock.
     :ivar shared: whether the control tasks share variables
@@ -64,6 +65,7 @@ class Stage:
     own: OwnCode
     nmis: bool = False
     late: bool = False
+    branches: Sequence[PatchedSite] = ()
     points: str = "locks"
     shared: bool = False
 
@@ -137,6 +139,8 @@ class ControlState:
             self.image,
             jump=self.facts.jump,
             poke=self.arch.poke,
+            branches=stage.branches,
+            transform=self.arch.arch_jump_label_transform,
             kinds=kinds,
             made=made,
             stops_behind=stage.shared,
@@ -228,7 +232,9 @@ class ControlState:
         control = self.control
         told = (control.ledger.state([p.addr for p in control.probes]), control.broken)
         # The names of control states without a patch protocol stay as they always were.
-        return told if control.text_is is TextIs.OLD else (*told, control.text_is.value)
+        if control.text_is is not TextIs.OLD:
+            told = (*told, control.text_is.value)
+        return (*told, *control.key_state)
 
     def is_like(self, other: ControlState, shared: int) -> bool:
         """Return whether all tasks stand where they do in ``other``, and share the same state.

@@ -89,6 +89,7 @@ class Exploration:
                 code,
                 port.own_code,
                 nmis=experiment.nmis,
+                branches=experiment.branches,
                 late=experiment.strict or not fetch_model(experiment.fetch).coherent,
                 points=experiment.points,
                 shared=shared,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from engine.brief import count
 from engine.core.ablation import without
@@ -29,6 +30,8 @@ from engine.syntax.kprobe_events import (
     several_functions,
 )
 
+_BRANCH_CHANGES: Final = 4
+"""A call may see a static branch switched so often: on and off, by each of two control tasks."""
 __all__ = ("experiment_of_check", "experiment_of_patch", "experiment_of_request", "profile_of")
 
 
@@ -117,6 +120,9 @@ def experiment_of_request(
     :param tag: a text that differs where control tasks do something else, for the fingerprint.
     :raises InputError: a safety step or a place in ``request`` is wrong.
     """
+    branches = port.static_branches(image, request.branches) if request.branches else ()
+    if branches:
+        patches, patch_changes = branches, _BRANCH_CHANGES
     return Experiment(
         **conditions_of(request),
         image=image,
@@ -126,6 +132,7 @@ def experiment_of_request(
         resched=tuple(_place(image, request.call, text, port) for text in request.resched),
         asleep=_asleep(image, request, port),
         patches=patches,
+        branches=branches,
         patch_changes=patch_changes,
         lock=lock,
         code=code,

@@ -33,6 +33,8 @@ class Request(Conditions):
     :ivar resched: places ``SYM+OFF`` in front of whose instruction a task calls ``schedule()``.
     :ivar asleep: offsets in the called function, in bytes, in front of whose instruction a task
         falls asleep for ever.
+    :ivar branches: the static branches ``SYM+OFF:TARGET`` of a scenario's program: a no-op that
+        becomes a jump to the place ``TARGET``.
     :ivar batch: the most probes of a batch; None stands for as many as in the kernel.
     :ivar libraries: the paths of the shared libraries to resolve from.
     :ivar red_zone: ``yes``, ``no``, or ``auto`` to find out; None stands for what the image
@@ -47,6 +49,7 @@ class Request(Conditions):
     without: tuple[str, ...] = ()
     resched: tuple[str, ...] = ()
     asleep: tuple[int, ...] = ()
+    branches: tuple[str, ...] = ()
     batch: int | None = None
     libraries: tuple[str, ...] = ()
     red_zone: str | None = defaults.RED_ZONE

@@ -94,6 +94,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "nmis": Option(Switch(), _SCENARIO),
     "interrupts": Option(Switch(), _SCENARIO),
     "asleep": Option(List(int, "offsets in the called function, such as (4,)"), _SCENARIO),
+    "branches": Option(List(str, "texts, such as ('work+0x3:work+0x10',)"), _SCENARIO),
     "batch": Option(Number(1, BATCH_MAX), _SCENARIO),
     "poke": Option(Made("what makes a poke protocol, such as its class"), _CHECK | _SCENARIO),
 }

@@ -53,6 +53,7 @@ def scenario(
     nmis: bool = False,
     interrupts: bool = True,
     asleep: Sequence[int] = (),
+    branches: Sequence[str] = (),
     preemptions: int = defaults.PREEMPTIONS,
     profiles: Sequence[str] = PROFILES,
     without: Sequence[str] = (),
@@ -73,6 +74,8 @@ def scenario(
     :param interrupts: external interrupts may come.
     :param asleep: offsets in the called function, in bytes, in front of whose instruction a
         task falls asleep in the middle of its call, for ever.
+    :param branches: static branches, ``SYM+OFF:TARGET``: a no-op in the code, which a static key
+        turns into a jump to ``TARGET``.
     :param preemptions: the bound that the scenario is meant for.
     :param profiles: the names of the profiles in which it makes sense.
     :param without: safety steps that it leaves out, so that it shows what they are for.

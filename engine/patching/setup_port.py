@@ -15,6 +15,7 @@ from engine.patching.experiment import Experiment
 from engine.patching.exploration import Exploration
 from engine.patching.orders import Orders
 from engine.patching.patch_spec import PatchPlan, PatchSpec
+from engine.patching.patched_sites import PatchedSite
 from engine.patching.request import Request
 from engine.syntax.arguments import Argument
 
@@ -67,6 +68,10 @@ class SetupPort(Protocol):
 
     def plan_patch(self, image: Image, spec: PatchSpec) -> PatchPlan:
         """Return what an exploration of the patch ``spec`` in ``image`` needs."""
+        ...
+
+    def static_branches(self, image: Image, branches: Sequence[str]) -> tuple[PatchedSite, ...]:
+        """Return the static branches ``SYM+OFF:TARGET`` of ``image``."""
         ...
 
     def open(self, experiment: Experiment, orders: Orders | None = None) -> Exploration:
