@@ -147,7 +147,10 @@ _COLOURS: Final = ("#c0392b", "#e67e22", "#2980b9", "#27ae60")
 
 
 def plot(costs: Sequence[Sequence[Cost]]) -> str:
-    """Return a picture of the instructions lost by the number of sites (SVG, both axes logarithmic)."""
+    """Return a picture of the instructions lost by the number of sites (SVG).
+
+    Both axes are logarithmic.
+    """
     most = max(one.lost for row in costs for one in row)
     top = math.ceil(math.log10(most))
 
