@@ -303,6 +303,8 @@ class VcpuRuns:
             self._hits.end_pass(vcpu)
         self._judge.call_ended(vcpu, self._cpus.outcome(vcpu.task))
         vcpu.mode = Mode.DONE if vcpu.calls >= self._calls[vcpu.task].times else Mode.IDLE
+        if vcpu.over:
+            vcpu.synchronize()  # The vCPU fetches nothing any more, so all its views are alike.
         self._waits.quiescent(vcpu.index)
         self._waits.task_passed(vcpu.task)
 
