@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
-from engine.core.jump_label import Decrement
 from engine.core.kprobes import Kprobes
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
@@ -24,6 +23,7 @@ from engine.patching.lock_notes import LockNotes
 from engine.patching.patched_sites import PatchedSite, TextIs
 from engine.patching.probe_kinds import PLAIN_KINDS, ProbeKinds
 from engine.patching.static_branches import StaticBranches
+from engine.patching.text_operations import TextOperations
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
 __all__ = (
@@ -62,7 +62,7 @@ def unsettled(core: Kprobes) -> str | None:
     return None
 
 
-class Control:
+class Control(TextOperations):
     """This object carries out the operations on the core of one control state.
 
     :param log: is told of each handler that runs.
@@ -401,41 +401,6 @@ class Control:
         """
         with self._changing((), Effect(armed=on), everything=True):
             set_kprobes_enabled(self.core, on=on)
-
-    def patch(self, write: Callable[[], None], becomes: TextIs) -> None:
-        """Replace code by ``write``, which writes it by a patch protocol.
-
-        :param becomes: what the code of the sites is when that is done.
-        """
-        self._begin()
-        with self.core.text_mutex:
-            self.text_is = TextIs.CHANGING
-            write()
-            self.text_is = becomes
-        self._answers(True)
-        self._over()
-
-    def static_key_slow_inc(self) -> None:
-        """Let the static branches be taken by static_key_slow_inc()."""
-        self._begin()
-        self.text_is = self.branches.needed_more()
-        self.branches.key.slow_inc()
-        self.text_is = self.branches.is_needed()
-        self._answers(True)
-        self._over()
-
-    def static_key_slow_dec(self, how: Decrement = Decrement.COMMIT_1D7F856C2CA4) -> None:
-        """Say by static_key_slow_dec() that the static branches need not be taken any more.
-
-        Who calls this without need of them, as a switch in a file does that is set to off twice,
-        changes nothing for those that need them.
-        """
-        self._begin()
-        self.text_is = self.branches.needed_less()
-        self.branches.key.slow_dec(how)
-        self.text_is = self.branches.is_switched()
-        self._answers(True)
-        self._over()
 
     def module_going(self, symbol: str) -> None:
         """Free the code of the function ``symbol`` while no CPU is in it.
