@@ -90,28 +90,23 @@ class Choices:
             return [Choice(vcpu.actor, 0), *self._other_fetch(vcpu, 0)]
         stopped, stopping = now.node.stopped, bool(waits.left) and waits.stopping
         whole = vcpu is not None and self.goes_whole(vcpu)
-        held = stopped or stopping or (vcpu is not None and self._boundaries.waits_to_run(vcpu))
-        if vcpu is not None and whole and not (vcpu.quiet or held):
+        held = now.node.frozen is not None or now.node.hidden is not None
+        if vcpu is not None and whole and not (vcpu.quiet or stopped or stopping or held):
             # The vCPU is in the middle of a call that is made whole, so the only other choices here
             # are those that cost something, and none of them is made.
             return [Choice(vcpu.actor, 0)]
-        stops, waits_to_run = self._boundaries.stops, self._boundaries.waits_to_run
-        runnable = [
-            one
-            for one in now.vcpus
-            if one.nmi
-            or not (stopped or one.over or waits_to_run(one) or (stopping and stops(one.index)))
-        ]
+        runnable = self._runnable(stopped=stopped, stopping=stopping)
+        if held:
+            runnable = [one for one in runnable if not self._boundaries.waits_to_run(one)]
         price, found = 0, list[Choice]()
         if vcpu is not None and vcpu in runnable:
             # The bound counts how often a vCPU is left that could go on. Where the vCPU stands in
             # schedule() and a control task waits, leaving it is what a kernel does there, and costs
             # nothing.
             found.append(Choice(vcpu.actor, 0))
-            if not whole:
-                found += self._other_fetch(vcpu, 0)
             price = 0 if vcpu.quiet and waits.left and not vcpu.nmi else 1
             if not whole:
+                found += self._other_fetch(vcpu, 0)
                 found += self.events(vcpu)
             if vcpu.parked and vcpu.quiescent:
                 found.append(Choice(Actor(ActorKind.SWITCH, vcpu.index), 0))
@@ -143,6 +138,19 @@ class Choices:
                 found.insert(0, found.pop(index))
                 break
         return found
+
+    def _runnable(self, *, stopped: bool, stopping: bool) -> list[VcpuState]:
+        """Return the vCPUs that ``stop_machine`` lets go on, and that have a call to make.
+
+        :param stopped: ``stop_machine`` runs its function.
+        :param stopping: ``stop_machine`` waits for all vCPUs to be parked.
+        """
+        stops = self._boundaries.stops
+        return [
+            one
+            for one in self._now.vcpus
+            if one.nmi or not (stopped or one.over or (stopping and stops(one.index)))
+        ]
 
     def _different(self, vcpus: Sequence[VcpuState]) -> Sequence[VcpuState]:
         """Return the vCPUs whose choices lead to different states.

@@ -79,24 +79,8 @@ class Exploration:
             lambda: now.node.hidden is not None,
         )
         events = HandlerEvents(now, judge)
-        code = experiment.control_tasks
-        shared = share_variables((work for _, work in code()), port.own_code)
         self._apart = False
-        self.tree = ControlTree(
-            Stage(
-                port.text,
-                experiment.profile,
-                events,
-                code,
-                port.own_code,
-                nmis=experiment.nmis,
-                branches=experiment.branches,
-                late=experiment.strict or not fetch_model(experiment.fetch).coherent,
-                points=experiment.points,
-                shared=shared,
-            ),
-            self._learn,
-        )
+        self.tree = ControlTree(self._stage(events), self._learn)
         self.fetches = Fetches(now, self.places)
         self.steps = ControlSteps(
             now,
@@ -126,6 +110,23 @@ class Exploration:
             nmis=self.nmis,
         )
         self._prepare()
+
+    def _stage(self, events: HandlerEvents) -> Stage:
+        """Return what all control states of the exploration share."""
+        port, experiment = self.port, self.experiment
+        code = experiment.control_tasks
+        return Stage(
+            port.text,
+            experiment.profile,
+            events,
+            code,
+            port.own_code,
+            nmis=experiment.nmis,
+            branches=experiment.branches,
+            late=experiment.strict or not fetch_model(experiment.fetch).coherent,
+            points=experiment.points,
+            shared=share_variables((work for _, work in code()), port.own_code),
+        )
 
     def _prepare(self) -> None:
         """Run the control tasks alone and the calls alone, then go to the start of the schedule."""
