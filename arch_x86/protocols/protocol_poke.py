@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from arch_x86.isa.onward import Onward, onward
-from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol
+from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol, Run
 from arch_x86.text.poke import PokeFactory, TextControl, TextPokeParam, require_sizes
 from arch_x86.text.space import STORE_SIZES, TextSpace
 
@@ -119,4 +119,20 @@ def poke_factory(protocol: PatchProtocol, without: frozenset[str]) -> PokeFactor
 
     :param without: the names of its steps that are left out.
     """
-    return partial(ProtocolPoke, protocol, without)
+    # The protocol is told by plain values and its function, so that experiments with different
+    # protocols, or with different steps left out, have different fingerprints.
+    steps = tuple(sorted(protocol.steps.items()))
+    return partial(_poke, protocol.name, protocol.run, steps, tuple(sorted(without)))
+
+
+def _poke(
+    name: str,
+    run: Run,
+    steps: tuple[tuple[str, str], ...],
+    left_out: tuple[str, ...],
+    text: TextSpace,
+    plane: TextControl,
+    without: frozenset[str],
+) -> ProtocolPoke:
+    protocol = PatchProtocol(name, run, dict(steps))
+    return ProtocolPoke(protocol, frozenset(left_out), text, plane, without)
