@@ -40,6 +40,14 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     )
     add_list(parser, "--without", metavar="STEP", shown="leave a safety step out")
     parser.add_argument(
+        "--protocol",
+        metavar="P",
+        help=(
+            "write text by this patch protocol: a name, or FILE.py[:NAME] (the profile's own"
+            " protocol)"
+        ),
+    )
+    parser.add_argument(
         "--points",
         metavar="P",
         default=defaults.POINTS,

@@ -36,7 +36,7 @@ def patched_outcomes(
     *,
     changes: int,
     limit: int,
-) -> Outcomes:
+) -> tuple[Outcomes, frozenset[int]]:
     """Return what each call may leave while the code of ``sites`` changes ``changes`` times.
 
     The runs of the vCPUs have to stop in front of the sites already. The machine stands where it
@@ -45,6 +45,7 @@ def patched_outcomes(
     :param calls: the call of each task, by its number.
     :param changes: 1 where the new code comes, and 2 where the old code comes back, too.
     :param limit: the most instructions of a call.
+    :returns: what the calls may leave, and the addresses of the sites that a call ever passes.
     :raises InputError: there are too many ways in which the passes of a call can choose.
     """
     runner = _Runner(port, sites, changes, limit)
@@ -52,13 +53,14 @@ def patched_outcomes(
     found = {task: runner.of_task(task, call.times, start) for task, call in calls.items()}
     port.memory.restore(start)
     port.memory.release(start)
-    return found
+    return found, frozenset(runner.passed)
 
 
 class _Runner:
     """This object makes calls in which each pass takes the code that it is told to take.
 
     :param changes: how often the code of a site changes at most.
+    :ivar passed: the addresses of the sites that a call has passed.
     """
 
     def __init__(self, port: Port, sites: Sequence[PatchedSite], changes: int, limit: int) -> None:
@@ -68,6 +70,7 @@ class _Runner:
         self._changes = changes
         self._limit = limit
         self._runs = 0
+        self.passed: set[int] = set()
         # The second task of a vCPU has a stack of its own.
         self._seconds = {2 * cpu + 1: port.cpus.new_tasks(cpu) for cpu in range(port.cpus.number)}
 
@@ -128,6 +131,7 @@ class _Runner:
             if site is not None:
                 if len(passes) < len(wanted):
                     count[site.addr] = wanted[len(passes)][1]
+                self.passed.add(site.addr)
                 passes.append((site.addr, count.get(site.addr, 0)))
                 code = site.new if count.get(site.addr, 0) % 2 else site.old
                 text.fetch_as(cpu, site.addr, code)

@@ -14,7 +14,7 @@ from engine.core.profiles import Profile
 from engine.errors import InputError, OptprobeError, error_text, printable
 from engine.patching.control_code import ControlCode
 from engine.patching.experiment import Experiment
-from engine.patching.make_experiment import experiment_of_request, profile_of
+from engine.patching.make_experiment import by_protocol, experiment_of_request, profile_of
 from engine.patching.operations import Control
 from engine.patching.request import Request
 from engine.patching.setup_port import SetupPort
@@ -107,6 +107,7 @@ class Scenario:
         :param request: the scenario's own request, or that with some changes.
         :raises InputError: something in the request is wrong.
         """
+        request = by_protocol(request, port)
         profile = profile_of(request)
         image = port.scenario_image(str(request.image))
         port.function(image, request.call)
