@@ -11,6 +11,7 @@ from arch_x86.protocols import freezing, plain_stores, text_pokes, uprobes
 from arch_x86.protocols.protocol import PatchProtocol
 from engine.core.safety_steps import SafetyStep
 from engine.errors import InputError, printable
+from engine.patching.error_in_file import error_in_file
 from engine.patching.protocol_file import protocol_file
 
 __all__ = ("PROTOCOLS", "other_steps", "protocol_named", "steps_left_out")
@@ -69,11 +70,13 @@ def protocol_named(word: PatchProtocol | str) -> PatchProtocol:
     found = _of_file(name)
     chosen = [one for one in found if not wanted or one.name == wanted]
     if len(chosen) != 1:
-        there = ", ".join(one.name for one in found) or "none"
-        raise InputError(
-            f"--protocol {printable(word)}: name one protocol of the file, FILE.py:NAME; there is"
-            f" {there}"
+        there = ", ".join(one.name for one in found)
+        why = (
+            f"name one protocol of the file, FILE.py:NAME; there is {there}"
+            if there
+            else "no patch protocol is in the file; put optprobe.protocol() over a function"
         )
+        raise InputError(f"--protocol {printable(word)}: {why}")
     return chosen[0]
 
 
@@ -85,9 +88,7 @@ def _of_file(name: str) -> list[PatchProtocol]:
     try:
         names = runpy.run_path(name)
     except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{printable(name)}: {type(error).__name__}: {printable(str(error))}"
-        ) from None
+        raise InputError(error_in_file(error, name)) from None
     return [value for value in names.values() if isinstance(value, PatchProtocol)]
 
 

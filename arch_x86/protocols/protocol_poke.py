@@ -12,6 +12,8 @@ from arch_x86.isa.onward import Onward, onward
 from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol, Run
 from arch_x86.text.poke import PokeFactory, TextControl, TextPokeParam, require_sizes
 from arch_x86.text.space import STORE_SIZES, TextSpace
+from engine.errors import InputError, OptprobeError
+from engine.patching.error_in_file import error_in_file
 
 __all__ = ("ProtocolPoke", "poke_factory")
 
@@ -35,7 +37,7 @@ class ProtocolPoke:
         self._protocol = protocol
         self._text = text
         self._plane = plane
-        self._patcher = Patcher(text, plane, without)
+        self._patcher = Patcher(text, plane, steps=protocol.steps, without=without)
 
     def text_poke(self, addr: int, data: bytes, reason: str) -> None:
         """Write bytes that no CPU executes yet, or any more."""
@@ -59,8 +61,18 @@ class ProtocolPoke:
             self.patch(self._patches(params, owned=True))
 
     def patch(self, patches: Iterable[Patch]) -> None:
-        """Make ``patches`` by the protocol."""
-        self._protocol.run(self._patcher, list(patches))
+        """Make ``patches`` by the protocol.
+
+        :raises InputError: the protocol's function has raised an error.
+        """
+        run = self._protocol.run
+        try:
+            run(self._patcher, list(patches))
+        except OptprobeError:
+            raise
+        except (Exception, SystemExit) as error:
+            file = getattr(run, "__code__", self.patch.__code__).co_filename
+            raise InputError(error_in_file(error, file)) from None
 
     def patches_of(
         self,

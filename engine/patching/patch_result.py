@@ -74,6 +74,6 @@ def patch_result(
         protocol=protocol,
         without=tuple(without),
         fetch=experiment.fetch,
-        back=experiment.restores,
+        back=experiment.patch_changes > 1,
         timeline=tuple(lines),
     )

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from engine.errors import InputError
+from engine.brief import count
+from engine.errors import InputError, UnprobedFault
 from engine.patching.patched_sites import PatchedSite
 from engine.patching.planned_call import PlannedCall
 from engine.patching.port import Port
@@ -19,8 +20,13 @@ from engine.patching.unprobed import CallOutcome
 
 __all__ = ("patched_outcomes",)
 
-_RUNS_MOST: Final = 20_000
-"""So many calls are made at most to find out what calls may leave."""
+_PASSES_MOST: Final = 100_000
+"""All calls together may pass sites so often, to find out what calls may leave (some seconds)."""
+_TOO_OFTEN: Final = (
+    "the call passes the sites so often that there are too many ways in which its passes can take"
+    " the old code or the new; give arguments with which the call passes them less often, or fewer"
+    " --calls"
+)
 _TO_THE_END: Final = 1 << 40
 
 Outcomes = dict[int, list[frozenset[CallOutcome]]]
@@ -69,7 +75,7 @@ class _Runner:
         self._sites = {site.addr: site for site in sites}
         self._changes = changes
         self._limit = limit
-        self._runs = 0
+        self._passes = 0
         self.passed: set[int] = set()
         # The second task of a vCPU has a stack of its own.
         self._seconds = {2 * cpu + 1: port.cpus.new_tasks(cpu) for cpu in range(port.cpus.number)}
@@ -116,24 +122,20 @@ class _Runner:
 
         :returns: what it left, and all its passes.
         """
-        self._runs += 1
-        if self._runs > _RUNS_MOST:
-            raise InputError(
-                f"the calls pass the sites so often that there are more than {_RUNS_MOST:,} ways in"
-                " which passes can take the old code and the new; give arguments with which the"
-                " call passes them less often, or fewer --calls"
-            )
         cpus, text, cpu = self._cpus, self._port.text, task // 2
-        passes, count = list[tuple[int, int]](), dict(changed)
+        passes, changes = list[tuple[int, int]](), dict(changed)
         cpus.begin_call(cpu, task)
         while True:
             site = self._sites.get(cpus.ip(cpu))
             if site is not None:
                 if len(passes) < len(wanted):
-                    count[site.addr] = wanted[len(passes)][1]
+                    changes[site.addr] = wanted[len(passes)][1]
+                self._passes += 1
+                if self._passes > _PASSES_MOST:
+                    raise InputError(_TOO_OFTEN)
                 self.passed.add(site.addr)
-                passes.append((site.addr, count.get(site.addr, 0)))
-                code = site.new if count.get(site.addr, 0) % 2 else site.old
+                passes.append((site.addr, changes.get(site.addr, 0)))
+                code = site.new if changes.get(site.addr, 0) % 2 else site.old
                 text.fetch_as(cpu, site.addr, code)
             stop, _ = cpus.run(cpu, _TO_THE_END)
             if stop is Stop.WATCHED or stop is Stop.BUDGET:
@@ -145,6 +147,14 @@ class _Runner:
             if stop is Stop.CALL_RETURN or cpus.died(cpu):
                 break
         text.fetch_as(cpu, 0, b"")
+        fault = cpus.fault(cpu)
+        if fault is not None:
+            new = sum(times % 2 for _, times in passes)
+            raise UnprobedFault(
+                f"the call dies with no patch protocol at work, where the new code is taken in"
+                f" {new:,} of {count(len(passes), 'pass', 'passes')} over the sites:"
+                f" {fault.kind} at {fault.place}; give code that is right whichever code each pass takes"
+            )
         return cpus.outcome(task), tuple(passes)
 
 

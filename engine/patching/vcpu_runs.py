@@ -230,7 +230,7 @@ class VcpuRuns:
         fetched = self._text.fetched(cpu, ip, self._text.facts.insn_size_max)
         coverage.old_code += fetched.startswith(site.first(site.old))
         coverage.new_code += fetched.startswith(site.first(site.new))
-        coverage.trapped += fetched.startswith(self._text.facts.breakpoint)
+        coverage.trapped += fetched.startswith(self._text.facts.traps)
 
     def _came_to(self, vcpu: VcpuState, stop: Stop) -> bool:
         """Handle a run that has ended in front of an instruction like any other.

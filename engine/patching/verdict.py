@@ -128,6 +128,8 @@ def _refuse_bad_poke(system: Exploration) -> None:
     """
     error = system.error_alone()
     if error is not None:
+        if system.experiment.patches and isinstance(error, InputError):
+            raise error
         raise InputError(
             f"with this protocol, the control tasks end in an error when nobody else runs: {error}"
         ) from None

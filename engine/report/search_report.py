@@ -63,14 +63,14 @@ def show_patch(experiment: Experiment, result: PatchResult, style: Style) -> Non
     print(f"  {_extent(result)}")
     c = result.coverage
     print(
-        f"  executed: {c.old_code:,} times the old code, {c.new_code:,} times the new,"
-        f" {c.trapped:,} times a breakpoint"
+        f"  executed at the sites: the old code {c.old_code:,} times, the new code"
+        f" {c.new_code:,}, a breakpoint {c.trapped:,}"
     )
     print(
         f"  {c.in_flight_at_write:,} CPUs in flight while text was written, {c.parked_in_range:,}"
         f" of them inside the bytes; {result.points:,} points"
     )
-    for code in result.missing:
+    for code in () if result.violations else result.missing:
         print(f"  {code} was never executed: nothing is shown for it")
     _show_violations(result, style)
     for line in result.timeline:
