@@ -153,7 +153,8 @@ class _Runner:
             raise UnprobedFault(
                 f"the call dies with no patch protocol at work, where the new code is taken in"
                 f" {new:,} of {count(len(passes), 'pass', 'passes')} over the sites:"
-                f" {fault.kind} at {fault.place}; give code that is right whichever code each pass takes"
+                f" {fault.kind} at {fault.place}; give code that is right whichever code each"
+                " pass takes"
             )
         return cpus.outcome(task), tuple(passes)
 
