@@ -205,6 +205,8 @@ def patch(
     call: str,
     sites: Sequence[str],
     to: Sequence[str],
+    moves: Sequence[str] = (),
+    lock: str | None = None,
     arguments: Sequence[CallArgument] = (),
     back: bool = False,
     protocol: ProtocolLike = defaults.PROTOCOL,
@@ -240,6 +242,9 @@ def patch(
     :param sites: the places whose code is replaced, each ``"SYM+OFF"`` or ``"0xADDR"``.
     :param to: the new code of each site, or one for all: hexadecimal digits, ``"jmp:SYM"``,
         ``"call:SYM"`` or ``"nop"``.
+    :param moves: for a protocol that suspends tasks, ``"FROM:TO"``: where a task goes on that
+        stands at ``FROM``.
+    :param lock: ``"FROM..TO"``, between which the code holds the allocator's lock.
     :param back: put the old code back afterwards.
     :param protocol: a patch protocol (what :func:`optprobe.protocol` makes of a function), its
         name, or a file that has one, ``"FILE.py:NAME"``.
@@ -257,6 +262,7 @@ def patch(
     refuse_text(resched, "resched", "['work+0x4']")
     refuse_text(sites, "sites", "['work+0x4']")
     refuse_text(to, "to", "['nop']")
+    refuse_text(moves, "moves", "['work+0x4:copy+0x4']")
     _refuse_no_protocol(protocol)
     given["stubs"] = as_stubs(stubs)
     given["arguments"] = [argument_text(one) for one in as_arguments(arguments)]
@@ -264,7 +270,13 @@ def patch(
     loaded = options["image"] = as_image(image, libraries=libraries, stubs=given["stubs"])
     left_out = tuple(sorted(set(without)))
     spec = PatchSpec(
-        sites=tuple(sites), codes=tuple(to), back=back, protocol=protocol, without=left_out
+        sites=tuple(sites),
+        codes=tuple(to),
+        moves=tuple(moves),
+        lock=lock,
+        back=back,
+        protocol=protocol,
+        without=left_out,
     )
     port = X86Setup()
     experiment = experiment_of_patch(Request(**options), spec, port)

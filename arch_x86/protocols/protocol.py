@@ -22,6 +22,7 @@ from arch_x86.isa.constants import HLT, INT3
 from arch_x86.isa.onward import Onward
 from arch_x86.text.poke import TextControl, TextPokeParam
 from arch_x86.text.space import TextSpace
+from engine.brief import described, shortened
 from engine.control.sync import Freeze
 from engine.errors import InputError, printable
 
@@ -54,6 +55,9 @@ class Patch:
     new_goes_on: Onward | None = None
     moves: tuple[tuple[int, int], ...] = ()
     owned: bool = False
+
+    def __repr__(self) -> str:
+        return described(self, f"{self.addr:#x}", f"{self.old.hex()} -> {self.new.hex()}")
 
     def eight(self) -> bytes:
         """Return 8 bytes for one store at ``addr``: the new bytes, and those behind as they are.
@@ -231,6 +235,9 @@ class PatchProtocol:
     run: Run
     steps: Mapping[str, str]
     leaves: Callable[[bytes, bytes], bytes] | None = None
+
+    def __repr__(self) -> str:
+        return described(self, shortened(self.name), *self.steps)
 
     @property
     def what(self) -> str:

@@ -6,7 +6,7 @@ So kprobes, and whoever else writes text by a poke protocol, can write it by any
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from dataclasses import dataclass
 
 from arch_x86.isa.onward import Onward, onward
 from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol, Run
@@ -126,25 +126,30 @@ class ProtocolPoke:
         ]
 
 
+@dataclass(frozen=True)
+class _Factory:
+    """What makes a poke protocol of a patch protocol.
+
+    It holds plain values and the protocol's function, so that experiments with different protocols,
+    or with different steps left out, have different fingerprints.
+    """
+
+    name: str
+    run: Run
+    steps: tuple[tuple[str, str], ...]
+    left_out: tuple[str, ...]
+
+    def __call__(
+        self, text: TextSpace, plane: TextControl, without: frozenset[str]
+    ) -> ProtocolPoke:
+        protocol = PatchProtocol(self.name, self.run, dict(self.steps))
+        return ProtocolPoke(protocol, frozenset(self.left_out), text, plane, without)
+
+
 def poke_factory(protocol: PatchProtocol, without: frozenset[str]) -> PokeFactory:
     """Return what makes a poke protocol of ``protocol``.
 
     :param without: the names of its steps that are left out.
     """
-    # The protocol is told by plain values and its function, so that experiments with different
-    # protocols, or with different steps left out, have different fingerprints.
     steps = tuple(sorted(protocol.steps.items()))
-    return partial(_poke, protocol.name, protocol.run, steps, tuple(sorted(without)))
-
-
-def _poke(
-    name: str,
-    run: Run,
-    steps: tuple[tuple[str, str], ...],
-    left_out: tuple[str, ...],
-    text: TextSpace,
-    plane: TextControl,
-    without: frozenset[str],
-) -> ProtocolPoke:
-    protocol = PatchProtocol(name, run, dict(steps))
-    return ProtocolPoke(protocol, frozenset(left_out), text, plane, without)
+    return _Factory(protocol.name, protocol.run, steps, tuple(sorted(without)))
