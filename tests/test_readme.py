@@ -40,7 +40,7 @@ def test_a_command_of_the_readme_prints_what_it_shows(block, capsys, monkeypatch
         )
         assert main([*argv[:2], "--call", "dyn_step", "--arg", "5"]) == 0
         return
-    assert main(argv) == (argv[0] == "replay" or "--without" in argv)  # what breaks is shown
+    assert main(argv) == (argv[0] in ("patch", "replay") or "--without" in argv)  # what breaks is shown
     printed = capsys.readouterr().out.rstrip("\n")
     if expected:
         assert printed == expected.rstrip("\n")
