@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: demo test slow lint bench smoke conformance laws mutants campaign interrupts sound shared necessity costs check-python clean
+.PHONY: demo test slow lint bench smoke conformance laws mutants campaign interrupts sound shared necessity costs pokes check-python clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/optprobe demo
@@ -58,6 +58,10 @@ shared: $(VENV)/test.stamp
 # The tables of docs/necessity.md and docs/findings.md, in Markdown, from a fresh run of the matrix.
 necessity: $(VENV)/run.stamp
 	@$(BIN)/python -m bench.program necessity $(NECESSITY)
+
+# The kernel's patch protocols in every fetch model, two vCPUs to the end and four by PCT. POKES="--schedules 100000" for more.
+pokes: $(VENV)/run.stamp
+	@$(BIN)/python -m bench.program pokes $(POKES)
 
 # What a patch protocol costs other CPUs, by the number of sites. COSTS="--plot FILE" for a picture, too.
 costs: $(VENV)/run.stamp

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from arch_x86.protocols.protocol import Patch, Patcher, protocol
 
-__all__ = ("four_and_four", "one_and_four", "one_store")
+__all__ = ("four_and_four", "one_and_four", "one_store", "stop_by_fault")
 
 
 @protocol(sync="every CPU fetches the new bytes when the protocol is done")
@@ -39,3 +39,13 @@ def one_and_four(p: Patcher, patches: Sequence[Patch]) -> None:
         p.store(patch.addr, new[:1], f"{patch.reason}: the first byte")
         p.store(patch.addr + 1, new[1:5], f"{patch.reason}: 4 bytes at 1")
         p.sync(patch.reason, step="sync")
+
+
+@protocol(shootdown="every CPU has dropped its translation of the page before the bytes change")
+def stop_by_fault(p: Patcher, patches: Sequence[Patch]) -> None:
+    """The page is not executable while the bytes change; CPUs that come there fault and wait."""
+    for patch in patches:
+        p.hide(patch, f"set_memory_nx: {patch.reason}")
+        p.sync("shootdown", step="shootdown")
+        p.copy(patch.addr, patch.new, patch.reason)
+        p.show(f"set_memory_x: {patch.reason}")

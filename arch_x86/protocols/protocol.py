@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from arch_x86.isa.constants import HLT, INT3
+from arch_x86.isa.constants import HLT, INT3, PAGE_SIZE
 from arch_x86.isa.onward import Onward
 from arch_x86.text.poke import TextControl, TextPokeParam
 from arch_x86.text.space import TextSpace
@@ -164,6 +164,19 @@ class Patcher:
     def thaw(self, why: str) -> None:
         """Let the tasks go on that were suspended."""
         self._plane.thaw_tasks(why)
+
+    def hide(self, patch: Patch, why: str) -> None:
+        """Take the right to execute the pages of ``patch`` away.
+
+        A CPU that has taken a core sync since then faults there, and waits.
+        """
+        first = patch.addr // PAGE_SIZE * PAGE_SIZE
+        last = (patch.addr + len(patch.new) - 1) // PAGE_SIZE * PAGE_SIZE
+        self._plane.hide_code(range(first, last + PAGE_SIZE), why)
+
+    def show(self, why: str) -> None:
+        """Give the right to execute back; CPUs that wait go on, and fetch the text as it is."""
+        self._plane.show_code(why)
 
     def allocate(self, why: str) -> None:
         """Allocate memory, for which no task may hold the allocator's lock."""

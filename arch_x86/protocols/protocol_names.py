@@ -29,6 +29,7 @@ PROTOCOLS: Final = (
     plain_stores.one_store,
     plain_stores.four_and_four,
     plain_stores.one_and_four,
+    plain_stores.stop_by_fault,
 )
 """The protocols that come along."""
 

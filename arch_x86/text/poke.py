@@ -86,6 +86,14 @@ class TextControl(StopMachine, CoreSync, Protocol):
         """Let the tasks go on that were suspended."""
         ...
 
+    def hide_code(self, code: range, why: str) -> None:
+        """Let CPUs fault at ``code``, and wait there, once they have taken a core sync."""
+        ...
+
+    def show_code(self, why: str) -> None:
+        """Let CPUs execute that code again."""
+        ...
+
     def allocate(self, why: str) -> None:
         """Wait until no task holds the allocator's lock."""
         ...

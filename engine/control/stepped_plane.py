@@ -206,6 +206,7 @@ class SteppedPlane(ControlPlane):
     :ivar held: how many locks each task holds, by its index.
     :ivar stopped: whether ``stop_machine`` runs its function.
     :ivar frozen: how all tasks are suspended, or None.
+    :ivar hidden: the code that CPUs fault at which try to execute it, or None.
     :ivar lock_listeners: called with the name of each lock that a task has taken; the task is
         :attr:`current` then.
     """
@@ -220,6 +221,7 @@ class SteppedPlane(ControlPlane):
         self._closing = False
         self.stopped = False
         self.frozen: Freeze | None = None
+        self.hidden: range | None = None
         self.lock_listeners: list[Callable[[str], None]] = []
 
     def spawn(self, name: str, work: Callable[[], None], *, delayed: bool = False) -> ControlTask:
@@ -411,6 +413,16 @@ class SteppedPlane(ControlPlane):
         """Let the tasks go on that :meth:`freeze_tasks` has suspended."""
         self._pause(f"lets the tasks go on ({why})")
         self.frozen = None
+
+    def hide_code(self, code: range, why: str) -> None:
+        """Let CPUs fault at ``code``, and wait there, once they have taken a core sync."""
+        self._pause(f"takes the right to execute away ({why})")
+        self.hidden = code
+
+    def show_code(self, why: str) -> None:
+        """Let CPUs execute the code again that :meth:`hide_code` has hidden."""
+        self._pause(f"gives the right to execute back ({why})")
+        self.hidden = None
 
     def allocate(self, why: str) -> None:
         """Wait until no task holds the allocator's lock."""

@@ -416,6 +416,15 @@ class ControlPlane:
     def thaw_tasks(self, why: str) -> None:
         """Let the tasks go on that were suspended."""
 
+    def hide_code(self, code: range, why: str) -> None:
+        """Let CPUs fault at ``code``, and wait there.
+
+        Between two turns of the vCPUs nobody executes anything, so nothing has to be done.
+        """
+
+    def show_code(self, why: str) -> None:
+        """Let CPUs execute the code again that :meth:`hide_code` has hidden."""
+
     def allocate(self, why: str) -> None:
         """Allocate memory: between two turns of the vCPUs no task holds the allocator's lock."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.patching.parked_task import Mode
 from engine.patching.situation import Situation
+from engine.patching.vcpu import VcpuState
 
 __all__ = ("Boundaries",)
 
@@ -12,6 +13,7 @@ class Boundaries:
     """This object answers questions about the present state, and never changes it."""
 
     def __init__(self, now: Situation) -> None:
+        self._now = now
         self._experiment = now.experiment
         self._vcpus = now.vcpus
         self._cpus = now.port.cpus
@@ -44,6 +46,14 @@ class Boundaries:
         It can at a quiescent point and, where tasks can be preempted, wherever one can be.
         """
         return self._vcpus[cpu].quiescent or self.preempts(cpu)
+
+    def waits_to_run(self, vcpu: VcpuState) -> bool:
+        """Return whether the vCPU is suspended, or faults at hidden code and waits there."""
+        return vcpu.frozen or (vcpu.shut_out and self._faults(vcpu))
+
+    def _faults(self, vcpu: VcpuState) -> bool:
+        hidden = self._now.node.hidden
+        return vcpu.live and hidden is not None and self._cpus.ip(vcpu.index) in hidden
 
     def freezes(self, cpu: int) -> bool:
         """Return whether the vCPU's task can be suspended where it stands, in code of its own."""

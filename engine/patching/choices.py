@@ -90,15 +90,17 @@ class Choices:
             return [Choice(vcpu.actor, 0), *self._other_fetch(vcpu, 0)]
         stopped, stopping = now.node.stopped, bool(waits.left) and waits.stopping
         whole = vcpu is not None and self.goes_whole(vcpu)
-        if vcpu is not None and whole and not (vcpu.quiet or stopped or stopping):
+        held = stopped or stopping or (vcpu is not None and self._boundaries.waits_to_run(vcpu))
+        if vcpu is not None and whole and not (vcpu.quiet or held):
             # The vCPU is in the middle of a call that is made whole, so the only other choices here
             # are those that cost something, and none of them is made.
             return [Choice(vcpu.actor, 0)]
-        stops = self._boundaries.stops
+        stops, waits_to_run = self._boundaries.stops, self._boundaries.waits_to_run
         runnable = [
             one
             for one in now.vcpus
-            if one.nmi or not (stopped or one.over or one.frozen or (stopping and stops(one.index)))
+            if one.nmi
+            or not (stopped or one.over or waits_to_run(one) or (stopping and stops(one.index)))
         ]
         price, found = 0, list[Choice]()
         if vcpu is not None and vcpu in runnable:
@@ -164,7 +166,7 @@ class Choices:
         seen come last.
         """
         left = sorted((self._calls[task].times, done) for task, done in vcpu.key(())[0])
-        return (tuple(left), vcpu.view, vcpu.frozen)
+        return (tuple(left), vcpu.view, vcpu.frozen, vcpu.shut_out)
 
     def other(self, vcpu: VcpuState, price: int) -> Iterator[Choice]:
         """Yield the choices of a vCPU that was not the last to go on, at ``price`` each.

@@ -234,7 +234,7 @@ class ControlState:
         # The names of control states without a patch protocol stay as they always were.
         if control.text_is is not TextIs.OLD:
             told = (*told, control.text_is.value)
-        return (*told, *control.key_state)
+        return (*told, *control.branches.state)
 
     def is_like(self, other: ControlState, shared: int) -> bool:
         """Return whether all tasks stand where they do in ``other``, and share the same state.

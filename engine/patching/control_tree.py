@@ -70,6 +70,7 @@ class ControlNode:
     :ivar waits: by control task, what it waits for on the vCPUs.
     :ivar stopped: ``stop_machine`` runs its function.
     :ivar frozen: how all tasks are suspended, or None.
+    :ivar hidden: the code at which CPUs fault and wait, or None.
     :ivar error: the error that has ended a control task, or None.
     """
 
@@ -78,6 +79,7 @@ class ControlNode:
         "error",
         "frozen",
         "held",
+        "hidden",
         "lives",
         "locals",
         "name",
@@ -114,6 +116,7 @@ class ControlNode:
         }
         self.stopped = state.plane.stopped
         self.frozen = state.plane.frozen
+        self.hidden = state.plane.hidden
         self.error = next((task.error for task in tasks if task.error is not None), None)
         self.children: dict[int, ControlStep] = {}
 

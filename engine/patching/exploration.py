@@ -76,6 +76,7 @@ class Exploration:
             self.boundaries.stops,
             self.boundaries.freezes,
             self.boundaries.allocates,
+            lambda: now.node.hidden is not None,
         )
         events = HandlerEvents(now, judge)
         code = experiment.control_tasks

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from engine.core.global_switches import set_kprobes_enabled, set_kprobes_optimization
-from engine.core.jump_label import Decrement, StaticKey
 from engine.core.kprobes import Kprobes
 from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
@@ -23,6 +22,8 @@ from engine.patching.handler_log import HandlerLog
 from engine.patching.lock_notes import LockNotes
 from engine.patching.patched_sites import PatchedSite, TextIs
 from engine.patching.probe_kinds import PLAIN_KINDS, ProbeKinds
+from engine.patching.static_branches import StaticBranches
+from engine.patching.text_operations import TextOperations
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
 __all__ = (
@@ -61,7 +62,7 @@ def unsettled(core: Kprobes) -> str | None:
     return None
 
 
-class Control:
+class Control(TextOperations):
     """This object carries out the operations on the core of one control state.
 
     :param log: is told of each handler that runs.
@@ -85,7 +86,7 @@ class Control:
     :ivar refused: a line for the user for each probe that the core has refused.
     :ivar ledger: what is expected of each probe.
     :ivar notes: writes into the ledger what an operation meets under its lock.
-    :ivar key: the static key that switches the static branches.
+    :ivar branches: the static branches of the program, and the key that switches them.
     :ivar text_is: how far a patch protocol has come that replaces code.
     :ivar broken: the promise that an operation had not kept when it returned, or None.
     """
@@ -107,11 +108,7 @@ class Control:
     ) -> None:
         self.core = core
         self.poke = poke
-        self._branches = branches
-        self._transform = transform
-        self.key = StaticKey(core.plane, self._switch_branches)
-        self._needed = 0
-        self._switching = 0
+        self.branches = StaticBranches(core, branches, transform)
         self._text = text
         self._image = image
         self._log = log
@@ -404,65 +401,6 @@ class Control:
         """
         with self._changing((), Effect(armed=on), everything=True):
             set_kprobes_enabled(self.core, on=on)
-
-    def patch(self, write: Callable[[], None], becomes: TextIs) -> None:
-        """Replace code by ``write``, which writes it by a patch protocol.
-
-        :param becomes: what the code of the sites is when that is done.
-        """
-        self._begin()
-        with self.core.text_mutex:
-            self.text_is = TextIs.CHANGING
-            write()
-            self.text_is = becomes
-        self._answers(True)
-        self._over()
-
-    # Static branches ------------------------------------------------------------------------------
-
-    def _switch_branches(self, taken: bool) -> None:
-        """Patch all static branches: a jump where they are taken, and a no-op where not."""
-        with self.core.text_mutex:
-            self._transform(
-                [(site.addr, site.new if taken else site.old) for site in self._branches]
-            )
-
-    def static_key_slow_inc(self) -> None:
-        """Let the static branches be taken by static_key_slow_inc()."""
-        self._begin()
-        self._key_changes(+1, 0)
-        self.key.slow_inc()
-        self._key_changes(-1, +1)
-        self._answers(True)
-        self._over()
-
-    def static_key_slow_dec(self, how: Decrement = Decrement.COMMIT_1D7F856C2CA4) -> None:
-        """Say by static_key_slow_dec() that the static branches need not be taken any more.
-
-        Who calls this without need of them, as a switch in a file does that is set to off twice,
-        changes nothing for those that need them.
-        """
-        self._begin()
-        self._key_changes(+1, -1 if self._needed else 0)
-        self.key.slow_dec(how)
-        self._key_changes(-1, 0)
-        self._answers(True)
-        self._over()
-
-    def _key_changes(self, switching: int, needed: int) -> None:
-        """Note that an operation on the key begins or ends, and how many need the branches."""
-        self._switching += switching
-        self._needed += needed
-        if self._needed:
-            self.text_is = TextIs.NEW
-        else:
-            self.text_is = TextIs.CHANGING if self._switching else TextIs.OLD
-
-    @property
-    def key_state(self) -> tuple[Hashable, ...]:
-        """Return what decides how the static key goes on, and what is expected of it."""
-        key = self.key
-        return (key.enabled, key.warned, self._needed, self._switching) if self._branches else ()
 
     def module_going(self, symbol: str) -> None:
         """Free the code of the function ``symbol`` while no CPU is in it.

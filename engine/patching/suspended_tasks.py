@@ -24,6 +24,12 @@ class SuspendedTasks:
 
     def step(self, before: ControlNode, behind: ControlNode) -> None:
         """Note that a control task's step has led from ``before`` to ``behind``."""
+        if before.hidden is not None and behind.hidden is None:
+            for vcpu in self._vcpus:
+                if vcpu.shut_out:
+                    # While it had no translation the vCPU could fetch nothing of that code.
+                    vcpu.synchronize()
+                    vcpu.shut_out = False
         if before.frozen is behind.frozen:
             return
         if behind.frozen is None:

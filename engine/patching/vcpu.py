@@ -66,6 +66,7 @@ class VcpuState:
     :ivar position: how many steps the vCPU has made.
     :ivar view: the stores to the text that the vCPU has not seen.
     :ivar frozen: a control task has suspended the vCPU's tasks.
+    :ivar shut_out: the vCPU faults at hidden code, and waits there.
     :ivar chosen: the number of the way in which the vCPU fetches its next instruction; the way with
         number 0 has the bytes of the present text.
     """
@@ -87,6 +88,7 @@ class VcpuState:
         "passing",
         "position",
         "quiet",
+        "shut_out",
         "stepping",
         "task",
         "view",
@@ -117,6 +119,7 @@ class VcpuState:
         self.nested: object = None
         self.interrupted: Interrupted | None = None
         self.frozen = False
+        self.shut_out = False
         self.synchronize()
 
     def synchronize(self) -> None:
@@ -169,6 +172,7 @@ class VcpuState:
             self.view,
             self.chosen,
             self.frozen,
+            self.shut_out,
         )
 
     def restore(self, saved: tuple[Any, ...]) -> None:
@@ -191,6 +195,7 @@ class VcpuState:
             self.view,
             self.chosen,
             self.frozen,
+            self.shut_out,
         ) = saved
 
     @property
@@ -215,7 +220,7 @@ class VcpuState:
         # Between calls it makes no difference which of its tasks the CPU has, so the key is sorted.
         if not self.live:
             here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
-            return (tuple(sorted((*here, *away))), asleep, self.view, self.frozen)
+            return (tuple(sorted((*here, *away))), asleep, self.view, self.frozen, self.shut_out)
         hit = self.hit.key if self.hit is not None else 0
         nmi: tuple[Any, ...] = ()
         # The key has what the NMI interrupted. It need not say whether the handler has begun, since
@@ -248,4 +253,5 @@ class VcpuState:
             self.view,
             self.chosen,
             self.frozen,
+            self.shut_out,
         )

@@ -92,7 +92,7 @@ class VcpuRuns:
         began, name = vcpu.position, now.node.name + vcpu.index * _ODDER
         while left > 0:
             awaited = self._is_awaited(vcpu)
-            steps, stop = self._stretch(vcpu, 1 if awaited else left)
+            steps, stop = self._stretch(vcpu, 1 if awaited or vcpu.shut_out else left)
             stop = stop or (awaited and self._boundaries.takes_interrupt(vcpu.index))
             # There is a choice at no cost where the vCPU may fetch its next instruction in several
             # ways.
@@ -102,6 +102,8 @@ class VcpuRuns:
             vcpu.position += steps
             if self._judge.violation is not None:
                 break
+            if vcpu.shut_out and self._boundaries.waits_to_run(vcpu):
+                break  # The vCPU has come to hidden code, where it faults and waits.
             if stop:
                 # Where the vCPU goes on alone, each choice here costs something, unless the vCPU
                 # stands in schedule(), is between calls, or is parked.

@@ -23,6 +23,7 @@ class Waits:
     :param stops: says whether ``stop_machine`` can park a vCPU where it stands.
     :param freezes: says whether a vCPU's task can be suspended where it stands.
     :param allocates: says whether some task holds the allocator's lock.
+    :param hides: says whether some code is hidden from the vCPUs.
     :ivar left: by control task, its wait, and the vCPUs or tasks for which it still waits.
     """
 
@@ -34,6 +35,7 @@ class Waits:
         stops: Callable[[int], bool],
         freezes: Callable[[int], bool],
         allocates: Callable[[], bool],
+        hides: Callable[[], bool],
     ) -> None:
         self._vcpus = vcpus
         self._takes_interrupt = takes_interrupt
@@ -41,6 +43,7 @@ class Waits:
         self._stops = stops
         self._freezes = freezes
         self._allocates = allocates
+        self._hides = hides
         self.left: dict[int, tuple[MachineWait, frozenset[int]]] = {}
 
     def entered(self, waits: dict[int, MachineWait], stepped: int) -> None:
@@ -66,10 +69,14 @@ class Waits:
                 return frozenset()
 
     def _takes_sync(self, vcpu: VcpuState) -> bool:
-        """Return whether the vCPU takes the interrupt of a core sync, which synchronizes it."""
+        """Return whether the vCPU takes the interrupt of a core sync, which synchronizes it.
+
+        A shootdown of translations is such an interrupt, too.
+        """
         takes = self._takes_interrupt(vcpu.index)
         if takes:
             vcpu.synchronize()
+            vcpu.shut_out = self._hides()
         return takes
 
     def ran(self, vcpu: VcpuState) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from arch_x86.explore.x86_setup import X86Setup
@@ -12,6 +14,7 @@ from engine.patching.patch_spec import PatchSpec
 from engine.patching.request import Request
 from engine.patching.search_options import Search
 from engine.patching.verdict import check
+from tests.explore.laws import outcomes
 
 HOOK = """
 hook:
@@ -33,7 +36,7 @@ rest:
 INSIDE = ("f+0x1:copy+0x1", "f+0x3:copy+0x3")
 
 
-def explored(pool, *, bound=2, moves=INSIDE, without=(), back=False, lock=None, **fields):
+def experiment(pool, *, moves=INSIDE, without=(), back=False, lock=None, **fields):
     """Put a jump to a copy over the first three instructions of ``f``."""
     request = Request(image=load_asm(HOOK, "hook"), call="f", arguments=("5",), calls=1, **fields)
     spec = PatchSpec(
@@ -45,8 +48,12 @@ def explored(pool, *, bound=2, moves=INSIDE, without=(), back=False, lock=None, 
         protocol="freeze_and_move",
         without=without,
     )
-    port = X86Setup(pool)
-    return check(experiment_of_patch(request, spec, port), Search(preemptions=bound), port)
+    return experiment_of_patch(request, spec, X86Setup(pool))
+
+
+def explored(pool, *, bound=2, **fields):
+    """Explore that, and return the result."""
+    return check(experiment(pool, **fields), Search(preemptions=bound), X86Setup(pool))
 
 
 def told(result: CheckResult) -> str:
@@ -90,3 +97,10 @@ def test_a_suspended_task_that_holds_the_allocators_lock_is_a_deadlock(pool):
     assert result.violations[0].violation.kind == "deadlock"
     assert result.violations[0].schedule.choices <= 8
     assert explored(pool, lock=lock, back=True).verdict == "safe"
+
+
+@pytest.mark.parametrize("without", [(), ("move",), ("new-tasks",)], ids=str)
+def test_a_reduced_search_has_the_outcomes_of_the_unreduced_one(pool, without):
+    case = replace(experiment(pool, without=without, preempt=True), interrupts=False)
+    found = outcomes(case, pool, bound=1, reduce=True)
+    assert found == outcomes(case, pool, bound=1, reduce=False)

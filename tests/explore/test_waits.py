@@ -50,6 +50,7 @@ def test_a_wait_is_over_when_each_that_it_began_with_has_come_by_and_not_before(
         lambda _: False,
         lambda _: False,
         lambda: False,
+        lambda: False,
     )
     waits.entered({0: MachineWait(kind, "", 0)}, 0)
     ends = {WaitKind.SCHED: "quiescent", WaitKind.TASKS: "task_passed", WaitKind.SYNC: "ran"}[kind]
@@ -72,6 +73,7 @@ def test_a_later_wait_does_not_count_who_came_by_before_it_began(before, after):
         lambda cpu: frozenset({2 * cpu}),
         lambda _: False,
         lambda _: False,
+        lambda: False,
         lambda: False,
     )
     first, second = MachineWait(WaitKind.SCHED, "", 0), MachineWait(WaitKind.SCHED, "", 1)
