@@ -76,7 +76,9 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "profile": Option(Word(), _CHECK | _EXPLORE | _FILE),
     "preempt": Option(Switch(), _CHECK | _EXPLORE | _SCENARIO | _FILE),
     "fetch": Option(
-        Word(tuple(model.name for model in FETCH_MODELS)), _CHECK | _EXPLORE | _SCENARIO | _FILE
+        Word(tuple(model.name for model in FETCH_MODELS)),
+        _CHECK | _EXPLORE | _SCENARIO | _FILE,
+        may_lack=True,
     ),
     "strict": Option(Switch(), _CHECK | _EXPLORE | _FILE, may_lack=True),
     "without": Option(List(str), _CHECK | _EXPLORE | _SCENARIO | _FILE),

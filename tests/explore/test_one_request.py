@@ -42,6 +42,8 @@ CHECKED = {
     "cpus": (["--cpus", "2"], {"cpus": 2}),
     "profile": (["--profile", "linux-6.1"], {"profile": "linux-6.1"}),
     "preempt": (["--preempt"], {"preempt": True}),
+    "fetch": (["--fetch", "torn"], {"fetch": "torn"}),
+    "strict": (["--strict"], {"strict": True}),
     "without": (["--without", "free-wait"], {"without": ["free-wait"]}),
     "resched": (["--resched", "work+0x2"], {"resched": ["work+0x2"]}),
     "stubs": (["--stub", "helper=ret:8"], {"stubs": {"helper": 8}}),
@@ -56,7 +58,17 @@ what Python is given.
 """
 EXPLORED = {
     name: CHECKED[name]
-    for name in ("cpus", "profile", "preempt", "without", "points", "check_alignment", "reduce")
+    for name in (
+        "cpus",
+        "profile",
+        "preempt",
+        "fetch",
+        "strict",
+        "without",
+        "points",
+        "check_alignment",
+        "reduce",
+    )
 }
 SAID = {
     "arguments": ("7",),
@@ -66,6 +78,7 @@ SAID = {
     "nmis": True,
     "interrupts": False,
     "asleep": (2,),
+    "fetch": "unit:8",
     "without": ("free-wait",),
     "batch": 2,
     "poke": optprobe.StopMachinePoke,
