@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from engine import defaults
 from engine.patching.check_result import CheckResult
 from engine.patching.experiment import Experiment
 from engine.patching.matrix import Cell
@@ -30,6 +31,8 @@ def show_result(name: str, experiment: Experiment, result: CheckResult, style: S
         else "not exhaustive"
     )
     where = "" if experiment.points == "locks" else f", --points {experiment.points}"
+    where += "" if experiment.fetch == defaults.FETCH else f", --fetch {experiment.fetch}"
+    where += ", --strict" if experiment.strict else ""
     print(
         f"  {count(result.outcome.schedules, 'schedule')}, {bound}, {kind};"
         f" {count(experiment.cpus, 'CPU')}, {experiment.profile.name}{where}"
@@ -63,7 +66,8 @@ def show_result(name: str, experiment: Experiment, result: CheckResult, style: S
 
 def cell_line(cell: Cell) -> str:
     """A cell of the matrix, with its schedule, if one broke something."""
-    what = f"{cell.step or '(all steps)':<21} {cell.configuration.name:<24}"
+    late = "" if cell.fetch == defaults.FETCH else f"--fetch {cell.fetch:<8} "
+    what = f"{cell.step or '(all steps)':<21} {cell.configuration.name:<24} {late}".rstrip()
     if cell.report is None:
         kind = "exhaustive" if cell.exhaustive else "not exhaustive"
         why = f": {cell.argument}" if cell.argument else ""
@@ -82,5 +86,5 @@ def cell_line(cell: Cell) -> str:
     found = cell.report
     return (
         f"{what} {found.violation.kind}{anyway} ({found.schedule.choices} choices,"
-        f" {cell.seconds:.1f} s, {cell.scenario})\n{'':<46} {found.schedule}"
+        f" {cell.seconds:.1f} s, {cell.scenario})\n{'':<{46 + len(late)}} {found.schedule}"
     )

@@ -3,8 +3,8 @@
 Where a vCPU executes an instruction to which a store was made since the vCPU last synchronized, it
 depends on the processor what the vCPU executes. The field's protocols rely on one exception: the
 store of a single byte that puts a breakpoint over the first byte of an instruction, or takes it
-away (text_poke_bp() in arch/x86/kernel/alternative.c). Until the CPU has synchronized it may execute
-the breakpoint, or what stands there otherwise.
+away (text_poke_bp() in arch/x86/kernel/alternative.c). Until the CPU has synchronized it may
+execute the breakpoint, or what stands there otherwise.
 """
 
 from __future__ import annotations
