@@ -46,6 +46,7 @@ class Fetches:
         self._cpus = now.port.cpus
         self._text = now.port.text
         self._buffers, self._stubs = self._text.buffers, self._text.stubs
+        self._slots = self._text.slots if experiment.reduce else range(0)
         self._insn_size_max = self._text.facts.insn_size_max
         self._coherent = model.coherent
         self._unit = 1 if model.unit is None else model.unit
@@ -71,10 +72,21 @@ class Fetches:
                 vcpu.synchronize()
             return
         stores = self._stores_of(before, edge)
-        if stores:
-            for vcpu in self._now.vcpus:
-                if not vcpu.over:
-                    vcpu.view = left_after(vcpu.view, stores, self._unit)
+        if not stores:
+            return
+        # A vCPU enters a slot by the return from a trap, which synchronizes it.
+        elsewhere = [store for store in stores if store.addr not in self._slots]
+        for vcpu in self._now.vcpus:
+            if not vcpu.over:
+                told = stores if self._may_be_in_slot(vcpu) else elsewhere
+                vcpu.view = left_after(vcpu.view, told, self._unit)
+
+    def _may_be_in_slot(self, vcpu: VcpuState) -> bool:
+        """Return whether a task of the vCPU stands in a slot, so that it need not enter one."""
+        return any(
+            ip in self._slots
+            for ip in (self._cpus.ip(vcpu.index), *(one.resume for one in vcpu.parked))
+        )
 
     def _stores_of(self, before: ControlNode, edge: ControlStep) -> list[Store]:
         """Return the stores of ``edge`` that changed text which was there before."""
