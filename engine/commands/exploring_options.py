@@ -56,10 +56,15 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
             " (%(default)s)"
         ),
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="no vCPU may execute an instruction with a store that it has not seen",
+    )
 
 
 def add_fetch(parser: argparse.ArgumentParser, *, default: str | None, shown: str) -> None:
-    """Add the options that say what the vCPUs fetch while text is written.
+    """Add the option that says what the vCPUs fetch while text is written.
 
     :param default: the fetch model if none is given; None leaves it to a scenario.
     :param shown: what ``--help`` shows as the default.
@@ -72,11 +77,6 @@ def add_fetch(parser: argparse.ArgumentParser, *, default: str | None, shown: st
             "which stores to text a vCPU may not have seen: coherent, stale, unit:8, unit:16,"
             f" unit:32, unit:64 or torn ({shown})"
         ),
-    )
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="no vCPU may execute an instruction with a store that it has not seen",
     )
 
 

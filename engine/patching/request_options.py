@@ -81,6 +81,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "fetch": Option(
         Word(tuple(model.name for model in FETCH_MODELS)),
         _CHECK | _EXPLORE | _PATCH | _SCENARIO | _FILE,
+        may_lack=True,
     ),
     "strict": Option(Switch(), _CHECK | _EXPLORE | _PATCH | _FILE, may_lack=True),
     "without": Option(List(str), _CHECK | _EXPLORE | _SCENARIO | _FILE),

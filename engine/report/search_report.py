@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from engine import defaults
 from engine.errors import printable
 from engine.patching.check_result import CheckResult
 from engine.patching.experiment import Experiment
@@ -27,6 +28,8 @@ def show_result(name: str, experiment: Experiment, result: CheckResult, style: S
     """Print what a search has to say."""
     print(f"{name}: {style.paint(result.verdict, _COLOURS[result.verdict], 'bold')}")
     where = "" if experiment.points == "locks" else f", --points {experiment.points}"
+    where += "" if experiment.fetch == defaults.FETCH else f", --fetch {experiment.fetch}"
+    where += ", --strict" if experiment.strict else ""
     print(f"  {_extent(result)}; {count(experiment.cpus, 'CPU')}, {experiment.profile.name}{where}")
     c = result.coverage
     by_ftrace = f", {c.ftrace:,} by ftrace" if c.ftrace else ""
@@ -104,7 +107,8 @@ def _show_violations(result: CheckResult, style: Style) -> None:
 
 def cell_line(cell: Cell) -> str:
     """A cell of the matrix, with its schedule, if one broke something."""
-    what = f"{cell.step or '(all steps)':<21} {cell.configuration.name:<24}"
+    late = "" if cell.fetch == defaults.FETCH else f"--fetch {cell.fetch:<8} "
+    what = f"{cell.step or '(all steps)':<21} {cell.configuration.name:<24} {late}".rstrip()
     if cell.report is None:
         kind = "exhaustive" if cell.exhaustive else "not exhaustive"
         why = f": {cell.argument}" if cell.argument else ""
@@ -123,5 +127,5 @@ def cell_line(cell: Cell) -> str:
     found = cell.report
     return (
         f"{what} {found.violation.kind}{anyway} ({found.schedule.choices} choices,"
-        f" {cell.seconds:.1f} s, {cell.scenario})\n{'':<46} {found.schedule}"
+        f" {cell.seconds:.1f} s, {cell.scenario})\n{'':<{46 + len(late)}} {found.schedule}"
     )
