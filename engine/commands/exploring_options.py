@@ -13,7 +13,7 @@ from engine import defaults
 from engine.commands.parser import Once
 from engine.commands.shared_options import add_list
 
-__all__ = ("add_experiment", "add_fetch", "add_search")
+__all__ = ("add_experiment", "add_fetch", "add_search", "add_strict")
 
 
 class _Preemptions(Once):
@@ -56,6 +56,11 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
             " (%(default)s)"
         ),
     )
+    add_strict(parser)
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """Add ``--strict``, which ``patch`` has, too."""
     parser.add_argument(
         "--strict",
         action="store_true",
