@@ -43,9 +43,10 @@ campaign: $(VENV)/run.stamp
 interrupts: $(VENV)/run.stamp
 	@$(BIN)/python -m tests.cli.interrupts $(INTERRUPTS)
 
-# The outcomes of reduced and unreduced searches of shipped scenarios, compared.
+# The outcomes of reduced and unreduced searches of shipped scenarios, compared; and patch protocols at each offset of a line.
 laws: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.explore.laws
+	@$(BIN)/python -m tests.explore.patch_laws
 
 sound: $(VENV)/run.stamp
 	@$(BIN)/python -m bench.program soundness $(SOUND)

@@ -1,8 +1,8 @@
 """The Python interface: what the command ``optprobe`` does, as functions and objects.
 
-``Machine`` is a machine to experiment with; ``run``, ``verify``, ``inspect``, ``check`` and
-``explore`` are the commands of these names. docs/api.md shows how to use them. Everything is loaded
-when it is first used, so ``import optprobe`` costs next to nothing.
+``Machine`` is a machine to experiment with; ``run``, ``verify``, ``inspect``, ``check``,
+``explore`` and ``patch`` are the commands of these names. docs/api.md shows how to use them.
+Everything is loaded when it is first used, so ``import optprobe`` costs next to nothing.
 
 Errors: bad input raises ``InputError``, and what the kernel would refuse raises ``KprobeError``,
 which has its ``errno``. A guest that dies is a ``GuestFault`` in a result; ``Machine.call``, which
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from arch_x86.probes.inspect import FunctionReport
     from arch_x86.probes.ptregs import PtRegs
     from arch_x86.probes.site_report import SiteReport
+    from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol, protocol
     from arch_x86.text.poke import (
         PokeFactory,
         PokeProtocol,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from engine.kretprobe import Kretprobe, KretprobeInstance
     from engine.patching.check_result import CheckResult, Report
     from engine.patching.operations import Control
+    from engine.patching.patch_result import PatchResult
+    from engine.patching.patched_sites import PatchedSite
     from engine.patching.scenario_decorator import scenario
     from engine.patching.scenario_record import Scenario, Setup
     from engine.search.actor import Actor, ActorKind
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
     from engine.search.schedule import Schedule
     from engine.search.strategy import Strategy
     from optprobe.inputs import profile
-    from optprobe.searches import check, explore
+    from optprobe.searches import check, explore, patch
     from optprobe.single_machine import inspect, run, verify
     from optprobe.user_machine import Machine
 
@@ -96,6 +99,11 @@ __all__ = (
     "Machine",
     "Method",
     "OptprobeError",
+    "Patch",
+    "PatchProtocol",
+    "PatchResult",
+    "PatchedSite",
+    "Patcher",
     "PokeFactory",
     "PokeProtocol",
     "ProbeResult",
@@ -128,7 +136,9 @@ __all__ = (
     "inspect",
     "load_asm",
     "load_image",
+    "patch",
     "profile",
+    "protocol",
     "run",
     "scenario",
     "verify",
@@ -138,6 +148,8 @@ _NAMES_OF: Final = {
     "arch_x86.emu.fault": "FaultKind GuestFault GuestFaultError",
     "engine.patching.check_result": "CheckResult Report",
     "engine.patching.operations": "Control",
+    "engine.patching.patch_result": "PatchResult",
+    "engine.patching.patched_sites": "PatchedSite",
     "engine.patching.scenario_decorator": "scenario",
     "engine.patching.scenario_record": "Scenario Setup",
     "arch_x86.images": "load_asm load_image",
@@ -147,6 +159,7 @@ _NAMES_OF: Final = {
     "arch_x86.probes.inspect": "FunctionReport",
     "arch_x86.probes.ptregs": "PtRegs",
     "arch_x86.probes.site_report": "SiteReport",
+    "arch_x86.protocols.protocol": "Patch PatchProtocol Patcher protocol",
     "arch_x86.text.poke": (
         "PokeFactory PokeProtocol StopMachinePoke TextControl TextPokeBp TextPokeParam"
     ),
@@ -169,7 +182,7 @@ _NAMES_OF: Final = {
     "engine.search.strategy": "Strategy",
     "optprobe.inputs": "profile",
     "optprobe.user_machine": "Machine",
-    "optprobe.searches": "check explore",
+    "optprobe.searches": "check explore patch",
     "optprobe.single_machine": "inspect run verify",
 }
 """The modules that define the names of this one."""

@@ -1,4 +1,4 @@
-"""The commands ``check`` and ``explore`` as functions."""
+"""The commands ``check``, ``explore`` and ``patch`` as functions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any, TypeAlias
 
 from arch_x86.emu.sigint import interruptible
 from arch_x86.explore.x86_setup import X86Setup
+from arch_x86.protocols.protocol import PatchProtocol
 from arch_x86.text.poke import PokeFactory
 from engine import defaults
 from engine.errors import InputError, printable
 from engine.patching.check_result import CheckResult
-from engine.patching.make_experiment import experiment_of_check
+from engine.patching.make_experiment import experiment_of_check, experiment_of_patch
+from engine.patching.patch_result import PatchResult, patch_result
+from engine.patching.patch_spec import PatchSpec
 from engine.patching.request import Request
 from engine.patching.request_options import Way, read_options
 from engine.patching.scenario_files import load_scenarios
@@ -39,8 +42,10 @@ from optprobe.inputs import (
     warn_of,
 )
 
-__all__ = ("check", "explore")
+__all__ = ("check", "explore", "patch")
 
+ProtocolLike: TypeAlias = PatchProtocol | str
+"""A patch protocol, or a word as of ``--protocol``: its name, or ``FILE.py[:NAME]``."""
 Bound: TypeAlias = int | str | None
 """Most preemptions of a schedule: a number, ``"none"`` for no bound, or None for the usual one."""
 
@@ -61,6 +66,7 @@ def check(
     resched: Sequence[str] = (),
     points: str = defaults.POINTS,
     poke: PokeFactory | None = None,
+    protocol: ProtocolLike | None = None,
     max_instructions: Number = defaults.MAX_INSTRUCTIONS,
     stubs: Stubs = (),
     libraries: Sequence[str | Path] = (),
@@ -94,6 +100,8 @@ def check(
     :param points: where control tasks stop: ``"locks"`` or ``"stores"``.
     :param poke: makes the protocol by which text is written, ``poke(text, plane, without)``; None:
         the profile's protocol.
+    :param protocol: a patch protocol by which text is written instead; ``without`` may have steps
+        of it, too.
     :param strategy: ``"exhaustive"``, ``"random"`` or ``"pct"``; or a strategy of your own, an
         object of a class of :class:`optprobe.Strategy`, which decides on each schedule.
     :param preemptions: the bound on preemptions in one schedule; None: 2.
@@ -116,6 +124,7 @@ def check(
     search = _search(given)
     refuse_text(without, "without", "['free-wait']")
     refuse_text(resched, "resched", "['work+0x4']")
+    _refuse_no_protocol(protocol)
     given["profile"], given["stubs"] = as_profile(profile), as_stubs(stubs)
     given["arguments"] = [argument_text(one) for one in as_arguments(arguments)]
     given["probes"] = [spec.text for spec in as_specs(probes)]
@@ -138,6 +147,7 @@ def explore(
     strict: bool = False,
     without: Sequence[str] = (),
     points: str = defaults.POINTS,
+    protocol: ProtocolLike | None = None,
     check_alignment: bool = False,
     strategy: str | Strategy = defaults.STRATEGY,
     preemptions: Bound = None,
@@ -169,6 +179,7 @@ def explore(
     given = _by_option(locals())  # Here locals() has all parameters, by their names.
     search = _search(given)
     refuse_text(without, "without", "['free-wait']")
+    _refuse_no_protocol(protocol)
     given["profile"] = None if profile is None else as_profile(profile)
     asked, port = read_options(Way.EXPLORE, given), X86Setup()
     scenarios = [source] if isinstance(source, Scenario) else load_scenarios(str(source))
@@ -188,8 +199,108 @@ def explore(
     return results
 
 
+def patch(
+    image: ImageLike,
+    *,
+    call: str,
+    sites: Sequence[str],
+    to: Sequence[str],
+    moves: Sequence[str] = (),
+    lock: str | None = None,
+    arguments: Sequence[CallArgument] = (),
+    back: bool = False,
+    protocol: ProtocolLike = defaults.PROTOCOL,
+    without: Sequence[str] = (),
+    calls: Number = defaults.PATCH_CALLS,
+    cpus: Number = defaults.CPUS,
+    preempt: bool = False,
+    fetch: str = defaults.FETCH,
+    strict: bool = False,
+    resched: Sequence[str] = (),
+    max_instructions: Number = defaults.MAX_INSTRUCTIONS,
+    stubs: Stubs = (),
+    libraries: Sequence[str | Path] = (),
+    red_zone: str = defaults.RED_ZONE,
+    check_alignment: bool = False,
+    strategy: str | Strategy = defaults.STRATEGY,
+    preemptions: Bound = None,
+    max_schedules: Number | None = None,
+    seed: Number | None = None,
+    depth: Number | None = None,
+    reduction: bool = True,
+    hashing: bool = True,
+    recheck: bool = False,
+    jobs: Number = defaults.JOBS,
+    checkpoint: str | Path | None = None,
+    progress: Progress | None = None,
+) -> PatchResult:
+    """Replace code by a patch protocol, and explore every interleaving of that with calls.
+
+    It does what ``optprobe patch`` does; docs/protocols.md says what is checked.
+
+    :param call: the function that each vCPU calls, ``calls`` times, with ``arguments``.
+    :param sites: the places whose code is replaced, each ``"SYM+OFF"`` or ``"0xADDR"``.
+    :param to: the new code of each site, or one for all: hexadecimal digits, ``"jmp:SYM"``,
+        ``"call:SYM"`` or ``"nop"``.
+    :param moves: for a protocol that suspends tasks, ``"FROM:TO"``: where a task goes on that
+        stands at ``FROM``.
+    :param lock: ``"FROM..TO"``, between which the code holds the allocator's lock.
+    :param back: put the old code back afterwards.
+    :param protocol: a patch protocol (what :func:`optprobe.protocol` makes of a function), its
+        name, or a file that has one, ``"FILE.py:NAME"``.
+    :param without: the names of steps of the protocol to leave out.
+    :returns: the ``verdict``, ``violations`` with their shrunk schedules, the ``sites``, and the
+        ``timeline`` of the first violation. After Ctrl-C it is ``interrupted``.
+    :raises InputError: one of the parameters is wrong; :func:`check` explains those that are not
+        here.
+    :raises UnprobedFault: the call dies, or does not end, with the old code, before anything is
+        patched.
+    """
+    given = _by_option(locals())  # Here locals() has all parameters, by their names.
+    search = _search(given)
+    refuse_text(without, "without", "['sync-1']")
+    refuse_text(resched, "resched", "['work+0x4']")
+    refuse_text(sites, "sites", "['work+0x4']")
+    refuse_text(to, "to", "['nop']")
+    refuse_text(moves, "moves", "['work+0x4:copy+0x4']")
+    _refuse_no_protocol(protocol)
+    given["stubs"] = as_stubs(stubs)
+    given["arguments"] = [argument_text(one) for one in as_arguments(arguments)]
+    options = read_options(Way.PATCH, given)
+    loaded = options["image"] = as_image(image, libraries=libraries, stubs=given["stubs"])
+    left_out = tuple(sorted(set(without)))
+    spec = PatchSpec(
+        sites=tuple(sites),
+        codes=tuple(to),
+        moves=tuple(moves),
+        lock=lock,
+        back=back,
+        protocol=protocol,
+        without=left_out,
+    )
+    port = X86Setup()
+    experiment = experiment_of_patch(Request(**options), spec, port)
+    warn_of(loaded, *(line for line in experiment.image.warnings if line not in loaded.warnings))
+    with interruptible():
+        result = check_experiment(experiment, search, port, progress=progress)
+        name = protocol if isinstance(protocol, str) else protocol.name
+        return patch_result(experiment, result, port, protocol=name, without=left_out)
+
+
+def _refuse_no_protocol(protocol: object) -> None:
+    """Refuse what is neither a patch protocol nor a word.
+
+    :raises InputError: it is a function without the decorator, for instance.
+    """
+    if protocol is not None and not isinstance(protocol, PatchProtocol | str):
+        raise InputError(
+            f"protocol={printable(repr(protocol))}: neither a name nor a patch protocol; give one,"
+            " such as what the decorator optprobe.protocol() makes of a function"
+        )
+
+
 def _by_option(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of :func:`check` or :func:`explore` by the names of options.
+    """Return the parameters of a function of this module by the names of options.
 
     The options of experiments have these names; only ``reduction`` is called otherwise there.
     """

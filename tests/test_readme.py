@@ -1,4 +1,4 @@
-"""The README is true: its examples are run, and print what it shows."""
+"""The README and the page of fetch models are true: their examples print what is shown there."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from engine.commands.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+LATE = (ROOT / "docs" / "fetch-models.md").read_text(encoding="utf-8")
 BLOCKS = [
     "\n".join(line[4:] for line in block.splitlines())
-    for block in re.findall(r"(?:^    .*\n(?:(?:    .*)?\n(?=    ))*)+", TEXT, re.MULTILINE)
+    for block in re.findall(r"(?:^    .*\n(?:(?:    .*)?\n(?=    ))*)+", TEXT + LATE, re.MULTILINE)
 ]
 COMMANDS = [block for block in BLOCKS if block.startswith("$ optprobe")]
 
@@ -28,7 +29,7 @@ def split(block: str) -> tuple[list[str], str]:
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=lambda block: shlex.split(block)[2])
-def test_a_command_of_the_readme_prints_what_it_shows(block, capsys, monkeypatch):
+def test_a_command_of_the_pages_prints_what_they_show(block, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     argv, expected = split(block)
     image = next(word for word in argv[1:] if "/" in word)
@@ -40,7 +41,9 @@ def test_a_command_of_the_readme_prints_what_it_shows(block, capsys, monkeypatch
         )
         assert main([*argv[:2], "--call", "dyn_step", "--arg", "5"]) == 0
         return
-    assert main(argv) == (argv[0] == "replay" or "--without" in argv)  # what breaks is shown
+    assert main(argv) == (
+        argv[0] in ("patch", "replay") or "--without" in argv
+    )  # what breaks is shown
     printed = capsys.readouterr().out.rstrip("\n")
     if expected:
         assert printed == expected.rstrip("\n")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.explore.stepped_text import SteppedText
 from arch_x86.isa.constants import HLT, INT3, JMP32_OPCODE, JMP32_SIZE, MAX_INSN_SIZE
-from arch_x86.isa.decode import decode
+from arch_x86.isa.decode import decode, decode_length
 from arch_x86.isa.disasm import disassemble
 from arch_x86.isa.serializing import is_serializing
 from arch_x86.lab.bench import build_arch
@@ -43,6 +44,18 @@ _OPCODES: Final = re.compile(rb"\xcf|\x0f[\x00\x01\x08\x09\x22\x23\x30\xa2\xaa]"
 """The opcode bytes of all serializing instructions. Other instructions have such bytes, too."""
 
 
+@lru_cache(maxsize=4096)
+def _insn_size(data: bytes) -> int:
+    """Return the size of the instruction that ``data`` begins with; 1 if there is none."""
+    return decode_length(data) or 1
+
+
+@lru_cache(maxsize=4096)
+def _is_synchronizing(data: bytes) -> bool:
+    """Return whether the instruction that ``data`` begins with serializes the CPU."""
+    return is_serializing(data[: _insn_size(data)])
+
+
 class X86Text:
     """The text of ``machine`` under the kernel of ``profile``.
 
@@ -60,6 +73,7 @@ class X86Text:
         self._detours = layout.detours
         self.facts = X86_FACTS
         self.buffers = range(layout.slots, layout.detours + layout.detours_size)
+        self.slots = range(layout.slots, layout.detours)
         self.stubs = machine.stubs.frames
 
     @property
@@ -118,12 +132,11 @@ class X86Text:
 
     def insn_size(self, data: bytes, addr: int) -> int:
         """Return the size of the instruction that ``data`` begins with; 1 if there is none."""
-        insn = decode(data, addr)
-        return 1 if insn is None else insn.length
+        return _insn_size(data)
 
     def is_synchronizing(self, data: bytes, addr: int) -> bool:
         """Return whether the instruction that ``data`` begins with serializes the CPU."""
-        return is_serializing(data[: self.insn_size(data, addr)])
+        return _is_synchronizing(data)
 
     def synchronizing(self) -> Iterator[int]:
         """Yield the addresses of the serializing instructions in the functions of the program."""

@@ -15,6 +15,10 @@ from arch_x86.images import load_asm, load_image
 from arch_x86.lab.calls import require_function
 from arch_x86.lab.redzone import with_red_zone
 from arch_x86.protocols.planning import static_branches
+from arch_x86.protocols.protocol import PatchProtocol
+from arch_x86.protocols.protocol_names import other_steps, protocol_named
+from arch_x86.protocols.protocol_poke import poke_factory
+from arch_x86.text.poke import PokeFactory
 from engine.image import Image, Symbol
 from engine.kallsyms import Kallsyms
 from engine.patching.experiment import Experiment
@@ -85,6 +89,19 @@ class X86Setup:
         :raises InputError: no instruction of a function starts there.
         """
         return require_boundary(image, addr, what)
+
+    def poke_by(
+        self, protocol: PatchProtocol | str, without: Collection[str]
+    ) -> tuple[PokeFactory, tuple[str, ...]]:
+        """Return what makes a poke protocol that writes text by a patch protocol.
+
+        :param protocol: the patch protocol, its name, or a Python file that has it.
+        :param without: the names of steps to leave out.
+        :returns: what makes the poke protocol, and those of the names that are no steps of it.
+        """
+        found = protocol_named(protocol)
+        others = other_steps(found, without)
+        return poke_factory(found, frozenset(without) - set(others)), others
 
     def plan_patch(self, image: Image, spec: PatchSpec) -> PatchPlan:
         """Return what an exploration of the patch ``spec`` in ``image`` needs."""

@@ -13,12 +13,13 @@ from typing import Final
 from arch_x86.isa.decode import decode
 from arch_x86.isa.encode import RelativeRangeError, call32, jmp32
 from arch_x86.isa.onward import nop, onward
-from arch_x86.probes.code import CodeCache
+from arch_x86.probes.code import CodeCache, FunctionCode
+from engine.brief import count
 from engine.errors import InputError, printable
 from engine.image import Image
 from engine.kallsyms import Kallsyms
 from engine.patching.patched_sites import PatchedSite
-from engine.syntax.kprobe_events import parse_spec
+from engine.syntax.kprobe_events import parse_spec, several_functions
 
 __all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites", "static_branches")
 
@@ -43,6 +44,10 @@ def planned_sites(
     """
     if not places:
         raise InputError("--site is missing; give a place, SYM+OFF, whose code is to be replaced")
+    if not codes:
+        raise InputError(
+            "--to is missing; give the new code: hexadecimal digits, jmp:SYM, call:SYM or nop"
+        )
     if len(codes) not in (1, len(places)):
         raise InputError(
             f"{len(codes)} of --to for {len(places)} of --site; give one for each site, or one for"
@@ -52,18 +57,44 @@ def planned_sites(
     code = CodeCache(image)
     sites = sorted(
         (
-            _planned(image, code, place, one, leaves)
+            (_planned(image, code, place, one, leaves), place)
             for place, one in zip(places, given, strict=True)
         ),
-        key=lambda site: site.addr,
+        key=lambda pair: pair[0].addr,
     )
-    for before, site in pairwise(sites):
+    for (before, first), (site, second) in pairwise(sites):
         if site.addr < before.end:
             raise InputError(
-                f"--site {site.addr:#x}: it lies in the bytes of the site at {before.addr:#x},"
-                f" which are {len(before.old)}; give sites that do not overlap"
+                f"--site {printable(second)}: it lies in the {len(before.old)} bytes that are"
+                f" replaced at {printable(first)}; give sites that do not overlap"
             )
-    return tuple(sites)
+    return tuple(site for site, _ in sites)
+
+
+def place_of(image: Image, place: str, option: str) -> int:
+    """Return the address of ``SYM+OFF`` or ``0xADDR``.
+
+    :param option: the option that has the place, for the message.
+    :raises InputError: there is no such function, or there are several, or ``place`` is no place.
+    """
+    what = f"{option}{'' if option.endswith(':') else ' '}{printable(place)}"
+    try:
+        spec = parse_spec(place)
+    except InputError:
+        spec = None
+    if spec is None or not spec.bare or spec.fetchargs:
+        raise InputError(f"{what}: no place; give SYM, SYM+OFF or an address, 0xADDR")
+    if spec.address is not None:
+        return spec.address
+    several = several_functions(image, spec.symbol or "", spec.offset)
+    if several:
+        raise InputError(f"{what}: {several}")
+    symbol = image.by_name.get(spec.symbol or "")
+    if symbol is None:
+        raise InputError(
+            f"{what}: no such function; there is {Kallsyms(image).suggest(spec.symbol or '')}"
+        )
+    return symbol.addr + spec.offset
 
 
 def static_branches(image: Image, branches: Sequence[str]) -> tuple[PatchedSite, ...]:
@@ -83,24 +114,6 @@ def static_branches(image: Image, branches: Sequence[str]) -> tuple[PatchedSite,
     )
 
 
-def place_of(image: Image, place: str, option: str) -> int:
-    """Return the address of ``SYM+OFF`` or ``0xADDR``.
-
-    :param option: the option that has the place, for the message.
-    :raises InputError: there is no such function, or ``place`` is no place.
-    """
-    spec = parse_spec(place)
-    if spec.address is not None:
-        return spec.address
-    symbol = image.by_name.get(spec.symbol or "")
-    if symbol is None:
-        raise InputError(
-            f"{option} {printable(place)}: no such function; there is"
-            f" {Kallsyms(image).suggest(spec.symbol or '')}"
-        )
-    return symbol.addr + spec.offset
-
-
 def _planned(
     image: Image,
     code: CodeCache,
@@ -110,17 +123,21 @@ def _planned(
 ) -> PatchedSite:
     addr = place_of(image, place, "--site")
     function = code.function_at(addr)
-    if function is None or function.insn_at(addr) is None:
+    first = None if function is None else function.insn_at(addr)
+    if function is None or first is None:
         raise InputError(
             f"--site {printable(place)}: no instruction of a function starts there; give where one"
             " does"
         )
-    first = function.insn_at(addr)
-    assert first is not None
     new = _new_code(image, addr, word, first.length)
-    size = _whole_size(image, addr, len(new), place)
-    new = _filled(addr, new, size)
+    size = _whole_size(function, addr, len(new), place)
+    new = _filled(new, size)
     old = image.read(addr, size)
+    if old == new:
+        raise InputError(
+            f"--to {printable(word)}: {old.hex(' ')} stands at {printable(place)} already; give"
+            " other code"
+        )
     insns: dict[int, set[bytes]] = {}
     again = old if leaves is None else leaves(old, new)
     for text in (old, new, again):
@@ -138,34 +155,48 @@ def _new_code(image: Image, addr: int, word: str, first: int) -> bytes:
     if word == "nop":
         return nop(first)
     if colon and kind in ("jmp", "call"):
-        target = place_of(image, name, "--to")
+        target = place_of(image, name, f"--to {kind}:")
         try:
             return (jmp32 if kind == "jmp" else call32)(addr, target)
-        except RelativeRangeError as error:
-            raise InputError(f"--to {printable(word)}: {error}") from None
+        except RelativeRangeError:
+            raise InputError(
+                f"--to {printable(word)}: {target:#x} is out of the reach of a {kind} of 5 bytes at"
+                f" {addr:#x}; give a target less than 2 GiB away"
+            ) from None
     digits = re.sub(r"[\s:]", "", word)
     if not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", digits) or len(digits) > 2 * SITE_SIZE_MAX:
         raise InputError(
             f"--to {printable(word)}: no code; give 1 to {SITE_SIZE_MAX} bytes in hexadecimal"
             " digits, jmp:SYM, call:SYM or nop"
         )
-    return bytes.fromhex(digits)
+    new = bytes.fromhex(digits)
+    whole = sum(len(raw) for _, raw in _instructions(addr, new))
+    if whole < len(new):
+        raise InputError(
+            f"--to {printable(word)}: no instruction of this code starts and ends behind its first"
+            f" {count(whole, 'byte')}; give whole instructions"
+        )
+    return new
 
 
-def _whole_size(image: Image, addr: int, size: int, place: str) -> int:
-    """Return the bytes of the whole old instructions that ``size`` new bytes replace."""
+def _whole_size(function: FunctionCode, addr: int, size: int, place: str) -> int:
+    """Return the bytes of the whole old instructions that ``size`` new bytes replace.
+
+    :raises InputError: there are not so many in ``function``.
+    """
     whole = 0
     while whole < size:
-        insn = decode(image.read(addr + whole, 15), addr + whole)
-        if insn is None or not image.is_text(addr + whole):
+        insn = function.insn_at(addr + whole)
+        if insn is None:
             raise InputError(
-                f"--site {printable(place)}: {size} bytes reach behind the code that is there"
+                f"--site {printable(place)}: the new code has {count(size, 'byte')}, and the"
+                f" function's code ends after {whole}; give shorter code"
             )
         whole += insn.length
     return whole
 
 
-def _filled(addr: int, new: bytes, size: int) -> bytes:
+def _filled(new: bytes, size: int) -> bytes:
     """Return ``new`` with a no-op behind it, so that it has ``size`` bytes."""
     return new + nop(size - len(new)) if len(new) < size else new
 

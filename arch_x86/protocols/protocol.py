@@ -14,7 +14,7 @@ docs/protocols.md explains it, and the protocols that come along.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -22,8 +22,9 @@ from arch_x86.isa.constants import HLT, INT3, PAGE_SIZE
 from arch_x86.isa.onward import Onward
 from arch_x86.text.poke import TextControl, TextPokeParam
 from arch_x86.text.space import TextSpace
+from engine.brief import described, shortened
 from engine.control.sync import Freeze
-from engine.errors import InputError
+from engine.errors import InputError, printable
 
 __all__ = ("Patch", "PatchProtocol", "Patcher", "Run", "protocol")
 
@@ -55,6 +56,9 @@ class Patch:
     moves: tuple[tuple[int, int], ...] = ()
     owned: bool = False
 
+    def __repr__(self) -> str:
+        return described(self, f"{self.addr:#x}", f"{self.old.hex()} -> {self.new.hex()}")
+
     def eight(self) -> bytes:
         """Return 8 bytes for one store at ``addr``: the new bytes, and those behind as they are.
 
@@ -73,21 +77,38 @@ class Patcher:
 
     :param text: the text.
     :param plane: stops and synchronizes the CPUs.
+    :param steps: the names of the protocol's steps.
     :param without: the names of the steps to leave out.
     :ivar held: the breakpoints that the handler knows, by address.
     :ivar last: the breakpoint that it was told of last. Without ``hits_over`` a CPU may still read
         its record when it is gone.
     """
 
-    def __init__(self, text: TextSpace, plane: TextControl, without: frozenset[str]) -> None:
+    def __init__(
+        self,
+        text: TextSpace,
+        plane: TextControl,
+        *,
+        steps: Collection[str],
+        without: frozenset[str],
+    ) -> None:
         self._text = text
         self._plane = plane
+        self._steps = steps
         self._without = without
         self.held: dict[int, TextPokeParam] = {}
         self.last: TextPokeParam | None = None
 
     def does(self, step: str | None) -> bool:
-        """Return whether ``step`` is taken; None is no step that can be left out."""
+        """Return whether ``step`` is taken; None is no step that can be left out.
+
+        :raises InputError: the protocol has no such step.
+        """
+        if step is not None and step not in self._steps:
+            raise InputError(
+                f"step={printable(repr(step))}: no step of the protocol; name it in its decorator:"
+                f" protocol({step.replace('-', '_')}='what it is for')"
+            )
         return step is None or step not in self._without
 
     # Stores ---------------------------------------------------------------------------------------
@@ -180,7 +201,7 @@ class Patcher:
                 raise InputError(
                     f"{patch.reason}: the handler of the protocol's breakpoint has to do what the"
                     f" {which} instruction does, {code.hex(' ')}, and it can do a no-op, a relative"
-                    " jump or a relative call"
+                    " jump or a relative call; give other code, or a protocol without a handler"
                 )
             if goes_on is not None:
                 self.last = self.held[patch.addr] = TextPokeParam(
@@ -227,6 +248,9 @@ class PatchProtocol:
     run: Run
     steps: Mapping[str, str]
     leaves: Callable[[bytes, bytes], bytes] | None = None
+
+    def __repr__(self) -> str:
+        return described(self, shortened(self.name), *self.steps)
 
     @property
     def what(self) -> str:

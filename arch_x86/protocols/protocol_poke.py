@@ -6,12 +6,14 @@ So kprobes, and whoever else writes text by a poke protocol, can write it by any
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from dataclasses import dataclass
 
 from arch_x86.isa.onward import Onward, onward
-from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol
+from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol, Run
 from arch_x86.text.poke import PokeFactory, TextControl, TextPokeParam, require_sizes
 from arch_x86.text.space import STORE_SIZES, TextSpace
+from engine.errors import InputError, OptprobeError
+from engine.patching.error_in_file import error_in_file
 
 __all__ = ("ProtocolPoke", "poke_factory")
 
@@ -35,7 +37,7 @@ class ProtocolPoke:
         self._protocol = protocol
         self._text = text
         self._plane = plane
-        self._patcher = Patcher(text, plane, without)
+        self._patcher = Patcher(text, plane, steps=protocol.steps, without=without)
 
     def text_poke(self, addr: int, data: bytes, reason: str) -> None:
         """Write bytes that no CPU executes yet, or any more."""
@@ -59,8 +61,18 @@ class ProtocolPoke:
             self.patch(self._patches(params, owned=True))
 
     def patch(self, patches: Iterable[Patch]) -> None:
-        """Make ``patches`` by the protocol."""
-        self._protocol.run(self._patcher, list(patches))
+        """Make ``patches`` by the protocol.
+
+        :raises InputError: the protocol's function has raised an error.
+        """
+        run = self._protocol.run
+        try:
+            run(self._patcher, list(patches))
+        except OptprobeError:
+            raise
+        except (Exception, SystemExit) as error:
+            file = getattr(run, "__code__", self.patch.__code__).co_filename
+            raise InputError(error_in_file(error, file)) from None
 
     def patches_of(
         self,
@@ -114,9 +126,30 @@ class ProtocolPoke:
         ]
 
 
+@dataclass(frozen=True)
+class _Factory:
+    """What makes a poke protocol of a patch protocol.
+
+    It holds plain values and the protocol's function, so that experiments with different protocols,
+    or with different steps left out, have different fingerprints.
+    """
+
+    name: str
+    run: Run
+    steps: tuple[tuple[str, str], ...]
+    left_out: tuple[str, ...]
+
+    def __call__(
+        self, text: TextSpace, plane: TextControl, without: frozenset[str]
+    ) -> ProtocolPoke:
+        protocol = PatchProtocol(self.name, self.run, dict(self.steps))
+        return ProtocolPoke(protocol, frozenset(self.left_out), text, plane, without)
+
+
 def poke_factory(protocol: PatchProtocol, without: frozenset[str]) -> PokeFactory:
     """Return what makes a poke protocol of ``protocol``.
 
     :param without: the names of its steps that are left out.
     """
-    return partial(ProtocolPoke, protocol, without)
+    steps = tuple(sorted(protocol.steps.items()))
+    return _Factory(protocol.name, protocol.run, steps, tuple(sorted(without)))

@@ -13,7 +13,7 @@ from engine import defaults
 from engine.commands.parser import Once
 from engine.commands.shared_options import add_list
 
-__all__ = ("add_experiment", "add_fetch", "add_search")
+__all__ = ("add_experiment", "add_fetch", "add_search", "add_strict")
 
 
 class _Preemptions(Once):
@@ -40,6 +40,14 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     )
     add_list(parser, "--without", metavar="STEP", shown="leave a safety step out")
     parser.add_argument(
+        "--protocol",
+        metavar="P",
+        help=(
+            "write text by this patch protocol: a name, or FILE.py[:NAME] (the profile's own"
+            " protocol)"
+        ),
+    )
+    parser.add_argument(
         "--points",
         metavar="P",
         default=defaults.POINTS,
@@ -48,10 +56,20 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
             " (%(default)s)"
         ),
     )
+    add_strict(parser)
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """Add ``--strict``, which ``patch`` has, too."""
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="no vCPU may execute an instruction with a store that it has not seen",
+    )
 
 
 def add_fetch(parser: argparse.ArgumentParser, *, default: str | None, shown: str) -> None:
-    """Add the options that say what the vCPUs fetch while text is written.
+    """Add the option that says what the vCPUs fetch while text is written.
 
     :param default: the fetch model if none is given; None leaves it to a scenario.
     :param shown: what ``--help`` shows as the default.
@@ -64,11 +82,6 @@ def add_fetch(parser: argparse.ArgumentParser, *, default: str | None, shown: st
             "which stores to text a vCPU may not have seen: coherent, stale, unit:8, unit:16,"
             f" unit:32, unit:64 or torn ({shown})"
         ),
-    )
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="no vCPU may execute an instruction with a store that it has not seen",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from engine import defaults
 from engine.commands import wiring
 from engine.commands.command import Command
-from engine.commands.exploring_options import add_search
+from engine.commands.exploring_options import add_fetch, add_search
 from engine.commands.shared_options import EXPLORING_JOBS_HELP, add_jobs, add_json
 
 __all__ = ("COMMAND",)
@@ -19,6 +19,7 @@ def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--no-preempt", action="store_true", help="only without preemption")
     add_jobs(parser, EXPLORING_JOBS_HELP)
     add_json(parser)
+    add_fetch(parser, default=defaults.FETCH, shown=defaults.FETCH)
     add_search(parser, preemptions=str(defaults.PREEMPTIONS))
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from typing import Any
 
 from engine.commands.exit_status import BAD, GOOD, INTERRUPTED
 from engine.commands.searching import options_given, searched
-from engine.patching.check_result import CheckResult
-from engine.patching.experiment import Experiment
 from engine.patching.make_experiment import experiment_of_patch
+from engine.patching.patch_result import patch_result
 from engine.patching.patch_spec import PatchSpec
 from engine.patching.request import Request
 from engine.patching.request_options import Way, read_options
 from engine.patching.search_options import read_search
 from engine.patching.setup_port import SetupPort
-from engine.patching.verdict import replay_experiment
 from engine.report.search_report import show_patch
 from engine.report.terminal import Style, complain
 
@@ -51,42 +48,16 @@ def run_patch(args: Namespace, port: SetupPort) -> int:
     experiment = experiment_of_patch(request, spec, port)
     for warning in experiment.image.warnings:
         complain(f"{experiment.image.name}: {warning}")
-    result = searched(f"patch {args.call}", experiment, search, port)
-    timeline = _timeline(experiment, result, port)
+    found = searched(f"patch {args.call}", experiment, search, port)
+    result = patch_result(experiment, found, port, protocol=args.protocol, without=spec.without)
     if args.json:
-        print(
-            json.dumps(_document(experiment, spec, result, timeline), allow_nan=False), flush=True
-        )
+        print(json.dumps(result.to_json(), allow_nan=False), flush=True)
     else:
-        show_patch(spec, experiment, result, timeline, Style.for_stream(sys.stdout))
+        show_patch(experiment, result, Style.for_stream(sys.stdout))
+    if result.unwritten is not None:
+        complain(result.unwritten)
     if result.died is not None:
         raise result.died
     if result.interrupted:
         return INTERRUPTED
     return GOOD if result.good and result.unwritten is None else BAD
-
-
-def _timeline(experiment: Experiment, result: CheckResult, port: SetupPort) -> list[str]:
-    """Return the lines that show the first violation, or none."""
-    if not result.violations or result.interrupted:
-        return []
-    return replay_experiment(experiment, result.violations[0].schedule, port)[1]
-
-
-def _document(
-    experiment: Experiment, spec: PatchSpec, result: CheckResult, timeline: list[str]
-) -> dict[str, Any]:
-    """Return the document of ``patch --json``: that of ``check``, and what was patched."""
-    sites = [
-        {"addr": site.addr, "old": site.old.hex(), "new": site.new.hex()}
-        for site in experiment.patches
-    ]
-    return {
-        **result.to_json(),
-        "protocol": spec.protocol,
-        "without": list(spec.without),
-        "fetch": experiment.fetch,
-        "back": spec.back,
-        "sites": sites,
-        "timeline": timeline,
-    }

@@ -12,6 +12,7 @@ from engine.commands.searching import options_given
 from engine.core.profiles import profile_named
 from engine.errors import WorkerDied
 from engine.patching.matrix import CONFIGURATIONS, Cell, ShownSteps, matrix
+from engine.patching.request_options import OPTIONS
 from engine.patching.search_options import read_search
 from engine.patching.setup_port import SetupPort
 from engine.report.search_report import cell_line
@@ -26,6 +27,7 @@ _SCHEDULES: Final = 40_000
 def run_matrix(args: Namespace, port: SetupPort, shown: ShownSteps) -> int:
     """Run ``optprobe matrix`` on machines of ``port``, and return the exit status."""
     search = read_search(options_given(args))
+    fetch = OPTIONS["fetch"].kind.read("fetch", args.fetch)
     if search.max_schedules is None:
         search = replace(search, max_schedules=_SCHEDULES)
     columns = [
@@ -40,7 +42,9 @@ def run_matrix(args: Namespace, port: SetupPort, shown: ShownSteps) -> int:
     interrupted, died = False, None
     unwritten: list[str] = []
     try:
-        for cell in matrix(search, port, shown, columns, say=line.note, warn=unwritten.append):
+        for cell in matrix(
+            search, port, shown, columns, fetch=fetch, say=line.note, warn=unwritten.append
+        ):
             cells.append(cell)
             if not args.json:
                 line.clear()

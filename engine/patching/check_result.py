@@ -49,7 +49,8 @@ class CheckResult:
     :ivar outcome: what the search has visited and found.
     :ivar cpus: how many vCPUs there were.
     :ivar preemptions: the bound, or None.
-    :ivar missing: the methods that the sites allow and no schedule used.
+    :ivar missing: the methods that the sites allow and no schedule used; of a patch, the code that
+        no schedule executed.
     :ivar violations: the violations, with schedules that were made short.
     :ivar interrupted: Ctrl-C ended the search, or the failure that ``died`` has.
     :ivar refused: a line for each probe that the core refused when the control tasks ran alone.
@@ -100,7 +101,8 @@ class CheckResult:
         """Return one word for what the search has shown.
 
         ``violation``: a rule was broken. ``inconclusive``: a method that the sites allow
-        was never used, so nothing is shown for it, however far the search came. ``safe``:
+        was never used, or code of a patch never executed, so nothing is shown for it, however
+        far the search came. ``safe``:
         every schedule within the bound was visited, and no rule was broken.
         ``nothing-found``: no rule was broken in the schedules that were visited, but there
         are others: schedules were drawn at random, or the search was cut off.

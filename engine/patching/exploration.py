@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from engine.errors import EngineBug, InputError, KprobeError, OptprobeError
 from engine.patching.boundaries import Boundaries
@@ -180,7 +180,7 @@ class Exploration:
         :raises InputError: passes over the sites can choose in too many ways.
         """
         now = self.now
-        now.patched = patched_outcomes(
+        now.patched, now.passed = patched_outcomes(
             self.port,
             now.calls,
             now.patches,
@@ -268,6 +268,22 @@ class Exploration:
     def where(self, addr: int) -> str:
         """Return the name of an address for people, such as its function and offset."""
         return self.port.text.where(addr)
+
+    def never_executed(self, coverage: Coverage) -> Iterator[str]:
+        """Yield what of the sites that a patch protocol replaces no vCPU has ever executed.
+
+        :param coverage: what the schedules have shown.
+        """
+        if not self.now.patches:
+            return
+        for site in self.now.patches:
+            if site.addr not in self.now.passed:
+                yield f"the code at {self.where(site.addr)}"
+        if self.now.passed:
+            if not coverage.old_code:
+                yield "the old code"
+            if not coverage.new_code:
+                yield "the new code"
 
     def allowed_methods(self) -> tuple[str, ...]:
         """Return the ways in which the sites can be hit, as words of :class:`Coverage`.

@@ -11,10 +11,12 @@ each class, the stores that are left, the oldest one first.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 __all__ = (
@@ -24,6 +26,7 @@ __all__ = (
     "Store",
     "View",
     "Way",
+    "classes_near",
     "fetch_model",
     "left_after",
     "ways_to_fetch",
@@ -96,6 +99,21 @@ def left_after(view: View, stores: Iterable[Store], unit: int) -> View:
             if piece.old != piece.new:
                 classes[number] = (*classes.get(number, ()), piece)
     return tuple(sorted(classes.items()))
+
+
+def classes_near(view: View, addr: int, size: int, unit: int) -> tuple[int, int]:
+    """Return which of the pairs of ``view`` are of the classes of ``size`` bytes from ``addr`` on.
+
+    :returns: the number of the first such pair, and that behind the last one; the two are equal if
+        there is none.
+    """
+    if not unit:
+        return 0, len(view)
+    first = bisect_left(view, addr // unit, key=itemgetter(0))
+    last = first
+    while last < len(view) and view[last][0] <= (addr + size - 1) // unit:
+        last += 1
+    return first, last
 
 
 def _pieces(store: Store, unit: int) -> Iterator[tuple[int, Store]]:

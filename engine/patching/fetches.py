@@ -10,7 +10,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from engine.patching.control_tree import ControlNode, ControlStep
-from engine.patching.fetch_model import Store, View, Way, fetch_model, left_after, ways_to_fetch
+from engine.patching.fetch_model import (
+    Store,
+    View,
+    Way,
+    classes_near,
+    fetch_model,
+    left_after,
+    ways_to_fetch,
+)
 from engine.patching.places import Places
 from engine.patching.situation import Situation
 from engine.patching.vcpu import VcpuState
@@ -46,6 +54,7 @@ class Fetches:
         self._cpus = now.port.cpus
         self._text = now.port.text
         self._buffers, self._stubs = self._text.buffers, self._text.stubs
+        self._slots = self._text.slots if experiment.reduce else range(0)
         self._insn_size_max = self._text.facts.insn_size_max
         self._coherent = model.coherent
         self._unit = 1 if model.unit is None else model.unit
@@ -71,10 +80,21 @@ class Fetches:
                 vcpu.synchronize()
             return
         stores = self._stores_of(before, edge)
-        if stores:
-            for vcpu in self._now.vcpus:
-                if not vcpu.over:
-                    vcpu.view = left_after(vcpu.view, stores, self._unit)
+        if not stores:
+            return
+        # A vCPU enters a slot by the return from a trap, which synchronizes it.
+        elsewhere = [store for store in stores if store.addr not in self._slots]
+        for vcpu in self._now.vcpus:
+            if not vcpu.over:
+                told = stores if self._may_be_in_slot(vcpu) else elsewhere
+                vcpu.view = left_after(vcpu.view, told, self._unit)
+
+    def _may_be_in_slot(self, vcpu: VcpuState) -> bool:
+        """Return whether a task of the vCPU stands in a slot, so that it need not enter one."""
+        return any(
+            ip in self._slots
+            for ip in (self._cpus.ip(vcpu.index), *(one.resume for one in vcpu.parked))
+        )
 
     def _stores_of(self, before: ControlNode, edge: ControlStep) -> list[Store]:
         """Return the stores of ``edge`` that changed text which was there before."""
@@ -100,19 +120,29 @@ class Fetches:
 
         The first one has the bytes of the present text.
         """
-        if self._coherent or not vcpu.view or vcpu.hit is not None or not vcpu.live:
-            return ()
-        ip = self._cpus.ip(vcpu.index)
-        end = ip + self._insn_size_max
+        return self._ways(vcpu)[0]
+
+    def _ways(self, vcpu: VcpuState) -> tuple[tuple[Way, ...], int, int]:
+        """Return the ways of :meth:`ways`, whose views have a part of the vCPU's classes only.
+
+        :returns: the ways, and where that part of the vCPU's view begins and ends.
+        """
+        view = vcpu.view
+        if self._coherent or not view or vcpu.hit is not None or not vcpu.live:
+            return (), 0, 0
+        ip, size = self._cpus.ip(vcpu.index), self._insn_size_max
+        first, last = classes_near(view, ip, size, self._unit)
+        near = view[first:last]
+        end = ip + size
         if not any(
             store.addr < end and ip < store.addr + len(store.old)
-            for _, stores in vcpu.view
+            for _, stores in near
             for store in stores
         ):
-            return ()
-        text = self._text.read(self._now.node.version, ip, self._insn_size_max)
-        ways = ways_to_fetch(ip, text, vcpu.view, self._text.insn_size)
-        return ways if len(ways) > 1 else ()
+            return (), 0, 0
+        text = self._text.read(self._now.node.version, ip, size)
+        ways = ways_to_fetch(ip, text, near, self._text.insn_size)
+        return ways if len(ways) > 1 else (), first, last
 
     def choose_next(self, vcpu: VcpuState) -> None:
         """Let the vCPU fetch its next instruction in the way behind the one chosen so far."""
@@ -121,13 +151,13 @@ class Fetches:
     def begin(self, vcpu: VcpuState) -> Fetch:
         """Show the vCPU, which has stores left to see, what it is to fetch next."""
         ip, view = self._cpus.ip(vcpu.index), vcpu.view
-        ways = self.ways(vcpu)
+        ways, first, last = self._ways(vcpu)
         if ways:
-            way, first = ways[vcpu.chosen], ways[0]
-            insn, view = way.insn, way.view
-            if insn != first.insn:
+            insn, near = ways[vcpu.chosen]
+            view = (*view[:first], *near, *view[last:])
+            replaced = insn != ways[0].insn
+            if replaced:
                 self._text.fetch_as(vcpu.index, ip, insn)
-            replaced = insn != first.insn
         elif ip in self._synchronizing or ip in self._buffers or ip in self._stubs:
             insn = self._text.read(self._now.node.version, ip, self._insn_size_max)
             replaced = False

@@ -30,9 +30,16 @@ from engine.syntax.kprobe_events import (
     several_functions,
 )
 
+__all__ = (
+    "by_protocol",
+    "experiment_of_check",
+    "experiment_of_patch",
+    "experiment_of_request",
+    "profile_of",
+)
+
 _BRANCH_CHANGES: Final = 4
 """A call may see a static branch switched so often: on and off, by each of two control tasks."""
-__all__ = ("experiment_of_check", "experiment_of_patch", "experiment_of_request", "profile_of")
 
 
 def experiment_of_check(request: Request, port: SetupPort) -> Experiment:
@@ -42,6 +49,7 @@ def experiment_of_check(request: Request, port: SetupPort) -> Experiment:
     :raises KprobeError: a probe is one that the kernel refuses.
     """
     specs = _specs(request.probes)
+    request = by_protocol(request, port)
     image = (
         request.image
         if isinstance(request.image, Image)
@@ -138,6 +146,21 @@ def experiment_of_request(
         code=code,
         tag=tag,
     )
+
+
+def by_protocol(request: Request, port: SetupPort) -> Request:
+    """Return ``request`` with the poke protocol that its patch protocol makes, if it has one.
+
+    Names of steps that are the patch protocol's are taken out of ``without``.
+
+    :raises InputError: there is no such protocol, or the request has a poke protocol, too.
+    """
+    if request.protocol is None:
+        return request
+    if request.poke is not None:
+        raise InputError("--protocol: the text is written by a poke= already; give one of the two")
+    poke, others = port.poke_by(request.protocol, request.without)
+    return replace(request, poke=poke, without=others)
 
 
 def profile_of(request: Request) -> Profile:

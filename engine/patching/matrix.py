@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Final
 
+from engine import defaults
 from engine.core.profiles import PROFILES, Profile
 from engine.core.safety_steps import STEPS
 from engine.patching.check_result import CheckResult, Report
@@ -43,10 +44,18 @@ class ShownSteps:
     :ivar scenarios_for: returns the scenarios that break without a step; for None those that
         hold with all steps.
     :ivar not_needed: by step and profile, why leaving the step out breaks nothing.
+    :ivar needed_late: the steps for which that holds in no other fetch model than ``coherent``.
     """
 
     scenarios_for: Callable[[str | None], Sequence[Scenario]]
     not_needed: Mapping[tuple[str, str], str]
+    needed_late: frozenset[str] = frozenset()
+
+    def argument(self, step: str | None, profile: str, fetch: str) -> str | None:
+        """Return why leaving ``step`` out breaks nothing in the fetch model, or None."""
+        if step is None or (step in self.needed_late and fetch != defaults.FETCH):
+            return None
+        return self.not_needed.get((step, profile))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,7 @@ class Cell:
 
     :ivar step: the step that is left out, or None.
     :ivar configuration: the column of the cell.
+    :ivar fetch: the name of the fetch model.
     :ivar scenario: the name of the scenario that broke, or of the last one that did not.
     :ivar report: the violation that was found, or None.
     :ivar breaks_anyway: that scenario breaks with all steps, too.
@@ -67,6 +77,7 @@ class Cell:
 
     step: str | None
     configuration: Configuration
+    fetch: str
     scenario: str
     report: Report | None
     breaks_anyway: bool
@@ -93,6 +104,7 @@ class Cell:
             "step": self.step,
             "profile": self.configuration.profile.name,
             "preempt": self.configuration.preempt,
+            "fetch": self.fetch,
             "scenario": self.scenario,
             "verdict": self.verdict,
             "breaks_anyway": self.breaks_anyway,
@@ -110,11 +122,13 @@ def matrix(
     shown: ShownSteps,
     configurations: Sequence[Configuration] = CONFIGURATIONS,
     *,
+    fetch: str = defaults.FETCH,
     say: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Iterator[Cell]:
     """Yield all cells, row by row, each from fresh searches.
 
+    :param fetch: the name of the fetch model of all cells.
     :param say: is told what is being run.
     :param warn: is told of a checkpoint that can't be written.
     :raises WorkerDied: a process of ``--jobs`` ended. No cell is given for that search, and no
@@ -122,7 +136,7 @@ def matrix(
     :raises KeyboardInterrupt: Ctrl-C cut a search off. No cell is given for that search, and no
         other one is begun.
     """
-    runs = _Runs(search, port, shown, warn)
+    runs = _Runs(search, port, shown, fetch, warn)
     for step in (None, *STEPS):
         for configuration in configurations:
             if step is None or configuration.profile.name in step.profiles:
@@ -134,11 +148,17 @@ class _Runs:
     """This object runs the searches of a matrix."""
 
     def __init__(
-        self, search: Search, port: SetupPort, shown: ShownSteps, warn: Callable[[str], None]
+        self,
+        search: Search,
+        port: SetupPort,
+        shown: ShownSteps,
+        fetch: str,
+        warn: Callable[[str], None],
     ) -> None:
         self._search = search
         self._port = port
         self._shown = shown
+        self._fetch = fetch
         self._warn = warn
         self._sound: dict[tuple[str, str], bool] = {}
 
@@ -164,13 +184,14 @@ class _Runs:
         return Cell(
             step,
             configuration,
+            self._fetch,
             name,
             report,
             anyway,
             schedules,
             exhaustive,
             self._search.preemptions,
-            self._shown.not_needed.get((step or "", configuration.profile.name)),
+            self._shown.argument(step, configuration.profile.name, self._fetch),
             seconds,
         )
 
@@ -192,6 +213,7 @@ class _Runs:
             scenario.request,
             profile=configuration.profile,
             preempt=configuration.preempt,
+            fetch=self._fetch,
             without=() if step is None else (step,),
         )
         result = check(scenario.experiment(request, self._port), self._search, self._port)

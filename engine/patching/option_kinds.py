@@ -15,7 +15,7 @@ from engine.patching.saved_fields import SavedFields
 from engine.syntax.arguments import parse_number
 from engine.syntax.stub_texts import parse_stub
 
-__all__ = ("Kind", "List", "Made", "Number", "Stubs", "Switch", "Word", "flag")
+__all__ = ("Kind", "List", "Made", "Named", "Number", "Stubs", "Switch", "Word", "flag")
 
 
 def flag(name: str) -> str:
@@ -226,6 +226,27 @@ class Made:
     def to_json(self, value: object) -> object:
         """Return None, since no saved file has a value of this kind."""
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The value is a name that the experiment's setup knows, an object in its place, or None."""
+
+    def read(self, name: str, given: Any) -> Any:
+        """Return ``given`` without a check, which the setup makes."""
+        return given
+
+    def keyword(self, name: str, given: object) -> Any:
+        """Return ``given`` without a check, which the setup makes."""
+        return given
+
+    def saved(self, name: str, fields: SavedFields) -> str | None:
+        """Return the name that the saved file has, or None where it has null."""
+        return None if fields.is_null(name) else fields.take(name, str)
+
+    def to_json(self, value: object) -> object:
+        """Return the name. The commands save, and they have no object in its place."""
+        return str(value)
 
 
 def _wrong(name: str, given: object, right: str) -> InputError:

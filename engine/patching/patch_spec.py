@@ -22,7 +22,8 @@ class PatchSpec:
         place when the new code comes goes on at the other.
     :ivar lock: ``FROM..TO``, the places between which a task holds the allocator's lock, or None.
     :ivar back: whether the old code comes back.
-    :ivar protocol: the name of a patch protocol, or a Python file that has it.
+    :ivar protocol: the name of a patch protocol, a Python file that has it, or the protocol itself
+        as the CPU side has it.
     :ivar without: the names of the protocol's steps that are left out.
     """
 
@@ -31,7 +32,7 @@ class PatchSpec:
     moves: tuple[str, ...] = ()
     lock: str | None = None
     back: bool = False
-    protocol: str
+    protocol: Any
     without: tuple[str, ...] = ()
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from engine.errors import InputError
+from engine.brief import count
+from engine.errors import InputError, UnprobedFault
 from engine.patching.patched_sites import PatchedSite
 from engine.patching.planned_call import PlannedCall
 from engine.patching.port import Port
@@ -19,8 +20,13 @@ from engine.patching.unprobed import CallOutcome
 
 __all__ = ("patched_outcomes",)
 
-_RUNS_MOST: Final = 20_000
-"""So many calls are made at most to find out what calls may leave."""
+_PASSES_MOST: Final = 100_000
+"""All calls together may pass sites so often, to find out what calls may leave (some seconds)."""
+_TOO_OFTEN: Final = (
+    "the call passes the sites so often that there are too many ways in which its passes can take"
+    " the old code or the new; give arguments with which the call passes them less often, or fewer"
+    " --calls"
+)
 _TO_THE_END: Final = 1 << 40
 
 Outcomes = dict[int, list[frozenset[CallOutcome]]]
@@ -36,7 +42,7 @@ def patched_outcomes(
     *,
     changes: int,
     limit: int,
-) -> Outcomes:
+) -> tuple[Outcomes, frozenset[int]]:
     """Return what each call may leave while the code of ``sites`` changes ``changes`` times.
 
     The runs of the vCPUs have to stop in front of the sites already. The machine stands where it
@@ -45,6 +51,7 @@ def patched_outcomes(
     :param calls: the call of each task, by its number.
     :param changes: 1 where the new code comes, and 2 where the old code comes back, too.
     :param limit: the most instructions of a call.
+    :returns: what the calls may leave, and the addresses of the sites that a call ever passes.
     :raises InputError: there are too many ways in which the passes of a call can choose.
     """
     runner = _Runner(port, sites, changes, limit)
@@ -52,13 +59,14 @@ def patched_outcomes(
     found = {task: runner.of_task(task, call.times, start) for task, call in calls.items()}
     port.memory.restore(start)
     port.memory.release(start)
-    return found
+    return found, frozenset(runner.passed)
 
 
 class _Runner:
     """This object makes calls in which each pass takes the code that it is told to take.
 
     :param changes: how often the code of a site changes at most.
+    :ivar passed: the addresses of the sites that a call has passed.
     """
 
     def __init__(self, port: Port, sites: Sequence[PatchedSite], changes: int, limit: int) -> None:
@@ -67,7 +75,8 @@ class _Runner:
         self._sites = {site.addr: site for site in sites}
         self._changes = changes
         self._limit = limit
-        self._runs = 0
+        self._passes = 0
+        self.passed: set[int] = set()
         # The second task of a vCPU has a stack of its own.
         self._seconds = {2 * cpu + 1: port.cpus.new_tasks(cpu) for cpu in range(port.cpus.number)}
 
@@ -113,23 +122,20 @@ class _Runner:
 
         :returns: what it left, and all its passes.
         """
-        self._runs += 1
-        if self._runs > _RUNS_MOST:
-            raise InputError(
-                f"the calls pass the sites so often that there are more than {_RUNS_MOST:,} ways in"
-                " which passes can take the old code and the new; give arguments with which the"
-                " call passes them less often, or fewer --calls"
-            )
         cpus, text, cpu = self._cpus, self._port.text, task // 2
-        passes, count = list[tuple[int, int]](), dict(changed)
+        passes, changes = list[tuple[int, int]](), dict(changed)
         cpus.begin_call(cpu, task)
         while True:
             site = self._sites.get(cpus.ip(cpu))
             if site is not None:
                 if len(passes) < len(wanted):
-                    count[site.addr] = wanted[len(passes)][1]
-                passes.append((site.addr, count.get(site.addr, 0)))
-                code = site.new if count.get(site.addr, 0) % 2 else site.old
+                    changes[site.addr] = wanted[len(passes)][1]
+                self._passes += 1
+                if self._passes > _PASSES_MOST:
+                    raise InputError(_TOO_OFTEN)
+                self.passed.add(site.addr)
+                passes.append((site.addr, changes.get(site.addr, 0)))
+                code = site.new if changes.get(site.addr, 0) % 2 else site.old
                 text.fetch_as(cpu, site.addr, code)
             stop, _ = cpus.run(cpu, _TO_THE_END)
             if stop is Stop.WATCHED or stop is Stop.BUDGET:
@@ -141,6 +147,15 @@ class _Runner:
             if stop is Stop.CALL_RETURN or cpus.died(cpu):
                 break
         text.fetch_as(cpu, 0, b"")
+        fault = cpus.fault(cpu)
+        if fault is not None:
+            new = sum(times % 2 for _, times in passes)
+            raise UnprobedFault(
+                f"the call dies with no patch protocol at work, where the new code is taken in"
+                f" {new:,} of {count(len(passes), 'pass', 'passes')} over the sites:"
+                f" {fault.kind} at {fault.place}; give code that is right whichever code each"
+                " pass takes"
+            )
         return cpus.outcome(task), tuple(passes)
 
 

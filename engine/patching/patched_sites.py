@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from engine.brief import described
+
 __all__ = ("PatchedSite", "TextIs")
 
 
@@ -38,6 +40,9 @@ class PatchedSite:
     new: bytes
     again: bytes
     insns: Mapping[int, frozenset[bytes]]
+
+    def __repr__(self) -> str:
+        return described(self, f"{self.addr:#x}", f"{self.old.hex()} -> {self.new.hex()}")
 
     @property
     def end(self) -> int:

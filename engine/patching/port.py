@@ -316,6 +316,11 @@ class TextPort(Protocol):
         ...
 
     @property
+    def slots(self) -> range:
+        """Return the part of :attr:`buffers` that vCPUs enter by the return from a trap alone."""
+        ...
+
+    @property
     def buffers(self) -> range:
         """Return the addresses of the memory that holds slots and detour buffers."""
         ...

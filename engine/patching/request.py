@@ -39,6 +39,8 @@ class Request(Conditions):
     :ivar libraries: the paths of the shared libraries to resolve from.
     :ivar red_zone: ``yes``, ``no``, or ``auto`` to find out; None stands for what the image
         says.
+    :ivar protocol: the patch protocol by which text is written: its name, a Python file that has
+        it, or the protocol itself as the CPU side has it; None stands for the profile's own.
     """
 
     image: str | Image
@@ -53,6 +55,7 @@ class Request(Conditions):
     batch: int | None = None
     libraries: tuple[str, ...] = ()
     red_zone: str | None = defaults.RED_ZONE
+    protocol: Any = None
 
     def changed(self, asked: Mapping[str, Any]) -> Request:
         """Return this request of a scenario, changed by what its user asks.

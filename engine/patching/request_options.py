@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from engine.limits import BATCH_MAX, CALLS_MAX, CPUS_MAX, INSTRUCTIONS_MAX
 from engine.patching.fetch_model import FETCH_MODELS
-from engine.patching.option_kinds import Kind, List, Made, Number, Stubs, Switch, Word
+from engine.patching.option_kinds import Kind, List, Made, Named, Number, Stubs, Switch, Word
 from engine.patching.saved_fields import SavedFields
 
 __all__ = (
@@ -81,6 +81,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "fetch": Option(
         Word(tuple(model.name for model in FETCH_MODELS)),
         _CHECK | _EXPLORE | _PATCH | _SCENARIO | _FILE,
+        may_lack=True,
     ),
     "strict": Option(Switch(), _CHECK | _EXPLORE | _PATCH | _FILE, may_lack=True),
     "without": Option(List(str), _CHECK | _EXPLORE | _SCENARIO | _FILE),
@@ -90,6 +91,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "red_zone": Option(Word(), _CHECK | _PATCH | _FILE, may_lack=True),
     "points": Option(Word(("locks", "stores")), _CHECK | _EXPLORE | _FILE, may_lack=True),
     "check_alignment": Option(Switch(), _CHECK | _EXPLORE | _PATCH | _FILE, may_lack=True),
+    "protocol": Option(Named(), _CHECK | _EXPLORE | _FILE, may_lack=True),
     "reduce": Option(Switch(), _CHECK | _EXPLORE | _PATCH),
     "nmis": Option(Switch(), _SCENARIO),
     "interrupts": Option(Switch(), _SCENARIO),

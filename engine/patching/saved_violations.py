@@ -19,6 +19,7 @@ from typing import Any, Final
 from engine.errors import InputError, error_text, printable
 from engine.patching.experiment import Experiment
 from engine.patching.make_experiment import experiment_of_check
+from engine.patching.protocol_file import protocol_file
 from engine.patching.request import Request
 from engine.patching.request_options import Way, options_to_json, read_saved
 from engine.patching.saved_fields import SavedFields
@@ -76,7 +77,7 @@ class SaveDirectory:
         """
         told = {
             "scenario": {"file": str(Path(file).resolve()), "name": name},
-            "options": options_to_json(Way.EXPLORE, asked),
+            "options": options_to_json(Way.EXPLORE, _with_whole_path(asked)),
         }
         return SavedExperiment(self._directory, told)
 
@@ -119,9 +120,22 @@ def _check_document(request: Request) -> dict[str, Any]:
         "arguments": [_with_content(text) for text in request.arguments],
         "probes": list(request.probes),
         "options": options_to_json(
-            Way.CHECK, {one.name: getattr(request, one.name) for one in fields(request)}
+            Way.CHECK,
+            _with_whole_path({one.name: getattr(request, one.name) for one in fields(request)}),
         ),
     }
+
+
+def _with_whole_path(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``asked`` with the whole path of the Python file that has its patch protocol."""
+    word = asked.get("protocol")
+    if word is None:
+        return asked
+    file, name = protocol_file(word)
+    if file is None:
+        return asked
+    path = str(Path(file).resolve())
+    return {**asked, "protocol": f"{path}:{name}" if name else path}
 
 
 def _with_content(argument: str) -> str:

@@ -6,7 +6,8 @@ import runpy
 from pathlib import Path
 
 from engine.errors import InputError, error_text, printable
-from engine.patching.scenario_record import Scenario, error_in_file
+from engine.patching.error_in_file import error_in_file
+from engine.patching.scenario_record import Scenario
 
 __all__ = ("load_scenarios",)
 

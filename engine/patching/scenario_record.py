@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from traceback import walk_tb
 from typing import Any, TypeVar
 
 from engine import defaults
 from engine.brief import count, described, shortened
 from engine.core.profiles import Profile
-from engine.errors import InputError, OptprobeError, error_text, printable
+from engine.errors import InputError, OptprobeError, printable
 from engine.patching.control_code import ControlCode
+from engine.patching.error_in_file import error_in_file
 from engine.patching.experiment import Experiment
-from engine.patching.make_experiment import experiment_of_request, profile_of
+from engine.patching.make_experiment import by_protocol, experiment_of_request, profile_of
 from engine.patching.operations import Control
 from engine.patching.request import Request
 from engine.patching.setup_port import SetupPort
 from engine.syntax.arguments import parse_argument
 
-__all__ = ("Scenario", "Setup", "error_in_file")
+__all__ = ("Scenario", "Setup")
 
 Body = TypeVar("Body", bound=Callable[[Control], None])
 
@@ -107,6 +107,7 @@ class Scenario:
         :param request: the scenario's own request, or that with some changes.
         :raises InputError: something in the request is wrong.
         """
+        request = by_protocol(request, port)
         profile = profile_of(request)
         image = port.scenario_image(str(request.image))
         port.function(image, request.call)
@@ -129,18 +130,3 @@ class Scenario:
         except (Exception, SystemExit) as error:
             raise InputError(error_in_file(error, self.build.__code__.co_filename)) from None
         return setup.code
-
-
-def error_in_file(error: BaseException, file: str) -> str:
-    """Return a text on an error that a scenario's Python file has raised, with its line there."""
-    lines = [
-        line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == file
-    ]
-    where = f"{printable(file)}{f', line {lines[-1]}' if lines else ''}"
-    if isinstance(error, InputError):
-        return f"{where}: {error}"
-    if isinstance(error, SystemExit):
-        return f"{where}: it ends the program; a file of scenarios only defines them"
-    if isinstance(error, OSError):
-        return f"{where}: {error_text(error)}"
-    return f"{where}: {type(error).__name__}: {printable(str(error))}"

@@ -6,9 +6,9 @@ It offers images, places in them, and machines that are ready to run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.image import Image, Symbol
 from engine.patching.experiment import Experiment
@@ -63,6 +63,17 @@ class SetupPort(Protocol):
         """Return ``addr``, which has to be where an instruction of a function starts.
 
         :param what: the option that asks for it, for the message.
+        """
+        ...
+
+    def poke_by(
+        self, protocol: Any, without: Collection[str]
+    ) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        """Return what makes a poke protocol that writes text by a patch protocol.
+
+        :param protocol: the patch protocol, its name, or a Python file that has it.
+        :param without: the names of steps to leave out.
+        :returns: what makes the poke protocol, and those of the names that are no steps of it.
         """
         ...
 

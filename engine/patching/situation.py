@@ -36,6 +36,7 @@ class Situation:
     :ivar patched_bytes: of each address in one of these sites, that site.
     :ivar patched: for each task, what each of its calls may leave while that code changes; None
         where no code is replaced.
+    :ivar passed: the addresses of those of these sites that a call ever passes.
     :ivar unprobed: what the calls do without probes.
     :ivar orders: what the calls may leave where they share data, or None.
     :ivar data: the data in memory.
@@ -68,6 +69,7 @@ class Situation:
             addr: site for site in self.patches for addr in range(site.addr, site.end)
         }
         self.patched: dict[int, list[frozenset[CallOutcome]]] | None = None
+        self.passed: frozenset[int] = frozenset()
         self.orders: Orders | None = None
         self.coverage = Coverage()
         self.points: set[int] = set()

@@ -216,11 +216,23 @@ class VcpuRuns:
         if ip not in self._places.near:
             return
         self._judge.instruction(vcpu, ip)
+        if ip in self._now.patched_bytes:
+            self._count_patched(cpu, ip)
         site = self._now.sites.get(ip)
         if site is not None:
             fetched = self._text.fetched(cpu, ip, self._text.facts.patch_size_max)
             busy = vcpu.interrupted is not None and vcpu.interrupted.busy
             vcpu.passing = Pass(ip, site.armed(fetched), busy, self._now.node.lives)
+
+    def _count_patched(self, cpu: int, ip: int) -> None:
+        """Count which code the vCPU executes, if a site that is being replaced begins at ``ip``."""
+        site, coverage = self._now.patched_bytes[ip], self._now.coverage
+        if ip != site.addr:
+            return
+        fetched = self._text.fetched(cpu, ip, self._text.facts.insn_size_max)
+        coverage.old_code += fetched.startswith(site.first(site.old))
+        coverage.new_code += fetched.startswith(site.first(site.new))
+        coverage.trapped += fetched.startswith(self._text.facts.traps)
 
     def _came_to(self, vcpu: VcpuState, stop: Stop) -> bool:
         """Handle a run that has ended in front of an instruction like any other.

@@ -120,7 +120,7 @@ def _shrink(result: CheckResult, system: Exploration, mark: str) -> None:
 
 
 def _refuse_bad_poke(system: Exploration) -> None:
-    """Refuse a user's poke protocol with which control tasks end in an error even alone.
+    """Refuse a user's protocol with which control tasks end in an error even alone.
 
     A bug in its code is no finding about the order of its steps.
 
@@ -128,8 +128,10 @@ def _refuse_bad_poke(system: Exploration) -> None:
     """
     error = system.error_alone()
     if error is not None:
+        if system.experiment.patches and isinstance(error, InputError):
+            raise error
         raise InputError(
-            f"with this poke=, the control tasks end in an error when nobody else runs: {error}"
+            f"with this protocol, the control tasks end in an error when nobody else runs: {error}"
         ) from None
 
 
@@ -162,7 +164,12 @@ def _unwritten(checkpoint: Checkpoint | None) -> str | None:
 
 
 def _missing(system: Exploration, outcome: Outcome) -> tuple[str, ...]:
-    """Return the methods that the sites allow and no schedule used: nothing is shown for those."""
+    """Return what no schedule used though the sites have it: nothing is shown for that.
+
+    It is the methods that the sites of probes allow, or code of the sites of a patch protocol.
+    """
+    if system.experiment.patches and not system.experiment.branches:
+        return tuple(system.never_executed(outcome.coverage))
     return tuple(
         method for method in system.allowed_methods() if getattr(outcome.coverage, method) == 0
     )

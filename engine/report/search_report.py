@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Final
 
+from engine import defaults
+from engine.errors import printable
 from engine.patching.check_result import CheckResult
 from engine.patching.experiment import Experiment
 from engine.patching.matrix import Cell
-from engine.patching.patch_spec import PatchSpec
+from engine.patching.patch_result import PatchResult
 from engine.report.terminal import Style, count
 
 __all__ = ("cell_line", "show_patch", "show_result")
@@ -27,6 +28,8 @@ def show_result(name: str, experiment: Experiment, result: CheckResult, style: S
     """Print what a search has to say."""
     print(f"{name}: {style.paint(result.verdict, _COLOURS[result.verdict], 'bold')}")
     where = "" if experiment.points == "locks" else f", --points {experiment.points}"
+    where += "" if experiment.fetch == defaults.FETCH else f", --fetch {experiment.fetch}"
+    where += ", --strict" if experiment.strict else ""
     print(f"  {_extent(result)}; {count(experiment.cpus, 'CPU')}, {experiment.profile.name}{where}")
     c = result.coverage
     by_ftrace = f", {c.ftrace:,} by ftrace" if c.ftrace else ""
@@ -48,35 +51,32 @@ def show_result(name: str, experiment: Experiment, result: CheckResult, style: S
     sys.stdout.flush()
 
 
-def show_patch(
-    spec: PatchSpec,
-    experiment: Experiment,
-    result: CheckResult,
-    timeline: Sequence[str],
-    style: Style,
-) -> None:
-    """Print what a search has to say of a patch.
-
-    :param timeline: the lines that show the first violation.
-    """
+def show_patch(experiment: Experiment, result: PatchResult, style: Style) -> None:
+    """Print what a search has to say of a patch, and the timeline of the first violation."""
     print(f"{experiment.call}: {style.paint(result.verdict, _COLOURS[result.verdict], 'bold')}")
-    for site in experiment.patches:
-        again = ", and back" if spec.back else ""
+    for site in result.sites:
+        again = ", and back" if result.back else ""
         print(f"  {site.addr:#x}: {site.old.hex(' ')} -> {site.new.hex(' ')}{again}")
-    left_out = f" without {', '.join(spec.without)}" if spec.without else ""
+    left_out = f" without {', '.join(result.without)}" if result.without else ""
     strict = ", --strict" if experiment.strict else ""
     print(
-        f"  by {spec.protocol}{left_out}; {count(experiment.cpus, 'CPU')}"
+        f"  by {printable(result.protocol)}{left_out}; {count(experiment.cpus, 'CPU')}"
         f"{', preemption' if experiment.preempt else ''}, fetch model {experiment.fetch}{strict}"
     )
     print(f"  {_extent(result)}")
     c = result.coverage
     print(
+        f"  executed at the sites: the old code {c.old_code:,} times, the new code"
+        f" {c.new_code:,}, a breakpoint {c.trapped:,}"
+    )
+    print(
         f"  {c.in_flight_at_write:,} CPUs in flight while text was written, {c.parked_in_range:,}"
         f" of them inside the bytes; {result.points:,} points"
     )
+    for code in () if result.violations else result.missing:
+        print(f"  {code} was never executed: nothing is shown for it")
     _show_violations(result, style)
-    for line in timeline:
+    for line in result.timeline:
         print(f"  {line}".rstrip())
     sys.stdout.flush()
 
@@ -107,7 +107,8 @@ def _show_violations(result: CheckResult, style: Style) -> None:
 
 def cell_line(cell: Cell) -> str:
     """A cell of the matrix, with its schedule, if one broke something."""
-    what = f"{cell.step or '(all steps)':<21} {cell.configuration.name:<24}"
+    late = "" if cell.fetch == defaults.FETCH else f"--fetch {cell.fetch:<8} "
+    what = f"{cell.step or '(all steps)':<21} {cell.configuration.name:<24} {late}".rstrip()
     if cell.report is None:
         kind = "exhaustive" if cell.exhaustive else "not exhaustive"
         why = f": {cell.argument}" if cell.argument else ""
@@ -126,5 +127,5 @@ def cell_line(cell: Cell) -> str:
     found = cell.report
     return (
         f"{what} {found.violation.kind}{anyway} ({found.schedule.choices} choices,"
-        f" {cell.seconds:.1f} s, {cell.scenario})\n{'':<46} {found.schedule}"
+        f" {cell.seconds:.1f} s, {cell.scenario})\n{'':<{46 + len(late)}} {found.schedule}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from engine.brief import described
 from engine.search.actor import Actor
@@ -58,13 +58,19 @@ class Choice(NamedTuple):
     cost: int
 
 
+_ONLY_SOME: Final = ("ftrace", "old_code", "new_code", "trapped")
+"""These counts are in the document only where they are not 0."""
+
+
 @dataclass(slots=True)
 class Coverage:
     """Counts of the ways that hits took, and of text writes that met CPUs in flight.
 
     They are taken over all schedules.
 
-    ``ftrace`` is in the document only where hits came by way of ftrace.
+    ``ftrace`` is in the document only where hits came by way of ftrace, and the last three only
+    where a patch protocol replaced code: how often that was executed as it was before, as it is
+    afterwards, and as the protocol's breakpoint.
     """
 
     int3: int = 0
@@ -74,6 +80,9 @@ class Coverage:
     in_flight_at_write: int = 0
     parked_in_range: int = 0
     ftrace: int = 0
+    old_code: int = 0
+    new_code: int = 0
+    trapped: int = 0
 
     def add(self, other: Coverage) -> None:
         """Add what other schedules have seen to these counts."""
@@ -85,7 +94,7 @@ class Coverage:
         return {
             name: count
             for name in self.__slots__
-            if (count := getattr(self, name)) or name != "ftrace"
+            if (count := getattr(self, name)) or name not in _ONLY_SOME
         }
 
 

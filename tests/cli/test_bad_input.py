@@ -90,6 +90,23 @@ ARGUMENTS = (
     "1" * 30,
     "-9223372036854775809",
 )
+CODES = (
+    "",
+    "x",
+    "0",
+    "0x90",
+    "0f",
+    "e8",
+    "89f8",
+    "nop nop",
+    "90" * 14,
+    "90" * 65,
+    "jmp:",
+    "jmp:nowhere",
+    "jmp:r work",
+    "call:work+0xffffffff",
+    "call:0x" + "f" * 17,
+)
 OPERATIONS = (
     "fly",
     "reg",
@@ -140,6 +157,7 @@ CALL = ("--call", "work", "--arg", "5")
 RUN = ("run", "IMAGE", *CALL)
 VERIFY = ("verify", "IMAGE", *CALL)
 CHECK = ("check", "IMAGE", *CALL, "--probe", "work+4", "--calls", "1", "--preemptions", "0")
+PATCH = ("patch", "IMAGE", *CALL, "--site", "work", "--to", "jmp:work+4", "--calls", "1")
 EXPLORE = ("explore", "SCENARIOS")
 SCRIPT = ("script", "IMAGE", "SCRIPT")
 MATRIX = ("matrix",)
@@ -214,6 +232,24 @@ def bad_inputs() -> Iterator[tuple[str, ...]]:
             ("inspect", "IMAGE", when),
             ("explore", f"SCENARIOS::{when}") if when else ("explore", "SCENARIOS::y"),
         )
+    for spec in (*SPECS, *REFUSED, "work", "work+4"):
+        yield *PATCH, "--site", spec, "--to", "jmp:work+4"
+        yield "patch", "IMAGE", *CALL, "--site", spec
+    for code in CODES:
+        yield "patch", "IMAGE", *CALL, "--site", "work", "--to", code
+    for word in (*WORDS, *NOT_FILES, "nowhere.py", "SCENARIOS", "SCENARIOS:x", "nowhere.py:x"):
+        yield *PATCH, "--protocol", word
+        yield *CHECK, "--protocol", word
+    for option in ("--without", "--fetch", "--resched", "--move", "--lock", "--red-zone", "--stub"):
+        yield from ((*PATCH, option, word) for word in WORDS)
+    for option in ("--cpus", "--jobs", "--max-instructions", "--preemptions", "--max-schedules"):
+        yield from (
+            (*PATCH, option, number)
+            for number in NUMBERS
+            if (option, number) != ("--preemptions", "0")
+        )
+    for file in (*NOT_FILES, *BYTES):
+        yield "patch", file, *CALL, "--site", "work", "--to", "nop"
     for operation in (*OPERATIONS, *MORE_OPERATIONS):
         yield "script", "IMAGE", f"OPERATION:{operation}"
     for schedule in SCHEDULES:
@@ -224,6 +260,7 @@ def bad_inputs() -> Iterator[tuple[str, ...]]:
         "run",
         "verify",
         "check",
+        "patch",
         "explore",
         "replay",
         "matrix",

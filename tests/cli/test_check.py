@@ -204,7 +204,8 @@ def test_pct_takes_a_depth(capsys, image):
 @pytest.mark.parametrize(
     "more",
     [
-        ("--fetch", "stale"),
+        ("--fetch", "late"),
+        ("--fetch", "unit:7"),
         ("--without", "nothing"),
         ("--without", "bp-refs"),
         ("--strategy", "luck"),

@@ -279,3 +279,29 @@ def test_a_cell_that_was_not_searched_to_its_end_is_not_said_to_be_safe(capsys):
     assert "nothing found (40 schedules of whole-life, not exhaustive" in first
     assert "nothing found: stop_machine parks no CPU inside a call" in second
     assert "torn-instruction" in third
+
+
+def test_the_matrix_in_a_fetch_model_says_which_and_has_no_argument_of_coherent_fetches(
+    capsys, monkeypatch
+):
+    chosen = [step for step in matrix.STEPS if step.name in ("bp-sync-2", "bp-sync-3")]
+    monkeypatch.setattr(matrix, "STEPS", chosen)
+    options = ("--profile", "linux-6.1", "--no-preempt", "--preemptions", "0")
+    for fetch, verdicts in (
+        ("coherent", ["safe", "safe", "safe"]),
+        ("torn", ["safe", "violation", "safe"]),
+    ):
+        asked = ("matrix", *options, "--fetch", fetch)
+        cells = json.loads(call(capsys, *asked, "--json")[1])["cells"]
+        assert [cell["verdict"] for cell in cells] == verdicts
+        assert {cell["fetch"] for cell in cells} == {fetch}
+        late = fetch != "coherent"
+        assert [cell["argument"] is None for cell in cells] == [True, late, late]
+        lines = call(capsys, *asked)[1].splitlines()
+        told = [line for line in lines if not line.lstrip().startswith("v3:")]
+        assert all(("--fetch torn" in line) is late for line in told)
+
+
+def test_a_fetch_model_that_there_is_not_is_refused_by_the_matrix(capsys):
+    status, out, err = call(capsys, "matrix", "--fetch", "unit:7")
+    assert (status, out, err.count("\n")) == (2, "", 1)

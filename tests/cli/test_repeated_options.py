@@ -9,7 +9,17 @@ import pytest
 from engine.commands.cli import COMMANDS, main, parse
 from engine.commands.parser import Parser
 
-LISTS = {"--arg", "--probe", "--stub", "--with", "--without", "--resched"}
+LISTS = {
+    "--arg",
+    "--probe",
+    "--stub",
+    "--with",
+    "--without",
+    "--resched",
+    "--site",
+    "--to",
+    "--move",
+}
 
 
 def options_with_a_value() -> list[tuple[str, argparse.Action]]:

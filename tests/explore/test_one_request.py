@@ -18,10 +18,11 @@ import optprobe
 from arch_x86.explore.x86_setup import X86Setup
 from engine import defaults
 from engine.commands.cli import parse
+from engine.commands.patching_runs import patch_request, patch_spec
 from engine.commands.searching import check_request, options_given
 from engine.patching.conditions import Conditions, conditions_of
 from engine.patching.experiment import Experiment, fingerprint
-from engine.patching.make_experiment import experiment_of_check
+from engine.patching.make_experiment import experiment_of_check, experiment_of_patch
 from engine.patching.request import Request
 from engine.patching.request_options import OPTIONS, Way, names_of, options_to_json, read_options
 from engine.patching.saved_violations import SaveDirectory, load_saved
@@ -42,6 +43,8 @@ CHECKED = {
     "cpus": (["--cpus", "2"], {"cpus": 2}),
     "profile": (["--profile", "linux-6.1"], {"profile": "linux-6.1"}),
     "preempt": (["--preempt"], {"preempt": True}),
+    "fetch": (["--fetch", "torn"], {"fetch": "torn"}),
+    "strict": (["--strict"], {"strict": True}),
     "without": (["--without", "free-wait"], {"without": ["free-wait"]}),
     "resched": (["--resched", "work+0x2"], {"resched": ["work+0x2"]}),
     "stubs": (["--stub", "helper=ret:8"], {"stubs": {"helper": 8}}),
@@ -49,6 +52,7 @@ CHECKED = {
     "red_zone": (["--red-zone", "yes"], {"red_zone": "yes"}),
     "points": (["--points", "stores"], {"points": "stores"}),
     "check_alignment": (["--check-alignment"], {"check_alignment": True}),
+    "protocol": (["--protocol", "one_store"], {"protocol": "one_store"}),
     "reduce": (["--no-reduction"], {"reduction": False}),
 }
 """Of each option of ``check`` that can have another value here: words of the command line, and
@@ -56,7 +60,43 @@ what Python is given.
 """
 EXPLORED = {
     name: CHECKED[name]
-    for name in ("cpus", "profile", "preempt", "without", "points", "check_alignment", "reduce")
+    for name in (
+        "cpus",
+        "profile",
+        "preempt",
+        "fetch",
+        "strict",
+        "without",
+        "points",
+        "check_alignment",
+        "protocol",
+        "reduce",
+    )
+}
+PATCHED = {
+    **{
+        name: CHECKED[name]
+        for name in (
+            "arguments",
+            "calls",
+            "cpus",
+            "preempt",
+            "resched",
+            "stubs",
+            "max_instructions",
+            "red_zone",
+            "check_alignment",
+            "reduce",
+        )
+    },
+    "calls": (["--calls", "3"], {"calls": 3}),
+    "fetch": (["--fetch", "torn"], {"fetch": "torn"}),
+    "strict": (["--strict"], {"strict": True}),
+    "back": (["--back"], {"back": True}),
+    "protocol": (["--protocol", "one_store"], {"protocol": "one_store"}),
+    "without": (["--without", "sync-1"], {"without": ["sync-1"]}),
+    "moves": (["--move", "work+0x8:work"], {"moves": ["work+0x8:work"]}),
+    "lock": (["--lock", "work..work+0x2"], {"lock": "work..work+0x2"}),
 }
 SAID = {
     "arguments": ("7",),
@@ -66,6 +106,7 @@ SAID = {
     "nmis": True,
     "interrupts": False,
     "asleep": (2,),
+    "fetch": "unit:8",
     "without": ("free-wait",),
     "batch": 2,
     "poke": optprobe.StopMachinePoke,
@@ -137,8 +178,15 @@ def test_each_way_has_a_word_for_each_of_its_options():
     explored = vars(parse(["explore", "scenarios.py"]))
     assert {words.get(name, name) for name in names_of(Way.CHECK)} - set(checked) == {"poke"}
     assert {words.get(name, name) for name in names_of(Way.EXPLORE)} <= set(explored)
+    patched = vars(parse(["patch", "image.o", "--call", "work"]))
+    assert {words.get(name, name) for name in names_of(Way.PATCH)} <= set(patched)
     in_python = {"reduce": "reduction"}
-    for function, way in ((optprobe.check, Way.CHECK), (optprobe.explore, Way.EXPLORE)):
+    ways = (
+        (optprobe.check, Way.CHECK),
+        (optprobe.explore, Way.EXPLORE),
+        (optprobe.patch, Way.PATCH),
+    )
+    for function, way in ways:
         parameters = set(inspect.signature(function).parameters)
         assert {in_python.get(name, name) for name in names_of(way)} <= parameters
     said = set(inspect.signature(optprobe.scenario).parameters)
@@ -187,6 +235,26 @@ def test_an_option_of_explore_makes_one_experiment_whichever_way_it_is_asked_for
         again = replace(again, reduce=False)
     assert told(typed) == told(searched[0]) == told(again)
     assert (told(one.experiment(one.request, PORT)) == told(typed)) is (name is None)
+
+
+@pytest.mark.parametrize("name", [None, *PATCHED])
+def test_an_option_of_patch_makes_one_experiment_whichever_way_it_is_asked_for(
+    image, searched, monkeypatch, name
+):
+    words, python = ([], {}) if name is None else PATCHED[name]
+    usual = [image, "--call", "work", "--site", "work+0x8", "--to", "nop", "--stub", "helper=ret:7"]
+
+    def experiment(words):
+        given = parse(["patch", *usual, *words])
+        return experiment_of_patch(patch_request(given), patch_spec(given), PORT)
+
+    monkeypatch.setattr(searches, "patch_result", lambda *_words, **_options: None)
+    in_python = {"call": "work", "sites": ["work+0x8"], "to": ["nop"], "stubs": {"helper": 7}}
+    with warnings.catch_warnings(action="ignore"):
+        optprobe.patch(image, **{**in_python, **python})
+    assert told(experiment(words)) == told(searched[0])
+    if name is not None:
+        assert told(experiment([])) != told(experiment(words))
 
 
 @pytest.mark.parametrize("name", SAID)

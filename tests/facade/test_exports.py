@@ -162,6 +162,10 @@ def objects() -> dict[str, object]:
             fault(),
         ),
         optprobe.CheckResult(outcome, 8, 2, ("jump",), [report] * 99, refused=("x" * 300,) * 9),
+        optprobe.Patch(0x1000, bytes(64), bytes(64), bytes(16), LONG),
+        optprobe.protocol(**{LONG: LONG})(lambda _p, _patches: None),
+        optprobe.PatchedSite(1 << 63, bytes(64), bytes(64), bytes(64), {}),
+        optprobe.PatchResult(outcome, 8, 2, (LONG,), [report] * 99, timeline=(LONG,) * 99),
         optprobe.profile("next", name=LONG),
         optprobe.profile("linux-6.1", without=["free-wait", "quiescence"], rethook=False, batch=2),
         optprobe.TextPokeParam(0x1000, bytes(5), "reason"),
@@ -194,6 +198,7 @@ def test_every_public_class_but_protocols_and_errors_has_its_repr_tested():
         "StopMachinePoke",
         "TextPokeBp",
         "TextPokeBpBatch",
+        "Patcher",
     }
     protocols = {"PokeProtocol", "TextControl", "PokeFactory", "Strategy", "Instrument"}
     for name in set(optprobe.__all__) - elsewhere - protocols:

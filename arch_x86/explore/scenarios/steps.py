@@ -132,4 +132,6 @@ NOT_NEEDED: Final = {
 }
 """By step and profile, why leaving it out breaks nothing."""
 
-SHOWN: Final = ShownSteps(scenarios_for, NOT_NEEDED)
+_NEEDED_LATE: Final = frozenset(step for step, why in _BY_BREAKPOINT.items() if why is _COHERENT)
+
+SHOWN: Final = ShownSteps(scenarios_for, NOT_NEEDED, _NEEDED_LATE)

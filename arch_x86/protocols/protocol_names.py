@@ -9,9 +9,12 @@ from typing import Final
 
 from arch_x86.protocols import freezing, plain_stores, text_pokes, uprobes
 from arch_x86.protocols.protocol import PatchProtocol
+from engine.core.safety_steps import SafetyStep
 from engine.errors import InputError, printable
+from engine.patching.error_in_file import error_in_file
+from engine.patching.protocol_file import protocol_file
 
-__all__ = ("PROTOCOLS", "protocol_named", "steps_left_out")
+__all__ = ("PROTOCOLS", "other_steps", "protocol_named", "steps_left_out")
 
 PROTOCOLS: Final = (
     text_pokes.text_poke,
@@ -31,17 +34,36 @@ PROTOCOLS: Final = (
 """The protocols that come along."""
 
 
-def protocol_named(word: str) -> PatchProtocol:
+_OF_THE_POKE: Final = frozenset(
+    {
+        SafetyStep.STOP_MACHINE,
+        SafetyStep.BP_INT3_FIRST,
+        SafetyStep.BP_HANDLER,
+        SafetyStep.BP_SYNC_1,
+        SafetyStep.BP_SYNC_2,
+        SafetyStep.BP_SYNC_3,
+        SafetyStep.BP_REFS,
+        SafetyStep.UNOPT_SYNC_1,
+        SafetyStep.UNOPT_SYNC_2,
+    }
+)
+"""The steps of the poke protocols of profiles, in whose place a patch protocol is."""
+
+
+def protocol_named(word: PatchProtocol | str) -> PatchProtocol:
     """Return the protocol that ``word`` names.
 
-    :param word: the name of one that comes along, or ``FILE.py`` or ``FILE.py:NAME``.
+    :param word: the name of one that comes along, or ``FILE.py`` or ``FILE.py:NAME``, or a
+        protocol.
     :raises InputError: there is no such protocol, or the file can't be run.
     """
+    if isinstance(word, PatchProtocol):
+        return word
     for one in PROTOCOLS:
         if one.name == word:
             return one
-    name, _, wanted = word.rpartition(":") if not word.endswith(".py") else (word, "", "")
-    if not name.endswith(".py"):
+    name, wanted = protocol_file(word)
+    if name is None:
         raise InputError(
             f"--protocol {printable(word)}: unknown; give a Python file, FILE.py or FILE.py:NAME,"
             f" or {', '.join(one.name for one in PROTOCOLS)}"
@@ -49,11 +71,13 @@ def protocol_named(word: str) -> PatchProtocol:
     found = _of_file(name)
     chosen = [one for one in found if not wanted or one.name == wanted]
     if len(chosen) != 1:
-        there = ", ".join(one.name for one in found) or "none"
-        raise InputError(
-            f"--protocol {printable(word)}: name one protocol of the file, FILE.py:NAME; there is"
-            f" {there}"
+        there = ", ".join(one.name for one in found)
+        why = (
+            f"name one protocol of the file, FILE.py:NAME; there is {there}"
+            if there
+            else "no patch protocol is in the file; put optprobe.protocol() over a function"
         )
+        raise InputError(f"--protocol {printable(word)}: {why}")
     return chosen[0]
 
 
@@ -65,9 +89,7 @@ def _of_file(name: str) -> list[PatchProtocol]:
     try:
         names = runpy.run_path(name)
     except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{printable(name)}: {type(error).__name__}: {printable(str(error))}"
-        ) from None
+        raise InputError(error_in_file(error, name)) from None
     return [value for value in names.values() if isinstance(value, PatchProtocol)]
 
 
@@ -83,3 +105,15 @@ def steps_left_out(protocol: PatchProtocol, names: Collection[str]) -> frozenset
                 f"--without {printable(name)}: no step of {protocol.name}; it has {steps}"
             )
     return frozenset(names)
+
+
+def other_steps(protocol: PatchProtocol, names: Collection[str]) -> tuple[str, ...]:
+    """Return those of ``names`` that are no steps of ``protocol``, in order.
+
+    :raises InputError: one of them is a step of the poke protocols in whose place ``protocol`` is.
+    """
+    others = tuple(sorted(set(names) - set(protocol.steps)))
+    for name in others:
+        if name in _OF_THE_POKE:
+            steps_left_out(protocol, [name])
+    return others
