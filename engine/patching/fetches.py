@@ -170,6 +170,7 @@ class Fetches:
 
     def end(self, vcpu: VcpuState, fetch: Fetch) -> None:
         """Note that the vCPU has executed what it was shown."""
-        vcpu.view = fetch.view
+        if vcpu.view:  # Else what followed the instruction has synchronized: the end of an NMI.
+            vcpu.view = fetch.view
         if fetch.replaced:
             self._text.fetch_as(vcpu.index, 0, b"")
