@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from arch_x86.explore.exhibits.designs import COLUMNS, DESIGNS
@@ -87,3 +90,24 @@ def test_a_design_tells_what_is_wrong_with_it_exactly_where_it_is_refuted():
         assert (one.told is not None) == (one.mended is not None) == bool(one.refuted)
         assert one.refuted <= {column.name for column in COLUMNS}
     assert {one.name for one in REFUTED} <= {one.name for one in EXHIBITS}
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "tribunal.md"
+
+
+def test_the_tribunal_page_has_the_verdict_of_each_design_in_each_fetch_model():
+    text = PAGE.read_text(encoding="utf-8").partition("## The verdicts")[2]
+    head, *rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert [word.strip(" |") for word in head[1:]] == [one.name for one in COLUMNS]
+    found = {cells[0].strip("| `"): cells[1:] for cells in rows if cells[0].startswith("| `")}
+    assert list(found) == [one.name for one in DESIGNS]
+    for design in DESIGNS:
+        for column, cell in zip(COLUMNS, found[design.name], strict=True):
+            told = re.match(r"\*\*[a-z-]+\*\* \((\d) choices, (\d+\.\d) s\)", cell)
+            assert (told is not None) == (column.name in design.refuted)
+            if told is None:
+                assert cell.startswith("safe (")
+            else:
+                assert int(told[1]) <= CHOICES_MAX
+                assert float(told[2]) < 5
+        assert design.told is None or f"### {design.name}\n" in text
