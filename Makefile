@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 JOBS ?= 2
 
-.PHONY: demo test slow lint bench smoke conformance laws mutants campaign interrupts sound shared necessity costs pokes check-python clean
+.PHONY: demo test slow lint bench smoke conformance laws mutants campaign interrupts sound shared necessity tribunal costs pokes check-python clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/optprobe demo
@@ -66,6 +66,10 @@ pokes: $(VENV)/run.stamp
 # What a patch protocol costs other CPUs, by the number of sites. COSTS="--plot FILE" for a picture, too.
 costs: $(VENV)/run.stamp
 	@$(BIN)/python -m bench.program poke_costs $(COSTS)
+
+# The table and the timelines of docs/tribunal.md, in Markdown: every design of a patch protocol in every fetch model. TRIBUNAL="--design one_store" for one.
+tribunal: $(VENV)/run.stamp
+	@$(BIN)/python -m bench.program tribunal $(TRIBUNAL)
 
 # The built wheel, without the source tree's packages on the path.
 smoke: $(VENV)/lint.stamp

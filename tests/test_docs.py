@@ -104,6 +104,7 @@ COMMANDS = {
     ),
     "explore": ("arch_x86/explore/scenarios/life.py::register", "--preemptions", "0"),
     "steps": (),
+    "museum": ("2aebf5ee43bf", "--max-schedules", "50"),
     "litmus": ("--seconds", "1"),
 }
 

@@ -37,6 +37,7 @@ class FaultKind(StrEnum):
     UNRESOLVED_FUNCTION = "unresolved-function"
     ABORT = "abort"
     KPROBE_REENTRY = "kprobe-reentry"
+    HANDLER_CRASH = "handler-crash"
     INSTRUCTION_LIMIT = "instruction-limit"
     HANDLER_ERROR = "handler-error"
     EMULATOR = "emulator"

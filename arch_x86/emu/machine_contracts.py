@@ -22,7 +22,7 @@ class TrapHandler(Protocol):
     def int3(self, cpu: int, regs: PtRegs) -> bool:
         """Answer #BP; ``regs.ip`` is behind the int3.
 
-        :raises ReentryError: the kernel stops for good here.
+        :raises KernelStopError: the kernel stops for good here.
         """
         ...
 

@@ -17,6 +17,7 @@ from arch_x86.isa.constants import FLAG_TF, MAX_INSN_SIZE
 from arch_x86.isa.decode import decode
 from arch_x86.probes.breakpoint import ReentryError
 from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
+from arch_x86.text.poke import KernelStopError
 from arch_x86.text.text_version import TextVersion
 from engine.errors import EngineBug
 
@@ -52,7 +53,7 @@ class Traps:
             if vector == _BREAKPOINT:
                 try:
                     mine = handler.int3(vcpu.index, regs)
-                except ReentryError as error:
+                except KernelStopError as error:
                     return self.stopped(vcpu, regs, error)
             elif vector == _DEBUG:
                 mine = handler.debug(vcpu.index, regs)
@@ -69,14 +70,14 @@ class Traps:
             self._step_pause(vcpu, regs)
         self._machine.ram.write(at, regs.pack())
 
-    def stopped(self, vcpu: Cpu, regs: PtRegs, error: ReentryError) -> GuestFault:
+    def stopped(self, vcpu: Cpu, regs: PtRegs, error: KernelStopError) -> GuestFault:
         """Return the fault that ends a call in which the kernel stops for good.
 
         The call on ``vcpu`` has hit the breakpoint in front of ``regs.ip``.
         """
-        return make_fault(
-            self._machine, vcpu.index, regs.ip - 1, FaultKind.KPROBE_REENTRY, str(error)
-        )
+        again = isinstance(error, ReentryError)
+        kind = FaultKind.KPROBE_REENTRY if again else FaultKind.HANDLER_CRASH
+        return make_fault(self._machine, vcpu.index, regs.ip - 1, kind, str(error))
 
     def refuse(self, vcpu: Cpu, vector: int, at: int, regs: PtRegs) -> GuestFault | None:
         """Answer a trap that is not the kprobes layer's.

@@ -16,11 +16,11 @@ from arch_x86.emu.execute import Executor
 from arch_x86.emu.stubs import return_skip
 from arch_x86.emu.uc import RAX, RDI, RSI, RSP
 from arch_x86.isa.constants import FLAG_IF, FLAG_TF
-from arch_x86.probes.breakpoint import ReentryError
 from arch_x86.probes.hit import Hit as LiveHit
 from arch_x86.probes.ptregs import PT_REGS_SIZE, PtRegs
 from arch_x86.probes.stepping import KprobeCtlblk
 from arch_x86.probes.x86_arch import X86Arch
+from arch_x86.text.poke import KernelStopError
 from engine.core.kprobes import Kprobes
 from engine.hit_phases import HitKind, HitPhase
 from engine.kprobe import KprobeStatus
@@ -104,7 +104,7 @@ class X86Hits:
         )
         try:
             state.arch.traps.hits.advance(live)
-        except ReentryError as error:
+        except KernelStopError as error:
             executor.end(vcpu, executor.traps.stopped(vcpu, regs, error))
             return None
         phase = live.phase

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from arch_x86.isa.constants import FLAG_TF, INT3_OPCODE
 from arch_x86.probes.emulate import StackMemory, push
 from arch_x86.probes.hit import Hit, Way
+from arch_x86.text.poke import KernelStopError
 from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug
 from engine.hit_phases import HitPhase
@@ -45,7 +46,7 @@ _FOUND, _BETWEEN, _HANDLED, _RESUMED = (
 _STEPPING: Final = (_HIT_SS, _REENTER)
 
 
-class ReentryError(Exception):
+class ReentryError(KernelStopError):
     """A breakpoint was hit where this kernel cannot take another hit, and stops for good.
 
     The message says where the hit was, and by which code the kernel stops.
@@ -113,11 +114,16 @@ class BreakpointHandler:
     def bp_resume(self, hit: Hit) -> HitPhase:
         """Go on where the poke protocol says, as if its new instruction had been executed.
 
-        If that is a call, the return address is pushed first.
+        If that is a call, the return address is pushed first. Where the protocol finds no poke of
+        its own at the address, the table is asked for a probe.
+
+        :raises HandlerCrashError: the record of the protocol is gone, and the kernel stops.
         """
         regs = hit.regs
         poke = self._poke.bp_poke(regs.ip - 1)
-        assert poke is not None
+        if poke is None:
+            hit.probe = self._cpus.core.get_kprobe(regs.ip - 1)
+            return _FOUND
         assert poke.target is not None
         if poke.returns is not None:
             push(regs, self._memory, poke.returns)

@@ -2,7 +2,7 @@
 
 A hit goes from the trap to the resumed code in pieces, whichever of three ways the CPU came by:
 
-    a breakpoint          TRAP -> POKE -> RESUMED
+    a breakpoint          TRAP -> POKE -> RESUMED, or FOUND where it is no poke's after all
                           TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED, or REFUSED
     a detour buffer       TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED
     ftrace's trampoline   TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED

@@ -20,9 +20,11 @@ from typing import TypeAlias
 
 from arch_x86.isa.constants import HLT, INT3, PAGE_SIZE
 from arch_x86.isa.onward import Onward
+from arch_x86.protocols.poke_array import PokeArray
 from arch_x86.text.poke import TextControl, TextPokeParam
 from arch_x86.text.space import TextSpace
 from engine.brief import described, shortened
+from engine.control.stepped_plane import stop_here
 from engine.control.sync import Freeze
 from engine.errors import InputError, printable
 
@@ -82,6 +84,7 @@ class Patcher:
     :ivar held: the breakpoints that the handler knows, by address.
     :ivar last: the breakpoint that it was told of last. Without ``hits_over`` a CPU may still read
         its record when it is gone.
+    :ivar array: the kernel's array of pokes; None: ``held`` takes its place.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Patcher:
         self._without = without
         self.held: dict[int, TextPokeParam] = {}
         self.last: TextPokeParam | None = None
+        self.array: PokeArray | None = None
 
     def does(self, step: str | None) -> bool:
         """Return whether ``step`` is taken; None is no step that can be left out.
@@ -182,6 +186,13 @@ class Patcher:
         """Allocate memory, for which no task may hold the allocator's lock."""
         self._plane.allocate(why)
 
+    def note(self, why: str) -> None:
+        """Make a point in front of a store to the handler's records: a CPU in a hit may read them.
+
+        :param why: what is stored, for a timeline.
+        """
+        stop_here(why)
+
     # Breakpoints ----------------------------------------------------------------------------------
 
     def handle(
@@ -195,18 +206,27 @@ class Patcher:
         if not self.does(step):
             return
         for patch in patches:
-            goes_on = patch.old_goes_on if as_old else patch.new_goes_on
-            if goes_on is None and not patch.owned:
-                which, code = ("old", patch.old) if as_old else ("new", patch.new)
-                raise InputError(
-                    f"{patch.reason}: the handler of the protocol's breakpoint has to do what the"
-                    f" {which} instruction does, {code.hex(' ')}, and it can do a no-op, a relative"
-                    " jump or a relative call; give other code, or a protocol without a handler"
-                )
-            if goes_on is not None:
-                self.last = self.held[patch.addr] = TextPokeParam(
-                    patch.addr, patch.new, patch.reason, goes_on.target, goes_on.returns
-                )
+            record = self.record(patch, as_old=as_old)
+            if record.target is not None:
+                self.last = self.held[patch.addr] = record
+
+    def record(self, patch: Patch, *, as_old: bool = False) -> TextPokeParam:
+        """Return what the handler has to know of ``patch``.
+
+        :param as_old: a CPU goes on as if it had executed the old instruction; else the new one.
+        :returns: a record, without a target where another handler takes the breakpoint.
+        :raises InputError: the handler can't do what that instruction does.
+        """
+        goes_on = patch.old_goes_on if as_old else patch.new_goes_on
+        if goes_on is None and not patch.owned:
+            which, code = ("old", patch.old) if as_old else ("new", patch.new)
+            raise InputError(
+                f"{patch.reason}: the handler of the protocol's breakpoint has to do what the"
+                f" {which} instruction does, {code.hex(' ')}, and it can do a no-op, a relative"
+                " jump or a relative call; give other code, or a protocol without a handler"
+            )
+        target, returns = (None, None) if goes_on is None else goes_on
+        return TextPokeParam(patch.addr, patch.new, patch.reason, target, returns)
 
     def handled(self, why: str, *, step: str | None = None) -> None:
         """Tell the handler that the breakpoints are gone, and wait for CPUs that read its record.

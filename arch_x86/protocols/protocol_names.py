@@ -7,7 +7,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from arch_x86.protocols import freezing, plain_stores, text_pokes, uprobes
+from arch_x86.protocols import (
+    freezing,
+    ftrace_calls,
+    plain_stores,
+    text_poke_arrays,
+    text_pokes,
+    uprobes,
+)
 from arch_x86.protocols.protocol import PatchProtocol
 from engine.core.safety_steps import SafetyStep
 from engine.errors import InputError, printable
@@ -22,6 +29,11 @@ PROTOCOLS: Final = (
     text_pokes.text_poke_smp_batch,
     text_pokes.text_poke_bp,
     text_pokes.text_poke_bp_batch,
+    text_poke_arrays.text_poke_bp_5_4,
+    text_poke_arrays.text_poke_bp_5_6,
+    text_poke_arrays.smp_text_poke_batch,
+    text_poke_arrays.smp_text_poke_single,
+    ftrace_calls.ftrace_replace_code,
     text_pokes.hlt_first,
     freezing.freeze_and_move,
     uprobes.uprobe_nop10_first,

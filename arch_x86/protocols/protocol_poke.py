@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from arch_x86.isa.onward import Onward, onward
 from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol, Run
@@ -15,13 +16,17 @@ from arch_x86.text.space import STORE_SIZES, TextSpace
 from engine.errors import InputError, OptprobeError
 from engine.patching.error_in_file import error_in_file
 
-__all__ = ("ProtocolPoke", "poke_factory")
+__all__ = ("BYTE_SYNC", "ProtocolPoke", "poke_factory")
+
+BYTE_SYNC: Final = "5c02ece81848"
+"""The core sync behind a probe's breakpoint, in or out, by the commit that added it."""
 
 
 class ProtocolPoke:
     """Writes text by ``protocol``.
 
     A single byte, such as a probe's breakpoint, is one store with a core sync behind it.
+    :data:`BYTE_SYNC` is the name of that sync.
 
     :param without: the names of the steps that are left out.
     """
@@ -36,8 +41,8 @@ class ProtocolPoke:
     ) -> None:
         self._protocol = protocol
         self._text = text
-        self._plane = plane
-        self._patcher = Patcher(text, plane, steps=protocol.steps, without=without)
+        steps = {*protocol.steps, BYTE_SYNC}
+        self._patcher = Patcher(text, plane, steps=steps, without=without)
 
     def text_poke(self, addr: int, data: bytes, reason: str) -> None:
         """Write bytes that no CPU executes yet, or any more."""
@@ -48,7 +53,7 @@ class ProtocolPoke:
         require_sizes(params, most=1)
         for param in params:
             self._text.write(param.addr, param.data, reason=param.reason)
-            self._plane.text_poke_sync(param.reason)
+            self._patcher.sync(param.reason, step=BYTE_SYNC)
 
     def text_poke_jumps(self, params: Sequence[TextPokeParam]) -> None:
         """Replace what is at each place by the protocol."""
@@ -99,16 +104,22 @@ class ProtocolPoke:
 
     def bp_holds(self, addr: int) -> bool:
         """Return whether the protocol handles a breakpoint at ``addr`` now."""
-        return addr in self._patcher.held
+        array = self._patcher.array
+        return addr in self._patcher.held if array is None else array.published
 
     def bp_poke(self, addr: int) -> TextPokeParam | None:
         """Return how a CPU goes on that has hit the protocol's breakpoint at ``addr``."""
+        array = self._patcher.array
+        if array is not None:
+            return array.find(addr)
         return self._patcher.held.get(addr, self._patcher.last)
 
     @property
     def state(self) -> tuple[object, ...]:
         """The breakpoints that the handler knows, and the last one that it was told of."""
-        return (sorted(self._patcher.held.items()), self._patcher.last)
+        patcher = self._patcher
+        known = (sorted(patcher.held.items()), patcher.last)
+        return known if patcher.array is None else (*known, *patcher.array.state)
 
     def _patches(self, params: Sequence[TextPokeParam], *, owned: bool) -> list[Patch]:
         return [

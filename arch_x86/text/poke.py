@@ -27,6 +27,8 @@ __all__ = (
     "MAX_POKE_BATCH",
     "POKE_SIZE_MAX",
     "CoreSync",
+    "HandlerCrashError",
+    "KernelStopError",
     "PokeFactory",
     "PokeProtocol",
     "StopMachine",
@@ -43,6 +45,14 @@ syncs (TP_VEC_MAX).
 """
 POKE_SIZE_MAX: Final = 6
 """Most bytes of one text poke: an indirect call, which ftrace writes."""
+
+
+class KernelStopError(Exception):
+    """The kernel stops for good in its handler of breakpoints. The message says why."""
+
+
+class HandlerCrashError(KernelStopError):
+    """The handler of a poke protocol's breakpoints reads memory that has nothing for it."""
 
 
 class StopMachine(Protocol):
@@ -149,7 +159,11 @@ class PokeProtocol(Protocol):
         ...
 
     def bp_poke(self, addr: int) -> TextPokeParam | None:
-        """Return the poke that says how a CPU goes on that hit its breakpoint at ``addr``."""
+        """Return the poke that says how a CPU goes on that hit its breakpoint at ``addr``.
+
+        :returns: None, where the breakpoint turns out to be none of this protocol's.
+        :raises HandlerCrashError: the handler reads what is not there, and the kernel stops.
+        """
         ...
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from arch_x86.emu.sigint import interruptible
+    from arch_x86.explore.exhibits.museum import EXHIBITS
     from arch_x86.explore.scenarios.steps import SHOWN
     from arch_x86.explore.x86_setup import X86Setup
     from arch_x86.images import load_image
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from arch_x86.lab.verify import parse_sweep
 
 __all__ = (
+    "EXHIBITS",
     "SHOWN",
     "Cell",
     "ExecOptions",
@@ -47,6 +49,7 @@ __all__ = (
 
 _NAMES_OF: Final = {
     "arch_x86.emu.sigint": "interruptible",
+    "arch_x86.explore.exhibits.museum": "EXHIBITS",
     "arch_x86.explore.scenarios.steps": "SHOWN",
     "arch_x86.explore.x86_setup": "X86Setup",
     "arch_x86.images": "load_image",

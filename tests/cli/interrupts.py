@@ -115,6 +115,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "replay": ("replay", _TORN, "--", *_CHECK[1:], "--without", "stop-machine"),
     "replay --json": ("replay", _TORN, "--json", "--", *_CHECK[1:], "--without", "stop-machine"),
     "demo": ("demo",),
+    "museum": ("museum", "5c02ece81848"),
+    "museum --json": ("museum", "5c02ece81848", "--json"),
     "litmus": ("litmus", "--seconds", "3"),
     "litmus --json": ("litmus", "--seconds", "3", "--json"),
 }

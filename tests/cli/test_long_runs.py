@@ -91,6 +91,7 @@ def test_a_long_run_without_incident_has_the_status_of_its_main(tmp_path):
         (("campaign", "--file", "FILE"), 2.0),
         (("soundness", "--file", "FILE", "--cpus", "1"), 2.0),
         (("necessity", "--max-schedules", "2000"), 2.0),
+        (("tribunal",), 2.0),
     ],
 )
 def test_ctrl_c_ends_a_long_run_with_one_line_whenever_it_comes(words, after, tmp_path):
