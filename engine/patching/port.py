@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.control.stepped_plane import SteppedPlane
 from engine.image import Image
+from engine.patching.code_views import CodeViews
 from engine.patching.control_side import ExploredArch, ExploredText, TextVersion
 from engine.patching.hit_in_progress import Block, Hit
 from engine.patching.own_code import OwnCode
@@ -233,7 +234,7 @@ class HitPort(Protocol):
         ...
 
 
-class TextPort(Protocol):
+class TextPort(CodeViews, Protocol):
     """This port offers the text as vCPUs fetch it, names of addresses, and arch layers."""
 
     @property
@@ -277,47 +278,12 @@ class TextPort(Protocol):
         """
         ...
 
-    def fetched(self, cpu: int, addr: int, size: int) -> bytes:
-        """Return the bytes that the vCPU would fetch at ``addr``."""
-        ...
-
-    def fetch_as(self, cpu: int, addr: int, insn: bytes) -> None:
-        """Let the vCPU fetch ``insn`` at ``addr`` in place of the text that is shown.
-
-        Without bytes the vCPU fetches the text that is shown again.
-        """
-        ...
-
-    def insn_size(self, data: bytes, addr: int) -> int:
-        """Return the size in bytes of the instruction at ``addr`` that ``data`` begins with.
-
-        It is 1 if no instruction begins so.
-        """
-        ...
-
-    def is_synchronizing(self, data: bytes, addr: int) -> bool:
-        """Return whether the instruction that ``data`` begins with synchronizes fetches."""
-        ...
-
-    def synchronizing(self) -> Iterable[int]:
-        """Return the addresses of the instructions of the program that synchronize fetches."""
-        ...
-
-    def read(self, version: TextVersion, addr: int, size: int) -> bytes:
-        """Return the bytes at ``addr`` in ``version``."""
-        ...
-
     def first_change(self, version: TextVersion) -> tuple[int, int, int] | None:
         """Return the first changed byte of the text outside of slots and detour buffers.
 
         :returns: the byte's address, its value, and the original one; None if no byte
             differs.
         """
-        ...
-
-    @property
-    def slots(self) -> range:
-        """Return the part of :attr:`buffers` that vCPUs enter by the return from a trap alone."""
         ...
 
     @property

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from arch_x86.protocols.protocol_names import PROTOCOLS, protocol_named
 
 from arch_x86.explore.x86_setup import X86Setup
 from arch_x86.isa.onward import Onward
 from arch_x86.protocols.poke_array import PokeArray
 from arch_x86.protocols.protocol import Patch, Patcher
+from arch_x86.protocols.protocol_names import PROTOCOLS, protocol_named
 from arch_x86.protocols.text_poke_arrays import CAPACITY, smp_text_poke_batch
 from arch_x86.text.poke import HandlerCrashError, TextPokeParam
 from engine.patching.make_experiment import experiment_of_patch
