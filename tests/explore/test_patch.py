@@ -38,6 +38,21 @@ f:
     pop rbx
     ret
 """
+TWICE = """
+g:
+    add ebx, 100
+    ret
+f:
+    push rbx
+    xor ebx, ebx
+    .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+    lea ebx, [rbx + rbx + 1]
+    dec edi
+    .byte 0x75, 0xf3
+    mov eax, ebx
+    pop rbx
+    ret
+"""
 OWN = '''
 import optprobe
 
@@ -124,6 +139,20 @@ def test_the_old_code_comes_back_whole_too():
     for fetch in ("coherent", "torn"):
         assert verdict(patched(13, "text_poke_bp", fetch, back=True)) == "safe"
     assert verdict(patched(13, "one_store", "unit:8", back=True)) == "torn"
+
+
+def test_the_passes_of_one_call_may_take_the_new_code_and_then_the_old_code_again():
+    result = optprobe.patch(
+        optprobe.load_asm(TWICE, "twice.s"),
+        call="f",
+        arguments=[2],
+        sites=["f+0x3"],
+        to=["call:g"],
+        back=True,
+        calls=1,
+        preemptions=1,
+    )
+    assert verdict(result) == "safe"
 
 
 def two_sites(protocol, **options):
