@@ -198,6 +198,37 @@ def test_a_task_inside_the_bytes_is_named_as_such(protocol, preempt):
     assert 0 < report.violation.rip - result.sites[0].addr < 5
 
 
+@optprobe.protocol(tasks="no task stands inside of the bytes when these change")
+def waits_for_tasks(p, patches):
+    (patch,) = patches
+    p.handle(patches)
+    p.breakpoint(patch)
+    p.sync("breakpoint")
+    p.wait_for_tasks("inside of the bytes", step="tasks")
+    p.copy(patch.addr + 1, patch.new[1:], "tail")
+    p.sync("tail")
+    p.store(patch.addr, patch.new[:1], "first byte")
+    p.sync("first byte")
+    p.handled("references")
+
+
+@pytest.mark.parametrize("without", [[], ["tasks"]])
+def test_a_wait_for_tasks_behind_the_breakpoint_keeps_tasks_out_of_the_bytes(without):
+    result = optprobe.patch(
+        optprobe.load_asm(NOPS, "nops.s"),
+        call="f",
+        arguments=[5],
+        sites=["f"],
+        to=["jmp:g"],
+        protocol=waits_for_tasks,
+        without=without,
+        preempt=True,
+        calls=1,
+        preemptions=1,
+    )
+    assert verdict(result) == ("torn" if without else "safe")
+
+
 def test_a_protocol_of_ones_own_is_taken_from_a_file_with_its_steps(tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(OWN)
