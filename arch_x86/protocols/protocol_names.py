@@ -60,6 +60,8 @@ _OF_THE_POKE: Final = frozenset(
     }
 )
 """The steps of the poke protocols of profiles, in whose place a patch protocol is."""
+_SAFETY_STEPS: Final = frozenset(map(str, SafetyStep))
+"""The names of all safety steps, and of the mends."""
 
 
 def protocol_named(word: PatchProtocol | str) -> PatchProtocol:
@@ -122,10 +124,17 @@ def steps_left_out(protocol: PatchProtocol, names: Collection[str]) -> frozenset
 def other_steps(protocol: PatchProtocol, names: Collection[str]) -> tuple[str, ...]:
     """Return those of ``names`` that are no steps of ``protocol``, in order.
 
-    :raises InputError: one of them is a step of the poke protocols in whose place ``protocol`` is.
+    :raises InputError: one of them is a step of the poke protocols in whose place ``protocol`` is,
+        or no step at all.
     """
     others = tuple(sorted(set(names) - set(protocol.steps)))
     for name in others:
         if name in _OF_THE_POKE:
             steps_left_out(protocol, [name])
+        if name not in _SAFETY_STEPS:
+            steps = ", ".join(protocol.steps) or "none"
+            raise InputError(
+                f"--without {printable(name)}: no step of {protocol.name}, which has {steps}, and"
+                " no safety step; optprobe steps lists those"
+            )
     return others
