@@ -110,6 +110,7 @@ def refutation(trial: Trial, timeline: Sequence[str]) -> list[str]:
         f"### {design.name}",
         "",
         f"{design.what[0].upper()}{design.what[1:]}. Used by {design.used}.",
+        "",
         " ".join(design.told),
         "",
         f"`{report.schedule}` ({found})",

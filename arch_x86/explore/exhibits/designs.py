@@ -122,7 +122,7 @@ def _without(step: str, refuted: frozenset[str], told: tuple[str, str]) -> Desig
     """Return the design of ``text_poke_bp`` without a core sync."""
     return Design(
         name=f"text_poke_bp-without-{step}",
-        what=f"text_poke_bp without the core sync {step}",
+        what=f"three phases behind a breakpoint, without core sync {step[-1]}",
         used="nobody: it shows what the sync is for",
         site=_nop_to_call("text_poke_bp", step),
         refuted=refuted,
@@ -166,7 +166,7 @@ DESIGNS: Final = (
     ),
     Design(
         name="hlt_first",
-        what="as text_poke_bp, with HLT in place of the breakpoint",
+        what="the same with HLT in place of the breakpoint, which faults in user mode",
         used="a sandbox's code copier",
         site=_nop_to_call("hlt_first"),
     ),
