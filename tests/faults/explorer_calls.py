@@ -192,15 +192,15 @@ CALL_STATES: Final = (
     Fault(
         "not part of a state: how many calls are made, between calls",
         _VCPU,
-        "return (tuple(sorted((*here, *away))), asleep)",
-        "return (tuple(sorted((*away,))), asleep)",
+        "return (tuple(sorted((*here, *away))), asleep, ",
+        "return (tuple(sorted((*away,))), asleep, ",
         Kind.EXPLORER,
     ),
     Fault(
         "not part of a state: tasks asleep",
         _VCPU,
-        "return (tuple(sorted((*here, *away))), asleep)",
-        "return (tuple(sorted((*here, *away))), 0)",
+        "return (tuple(sorted((*here, *away))), asleep, ",
+        "return (tuple(sorted((*here, *away))), 0, ",
         Kind.EXPLORER,
     ),
     Fault(

@@ -149,8 +149,8 @@ CONTROL_STATES: Final = (
     Fault(
         "not part of a state: probes' lives",
         _CONTROL_STATE,
-        "return (control.ledger.state([p.addr for p in control.probes]), control.broken)",
-        "return (0, control.broken)",
+        "told = (control.ledger.state([p.addr for p in control.probes]), control.broken)",
+        "told = (0, control.broken)",
         Kind.EXPLORER,
     ),
     Fault(

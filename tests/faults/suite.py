@@ -12,13 +12,14 @@ from tests.faults.core_table import TABLE
 from tests.faults.explorer_calls import CALL_STATES
 from tests.faults.explorer_control import CHOICES, CONTROL_STATES
 from tests.faults.fault import Fault, Kind
+from tests.faults.fetches import FETCHES
 from tests.faults.machine import MACHINE
 from tests.faults.text import TEXT
 
 __all__ = ("CHANGES_NOTHING", "FAULTS", "looked_at_by")
 
 CORE: Final = (*TABLE, *HANDLERS, *SWITCHES, *PASS, *OPTIMIZING, *RETURNS, *RESOURCES)
-EXPLORER: Final = (*CALL_STATES, *CONTROL_STATES, *CHOICES)
+EXPLORER: Final = (*CALL_STATES, *CONTROL_STATES, *CHOICES, *FETCHES)
 FAULTS: Final = (*CORE, *ARCH, *TEXT, *MACHINE, *EXPLORER)
 
 CHANGES_NOTHING: Final = {
@@ -95,6 +96,15 @@ _EXPLORER: Final = (
     "tests/explore/test_points.py",
     "tests/explore/test_shared.py",
 )
+_PATCHING: Final = (
+    "tests/explore/test_freezing.py",
+    "tests/explore/test_hidden_code.py",
+    "tests/explore/test_patch.py",
+    "tests/explore/test_fetch_verdicts.py",
+    "tests/explore/test_fetch_schedules.py",
+    "tests/explore/test_fetches.py",
+    "tests/explore/test_static_keys.py",
+)
 _FIRST: Final[dict[str, tuple[str, ...]]] = {
     "engine/core/kretprobes.py": _RETURNS,
     "engine/core/insn_slots.py": ("tests/engine/test_insn_slots.py", *_CORE),
@@ -116,6 +126,8 @@ _FIRST: Final[dict[str, tuple[str, ...]]] = {
 
 def looked_at_by(fault: Fault) -> Sequence[str]:
     """The files of tests that look at the part of the project that ``fault`` is in."""
+    if fault in FETCHES:
+        return _PATCHING
     if fault.kind is Kind.EXPLORER:
         return _EXPLORER
     return next(tests for part, tests in _FIRST.items() if fault.file.startswith(part))
