@@ -34,7 +34,7 @@ from tests.faults.suite import FAULTS, looked_at_by
 __all__ = ("FINDERS", "main")
 
 FINDERS: Final = ("exploration", "verify", "unit")
-_PARTS: Final = ("engine", "arch_x86", "tests", "workloads")
+_PARTS: Final = ("engine", "arch_x86", "optprobe", "tests", "workloads")
 _SECONDS: Final = 600
 """Most seconds of CPU time that a finder may take: one that takes more than that has met something
 that does not end.
