@@ -127,7 +127,8 @@ def test_a_batch_has_no_more_pokes_than_the_array_has_room_for(patches, batches)
         Patch(10 * one, NOP, NOP, b"", "a patch", new_goes_on=Onward(1, None))
         for one in range(patches)
     ]
-    smp_text_poke_batch.run(Patcher(plane, plane, frozenset()), some)
+    patcher = Patcher(plane, plane, steps=smp_text_poke_batch.steps, without=frozenset())
+    smp_text_poke_batch.run(patcher, some)
     assert plane.syncs == 3 * batches
 
 
