@@ -97,6 +97,7 @@ _EXPLORER: Final = (
     "tests/explore/test_shared.py",
 )
 _PATCHING: Final = (
+    "tests/explore/test_fetch_states.py",
     "tests/explore/test_freezing.py",
     "tests/explore/test_hidden_code.py",
     "tests/explore/test_patch.py",
