@@ -13,8 +13,10 @@ from typing import Final
 from arch_x86.explore.scenarios.steps import SHOWN
 from arch_x86.explore.x86_setup import X86Setup
 from bench.program import run_guarded
+from engine import defaults
 from engine.core.profiles import NEXT
 from engine.ctrl_c import Interrupted
+from engine.patching.fetch_model import FETCH_MODELS
 from engine.patching.matrix import CONFIGURATIONS, Cell, Configuration, matrix
 from engine.patching.search_options import Search
 from engine.report.terminal import Progress, complain, count
@@ -86,19 +88,25 @@ def schedules(cells: Iterable[Cell]) -> list[str]:
     return lines
 
 
+def _cells(search: Search, fetch: str, line: Progress) -> Iterable[Cell]:
+    """The cells of the matrix in the fetch model ``fetch``, each from fresh searches."""
+    return matrix(search, X86Setup(), SHOWN, fetch=fetch, say=line.note, warn=complain)
+
+
 def main() -> int:
     """Run the matrix, and print the tables."""
     parser = argparse.ArgumentParser(prog="make necessity")
     parser.add_argument("--max-schedules", type=int, default=400_000)
     parser.add_argument("--preemptions", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--fetch", default=defaults.FETCH, choices=[m.name for m in FETCH_MODELS])
     args = parser.parse_args()
     line = Progress("necessity")
     search = Search(preemptions=args.preemptions, max_schedules=args.max_schedules, jobs=args.jobs)
     cells: list[Cell] = []
     try:
         # extend() leaves in the list what came before an interrupt
-        cells.extend(matrix(search, X86Setup(), SHOWN, say=line.note, warn=complain))
+        cells.extend(_cells(search, args.fetch, line))
     except KeyboardInterrupt:
         raise Interrupted(f"after {count(len(cells), 'cell')}") from None
     finally:
