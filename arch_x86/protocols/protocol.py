@@ -200,11 +200,16 @@ class Patcher:
     ) -> None:
         """Let CPUs that hit a breakpoint over one of ``patches`` go on from now on.
 
+        Where the first byte of one of them has changed already, there is a point in front of that:
+        a CPU may hit the breakpoint before the handler is told.
+
         :param as_old: they go on as if they had executed the old instruction; else the new one.
         :raises InputError: a handler can't do what that instruction does.
         """
         if not self.does(step):
             return
+        if any(self.read(patch.addr, 1) != patch.old[:1] for patch in patches):
+            self.note("the handler is told")
         for patch in patches:
             record = self.record(patch, as_old=as_old)
             if record.target is not None:

@@ -71,6 +71,31 @@ def nobody_is_told(p, patches):
         p.store(patch.addr, patch.eight(), "the whole instruction")
 
 
+@optprobe.protocol()
+def handler_told_late(p, patches):
+    (patch,) = patches
+    p.breakpoint(patch)
+    p.handle([patch])
+    p.sync("breakpoint")
+    p.copy(patch.addr + 1, patch.new[1:], "tail")
+    p.sync("tail")
+    p.store(patch.addr, patch.new[:1], "first byte")
+    p.sync("first byte")
+    p.handled("references")
+
+
+@optprobe.protocol()
+def writes_past_the_site(p, patches):
+    (patch,) = patches
+    p.stop_machine(lambda: p.copy(patch.addr, patch.new + patch.behind[:1] + b"\0", "all"), "all")
+
+
+@optprobe.protocol()
+def two_bytes_only(p, patches):
+    (patch,) = patches
+    p.stop_machine(lambda: p.copy(patch.addr, patch.new[:2], "two bytes"), "two bytes")
+
+
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_text_poke_bp_is_safe_whatever_a_cpu_fetches(offset):
     for fetch in ("coherent", "unit:8", "torn"):
@@ -133,6 +158,32 @@ def test_a_protocol_that_is_done_too_early_is_caught_where_stores_are_seen_late(
     assert report.violation.kind is optprobe.ViolationKind.WRONG_RESULT
     assert "0f 1f 44 00 00" in report.violation.explain
     assert "though the protocol has said" in report.violation.explain
+
+
+def test_a_cpu_may_hit_a_breakpoint_before_its_handler_is_told():
+    for fetch in ("coherent", "torn"):
+        assert verdict(patched(0, handler_told_late, fetch)) == "fault"
+
+
+def test_a_protocol_that_changes_bytes_behind_a_site_is_caught_at_the_end():
+    image = optprobe.load_asm("f:\nnop\nnop\nret\nother:\nmov eax, 1\nret\n", "f.s")
+    report = end_of(image, "f", "6690", writes_past_the_site)
+    assert "other+0x0 holds 0x00 at the end, originally 0xb8" in report.violation.explain
+
+
+def test_a_protocol_that_leaves_bytes_of_the_new_code_out_is_caught_at_the_end():
+    image = optprobe.load_asm("f:\nnop\nnop\nnop\nnop\nnop\nret\n", "f.s")
+    report = end_of(image, "f", "eb030f1f00", two_bytes_only)
+    told = "f+0x0 holds eb 03 90 90 90 at the end, in place of eb 03 0f 1f 00"
+    assert told in report.violation.explain
+
+
+def end_of(image, call, code, protocol):
+    """The violation of a protocol that is right as long as calls go on."""
+    result = optprobe.patch(image, call=call, sites=[call], to=[code], protocol=protocol, calls=1)
+    (report,) = result.violations
+    assert report.violation.kind is optprobe.ViolationKind.NOT_RESTORED
+    return report
 
 
 def test_the_old_code_comes_back_whole_too():
