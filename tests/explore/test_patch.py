@@ -186,6 +186,39 @@ def end_of(image, call, code, protocol):
     return report
 
 
+@optprobe.protocol()
+def suspends_for_ever(p, patches):
+    p.freeze("patch", new_tasks=False)
+    p.store(patches[0].addr, patches[0].eight(), "the whole instruction")
+
+
+@optprobe.protocol()
+def hides_for_ever(p, patches):
+    p.hide(patches[0], "the page")
+    p.sync("the page")
+    p.copy(patches[0].addr, patches[0].new, "all")
+
+
+@optprobe.protocol()
+def waits_under_stop_machine(p, patches):
+    p.stop_machine(lambda: p.sync("too early"), "patch")
+
+
+def test_tasks_that_are_never_let_go_on_are_a_deadlock():
+    for protocol, told in (
+        (suspends_for_ever, "CPU 0 is suspended"),
+        (hides_for_ever, "CPU 0 waits at hidden code"),
+    ):
+        (report,) = patched(0, protocol, "coherent").violations
+        assert report.violation.kind is optprobe.ViolationKind.DEADLOCK
+        assert told in report.violation.explain
+
+
+def test_a_function_of_stop_machine_that_waits_for_cpus_is_refused():
+    with pytest.raises(optprobe.InputError, match="waits for the CPUs, which are parked"):
+        patched(0, waits_under_stop_machine, "coherent")
+
+
 def test_the_old_code_comes_back_whole_too():
     for fetch in ("coherent", "torn"):
         assert verdict(patched(13, "text_poke_bp", fetch, back=True)) == "safe"
