@@ -391,3 +391,24 @@ def test_a_violation_with_a_protocol_from_a_file_is_saved_and_replays(
     (tmp_path / "mine.py").unlink()
     assert main(["replay", file]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"to": ["0f"]}, "the code has no whole instruction; give whole"),
+        ({"to": ["900f"]}, "the code has no whole instruction behind its first 1 byte;"),
+        ({"to": ["90" * 17]}, "the function's code ends after"),
+        ({"to": ["call:g"], "lock": "f+0x8..f"}, "nothing is between these places"),
+        ({"to": ["call:g"], "lock": "f..f"}, "nothing is between these places"),
+    ],
+)
+def test_code_and_places_that_can_not_be_are_refused_with_the_reason(fields, told):
+    with pytest.raises(optprobe.InputError, match=told):
+        optprobe.patch(function(0), call="f", arguments=[5], sites=["f+0x3"], **fields)
+
+
+def test_an_image_without_function_symbols_is_said_to_have_none():
+    image = optprobe.load_asm("f:\n.byte 0x90\nret\n", "f.s")
+    with pytest.raises(optprobe.InputError, match="there is none: the image has no function"):
+        optprobe.inspect(image, "f")
