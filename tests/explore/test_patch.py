@@ -204,6 +204,25 @@ def waits_under_stop_machine(p, patches):
     p.stop_machine(lambda: p.sync("too early"), "patch")
 
 
+@optprobe.protocol()
+def waits_in_place_of_syncs(p, patches):
+    (patch,) = patches
+    p.handle([patch])
+    p.breakpoint(patch)
+    p.wait_for_cpus("breakpoint")
+    p.copy(patch.addr + 1, patch.new[1:], "tail")
+    p.wait_for_cpus("tail")
+    p.store(patch.addr, patch.new[:1], "first byte")
+    p.wait_for_cpus("first byte")
+    p.handled("references")
+
+
+def test_a_wait_for_cpus_does_what_a_sync_does_only_where_stores_are_seen_at_once():
+    found = {fetch: verdict(patched(13, waits_in_place_of_syncs, fetch)) for fetch in MODELS}
+    assert (found["coherent"], found["stale"], found["torn"]) == ("safe", "fault", "torn")
+    assert {found["unit:32"], found["unit:8"]} == {"fault", "torn"}
+
+
 def test_tasks_that_are_never_let_go_on_are_a_deadlock():
     for protocol, told in (
         (suspends_for_ever, "CPU 0 is suspended"),
