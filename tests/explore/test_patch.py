@@ -238,6 +238,26 @@ def test_a_function_of_stop_machine_that_waits_for_cpus_is_refused():
         patched(0, waits_under_stop_machine, "coherent")
 
 
+def test_a_site_behind_an_instruction_that_is_executed_alone_is_seen():
+    text = """
+    g:
+        lea rax, [rdi + 2]
+        ret
+        .skip 70000, 0xcc
+    f:
+        mov eax, 1
+        cpuid
+        .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+        ret
+    """
+    image = optprobe.load_asm(text, "f.s")
+    change = {"sites": ["f+0x7"], "to": ["call:g"], "calls": 1, "preemptions": 1}
+    safe = optprobe.patch(image, call="f", arguments=[5], protocol="text_poke_bp", **change)
+    assert (safe.verdict, safe.coverage.old_code > 0) == ("safe", True)
+    torn = optprobe.patch(image, call="f", arguments=[5], protocol="text_poke", **change)
+    assert verdict(torn) == "torn"
+
+
 def test_the_old_code_comes_back_whole_too():
     for fetch in ("coherent", "torn"):
         assert verdict(patched(13, "text_poke_bp", fetch, back=True)) == "safe"
