@@ -69,4 +69,4 @@ class Kallsyms:
 
         names = sorted({s.name for s in self._ordered})
         close = get_close_matches(name, names, n=3) or names[:5]
-        return ", ".join(close) if close else "(the image has no function symbols)"
+        return ", ".join(close) if close else "none: the image has no function symbols"

@@ -216,7 +216,7 @@ class Cpu:
         uc = self.uc
         done = 0
         while True:
-            began = done + uc.start(budget - done)
+            began = done + uc.start(budget - done, goes_on=done > 0)
             vector = uc.vector
             if began <= budget:
                 self._report_invalid()

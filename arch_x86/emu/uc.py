@@ -235,15 +235,17 @@ class UcInstance:
 
     # Running --------------------------------------------------------------------------------------
 
-    def start(self, count: int) -> int:
+    def start(self, count: int, *, goes_on: bool = False) -> int:
         """Run from :attr:`rip` until ``hlt``, an exception or ``count`` instructions.
 
         :param count: above 0.
+        :param goes_on: the run goes on behind instructions that have retired, so that the first one
+            may end it, too, if it is watched.
         :returns: the number of instructions that began (a REP iteration counts as one): one more
             than ``count`` when the count ended the run, and the one that faulted is in it.
         """
         self.vector = None
-        self.started_at = self.rip
+        self.started_at = None if goes_on else self.rip
         begun = 0
         while count > _RUN_MAX:
             done = self._start(_RUN_MAX)

@@ -79,7 +79,13 @@ def _ends(image: Image, word: str) -> tuple[int, int]:
     first, dots, second = word.partition("..")
     if not dots:
         raise InputError(f"--lock {printable(word)}: give FROM..TO, such as f+0x4..f+0x9")
-    return place_of(image, first, "--lock"), place_of(image, second, "--lock")
+    begin, end = place_of(image, first, "--lock"), place_of(image, second, "--lock")
+    if end <= begin:
+        raise InputError(
+            f"--lock {printable(word)}: nothing is between these places; give FROM..TO, where TO"
+            " is behind FROM"
+        )
+    return begin, end
 
 
 def _life(there: _Places, back: _Places, moves: Sequence[tuple[int, int]]) -> ControlCode:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -162,11 +162,12 @@ class X86Text:
         """Return the ``size`` bytes that ``version`` has at ``addr``."""
         return self._store.read(version, addr, size)
 
-    def first_change(self, version: Any) -> tuple[int, int, int] | None:
+    def first_change(self, version: Any, apart: Mapping[int, bytes]) -> tuple[int, int, int] | None:
         """Return the first byte of ``version`` that differs from the original text.
 
         Slots and detour buffers are left out, since they are written to as probes come and go.
 
+        :param apart: by address, code that replaces the original, so that it counts as unchanged.
         :returns: the byte's address, its value, and its original value; None: no byte differs.
         """
         initial = self._store.initial
@@ -175,12 +176,11 @@ class X86Text:
             old = originals.get(page.vpn)
             if old is None or page.vpn << 12 in self.buffers:
                 continue
-            at = next(
-                i
-                for i, (new, was) in enumerate(zip(page.content, old.content, strict=True))
-                if new != was
-            )
-            return (page.vpn << 12) + at, page.content[at], old.content[at]
+            first = page.vpn << 12
+            wanted = _with_code(first, old.content, apart)
+            if page.content != wanted:
+                at = next(i for i, byte in enumerate(page.content) if byte != wanted[i])
+                return first + at, page.content[at], wanted[at]
         return None
 
     def ftrace(self, ainsn: object) -> tuple[bytes, bytes] | None:
@@ -239,3 +239,13 @@ class X86Text:
             start = max((at for at in starts if at <= addr), default=addr)
             return f"stub {starts.get(start, '')}+{addr - start:#x}"
         return self.where(addr)
+
+
+def _with_code(first: int, content: bytes, codes: Mapping[int, bytes]) -> bytes:
+    """Return ``content``, whose first byte is at ``first``, with the bytes of ``codes`` in it."""
+    changed = bytearray(content)
+    for addr, code in codes.items():
+        for at, byte in enumerate(code, addr - first):
+            if 0 <= at < len(changed):
+                changed[at] = byte
+    return bytes(changed)

@@ -172,9 +172,10 @@ def _new_code(image: Image, addr: int, word: str, first: int) -> bytes:
     new = bytes.fromhex(digits)
     whole = sum(len(raw) for _, raw in _instructions(addr, new))
     if whole < len(new):
+        behind = f" behind its first {count(whole, 'byte')}" if whole else ""
         raise InputError(
-            f"--to {printable(word)}: no instruction of this code starts and ends behind its first"
-            f" {count(whole, 'byte')}; give whole instructions"
+            f"--to {printable(word)}: the code has no whole instruction{behind}; give whole"
+            " instructions"
         )
     return new
 
@@ -190,7 +191,7 @@ def _whole_size(function: FunctionCode, addr: int, size: int, place: str) -> int
         if insn is None:
             raise InputError(
                 f"--site {printable(place)}: the new code has {count(size, 'byte')}, and the"
-                f" function's code ends after {whole}; give shorter code"
+                f" function's code ends after {count(whole, 'byte')}; give shorter code"
             )
         whole += insn.length
     return whole

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from arch_x86.isa.constants import HLT, INT3, PAGE_SIZE
@@ -102,6 +103,7 @@ class Patcher:
         self.held: dict[int, TextPokeParam] = {}
         self.last: TextPokeParam | None = None
         self.array: PokeArray | None = None
+        self._parked = False
 
     def does(self, step: str | None) -> bool:
         """Return whether ``step`` is taken; None is no step that can be left out.
@@ -136,23 +138,48 @@ class Patcher:
     def sync(self, why: str, *, step: str | None = None) -> None:
         """Interrupt every CPU, so that each fetches the text as it is now (text_poke_sync())."""
         if self.does(step):
+            self._require_running(why)
             self._plane.text_poke_sync(why)
 
     def stop_machine(self, fn: Callable[[], None], why: str, *, step: str | None = None) -> None:
-        """Call ``fn`` while every CPU is parked; without ``step`` while the CPUs run."""
+        """Call ``fn`` while every CPU is parked; without ``step`` while the CPUs run.
+
+        :raises InputError: ``fn`` waits for the CPUs, which are parked.
+        """
         if self.does(step):
-            self._plane.stop_machine(fn, why)
+            self._require_running(why)
+            self._plane.stop_machine(partial(self._while_parked, fn), why)
         else:
             fn()
+
+    def _while_parked(self, fn: Callable[[], None]) -> None:
+        self._parked = True
+        try:
+            fn()
+        finally:
+            self._parked = False
+
+    def _require_running(self, why: str) -> None:
+        """Refuse to wait for CPUs that are parked.
+
+        :raises InputError: they are.
+        """
+        if self._parked:
+            raise InputError(
+                f"{why}: the function of stop_machine() waits for the CPUs, which are parked until"
+                " it has returned; wait before it or behind it"
+            )
 
     def wait_for_cpus(self, why: str, *, step: str | None = None) -> None:
         """Wait until every CPU has passed a quiescent point (synchronize_sched())."""
         if self.does(step):
+            self._require_running(why)
             self._plane.synchronize_sched(why)
 
     def wait_for_tasks(self, why: str, *, step: str | None = None) -> None:
         """Wait until every task has called schedule() or ended (synchronize_rcu_tasks())."""
         if self.does(step):
+            self._require_running(why)
             self._plane.synchronize_rcu_tasks(why)
 
     def freeze(
@@ -163,6 +190,7 @@ class Patcher:
         :param moves: a task that stands at the first address of a pair is moved to the second.
         :param new_tasks: no task begins meanwhile, either.
         """
+        self._require_running(why)
         self._plane.freeze_tasks(Freeze(tuple(moves), new_tasks), why)
 
     def thaw(self, why: str) -> None:
@@ -184,6 +212,7 @@ class Patcher:
 
     def allocate(self, why: str) -> None:
         """Allocate memory, for which no task may hold the allocator's lock."""
+        self._require_running(why)
         self._plane.allocate(why)
 
     def note(self, why: str) -> None:
@@ -200,11 +229,16 @@ class Patcher:
     ) -> None:
         """Let CPUs that hit a breakpoint over one of ``patches`` go on from now on.
 
+        Where the first byte of one of them has changed already, there is a point in front of that:
+        a CPU may hit the breakpoint before the handler is told.
+
         :param as_old: they go on as if they had executed the old instruction; else the new one.
         :raises InputError: a handler can't do what that instruction does.
         """
         if not self.does(step):
             return
+        if any(self.read(patch.addr, 1) != patch.old[:1] for patch in patches):
+            self.note("the handler is told")
         for patch in patches:
             record = self.record(patch, as_old=as_old)
             if record.target is not None:

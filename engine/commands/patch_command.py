@@ -45,7 +45,7 @@ def _add_options(parser: ArgumentParser) -> None:
         "--protocol",
         metavar="P",
         default=defaults.PROTOCOL,
-        help="how: a name, or FILE.py[:NAME] with a protocol of your own (%(default)s)",
+        help="the patch protocol: a name, or FILE.py[:NAME] with one of your own (%(default)s)",
     )
     add_list(parser, "--without", metavar="STEP", shown="leave a step of the protocol out")
     add_executing(

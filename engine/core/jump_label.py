@@ -36,7 +36,8 @@ class Decrement(Enum):
     down as without the lock, which a count of 1 does not.
     """
     COMMIT_1D7F856C2CA4 = "1d7f856c2ca4"
-    """Under the lock the count goes down, whatever it is, and the code is patched if it becomes 0.
+    """A count of 0 stays 0, with a warning. Under the lock every count above 0 goes down, and the
+    code is patched if it becomes 0.
     """
 
 
@@ -88,6 +89,9 @@ class StaticKey:
         with self.mutex:
             self._point("takes 1 from the key under the lock")
             if how in (Decrement.FETCH_ADD_UNLESS, Decrement.COMMIT_1D7F856C2CA4):
+                if how is Decrement.COMMIT_1D7F856C2CA4 and self.enabled <= 0:
+                    self._warn()
+                    return
                 self.enabled -= 1
                 if self.enabled == 0:
                     self._patch(False)
@@ -102,9 +106,13 @@ class StaticKey:
         """Take 1 from the count without the lock, and return False where that takes the lock."""
         self._point("takes 1 from the key unless it is 1")
         if how is not Decrement.FETCH_ADD_UNLESS and self.enabled <= 0:
-            self.warned = f"static_key_slow_dec() of a key that is {self.enabled}"
-            return True
+            # A key that is being switched on (-1) is on when the lock is held.
+            self._warn()
+            return self.enabled == 0 and how is Decrement.COMMIT_1D7F856C2CA4
         if self.enabled == 1:
             return False
         self.enabled -= 1
         return True
+
+    def _warn(self) -> None:
+        self.warned = f"static_key_slow_dec() of a key that is {self.enabled}"

@@ -219,9 +219,10 @@ class ControlTree:
         ):
             state.plane.close()
             raise InputError(
-                f"the scenario is not deterministic: after the same {len(node.path):,} steps, its"
-                " control tasks stand elsewhere or have done something else; use no random"
-                " numbers, no clock, and nothing that is kept outside of the scenario's function"
+                f"the control tasks are not deterministic: after the same {len(node.path):,} steps"
+                " they stand elsewhere or have done something else; use no random numbers, no"
+                " clock, and nothing that is kept outside of the function of the scenario or of"
+                " the protocol"
             )
         return state
 

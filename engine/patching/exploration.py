@@ -359,14 +359,18 @@ class Exploration:
         return found
 
     def _end(self) -> None:
-        """Tell the oracles that the schedule has ended, and which tasks still wait or sleep."""
+        """Tell the oracles that the schedule has ended, and which tasks wait for ever by then."""
         waiting = [
             self.node.at(task.index) for task in self.node.state.plane.tasks if not task.done
         ]
         asleep = ((vcpu.index, one.rip) for vcpu in self.vcpus for one in vcpu.asleep if waiting)
-        self.judge.schedule_ended(
-            [*waiting, *(f"a task of CPU {cpu} sleeps at {self.where(ip)}" for cpu, ip in asleep)]
-        )
+        kept = [
+            f"CPU {vcpu.index} {'is suspended' if vcpu.frozen else 'waits at hidden code'}"
+            for vcpu in self.vcpus
+            if not vcpu.over and self.boundaries.waits_to_run(vcpu)
+        ]
+        sleeping = (f"a task of CPU {cpu} sleeps at {self.where(ip)}" for cpu, ip in asleep)
+        self.judge.schedule_ended([*waiting, *sleeping, *kept])
 
     def footprint(self, actor: Actor) -> Footprint:
         """Return what the step of ``actor`` that begins in the present state may touch."""

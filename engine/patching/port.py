@@ -15,7 +15,7 @@ their docstrings say so.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.control.stepped_plane import SteppedPlane
@@ -278,9 +278,12 @@ class TextPort(CodeViews, Protocol):
         """
         ...
 
-    def first_change(self, version: TextVersion) -> tuple[int, int, int] | None:
+    def first_change(
+        self, version: TextVersion, apart: Mapping[int, bytes]
+    ) -> tuple[int, int, int] | None:
         """Return the first changed byte of the text outside of slots and detour buffers.
 
+        :param apart: by address, code that replaces the original, so that it counts as unchanged.
         :returns: the byte's address, its value, and the original one; None if no byte
             differs.
         """

@@ -217,7 +217,7 @@ class TestScenarios:
         status, out, err = call(capsys, "explore", str(file))
         assert (status, out) == (2, "")
         assert one_line(err)
-        assert "the scenario is not deterministic" in err
+        assert "the control tasks are not deterministic" in err
 
     @pytest.mark.parametrize(
         "text",

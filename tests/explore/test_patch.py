@@ -71,6 +71,31 @@ def nobody_is_told(p, patches):
         p.store(patch.addr, patch.eight(), "the whole instruction")
 
 
+@optprobe.protocol()
+def handler_told_late(p, patches):
+    (patch,) = patches
+    p.breakpoint(patch)
+    p.handle([patch])
+    p.sync("breakpoint")
+    p.copy(patch.addr + 1, patch.new[1:], "tail")
+    p.sync("tail")
+    p.store(patch.addr, patch.new[:1], "first byte")
+    p.sync("first byte")
+    p.handled("references")
+
+
+@optprobe.protocol()
+def writes_past_the_site(p, patches):
+    (patch,) = patches
+    p.stop_machine(lambda: p.copy(patch.addr, patch.new + patch.behind[:1] + b"\0", "all"), "all")
+
+
+@optprobe.protocol()
+def two_bytes_only(p, patches):
+    (patch,) = patches
+    p.stop_machine(lambda: p.copy(patch.addr, patch.new[:2], "two bytes"), "two bytes")
+
+
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_text_poke_bp_is_safe_whatever_a_cpu_fetches(offset):
     for fetch in ("coherent", "unit:8", "torn"):
@@ -133,6 +158,104 @@ def test_a_protocol_that_is_done_too_early_is_caught_where_stores_are_seen_late(
     assert report.violation.kind is optprobe.ViolationKind.WRONG_RESULT
     assert "0f 1f 44 00 00" in report.violation.explain
     assert "though the protocol has said" in report.violation.explain
+
+
+def test_a_cpu_may_hit_a_breakpoint_before_its_handler_is_told():
+    for fetch in ("coherent", "torn"):
+        assert verdict(patched(0, handler_told_late, fetch)) == "fault"
+
+
+def test_a_protocol_that_changes_bytes_behind_a_site_is_caught_at_the_end():
+    image = optprobe.load_asm("f:\nnop\nnop\nret\nother:\nmov eax, 1\nret\n", "f.s")
+    report = end_of(image, "f", "6690", writes_past_the_site)
+    assert "other+0x0 holds 0x00 at the end, originally 0xb8" in report.violation.explain
+
+
+def test_a_protocol_that_leaves_bytes_of_the_new_code_out_is_caught_at_the_end():
+    image = optprobe.load_asm("f:\nnop\nnop\nnop\nnop\nnop\nret\n", "f.s")
+    report = end_of(image, "f", "eb030f1f00", two_bytes_only)
+    told = "f+0x0 holds eb 03 90 90 90 at the end, in place of eb 03 0f 1f 00"
+    assert told in report.violation.explain
+
+
+def end_of(image, call, code, protocol):
+    """The violation of a protocol that is right as long as calls go on."""
+    result = optprobe.patch(image, call=call, sites=[call], to=[code], protocol=protocol, calls=1)
+    (report,) = result.violations
+    assert report.violation.kind is optprobe.ViolationKind.NOT_RESTORED
+    return report
+
+
+@optprobe.protocol()
+def suspends_for_ever(p, patches):
+    p.freeze("patch", new_tasks=False)
+    p.store(patches[0].addr, patches[0].eight(), "the whole instruction")
+
+
+@optprobe.protocol()
+def hides_for_ever(p, patches):
+    p.hide(patches[0], "the page")
+    p.sync("the page")
+    p.copy(patches[0].addr, patches[0].new, "all")
+
+
+@optprobe.protocol()
+def waits_under_stop_machine(p, patches):
+    p.stop_machine(lambda: p.sync("too early"), "patch")
+
+
+@optprobe.protocol()
+def waits_in_place_of_syncs(p, patches):
+    (patch,) = patches
+    p.handle([patch])
+    p.breakpoint(patch)
+    p.wait_for_cpus("breakpoint")
+    p.copy(patch.addr + 1, patch.new[1:], "tail")
+    p.wait_for_cpus("tail")
+    p.store(patch.addr, patch.new[:1], "first byte")
+    p.wait_for_cpus("first byte")
+    p.handled("references")
+
+
+def test_a_wait_for_cpus_does_what_a_sync_does_only_where_stores_are_seen_at_once():
+    found = {fetch: verdict(patched(13, waits_in_place_of_syncs, fetch)) for fetch in MODELS}
+    assert (found["coherent"], found["stale"], found["torn"]) == ("safe", "fault", "torn")
+    assert {found["unit:32"], found["unit:8"]} == {"fault", "torn"}
+
+
+def test_tasks_that_are_never_let_go_on_are_a_deadlock():
+    for protocol, told in (
+        (suspends_for_ever, "CPU 0 is suspended"),
+        (hides_for_ever, "CPU 0 waits at hidden code"),
+    ):
+        (report,) = patched(0, protocol, "coherent").violations
+        assert report.violation.kind is optprobe.ViolationKind.DEADLOCK
+        assert told in report.violation.explain
+
+
+def test_a_function_of_stop_machine_that_waits_for_cpus_is_refused():
+    with pytest.raises(optprobe.InputError, match="waits for the CPUs, which are parked"):
+        patched(0, waits_under_stop_machine, "coherent")
+
+
+def test_a_site_behind_an_instruction_that_is_executed_alone_is_seen():
+    text = """
+    g:
+        lea rax, [rdi + 2]
+        ret
+        .skip 70000, 0xcc
+    f:
+        mov eax, 1
+        cpuid
+        .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+        ret
+    """
+    image = optprobe.load_asm(text, "f.s")
+    change = {"sites": ["f+0x7"], "to": ["call:g"], "calls": 1, "preemptions": 1}
+    safe = optprobe.patch(image, call="f", arguments=[5], protocol="text_poke_bp", **change)
+    assert (safe.verdict, safe.coverage.old_code > 0) == ("safe", True)
+    torn = optprobe.patch(image, call="f", arguments=[5], protocol="text_poke", **change)
+    assert verdict(torn) == "torn"
 
 
 def test_the_old_code_comes_back_whole_too():
@@ -307,3 +430,24 @@ def test_a_violation_with_a_protocol_from_a_file_is_saved_and_replays(
     (tmp_path / "mine.py").unlink()
     assert main(["replay", file]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"to": ["0f"]}, "the code has no whole instruction; give whole"),
+        ({"to": ["900f"]}, "the code has no whole instruction behind its first 1 byte;"),
+        ({"to": ["90" * 17]}, "the function's code ends after"),
+        ({"to": ["call:g"], "lock": "f+0x8..f"}, "nothing is between these places"),
+        ({"to": ["call:g"], "lock": "f..f"}, "nothing is between these places"),
+    ],
+)
+def test_code_and_places_that_can_not_be_are_refused_with_the_reason(fields, told):
+    with pytest.raises(optprobe.InputError, match=told):
+        optprobe.patch(function(0), call="f", arguments=[5], sites=["f+0x3"], **fields)
+
+
+def test_an_image_without_function_symbols_is_said_to_have_none():
+    image = optprobe.load_asm("f:\n.byte 0x90\nret\n", "f.s")
+    with pytest.raises(optprobe.InputError, match="there is none: the image has no function"):
+        optprobe.inspect(image, "f")

@@ -77,6 +77,26 @@ def test_a_key_that_is_off_can_be_switched_off_since_83ab38ef0a0b(pool):
     assert explored(pool, off_twice, bound=1).verdict == "safe"
 
 
+class Meanwhile(StaticKey):
+    """A key whose count another task has changed by the time that the lock is held."""
+
+    count = 0
+
+    def _point(self, what):
+        if what == "takes 1 from the key under the lock":
+            self.enabled = self.count
+
+
+@pytest.mark.parametrize(("before", "under_lock", "after"), [(1, 0, 0), (-1, 1, 0), (1, 2, 1)])
+def test_under_the_lock_a_count_above_0_goes_down_and_0_stays(before, under_lock, after):
+    patched = []
+    key = Meanwhile(ControlPlane(NoTime()), patched.append)
+    key.enabled, key.count = before, under_lock
+    key.slow_dec(MENDED)
+    assert (key.enabled, patched) == (after, [False] if under_lock == 1 else [])
+    assert (key.warned is None) == (before > 0 and under_lock > 0)
+
+
 @given(st.lists(st.booleans(), max_size=12), st.sampled_from(Decrement))
 def test_alone_each_count_is_what_was_asked_for_and_not_taken_back(steps, how):
     """A task that never takes back what it has not asked for finds all versions alike."""

@@ -11,10 +11,10 @@ __all__ = ("Deadlock",)
 
 
 class Deadlock(Oracle):
-    """When nothing can go on any more, no control task and no task is left waiting."""
+    """When nothing can go on any more, no control task, no task and no vCPU is left waiting."""
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
-        """Report the tasks that wait for ever."""
+        """Report the tasks and the vCPUs that wait for ever."""
         if not waiting:
             return None
         return Violation(

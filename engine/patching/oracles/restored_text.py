@@ -1,4 +1,7 @@
-"""The oracle of text: when all probes are unregistered, the text is the original, byte for byte."""
+"""The oracle of text: in the end the text is the original, but for the sites of new code.
+
+A patch protocol and static branches have such sites.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,31 @@ __all__ = ("RestoredText",)
 
 
 class RestoredText(Oracle):
-    """At the end of a schedule all text but slots and detour buffers is the original."""
+    """At the end of a schedule all text but slots and detour buffers is what it has to be."""
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
-        """Report the first byte that differs, if the experiment is to restore the text.
+        """Report the first byte that differs, if the experiment has to leave a known text.
 
-        Where a static branch is still needed, its jump stays.
+        That is the original, with the new code at each site where the new code stays.
         """
-        needed = self.now.node.state.control.text_is is TextIs.NEW
-        if needed or not self.now.experiment.restores:
+        experiment, text_is = self.now.experiment, self.now.node.state.control.text_is
+        by_protocol = bool(experiment.patches) and not experiment.branches
+        if not (experiment.restores or by_protocol) or (by_protocol and text_is is TextIs.CHANGING):
             return None
-        text = self.now.port.text
-        change = text.first_change(self.now.node.version)
+        text, version = self.now.port.text, self.now.node.version
+        new = text_is is TextIs.NEW
+        codes = {site.addr: site.new if new else site.again for site in self.now.patches}
+        for addr, code in codes.items():
+            there = text.read(version, addr, len(code))
+            if there != code:
+                told = f"{text.where(addr)} holds {there.hex(' ')} at the end, in place of"
+                return self._violation(addr, f"{told} {code.hex(' ')}")
+        change = text.first_change(version, codes)
         if change is None:
             return None
         addr, byte, original = change
         told = f"{text.where(addr)} holds {byte:#04x} at the end, originally {original:#04x}"
+        return self._violation(addr, told)
+
+    def _violation(self, addr: int, told: str) -> Violation:
         return Violation(ViolationKind.NOT_RESTORED, None, addr, told)
