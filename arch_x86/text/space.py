@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from arch_x86.isa.constants import INT3, PAGE_SIZE
 from arch_x86.text.text_version import TextStore, TextVersion
+from engine.brief import count
 from engine.errors import EngineBug
 
 __all__ = ("STORE_SIZES", "FetchPort", "TextSpace", "TextWrite")
@@ -188,7 +189,8 @@ class TextSpace:
 
     def _check(self, addr: int, data: bytes, reason: str) -> None:
         if not self.covers(addr, len(data)):
-            raise EngineBug(f"text write outside text: {len(data)} bytes at {addr:#x} ({reason})")
+            size = count(len(data), "byte")
+            raise EngineBug(f"text write outside text: {size} at {addr:#x} ({reason})")
 
     def _publish(self, version: TextVersion, *writes: TextWrite) -> None:
         self.current = version
