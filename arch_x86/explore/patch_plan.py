@@ -52,7 +52,6 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
     return PatchPlan(
         sites=sites,
         lock=lock,
-        restores=spec.back and protocol.leaves is None,
         code=_life(there, back if spec.back else [], moves),
         poke=poke_factory(protocol, without),
         protocol=protocol.name,
@@ -103,3 +102,8 @@ def _life(there: _Places, back: _Places, moves: Sequence[tuple[int, int]]) -> Co
 def _write(k: Control, places: _Places, moves: Sequence[tuple[int, int]]) -> None:
     poke: ProtocolPoke = k.poke
     poke.patch(poke.patches_of(places, moves))
+    if moves and not poke.suspends:
+        raise InputError(
+            "--move: this protocol suspends no task, so none is moved; leave --move out, or give"
+            " a protocol such as freeze_and_move"
+        )

@@ -85,6 +85,7 @@ class Patcher:
     :ivar held: the breakpoints that the handler knows, by address.
     :ivar last: the breakpoint that it was told of last. Without ``hits_over`` a CPU may still read
         its record when it is gone.
+    :ivar suspends: whether the protocol has suspended tasks.
     :ivar array: the kernel's array of pokes; None: ``held`` takes its place.
     """
 
@@ -103,6 +104,7 @@ class Patcher:
         self.held: dict[int, TextPokeParam] = {}
         self.last: TextPokeParam | None = None
         self.array: PokeArray | None = None
+        self.suspends = False
         self._parked = False
 
     def does(self, step: str | None) -> bool:
@@ -191,6 +193,7 @@ class Patcher:
         :param new_tasks: no task begins meanwhile, either.
         """
         self._require_running(why)
+        self.suspends = True
         self._plane.freeze_tasks(Freeze(tuple(moves), new_tasks), why)
 
     def thaw(self, why: str) -> None:

@@ -102,6 +102,11 @@ class ProtocolPoke:
             for number, (addr, new, reason) in enumerate(places)
         ]
 
+    @property
+    def suspends(self) -> bool:
+        """Whether the protocol has suspended tasks."""
+        return self._patcher.suspends
+
     def bp_holds(self, addr: int) -> bool:
         """Return whether the protocol handles a breakpoint at ``addr`` now."""
         array = self._patcher.array

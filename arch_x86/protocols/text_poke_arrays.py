@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from arch_x86.isa.constants import INT3
 from arch_x86.protocols.poke_array import PokeArray
 from arch_x86.protocols.protocol import Patch, Patcher, protocol
+from arch_x86.protocols.text_pokes import three_phases
 
 __all__ = (
     "CAPACITY",
@@ -61,7 +61,7 @@ def text_poke_bp_5_4(p: Patcher, patches: Sequence[Patch]) -> None:
     p.note("store the pointer to the entries, and their count")
     array.entries = [p.record(patch) for patch in _sorted(patches)]
     array.published = True
-    _poke(p, _sorted(patches))
+    three_phases(p, _sorted(patches))
     if p.does("count-first"):
         p.note("clear the count")
         array.published = False
@@ -82,7 +82,7 @@ def text_poke_bp_5_6(p: Patcher, patches: Sequence[Patch]) -> None:
     p.note("store the pointer to the descriptor")
     array.entries, array.on_stack = [p.record(patch) for patch in _sorted(patches)], False
     array.published = True
-    _poke(p, _sorted(patches))
+    three_phases(p, _sorted(patches))
     p.note("clear the pointer to the descriptor")
     array.published = False
     p.note("drop the last reference to the descriptor")
@@ -113,7 +113,7 @@ class _Batch:
         p, array = self._p, self._array
         p.note("give every CPU a reference to the array")
         array.published = True
-        _poke(p, self._patches)
+        three_phases(p, self._patches)
         p.note("take the references to the array back")
         array.published = False
         p.handled("references", step="refs")
@@ -124,17 +124,3 @@ class _Batch:
 
 def _sorted(patches: Sequence[Patch]) -> list[Patch]:
     return sorted(patches, key=lambda patch: patch.addr)
-
-
-def _poke(p: Patcher, patches: Sequence[Patch]) -> None:
-    """Store breakpoints, tails and first bytes, with a core sync behind each of the three."""
-    for patch in patches:
-        p.breakpoint(patch)
-    p.sync("breakpoints", step="sync-1")
-    for patch in patches:
-        p.copy(patch.addr + 1, patch.new[1:], f"{patch.reason}: tail")
-    p.sync("tails", step="sync-2")
-    for patch in patches:
-        if patch.new[:1] != INT3:
-            p.store(patch.addr, patch.new[:1], f"{patch.reason}: first byte")
-    p.sync("first bytes", step="sync-3")

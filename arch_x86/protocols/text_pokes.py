@@ -18,6 +18,7 @@ __all__ = (
     "text_poke_bp_batch",
     "text_poke_smp",
     "text_poke_smp_batch",
+    "three_phases",
 )
 
 
@@ -94,8 +95,19 @@ def hlt_first(p: Patcher, patches: Sequence[Patch]) -> None:
 
 def _behind_breakpoints(p: Patcher, patches: Sequence[Patch]) -> None:
     p.handle(patches, step="handler")
+    three_phases(p, patches, first="int3-first")
+    p.handled("references", step="refs")
+
+
+def three_phases(p: Patcher, patches: Sequence[Patch], *, first: str | None = None) -> None:
+    """Store breakpoints, tails and first bytes, with a core sync behind each of the three.
+
+    The syncs are the steps ``sync-1`` to ``sync-3`` of the protocol.
+
+    :param first: the name of the step that stores the breakpoints; None: they are always stored.
+    """
     for patch in patches:
-        p.breakpoint(patch, step="int3-first")
+        p.breakpoint(patch, step=first)
     p.sync("breakpoints", step="sync-1")
     for patch in patches:
         p.copy(patch.addr + 1, patch.new[1:], f"{patch.reason}: tail")
@@ -104,4 +116,3 @@ def _behind_breakpoints(p: Patcher, patches: Sequence[Patch]) -> None:
         if patch.new[:1] != INT3:
             p.store(patch.addr, patch.new[:1], f"{patch.reason}: first byte")
     p.sync("first bytes", step="sync-3")
-    p.handled("references", step="refs")

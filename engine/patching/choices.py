@@ -106,7 +106,8 @@ class Choices:
             found.append(Choice(vcpu.actor, 0))
             price = 0 if vcpu.quiet and waits.left and not vcpu.nmi else 1
             if not whole:
-                found += self._other_fetch(vcpu, 0)
+                if vcpu.view:
+                    found += self._other_fetch(vcpu, 0)
                 found += self.events(vcpu)
             if vcpu.parked and vcpu.quiescent:
                 found.append(Choice(Actor(ActorKind.SWITCH, vcpu.index), 0))
@@ -183,7 +184,8 @@ class Choices:
         """
         if vcpu.mode is not Mode.DONE or vcpu.nmi:
             yield Choice(vcpu.actor, price)
-            yield from self._other_fetch(vcpu, price)
+            if vcpu.view:
+                yield from self._other_fetch(vcpu, price)
         if vcpu.parked and vcpu.quiescent:
             yield Choice(Actor(ActorKind.SWITCH, vcpu.index), price)
 
@@ -192,7 +194,7 @@ class Choices:
 
         There is none if the way that is chosen so far is the last one.
         """
-        if vcpu.view and vcpu.chosen + 1 < len(self._fetches.ways(vcpu)):
+        if vcpu.chosen + 1 < len(self._fetches.ways(vcpu)):
             yield Choice(Actor(ActorKind.FETCH, vcpu.index), price)
 
     def goes_whole(self, vcpu: VcpuState) -> bool:

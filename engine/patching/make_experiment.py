@@ -98,7 +98,6 @@ def experiment_of_patch(request: Request, spec: PatchSpec, port: SetupPort) -> E
             profile=LINUX_6_1.name,
             without=(SafetyStep.INT3_GONE,),
             poke=plan.poke,
-            restores=plan.restores,
         ),
         port,
         image=zoned,

@@ -41,7 +41,6 @@ class PatchPlan:
     """What an exploration of a patch needs.
 
     :ivar sites: the places, in ascending order, none over another one.
-    :ivar restores: whether the old bytes are there at the end, each of them.
     :ivar lock: the addresses at which a task holds the allocator's lock, or None.
     :ivar code: the control task that makes the patch.
     :ivar poke: makes the poke protocol, in the form that the CPU side has for it.
@@ -50,7 +49,6 @@ class PatchPlan:
     """
 
     sites: tuple[PatchedSite, ...]
-    restores: bool
     lock: range | None
     code: ControlCode
     poke: Callable[..., Any]

@@ -220,7 +220,7 @@ class VcpuState:
         # Between calls it makes no difference which of its tasks the CPU has, so the key is sorted.
         if not self.live:
             here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
-            return (tuple(sorted((*here, *away))), asleep, self.view, self.frozen, self.shut_out)
+            return (tuple(sorted((*here, *away))), asleep, self._held_back())
         hit = self.hit.key if self.hit is not None else 0
         nmi: tuple[Any, ...] = ()
         # The key has what the NMI interrupted. It need not say whether the handler has begun, since
@@ -250,8 +250,14 @@ class VcpuState:
             passing,
             self.stepping,
             nmi,
-            self.view,
-            self.chosen,
-            self.frozen,
-            self.shut_out,
+            self._held_back(),
         )
+
+    def _held_back(self) -> tuple[Any, ...]:
+        """Return what the vCPU has not seen, and what keeps it from going on; most often nothing.
+
+        A vCPU chooses how to fetch only where it has not seen a store.
+        """
+        if not (self.view or self.frozen or self.shut_out):
+            return ()
+        return (self.view, self.chosen, self.frozen, self.shut_out)

@@ -94,10 +94,12 @@ class VcpuRuns:
             awaited = self._is_awaited(vcpu)
             steps, stop = self._stretch(vcpu, 1 if awaited or vcpu.shut_out else left)
             stop = stop or (awaited and self._boundaries.takes_interrupt(vcpu.index))
-            # There is a choice at no cost where the vCPU may fetch its next instruction in several
-            # ways.
-            fetches = bool(vcpu.view) and not whole and bool(self._fetches.ways(vcpu))
-            stop = stop or fetches
+            fetches = False
+            if vcpu.view and not whole:
+                # There is a choice at no cost where the vCPU may fetch its next instruction in
+                # several ways.
+                fetches = bool(self._fetches.ways(vcpu))
+                stop = stop or fetches
             left -= steps
             vcpu.position += steps
             if self._judge.violation is not None:

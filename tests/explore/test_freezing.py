@@ -8,6 +8,7 @@ import pytest
 
 from arch_x86.explore.x86_setup import X86Setup
 from arch_x86.images.asmtext import load_asm
+from engine.errors import InputError
 from engine.patching.check_result import CheckResult
 from engine.patching.make_experiment import experiment_of_patch
 from engine.patching.patch_spec import PatchSpec
@@ -36,7 +37,9 @@ rest:
 INSIDE = ("f+0x1:copy+0x1", "f+0x3:copy+0x3")
 
 
-def experiment(pool, *, moves=INSIDE, without=(), back=False, lock=None, **fields):
+def experiment(
+    pool, *, moves=INSIDE, without=(), back=False, lock=None, protocol="freeze_and_move", **fields
+):
     """Put a jump to a copy over the first three instructions of ``f``."""
     request = Request(image=load_asm(HOOK, "hook"), call="f", arguments=("5",), calls=1, **fields)
     spec = PatchSpec(
@@ -45,7 +48,7 @@ def experiment(pool, *, moves=INSIDE, without=(), back=False, lock=None, **field
         moves=moves,
         lock=lock,
         back=back,
-        protocol="freeze_and_move",
+        protocol=protocol,
         without=without,
     )
     return experiment_of_patch(request, spec, X86Setup(pool))
@@ -104,3 +107,9 @@ def test_a_reduced_search_has_the_outcomes_of_the_unreduced_one(pool, without):
     case = replace(experiment(pool, without=without, preempt=True), interrupts=False)
     found = outcomes(case, pool, bound=1, reduce=True)
     assert found == outcomes(case, pool, bound=1, reduce=False)
+
+
+def test_moves_are_refused_where_the_protocol_suspends_no_task(pool):
+    with pytest.raises(InputError, match="--move: this protocol suspends no task"):
+        explored(pool, protocol="text_poke_bp")
+    assert explored(pool, protocol="text_poke_bp", moves=()).verdict == "violation"

@@ -21,22 +21,22 @@ FETCHES: Final = (
     Fault(
         "not part of a state: the stores that a vCPU in a call has not seen",
         _VCPU,
-        "            nmi,\n            self.view,\n",
+        "            nmi,\n            self._held_back(),\n",
         "            nmi,\n",
         Kind.EXPLORER,
     ),
     Fault(
         "not part of a state: the stores that a vCPU between calls has not seen",
         _VCPU,
-        "asleep, self.view, self.frozen, self.shut_out)",
-        "asleep, self.frozen, self.shut_out)",
+        "asleep, self._held_back())",
+        "asleep)",
         Kind.EXPLORER,
     ),
     Fault(
         "not part of a state: the way in which a vCPU fetches next",
         _VCPU,
-        "            nmi,\n            self.view,\n            self.chosen,\n",
-        "            nmi,\n            self.view,\n",
+        "return (self.view, self.chosen, self.frozen, self.shut_out)",
+        "return (self.view, self.frozen, self.shut_out)",
         Kind.EXPLORER,
     ),
     Fault(

@@ -24,7 +24,7 @@ class RestoredText(Oracle):
         """
         experiment, text_is = self.now.experiment, self.now.node.state.control.text_is
         by_protocol = bool(experiment.patches) and not experiment.branches
-        if not (experiment.restores or by_protocol) or (by_protocol and text_is is TextIs.CHANGING):
+        if not experiment.restores or (by_protocol and text_is is TextIs.CHANGING):
             return None
         text, version = self.now.port.text, self.now.node.version
         new = text_is is TextIs.NEW
