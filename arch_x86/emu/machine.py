@@ -150,8 +150,9 @@ class Machine:
         )
         for cpu in range(cpus):
             fill_cpu_areas(self.ram, layout, cpu, self.image.thread_image, self._map_data)
-            for page in range(config.stack_pages):
-                self._map_data((self._stack_top(cpu) >> 12) - 1 - page)
+            # Ascending, so that a stack is one span of physical memory, too.
+            for page in range(config.stack_pages, 0, -1):
+                self._map_data((self._stack_top(cpu) >> 12) - page)
 
     def _text_pages(self, content: ImagePages) -> dict[int, bytes]:
         pages = {vpn: bytes(page) for vpn, page in content.text.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from mmap import mmap
 from typing import Any
@@ -17,6 +17,7 @@ from engine.patching.parked_task import Mode, ParkedTask
 
 __all__ = ("X86Memory",)
 
+_Kept = tuple[CpuState | None, tuple[Any, ...], tuple[tuple[int, bytes], ...]]
 _Saved = tuple[bytes, list[CpuState], list[tuple[Any, ...]]]
 
 
@@ -35,6 +36,9 @@ class X86Memory:
         self._stacks = stacks
         self._red_zone = RED_ZONE_SIZE if machine.image.red_zone else 0
         self._spare: list[list[CpuState]] = []
+        self._zeros = memoryview(bytes(PAGE_SIZE * machine.config.stack_pages))
+        self._first: list[CpuState] = []
+        self._stack_spans: dict[int, tuple[tuple[int, int], ...]] = {}
 
     # Data -----------------------------------------------------------------------------------------
 
@@ -77,17 +81,23 @@ class X86Memory:
         machine = self._machine
         size = PAGE_SIZE * machine.config.stack_pages
         top = self._stacks.get(task, machine.tasks[task // 2].stack_top)
-        for addr, length in (
-            (top - size, size),
-            *((addr, len(content)) for addr, content in self._frames[task].buffers),
-        ):
-            at, end = addr, addr + length
-            while at < end:
-                stop = min(end, (at // PAGE_SIZE + 1) * PAGE_SIZE)
-                phys = machine.ram.physical(at)
-                if phys is not None:
-                    yield range(phys, phys + stop - at)
-                at = stop
+        yield from self._physical(top - size, size)
+        yield from self.buffers(task)
+
+    def buffers(self, task: int) -> Iterator[range]:
+        """Yield the physical spans of the buffers that the call of ``task`` is given."""
+        for addr, content in self._frames[task].buffers:
+            yield from self._physical(addr, len(content))
+
+    def _physical(self, addr: int, size: int) -> Iterator[range]:
+        """Yield the physical spans of ``size`` bytes from the virtual address ``addr`` on."""
+        at, end = addr, addr + size
+        while at < end:
+            stop = min(end, (at // PAGE_SIZE + 1) * PAGE_SIZE)
+            phys = self._machine.ram.physical(at)
+            if phys is not None:
+                yield range(phys, phys + stop - at)
+            at = stop
 
     def name(self, phys: int) -> str:
         """Return a name for a physical address: symbol and offset, or else the virtual address."""
@@ -140,6 +150,90 @@ class X86Memory:
         """Reuse the records of ``saved``, which is not needed any more, in a later :meth:`save`."""
         self._spare.append(saved[1])
 
+    # The state of one vCPU ------------------------------------------------------------------------
+
+    def keep(self, cpu: int, parked: Sequence[ParkedTask], *, live: bool) -> _Kept:
+        """Return the state of one vCPU: its registers, its task, and what is live of its stacks.
+
+        :param parked: its tasks that do not run.
+        :param live: whether it is in a call or in an NMI; else its registers are left out, since
+            its next call sets them up anew.
+        """
+        vcpu, task = self._machine.cpus[cpu], self._machine.tasks[cpu]
+        spans = [
+            self._live_span(one.registers[RSP], one.stack_top)
+            for one in parked
+            if one.mode is Mode.CALL
+        ]
+        if live:
+            vcpu.uc.load()
+            spans.append(self._live_span(vcpu.uc.gpr[RSP], task.stack_top))
+        room = self._machine.ram.room
+        return (
+            vcpu.save() if live else None,
+            (task.stack_top, *task.save()),
+            tuple((begin, room[begin:end]) for begin, end in spans),
+        )
+
+    def put(self, cpu: int, kept: _Kept, spent: int) -> None:
+        """Bring one vCPU to the state ``kept``, with nothing but zeros outside of its live stacks.
+
+        :param spent: how many instructions its present call has retired.
+        """
+        machine = self._machine
+        state, task_state, pieces = kept
+        room, task, vcpu = machine.ram.room, machine.tasks[cpu], machine.cpus[cpu]
+        for begin, end in self._stack_spans[cpu]:
+            room[begin:end] = bytes(end - begin)
+        for begin, data in pieces:
+            room[begin : begin + len(data)] = data
+        vcpu.restore(self._first[cpu] if state is None else state)
+        task.stack_top = task_state[0]
+        task.restore(task_state[1:])
+        vcpu.retired = task.started + spent
+
+    def clear_dead(self, cpu: int, *, live: bool) -> None:
+        """Clear what is dead of the stack of the task that has the vCPU.
+
+        These are the bytes below the red zone of RSP, which any interrupt may overwrite.
+
+        :param live: whether the vCPU is in a call or in an NMI; else the whole stack is dead.
+        """
+        machine = self._machine
+        top = machine.tasks[cpu].stack_top
+        sp = top
+        if live:
+            uc = machine.cpus[cpu].uc
+            uc.load()
+            sp = uc.gpr[RSP] - self._red_zone
+        size = sp - (top - len(self._zeros))
+        phys = machine.ram.physical(top - len(self._zeros))
+        # Code that switches stacks has RSP elsewhere.
+        if phys is not None and 0 < size <= len(self._zeros):
+            machine.ram.room[phys : phys + size] = self._zeros[:size]
+
+    def begin_to_keep(self) -> None:
+        """Note the vCPUs as they are now, none of which has made a call, for :meth:`put`."""
+        machine = self._machine
+        self._first = [vcpu.save() for vcpu in machine.cpus]
+        tops = {cpu: [task.stack_top] for cpu, task in enumerate(machine.tasks)}
+        for task, top in self._stacks.items():
+            tops[task // 2].append(top)
+        self._stack_spans = {cpu: self._spans_below(tops[cpu]) for cpu in tops}
+
+    def _spans_below(self, tops: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Return the physical spans of the stacks that end at ``tops``."""
+        size = PAGE_SIZE * self._machine.config.stack_pages
+        spans: list[tuple[int, int]] = []
+        for page in (page for top in tops for page in range(top - size, top, PAGE_SIZE)):
+            phys = self._machine.ram.physical(page)
+            assert phys is not None
+            if spans and spans[-1][1] == phys:
+                spans[-1] = (spans[-1][0], phys + PAGE_SIZE)
+            else:
+                spans.append((phys, phys + PAGE_SIZE))
+        return tuple(spans)
+
     # Names of states ------------------------------------------------------------------------------
 
     def add_cpu(self, cpu: int, digest: blake2b) -> None:
@@ -172,6 +266,11 @@ class X86Memory:
         The bytes below were left by calls that have returned, and no code reads them. Two states
         that differ in nothing else count as one.
         """
+        begin, end = self._live_span(rsp, top)
+        return self._machine.ram.room[begin:end]
+
+    def _live_span(self, rsp: int, top: int) -> tuple[int, int]:
+        """Return the physical addresses where the live bytes of a stack begin and end."""
         ram = self._machine.ram
         low, last = ram.physical(rsp - self._red_zone), ram.physical(top - 1)
-        return ram.room[low : last + 1] if low is not None and last is not None else b""
+        return (low, last + 1) if low is not None and last is not None else (0, 0)

@@ -86,6 +86,7 @@ class X86Unprobed:
             first = task.stack_top
             task.stack_top = self._stacks.get(number, first)
             for made in range(self._times[number]):
+                self._memory.clear_dead(cpu, live=False)
                 self._executor.begin_call(cpu, frame.addr, frame.integers, frame.floats)
                 fault = self._executor.run_call(cpu, self._limit)
                 if fault is None:
@@ -120,6 +121,7 @@ class X86Unprobed:
             for _ in range(self._times[number]):
                 counts = dict.fromkeys(seen.entries, 0)
                 uc.hooks.record(writes, counts)
+                self._memory.clear_dead(cpu, live=False)
                 self._executor.begin_call(cpu, frame.addr, frame.integers, frame.floats)
                 self._executor.run_call(cpu, self._limit)
                 uc.hooks.stop_recording()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.patching.control_tree import STEPS_MAX, ControlNode, ControlTree, endless
+from engine.patching.control_tree import STEPS_MAX, ControlNode, ControlStep, ControlTree, endless
 from engine.patching.fetches import Fetches
 from engine.patching.judge import Judge
 from engine.patching.parked_task import Mode
@@ -131,19 +131,31 @@ class ControlSteps:
         # of a node's path can't tell that a schedule has no end: the steps made are counted.
         if now.made > STEPS_MAX:
             raise endless(now.node.state.plane.tasks[task].name)
-        edge = self._tree.step(now.node, task)
+        before = now.node
+        edge = self._tree.step(before, task)
+        self.meet(before, edge, task)
+        self.enter(edge.node, task)
+        self.look_into_buffers()
+
+    def meet(self, before: ControlNode, edge: ControlStep, task: int) -> None:
+        """Let the vCPUs meet what a step of control task ``task`` stores, suspends and lets go.
+
+        :param before: the control state in front of the step.
+        """
         for write in edge.writes:
             if write.addr not in self._buffers:
                 self._note_write(write.addr)
-        self._fetches.stored(now.node, edge, task)
-        self._suspended.step(now.node, edge.node)
-        self.enter(edge.node, task)
-        for vcpu in now.vcpus:
-            for ip in self._places_of(vcpu):
+        self._fetches.stored(before, edge, task)
+        self._suspended.step(before, edge.node)
+
+    def look_into_buffers(self) -> None:
+        """Let the oracles look at each task that stands in a slot or detour buffer."""
+        for vcpu in self._now.vcpus:
+            for ip in self.places_of(vcpu):
                 if ip in self._buffers and self._judge.violation is None:
                     self._judge.in_buffer(vcpu.index, ip)
 
-    def _places_of(self, vcpu: VcpuState) -> list[int]:
+    def places_of(self, vcpu: VcpuState) -> list[int]:
         """Return where the tasks of the vCPU stand that are in a call or do not run.
 
         The task that has the vCPU counts only if it is in a call.
@@ -158,7 +170,7 @@ class ControlSteps:
         site = next((site for site in sites if site.addr <= addr < site.end), None)
         for vcpu in now.vcpus:
             inside = site is not None and any(
-                site.addr < ip < site.end for ip in self._places_of(vcpu)
+                site.addr < ip < site.end for ip in self.places_of(vcpu)
             )
             passing = vcpu.passing is not None or any(
                 one.passing is not None for one in vcpu.parked

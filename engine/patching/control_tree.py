@@ -6,7 +6,7 @@ control plane: a text version, and a core that is asked on a hit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ from engine.patching.control_side import TextVersion, Write
 from engine.patching.control_state import ControlState, Stage
 from engine.patching.expectations import Lives
 from engine.patching.operations import BEHIND_OPERATION, BETWEEN_OPERATIONS
+from engine.patching.patched_sites import TextIs
 
 __all__ = (
     "STEPS_MAX",
@@ -65,6 +66,7 @@ class ControlNode:
     :ivar shared: the hash of all that control tasks share.
     :ivar locals: of each task, the hash of what is its own.
     :ivar path: the steps that led here, as the numbers of the control tasks that made them.
+    :ivar asked: somebody has looked at :attr:`state` since this was last set to False.
     :ivar tasks: the control tasks that can make a step, as far as control tasks can tell.
     :ivar held: of each control task, whether it holds a lock.
     :ivar waits: by control task, what it waits for on the vCPUs.
@@ -75,6 +77,8 @@ class ControlNode:
     """
 
     __slots__ = (
+        "_state",
+        "asked",
         "children",
         "error",
         "frozen",
@@ -86,7 +90,6 @@ class ControlNode:
         "number",
         "path",
         "shared",
-        "state",
         "stopped",
         "tasks",
         "version",
@@ -103,7 +106,8 @@ class ControlNode:
         self.number = number
         self.shared, self.locals, self.name = name
         self.path = path
-        self.state = state
+        self._state = state
+        self.asked = False
         self.version: TextVersion = state.text.current
         self.lives: Lives = state.control.lives
         tasks = state.plane.tasks
@@ -119,6 +123,57 @@ class ControlNode:
         self.hidden = state.plane.hidden
         self.error = next((task.error for task in tasks if task.error is not None), None)
         self.children: dict[int, ControlStep] = {}
+
+    @property
+    def state(self) -> ControlState:
+        """Return the core, the arch layer and the control tasks.
+
+        What depends on more than :meth:`text_class` has, has to go through this attribute, so that
+        :attr:`asked` tells it.
+        """
+        self.asked = True
+        return self._state
+
+    # What vCPUs depend on that hit nothing --------------------------------------------------------
+
+    def in_use(self, addr: int) -> bool:
+        """Return whether ``addr`` lies in a slot or detour buffer that is in use."""
+        return self._state.arch.in_use(addr)
+
+    def has_post_handler(self, probe: int) -> bool:
+        """Return whether the probe with the number ``probe`` has a post_handler."""
+        return self._state.control.probes[probe].post_handler is not None
+
+    def since(self, probe: int) -> int:
+        """Return when probe ``probe`` was registered last: newer ones have a higher number."""
+        return self._state.control.ledger.since(probe)
+
+    @property
+    def text_is(self) -> TextIs:
+        """Return what a patch protocol has said about the code at its sites."""
+        return self._state.control.text_is
+
+    @property
+    def follows_calls(self) -> bool:
+        """Return whether there are return probes, so that the core may follow a call."""
+        return bool(self._state.control.returns)
+
+    def text_class(self) -> Hashable:
+        """Return all that a vCPU depends on which asks the core nothing.
+
+        Two control states with equal classes are alike to a vCPU between two hits.
+        """
+        state = self._state
+        numbers = range(len(state.control.probes))
+        return (
+            self.version.name,
+            self.lives,
+            (repr(state.arch.slots.state), repr(state.arch.detours.state)),
+            tuple(map(self.has_post_handler, numbers)),
+            tuple(sorted(numbers, key=self.since)),
+            (self.text_is, self.follows_calls),
+            (self.stopped, self.frozen is not None, self.hidden),
+        )
 
     def is_alike_but_for(self, task: int, other: ControlNode) -> bool:
         """Return whether only control task ``task`` can tell this state from ``other``."""

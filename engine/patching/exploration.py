@@ -355,10 +355,10 @@ class Exploration:
             return ()
         found = self.choice.offered()
         if not found:
-            self._end()
+            self.end()
         return found
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Tell the oracles that the schedule has ended, and which tasks wait for ever by then."""
         waiting = [
             self.node.at(task.index) for task in self.node.state.plane.tasks if not task.done
@@ -393,7 +393,8 @@ class Exploration:
             now.actor = actor
         else:
             vcpu = now.vcpus[index]
-            self._happens(kind, vcpu)
+            self.happens(kind, vcpu)
+            self.port.memory.clear_dead(index, live=vcpu.live)
             steps = 1
             now.actor = vcpu.actor
         trace = now.trace
@@ -403,7 +404,7 @@ class Exploration:
             now.trace = (trace, actor, steps)
         return steps
 
-    def _happens(self, kind: ActorKind, vcpu: VcpuState) -> None:
+    def happens(self, kind: ActorKind, vcpu: VcpuState) -> None:
         """Let something happen to a vCPU that is no step of its own.
 
         It is interrupted, its task is preempted, an NMI comes, its tasks are switched, or another

@@ -122,6 +122,14 @@ class Judge:
             if violation is not None:
                 self._known_bad.setdefault(node.number, violation)
 
+    def known_bad(self, node: ControlNode) -> Violation | None:
+        """Return what the oracles have found wrong in the control state ``node`` itself."""
+        return self._known_bad.get(node.number)
+
+    def forget_violation(self) -> None:
+        """Forget what is wrong in the present state."""
+        self.violation = None
+
     def enter(self, node: ControlNode) -> None:
         """Note that ``node`` is the present control state, which may have a known violation."""
         if self.violation is None:

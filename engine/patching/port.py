@@ -351,6 +351,10 @@ class MemoryPort(Protocol):
         """Yield the physical spans of the memory of ``task`` alone: its stack and its buffers."""
         ...
 
+    def buffers(self, task: int) -> Iterator[range]:
+        """Yield the physical spans of the buffers that the call of ``task`` is given."""
+        ...
+
     def name(self, phys: int) -> str:
         """Return the name of a physical address for people."""
         ...
@@ -372,6 +376,33 @@ class MemoryPort(Protocol):
 
     def release(self, saved: Any) -> None:
         """Say that ``saved`` is not needed any more, so that its memory can be used again."""
+        ...
+
+    def clear_dead(self, cpu: int, *, live: bool) -> None:
+        """Clear what is dead of the stack of the task that has the vCPU.
+
+        :param live: whether the vCPU is in a call or in an NMI; else the whole stack is dead.
+        """
+        ...
+
+    def begin_to_keep(self) -> None:
+        """Note the vCPUs as they are now, none of which has made a call, for :meth:`put`."""
+        ...
+
+    def keep(self, cpu: int, parked: Sequence[ParkedTask], *, live: bool) -> Any:
+        """Return the state of one vCPU: its registers, its task, and what is live of its stacks.
+
+        :param parked: its tasks that do not run.
+        :param live: whether it is in a call or in an NMI; else its registers are left out, since
+            its next call sets them up anew.
+        """
+        ...
+
+    def put(self, cpu: int, kept: Any, spent: int) -> None:
+        """Bring one vCPU to the state ``kept``, with nothing but zeros outside of its live stacks.
+
+        :param spent: how many instructions its present call has retired.
+        """
         ...
 
     def add_cpu(self, cpu: int, digest: blake2b) -> None:

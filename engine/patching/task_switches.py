@@ -18,6 +18,7 @@ class TaskSwitches:
 
     def __init__(self, now: Situation, waits: Waits) -> None:
         self._cpus = now.port.cpus
+        self._memory = now.port.memory
         self._waits = waits
 
     def interrupt(self, vcpu: VcpuState) -> None:
@@ -43,6 +44,7 @@ class TaskSwitches:
         :param resume: the address of the instruction at which the present task was
             interrupted.
         """
+        self._memory.clear_dead(vcpu.index, live=vcpu.live)
         gone, following = self._park(vcpu, resume), vcpu.parked[0]
         self._resume(vcpu, following)
         vcpu.parked = (*vcpu.parked[1:], gone) if gone.mode is not Mode.DONE else vcpu.parked[1:]

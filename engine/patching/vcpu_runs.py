@@ -7,6 +7,7 @@ from typing import Final
 from engine.patching.boundaries import Boundaries
 from engine.patching.fetches import Fetches
 from engine.patching.handler_events import HandlerEvents
+from engine.patching.hit_in_progress import NO_HIT
 from engine.patching.hit_pieces import HitPieces
 from engine.patching.judge import Judge
 from engine.patching.nmis import Nmis
@@ -19,24 +20,24 @@ from engine.patching.task_switches import TaskSwitches
 from engine.patching.vcpu import VcpuState
 from engine.patching.waits import Waits
 
-__all__ = ("VcpuRuns",)
+__all__ = ("ODD", "ODDER", "POINT_MASK", "VcpuRuns")
 
 _NO_LIMIT: Final = 1 << 40
 """A run that has no limit of its own ends after so many steps.
 
 A call ends long before, at its limit of instructions.
 """
-_ODD: Final = 0x9E3779B97F4A7C15
+ODD: Final = 0x9E3779B97F4A7C15
 """This factor spreads the positions of a vCPU over the 64 bits of a point's name.
 
 The factor is large and odd, and has about as many bits set as not.
 """
-_ODDER: Final = 0xC2B2AE3D27D4EB4F
+ODDER: Final = 0xC2B2AE3D27D4EB4F
 """This factor spreads the vCPUs over the 64 bits of a point's name.
 
 The factor is large and odd, and has about as many bits set as not.
 """
-_MASK: Final = (1 << 64) - 1
+POINT_MASK: Final = (1 << 64) - 1
 """This mask has the bits of a point's name."""
 
 
@@ -62,6 +63,7 @@ class VcpuRuns:
         self._experiment = now.experiment
         self._calls = now.calls
         self._cpus = now.port.cpus
+        self._memory = now.port.memory
         self._text = now.port.text
         self._buffers, self._stubs = self._text.buffers, self._text.stubs
         self._places = places
@@ -89,7 +91,7 @@ class VcpuRuns:
         now, waits = self._now, self._waits
         now.vcpu = vcpu
         left = _NO_LIMIT if most is None else most
-        began, name = vcpu.position, now.node.name + vcpu.index * _ODDER
+        began, name = vcpu.position, now.node.name + vcpu.index * ODDER
         while left > 0:
             awaited = self._is_awaited(vcpu)
             steps, stop = self._stretch(vcpu, 1 if awaited or vcpu.shut_out else left)
@@ -107,6 +109,7 @@ class VcpuRuns:
             if vcpu.shut_out and self._boundaries.waits_to_run(vcpu):
                 break  # The vCPU has come to hidden code, where it faults and waits.
             if stop:
+                self._memory.clear_dead(vcpu.index, live=vcpu.live)
                 # Where the vCPU goes on alone, each choice here costs something, unless the vCPU
                 # stands in schedule(), is between calls, or is parked.
                 if (
@@ -119,10 +122,10 @@ class VcpuRuns:
                     break
                 if waits.left:
                     waits.ran(vcpu)
-                now.points.add((name + vcpu.position * _ODD) & _MASK)
+                now.points.add((name + vcpu.position * ODD) & POINT_MASK)
         if waits.left:
             waits.ran(vcpu)
-        now.points.add((name + vcpu.position * _ODD) & _MASK)
+        now.points.add((name + vcpu.position * ODD) & POINT_MASK)
         return vcpu.position - began
 
     def _is_parked(self, vcpu: VcpuState) -> bool:
@@ -271,17 +274,22 @@ class VcpuRuns:
 
         :returns: whether the vCPU stands at a choice point.
         """
-        if self._hits.goes_on_freed(vcpu):
-            return True
-        self._hits.load(vcpu)
-        self._machine_answers(vcpu, stop)
+        asks = self._asks_core(vcpu, stop)
+        if asks:
+            if self._hits.goes_on_freed(vcpu):
+                return True
+            self._hits.load(vcpu)
+            self._core_answers(vcpu, stop)
+        else:
+            self._cpus.answer(vcpu.index)
         died = self._cpus.died(vcpu.index)
         ended = stop is Stop.CALL_RETURN and vcpu.mode is Mode.CALL
         if ended:
             self._judge.call_ending(vcpu)
-        if ended or died:
-            self._now.node.state.arch.call_ended(vcpu.index)
-        self._hits.store(vcpu)
+        if asks:
+            if ended or died:
+                self._now.node.state.arch.call_ended(vcpu.index)
+            self._hits.store(vcpu)
         if stop is Stop.RETURN_PROBE:
             self._judge.return_over(vcpu)
         if died:
@@ -294,7 +302,15 @@ class VcpuRuns:
             return stop is not Stop.EXCEPTION
         return True
 
-    def _machine_answers(self, vcpu: VcpuState, stop: Stop) -> None:
+    def _asks_core(self, vcpu: VcpuState, stop: Stop) -> bool:
+        """Return whether the core, or the arch layer on it, decides what the machine answers.
+
+        A call that returns, or calls ``schedule()``, outside of every hit is no business of theirs.
+        """
+        own = stop is Stop.CALL_RETURN or stop is Stop.SCHEDULE
+        return not own or vcpu.block is not NO_HIT or self._now.node.follows_calls
+
+    def _core_answers(self, vcpu: VcpuState, stop: Stop) -> None:
         cpus, events, state = self._cpus, self._events, self._now.node.state
         if stop is Stop.RETURN_PROBE:
             self._judge.return_begins(vcpu, *self._now.port.hits.returning_call(vcpu.index))

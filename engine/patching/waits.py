@@ -85,6 +85,10 @@ class Waits:
             if wait.kind is WaitKind.SYNC and vcpu.index in left and self._takes_sync(vcpu):
                 self.left[task] = (wait, left - {vcpu.index})
 
+    def synced(self, cpu: int) -> None:
+        """Note that a vCPU has taken the interrupt of each core sync that waits for it."""
+        self._drop(WaitKind.SYNC, cpu)
+
     def quiescent(self, cpu: int) -> None:
         """Note that a vCPU has come to a quiescent point."""
         self._drop(WaitKind.SCHED, cpu)

@@ -18,7 +18,7 @@ class FreedCode(Oracle):
 
     def in_buffer(self, cpu: int, ip: int) -> Violation | None:
         """Report a vCPU or task at ``ip``, if the slot or detour buffer there is not in use."""
-        if self.now.node.state.arch.in_use(ip):
+        if self.now.node.in_use(ip):
             return None
         return Violation(
             ViolationKind.USE_AFTER_FREE,

@@ -34,12 +34,12 @@ class Hits(Oracle):
 
     def pass_over(self, vcpu: VcpuState, site: Site) -> Violation | None:
         """Compare what the pass has seen of each probe with what it should have seen."""
-        one, lives, control = vcpu.passing, self.now.node.lives, self.now.node.state.control
+        one, node = vcpu.passing, self.now.node
         assert one is not None
-        where = self.now.port.text.where
+        lives, where = node.lives, self.now.port.text.where
         asked = [n for n in one.open(lives) if n in site.probes]
         for n in asked:
-            wrong = self._counted(one, n, control.probes[n].post_handler is not None)
+            wrong = self._counted(one, n, node.has_post_handler(n))
             if wrong is not None:
                 kind, text = wrong
                 state = (
@@ -54,7 +54,7 @@ class Hits(Oracle):
                 )
         for kind in (Seen.HIT, Seen.POST):
             order = [n for seen, n in one.seen if seen is kind and n in asked]
-            if order != sorted(order, key=control.ledger.since, reverse=True):
+            if order != sorted(order, key=node.since, reverse=True):
                 text = (
                     f"passed {where(one.addr)}, and the handlers of the probes {order} ran in this"
                     " order, not newest first"

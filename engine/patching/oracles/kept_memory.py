@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from engine.patching.oracles.oracle import Oracle
 from engine.search.explorable import Violation, ViolationKind
 
-__all__ = ("KeptMemory",)
+__all__ = ("KeptMemory", "without")
 
 
 class KeptMemory(Oracle):
@@ -32,7 +32,7 @@ class KeptMemory(Oracle):
         self._kept = tuple(
             (begin, now.data.start[begin:end])
             for page in now.data.spans
-            for begin, end in _without(page, own)
+            for begin, end in without(page, own)
         )
 
     def schedule_ended(self, waiting: Sequence[str]) -> Violation | None:
@@ -49,7 +49,7 @@ class KeptMemory(Oracle):
         return None
 
 
-def _without(page: tuple[int, int], own: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def without(page: tuple[int, int], own: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """The parts of ``page`` that lie outside of the spans ``own``, which ascend."""
     at, end = page
     for begin, stop in own:

@@ -40,7 +40,7 @@ class PatchedText(Oracle):
 
     def _wrong_time(self, vcpu: VcpuState, site: PatchedSite, insn: bytes) -> Violation | None:
         """Report the code of ``site`` that is not there any more, or not yet."""
-        now = self.now.node.state.control.text_is
+        now = self.now.node.text_is
         if now is TextIs.CHANGING:
             return None
         right = site.right(now)

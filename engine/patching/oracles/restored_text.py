@@ -22,7 +22,7 @@ class RestoredText(Oracle):
 
         That is the original, with the new code at each site where the new code stays.
         """
-        experiment, text_is = self.now.experiment, self.now.node.state.control.text_is
+        experiment, text_is = self.now.experiment, self.now.node.text_is
         by_protocol = bool(experiment.patches) and not experiment.branches
         if not experiment.restores or (by_protocol and text_is is TextIs.CHANGING):
             return None
