@@ -236,6 +236,10 @@ class ControlState:
             told = (*told, control.text_is.value)
         return (*told, *control.branches.state)
 
+    def aggregators(self) -> Hashable:
+        """Return what holds of each aggregator that was made, whether it is in the table or not."""
+        return tuple(self._probe(op) for op in self._aggregators.by_id.values())
+
     def is_like(self, other: ControlState, shared: int) -> bool:
         """Return whether all tasks stand where they do in ``other``, and share the same state.
 

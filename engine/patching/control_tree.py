@@ -175,6 +175,13 @@ class ControlNode:
             (self.stopped, self.frozen is not None, self.hidden),
         )
 
+    def core_class(self) -> Hashable:
+        """Return all that a vCPU in a hit depends on, beside :meth:`text_class`.
+
+        An aggregator that has left the table counts, too, since a CPU may still have it.
+        """
+        return (self.shared, repr(self._state.expected()), self._state.aggregators())
+
     def is_alike_but_for(self, task: int, other: ControlNode) -> bool:
         """Return whether only control task ``task`` can tell this state from ``other``."""
         mine, theirs = (node.locals[:task] + node.locals[task + 1 :] for node in (self, other))

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from engine.patching.automata.rules import Left, Met, Rules
 from engine.patching.automata.shared_state import SharedStates
-from engine.patching.automata.transitions import Event, Row, Transitions
+from engine.patching.automata.transitions import Event, Row, Transitions, joined
 from engine.patching.automata.vcpu_record import Records, VcpuRecord, stable_hash
 from engine.patching.control_tree import STEPS_MAX, ControlNode, ControlStep, endless
 from engine.patching.exploration import Exploration
@@ -84,7 +84,10 @@ class NumberedExploration:
             for vcpu in vcpus
         ]
         self._records = Records(
-            port, plain.boundaries, buffers=own, lock=plain.experiment.lock
+            port,
+            buffers=own,
+            lock=plain.experiment.lock,
+            preempt=plain.experiment.preempt,
         )
         self._shared_states = SharedStates(plain, [span for spans in own for span in spans])
         self._rules = Rules(plain, self._records)
@@ -97,6 +100,7 @@ class NumberedExploration:
         self._idle_names: dict[int, int] = {}
         self._class_numbers: dict[Any, int] = {}
         self._classes: dict[int, int] = {}
+        self._cores: dict[int, int] = {}
         self._forget()
         start = plain.tree.root
         self._first = tuple(self._records.present(vcpu, start.lives).number for vcpu in vcpus)
@@ -113,6 +117,7 @@ class NumberedExploration:
         self._entered: dict[tuple[Any, ...], tuple[int, tuple[int, ...]]] = {}
         self._met: dict[tuple[int, int, int], Met] = {}
         self._dropped: dict[tuple[int, int, Event], int] = {}
+        self._asked = False
         self._going_on: dict[tuple[int, int], bool] = {}
         self._ends: dict[tuple[Any, ...], Violation | None] = {}
 
@@ -279,16 +284,81 @@ class NumberedExploration:
 
     def _run(self, index: int, most: int | None, *, alone: bool) -> int:
         whole = self._apart and self._goes_whole(index)
-        if whole and not self._rules.follows:
-            alone, whole = True, False
         waits = self._waits_of[self._left][index]
-        how = (waits << 2 | alone << 1 | whole) + (0 if most is None else (most + 1) << 4)
-        return self._go(ActorKind.VCPU, index, how, waits, most, alone, whole)
+        if self._rules.follows or not self._reduce:
+            how = (waits << 2 | alone << 1 | whole) + (0 if most is None else (most + 1) << 4)
+            return self._go(ActorKind.VCPU, index, how, waits, most, alone, whole).steps
+        if not (alone or whole):
+            return self._go_up_to(index, waits, most).steps
+        if most is not None:
+            return self._go_on_alone(index, waits, most, None)
+        how = waits << 2 | 2
+        if self._row(index, how) is not None:
+            row = self._go(ActorKind.VCPU, index, how, waits, None, alone=True, whole=False)
+            return row.steps
+        key = self._key(index, how, asked=False), self._key(index, how, asked=True)
+        rows: list[Row] = []
+        self._asked = False
+        steps = self._go_on_alone(index, waits, None, rows)
+        if self.violation is None and rows:
+            self._rows[key[self._asked]] = joined(rows)
+        return steps
+
+    def _go_on_alone(
+        self, index: int, waits: int, most: int | None, rows: list[Row] | None
+    ) -> int:
+        """Let a vCPU go on past choice points where every other choice costs something.
+
+        :param rows: gets the rows of the way, or nothing if they make no row together.
+        """
+        steps, first = 0, waits
+        while True:
+            row = self._go_up_to(index, waits, None if most is None else most - steps)
+            steps += row.steps
+            if rows is not None:
+                rows.append(row)
+            if steps == most or self.violation is not None:
+                break
+            record = self._all[self._sids[index]]
+            if record.rests or ((waits & 2 or self.node.stopped) and record.stops):
+                break
+            waits = self._waits_of[self._left][index]
+        if rows is not None and waits != first:
+            rows.clear()
+        return steps
+
+    def _go_up_to(self, index: int, waits: int, most: int | None) -> Row:
+        """Let a vCPU go on to its next choice point, but by ``most`` steps at most."""
+        if most is not None:
+            row = self._row(index, waits << 2)
+            if row is None or row.steps > most:
+                how = (waits << 2) + ((most + 1) << 4)
+                return self._go(ActorKind.VCPU, index, how, waits, most, alone=False, whole=False)
+        how = waits << 2
+        return self._go(ActorKind.VCPU, index, how, waits, None, alone=False, whole=False)
+
+    def _row(self, index: int, how: int) -> Row | None:
+        """Return what is known of a transition from the present state."""
+        node, number, rows = self.node, self._sids[index], self._rows
+        row = rows.get((number, how, self._shared, self._class_of(node)))
+        if row is not None:
+            return row
+        row = rows.get((number, how, self._shared, ~self._core_of(node)))
+        self._asked = self._asked or row is not None
+        return row
+
+    def _key(self, index: int, how: int, *, asked: bool) -> tuple[int, int, int, int]:
+        """Return the key of a transition from the present state.
+
+        :param asked: the transition asks the core.
+        """
+        last = ~self._core_of(self.node) if asked else self._class_of(self.node)
+        return (self._sids[index], how, self._shared, last)
 
     def _happens(self, kind: ActorKind, index: int) -> int:
         waits = self._waits_of[self._left][index]
         how = -(_EVENTS[kind] << 4 | waits)
-        return self._go(kind, index, how, waits, None, alone=False, whole=False)
+        return self._go(kind, index, how, waits, None, alone=False, whole=False).steps
 
     def _go(
         self,
@@ -299,13 +369,10 @@ class NumberedExploration:
         most: int | None,
         alone: bool,
         whole: bool,
-    ) -> int:
-        """Let a vCPU go on, or let an event come to it, and return how many steps it made."""
+    ) -> Row:
+        """Let a vCPU go on, or let an event come to it, and return what it has come to."""
         node, number = self.node, self._sids[index]
-        rows = self._rows
-        row = rows.get((number, how, self._shared, self._class_of(node)))
-        if row is None:
-            row = rows.get((number, how, self._shared, ~node.number))
+        row = self._row(index, how)
         spent = self._spent[index]
         if row is None or (not row.begins and spent + row.spent > self._limit):
             row, violation = self._transitions.make(
@@ -320,8 +387,9 @@ class NumberedExploration:
                 spent=spent if row is not None else 0,
             )
             if violation is None:
-                last = ~node.number if self._transitions.asked else self._class_of(node)
-                rows[(number, how, self._shared, last)] = row
+                asked = self._transitions.asked
+                self._rows[self._key(index, how, asked=asked)] = row
+                self._asked = self._asked or asked
             self.violation = violation
         at = self._positions[index]
         name = node.name + index * ODDER
@@ -336,13 +404,22 @@ class NumberedExploration:
         self._shared = row.shared
         if self._left and row.event is not None:
             self._left = self._drop(index, row.event)
-        return row.steps
+        return row
 
     def _class_of(self, node: ControlNode) -> int:
         number = self._classes.get(node.number)
         if number is None:
             number = self._classes[node.number] = self._class_numbers.setdefault(
                 node.text_class(), len(self._class_numbers)
+            )
+        return number
+
+    def _core_of(self, node: ControlNode) -> int:
+        number = self._cores.get(node.number)
+        if number is None:
+            told = (self._class_of(node), node.core_class())
+            number = self._cores[node.number] = self._class_numbers.setdefault(
+                told, len(self._class_numbers)
             )
         return number
 

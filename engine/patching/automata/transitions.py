@@ -9,6 +9,7 @@ begins, lets the plain exploration make it, and reads what has come of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from engine.control.stepped_plane import MachineWait, WaitKind
@@ -20,7 +21,7 @@ from engine.patching.vcpu_runs import ODD, ODDER, POINT_MASK
 from engine.search.actor import ActorKind
 from engine.search.explorable import Coverage, Violation
 
-__all__ = ("Event", "Row", "Transitions")
+__all__ = ("Event", "Row", "Transitions", "joined")
 
 _INVERSE: Final = pow(ODD, -1, POINT_MASK + 1)
 """A point's name less its control state's, times this number, is the vCPU's position."""
@@ -63,6 +64,38 @@ class Row(NamedTuple):
     points: tuple[int, ...]
     begins: bool
     spent: int
+
+
+def joined(rows: Sequence[Row]) -> Row:
+    """Return the row of a run that is the runs of ``rows``, one after the other."""
+    last, steps, spent = rows[-1], 0, 0
+    begins, coverage = False, Coverage()
+    points: list[int] = []
+    events: list[Event] = []
+    for row in rows:
+        points += (steps + offset for offset in row.points)
+        steps += row.steps
+        spent = row.spent if row.begins else spent + row.spent
+        begins = begins or row.begins
+        if row.coverage is not None:
+            coverage.add(row.coverage)
+        if row.event is not None:
+            events.append(row.event)
+    event = Event(
+        any(one.quiescent for one in events),
+        tuple(sorted({task for one in events for task in one.passed})),
+        any(one.synced for one in events),
+    )
+    return Row(
+        last.record,
+        steps,
+        last.shared,
+        event if events else None,
+        coverage if coverage != Coverage() else None,
+        tuple(points),
+        begins,
+        spent,
+    )
 
 
 class Transitions:

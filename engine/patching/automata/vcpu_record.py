@@ -16,7 +16,6 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from engine.hit_phases import HitPhase
-from engine.patching.boundaries import Boundaries
 from engine.patching.expectations import Life, Lives
 from engine.patching.parked_task import Mode
 from engine.patching.passes import Pass
@@ -48,6 +47,8 @@ class VcpuRecord:
     :ivar busy: the running task is in its call, or in an NMI.
     :ivar parked_busy: a task that does not run is in its call.
     :ivar chosen: as in :class:`engine.patching.vcpu.VcpuState`.
+    :ivar stops: ``stop_machine`` can park the vCPU here.
+    :ivar rests: the vCPU stands in ``schedule()``, or is not in a call.
     :ivar held_back: the vCPU is suspended, or may wait at hidden code.
     """
 
@@ -67,7 +68,9 @@ class VcpuRecord:
         "name",
         "number",
         "parked_busy",
+        "rests",
         "state",
+        "stops",
         "takes_interrupt",
         "takes_nmi",
     )
@@ -89,6 +92,8 @@ class VcpuRecord:
     asleep: bool
     chosen: int
     held_back: bool
+    stops: bool
+    rests: bool
     left: int
 
     def restore(self, vcpu: VcpuState) -> None:
@@ -129,25 +134,24 @@ class Records:
     """All records of one exploration's vCPUs.
 
     :param port: the machine.
-    :param boundaries: answers what can happen at the present boundary of a vCPU.
     :param buffers: of each vCPU, the physical spans of the buffers of its calls.
-    :param calls_left: returns what the calls are that a vCPU between calls has left.
     :param lock: the addresses at which a task holds the allocator's lock, or None.
+    :param preempt: whether an interrupt may give a vCPU to another task.
     :ivar all: the records by number.
     """
 
     def __init__(
         self,
         port: Port,
-        boundaries: Boundaries,
         *,
         buffers: Sequence[Sequence[tuple[int, int]]],
         lock: range | None,
+        preempt: bool,
     ) -> None:
         self._port = port
-        self._boundaries = boundaries
         self._buffers = buffers
         self._lock = lock
+        self._preempt = preempt
         self._by: dict[bytes, VcpuRecord] = {}
         self._facts: dict[tuple[Any, ...], int] = {}
         self._idle_left: dict[tuple[Any, ...], int] = {}
@@ -213,6 +217,10 @@ class Records:
         record.parked_busy = any(one.mode is Mode.CALL for one in vcpu.parked)
         record.asleep = bool(vcpu.asleep)
         record.chosen = vcpu.chosen
+        takes = not vcpu.nmi and (vcpu.mode is not Mode.CALL or record.takes_interrupt)
+        preempted = self._preempt and vcpu.hit is None and takes
+        record.stops = not vcpu.nmi and (vcpu.quiescent or preempted)
+        record.rests = vcpu.quiet or vcpu.mode is not Mode.CALL
         record.held_back = vcpu.frozen or vcpu.shut_out
         record.name = stable_hash((record.content, vcpu.index, key))
         record.facts = self._facts.setdefault(self._facts_of(record, vcpu), len(self._facts))
