@@ -7,7 +7,7 @@ from hashlib import blake2b
 from mmap import mmap
 from typing import Any
 
-from arch_x86.emu.cpu import CpuState
+from arch_x86.emu.cpu import Cpu, CpuState
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.stubs import GS_END, GS_INTERRUPTS
 from arch_x86.emu.uc import RSP
@@ -17,7 +17,7 @@ from engine.patching.parked_task import Mode, ParkedTask
 
 __all__ = ("X86Memory",)
 
-_Kept = tuple[CpuState | None, tuple[Any, ...], tuple[tuple[int, bytes], ...]]
+_Kept = tuple[CpuState | None, tuple[Any, ...], tuple[tuple[int, bytes], ...], bytes]
 _Saved = tuple[bytes, list[CpuState], list[tuple[Any, ...]]]
 
 
@@ -173,7 +173,21 @@ class X86Memory:
             vcpu.save() if live else None,
             (task.stack_top, *task.save()),
             tuple((begin, room[begin:end]) for begin, end in spans),
+            self._print_of(vcpu) if live else b"",
         )
+
+    def _print_of(self, vcpu: Cpu) -> bytes:
+        """Return a digest of all registers, made in another way than the one in a state's hash."""
+        extended = vcpu.uc.extended
+        told = (vcpu.rip, vcpu.registers(), vcpu.in_shadow, vcpu.nmi)
+        parts = (repr(told).encode(), extended.vector_state(), extended.fpu_state())
+        return blake2b(b"".join(parts), digest_size=16).digest()
+
+    def differs(self, kept: _Kept, other: _Kept) -> bool:
+        """Return whether two states that :meth:`keep` has returned go on in different ways."""
+        (_, task, *mine), (_, other_task, *theirs) = kept, other
+        # What a task was started at, and how often it called schedule(), are counts for people.
+        return (task[:4], mine) != (other_task[:4], theirs)
 
     def put(self, cpu: int, kept: _Kept, spent: int) -> None:
         """Bring one vCPU to the state ``kept``, with nothing but zeros outside of its live stacks.
@@ -181,7 +195,7 @@ class X86Memory:
         :param spent: how many instructions its present call has retired.
         """
         machine = self._machine
-        state, task_state, pieces = kept
+        state, task_state, pieces, _ = kept
         room, task, vcpu = machine.ram.room, machine.tasks[cpu], machine.cpus[cpu]
         for begin, end in self._stack_spans[cpu]:
             room[begin:end] = bytes(end - begin)

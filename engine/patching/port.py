@@ -398,6 +398,13 @@ class MemoryPort(Protocol):
         """
         ...
 
+    def differs(self, kept: Any, other: Any) -> bool:
+        """Return whether two states that :meth:`keep` has returned go on in different ways.
+
+        The answer does not rely on what :meth:`add_cpu` and :meth:`add_task` hash.
+        """
+        ...
+
     def put(self, cpu: int, kept: Any, spent: int) -> None:
         """Bring one vCPU to the state ``kept``, with nothing but zeros outside of its live stacks.
 

@@ -30,9 +30,13 @@ from engine.patching.exploration import Exploration
 from engine.patching.vcpu_runs import ODD, ODDER, POINT_MASK
 from engine.search.actor import Actor, ActorKind
 from engine.search.explorable import Choice, Coverage, Trace, Violation
+from engine.search.parts import ReplayDivergence, run_again
+from engine.search.schedule import segments_of
 
 __all__ = ("NumberedExploration", "NumberedState")
 
+_WATCHED: Final = 100
+"""One transition in so many, chosen by its key, is made again in each control state."""
 _NO_WAITS: Final = 0
 """The number of the waits where no control task waits for vCPUs."""
 
@@ -62,10 +66,15 @@ class NumberedExploration:
     """The exploration ``plain`` as a :class:`engine.search.explorable.System` of numbers.
 
     Nobody else may use ``plain`` while this object explores.
+
+    :param again_every: one in so many of the schedules that :meth:`check_repeats` is asked to check
+        is run on the machine.
     """
 
-    def __init__(self, plain: Exploration) -> None:
+    def __init__(self, plain: Exploration, *, again_every: int = 10) -> None:
         self.plain = plain
+        self.again_every = again_every
+        self._asked_to_check = 0
         plain.reset()
         port, vcpus = plain.port, plain.vcpus
         port.memory.begin_to_keep()
@@ -113,6 +122,8 @@ class NumberedExploration:
     def _forget(self) -> None:
         """Forget all transitions, since runs stop at places at which they did not stop before."""
         self._rows: dict[tuple[int, ...], Row] = {}
+        self._watched: dict[tuple[int, ...], Row] = {}
+        self._made_again: set[tuple[tuple[int, ...], int]] = set()
         self._offered: dict[tuple[Any, ...], list[Choice]] = {}
         self._entered: dict[tuple[Any, ...], tuple[int, tuple[int, ...]]] = {}
         self._met: dict[tuple[int, int, int], Met] = {}
@@ -247,6 +258,32 @@ class NumberedExploration:
         plain.end()
         self._ends[key] = self.violation = plain.judge.violation
 
+    def check_repeats(self) -> None:
+        """Run the present schedule again on the machine, and compare what it comes to.
+
+        This is done only the first time in :attr:`again_every` that it is asked for, since it
+        takes as long as a hundred schedules of numbers.
+
+        :raises ReplayDivergence: the machine comes to another state, or to another verdict.
+        """
+        self._asked_to_check += 1
+        if self._asked_to_check % self.again_every:
+            return
+        plain, violation, segments = self.plain, self.violation, segments_of(self.trace)
+        run_again(plain, segments, violation)
+        same = plain.violation == violation
+        if same and violation is None:
+            records = tuple(
+                self._records.present(vcpu, plain.node.lives).number for vcpu in plain.vcpus
+            )
+            left = self._number_of(plain.waits.left)
+            here = (plain.node, records, self._shared_states.present(), left)
+            same = here == (self.node, self._sids, self._shared, self._left)
+        if not same:
+            raise ReplayDivergence(
+                f"a schedule of {len(segments)} segments ended differently on the machine"
+            )
+
     # Steps ----------------------------------------------------------------------------------------
 
     def take(self, actor: Actor, most: int | None = None, *, alone: bool = False) -> int:
@@ -347,6 +384,30 @@ class NumberedExploration:
         self._asked = self._asked or row is not None
         return row
 
+    def _checked(self, kind: ActorKind, index: int, how: int, waits: int) -> Row | None:
+        """Return what is known of a transition that is made again in each new control state.
+
+        :raises ReplayDivergence: the transition comes to something else than before.
+        """
+        for asked in (False, True):
+            key = self._key(index, how, asked=asked)
+            row = self._watched.get(key)
+            if row is None:
+                continue
+            self._asked = self._asked or asked
+            if (key, self.node.number) not in self._made_again:
+                self._made_again.add((key, self.node.number))
+                record = self._all[key[0]]
+                again, violation = self._transitions.make(
+                    kind, record, self.node, self._shared, waits=waits
+                )
+                if again != row or violation is not None:
+                    raise ReplayDivergence(
+                        f"CPU {index} came to something else when a run of it was made again"
+                    )
+            return row
+        return None
+
     def _key(self, index: int, how: int, *, asked: bool) -> tuple[int, int, int, int]:
         """Return the key of a transition from the present state.
 
@@ -373,6 +434,9 @@ class NumberedExploration:
         """Let a vCPU go on, or let an event come to it, and return what it has come to."""
         node, number = self.node, self._sids[index]
         row = self._row(index, how)
+        plainly = most is None and not alone and not whole
+        if row is None and plainly:
+            row = self._checked(kind, index, how, waits)
         spent = self._spent[index]
         if row is None or (not row.begins and spent + row.spent > self._limit):
             row, violation = self._transitions.make(
@@ -388,7 +452,9 @@ class NumberedExploration:
             )
             if violation is None:
                 asked = self._transitions.asked
-                self._rows[self._key(index, how, asked=asked)] = row
+                key = self._key(index, how, asked=asked)
+                watched = plainly and hash(key) % _WATCHED == 0
+                (self._watched if watched else self._rows)[key] = row
                 self._asked = self._asked or asked
             self.violation = violation
         at = self._positions[index]

@@ -155,7 +155,8 @@ class Transitions:
             plain.happens(kind, vcpu)
             steps = 1
         self.asked = node.asked
-        violation = plain.judge.violation
+        violation, coverage = plain.judge.violation, now.coverage
+        now.coverage = Coverage()  # What comes next must not be counted in the row.
         began = vcpu.calls != calls or vcpu.task != task
         base = node.name + vcpu.index * ODDER
         row = Row(
@@ -163,7 +164,7 @@ class Transitions:
             steps,
             shared if violation else self._shared.present(),
             self._event(vcpu.index),
-            now.coverage if now.coverage != Coverage() else None,
+            coverage if coverage != Coverage() else None,
             tuple(sorted((point - base) * _INVERSE & POINT_MASK for point in now.points)),
             began,
             plain.port.cpus.spent(vcpu.index) - (0 if began else spent),

@@ -21,9 +21,14 @@ from engine.patching.parked_task import Mode
 from engine.patching.passes import Pass
 from engine.patching.port import Port
 from engine.patching.vcpu import VcpuState
+from engine.search.parts import ReplayDivergence
 
 __all__ = ("Records", "VcpuRecord", "settle", "stable_hash")
 
+_COMPARED: Final = 8
+"""One state in so many that was met before is compared with the record, byte for byte."""
+_POSITION, _PARKED, _NESTED, _ASLEEP = 7, 9, 11, 13
+"""Where these are in what :meth:`engine.patching.vcpu.VcpuState.save` returns."""
 _CLOSED: Final = (Life.CHANGING, -1)
 """This stands for what held for a probe of which nothing is asked any more."""
 
@@ -101,6 +106,18 @@ class VcpuRecord:
         vcpu.restore(self.state)
 
 
+def _without_contexts(state: tuple[Any, ...]) -> list[Any]:
+    """Return what :meth:`VcpuState.save` has returned, without counts and contexts."""
+    told: list[Any] = []
+    for at, part in enumerate(state):
+        if at in (_POSITION, _NESTED):
+            continue
+        if at in (_PARKED, _ASLEEP):
+            part = [replace(one, context=None) for one in part]
+        told.append(part)
+    return told
+
+
 def settle(vcpu: VcpuState, lives: Lives) -> None:
     """Leave out of the passes of ``vcpu`` what no verdict can depend on any more.
 
@@ -156,6 +173,7 @@ class Records:
         self._facts: dict[tuple[Any, ...], int] = {}
         self._idle_left: dict[tuple[Any, ...], int] = {}
         self.all: list[VcpuRecord] = []
+        self._met_again = 0
 
     def present(self, vcpu: VcpuState, lives: Lives) -> VcpuRecord:
         """Return the record of the vCPU as it stands on the machine."""
@@ -175,6 +193,9 @@ class Records:
         content = digest.digest()
         known = self._by.get(self._identity(vcpu, lives, content))
         if known is not None:
+            self._met_again += 1
+            if self._met_again % _COMPARED == 0:
+                self._require_same(known, vcpu, buffers)
             return known
         record = VcpuRecord()
         record.content = content
@@ -183,6 +204,22 @@ class Records:
         record.takes_nmi = vcpu.live and cpus.takes_nmi(cpu)
         record.kept = (memory.keep(cpu, vcpu.parked, live=vcpu.live), buffers)
         return self._add(record, vcpu, lives)
+
+    def _require_same(
+        self, known: VcpuRecord, vcpu: VcpuState, buffers: tuple[bytes, ...]
+    ) -> None:
+        """Require that the vCPU on the machine is what ``known`` says, byte for byte.
+
+        :raises ReplayDivergence: two states that differ have one name.
+        """
+        memory = self._port.memory
+        kept = memory.keep(vcpu.index, vcpu.parked, live=vcpu.live)
+        then, now = _without_contexts(known.state), _without_contexts(vcpu.save())
+        if memory.differs(kept, known.kept[0]) or buffers != known.kept[1] or then != now:
+            raise ReplayDivergence(
+                f"two states of CPU {vcpu.index} that differ have one name, so a search would take"
+                " one for the other"
+            )
 
     def changed(self, record: VcpuRecord, vcpu: VcpuState, lives: Lives) -> VcpuRecord:
         """Return the record of a vCPU whose machine part is that of ``record``.
