@@ -80,6 +80,7 @@ def check(
     reduction: bool = True,
     hashing: bool = True,
     recheck: bool = False,
+    plain: bool = False,
     jobs: Number = defaults.JOBS,
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
@@ -109,6 +110,7 @@ def check(
         10,000 where schedules are drawn.
     :param seed: the seed of ``"random"`` or ``"pct"``.
     :param depth: the depth of ``"pct"``.
+    :param plain: make each run of a vCPU on the machine, also one that was made before; slower.
     :param jobs: the number of processes; the result does not depend on it.
     :param checkpoint: a directory to write down what is found, and to go on from after a kill.
     :param progress: called as ``progress(schedules, expected)`` now and then.
@@ -157,6 +159,7 @@ def explore(
     reduction: bool = True,
     hashing: bool = True,
     recheck: bool = False,
+    plain: bool = False,
     jobs: Number = defaults.JOBS,
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
@@ -230,6 +233,7 @@ def patch(
     reduction: bool = True,
     hashing: bool = True,
     recheck: bool = False,
+    plain: bool = False,
     jobs: Number = defaults.JOBS,
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,

@@ -111,6 +111,11 @@ def add_search(parser: argparse.ArgumentParser, *, preemptions: str) -> None:
         action="store_true",
         help="run every schedule twice and compare (else one in 100)",
     )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="make each run of a vCPU on the machine, also one that was made before (slower)",
+    )
 
 
 def _add_strategy(parser: argparse.ArgumentParser, preemptions: str) -> None:

@@ -42,6 +42,7 @@ class Search:
     :ivar depth: the depth of pct.
     :ivar hashing: the search does not go on again from a state that it has met before.
     :ivar recheck_every: one schedule in so many is run a second time; 0 stands for none.
+    :ivar plain: each run of a vCPU is made on the machine, also one that was made before.
     :ivar violations_max: the search stops after so many violations.
     :ivar jobs: how many processes search; what is found does not depend on that.
     :ivar checkpoints: the directory of files from which a search that was ended can go on.
@@ -54,6 +55,7 @@ class Search:
     depth: int = defaults.PCT_DEPTH
     hashing: bool = True
     recheck_every: int = 100
+    plain: bool = False
     violations_max: int = 1
     jobs: int = defaults.JOBS
     checkpoints: Path | None = None
@@ -130,6 +132,7 @@ def read_search(given: Mapping[str, Any]) -> Search:
         depth=_number(given, "depth", defaults.PCT_DEPTH, 1, PREEMPTIONS_MAX),
         hashing=given["hashing"],
         recheck_every=1 if given["recheck"] else 100,
+        plain=given["plain"],
         jobs=_number(given, "jobs", defaults.JOBS, 1, JOBS_MAX),
         checkpoints=None if given["checkpoint"] is None else Path(given["checkpoint"]),
     )

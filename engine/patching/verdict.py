@@ -12,6 +12,7 @@ from hashlib import blake2b
 
 from engine.ctrl_c import was_interrupted
 from engine.errors import InputError, WorkerDied, printable
+from engine.patching.automata.numbered import NumberedExploration
 from engine.patching.check_result import CheckResult, Report
 from engine.patching.experiment import Experiment, fingerprint, options_mark
 from engine.patching.exploration import Exploration
@@ -21,12 +22,12 @@ from engine.patching.timeline import timeline
 from engine.patching.user_code import identity_of
 from engine.search.checkpoint import Checkpoint, code_mark
 from engine.search.conduct import InProcess, Progress, Workers, drive
-from engine.search.explorable import Violation
+from engine.search.explorable import System, Violation
 from engine.search.parts import BATCH, Outcome, PartedSearch
 from engine.search.schedule import Schedule, replay
 from engine.search.shrink import shrink
 
-__all__ = ("check", "replay_experiment")
+__all__ = ("check", "replay_experiment", "searchable")
 
 
 def check(
@@ -69,15 +70,16 @@ def _searched(
     The result has no violations yet; the outcome in it has them as they were found.
     """
     outcome, interrupted, died, checkpoint = Outcome(), False, None, None
+    explored = searchable(system, search)
     several = Workers(
         strategy,
-        system,
-        lambda: port.open_in_worker(experiment, system.orders),
+        explored,
+        lambda: searchable(port.open_in_worker(experiment, system.orders), search),
         min(search.jobs, BATCH),
     )
     try:
         with (
-            closing(several if search.jobs > 1 else InProcess(strategy, system)) as runner,
+            closing(several if search.jobs > 1 else InProcess(strategy, explored)) as runner,
             _checkpoint(experiment, search, port) as checkpoint,
         ):
             drive(strategy, runner, outcome, progress, checkpoint)
@@ -102,6 +104,19 @@ def _searched(
         died=died,
         unwritten=_unwritten(checkpoint),
     )
+
+
+def searchable(system: Exploration, search: Search) -> System:
+    """Return the system that a search explores: ``system``, or numbers that stand for its states.
+
+    Numbers stand for them unless the search is to be plain. A search without reductions is what
+    others are held against, and an oracle of the user's own may look at the machine at any time;
+    these are plain, too.
+    """
+    experiment = system.experiment
+    if search.plain or not experiment.reduce or experiment.oracles:
+        return system
+    return NumberedExploration(system, again_every=1 if search.recheck_every == 1 else 10)
 
 
 def _shrink(result: CheckResult, system: Exploration, mark: str) -> None:

@@ -1,8 +1,8 @@
 """An exploration as a product of automata: a system whose states are numbers.
 
-It offers the same choices as the plain exploration (:class:`engine.patching.exploration.Exploration`)
-and comes to the same states, but it touches the machine only for a transition of a vCPU that it has
-not met before. A state is the number of each vCPU's record, the number of what they share, the
+It offers the same choices as the plain exploration, and comes to the same states
+(:class:`engine.patching.exploration.Exploration`), but it touches the machine only for a transition
+of a vCPU that it has not met before. A state is the number of each vCPU's record, the number of what they share, the
 control state, the waits of the control tasks, and the actor that went on last.
 
 What a run of a vCPU leads to is looked up by
@@ -341,9 +341,7 @@ class NumberedExploration:
             self._rows[key[self._asked]] = joined(rows)
         return steps
 
-    def _go_on_alone(
-        self, index: int, waits: int, most: int | None, rows: list[Row] | None
-    ) -> int:
+    def _go_on_alone(self, index: int, waits: int, most: int | None, rows: list[Row] | None) -> int:
         """Let a vCPU go on past choice points where every other choice costs something.
 
         :param rows: gets the rows of the way, or nothing if they make no row together.
@@ -522,9 +520,7 @@ class NumberedExploration:
         """Let a control task go on to the next point where the order of actors matters."""
         self._follow(task)
         steps = 1
-        while (
-            self._reduce and most != steps and self.violation is None and self._goes_on(task)
-        ):
+        while self._reduce and most != steps and self.violation is None and self._goes_on(task):
             self._follow(task)
             steps += 1
         return steps

@@ -143,9 +143,7 @@ class Rules:
             for vcpu, record in zip(self._vcpus, records, strict=True)
         )
 
-    def met(
-        self, before: ControlNode, edge: ControlStep, task: int, record: VcpuRecord
-    ) -> Met:
+    def met(self, before: ControlNode, edge: ControlStep, task: int, record: VcpuRecord) -> Met:
         """Return what a step of control task ``task`` from ``before`` is to one vCPU."""
         now, vcpu = self._now, self._vcpus[record.index]
         now.node = before
@@ -165,7 +163,7 @@ class Rules:
         )
 
     def _is_in_freed(self, node: ControlNode, record: VcpuRecord) -> bool:
-        """Return whether a task stands in a slot or detour buffer that is not in use in ``node``."""
+        """Return whether a task stands in a slot or detour buffer that ``node`` does not use."""
         buffers, vcpu = self._now.port.text.buffers, self._vcpus[record.index]
         return any(ip in buffers and not node.in_use(ip) for ip in self._steps.places_of(vcpu))
 

@@ -205,9 +205,7 @@ class Records:
         record.kept = (memory.keep(cpu, vcpu.parked, live=vcpu.live), buffers)
         return self._add(record, vcpu, lives)
 
-    def _require_same(
-        self, known: VcpuRecord, vcpu: VcpuState, buffers: tuple[bytes, ...]
-    ) -> None:
+    def _require_same(self, known: VcpuRecord, vcpu: VcpuState, buffers: tuple[bytes, ...]) -> None:
         """Require that the vCPU on the machine is what ``known`` says, byte for byte.
 
         :raises ReplayDivergence: two states that differ have one name.
