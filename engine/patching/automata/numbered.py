@@ -75,6 +75,7 @@ class NumberedExploration:
         self.plain = plain
         self.again_every = again_every
         self._asked_to_check = 0
+        self._confirmed: Trace = None
         plain.reset()
         port, vcpus = plain.port, plain.vcpus
         port.memory.begin_to_keep()
@@ -224,6 +225,7 @@ class NumberedExploration:
     def choices(self) -> Sequence[Choice]:
         """Return the choices of the present state, the actor that went on last first."""
         if self.violation is not None:
+            self._confirm()
             return ()
         everyone = self._all
         facts = tuple([everyone[number].facts for number in self._sids])
@@ -238,6 +240,8 @@ class NumberedExploration:
             )
         if not found:
             self._end()
+            if self.violation is not None:
+                self._confirm()
         return found
 
     def _end(self) -> None:
@@ -261,14 +265,29 @@ class NumberedExploration:
     def check_repeats(self) -> None:
         """Run the present schedule again on the machine, and compare what it comes to.
 
-        This is done only the first time in :attr:`again_every` that it is asked for, since it
-        takes as long as a hundred schedules of numbers.
+        This is done once in :attr:`again_every` times that it is asked for, since it takes as long
+        as a hundred schedules of numbers.
 
         :raises ReplayDivergence: the machine comes to another state, or to another verdict.
         """
         self._asked_to_check += 1
-        if self._asked_to_check % self.again_every:
-            return
+        if self._asked_to_check % self.again_every == 0:
+            self._run_on_machine()
+
+    def _confirm(self) -> None:
+        """Let the machine show the present violation, too.
+
+        :raises ReplayDivergence: the machine comes to another verdict.
+        """
+        if self._confirmed is not self.trace:
+            self._confirmed = self.trace
+            self._run_on_machine()
+
+    def _run_on_machine(self) -> None:
+        """Run the present schedule on the machine, and compare what the machine comes to.
+
+        :raises ReplayDivergence: the machine comes to another state, or to another verdict.
+        """
         plain, violation, segments = self.plain, self.violation, segments_of(self.trace)
         run_again(plain, segments, violation)
         same = plain.violation == violation
