@@ -11,7 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 
 from engine.brief import count, described
@@ -196,7 +196,7 @@ def run_again(system: System, segments: Segments, violation: Violation | None) -
 @contextmanager
 def uncounted(system: System) -> Generator[None]:
     """Leave the counts of the system's coverage as they are while something is run again."""
-    before = replace(system.coverage)
+    before, system.coverage = system.coverage, Coverage()
     try:
         yield
     finally:

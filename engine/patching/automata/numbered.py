@@ -577,7 +577,18 @@ class NumberedExploration:
             self.violation = self._freed()
 
     def _meet(self, before: ControlNode, edge: ControlStep, task: int, number: int) -> Met:
-        met = self._rules.met(before, edge, task, self._all[number])
+        """Return what a step of a control task is to a vCPU that was not seen there before."""
+        record, node = self._all[number], edge.node
+        if (
+            record.alone
+            and not self._rules.follows
+            and not edge.writes
+            and before.frozen is node.frozen
+            and before.hidden is node.hidden
+        ):
+            met = Met(record, 0, 0, freed=False)
+        else:
+            met = self._rules.met(before, edge, task, record)
         if self.plain.places.new:
             self.plain.steps.show(edge.node)
             self._forget()
@@ -587,15 +598,19 @@ class NumberedExploration:
     def _enter(self, stepped: int) -> None:
         """Let the waits of the present control state begin, go on and end."""
         node, everyone = self.node, self._all
-        key = (node.number, self._left, stepped, self._sids)
+        records = [everyone[number] for number in self._sids]
+        # Where all vCPUs have seen all stores, a core sync changes none of them.
+        seen = node.hidden is None and not any([record.viewed for record in records])
+        who = tuple([record.facts for record in records]) if seen else self._sids
+        key = (node.number, self._left, stepped, seen, who)
         known = self._entered.get(key)
         if known is None:
-            left, records = self._rules.entered(
-                node, [everyone[number] for number in self._sids], self._lefts[self._left], stepped
-            )
-            known = self._number_of(left), tuple(record.number for record in records)
+            left, behind = self._rules.entered(node, records, self._lefts[self._left], stepped)
+            known = self._number_of(left), tuple(record.number for record in behind)
             self._entered[key] = known
-        self._left, self._sids = known
+        self._left = known[0]
+        if not seen:
+            self._sids = known[1]
 
     def _freed(self) -> Violation | None:
         """Return the violation of a task in a slot or detour buffer that is not in use."""

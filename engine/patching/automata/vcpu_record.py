@@ -52,12 +52,16 @@ class VcpuRecord:
     :ivar busy: the running task is in its call, or in an NMI.
     :ivar parked_busy: a task that does not run is in its call.
     :ivar chosen: as in :class:`engine.patching.vcpu.VcpuState`.
+    :ivar alone: no step of a control task can change the record, but for what it says of passes
+        and for stores that the vCPU has not seen.
+    :ivar viewed: there are stores that the vCPU has not seen, or code is hidden from it.
     :ivar stops: ``stop_machine`` can park the vCPU here.
     :ivar rests: the vCPU stands in ``schedule()``, or is not in a call.
     :ivar held_back: the vCPU is suspended, or may wait at hidden code.
     """
 
     __slots__ = (
+        "alone",
         "asleep",
         "busy",
         "chosen",
@@ -78,6 +82,7 @@ class VcpuRecord:
         "stops",
         "takes_interrupt",
         "takes_nmi",
+        "viewed",
     )
 
     number: int
@@ -97,6 +102,8 @@ class VcpuRecord:
     asleep: bool
     chosen: int
     held_back: bool
+    alone: bool
+    viewed: bool
     stops: bool
     rests: bool
     left: int
@@ -252,11 +259,18 @@ class Records:
         record.parked_busy = any(one.mode is Mode.CALL for one in vcpu.parked)
         record.asleep = bool(vcpu.asleep)
         record.chosen = vcpu.chosen
+        record.held_back = vcpu.frozen or vcpu.shut_out
+        record.viewed = bool(vcpu.view) or vcpu.shut_out
+        passing = vcpu.passing is not None or any(one.passing is not None for one in vcpu.parked)
+        buffers = self._port.text.buffers
+        inside = record.ip in buffers or any(one.resume in buffers for one in vcpu.parked)
+        record.alone = not (
+            passing or inside or vcpu.interrupted or vcpu.hit or record.held_back or record.viewed
+        )
         takes = not vcpu.nmi and (vcpu.mode is not Mode.CALL or record.takes_interrupt)
         preempted = self._preempt and vcpu.hit is None and takes
         record.stops = not vcpu.nmi and (vcpu.quiescent or preempted)
         record.rests = vcpu.quiet or vcpu.mode is not Mode.CALL
-        record.held_back = vcpu.frozen or vcpu.shut_out
         record.name = stable_hash((record.content, vcpu.index, key))
         record.facts = self._facts.setdefault(self._facts_of(record, vcpu), len(self._facts))
         self._by[self._identity(vcpu, lives, record.content)] = record
