@@ -17,6 +17,7 @@ from arch_x86.isa.onward import onward
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.copies import Copies, X86Areas
 from arch_x86.probes.cpu_state import CpuState
+from arch_x86.probes.die_chain import DieChain
 from arch_x86.probes.eligibility import (
     Verdict,
     can_probe_address,
@@ -64,6 +65,7 @@ class X86Arch:
     :ivar cpus: the state of each CPU.
     :ivar ctlblk: the kprobe_ctlblk of each CPU, a list of ``cpus``.
     :ivar tasks: the task of each CPU, a list of ``cpus``.
+    :ivar die_chain: the users of int3 that are neither kprobes nor the poke protocol.
     :ivar traps: answers the machine's traps.
     :ivar copies: the slots and detour buffers.
     :ivar slots: the cache of slots in ``copies``.
@@ -100,8 +102,16 @@ class X86Arch:
         self.ctlblk, self.tasks = self.cpus.ctlblk, self.cpus.tasks
         self.copies = Copies(text, areas, profile, grace)
         self.slots, self.detours = self.copies.slots, self.copies.detours
+        self.die_chain = DieChain(image, text, poke, memory)
         self.traps = ProbeTraps(
-            self.cpus, self.stepping, poke, memory, self.copies, areas.trampoline, text_byte
+            self.cpus,
+            self.stepping,
+            poke,
+            memory,
+            self.copies,
+            areas.trampoline,
+            text_byte,
+            self.die_chain,
         )
         self._plain = PlainSites(
             image,

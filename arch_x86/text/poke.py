@@ -52,7 +52,7 @@ class KernelStopError(Exception):
 
 
 class HandlerCrashError(KernelStopError):
-    """The handler of a poke protocol's breakpoints reads memory that has nothing for it."""
+    """A handler of breakpoints, a poke's or a probe's, reads memory that has nothing for it."""
 
 
 class StopMachine(Protocol):

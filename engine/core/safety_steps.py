@@ -45,6 +45,7 @@ class SafetyStep(StrEnum):
     UNOPT_SYNC_2 = "unopt-sync-2"
     COMMIT_F66C0447CCA1 = "f66c0447cca1"
     COMMIT_E4ADD247789E = "e4add247789e"
+    COMMIT_DEC8784C9088 = "dec8784c9088"
     COMMIT_868A6FC0CA24 = "868a6fc0ca24"
     COMMIT_F1C97A1B4EF7 = "f1c97a1b4ef7"
     COMMIT_4FBD2F83FDA0 = "4fbd2f83fda0"
@@ -128,6 +129,11 @@ STEPS: Final = (
         SafetyStep.COMMIT_E4ADD247789E,
         _NEW,
         "a decision to optimize is taken back by what list the probe is on",
+    ),
+    Step(
+        SafetyStep.COMMIT_DEC8784C9088,
+        _NEW,
+        "a single step that is over is over for the CPU's status, also without a post_handler",
     ),
     Step(
         SafetyStep.COMMIT_868A6FC0CA24,

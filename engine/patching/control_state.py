@@ -141,6 +141,7 @@ class ControlState:
             poke=self.arch.poke,
             branches=stage.branches,
             transform=self.arch.arch_jump_label_transform,
+            die_chain=self.arch.die_chain,
             kinds=kinds,
             made=made,
             stops_behind=stage.shared,
@@ -234,7 +235,7 @@ class ControlState:
         # The names of control states without a patch protocol stay as they always were.
         if control.text_is is not TextIs.OLD:
             told = (*told, control.text_is.value)
-        return (*told, *control.branches.state)
+        return (*told, *control.branches.state, *control.foreign.state)
 
     def is_like(self, other: ControlState, shared: int) -> bool:
         """Return whether all tasks stand where they do in ``other``, and share the same state.

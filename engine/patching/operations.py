@@ -16,8 +16,10 @@ from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe, KretprobeInstance
-from engine.patching.control_side import ExploredText
+from engine.patching.breakpoint_operations import BreakpointOperations
+from engine.patching.control_side import DieChain, ExploredText
 from engine.patching.expectations import Effect, Ledger, Lives
+from engine.patching.foreign_lives import ForeignLives
 from engine.patching.handler_log import HandlerLog
 from engine.patching.lock_notes import LockNotes
 from engine.patching.patched_sites import PatchedSite, TextIs
@@ -62,7 +64,7 @@ def unsettled(core: Kprobes) -> str | None:
     return None
 
 
-class Control(TextOperations):
+class Control(TextOperations, BreakpointOperations):
     """This object carries out the operations on the core of one control state.
 
     :param log: is told of each handler that runs.
@@ -70,6 +72,7 @@ class Control(TextOperations):
     :param poke: the poke protocol of the control state.
     :param branches: the static branches of the program.
     :param transform: writes the code of static branches: the address, and the code of each.
+    :param die_chain: has the users of breakpoints that are not kprobes.
     :param kinds: the classes that probes are made of.
     :param made: is called with each probe that is made, before any other code has the probe.
     :param stops_behind: there is a point behind each operation, too, so that other tasks can
@@ -83,7 +86,9 @@ class Control(TextOperations):
         whether those that can fail have succeeded. That decides what the task's code keeps
         where the explorer can't look, such as the position of a loop. Where tasks share
         variables it also has what they hold when the task's code goes on (:meth:`saw`).
-    :ivar refused: a line for the user for each probe that the core has refused.
+    :ivar refused: a line for the user for each probe that the core has refused, and for each
+        breakpoint of another user that was refused.
+    :ivar foreign: the breakpoints of other users, and what is expected of each.
     :ivar ledger: what is expected of each probe.
     :ivar notes: writes into the ledger what an operation meets under its lock.
     :ivar branches: the static branches of the program, and the key that switches them.
@@ -102,6 +107,7 @@ class Control(TextOperations):
         poke: Any,
         branches: Sequence[PatchedSite] = (),
         transform: Callable[[Sequence[tuple[int, bytes]]], None],
+        die_chain: DieChain,
         kinds: ProbeKinds = PLAIN_KINDS,
         made: Callable[[Kprobe], None] | None = None,
         stops_behind: bool = False,
@@ -112,6 +118,8 @@ class Control(TextOperations):
         self._text = text
         self._image = image
         self._log = log
+        self._die_chain = die_chain
+        self.foreign = ForeignLives()
         self._kinds = kinds
         self._made = made
         self._stops_behind = stops_behind

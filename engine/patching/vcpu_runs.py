@@ -224,7 +224,9 @@ class VcpuRuns:
         if site is not None:
             fetched = self._text.fetched(cpu, ip, self._text.facts.patch_size_max)
             busy = vcpu.interrupted is not None and vcpu.interrupted.busy
-            vcpu.passing = Pass(ip, site.armed(fetched), busy, self._now.node.lives)
+            node = self._now.node
+            foreign = node.state.control.foreign.lives
+            vcpu.passing = Pass(ip, site.armed(fetched), busy, node.lives, foreign=foreign)
 
     def _count_patched(self, cpu: int, ip: int) -> None:
         """Count which code the vCPU executes, if a site that is being replaced begins at ``ip``."""

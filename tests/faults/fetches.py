@@ -28,8 +28,8 @@ FETCHES: Final = (
     Fault(
         "not part of a state: the stores that a vCPU between calls has not seen",
         _VCPU,
-        "asleep, self._held_back())",
-        "asleep)",
+        "asleep, self._held_back(), *left)",
+        "asleep, *left)",
         Kind.EXPLORER,
     ),
     Fault(
@@ -49,8 +49,8 @@ FETCHES: Final = (
     Fault(
         "not part of a state: the count of a static key",
         _CONTROL_STATE,
-        "return (*told, *control.branches.state)",
-        "return told",
+        "return (*told, *control.branches.state, *control.foreign.state)",
+        "return (*told, *control.foreign.state)",
         Kind.EXPLORER,
     ),
     Fault(

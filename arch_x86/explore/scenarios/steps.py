@@ -85,6 +85,7 @@ _SHOWN_BY: Final = {
     "sysctl-deadlock": ("sysctl-deadlock",),
     "f66c0447cca1": ("f66c0447cca1",),
     "e4add247789e": ("e4add247789e",),
+    "dec8784c9088": ("dec8784c9088",),
     "868a6fc0ca24": ("868a6fc0ca24",),
     "f1c97a1b4ef7": ("f1c97a1b4ef7",),
     "4fbd2f83fda0": ("4fbd2f83fda0",),
