@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arch_x86.isa.constants import JMP32_SIZE, MAX_INSN_SIZE, MAX_OPTIMIZED_LENGTH
@@ -37,6 +38,7 @@ from arch_x86.text.poke import PokeProtocol, TextPokeParam
 from engine.core.profiles import LINUX_2010, Profile
 from engine.core.safety_steps import SafetyStep
 from engine.errors import KprobeError
+from engine.image import ReservedKind
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus, Method
 
 if TYPE_CHECKING:
@@ -52,6 +54,14 @@ __all__ = ("X86Arch", "X86Areas")
 
 def _not_told(_addr: int, _raw: bytes) -> None:
     """Ignore a copied instruction, where nothing depends on it."""
+
+
+def _as_known(image: Image, profile: Profile) -> Image:
+    """Return ``image`` with the reserved text that kprobes of ``profile`` ask about."""
+    if profile.has(SafetyStep.RESERVED_TEXT):
+        return image
+    kept = (one for one in image.reserved if one.kind is ReservedKind.FTRACE_SITE)
+    return replace(image, reserved=tuple(kept))
 
 
 class X86Arch:
@@ -96,7 +106,7 @@ class X86Arch:
         self._areas = areas
         copied = copied or _not_told
         self._lookup: Callable[[int], Kprobe | None] = lambda _addr: None
-        self.code = CodeCache(image, self.recovered)
+        self.code = CodeCache(_as_known(image, profile), self.recovered)
         self.stepping = stepping_for(profile, memory)
         self.cpus = CpuState(cpus, profile)
         self.ctlblk, self.tasks = self.cpus.ctlblk, self.cpus.tasks

@@ -302,7 +302,7 @@ class TextPokeBp:
         """Write each jump with three core syncs."""
         require_sizes(params)
         for param in params:
-            if self._at is not None:
+            if self._at is not None and SafetyStep.TEXT_MUTEX not in self._without:
                 raise EngineBug(f"{param.reason}: the poke at {self._at.addr:#x} is under way")
             self._at = self._last = param
             if SafetyStep.BP_INT3_FIRST in self._without:

@@ -34,7 +34,9 @@ class SafetyStep(StrEnum):
     JUMP_RANGE_CHECK = "jump-range-check"
     NEIGHBOUR_CHECK = "neighbour-check"
     COLLISION_UNOPTIMIZE = "collision-unoptimize"
+    RESERVED_TEXT = "reserved-text"
     INT3_GONE = "int3-gone"
+    TEXT_MUTEX = "text-mutex"
     BP_INT3_FIRST = "bp-int3-first"
     BP_SYNC_1 = "bp-sync-1"
     BP_SYNC_2 = "bp-sync-2"
@@ -97,10 +99,16 @@ STEPS: Final = (
         "a new probe inside a jump's bytes forces that jump back first",
     ),
     Step(
+        SafetyStep.RESERVED_TEXT,
+        _ALL,
+        "no probe goes to, and no jump replaces, text that the kernel patches itself",
+    ),
+    Step(
         SafetyStep.INT3_GONE,
         _ALL,
         "a hit whose breakpoint was removed meanwhile runs the instruction again",
     ),
+    Step(SafetyStep.TEXT_MUTEX, _NEW, "one task at a time writes text"),
     Step(SafetyStep.BP_INT3_FIRST, _NEW, "a jump goes in behind a breakpoint"),
     Step(SafetyStep.BP_SYNC_1, _NEW, "a core sync behind the breakpoint"),
     Step(SafetyStep.BP_SYNC_2, _NEW, "a core sync behind the jump's tail"),

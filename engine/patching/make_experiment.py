@@ -12,7 +12,7 @@ from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, Profile, profile_named
 from engine.core.safety_steps import SafetyStep
 from engine.errors import InputError, KprobeError, printable
-from engine.image import Image
+from engine.image import Image, Reserved, ReservedKind
 from engine.patching.conditions import conditions_of
 from engine.patching.control_code import ControlCode, ControlCodes
 from engine.patching.experiment import Experiment
@@ -130,6 +130,9 @@ def experiment_of_request(
     branches = port.static_branches(image, request.branches) if request.branches else ()
     if branches:
         patches, patch_changes = branches, _BRANCH_CHANGES
+        # A kernel's list of static branches tells kprobes where they are.
+        listed = (Reserved(one.addr, len(one.old), ReservedKind.JUMP_LABEL) for one in branches)
+        image = replace(image, reserved=(*image.reserved, *listed))
     return Experiment(
         **conditions_of(request),
         image=image,

@@ -322,9 +322,7 @@ _HITS: Final = (
     Fault(
         "the breakpoint handlers of all CPUs keep one record",
         _BREAKPOINT,
-        "        block = self._cpus.ctlblk[cpu]\n"
-        "        if p is None:\n"
-        "            if self",
+        "        block = self._cpus.ctlblk[cpu]\n        if p is None:\n            if self",
         "        block = self._cpus.ctlblk[0]\n        if p is None:\n            if self",
         Kind.HITS,
     ),
