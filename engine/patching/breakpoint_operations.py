@@ -91,7 +91,7 @@ class BreakpointOperations:
         """Set the breakpoint ``one``, and return whether that was possible.
 
         :param asks: under ``kprobe_mutex``, refuse the breakpoint where a probe is, or where a
-            probe's jump may go. No user in the kernel does so: kgdb does not ask.
+            probe's jump may go. kgdb does not ask.
         """
         with self._changing_breakpoint(one):
             try:

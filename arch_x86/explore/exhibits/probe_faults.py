@@ -194,7 +194,7 @@ TWO_USERS = (
             " saves the probe's breakpoint as the original byte.",
             "Kprobes take its hits, and write a jump or the original byte over it.",
         ),
-        source="no user in the kernel asks for probes; neither does kgdb (v6.1)",
+        source="kgdb_arch_set_breakpoint() does not ask for probes (v6.1)",
         faulty=ScenarioCase(scenario=foreign.foreign_unasked, profile="linux-6.1"),
         mended=ScenarioCase(scenario=foreign.foreign_asks, profile="linux-6.1"),
         kind=ViolationKind.LOST_HIT,

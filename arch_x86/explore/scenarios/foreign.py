@@ -78,8 +78,8 @@ def foreign_asks(setup: Setup) -> None:
 
 @scenario(image=NOPS, call="work", arguments=("5",), calls=1, preemptions=0)
 def foreign_unasked(setup: Setup) -> None:
-    """Another user sets its breakpoint where a probe is, and does not ask, as none in the kernel
-    does: kprobes take its hits, and write over the breakpoint.
+    """Another user sets its breakpoint where a probe is, and does not ask, as kgdb does not:
+    kprobes take its hits, and write over the breakpoint.
     """
 
     @setup.control
