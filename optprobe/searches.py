@@ -241,7 +241,7 @@ def patch(
     :param call: the function that each vCPU calls, ``calls`` times, with ``arguments``.
     :param sites: the places whose code is replaced, each ``"SYM+OFF"`` or ``"0xADDR"``.
     :param to: the new code of each site, or one for all: hexadecimal digits, ``"jmp:SYM"``,
-        ``"call:SYM"`` or ``"nop"``.
+        ``"call:SYM"``, ``"jcc:SYM"``, ``"nop"``, ``"ret"`` or ``"return0"``.
     :param moves: for a protocol that suspends tasks, ``"FROM:TO"``: where a task goes on that
         stands at ``FROM``.
     :param lock: ``"FROM..TO"``, between which the code holds the allocator's lock.

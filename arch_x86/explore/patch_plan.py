@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from arch_x86.protocols.planning import place_of, planned_sites
+from arch_x86.protocols.planning import place_of, planned_sites, return_0_of
 from arch_x86.protocols.protocol_names import protocol_named, steps_left_out
 from arch_x86.protocols.protocol_poke import ProtocolPoke, poke_factory
 from engine.errors import InputError, printable
@@ -52,7 +52,7 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
     return PatchPlan(
         sites=sites,
         lock=lock,
-        code=_life(there, back if spec.back else [], moves),
+        code=_life(there, back if spec.back else [], moves, return_0_of(image)),
         poke=poke_factory(protocol, without),
         protocol=protocol.name,
         tag=repr(told),
@@ -87,21 +87,28 @@ def _ends(image: Image, word: str) -> tuple[int, int]:
     return begin, end
 
 
-def _life(there: _Places, back: _Places, moves: Sequence[tuple[int, int]]) -> ControlCode:
-    """Return the control task: the new code comes, and maybe the old code again."""
+def _life(
+    there: _Places, back: _Places, moves: Sequence[tuple[int, int]], return0: int | None
+) -> ControlCode:
+    """Return the control task: the new code comes, and maybe the old code again.
+
+    :param return0: the address of ``__static_call_return0()``, or None.
+    """
     returns = [(to, at) for at, to in moves]
 
     def patcher(k: Control) -> None:
-        k.patch(partial(_write, k, there, moves), TextIs.NEW)
+        k.patch(partial(_write, k, there, moves, return0), TextIs.NEW)
         if back:
-            k.patch(partial(_write, k, back, returns), TextIs.OLD)
+            k.patch(partial(_write, k, back, returns, return0), TextIs.OLD)
 
     return patcher
 
 
-def _write(k: Control, places: _Places, moves: Sequence[tuple[int, int]]) -> None:
+def _write(
+    k: Control, places: _Places, moves: Sequence[tuple[int, int]], return0: int | None
+) -> None:
     poke: ProtocolPoke = k.poke
-    poke.patch(poke.patches_of(places, moves))
+    poke.patch(poke.patches_of(places, moves, return0))
     if moves and not poke.suspends:
         raise InputError(
             "--move: this protocol suspends no task, so none is moved; leave --move out, or give"

@@ -154,7 +154,7 @@ class X86Arch:
         A CPU that hits the breakpoint which stands there meanwhile goes on as the new code would.
         """
         params = [
-            TextPokeParam(addr, code, f"static branch at {addr:#x}", *goes_on)
+            TextPokeParam(addr, code, f"static branch at {addr:#x}", goes_on)
             for addr, code in branches
             if (goes_on := onward(code, addr)) is not None
         ]

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
+from arch_x86.isa.constants import INT3
 from arch_x86.isa.decode import decode
-from arch_x86.isa.encode import RelativeRangeError, call32, jmp32
-from arch_x86.isa.onward import nop, onward
+from arch_x86.isa.encode import RelativeRangeError, call32, jcc32, jmp32
+from arch_x86.isa.insn import Branch, Insn
+from arch_x86.isa.onward import RETURN_0, nop, onward
 from arch_x86.probes.code import CodeCache, FunctionCode
 from engine.brief import count
 from engine.errors import InputError, printable
@@ -21,10 +23,13 @@ from engine.kallsyms import Kallsyms
 from engine.patching.patched_sites import PatchedSite
 from engine.syntax.kprobe_events import parse_spec, several_functions
 
-__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites", "static_branches")
+__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites", "return_0_of", "static_branches")
 
 SITE_SIZE_MAX: Final = 64
 """A site has no more bytes than this."""
+_WORDS: Final = "jmp:SYM, call:SYM, jcc:SYM, nop, ret or return0"
+"""What new code may be beside hexadecimal digits."""
+_RET: Final = b"\xc3"
 
 
 def planned_sites(
@@ -37,7 +42,7 @@ def planned_sites(
 
     :param places: ``SYM+OFF`` or ``0xADDR`` of each site.
     :param codes: the new code of each site, or one for all: hexadecimal digits, ``jmp:SYM``,
-        ``call:SYM`` or ``nop``.
+        ``call:SYM``, ``jcc:SYM``, ``nop``, ``ret`` or ``return0``.
     :param leaves: what the protocol leaves where it puts old code back
         (:class:`arch_x86.protocols.protocol.PatchProtocol`).
     :raises InputError: a place or a code is wrong, or two sites overlap.
@@ -45,9 +50,7 @@ def planned_sites(
     if not places:
         raise InputError("--site is missing; give a place, SYM+OFF, whose code is to be replaced")
     if not codes:
-        raise InputError(
-            "--to is missing; give the new code: hexadecimal digits, jmp:SYM, call:SYM or nop"
-        )
+        raise InputError(f"--to is missing; give the new code: hexadecimal digits, {_WORDS}")
     if len(codes) not in (1, len(places)):
         raise InputError(
             f"{len(codes)} of --to for {len(places)} of --site; give one for each site, or one for"
@@ -97,6 +100,12 @@ def place_of(image: Image, place: str, option: str) -> int:
     return symbol.addr + spec.offset
 
 
+def return_0_of(image: Image) -> int | None:
+    """Return the address of ``__static_call_return0()`` in ``image``, or None."""
+    found = image.by_name.get("__static_call_return0")
+    return None if found is None else found.addr
+
+
 def static_branches(image: Image, branches: Sequence[str]) -> tuple[PatchedSite, ...]:
     """Return the static branches of a scenario's program, in ascending order.
 
@@ -129,7 +138,7 @@ def _planned(
             f"--site {printable(place)}: no instruction of a function starts there; give where one"
             " does"
         )
-    new = _new_code(image, addr, word, first.length)
+    new = _new_code(image, first, word)
     size = _whole_size(function, addr, len(new), place)
     new = _filled(new, size)
     old = image.read(addr, size)
@@ -146,28 +155,54 @@ def _planned(
     return PatchedSite(addr, old, new, again, {at: frozenset(raws) for at, raws in insns.items()})
 
 
-def _new_code(image: Image, addr: int, word: str, first: int) -> bytes:
-    """Return the bytes that ``word`` stands for at ``addr``.
-
-    :param first: the size of the instruction that is there.
-    """
+def _new_code(image: Image, first: Insn, word: str) -> bytes:
+    """Return the bytes that ``word`` stands for at the place of the instruction ``first``."""
     kind, colon, name = word.partition(":")
-    if word == "nop":
-        return nop(first)
-    if colon and kind in ("jmp", "call"):
-        target = place_of(image, name, f"--to {kind}:")
-        try:
-            return (jmp32 if kind == "jmp" else call32)(addr, target)
-        except RelativeRangeError:
-            raise InputError(
-                f"--to {printable(word)}: {target:#x} is out of the reach of a {kind} of 5 bytes at"
-                f" {addr:#x}; give a target less than 2 GiB away"
-            ) from None
+    match word:
+        case "nop":
+            return nop(first.length)
+        case "ret":
+            return _RET + INT3 * (first.length - len(_RET))
+        case "return0":
+            return RETURN_0
+        case _ if colon and kind in ("jmp", "call", "jcc"):
+            return _branch(first, kind, place_of(image, name, f"--to {kind}:"), word)
+        case _:
+            return _from_digits(first.addr, word)
+
+
+def _branch(first: Insn, kind: str, target: int, word: str) -> bytes:
+    """Return a jump, a call, or a jump with the condition of ``first``, to ``target``.
+
+    :raises InputError: ``target`` is out of reach, or ``first`` has no condition.
+    """
+    addr = first.addr
+    if kind == "jcc" and first.branch is not Branch.JCC:
+        raise InputError(
+            f"--to {printable(word)}: no conditional jump stands at {addr:#x}, whose condition the"
+            " new code would have; give a place where one stands"
+        )
+    try:
+        if kind == "jcc":
+            return jcc32(addr, first.opcode[-1] & 15, target)
+        return (jmp32 if kind == "jmp" else call32)(addr, target)
+    except RelativeRangeError:
+        raise InputError(
+            f"--to {printable(word)}: {target:#x} is out of the reach of a {kind} with a"
+            f" displacement of 4 bytes at {addr:#x}; give a target less than 2 GiB away"
+        ) from None
+
+
+def _from_digits(addr: int, word: str) -> bytes:
+    """Return the code whose hexadecimal digits are ``word``.
+
+    :raises InputError: it is no code.
+    """
     digits = re.sub(r"[\s:]", "", word)
     if not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", digits) or len(digits) > 2 * SITE_SIZE_MAX:
         raise InputError(
             f"--to {printable(word)}: no code; give 1 to {SITE_SIZE_MAX} bytes in hexadecimal"
-            " digits, jmp:SYM, call:SYM or nop"
+            f" digits, {_WORDS}"
         )
     new = bytes.fromhex(digits)
     whole = sum(len(raw) for _, raw in _instructions(addr, new))

@@ -244,14 +244,14 @@ class Patcher:
             self.note("the handler is told")
         for patch in patches:
             record = self.record(patch, as_old=as_old)
-            if record.target is not None:
+            if record.goes_on is not None:
                 self.last = self.held[patch.addr] = record
 
     def record(self, patch: Patch, *, as_old: bool = False) -> TextPokeParam:
         """Return what the handler has to know of ``patch``.
 
         :param as_old: a CPU goes on as if it had executed the old instruction; else the new one.
-        :returns: a record, without a target where another handler takes the breakpoint.
+        :returns: a record, without ``goes_on`` where another handler takes the breakpoint.
         :raises InputError: the handler can't do what that instruction does.
         """
         goes_on = patch.old_goes_on if as_old else patch.new_goes_on
@@ -260,10 +260,10 @@ class Patcher:
             raise InputError(
                 f"{patch.reason}: the handler of the protocol's breakpoint has to do what the"
                 f" {which} instruction does, {code.hex(' ')}, and it can do a no-op, a relative"
-                " jump or a relative call; give other code, or a protocol without a handler"
+                " jump or call, a conditional jump, a return, and return0 where the program has a"
+                " function __static_call_return0; give other code, or a protocol without a handler"
             )
-        target, returns = (None, None) if goes_on is None else goes_on
-        return TextPokeParam(patch.addr, patch.new, patch.reason, target, returns)
+        return TextPokeParam(patch.addr, patch.new, patch.reason, goes_on)
 
     def handled(self, why: str, *, step: str | None = None) -> None:
         """Tell the handler that the breakpoints are gone, and wait for CPUs that read its record.

@@ -27,7 +27,8 @@ def _add_options(parser: ArgumentParser) -> None:
         parser,
         "--to",
         metavar="CODE",
-        shown="the new code of the sites, or of each: HEX, jmp:SYM, call:SYM or nop",
+        shown="the new code of the sites, or of each: HEX, jmp:SYM, call:SYM, jcc:SYM, nop, ret or"
+        " return0",
     )
     add_list(
         parser,
