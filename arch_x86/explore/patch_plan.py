@@ -39,7 +39,8 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
     there = [(site.addr, site.new, f"patch {name(site.addr)}") for site in sites]
     back = [(site.addr, site.old, f"put {name(site.addr)} back") for site in sites]
     moves = [_pair(image, word) for word in spec.moves]
-    lock = None if spec.lock is None else range(*_ends(image, spec.lock))
+    lock = None if spec.lock is None else range(*_ends(image, spec.lock, "--lock"))
+    user = None if spec.user is None else range(*_ends(image, spec.user, "--user"))
     told = (
         [(site.addr, site.new) for site in sites],
         spec.back,
@@ -48,10 +49,12 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
         protocol.name,
         source_of(protocol.run),
         sorted(without),
+        *([] if user is None else [user]),
     )
     return PatchPlan(
         sites=sites,
         lock=lock,
+        user=user,
         code=_life(there, back if spec.back else [], moves, return_0_of(image)),
         poke=poke_factory(protocol, without),
         protocol=protocol.name,
@@ -70,18 +73,19 @@ def _pair(image: Image, word: str) -> tuple[int, int]:
     return place_of(image, first, "--move"), place_of(image, second, "--move")
 
 
-def _ends(image: Image, word: str) -> tuple[int, int]:
+def _ends(image: Image, word: str, option: str) -> tuple[int, int]:
     """Return the addresses of ``FROM..TO``.
 
+    :param option: the option that has it.
     :raises InputError: ``word`` is no such text.
     """
     first, dots, second = word.partition("..")
     if not dots:
-        raise InputError(f"--lock {printable(word)}: give FROM..TO, such as f+0x4..f+0x9")
-    begin, end = place_of(image, first, "--lock"), place_of(image, second, "--lock")
+        raise InputError(f"{option} {printable(word)}: give FROM..TO, such as f+0x4..f+0x9")
+    begin, end = place_of(image, first, option), place_of(image, second, option)
     if end <= begin:
         raise InputError(
-            f"--lock {printable(word)}: nothing is between these places; give FROM..TO, where TO"
+            f"{option} {printable(word)}: nothing is between these places; give FROM..TO, where TO"
             " is behind FROM"
         )
     return begin, end

@@ -137,11 +137,15 @@ class Patcher:
 
     # The CPUs -------------------------------------------------------------------------------------
 
-    def sync(self, why: str, *, step: str | None = None) -> None:
-        """Interrupt every CPU, so that each fetches the text as it is now (text_poke_sync())."""
+    def sync(self, why: str, *, step: str | None = None, deferrable: bool = False) -> None:
+        """Interrupt every CPU, so that each fetches the text as it is now (text_poke_sync()).
+
+        :param deferrable: a CPU in user mode is not interrupted, and not waited for.
+        """
         if self.does(step):
             self._require_running(why)
-            self._plane.text_poke_sync(why)
+            plane = self._plane
+            (plane.text_poke_sync_deferrable if deferrable else plane.text_poke_sync)(why)
 
     def stop_machine(self, fn: Callable[[], None], why: str, *, step: str | None = None) -> None:
         """Call ``fn`` while every CPU is parked; without ``step`` while the CPUs run.

@@ -81,6 +81,10 @@ class CoreSync(Protocol):
 class TextControl(StopMachine, CoreSync, Protocol):
     """The part of the control plane that a poke protocol may use."""
 
+    def text_poke_sync_deferrable(self, why: str) -> None:
+        """Interrupt every vCPU but those in user mode, which synchronize when they leave it."""
+        ...
+
     def synchronize_sched(self, why: str) -> None:
         """Wait until every vCPU has passed a quiescent point that began after now."""
         ...

@@ -41,6 +41,11 @@ def _add_options(parser: ArgumentParser) -> None:
         metavar="FROM..TO",
         help="the places between which the code holds the allocator's lock (freeze_and_move)",
     )
+    parser.add_argument(
+        "--user",
+        metavar="FROM..TO",
+        help="the places at which a CPU still counts as in user mode (text_poke_bp_deferred)",
+    )
     parser.add_argument("--back", action="store_true", help="then put the old code back")
     parser.add_argument(
         "--protocol",

@@ -77,6 +77,7 @@ class Exploration:
             self.boundaries.freezes,
             self.boundaries.allocates,
             lambda: now.node.hidden is not None,
+            self.boundaries.in_user_mode,
         )
         events = HandlerEvents(now, judge)
         self._apart = False

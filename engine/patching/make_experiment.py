@@ -107,6 +107,7 @@ def experiment_of_patch(request: Request, spec: PatchSpec, port: SetupPort) -> E
         patches=plan.sites,
         patch_changes=1 + spec.back,
         lock=plan.lock,
+        user=plan.user,
     )
 
 
@@ -121,6 +122,7 @@ def experiment_of_request(
     patches: tuple[PatchedSite, ...] = (),
     patch_changes: int = 0,
     lock: range | None = None,
+    user: range | None = None,
 ) -> Experiment:
     """Make the experiment that ``request`` describes, with control tasks ``code`` in ``image``.
 
@@ -142,6 +144,7 @@ def experiment_of_request(
         branches=branches,
         patch_changes=patch_changes,
         lock=lock,
+        user=user,
         code=code,
         tag=tag,
     )
