@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from arch_x86.protocols.planning import place_of, planned_sites, return_0_of
+from arch_x86.probes.static_call_sites import return_0_of
+from arch_x86.protocols.planning import place_of, planned_sites
 from arch_x86.protocols.protocol_names import protocol_named, steps_left_out
 from arch_x86.protocols.protocol_poke import ProtocolPoke, poke_factory
 from engine.errors import InputError, printable

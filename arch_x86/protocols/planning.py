@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
-from arch_x86.isa.constants import INT3
+from arch_x86.isa.constants import INT3, MAX_INSN_SIZE
 from arch_x86.isa.decode import decode
 from arch_x86.isa.encode import RelativeRangeError, call32, jcc32, jmp32
 from arch_x86.isa.insn import Branch, Insn
 from arch_x86.isa.onward import RETURN_0, nop, onward
 from arch_x86.probes.code import CodeCache, FunctionCode
+from arch_x86.probes.static_call_sites import called_by, code_word, return_0_of
 from engine.brief import count
 from engine.errors import InputError, printable
 from engine.image import Image
@@ -23,7 +25,7 @@ from engine.kallsyms import Kallsyms
 from engine.patching.patched_sites import PatchedSite
 from engine.syntax.kprobe_events import parse_spec, several_functions
 
-__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites", "return_0_of", "static_branches")
+__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites", "static_branches", "static_calls")
 
 SITE_SIZE_MAX: Final = 64
 """A site has no more bytes than this."""
@@ -100,12 +102,6 @@ def place_of(image: Image, place: str, option: str) -> int:
     return symbol.addr + spec.offset
 
 
-def return_0_of(image: Image) -> int | None:
-    """Return the address of ``__static_call_return0()`` in ``image``, or None."""
-    found = image.by_name.get("__static_call_return0")
-    return None if found is None else found.addr
-
-
 def static_branches(image: Image, branches: Sequence[str]) -> tuple[PatchedSite, ...]:
     """Return the static branches of a scenario's program, in ascending order.
 
@@ -121,6 +117,48 @@ def static_branches(image: Image, branches: Sequence[str]) -> tuple[PatchedSite,
     return planned_sites(
         image, [place for place, _, _ in pairs], [f"jmp:{target}" for _, _, target in pairs]
     )
+
+
+def static_calls(image: Image, calls: Sequence[str]) -> tuple[PatchedSite, ...]:
+    """Return the static calls of a scenario's program, in ascending order.
+
+    :param calls: ``SYM+OFF:FUNCTION`` of each: the call there goes to ``FUNCTION`` for a while, or
+        does nothing (``NULL``).
+    :raises InputError: one of them is wrong, or they go to different functions.
+    """
+    found = [_static_call(image, call) for call in calls]
+    functions = {pair for _, _, pair in found}
+    if len(functions) > 1:
+        told = " and ".join(f"{first} and {second}" for first, second in sorted(functions))
+        raise InputError(
+            f"static_calls=: these go to {told}; give calls of one function, and one other function"
+        )
+    sites = planned_sites(image, [place for place, _, _ in found], [word for _, word, _ in found])
+    return tuple(replace(site, functions=pair) for site in sites for pair in functions)
+
+
+def _static_call(image: Image, call: str) -> tuple[str, str, tuple[str, str]]:
+    """Return the place of ``SYM+OFF:FUNCTION``, its new code, and the functions of both codes.
+
+    :raises InputError: no static call is there.
+    """
+    place, _, function = call.partition(":")
+    addr = place_of(image, place, "static_calls=")
+    insn = decode(image.read(addr, MAX_INSN_SIZE), addr)
+    there = None if insn is None else called_by(image, insn)
+    if not function or there is None:
+        raise InputError(
+            f"static_calls={printable(call)}: give SYM+OFF:FUNCTION, where a call or a jump of a"
+            " function is at SYM+OFF, or what stands for one of NULL"
+        )
+    form, first = there
+    word = code_word(form, function)
+    if "return0" in (word, code_word(form, first)) and return_0_of(image) is None:
+        raise InputError(
+            f"static_calls={printable(call)}: the program has no function __static_call_return0,"
+            " which a CPU calls that hits the breakpoint over the call; give it one"
+        )
+    return place, word, (first, function)
 
 
 def _planned(

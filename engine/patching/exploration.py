@@ -123,7 +123,7 @@ class Exploration:
             code,
             port.own_code,
             nmis=experiment.nmis,
-            branches=experiment.branches,
+            switched=experiment.switched,
             late=experiment.strict or not fetch_model(experiment.fetch).coherent,
             points=experiment.points,
             shared=share_variables((work for _, work in code()), port.own_code),

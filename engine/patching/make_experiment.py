@@ -12,7 +12,7 @@ from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, Profile, profile_named
 from engine.core.safety_steps import SafetyStep
 from engine.errors import InputError, KprobeError, printable
-from engine.image import Image
+from engine.image import Image, Reserved, ReservedKind
 from engine.patching.conditions import conditions_of
 from engine.patching.control_code import ControlCode, ControlCodes
 from engine.patching.experiment import Experiment
@@ -38,7 +38,7 @@ __all__ = (
     "profile_of",
 )
 
-_BRANCH_CHANGES: Final = 4
+_SWITCHES: Final = 4
 """A call may see a static branch switched so often: on and off, by each of two control tasks."""
 
 
@@ -129,9 +129,11 @@ def experiment_of_request(
     :param tag: a text that differs where control tasks do something else, for the fingerprint.
     :raises InputError: a safety step or a place in ``request`` is wrong.
     """
-    branches = port.static_branches(image, request.branches) if request.branches else ()
-    if branches:
-        patches, patch_changes = branches, _BRANCH_CHANGES
+    switched = _switched(request, image, port)
+    if switched:
+        patches, patch_changes = switched, _SWITCHES
+        if request.text_reserved:
+            image = replace(image, reserved=(*image.reserved, *map(_reserved, switched)))
     return Experiment(
         **conditions_of(request),
         image=image,
@@ -141,13 +143,32 @@ def experiment_of_request(
         resched=tuple(_place(image, request.call, text, port) for text in request.resched),
         asleep=_asleep(image, request, port),
         patches=patches,
-        branches=branches,
+        switched=switched,
         patch_changes=patch_changes,
         lock=lock,
         user=user,
         code=code,
         tag=tag,
     )
+
+
+def _switched(request: Request, image: Image, port: SetupPort) -> tuple[PatchedSite, ...]:
+    """Return the static branches of ``request``, or its static calls.
+
+    :raises InputError: it has both, or one of them is wrong.
+    """
+    if request.branches and request.static_calls:
+        raise InputError("branches= and static_calls=: a scenario has one of the two")
+    if request.branches:
+        return port.static_branches(image, request.branches)
+    return port.static_calls(image, request.static_calls) if request.static_calls else ()
+
+
+def _reserved(site: PatchedSite) -> Reserved:
+    """Return the record that keeps probes off a static branch or a static call."""
+    call = site.functions is not None
+    kind = ReservedKind.STATIC_CALL if call else ReservedKind.JUMP_LABEL
+    return Reserved(site.addr, len(site.old), kind)
 
 
 def by_protocol(request: Request, port: SetupPort) -> Request:

@@ -16,13 +16,14 @@ from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe, KretprobeInstance
-from engine.patching.control_side import ExploredText
+from engine.patching.control_side import ExploredArch, ExploredText
 from engine.patching.expectations import Effect, Ledger, Lives
 from engine.patching.handler_log import HandlerLog
 from engine.patching.lock_notes import LockNotes
 from engine.patching.patched_sites import PatchedSite, TextIs
 from engine.patching.probe_kinds import PLAIN_KINDS, ProbeKinds
 from engine.patching.static_branches import StaticBranches
+from engine.patching.static_calls import StaticCalls
 from engine.patching.text_operations import TextOperations
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
@@ -68,8 +69,8 @@ class Control(TextOperations):
     :param log: is told of each handler that runs.
     :param jump: the first byte of the jump that an optimized probe writes.
     :param poke: the poke protocol of the control state.
-    :param branches: the static branches of the program.
-    :param transform: writes the code of static branches: the address, and the code of each.
+    :param switched: the static branches and static calls of the program.
+    :param arch: writes the code of these.
     :param kinds: the classes that probes are made of.
     :param made: is called with each probe that is made, before any other code has the probe.
     :param stops_behind: there is a point behind each operation, too, so that other tasks can
@@ -87,6 +88,7 @@ class Control(TextOperations):
     :ivar ledger: what is expected of each probe.
     :ivar notes: writes into the ledger what an operation meets under its lock.
     :ivar branches: the static branches of the program, and the key that switches them.
+    :ivar static_calls: the static calls of the program, and their key.
     :ivar text_is: how far a patch protocol has come that replaces code.
     :ivar broken: the promise that an operation had not kept when it returned, or None.
     """
@@ -100,15 +102,18 @@ class Control(TextOperations):
         *,
         jump: bytes,
         poke: Any,
-        branches: Sequence[PatchedSite] = (),
-        transform: Callable[[Sequence[tuple[int, bytes]]], None],
+        switched: Sequence[PatchedSite] = (),
+        arch: ExploredArch,
         kinds: ProbeKinds = PLAIN_KINDS,
         made: Callable[[Kprobe], None] | None = None,
         stops_behind: bool = False,
     ) -> None:
         self.core = core
         self.poke = poke
-        self.branches = StaticBranches(core, branches, transform)
+        branches = [site for site in switched if site.functions is None]
+        calls = [site for site in switched if site.functions is not None]
+        self.branches = StaticBranches(core, branches, arch.arch_jump_label_transform)
+        self.static_calls = StaticCalls(core, calls, arch.arch_static_call_transform)
         self._text = text
         self._image = image
         self._log = log

@@ -49,8 +49,8 @@ FETCHES: Final = (
     Fault(
         "not part of a state: the count of a static key",
         _CONTROL_STATE,
-        "return (*told, *control.branches.state)",
-        "return told",
+        "return (*told, *control.branches.state, *control.static_calls.state)",
+        "return (*told, *control.static_calls.state)",
         Kind.EXPLORER,
     ),
     Fault(

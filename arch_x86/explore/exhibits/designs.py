@@ -217,8 +217,8 @@ DESIGNS: Final = (
     ),
     Design(
         name="deferred-in-entry",
-        what="deferred syncs (text_poke_bp_deferred) for code that a CPU runs before it synchronizes on"
-        " its entry",
+        what="deferred syncs (text_poke_bp_deferred) for code that a CPU runs before it"
+        " synchronizes on its entry",
         used="nobody: the series has objtool find such static keys and static calls",
         site=_entered(_IN_ENTRY, 3, 9),
         refuted=_LATE,
@@ -233,8 +233,8 @@ DESIGNS: Final = (
     ),
     Design(
         name="deferred-late-signal",
-        what="deferred syncs (text_poke_bp_deferred) where a CPU says that it is in the kernel only when"
-        " it has synchronized",
+        what="deferred syncs (text_poke_bp_deferred) where a CPU says that it is in the kernel"
+        " only when it has synchronized",
         used="nobody: the series says so in front of the store to CR3",
         site=_LATE_SIGNAL,
         refuted=_LATE,

@@ -7,7 +7,7 @@ from typing import Final
 
 from arch_x86.explore.exhibits.designs import COLUMNS, DESIGNS
 from arch_x86.explore.exhibits.poke_faults import POKE_FAULTS
-from arch_x86.explore.exhibits.probe_faults import BRANCH_FAULTS, PROBE_FAULTS
+from arch_x86.explore.exhibits.probe_faults import BRANCH_FAULTS, CALL_FAULTS, PROBE_FAULTS
 from engine.patching.design import Design
 from engine.patching.exhibit import Exhibit
 
@@ -36,7 +36,7 @@ def _of_designs(designs: Iterable[Design]) -> Iterable[Exhibit]:
 
 
 EXHIBITS: Final = (
-    *sorted((*POKE_FAULTS, *PROBE_FAULTS, *BRANCH_FAULTS), key=lambda one: one.year),
+    *sorted((*POKE_FAULTS, *PROBE_FAULTS, *BRANCH_FAULTS, *CALL_FAULTS), key=lambda one: one.year),
     *_of_designs(DESIGNS),
 )
 """The exhibits: those of the kernel's history by their years, and then the designs."""
