@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from arch_x86.probes.static_call_sites import return_0_of
@@ -42,6 +43,7 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
     moves = [_pair(image, word) for word in spec.moves]
     lock = None if spec.lock is None else range(*_ends(image, spec.lock, "--lock"))
     user = None if spec.user is None else range(*_ends(image, spec.user, "--user"))
+    given = _Given(moves, return_0_of(image), user is not None)
     told = (
         [(site.addr, site.new) for site in sites],
         spec.back,
@@ -56,7 +58,7 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
         sites=sites,
         lock=lock,
         user=user,
-        code=_life(there, back if spec.back else [], moves, return_0_of(image)),
+        code=_life(there, back if spec.back else [], given),
         poke=poke_factory(protocol, without),
         protocol=protocol.name,
         tag=repr(told),
@@ -92,30 +94,42 @@ def _ends(image: Image, word: str, option: str) -> tuple[int, int]:
     return begin, end
 
 
-def _life(
-    there: _Places, back: _Places, moves: Sequence[tuple[int, int]], return0: int | None
-) -> ControlCode:
-    """Return the control task: the new code comes, and maybe the old code again.
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the control task gives a protocol beside the places, or asks of it.
 
-    :param return0: the address of ``__static_call_return0()``, or None.
+    :ivar moves: where a suspended task goes on, by pairs of addresses.
+    :ivar return0: the address of ``__static_call_return0()``, or None.
+    :ivar defers: the protocol has to leave CPUs in user mode out of its core syncs.
     """
-    returns = [(to, at) for at, to in moves]
+
+    moves: Sequence[tuple[int, int]]
+    return0: int | None
+    defers: bool
+
+
+def _life(there: _Places, back: _Places, given: _Given) -> ControlCode:
+    """Return the control task: the new code comes, and maybe the old code again."""
+    returns = replace(given, moves=[(to, at) for at, to in given.moves])
 
     def patcher(k: Control) -> None:
-        k.patch(partial(_write, k, there, moves, return0), TextIs.NEW)
+        k.patch(partial(_write, k, there, given), TextIs.NEW)
         if back:
-            k.patch(partial(_write, k, back, returns, return0), TextIs.OLD)
+            k.patch(partial(_write, k, back, returns), TextIs.OLD)
 
     return patcher
 
 
-def _write(
-    k: Control, places: _Places, moves: Sequence[tuple[int, int]], return0: int | None
-) -> None:
+def _write(k: Control, places: _Places, given: _Given) -> None:
     poke: ProtocolPoke = k.poke
-    poke.patch(poke.patches_of(places, moves, return0))
-    if moves and not poke.suspends:
+    poke.patch(poke.patches_of(places, given.moves, given.return0))
+    if given.moves and not poke.suspends:
         raise InputError(
             "--move: this protocol suspends no task, so none is moved; leave --move out, or give"
             " a protocol such as freeze_and_move"
+        )
+    if given.defers and not poke.defers:
+        raise InputError(
+            "--user: this protocol interrupts CPUs in user mode, too; leave --user out, or give a"
+            " protocol such as text_poke_bp_deferred"
         )

@@ -86,6 +86,7 @@ class Patcher:
     :ivar last: the breakpoint that it was told of last. Without ``hits_over`` a CPU may still read
         its record when it is gone.
     :ivar suspends: whether the protocol has suspended tasks.
+    :ivar defers: whether the protocol has come to a core sync that leaves out CPUs in user mode.
     :ivar array: the kernel's array of pokes; None: ``held`` takes its place.
     """
 
@@ -105,6 +106,7 @@ class Patcher:
         self.last: TextPokeParam | None = None
         self.array: PokeArray | None = None
         self.suspends = False
+        self.defers = False
         self._parked = False
 
     def does(self, step: str | None) -> bool:
@@ -142,6 +144,7 @@ class Patcher:
 
         :param deferrable: a CPU in user mode is not interrupted, and not waited for.
         """
+        self.defers |= deferrable
         if self.does(step):
             self._require_running(why)
             plane = self._plane

@@ -109,6 +109,11 @@ class ProtocolPoke:
         """Whether the protocol has suspended tasks."""
         return self._patcher.suspends
 
+    @property
+    def defers(self) -> bool:
+        """Whether the protocol has come to a core sync that leaves out CPUs in user mode."""
+        return self._patcher.defers
+
     def bp_holds(self, addr: int) -> bool:
         """Return whether the protocol handles a breakpoint at ``addr`` now."""
         array = self._patcher.array

@@ -85,6 +85,12 @@ def test_a_cpu_whose_other_task_is_in_the_middle_of_a_call_is_not_in_user_mode()
     assert deferred(BEHIND, "torn", **options).verdict == "safe"
 
 
+def test_places_in_user_mode_are_refused_where_the_protocol_defers_no_sync():
+    for site in (IN_ENTRY, BEHIND):
+        with pytest.raises(optprobe.InputError, match="interrupts CPUs in user mode, too"):
+            deferred(site, "coherent", user=SIGNAL, protocol="text_poke_bp")
+
+
 def test_a_cpu_in_an_nmi_is_not_in_user_mode():
     vcpu = VcpuState(0)
     port = SimpleNamespace(cpus=None, text=None)

@@ -122,12 +122,13 @@ def _uprobe(protocol: str, *without: str) -> _Site:
     return case
 
 
-def _entered(code: str, site_at: int, user: int, protocol: str = "text_poke_bp_deferred") -> _Site:
+def _entered(code: str, site_at: int, user: int | None) -> _Site:
     """Return what makes a call of a no-op in code that runs when a CPU leaves user mode.
 
     :param code: the code, which synchronizes the CPU, and says that it has left user mode.
     :param site_at: the offset of the no-op in ``f``.
-    :param user: the offset of the code in ``f`` behind the place where it says so.
+    :param user: the offset of the code in ``f`` behind the place where it says so; None: the
+        protocol interrupts CPUs in user mode, too.
     """
 
     def case(at: int) -> PatchCase:
@@ -135,8 +136,8 @@ def _entered(code: str, site_at: int, user: int, protocol: str = "text_poke_bp_d
             image=function(code, at=(at - site_at + _INSIDE) % LINE),
             sites=(f"f+{site_at:#x}",),
             codes=("call:g",),
-            protocol=protocol,
-            user=f"f..f+{user:#x}",
+            protocol="text_poke_bp" if user is None else "text_poke_bp_deferred",
+            user=None if user is None else f"f..f+{user:#x}",
         )
 
     return case
@@ -228,7 +229,7 @@ DESIGNS: Final = (
             "It comes back, still fetches the breakpoint in the entry's code, in front of what"
             " would synchronize it, and the breakpoint has no handler any more.",
         ),
-        mended=_entered(_IN_ENTRY, 3, 9, "text_poke_bp"),
+        mended=_entered(_IN_ENTRY, 3, None),
         kind=ViolationKind.GUEST_FAULT,
     ),
     Design(
