@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from arch_x86.isa.constants import FLAG_TF, INT3_OPCODE
-from arch_x86.probes.emulate import StackMemory, push
+from arch_x86.probes.emulate import StackMemory, go_on
 from arch_x86.probes.hit import Hit, Way
 from arch_x86.text.poke import HandlerCrashError, KernelStopError
 from engine.core.safety_steps import SafetyStep
@@ -123,8 +123,7 @@ class BreakpointHandler:
     def bp_resume(self, hit: Hit) -> HitPhase:
         """Go on where the poke protocol says, as if its new instruction had been executed.
 
-        If that is a call, the return address is pushed first. Where the protocol finds no poke of
-        its own at the address, the table is asked for a probe.
+        Where the protocol finds no poke of its own at the address, the table is asked for a probe.
 
         :raises HandlerCrashError: the record of the protocol is gone, and the kernel stops.
         """
@@ -133,10 +132,8 @@ class BreakpointHandler:
         if poke is None:
             hit.probe = self._cpus.core.get_kprobe(regs.ip - 1)
             return _FOUND
-        assert poke.target is not None
-        if poke.returns is not None:
-            push(regs, self._memory, poke.returns)
-        regs.ip = poke.target
+        assert poke.goes_on is not None
+        go_on(poke.goes_on, regs, self._memory)
         return _RESUMED
 
     def found(self, hit: Hit) -> HitPhase:

@@ -32,6 +32,7 @@ from arch_x86.probes.optimized_sites import OptimizedSites
 from arch_x86.probes.plain_sites import PlainSites
 from arch_x86.probes.records import OptInsn
 from arch_x86.probes.recover import recover
+from arch_x86.probes.static_call_sites import return_0_of
 from arch_x86.probes.stepping import stepping_for
 from arch_x86.probes.trap_handler import ProbeTraps
 from arch_x86.text.poke import PokeProtocol, TextPokeParam
@@ -174,11 +175,20 @@ class X86Arch:
         A CPU that hits the breakpoint which stands there meanwhile goes on as the new code would.
         """
         params = [
-            TextPokeParam(addr, code, f"static branch at {addr:#x}", *goes_on)
+            TextPokeParam(addr, code, f"static branch at {addr:#x}", goes_on)
             for addr, code in branches
             if (goes_on := onward(code, addr)) is not None
         ]
         self.poke.text_poke_jumps(params)
+
+    def arch_static_call_transform(self, site: int, code: bytes) -> None:
+        """Write the code of the static call at ``site`` (static_call.c).
+
+        A CPU that hits the breakpoint which stands there meanwhile goes on as the new code would.
+        """
+        goes_on = onward(code, site, return_0_of(self.image))
+        param = TextPokeParam(site, code, f"static call at {site:#x}", goes_on)
+        self.poke.text_poke_jumps([param])
 
     # Plain probes ---------------------------------------------------------------------------------
 

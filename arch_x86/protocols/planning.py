@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
+from arch_x86.isa.constants import INT3, MAX_INSN_SIZE
 from arch_x86.isa.decode import decode
-from arch_x86.isa.encode import RelativeRangeError, call32, jmp32
-from arch_x86.isa.onward import nop, onward
+from arch_x86.isa.encode import RelativeRangeError, call32, jcc32, jmp32
+from arch_x86.isa.insn import Branch, Insn
+from arch_x86.isa.onward import RETURN_0, nop, onward
 from arch_x86.probes.code import CodeCache, FunctionCode
+from arch_x86.probes.static_call_sites import called_by, code_word, return_0_of
 from engine.brief import count
 from engine.errors import InputError, printable
 from engine.image import Image
@@ -21,10 +25,13 @@ from engine.kallsyms import Kallsyms
 from engine.patching.patched_sites import PatchedSite
 from engine.syntax.kprobe_events import parse_spec, several_functions
 
-__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites", "static_branches")
+__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites", "static_branches", "static_calls")
 
 SITE_SIZE_MAX: Final = 64
 """A site has no more bytes than this."""
+_WORDS: Final = "jmp:SYM, call:SYM, jcc:SYM, nop, ret or return0"
+"""What new code may be beside hexadecimal digits."""
+_RET: Final = b"\xc3"
 
 
 def planned_sites(
@@ -37,7 +44,7 @@ def planned_sites(
 
     :param places: ``SYM+OFF`` or ``0xADDR`` of each site.
     :param codes: the new code of each site, or one for all: hexadecimal digits, ``jmp:SYM``,
-        ``call:SYM`` or ``nop``.
+        ``call:SYM``, ``jcc:SYM``, ``nop``, ``ret`` or ``return0``.
     :param leaves: what the protocol leaves where it puts old code back
         (:class:`arch_x86.protocols.protocol.PatchProtocol`).
     :raises InputError: a place or a code is wrong, or two sites overlap.
@@ -45,9 +52,7 @@ def planned_sites(
     if not places:
         raise InputError("--site is missing; give a place, SYM+OFF, whose code is to be replaced")
     if not codes:
-        raise InputError(
-            "--to is missing; give the new code: hexadecimal digits, jmp:SYM, call:SYM or nop"
-        )
+        raise InputError(f"--to is missing; give the new code: hexadecimal digits, {_WORDS}")
     if len(codes) not in (1, len(places)):
         raise InputError(
             f"{len(codes)} of --to for {len(places)} of --site; give one for each site, or one for"
@@ -114,6 +119,48 @@ def static_branches(image: Image, branches: Sequence[str]) -> tuple[PatchedSite,
     )
 
 
+def static_calls(image: Image, calls: Sequence[str]) -> tuple[PatchedSite, ...]:
+    """Return the static calls of a scenario's program, in ascending order.
+
+    :param calls: ``SYM+OFF:FUNCTION`` of each: the call there goes to ``FUNCTION`` for a while, or
+        does nothing (``NULL``).
+    :raises InputError: one of them is wrong, or they go to different functions.
+    """
+    found = [_static_call(image, call) for call in calls]
+    functions = {pair for _, _, pair in found}
+    if len(functions) > 1:
+        told = " and ".join(f"{first} and {second}" for first, second in sorted(functions))
+        raise InputError(
+            f"static_calls=: these go to {told}; give calls of one function, and one other function"
+        )
+    sites = planned_sites(image, [place for place, _, _ in found], [word for _, word, _ in found])
+    return tuple(replace(site, functions=pair) for site in sites for pair in functions)
+
+
+def _static_call(image: Image, call: str) -> tuple[str, str, tuple[str, str]]:
+    """Return the place of ``SYM+OFF:FUNCTION``, its new code, and the functions of both codes.
+
+    :raises InputError: no static call is there.
+    """
+    place, _, function = call.partition(":")
+    addr = place_of(image, place, "static_calls=")
+    insn = decode(image.read(addr, MAX_INSN_SIZE), addr)
+    there = None if insn is None else called_by(image, insn)
+    if not function or there is None:
+        raise InputError(
+            f"static_calls={printable(call)}: give SYM+OFF:FUNCTION, where a call or a jump of a"
+            " function is at SYM+OFF, or what stands for one of NULL"
+        )
+    form, first = there
+    word = code_word(form, function)
+    if "return0" in (word, code_word(form, first)) and return_0_of(image) is None:
+        raise InputError(
+            f"static_calls={printable(call)}: the program has no function __static_call_return0,"
+            " which a CPU calls that hits the breakpoint over the call; give it one"
+        )
+    return place, word, (first, function)
+
+
 def _planned(
     image: Image,
     code: CodeCache,
@@ -129,7 +176,7 @@ def _planned(
             f"--site {printable(place)}: no instruction of a function starts there; give where one"
             " does"
         )
-    new = _new_code(image, addr, word, first.length)
+    new = _new_code(image, first, word)
     size = _whole_size(function, addr, len(new), place)
     new = _filled(new, size)
     old = image.read(addr, size)
@@ -146,28 +193,54 @@ def _planned(
     return PatchedSite(addr, old, new, again, {at: frozenset(raws) for at, raws in insns.items()})
 
 
-def _new_code(image: Image, addr: int, word: str, first: int) -> bytes:
-    """Return the bytes that ``word`` stands for at ``addr``.
-
-    :param first: the size of the instruction that is there.
-    """
+def _new_code(image: Image, first: Insn, word: str) -> bytes:
+    """Return the bytes that ``word`` stands for at the place of the instruction ``first``."""
     kind, colon, name = word.partition(":")
-    if word == "nop":
-        return nop(first)
-    if colon and kind in ("jmp", "call"):
-        target = place_of(image, name, f"--to {kind}:")
-        try:
-            return (jmp32 if kind == "jmp" else call32)(addr, target)
-        except RelativeRangeError:
-            raise InputError(
-                f"--to {printable(word)}: {target:#x} is out of the reach of a {kind} of 5 bytes at"
-                f" {addr:#x}; give a target less than 2 GiB away"
-            ) from None
+    match word:
+        case "nop":
+            return nop(first.length)
+        case "ret":
+            return _RET + INT3 * (first.length - len(_RET))
+        case "return0":
+            return RETURN_0
+        case _ if colon and kind in ("jmp", "call", "jcc"):
+            return _branch(first, kind, place_of(image, name, f"--to {kind}:"), word)
+        case _:
+            return _from_digits(first.addr, word)
+
+
+def _branch(first: Insn, kind: str, target: int, word: str) -> bytes:
+    """Return a jump, a call, or a jump with the condition of ``first``, to ``target``.
+
+    :raises InputError: ``target`` is out of reach, or ``first`` has no condition.
+    """
+    addr = first.addr
+    if kind == "jcc" and first.branch is not Branch.JCC:
+        raise InputError(
+            f"--to {printable(word)}: no conditional jump stands at {addr:#x}, whose condition the"
+            " new code would have; give a place where one stands"
+        )
+    try:
+        if kind == "jcc":
+            return jcc32(addr, first.opcode[-1] & 15, target)
+        return (jmp32 if kind == "jmp" else call32)(addr, target)
+    except RelativeRangeError:
+        raise InputError(
+            f"--to {printable(word)}: {target:#x} is out of the reach of a {kind} with a"
+            f" displacement of 4 bytes at {addr:#x}; give a target less than 2 GiB away"
+        ) from None
+
+
+def _from_digits(addr: int, word: str) -> bytes:
+    """Return the code whose hexadecimal digits are ``word``.
+
+    :raises InputError: it is no code.
+    """
     digits = re.sub(r"[\s:]", "", word)
     if not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", digits) or len(digits) > 2 * SITE_SIZE_MAX:
         raise InputError(
             f"--to {printable(word)}: no code; give 1 to {SITE_SIZE_MAX} bytes in hexadecimal"
-            " digits, jmp:SYM, call:SYM or nop"
+            f" digits, {_WORDS}"
         )
     new = bytes.fromhex(digits)
     whole = sum(len(raw) for _, raw in _instructions(addr, new))

@@ -86,6 +86,7 @@ class Patcher:
     :ivar last: the breakpoint that it was told of last. Without ``hits_over`` a CPU may still read
         its record when it is gone.
     :ivar suspends: whether the protocol has suspended tasks.
+    :ivar defers: whether the protocol has come to a core sync that leaves out CPUs in user mode.
     :ivar array: the kernel's array of pokes; None: ``held`` takes its place.
     """
 
@@ -105,6 +106,7 @@ class Patcher:
         self.last: TextPokeParam | None = None
         self.array: PokeArray | None = None
         self.suspends = False
+        self.defers = False
         self._parked = False
 
     def does(self, step: str | None) -> bool:
@@ -137,11 +139,16 @@ class Patcher:
 
     # The CPUs -------------------------------------------------------------------------------------
 
-    def sync(self, why: str, *, step: str | None = None) -> None:
-        """Interrupt every CPU, so that each fetches the text as it is now (text_poke_sync())."""
+    def sync(self, why: str, *, step: str | None = None, deferrable: bool = False) -> None:
+        """Interrupt every CPU, so that each fetches the text as it is now (text_poke_sync()).
+
+        :param deferrable: a CPU in user mode is not interrupted, and not waited for.
+        """
+        self.defers |= deferrable
         if self.does(step):
             self._require_running(why)
-            self._plane.text_poke_sync(why)
+            plane = self._plane
+            (plane.text_poke_sync_deferrable if deferrable else plane.text_poke_sync)(why)
 
     def stop_machine(self, fn: Callable[[], None], why: str, *, step: str | None = None) -> None:
         """Call ``fn`` while every CPU is parked; without ``step`` while the CPUs run.
@@ -244,14 +251,14 @@ class Patcher:
             self.note("the handler is told")
         for patch in patches:
             record = self.record(patch, as_old=as_old)
-            if record.target is not None:
+            if record.goes_on is not None:
                 self.last = self.held[patch.addr] = record
 
     def record(self, patch: Patch, *, as_old: bool = False) -> TextPokeParam:
         """Return what the handler has to know of ``patch``.
 
         :param as_old: a CPU goes on as if it had executed the old instruction; else the new one.
-        :returns: a record, without a target where another handler takes the breakpoint.
+        :returns: a record, without ``goes_on`` where another handler takes the breakpoint.
         :raises InputError: the handler can't do what that instruction does.
         """
         goes_on = patch.old_goes_on if as_old else patch.new_goes_on
@@ -260,10 +267,10 @@ class Patcher:
             raise InputError(
                 f"{patch.reason}: the handler of the protocol's breakpoint has to do what the"
                 f" {which} instruction does, {code.hex(' ')}, and it can do a no-op, a relative"
-                " jump or a relative call; give other code, or a protocol without a handler"
+                " jump or call, a conditional jump, a return, and return0 where the program has a"
+                " function __static_call_return0; give other code, or a protocol without a handler"
             )
-        target, returns = (None, None) if goes_on is None else goes_on
-        return TextPokeParam(patch.addr, patch.new, patch.reason, target, returns)
+        return TextPokeParam(patch.addr, patch.new, patch.reason, goes_on)
 
     def handled(self, why: str, *, step: str | None = None) -> None:
         """Tell the handler that the breakpoints are gone, and wait for CPUs that read its record.

@@ -29,6 +29,7 @@ PROTOCOLS: Final = (
     text_pokes.text_poke_smp_batch,
     text_pokes.text_poke_bp,
     text_pokes.text_poke_bp_batch,
+    text_pokes.text_poke_bp_deferred,
     text_poke_arrays.text_poke_bp_5_4,
     text_poke_arrays.text_poke_bp_5_6,
     text_poke_arrays.smp_text_poke_batch,

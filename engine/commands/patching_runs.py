@@ -36,6 +36,7 @@ def patch_spec(args: Namespace) -> PatchSpec:
         codes=tuple(args.to),
         moves=tuple(args.move),
         lock=args.lock,
+        user=args.user,
         back=args.back,
         protocol=args.protocol,
         without=tuple(sorted(set(args.without))),

@@ -42,6 +42,7 @@ class WaitKind(Enum):
     SCHED = "synchronize_sched"
     TASKS = "synchronize_rcu_tasks"
     SYNC = "text_poke_sync"
+    DEFERRABLE_SYNC = "text_poke_sync_deferrable"
     STOP = "stop_machine"
     TRAPS = "traps in progress"
     FREEZE = "suspends every task"
@@ -391,10 +392,17 @@ class SteppedPlane(ControlPlane):
 
     def text_poke_sync(self, why: str) -> None:
         """Wait until every vCPU has taken an interrupt, so that it fetches the text anew."""
+        self._sync(WaitKind.SYNC, why)
+
+    def text_poke_sync_deferrable(self, why: str) -> None:
+        """Wait until every vCPU has taken an interrupt but those that are in user mode now."""
+        self._sync(WaitKind.DEFERRABLE_SYNC, why)
+
+    def _sync(self, kind: WaitKind, why: str) -> None:
         self.stats.syncs += 1
         if self._late:
             self._pause(f"sends the interrupts of a core sync ({why})")
-        self._wait(WaitKind.SYNC, why)
+        self._wait(kind, why)
 
     def traps_over(self, why: str) -> None:
         """Wait until no trap is being handled that began before now.

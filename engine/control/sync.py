@@ -419,6 +419,10 @@ class ControlPlane:
 
         self.wait_until(synced, f"text_poke_sync ({why})")
 
+    def text_poke_sync_deferrable(self, why: str) -> None:
+        """Interrupt every vCPU as :meth:`text_poke_sync` does: no vCPU is in user mode here."""
+        self.text_poke_sync(why)
+
     def freeze_tasks(self, freeze: Freeze, why: str) -> None:
         """Suspend every task where it stands.
 

@@ -19,6 +19,7 @@ class Boundaries:
         self._cpus = now.port.cpus
         self._outside = now.port.text
         self._lock = now.experiment.lock
+        self._user = now.experiment.user
 
     def takes_interrupt(self, cpu: int) -> bool:
         """Return whether the vCPU would take an interrupt where it stands.
@@ -75,6 +76,19 @@ class Boundaries:
             if any(one.mode is Mode.CALL and one.resume in lock for one in vcpu.parked):
                 return True
         return False
+
+    def in_user_mode(self, cpu: int) -> bool:
+        """Return whether the vCPU is in user mode, as far as control tasks can see.
+
+        A vCPU whose tasks are all between calls is. In a call the vCPU is so at the places of the
+        experiment's ``user``, where the program has not said yet that it has left user mode.
+        """
+        vcpu = self._vcpus[cpu]
+        if vcpu.nmi or any(one.mode is Mode.CALL for one in vcpu.parked):
+            return False
+        if vcpu.mode is not Mode.CALL:
+            return True
+        return self._user is not None and self._cpus.ip(cpu) in self._user
 
     def tasks_of(self, cpu: int) -> frozenset[int]:
         """Return the vCPU's tasks in the middle of a call, for ``synchronize_rcu_tasks()``."""

@@ -182,6 +182,10 @@ class ExploredArch(Arch, Protocol):
         """Write the code of static branches: the address, and the code of each."""
         ...
 
+    def arch_static_call_transform(self, site: int, code: bytes) -> None:
+        """Write the code of the static call at ``site``."""
+        ...
+
     def call_ended(self, cpu: int) -> None:
         """Forget the hits and followed returns of the call on ``cpu``, which has ended.
 

@@ -51,7 +51,7 @@ class Stage:
     :ivar own: tells which code is the project's own.
     :ivar nmis: whether NMIs may come.
     :ivar late: whether a vCPU may not have seen what was stored to the text.
-    :ivar branches: the static branches of the program.
+    :ivar switched: the static branches and static calls of the program.
     :ivar points: with ``stores``, control tasks also stop in front of their stores to what hits
         read without a lock.
     :ivar shared: whether the control tasks share variables
@@ -65,7 +65,7 @@ class Stage:
     own: OwnCode
     nmis: bool = False
     late: bool = False
-    branches: Sequence[PatchedSite] = ()
+    switched: Sequence[PatchedSite] = ()
     points: str = "locks"
     shared: bool = False
 
@@ -139,8 +139,8 @@ class ControlState:
             self.image,
             jump=self.facts.jump,
             poke=self.arch.poke,
-            branches=stage.branches,
-            transform=self.arch.arch_jump_label_transform,
+            switched=stage.switched,
+            arch=self.arch,
             die_chain=self.arch.die_chain,
             kinds=kinds,
             made=made,
@@ -235,7 +235,8 @@ class ControlState:
         # The names of control states without a patch protocol stay as they always were.
         if control.text_is is not TextIs.OLD:
             told = (*told, control.text_is.value)
-        return (*told, *control.branches.state, *control.foreign.state)
+        switched = (*control.branches.state, *control.static_calls.state)
+        return (*told, *switched, *control.foreign.state)
 
     def is_like(self, other: ControlState, shared: int) -> bool:
         """Return whether all tasks stand where they do in ``other``, and share the same state.

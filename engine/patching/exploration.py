@@ -77,6 +77,7 @@ class Exploration:
             self.boundaries.freezes,
             self.boundaries.allocates,
             lambda: now.node.hidden is not None,
+            self.boundaries.in_user_mode,
         )
         events = HandlerEvents(now, judge)
         self._apart = False
@@ -122,7 +123,7 @@ class Exploration:
             code,
             port.own_code,
             nmis=experiment.nmis,
-            branches=experiment.branches,
+            switched=experiment.switched,
             late=experiment.strict or not fetch_model(experiment.fetch).coherent,
             points=experiment.points,
             shared=share_variables((work for _, work in code()), port.own_code),

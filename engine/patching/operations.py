@@ -17,7 +17,7 @@ from engine.image import Image
 from engine.kprobe import Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe, KretprobeInstance
 from engine.patching.breakpoint_operations import BreakpointOperations
-from engine.patching.control_side import DieChain, ExploredText
+from engine.patching.control_side import DieChain, ExploredArch, ExploredText
 from engine.patching.expectations import Effect, Ledger, Lives
 from engine.patching.foreign_lives import ForeignLives
 from engine.patching.handler_log import HandlerLog
@@ -25,6 +25,7 @@ from engine.patching.lock_notes import LockNotes
 from engine.patching.patched_sites import PatchedSite, TextIs
 from engine.patching.probe_kinds import PLAIN_KINDS, ProbeKinds
 from engine.patching.static_branches import StaticBranches
+from engine.patching.static_calls import StaticCalls
 from engine.patching.text_operations import TextOperations
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
@@ -70,8 +71,8 @@ class Control(TextOperations, BreakpointOperations):
     :param log: is told of each handler that runs.
     :param jump: the first byte of the jump that an optimized probe writes.
     :param poke: the poke protocol of the control state.
-    :param branches: the static branches of the program.
-    :param transform: writes the code of static branches: the address, and the code of each.
+    :param switched: the static branches and static calls of the program.
+    :param arch: writes the code of these.
     :param die_chain: has the users of breakpoints that are not kprobes.
     :param kinds: the classes that probes are made of.
     :param made: is called with each probe that is made, before any other code has the probe.
@@ -92,6 +93,7 @@ class Control(TextOperations, BreakpointOperations):
     :ivar ledger: what is expected of each probe.
     :ivar notes: writes into the ledger what an operation meets under its lock.
     :ivar branches: the static branches of the program, and the key that switches them.
+    :ivar static_calls: the static calls of the program, and their key.
     :ivar text_is: how far a patch protocol has come that replaces code.
     :ivar broken: the promise that an operation had not kept when it returned, or None.
     """
@@ -105,8 +107,8 @@ class Control(TextOperations, BreakpointOperations):
         *,
         jump: bytes,
         poke: Any,
-        branches: Sequence[PatchedSite] = (),
-        transform: Callable[[Sequence[tuple[int, bytes]]], None],
+        switched: Sequence[PatchedSite] = (),
+        arch: ExploredArch,
         die_chain: DieChain,
         kinds: ProbeKinds = PLAIN_KINDS,
         made: Callable[[Kprobe], None] | None = None,
@@ -114,7 +116,10 @@ class Control(TextOperations, BreakpointOperations):
     ) -> None:
         self.core = core
         self.poke = poke
-        self.branches = StaticBranches(core, branches, transform)
+        branches = [site for site in switched if site.functions is None]
+        calls = [site for site in switched if site.functions is not None]
+        self.branches = StaticBranches(core, branches, arch.arch_jump_label_transform)
+        self.static_calls = StaticCalls(core, calls, arch.arch_static_call_transform)
         self._text = text
         self._image = image
         self._log = log

@@ -45,8 +45,9 @@ class Places:
         self.new: list[tuple[int, int]] = []
         for addr in (*now.experiment.resched, *now.experiment.asleep):
             self.watch(addr, addr + 1)
-        if now.experiment.lock is not None:
-            self.watch(now.experiment.lock.start, now.experiment.lock.stop + 1)
+        for span in (now.experiment.lock, now.experiment.user):
+            if span is not None:
+                self.watch(span.start, span.stop + 1)
         for site in now.patches:
             self.near.update(range(site.addr, site.end))
             self.watch(site.addr, site.end + 1)

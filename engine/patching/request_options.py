@@ -97,6 +97,8 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "interrupts": Option(Switch(), _SCENARIO),
     "asleep": Option(List(int, "offsets in the called function, such as (4,)"), _SCENARIO),
     "branches": Option(List(str, "texts, such as ('work+0x3:work+0x10',)"), _SCENARIO),
+    "static_calls": Option(List(str, "texts, such as ('work+0x3:other',)"), _SCENARIO),
+    "text_reserved": Option(Switch(), _SCENARIO),
     "batch": Option(Number(1, BATCH_MAX), _SCENARIO),
     "poke": Option(Made("what makes a poke protocol, such as its class"), _CHECK | _SCENARIO),
 }

@@ -168,7 +168,7 @@ def _missing(system: Exploration, outcome: Outcome) -> tuple[str, ...]:
 
     It is the methods that the sites of probes allow, or code of the sites of a patch protocol.
     """
-    if system.experiment.patches and not system.experiment.branches:
+    if system.experiment.patches and not system.experiment.switched:
         return tuple(system.never_executed(outcome.coverage))
     return tuple(
         method for method in system.allowed_methods() if getattr(outcome.coverage, method) == 0

@@ -97,6 +97,7 @@ PATCHED = {
     "without": (["--without", "sync-1"], {"without": ["sync-1"]}),
     "moves": (["--move", "work+0x8:work"], {"moves": ["work+0x8:work"]}),
     "lock": (["--lock", "work..work+0x2"], {"lock": "work..work+0x2"}),
+    "user": (["--user", "work..work+0x2"], {"user": "work..work+0x2"}),
 }
 SAID = {
     "arguments": ("7",),

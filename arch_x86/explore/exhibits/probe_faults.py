@@ -1,16 +1,16 @@
-"""Faults of kprobes and of static branches, from the kernel's history, as scenarios.
+"""Faults of kprobes, static branches and static calls, from the kernel's history, as scenarios.
 
 What two users of one place do to each other is here, too.
 """
 
 from __future__ import annotations
 
-from arch_x86.explore.scenarios import foreign, history, static_keys
+from arch_x86.explore.scenarios import foreign, history, static_call_keys, static_keys
 from engine.patching.exhibit import Exhibit, ScenarioCase
 from engine.patching.scenario_record import Scenario
 from engine.search.explorable import ViolationKind
 
-__all__ = ("BRANCH_FAULTS", "PROBE_FAULTS", "TWO_USERS")
+__all__ = ("BRANCH_FAULTS", "CALL_FAULTS", "PROBE_FAULTS", "TWO_USERS")
 
 
 def _exhibit(
@@ -183,6 +183,25 @@ BRANCH_FAULTS = (
     ),
 )
 """Faults of the count of a static branch's key, each mended by the next commit."""
+
+CALL_FAULTS = (
+    Exhibit(
+        name=static_call_keys.fa68bd09fc62.name,
+        year=2021,
+        title="kprobe/static_call: Restore missing static_call_text_reserved()",
+        told=(
+            "The check that keeps probes off static calls was lost in a merge, so that a probe"
+            " could be put on one.",
+            "An update of the static call wrote over the breakpoint of the probe, which was"
+            " registered and not hit any more.",
+        ),
+        source="Linux commit fa68bd09fc62 (v5.14)",
+        faulty=ScenarioCase(scenario=static_call_keys.fa68bd09fc62, profile="linux-6.1"),
+        mended=ScenarioCase(scenario=static_call_keys.probe_on_static_call, profile="linux-6.1"),
+        kind=ViolationKind.INVARIANT,
+    ),
+)
+"""Faults of static calls."""
 
 TWO_USERS = (
     Exhibit(
