@@ -6,8 +6,8 @@ replaces it by a protocol: by the protocol alone, or as kprobes do that write by
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from arch_x86.explore.exhibits.patched_code import (
@@ -20,7 +20,7 @@ from arch_x86.explore.exhibits.patched_code import (
 from arch_x86.explore.x86_setup import X86Setup
 from arch_x86.protocols.protocol_names import OF_THE_POKE, protocol_named
 from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT, Profile
-from engine.core.safety_steps import STEPS
+from engine.core.safety_steps import STEPS, SafetyStep
 from engine.image import Image, Reserved, ReservedKind
 from engine.patching.control_code import ControlCode
 from engine.patching.experiment import Experiment
@@ -67,16 +67,19 @@ class Subject:
     :ivar cases: the experiments that are searched one after the other.
     :ivar preempted: those of them that are searched where tasks are preempted, which makes a search
         ten times as long.
+    :ivar also: an experiment that is searched besides, by the step that it shows.
     """
 
     name: str
     steps: tuple[str, ...]
     cases: tuple[Case, ...]
     preempted: tuple[Case, ...]
+    also: Mapping[str | None, Case] = field(default_factory=dict[str | None, Case])
 
     def of(self, cell: Cell) -> tuple[Case, ...]:
         """Return the experiments of ``cell``."""
-        return self.preempted if cell.preempt else self.cases
+        cases = self.preempted if cell.preempt else self.cases
+        return (*cases, self.also[cell.step]) if cell.step in self.also else cases
 
 
 def _patch(name: str, cell: Cell, image: str, spec: PatchSpec) -> Experiment:
@@ -260,9 +263,7 @@ def _kprobes(
 _FIVE: Final = (parse_argument("5"),)
 
 
-def _case(
-    code: ControlCode, profile: Profile, *, own: bool = True, traced: bool = False
-) -> Case:
+def _case(code: ControlCode, profile: Profile, *, own: bool = True, traced: bool = False) -> Case:
     """Return the case of kprobes in ``profile``.
 
     :param own: they write by the protocol of the profile, and else by the one that is named.
@@ -271,14 +272,17 @@ def _case(
 
 
 def _bare(name: str, *cases: Case) -> Subject:
-    return Subject(name, tuple(protocol_named(name).steps), cases, cases)
+    """Return a protocol alone; where tasks are preempted, only the last case is searched."""
+    return Subject(name, tuple(protocol_named(name).steps), cases, cases[-1:])
 
 
-def _array(name: str) -> Subject:
-    """Return a protocol whose handler is asked about the breakpoints of probes, too."""
+def _array(name: str, step: str) -> Subject:
+    """Return a protocol with an array of pokes.
+
+    :param step: what it does so that its handler can be asked about the breakpoint of a probe.
+    """
     probes = _case(_beside, LINUX_6_1, own=False)
-    cases = (one_site, two_sites)
-    return Subject(name, tuple(protocol_named(name).steps), (*cases, probes), cases)
+    return replace(_bare(name, one_site, two_sites), also={step: probes})
 
 
 def _profile(profile: Profile) -> Subject:
@@ -287,8 +291,8 @@ def _profile(profile: Profile) -> Subject:
         one.name for one in STEPS if profile.name in one.profiles and one.name in OF_THE_POKE
     )
     one, traced = _case(_optimized, profile), _case(_of_ftrace, profile, traced=True)
-    passes = _case(_two_passes, profile)
-    return Subject(f"kprobes of {profile.name}", steps, (one, traced, passes), (one, traced))
+    passes = {SafetyStep.BP_REFS.value: _case(_two_passes, profile)}
+    return Subject(f"kprobes of {profile.name}", steps, (one, traced), (one,), passes)
 
 
 SUBJECTS: Final = (
@@ -297,8 +301,8 @@ SUBJECTS: Final = (
     _bare("text_poke_smp_batch", one_site, two_sites),
     _bare("text_poke_bp", one_site),
     _bare("text_poke_bp_batch", one_site, two_sites),
-    _array("text_poke_bp_5_4"),
-    _array("text_poke_bp_5_6"),
+    _array("text_poke_bp_5_4", "count-first"),
+    _array("text_poke_bp_5_6", "static-descriptor"),
     _bare("smp_text_poke_batch", one_site, two_sites),
     _bare("smp_text_poke_single", one_site, two_sites),
     _bare("ftrace_replace_code", one_site, traced_call),

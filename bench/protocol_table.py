@@ -134,8 +134,6 @@ def table(found: Sequence[Found]) -> list[str]:
     ):
         row = [known.get((subject, step, preempt, column), "") for column in columns]
         what = "nothing" if step is None else f"`{step}`"
-        lines.append(
-            f"| {subject} | {what} | {'yes' if preempt else 'no'} | {' | '.join(row)} |"
-        )
+        lines.append(f"| {subject} | {what} | {'yes' if preempt else 'no'} | {' | '.join(row)} |")
     notes = [f"{number}. {NOTES[note]}" for number, note in enumerate(NOTES, 1)]
     return [*lines, "", *notes]

@@ -29,7 +29,7 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
     """
     protocol = protocol_named(spec.protocol)
     without = steps_left_out(protocol, spec.without)
-    sites = planned_sites(image, spec.sites, spec.codes, protocol.leaves)
+    sites = planned_sites(image, spec.sites, spec.codes, protocol)
     kallsyms = Kallsyms(image)
 
     def name(addr: int) -> str:
@@ -48,11 +48,12 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
         protocol.name,
         source_of(protocol.run),
         sorted(without),
+        *protocol.guards,
     )
     return PatchPlan(
         sites=sites,
         lock=lock,
-        code=_life(there, back if spec.back else [], moves),
+        code=_life(there, back if spec.back else [], moves, locked=lock is not None),
         poke=poke_factory(protocol, without),
         protocol=protocol.name,
         tag=repr(told),
@@ -87,23 +88,33 @@ def _ends(image: Image, word: str) -> tuple[int, int]:
     return begin, end
 
 
-def _life(there: _Places, back: _Places, moves: Sequence[tuple[int, int]]) -> ControlCode:
-    """Return the control task: the new code comes, and maybe the old code again."""
+def _life(
+    there: _Places, back: _Places, moves: Sequence[tuple[int, int]], *, locked: bool
+) -> ControlCode:
+    """Return the control task: the new code comes, and maybe the old code again.
+
+    :param locked: tasks hold the allocator's lock somewhere.
+    """
     returns = [(to, at) for at, to in moves]
 
     def patcher(k: Control) -> None:
-        k.patch(partial(_write, k, there, moves), TextIs.NEW)
+        k.patch(partial(_write, k, there, moves, locked=locked), TextIs.NEW)
         if back:
-            k.patch(partial(_write, k, back, returns), TextIs.OLD)
+            k.patch(partial(_write, k, back, returns, locked=locked), TextIs.OLD)
 
     return patcher
 
 
-def _write(k: Control, places: _Places, moves: Sequence[tuple[int, int]]) -> None:
+def _write(k: Control, places: _Places, moves: Sequence[tuple[int, int]], *, locked: bool) -> None:
     poke: ProtocolPoke = k.poke
     poke.patch(poke.patches_of(places, moves))
     if moves and not poke.suspends:
         raise InputError(
             "--move: this protocol suspends no task, so none is moved; leave --move out, or give"
             " a protocol such as freeze_and_move"
+        )
+    if locked and not poke.allocates:
+        raise InputError(
+            "--lock: this protocol allocates no memory, so it never waits for the allocator's lock;"
+            " leave --lock out, or give a protocol such as freeze_and_move"
         )
