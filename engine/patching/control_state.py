@@ -200,12 +200,14 @@ class ControlState:
     @property
     def remarks(self) -> Sequence[str]:
         """Return lines for the user on what came of the control tasks so far."""
-        refused = self.control.refused
+        refused, warned = list(self.control.refused), self.control.branches.key.warned
+        if warned is not None:
+            refused.append(f"the kernel warns: {warned}")
         # Only a patch protocol can say that of itself.
         covers = getattr(self.control.poke, "covers_jumps", False)
         if not covers or not isinstance(self.core.profile.transitions, ClearedAtOnce):
             return refused
-        return (*refused, _INTO_THE_REST.format(self.core.profile.name))
+        return [*refused, _INTO_THE_REST.format(self.core.profile.name)]
 
     # Names of probes, which hold in every control state that the same steps lead to ---------------
 
