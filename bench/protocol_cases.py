@@ -291,8 +291,9 @@ def _profile(profile: Profile) -> Subject:
         one.name for one in STEPS if profile.name in one.profiles and one.name in OF_THE_POKE
     )
     one, traced = _case(_optimized, profile), _case(_of_ftrace, profile, traced=True)
-    passes = {SafetyStep.BP_REFS.value: _case(_two_passes, profile)}
-    return Subject(f"kprobes of {profile.name}", steps, (one, traced), (one,), passes)
+    passes: dict[str | None, Case] = {SafetyStep.BP_REFS.value: _case(_two_passes, profile)}
+    cases = (traced, one)
+    return Subject(f"kprobes of {profile.name}", steps, cases, cases, passes)
 
 
 SUBJECTS: Final = (

@@ -6,8 +6,10 @@ a fetch model and where the site lies. Each cell is from fresh searches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from time import process_time
 
 from arch_x86.explore.exhibits.designs import COLUMNS
@@ -19,7 +21,7 @@ from engine.patching.experiment import Experiment
 from engine.patching.search_options import Search
 from engine.patching.verdict import check
 
-__all__ = ("Found", "cells", "searched", "table")
+__all__ = ("Cells", "Found", "cells", "searched", "table")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,6 @@ class Found:
     exhaustive: bool
     seconds: float
 
-    def to_json(self) -> dict[str, object]:
-        """Return the fields by name."""
-        return asdict(self)
-
     @property
     def text(self) -> str:
         """The text of the cell."""
@@ -65,6 +63,36 @@ class Found:
         note = reason(self.subject, self.step, self.column)
         told = "" if note is None else f" [{list(NOTES).index(note) + 1}]"
         return f"not needed {shown}{told}"
+
+
+class Cells:
+    """The cells that were searched, which a file keeps, if there is one.
+
+    :param file: the file, or None.
+    :param preemptions: the bound of the searches.
+    :ivar found: the cells, by their place in the table.
+    """
+
+    def __init__(self, file: Path | None, preemptions: int) -> None:
+        self._file = file
+        self._preemptions = preemptions
+        self.found: dict[tuple[str, str | None, bool, str], Found] = {}
+        if file is not None and file.exists():
+            for line in file.read_text(encoding="utf-8").splitlines():
+                fields = json.loads(line)
+                if fields.pop("preemptions") == preemptions:
+                    self._keep(Found(**fields))
+
+    def _keep(self, one: Found) -> None:
+        self.found[one.subject, one.step, one.preempt, one.column] = one
+
+    def add(self, one: Found) -> None:
+        """Keep ``one``, in the file, too."""
+        self._keep(one)
+        if self._file is not None:
+            line = json.dumps({**asdict(one), "preemptions": self._preemptions})
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
 
 
 def cells(names: Sequence[str]) -> Iterator[tuple[Subject, str, Cell]]:
@@ -93,6 +121,7 @@ def searched(subject: Subject, column: str, cell: Cell, search: Search) -> Found
         schedules += result.outcome.schedules
         if result.violations:
             (report,) = result.violations
+            exhaustive = False  # The search ended at the first violation.
             kind, choices = str(report.violation.kind), report.schedule.choices
             whole = case(subject.name, replace(cell, step=None))
             anyway = cell.step is not None and bool(_run(whole, search).violations)
@@ -121,19 +150,21 @@ def _run(experiment: Experiment, search: Search) -> CheckResult:
     return result
 
 
-def table(found: Sequence[Found]) -> list[str]:
+def table(found: Mapping[tuple[str, str | None, bool, str], Found]) -> list[str]:
     """Return the lines of the table, and those of its notes."""
     columns = [one.name for one in COLUMNS]
     lines = [
         f"| protocol | left out | preemption | {' | '.join(columns)} |",
         f"|{' --- |' * (len(columns) + 3)}",
     ]
-    known = {(one.subject, one.step, one.preempt, one.column): one.text for one in found}
-    for subject, step, preempt in dict.fromkeys(
-        (one.subject, one.step, one.preempt) for one in found
-    ):
-        row = [known.get((subject, step, preempt, column), "") for column in columns]
-        what = "nothing" if step is None else f"`{step}`"
-        lines.append(f"| {subject} | {what} | {'yes' if preempt else 'no'} | {' | '.join(row)} |")
+    for subject, first, cell in cells(()):
+        if first != columns[0]:
+            continue
+        row = [found.get((subject.name, cell.step, cell.preempt, column)) for column in columns]
+        if any(row):
+            what = "nothing" if cell.step is None else f"`{cell.step}`"
+            texts = [subject.name, what, "yes" if cell.preempt else "no"]
+            texts += ["" if one is None else one.text for one in row]
+            lines.append(f"| {' | '.join(texts)} |")
     notes = [f"{number}. {NOTES[note]}" for number, note in enumerate(NOTES, 1)]
     return [*lines, "", *notes]

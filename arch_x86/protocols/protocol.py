@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from arch_x86.isa.constants import HLT, INT3, PAGE_SIZE
 from arch_x86.isa.decode import decode
@@ -134,9 +134,7 @@ class Patcher:
 
     def read(self, addr: int, size: int) -> bytes:
         """Return ``size`` bytes of the text as it is now, or those of them that there are."""
-        if not isinstance(size, int) or not 0 <= size <= COPY_MAX:
-            raise InputError(f"read(): {_shown(size)} bytes; give a size from 0 to {COPY_MAX:,}")
-        return self._text.read(_address(addr), size)
+        return self._text.read(_address(addr), _size(size))
 
     def store(self, addr: int, data: bytes, why: str, *, step: str | None = None) -> None:
         """Store 1, 2, 4, 8 or 16 bytes by one instruction.
@@ -226,8 +224,7 @@ class Patcher:
                 " in between"
             )
         for pair in moves:
-            if not isinstance(pair, tuple | list) or list(map(type, pair)) != [int, int]:
-                raise InputError(f"freeze(): moves has {_shown(pair)}; give pairs of addresses")
+            _require_pair(pair)
         self.suspends = self._frozen = True
         self._plane.freeze_tasks(Freeze(tuple(moves), new_tasks), why)
 
@@ -362,9 +359,42 @@ def _bytes(data: object) -> bytes:
 
     :raises InputError: it is neither bytes nor a bytearray nor a memoryview.
     """
-    if isinstance(data, bytes | bytearray | memoryview):
+    if isinstance(data, bytes | bytearray):
         return bytes(data)
+    if isinstance(data, memoryview):
+        return cast("memoryview[int]", data).tobytes()
     raise InputError(rf"data={_shown(data)}: no bytes; give bytes, such as b'\xcc'")
+
+
+def _size(size: object) -> int:
+    """Return ``size``, which has to be a number of bytes.
+
+    :raises InputError: it is none, or too high.
+    """
+    if isinstance(size, int) and 0 <= size <= COPY_MAX:
+        return size
+    raise InputError(f"read(): {_shown(size)} bytes; give a size from 0 to {COPY_MAX:,}")
+
+
+def _require_pair(pair: object) -> None:
+    """Require that ``pair`` is a pair of addresses.
+
+    :raises InputError: it is none.
+    """
+    both = cast("Sequence[object]", pair) if isinstance(pair, tuple | list) else ()
+    if list(map(type, both)) != [int, int]:
+        raise InputError(
+            f"freeze(): moves has {_shown(cast('object', pair))}; give pairs of addresses"
+        )
+
+
+def _guards(guards: object) -> tuple[bytes, ...]:
+    """Return ``guards``, which has to be a sequence of jumps to themselves.
+
+    :raises InputError: it is something else.
+    """
+    several = cast("Sequence[object]", guards) if isinstance(guards, Sequence) else [guards]
+    return tuple(map(_guard, several))
 
 
 def _shown(value: object) -> str:
@@ -413,7 +443,7 @@ def protocol(*, guards: Sequence[bytes] = (), **steps: str) -> Callable[[Run], P
     :raises InputError: one of the guards is no jump to itself.
     """
     named = {name.replace("_", "-"): what for name, what in steps.items()}
-    waits = tuple(map(_guard, guards if isinstance(guards, Sequence) else [guards]))
+    waits = _guards(guards)
 
     def make(run: Run) -> PatchProtocol:
         name = str(getattr(run, "__name__", "protocol"))
