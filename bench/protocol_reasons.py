@@ -28,7 +28,11 @@ NOTES: Final[Mapping[str, str]] = {
 """The reasons by their names, in the order in which they are numbered."""
 _WHOLE: Final = ("stale", "unit:8, inside")
 """The columns in which the stores to a site are seen in their order."""
-_FIRST_SYNCS: Final = ("sync-1", "sync-2")
+_FIRST_SYNCS: Final = (
+    *("sync-1", "sync-2", "bp-sync-1", "bp-sync-2", "unopt-sync-1", "unopt-sync-2"),
+    *("arm", "o1", "u1", "u2"),
+)
+"""The core syncs behind a breakpoint, and behind the bytes behind it."""
 
 
 def reason(subject: str, step: str, column: str) -> str | None:
@@ -40,7 +44,7 @@ def reason(subject: str, step: str, column: str) -> str | None:
     """
     if step == "flush-out-of-order" and subject == "smp_text_poke_batch":
         return "sorted"
-    if step == "refs":
+    if step in ("refs", "bp-refs"):
         return "sync refuses"
     if step in _FIRST_SYNCS:
         return "at once" if column == "coherent" else "in order" if column in _WHOLE else None
