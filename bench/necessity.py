@@ -16,6 +16,7 @@ from typing import Final
 from arch_x86.explore.scenarios.steps import SHOWN
 from arch_x86.explore.x86_setup import X86Setup
 from bench.program import run_guarded
+from bench.protocol_cases import SUBJECTS
 from bench.protocol_table import Cells, cells, searched
 from bench.protocol_table import table as protocols_table
 from engine import defaults
@@ -131,7 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--fetch", default=defaults.FETCH, choices=[m.name for m in FETCH_MODELS])
     parser.add_argument("--protocols", action="store_true", help="the table of patch protocols")
-    parser.add_argument("--protocol", action="append", help="of those only this one")
+    names = [one.name for one in SUBJECTS]
+    parser.add_argument(
+        "--protocol", action="append", choices=names, metavar="P", help="of those only this one"
+    )
     parser.add_argument("--file", type=Path, help="keeps its cells, and goes on where it was")
     return parser
 

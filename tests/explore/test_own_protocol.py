@@ -26,6 +26,15 @@ def stores_late(p, patches):
 def goes_round(p, patches):
     p.sync("first")
     while True: pass
+
+@optprobe.protocol()
+def under_stop_machine(p, patches):
+    def write():
+        for patch in patches:
+            p.breakpoint(patch)
+            p.copy(patch.addr + 1, patch.new[1:], "tail")
+            p.store(patch.addr, patch.new[:1], "first byte")
+    p.stop_machine(write, "all")
 """
 TEXT = """
 g:
@@ -163,7 +172,7 @@ def test_check_says_which_protocol_wrote_the_text(files, capsys):
     [
         ("linux-2010", "text_poke_bp", True),
         ("linux-2010", "one_store", False),
-        ("linux-2010", "text_poke_smp", False),
+        ("linux-2010", "own.py:under_stop_machine", False),
         ("linux-6.1", "text_poke_bp", False),
     ],
 )
