@@ -113,8 +113,8 @@ FETCHES: Final = (
     Fault(
         "code that is not executable is executed",
         _BOUNDARIES,
-        "        return vcpu.frozen or (vcpu.shut_out and self._faults(vcpu)) or self.spins(vcpu)\n",
-        "        return vcpu.frozen or self.spins(vcpu)\n",
+        "vcpu.frozen or (vcpu.shut_out and self._faults(vcpu)) or",
+        "vcpu.frozen or",
         Kind.EXPLORER,
     ),
     Fault(
