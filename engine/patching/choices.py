@@ -96,6 +96,7 @@ class Choices:
             # are those that cost something, and none of them is made.
             return [Choice(vcpu.actor, 0)]
         runnable = self._runnable(stopped=stopped, stopping=stopping)
+        spinning = self._preempted(runnable) if held and not whole else []
         if held:
             runnable = [one for one in runnable if not self._boundaries.waits_to_run(one)]
         price, found = 0, list[Choice]()
@@ -116,8 +117,7 @@ class Choices:
         )
         if self._experiment.reduce and len(controls) > 1:
             controls = self._steps.without_those_that_only_wait(controls)
-        if held:
-            found += self._preempted(whole=whole)
+        found += spinning
         if not runnable and not controls:
             return found
         if stopped and self._experiment.nmis:
@@ -142,18 +142,17 @@ class Choices:
                 break
         return found
 
-    def _preempted(self, *, whole: bool) -> list[Choice]:
+    def _preempted(self, vcpus: Sequence[VcpuState]) -> list[Choice]:
         """Return the choices that a task which jumps to itself loses its vCPU to the other task.
 
         An interrupt takes the vCPU from such a task sooner or later, so it costs nothing.
 
-        :param whole: the call of the vCPU that went on last is made whole, without other tasks.
+        :param vcpus: those that no stop_machine() holds.
         """
         return [
             Choice(Actor(ActorKind.PREEMPTION, vcpu.index), 0)
-            for vcpu in self._now.vcpus
-            if not whole
-            and self._boundaries.spins(vcpu)
+            for vcpu in vcpus
+            if self._boundaries.spins(vcpu)
             and self._boundaries.preempts(vcpu.index)
             and any(one.mode is not Mode.DONE for one in vcpu.parked)
         ]
