@@ -31,7 +31,7 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
     """
     protocol = protocol_named(spec.protocol)
     without = steps_left_out(protocol, spec.without)
-    sites = planned_sites(image, spec.sites, spec.codes, protocol.leaves)
+    sites = planned_sites(image, spec.sites, spec.codes, protocol)
     kallsyms = Kallsyms(image)
 
     def name(addr: int) -> str:
@@ -43,7 +43,7 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
     moves = [_pair(image, word) for word in spec.moves]
     lock = None if spec.lock is None else range(*_ends(image, spec.lock, "--lock"))
     user = None if spec.user is None else range(*_ends(image, spec.user, "--user"))
-    given = _Given(moves, return_0_of(image), user is not None)
+    given = _Given(moves, return_0_of(image), defers=user is not None, locked=lock is not None)
     told = (
         [(site.addr, site.new) for site in sites],
         spec.back,
@@ -53,6 +53,7 @@ def plan_patch(image: Image, spec: PatchSpec) -> PatchPlan:
         source_of(protocol.run),
         sorted(without),
         *([] if user is None else [user]),
+        *protocol.guards,
     )
     return PatchPlan(
         sites=sites,
@@ -101,11 +102,13 @@ class _Given:
     :ivar moves: where a suspended task goes on, by pairs of addresses.
     :ivar return0: the address of ``__static_call_return0()``, or None.
     :ivar defers: the protocol has to leave CPUs in user mode out of its core syncs.
+    :ivar locked: tasks hold the allocator's lock somewhere.
     """
 
     moves: Sequence[tuple[int, int]]
     return0: int | None
     defers: bool
+    locked: bool
 
 
 def _life(there: _Places, back: _Places, given: _Given) -> ControlCode:
@@ -132,4 +135,9 @@ def _write(k: Control, places: _Places, given: _Given) -> None:
         raise InputError(
             "--user: this protocol interrupts CPUs in user mode, too; leave --user out, or give a"
             " protocol such as text_poke_bp_deferred"
+        )
+    if given.locked and not poke.allocates:
+        raise InputError(
+            "--lock: this protocol allocates no memory, so it never waits for the allocator's lock;"
+            " leave --lock out, or give a protocol such as freeze_and_move"
         )

@@ -6,7 +6,7 @@ Everything here is a pure function of the image and the words of the command lin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Final
@@ -18,6 +18,7 @@ from arch_x86.isa.insn import Branch, Insn
 from arch_x86.isa.onward import RETURN_0, nop, onward
 from arch_x86.probes.code import CodeCache, FunctionCode
 from arch_x86.probes.static_call_sites import called_by, code_word, return_0_of
+from arch_x86.protocols.protocol import PatchProtocol
 from engine.brief import count
 from engine.errors import InputError, printable
 from engine.image import Image
@@ -38,15 +39,15 @@ def planned_sites(
     image: Image,
     places: Sequence[str],
     codes: Sequence[str],
-    leaves: Callable[[bytes, bytes], bytes] | None = None,
+    protocol: PatchProtocol | None = None,
 ) -> tuple[PatchedSite, ...]:
     """Return the sites, in ascending order.
 
     :param places: ``SYM+OFF`` or ``0xADDR`` of each site.
     :param codes: the new code of each site, or one for all: hexadecimal digits, ``jmp:SYM``,
         ``call:SYM``, ``jcc:SYM``, ``nop``, ``ret`` or ``return0``.
-    :param leaves: what the protocol leaves where it puts old code back
-        (:class:`arch_x86.protocols.protocol.PatchProtocol`).
+    :param protocol: the patch protocol; None: one that puts the old code back as it was, and
+        declares no guards.
     :raises InputError: a place or a code is wrong, or two sites overlap.
     """
     if not places:
@@ -62,7 +63,7 @@ def planned_sites(
     code = CodeCache(image)
     sites = sorted(
         (
-            (_planned(image, code, place, one, leaves), place)
+            (_planned(image, code, place, one, protocol), place)
             for place, one in zip(places, given, strict=True)
         ),
         key=lambda pair: pair[0].addr,
@@ -166,15 +167,17 @@ def _planned(
     code: CodeCache,
     place: str,
     word: str,
-    leaves: Callable[[bytes, bytes], bytes] | None,
+    protocol: PatchProtocol | None,
 ) -> PatchedSite:
     addr = place_of(image, place, "--site")
     function = code.function_at(addr)
     first = None if function is None else function.insn_at(addr)
     if function is None or first is None:
+        name = re.split(r"[+\s]", place.strip())[0]
+        data = f"{printable(name)} names data, and " if Kallsyms(image).names_data(name) else ""
         raise InputError(
-            f"--site {printable(place)}: no instruction of a function starts there; give where one"
-            " does"
+            f"--site {printable(place)}: {data}no instruction of a function starts there; give"
+            " where one does"
         )
     new = _new_code(image, first, word)
     size = _whole_size(function, addr, len(new), place)
@@ -186,11 +189,14 @@ def _planned(
             " other code"
         )
     insns: dict[int, set[bytes]] = {}
+    leaves = None if protocol is None else protocol.leaves
     again = old if leaves is None else leaves(old, new)
     for text in (old, new, again):
         for at, raw in _instructions(addr, text):
             insns.setdefault(at, set()).add(raw)
-    return PatchedSite(addr, old, new, again, {at: frozenset(raws) for at, raws in insns.items()})
+    whole = {at: frozenset(raws) for at, raws in insns.items()}
+    guards = () if protocol is None else protocol.guards
+    return PatchedSite(addr, old, new, again, whole, guards=guards)
 
 
 def _new_code(image: Image, first: Insn, word: str) -> bytes:

@@ -114,6 +114,16 @@ class ProtocolPoke:
         """Whether the protocol has come to a core sync that leaves out CPUs in user mode."""
         return self._patcher.defers
 
+    @property
+    def allocates(self) -> bool:
+        """Whether the protocol has allocated memory."""
+        return self._patcher.allocates
+
+    @property
+    def covers_jumps(self) -> bool:
+        """Whether a breakpoint stood over a probe's jump while CPUs ran."""
+        return self._patcher.covers_jumps
+
     def bp_holds(self, addr: int) -> bool:
         """Return whether the protocol handles a breakpoint at ``addr`` now."""
         array = self._patcher.array

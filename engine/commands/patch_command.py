@@ -8,7 +8,7 @@ from typing import Final
 from engine import defaults
 from engine.commands import wiring
 from engine.commands.command import Command
-from engine.commands.exploring_options import add_fetch, add_search, add_strict
+from engine.commands.exploring_options import add_fetch, add_save, add_search, add_strict
 from engine.commands.shared_options import (
     EXPLORING_JOBS_HELP,
     PREEMPT_HELP,
@@ -73,6 +73,7 @@ def _add_options(parser: ArgumentParser) -> None:
         metavar="SYM+OFF",
         shown="call schedule() in front of this instruction",
     )
+    add_save(parser)
     add_fetch(parser, default=defaults.FETCH, shown=defaults.FETCH)
     add_strict(parser)
     add_search(parser, preemptions=str(defaults.PREEMPTIONS))

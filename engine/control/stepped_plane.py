@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -30,6 +30,7 @@ __all__ = (
     "ControlTask",
     "LockWait",
     "MachineWait",
+    "StepWatch",
     "SteppedPlane",
     "WaitKind",
     "stop_here",
@@ -76,6 +77,18 @@ class LockWait:
     def free(self) -> bool:
         """Whether no task owns the lock now."""
         return self.lock.owner is None
+
+
+class StepWatch(Protocol):
+    """What is told when the code of a control task begins to run, and when it stops."""
+
+    def begin(self) -> None:
+        """Note that the code of a control task runs from now on, on the present greenlet."""
+        ...
+
+    def end(self) -> None:
+        """Note that it stops, at a point or for ever."""
+        ...
 
 
 _START: Final = "start"
@@ -150,7 +163,7 @@ class ControlTask:
 
         def run() -> None:
             try:
-                self._work()
+                self._watched()
                 self.body.plane.lock_order.ended(self)
             except OptprobeError as error:
                 if was_interrupted(error):
@@ -169,6 +182,18 @@ class ControlTask:
         self._run = run
         self.again: Callable[[], None] | None = None
         self.body: Any = None
+
+    def _watched(self) -> None:
+        """Do the task's work."""
+        watch = self.body.plane.watch
+        if watch is None:
+            self._work()
+            return
+        watch.begin()
+        try:
+            self._work()
+        finally:
+            watch.end()
 
     def renew(self, work: Callable[[], None]) -> None:
         """Let a task that is done do ``work``, from the start."""
@@ -203,6 +228,7 @@ class SteppedPlane(ControlPlane):
     :param nmis: whether a vCPU may be in an NMI while ``stop_machine`` runs its function.
     :param late: whether a vCPU may not have seen what was stored, so that there is a point between
         a store and the core sync behind it.
+    :ivar watch: is told when code of a control task runs, or None.
     :ivar tasks: all tasks, in the order in which they were made.
     :ivar held: how many locks each task holds, by its index.
     :ivar stopped: whether ``stop_machine`` runs its function.
@@ -216,6 +242,7 @@ class SteppedPlane(ControlPlane):
         super().__init__(hardware)
         self._nmis = nmis
         self._late = late
+        self.watch: StepWatch | None = None
         self.tasks: list[ControlTask] = []
         self.held: dict[int, int] = {}
         self._running: ControlTask | None = None
@@ -288,8 +315,12 @@ class SteppedPlane(ControlPlane):
         self._running = None
         scheduler = getcurrent().parent
         assert scheduler is not None
+        if self.watch is not None:
+            self.watch.end()
         scheduler.switch()
         self._running = task
+        if self.watch is not None:
+            self.watch.begin()
 
     def point(self, at: str) -> None:
         """Stop the task at a point named ``at``."""

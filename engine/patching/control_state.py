@@ -17,9 +17,11 @@ from typing import Final
 
 from engine.control.stepped_plane import ControlTask, SteppedPlane
 from engine.core.profiles import Profile
+from engine.core.transitions import ClearedAtOnce
 from engine.errors import InputError
 from engine.instrument import Instrument
 from engine.kprobe import AggrKprobe, Kprobe
+from engine.patching.code_limit import CodeLimit
 from engine.patching.control_code import ControlCode, ControlCodes, run_control_code
 from engine.patching.handler_log import HandlerLog
 from engine.patching.local_state import LocalState, unbounded
@@ -40,6 +42,13 @@ round of a loop that tries again another state.
 """
 
 
+_INTO_THE_REST: Final = (
+    "this protocol puts a breakpoint over the jump of a probe that goes, and {} sends a CPU that"
+    " hits it through the copy of the first instruction, and then into the rest of the jump"
+    " (docs/protocols.md, f66c0447cca1)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """This record has what all control states of an exploration share.
@@ -49,6 +58,8 @@ class Stage:
     :ivar log: is told of the handlers that run.
     :ivar code: makes the work of the control tasks.
     :ivar own: tells which code is the project's own.
+    :ivar limit: ends a user's scenario or protocol that goes round for ever; None where all code
+        comes with the project.
     :ivar nmis: whether NMIs may come.
     :ivar late: whether a vCPU may not have seen what was stored to the text.
     :ivar switched: the static branches and static calls of the program.
@@ -63,6 +74,7 @@ class Stage:
     log: HandlerLog
     code: ControlCodes
     own: OwnCode
+    limit: CodeLimit | None = None
     nmis: bool = False
     late: bool = False
     switched: Sequence[PatchedSite] = ()
@@ -127,6 +139,7 @@ class ControlState:
     def __init__(self, stage: Stage) -> None:
         self.port, self.facts, self.image = stage.text, stage.text.facts, stage.text.image
         self.plane = SteppedPlane(NoTime(), nmis=stage.nmis, late=stage.late)
+        self.plane.watch = stage.limit
         self.text, self.arch = stage.text.build(self.plane, whole_batches=not stage.nmis)
         stops = stage.points == "stores"
         kinds, made = (STOPPING_KINDS, begin_to_stop) if stops else (PLAIN_KINDS, None)
@@ -184,6 +197,18 @@ class ControlState:
                 ),
             )
         self.plane.step(index)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Return lines for the user on what came of the control tasks so far."""
+        refused, warned = list(self.control.refused), self.control.branches.key.warned
+        if warned is not None:
+            refused.append(f"the kernel warns: {warned}")
+        # Only a patch protocol can say that of itself.
+        covers = getattr(self.control.poke, "covers_jumps", False)
+        if not covers or not isinstance(self.core.profile.transitions, ClearedAtOnce):
+            return refused
+        return [*refused, _INTO_THE_REST.format(self.core.profile.name)]
 
     # Names of probes, which hold in every control state that the same steps lead to ---------------
 

@@ -245,9 +245,11 @@ def _place(image: Image, call: str, text: str, port: SetupPort) -> int:
         raise InputError(f"{what}: {several}")
     symbol = next((one for one in image.functions if one.name == spec.symbol), None)
     if symbol is None:
+        named = image.by_name.get(spec.symbol or "")
+        data = "" if named is None or named.function else ", where that names data"
         raise InputError(
-            f"{what}: {image.name} has no function {printable(spec.symbol or '')}; give one of its"
-            f" own, such as {printable(call)}"
+            f"{what}: {image.name} has no function {printable(spec.symbol or '')}{data}; give one"
+            f" of its own, such as {printable(call)}"
         )
     if symbol.size and spec.offset >= symbol.size:
         raise InputError(

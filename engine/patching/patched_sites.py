@@ -35,6 +35,7 @@ class PatchedSite:
     :ivar insns: by address, the instructions that are whole there, in the old code or the new.
     :ivar functions: of a static call, the names of the functions that the old code and the new code
         call.
+    :ivar guards: the jumps to themselves that the patch protocol puts over the first bytes.
     """
 
     addr: int
@@ -43,6 +44,7 @@ class PatchedSite:
     again: bytes
     insns: Mapping[int, frozenset[bytes]]
     functions: tuple[str, str] | None = None
+    guards: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
         return described(self, f"{self.addr:#x}", f"{self.old.hex()} -> {self.new.hex()}")

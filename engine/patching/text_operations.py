@@ -69,7 +69,10 @@ class TextOperations:
         """Say by static_key_slow_dec() that the static branches need not be taken any more.
 
         Who calls this without need of them, as a switch in a file does that is set to off twice,
-        changes nothing for those that need them.
+        must change nothing for those that need them
+        (:meth:`engine.patching.static_branches.StaticBranches.needed_less`). The kernel holds that
+        where the key is off, but not beside a static_key_slow_inc() that is under way, whose count
+        it takes.
         """
         self._begin()
         self.text_is = self.branches.needed_less()

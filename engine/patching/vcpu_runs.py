@@ -68,6 +68,7 @@ class VcpuRuns:
         self._fetches = fetches
         self._waits = waits
         self._boundaries = boundaries
+        self._guarded = any(site.guards for site in now.patches)
         self._tasks = tasks
         self._events = events
         self._hits = hits
@@ -104,8 +105,8 @@ class VcpuRuns:
             vcpu.position += steps
             if self._judge.violation is not None:
                 break
-            if vcpu.shut_out and self._boundaries.waits_to_run(vcpu):
-                break  # The vCPU has come to hidden code, where it faults and waits.
+            if (vcpu.shut_out or self._guarded) and self._boundaries.waits_to_run(vcpu):
+                break  # The vCPU has come to hidden code or to a jump to itself, and waits.
             if stop:
                 # Where the vCPU goes on alone, each choice here costs something, unless the vCPU
                 # stands in schedule(), is between calls, or is parked.

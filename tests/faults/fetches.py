@@ -134,8 +134,8 @@ FETCHES: Final = (
     Fault(
         "code that is not executable is executed",
         _BOUNDARIES,
-        "        return vcpu.frozen or (vcpu.shut_out and self._faults(vcpu))\n",
-        "        return vcpu.frozen\n",
+        "vcpu.frozen or (vcpu.shut_out and self._faults(vcpu)) or",
+        "vcpu.frozen or",
         Kind.EXPLORER,
     ),
     Fault(

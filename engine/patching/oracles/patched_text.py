@@ -16,9 +16,9 @@ __all__ = ("PatchedText",)
 class PatchedText(Oracle):
     """In a site, a vCPU executes an instruction that is whole in the old code or in the new.
 
-    At the first byte it may also be a breakpoint, or what else a protocol keeps vCPUs out with, or
-    the whole jump of a probe there. A vCPU that begins to execute a site executes what the protocol
-    has said that the code is by then.
+    At the first byte it may also be a breakpoint, a HLT, a jump to itself that the protocol has
+    declared, or the whole jump of a probe there. A vCPU that begins to execute a site executes what
+    the protocol has said that the code is by then.
     """
 
     def instruction(self, vcpu: VcpuState, ip: int) -> Violation | None:
@@ -32,7 +32,8 @@ class PatchedText(Oracle):
         if ip == site.addr:
             if whole:
                 return self._wrong_time(vcpu, site, max(whole, key=len))
-            if fetched.startswith(text.facts.traps) or self._probes_jump(ip, fetched):
+            kept_out = fetched.startswith((*text.facts.traps, *site.guards))
+            if kept_out or self._probes_jump(ip, fetched):
                 return None
         elif whole:
             return None
