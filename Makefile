@@ -55,7 +55,7 @@ sound: $(VENV)/run.stamp
 shared: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.explore.shared_functions $(SHARED)
 
-# The tables of docs/necessity.md and docs/findings.md, in Markdown, from a fresh run of the matrix. NECESSITY="--fetch torn" for another fetch model.
+# The tables of docs/necessity.md and docs/findings.md, in Markdown, from a fresh run of the matrix. NECESSITY="--fetch torn" for another fetch model, "--protocols" for the patch protocols.
 necessity: $(VENV)/run.stamp
 	@$(BIN)/python -m bench.program necessity $(NECESSITY)
 

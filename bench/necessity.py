@@ -1,6 +1,8 @@
 """``make necessity``: the tables of docs/necessity.md and docs/findings.md.
 
-They are printed in Markdown, from a fresh run of the matrix.
+They are printed in Markdown, from a fresh run of the matrix. With ``--protocols`` it is the table
+of the patch protocols: each without each of its steps, in each fetch model, with and without
+preemption.
 """
 
 from __future__ import annotations
@@ -8,11 +10,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 from arch_x86.explore.scenarios.steps import SHOWN
 from arch_x86.explore.x86_setup import X86Setup
 from bench.program import run_guarded
+from bench.protocol_cases import SUBJECTS
+from bench.protocol_table import Cells, cells, searched
+from bench.protocol_table import table as protocols_table
 from engine import defaults
 from engine.core.profiles import NEXT
 from engine.ctrl_c import Interrupted
@@ -93,33 +99,69 @@ def _cells(search: Search, fetch: str, line: Progress) -> Iterable[Cell]:
     return matrix(search, X86Setup(), SHOWN, fetch=fetch, say=line.note, warn=complain)
 
 
-def main() -> int:
-    """Run the matrix, and print the tables."""
-    parser = argparse.ArgumentParser(prog="make necessity")
-    parser.add_argument("--max-schedules", type=int, default=400_000)
-    parser.add_argument("--preemptions", type=int, default=2)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--fetch", default=defaults.FETCH, choices=[m.name for m in FETCH_MODELS])
-    args = parser.parse_args()
+def _protocols(args: argparse.Namespace) -> int:
+    """Search the cells of the patch protocols that the file lacks, and print their table."""
+    preemptions = 1 if args.preemptions is None else args.preemptions
+    search = Search(preemptions=preemptions, max_schedules=args.max_schedules)
+    kept = Cells(args.file, preemptions)
+    places = list(cells(args.protocol or ()))
     line = Progress("necessity")
-    search = Search(preemptions=args.preemptions, max_schedules=args.max_schedules, jobs=args.jobs)
-    cells: list[Cell] = []
     try:
-        # extend() leaves in the list what came before an interrupt
-        cells.extend(_cells(search, args.fetch, line))
+        for number, (subject, column, cell) in enumerate(places):
+            if (subject.name, cell.step, cell.preempt, column) not in kept.found:
+                line.update(number, len(places), f"cells; {subject.name}, {cell.step}, {column}")
+                kept.add(searched(subject, column, cell, search))
     except KeyboardInterrupt:
-        raise Interrupted(f"after {count(len(cells), 'cell')}") from None
+        raise Interrupted(f"after {count(len(kept.found), 'cell')}") from None
     finally:
         line.clear()
-    notes = _notes(cells)
-    print(*table(cells, _KERNELS, notes), "", sep="\n")
+    print(*protocols_table(kept.found), sep="\n")
+    return 0
+
+
+def main() -> int:
+    """Run the matrix, and print the tables."""
+    args = _parser().parse_args()
+    return _protocols(args) if args.protocols else _matrix(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make necessity")
+    parser.add_argument("--max-schedules", type=int, default=400_000)
+    parser.add_argument("--preemptions", type=int, help="the bound (2; with --protocols 1)")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--fetch", default=defaults.FETCH, choices=[m.name for m in FETCH_MODELS])
+    parser.add_argument("--protocols", action="store_true", help="the table of patch protocols")
+    names = [one.name for one in SUBJECTS]
+    parser.add_argument(
+        "--protocol", action="append", choices=names, metavar="P", help="of those only this one"
+    )
+    parser.add_argument("--file", type=Path, help="keeps its cells, and goes on where it was")
+    return parser
+
+
+def _matrix(args: argparse.Namespace) -> int:
+    """Run the matrix, and print the tables."""
+    line = Progress("necessity")
+    preemptions = 2 if args.preemptions is None else args.preemptions
+    search = Search(preemptions=preemptions, max_schedules=args.max_schedules, jobs=args.jobs)
+    found: list[Cell] = []
+    try:
+        # extend() leaves in the list what came before an interrupt
+        found.extend(_cells(search, args.fetch, line))
+    except KeyboardInterrupt:
+        raise Interrupted(f"after {count(len(found), 'cell')}") from None
+    finally:
+        line.clear()
+    notes = _notes(found)
+    print(*table(found, _KERNELS, notes), "", sep="\n")
     print(
         *(f"{number}. {note[0].upper()}{note[1:]}." for number, note in enumerate(notes, 1)),
         "",
         sep="\n",
     )
-    print(*table(cells, _NEXT, notes), "", sep="\n")
-    print(*schedules(cells), sep="\n")
+    print(*table(found, _NEXT, notes), "", sep="\n")
+    print(*schedules(found), sep="\n")
     return 0
 
 

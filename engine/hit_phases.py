@@ -37,7 +37,9 @@ class HitPhase(IntEnum):
     """The handlers have run, and the address at which the CPU goes on is not set."""
     BETWEEN = 5
     """The handlers of some of the probes at the site have run, and others have not."""
-    RESUMED = 6
+    NOTIFY = 6
+    """Kprobes have denied the breakpoint, and its other users have not been asked."""
+    RESUMED = 7
     """The hit is over, and the CPU goes on."""
-    REFUSED = 7
-    """The hit is over, since the breakpoint belonged to no probe and no poke."""
+    REFUSED = 8
+    """The hit is over, since the breakpoint belonged to nobody."""

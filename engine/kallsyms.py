@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from engine.errors import printable
 from engine.image import Image, Symbol
 
 __all__ = ("Kallsyms",)
@@ -64,9 +65,18 @@ class Kallsyms:
         return f"{found[0].name}+{found[1]:#x}" if found else f"{addr:#x}"
 
     def suggest(self, name: str) -> str:
-        """Function names to show for ``name``, which is not there: close ones, or the first few."""
+        """Function names to show for ``name``, which is not there: close ones, or the first few.
+
+        It also says if ``name`` names data.
+        """
         from difflib import get_close_matches
 
         names = sorted({s.name for s in self._ordered})
         close = get_close_matches(name, names, n=3) or names[:5]
-        return ", ".join(close) if close else "none: the image has no function symbols"
+        there = ", ".join(close) if close else "none: the image has no function symbols"
+        return f"{there}; {printable(name)} names data" if self.names_data(name) else there
+
+    def names_data(self, name: str) -> bool:
+        """Whether ``name`` is a symbol of data, as a label in front of ``.byte`` is."""
+        symbol = self._image.by_name.get(name)
+        return symbol is not None and not symbol.function

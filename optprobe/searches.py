@@ -210,6 +210,7 @@ def patch(
     to: Sequence[str],
     moves: Sequence[str] = (),
     lock: str | None = None,
+    user: str | None = None,
     arguments: Sequence[CallArgument] = (),
     back: bool = False,
     protocol: ProtocolLike = defaults.PROTOCOL,
@@ -245,10 +246,12 @@ def patch(
     :param call: the function that each vCPU calls, ``calls`` times, with ``arguments``.
     :param sites: the places whose code is replaced, each ``"SYM+OFF"`` or ``"0xADDR"``.
     :param to: the new code of each site, or one for all: hexadecimal digits, ``"jmp:SYM"``,
-        ``"call:SYM"`` or ``"nop"``.
+        ``"call:SYM"``, ``"jcc:SYM"``, ``"nop"``, ``"ret"`` or ``"return0"``.
     :param moves: for a protocol that suspends tasks, ``"FROM:TO"``: where a task goes on that
         stands at ``FROM``.
     :param lock: ``"FROM..TO"``, between which the code holds the allocator's lock.
+    :param user: for a protocol that leaves CPUs in user mode out of its core syncs,
+        ``"FROM..TO"``: where a CPU in a call still counts as in user mode.
     :param back: put the old code back afterwards.
     :param protocol: a patch protocol (what :func:`optprobe.protocol` makes of a function), its
         name, or a file that has one, ``"FILE.py:NAME"``.
@@ -278,6 +281,7 @@ def patch(
         codes=tuple(to),
         moves=tuple(moves),
         lock=lock,
+        user=user,
         back=back,
         protocol=protocol,
         without=left_out,

@@ -152,11 +152,13 @@ class X86Hits:
     def store(self, state: X86ControlState, cpu: int) -> Block:
         """Return the content of the kprobe_ctlblk of ``cpu`` in control state ``state``.
 
-        With no hit in progress it is :data:`NO_HIT`, since nothing that is left in it counts then.
+        With no hit in progress it is :data:`NO_HIT`, since nothing that is left in it counts then,
+        but for a status that says that a single step is under way.
         """
         block: KprobeCtlblk = state.arch.ctlblk[cpu]
-        if block.current is None and not block.prev and block.instance is None:
-            return NO_HIT
+        over = block.current is None and not block.prev and block.instance is None
+        if over:
+            return (0, block.status.value, *NO_HIT[2:]) if block.left_stepping else NO_HIT
         name = state.name_of
         prev = tuple((name(p), status.value, *flags) for p, status, *flags in block.prev)
         return (

@@ -14,7 +14,7 @@ from arch_x86.explore.patch_plan import plan_patch
 from arch_x86.images import load_asm, load_image
 from arch_x86.lab.calls import require_function
 from arch_x86.lab.redzone import with_red_zone
-from arch_x86.protocols.planning import static_branches
+from arch_x86.protocols.planning import static_branches, static_calls
 from arch_x86.protocols.protocol import PatchProtocol
 from arch_x86.protocols.protocol_names import other_steps, protocol_named
 from arch_x86.protocols.protocol_poke import poke_factory
@@ -110,6 +110,10 @@ class X86Setup:
     def static_branches(self, image: Image, branches: Sequence[str]) -> tuple[PatchedSite, ...]:
         """Return the static branches ``SYM+OFF:TARGET`` of ``image``."""
         return static_branches(image, branches)
+
+    def static_calls(self, image: Image, calls: Sequence[str]) -> tuple[PatchedSite, ...]:
+        """Return the static calls ``SYM+OFF:FUNCTION`` of ``image``."""
+        return static_calls(image, calls)
 
     def open(self, experiment: Experiment, orders: Orders | None = None) -> Exploration:
         """Bring up a machine for ``experiment``, with its calls placed and no control task started.

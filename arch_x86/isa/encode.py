@@ -1,4 +1,4 @@
-"""This module encodes what probing writes: INT3, JMP rel32, CALL rel32 (asm/text-patching.h).
+"""This module encodes what patching writes: JMP, CALL and Jcc rel32 (asm/text-patching.h).
 
 Addresses are unsigned 64-bit integers. A distance that 32 bits cannot hold is an error, never a
 wrapped displacement.
@@ -19,6 +19,7 @@ __all__ = (
     "RelativeRangeError",
     "call32",
     "in_reach",
+    "jcc32",
     "jmp32",
     "rel32",
 )
@@ -27,6 +28,7 @@ CALL32_SIZE: Final = 5
 DISP32_SIZE: Final = 4
 
 _SIGN: Final = 1 << 63
+_TWO_BYTE, _JCC32, _JCC32_SIZE = 0x0F, 0x80, 6
 
 
 class RelativeRangeError(KprobeError):
@@ -86,6 +88,15 @@ def call32(source: int, target: int) -> bytes:
     :raises RelativeRangeError: ``target`` is out of reach.
     """
     return struct.pack("<Bi", CALL32_OPCODE, rel32(source + CALL32_SIZE, target))
+
+
+def jcc32(source: int, condition: int, target: int) -> bytes:
+    """Return the 6 bytes of a jump to ``target`` for address ``source``, if ``condition`` holds.
+
+    :param condition: 0 to 15 (SDM vol. 1, appendix B).
+    :raises RelativeRangeError: ``target`` is out of reach.
+    """
+    return struct.pack("<BBi", _TWO_BYTE, _JCC32 | condition, rel32(source + _JCC32_SIZE, target))
 
 
 def _signed(addr: int) -> int:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from arch_x86.isa.constants import FLAG_TF, INT3_OPCODE
-from arch_x86.probes.emulate import StackMemory, push
+from arch_x86.probes.emulate import StackMemory, go_on
 from arch_x86.probes.hit import Hit, Way
-from arch_x86.text.poke import KernelStopError
+from arch_x86.text.poke import HandlerCrashError, KernelStopError
 from engine.core.safety_steps import SafetyStep
 from engine.errors import EngineBug
 from engine.hit_phases import HitPhase
@@ -22,6 +22,7 @@ from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus
 
 if TYPE_CHECKING:
     from arch_x86.probes.cpu_state import CpuState
+    from arch_x86.probes.die_chain import DieChain
     from arch_x86.probes.ptregs import PtRegs
     from arch_x86.probes.records import Ainsn, OptInsn
     from arch_x86.probes.stepping import KprobeCtlblk, Stepping
@@ -61,6 +62,7 @@ class BreakpointHandler:
     :param poke: the poke protocol, which puts breakpoints of its own into the text for a while.
     :param memory: the memory in which the guest's stacks lie.
     :param text_byte: reads one byte of the current text, None outside of the text.
+    :param die_chain: the users of int3 that are neither kprobes nor the poke protocol.
     """
 
     def __init__(
@@ -70,17 +72,21 @@ class BreakpointHandler:
         poke: PokeProtocol,
         memory: StackMemory,
         text_byte: Callable[[int], int | None],
+        die_chain: DieChain,
     ) -> None:
         self._cpus = cpus
         self.stepping = stepping
         self._poke = poke
         self._memory = memory
         self._text_byte = text_byte
+        self._die_chain = die_chain
         self.profile = profile = cpus.profile
         self._fault_handlers = profile.fault_handlers
         self._asks_for_removed = profile.has(SafetyStep.INT3_GONE)
         self._ends_handled = profile.has(SafetyStep.HANDLED_HIT_ENDS)
         self._asks_in_step = profile.has(SafetyStep.FAULT_IN_STEP)
+        self._asks_status = profile.steps_by_int3
+        self._ends_step = profile.has(SafetyStep.COMMIT_DEC8784C9088)
 
     def way(self) -> Way:
         """Return the pieces by the phase in which each runs."""
@@ -90,6 +96,7 @@ class BreakpointHandler:
             found=self.found,
             between=self.handle,
             handled=self.resume,
+            notify=self.notify,
         )
 
     def holds(self, addr: int) -> bool:
@@ -103,19 +110,20 @@ class BreakpointHandler:
 
         The poke protocol is asked before the table, as poke_int3_handler() is asked before
         kprobe_int3_handler(): while it writes at a probe's site, the breakpoint there is the
-        protocol's, though the table has the probe.
+        protocol's, though the table has the probe. A debugger is asked before the table, too.
         """
         addr = hit.regs.ip - 1
         if self._poke.bp_holds(addr):
             return HitPhase.POKE
+        if self._die_chain.asks_before_probes(addr) and self._die_chain.notify(hit.regs):
+            return _RESUMED
         hit.probe = self._cpus.core.get_kprobe(addr)
         return _FOUND
 
     def bp_resume(self, hit: Hit) -> HitPhase:
         """Go on where the poke protocol says, as if its new instruction had been executed.
 
-        If that is a call, the return address is pushed first. Where the protocol finds no poke of
-        its own at the address, the table is asked for a probe.
+        Where the protocol finds no poke of its own at the address, the table is asked for a probe.
 
         :raises HandlerCrashError: the record of the protocol is gone, and the kernel stops.
         """
@@ -124,10 +132,8 @@ class BreakpointHandler:
         if poke is None:
             hit.probe = self._cpus.core.get_kprobe(regs.ip - 1)
             return _FOUND
-        assert poke.target is not None
-        if poke.returns is not None:
-            push(regs, self._memory, poke.returns)
-        regs.ip = poke.target
+        assert poke.goes_on is not None
+        go_on(poke.goes_on, regs, self._memory)
         return _RESUMED
 
     def found(self, hit: Hit) -> HitPhase:
@@ -143,7 +149,9 @@ class BreakpointHandler:
         self._cpus.cpu = cpu
         block = self._cpus.ctlblk[cpu]
         if p is None:
-            return _RESUMED if self._is_kprobes_own(block, regs) else HitPhase.REFUSED
+            if self._is_kprobes_own(block, regs):
+                return _RESUMED
+            return HitPhase.NOTIFY if self._die_chain else HitPhase.REFUSED
         if block.current is not None:
             self._reenter(block, p, regs)
             return _RESUMED
@@ -159,8 +167,16 @@ class BreakpointHandler:
         a breakpoint. A probe that was removed after the CPU had hit it leaves none, and the CPU
         executes the instruction that stands there now. If there is one, a break_handler is asked,
         which knows that of ``jprobe_return``.
+
+        :raises HandlerCrashError: the status of the CPU's last hit says that a step is under way,
+            though the hit is over.
         """
         running = block.current
+        if block.left_stepping:
+            raise HandlerCrashError(
+                "kprobe_int3_handler() takes another user's breakpoint for the end of a single"
+                " step, and reads the probe of a hit that is over: current_kprobe is NULL"
+            )
         if (
             running is not None
             and block.status in _STEPPING
@@ -180,6 +196,10 @@ class BreakpointHandler:
             return True
         regs.ip = addr  # The breakpoint was removed after the hit: execute what is there now.
         return True
+
+    def notify(self, hit: Hit) -> HitPhase:
+        """Ask the other users of int3 whose breakpoint was hit, and end the hit (notify_die())."""
+        return _RESUMED if self._die_chain.notify(hit.regs) else HitPhase.REFUSED
 
     def handle(self, hit: Hit) -> HitPhase:
         """Run the pre_handler of the next child, and return the phase that follows.
@@ -315,18 +335,24 @@ class BreakpointHandler:
 
         A hit that this one interrupted goes on. A miss (REENTER) has no post_handler run.
         """
-        if block.status is not _REENTER and p.post_handler is not None:
+        if block.status is not _REENTER and (self._ends_step or p.post_handler is not None):
             block.status = _HIT_SSDONE
-            p.post_handler(p, regs, 0)
+            if p.post_handler is not None:
+                p.post_handler(p, regs, 0)
         self._leave(block)
 
     def _leave(self, block: KprobeCtlblk) -> None:
-        """Go back to the hit that this one has interrupted, or to none."""
+        """Go back to the hit that this one has interrupted, or to none.
+
+        Kernels that step by TF ask for the status of a hit only while the hit lasts.
+        """
         if block.prev:
             block.current, block.status, block.old_flags, block.saved_flags = block.prev[-1]
             block.prev = block.prev[:-1]
         else:
             block.current = None
+            if not self._asks_status:
+                block.status = _HIT_SSDONE
 
     # Faults ---------------------------------------------------------------------------------------
 
@@ -349,6 +375,8 @@ class BreakpointHandler:
         if status in _STEPPING and self.stepping.step_faulted(p.ainsn, regs):
             regs.ip = p.at
             regs.flags = regs.flags & ~FLAG_TF | block.old_flags
+            if status is _HIT_SS and self.profile.ends_faulted_step:
+                block.status = _HIT_SSDONE
             self._leave(block)
             if not self._asks_in_step:
                 return False

@@ -55,8 +55,13 @@ class CpuState:
             block.restore(saved)
 
     def call_died(self, cpu: int) -> None:
-        """Forget the hit in progress on ``cpu``, whose call has died, so that it never ends."""
-        self.ctlblk[cpu].restore(KprobeCtlblk().saved())
+        """Forget the hit in progress on ``cpu``, whose call has died, so that it never ends.
+
+        The status that a hit has left which is over stays.
+        """
+        block = self.ctlblk[cpu]
+        if not block.left_stepping:
+            block.restore(KprobeCtlblk().saved())
 
     def hit_in_progress(self, cpu: int) -> Any:
         """Return the hit in progress on ``cpu`` and its open calls, for :meth:`resume_hit`.

@@ -20,10 +20,11 @@ from arch_x86.isa.constants import (
     FLAG_ZF,
 )
 from arch_x86.isa.insn import Insn
+from arch_x86.isa.onward import Onward
 from arch_x86.probes.prepare_emulation import Emulation
 from arch_x86.probes.ptregs import PtRegs
 
-__all__ = ("StackMemory", "condition_holds", "emulate", "push")
+__all__ = ("StackMemory", "condition_holds", "emulate", "go_on", "push")
 
 _MASK32: Final = (1 << 32) - 1
 _GPR: Final = (
@@ -198,6 +199,21 @@ def _target(insn: Insn) -> int:
     that it reads.
     """
     return insn.end + insn.immediate if insn.target is None else insn.target
+
+
+def go_on(onward: Onward, regs: PtRegs, memory: StackMemory) -> None:
+    """Go on where ``onward`` says, which stands for an instruction that is being replaced.
+
+    It answers to int3_emulate_jmp(), _call(), _ret() and _jcc() in asm/text-patching.h.
+    """
+    target, returns, condition, behind = onward
+    if target is None:
+        target = _pop(regs, memory)
+    if returns is not None:
+        push(regs, memory, returns)
+    if condition is not None and behind is not None and not condition_holds(condition, regs.flags):
+        target = behind
+    regs.ip = target & ADDRESS_MASK
 
 
 def _register(insn: Insn, regs: PtRegs) -> int:

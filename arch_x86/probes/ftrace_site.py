@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from arch_x86.isa.encode import CALL32_SIZE, call32
+from arch_x86.isa.onward import Onward
 from arch_x86.text.poke import TextPokeParam
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class FtraceInsn:
         site as return address.
         """
         at = self.insn.addr
-        return TextPokeParam(at, self.call, f"ftrace: arm {at:#x}", self.trampoline, self.end)
+        goes_on = Onward(self.trampoline, self.end)
+        return TextPokeParam(at, self.call, f"ftrace: arm {at:#x}", goes_on)
 
     def disarming(self, read_u64: Callable[[int], int | None]) -> TextPokeParam:
         """Return the poke that puts the original instruction back.
@@ -107,8 +109,8 @@ class FtraceInsn:
             target = read_u64(insn.memory_address)
         reason = f"ftrace: disarm {insn.addr:#x}"
         if target is None:
-            return TextPokeParam(insn.addr, insn.raw, reason, self.end)
-        return TextPokeParam(insn.addr, insn.raw, reason, target, self.end)
+            return TextPokeParam(insn.addr, insn.raw, reason, Onward(self.end, None))
+        return TextPokeParam(insn.addr, insn.raw, reason, Onward(target, self.end))
 
 
 def ftrace_insn(insn: Insn, trampoline: int) -> FtraceInsn:

@@ -3,7 +3,8 @@
 A hit goes from the trap to the resumed code in pieces, whichever of three ways the CPU came by:
 
     a breakpoint          TRAP -> POKE -> RESUMED, or FOUND where it is no poke's after all
-                          TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED, or REFUSED
+                          TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED
+                          TRAP -> FOUND -> NOTIFY -> RESUMED, or REFUSED where it is nobody's
     a detour buffer       TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED
     ftrace's trampoline   TRAP -> FOUND -> BETWEEN ... -> HANDLED -> RESUMED
 
@@ -80,10 +81,19 @@ class Way:
     between: Piece
     handled: Piece
     poke: Piece = _impossible
+    notify: Piece = _impossible
 
     def by_phase(self) -> tuple[Piece, ...]:
         """Return the pieces in the order of :class:`HitPhase`, whose numbers begin at 1."""
-        return (_impossible, self.trap, self.poke, self.found, self.handled, self.between)
+        return (
+            _impossible,
+            self.trap,
+            self.poke,
+            self.found,
+            self.handled,
+            self.between,
+            self.notify,
+        )
 
 
 class HitPath:

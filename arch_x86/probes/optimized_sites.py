@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from arch_x86.isa.constants import INT3, JMP32_SIZE
 from arch_x86.isa.encode import jmp32
+from arch_x86.isa.onward import Onward
 from arch_x86.probes.copies import DETOUR_SIZE, Copies
 from arch_x86.probes.detour import Detour, build_detour
 from arch_x86.probes.optimize import OptimizePlan, can_optimize
@@ -140,7 +141,10 @@ class OptimizedSites:
         self._poke.text_poke_jumps(
             [
                 TextPokeParam(
-                    op.at, op.optinsn.jump, f"optimize {op.at:#x}", op.optinsn.detour.addr
+                    op.at,
+                    op.optinsn.jump,
+                    f"optimize {op.at:#x}",
+                    Onward(op.optinsn.detour.addr, None),
                 )
                 for op in ops
             ]

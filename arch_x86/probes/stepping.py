@@ -8,7 +8,7 @@ int3, and emulate what does not arrive there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from arch_x86.isa.constants import ADDRESS_MASK, FLAG_IF, FLAG_TF, INT3_SIZE
 from arch_x86.isa.insn import NO_QUIRKS, QUIRKS_6_1
@@ -21,6 +21,9 @@ from engine.core.profiles import Profile
 from engine.kprobe import Kprobe, KprobeStatus
 
 __all__ = ("Int3Stepping", "KprobeCtlblk", "Stepping", "TrapFlagStepping", "stepping_for")
+
+
+_STEPPING: Final = (KprobeStatus.HIT_SS, KprobeStatus.REENTER)
 
 
 @dataclass(slots=True)
@@ -46,6 +49,11 @@ class KprobeCtlblk:
     prev: tuple[tuple[Kprobe | None, KprobeStatus, int, int], ...] = ()
     instance: Kprobe | None = None
     jprobe: tuple[bytes, tuple[int, ...]] | None = None
+
+    @property
+    def left_stepping(self) -> bool:
+        """Return whether the last hit is over, though its status says that its step is not."""
+        return self.current is None and self.status in _STEPPING
 
     def saved(self) -> tuple[Any, ...]:
         """Return all fields, for :meth:`restore`."""

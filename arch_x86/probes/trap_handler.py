@@ -21,6 +21,7 @@ from engine.hit_phases import HitKind
 if TYPE_CHECKING:
     from arch_x86.probes.copies import Copies
     from arch_x86.probes.cpu_state import CpuState
+    from arch_x86.probes.die_chain import DieChain
     from arch_x86.probes.emulate import StackMemory
     from arch_x86.probes.ptregs import PtRegs
     from arch_x86.probes.stepping import Stepping
@@ -41,6 +42,7 @@ class ProbeTraps:
     :param copies: the slots and detour buffers.
     :param trampoline: the address that functions with a return probe return to.
     :param text_byte: reads one byte of the current text, None outside of the text.
+    :param die_chain: the users of int3 that are neither kprobes nor the poke protocol.
     :ivar hits: takes hits through their pieces.
     """
 
@@ -53,11 +55,12 @@ class ProbeTraps:
         copies: Copies,
         trampoline: int,
         text_byte: Callable[[int], int | None],
+        die_chain: DieChain,
     ) -> None:
         self._cpus = cpus
         self._memory = memory
         self._trampoline = trampoline
-        self.breakpoints = BreakpointHandler(cpus, stepping, poke, memory, text_byte)
+        self.breakpoints = BreakpointHandler(cpus, stepping, poke, memory, text_byte, die_chain)
         self.hits = HitPath(
             self.breakpoints.way(),
             OptimizedHandler(cpus, cpus.profile).way(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from arch_x86.isa.constants import JMP32_SIZE, MAX_INSN_SIZE, MAX_OPTIMIZED_LENGTH
@@ -17,6 +18,7 @@ from arch_x86.isa.onward import onward
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.copies import Copies, X86Areas
 from arch_x86.probes.cpu_state import CpuState
+from arch_x86.probes.die_chain import DieChain
 from arch_x86.probes.eligibility import (
     Verdict,
     can_probe_address,
@@ -30,12 +32,14 @@ from arch_x86.probes.optimized_sites import OptimizedSites
 from arch_x86.probes.plain_sites import PlainSites
 from arch_x86.probes.records import OptInsn
 from arch_x86.probes.recover import recover
+from arch_x86.probes.static_call_sites import return_0_of
 from arch_x86.probes.stepping import stepping_for
 from arch_x86.probes.trap_handler import ProbeTraps
 from arch_x86.text.poke import PokeProtocol, TextPokeParam
 from engine.core.profiles import LINUX_2010, Profile
 from engine.core.safety_steps import SafetyStep
 from engine.errors import KprobeError
+from engine.image import ReservedKind
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus, Method
 
 if TYPE_CHECKING:
@@ -53,6 +57,14 @@ def _not_told(_addr: int, _raw: bytes) -> None:
     """Ignore a copied instruction, where nothing depends on it."""
 
 
+def _as_known(image: Image, profile: Profile) -> Image:
+    """Return ``image`` with the reserved text that kprobes of ``profile`` ask about."""
+    if profile.has(SafetyStep.RESERVED_TEXT):
+        return image
+    kept = (one for one in image.reserved if one.kind is ReservedKind.FTRACE_SITE)
+    return replace(image, reserved=tuple(kept))
+
+
 class X86Arch:
     """The arch layer, which prepares, arms, optimizes and undoes probes in one machine's text.
 
@@ -64,6 +76,7 @@ class X86Arch:
     :ivar cpus: the state of each CPU.
     :ivar ctlblk: the kprobe_ctlblk of each CPU, a list of ``cpus``.
     :ivar tasks: the task of each CPU, a list of ``cpus``.
+    :ivar die_chain: the users of int3 that are neither kprobes nor the poke protocol.
     :ivar traps: answers the machine's traps.
     :ivar copies: the slots and detour buffers.
     :ivar slots: the cache of slots in ``copies``.
@@ -94,14 +107,22 @@ class X86Arch:
         self._areas = areas
         copied = copied or _not_told
         self._lookup: Callable[[int], Kprobe | None] = lambda _addr: None
-        self.code = CodeCache(image, self.recovered)
+        self.code = CodeCache(_as_known(image, profile), self.recovered)
         self.stepping = stepping_for(profile, memory)
         self.cpus = CpuState(cpus, profile)
         self.ctlblk, self.tasks = self.cpus.ctlblk, self.cpus.tasks
         self.copies = Copies(text, areas, profile, grace)
         self.slots, self.detours = self.copies.slots, self.copies.detours
+        self.die_chain = DieChain(image, text, poke, memory)
         self.traps = ProbeTraps(
-            self.cpus, self.stepping, poke, memory, self.copies, areas.trampoline, text_byte
+            self.cpus,
+            self.stepping,
+            poke,
+            memory,
+            self.copies,
+            areas.trampoline,
+            text_byte,
+            self.die_chain,
         )
         self._plain = PlainSites(
             image,
@@ -154,11 +175,20 @@ class X86Arch:
         A CPU that hits the breakpoint which stands there meanwhile goes on as the new code would.
         """
         params = [
-            TextPokeParam(addr, code, f"static branch at {addr:#x}", *goes_on)
+            TextPokeParam(addr, code, f"static branch at {addr:#x}", goes_on)
             for addr, code in branches
             if (goes_on := onward(code, addr)) is not None
         ]
         self.poke.text_poke_jumps(params)
+
+    def arch_static_call_transform(self, site: int, code: bytes) -> None:
+        """Write the code of the static call at ``site`` (static_call.c).
+
+        A CPU that hits the breakpoint which stands there meanwhile goes on as the new code would.
+        """
+        goes_on = onward(code, site, return_0_of(self.image))
+        param = TextPokeParam(site, code, f"static call at {site:#x}", goes_on)
+        self.poke.text_poke_jumps([param])
 
     # Plain probes ---------------------------------------------------------------------------------
 

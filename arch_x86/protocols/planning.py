@@ -6,14 +6,19 @@ Everything here is a pure function of the image and the words of the command lin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
+from arch_x86.isa.constants import INT3, MAX_INSN_SIZE
 from arch_x86.isa.decode import decode
-from arch_x86.isa.encode import RelativeRangeError, call32, jmp32
-from arch_x86.isa.onward import nop, onward
+from arch_x86.isa.encode import RelativeRangeError, call32, jcc32, jmp32
+from arch_x86.isa.insn import Branch, Insn
+from arch_x86.isa.onward import RETURN_0, nop, onward
 from arch_x86.probes.code import CodeCache, FunctionCode
+from arch_x86.probes.static_call_sites import called_by, code_word, return_0_of
+from arch_x86.protocols.protocol import PatchProtocol
 from engine.brief import count
 from engine.errors import InputError, printable
 from engine.image import Image
@@ -21,33 +26,34 @@ from engine.kallsyms import Kallsyms
 from engine.patching.patched_sites import PatchedSite
 from engine.syntax.kprobe_events import parse_spec, several_functions
 
-__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites", "static_branches")
+__all__ = ("SITE_SIZE_MAX", "place_of", "planned_sites", "static_branches", "static_calls")
 
 SITE_SIZE_MAX: Final = 64
 """A site has no more bytes than this."""
+_WORDS: Final = "jmp:SYM, call:SYM, jcc:SYM, nop, ret or return0"
+"""What new code may be beside hexadecimal digits."""
+_RET: Final = b"\xc3"
 
 
 def planned_sites(
     image: Image,
     places: Sequence[str],
     codes: Sequence[str],
-    leaves: Callable[[bytes, bytes], bytes] | None = None,
+    protocol: PatchProtocol | None = None,
 ) -> tuple[PatchedSite, ...]:
     """Return the sites, in ascending order.
 
     :param places: ``SYM+OFF`` or ``0xADDR`` of each site.
     :param codes: the new code of each site, or one for all: hexadecimal digits, ``jmp:SYM``,
-        ``call:SYM`` or ``nop``.
-    :param leaves: what the protocol leaves where it puts old code back
-        (:class:`arch_x86.protocols.protocol.PatchProtocol`).
+        ``call:SYM``, ``jcc:SYM``, ``nop``, ``ret`` or ``return0``.
+    :param protocol: the patch protocol; None: one that puts the old code back as it was, and
+        declares no guards.
     :raises InputError: a place or a code is wrong, or two sites overlap.
     """
     if not places:
         raise InputError("--site is missing; give a place, SYM+OFF, whose code is to be replaced")
     if not codes:
-        raise InputError(
-            "--to is missing; give the new code: hexadecimal digits, jmp:SYM, call:SYM or nop"
-        )
+        raise InputError(f"--to is missing; give the new code: hexadecimal digits, {_WORDS}")
     if len(codes) not in (1, len(places)):
         raise InputError(
             f"{len(codes)} of --to for {len(places)} of --site; give one for each site, or one for"
@@ -57,7 +63,7 @@ def planned_sites(
     code = CodeCache(image)
     sites = sorted(
         (
-            (_planned(image, code, place, one, leaves), place)
+            (_planned(image, code, place, one, protocol), place)
             for place, one in zip(places, given, strict=True)
         ),
         key=lambda pair: pair[0].addr,
@@ -114,22 +120,66 @@ def static_branches(image: Image, branches: Sequence[str]) -> tuple[PatchedSite,
     )
 
 
+def static_calls(image: Image, calls: Sequence[str]) -> tuple[PatchedSite, ...]:
+    """Return the static calls of a scenario's program, in ascending order.
+
+    :param calls: ``SYM+OFF:FUNCTION`` of each: the call there goes to ``FUNCTION`` for a while, or
+        does nothing (``NULL``).
+    :raises InputError: one of them is wrong, or they go to different functions.
+    """
+    found = [_static_call(image, call) for call in calls]
+    functions = {pair for _, _, pair in found}
+    if len(functions) > 1:
+        told = " and ".join(f"{first} and {second}" for first, second in sorted(functions))
+        raise InputError(
+            f"static_calls=: these go to {told}; give calls of one function, and one other function"
+        )
+    sites = planned_sites(image, [place for place, _, _ in found], [word for _, word, _ in found])
+    return tuple(replace(site, functions=pair) for site in sites for pair in functions)
+
+
+def _static_call(image: Image, call: str) -> tuple[str, str, tuple[str, str]]:
+    """Return the place of ``SYM+OFF:FUNCTION``, its new code, and the functions of both codes.
+
+    :raises InputError: no static call is there.
+    """
+    place, _, function = call.partition(":")
+    addr = place_of(image, place, "static_calls=")
+    insn = decode(image.read(addr, MAX_INSN_SIZE), addr)
+    there = None if insn is None else called_by(image, insn)
+    if not function or there is None:
+        raise InputError(
+            f"static_calls={printable(call)}: give SYM+OFF:FUNCTION, where a call or a jump of a"
+            " function is at SYM+OFF, or what stands for one of NULL"
+        )
+    form, first = there
+    word = code_word(form, function)
+    if "return0" in (word, code_word(form, first)) and return_0_of(image) is None:
+        raise InputError(
+            f"static_calls={printable(call)}: the program has no function __static_call_return0,"
+            " which a CPU calls that hits the breakpoint over the call; give it one"
+        )
+    return place, word, (first, function)
+
+
 def _planned(
     image: Image,
     code: CodeCache,
     place: str,
     word: str,
-    leaves: Callable[[bytes, bytes], bytes] | None,
+    protocol: PatchProtocol | None,
 ) -> PatchedSite:
     addr = place_of(image, place, "--site")
     function = code.function_at(addr)
     first = None if function is None else function.insn_at(addr)
     if function is None or first is None:
+        name = re.split(r"[+\s]", place.strip())[0]
+        data = f"{printable(name)} names data, and " if Kallsyms(image).names_data(name) else ""
         raise InputError(
-            f"--site {printable(place)}: no instruction of a function starts there; give where one"
-            " does"
+            f"--site {printable(place)}: {data}no instruction of a function starts there; give"
+            " where one does"
         )
-    new = _new_code(image, addr, word, first.length)
+    new = _new_code(image, first, word)
     size = _whole_size(function, addr, len(new), place)
     new = _filled(new, size)
     old = image.read(addr, size)
@@ -139,35 +189,64 @@ def _planned(
             " other code"
         )
     insns: dict[int, set[bytes]] = {}
+    leaves = None if protocol is None else protocol.leaves
     again = old if leaves is None else leaves(old, new)
     for text in (old, new, again):
         for at, raw in _instructions(addr, text):
             insns.setdefault(at, set()).add(raw)
-    return PatchedSite(addr, old, new, again, {at: frozenset(raws) for at, raws in insns.items()})
+    whole = {at: frozenset(raws) for at, raws in insns.items()}
+    guards = () if protocol is None else protocol.guards
+    return PatchedSite(addr, old, new, again, whole, guards=guards)
 
 
-def _new_code(image: Image, addr: int, word: str, first: int) -> bytes:
-    """Return the bytes that ``word`` stands for at ``addr``.
-
-    :param first: the size of the instruction that is there.
-    """
+def _new_code(image: Image, first: Insn, word: str) -> bytes:
+    """Return the bytes that ``word`` stands for at the place of the instruction ``first``."""
     kind, colon, name = word.partition(":")
-    if word == "nop":
-        return nop(first)
-    if colon and kind in ("jmp", "call"):
-        target = place_of(image, name, f"--to {kind}:")
-        try:
-            return (jmp32 if kind == "jmp" else call32)(addr, target)
-        except RelativeRangeError:
-            raise InputError(
-                f"--to {printable(word)}: {target:#x} is out of the reach of a {kind} of 5 bytes at"
-                f" {addr:#x}; give a target less than 2 GiB away"
-            ) from None
+    match word:
+        case "nop":
+            return nop(first.length)
+        case "ret":
+            return _RET + INT3 * (first.length - len(_RET))
+        case "return0":
+            return RETURN_0
+        case _ if colon and kind in ("jmp", "call", "jcc"):
+            return _branch(first, kind, place_of(image, name, f"--to {kind}:"), word)
+        case _:
+            return _from_digits(first.addr, word)
+
+
+def _branch(first: Insn, kind: str, target: int, word: str) -> bytes:
+    """Return a jump, a call, or a jump with the condition of ``first``, to ``target``.
+
+    :raises InputError: ``target`` is out of reach, or ``first`` has no condition.
+    """
+    addr = first.addr
+    if kind == "jcc" and first.branch is not Branch.JCC:
+        raise InputError(
+            f"--to {printable(word)}: no conditional jump stands at {addr:#x}, whose condition the"
+            " new code would have; give a place where one stands"
+        )
+    try:
+        if kind == "jcc":
+            return jcc32(addr, first.opcode[-1] & 15, target)
+        return (jmp32 if kind == "jmp" else call32)(addr, target)
+    except RelativeRangeError:
+        raise InputError(
+            f"--to {printable(word)}: {target:#x} is out of the reach of a {kind} with a"
+            f" displacement of 4 bytes at {addr:#x}; give a target less than 2 GiB away"
+        ) from None
+
+
+def _from_digits(addr: int, word: str) -> bytes:
+    """Return the code whose hexadecimal digits are ``word``.
+
+    :raises InputError: it is no code.
+    """
     digits = re.sub(r"[\s:]", "", word)
     if not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", digits) or len(digits) > 2 * SITE_SIZE_MAX:
         raise InputError(
             f"--to {printable(word)}: no code; give 1 to {SITE_SIZE_MAX} bytes in hexadecimal"
-            " digits, jmp:SYM, call:SYM or nop"
+            f" digits, {_WORDS}"
         )
     new = bytes.fromhex(digits)
     whole = sum(len(raw) for _, raw in _instructions(addr, new))

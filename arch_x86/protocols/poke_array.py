@@ -56,7 +56,7 @@ class PokeArray:
             )
         at = bisect_left(self.entries, addr, key=lambda one: one.addr)
         found = self.entries[at] if at < len(self.entries) else None
-        return found if found is not None and found.addr == addr and found.target else None
+        return found if found is not None and found.addr == addr and found.goes_on else None
 
     @property
     def state(self) -> tuple[object, ...]:

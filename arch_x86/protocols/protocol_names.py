@@ -21,7 +21,7 @@ from engine.errors import InputError, printable
 from engine.patching.error_in_file import error_in_file
 from engine.patching.protocol_file import protocol_file
 
-__all__ = ("PROTOCOLS", "other_steps", "protocol_named", "steps_left_out")
+__all__ = ("OF_THE_POKE", "PROTOCOLS", "other_steps", "protocol_named", "steps_left_out")
 
 PROTOCOLS: Final = (
     text_pokes.text_poke,
@@ -29,6 +29,7 @@ PROTOCOLS: Final = (
     text_pokes.text_poke_smp_batch,
     text_pokes.text_poke_bp,
     text_pokes.text_poke_bp_batch,
+    text_pokes.text_poke_bp_deferred,
     text_poke_arrays.text_poke_bp_5_4,
     text_poke_arrays.text_poke_bp_5_6,
     text_poke_arrays.smp_text_poke_batch,
@@ -46,7 +47,7 @@ PROTOCOLS: Final = (
 """The protocols that come along."""
 
 
-_OF_THE_POKE: Final = frozenset(
+OF_THE_POKE: Final = frozenset(
     {
         SafetyStep.STOP_MACHINE,
         SafetyStep.BP_INT3_FIRST,
@@ -129,7 +130,7 @@ def other_steps(protocol: PatchProtocol, names: Collection[str]) -> tuple[str, .
     """
     others = tuple(sorted(set(names) - set(protocol.steps)))
     for name in others:
-        if name in _OF_THE_POKE:
+        if name in OF_THE_POKE:
             steps_left_out(protocol, [name])
         if name not in _SAFETY_STEPS:
             steps = ", ".join(protocol.steps) or "none"

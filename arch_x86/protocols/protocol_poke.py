@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from arch_x86.isa.onward import Onward, onward
+from arch_x86.isa.onward import onward
 from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol, Run
 from arch_x86.text.poke import PokeFactory, TextControl, TextPokeParam, require_sizes
 from arch_x86.text.space import STORE_SIZES, TextSpace
@@ -83,9 +83,11 @@ class ProtocolPoke:
         self,
         places: Sequence[tuple[int, bytes, str]],
         moves: Sequence[tuple[int, int]] = (),
+        return0: int | None = None,
     ) -> list[Patch]:
         """Return the patches that put code at places: the address, the code, and the reason.
 
+        :param return0: the address of ``__static_call_return0()``, or None.
         :param moves: the matching places of the old code and the new, which the first patch has.
         """
         return [
@@ -95,8 +97,8 @@ class ProtocolPoke:
                 new,
                 self._text.read(addr + len(new), max(STORE_SIZES)),
                 reason,
-                onward(old, addr),
-                onward(new, addr),
+                onward(old, addr, return0),
+                onward(new, addr, return0),
                 tuple(moves) if number == 0 else (),
             )
             for number, (addr, new, reason) in enumerate(places)
@@ -106,6 +108,21 @@ class ProtocolPoke:
     def suspends(self) -> bool:
         """Whether the protocol has suspended tasks."""
         return self._patcher.suspends
+
+    @property
+    def defers(self) -> bool:
+        """Whether the protocol has come to a core sync that leaves out CPUs in user mode."""
+        return self._patcher.defers
+
+    @property
+    def allocates(self) -> bool:
+        """Whether the protocol has allocated memory."""
+        return self._patcher.allocates
+
+    @property
+    def covers_jumps(self) -> bool:
+        """Whether a breakpoint stood over a probe's jump while CPUs ran."""
+        return self._patcher.covers_jumps
 
     def bp_holds(self, addr: int) -> bool:
         """Return whether the protocol handles a breakpoint at ``addr`` now."""
@@ -135,7 +152,7 @@ class ProtocolPoke:
                 self._text.read(param.addr + len(param.data), max(STORE_SIZES)),
                 param.reason,
                 None,
-                None if param.target is None else Onward(param.target, param.returns),
+                param.goes_on,
                 owned=owned,
             )
             for param in params

@@ -16,6 +16,7 @@ __all__ = (
     "text_poke",
     "text_poke_bp",
     "text_poke_bp_batch",
+    "text_poke_bp_deferred",
     "text_poke_smp",
     "text_poke_smp_batch",
     "three_phases",
@@ -74,6 +75,13 @@ def text_poke_bp_batch(p: Patcher, patches: Sequence[Patch]) -> None:
     _behind_breakpoints(p, sorted(patches, key=lambda patch: patch.addr))
 
 
+@protocol(**_BP_STEPS)
+def text_poke_bp_deferred(p: Patcher, patches: Sequence[Patch]) -> None:
+    """As text_poke_bp, but no core sync interrupts a CPU that is in user mode (RFC of 2026)."""
+    for patch in patches:
+        _behind_breakpoints(p, [patch], deferrable=True)
+
+
 @protocol(
     handler="a CPU that faults at the HLT goes on as the new instruction would",
     sync_1="every CPU fetches the HLT before the bytes behind it change",
@@ -93,26 +101,33 @@ def hlt_first(p: Patcher, patches: Sequence[Patch]) -> None:
         p.handled("fault handler")
 
 
-def _behind_breakpoints(p: Patcher, patches: Sequence[Patch]) -> None:
+def _behind_breakpoints(p: Patcher, patches: Sequence[Patch], *, deferrable: bool = False) -> None:
     p.handle(patches, step="handler")
-    three_phases(p, patches, first="int3-first")
+    three_phases(p, patches, first="int3-first", deferrable=deferrable)
     p.handled("references", step="refs")
 
 
-def three_phases(p: Patcher, patches: Sequence[Patch], *, first: str | None = None) -> None:
+def three_phases(
+    p: Patcher,
+    patches: Sequence[Patch],
+    *,
+    first: str | None = None,
+    deferrable: bool = False,
+) -> None:
     """Store breakpoints, tails and first bytes, with a core sync behind each of the three.
 
     The syncs are the steps ``sync-1`` to ``sync-3`` of the protocol.
 
     :param first: the name of the step that stores the breakpoints; None: they are always stored.
+    :param deferrable: the core syncs leave CPUs in user mode out.
     """
     for patch in patches:
         p.breakpoint(patch, step=first)
-    p.sync("breakpoints", step="sync-1")
+    p.sync("breakpoints", step="sync-1", deferrable=deferrable)
     for patch in patches:
         p.copy(patch.addr + 1, patch.new[1:], f"{patch.reason}: tail")
-    p.sync("tails", step="sync-2")
+    p.sync("tails", step="sync-2", deferrable=deferrable)
     for patch in patches:
         if patch.new[:1] != INT3:
             p.store(patch.addr, patch.new[:1], f"{patch.reason}: first byte")
-    p.sync("first bytes", step="sync-3")
+    p.sync("first bytes", step="sync-3", deferrable=deferrable)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from arch_x86.isa.constants import INT3
+from arch_x86.isa.onward import Onward
 from arch_x86.text.space import TextSpace, TextWrite
 from engine.control.sync import Freeze
 from engine.core.safety_steps import SafetyStep
@@ -52,7 +53,7 @@ class KernelStopError(Exception):
 
 
 class HandlerCrashError(KernelStopError):
-    """The handler of a poke protocol's breakpoints reads memory that has nothing for it."""
+    """A handler of breakpoints, a poke's or a probe's, reads memory that has nothing for it."""
 
 
 class StopMachine(Protocol):
@@ -79,6 +80,10 @@ class CoreSync(Protocol):
 
 class TextControl(StopMachine, CoreSync, Protocol):
     """The part of the control plane that a poke protocol may use."""
+
+    def text_poke_sync_deferrable(self, why: str) -> None:
+        """Interrupt every vCPU but those in user mode, which synchronize when they leave it."""
+        ...
 
     def synchronize_sched(self, why: str) -> None:
         """Wait until every vCPU has passed a quiescent point that began after now."""
@@ -115,17 +120,14 @@ class TextPokeParam:
 
     :ivar data: the bytes for ``addr``, at most :data:`POKE_SIZE_MAX`.
     :ivar reason: why, in a few words, for a timeline.
-    :ivar target: where a CPU goes on that meets the breakpoint which stands there meanwhile; None:
+    :ivar goes_on: where a CPU goes on that meets the breakpoint which stands there meanwhile; None:
         the handler of breakpoints decides.
-    :ivar returns: the return address that is pushed first, where the new instruction is a call;
-        None: it is none.
     """
 
     addr: int
     data: bytes
     reason: str
-    target: int | None = None
-    returns: int | None = None
+    goes_on: Onward | None = None
 
 
 @runtime_checkable
@@ -302,7 +304,7 @@ class TextPokeBp:
         """Write each jump with three core syncs."""
         require_sizes(params)
         for param in params:
-            if self._at is not None:
+            if self._at is not None and SafetyStep.TEXT_MUTEX not in self._without:
                 raise EngineBug(f"{param.reason}: the poke at {self._at.addr:#x} is under way")
             self._at = self._last = param
             if SafetyStep.BP_INT3_FIRST in self._without:

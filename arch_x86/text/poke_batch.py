@@ -79,7 +79,7 @@ class TextPokeBpBatch:
         """Write the jumps, with three core syncs a batch."""
         require_sizes(params)
         for batch in self._batches(params):
-            if self._busy:
+            if self._busy and SafetyStep.TEXT_MUTEX not in self._without:
                 raise EngineBug(f"{batch[0].reason}: another batch of pokes is under way")
             self._vector, self._busy = batch, True
             if SafetyStep.BP_INT3_FIRST in self._without:

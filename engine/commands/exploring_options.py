@@ -13,7 +13,7 @@ from engine import defaults
 from engine.commands.parser import Once
 from engine.commands.shared_options import add_list
 
-__all__ = ("add_experiment", "add_fetch", "add_search", "add_strict")
+__all__ = ("add_experiment", "add_fetch", "add_save", "add_search", "add_strict")
 
 
 class _Preemptions(Once):
@@ -35,9 +35,7 @@ class _Preemptions(Once):
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
     """Add the options that ``check`` and ``explore`` have, and that ``matrix`` sets itself."""
-    parser.add_argument(
-        "--save", metavar="DIR", help="write what is found to files that replay takes"
-    )
+    add_save(parser)
     add_list(parser, "--without", metavar="STEP", shown="leave a safety step out")
     parser.add_argument(
         "--protocol",
@@ -57,6 +55,13 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
         ),
     )
     add_strict(parser)
+
+
+def add_save(parser: argparse.ArgumentParser) -> None:
+    """Add ``--save``, which ``patch`` has, too."""
+    parser.add_argument(
+        "--save", metavar="DIR", help="write what is found to files that replay takes"
+    )
 
 
 def add_strict(parser: argparse.ArgumentParser) -> None:

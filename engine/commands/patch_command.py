@@ -8,7 +8,7 @@ from typing import Final
 from engine import defaults
 from engine.commands import wiring
 from engine.commands.command import Command
-from engine.commands.exploring_options import add_fetch, add_search, add_strict
+from engine.commands.exploring_options import add_fetch, add_save, add_search, add_strict
 from engine.commands.shared_options import (
     EXPLORING_JOBS_HELP,
     PREEMPT_HELP,
@@ -27,7 +27,8 @@ def _add_options(parser: ArgumentParser) -> None:
         parser,
         "--to",
         metavar="CODE",
-        shown="the new code of the sites, or of each: HEX, jmp:SYM, call:SYM or nop",
+        shown="the new code of the sites, or of each: HEX, jmp:SYM, call:SYM, jcc:SYM, nop, ret or"
+        " return0",
     )
     add_list(
         parser,
@@ -39,6 +40,11 @@ def _add_options(parser: ArgumentParser) -> None:
         "--lock",
         metavar="FROM..TO",
         help="the places between which the code holds the allocator's lock (freeze_and_move)",
+    )
+    parser.add_argument(
+        "--user",
+        metavar="FROM..TO",
+        help="the places at which a CPU still counts as in user mode (text_poke_bp_deferred)",
     )
     parser.add_argument("--back", action="store_true", help="then put the old code back")
     parser.add_argument(
@@ -67,6 +73,7 @@ def _add_options(parser: ArgumentParser) -> None:
         metavar="SYM+OFF",
         shown="call schedule() in front of this instruction",
     )
+    add_save(parser)
     add_fetch(parser, default=defaults.FETCH, shown=defaults.FETCH)
     add_strict(parser)
     add_search(parser, preemptions=str(defaults.PREEMPTIONS))

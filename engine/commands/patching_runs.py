@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 from engine.commands.exit_status import BAD, GOOD, INTERRUPTED
-from engine.commands.searching import options_given, searched
+from engine.commands.searching import name_files, options_given, save, searched
 from engine.patching.make_experiment import experiment_of_patch
 from engine.patching.patch_result import patch_result
 from engine.patching.patch_spec import PatchSpec
 from engine.patching.request import Request
 from engine.patching.request_options import Way, read_options
+from engine.patching.saved_violations import SaveDirectory
 from engine.patching.search_options import read_search
 from engine.patching.setup_port import SetupPort
 from engine.report.search_report import show_patch
@@ -36,6 +38,7 @@ def patch_spec(args: Namespace) -> PatchSpec:
         codes=tuple(args.to),
         moves=tuple(args.move),
         lock=args.lock,
+        user=args.user,
         back=args.back,
         protocol=args.protocol,
         without=tuple(sorted(set(args.without))),
@@ -45,17 +48,19 @@ def patch_spec(args: Namespace) -> PatchSpec:
 def run_patch(args: Namespace, port: SetupPort) -> int:
     """Run ``optprobe patch`` on machines of ``port``, and return the exit status."""
     request, spec, search = patch_request(args), patch_spec(args), read_search(options_given(args))
+    directory = None if args.save is None else SaveDirectory(Path(args.save))
     experiment = experiment_of_patch(request, spec, port)
+    saved = None if directory is None else directory.of_patch(request, spec)
     for warning in experiment.image.warnings:
         complain(f"{experiment.image.name}: {warning}")
     found = searched(f"patch {args.call}", experiment, search, port)
+    name_files(saved, found)
     result = patch_result(experiment, found, port, protocol=args.protocol, without=spec.without)
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False), flush=True)
     else:
         show_patch(experiment, result, Style.for_stream(sys.stdout))
-    if result.unwritten is not None:
-        complain(result.unwritten)
+    save(saved, result)
     if result.died is not None:
         raise result.died
     if result.interrupted:

@@ -63,7 +63,8 @@ def _replayed(args: Namespace, parse: Parse, port: SetupPort) -> tuple[Experimen
             parse_schedule(args.what)
             raise InputError(
                 "a schedule alone says not of what; "
-                "write -- behind it, and the arguments of the check or explore that found it"
+                "write -- behind it, and the arguments of the check or explore that found it, or"
+                " -- patch and those of the patch"
             )
         return load_saved(args.what, port)
     schedule = parse_schedule(args.what)

@@ -27,7 +27,15 @@ from engine.patching.verdict import check
 from engine.report.search_report import show_result
 from engine.report.terminal import Progress, Style, complain
 
-__all__ = ("check_request", "options_given", "run_check", "run_explore", "searched")
+__all__ = (
+    "check_request",
+    "name_files",
+    "options_given",
+    "run_check",
+    "run_explore",
+    "save",
+    "searched",
+)
 
 
 def options_given(args: Namespace) -> dict[str, Any]:
@@ -60,12 +68,13 @@ def run_check(args: Namespace, port: SetupPort) -> int:
     for warning in experiment.image.warnings:
         complain(f"{experiment.image.name}: {warning}")
     result = searched(f"check {args.call}", experiment, search, port, refuses=True)
-    _name_files(saved, result)
+    name_files(saved, result)
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False), flush=True)
     else:
-        show_result(args.call, experiment, result, Style.for_stream(sys.stdout))
-    _save(saved, result)
+        style = Style.for_stream(sys.stdout)
+        show_result(args.call, experiment, result, style, protocol=args.protocol)
+    save(saved, result)
     if result.died is not None:
         raise result.died
     if result.interrupted:
@@ -104,12 +113,13 @@ def run_explore(args: Namespace, port: SetupPort) -> int:
                 complain(f"{one.name}: {error}")
                 worst = BAD
                 continue
-            _name_files(saved, result)
+            name_files(saved, result)
             if args.json:
                 documents.append({"scenario": one.name, **result.to_json()})
             else:
-                show_result(one.name, experiment, result, Style.for_stream(sys.stdout))
-            _save(saved, result)
+                style = Style.for_stream(sys.stdout)
+                show_result(one.name, experiment, result, style, protocol=args.protocol)
+            save(saved, result)
             if result.died is not None:
                 raise result.died
             if not result.good or result.unwritten is not None:
@@ -134,7 +144,7 @@ def _print_scenarios(documents: list[dict[str, object]]) -> None:
     print(json.dumps({"schema": 1, "scenarios": documents}, allow_nan=False), flush=True)
 
 
-def _name_files(saved: SavedExperiment | None, result: CheckResult) -> None:
+def name_files(saved: SavedExperiment | None, result: CheckResult) -> None:
     """Note in each report to which file it will go, if there is a directory for them."""
     if saved is not None:
         for number, report in enumerate(result.violations):
@@ -143,7 +153,7 @@ def _name_files(saved: SavedExperiment | None, result: CheckResult) -> None:
             )
 
 
-def _save(saved: SavedExperiment | None, result: CheckResult) -> None:
+def save(saved: SavedExperiment | None, result: CheckResult) -> None:
     """Write the violations, which have been printed, to their files.
 
     What can't be written, here or in a checkpoint, is reported on standard error.

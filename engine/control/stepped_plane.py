@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -30,6 +30,7 @@ __all__ = (
     "ControlTask",
     "LockWait",
     "MachineWait",
+    "StepWatch",
     "SteppedPlane",
     "WaitKind",
     "stop_here",
@@ -42,6 +43,7 @@ class WaitKind(Enum):
     SCHED = "synchronize_sched"
     TASKS = "synchronize_rcu_tasks"
     SYNC = "text_poke_sync"
+    DEFERRABLE_SYNC = "text_poke_sync_deferrable"
     STOP = "stop_machine"
     TRAPS = "traps in progress"
     FREEZE = "suspends every task"
@@ -75,6 +77,18 @@ class LockWait:
     def free(self) -> bool:
         """Whether no task owns the lock now."""
         return self.lock.owner is None
+
+
+class StepWatch(Protocol):
+    """What is told when the code of a control task begins to run, and when it stops."""
+
+    def begin(self) -> None:
+        """Note that the code of a control task runs from now on, on the present greenlet."""
+        ...
+
+    def end(self) -> None:
+        """Note that it stops, at a point or for ever."""
+        ...
 
 
 _START: Final = "start"
@@ -149,7 +163,7 @@ class ControlTask:
 
         def run() -> None:
             try:
-                self._work()
+                self._watched()
                 self.body.plane.lock_order.ended(self)
             except OptprobeError as error:
                 if was_interrupted(error):
@@ -168,6 +182,18 @@ class ControlTask:
         self._run = run
         self.again: Callable[[], None] | None = None
         self.body: Any = None
+
+    def _watched(self) -> None:
+        """Do the task's work."""
+        watch = self.body.plane.watch
+        if watch is None:
+            self._work()
+            return
+        watch.begin()
+        try:
+            self._work()
+        finally:
+            watch.end()
 
     def renew(self, work: Callable[[], None]) -> None:
         """Let a task that is done do ``work``, from the start."""
@@ -202,6 +228,7 @@ class SteppedPlane(ControlPlane):
     :param nmis: whether a vCPU may be in an NMI while ``stop_machine`` runs its function.
     :param late: whether a vCPU may not have seen what was stored, so that there is a point between
         a store and the core sync behind it.
+    :ivar watch: is told when code of a control task runs, or None.
     :ivar tasks: all tasks, in the order in which they were made.
     :ivar held: how many locks each task holds, by its index.
     :ivar stopped: whether ``stop_machine`` runs its function.
@@ -215,6 +242,7 @@ class SteppedPlane(ControlPlane):
         super().__init__(hardware)
         self._nmis = nmis
         self._late = late
+        self.watch: StepWatch | None = None
         self.tasks: list[ControlTask] = []
         self.held: dict[int, int] = {}
         self._running: ControlTask | None = None
@@ -287,8 +315,12 @@ class SteppedPlane(ControlPlane):
         self._running = None
         scheduler = getcurrent().parent
         assert scheduler is not None
+        if self.watch is not None:
+            self.watch.end()
         scheduler.switch()
         self._running = task
+        if self.watch is not None:
+            self.watch.begin()
 
     def point(self, at: str) -> None:
         """Stop the task at a point named ``at``."""
@@ -391,10 +423,17 @@ class SteppedPlane(ControlPlane):
 
     def text_poke_sync(self, why: str) -> None:
         """Wait until every vCPU has taken an interrupt, so that it fetches the text anew."""
+        self._sync(WaitKind.SYNC, why)
+
+    def text_poke_sync_deferrable(self, why: str) -> None:
+        """Wait until every vCPU has taken an interrupt but those that are in user mode now."""
+        self._sync(WaitKind.DEFERRABLE_SYNC, why)
+
+    def _sync(self, kind: WaitKind, why: str) -> None:
         self.stats.syncs += 1
         if self._late:
             self._pause(f"sends the interrupts of a core sync ({why})")
-        self._wait(WaitKind.SYNC, why)
+        self._wait(kind, why)
 
     def traps_over(self, why: str) -> None:
         """Wait until no trap is being handled that began before now.

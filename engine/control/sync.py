@@ -19,7 +19,7 @@ from greenlet import getcurrent, greenlet
 
 from engine.errors import Deadlock, EngineBug, InputError
 
-__all__ = ("ControlPlane", "ControlStats", "Freeze", "Hardware", "LockOrder", "Mutex")
+__all__ = ("ControlPlane", "ControlStats", "Freeze", "Hardware", "LockOrder", "Mutex", "OpenMutex")
 
 
 class Hardware(Protocol):
@@ -232,6 +232,22 @@ class Mutex:
             raise EngineBug(f"{self.name} is not held here")
 
 
+class OpenMutex(Mutex):
+    """A lock that keeps nobody out: it stands where a lock is left out, to see what that is for."""
+
+    __slots__ = ()
+
+    def acquire(self, why: str) -> None:
+        """Go on at once, whoever else is inside."""
+        del why
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    def assert_held(self) -> None:
+        """Do nothing, since nobody holds the lock."""
+
+
 class ControlPlane:
     """Runs control tasks, and the machine while they wait."""
 
@@ -402,6 +418,10 @@ class ControlPlane:
             return not left
 
         self.wait_until(synced, f"text_poke_sync ({why})")
+
+    def text_poke_sync_deferrable(self, why: str) -> None:
+        """Interrupt every vCPU as :meth:`text_poke_sync` does: no vCPU is in user mode here."""
+        self.text_poke_sync(why)
 
     def freeze_tasks(self, freeze: Freeze, why: str) -> None:
         """Suspend every task where it stands.

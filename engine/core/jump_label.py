@@ -46,7 +46,7 @@ class StaticKey:
 
     :param patch: patches the code of all its branches: taken, or not.
     :ivar enabled: the count.
-    :ivar warned: what the kernel has warned of, or None.
+    :ivar warned: what the kernel has warned of last, or None; a timeline shows it.
     """
 
     def __init__(self, plane: ControlPlane, patch: Callable[[bool], None]) -> None:

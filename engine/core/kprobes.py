@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from engine.arch import Arch
-from engine.control.sync import ControlPlane, Mutex
+from engine.control.sync import ControlPlane, Mutex, OpenMutex
 from engine.core import module_going
 from engine.core.aggregate import AggrHandlers, nmissed_of
 from engine.core.aggregation import Aggregation
@@ -60,7 +60,8 @@ class Kprobes:
         self.module_mutex = Mutex("module_mutex", 1, plane)
         self.kprobe_mutex = Mutex("kprobe_mutex", 2, plane)
         self.online_cpus = Mutex("online_cpus", 3, plane)
-        self.text_mutex = Mutex("text_mutex", 4, plane)
+        text_lock = Mutex if profile.has(SafetyStep.TEXT_MUTEX) else OpenMutex
+        self.text_mutex = text_lock("text_mutex", 4, plane)
         self.arming = Arming(arch, self.instruments, together=profile.pokes_together)
         self.optimizer = Optimizer(arch, plane, self, profile)
         self.optprobes = Optprobes(arch, self.optimizer, self, profile)

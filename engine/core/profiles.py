@@ -48,6 +48,9 @@ class Profile:
     :ivar stops_in: the statuses in which the kernel stops for good, since ``reenter_kprobe()`` is
         BUG(). In a status that is in neither set the kernel takes the breakpoint for nobody's, and
         dies of the int3.
+    :ivar ends_faulted_step: a fault in a single step ends the step for the CPU's status, too; else
+        the status says that a step is under way until the next hit there, and the breakpoint of
+        another user stops the kernel (``kprobe_fault_handler()`` resets the current probe only).
     :ivar saved_hits: how many hits that another hit interrupted a CPU has room to keep
         (``prev_kprobe``).
 
@@ -140,6 +143,7 @@ class Profile:
     slot_has_both: bool = False
     misses_in: frozenset[KprobeStatus]
     stops_in: frozenset[KprobeStatus]
+    ends_faulted_step: bool = False
     saved_hits: int = 1
     pokes_by_breakpoint: bool
     pokes_together: bool = False
@@ -273,6 +277,7 @@ NEXT: Final = replace(
     slot_has_both=True,
     misses_in=frozenset(KprobeStatus),
     stops_in=frozenset(),
+    ends_faulted_step=True,
     # There is at most one miss in a handler and one in an NMI that comes in the step of that miss,
     # since NMIs do not nest.
     saved_hits=2,

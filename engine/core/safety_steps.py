@@ -34,7 +34,9 @@ class SafetyStep(StrEnum):
     JUMP_RANGE_CHECK = "jump-range-check"
     NEIGHBOUR_CHECK = "neighbour-check"
     COLLISION_UNOPTIMIZE = "collision-unoptimize"
+    RESERVED_TEXT = "reserved-text"
     INT3_GONE = "int3-gone"
+    TEXT_MUTEX = "text-mutex"
     BP_INT3_FIRST = "bp-int3-first"
     BP_SYNC_1 = "bp-sync-1"
     BP_SYNC_2 = "bp-sync-2"
@@ -45,6 +47,7 @@ class SafetyStep(StrEnum):
     UNOPT_SYNC_2 = "unopt-sync-2"
     COMMIT_F66C0447CCA1 = "f66c0447cca1"
     COMMIT_E4ADD247789E = "e4add247789e"
+    COMMIT_DEC8784C9088 = "dec8784c9088"
     COMMIT_868A6FC0CA24 = "868a6fc0ca24"
     COMMIT_F1C97A1B4EF7 = "f1c97a1b4ef7"
     COMMIT_4FBD2F83FDA0 = "4fbd2f83fda0"
@@ -96,10 +99,16 @@ STEPS: Final = (
         "a new probe inside a jump's bytes forces that jump back first",
     ),
     Step(
+        SafetyStep.RESERVED_TEXT,
+        _ALL,
+        "no probe goes to, and no jump replaces, text that the kernel patches itself",
+    ),
+    Step(
         SafetyStep.INT3_GONE,
         _ALL,
         "a hit whose breakpoint was removed meanwhile runs the instruction again",
     ),
+    Step(SafetyStep.TEXT_MUTEX, _NEW, "one task at a time writes text"),
     Step(SafetyStep.BP_INT3_FIRST, _NEW, "a jump goes in behind a breakpoint"),
     Step(SafetyStep.BP_SYNC_1, _NEW, "a core sync behind the breakpoint"),
     Step(SafetyStep.BP_SYNC_2, _NEW, "a core sync behind the jump's tail"),
@@ -128,6 +137,11 @@ STEPS: Final = (
         SafetyStep.COMMIT_E4ADD247789E,
         _NEW,
         "a decision to optimize is taken back by what list the probe is on",
+    ),
+    Step(
+        SafetyStep.COMMIT_DEC8784C9088,
+        _NEW,
+        "a single step that is over is over for the CPU's status, also without a post_handler",
     ),
     Step(
         SafetyStep.COMMIT_868A6FC0CA24,

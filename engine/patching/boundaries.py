@@ -17,8 +17,10 @@ class Boundaries:
         self._experiment = now.experiment
         self._vcpus = now.vcpus
         self._cpus = now.port.cpus
-        self._outside = now.port.text
+        self._text = now.port.text
         self._lock = now.experiment.lock
+        self._user = now.experiment.user
+        self._guards = {site.addr: site.guards for site in now.patches if site.guards}
 
     def takes_interrupt(self, cpu: int) -> bool:
         """Return whether the vCPU would take an interrupt where it stands.
@@ -47,9 +49,32 @@ class Boundaries:
         """
         return self._vcpus[cpu].quiescent or self.preempts(cpu)
 
+    @property
+    def holds(self) -> bool:
+        """Return whether a vCPU may have to wait in the present state (:meth:`waits_to_run`)."""
+        node = self._now.node
+        return node.frozen is not None or node.hidden is not None or bool(self._guards)
+
     def waits_to_run(self, vcpu: VcpuState) -> bool:
-        """Return whether the vCPU is suspended, or faults at hidden code and waits there."""
-        return vcpu.frozen or (vcpu.shut_out and self._faults(vcpu))
+        """Return whether the vCPU is suspended, faults at hidden code, or jumps to itself."""
+        return vcpu.frozen or (vcpu.shut_out and self._faults(vcpu)) or self.spins(vcpu)
+
+    def spins(self, vcpu: VcpuState) -> bool:
+        """Return whether the vCPU executes a jump to itself until the protocol stores others."""
+        if not self._guards or vcpu.mode is not Mode.CALL or vcpu.nmi or vcpu.hit is not None:
+            return False
+        ip = self._cpus.ip(vcpu.index)
+        guards = self._guards.get(ip)
+        if guards is None:
+            return False
+        fetched = self._text.fetched(vcpu.index, ip, max(map(len, guards)))
+        guard = next((one for one in guards if fetched.startswith(one)), None)
+        # While there is a store to these bytes that it has not seen, it may fetch others.
+        return guard is not None and not any(
+            store.addr < ip + len(guard) and ip < store.addr + len(store.old)
+            for _, stores in vcpu.view
+            for store in stores
+        )
 
     def _faults(self, vcpu: VcpuState) -> bool:
         hidden = self._now.node.hidden
@@ -61,7 +86,7 @@ class Boundaries:
         if not vcpu.live:
             return True
         ip = self._cpus.ip(cpu)
-        own = ip not in self._outside.stubs and ip not in self._outside.buffers
+        own = ip not in self._text.stubs and ip not in self._text.buffers
         return own and vcpu.hit is None and self.takes_interrupt(cpu)
 
     def allocates(self) -> bool:
@@ -75,6 +100,19 @@ class Boundaries:
             if any(one.mode is Mode.CALL and one.resume in lock for one in vcpu.parked):
                 return True
         return False
+
+    def in_user_mode(self, cpu: int) -> bool:
+        """Return whether the vCPU is in user mode, as far as control tasks can see.
+
+        A vCPU whose tasks are all between calls is. In a call the vCPU is so at the places of the
+        experiment's ``user``, where the program has not said yet that it has left user mode.
+        """
+        vcpu = self._vcpus[cpu]
+        if vcpu.nmi or any(one.mode is Mode.CALL for one in vcpu.parked):
+            return False
+        if vcpu.mode is not Mode.CALL:
+            return True
+        return self._user is not None and self._cpus.ip(cpu) in self._user
 
     def tasks_of(self, cpu: int) -> frozenset[int]:
         """Return the vCPU's tasks in the middle of a call, for ``synchronize_rcu_tasks()``."""

@@ -90,12 +90,13 @@ class Choices:
             return [Choice(vcpu.actor, 0), *self._other_fetch(vcpu, 0)]
         stopped, stopping = now.node.stopped, bool(waits.left) and waits.stopping
         whole = vcpu is not None and self.goes_whole(vcpu)
-        held = now.node.frozen is not None or now.node.hidden is not None
+        held = self._boundaries.holds
         if vcpu is not None and whole and not (vcpu.quiet or stopped or stopping or held):
             # The vCPU is in the middle of a call that is made whole, so the only other choices here
             # are those that cost something, and none of them is made.
             return [Choice(vcpu.actor, 0)]
         runnable = self._runnable(stopped=stopped, stopping=stopping)
+        spinning = self._preempted(runnable) if held and not whole else []
         if held:
             runnable = [one for one in runnable if not self._boundaries.waits_to_run(one)]
         price, found = 0, list[Choice]()
@@ -116,8 +117,9 @@ class Choices:
         )
         if self._experiment.reduce and len(controls) > 1:
             controls = self._steps.without_those_that_only_wait(controls)
+        found += spinning
         if not runnable and not controls:
-            return []
+            return found
         if stopped and self._experiment.nmis:
             # stop_machine keeps interrupts away from the vCPUs, but no NMI.
             found += [
@@ -139,6 +141,21 @@ class Choices:
                 found.insert(0, found.pop(index))
                 break
         return found
+
+    def _preempted(self, vcpus: Sequence[VcpuState]) -> list[Choice]:
+        """Return the choices that a task which jumps to itself loses its vCPU to the other task.
+
+        An interrupt takes the vCPU from such a task sooner or later, so it costs nothing.
+
+        :param vcpus: those that no stop_machine() holds.
+        """
+        return [
+            Choice(Actor(ActorKind.PREEMPTION, vcpu.index), 0)
+            for vcpu in vcpus
+            if self._boundaries.spins(vcpu)
+            and self._boundaries.preempts(vcpu.index)
+            and any(one.mode is not Mode.DONE for one in vcpu.parked)
+        ]
 
     def _runnable(self, *, stopped: bool, stopping: bool) -> list[VcpuState]:
         """Return the vCPUs that ``stop_machine`` lets go on, and that have a call to make.

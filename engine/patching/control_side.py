@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from engine.arch import Arch
 from engine.core.insn_slots import SlotCache
+from engine.foreign_breakpoint import ForeignBreakpoint
 from engine.image import Image
 from engine.kprobe import Kprobe, Method
 
-__all__ = ("ExploredArch", "ExploredText", "ProbeNames", "TextVersion", "Write")
+__all__ = ("DieChain", "ExploredArch", "ExploredText", "ProbeNames", "TextVersion", "Write")
 
 
 class ProbeNames(Protocol):
@@ -103,6 +104,33 @@ class PokeState(Protocol):
         ...
 
 
+class DieChain(Protocol):
+    """These are the users of breakpoints in a control state that are not kprobes."""
+
+    def require_emulated(self, addr: int) -> None:
+        """Refuse an instruction that a user does not emulate.
+
+        :raises InputError: it is such an instruction.
+        """
+        ...
+
+    def register(self, one: ForeignBreakpoint) -> None:
+        """Let hits of ``one`` find its handler from now on."""
+        ...
+
+    def unregister(self, one: ForeignBreakpoint) -> None:
+        """Let no hit find the handler of ``one`` any more."""
+        ...
+
+    def set(self, one: ForeignBreakpoint) -> None:
+        """Write the breakpoint ``one``; the caller holds text_mutex."""
+        ...
+
+    def remove(self, one: ForeignBreakpoint) -> None:
+        """Write back what the breakpoint ``one`` has replaced; the caller holds text_mutex."""
+        ...
+
+
 class ExploredArch(Arch, Protocol):
     """This is what a control state needs of its arch layer.
 
@@ -116,6 +144,11 @@ class ExploredArch(Arch, Protocol):
     @property
     def tasks(self) -> list[int]:
         """Return the list of the task that runs on each vCPU, whose items the explorer sets."""
+        ...
+
+    @property
+    def die_chain(self) -> DieChain:
+        """Return the users of breakpoints that are not kprobes."""
         ...
 
     @property
@@ -147,6 +180,10 @@ class ExploredArch(Arch, Protocol):
 
     def arch_jump_label_transform(self, branches: Sequence[tuple[int, bytes]]) -> None:
         """Write the code of static branches: the address, and the code of each."""
+        ...
+
+    def arch_static_call_transform(self, site: int, code: bytes) -> None:
+        """Write the code of the static call at ``site``."""
         ...
 
     def call_ended(self, cpu: int) -> None:

@@ -17,9 +17,11 @@ from typing import Final
 
 from engine.control.stepped_plane import ControlTask, SteppedPlane
 from engine.core.profiles import Profile
+from engine.core.transitions import ClearedAtOnce
 from engine.errors import InputError
 from engine.instrument import Instrument
 from engine.kprobe import AggrKprobe, Kprobe
+from engine.patching.code_limit import CodeLimit
 from engine.patching.control_code import ControlCode, ControlCodes, run_control_code
 from engine.patching.handler_log import HandlerLog
 from engine.patching.local_state import LocalState, unbounded
@@ -40,6 +42,13 @@ round of a loop that tries again another state.
 """
 
 
+_INTO_THE_REST: Final = (
+    "this protocol puts a breakpoint over the jump of a probe that goes, and {} sends a CPU that"
+    " hits it through the copy of the first instruction, and then into the rest of the jump"
+    " (docs/protocols.md, f66c0447cca1)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """This record has what all control states of an exploration share.
@@ -49,9 +58,11 @@ class Stage:
     :ivar log: is told of the handlers that run.
     :ivar code: makes the work of the control tasks.
     :ivar own: tells which code is the project's own.
+    :ivar limit: ends a user's scenario or protocol that goes round for ever; None where all code
+        comes with the project.
     :ivar nmis: whether NMIs may come.
     :ivar late: whether a vCPU may not have seen what was stored to the text.
-    :ivar branches: the static branches of the program.
+    :ivar switched: the static branches and static calls of the program.
     :ivar points: with ``stores``, control tasks also stop in front of their stores to what hits
         read without a lock.
     :ivar shared: whether the control tasks share variables
@@ -63,9 +74,10 @@ class Stage:
     log: HandlerLog
     code: ControlCodes
     own: OwnCode
+    limit: CodeLimit | None = None
     nmis: bool = False
     late: bool = False
-    branches: Sequence[PatchedSite] = ()
+    switched: Sequence[PatchedSite] = ()
     points: str = "locks"
     shared: bool = False
 
@@ -127,6 +139,7 @@ class ControlState:
     def __init__(self, stage: Stage) -> None:
         self.port, self.facts, self.image = stage.text, stage.text.facts, stage.text.image
         self.plane = SteppedPlane(NoTime(), nmis=stage.nmis, late=stage.late)
+        self.plane.watch = stage.limit
         self.text, self.arch = stage.text.build(self.plane, whole_batches=not stage.nmis)
         stops = stage.points == "stores"
         kinds, made = (STOPPING_KINDS, begin_to_stop) if stops else (PLAIN_KINDS, None)
@@ -139,8 +152,9 @@ class ControlState:
             self.image,
             jump=self.facts.jump,
             poke=self.arch.poke,
-            branches=stage.branches,
-            transform=self.arch.arch_jump_label_transform,
+            switched=stage.switched,
+            arch=self.arch,
+            die_chain=self.arch.die_chain,
             kinds=kinds,
             made=made,
             stops_behind=stage.shared,
@@ -183,6 +197,18 @@ class ControlState:
                 ),
             )
         self.plane.step(index)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Return lines for the user on what came of the control tasks so far."""
+        refused, warned = list(self.control.refused), self.control.branches.key.warned
+        if warned is not None:
+            refused.append(f"the kernel warns: {warned}")
+        # Only a patch protocol can say that of itself.
+        covers = getattr(self.control.poke, "covers_jumps", False)
+        if not covers or not isinstance(self.core.profile.transitions, ClearedAtOnce):
+            return refused
+        return [*refused, _INTO_THE_REST.format(self.core.profile.name)]
 
     # Names of probes, which hold in every control state that the same steps lead to ---------------
 
@@ -234,7 +260,8 @@ class ControlState:
         # The names of control states without a patch protocol stay as they always were.
         if control.text_is is not TextIs.OLD:
             told = (*told, control.text_is.value)
-        return (*told, *control.branches.state)
+        switched = (*control.branches.state, *control.static_calls.state)
+        return (*told, *switched, *control.foreign.state)
 
     def aggregators(self) -> Hashable:
         """Return what holds of each aggregator that was made, whether it is in the table or not."""

@@ -154,6 +154,11 @@ class ControlNode:
         return self._state.control.text_is
 
     @property
+    def foreign_lives(self) -> Lives:
+        """Return what holds for each breakpoint of another user than kprobes."""
+        return self._state.control.foreign.lives
+
+    @property
     def follows_calls(self) -> bool:
         """Return whether there are return probes, so that the core may follow a call."""
         return bool(self._state.control.returns)
@@ -171,7 +176,7 @@ class ControlNode:
             (repr(state.arch.slots.state), repr(state.arch.detours.state)),
             tuple(map(self.has_post_handler, numbers)),
             tuple(sorted(numbers, key=self.since)),
-            (self.text_is, self.follows_calls),
+            (self.text_is, self.follows_calls, self.foreign_lives),
             (self.stopped, self.frozen is not None, self.hidden),
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.patching.exhibit import PatchCase
+from engine.search.explorable import ViolationKind
 
 __all__ = ("Column", "Design")
 
@@ -35,6 +36,7 @@ class Design:
     :ivar refuted: the names of the columns in which a search finds a violation.
     :ivar told: two sentences on what is wrong with it; None: it is refuted nowhere.
     :ivar mended: makes the case of what takes its place.
+    :ivar kind: the kind of violation in the first column in which it is refuted.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Design:
     refuted: frozenset[str] = frozenset()
     told: tuple[str, str] | None = None
     mended: Callable[[int], PatchCase] | None = None
+    kind: ViolationKind = ViolationKind.TORN
 
     def case(self, column: Column) -> PatchCase:
         """Return the experiment of ``column``."""

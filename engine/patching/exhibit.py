@@ -41,6 +41,7 @@ class PatchCase:
     :ivar call: the function that each vCPU calls, with ``argument``.
     :ivar sites: the places whose code is replaced.
     :ivar codes: the new code, as of ``--to``.
+    :ivar user: the places ``FROM..TO`` at which a vCPU in a call still counts as in user mode.
     :ivar back: whether the old code comes back.
     :ivar protocol: the name of the patch protocol.
     :ivar without: the steps of the protocol that are left out.
@@ -51,6 +52,7 @@ class PatchCase:
     argument: str = "5"
     sites: tuple[str, ...]
     codes: tuple[str, ...]
+    user: str | None = None
     back: bool = False
     protocol: str
     without: tuple[str, ...] = ()
@@ -84,6 +86,7 @@ class PatchCase:
         spec = PatchSpec(
             sites=self.sites,
             codes=self.codes,
+            user=self.user,
             back=self.back,
             protocol=self.protocol,
             without=self.without,

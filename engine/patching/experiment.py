@@ -45,9 +45,11 @@ class Experiment(Conditions):
     :ivar resched: the addresses in front of whose instruction a task calls ``schedule()``.
     :ivar asleep: the addresses in front of whose instruction a task falls asleep for ever.
     :ivar patches: the sites whose code the control tasks replace by a patch protocol.
-    :ivar branches: those of these sites that are static branches of the program.
+    :ivar switched: those of these sites that are static branches or static calls of the program.
     :ivar patch_changes: how often the code of these sites changes at most.
     :ivar lock: the addresses of instructions at which a task holds the allocator's lock, or None.
+    :ivar user: the addresses of instructions at which a vCPU still counts as in user mode, though
+        it is in a call; None: there are none.
     :ivar code: the control tasks, by name, or a function that makes them. It is called for each
         control state, so that what tasks share outside of their functions is made anew with
         them.
@@ -61,9 +63,10 @@ class Experiment(Conditions):
     resched: tuple[int, ...] = ()
     asleep: tuple[int, ...] = ()
     patches: tuple[PatchedSite, ...] = ()
-    branches: tuple[PatchedSite, ...] = ()
+    switched: tuple[PatchedSite, ...] = ()
     patch_changes: int = 0
     lock: range | None = None
+    user: range | None = None
     code: Sequence[tuple[str, ControlCode]] | ControlCodes
     tag: str
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from engine.errors import EngineBug, InputError, KprobeError, OptprobeError
 from engine.patching.boundaries import Boundaries
 from engine.patching.choices import Choices
+from engine.patching.code_limit import CodeLimit
 from engine.patching.control_state import Stage
 from engine.patching.control_steps import ControlSteps
 from engine.patching.control_tree import ControlNode, ControlTree
@@ -77,6 +78,7 @@ class Exploration:
             self.boundaries.freezes,
             self.boundaries.allocates,
             lambda: now.node.hidden is not None,
+            self.boundaries.in_user_mode,
         )
         events = HandlerEvents(now, judge)
         self._apart = False
@@ -114,15 +116,20 @@ class Exploration:
     def _stage(self, events: HandlerEvents) -> Stage:
         """Return what all control states of the exploration share."""
         port, experiment = self.port, self.experiment
-        code = experiment.control_tasks
+        code, own = experiment.control_tasks, port.own_code
+        poke = experiment.poke
+        # A patch protocol is a function that its poke protocol has.
+        run = [*(work for _, work in code()), poke, getattr(poke, "run", None)]
+        comes_along = all(one is None or own.comes_along(one) for one in run)
         return Stage(
             port.text,
             experiment.profile,
             events,
             code,
             port.own_code,
+            limit=None if comes_along else CodeLimit(own),
             nmis=experiment.nmis,
-            branches=experiment.branches,
+            switched=experiment.switched,
             late=experiment.strict or not fetch_model(experiment.fetch).coherent,
             points=experiment.points,
             shared=share_variables((work for _, work in code()), port.own_code),
@@ -132,9 +139,7 @@ class Exploration:
         """Run the control tasks alone and the calls alone, then go to the start of the schedule."""
         port, experiment, now = self.port, self.experiment, self.now
         nodes = self.tree.nodes_alone()
-        self.refused = tuple(
-            dict.fromkeys(line for node in nodes for line in node.state.control.refused)
-        )
+        self.refused = tuple(dict.fromkeys(line for node in nodes for line in node.state.remarks))
         returns = self.tree.nodes[-1].state.control.returns.values()
         # A return probe that was never registered has no address.
         now.unprobed = unprobed = port.unprobed.run_all(
@@ -365,12 +370,18 @@ class Exploration:
         ]
         asleep = ((vcpu.index, one.rip) for vcpu in self.vcpus for one in vcpu.asleep if waiting)
         kept = [
-            f"CPU {vcpu.index} {'is suspended' if vcpu.frozen else 'waits at hidden code'}"
+            f"CPU {vcpu.index} {self._kept_by(vcpu)}"
             for vcpu in self.vcpus
             if not vcpu.over and self.boundaries.waits_to_run(vcpu)
         ]
         sleeping = (f"a task of CPU {cpu} sleeps at {self.where(ip)}" for cpu, ip in asleep)
         self.judge.schedule_ended([*waiting, *sleeping, *kept])
+
+    def _kept_by(self, vcpu: VcpuState) -> str:
+        """Return what keeps a vCPU from going on, in a few words."""
+        if vcpu.frozen:
+            return "is suspended"
+        return "jumps to itself" if self.boundaries.spins(vcpu) else "waits at hidden code"
 
     def footprint(self, actor: Actor) -> Footprint:
         """Return what the step of ``actor`` that begins in the present state may touch."""

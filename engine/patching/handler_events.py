@@ -61,6 +61,11 @@ class HandlerEvents:
         self._ran(Seen.HIT, probe)
         self._judge.call_followed(self._now.vcpu, probe, regs)
 
+    def foreign_hit(self, number: int, regs: Any) -> None:
+        """Note on the pass that the handler of another user's breakpoint runs."""
+        del regs
+        self._now.vcpu.note(Seen.FOREIGN, number)
+
     def returned(self, probe: int, ri: KretprobeInstance, regs: Any) -> None:
         """Tell the oracles that the handler of a return probe runs."""
         self._judge.return_handler_ran(self._now.vcpu, probe, ri, regs)

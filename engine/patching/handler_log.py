@@ -28,6 +28,10 @@ class HandlerLog(Protocol):
         """The entry_handler of the return probe runs."""
         ...
 
+    def foreign_hit(self, number: int, regs: Any) -> None:
+        """The handler of another user's breakpoint runs, which has the number ``number``."""
+        ...
+
     def returned(self, probe: int, ri: KretprobeInstance, regs: Any) -> None:
         """The handler of the return probe runs, for the call that the instance ``ri`` follows."""
         ...

@@ -12,7 +12,7 @@ from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, Profile, profile_named
 from engine.core.safety_steps import SafetyStep
 from engine.errors import InputError, KprobeError, printable
-from engine.image import Image
+from engine.image import Image, Reserved, ReservedKind
 from engine.patching.conditions import conditions_of
 from engine.patching.control_code import ControlCode, ControlCodes
 from engine.patching.experiment import Experiment
@@ -38,7 +38,7 @@ __all__ = (
     "profile_of",
 )
 
-_BRANCH_CHANGES: Final = 4
+_SWITCHES: Final = 4
 """A call may see a static branch switched so often: on and off, by each of two control tasks."""
 
 
@@ -107,6 +107,7 @@ def experiment_of_patch(request: Request, spec: PatchSpec, port: SetupPort) -> E
         patches=plan.sites,
         patch_changes=1 + spec.back,
         lock=plan.lock,
+        user=plan.user,
     )
 
 
@@ -121,15 +122,18 @@ def experiment_of_request(
     patches: tuple[PatchedSite, ...] = (),
     patch_changes: int = 0,
     lock: range | None = None,
+    user: range | None = None,
 ) -> Experiment:
     """Make the experiment that ``request`` describes, with control tasks ``code`` in ``image``.
 
     :param tag: a text that differs where control tasks do something else, for the fingerprint.
     :raises InputError: a safety step or a place in ``request`` is wrong.
     """
-    branches = port.static_branches(image, request.branches) if request.branches else ()
-    if branches:
-        patches, patch_changes = branches, _BRANCH_CHANGES
+    switched = _switched(request, image, port)
+    if switched:
+        patches, patch_changes = switched, _SWITCHES
+        if request.text_reserved:
+            image = replace(image, reserved=(*image.reserved, *map(_reserved, switched)))
     return Experiment(
         **conditions_of(request),
         image=image,
@@ -139,12 +143,32 @@ def experiment_of_request(
         resched=tuple(_place(image, request.call, text, port) for text in request.resched),
         asleep=_asleep(image, request, port),
         patches=patches,
-        branches=branches,
+        switched=switched,
         patch_changes=patch_changes,
         lock=lock,
+        user=user,
         code=code,
         tag=tag,
     )
+
+
+def _switched(request: Request, image: Image, port: SetupPort) -> tuple[PatchedSite, ...]:
+    """Return the static branches of ``request``, or its static calls.
+
+    :raises InputError: it has both, or one of them is wrong.
+    """
+    if request.branches and request.static_calls:
+        raise InputError("branches= and static_calls=: a scenario has one of the two")
+    if request.branches:
+        return port.static_branches(image, request.branches)
+    return port.static_calls(image, request.static_calls) if request.static_calls else ()
+
+
+def _reserved(site: PatchedSite) -> Reserved:
+    """Return the record that keeps probes off a static branch or a static call."""
+    call = site.functions is not None
+    kind = ReservedKind.STATIC_CALL if call else ReservedKind.JUMP_LABEL
+    return Reserved(site.addr, len(site.old), kind)
 
 
 def by_protocol(request: Request, port: SetupPort) -> Request:
@@ -221,9 +245,11 @@ def _place(image: Image, call: str, text: str, port: SetupPort) -> int:
         raise InputError(f"{what}: {several}")
     symbol = next((one for one in image.functions if one.name == spec.symbol), None)
     if symbol is None:
+        named = image.by_name.get(spec.symbol or "")
+        data = "" if named is None or named.function else ", where that names data"
         raise InputError(
-            f"{what}: {image.name} has no function {printable(spec.symbol or '')}; give one of its"
-            f" own, such as {printable(call)}"
+            f"{what}: {image.name} has no function {printable(spec.symbol or '')}{data}; give one"
+            f" of its own, such as {printable(call)}"
         )
     if symbol.size and spec.offset >= symbol.size:
         raise InputError(

@@ -16,13 +16,16 @@ from engine.errors import InputError, KprobeError, printable
 from engine.image import Image
 from engine.kprobe import Kprobe, KprobeFlag, Queue
 from engine.kretprobe import Kretprobe, KretprobeInstance
-from engine.patching.control_side import ExploredText
+from engine.patching.breakpoint_operations import BreakpointOperations
+from engine.patching.control_side import DieChain, ExploredArch, ExploredText
 from engine.patching.expectations import Effect, Ledger, Lives
+from engine.patching.foreign_lives import ForeignLives
 from engine.patching.handler_log import HandlerLog
 from engine.patching.lock_notes import LockNotes
 from engine.patching.patched_sites import PatchedSite, TextIs
 from engine.patching.probe_kinds import PLAIN_KINDS, ProbeKinds
 from engine.patching.static_branches import StaticBranches
+from engine.patching.static_calls import StaticCalls
 from engine.patching.text_operations import TextOperations
 from engine.syntax.kprobe_events import MAXACTIVE_MAX
 
@@ -62,14 +65,15 @@ def unsettled(core: Kprobes) -> str | None:
     return None
 
 
-class Control(TextOperations):
+class Control(TextOperations, BreakpointOperations):
     """This object carries out the operations on the core of one control state.
 
     :param log: is told of each handler that runs.
     :param jump: the first byte of the jump that an optimized probe writes.
     :param poke: the poke protocol of the control state.
-    :param branches: the static branches of the program.
-    :param transform: writes the code of static branches: the address, and the code of each.
+    :param switched: the static branches and static calls of the program.
+    :param arch: writes the code of these.
+    :param die_chain: has the users of breakpoints that are not kprobes.
     :param kinds: the classes that probes are made of.
     :param made: is called with each probe that is made, before any other code has the probe.
     :param stops_behind: there is a point behind each operation, too, so that other tasks can
@@ -83,10 +87,13 @@ class Control(TextOperations):
         whether those that can fail have succeeded. That decides what the task's code keeps
         where the explorer can't look, such as the position of a loop. Where tasks share
         variables it also has what they hold when the task's code goes on (:meth:`saw`).
-    :ivar refused: a line for the user for each probe that the core has refused.
+    :ivar refused: a line for the user for each probe that the core has refused, and for each
+        breakpoint of another user that was refused.
+    :ivar foreign: the breakpoints of other users, and what is expected of each.
     :ivar ledger: what is expected of each probe.
     :ivar notes: writes into the ledger what an operation meets under its lock.
     :ivar branches: the static branches of the program, and the key that switches them.
+    :ivar static_calls: the static calls of the program, and their key.
     :ivar text_is: how far a patch protocol has come that replaces code.
     :ivar broken: the promise that an operation had not kept when it returned, or None.
     """
@@ -100,18 +107,24 @@ class Control(TextOperations):
         *,
         jump: bytes,
         poke: Any,
-        branches: Sequence[PatchedSite] = (),
-        transform: Callable[[Sequence[tuple[int, bytes]]], None],
+        switched: Sequence[PatchedSite] = (),
+        arch: ExploredArch,
+        die_chain: DieChain,
         kinds: ProbeKinds = PLAIN_KINDS,
         made: Callable[[Kprobe], None] | None = None,
         stops_behind: bool = False,
     ) -> None:
         self.core = core
         self.poke = poke
-        self.branches = StaticBranches(core, branches, transform)
+        branches = [site for site in switched if site.functions is None]
+        calls = [site for site in switched if site.functions is not None]
+        self.branches = StaticBranches(core, branches, arch.arch_jump_label_transform)
+        self.static_calls = StaticCalls(core, calls, arch.arch_static_call_transform)
         self._text = text
         self._image = image
         self._log = log
+        self._die_chain = die_chain
+        self.foreign = ForeignLives()
         self._kinds = kinds
         self._made = made
         self._stops_behind = stops_behind

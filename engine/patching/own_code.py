@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 __all__ = ("OwnCode",)
 
@@ -21,6 +23,13 @@ class OwnCode:
 
     packages: frozenset[str]
     scenarios: str
+
+    def comes_along(self, made: object) -> bool:
+        """Return whether what is called, ``made``, comes with the project: its scenarios count."""
+        while isinstance(made, partial):
+            made = cast("partial[object]", made).func
+        module = getattr(made, "__module__", None) or type(made).__module__
+        return module.partition(".")[0] in self.packages
 
     def has(self, module: str) -> bool:
         """Return whether the module of that name is the project's own."""

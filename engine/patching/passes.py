@@ -32,6 +32,8 @@ class Seen(IntEnum):
 
     This is so in ``linux-6.1`` (:attr:`engine.core.profiles.Profile.slot_has_both`).
     """
+    FOREIGN = 6
+    """The handler of another user's breakpoint runs; the number is that of the breakpoint."""
 
 
 class Pass(NamedTuple):
@@ -43,6 +45,7 @@ class Pass(NamedTuple):
         that hits in the pass are misses.
     :ivar lives: what held for each probe when the pass began.
     :ivar seen: what has happened since then, in order, each with the number of the probe.
+    :ivar foreign: what held for each breakpoint of another user when the pass began.
     """
 
     addr: int
@@ -50,6 +53,7 @@ class Pass(NamedTuple):
     busy: bool
     lives: Lives
     seen: tuple[tuple[Seen, int], ...] = ()
+    foreign: Lives = ()
 
     def open(self, lives: Lives) -> Iterable[int]:
         """Return the probes that the verdict on the pass is about, if ``lives`` holds at its end.
@@ -72,10 +76,14 @@ def pass_key(one: Pass | None, lives: Lives) -> tuple[Any, ...]:
     if one is None:
         return ()
     asked = tuple(one.open(lives))
+    # Nobody reads more of other users' breakpoints than how often each was hit. The control state
+    # tells what holds for them now.
+    foreign = (one.foreign, tuple(n for seen, n in one.seen if seen is Seen.FOREIGN))
     return (
         one.addr,
         one.armed,
         one.busy,
         asked,
-        tuple((seen.value, n) for seen, n in one.seen if n in asked),
+        tuple((seen.value, n) for seen, n in one.seen if n in asked and seen is not Seen.FOREIGN),
+        *(foreign if one.foreign else ()),
     )

@@ -21,6 +21,8 @@ class PatchSpec:
     :ivar moves: for protocols that suspend tasks, texts ``FROM:TO``: a task that stands at the one
         place when the new code comes goes on at the other.
     :ivar lock: ``FROM..TO``, the places between which a task holds the allocator's lock, or None.
+    :ivar user: ``FROM..TO``, the places between which a vCPU in a call still counts as in user
+        mode, or None.
     :ivar back: whether the old code comes back.
     :ivar protocol: the name of a patch protocol, a Python file that has it, or the protocol itself
         as the CPU side has it.
@@ -31,6 +33,7 @@ class PatchSpec:
     codes: tuple[str, ...]
     moves: tuple[str, ...] = ()
     lock: str | None = None
+    user: str | None = None
     back: bool = False
     protocol: Any
     without: tuple[str, ...] = ()
@@ -42,6 +45,7 @@ class PatchPlan:
 
     :ivar sites: the places, in ascending order, none over another one.
     :ivar lock: the addresses at which a task holds the allocator's lock, or None.
+    :ivar user: the addresses at which a vCPU in a call still counts as in user mode, or None.
     :ivar code: the control task that makes the patch.
     :ivar poke: makes the poke protocol, in the form that the CPU side has for it.
     :ivar protocol: the name of the patch protocol.
@@ -50,6 +54,7 @@ class PatchPlan:
 
     sites: tuple[PatchedSite, ...]
     lock: range | None
+    user: range | None
     code: ControlCode
     poke: Callable[..., Any]
     protocol: str

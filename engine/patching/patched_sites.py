@@ -33,6 +33,9 @@ class PatchedSite:
     :ivar again: the code that is there when the old code was put back: the old code, or what does
         the same.
     :ivar insns: by address, the instructions that are whole there, in the old code or the new.
+    :ivar functions: of a static call, the names of the functions that the old code and the new code
+        call.
+    :ivar guards: the jumps to themselves that the patch protocol puts over the first bytes.
     """
 
     addr: int
@@ -40,6 +43,8 @@ class PatchedSite:
     new: bytes
     again: bytes
     insns: Mapping[int, frozenset[bytes]]
+    functions: tuple[str, str] | None = None
+    guards: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
         return described(self, f"{self.addr:#x}", f"{self.old.hex()} -> {self.new.hex()}")

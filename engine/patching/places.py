@@ -45,8 +45,9 @@ class Places:
         self.new: list[tuple[int, int]] = []
         for addr in (*now.experiment.resched, *now.experiment.asleep):
             self.watch(addr, addr + 1)
-        if now.experiment.lock is not None:
-            self.watch(now.experiment.lock.start, now.experiment.lock.stop + 1)
+        for span in (now.experiment.lock, now.experiment.user):
+            if span is not None:
+                self.watch(span.start, span.stop + 1)
         for site in now.patches:
             self.near.update(range(site.addr, site.end))
             self.watch(site.addr, site.end + 1)
@@ -60,6 +61,10 @@ class Places:
                 # byte of text is written for it.
                 if entry is not None or p.addr in self._now.sites:
                     self._learn_probe(node.state.arch, p.addr, number, entry)
+        for one in node.state.control.foreign.all:
+            site = self._now.sites.get(one.addr)
+            if site is None:
+                self._learn_site(node.state.arch, one.addr, 0)
         for start, end in node.state.arch.watch_ranges():
             self.watch(start, end)
 
@@ -127,7 +132,7 @@ class Places:
 
     def allowed_methods(self) -> tuple[str, ...]:
         """Return how the sites can be hit; there is no way where no probe was registered."""
-        sites = self._now.sites.values()
+        sites = [site for site in self._now.sites.values() if site.probes]
         by_ftrace = ("ftrace",) if any(site.calls for site in sites) else ()
         if all(site.calls for site in sites):
             return by_ftrace

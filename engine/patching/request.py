@@ -35,6 +35,9 @@ class Request(Conditions):
         falls asleep for ever.
     :ivar branches: the static branches ``SYM+OFF:TARGET`` of a scenario's program: a no-op that
         becomes a jump to the place ``TARGET``.
+    :ivar static_calls: the static calls ``SYM+OFF:FUNCTION`` of a scenario's program: calls that go
+        to ``FUNCTION`` for a while.
+    :ivar text_reserved: no probe goes to the static branches and static calls.
     :ivar batch: the most probes of a batch; None stands for as many as in the kernel.
     :ivar libraries: the paths of the shared libraries to resolve from.
     :ivar red_zone: ``yes``, ``no``, or ``auto`` to find out; None stands for what the image
@@ -52,6 +55,8 @@ class Request(Conditions):
     resched: tuple[str, ...] = ()
     asleep: tuple[int, ...] = ()
     branches: tuple[str, ...] = ()
+    static_calls: tuple[str, ...] = ()
+    text_reserved: bool = True
     batch: int | None = None
     libraries: tuple[str, ...] = ()
     red_zone: str | None = defaults.RED_ZONE

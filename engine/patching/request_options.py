@@ -45,7 +45,8 @@ class Way(Flag):
     FILE = auto()
     """A file that ``--save`` wrote has the option among its ``options``.
 
-    A saved check has the options of ``check``, and a saved scenario those of ``explore``.
+    A saved check has the options of ``check``, a saved patch those of ``patch``, and a saved
+    scenario those of ``explore``.
     """
 
 
@@ -97,6 +98,8 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "interrupts": Option(Switch(), _SCENARIO),
     "asleep": Option(List(int, "offsets in the called function, such as (4,)"), _SCENARIO),
     "branches": Option(List(str, "texts, such as ('work+0x3:work+0x10',)"), _SCENARIO),
+    "static_calls": Option(List(str, "texts, such as ('work+0x3:other',)"), _SCENARIO),
+    "text_reserved": Option(Switch(), _SCENARIO),
     "batch": Option(Number(1, BATCH_MAX), _SCENARIO),
     "poke": Option(Made("what makes a poke protocol, such as its class"), _CHECK | _SCENARIO),
 }
@@ -149,7 +152,7 @@ def read_keywords(given: Mapping[str, object]) -> dict[str, Any]:
 def read_saved(way: Way, fields: SavedFields) -> dict[str, Any]:
     """Return the fields that the ``options`` of a saved file give.
 
-    :param way: whether a check or a scenario was saved.
+    :param way: whether a check, a patch or a scenario was saved.
     :raises InputError: an option is missing, of another type, or out of range.
     """
     return {
@@ -163,7 +166,7 @@ def read_saved(way: Way, fields: SavedFields) -> dict[str, Any]:
 def options_to_json(way: Way, asked: Mapping[str, Any]) -> dict[str, object]:
     """Return the ``options`` of a saved file, with null for each option that has no value.
 
-    :param way: whether a check or a scenario is saved.
+    :param way: whether a check, a patch or a scenario is saved.
     """
     return {
         name: None if asked.get(name) is None else OPTIONS[name].kind.to_json(asked[name])

@@ -1,9 +1,9 @@
 """The files of ``--save``: each has a violation, with all that a replay of it needs.
 
-The file of a check has the image's bytes, arguments, probes, options and the schedule. That of a
-scenario has only the name of the scenario's Python file in place of the code, so that a replay runs
-no code that its user has not put there. The fingerprint in the schedule tells when that Python file
-has changed.
+The file of a check or a patch has the image's bytes, arguments, options and the schedule, and the
+probes, or which code is replaced and how. That of a scenario has only the name of the scenario's
+Python file in place of the code, so that a replay runs no code that its user has not put there. The
+fingerprint in the schedule tells when that Python file has changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from engine.errors import InputError, error_text, printable
 from engine.patching.experiment import Experiment
-from engine.patching.make_experiment import experiment_of_check
+from engine.patching.make_experiment import experiment_of_check, experiment_of_patch
+from engine.patching.patch_spec import PatchSpec
 from engine.patching.protocol_file import protocol_file
 from engine.patching.request import Request
 from engine.patching.request_options import Way, options_to_json, read_saved
@@ -62,8 +63,31 @@ class SaveDirectory:
 
         :raises InputError: one of those files can't be read.
         """
+        document = self._unless_gone(request)
+        document["probes"] = list(request.probes)
+        document["options"] = _options(Way.CHECK, request)
+        return SavedExperiment(self._directory, document)
+
+    def of_patch(self, request: Request, spec: PatchSpec) -> SavedExperiment:
+        """Return the experiment of ``patch`` with the present bytes of all files that it names.
+
+        Only the Python file of a patch protocol is not among them: it has to stay.
+
+        :raises InputError: one of those files can't be read.
+        """
+        document = self._unless_gone(request)
+        told = {one.name: getattr(spec, one.name) for one in fields(spec)}
+        document["patch"] = dict(_with_whole_path(told))
+        document["options"] = _options(Way.PATCH, request)
+        return SavedExperiment(self._directory, document)
+
+    def _unless_gone(self, request: Request) -> dict[str, Any]:
+        """Return what is called in which program.
+
+        :raises InputError: a file can't be read.
+        """
         try:
-            return SavedExperiment(self._directory, _check_document(request))
+            return _called(request)
         except OSError as error:
             raise InputError(
                 f"--save: {printable(str(error.filename))}: {error_text(error)}; give files that"
@@ -112,18 +136,20 @@ class SavedExperiment:
         file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def _check_document(request: Request) -> dict[str, Any]:
+def _called(request: Request) -> dict[str, Any]:
+    """Return the program, its libraries, and the call, as a file has them."""
     return {
         "image": _file(str(request.image)),
         "libraries": [_file(name) for name in request.libraries],
         "call": request.call,
         "arguments": [_with_content(text) for text in request.arguments],
-        "probes": list(request.probes),
-        "options": options_to_json(
-            Way.CHECK,
-            _with_whole_path({one.name: getattr(request, one.name) for one in fields(request)}),
-        ),
     }
+
+
+def _options(way: Way, request: Request) -> dict[str, object]:
+    """Return the ``options`` of a file."""
+    asked = {one.name: getattr(request, one.name) for one in fields(request)}
+    return options_to_json(way, _with_whole_path(asked))
 
 
 def _with_whole_path(asked: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -175,7 +201,11 @@ def load_saved(name: str, port: SetupPort) -> tuple[Experiment, Schedule]:
     if fields.has("scenario"):
         return _scenario(fields, port), schedule
     with tempfile.TemporaryDirectory() as room:
-        return experiment_of_check(_check_request(fields, Path(room)), port), schedule
+        if fields.has("patch"):
+            asked = _request(fields, Path(room), Way.PATCH)
+            return experiment_of_patch(asked, _patch_spec(fields.below("patch")), port), schedule
+        asked = _request(fields, Path(room), Way.CHECK, probes=fields.texts("probes"))
+        return experiment_of_check(asked, port), schedule
 
 
 def _scenario(fields: SavedFields, port: SetupPort) -> Experiment:
@@ -186,8 +216,24 @@ def _scenario(fields: SavedFields, port: SetupPort) -> Experiment:
     return one.experiment(one.asked(asked), port)
 
 
-def _check_request(fields: SavedFields, room: Path) -> Request:
-    """Read what was asked of ``check``, and unpack its files into the directory ``room``."""
+def _patch_spec(fields: SavedFields) -> PatchSpec:
+    """Read which code was replaced, by what, and how."""
+    return PatchSpec(
+        sites=fields.texts("sites"),
+        codes=fields.texts("codes"),
+        moves=fields.texts("moves"),
+        lock=None if fields.is_null("lock") else fields.take("lock", str),
+        back=fields.take("back", bool),
+        protocol=fields.take("protocol", str),
+        without=fields.texts("without"),
+    )
+
+
+def _request(fields: SavedFields, room: Path, way: Way, *, probes: tuple[str, ...] = ()) -> Request:
+    """Read what was asked, and unpack its files into the directory ``room``.
+
+    :param way: whether ``check`` or ``patch`` was asked.
+    """
 
     def unpack(entry: SavedFields, place: str) -> str:
         try:
@@ -204,6 +250,6 @@ def _check_request(fields: SavedFields, room: Path) -> Request:
         libraries=tuple(unpack(entry, f"lib{number}") for number, entry in libraries),
         call=fields.take("call", str),
         arguments=fields.texts("arguments"),
-        probes=fields.texts("probes"),
-        **read_saved(Way.CHECK, fields.below("options")),
+        probes=probes,
+        **read_saved(way, fields.below("options")),
     )

@@ -54,6 +54,8 @@ def scenario(
     interrupts: bool = True,
     asleep: Sequence[int] = (),
     branches: Sequence[str] = (),
+    static_calls: Sequence[str] = (),
+    text_reserved: bool = True,
     preemptions: int = defaults.PREEMPTIONS,
     profiles: Sequence[str] = PROFILES,
     without: Sequence[str] = (),
@@ -76,6 +78,11 @@ def scenario(
         task falls asleep in the middle of its call, for ever.
     :param branches: static branches, ``SYM+OFF:TARGET``: a no-op in the code, which a static key
         turns into a jump to ``TARGET``.
+    :param static_calls: static calls, ``SYM+OFF:FUNCTION``: a call in the code, or a jump at the
+        end of a function, which ``static_call_update()`` lets go to ``FUNCTION``, or to none,
+        ``NULL``. All go to one function at first.
+    :param text_reserved: no probe can go to a static branch or a static call, as in Linux
+        (``static_call_text_reserved()``).
     :param preemptions: the bound that the scenario is meant for.
     :param profiles: the names of the profiles in which it makes sense.
     :param without: safety steps that it leaves out, so that it shows what they are for.

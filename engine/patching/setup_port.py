@@ -96,3 +96,7 @@ class SetupPort(Protocol):
     def open_in_worker(self, experiment: Experiment, orders: Orders | None) -> Exploration:
         """Return what :meth:`open` does, in a process that was forked from this object's own."""
         ...
+
+    def static_calls(self, image: Image, calls: Sequence[str]) -> tuple[PatchedSite, ...]:
+        """Return the static calls ``SYM+OFF:FUNCTION`` of ``image``."""
+        ...

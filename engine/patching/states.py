@@ -179,6 +179,9 @@ class States:
         calls go alike, the hash does not tell which vCPU has how many calls left.
         """
         lives, vcpus, choices = self._now.node.lives, self._now.vcpus, self._choices
+        if any(vcpu.leaves_status for vcpu in vcpus):
+            # What the next call on such a vCPU does depends on an earlier one.
+            return tuple(vcpu.key(lives) for vcpu in vcpus)
         busy = [
             (vcpu.index, vcpu.key(lives)) for vcpu in vcpus if not (choices.apart and vcpu.idle)
         ]

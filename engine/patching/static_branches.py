@@ -55,7 +55,14 @@ class StaticBranches:
         return self._now()
 
     def needed_less(self) -> TextIs:
-        """Note that an operation begins which takes a need back, if there is one."""
+        """Note that an operation begins which takes a need back, if there is one.
+
+        A need is there from when the operation that asks for it has returned. So an operation that
+        begins while another one still asks for the branches takes nothing back from that one: when
+        both have returned, the branches have to be taken. No kernel can tell whose count it takes
+        from a key. Where it takes the other one's, that is a violation, and the fault of the code
+        that takes back what it has not asked for.
+        """
         self._switching += 1
         self._needed = max(0, self._needed - 1)
         return self._now()

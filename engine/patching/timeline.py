@@ -109,6 +109,9 @@ def _control(system: Exploration, actor: Actor) -> Iterator[tuple[int, str, bool
     before, text = system.node, system.port.text
     yield 0, before.at(actor.index), False
     system.take(actor)
+    warned = system.node.state.control.branches.key.warned
+    if warned is not None and warned != before.state.control.branches.key.warned:
+        yield 0, f"  the kernel warns: {warned}", False
     sites = {site.addr: site for site in system.now.patches} | system.now.sites
     for addr, site in sorted(sites.items()):
         size = max(text.facts.jump_size, site.end - addr)

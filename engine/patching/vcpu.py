@@ -208,6 +208,12 @@ class VcpuState:
         """Return whether none of this vCPU's tasks is in the middle of a call."""
         return not (self.live or self.asleep or any(one.mode is Mode.CALL for one in self.parked))
 
+    @property
+    def leaves_status(self) -> bool:
+        """Return whether a hit that is over has left a status on the CPU that still counts."""
+        current, _, *others = self.block
+        return not current and self.block != NO_HIT and tuple(others) == NO_HIT[2:]
+
     def key(self, lives: Lives) -> tuple[Any, ...]:
         """Return what the hash of a state has of this vCPU, beside live registers and live stack.
 
@@ -220,7 +226,8 @@ class VcpuState:
         # Between calls it makes no difference which of its tasks the CPU has, so the key is sorted.
         if not self.live:
             here = ((self.task, self.calls),) if self.mode is Mode.IDLE else ()
-            return (tuple(sorted((*here, *away))), asleep, self._held_back())
+            left = (self.block,) if self.leaves_status else ()
+            return (tuple(sorted((*here, *away))), asleep, self._held_back(), *left)
         hit = self.hit.key if self.hit is not None else 0
         nmi: tuple[Any, ...] = ()
         # The key has what the NMI interrupted. It need not say whether the handler has begun, since

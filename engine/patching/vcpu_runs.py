@@ -70,6 +70,7 @@ class VcpuRuns:
         self._fetches = fetches
         self._waits = waits
         self._boundaries = boundaries
+        self._guarded = any(site.guards for site in now.patches)
         self._tasks = tasks
         self._events = events
         self._hits = hits
@@ -106,8 +107,8 @@ class VcpuRuns:
             vcpu.position += steps
             if self._judge.violation is not None:
                 break
-            if vcpu.shut_out and self._boundaries.waits_to_run(vcpu):
-                break  # The vCPU has come to hidden code, where it faults and waits.
+            if (vcpu.shut_out or self._guarded) and self._boundaries.waits_to_run(vcpu):
+                break  # The vCPU has come to hidden code or to a jump to itself, and waits.
             if stop:
                 self._memory.clear_dead(vcpu.index, live=vcpu.live)
                 # Where the vCPU goes on alone, each choice here costs something, unless the vCPU
@@ -227,7 +228,9 @@ class VcpuRuns:
         if site is not None:
             fetched = self._text.fetched(cpu, ip, self._text.facts.patch_size_max)
             busy = vcpu.interrupted is not None and vcpu.interrupted.busy
-            vcpu.passing = Pass(ip, site.armed(fetched), busy, self._now.node.lives)
+            node = self._now.node
+            armed, foreign = site.armed(fetched), node.foreign_lives
+            vcpu.passing = Pass(ip, armed, busy, node.lives, foreign=foreign)
 
     def _count_patched(self, cpu: int, ip: int) -> None:
         """Count which code the vCPU executes, if a site that is being replaced begins at ``ip``."""

@@ -110,11 +110,12 @@ def searchable(system: Exploration, search: Search) -> System:
     """Return the system that a search explores: ``system``, or numbers that stand for its states.
 
     Numbers stand for them unless the search is to be plain. A search without reductions is what
-    others are held against, and an oracle of the user's own may look at the machine at any time;
-    these are plain, too.
+    others are held against, an oracle of the user's own may look at the machine at any time, and
+    whether a vCPU waits at a jump to itself is asked of the machine; these are plain, too.
     """
     experiment = system.experiment
-    if search.plain or not experiment.reduce or experiment.oracles:
+    guarded = any(site.guards for site in experiment.patches)
+    if search.plain or not experiment.reduce or experiment.oracles or guarded:
         return system
     return NumberedExploration(system, again_every=1 if search.recheck_every == 1 else 10)
 
@@ -183,7 +184,7 @@ def _missing(system: Exploration, outcome: Outcome) -> tuple[str, ...]:
 
     It is the methods that the sites of probes allow, or code of the sites of a patch protocol.
     """
-    if system.experiment.patches and not system.experiment.branches:
+    if system.experiment.patches and not system.experiment.switched:
         return tuple(system.never_executed(outcome.coverage))
     return tuple(
         method for method in system.allowed_methods() if getattr(outcome.coverage, method) == 0

@@ -6,12 +6,15 @@ They are described in docs/explore.md, in the part on the vCPUs of an exploratio
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from engine.control.stepped_plane import MachineWait, WaitKind
 from engine.hit_phases import HitPhase
 from engine.patching.vcpu import VcpuState
 
 __all__ = ("Waits",)
+
+_SYNCS: Final = (WaitKind.SYNC, WaitKind.DEFERRABLE_SYNC)
 
 
 class Waits:
@@ -24,6 +27,7 @@ class Waits:
     :param freezes: says whether a vCPU's task can be suspended where it stands.
     :param allocates: says whether some task holds the allocator's lock.
     :param hides: says whether some code is hidden from the vCPUs.
+    :param in_user_mode: says whether a vCPU is in user mode, as far as control tasks can see.
     :ivar left: by control task, its wait, and the vCPUs or tasks for which it still waits.
     """
 
@@ -36,6 +40,7 @@ class Waits:
         freezes: Callable[[int], bool],
         allocates: Callable[[], bool],
         hides: Callable[[], bool],
+        in_user_mode: Callable[[int], bool],
     ) -> None:
         self._vcpus = vcpus
         self._takes_interrupt = takes_interrupt
@@ -44,6 +49,7 @@ class Waits:
         self._freezes = freezes
         self._allocates = allocates
         self._hides = hides
+        self._in_user_mode = in_user_mode
         self.left: dict[int, tuple[MachineWait, frozenset[int]]] = {}
 
     def entered(self, waits: dict[int, MachineWait], stepped: int) -> None:
@@ -65,6 +71,9 @@ class Waits:
                 return frozenset(task for vcpu in self._vcpus for task in self._tasks(vcpu.index))
             case WaitKind.SYNC:
                 return frozenset(vcpu.index for vcpu in self._vcpus if not self._takes_sync(vcpu))
+            case WaitKind.DEFERRABLE_SYNC:
+                inside = [one for one in self._vcpus if not self._in_user_mode(one.index)]
+                return frozenset(vcpu.index for vcpu in inside if not self._takes_sync(vcpu))
             case WaitKind.STOP | WaitKind.TRAPS | WaitKind.FREEZE | WaitKind.ALLOCATOR:
                 return frozenset()
 
@@ -82,12 +91,13 @@ class Waits:
     def ran(self, vcpu: VcpuState) -> None:
         """Note that a vCPU has gone on, so it may take an interrupt that a core sync waits for."""
         for task, (wait, left) in self.left.items():
-            if wait.kind is WaitKind.SYNC and vcpu.index in left and self._takes_sync(vcpu):
+            if wait.kind in _SYNCS and vcpu.index in left and self._takes_sync(vcpu):
                 self.left[task] = (wait, left - {vcpu.index})
 
     def synced(self, cpu: int) -> None:
         """Note that a vCPU has taken the interrupt of each core sync that waits for it."""
-        self._drop(WaitKind.SYNC, cpu)
+        for kind in _SYNCS:
+            self._drop(kind, cpu)
 
     def quiescent(self, cpu: int) -> None:
         """Note that a vCPU has come to a quiescent point."""
@@ -122,7 +132,7 @@ class Waits:
 
     def syncs_with(self, cpu: int) -> bool:
         """Return whether a core sync waits for this vCPU to take an interrupt."""
-        return any(wait.kind is WaitKind.SYNC and cpu in left for wait, left in self.left.values())
+        return any(wait.kind in _SYNCS and cpu in left for wait, left in self.left.values())
 
     @property
     def stopping(self) -> bool:

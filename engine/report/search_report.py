@@ -24,12 +24,23 @@ _COLOURS: Final = {
 """The colour of each verdict."""
 
 
-def show_result(name: str, experiment: Experiment, result: CheckResult, style: Style) -> None:
-    """Print what a search has to say."""
+def show_result(
+    name: str,
+    experiment: Experiment,
+    result: CheckResult,
+    style: Style,
+    *,
+    protocol: str | None = None,
+) -> None:
+    """Print what a search has to say.
+
+    :param protocol: the patch protocol by which text was written; None: the profile's own.
+    """
     print(f"{name}: {style.paint(result.verdict, _COLOURS[result.verdict], 'bold')}")
     where = "" if experiment.points == "locks" else f", --points {experiment.points}"
     where += "" if experiment.fetch == defaults.FETCH else f", --fetch {experiment.fetch}"
     where += ", --strict" if experiment.strict else ""
+    where += "" if protocol is None else f", text written by {printable(protocol)}"
     print(f"  {_extent(result)}; {count(experiment.cpus, 'CPU')}, {experiment.profile.name}{where}")
     c = result.coverage
     by_ftrace = f", {c.ftrace:,} by ftrace" if c.ftrace else ""

@@ -240,7 +240,16 @@ def bad_inputs() -> Iterator[tuple[str, ...]]:
     for word in (*WORDS, *NOT_FILES, "nowhere.py", "SCENARIOS", "SCENARIOS:x", "nowhere.py:x"):
         yield *PATCH, "--protocol", word
         yield *CHECK, "--protocol", word
-    for option in ("--without", "--fetch", "--resched", "--move", "--lock", "--red-zone", "--stub"):
+    for option in (
+        "--without",
+        "--fetch",
+        "--resched",
+        "--move",
+        "--lock",
+        "--user",
+        "--red-zone",
+        "--stub",
+    ):
         yield from ((*PATCH, option, word) for word in WORDS)
     for option in ("--cpus", "--jobs", "--max-instructions", "--preemptions", "--max-schedules"):
         yield from (

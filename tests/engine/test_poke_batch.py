@@ -270,7 +270,8 @@ class TestTheVector:
             for symbol in bench.image.functions
         ]
         return detours, [
-            poke and poke.target for poke in map(bench.arch.poke.bp_poke, (p.at for p in first))
+            poke and poke.goes_on and poke.goes_on.target
+            for poke in map(bench.arch.poke.bp_poke, (p.at for p in first))
         ]
 
     def test_is_gone_once_nobody_reads_it(self, bench_of):

@@ -9,12 +9,25 @@ from functools import cache
 
 import optprobe
 
-__all__ = ("LINE", "MODELS", "OFFSETS", "SIZE", "crosses", "function", "patched", "verdict")
+__all__ = (
+    "LINE",
+    "MODELS",
+    "OFFSETS",
+    "SIZE",
+    "UPROBE_SIZE",
+    "crosses",
+    "function",
+    "patched",
+    "uprobed",
+    "verdict",
+)
 
 LINE = 64
 """Bytes in a line."""
 SIZE = 5
 """Bytes of the site: a no-op, which becomes a call."""
+UPROBE_SIZE = 10
+"""Bytes of the site of an optimized uprobe: a no-op, which becomes a ``lea`` and a call."""
 OFFSETS = (0, 6, 13, 29, 61)
 """Offsets of the site in its line, within a unit and across the borders of 8 to 64 bytes."""
 MODELS = ("coherent", "stale", "unit:8", "unit:16", "unit:32", "unit:64", "torn")
@@ -70,6 +83,52 @@ def patched(
     )
 
 
+@cache
+def uprobe_function(offset: int) -> tuple[optprobe.Image, str]:
+    """The function ``f`` with a no-op of ten bytes at ``f+0x3``, and what an uprobe makes of it."""
+    site = ".byte 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0"
+    text = f"""
+g:
+    add ebx, 100
+    ret 128
+    .skip 70000, 0xcc
+    .p2align 6
+    .skip {(offset - 3) % LINE}, 0xcc
+f:
+    push rbx
+    mov ebx, edi
+    {site}
+    lea eax, [rbx + 1]
+    pop rbx
+    ret
+"""
+    image = optprobe.load_asm(text, "f.s")
+    behind = image.by_name["f"].addr + 3 + UPROBE_SIZE
+    displacement = image.by_name["g"].addr - behind
+    call = b"\xe8" + displacement.to_bytes(4, "little", signed=True)
+    return image, (bytes.fromhex("488d642480") + call).hex()
+
+
+def uprobed(
+    offset: int, protocol: str, fetch: str, *, without: Sequence[str] = ()
+) -> optprobe.PatchResult:
+    """The no-op becomes an optimized uprobe, and a no-op again, while one CPU calls ``f`` once."""
+    image, new = uprobe_function(offset)
+    return optprobe.patch(
+        image,
+        call="f",
+        arguments=[5],
+        sites=["f+0x3"],
+        to=[new],
+        back=True,
+        protocol=protocol,
+        fetch=fetch,
+        without=without,
+        calls=1,
+        preemptions=1,
+    )
+
+
 def verdict(result: optprobe.PatchResult) -> str:
     """``safe``, or in a word what breaks."""
     if not result.violations:
@@ -78,7 +137,7 @@ def verdict(result: optprobe.PatchResult) -> str:
     return _SAYS.get(kind, kind)
 
 
-def crosses(offset: int, fetch: str) -> bool:
-    """Whether the site is fetched in several pieces in the model ``fetch``."""
+def crosses(offset: int, fetch: str, size: int = SIZE) -> bool:
+    """Whether the site's first ``size`` bytes are fetched in several pieces in the model."""
     kind, _, unit = fetch.partition(":")
-    return kind == "torn" or (kind == "unit" and offset % int(unit) + SIZE > int(unit))
+    return kind == "torn" or (kind == "unit" and offset % int(unit) + size > int(unit))

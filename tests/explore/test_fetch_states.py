@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from arch_x86.explore.open_experiment import open_experiment
+from arch_x86.explore.scenarios.static_call_keys import static_call
 from arch_x86.explore.scenarios.static_keys import static_key
 from arch_x86.explore.x86_setup import X86Setup
 from engine.core.profiles import LINUX_6_1
@@ -56,7 +57,22 @@ def test_a_state_s_name_has(pool, schedule, change, behind, without):
     ],
 )
 def test_a_control_state_s_name_has(pool, change):
-    experiment = static_key.experiment(static_key.request, X86Setup(pool))
+    has_in_its_name(pool, static_key, change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda k: setattr(k.static_calls.key, "func", "other"), id="the function"),
+        pytest.param(lambda k: k.static_calls.begins(), id="updates under way"),
+    ],
+)
+def test_a_control_state_of_static_calls_has_in_its_name(pool, change):
+    has_in_its_name(pool, static_call, change)
+
+
+def has_in_its_name(pool, one, change):
+    experiment = one.experiment(one.request, X86Setup(pool))
     with closing(open_experiment(experiment, pool)) as system:
         state = system.tree.root.state
         name = state.name()

@@ -97,6 +97,7 @@ PATCHED = {
     "without": (["--without", "sync-1"], {"without": ["sync-1"]}),
     "moves": (["--move", "work+0x8:work"], {"moves": ["work+0x8:work"]}),
     "lock": (["--lock", "work..work+0x2"], {"lock": "work..work+0x2"}),
+    "user": (["--user", "work..work+0x2"], {"user": "work..work+0x2"}),
 }
 SAID = {
     "arguments": ("7",),
@@ -272,7 +273,7 @@ def test_what_a_scenario_says_is_in_its_experiment(image, name):
     assert known.get(name, SAID[name]) == SAID[name]
 
 
-def test_the_page_has_the_options_of_a_saved_check_and_of_a_saved_scenario():
+def test_the_page_has_the_options_of_a_saved_check_patch_and_scenario():
     page = (Path(__file__).resolve().parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
     shown = re.findall(r'"options": (\{.*?\})\}', page, re.DOTALL)
     told = [json.loads(text) for text in shown]
@@ -280,8 +281,11 @@ def test_the_page_has_the_options_of_a_saved_check_and_of_a_saved_scenario():
     usual = {one.name: getattr(request, one.name) for one in fields(request)}
     asked = read_options(Way.EXPLORE, options_given(parse(["explore", "scenarios.py"])))
     assert told[0] == {**options_to_json(Way.CHECK, usual), "without": ["stop-machine"]}
-    assert told[1] == options_to_json(Way.EXPLORE, asked)
+    patch = options_to_json(Way.PATCH, {**usual, "calls": defaults.PATCH_CALLS})
+    assert told[1] == {**patch, "fetch": "torn"}
+    assert told[2] == options_to_json(Way.EXPLORE, asked)
     assert [list(one) for one in told] == [
         list(names_of(Way.CHECK | Way.FILE)),
+        list(names_of(Way.PATCH | Way.FILE)),
         list(names_of(Way.EXPLORE | Way.FILE)),
     ]

@@ -14,10 +14,13 @@ from engine.control.sync import ControlPlane
 from engine.core.jump_label import Decrement, StaticKey
 from engine.errors import InputError
 from engine.patching.control_state import NoTime
+from engine.patching.experiment import fingerprint
 from engine.patching.request import Request
 from engine.patching.scenario_decorator import scenario
 from engine.patching.search_options import Search
-from engine.patching.verdict import check
+from engine.patching.verdict import check, replay_experiment
+from engine.search.actor import Actor, ActorKind
+from engine.search.schedule import Schedule
 
 MENDED = Decrement.COMMIT_1D7F856C2CA4
 
@@ -74,7 +77,43 @@ def off_twice(setup):
 
 
 def test_a_key_that_is_off_can_be_switched_off_since_83ab38ef0a0b(pool):
-    assert explored(pool, off_twice, bound=1).verdict == "safe"
+    result = explored(pool, off_twice, bound=1)
+    assert result.verdict == "safe"
+    assert result.refused == ("the kernel warns: static_key_slow_dec() of a key that is 0",)
+
+
+@scenario(
+    image=BRANCH,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    branches=("work+0x2:taken",),
+    profiles=("linux-6.1",),
+)
+def off_without_need(setup):
+    """One task switches on, and another one, which has no need of the branch, off."""
+
+    @setup.control
+    def on(k: Control) -> None:
+        k.static_key_slow_inc()
+
+    @setup.control
+    def off(k: Control) -> None:
+        k.static_key_slow_dec(MENDED)
+
+
+def test_who_takes_back_what_another_task_is_asking_for_is_found(pool):
+    (report,) = explored(pool, off_without_need).violations
+    assert report.violation.kind == "wrong-result"
+    assert report.violation.explain.startswith("CPU 0 executes 0f 1f 44 00 00")
+
+
+def test_a_timeline_has_what_the_kernel_warns_of(pool):
+    port = X86Setup(pool)
+    experiment = off_twice.experiment(off_twice.asked({}), port)
+    mark = Schedule(fingerprint(experiment), ((Actor(ActorKind.CONTROL, 0), 5),))
+    lines = replay_experiment(experiment, mark, port)[1]
+    assert lines.count("  the kernel warns: static_key_slow_dec() of a key that is 0") == 1
 
 
 class Meanwhile(StaticKey):

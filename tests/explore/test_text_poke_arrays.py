@@ -47,7 +47,8 @@ def judged(protocol, *without, sites=SITES, **options):
 
 
 def poke(addr, target=1):
-    return TextPokeParam(addr, b"\xe8", "a poke", target)
+    goes_on = None if target is None else Onward(target, None)
+    return TextPokeParam(addr, b"\xe8", "a poke", goes_on)
 
 
 def test_the_handler_finds_each_poke_of_a_sorted_array_and_no_other():

@@ -51,6 +51,7 @@ def test_a_wait_is_over_when_each_that_it_began_with_has_come_by_and_not_before(
         lambda _: False,
         lambda: False,
         lambda: False,
+        lambda _: False,
     )
     waits.entered({0: MachineWait(kind, "", 0)}, 0)
     ends = {WaitKind.SCHED: "quiescent", WaitKind.TASKS: "task_passed", WaitKind.SYNC: "ran"}[kind]
@@ -75,6 +76,7 @@ def test_a_later_wait_does_not_count_who_came_by_before_it_began(before, after):
         lambda _: False,
         lambda: False,
         lambda: False,
+        lambda _: False,
     )
     first, second = MachineWait(WaitKind.SCHED, "", 0), MachineWait(WaitKind.SCHED, "", 1)
     waits.entered({0: first}, 0)

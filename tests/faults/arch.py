@@ -301,15 +301,15 @@ _HITS: Final = (
     Fault(
         "a post_handler is never called",
         _BREAKPOINT,
-        "if block.status is not _REENTER and p.post_handler is not None:",
-        "if False:",
+        "            if p.post_handler is not None:\n                p.post_handler(p, regs, 0)",
+        "            if False:\n                p.post_handler(p, regs, 0)",
         Kind.POST,
     ),
     Fault(
         "a post_handler is called for a hit within a hit",
         _BREAKPOINT,
-        "if block.status is not _REENTER and p.post_handler is not None:",
-        "if p.post_handler is not None:",
+        "if block.status is not _REENTER and (self._ends_step or",
+        "if True and (self._ends_step or",
         Kind.POST,
     ),
     Fault(
@@ -322,10 +322,8 @@ _HITS: Final = (
     Fault(
         "the breakpoint handlers of all CPUs keep one record",
         _BREAKPOINT,
-        "        block = self._cpus.ctlblk[cpu]\n"
-        "        if p is None:\n"
-        "            return _RESUMED",
-        "        block = self._cpus.ctlblk[0]\n        if p is None:\n            return _RESUMED",
+        "        block = self._cpus.ctlblk[cpu]\n        if p is None:\n            if self",
+        "        block = self._cpus.ctlblk[0]\n        if p is None:\n            if self",
         Kind.HITS,
     ),
     Fault(

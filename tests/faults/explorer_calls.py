@@ -328,14 +328,8 @@ CALL_STATES: Final = (
     Fault(
         "not part of a state: what a pass has seen",
         _PASSES,
-        "    return (\n"
-        "        one.addr,\n"
-        "        one.armed,\n"
-        "        one.busy,\n"
-        "        asked,\n"
-        "        tuple((seen.value, n) for seen, n in one.seen if n in asked),\n"
-        "    )",
-        "    return (one.addr, one.armed, one.busy, asked)",
+        "tuple((seen.value, n) for seen, n in one.seen if n in asked and seen",
+        "tuple((seen.value, n) for seen, n in () if n in asked and seen",
         Kind.EXPLORER,
     ),
     Fault(

@@ -1,5 +1,5 @@
 """Faults of the explorer in what vCPUs fetch, in tasks that are suspended, and in code that a patch
-protocol or a static key replaces.
+protocol, a static key or a static call replaces.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ FETCHES: Final = (
     Fault(
         "not part of a state: the stores that a vCPU between calls has not seen",
         _VCPU,
-        "asleep, self._held_back())",
-        "asleep)",
+        "asleep, self._held_back(), *left)",
+        "asleep, *left)",
         Kind.EXPLORER,
     ),
     Fault(
@@ -49,8 +49,29 @@ FETCHES: Final = (
     Fault(
         "not part of a state: the count of a static key",
         _CONTROL_STATE,
-        "return (*told, *control.branches.state)",
-        "return told",
+        "switched = (*control.branches.state, *control.static_calls.state)",
+        "switched = control.static_calls.state",
+        Kind.EXPLORER,
+    ),
+    Fault(
+        "not part of a state: the function that static calls go to",
+        _CONTROL_STATE,
+        "switched = (*control.branches.state, *control.static_calls.state)",
+        "switched = control.branches.state",
+        Kind.EXPLORER,
+    ),
+    Fault(
+        "a core sync that is deferrable interrupts CPUs in user mode",
+        _WAITS,
+        "[one for one in self._vcpus if not self._in_user_mode(one.index)]",
+        "self._vcpus",
+        Kind.EXPLORER,
+    ),
+    Fault(
+        "a CPU whose other task is in a call counts as in user mode",
+        _BOUNDARIES,
+        "if vcpu.nmi or any(one.mode is Mode.CALL for one in vcpu.parked):",
+        "if vcpu.nmi:",
         Kind.EXPLORER,
     ),
     Fault(
@@ -113,8 +134,8 @@ FETCHES: Final = (
     Fault(
         "code that is not executable is executed",
         _BOUNDARIES,
-        "        return vcpu.frozen or (vcpu.shut_out and self._faults(vcpu))\n",
-        "        return vcpu.frozen\n",
+        "vcpu.frozen or (vcpu.shut_out and self._faults(vcpu)) or",
+        "vcpu.frozen or",
         Kind.EXPLORER,
     ),
     Fault(

@@ -105,6 +105,9 @@ _PATCHING: Final = (
     "tests/explore/test_fetch_schedules.py",
     "tests/explore/test_fetches.py",
     "tests/explore/test_static_keys.py",
+    "tests/explore/test_static_calls.py",
+    "tests/explore/test_static_call_updates.py",
+    "tests/explore/test_deferred_syncs.py",
 )
 _FIRST: Final[dict[str, tuple[str, ...]]] = {
     "engine/core/kretprobes.py": _RETURNS,

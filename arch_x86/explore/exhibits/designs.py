@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from arch_x86.explore.exhibits.patched_code import (
+    LINE,
     NOP5,
     TRAMPOLINE,
     UPROBE_SITE,
@@ -18,6 +19,7 @@ from arch_x86.explore.exhibits.patched_code import (
 )
 from engine.patching.design import Column, Design
 from engine.patching.exhibit import PatchCase
+from engine.search.explorable import ViolationKind
 
 __all__ = ("COLUMNS", "DESIGNS")
 
@@ -31,6 +33,8 @@ COLUMNS: Final = (
 )
 """The columns of the table."""
 _ALL: Final = frozenset(one.name for one in COLUMNS)
+_LATE: Final = _ALL - {"coherent"}
+"""Where a CPU that has not synchronized may fetch what was there before a store."""
 _SPLIT: Final = frozenset({"unit:64, across", "torn"})
 """Where the bytes of one instruction may be fetched from different stores."""
 _UPROBE_NEW: Final = "488d642480"
@@ -118,7 +122,41 @@ def _uprobe(protocol: str, *without: str) -> _Site:
     return case
 
 
-def _without(step: str, refuted: frozenset[str], told: tuple[str, str]) -> Design:
+def _entered(code: str, site_at: int, user: int | None) -> _Site:
+    """Return what makes a call of a no-op in code that runs when a CPU leaves user mode.
+
+    :param code: the code, which synchronizes the CPU, and says that it has left user mode.
+    :param site_at: the offset of the no-op in ``f``.
+    :param user: the offset of the code in ``f`` behind the place where it says so; None: the
+        protocol interrupts CPUs in user mode, too.
+    """
+
+    def case(at: int) -> PatchCase:
+        return PatchCase(
+            image=function(code, at=(at - site_at + _INSIDE) % LINE),
+            sites=(f"f+{site_at:#x}",),
+            codes=("call:g",),
+            protocol="text_poke_bp" if user is None else "text_poke_bp_deferred",
+            user=None if user is None else f"f..f+{user:#x}",
+        )
+
+    return case
+
+
+_SIGNAL, _ENTER = "nop", "invlpg [rsp]"
+"""The entry of the kernel says that the CPU has left user mode (``kernel_cr3_loaded = 1``), and
+synchronizes it. The kernel stores to CR3, which these machines do not; INVLPG serializes, too."""
+_BEHIND_ENTRY: Final = _entered(f"{_SIGNAL}\n {_ENTER}\n {NOP5}", 8, 4)
+_LATE_SIGNAL: Final = _entered(f"{_ENTER}\n {_SIGNAL}\n {NOP5}", 8, 8)
+_IN_ENTRY: Final = f"{NOP5}\n {_SIGNAL}\n {_ENTER}"
+
+
+def _without(
+    step: str,
+    refuted: frozenset[str],
+    told: tuple[str, str],
+    kind: ViolationKind = ViolationKind.TORN,
+) -> Design:
     """Return the design of ``text_poke_bp`` without a core sync."""
     return Design(
         name=f"text_poke_bp-without-{step}",
@@ -128,6 +166,7 @@ def _without(step: str, refuted: frozenset[str], told: tuple[str, str]) -> Desig
         refuted=refuted,
         told=told,
         mended=_nop_to_call("text_poke_bp"),
+        kind=kind,
     )
 
 
@@ -163,12 +202,51 @@ DESIGNS: Final = (
             " just trapped there.",
             "The breakpoint is nobody's then, and the kernel dies of it.",
         ),
+        ViolationKind.GUEST_FAULT,
     ),
     Design(
         name="hlt_first",
         what="the same with HLT in place of the breakpoint, which faults in user mode",
         used="a sandbox's code copier",
         site=_nop_to_call("hlt_first"),
+    ),
+    Design(
+        name="text_poke_bp_deferred",
+        what="text_poke_bp, whose syncs leave out CPUs in user mode; they synchronize on entry",
+        used="a series of 2026 for isolated CPUs (RFC v8, March; v9, May)",
+        site=_BEHIND_ENTRY,
+    ),
+    Design(
+        name="deferred-in-entry",
+        what="deferred syncs (text_poke_bp_deferred) for code that a CPU runs before it"
+        " synchronizes on its entry",
+        used="nobody: the series has objtool find such static keys and static calls",
+        site=_entered(_IN_ENTRY, 3, 9),
+        refuted=_LATE,
+        told=(
+            "A CPU is in user mode while code of the kernel's entry is replaced, so that no core"
+            " sync waits for it.",
+            "It comes back, still fetches the breakpoint in the entry's code, in front of what"
+            " would synchronize it, and the breakpoint has no handler any more.",
+        ),
+        mended=_entered(_IN_ENTRY, 3, None),
+        kind=ViolationKind.GUEST_FAULT,
+    ),
+    Design(
+        name="deferred-late-signal",
+        what="deferred syncs (text_poke_bp_deferred) where a CPU says that it is in the kernel"
+        " only when it has synchronized",
+        used="nobody: the series says so in front of the store to CR3",
+        site=_LATE_SIGNAL,
+        refuted=_LATE,
+        told=(
+            "A CPU has synchronized on its way into the kernel, and has not said yet that it is"
+            " there, so that core syncs still leave it out.",
+            "It goes on to the code that is replaced, and fetches the breakpoint there, whose"
+            " handler is gone.",
+        ),
+        mended=_BEHIND_ENTRY,
+        kind=ViolationKind.GUEST_FAULT,
     ),
     Design(
         name="one_store",

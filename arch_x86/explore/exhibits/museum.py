@@ -7,17 +7,19 @@ from typing import Final
 
 from arch_x86.explore.exhibits.designs import COLUMNS, DESIGNS
 from arch_x86.explore.exhibits.poke_faults import POKE_FAULTS
-from arch_x86.explore.exhibits.probe_faults import BRANCH_FAULTS, PROBE_FAULTS
+from arch_x86.explore.exhibits.probe_faults import (
+    BRANCH_FAULTS,
+    CALL_FAULTS,
+    PROBE_FAULTS,
+    TWO_USERS,
+)
 from engine.patching.design import Design
 from engine.patching.exhibit import Exhibit
-from engine.search.explorable import ViolationKind
 
 __all__ = ("EXHIBITS",)
 
 _YEAR: Final = 2026
 """The designs were compared in this year."""
-_LAST_SYNC: Final = "sync-3"
-"""Without it a breakpoint is nobody's; without what other designs lack, an instruction is torn."""
 
 
 def _of_designs(designs: Iterable[Design]) -> Iterable[Exhibit]:
@@ -26,7 +28,6 @@ def _of_designs(designs: Iterable[Design]) -> Iterable[Exhibit]:
         if one.told is None or one.mended is None:
             continue
         column = next(each for each in COLUMNS if each.name in one.refuted)
-        late = one.name.endswith(_LAST_SYNC)
         yield Exhibit(
             name=one.name,
             year=_YEAR,
@@ -35,12 +36,13 @@ def _of_designs(designs: Iterable[Design]) -> Iterable[Exhibit]:
             source=f"used by {one.used}; docs/tribunal.md",
             faulty=one.case(column),
             mended=one.mended(column.at).in_model(column.fetch),
-            kind=ViolationKind.GUEST_FAULT if late else ViolationKind.TORN,
+            kind=one.kind,
         )
 
 
 EXHIBITS: Final = (
-    *sorted((*POKE_FAULTS, *PROBE_FAULTS, *BRANCH_FAULTS), key=lambda one: one.year),
+    *sorted((*POKE_FAULTS, *PROBE_FAULTS, *BRANCH_FAULTS, *CALL_FAULTS), key=lambda one: one.year),
     *_of_designs(DESIGNS),
+    *TWO_USERS,
 )
 """The exhibits: those of the kernel's history by their years, and then the designs."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ("CALLEES", "NOP5", "TRAMPOLINE", "UPROBE_SITE", "call_of_start", "function")
+__all__ = ("CALLEES", "LINE", "NOP5", "TRAMPOLINE", "UPROBE_SITE", "call_of_start", "function")
 
 CALLEES: Final = """
 g: add ebx, 100
@@ -27,20 +27,20 @@ UPROBE_SITE: Final = ".byte 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0"
 _BEFORE_SITE: Final = 3
 """So many bytes of ``f`` stand in front of its site."""
 _GAP: Final = 70_000
-_LINE: Final = 64
+LINE: Final = 64
 
 
 def function(site: str, callees: str = CALLEES, at: int = _BEFORE_SITE, behind: str = "") -> str:
     """Return the assembly of ``f``, whose code at ``f+0x3`` is ``site``.
 
     :param callees: what stands at the start, at most 16 bytes.
-    :param at: the offset of the site in its line of 64 bytes.
+    :param at: the offset of ``f+0x3`` in its line of 64 bytes.
     :param behind: what stands behind ``f``.
     """
     return f"""{callees}
 .skip {_GAP}, 0xcc
 .p2align 6
-.skip {at - _BEFORE_SITE}, 0xcc
+.skip {(at - _BEFORE_SITE) % LINE}, 0xcc
 .globl f
 f: push rbx
  mov ebx, edi
@@ -58,6 +58,6 @@ def call_of_start(behind: int, at: int = _BEFORE_SITE) -> str:
     :param behind: the offset of the call's end from the start of the site.
     :param at: the offset of the site in its line.
     """
-    line = (_GAP + _LINE) // _LINE * _LINE
+    line = (_GAP + LINE) // LINE * LINE
     displacement = -(line + at + behind)
     return (b"\xe8" + displacement.to_bytes(4, "little", signed=True)).hex()

@@ -101,6 +101,17 @@ def _padding(*without: str) -> PatchCase:
     )
 
 
+def _returns_0(site: str) -> PatchCase:
+    """Return the change of ``site``, which returns 0, to a call, with preemption."""
+    return PatchCase(
+        image=function(site),
+        sites=("f+0x3",),
+        codes=("call:g",),
+        protocol="text_poke_bp",
+        preempt=True,
+    )
+
+
 POKE_FAULTS = (
     Exhibit(
         name="732f3ca7d4ba",
@@ -161,6 +172,20 @@ POKE_FAULTS = (
         faulty=_probes(text_poke_bp_5_4, "count-first", stays=True),
         mended=_probes(text_poke_bp_5_4, stays=True),
         kind=ViolationKind.GUEST_FAULT,
+    ),
+    Exhibit(
+        name="1cd5f059d956",
+        year=2022,
+        title="x86,static_call: Fix __static_call_return0 for i386",
+        told=(
+            "The bytes that return 0 in place of a static call were one instruction on x86-64, and"
+            " two on i386, where a task could be preempted between them.",
+            "When a call took the place of both, the task went on in the middle of it.",
+        ),
+        source="Linux commit 1cd5f059d956 (v5.18)",
+        faulty=_returns_0(".byte 0x66, 0x66, 0x90\n xor eax, eax"),
+        mended=_returns_0(".byte 0x2e, 0x2e, 0x2e, 0x31, 0xc0"),
+        kind=ViolationKind.TORN,
     ),
     Exhibit(
         name="efd608fa7403",

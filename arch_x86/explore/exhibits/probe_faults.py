@@ -1,13 +1,16 @@
-"""Faults of kprobes and of static branches, from the kernel's history, as scenarios."""
+"""Faults of kprobes, static branches and static calls, from the kernel's history, as scenarios.
+
+What two users of one place do to each other is here, too.
+"""
 
 from __future__ import annotations
 
-from arch_x86.explore.scenarios import history, static_keys
+from arch_x86.explore.scenarios import foreign, history, static_call_keys, static_keys
 from engine.patching.exhibit import Exhibit, ScenarioCase
 from engine.patching.scenario_record import Scenario
 from engine.search.explorable import ViolationKind
 
-__all__ = ("BRANCH_FAULTS", "PROBE_FAULTS")
+__all__ = ("BRANCH_FAULTS", "CALL_FAULTS", "PROBE_FAULTS", "TWO_USERS")
 
 
 def _exhibit(
@@ -90,6 +93,19 @@ PROBE_FAULTS = (
         source="Linux commit e4add247789e (v5.6)",
     ),
     _exhibit(
+        history.dec8784c9088,
+        2022,
+        "x86/kprobes: Update kcb status flag after singlestepping",
+        (
+            "A single step that was over left its status behind, unless the probe had a"
+            " post_handler.",
+            "When the CPU hit another user's breakpoint, kprobes took that for the end of the step,"
+            " and read the probe of a hit through a pointer that was NULL.",
+        ),
+        ViolationKind.GUEST_FAULT,
+        source="Linux commit dec8784c9088 (v6.0)",
+    ),
+    _exhibit(
         history.x868a6fc0ca24,
         2023,
         "x86/kprobes: Fix __recover_optprobed_insn check optimizing logic",
@@ -167,3 +183,41 @@ BRANCH_FAULTS = (
     ),
 )
 """Faults of the count of a static branch's key, each mended by the next commit."""
+
+CALL_FAULTS = (
+    Exhibit(
+        name=static_call_keys.fa68bd09fc62.name,
+        year=2021,
+        title="kprobe/static_call: Restore missing static_call_text_reserved()",
+        told=(
+            "The check that keeps probes off static calls was lost in a merge, so that a probe"
+            " could be put on one.",
+            "An update of the static call wrote over the breakpoint of the probe, which was"
+            " registered and not hit any more.",
+        ),
+        source="Linux commit fa68bd09fc62 (v5.14)",
+        faulty=ScenarioCase(scenario=static_call_keys.fa68bd09fc62, profile="linux-6.1"),
+        mended=ScenarioCase(scenario=static_call_keys.probe_on_static_call, profile="linux-6.1"),
+        kind=ViolationKind.INVARIANT,
+    ),
+)
+"""Faults of static calls."""
+
+TWO_USERS = (
+    Exhibit(
+        name="foreign-unasked",
+        year=2026,
+        title="another user's breakpoint where a probe is",
+        told=(
+            "Another user of breakpoints sets one without asking whether a probe is there, and"
+            " saves the probe's breakpoint as the original byte.",
+            "Kprobes take its hits, and write a jump or the original byte over it.",
+        ),
+        source="kgdb_arch_set_breakpoint() does not ask for probes (v6.1)",
+        faulty=ScenarioCase(scenario=foreign.foreign_unasked, profile="linux-6.1"),
+        mended=ScenarioCase(scenario=foreign.foreign_asks, profile="linux-6.1"),
+        kind=ViolationKind.LOST_HIT,
+        preemptions=0,
+    ),
+)
+"""What goes wrong where two users patch one place, and neither looks for the other."""

@@ -5,7 +5,7 @@ passes with it.
 from __future__ import annotations
 
 from arch_x86.explore.scenario import Control, Scenario, Setup, scenario
-from arch_x86.explore.scenarios.images import TOY
+from arch_x86.explore.scenarios.images import NOPS, TOY
 
 __all__ = ("HISTORY",)
 
@@ -81,6 +81,34 @@ def e4add247789e(setup: Setup) -> None:
         k.unregister(p)
         k.register(again)
         k.unregister(again)
+        k.settle()
+
+
+@scenario(
+    image=NOPS,
+    call="work",
+    arguments=("5",),
+    calls=1,
+    preemptions=1,
+    profiles=_NEW,
+    steps=("dec8784c9088",),
+)
+def dec8784c9088(setup: Setup) -> None:
+    """A probe is single-stepped, and the CPU's next breakpoint is another user's: it is taken for
+    the end of that step.
+
+    x86/kprobes: Update kcb status flag after singlestepping (v6.0).
+    """
+
+    @setup.control
+    def main(k: Control) -> None:
+        p, b = k.kprobe("work", 2), k.breakpoint("work", 4)
+        k.register(p)
+        k.register_die_notifier(b)
+        k.set_breakpoint(b)
+        k.remove_breakpoint(b)
+        k.unregister_die_notifier(b)
+        k.unregister(p)
         k.settle()
 
 
@@ -167,6 +195,7 @@ HISTORY: tuple[Scenario, ...] = (
     sysctl_deadlock,
     f66c0447cca1,
     e4add247789e,
+    dec8784c9088,
     x868a6fc0ca24,
     f1c97a1b4ef7,
     x4fbd2f83fda0,

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ("CALLER", "DIRECTION", "LOOP", "RECURSIVE", "SHORT", "STEPPED", "THREE", "TOY", "TWO")
+__all__ = (
+    "CALLER",
+    "DIRECTION",
+    "LOOP",
+    "NOPS",
+    "RECURSIVE",
+    "SHORT",
+    "STEPPED",
+    "THREE",
+    "TOY",
+    "TWO",
+)
 
 TOY = """
 .globl work
@@ -50,6 +61,21 @@ work:
  ret
 """
 """Jumps at +0 (to +6) and at +8 (to +13)."""
+
+NOPS = """
+.globl work
+work:
+ mov eax, edi
+ inc eax
+ .byte 0x0f,0x1f,0x44,0,0
+ lea ecx, [rax + rax*2]
+ .byte 0x66,0x90
+ add eax, ecx
+ ret
+"""
+"""No-ops at +4, of five bytes, and at +12, of two. The instruction at +2 is stepped; a jump at +9
+replaces two instructions, the second of which is the no-op at +12.
+"""
 
 THREE = f"""{TWO}
 .globl mod

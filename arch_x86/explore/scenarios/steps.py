@@ -8,6 +8,7 @@ from arch_x86.explore.scenario import Control, Scenario, Setup, scenario
 from arch_x86.explore.scenarios.history import HISTORY
 from arch_x86.explore.scenarios.images import LOOP, TOY, TWO
 from arch_x86.explore.scenarios.life import SCENARIOS
+from arch_x86.explore.scenarios.two_patchers import TWO_PATCHERS
 from engine.patching.matrix import ShownSteps
 
 __all__ = ("NOT_NEEDED", "SHOWN", "scenarios_for")
@@ -73,7 +74,15 @@ def two_passes(setup: Setup) -> None:
 
 _BY_NAME: Final = {
     one.name: one
-    for one in (*SCENARIOS, *HISTORY, whole_life, jump_into_range, slot_reuse, two_passes)
+    for one in (
+        *SCENARIOS,
+        *HISTORY,
+        *TWO_PATCHERS,
+        whole_life,
+        jump_into_range,
+        slot_reuse,
+        two_passes,
+    )
 }
 _SHOWN_BY: Final = {
     "unregister-wait": ("stepped", "boosted", "register"),
@@ -81,10 +90,13 @@ _SHOWN_BY: Final = {
     "jump-range-check": ("jump-into-range",),
     "neighbour-check": ("neighbour-first",),
     "collision-unoptimize": ("neighbour",),
+    "reserved-text": ("probe-on-branch", "jump-over-branch"),
+    "text-mutex": ("probe-beside-branch",),
     "bp-refs": ("two-jumps", "two-passes"),
     "sysctl-deadlock": ("sysctl-deadlock",),
     "f66c0447cca1": ("f66c0447cca1",),
     "e4add247789e": ("e4add247789e",),
+    "dec8784c9088": ("dec8784c9088",),
     "868a6fc0ca24": ("868a6fc0ca24",),
     "f1c97a1b4ef7": ("f1c97a1b4ef7",),
     "4fbd2f83fda0": ("4fbd2f83fda0",),

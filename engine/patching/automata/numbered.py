@@ -97,6 +97,7 @@ class NumberedExploration:
             port,
             buffers=own,
             lock=plain.experiment.lock,
+            user=plain.experiment.user,
             preempt=plain.experiment.preempt,
         )
         self._shared_states = SharedStates(plain, [span for spans in own for span in spans])
@@ -191,7 +192,9 @@ class NumberedExploration:
         who = -1
         if actor is not None and actor.kind is ActorKind.VCPU and records[actor.index].live:
             who = actor.index
-        if self._apart:
+        if any([record.leaves_status for record in records]):
+            names = [record.name for record in records]
+        elif self._apart:
             names = [record.name for record in records if not record.idle]
             if not names:
                 names = (

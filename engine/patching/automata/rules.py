@@ -72,6 +72,7 @@ class Rules:
             boundaries.freezes,
             boundaries.allocates,
             lambda: now.node.hidden is not None,
+            boundaries.in_user_mode,
         )
         fetches = Fetches(now, plain.places)
         self.follows = fetches.follows

@@ -18,7 +18,7 @@ from typing import Any, Final
 from engine.hit_phases import HitPhase
 from engine.patching.expectations import Life, Lives
 from engine.patching.parked_task import Mode
-from engine.patching.passes import Pass
+from engine.patching.passes import Pass, Seen
 from engine.patching.port import Port
 from engine.patching.vcpu import VcpuState
 from engine.search.parts import ReplayDivergence
@@ -52,6 +52,7 @@ class VcpuRecord:
     :ivar busy: the running task is in its call, or in an NMI.
     :ivar parked_busy: a task that does not run is in its call.
     :ivar chosen: as in :class:`engine.patching.vcpu.VcpuState`.
+    :ivar leaves_status: as in :class:`engine.patching.vcpu.VcpuState`.
     :ivar alone: no step of a control task can change the record, but for what it says of passes
         and for stores that the vCPU has not seen.
     :ivar viewed: there are stores that the vCPU has not seen, or code is hidden from it.
@@ -72,6 +73,7 @@ class VcpuRecord:
         "index",
         "ip",
         "kept",
+        "leaves_status",
         "left",
         "live",
         "name",
@@ -102,6 +104,7 @@ class VcpuRecord:
     asleep: bool
     chosen: int
     held_back: bool
+    leaves_status: bool
     alone: bool
     viewed: bool
     stops: bool
@@ -150,7 +153,7 @@ def _settled(one: Pass, lives: Lives) -> Pass:
         return one
     return one._replace(
         lives=tuple(life if n in asked else _CLOSED for n, life in enumerate(one.lives)),
-        seen=tuple((seen, n) for seen, n in one.seen if n in asked),
+        seen=tuple((seen, n) for seen, n in one.seen if seen is Seen.FOREIGN or n in asked),
     )
 
 
@@ -160,6 +163,7 @@ class Records:
     :param port: the machine.
     :param buffers: of each vCPU, the physical spans of the buffers of its calls.
     :param lock: the addresses at which a task holds the allocator's lock, or None.
+    :param user: the addresses at which a vCPU in a call counts as in user mode, or None.
     :param preempt: whether an interrupt may give a vCPU to another task.
     :ivar all: the records by number.
     """
@@ -170,11 +174,13 @@ class Records:
         *,
         buffers: Sequence[Sequence[tuple[int, int]]],
         lock: range | None,
+        user: range | None,
         preempt: bool,
     ) -> None:
         self._port = port
         self._buffers = buffers
         self._lock = lock
+        self._user = user
         self._preempt = preempt
         self._by: dict[bytes, VcpuRecord] = {}
         self._facts: dict[tuple[Any, ...], int] = {}
@@ -255,6 +261,7 @@ class Records:
         record.number, record.index = len(self.all), vcpu.index
         record.state = vcpu.save()
         record.live, record.idle = vcpu.live, vcpu.idle
+        record.leaves_status = vcpu.leaves_status
         record.busy = vcpu.mode is Mode.CALL or vcpu.nmi
         record.parked_busy = any(one.mode is Mode.CALL for one in vcpu.parked)
         record.asleep = bool(vcpu.asleep)
@@ -298,7 +305,7 @@ class Records:
         """Return all that the rules of choices and waits ask about a vCPU."""
         hit, ip = vcpu.hit, record.ip
         outside = self._port.text
-        lock = self._lock
+        lock, user = self._lock, self._user
         return (
             (vcpu.index, vcpu.mode.value, vcpu.nmi, vcpu.quiet, vcpu.over, vcpu.task),
             (hit is None, hit is not None and hit.phase is HitPhase.POKE),
@@ -313,6 +320,7 @@ class Records:
                 (vcpu.mode is Mode.CALL and ip in lock)
                 or any(one.mode is Mode.CALL and one.resume in lock for one in vcpu.parked)
             ),
+            user is not None and vcpu.mode is Mode.CALL and ip in user,
             vcpu.key(())[0] if vcpu.idle else (),
         )
 

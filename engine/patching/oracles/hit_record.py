@@ -17,7 +17,8 @@ __all__ = ("HitRecord",)
 class HitRecord(Oracle):
     """A CPU does not say that it is still in a hit, when a pass over a site or a call has ended.
 
-    If it said so, its later hits would be misses.
+    If it said so, its later hits would be misses. The status that a hit has left is not asked
+    about, since it says nothing of that.
     """
 
     def pass_over(self, vcpu: VcpuState, site: Site) -> Violation | None:
@@ -27,7 +28,7 @@ class HitRecord(Oracle):
     def call_ending(self, vcpu: VcpuState) -> Violation | None:
         """Compare the CPU's record with the one before the call."""
         before = NO_HIT if vcpu.interrupted is None else vcpu.interrupted.block
-        if vcpu.block == before:
+        if vcpu.block == before or (vcpu.leaves_status and not before[0]):
             return None
         ip = self.now.port.cpus.ip(vcpu.index)
         text = (

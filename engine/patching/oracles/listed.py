@@ -9,6 +9,7 @@ from typing import Final
 
 from engine.patching.oracles.call_results import CallResults
 from engine.patching.oracles.deadlock import Deadlock
+from engine.patching.oracles.foreign_breakpoints import ForeignBreakpoints
 from engine.patching.oracles.freed_code import FreedCode
 from engine.patching.oracles.handler_entry import HandlerEntry
 from engine.patching.oracles.hit_record import HitRecord
@@ -33,6 +34,7 @@ ORACLES: Final[tuple[type[Oracle], ...]] = (
     PatchedText,
     PendingStores,
     Hits,
+    ForeignBreakpoints,
     HitRecord,
     HandlerEntry,
     CallResults,

@@ -16,9 +16,9 @@ __all__ = ("PatchedText",)
 class PatchedText(Oracle):
     """In a site, a vCPU executes an instruction that is whole in the old code or in the new.
 
-    At the first byte it may also be a breakpoint, or what else a protocol keeps vCPUs out with. A
-    vCPU that begins to execute a site executes
-    what the protocol has said that the code is by then.
+    At the first byte it may also be a breakpoint, a HLT, a jump to itself that the protocol has
+    declared, or the whole jump of a probe there. A vCPU that begins to execute a site executes what
+    the protocol has said that the code is by then.
     """
 
     def instruction(self, vcpu: VcpuState, ip: int) -> Violation | None:
@@ -32,11 +32,18 @@ class PatchedText(Oracle):
         if ip == site.addr:
             if whole:
                 return self._wrong_time(vcpu, site, max(whole, key=len))
-            if fetched.startswith(text.facts.traps):
+            kept_out = fetched.startswith((*text.facts.traps, *site.guards))
+            if kept_out or self._probes_jump(ip, fetched):
                 return None
         elif whole:
             return None
         return self._torn(vcpu, ip, site, fetched[: text.insn_size(fetched, ip)])
+
+    def _probes_jump(self, ip: int, fetched: bytes) -> bool:
+        """Return whether ``fetched`` is a whole jump that was prepared for a probe at ``ip``."""
+        site = self.now.sites.get(ip)
+        jump = fetched[: self.now.port.text.facts.jump_size]
+        return site is not None and jump in site.jumps
 
     def _wrong_time(self, vcpu: VcpuState, site: PatchedSite, insn: bytes) -> Violation | None:
         """Report the code of ``site`` that is not there any more, or not yet."""

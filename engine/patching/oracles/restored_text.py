@@ -1,6 +1,6 @@
 """The oracle of text: in the end the text is the original, but for the sites of new code.
 
-A patch protocol and static branches have such sites.
+A patch protocol, static branches and static calls have such sites.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class RestoredText(Oracle):
         That is the original, with the new code at each site where the new code stays.
         """
         experiment, text_is = self.now.experiment, self.now.node.text_is
-        by_protocol = bool(experiment.patches) and not experiment.branches
+        by_protocol = bool(experiment.patches) and not experiment.switched
         if not experiment.restores or (by_protocol and text_is is TextIs.CHANGING):
             return None
         text, version = self.now.port.text, self.now.node.version
