@@ -46,6 +46,11 @@ class Met(NamedTuple):
     in_flight: int
     freed: bool
 
+    @property
+    def counts(self) -> bool:
+        """Return whether the step is anything to the vCPU beside its record."""
+        return self.freed or bool(self.in_flight or self.parked_in_range)
+
 
 class Rules:
     """The rules of ``plain``, asked about records.

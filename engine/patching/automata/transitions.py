@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from engine.control.stepped_plane import MachineWait, WaitKind
 from engine.patching.automata.shared_state import SharedStates
 from engine.patching.automata.vcpu_record import Records, VcpuRecord
+from engine.patching.automata.vcpu_run import VcpuRun
 from engine.patching.control_tree import ControlNode
 from engine.patching.exploration import Exploration
 from engine.patching.vcpu_runs import ODD, ODDER, POINT_MASK
@@ -118,24 +119,15 @@ class Transitions:
 
     def make(
         self,
-        kind: ActorKind,
+        run: VcpuRun,
         record: VcpuRecord,
         node: ControlNode,
         shared: int,
-        *,
-        waits: int,
-        most: int | None = None,
-        alone: bool = False,
-        whole: bool = False,
         spent: int = 0,
     ) -> tuple[Row, Violation | None]:
         """Let a vCPU go on, or let an event come to it.
 
         :param shared: the number of the present shared state.
-        :param waits: 1 if a core sync waits for the vCPU, and 2 more if ``stop_machine`` waits for
-            all vCPUs.
-        :param most: as in :meth:`engine.patching.vcpu_runs.VcpuRuns.run`; so are ``alone`` and
-            ``whole``.
         :param spent: how many instructions the present call has retired.
         :returns: the row, and the violation that the vCPU has come to, or None. With a violation
             the row tells what was met on the way, and no state is behind it.
@@ -147,12 +139,12 @@ class Transitions:
         plain.steps.show(node)
         calls, task, vcpu.position = vcpu.calls, vcpu.task, 0
         now.coverage, now.points = Coverage(), set()
-        plain.waits.left = self._probing(vcpu.index, waits)
+        plain.waits.left = self._probing(vcpu.index, run.waits)
         node.asked = False
-        if kind is ActorKind.VCPU:
-            steps = plain.runs.run(vcpu, most, alone=alone, whole=whole)
+        if run.kind is ActorKind.VCPU:
+            steps = plain.runs.run(vcpu, run.most, alone=run.alone, whole=run.whole)
         else:
-            plain.happens(kind, vcpu)
+            plain.happens(run.kind, vcpu)
             steps = 1
         self.asked = node.asked
         violation, coverage = plain.judge.violation, now.coverage
