@@ -21,6 +21,7 @@ __all__ = (
     "in_reach",
     "jmp32",
     "rel32",
+    "signed",
 )
 
 CALL32_SIZE: Final = 5
@@ -69,7 +70,7 @@ def _distance(source: int, target: int) -> int:
 
     So the last and the first byte of memory are neighbours: both addresses are taken as signed.
     """
-    return _signed(target) - _signed(source)
+    return signed(target) - signed(source)
 
 
 def jmp32(source: int, target: int) -> bytes:
@@ -88,6 +89,7 @@ def call32(source: int, target: int) -> bytes:
     return struct.pack("<Bi", CALL32_OPCODE, rel32(source + CALL32_SIZE, target))
 
 
-def _signed(addr: int) -> int:
+def signed(addr: int) -> int:
+    """Return the 64-bit address as the signed number with the same bits."""
     addr &= ADDRESS_MASK
     return addr - (1 << 64) if addr & _SIGN else addr
