@@ -21,7 +21,6 @@ from arch_x86.probes.inspect import (
     named_functions,
 )
 from engine.image import Image, Symbol
-from engine.process_pool import ProcessPool
 
 __all__ = ("write_json_in_processes", "write_lines_in_processes")
 
@@ -114,6 +113,8 @@ def write_json_in_processes(
     :raises WorkerDied: a process died, or has too little memory.
     """
     functions = named_functions(image, symbol)
+    from engine.process_pool import ProcessPool
+
     tasks = list(_tasks([part] for part in _cut(_sizes(image, functions))))
     out.write(json_start(image))
     with ProcessPool(
@@ -173,6 +174,8 @@ def write_lines_in_processes(
     :param progress: is told how many functions are done, and how many there are.
     :raises WorkerDied: a process died, or has too little memory.
     """
+    from engine.process_pool import ProcessPool
+
     parts = (_Part(number, 0, size) for number, size in enumerate(_sizes(image, functions)))
     same_code = groupby(parts, key=lambda part: functions[part.number].addr)
     tasks = list(_tasks(group for _, group in same_code))

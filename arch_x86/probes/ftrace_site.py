@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from arch_x86.isa.encode import CALL32_SIZE, call32
-from arch_x86.text.poke import TextPokeParam
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from arch_x86.isa.insn import Insn
+    from arch_x86.text.poke import TextPokeParam
 
 __all__ = ("FTRACE_SIZE_MAX", "FtraceInsn", "ftrace_insn", "is_patchable")
 
@@ -89,6 +89,8 @@ class FtraceInsn:
         A CPU that hits the poke's breakpoint enters the trampoline, with the address behind the
         site as return address.
         """
+        from arch_x86.text.poke import TextPokeParam  # `inspect` comes without the protocols
+
         at = self.insn.addr
         return TextPokeParam(at, self.call, f"ftrace: arm {at:#x}", self.trampoline, self.end)
 
@@ -101,6 +103,8 @@ class FtraceInsn:
 
         :param read_u64: returns the word at an address, or None where no memory is mapped.
         """
+        from arch_x86.text.poke import TextPokeParam
+
         insn = self.insn
         target = insn.target
         if target is None and insn.memory_address is not None:

@@ -44,7 +44,6 @@ def _run(args: Namespace) -> int:
 
 COMMAND: Final = Command(
     name="inspect",
-    help="where probes can go, and where jumps, instruction by instruction",
     description=(
         "Show of each instruction whether it can be probed, boosted and optimized, and why not."
     ),
