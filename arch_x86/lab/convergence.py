@@ -15,11 +15,13 @@ answers None, and ``verify`` makes one run for each boundary:
 * It leaves all registers that the code can read, and all live memory, as they were.
 * Neither the run without interrupts nor one with a single interrupt comes near its limit of
   instructions.
-* The run ends well. Whatever the handlers leave on the dead stack at each boundary is there when
-  the machine's own code (stubs, slots and detour buffers) comes to the next one. So if that code,
-  or the host on its behalf, read what is dead, this run would go wrong as the run does that is
-  interrupted right there. Every failure is thus one of a run for each boundary, by which ``verify``
-  then finds all.
+* The run ends well. This condition is for the machine's own code (stubs, slots and detour buffers)
+  and for what the host reads on its behalf, of which the unprobed call tells nothing. Whatever a
+  handler leaves on the dead stack is there when that code comes to the next boundary, as it is in
+  the run that is interrupted right there. So where such code reads what is dead, this run ends
+  badly.
+
+A run that ends badly does not say at which boundary, so nothing is taken from it.
 """
 
 from __future__ import annotations
