@@ -23,6 +23,8 @@ from engine.core.profiles import PROFILES, Profile
 from engine.image import Image, Segment
 from engine.syntax.arguments import IntegerArgument, parse_argument
 from tests.conftest import BASE, Rig, asm_image
+from tests.faults.run import Tree
+from tests.faults.suite import FAULTS
 from workloads.reference import Case, cases
 
 ELF = Path(__file__).resolve().parents[2] / "workloads" / "elf"
@@ -342,6 +344,30 @@ def test_the_answer_of_several_processes_is_the_same_in_both_ways():
         for one_by_one in (False, True)
     ]
     assert all(one == answers[0] for one in answers)
+
+
+PLANTED = [fault for fault in FAULTS if fault.file.startswith(("arch_x86/p", "arch_x86/t"))]
+PLANTED += [fault for fault in FAULTS if fault.file.startswith("arch_x86/emu")]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return Tree(ELF.parents[1], tmp_path_factory.mktemp("faults"), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", PLANTED, ids=lambda fault: fault.name)
+def test_a_fault_planted_in_a_copy_of_the_project_is_found_alike(tree, fault):
+    path = tree.room / fault.file
+    good = path.read_text(encoding="utf-8")
+    for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+        compiled.unlink()
+    path.write_text(good.replace(fault.old, fault.new), encoding="utf-8")
+    try:
+        done = tree.run(["-m", "tests.faults.both_ways"])
+    finally:
+        path.write_text(good, encoding="utf-8")
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 # Live memory --------------------------------------------------------------------------------------
