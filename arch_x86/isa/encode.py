@@ -21,7 +21,6 @@ __all__ = (
     "in_reach",
     "jmp32",
     "rel32",
-    "signed",
 )
 
 CALL32_SIZE: Final = 5
@@ -70,7 +69,7 @@ def _distance(source: int, target: int) -> int:
 
     So the last and the first byte of memory are neighbours: both addresses are taken as signed.
     """
-    return signed(target) - signed(source)
+    return _signed(target) - _signed(source)
 
 
 def jmp32(source: int, target: int) -> bytes:
@@ -89,7 +88,6 @@ def call32(source: int, target: int) -> bytes:
     return struct.pack("<Bi", CALL32_OPCODE, rel32(source + CALL32_SIZE, target))
 
 
-def signed(addr: int) -> int:
-    """Return the 64-bit address as the signed number with the same bits."""
+def _signed(addr: int) -> int:
     addr &= ADDRESS_MASK
     return addr - (1 << 64) if addr & _SIGN else addr
