@@ -236,7 +236,7 @@ class Hooks:
         self._run.flush_translations()
 
     def stop_recording(self) -> None:
-        """Take back the hooks of the last :meth:`record` or :meth:`record_loads`."""
+        """Take back the hooks of the last :meth:`record`, :meth:`record_loads` or :meth:`trace`."""
         for _ in range(self._recording):
             self._remove_last()
         self._recording = 0
@@ -246,6 +246,8 @@ class Hooks:
         self, spans: Iterable[tuple[int, int]], touched: Callable[[int, int, int, bool], None]
     ) -> None:
         """Tell ``touched`` of each load and store in the physical ``spans`` (from, to).
+
+        :meth:`stop_recording` ends it, if no other hook was added since.
 
         :param touched: takes the address of the instruction, the physical address, the size in
             bytes, and whether it is a store.
@@ -258,6 +260,8 @@ class Hooks:
             reg_read(handle, x86.UC_X86_REG_RIP, where)
             touched(value.value, address, size, kind == uc_const.UC_MEM_WRITE)
 
+        self._recording = 0
         for begin, end in spans:
             self._add(kind, MEMORY_CALLBACK(tell), begin, end - 1)
+            self._recording += 1
         self._run.flush_translations()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from arch_x86.images.elf_dyn import DynModule
 from arch_x86.images.elf_file import ElfFile
 from arch_x86.images.elf_rel import RelModule
 from arch_x86.images.image_memory import DEFAULT_BASE, Memory, check_base
@@ -15,6 +14,9 @@ from arch_x86.images.module import Module
 from arch_x86.isa.constants import PAGE_SIZE
 from engine.errors import InputError
 from engine.image import Image, Symbol
+
+if TYPE_CHECKING:
+    from arch_x86.images.elf_dyn import DynModule
 
 __all__ = ("load_elf",)
 
@@ -62,6 +64,8 @@ def load_elf(
         )
         memory = main.memory
     else:
+        from arch_x86.images.elf_dyn import DynModule  # an object file without libraries needs none
+
         fixed = elf.type != "ET_DYN"
         start = None if fixed else check_base(name, DEFAULT_BASE if base is None else base)
         main = DynModule(elf, memory := Memory(name, ()), start, executes=executes)
@@ -86,6 +90,8 @@ def _library(memory: Memory, data: bytes, name: str) -> Module:
     elf = ElfFile(data, name)
     if elf.type != "ET_DYN":
         raise InputError(f"{name}: not a shared object; a library named by --with has to be one")
+    from arch_x86.images.elf_dyn import DynModule
+
     return DynModule(elf, memory, memory.end + _GAP)
 
 
@@ -122,17 +128,17 @@ def _image(
         name=main.name,
         segments=memory.segments(),
         symbols=symbols,
-        red_zone=isinstance(main, DynModule) or bool(libraries),
-        red_zone_given=isinstance(main, DynModule) or bool(libraries),
+        red_zone=not isinstance(main, RelModule) or bool(libraries),
+        red_zone_given=not isinstance(main, RelModule) or bool(libraries),
         imports=tuple(linked.stand_ins.imports),
         indirect_thunks=linked.runtime.thunks,
         deferred=linked.deferred,
         thread_image=linked.thread_image,
         thread_setup=linked.thread_setup,
-        entry=main.entry if isinstance(main, DynModule) else None,
+        entry=None if isinstance(main, RelModule) else main.entry,
         warnings=tuple(warnings),
     )
-    if isinstance(main, DynModule):
+    if not isinstance(main, RelModule):
         return image
     tables = main.tables(found)
     return replace(

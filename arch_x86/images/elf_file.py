@@ -1,22 +1,19 @@
 """This module takes an ELF file apart into typed records (System V gABI, chapters 4 and 5).
 
-Each offset is checked against the file's size. pyelftools parses the two header tables, and only
-this module uses its parser. Symbols and relocations are unpacked by
-:mod:`arch_x86.images.elf_records`, since they are many, and since a damaged file must end in an
-:class:`InputError` whatever it holds.
+Each offset is checked against the file's size, since a damaged file must end in an
+:class:`InputError` whatever it holds. Symbols and relocations are unpacked by
+:mod:`arch_x86.images.elf_records`.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from functools import cached_property
-from io import BytesIO
-from typing import Any, Final
-
-from elftools.common.utils import struct_parse
-from elftools.elf.elffile import ELFFile
+from typing import Final
 
 from arch_x86.images.elf_header import check_header
+from arch_x86.images.elf_names import FILE_TYPES, PROGRAM_TYPES, SECTION_TYPES
 from arch_x86.images.elf_records import (
     SYMBOL_SIZE,
     ElfSymbol,
@@ -29,6 +26,11 @@ from arch_x86.images.image_memory import printable
 from engine.errors import InputError
 
 __all__ = ("COUNT_LIMIT", "ElfFile")
+
+_SECTION: Final = struct.Struct("<IIQQQQIIQQ")
+_OFFSET, _SIZE = 4, 5
+"""The indices of sh_offset and sh_size in a section header."""
+_PROGRAM: Final = struct.Struct("<IIQQQQQQ")
 
 COUNT_LIMIT: Final = 4 << 20
 """At most this many relocations, and this many symbols, are read from one file: 4 Mi."""
@@ -50,24 +52,12 @@ class ElfFile:
         self.name = name
         self.data = data
         shape = check_header(data, name)
-        try:
-            elf = ELFFile(BytesIO(data))
-            self.type = str(elf["e_type"])
-            self.entry = int(elf["e_entry"])
-            self._sections = [
-                struct_parse(elf.structs.Elf_Shdr, elf.stream, at) for at in shape.section_headers
-            ]
-            self.programs = tuple(
-                _program(struct_parse(elf.structs.Elf_Phdr, elf.stream, at))
-                for at in shape.program_headers
-            )
-        # On damaged input pyelftools raises whatever its parser meets: errors of construct,
-        # struct.error, KeyError and others. So all are caught here.
-        except Exception as error:
-            raise InputError(
-                f"{name}: the ELF header tables are damaged ({type(error).__name__}); give an"
-                " intact file"
-            ) from None
+        self.type = FILE_TYPES[shape.type]
+        self.entry = shape.entry
+        self._sections = [_SECTION.unpack_from(data, at) for at in shape.section_headers]
+        self.programs = tuple(
+            _program(_PROGRAM.unpack_from(data, at)) for at in shape.program_headers
+        )
         self._names = shape.names_index
 
     @cached_property
@@ -81,9 +71,7 @@ class ElfFile:
             table = raw[self._names]
             strings = Strings(
                 self.name,
-                self.slice(
-                    int(table["sh_offset"]), int(table["sh_size"]), "the section name table"
-                ),
+                self.slice(table[_OFFSET], table[_SIZE], "the section name table"),
             )
         return tuple(_section(index, header, strings) for index, header in enumerate(raw))
 
@@ -167,29 +155,31 @@ class ElfFile:
             )
 
 
-def _program(header: Any) -> Program:
+def _program(header: tuple[int, ...]) -> Program:
+    kind, flags, offset, vaddr, _paddr, filesz, memsz, align = header
     return Program(
-        type=header["p_type"],
-        flags=int(header["p_flags"]),
-        offset=int(header["p_offset"]),
-        vaddr=int(header["p_vaddr"]),
-        filesz=int(header["p_filesz"]),
-        memsz=int(header["p_memsz"]),
-        align=int(header["p_align"]),
+        type=PROGRAM_TYPES.get(kind, kind),
+        flags=flags,
+        offset=offset,
+        vaddr=vaddr,
+        filesz=filesz,
+        memsz=memsz,
+        align=align,
     )
 
 
-def _section(index: int, header: Any, strings: Strings) -> Section:
+def _section(index: int, header: tuple[int, ...], strings: Strings) -> Section:
+    name, kind, flags, addr, offset, size, link, info, align, entsize = header
     return Section(
         index=index,
-        name=printable(strings.get(int(header["sh_name"]), plain=False)),
-        type=header["sh_type"],
-        flags=int(header["sh_flags"]),
-        addr=int(header["sh_addr"]),
-        offset=int(header["sh_offset"]),
-        size=int(header["sh_size"]),
-        link=int(header["sh_link"]),
-        info=int(header["sh_info"]),
-        align=int(header["sh_addralign"]),
-        entsize=int(header["sh_entsize"]),
+        name=printable(strings.get(name, plain=False)),
+        type=SECTION_TYPES.get(kind, kind),
+        flags=flags,
+        addr=addr,
+        offset=offset,
+        size=size,
+        link=link,
+        info=info,
+        align=align,
+        entsize=entsize,
     )

@@ -10,8 +10,6 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from elftools.elf.enums import ENUM_E_MACHINE
-
 from engine.errors import InputError
 
 __all__ = ("ELF_MAGIC", "HeaderShape", "check_header")
@@ -34,11 +32,15 @@ class HeaderShape:
     :ivar section_headers: the file offset of each section header.
     :ivar program_headers: the file offset of each program header.
     :ivar names_index: the index of the section that holds the section names.
+    :ivar type: the number of the file's type.
+    :ivar entry: the address at which a program begins.
     """
 
     section_headers: range
     program_headers: range
     names_index: int
+    type: int
+    entry: int
 
 
 def check_header(data: bytes, name: str) -> HeaderShape:
@@ -58,7 +60,7 @@ def check_header(data: bytes, name: str) -> HeaderShape:
             f"{name}: {len(data)} bytes, but an ELF header has {_HEADER.size}; the file is"
             " truncated"
         )
-    _, kind, machine, _, _, phoff, shoff, _, _, phsize, phnum, shsize, shnum, names = (
+    _, kind, machine, _, entry, phoff, shoff, _, _, phsize, phnum, shsize, shnum, names = (
         _HEADER.unpack_from(data)
     )
     if machine != _MACHINE_X86_64:
@@ -81,7 +83,7 @@ def check_header(data: bytes, name: str) -> HeaderShape:
         if phoff and phnum
         else range(0)
     )
-    return HeaderShape(sections, programs, names)
+    return HeaderShape(sections, programs, names, kind, entry)
 
 
 def _check_ident(data: bytes, name: str) -> None:
@@ -96,6 +98,8 @@ def _check_ident(data: bytes, name: str) -> None:
 
 
 def _machine_name(machine: int) -> str:
+    from elftools.elf.enums import ENUM_E_MACHINE  # few files are for another machine
+
     names = [text for text, number in ENUM_E_MACHINE.items() if number == machine]
     return names[0].removeprefix("EM_").lower() if names else f"machine number {machine}"
 

@@ -71,7 +71,7 @@ _LORESERVE: Final = 0xFF00
 class Section:
     """This record is a section header (chapter 4, "Sections") with its index in the table.
 
-    :ivar type: pyelftools' name of the type (``"SHT_PROGBITS"``), or the number of a type without a
+    :ivar type: the name of the type (``"SHT_PROGBITS"``), or the number of a type without a
         name.
     """
 
@@ -92,7 +92,7 @@ class Section:
 class Program:
     """This record is a program header (chapter 5, "Program Header"), which describes one segment.
 
-    :ivar type: pyelftools' name of the type (``"PT_LOAD"``), or the number of a type without a
+    :ivar type: the name of the type (``"PT_LOAD"``), or the number of a type without a
         name.
     """
 

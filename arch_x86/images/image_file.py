@@ -11,9 +11,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from arch_x86.images.asmtext import load_asm
-from arch_x86.images.codeimage import load_code_image
-from arch_x86.images.elf import load_elf
 from arch_x86.images.elf_header import ELF_MAGIC
 from arch_x86.images.image_memory import IMAGE_LIMIT, printable
 from arch_x86.images.stub import check_stubs
@@ -74,7 +71,10 @@ def _load(
 ) -> Image:
     name = _name(path)
     data = _read(Path(path))
+    # Each loader is imported when a file is there for it: an ELF file needs no assembler.
     if data.startswith(ELF_MAGIC):
+        from arch_x86.images.elf import load_elf
+
         others = [(_name(library), _read(Path(library))) for library in libraries]
         return load_elf(
             data,
@@ -99,8 +99,12 @@ def _load(
     if text.lstrip().startswith("{"):
         if text_base is not None:
             raise InputError(f"{name}: a code image has its own addresses; leave the text base out")
+        from arch_x86.images.codeimage import load_code_image
+
         return load_code_image(text, name)
     if assembly:
+        from arch_x86.images.asmtext import load_asm
+
         return load_asm(text, name, text_base)
     raise InputError(f"{name}: neither an ELF file nor a code image; {_WANTED}")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, cast
+from typing import Final
 
-from elftools.elf.enums import ENUM_RELOC_TYPE_x64
+from arch_x86.images.elf_names import RELOCATION_TYPES
 
 __all__ = (
     "COPY",
@@ -67,21 +67,6 @@ They are DTPMOD64, DTPOFF64, TPOFF64, GOTTPOFF, TPOFF32 and TLSDESC.
 """
 LOADER_TYPES: Final = frozenset((COPY, TLSDESC, IRELATIVE))
 """For these types a loader does more than store the value of a formula."""
-
-_UNNAMED: Final = {
-    32: "R_X86_64_SIZE32",
-    33: "R_X86_64_SIZE64",
-    38: "R_X86_64_RELATIVE64",
-    41: "R_X86_64_GOTPCRELX",
-}
-_NAMES: Final = {
-    **{
-        number: name
-        for name, number in cast("dict[str, object]", ENUM_RELOC_TYPE_x64).items()
-        if isinstance(number, int)
-    },
-    **_UNNAMED,  # pyelftools 0.33 has no names for these types.
-}
 
 
 class _Fits(Enum):
@@ -140,7 +125,7 @@ def type_name(kind: int) -> str:
 
     A type without a name is given as a number in words.
     """
-    return _NAMES.get(kind, f"R_X86_64 relocation type {kind}")
+    return RELOCATION_TYPES.get(kind, f"R_X86_64 relocation type {kind}")
 
 
 def supported(kind: int) -> bool:

@@ -14,7 +14,6 @@ from arch_x86.images.image_memory import Area, Memory
 from arch_x86.images.module import Definition
 from arch_x86.images.routines import ARENA_SIZE, ROUTINES
 from arch_x86.images.threads import ThreadLayout
-from arch_x86.isa.assemble import assemble
 from arch_x86.isa.constants import INT3, PAGE_SIZE
 from engine.image import Range, Symbol
 
@@ -48,6 +47,8 @@ def place_runtime(memory: Memory, threads: ThreadLayout, names: Iterable[str]) -
     wanted = sorted(_with_needs(names), key=list(ROUTINES).index)
     if not wanted:
         return Runtime({}, (), None)
+    from arch_x86.isa.assemble import assemble  # most images need no routine, and no assembler
+
     base = memory.end
     fields = {"limit": ARENA_SIZE - 2 * _ALIGN}
     code = bytearray()

@@ -14,6 +14,7 @@ from arch_x86.emu.fault import GuestFault
 from arch_x86.emu.uc import GPR_NAMES, RCX, RSP
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.pushed import is_own_stack, under
+from arch_x86.lab.stack_use import StackUse
 from arch_x86.probes.ptregs import PtRegs
 
 __all__ = ("Golden", "PassLog", "saw", "step_through")
@@ -103,12 +104,14 @@ class Golden:
         iteration and comes back to the breakpoint, as it does on Linux.
     :ivar instructions: how many instructions it retired.
     :ivar fault: how it ended, if in a fault.
+    :ivar reads_stale: it reads what an interrupt may change, as :mod:`arch_x86.lab.stack_use` says.
     """
 
     passes: dict[int, PassLog]
     steps: dict[int, PassLog]
     instructions: int
     fault: GuestFault | None
+    reads_stale: bool = True
 
     def hits(self, addr: int, *, by_step: bool) -> PassLog:
         """Return what the handler of a probe at ``addr`` should see.
@@ -135,15 +138,17 @@ def step_through(
     steps: dict[int, PassLog] = {}
     end = task.started + instructions
     report_at = vcpu.retired
+    use = StackUse(machine, vcpu.registers()[RSP])
+    use.begin()
     while executor.running(0) and vcpu.retired < end:
         if vcpu.retired >= report_at:
             progress(vcpu.retired - task.started, instructions)
             report_at = vcpu.retired + _REPORT_EVERY
-        rip = vcpu.rip
+        rip, registers = vcpu.rip, vcpu.registers()
+        use.boundary(registers[RSP])
         if not bench.image.is_text(rip):
             executor.advance(0, 1)
             continue
-        registers = vcpu.registers()
         log = passes.setdefault(rip, PassLog())
         log.add(registers)
         if not is_own_stack(machine, registers[RSP]):
@@ -154,15 +159,19 @@ def step_through(
         iterations = [registers]
         while vcpu.rip == rip and executor.running(0) and vcpu.retired < end:
             iterations.append(vcpu.registers())
+            use.boundary(registers[RSP])
             executor.advance(0, 1)
         # The emulator takes one more step where RCX is 0 already; the CPU does not.
         count = max(1, registers[RCX] - vcpu.registers()[RCX])
         each = steps.setdefault(rip, PassLog())
         for one in iterations[:count]:
             each.add(one)
+    use.end()
     if executor.running(0):
         executor.limit_reached(0, instructions)
-    return Golden(passes, steps, vcpu.retired - task.started, task.fault)
+    return Golden(
+        passes, steps, vcpu.retired - task.started, task.fault, reads_stale=use.reads_stale
+    )
 
 
 def _is_rep(bench: Workbench, addr: int) -> bool:

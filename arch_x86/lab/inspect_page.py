@@ -54,15 +54,39 @@ class InspectPage:
     :param cache: its functions; the reports must come from the same one.
     :param style: says whether to use colours.
     :param buffers: show also each site's slot and detour buffer.
+    :param begun: the page is the rest of one of which another process makes the beginning, with the
+        first detour buffer.
     """
 
-    def __init__(self, image: Image, cache: CodeCache, style: Style, *, buffers: bool) -> None:
+    def __init__(
+        self,
+        image: Image,
+        cache: CodeCache,
+        style: Style,
+        *,
+        buffers: bool,
+        begun: bool = False,
+    ) -> None:
         self._image = image
         self._cache = cache
         self._style = style
         self._places = _Places(image)
-        self._buffers = _BufferLines(image, style, self._places.describe) if buffers else None
+        self._buffers = (
+            _BufferLines(image, style, self._places.describe, begun=begun) if buffers else None
+        )
         self._last: FunctionReport | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Return True when what has been shown has no effect any more on other functions' lines.
+
+        It has one until the first detour buffer is shown, which is shown in full.
+        """
+        return self._buffers is None or self._buffers.begun
+
+    def goes_on(self, report: FunctionReport) -> bool:
+        """Return True when ``report`` is on the same code as the last one that was shown."""
+        return self._last is not None and self._last.addr == report.addr
 
     def legend(self) -> Iterator[str]:
         """Yield the lines that say what the columns mean, which stand once at the top."""
@@ -166,15 +190,20 @@ class _Places:
 
 
 class _BufferLines:
-    """This class shows slots and detour buffers beneath their site."""
+    """This class shows slots and detour buffers beneath their site.
 
-    def __init__(self, image: Image, style: Style, describe: Callable[[int], str]) -> None:
+    :ivar begun: a detour buffer has been shown in full.
+    """
+
+    def __init__(
+        self, image: Image, style: Style, describe: Callable[[int], str], *, begun: bool
+    ) -> None:
         self._callback = BufferAddresses.behind(image).callback
         self._describe = describe
         self._columns = Columns(
             (6, 18, _BYTES, LINE_WIDTH - 6 - 18 - _BYTES - 3 - 8), style, indent=8
         )
-        self._detours = 0
+        self.begun = begun
 
     def lines(self, site: SiteReport) -> Iterator[str]:
         """Yield the lines that show the buffers of ``site``; none where no probe goes.
@@ -188,12 +217,12 @@ class _BufferLines:
         if detour is None or detour.copied is None:
             return
         start, length = detour.copied
-        if self._detours:
+        if self.begun:
             told = f"({start} bytes as in the first one: save all, call back, restore all)"
             yield self._columns.row(("detour", "dim"), (f"{detour.addr:#x}", "dim"), (told, "dim"))
         else:
             yield from self._code("detour", detour.addr, detour.code[:start])
-        self._detours += 1
+        self.begun = True
         yield from self._code(
             "", detour.addr + start, detour.code[start : start + length], "yellow"
         )

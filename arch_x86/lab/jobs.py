@@ -105,10 +105,17 @@ class _Call:
     arguments: tuple[Argument, ...]
     options: ExecOptions
     sweep: Sweep
+    one_by_one: bool
 
     def verifier(self) -> Verifier:
         """Return the verifier of a worker process."""
-        return Verifier(self.image, self.symbol, self.arguments, options=self.options)
+        return Verifier(
+            self.image,
+            self.symbol,
+            self.arguments,
+            options=self.options,
+            one_by_one=self.one_by_one,
+        )
 
     def check_site(self, verifier: Verifier, addr: int) -> tuple[int, list[Failure]]:
         """Return how many runs a site took, and its failures."""
@@ -131,6 +138,7 @@ def verify_image(
     jobs: int = defaults.JOBS,
     pool: UcPool | None = None,
     progress: Report | None = None,
+    one_by_one: bool = False,
 ) -> VerifyResult:
     """Check every site of a call, and return what was found.
 
@@ -143,6 +151,7 @@ def verify_image(
     :param pool: emulator instances to reuse in this process.
     :param progress: is called as ``progress(done, total, note)``, with counts of instructions first
         and then of sites, as the note says.
+    :param one_by_one: make one run for each interrupt, which is slow and finds the same.
     :raises InputError: there is no such function, or the arguments do not fit.
     """
     options = options or ExecOptions()
@@ -154,6 +163,7 @@ def verify_image(
             arguments,
             options=options,
             pool=pool,
+            one_by_one=one_by_one,
             progress=lambda done, total: report(done, total, "instructions of the unprobed call"),
         )
     ) as verifier:
@@ -164,7 +174,7 @@ def verify_image(
         sweeping = _Sweeping(len(sites), golden.instructions, report)
         if jobs == 1 or len(sites) < 2:
             return sweeping.result(lambda: _check_here(verifier, sites, sweep, sweeping))
-    call = _Call(image, symbol, tuple(arguments), options, sweep)
+    call = _Call(image, symbol, tuple(arguments), options, sweep, one_by_one)
     return sweeping.result(lambda: _check_elsewhere(call, sites, min(jobs, len(sites)), sweeping))
 
 

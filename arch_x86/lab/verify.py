@@ -22,6 +22,7 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.isa.constants import JMP32_SIZE, MAX_OPTIMIZED_LENGTH
 from arch_x86.lab.bench import Workbench
 from arch_x86.lab.calls import check_arguments, place_call, require_function
+from arch_x86.lab.convergence import Convergence
 from arch_x86.lab.golden import Golden, PassLog, saw, step_through
 from arch_x86.lab.outcome import OutcomeReader
 from arch_x86.lab.pushed import PushedBytes
@@ -134,6 +135,8 @@ class Verifier:
     :param arguments: what it is called with.
     :param pool: emulator instances to reuse.
     :param progress: is called as ``progress(done, total)`` while the unprobed call is stepped.
+    :param one_by_one: make one run for each interrupt, even where one run can stand for all of
+        them (:mod:`arch_x86.lab.convergence`). What is found does not depend on that.
     :ivar golden: the unprobed run.
     :ivar runs: how many probed runs of the call were compared.
     :raises InputError: there is no such function, or the arguments do not fit.
@@ -148,6 +151,7 @@ class Verifier:
         options: ExecOptions,
         pool: UcPool | None = None,
         progress: Progress | None = None,
+        one_by_one: bool = False,
     ) -> None:
         check_arguments(arguments)
         self.image = image
@@ -168,6 +172,11 @@ class Verifier:
         self._reader = OutcomeReader(machine, 0)
         self.golden = self._run_golden(options.max_instructions, progress or _silent)
         self._handler_length = self.bench.executor.handler_length(machine.cpus[0])
+        self._convergence = (
+            None
+            if one_by_one or self.golden.reads_stale
+            else Convergence(self.bench, self._handler_length)
+        )
         machine.cpus[0].watcher = self._pushed
 
     def close(self) -> None:
@@ -336,9 +345,8 @@ class Verifier:
             yield from self._interrupt_at(addr, method, start, range(length), progress)
         elif sweep.kind == "sample":
             random = Random(f"{sweep.seed}:{addr - self.image.functions[0].addr}:{method}")
-            yield from self._interrupt_at(
-                addr, method, start, _sample(random, length, sweep.count), progress
-            )
+            positions = _sample(random, length, sweep.count)
+            yield from self._interrupt_at(addr, method, start, positions, progress)
         self._assert_text(text)
         self.bench.machine.release(start)
 
@@ -348,7 +356,7 @@ class Verifier:
 
     def _finish(self, addr: int, method: Method, interrupt_at: int | None) -> Failure | None:
         """Run the call to its end, and return how it differs from the unprobed run, or None."""
-        limit = 2 * self.golden.instructions + _HIT_MAX * len(self._log) + _INTERRUPT_MAX
+        limit = self._limit()
         fault = self.bench.executor.run_call(0, limit)
         self.runs += 1
         if fault is not None and fault.kind is FaultKind.INSTRUCTION_LIMIT:
@@ -357,17 +365,24 @@ class Verifier:
                 f" {self.golden.instructions:,}"
             )
         else:
-            got = self._reader.without_pushes(self._reader.read(), self._want, self._pushed.dead)
-            explain = self._reader.explain(got, self._want)
-        if explain is None and self._hits != len(self._log):
-            explain = f"{self._hits} hits, though the site was passed {len(self._log)} times"
-        if explain is None and self._wrong is not None:
-            explain = self._wrong
+            explain = self._explain_outcome()
         if explain is None:
             return None
         found = self.bench.machine.kallsyms.lookup(addr)
         symbol, offset = (found[0].name, found[1]) if found else ("", addr)
         return Failure(symbol, offset, method, interrupt_at, explain)
+
+    def _limit(self) -> int:
+        """Return how many instructions a probed run may retire."""
+        return 2 * self.golden.instructions + _HIT_MAX * len(self._log) + _INTERRUPT_MAX
+
+    def _explain_outcome(self) -> str | None:
+        """Return how the run that has ended differs from the unprobed run, or None."""
+        got = self._reader.without_pushes(self._reader.read(), self._want, self._pushed.dead)
+        explain = self._reader.explain(got, self._want)
+        if explain is None and self._hits != len(self._log):
+            explain = f"{self._hits} hits, though the site was passed {len(self._log)} times"
+        return self._wrong if explain is None else explain
 
     def _interrupt_at(
         self,
@@ -379,13 +394,40 @@ class Verifier:
     ) -> Iterator[Failure]:
         """Interrupt the call at each of ``positions``, run it to its end, and yield the failures.
 
-        An interrupt is delivered only where IF is set. The uninterrupted run goes on from a
-        snapshot, so that each run begins at its position.
+        An interrupt is delivered only where IF is set.
         """
-        machine, executor = self.bench.machine, self.bench.executor
-        machine.restore(start)
+        if self._convergence is not None:
+            self._begin_again(start)
+            runs = self._convergence.runs(
+                positions,
+                self._limit(),
+                ends_well=lambda: self._explain_outcome() is None,
+                progress=progress,
+            )
+            if runs is not None:
+                self.runs += runs
+                return
+        yield from self._interrupt_one_by_one(addr, method, start, positions, progress)
+
+    def _begin_again(self, start: Snapshot) -> None:
+        self.bench.machine.restore(start)
         self._hits, self._wrong = 0, None
         self._pushed.clear()
+
+    def _interrupt_one_by_one(
+        self,
+        addr: int,
+        method: Method,
+        start: Snapshot,
+        positions: Sequence[int],
+        progress: Progress | None,
+    ) -> Iterator[Failure]:
+        """Make one run for each of ``positions``, as :meth:`_interrupt_at` says.
+
+        The uninterrupted run goes on from a snapshot, so that each run begins at its position.
+        """
+        machine, executor = self.bench.machine, self.bench.executor
+        self._begin_again(start)
         first = machine.cpus[0].retired
         for done, position in enumerate(positions):
             if progress is not None and done % 256 == 0:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from arch_x86.isa.encode import in_reach
+from arch_x86.isa.constants import ADDRESS_MASK
 from engine.image import Image, Range
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ __all__ = ("IMPORT_CELL", "CopyAreas", "copies_reach", "copy_areas", "lies_in_re
 IMPORT_CELL: Final = 16
 """The stub of each imported function has a cell of this many bytes."""
 _MIB: Final = 1 << 20
+_HALF: Final = 1 << 63
+_REACH: Final = 0x7FFF_FFFF
+"""A 32-bit displacement leads this far in both directions."""
 _SLOTS_SIZE: Final = 4 * _MIB
 _DETOURS_SIZE: Final = 24 * _MIB
 
@@ -64,8 +67,11 @@ def copies_reach(insns: Iterable[Insn], area: Range) -> bool:
     A copy of a RIP-relative operand has a 32-bit displacement, which must lead to the same address
     as the original's.
     """
-    targets = (insn.memory_address for insn in insns)
-    return all(target is None or lies_in_reach(target, area) for target in targets)
+    for insn in insns:
+        target = insn.memory_address
+        if target is not None and not lies_in_reach(target, area):
+            return False
+    return True
 
 
 def lies_in_reach(addr: int, area: Range) -> bool:
@@ -73,4 +79,14 @@ def lies_in_reach(addr: int, area: Range) -> bool:
 
     The two ends of the area decide, since the distance is greatest at one of them.
     """
-    return all(in_reach(here, addr) and in_reach(addr, here) for here in (area.addr, area.end))
+    # That is `in_reach(here, addr) and in_reach(addr, here)` of both ends, in one piece, since this
+    # is asked several times of each instruction of an image.
+    # Addresses are moved by half of their range, so that they are in the order of signed numbers.
+    at, low, high = (
+        (addr + _HALF) & ADDRESS_MASK,
+        (area.addr + _HALF) & ADDRESS_MASK,
+        (area.end + _HALF) & ADDRESS_MASK,
+    )
+    if high < low:
+        low, high = high, low
+    return high - _REACH <= at <= low + _REACH

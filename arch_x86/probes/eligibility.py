@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from arch_x86.probes.areas import copies_reach, lies_in_reach
-from arch_x86.probes.ftrace_site import is_patchable
+from arch_x86.probes.ftrace_location import is_patchable
 from arch_x86.probes.prepare_emulation import is_unsupported
 from arch_x86.probes.relocate import CopyRefusal, copy_refusal
 from arch_x86.probes.slot import fits_slot

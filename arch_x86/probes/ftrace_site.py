@@ -26,31 +26,12 @@ if TYPE_CHECKING:
 
     from arch_x86.isa.insn import Insn
 
-__all__ = ("FTRACE_SIZE_MAX", "FtraceInsn", "ftrace_insn", "is_patchable")
+__all__ = ("FTRACE_SIZE_MAX", "FtraceInsn", "ftrace_insn")
 
 FTRACE_SIZE_MAX: Final = 6
 """The longest instruction that ftrace replaces here has this many bytes."""
 
-_NOP5: Final = b"\x0f\x1f\x44\x00\x00"
-_CALL, _GROUP_5, _ADDR32 = b"\xe8", b"\xff\x15", b"\x67"
-
-
-def is_patchable(insn: Insn | None) -> bool:
-    """Return True when ``insn`` is what an ftrace location may hold.
-
-    That is the no-op of five bytes, or a call of ``__fentry__`` as compilers and linkers have it:
-    ``call rel32``, ``call [rip + disp32]`` in position-independent code, or ``addr32 call rel32``,
-    into which a linker turns the latter.
-    """
-    return insn is not None and (insn.raw == _NOP5 or _is_call(insn))
-
-
-def _is_call(insn: Insn) -> bool:
-    return (
-        insn.raw[:2] == _GROUP_5
-        or (insn.raw[:1] == _CALL and insn.length == CALL32_SIZE)
-        or insn.raw[:2] == _ADDR32 + _CALL
-    )
+_ADDR32: Final = b"\x67"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +95,7 @@ class FtraceInsn:
 
 
 def ftrace_insn(insn: Insn, trampoline: int) -> FtraceInsn:
-    """Return the record for a probe on ``insn``, of which :func:`is_patchable` is true.
+    """Return the record for a probe on ``insn``, which ``is_patchable()`` has accepted.
 
     :raises RelativeRangeError: ``trampoline`` is out of reach.
     """

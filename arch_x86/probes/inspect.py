@@ -9,21 +9,26 @@ The callback's first argument is 0.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from errno import EILSEQ
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeAlias
 
 from arch_x86.isa.disasm import disassemble
 from arch_x86.isa.encode import RelativeRangeError
 from arch_x86.probes.boost import is_boostable
 from arch_x86.probes.code import CodeCache
 from arch_x86.probes.detour import build_detour
-from arch_x86.probes.eligibility import ProbeRefusal, can_probe, entry_offset, is_ftrace_site
+from arch_x86.probes.eligibility import (
+    ProbeRefusal,
+    Verdict,
+    can_probe,
+    entry_offset,
+    is_ftrace_site,
+)
 from arch_x86.probes.optimize import OptimizePlan, Unoptimizable, can_optimize
 from arch_x86.probes.prepare_emulation import Emulation, emulation_of
-from arch_x86.probes.site_report import Buffer, BufferAddresses, SiteReport
+from arch_x86.probes.site_report import Buffer, BufferAddresses, SiteReport, answers_text
 from arch_x86.probes.slot import build_slot
 from engine.brief import count, described, shortened
 from engine.errors import InputError, printable
@@ -43,12 +48,16 @@ __all__ = (
     "inspect_function",
     "inspect_functions",
     "inspect_json",
+    "json_end",
+    "json_start",
     "named_functions",
     "write_inspect_json",
 )
 
 SCHEMA: Final = 1
 _SITES_A_WRITE: Final = 512
+
+_Answers: TypeAlias = "tuple[Verdict, Emulation | None, bool | None, OptimizePlan | Unoptimizable]"
 
 
 class FunctionReport:
@@ -110,8 +119,7 @@ class FunctionReport:
         moved = entry_offset(self._cache, self.addr) if offset == 0 else 0
         if moved:
             insn = self.insns.get(0)
-            return replace(
-                self._site(moved),
+            return self._site(moved)._replace(
                 offset=0,
                 insn=None if insn is None else _text(insn),
                 length=insn and insn.length,
@@ -121,20 +129,16 @@ class FunctionReport:
     def _site(self, offset: int) -> SiteReport:
         cache, addr = self._cache, self.addr + offset
         insn = self.insns.get(offset)
-        verdict = can_probe(cache, addr)
-        probed = insn if verdict else None
-        emulated: Emulation | None = None
-        boostable: bool | None = None
-        outcome: OptimizePlan | Unoptimizable = Unoptimizable.NOT_PROBEABLE
+        verdict, emulated, boostable, outcome = self._answers(addr, insn)
         slot = detour = None
-        if probed is not None:
-            ftrace = is_ftrace_site(cache, addr)
-            emulated = None if ftrace else emulation_of(probed, cache.quirks)
-            boostable = not ftrace and is_boostable(cache, addr)
-            outcome = can_optimize(cache, addr)
-            if self._addresses is not None and not ftrace:
-                slot = _slot(probed, boostable, self._addresses)
-                detour = _detour(outcome, self._addresses, cache.image.red_zone)
+        if (
+            self._addresses is not None
+            and boostable is not None
+            and insn is not None
+            and not is_ftrace_site(cache, addr)
+        ):
+            slot = _slot(insn, boostable, self._addresses)
+            detour = _detour(outcome, self._addresses, cache.image.red_zone)
         return SiteReport(
             offset=offset,
             insn=None if insn is None else _text(insn),
@@ -149,18 +153,39 @@ class FunctionReport:
             detour=detour,
         )
 
-    def json_parts(self) -> Iterator[str]:
-        """Yield the text of ``json.dumps(self.to_json())``, some sites at a time."""
-        yield (
-            f'{{"symbol": {json.dumps(self.symbol)}, "addr": {self.addr}, "size": {self.size},'
-            ' "sites": ['
+    def _answers(self, addr: int, insn: Insn | None) -> _Answers:
+        """Return whether ``insn`` at ``addr`` can be probed, emulated, boosted and optimized."""
+        cache = self._cache
+        verdict = can_probe(cache, addr)
+        if insn is None or not verdict:
+            return verdict, None, None, Unoptimizable.NOT_PROBEABLE
+        ftrace = is_ftrace_site(cache, addr)
+        return (
+            verdict,
+            None if ftrace else emulation_of(insn, cache.quirks),
+            not ftrace and is_boostable(cache, addr),
+            can_optimize(cache, addr, probeable=True),
         )
-        sites = self._site_texts()
-        before = ""
+
+    def json_parts(self, first: int = 0, last: int | None = None) -> Iterator[str]:
+        """Yield the text of ``json.dumps(self.to_json())``, some sites at a time.
+
+        :param first: the offset at which to begin, in the middle of the text if it is not 0.
+        :param last: the offset in front of which to end; None ends with the text.
+        """
+        last = self.size if last is None else last
+        if first == 0:
+            yield (
+                f'{{"symbol": {json.dumps(self.symbol)}, "addr": {self.addr}, "size": {self.size},'
+                ' "sites": ['
+            )
+        sites = self._site_texts(first, last)
+        before = ", " if first else ""
         while some := ", ".join(islice(sites, _SITES_A_WRITE)):
             yield before + some
             before = ", "
-        yield "]}"
+        if last == self.size:
+            yield "]}"
 
     def notable_sites(self) -> Iterator[SiteReport]:
         """Yield the reports on all sites except those that merely lie inside of an instruction.
@@ -172,18 +197,28 @@ class FunctionReport:
             if offset >= plain or offset in insns:
                 yield self.site(offset)
 
-    def _site_texts(self) -> Iterator[str]:
-        """Yield the JSON text of each site.
+    def _site_texts(self, first: int, last: int) -> Iterator[str]:
+        """Yield the JSON text of each site from ``first`` to in front of ``last``.
 
         Three of four sites are inside of an instruction, and their texts differ in the offset
         alone, so the rest of that text is made once.
         """
         insns, plain = self.insns, self._plain_size()
-        for offset in range(self.size):
-            if offset < plain and offset not in insns:
+        for offset in range(first, last):
+            insn = insns.get(offset)
+            if insn is None and offset < plain:
                 yield f'{{"offset": {offset}{_INSIDE}'
-            else:
+            elif insn is None or offset == 0 or self._addresses is not None:
                 yield self.site(offset).json_text()
+            else:  # This is the same text, of which no report has to be made.
+                verdict, emulated, boostable, outcome = self._answers(self.addr + offset, insn)
+                size, reason = (
+                    (outcome.size, None) if isinstance(outcome, OptimizePlan) else (None, outcome)
+                )
+                answers = answers_text(
+                    insn.length, verdict.errno, verdict.reason, boostable, emulated, size, reason
+                )
+                yield f'{{"offset": {offset}, "insn": {_quoted(insn)}{answers}'
 
     def _plain_size(self) -> int:
         """Return the offset up to which only the instruction boundaries decide.
@@ -262,7 +297,7 @@ def write_inspect_json(
     :raises InputError: the image has no function ``symbol``; nothing is written then.
     """
     functions = named_functions(image, symbol)
-    out.write(f'{{"schema": {SCHEMA}, "image": {json.dumps(image.name)}, "functions": [')
+    out.write(json_start(image))
     for number, report in enumerate(
         inspect_functions(CodeCache(image), functions, buffers=buffers)
     ):
@@ -270,7 +305,17 @@ def write_inspect_json(
             progress(number, len(functions))
         out.write(", " * (number > 0))
         out.writelines(report.json_parts())
-    out.write("]}\n")
+    out.write(json_end())
+
+
+def json_start(image: Image) -> str:
+    """Return the text of the JSON document in front of the first function."""
+    return f'{{"schema": {SCHEMA}, "image": {json.dumps(image.name)}, "functions": ['
+
+
+def json_end() -> str:
+    """Return the text of the JSON document behind the last function, and the end of the line."""
+    return "]}\n"
 
 
 def inspect_json(image: Image, symbol: str | None = None, buffers: bool = False) -> dict[str, Any]:
@@ -318,6 +363,16 @@ def _text(insn: Insn) -> str:
 @lru_cache(maxsize=1 << 15)
 def _text_anywhere(raw: bytes) -> str:
     return disassemble(raw, 0)
+
+
+def _quoted(insn: Insn) -> str:
+    """Return the JSON text of the instruction's text."""
+    return json.dumps(insn.text) if insn.target is not None else _quoted_anywhere(insn.raw)
+
+
+@lru_cache(maxsize=1 << 15)
+def _quoted_anywhere(raw: bytes) -> str:
+    return json.dumps(disassemble(raw, 0))
 
 
 def _slot(insn: Insn, boostable: bool, addresses: BufferAddresses) -> Buffer | None:

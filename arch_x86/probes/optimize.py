@@ -81,14 +81,16 @@ def can_optimize(
     is_probed: Callable[[int], bool] | None = None,
     *,
     jumps_in: bool = False,
+    probeable: bool | None = None,
 ) -> OptimizePlan | Unoptimizable:
     """Return the plan for a probe at ``addr``, or the reason why there is none.
 
     :param is_probed: returns True when another enabled probe sits at an address; None does not ask.
     :param jumps_in: do not ask whether the function jumps into the range, as the safety step
         ``jump-range-check`` is left out.
+    :param probeable: what :func:`can_probe` says, where that is known; None asks.
     """
-    if not can_probe(cache, addr):
+    if not (can_probe(cache, addr) if probeable is None else probeable):
         return Unoptimizable.NOT_PROBEABLE
     if is_ftrace_site(cache, addr):
         return Unoptimizable.FTRACE_SITE
@@ -149,7 +151,9 @@ def _plan(
     ):
         return Unoptimizable.OUT_OF_REACH
     # The kernel patches this text itself, and relies on the instruction boundaries there.
-    if any(cache.reserved[kind].overlaps(addr, size) for kind in _RESERVED):
+    if cache.image.reserved and any(
+        cache.reserved[kind].overlaps(addr, size) for kind in _RESERVED
+    ):
         return Unoptimizable.RESERVED_TEXT
     # The jump would overwrite the other probe's breakpoint.
     if is_probed is not None and any(is_probed(addr + offset) for offset in range(1, size)):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arch_x86.isa.constants import PAGE_SIZE
 from engine.brief import count, described
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from arch_x86.probes.prepare_emulation import Emulation
     from engine.image import Image
 
-__all__ = ("Buffer", "BufferAddresses", "SiteReport")
+__all__ = ("Buffer", "BufferAddresses", "SiteReport", "answers_text")
 
 _GAP: Final = 1 << 20
 
@@ -66,9 +67,11 @@ class Buffer:
         return document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteReport:
+class SiteReport(NamedTuple):
     """This record is the report on one byte offset of a function.
+
+    It is a tuple, since a frozen dataclass takes four times as long to make, and a MiB of code has
+    270,000 of them.
 
     :ivar insn: the text of the instruction that starts there, or None; ``length`` is its length in
         bytes.
@@ -128,14 +131,40 @@ class SiteReport:
         """
         if self.slot is not None or self.detour is not None:
             return json.dumps(self.to_json())
-        return (
-            f'{{"offset": {self.offset}, "insn": {json.dumps(self.insn)}, "length":'
-            f' {_number(self.length)}, "probe": {-self.errno}, "probe_reason":'
-            f' {_word(self.probe_reason)}, "boostable": {_BOOLEANS[self.boostable]}, "emulated":'
-            f' {_word(self.emulated)}, "optimizable": {_BOOLEANS[self.plan is not None]}, "reason":'
-            f' {_word(self.reason)}, "replaced_length": {_number(self.plan and self.plan.size)},'
-            ' "slot": null, "detour": null}'
+        answers = answers_text(
+            self.length,
+            self.errno,
+            self.probe_reason,
+            self.boostable,
+            self.emulated,
+            self.plan and self.plan.size,
+            self.reason,
         )
+        return f'{{"offset": {self.offset}, "insn": {json.dumps(self.insn)}{answers}'
+
+
+@lru_cache(maxsize=1 << 12)
+def answers_text(
+    length: int | None,
+    errno: int,
+    probe_reason: ProbeRefusal | None,
+    boostable: bool | None,
+    emulated: Emulation | None,
+    size: int | None,
+    reason: Unoptimizable | None,
+) -> str:
+    """Return the end of :meth:`SiteReport.json_text`, from behind the instruction's text.
+
+    It is that of a site without buffers. Many sites have the same.
+
+    :param size: how many bytes a jump replaces; None where there is none.
+    """
+    return (
+        f', "length": {_number(length)}, "probe": {-errno}, "probe_reason": {_word(probe_reason)},'
+        f' "boostable": {_BOOLEANS[boostable]}, "emulated": {_word(emulated)}, "optimizable":'
+        f' {_BOOLEANS[size is not None]}, "reason": {_word(reason)}, "replaced_length":'
+        f' {_number(size)}, "slot": null, "detour": null}}'
+    )
 
 
 _BOOLEANS: Final = {None: "null", False: "false", True: "true"}

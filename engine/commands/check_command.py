@@ -50,7 +50,6 @@ def _run(args: Namespace) -> int:
 
 COMMAND: Final = Command(
     name="check",
-    help="every interleaving of calls, interrupts and a probe's life, up to a bound",
     description=(
         "Explore every interleaving of the calls with registering, optimizing, disabling, enabling"
         " and unregistering the probes, interrupts at every boundary included, and say whether"

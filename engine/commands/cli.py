@@ -10,47 +10,42 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
-from engine.commands import (
-    check_command,
-    command_line,
-    demo_command,
-    explore_command,
-    inspect_command,
-    litmus_command,
-    matrix_command,
-    museum_command,
-    patch_command,
-    replay_command,
-    run_command,
-    script_command,
-    steps_command,
-    verify_command,
-    wiring,
-)
-from engine.commands.command import Command
+from engine.commands import command_line, wiring
 from engine.commands.exit_status import BAD, exit_status
 from engine.report.terminal import complain
 
-__all__ = ("COMMANDS", "main", "parse")
+if TYPE_CHECKING:
+    from engine.commands.command import Command
 
-COMMANDS: Final[tuple[Command, ...]] = (
-    run_command.COMMAND,
-    verify_command.COMMAND,
-    script_command.COMMAND,
-    inspect_command.COMMAND,
-    check_command.COMMAND,
-    explore_command.COMMAND,
-    matrix_command.COMMAND,
-    patch_command.COMMAND,
-    replay_command.COMMAND,
-    museum_command.COMMAND,
-    demo_command.COMMAND,
-    steps_command.COMMAND,
-    litmus_command.COMMAND,
-)
-"""The commands, in the order in which ``--help`` lists them."""
+__all__ = ("HELPS", "load_command", "main", "parse")
+
+HELPS: Final[dict[str, str]] = {
+    "run": "probe a function, call it, and report",
+    "verify": "probe every instruction a call executes, one at a time, and compare",
+    "script": "run operations one a line, and show the state after each",
+    "inspect": "where probes can go, and where jumps, instruction by instruction",
+    "check": "every interleaving of calls, interrupts and a probe's life, up to a bound",
+    "explore": "the same for scenarios in Python",
+    "matrix": "which safety step is needed where, from fresh runs",
+    "patch": "is this way of replacing code safe, whatever comes in between?",
+    "replay": "show a violation again, step by step",
+    "museum": "faults of code patching from the kernel's history, each caught again",
+    "demo": "watch a probe being armed, optimized and undone",
+    "steps": "the safety steps that --without leaves out, and what each is for",
+    "litmus": "what this machine's own processor fetches of code that is being stored to",
+}
+"""The commands, in the order in which ``--help`` lists them, and the line about each that it has.
+
+Each is defined in a file of its own, which is loaded when the command is called.
+"""
+
+
+def load_command(name: str) -> Command:
+    """Return the command that is called ``name``, one of :data:`HELPS`."""
+    return import_module(f"engine.commands.{name}_command").COMMAND
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str]) -> Namespace:
     """Parse the words of a command line; :func:`engine.commands.command_line.parse` says how."""
-    return command_line.parse(argv, COMMANDS)
+    if argv and argv[0] in HELPS:
+        return command_line.parse(argv, [load_command(argv[0])])
+    # Here the words ask for the list of commands, or are wrong, or an option stands in front of the
+    # command.
+    return command_line.parse(argv, [load_command(word) for word in argv if word in HELPS], HELPS)
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -81,7 +80,7 @@ def _main(argv: Sequence[str]) -> int:
     except SystemExit as done:  # argparse ends so when it has printed --help.
         sys.stdout.flush()
         return int(done.code or 0)
-    (command,) = (one for one in COMMANDS if one.name == args.command)
+    command = load_command(args.command)
     with wiring.interruptible() if command.executes else nullcontext():
         status = command.run(args)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The records of the commands of ``optprobe``, which the table in cli.py holds."""
+"""The records of the commands of ``optprobe``, which cli.py has a table of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ class Command:
     """A command of ``optprobe``. Each ``*_command.py`` in this folder defines one.
 
     :ivar name: the word that calls the command, behind ``optprobe``.
-    :ivar help: the line about the command in ``optprobe --help``.
     :ivar description: the text that the command's own ``--help`` begins with.
     :ivar epilog: the text behind the options in the command's own ``--help``.
     :ivar example: the command line that the command's own ``--help`` ends with. A test runs it on a
@@ -29,7 +28,6 @@ class Command:
     """
 
     name: str
-    help: str
     description: str
     epilog: str | None = None
     example: str

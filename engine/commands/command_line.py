@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
-from engine.commands.command import Command
 from engine.commands.parser import Parser, Version
 from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.commands.command import Command
 
 __all__ = ("parse",)
 
 _NEGATIVE: Final = re.compile(r"-[0-9]")
 
 
-def parse(argv: Sequence[str], commands: Sequence[Command]) -> argparse.Namespace:
+def parse(
+    argv: Sequence[str], commands: Sequence[Command], listed: Mapping[str, str] | None = None
+) -> argparse.Namespace:
     """Parse the words of a command line.
 
     :param argv: the words, without the name of the program.
     :param commands: the commands that may be called.
+    :param listed: the commands that the help lists, and the line about each; None lists none.
     :returns: the options by their names. ``command`` is the name of the command.
     :raises InputError: a word is empty, unknown or missing.
     :raises SystemExit: the words asked for the help or the version, which has been printed.
@@ -31,7 +36,7 @@ def parse(argv: Sequence[str], commands: Sequence[Command]) -> argparse.Namespac
         end = words.index("--") if "--" in words else len(words)
         words, rest = words[:end], words[end + 1 :]
     _refuse_empty(words)
-    parser = _parser(commands)
+    parser = _parser(commands, listed or {})
     args, left = parser.parse_known_args(_join_negative(words))
     if len(left) == 1 and not left[0].startswith("-") and vars(args).get("symbol", "") is None:
         # argparse takes an optional argument, such as inspect's SYMBOL, only in front of options.
@@ -43,7 +48,7 @@ def parse(argv: Sequence[str], commands: Sequence[Command]) -> argparse.Namespac
     return args
 
 
-def _parser(commands: Sequence[Command]) -> Parser:
+def _parser(commands: Sequence[Command], listed: Mapping[str, str]) -> Parser:
     parser = Parser(
         prog="optprobe",
         description=(
@@ -64,11 +69,15 @@ def _parser(commands: Sequence[Command]) -> Parser:
     table = parser.add_subparsers(
         metavar="COMMAND", required=True, dest="command", parser_class=Parser
     )
+    named = {one.name for one in commands}
+    for name, text in listed.items():
+        if name not in named:
+            table.add_parser(name, help=text)
     for one in commands:
         one.add_options(
             table.add_parser(
                 one.name,
-                help=one.help,
+                help=listed.get(one.name),
                 description=one.description,
                 epilog=one.epilog,
                 example=one.example,

@@ -23,7 +23,6 @@ def _run(args: argparse.Namespace) -> int:
 
 COMMAND: Final = Command(
     name="demo",
-    help="watch a probe being armed, optimized and undone",
     description="Watch a probe live.",
     example="optprobe demo",
     add_options=_add_options,

@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.commands import wiring
-from engine.core.ablation import without
-from engine.core.profiles import profile_named
 from engine.errors import InputError
 from engine.limits import CPUS_MAX
 from engine.report.terminal import complain
 from engine.syntax.arguments import Argument, parse_number
-from engine.syntax.stub_texts import parse_stub
 
 if TYPE_CHECKING:
     from engine.image import Image
@@ -30,6 +27,11 @@ def exec_options(args: Namespace) -> wiring.ExecOptions:
     :raises InputError: a number, a stub, a profile or a safety step is wrong, or there is
         ``--preempt``, which these commands do not have.
     """
+    # A command that executes nothing, and loads an image by this module, needs none of these.
+    from engine.core.ablation import without
+    from engine.core.profiles import profile_named
+    from engine.syntax.stub_texts import parse_stub
+
     if args.preempt:
         raise InputError("--preempt: only check and explore have preemption; leave it out")
     return wiring.ExecOptions(

@@ -44,7 +44,6 @@ def _run(args: Namespace) -> int:
 
 COMMAND: Final = Command(
     name="explore",
-    help="the same for scenarios in Python",
     description="Explore scenarios: FILE.py, or one of them, FILE.py::SCENARIO.",
     example="optprobe explore scenarios.py::register --profile linux-6.1 --save found",
     add_options=_add_options,

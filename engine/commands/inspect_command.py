@@ -8,9 +8,9 @@ from typing import Final
 
 from engine.commands import wiring
 from engine.commands.command import Command
-from engine.commands.execution import load
+from engine.commands.execution import jobs, load
 from engine.commands.exit_status import GOOD
-from engine.commands.shared_options import add_image, add_json, add_libraries
+from engine.commands.shared_options import add_image, add_jobs, add_json, add_libraries
 
 __all__ = ("COMMAND",)
 
@@ -24,18 +24,26 @@ def _add_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="show the slot and the detour buffer of each site, too",
     )
+    add_jobs(parser, "processes to use (1)")
     add_json(parser)
 
 
 def _run(args: Namespace) -> int:
+    processes = jobs(args)
     image = load(args, executes=False)
-    wiring.inspect_image(sys.stdout, image, args.symbol, as_json=args.json, buffers=args.buffers)
+    wiring.inspect_image(
+        sys.stdout,
+        image,
+        args.symbol,
+        as_json=args.json,
+        buffers=args.buffers,
+        jobs=processes,
+    )
     return GOOD
 
 
 COMMAND: Final = Command(
     name="inspect",
-    help="where probes can go, and where jumps, instruction by instruction",
     description=(
         "Show of each instruction whether it can be probed, boosted and optimized, and why not."
     ),

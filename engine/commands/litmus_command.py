@@ -182,7 +182,6 @@ def _show_models(result: wiring.LitmusResult, style: Style) -> None:
 
 COMMAND: Final = Command(
     name="litmus",
-    help="what this machine's own processor fetches of code that is being stored to",
     description=(
         "Let one CPU of this machine store to an instruction that another CPU executes, at every"
         " offset of a cache line, and count the fetches that were torn or stale. No emulator takes"

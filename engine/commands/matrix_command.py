@@ -31,7 +31,6 @@ def _run(args: Namespace) -> int:
 
 COMMAND: Final = Command(
     name="matrix",
-    help="which safety step is needed where, from fresh runs",
     description=(
         "Leave each safety step out, in each configuration, and say what breaks, or why nothing"
         " does."

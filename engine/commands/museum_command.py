@@ -38,7 +38,6 @@ def _run(args: Namespace) -> int:
 
 COMMAND: Final = Command(
     name="museum",
-    help="faults of code patching from the kernel's history, each caught again",
     description=(
         "List faults of code patching. With NAME: say what went wrong, find it again, show it"
         " instruction by instruction, and search the mended variant, which has to be clean."

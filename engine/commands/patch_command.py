@@ -87,7 +87,6 @@ def _run(args: Namespace) -> int:
 
 COMMAND: Final = Command(
     name="patch",
-    help="is this way of replacing code safe, whatever comes in between?",
     description=(
         "Replace code by a patch protocol while vCPUs call it, explore every interleaving, and say"
         " whether any vCPU executes what is neither the old code nor the new."

@@ -36,7 +36,6 @@ def _found_by(words: Sequence[str]) -> Namespace:
 
 COMMAND: Final = Command(
     name="replay",
-    help="show a violation again, step by step",
     description=(
         "Replay a file of --save, or a SCHEDULE with -- and the arguments of the check (or"
         " explore) that found it, or with -- patch and those of the patch."

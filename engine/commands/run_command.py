@@ -130,7 +130,6 @@ def _show_calls(result: wiring.RunResult, style: Style, asked: bool) -> None:
 
 COMMAND: Final = Command(
     name="run",
-    help="probe a function, call it, and report",
     description="Probe a function, call it, and report.",
     example=(
         "optprobe run work.o --call work --arg 5 --arg buf:616263 --probe work --interrupts"

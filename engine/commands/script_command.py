@@ -105,7 +105,6 @@ def _shown(line: dict[str, Any]) -> str:
 
 COMMAND: Final = Command(
     name="script",
-    help="run operations one a line, and show the state after each",
     description=(
         "Run operations (reg, unreg, dis, en, call, wait, ...), one a line, and show the state"
         " after each."

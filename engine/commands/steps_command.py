@@ -85,7 +85,6 @@ def _show(profile: str | None, style: Style) -> None:
 
 COMMAND: Final = Command(
     name="steps",
-    help="the safety steps that --without leaves out, and what each is for",
     description=(
         "List the safety steps and mends that --without leaves out, the profiles where each means"
         " something, and what it does."

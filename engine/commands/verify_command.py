@@ -112,7 +112,6 @@ def _show(call: str, result: wiring.VerifyResult, style: Style) -> None:
 
 COMMAND: Final = Command(
     name="verify",
-    help="probe every instruction a call executes, one at a time, and compare",
     description=(
         "Put one probe at a time on every instruction boundary that a call executes, by every"
         " method that the site allows, and compare with the unprobed run."

@@ -70,6 +70,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "help": ("--help",),
     "inspect": ("inspect", "workloads/elf/sha256.o"),
     "inspect --json": ("inspect", "workloads/elf/sha256.o", "--json"),
+    "inspect --jobs 2": ("inspect", "workloads/elf/shapes.so", "--jobs", "2", "--json"),
     "run": ("run", *_SHA, "--probe", "sha256", "--interrupts", "every:100"),
     "run --json": ("run", *_SHA, "--probe", "sha256", "--interrupts", "every:100", "--json"),
     "script": ("script", "workloads/elf/qsort.o", "SCRIPT"),

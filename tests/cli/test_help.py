@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.commands.cli import COMMANDS, main, parse
+from engine.commands.cli import HELPS, load_command, main, parse
 from engine.core.safety_steps import MENDS, STEPS
 from engine.version import __version__
 
@@ -33,7 +33,7 @@ def register(setup):
         k.register(k.kprobe("work"))
         k.settle()
 """
-EXAMPLES = {command.name: command.example for command in COMMANDS}
+EXAMPLES = {name: load_command(name).example for name in HELPS}
 LONG = ("demo", "matrix", "litmus")
 """Their examples take long; that of litmus is also refused on some machines."""
 BREAKS = {"check", "explore", "patch", "replay"}
@@ -51,7 +51,6 @@ def test_the_version_is_printed_and_stands_in_one_place(capsys):
 
 
 def test_every_command_has_an_example_and_its_help_ends_with_it(capsys):
-    assert len(EXAMPLES) == len(COMMANDS)
     for command, example in EXAMPLES.items():
         assert main([command, "--help"]) == 0
         assert capsys.readouterr().out.endswith(f"\nexample:\n  {example}\n")

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from engine.commands.cli import COMMANDS, main, parse
+from engine.commands.cli import HELPS, load_command, main, parse
 from engine.commands.parser import Parser
 
 LISTS = {
@@ -25,7 +25,7 @@ LISTS = {
 def options_with_a_value() -> list[tuple[str, argparse.Action]]:
     """Each of them, with the name of its command."""
     found: list[tuple[str, argparse.Action]] = []
-    for command in COMMANDS:
+    for command in map(load_command, HELPS):
         parser = Parser(prog=command.name)
         command.add_options(parser)
         found += [

@@ -20,7 +20,7 @@ from engine.core.profiles import LINUX_6_1, LINUX_2010, NEXT, Profile
 from engine.image import ExceptionEntry, Image
 from engine.syntax.arguments import parse_argument
 
-__all__ = ("first_found", "main")
+__all__ = ("RUNS", "first_found", "image_of", "main")
 
 _STRAIGHT: Final = """
 .globl f
@@ -129,7 +129,7 @@ _FIXUPS: Final = {"faults.s": (2, 9)}
 on: behind the ``ret``.
 """
 _ALL: Final = (LINUX_2010, LINUX_6_1, NEXT)
-_RUNS: Final[tuple[tuple[str, str, tuple[Profile, ...], Sweep], ...]] = (
+RUNS: Final[tuple[tuple[str, str, tuple[Profile, ...], Sweep], ...]] = (
     ("straight.s", _STRAIGHT, _ALL, Sweep()),
     ("register.s", _REGISTER, _ALL, Sweep()),
     ("loops.s", _LOOPS, (LINUX_2010, NEXT), Sweep()),  # 6.1 runs one round too many
@@ -139,7 +139,8 @@ _RUNS: Final[tuple[tuple[str, str, tuple[Profile, ...], Sweep], ...]] = (
 )
 
 
-def _image(name: str, text: str) -> Image:
+def image_of(name: str, text: str) -> Image:
+    """The image of one of :data:`RUNS`."""
     image = replace(load_asm(text, name), red_zone=name == "red_zone.s")
     if name not in _FIXUPS:
         return image
@@ -149,8 +150,8 @@ def _image(name: str, text: str) -> Image:
 
 def _failures() -> Iterator[str]:
     pool = new_pool()
-    for name, text, profiles, sweep in _RUNS:
-        image = _image(name, text)
+    for name, text, profiles, sweep in RUNS:
+        image = image_of(name, text)
         for profile in profiles:
             with closing(
                 Verifier(

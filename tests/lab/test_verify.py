@@ -43,9 +43,17 @@ pop rbp; pop rbx; ret
 HELPER = "mov rdx, [rsp]; lea rax, [rax + rdx]; ret"
 
 
-def check(sweep: str = "none", *, text: str = CODE, red_zone: bool = False):
+def check(
+    sweep: str = "none", *, text: str = CODE, red_zone: bool = False, one_by_one: bool = False
+):
     image = asm_image(text, HELPER, "mov rax, 0xf23456789abcdef1; ret", red_zone=red_zone)
-    return verify_image(image, "f", [IntegerArgument(0xFEDCBA9876543210)], sweep=parse_sweep(sweep))
+    return verify_image(
+        image,
+        "f",
+        [IntegerArgument(0xFEDCBA9876543210)],
+        sweep=parse_sweep(sweep),
+        one_by_one=one_by_one,
+    )
 
 
 def test_sound_code_is_good_with_an_interrupt_at_every_boundary():
@@ -449,6 +457,16 @@ def test_a_planted_fault_is_caught(monkeypatch, plant):
     assert not result.good
     assert result.failures
     assert all(failure.explain for failure in result.failures)
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+def test_a_planted_fault_is_found_alike_by_one_run_for_each_interrupt(monkeypatch, plant):
+    plant(monkeypatch)
+    at_once, one_by_one = (
+        check("boundaries", text=SOUND, one_by_one=slowly) for slowly in (False, True)
+    )
+    assert at_once == one_by_one
+    assert at_once.failures
 
 
 @pytest.mark.parametrize("sweep", ["none", "boundaries"])
