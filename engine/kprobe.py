@@ -195,7 +195,7 @@ class Kprobe:
     @property
     def ftrace(self) -> bool:
         """Whether the probe is made of ftrace, without breakpoint, slot or jump (kprobe_ftrace)."""
-        return self.flags.value & _FTRACE != 0
+        return self.flags._value_ & _FTRACE != 0
 
     def __repr__(self) -> str:
         return described(self, self.place, self.flags.name or "")

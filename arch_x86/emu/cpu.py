@@ -12,6 +12,7 @@ import struct
 from enum import Enum, auto
 from typing import Final, Protocol
 
+from arch_x86.emu.answered import Answered
 from arch_x86.emu.assisted_run import AssistedRun
 from arch_x86.emu.context import Context
 from arch_x86.emu.fetch_view import FetchView
@@ -32,7 +33,7 @@ from arch_x86.isa.constants import (
     PAGE_SIZE,
     RED_ZONE_SIZE,
 )
-from arch_x86.text.text_version import TextVersion
+from arch_x86.text.text_version import TextPage, TextVersion
 
 __all__ = (
     "CODE_SELECTOR",
@@ -41,6 +42,7 @@ __all__ = (
     "Cpu",
     "CpuState",
     "ExitReason",
+    "FastStart",
     "FrameWatcher",
     "NmiPhase",
 )
@@ -113,6 +115,29 @@ class FrameWatcher(Protocol):
         ...
 
 
+class FastStart(Protocol):
+    """A faster way to run a vCPU: :class:`arch_x86.emu.fast_run.FastRun`."""
+
+    def start(self, count: int, done: int) -> int:
+        """Run as :meth:`UcInstance.start <arch_x86.emu.uc.UcInstance.start>`.
+
+        :param done: how many instructions have retired before that :attr:`Cpu.retired` does not
+            have yet.
+        """
+        ...
+
+    def call_begins(self) -> None:
+        """Take note that a call begins on the vCPU."""
+        ...
+
+    def close(self) -> UcInstance | None:
+        """Return the instance that it has used beside the vCPU's own, for the return to a pool.
+
+        :returns: None where it has used none.
+        """
+        ...
+
+
 class CpuState:
     """The state of one vCPU at a moment; see :meth:`Cpu.save`.
 
@@ -145,6 +170,8 @@ class Cpu:
     :ivar error: Unicorn's error code of the last run that ended by an exception or got stuck.
     :ivar watcher: is told of each frame that is pushed.
     :ivar red_zone: the image keeps data in the 128 bytes under RSP.
+    :ivar fast: runs it faster where that pays; None: there is no such way.
+    :ivar answered: the answer to the hypercall that it stands behind, where that is known already.
     """
 
     __slots__ = (
@@ -154,7 +181,9 @@ class Cpu:
         "_private",
         "_ram",
         "_shown",
+        "answered",
         "error",
+        "fast",
         "index",
         "interrupts",
         "nmi",
@@ -187,6 +216,8 @@ class Cpu:
         self.vector = -1
         self.error = 0
         self.watcher: FrameWatcher | None = None
+        self.fast: FastStart | None = None
+        self.answered: Answered | None = None
         self._ram = ram
         self._private = PrivateState(uc)
         self._pages = FetchView(index, uc, tables, frames, self._private)
@@ -205,18 +236,23 @@ class Cpu:
     def rip(self, value: int) -> None:
         self.uc.rip = value
 
-    def run(self, budget: int) -> tuple[ExitReason, int]:
+    def run(self, budget: int, *, fast: bool = False) -> tuple[ExitReason, int]:
         """Execute at most ``budget`` (above 0) instructions.
 
+        :param fast: by :attr:`fast`, where there is one. Handlers may run meanwhile then.
         :returns: why the run ended, and how many instructions retired: a trap counts the
             instruction that caused it, a fault does not; a REP iteration counts as one.
         """
         if self.view is not self._shown:
             self._show()
         uc = self.uc
+        runner = self.fast if fast else None
         done = 0
         while True:
-            began = done + uc.start(budget - done, goes_on=done > 0)
+            if runner is None:
+                began = done + uc.start(budget - done, goes_on=done > 0)
+            else:
+                began = done + runner.start(budget - done, done)
             vector = uc.vector
             if began <= budget:
                 self._report_invalid()
@@ -328,11 +364,38 @@ class Cpu:
         before RIP, and here there is none.
         """
         uc = self.uc
-        if uc.vector is None and uc.err == 0:
-            vpn, offset = divmod(uc.rip - 1, PAGE_SIZE)
-            page = self._present.get(vpn)
-            if page is not None and page.content[offset] != HLT_OPCODE:
-                uc.err = UC_ERR_INSN_INVALID
+        if uc.vector is None and uc.err == 0 and not self.is_halted(uc.rip):
+            uc.err = UC_ERR_INSN_INVALID
+
+    def is_halted(self, rip: int) -> bool:
+        """Return whether a run that ended at ``rip`` without an exception was ended by a ``hlt``.
+
+        It is, too, where the text is not known.
+        """
+        vpn, offset = divmod(rip - 1, PAGE_SIZE)
+        page = self._present.get(vpn)
+        return page is None or page.content[offset] == HLT_OPCODE
+
+    # Text -----------------------------------------------------------------------------------------
+
+    @property
+    def present(self) -> dict[int, TextPage]:
+        """The pages of text in the vCPU's page tables, by virtual page number."""
+        return self._present
+
+    @property
+    def strays(self) -> list[int]:
+        """The addresses outside of functions in front of which the emulator has to stop."""
+        return self._pages.stray_addrs
+
+    @property
+    def is_behind(self) -> bool:
+        """The text has changed since the vCPU's run began."""
+        return self.view is not self._shown
+
+    def fetched(self, addr: int) -> bytes:
+        """Return the text at ``addr`` as the vCPU sees it, of at least one instruction."""
+        return self._pages.fetched(addr)
 
     # Registers ------------------------------------------------------------------------------------
 

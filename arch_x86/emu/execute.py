@@ -13,6 +13,7 @@ from typing import Final
 from arch_x86.emu.bringup import bring_up
 from arch_x86.emu.cpu import Cpu, ExitReason, NmiPhase
 from arch_x86.emu.diagnose import diagnose, make_fault, original_place, unresolved_call
+from arch_x86.emu.fast_run import FastRun
 from arch_x86.emu.fault import FaultKind, GuestFault, GuestFaultError
 from arch_x86.emu.interrupt_plan import InterruptPlan
 from arch_x86.emu.machine import Machine
@@ -67,6 +68,8 @@ class Executor:
         self._nested: list[NestedCall] = []
         self._nested_fault: GuestFault | None = None
         self.has_system = True
+        for vcpu in machine.cpus:
+            vcpu.fast = FastRun(machine, vcpu, self.traps, self._handling)
         bring_up(self)
 
     # Calls ----------------------------------------------------------------------------------------
@@ -110,6 +113,8 @@ class Executor:
         task.state = TaskState.RUNNING
         task.fault = None
         task.started = vcpu.retired
+        if vcpu.fast is not None:
+            vcpu.fast.call_begins()
 
     def running(self, cpu: int) -> bool:
         """Return whether a call is under way on ``cpu``."""
@@ -151,17 +156,16 @@ class Executor:
                     due = 1  # IF holds the interrupt back: look again after each instruction.
                 if due is not None:
                     chunk = min(left, due)
-            reason, retired = vcpu.run(chunk)
+            before = vcpu.retired
+            reason, retired = vcpu.run(chunk, fast=True)
             machine.clock += retired
-            left -= retired
             if reason is not ExitReason.BUDGET:
-                before = vcpu.retired
                 self.handle_exit(vcpu, reason)
-                # Guest functions that handlers called have retired instructions, too.
-                left -= vcpu.retired - before
                 if retired == 0 and task.state is TaskState.RUNNING:
                     # A fault that a handler mends without progress must not go on for ever.
                     left -= 1
+            # Guest functions that handlers called have retired instructions, too.
+            left -= vcpu.retired - before
         return budget - left
 
     def call_nested(self, cpu: int, addr: int, *integers: int, limit: int = _NESTED_MAX) -> int:

@@ -21,6 +21,8 @@ class FetchView:
 
     :ivar present: the pages that the page tables hold, by virtual page number.
     :ivar waiting: the pages that appear when they are first used.
+    :ivar stray_addrs: where instructions to guard may start outside of functions, in the order in
+        which they became known.
     """
 
     __slots__ = (
@@ -33,6 +35,7 @@ class FetchView:
         "_tables",
         "_uc",
         "present",
+        "stray_addrs",
         "waiting",
     )
 
@@ -52,6 +55,7 @@ class FetchView:
         self._lazy = private.tells_fetches
         self._shown: TextVersion | None = None
         self._strays: dict[int, dict[int, bytes]] = {}
+        self.stray_addrs: list[int] = []
         self.present: dict[int, TextPage] = {}
         self.waiting: dict[int, TextPage] = {}
 
@@ -133,6 +137,7 @@ class FetchView:
             strays = self._strays[page.vpn] = self._frames.guards.strays(page.vpn)
             for addr in strays:
                 self._uc.hooks.trap_at(addr)
+                self.stray_addrs.append(addr)
         patched = self._uc.patched
         for addr, raw in strays.items():
             offset = addr % PAGE_SIZE

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import byref, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p, cast
+from ctypes import (
+    byref,
+    c_int,
+    c_int64,
+    c_size_t,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+    cast,
+)
 from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as _binding  # pyright: ignore[reportMissingTypeStubs]
@@ -18,6 +28,8 @@ from unicorn import x86_const as x86  # pyright: ignore[reportMissingTypeStubs]
 from engine.errors import EngineBug
 
 __all__ = (
+    "ASK_CALLBACK",
+    "BLOCK_CALLBACK",
     "CODE_CALLBACK",
     "INTR_CALLBACK",
     "MEMORY_CALLBACK",
@@ -32,9 +44,11 @@ __all__ = (
     "context_size",
     "emu_start",
     "emu_stop",
+    "find_block",
     "flush_translations",
     "hook_add",
     "hook_del",
+    "host_address",
     "instance_close",
     "instance_open",
     "mem_map_ptr",
@@ -84,12 +98,25 @@ SYSCALL_CALLBACK: Final = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 """The C type of a hook of ``syscall`` and ``sysenter``."""
 CODE_CALLBACK: Final = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 """The C type of a hook of instructions."""
+BLOCK_CALLBACK: Final = CODE_CALLBACK
+"""The C type of a hook of blocks."""
+ASK_CALLBACK: Final = ctypes.CFUNCTYPE(None)
+"""The C type of a function without arguments, which :mod:`arch_x86.emu.host_code` calls."""
 MEMORY_CALLBACK: Final = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_uint64, c_int, c_int64, c_void_p)
 """The C type of a hook of loads and stores."""
 
 UC_OK: Final = 0
 UC_ERR_INSN_INVALID: Final = uc_const.UC_ERR_INSN_INVALID
 _CTL_FLUSH_TB: Final = uc_const.UC_CTL_TB_FLUSH | (uc_const.UC_CTL_IO_WRITE << 30)
+_CTL_FIND_BLOCK: Final = (
+    uc_const.UC_CTL_TB_REQUEST_CACHE | (2 << 26) | (uc_const.UC_CTL_IO_READ_WRITE << 30)
+)
+
+
+class _Block(ctypes.Structure):
+    """What the library says of a translated block (struct uc_tb)."""
+
+    _fields_ = (("pc", c_uint64), ("icount", c_uint16), ("size", c_uint16))
 
 
 def check(code: int, what: str) -> None:
@@ -101,6 +128,13 @@ def check(code: int, what: str) -> None:
     """
     if code != UC_OK:
         raise EngineBug(f"{what} failed: Unicorn error {code}")
+
+
+def host_address(name: str) -> int:
+    """Return the address in this process of the library's function ``name``."""
+    address = cast(getattr(_LIB, name), c_void_p).value
+    assert address is not None
+    return address
 
 
 def instance_open() -> int:
@@ -126,8 +160,26 @@ def flush_translations(handle: int) -> None:
     check(_LIB.uc_ctl(c_void_p(handle), c_int(_CTL_FLUSH_TB)), "uc_ctl_flush_tb")
 
 
+def find_block(handle: int, address: int) -> tuple[int, int]:
+    """Return the size in bytes and the number of instructions of the block at ``address``.
+
+    It is the block that the instance would execute there in its present state. It is translated if
+    it has not been.
+    """
+    block = _Block()
+    code = _LIB.uc_ctl(c_void_p(handle), c_int(_CTL_FIND_BLOCK), c_uint64(address), byref(block))
+    check(code, "uc_ctl_request_cache")
+    return block.size, block.icount
+
+
 def hook_add(
-    handle: int, kind: int, callback: object, instruction: int | None, begin: int, end: int
+    handle: int,
+    kind: int,
+    callback: object,
+    instruction: int | None,
+    begin: int,
+    end: int,
+    data: int | None = None,
 ) -> int:
     """Add a hook and return its handle, for :func:`hook_del`. The caller keeps ``callback`` alive.
 
@@ -135,6 +187,7 @@ def hook_add(
     :param instruction: of a ``UC_HOOK_INSN``, which instruction.
     :param begin: the first address that the hook is for.
     :param end: the last address that the hook is for; one below ``begin`` means every address.
+    :param data: the callback's last argument.
     """
     hook = c_size_t()
     extra = () if instruction is None else (c_int(instruction),)
@@ -143,7 +196,7 @@ def hook_add(
         byref(hook),
         c_int(kind),
         callback,
-        None,
+        c_void_p(data),
         c_uint64(begin),
         c_uint64(end),
         *extra,

@@ -17,6 +17,7 @@ from arch_x86.emu.calibration import calibrate
 from arch_x86.emu.cpu import CODE_SELECTOR, DATA_SELECTOR, Cpu, CpuState
 from arch_x86.emu.frames import FrameStore
 from arch_x86.emu.guards import Guards, find_guard
+from arch_x86.emu.host_code import HostCode
 from arch_x86.emu.import_cells import import_cells
 from arch_x86.emu.layout import plan_layout
 from arch_x86.emu.machine_contracts import Participant, TrapHandler
@@ -27,7 +28,7 @@ from arch_x86.emu.percpu import fill_cpu_areas
 from arch_x86.emu.snapshot import Snapshot
 from arch_x86.emu.stubs import build_stubs
 from arch_x86.emu.task import Task
-from arch_x86.emu.uc import UcPool
+from arch_x86.emu.uc import UcInstance, UcPool
 from arch_x86.isa.constants import INT3, PAGE_SIZE
 from arch_x86.probes.ptregs import PtRegs
 from arch_x86.text.space import TextSpace, TextWrite
@@ -85,6 +86,9 @@ class Machine:
     :ivar participants: take part in each snapshot.
     :ivar import_at: the name of each function that no library defines, by the address of its cell.
     :ivar is_up: the image's own set-up code has run.
+    :ivar mappings: the host memory that all instances show: physical address, size, host address
+        and owner of each.
+    :ivar flushes: how often all instances have had to drop their translations.
     :raises InputError: more than 8 vCPUs or none, or an image that can't be laid out.
     """
 
@@ -112,6 +116,8 @@ class Machine:
         self.participants: list[Participant] = []
         self.import_at = {imported.addr: imported.name for imported in image.imports}
         self.is_up = False
+        self.mappings: list[tuple[int, int, int, object]] = []
+        self.flushes = 0
         self._spare: list[Snapshot] = []
         self._heap_next = self.layout.heap
         self._own_pool = pool is None
@@ -137,9 +143,8 @@ class Machine:
             self._flush_translations,
             Guards(self.image, alignment=config.check_alignment),
         )
-        for uc in self._instances:
-            uc.memory.map(0, self.ram.size, self.ram.host, self.ram.room)
-            uc.memory.map(TABLES_AT, self.tables.size, self.tables.host, self.tables.room)
+        self._map_chunk(0, self.ram.size, self.ram.host, self.ram.room)
+        self._map_chunk(TABLES_AT, self.tables.size, self.tables.host, self.tables.room)
         for vpn, page in content.const.items():
             self.tables.map_const(vpn, self.frames.constant(bytes(page)))
         for vpn, page in content.data.items():
@@ -162,9 +167,7 @@ class Machine:
 
     def _build_cpu(self, index: int, view: TextVersion) -> Cpu:
         uc = self._instances[index]
-        uc.enter_long_mode(
-            self.tables.root(index), self.layout.gdt, _GDT_LIMIT, CODE_SELECTOR, DATA_SELECTOR
-        )
+        self._enter_long_mode(uc, index)
         uc.set_bases(self.layout.fs_base(index), self.layout.gs_base(index))
         return Cpu(
             index,
@@ -174,6 +177,11 @@ class Machine:
             frames=self.frames,
             view=view,
             red_zone=self.image.red_zone,
+        )
+
+    def _enter_long_mode(self, uc: UcInstance, index: int) -> None:
+        uc.enter_long_mode(
+            self.tables.root(index), self.layout.gdt, _GDT_LIMIT, CODE_SELECTOR, DATA_SELECTOR
         )
 
     def _stack_top(self, cpu: int) -> int:
@@ -187,6 +195,7 @@ class Machine:
         self.tables.map_data(vpn, self.ram.map(vpn))
 
     def _map_chunk(self, phys: int, size: int, host: int, owner: object) -> None:
+        self.mappings.append((phys, size, host, owner))
         for uc in self._instances:
             uc.memory.map(phys, size, host, owner)
 
@@ -199,6 +208,7 @@ class Machine:
             self.frames.guard(addr, raw)
 
     def _flush_translations(self) -> None:
+        self.flushes += 1
         for uc in self._instances:
             uc.flush_translations()
 
@@ -207,12 +217,39 @@ class Machine:
 
         A machine that made its own pool frees them.
         """
+        for cpu in self.cpus:
+            second = None if cpu.fast is None else cpu.fast.close()
+            if second is not None:
+                self._pool.give(second)
         for uc in self._instances:
             self._pool.give(uc)
         self._instances.clear()
         self.cpus.clear()
         if self._own_pool:
             self._pool.close()
+
+    def second_instance(self, cpu: Cpu) -> tuple[UcInstance, HostCode] | None:
+        """Return another instance for ``cpu``, and the host's code for its hooks.
+
+        Nothing has been executed in the instance, and its memory is that of all others. It belongs
+        to ``cpu.fast``, which gives it back when the machine is closed.
+
+        :returns: None where there can be none.
+        """
+        offsets = cpu.uc.offsets
+        if None in (offsets.counter, offsets.exception, offsets.error_code, offsets.software):
+            return None
+        code = self._pool.host_code
+        if code is None:
+            return None
+        try:
+            uc = self._pool.take(by_blocks=True)
+        except MemoryError:
+            return None
+        for mapping in self.mappings:
+            uc.memory.map(*mapping)
+        self._enter_long_mode(uc, cpu.index)
+        return uc, code
 
     # Memory and text ------------------------------------------------------------------------------
 

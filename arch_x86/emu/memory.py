@@ -39,54 +39,59 @@ class Ram:
     a bad pointer is the guest's fault, but return None or False.
 
     :ivar used: how many bytes are in use.
+    :ivar words: the memory as 64-bit words.
+    :ivar by_page: the physical address of each page, by its virtual page number.
     """
 
     def __init__(self, pages: int) -> None:
         self.size = pages * PAGE_SIZE
         self.room = mmap.mmap(-1, self.size)
         self.host = _host_of(self.room)
+        self.words = memoryview(self.room).cast("Q")
         self.used = 0
-        self._at: dict[int, int] = {}
+        self.by_page: dict[int, int] = {}
 
     def map(self, vpn: int) -> int:
         """Back one virtual page with the next free page, and return its physical address.
 
         A page that is backed already stays where it is.
         """
-        if vpn in self._at:
-            return self._at[vpn]
+        if vpn in self.by_page:
+            return self.by_page[vpn]
         if self.used + PAGE_SIZE > self.size:
             raise EngineBug(f"out of guest RAM: {self.size} bytes are in use")
         phys = self.used
         self.used += PAGE_SIZE
-        self._at[vpn] = phys
+        self.by_page[vpn] = phys
         return phys
 
     def mapped(self, addr: int) -> bool:
         """Return whether ``addr`` is data memory."""
-        return addr // PAGE_SIZE in self._at
+        return addr // PAGE_SIZE in self.by_page
 
     def physical(self, addr: int) -> int | None:
         """Return the physical address, which is the offset in :attr:`room`, of a virtual address.
 
         :returns: None where no data memory is mapped.
         """
-        page = self._at.get(addr >> 12)
+        page = self.by_page.get(addr >> 12)
         return None if page is None else page | (addr & 0xFFF)
 
     def virtual(self, phys: int) -> int:
         """Return the virtual address of a physical one."""
         page = phys & ~0xFFF
-        return next((vpn << 12 for vpn, at in self._at.items() if at == page), 0) | (phys & 0xFFF)
+        return next((vpn << 12 for vpn, at in self.by_page.items() if at == page), 0) | (
+            phys & 0xFFF
+        )
 
     def pages(self) -> list[tuple[int, int]]:
         """Return ``(virtual page number, physical address)`` of all pages, in physical order."""
-        return sorted(self._at.items(), key=lambda item: item[1])
+        return sorted(self.by_page.items(), key=lambda item: item[1])
 
     def read(self, addr: int, size: int) -> bytes | None:
         """Return ``size`` bytes at virtual ``addr``, or None when any of them is unmapped."""
         offset = addr & 0xFFF
-        page = self._at.get(addr >> 12)
+        page = self.by_page.get(addr >> 12)
         if page is None:
             return None
         if offset + size <= PAGE_SIZE:
@@ -100,7 +105,7 @@ class Ram:
         :returns: False, with nothing written, when any byte of it is unmapped.
         """
         offset = addr & 0xFFF
-        page = self._at.get(addr >> 12)
+        page = self.by_page.get(addr >> 12)
         if page is None:
             return False
         if offset + len(data) <= PAGE_SIZE:
@@ -123,7 +128,7 @@ class Ram:
         pieces: list[tuple[int, int]] = []
         end = addr + size
         while addr < end:
-            page = self._at.get(addr >> 12)
+            page = self.by_page.get(addr >> 12)
             if page is None:
                 return None
             offset = addr & 0xFFF

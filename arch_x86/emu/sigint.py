@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
+from arch_x86.emu.block_counter import MISSED
+from arch_x86.emu.hits_inside import ANSWERS
 from arch_x86.emu.uc_hooks import in_callback
 from engine.ctrl_c import CtrlC, try_again
 
 __all__ = ("interruptible",)
 
+_CARRIERS: Final = frozenset({MISSED, *ANSWERS})
 _WEAKREF: Final = weakref.__file__
 """The file of the module from which finalizers are called."""
 
@@ -30,6 +33,14 @@ def _in_finalizer(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _loses(frame: FrameType | None) -> bool:
+    """Return whether what is raised in ``frame`` is lost, unlike what is raised below it.
+
+    These callbacks carry what is raised in the functions that they call out of the emulator.
+    """
+    return frame is not None and frame.f_code in _CARRIERS
 
 
 @contextmanager
@@ -49,7 +60,7 @@ def interruptible() -> Generator[None]:
         return
 
     def on_sigint(number: int, frame: FrameType | None) -> None:
-        if in_callback(frame) or _in_finalizer(frame):
+        if _loses(frame) or in_callback(frame) or _in_finalizer(frame):
             try_again()
         else:
             usual(number, frame)

@@ -47,14 +47,17 @@ class Traps:
         machine = self._machine
         vcpu.uc.load()
         at = vcpu.uc.gpr[RSP]
-        regs = self.regs_at(at)
+        answered, vcpu.answered = vcpu.answered, None
+        regs = self.regs_at(at) if answered is None else answered.regs
         handler = machine.trap_handler
         if handler is not None:
             if vector == _BREAKPOINT:
                 try:
-                    mine = handler.int3(vcpu.index, regs)
+                    mine = handler.int3(vcpu.index, regs) if answered is None else answered.result()
                 except KernelStopError as error:
                     return self.stopped(vcpu, regs, error)
+            elif answered is not None:
+                mine = answered.result()
             elif vector == _DEBUG:
                 mine = handler.debug(vcpu.index, regs)
             else:
@@ -134,18 +137,23 @@ class Traps:
             raise EngineBug(f"pt_regs at {addr:#x} are not in guest memory")
         return PtRegs.unpack(data)
 
+    def pause_length(self, addr: int) -> int:
+        """Return the length of the ``pause`` at ``addr`` in the text; 0 for another instruction."""
+        text = self._machine.text.current
+        if text is not self._stepped_text:
+            self._stepped_text = text
+            self._pauses.clear()
+        length = self._pauses.get(addr)
+        if length is None:
+            length = self._pauses[addr] = self._pause_at(addr)
+        return length
+
     def _step_pause(self, vcpu: Cpu, regs: PtRegs) -> None:
         """Take a single step over ``pause``, and the trap behind it.
 
         Unicorn leaves its loop at ``pause`` and forgets the trap.
         """
-        text = self._machine.text.current
-        if text is not self._stepped_text:
-            self._stepped_text = text
-            self._pauses.clear()
-        length = self._pauses.get(regs.ip)
-        if length is None:
-            length = self._pauses[regs.ip] = self._pause_at(regs.ip)
+        length = self.pause_length(regs.ip)
         if not length:
             return
         assert self._machine.trap_handler is not None
@@ -196,6 +204,11 @@ class Traps:
         handler = self._machine.trap_handler
         if handler is None:
             raise EngineBug("a detour buffer ran on a machine without probes")
-        regs = self.regs_at(at)
-        handler.optimized_callback(vcpu.index, op_id, regs)
+        answered, vcpu.answered = vcpu.answered, None
+        if answered is None:
+            regs = self.regs_at(at)
+            handler.optimized_callback(vcpu.index, op_id, regs)
+        else:
+            regs = answered.regs
+            answered.result()
         self._machine.ram.write(at, regs.pack())

@@ -2,7 +2,8 @@
 
 Each rule here was measured on Unicorn 2.1.4. A run leaves by ``hlt`` or by its count, never by a
 stop address, which would drop the blocks translated there. The count is always above 0: to switch
-counting on or off may drop every translated block.
+counting on or off may drop every translated block. An instance that counts by blocks never has a
+count (:mod:`arch_x86.emu.fast_instance`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 
 from arch_x86.emu.context import Context
 from arch_x86.emu.extended_state import ExtendedState
+from arch_x86.emu.host_code import HostCode
 from arch_x86.emu.host_memory import HostMemory
 from arch_x86.emu.libunicorn import (
     UC_ERR_INSN_INVALID,
@@ -88,6 +90,7 @@ class UcInstance:
     :ivar executed_alone: as in :class:`~arch_x86.emu.uc_hooks.HookedRun`.
     :ivar hooks: what watches and records runs.
     :ivar memory: the guest-physical memory.
+    :ivar by_blocks: it runs by :meth:`start_by_blocks` only.
     :ivar extended: the vector and x87 registers.
     """
 
@@ -100,6 +103,7 @@ class UcInstance:
         "_scratch_at",
         "_slots",
         "_uncounted",
+        "by_blocks",
         "err",
         "executed_alone",
         "extended",
@@ -126,6 +130,7 @@ class UcInstance:
         self._scratch_at = ctypes.addressof(self._scratch)
         self._cr3 = c_uint64()
         self._uncounted = False
+        self.by_blocks = False
         self.started_at: int | None = None
         self.executed_alone: int | None = None
         self.patched: set[int] = set()
@@ -317,6 +322,18 @@ class UcInstance:
         reg_read(self.handle, _RIP, self._scratch_at)
         self.rip = self._scratch.value
 
+    def start_by_blocks(self) -> None:
+        """Run until ``hlt``, an exception, or until a hook stops it, which counts blocks.
+
+        An instance that runs so never runs otherwise: with the change Unicorn would look for
+        translations by their addresses, and take an address that is not mapped any more for a page
+        fault of the guest.
+        """
+        self.vector = None
+        self.err = emu_start(self.handle, self.rip, 0, 0, 0)
+        reg_read(self.handle, _RIP, self._scratch_at)
+        self.rip = self._scratch.value
+
     # State ----------------------------------------------------------------------------------------
 
     def new_context(self) -> Context:
@@ -342,18 +359,33 @@ class UcPool:
 
     def __init__(self, offsets: PrivateOffsets) -> None:
         self.offsets = offsets
-        self._free: list[UcInstance] = []
+        self._free: tuple[list[UcInstance], list[UcInstance]] = [], []
         self._clean: Context | None = None
+        self._code: HostCode | None = None
+        self._has_code = True
 
-    def take(self) -> UcInstance:
-        """Return an instance without memory and in reset state."""
-        if not self._free:
+    @property
+    def host_code(self) -> HostCode | None:
+        """The host's machine code for hooks, which all instances share; None: there is none."""
+        if self._code is None and self._has_code:
+            self._code = HostCode.made()
+            self._has_code = self._code is not None
+        return self._code
+
+    def take(self, *, by_blocks: bool = False) -> UcInstance:
+        """Return an instance without memory and in reset state.
+
+        :param by_blocks: it is to run by :meth:`UcInstance.start_by_blocks` only.
+        """
+        free = self._free[by_blocks]
+        if not free:
             instance = UcInstance(self.offsets)
+            instance.by_blocks = by_blocks
             if self._clean is None:
                 self._clean = instance.new_context()
                 instance.save(self._clean)
             return instance
-        instance = self._free.pop()
+        instance = free.pop()
         assert self._clean is not None
         instance.restore(self._clean)
         instance.rip = 0
@@ -362,10 +394,11 @@ class UcPool:
     def give(self, instance: UcInstance) -> None:
         """Take an instance back, which another machine may use from now on."""
         instance.forget()
-        self._free.append(instance)
+        self._free[instance.by_blocks].append(instance)
 
     def close(self) -> None:
         """Free the instances that no machine uses."""
-        for instance in self._free:
-            instance.close()
-        self._free.clear()
+        for free in self._free:
+            for instance in free:
+                instance.close()
+            free.clear()

@@ -7,7 +7,7 @@ No Python runs inside of a callback but to note what happened and to ask for the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from ctypes import addressof, c_uint64
+from ctypes import addressof, c_uint64, c_void_p
 from types import FrameType
 from typing import Final, Protocol
 
@@ -115,7 +115,17 @@ class Hooks:
     :param run: the run that the callbacks tell of.
     """
 
-    __slots__ = ("_callbacks", "_handle", "_hooks", "_kept", "_recording", "_run")
+    __slots__ = (
+        "_answered",
+        "_callbacks",
+        "_exceptions",
+        "_handle",
+        "_hooks",
+        "_kept",
+        "_recording",
+        "_run",
+        "_watches",
+    )
 
     def __init__(self, handle: int, run: HookedRun) -> None:
         self._handle = handle
@@ -123,6 +133,8 @@ class Hooks:
         self._hooks: list[int] = []
         self._callbacks: list[object] = []
         self._recording = 0
+        self._watches = 0
+        self._exceptions = 0
         self._kept: tuple[object, ...] = self._hook_exceptions()
 
     def _hook_exceptions(self) -> tuple[object, ...]:
@@ -140,13 +152,16 @@ class Hooks:
             stop(handle)
 
         exception, system_call = INTR_CALLBACK(intr), SYSCALL_CALLBACK(syscall)
-        hook_add(handle, uc_const.UC_HOOK_INTR, exception, None, 1, 0)
+        self._exceptions = hook_add(handle, uc_const.UC_HOOK_INTR, exception, None, 1, 0)
+        self._answered = False
         for instruction in (x86.UC_X86_INS_SYSCALL, x86.UC_X86_INS_SYSENTER):
             hook_add(handle, uc_const.UC_HOOK_INSN, system_call, instruction, 1, 0)
         return exception, system_call
 
-    def _add(self, kind: int, callback: object, begin: int = 1, end: int = 0) -> None:
-        self._hooks.append(hook_add(self._handle, kind, callback, None, begin, end))
+    def _add(
+        self, kind: int, callback: object, begin: int = 1, end: int = 0, data: int | None = None
+    ) -> None:
+        self._hooks.append(hook_add(self._handle, kind, callback, None, begin, end, data))
         self._callbacks.append(callback)
 
     def _remove_last(self) -> None:
@@ -157,7 +172,53 @@ class Hooks:
         """Remove all hooks but those that are always there. The caller drops the translations."""
         while self._hooks:
             self._remove_last()
-        self._recording = 0
+        self._recording = self._watches = 0
+        self._hear_exceptions()
+
+    @property
+    def watching(self) -> bool:
+        """There is a hook that watches or records what is executed."""
+        return bool(self._watches or self._recording)
+
+    # Hooks of the host's machine code -------------------------------------------------------------
+
+    def answer_exceptions(self, code: int, words: int) -> None:
+        """Have exceptions told to the host's machine code until :meth:`clear`.
+
+        They end no run then.
+
+        :param code: its host address (:mod:`arch_x86.emu.host_code`).
+        :param words: the host address of the words that it uses, which the caller keeps alive.
+        """
+        hook_del(self._handle, self._exceptions)
+        self._exceptions = hook_add(
+            self._handle, uc_const.UC_HOOK_INTR, c_void_p(code), None, 1, 0, words
+        )
+        self._answered = True
+
+    def _hear_exceptions(self) -> None:
+        """Have exceptions end runs again, if :meth:`answer_exceptions` has changed that."""
+        if self._answered:
+            hook_del(self._handle, self._exceptions)
+            self._exceptions = hook_add(
+                self._handle, uc_const.UC_HOOK_INTR, self._kept[0], None, 1, 0
+            )
+            self._answered = False
+
+    def answer_at(self, addr: int, code: int, words: int) -> None:
+        """Call the host's machine code in front of an instruction that starts at ``addr``.
+
+        Nothing at ``addr`` may have been executed yet. The other parameters are those of
+        :meth:`answer_exceptions`.
+        """
+        self._add(uc_const.UC_HOOK_CODE, c_void_p(code), addr, addr, words)
+
+    def count_blocks(self, code: int, words: int) -> None:
+        """Call the host's machine code in front of each block.
+
+        Nothing may have been executed yet. The parameters are those of :meth:`answer_exceptions`.
+        """
+        self._add(uc_const.UC_HOOK_BLOCK, c_void_p(code), 1, 0, words)
 
     # Hooks that end a run -------------------------------------------------------------------------
 
@@ -192,6 +253,7 @@ class Hooks:
                 emu_stop(handle)
 
         self._add(uc_const.UC_HOOK_CODE, CODE_CALLBACK(watched), begin, end - 1)
+        self._watches += 1
 
     # Hooks that record ----------------------------------------------------------------------------
 

@@ -139,13 +139,18 @@ class BreakpointHandler:
     def found(self, hit: Hit) -> HitPhase:
         """Begin the hit of the probe that was found, and run its first handler.
 
-        A trap at an address without a probe is the end of a single step, or the break_handler's, or
-        nobody's. A hit within another hit is a miss.
-
         :raises ReentryError: the CPU is in a phase of another hit in which the kernel has no room
             for one more.
         """
-        cpu, regs, p = hit.cpu, hit.regs, hit.probe
+        phase = self._begin(hit.cpu, hit.regs, hit.probe)
+        return self.handle(hit) if phase is _FOUND else phase
+
+    def _begin(self, cpu: int, regs: PtRegs, p: Kprobe | None) -> HitPhase:
+        """Begin the hit of ``p``, and return FOUND, or how the hit has ended.
+
+        A trap at an address without a probe is the end of a single step, or the break_handler's, or
+        nobody's. A hit within another hit is a miss.
+        """
         self._cpus.cpu = cpu
         block = self._cpus.ctlblk[cpu]
         if p is None:
@@ -157,7 +162,7 @@ class BreakpointHandler:
             return _RESUMED
         block.current = p
         block.status = _HIT_ACTIVE
-        return self.handle(hit)
+        return _FOUND
 
     def _is_kprobes_own(self, block: KprobeCtlblk, regs: PtRegs) -> bool:
         """Handle a breakpoint where the table has no probe; return False if it is not kprobes' own.
@@ -224,12 +229,45 @@ class BreakpointHandler:
             handled = p.pre_handler is not None and p.pre_handler(p, regs)
         if not handled:
             return _BETWEEN if children else _HANDLED
-        block = cpus.ctlblk[hit.cpu]
+        self._end_handled(cpus.ctlblk[hit.cpu], p)
+        return _RESUMED
+
+    def _end_handled(self, block: KprobeCtlblk, p: Kprobe) -> None:
+        """End the hit of ``p``, whose pre_handler has returned non-zero."""
         if self._ends_handled and (
             p.break_handler is None or (isinstance(p, AggrKprobe) and block.instance is None)
         ):
             block.current = None
-        return _RESUMED
+
+    def at_once(self, cpu: int, regs: PtRegs) -> bool:
+        """Run all pieces of a hit, with nothing between them; return False if it is nobody's.
+
+        The breakpoint is none of the poke protocol, and int3 has no users beside kprobes.
+
+        :raises ReentryError: as in :meth:`found`.
+        """
+        cpus = self._cpus
+        core = cpus.core
+        p = core.get_kprobe(regs.ip - 1)
+        phase = self._begin(cpu, regs, p)
+        if phase is not _FOUND:
+            return phase is _RESUMED
+        assert p is not None
+        aggr = core.aggr
+        children = aggr.order(p) if isinstance(p, AggrKprobe) else ()
+        handled: int | bool | None = False
+        if children:
+            for child in children:
+                cpus.cpu = cpu
+                if handled := aggr.child_pre_handler(child, regs):
+                    break
+        else:
+            handled = p.pre_handler is not None and p.pre_handler(p, regs)
+        if handled:
+            self._end_handled(cpus.ctlblk[cpu], p)
+        else:
+            self._setup_singlestep(cpus.ctlblk[cpu], p, regs, reenter=False)
+        return True
 
     def resume(self, hit: Hit) -> HitPhase:
         """Run the probed instruction, now that all handlers have run."""

@@ -16,6 +16,7 @@ from engine.kprobe import AggrKprobe, KprobeStatus
 
 if TYPE_CHECKING:
     from arch_x86.probes.cpu_state import CpuState
+    from arch_x86.probes.ptregs import PtRegs
     from engine.core.profiles import Profile
 
 __all__ = ("OptimizedHandler",)
@@ -47,24 +48,34 @@ class OptimizedHandler:
     def found(self, hit: Hit) -> HitPhase:
         """Look up the probe of the detour buffer, and return the phase that follows.
 
-        The hit is over where the probe has gone or is disabled, or where it is a miss. A miss is
-        asked for after that, so that it is only counted on a probe that would have run.
+        The hit is over where there is nothing to run.
         """
-        cpus, cpu = self._cpus, hit.cpu
-        op = cpus.core.find_optimized(hit.argument)
-        if op is None or (op.disabled and self._asks_for_disabled):
+        op = self._begin(hit.cpu, hit.argument, hit.regs)
+        if op is None:
             return _RESUMED
+        hit.probe = op
+        return _FOUND
+
+    def _begin(self, cpu: int, op_id: int, regs: PtRegs) -> AggrKprobe | None:
+        """Begin the hit of the probe whose detour buffer has the number ``op_id``.
+
+        :returns: None where the probe has gone or is disabled, or where it is a miss. A miss is
+            asked for after that, so that it is only counted on a probe that would have run.
+        """
+        cpus = self._cpus
+        op = cpus.core.find_optimized(op_id)
+        if op is None or (op.disabled and self._asks_for_disabled):
+            return None
         cpus.cpu = cpu
         block = cpus.ctlblk[cpu]
         if block.current is not None:
             cpus.core.kprobes_inc_nmissed_count(op)
-            return _RESUMED
-        regs = hit.regs
+            return None
         regs.ip = op.at + INT3_SIZE
         regs.orig_ax = ADDRESS_MASK
-        hit.probe = block.current = op
+        block.current = op
         block.status = _HIT_ACTIVE
-        return _FOUND
+        return op
 
     def handle(self, hit: Hit) -> HitPhase:
         """Run the pre_handler of the next child, and return the phase that follows.
@@ -83,5 +94,20 @@ class OptimizedHandler:
 
     def done(self, hit: Hit) -> HitPhase:
         """End the hit; the detour buffer goes on to the copied instructions."""
-        self._cpus.ctlblk[hit.cpu].current = None
+        self._end(hit.cpu)
         return _RESUMED
+
+    def _end(self, cpu: int) -> None:
+        self._cpus.ctlblk[cpu].current = None
+
+    def at_once(self, cpu: int, op_id: int, regs: PtRegs) -> None:
+        """Run all pieces of a hit, with nothing between them."""
+        op = self._begin(cpu, op_id, regs)
+        if op is None:
+            return
+        cpus = self._cpus
+        aggr = cpus.core.aggr
+        for child in aggr.order(op):
+            cpus.cpu = cpu
+            aggr.child_opt_pre_handler(child, regs)
+        self._end(cpu)

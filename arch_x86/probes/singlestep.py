@@ -44,8 +44,16 @@ class Fixup:
     pushed_flags: bool
 
 
+_PLAIN: Final = Fixup(relative_ip=True, return_address=False, pushed_flags=False)
+"""This is what has to be put right behind most instructions."""
+
+
 def fixup_after_step(insn: Insn) -> Fixup:
     """Return what has to be put right when ``insn`` was stepped at another address."""
+    return _PLAIN if insn.branch is Branch.NONE and insn.opcode != _PUSHF else _fixup(insn)
+
+
+def _fixup(insn: Insn) -> Fixup:
     branch = insn.branch
     absolute = branch in _ABSOLUTE or branch in _ABSOLUTE_CALLS
     call = branch is Branch.CALL or branch in _ABSOLUTE_CALLS

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ("ProbeTraps",)
 
-_INT3, _OPTIMIZED, _FTRACE = HitKind.INT3, HitKind.OPTIMIZED, HitKind.FTRACE
+_INT3, _FTRACE = HitKind.INT3, HitKind.FTRACE
 
 
 class ProbeTraps:
@@ -61,12 +61,17 @@ class ProbeTraps:
         self._memory = memory
         self._trampoline = trampoline
         self.breakpoints = BreakpointHandler(cpus, stepping, poke, memory, text_byte, die_chain)
+        optimized = OptimizedHandler(cpus, cpus.profile)
         self.hits = HitPath(
             self.breakpoints.way(),
-            OptimizedHandler(cpus, cpus.profile).way(),
+            optimized.way(),
             FtraceHandler(cpus, self.breakpoints.handle).way(),
         )
         self._copies = copies
+        self._die_chain = die_chain
+        self._bp_holds = poke.bp_holds
+        self._breakpoint = self.breakpoints.at_once
+        self._detour = optimized.at_once
 
     # Hits -----------------------------------------------------------------------------------------
 
@@ -76,11 +81,13 @@ class ProbeTraps:
         :raises ReentryError: the hit came in a phase of another hit in which the kernel has no room
             for one more.
         """
-        return self.hits.run(Hit(_INT3, cpu, regs))
+        if self._bp_holds(regs.ip - 1) or self._die_chain:
+            return self.hits.run(Hit(_INT3, cpu, regs))
+        return self._breakpoint(cpu, regs)
 
     def optimized_callback(self, cpu: int, op_id: int, regs: PtRegs) -> None:
         """Run all pieces of a hit that the detour buffer with number ``op_id`` brings."""
-        self.hits.run(Hit(_OPTIMIZED, cpu, regs, op_id))
+        self._detour(cpu, op_id, regs)
 
     def ftrace_caller(self, cpu: int, regs: PtRegs) -> None:
         """Run all pieces of a hit that ftrace's trampoline brings.

@@ -223,8 +223,8 @@ _HITS: Final = (
     Fault(
         "a jump's hit never ends: all that follows is missed",
         _JUMP,
-        "        self._cpus.ctlblk[hit.cpu].current = None\n",
-        "",
+        "        self._cpus.ctlblk[cpu].current = None\n",
+        "        pass\n",
         Kind.HITS,
     ),
     Fault(

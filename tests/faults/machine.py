@@ -54,9 +54,8 @@ MACHINE: Final = (
     Fault(
         "what a handler behind a jump changes in pt_regs has no effect",
         _TRAPS,
-        "        handler.optimized_callback(vcpu.index, op_id, regs)\n"
-        "        self._machine.ram.write(at, regs.pack())",
-        "        handler.optimized_callback(vcpu.index, op_id, regs)",
+        "            answered.result()\n        self._machine.ram.write(at, regs.pack())",
+        "            answered.result()",
         Kind.MACHINE,
     ),
     Fault(

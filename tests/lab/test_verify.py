@@ -398,13 +398,14 @@ def plant_optimized_callback_with_the_ip_of_the_site(monkeypatch):
     """Handlers are shown the probed address itself, not the one behind it as on the breakpoint's
     path.
     """
-    original = OptimizedHandler.handle
+    original = OptimizedHandler._begin
 
-    def handle(self, hit):
-        hit.regs.ip -= 1
-        return original(self, hit)
+    def begin(self, cpu, op_id, regs):
+        op = original(self, cpu, op_id, regs)
+        regs.ip -= op is not None
+        return op
 
-    monkeypatch.setattr(OptimizedHandler, "handle", handle)
+    monkeypatch.setattr(OptimizedHandler, "_begin", begin)
 
 
 def plant_hit_that_loses_the_x87_stack(monkeypatch):
