@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import resource
 from dataclasses import replace
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, Final
 
 from arch_x86.explore.scenario import Scenario, Setup, scenario
 from arch_x86.explore.scenarios import life
 from arch_x86.explore.x86_setup import X86Setup
-from engine.core.profiles import LINUX_2010
+from engine.core.profiles import LINUX_6_1, LINUX_2010
+from engine.patching.automata.numbered import NumberedExploration
 from engine.patching.exploration import Exploration
 from engine.search.conduct import explore
 from engine.search.drawn import Drawn
@@ -26,6 +27,7 @@ from engine.search.random_walk import RandomWalk
 if TYPE_CHECKING:
     from arch_x86.emu.uc import UcPool
     from bench.figures import Figures
+    from engine.search.explorable import System
 
 _LONG: Final = """
 .globl work
@@ -58,7 +60,7 @@ def long_call(setup: Setup) -> None:
 
 def _opened(one: Scenario, pool: UcPool, **conditions: Any) -> Exploration:
     """A machine for the scenario in linux-2010."""
-    request = replace(one.request, profile=LINUX_2010, **conditions)
+    request = replace(one.request, **{"profile": LINUX_2010, **conditions})
     port = X86Setup(pool)
     return port.open(one.experiment(request, port))
 
@@ -98,6 +100,33 @@ def test_schedules_of_two_cpus(benchmark: Any, figures: Figures, pool: UcPool) -
     rate = benchmark.pedantic(run, rounds=1, iterations=1)
     figures.add(benchmark, "schedules a second, two CPUs", rate, "", (">=", 3_000))
     system.close()
+
+
+def test_schedules_over_numbers(benchmark: Any, figures: Figures, pool: UcPool) -> None:
+    """Exhaustive searches over numbers, from a cold start and once all runs were made.
+
+    The ratios are to the same search on the machine, in the same run.
+    """
+
+    def seconds(system: System) -> float:
+        search = Exhaustive(bound=2, recheck_every=0)
+        began = process_time()
+        explore(search, system)
+        return process_time() - began
+
+    def run() -> list[float]:
+        system = _opened(life.two_jumps, pool, profile=LINUX_6_1, cpus=2)
+        plain = seconds(system)
+        numbers = NumberedExploration(system)
+        cold, warm = seconds(numbers), seconds(numbers)
+        system.close()
+        return [plain / cold, plain / warm]
+
+    cold, warm = benchmark.pedantic(run, rounds=1, iterations=1)
+    figures.add(
+        benchmark, "search over numbers / on the machine, from the start", cold, "x", (">=", 3)
+    )
+    figures.add(benchmark, "the same, once all runs were made", warm, "x", (">=", 10))
 
 
 def test_memory_over_many_schedules(benchmark: Any, figures: Figures, pool: UcPool) -> None:
