@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from engine.search.actor import Actor
-from engine.search.explorable import Choice, Coverage, System, Trace
+from engine.search.explorable import Choice, Coverage, KeepsStates, System, Trace
 from engine.search.levels import Levels, Part
 from engine.search.parts import (
     RECHECK_EVERY,
@@ -26,11 +26,15 @@ from engine.search.parts import (
     Tick,
     check_repeats,
 )
-from engine.search.prefixes import Navigator, StartWriter, starts_of
+from engine.search.prefixes import KeptStart, Navigator, StartWriter, starts_of
 from engine.search.schedule import segments_of
 
 __all__ = ("Exhaustive",)
 
+_KEPT_MOST: Final = 100_000
+"""So many starts are kept with their states, which are some hundred bytes each; of others only the
+paths are known, and the states are reached again.
+"""
 _NO_BOUND: Final = 1 << 30
 """The bound that stands for none: a schedule with so many preemptions would take days."""
 
@@ -62,6 +66,8 @@ class Exhaustive:
         self.recheck_every = recheck_every
         self.seen: set[int] = set()
         self._levels = Levels(max_schedules, violations_max)
+        self._kept: dict[bytes, list[KeptStart]] = {}
+        self._kept_starts = 0
 
     def batch(self, outcome: Outcome) -> Sequence[Part]:
         """Return parts of the lowest level that has starts left."""
@@ -78,6 +84,23 @@ class Exhaustive:
     def learn(self, keys: bytes) -> None:
         """Note that the search has gone on from the states with these keys."""
         self.seen.update(array("Q", keys))
+
+    def keep(self, states: dict[bytes, list[KeptStart]]) -> None:
+        """Keep the states that groups of starts begin with, as far as there is room for them."""
+        for text, kept in states.items():
+            if self._kept_starts + len(kept) <= _KEPT_MOST and text not in self._kept:
+                self._kept[text] = kept
+                self._kept_starts += len(kept)
+
+    def kept(self, texts: Sequence[bytes]) -> list[KeptStart] | None:
+        """Return the starts of these groups with their states, and keep them no longer.
+
+        :returns: None if some of the states are not kept here.
+        """
+        groups = [self._kept.pop(text, None) for text in texts]
+        found = [group for group in groups if group is not None]
+        self._kept_starts -= sum(map(len, found))
+        return [one for group in found for one in group] if len(found) == len(groups) else None
 
     def work(self, system: System, part: Part, tick: Tick | None = None) -> PartResult:
         """Go depth first from each of the part's starts, and return what the part comes to."""
@@ -117,6 +140,7 @@ class _Walk:
         self._left = (_NO_BOUND if strategy.bound is None else strategy.bound) - part.level
         self._fresh: dict[int, None] = {}
         self._writer = StartWriter()
+        self._keeps = isinstance(system, KeepsStates) and system.states_are_small
         self._stack: list[_Frame] = []
         self._result = PartResult()
 
@@ -124,21 +148,47 @@ class _Walk:
         """Go on from each of the part's starts, and return what the part comes to."""
         system, result = self._system, self._result
         system.coverage, system.points = Coverage(), set()
-        starts = starts_of(self._part.blobs)
-        navigator = Navigator(system, starts)
-        for number, (_, actor) in enumerate(starts):
-            navigator.go(number)
-            if actor is not None:
-                system.take(actor, alone=self._left == 0)
-            self._closure()
-            if self._over:
-                self._hand_back(starts[number + 1 :])
-                break
-        navigator.close()
+        kept = self._strategy.kept(self._part.blobs) if self._keeps else None
+        if kept is None:
+            self._walk_from_paths()
+        else:
+            self._walk_from_states(kept)
+        result.groups = self._writer.close()
+        self._strategy.keep(self._writer.states)
         result.coverage, result.points = system.coverage, array("Q", system.points).tobytes()
         result.keys = array("Q", self._fresh).tobytes()
-        result.groups = self._writer.close()
         return result
+
+    def _walk_from_paths(self) -> None:
+        starts = starts_of(self._part.blobs)
+        navigator = Navigator(self._system, starts)
+        for number, (_, actor) in enumerate(starts):
+            navigator.go(number)
+            self._begin(actor)
+            if self._over:
+                self._hand_back()
+                for path, following in starts[number + 1 :]:
+                    self._writer.add_path(self._part.level, path, [following])
+                break
+        navigator.close()
+
+    def _walk_from_states(self, starts: Sequence[KeptStart]) -> None:
+        system = self._system
+        for number, (state, actor) in enumerate(starts):
+            system.restore(state)
+            self._begin(actor)
+            if self._over:
+                self._hand_back()
+                for left, following in starts[number + 1 :]:
+                    system.restore(left)
+                    self._writer.add(self._part.level, system.trace, [following], left)
+                break
+
+    def _begin(self, actor: Actor | None) -> None:
+        """Go on from a start of the part, where ``actor`` goes on."""
+        if actor is not None:
+            self._system.take(actor, alone=self._left == 0)
+        self._closure()
 
     @property
     def _over(self) -> bool:
@@ -187,11 +237,13 @@ class _Walk:
                     return True
                 self._fresh[key] = None
             if len(free) < len(choices):
+                state = system.save() if self._keeps else None
                 for cost in sorted({choice.cost for choice in choices} - {0}):
                     self._writer.add(
                         level + cost,
                         system.trace,
                         [choice.actor for choice in choices if choice.cost == cost],
+                        state,
                     )
                 if not free:
                     return False
@@ -214,16 +266,14 @@ class _Walk:
         if self._tick is not None and result.schedules % TICK_EVERY == 0:
             self._tick(result.schedules)
 
-    def _hand_back(self, starts: Sequence[tuple[Any, Actor | None]]) -> None:
-        """Leave what the part has not visited, the deepest states first, to other parts.
-
-        :param starts: the starts of the part that were not begun.
-        """
+    def _hand_back(self) -> None:
+        """Leave what was not visited from the last start, the deepest states first, to others."""
         for frame in reversed(self._stack):
             self._writer.add(
-                self._part.level, frame.trace, [choice.actor for choice in reversed(frame.rest)]
+                self._part.level,
+                frame.trace,
+                [choice.actor for choice in reversed(frame.rest)],
+                frame.state if self._keeps else None,
             )
             self._system.release(frame.state)
         self._stack.clear()
-        for path, actor in starts:
-            self._writer.add_path(self._part.level, path, [actor])

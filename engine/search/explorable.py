@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from engine.brief import described
 from engine.search.actor import Actor
 
-__all__ = ("Choice", "Coverage", "System", "Trace", "Violation", "ViolationKind")
+__all__ = (
+    "Choice",
+    "Coverage",
+    "KeepsStates",
+    "System",
+    "Trace",
+    "Violation",
+    "ViolationKind",
+)
 
 
 class ViolationKind(StrEnum):
@@ -102,6 +110,16 @@ Trace = tuple[Any, Actor, int] | None
 """How a state came about: the trace of the state before, the actor that went on from there, and how
 many steps that one made. The trace of the start is None. States with a common past share its trace.
 """
+
+
+@runtime_checkable
+class KeepsStates(Protocol):
+    """A system whose saved states are small, so that a search may keep many of them."""
+
+    @property
+    def states_are_small(self) -> bool:
+        """Return whether a search may keep some 100,000 states."""
+        ...
 
 
 class System(Protocol):

@@ -14,7 +14,7 @@ from engine.search.explorable import System, Trace
 from engine.search.parts import Group, uncounted
 from engine.search.schedule import Segments, segments_from, segments_of, text_of
 
-__all__ = ("GROUP_STARTS", "Navigator", "Start", "StartWriter", "starts_of")
+__all__ = ("GROUP_STARTS", "KeptStart", "Navigator", "Start", "StartWriter", "starts_of")
 
 GROUP_STARTS: Final = 16
 """About so many starts make a group, which stays together. A group is compressed as one text, in
@@ -24,23 +24,40 @@ Start = tuple[Segments, Actor | None]
 """A path, and the actor that goes on behind it; None: no actor has been chosen there yet."""
 
 
+KeptStart = tuple[Any, Actor | None]
+"""The state behind a path, and the actor that goes on there."""
+
+
 class StartWriter:
     """A writer that collects starts in groups.
 
     :ivar groups: the groups that are full.
+    :ivar states: by the text of a group, the state behind the path of each of its starts, and the
+        actor that goes on there; only of groups that have all of these states.
     """
 
     def __init__(self) -> None:
+        self._states: dict[int, list[KeptStart]] = {}
+        self.states: dict[bytes, list[KeptStart]] = {}
         self._lines: dict[int, list[str]] = {}
         self._weights: dict[int, int] = {}
         self.groups: list[Group] = []
 
-    def add(self, level: int, trace: Trace, actors: Iterable[Actor]) -> None:
-        """Add a start for each of ``actors``, which go on behind ``trace`` at cost ``level``."""
-        self.add_path(level, segments_of(trace), list(actors))
+    def add(
+        self, level: int, trace: Trace, actors: Iterable[Actor | None], state: Any = None
+    ) -> None:
+        """Add a start for each of ``actors``, which go on behind ``trace`` at cost ``level``.
 
-    def add_path(self, level: int, path: Segments, actors: Sequence[Actor | None]) -> None:
+        :param state: the state behind ``trace``, or None if it is not kept.
+        """
+        self.add_path(level, segments_of(trace), list(actors), state)
+
+    def add_path(
+        self, level: int, path: Segments, actors: Sequence[Actor | None], state: Any = None
+    ) -> None:
         """Add a start for each of ``actors`` behind ``path``; None is as in :data:`Start`."""
+        if state is not None:
+            self._states.setdefault(level, []).extend((state, actor) for actor in actors)
         words = " ".join("" if actor is None else str(actor) for actor in actors)
         self._lines.setdefault(level, []).append(f"{words};{text_of(path)}")
         weight = self._weights[level] = self._weights.get(level, 0) + len(actors)
@@ -48,10 +65,12 @@ class StartWriter:
             self._close(level)
 
     def _close(self, level: int) -> None:
-        lines = self._lines.pop(level)
-        self.groups.append(
-            (level, self._weights.pop(level), zlib.compress("\n".join(lines).encode(), 1))
-        )
+        lines, weight = self._lines.pop(level), self._weights.pop(level)
+        text = zlib.compress("\n".join(lines).encode(), 1)
+        self.groups.append((level, weight, text))
+        states = self._states.pop(level, [])
+        if len(states) == weight:
+            self.states[text] = states
 
     def close(self) -> list[Group]:
         """Return all groups, including those that are not full."""

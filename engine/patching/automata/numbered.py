@@ -162,6 +162,11 @@ class NumberedExploration:
         ) = state
         self.violation = None
 
+    @property
+    def states_are_small(self) -> bool:
+        """Return True: a state is a few numbers."""
+        return True
+
     def release(self, state: NumberedState) -> None:
         """Do nothing: a state is a few numbers."""
 
