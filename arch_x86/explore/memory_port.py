@@ -185,9 +185,11 @@ class X86Memory:
 
     def differs(self, kept: _Kept, other: _Kept) -> bool:
         """Return whether two states that :meth:`keep` has returned go on in different ways."""
-        (_, task, *mine), (_, other_task, *theirs) = kept, other
-        # What a task was started at, and how often it called schedule(), are counts for people.
-        return (task[:4], mine) != (other_task[:4], theirs)
+        (state, task, *mine), (_, other_task, *theirs) = kept, other
+        # A task's end of stack counts, and in a call its state and where its stack began; not how
+        # an earlier call ended, nor when it was started, nor how often it called schedule().
+        counts = (0, 1, 3) if state is not None else (0,)
+        return mine != theirs or any(task[at] != other_task[at] for at in counts)
 
     def put(self, cpu: int, kept: _Kept, spent: int) -> None:
         """Bring one vCPU to the state ``kept``, with nothing but zeros outside of its live stacks.

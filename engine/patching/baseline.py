@@ -104,6 +104,7 @@ class Baseline:
             found.points = frozenset(self._met)
             found.written = tuple(self._accesses.written())
             found.schedules = outcome.schedules
+            found.on_stacks = any(self._visited_stacks())
             return found
 
     def close(self) -> None:

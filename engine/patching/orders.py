@@ -91,6 +91,7 @@ class Orders:
         another one uses.
     :ivar written: the physical spans that calls store to.
     :ivar schedules: how many schedules it took to find all orders.
+    :ivar on_stacks: a task touches the stack of a task of another vCPU.
     """
 
     facts: PatchFacts
@@ -102,6 +103,7 @@ class Orders:
     points: frozenset[int] = frozenset()
     written: tuple[range, ...] = ()
     schedules: int = 0
+    on_stacks: bool = False
 
     # Found by exploring them ----------------------------------------------------------------------
 

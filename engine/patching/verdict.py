@@ -111,11 +111,13 @@ def searchable(system: Exploration, search: Search) -> System:
 
     Numbers stand for them unless the search is to be plain. A search without reductions is what
     others are held against, an oracle of the user's own may look at the machine at any time, and
-    whether a vCPU waits at a jump to itself is asked of the machine; these are plain, too.
+    whether a vCPU waits at a jump to itself is asked of the machine. These are plain, too, and so
+    are tasks that meet on a stack, since a vCPU's stacks are part of its own state.
     """
     experiment = system.experiment
     guarded = any(site.guards for site in experiment.patches)
-    if search.plain or not experiment.reduce or experiment.oracles or guarded:
+    on_stacks = system.orders is not None and system.orders.on_stacks
+    if search.plain or not experiment.reduce or experiment.oracles or guarded or on_stacks:
         return system
     return NumberedExploration(system, again_every=1 if search.recheck_every == 1 else 10)
 

@@ -34,6 +34,8 @@ from engine.search.pct import Pct
 from tests.explore.both_systems import both
 from tests.explore.experiments import experiment_of
 from tests.explore.shared_functions import SharedFunction, probed
+from tests.explore.test_freezing import experiment as suspended
+from tests.explore.test_hidden_code import hidden
 from tests.explore.test_laws import CASES, JUMP, small
 
 RETURNS = [one for one in vars(probed_returns).values() if isinstance(one, Scenario)][:2]
@@ -79,6 +81,12 @@ def test_numbers_and_the_machine_agree_where_tasks_share_memory(pool, preempt):
     counter = SharedFunction("counter", "lock inc dword ptr [G]; mov eax, [G]; ret")
     fields = {"preempt": True} if preempt else {"cpus": 2}
     compare(probed(counter, 0, **fields), pool, bound=1, most=150)
+
+
+@pytest.mark.parametrize("preempt", [False, True])
+def test_numbers_and_the_machine_agree_where_code_is_hidden_or_tasks_suspended(pool, preempt):
+    compare(hidden(pool, preempt=preempt), pool, bound=1, most=300)
+    compare(suspended(pool, back=True, preempt=preempt), pool, bound=1, most=300)
 
 
 def test_numbers_and_the_machine_agree_on_schedules_that_are_drawn(pool):

@@ -69,9 +69,14 @@ def shows_a_wrong_value(self, regs, frame, real=Kretprobes.trampoline_handler):
 
 def oldest_call_first(self, regs, frame, real=Kretprobes.trampoline_handler):
     stack = self.open_stacks.get(self._arch.current_task, [])
-    if len(stack) == 2:
-        stack[0].rp, stack[1].rp = stack[1].rp, stack[0].rp
-    return real(self, regs, frame)
+    if len(stack) != 2:
+        return real(self, regs, frame)
+    first, second = stack
+    first.rp, second.rp = second.rp, first.rp
+    try:
+        return real(self, regs, frame)
+    finally:  # Whatever is run again has to do the same again.
+        first.rp, second.rp = second.rp, first.rp
 
 
 def stays_open(self, regs, frame, real=Kretprobes.trampoline_handler):

@@ -340,6 +340,8 @@ class NumberedExploration:
             record = self._all[self._sids[index]]
             if record.rests or ((waits & 2 or self.node.stopped) and record.stops):
                 break
+            if record.held_back and self._rules.waits_to_run(self.node, record):
+                break
             waits = self._waits.concern[self._left][index]
         if rows is not None and waits != first:
             rows.clear()

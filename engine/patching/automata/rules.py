@@ -68,7 +68,7 @@ class Rules:
         now.unprobed = plain.now.unprobed
         now.sites, now.insns = plain.now.sites, plain.now.insns
         self._vcpus = tuple(now.vcpus)
-        boundaries = Boundaries(now)
+        self._boundaries = boundaries = Boundaries(now)
         self._waits = Waits(
             now.vcpus,
             boundaries.takes_interrupt,
@@ -128,6 +128,14 @@ class Rules:
         vcpu.restore(record.state)
         return self._choices.calls_left(vcpu)
 
+    def waits_to_run(self, node: ControlNode, record: VcpuRecord) -> bool:
+        """Return whether a vCPU is suspended, or waits at hidden code."""
+        self._now.node = node
+        self._cpus.records = {record.index: record}
+        vcpu = self._vcpus[record.index]
+        vcpu.restore(record.state)
+        return self._boundaries.waits_to_run(vcpu)
+
     def goes_on(self, node: ControlNode, task: int) -> bool:
         """Return whether it makes no difference if another actor comes before the task's step."""
         self._now.node = node
@@ -152,6 +160,8 @@ class Rules:
     def met(self, before: ControlNode, edge: ControlStep, task: int, record: VcpuRecord) -> Met:
         """Return what a step of control task ``task`` from ``before`` is to one vCPU."""
         now, vcpu = self._now, self._vcpus[record.index]
+        if before.frozen is not edge.node.frozen:
+            return self._met_on_machine(before, edge, task, record)
         now.node = before
         now.vcpus[:] = [vcpu]
         self._cpus.records = {record.index: record}
@@ -166,6 +176,32 @@ class Rules:
             coverage.parked_in_range,
             coverage.in_flight_at_write,
             self._is_in_freed(edge.node, record),
+        )
+
+    def _met_on_machine(
+        self, before: ControlNode, edge: ControlStep, task: int, record: VcpuRecord
+    ) -> Met:
+        """Return what :meth:`met` does of a step that may move tasks, which the machine has to do.
+
+        :param before: the control state in front of the step.
+        """
+        plain, now = self._plain, self._plain.now
+        everyone = tuple(now.vcpus)
+        vcpu = everyone[record.index]
+        self._records.put(record, vcpu, 0)
+        plain.steps.show(before)
+        now.vcpus[:] = [vcpu]
+        now.coverage = coverage = Coverage()
+        plain.steps.meet(before, edge, task)
+        now.vcpus[:] = everyone
+        now.coverage = Coverage()
+        plain.steps.show(edge.node)
+        behind = self._records.present(vcpu, edge.node.lives)
+        return Met(
+            behind,
+            coverage.parked_in_range,
+            coverage.in_flight_at_write,
+            self._is_in_freed(edge.node, behind),
         )
 
     def _is_in_freed(self, node: ControlNode, record: VcpuRecord) -> bool:
