@@ -18,6 +18,7 @@ from arch_x86.probes.code import CodeCache
 from arch_x86.probes.copies import Copies, X86Areas
 from arch_x86.probes.cpu_state import CpuState
 from arch_x86.probes.eligibility import (
+    ProbeRefusal,
     Verdict,
     can_probe_address,
     can_probe_instruction,
@@ -31,11 +32,12 @@ from arch_x86.probes.plain_sites import PlainSites
 from arch_x86.probes.records import OptInsn
 from arch_x86.probes.recover import recover
 from arch_x86.probes.stepping import stepping_for
+from arch_x86.probes.told_places import told_inside
 from arch_x86.probes.trap_handler import ProbeTraps
 from arch_x86.text.poke import PokeProtocol, TextPokeParam
 from engine.core.profiles import LINUX_2010, Profile
 from engine.core.safety_steps import SafetyStep
-from engine.errors import KprobeError
+from engine.errors import KprobeError, printable
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus, Method
 
 if TYPE_CHECKING:
@@ -178,7 +180,12 @@ class X86Arch:
             # 2.6.38 checks whether the address is text and answers EINVAL.
             outside = verdict.errno == errno.ENOENT and not self.profile.lookup_is_enoent
             code = errno.EINVAL if outside else verdict.errno
-            raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}")
+            function = self.code.function_at(addr)
+            place = ""
+            if verdict.reason is ProbeRefusal.NOT_BOUNDARY and function is not None:
+                name = f"{function.symbol.name}+{addr - function.start:#x}"
+                place = f"; {printable(name)} {told_inside(function, addr)}"
+            raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}{place}")
 
     def arch_adjust_kprobe_addr(self, addr: int) -> int:
         """Return the address behind the ENDBR at a function's entry, in kernels that skip it.

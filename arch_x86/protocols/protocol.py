@@ -14,10 +14,12 @@ docs/protocols.md explains it, and the protocols that come along.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 from arch_x86.isa.constants import HLT, INT3, PAGE_SIZE
 from arch_x86.isa.onward import Onward
@@ -113,6 +115,9 @@ class Patcher:
         :raises InputError: the protocol has no such step.
         """
         if step is not None and step not in self._steps:
+            meant = step.replace("_", "-")
+            if meant in self._steps:
+                raise InputError(f"step={printable(repr(step))}: write step={meant!r}")
             raise InputError(
                 f"step={printable(repr(step))}: no step of the protocol; name it in its decorator:"
                 f" protocol({step.replace('-', '_')}='what it is for')"
@@ -315,14 +320,49 @@ class PatchProtocol:
         return (self.run.__doc__ or "").strip().partition("\n")[0]
 
 
-def protocol(**steps: str) -> Callable[[Run], PatchProtocol]:
+@overload
+def protocol(run: Run, /) -> PatchProtocol: ...
+
+
+@overload
+def protocol(**steps: str) -> Callable[[Run], PatchProtocol]: ...
+
+
+def protocol(run: Run | None = None, /, **steps: str) -> object:
     """Return a decorator that makes a protocol of a function.
 
+    :param run: the function, where the decorator has no parentheses: a protocol without steps.
     :param steps: what each step is for, by name; ``_`` stands for ``-``.
+    :raises InputError: what the decorator stands over is no function of a patcher and patches.
     """
     named = {name.replace("_", "-"): what for name, what in steps.items()}
 
     def make(run: Run) -> PatchProtocol:
-        return PatchProtocol(str(getattr(run, "__name__", "protocol")), run, named)
+        name = str(getattr(run, "__name__", "protocol"))
+        _require_function(run, name)
+        return PatchProtocol(name, run, named)
 
-    return make
+    return make if run is None else make(run)
+
+
+def _require_function(run: object, name: str) -> None:
+    """Require a function that does its work when it is called with a patcher and patches.
+
+    :raises InputError: ``run`` takes other arguments, or a call of it would only return an object
+        that has yet to be run.
+    """
+    if not callable(run):
+        raise InputError(f"{printable(repr(run))}: optprobe.protocol() stands over a function")
+    if inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run):
+        raise InputError(f"{name}: a protocol does its work when it is called; leave yield out")
+    if inspect.iscoroutinefunction(run):
+        raise InputError(f"{name}: a protocol does its work when it is called; leave async out")
+    with suppress(TypeError, ValueError):  # Some functions of C have no signature.
+        signature = inspect.signature(run)
+        try:
+            signature.bind(None, ())
+        except TypeError:
+            raise InputError(
+                f"{name}{signature}: a protocol takes two arguments, (p, patches): what it works"
+                " with, and the patches to make"
+            ) from None

@@ -8,6 +8,7 @@ from argparse import Namespace
 
 from engine.commands.exit_status import BAD, GOOD, INTERRUPTED
 from engine.commands.searching import options_given, searched
+from engine.commands.users_output import users_output_apart
 from engine.patching.make_experiment import experiment_of_patch
 from engine.patching.patch_result import patch_result
 from engine.patching.patch_spec import PatchSpec
@@ -45,11 +46,15 @@ def patch_spec(args: Namespace) -> PatchSpec:
 def run_patch(args: Namespace, port: SetupPort) -> int:
     """Run ``optprobe patch`` on machines of ``port``, and return the exit status."""
     request, spec, search = patch_request(args), patch_spec(args), read_search(options_given(args))
-    experiment = experiment_of_patch(request, spec, port)
+    with users_output_apart():
+        experiment = experiment_of_patch(request, spec, port)
     for warning in experiment.image.warnings:
         complain(f"{experiment.image.name}: {warning}")
     found = searched(f"patch {args.call}", experiment, search, port)
-    result = patch_result(experiment, found, port, protocol=args.protocol, without=spec.without)
+    with users_output_apart():
+        result = patch_result(
+            experiment, found, port, protocol=args.protocol, without=spec.without
+        )
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False), flush=True)
     else:

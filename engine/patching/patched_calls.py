@@ -176,10 +176,19 @@ class _Runner:
             raise UnprobedFault(
                 f"the call dies with no patch protocol at work, where the new code is taken in"
                 f" {new:,} of {count(len(passes), 'pass', 'passes')} over the sites:"
-                f" {fault.kind} at {fault.place}; give code that is right whichever code each"
-                " pass takes"
+                f" {fault.kind} at {fault.place}{self._replaced()}; give code that is right"
+                " whichever code each pass takes"
             )
         return cpus.outcome(task), tuple(passes)
+
+    def _replaced(self) -> str:
+        """Return which sites have several old instructions: the user may have meant one of them."""
+        several = [site for site in self._sites.values() if len(site.replaces) > 1]
+        return "".join(
+            f"; the new code at {self._port.text.where(site.addr)} replaces"
+            f" {len(site.replaces)} instructions, {', '.join(site.replaces)}"
+            for site in several
+        )
 
 
 def _others(passes: _Passes, fixed: int, changes: int) -> list[_Passes]:

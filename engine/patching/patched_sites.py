@@ -32,6 +32,7 @@ class PatchedSite:
     :ivar new: the new code, as many bytes as ``old`` has.
     :ivar again: the code that is there when the old code was put back: the old code, or what does
         the same.
+    :ivar replaces: the old instructions, as an assembler writes them.
     :ivar insns: by address, the instructions that are whole there, in the old code or the new.
     """
 
@@ -40,6 +41,7 @@ class PatchedSite:
     new: bytes
     again: bytes
     insns: Mapping[int, frozenset[bytes]]
+    replaces: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return described(self, f"{self.addr:#x}", f"{self.old.hex()} -> {self.new.hex()}")
