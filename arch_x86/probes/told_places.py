@@ -1,4 +1,4 @@
-"""Words on a place where no instruction starts: which one it is inside of, and where the next is."""
+"""Words on a place where no instruction starts: what it is inside of, and where the next is."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def told_inside(function: FunctionCode, addr: int) -> str:
     insn = function.insns[begins]
     behind = begins + insn.length
     told = f"is inside of `{insn.text}` at {name}+{begins:#x}"
-    return f"{told}; the next instruction begins at {name}+{behind:#x}" if (
-        behind in function.insns
-    ) else told
+    return (
+        f"{told}; the next instruction begins at {name}+{behind:#x}"
+        if (behind in function.insns)
+        else told
+    )

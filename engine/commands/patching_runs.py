@@ -52,9 +52,7 @@ def run_patch(args: Namespace, port: SetupPort) -> int:
         complain(f"{experiment.image.name}: {warning}")
     found = searched(f"patch {args.call}", experiment, search, port)
     with users_output_apart():
-        result = patch_result(
-            experiment, found, port, protocol=args.protocol, without=spec.without
-        )
+        result = patch_result(experiment, found, port, protocol=args.protocol, without=spec.without)
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False), flush=True)
     else:

@@ -30,9 +30,7 @@ __all__ = ("run_replay",)
 Parse: TypeAlias = Callable[[Sequence[str]], Namespace]
 
 
-def run_replay(
-    args: Namespace, parse: Parse, port: SetupPort, exhibits: Sequence[Exhibit]
-) -> int:
+def run_replay(args: Namespace, parse: Parse, port: SetupPort, exhibits: Sequence[Exhibit]) -> int:
     """Run ``optprobe replay`` on a machine of ``port``, and return the exit status.
 
     :param parse: reads the words of the ``check`` or ``explore`` that found the schedule.
@@ -98,7 +96,7 @@ def _replayed(
     words = args.rest[1:] if args.rest[0] in ("check", "explore") else args.rest
     if args.rest[0] == "museum":
         return _of_exhibit(args.rest[1:], schedule, port, exhibits), schedule
-    if args.rest[0] == "explore" or words[:1] and words[0].partition("::")[0].endswith(".py"):
+    if args.rest[0] == "explore" or (words and words[0].partition("::")[0].endswith(".py")):
         given = parse(["explore", *words])
         scenarios = load_scenarios(given.file)
         if len(scenarios) != 1:

@@ -41,6 +41,7 @@ class PatchCase:
     :ivar call: the function that each vCPU calls, with ``argument``.
     :ivar sites: the places whose code is replaced.
     :ivar codes: the new code, as of ``--to``.
+    :ivar old: what stands at the sites, in words, where the variants differ in that; or "".
     :ivar back: whether the old code comes back.
     :ivar protocol: the name of the patch protocol.
     :ivar without: the steps of the protocol that are left out.
@@ -51,6 +52,7 @@ class PatchCase:
     argument: str = "5"
     sites: tuple[str, ...]
     codes: tuple[str, ...]
+    old: str = ""
     back: bool = False
     protocol: str
     without: tuple[str, ...] = ()
@@ -61,10 +63,11 @@ class PatchCase:
 
     @property
     def how(self) -> str:
-        """The protocol, what is left out of it, and what fetches and preemption are."""
+        """The protocol, what is left out of it and what it replaces, fetches and preemption."""
         left_out = f" without {', '.join(self.without)}" if self.without else ""
         preempt = ", preemption" if self.preempt else ""
-        return f"{self.protocol}{left_out}, fetch model {self.fetch}{preempt}"
+        old = f" over {self.old}" if self.old else ""
+        return f"{self.protocol}{left_out}{old}, fetch model {self.fetch}{preempt}"
 
     def in_model(self, fetch: str) -> PatchCase:
         """Return the same case in another fetch model."""

@@ -1,4 +1,4 @@
-"""Stores of a patch protocol outside of its sites, for timelines and for the texts of violations."""
+"""Stores of a patch protocol outside of its sites, for timelines and texts of violations."""
 
 from __future__ import annotations
 

@@ -16,7 +16,15 @@ from engine.errors import InputError, printable
 from engine.search.actor import Actor, actor_from
 from engine.search.explorable import System, Trace
 
-__all__ = ("CHOICES_MAX", "Schedule", "parse_schedule", "replay", "segments_from", "segments_of", "text_of")
+__all__ = (
+    "CHOICES_MAX",
+    "Schedule",
+    "parse_schedule",
+    "replay",
+    "segments_from",
+    "segments_of",
+    "text_of",
+)
 
 _VERSION: Final = "v3"
 _TEXT: Final = re.compile(

@@ -1,4 +1,4 @@
-"""Wrong input of ``optprobe patch`` and ``replay``: one line says what is wrong, and what is right."""
+"""Wrong input of ``patch`` and ``replay``: one line says what is wrong and what is right."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def refused(capsys, argv) -> str:
             "mine.py, line 4: three: a store of 3 bytes",
         ),
         (
-            "@optprobe.protocol(my_sync='x')\ndef f(p, patches):\n    p.sync('x', step='my_sync')\n",
+            "@optprobe.protocol(my_sync='x')\ndef f(p, patches):\n"
+            "    p.sync('x', step='my_sync')\n",
             "mine.py, line 4: step='my_sync': write step='my-sync'",
         ),
         ("@optprobe.protocol()\ndef f(p):\n    pass\n", "line 2: f(p): a protocol takes two"),
@@ -91,9 +92,7 @@ def refused(capsys, argv) -> str:
         ("optprobe.protocol()(5)\n", "line 2: 5: optprobe.protocol() stands over a function"),
     ],
 )
-def test_a_mistake_in_a_protocols_file_is_named_with_its_line(
-    capsys, image, written, text, told
-):
+def test_a_mistake_in_a_protocols_file_is_named_with_its_line(capsys, image, written, text, told):
     assert told in refused(capsys, words(image, "--protocol", written(text)))
 
 
@@ -166,9 +165,7 @@ def one(setup):
         ("dispatch+0x6", "0f1f4", "5 digits; give two digits for each byte"),
     ],
 )
-def test_a_place_or_code_that_is_wrong_is_answered_by_what_is_there(
-    capsys, image, site, to, told
-):
+def test_a_place_or_code_that_is_wrong_is_answered_by_what_is_there(capsys, image, site, to, told):
     assert told in refused(capsys, words(image, site=site, to=to))
 
 

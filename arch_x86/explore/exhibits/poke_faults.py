@@ -79,12 +79,16 @@ def _two_sites(*without: str) -> PatchCase:
     )
 
 
-def _traced(site: str) -> PatchCase:
-    """Return the change of ``site`` to a call while no CPU runs, with preemption."""
+def _traced(site: str, old: str) -> PatchCase:
+    """Return the change of ``site`` to a call while no CPU runs, with preemption.
+
+    :param old: what ``site`` is, in words.
+    """
     return PatchCase(
         image=function(site),
         sites=("f+0x3",),
         codes=("call:g",),
+        old=old,
         protocol="text_poke_smp",
         preempt=True,
     )
@@ -113,8 +117,8 @@ POKE_FAULTS = (
             " that had been written over both.",
         ),
         source="Linux commit 732f3ca7d4ba",
-        faulty=_traced(".byte 0x66, 0x90\n .byte 0x0f, 0x1f, 0x00"),
-        mended=_traced(NOP5),
+        faulty=_traced(".byte 0x66, 0x90\n .byte 0x0f, 0x1f, 0x00", "a no-op of two parts"),
+        mended=_traced(NOP5, "a no-op of one part"),
         kind=ViolationKind.TORN,
     ),
     Exhibit(
