@@ -10,7 +10,7 @@ be left out of what is returned, unless there are too many parts to try them all
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import chain, combinations, repeat
 from typing import Final
 
 from engine.search.actor import Actor
@@ -24,6 +24,10 @@ _TAKES_MAX: Final = 12_000
 _TRIES_MAX: Final = 2_000
 """At most so many schedules are tried with parts left out. Each of them is a run from the start,
 and more of them would save only a step here or there.
+"""
+_FINE_STEPS_MAX: Final = 100_000
+"""The schedules that are tried without a few steps of one actor have so many steps together at
+most, which takes a second or two.
 """
 
 
@@ -112,15 +116,17 @@ def _leave_out(
 ) -> tuple[Segments, Violation]:
     """Shrink a schedule by leaving out runs of segments, or runs of steps of one actor."""
     best, found = segments, violation
-    tries = 0
+    tries, fine_steps = tries_max, _FINE_STEPS_MAX
     improved = True
-    while improved and tries < tries_max:
+    while improved and tries > 0:
         improved = False
-        for candidate in _smaller(best):
-            tries += 1
-            if tries > tries_max:
+        coarse, fine = zip(_coarser(best), repeat(False)), zip(_finer(best), repeat(True))
+        for candidate, is_fine in chain(coarse, fine):
+            tries -= 1
+            if tries < 0 or (is_fine and fine_steps <= 0):
                 break
-            other = _run(system, candidate, below=_size(best))
+            other, steps = _run(system, candidate, below=_size(best))
+            fine_steps -= steps if is_fine else 0
             if other is None or other.kind is not violation.kind:
                 continue
             done = segments_of(system.trace)
@@ -130,27 +136,29 @@ def _leave_out(
     return best, found
 
 
-def _run(system: System, segments: Segments, below: tuple[int, int]) -> Violation | None:
+def _run(
+    system: System, segments: Segments, below: tuple[int, int]
+) -> tuple[Violation | None, int]:
     """Run ``segments`` from the start, and go on by default behind them.
 
     What an actor has no choice for is left out. The run ends as soon as it is not smaller than
     ``below``.
 
-    :returns: the violation that the run came to; None: it came to none.
+    :returns: the violation that the run came to, or None; and how many steps it made.
     """
     system.reset()
     length, steps, last = 0, 0, None
     for actor, left in _on_and_on(system, segments):
         while left > 0 and any(choice.actor == actor for choice in system.choices()):
             if (length + (actor != last), steps + 1) >= below:
-                return None
+                return None, steps
             took = system.take(actor, left)
             left -= max(1, took)
             if took:  # A step of no length is no part of a schedule.
                 length, steps, last = length + (actor != last), steps + took, actor
         if system.violation is not None:
-            return system.violation
-    return system.violation
+            break
+    return system.violation, steps
 
 
 def _on_and_on(system: System, segments: Segments) -> Iterator[tuple[Actor, int]]:
@@ -167,13 +175,11 @@ def _size(segments: Segments) -> tuple[int, int]:
     return len(segments), sum(steps for _, steps in segments)
 
 
-def _smaller(segments: Segments) -> Iterator[Segments]:
-    """Yield ``segments`` without parts of them.
+def _coarser(segments: Segments) -> Iterator[Segments]:
+    """Yield ``segments`` without large parts of them.
 
     First some segments in a row are left out, most of them first; then half of the steps of one
-    segment, and less of them; then all of its steps but one, but two, and so on; then the last
-    steps of one segment, the first ones of another one of the same actor, and that actor's
-    segments between them.
+    segment, and less of them.
     """
     length = len(segments)
     width = length
@@ -186,10 +192,20 @@ def _smaller(segments: Segments) -> Iterator[Segments]:
         while less:
             yield _with(segments, {at: steps - less})
             less //= 2
-    for at, (_, steps) in enumerate(segments):
+
+
+def _finer(segments: Segments) -> Iterator[Segments]:
+    """Yield ``segments`` without some steps in a row of one actor, in every way that is left.
+
+    First all steps but one of a segment are left out, all but two, and so on; then the last steps
+    of one segment, the first ones of another one of the same actor, and that actor's segments
+    between them. Behind a part of the last segment its actor goes on by default, so nothing would
+    be left out there.
+    """
+    for at, (_, steps) in enumerate(segments[:-1]):
         for left in range(1, steps):
             yield _with(segments, {at: left})
-    for first, second in combinations(range(length), 2):
+    for first, second in combinations(range(len(segments)), 2):
         if segments[first][0] == segments[second][0]:
             yield from _without_between(segments, first, second)
 
