@@ -217,7 +217,7 @@ class TestFinds:
         violation, lines = replay_experiment(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.GUEST_FAULT
-        assert "breakpoint that no probe put there" in violation.explain
+        assert "the breakpoint of a probe or of a poke, which nobody handles" in violation.explain
         assert "second: write arm" in "".join(lines)
 
     def test_a_probe_joining_a_disabled_one_while_all_disarm_leaves_int3_in_6_1(self, pool):

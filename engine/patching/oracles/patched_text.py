@@ -95,7 +95,7 @@ class PatchedText(Oracle):
             vcpu.index,
             came.site,
             f"CPU {vcpu.index} at {fault.place}: {fault.kind}: it executed the protocol's"
-            f" breakpoint, {trap.hex(' ')}, and no handler is registered for that",
+            f" breakpoint, {trap.hex(' ')}, and no handler takes that",
         )
 
     def _note_way(self, task: int, site: PatchedSite, ip: int, fetched: bytes) -> None:
