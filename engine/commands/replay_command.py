@@ -23,7 +23,7 @@ def _add_options(parser: ArgumentParser) -> None:
 def _run(args: Namespace) -> int:
     from engine.commands.replaying import run_replay
 
-    return run_replay(args, _found_by, wiring.X86Setup(), wiring.EXHIBITS)
+    return run_replay(args, _found_by, wiring.X86Setup(), lambda: wiring.EXHIBITS)
 
 
 def _found_by(words: Sequence[str]) -> Namespace:

@@ -30,11 +30,13 @@ __all__ = ("run_replay",)
 Parse: TypeAlias = Callable[[Sequence[str]], Namespace]
 
 
-def run_replay(args: Namespace, parse: Parse, port: SetupPort, exhibits: Sequence[Exhibit]) -> int:
+def run_replay(
+    args: Namespace, parse: Parse, port: SetupPort, exhibits: Callable[[], Sequence[Exhibit]]
+) -> int:
     """Run ``optprobe replay`` on a machine of ``port``, and return the exit status.
 
     :param parse: reads the words of the ``check`` or ``explore`` that found the schedule.
-    :param exhibits: those of ``museum``, whose schedules can be replayed by name.
+    :param exhibits: returns those of ``museum``, whose schedules can be replayed by name.
     """
     try:
         with users_output_apart():
@@ -81,7 +83,7 @@ def _of_exhibit(
 
 
 def _replayed(
-    args: Namespace, parse: Parse, port: SetupPort, exhibits: Sequence[Exhibit]
+    args: Namespace, parse: Parse, port: SetupPort, exhibits: Callable[[], Sequence[Exhibit]]
 ) -> tuple[Experiment, Schedule]:
     if not args.rest:
         if re.match(r"v\d+:[0-9a-f]{8}:", args.what) and not Path(args.what).exists():
@@ -95,7 +97,7 @@ def _replayed(
     schedule = parse_schedule(args.what)
     words = args.rest[1:] if args.rest[0] in ("check", "explore") else args.rest
     if args.rest[0] == "museum":
-        return _of_exhibit(args.rest[1:], schedule, port, exhibits), schedule
+        return _of_exhibit(args.rest[1:], schedule, port, exhibits()), schedule
     if args.rest[0] == "explore" or (words and words[0].partition("::")[0].endswith(".py")):
         given = parse(["explore", *words])
         scenarios = load_scenarios(given.file)
