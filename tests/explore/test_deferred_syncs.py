@@ -95,7 +95,9 @@ def test_a_cpu_in_an_nmi_is_not_in_user_mode():
     vcpu = VcpuState(0)
     port = SimpleNamespace(cpus=None, text=None)
     experiment = SimpleNamespace(lock=None, user=None)
-    boundaries = Boundaries(SimpleNamespace(experiment=experiment, vcpus=[vcpu], port=port))
+    boundaries = Boundaries(
+        SimpleNamespace(experiment=experiment, vcpus=[vcpu], port=port, patches=())
+    )
     assert boundaries.in_user_mode(0)
     vcpu.nmi = True
     assert not boundaries.in_user_mode(0)
