@@ -74,11 +74,11 @@ def was_interrupted(error: BaseException | None) -> bool:
 class CtrlC:
     """The handler of SIGINT while a command runs.
 
-    The first signal raises KeyboardInterrupt. Where the interpreter can only print an exception, as
-    in a finalizer or in a callback of a library, the signal is sent again a moment later. What the
-    command does after that, such as printing what it has found, is not interrupted by signals
-    within :data:`_SAME` seconds of the first; a later one ends the process as if there were no
-    handler. A command that has called :meth:`done` can't be interrupted.
+    The first signal, SIGINT or SIGTERM, raises KeyboardInterrupt. Where the interpreter can only
+    print an exception, as in a finalizer or in a callback of a library, the signal is sent again a
+    moment later. What the command does after that, such as printing what it has found, is not
+    interrupted by signals within :data:`_SAME` seconds of the first; a later one ends the process
+    as if there were no handler. A command that has called :meth:`done` can't be interrupted.
     """
 
     def __init__(self) -> None:
@@ -96,6 +96,8 @@ class CtrlC:
         handler = cls()
         sys.unraisablehook = handler._unraisable
         signal.signal(signal.SIGINT, handler)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _as_ctrl_c)
         return handler
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
@@ -117,6 +119,13 @@ class CtrlC:
     def done(self) -> None:
         """Ignore SIGINT from now on: the command has come to its end, and the process follows."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if signal.getsignal(signal.SIGTERM) is _as_ctrl_c:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _as_ctrl_c(_number: int, _frame: FrameType | None) -> None:
+    """Handle SIGTERM, which batch systems and ``timeout`` send, as SIGINT is handled."""
+    signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from arch_x86.emu.uc import UcPool
 from arch_x86.explore.x86_port import X86Port
 from arch_x86.lab.calls import check_arguments, place_call, require_function
 from arch_x86.probes.code import CodeCache
+from arch_x86.probes.told_places import told_inside
 from engine.errors import InputError, printable
 from engine.image import Image
 from engine.patching.baseline import ORDERS_MOST, Baseline
@@ -41,11 +42,9 @@ def require_boundary(image: Image, addr: int, what: str) -> int:
             " instructions starts"
         )
     if function.insn_at(addr) is None:
-        near = max((at for at in function.insns if function.start + at < addr), default=0)
-        name = printable(function.symbol.name)
         raise InputError(
-            f"{printable(what)}: no instruction of {name} starts there; one does at"
-            f" {name}+{near:#x}"
+            f"{printable(what)}: no instruction starts there; the place"
+            f" {told_inside(function, addr)}"
         )
     return addr
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+from arch_x86.emu.fault import FaultKind
 from arch_x86.emu.machine import Machine
 from arch_x86.emu.uc import GPR_NAMES
 from arch_x86.explore.stepped_text import SteppedText
@@ -29,7 +30,9 @@ __all__ = ("X86_FACTS", "X86Text")
 
 X86_FACTS: Final = PatchFacts(
     traps=(INT3, HLT),
+    trap_faults=(FaultKind.BREAKPOINT, FaultKind.HALT),
     breakpoint=INT3,
+    breakpoint_fault=FaultKind.BREAKPOINT,
     jump=bytes([JMP32_OPCODE]),
     jump_size=JMP32_SIZE,
     patch_size_max=FTRACE_SIZE_MAX,
@@ -222,6 +225,8 @@ class X86Text:
         raw = insn or self._store.read(vcpu.view, vcpu.rip, MAX_INSN_SIZE)
         decoded = decode(raw, vcpu.rip)
         text = disassemble(raw[:1] if decoded is None else decoded.raw, vcpu.rip)
+        if vcpu.rip == self._machine.stubs.call_return:
+            return "the call has returned", True
         own = self._machine.kallsyms.lookup(vcpu.rip) is not None
         return f"{self.where(vcpu.rip) if own else self._short(vcpu.rip)}  {text}", own
 

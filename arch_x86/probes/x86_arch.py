@@ -20,6 +20,7 @@ from arch_x86.probes.copies import Copies, X86Areas
 from arch_x86.probes.cpu_state import CpuState
 from arch_x86.probes.die_chain import DieChain
 from arch_x86.probes.eligibility import (
+    ProbeRefusal,
     Verdict,
     can_probe_address,
     can_probe_instruction,
@@ -34,11 +35,12 @@ from arch_x86.probes.records import OptInsn
 from arch_x86.probes.recover import recover
 from arch_x86.probes.static_call_sites import return_0_of
 from arch_x86.probes.stepping import stepping_for
+from arch_x86.probes.told_places import told_inside
 from arch_x86.probes.trap_handler import ProbeTraps
-from arch_x86.text.poke import PokeProtocol, TextPokeParam
+from arch_x86.text.poke import HandlerCrashError, PokeProtocol, TextPokeParam
 from engine.core.profiles import LINUX_2010, Profile
 from engine.core.safety_steps import SafetyStep
-from engine.errors import KprobeError
+from engine.errors import KprobeError, printable
 from engine.image import ReservedKind
 from engine.kprobe import AggrKprobe, Kprobe, KprobeStatus, Method
 
@@ -167,6 +169,22 @@ class X86Arch:
         self.cpus.core = core
         self._lookup = core.get_kprobe
 
+    def handler_sends_to(self, addr: int) -> int | None:
+        """Return where CPUs go on now that hit the poke protocol's breakpoint at ``addr``.
+
+        Of a call, that is where the function returns to; of a conditional jump, the address behind
+        it.
+
+        :returns: None where the protocol handles no breakpoint there, or where the handler crashes.
+        """
+        try:
+            poke = self.poke.bp_poke(addr) if self.poke.bp_holds(addr) else None
+        except HandlerCrashError:
+            return None
+        if poke is None or poke.goes_on is None:
+            return None
+        return poke.goes_on.returns or poke.goes_on.behind or poke.goes_on.target
+
     # Static branches ------------------------------------------------------------------------------
 
     def arch_jump_label_transform(self, branches: Sequence[tuple[int, bytes]]) -> None:
@@ -208,7 +226,12 @@ class X86Arch:
             # 2.6.38 checks whether the address is text and answers EINVAL.
             outside = verdict.errno == errno.ENOENT and not self.profile.lookup_is_enoent
             code = errno.EINVAL if outside else verdict.errno
-            raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}")
+            function = self.code.function_at(addr)
+            place = ""
+            if verdict.reason is ProbeRefusal.NOT_BOUNDARY and function is not None:
+                name = f"{function.symbol.name}+{addr - function.start:#x}"
+                place = f"; {printable(name)} {told_inside(function, addr)}"
+            raise KprobeError(code, f"no probe can go to {addr:#x}: {verdict.reason}{place}")
 
     def arch_adjust_kprobe_addr(self, addr: int) -> int:
         """Return the address behind the ENDBR at a function's entry, in kernels that skip it.

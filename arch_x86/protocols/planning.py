@@ -18,6 +18,7 @@ from arch_x86.isa.insn import Branch, Insn
 from arch_x86.isa.onward import RETURN_0, nop, onward
 from arch_x86.probes.code import CodeCache, FunctionCode
 from arch_x86.probes.static_call_sites import called_by, code_word, return_0_of
+from arch_x86.probes.told_places import told_inside
 from arch_x86.protocols.protocol import PatchProtocol
 from engine.brief import count
 from engine.errors import InputError, printable
@@ -172,12 +173,20 @@ def _planned(
     addr = place_of(image, place, "--site")
     function = code.function_at(addr)
     first = None if function is None else function.insn_at(addr)
-    if function is None or first is None:
+    behind = _behind_its_function(image, code, place, addr)
+    if behind is not None:
+        raise InputError(f"--site {printable(place)}: {behind}")
+    if function is None:
         name = re.split(r"[+\s]", place.strip())[0]
         data = f"{printable(name)} names data, and " if Kallsyms(image).names_data(name) else ""
         raise InputError(
-            f"--site {printable(place)}: {data}no instruction of a function starts there; give"
-            " where one does"
+            f"--site {printable(place)}: {data}no function is there; give where an instruction of"
+            " one starts"
+        )
+    if first is None:
+        raise InputError(
+            f"--site {printable(place)}: no instruction starts there; the place"
+            f" {told_inside(function, addr)}"
         )
     new = _new_code(image, first, word)
     size = _whole_size(function, addr, len(new), place)
@@ -194,9 +203,27 @@ def _planned(
     for text in (old, new, again):
         for at, raw in _instructions(addr, text):
             insns.setdefault(at, set()).add(raw)
-    whole = {at: frozenset(raws) for at, raws in insns.items()}
-    guards = () if protocol is None else protocol.guards
-    return PatchedSite(addr, old, new, again, whole, guards=guards)
+    replaces = (function.insn_at(at) for at, _ in _instructions(addr, old))
+    return PatchedSite(
+        addr,
+        old,
+        new,
+        again,
+        {at: frozenset(raws) for at, raws in insns.items()},
+        guards=() if protocol is None else protocol.guards,
+        replaces=tuple(insn.text for insn in replaces if insn is not None),
+    )
+
+
+def _behind_its_function(image: Image, code: CodeCache, place: str, addr: int) -> str | None:
+    """Return what is wrong with ``place`` if it is behind the function that it names, or None."""
+    symbol = image.by_name.get(place.partition("+")[0])
+    function = None if symbol is None else code.function_at(symbol.addr)
+    if symbol is None or function is None or addr < function.end:
+        return None
+    name = printable(symbol.name)
+    size = count(function.end - symbol.addr, "byte")
+    return f"{name} has {size}, and its last one is at {name}+{function.end - symbol.addr - 1:#x}"
 
 
 def _new_code(image: Image, first: Insn, word: str) -> bytes:
@@ -243,6 +270,10 @@ def _from_digits(addr: int, word: str) -> bytes:
     :raises InputError: it is no code.
     """
     digits = re.sub(r"[\s:]", "", word)
+    if re.fullmatch(r"[0-9a-fA-F]+", digits) and len(digits) % 2:
+        raise InputError(
+            f"--to {printable(word)}: {count(len(digits), 'digit')}; give two digits for each byte"
+        )
     if not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", digits) or len(digits) > 2 * SITE_SIZE_MAX:
         raise InputError(
             f"--to {printable(word)}: no code; give 1 to {SITE_SIZE_MAX} bytes in hexadecimal"

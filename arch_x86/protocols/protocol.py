@@ -14,7 +14,9 @@ docs/protocols.md explains it, and the protocols that come along.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias, cast, overload
@@ -126,6 +128,9 @@ class Patcher:
         :raises InputError: the protocol has no such step.
         """
         if step is not None and step not in self._steps:
+            meant = step.replace("_", "-")
+            if meant in self._steps:
+                raise InputError(f"step={printable(repr(step))}: write step={meant!r}")
             raise InputError(
                 f"step={printable(repr(step))}: no step of the protocol; name it in its decorator:"
                 f" protocol({step.replace('-', '_')}='what it is for')"
@@ -442,25 +447,30 @@ class PatchProtocol:
 
 
 @overload
+def protocol(run: Run, /) -> PatchProtocol: ...
+@overload
 def protocol(**steps: str) -> Callable[[Run], PatchProtocol]: ...
 @overload
 def protocol(*, guards: Sequence[bytes], **steps: str) -> Callable[[Run], PatchProtocol]: ...
-def protocol(*, guards: Any = (), **steps: str) -> Callable[[Run], PatchProtocol]:
+def protocol(run: Any = None, /, *, guards: Any = (), **steps: str) -> object:
     r"""Return a decorator that makes a protocol of a function.
 
+    :param run: the function, where the decorator has no parentheses: a protocol without steps.
     :param guards: the jumps to themselves that the protocol puts over the first bytes of a site,
         such as ``[b"\xeb\xfe"]``: a CPU that fetches one waits there.
     :param steps: what each step is for, by name; ``_`` stands for ``-``.
-    :raises InputError: one of the guards is no jump to itself.
+    :raises InputError: what the decorator stands over is no function of a patcher and patches, or
+        one of the guards is no jump to itself.
     """
     named = {name.replace("_", "-"): what for name, what in steps.items()}
     waits = _guards(guards)
 
     def make(run: Run) -> PatchProtocol:
         name = str(getattr(run, "__name__", "protocol"))
+        _require_function(run, name)
         return PatchProtocol(name, run, named, guards=waits)
 
-    return make
+    return make if run is None else make(run)
 
 
 def _guard(code: object) -> bytes:
@@ -476,3 +486,26 @@ def _guard(code: object) -> bytes:
         f"guards={_shown(code)}: no jump to itself; give the bytes of such"
         r" jumps, [b'\xeb\xfe']"
     )
+
+
+def _require_function(run: object, name: str) -> None:
+    """Require a function that does its work when it is called with a patcher and patches.
+
+    :raises InputError: ``run`` takes other arguments, or a call of it would only return an object
+        that has yet to be run.
+    """
+    if not callable(run):
+        raise InputError(f"{printable(repr(run))}: optprobe.protocol() stands over a function")
+    if inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run):
+        raise InputError(f"{name}: a protocol does its work when it is called; leave yield out")
+    if inspect.iscoroutinefunction(run):
+        raise InputError(f"{name}: a protocol does its work when it is called; leave async out")
+    with suppress(TypeError, ValueError):  # Some functions of C have no signature.
+        signature = inspect.signature(run)
+        try:
+            signature.bind(None, ())
+        except TypeError:
+            raise InputError(
+                f"{name}{signature}: a protocol takes two arguments, (p, patches): what it works"
+                " with, and the patches to make"
+            ) from None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Collection
-from pathlib import Path
 from typing import Final
 
 from arch_x86.protocols import (
@@ -18,8 +16,8 @@ from arch_x86.protocols import (
 from arch_x86.protocols.protocol import PatchProtocol
 from engine.core.safety_steps import SafetyStep
 from engine.errors import InputError, printable
-from engine.patching.error_in_file import error_in_file
 from engine.patching.protocol_file import protocol_file
+from engine.patching.python_file import names_of_file
 
 __all__ = ("OF_THE_POKE", "PROTOCOLS", "other_steps", "protocol_named", "steps_left_out")
 
@@ -97,14 +95,7 @@ def protocol_named(word: PatchProtocol | str) -> PatchProtocol:
 
 
 def _of_file(name: str) -> list[PatchProtocol]:
-    if not Path(name).is_file():
-        raise InputError(
-            f"--protocol {printable(name)}: no such file; give a Python file of protocols"
-        )
-    try:
-        names = runpy.run_path(name)
-    except (Exception, SystemExit) as error:
-        raise InputError(error_in_file(error, name)) from None
+    names = names_of_file(name, "--protocol ", "give a Python file of protocols")
     return [value for value in names.values() if isinstance(value, PatchProtocol)]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from arch_x86.isa.onward import onward
@@ -14,12 +15,15 @@ from arch_x86.protocols.protocol import Patch, Patcher, PatchProtocol, Run
 from arch_x86.text.poke import PokeFactory, TextControl, TextPokeParam, require_sizes
 from arch_x86.text.space import STORE_SIZES, TextSpace
 from engine.errors import InputError, OptprobeError
-from engine.patching.error_in_file import error_in_file
+from engine.patching.code_limit import EndlessCodeError
+from engine.patching.error_in_file import error_in_file, is_of_users_code
 
 __all__ = ("BYTE_SYNC", "ProtocolPoke", "poke_factory")
 
 BYTE_SYNC: Final = "5c02ece81848"
 """The core sync behind a probe's breakpoint, in or out, by the commit that added it."""
+_OWN: Final = Path(__file__).parent
+"""Where the protocols are that come along."""
 
 
 class ProtocolPoke:
@@ -71,12 +75,15 @@ class ProtocolPoke:
         :raises InputError: the protocol's function has raised an error.
         """
         run = self._protocol.run
+        file = getattr(run, "__code__", self.patch.__code__).co_filename
         try:
             run(self._patcher, list(patches))
-        except OptprobeError:
+        except EndlessCodeError:  # Its message has the place already.
             raise
-        except (Exception, SystemExit) as error:
-            file = getattr(run, "__code__", self.patch.__code__).co_filename
+        except BaseException as error:
+            own = Path(file).is_relative_to(_OWN)  # The protocols that come along need no line.
+            if not is_of_users_code(error) or (own and isinstance(error, OptprobeError)):
+                raise
             raise InputError(error_in_file(error, file)) from None
 
     def patches_of(

@@ -36,19 +36,22 @@ def parse(
         end = words.index("--") if "--" in words else len(words)
         words, rest = words[:end], words[end + 1 :]
     _refuse_empty(words)
-    parser = _parser(commands, listed or {})
+    parser, parsers = _parser(commands, listed or {})
     args, left = parser.parse_known_args(_join_negative(words))
     if len(left) == 1 and not left[0].startswith("-") and vars(args).get("symbol", "") is None:
         # argparse takes an optional argument, such as inspect's SYMBOL, only in front of options.
         args.symbol, left = left[0], []
     if left:
-        parser.error(f"unrecognized arguments: {' '.join(left)}")
+        parsers[args.command].refuse(left)
     if rest is not None:
         args.rest = rest
     return args
 
 
-def _parser(commands: Sequence[Command], listed: Mapping[str, str]) -> Parser:
+def _parser(
+    commands: Sequence[Command], listed: Mapping[str, str]
+) -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of a command line, and those of ``commands`` by name."""
     parser = Parser(
         prog="optprobe",
         description=(
@@ -73,17 +76,17 @@ def _parser(commands: Sequence[Command], listed: Mapping[str, str]) -> Parser:
     for name, text in listed.items():
         if name not in named:
             table.add_parser(name, help=text)
+    parsers: dict[str, Parser] = {}
     for one in commands:
-        one.add_options(
-            table.add_parser(
-                one.name,
-                help=listed.get(one.name),
-                description=one.description,
-                epilog=one.epilog,
-                example=one.example,
-            )
+        parsers[one.name] = table.add_parser(
+            one.name,
+            help=listed.get(one.name),
+            description=one.description,
+            epilog=one.epilog,
+            example=one.example,
         )
-    return parser
+        one.add_options(parsers[one.name])
+    return parser, parsers
 
 
 def _refuse_empty(words: Sequence[str]) -> None:

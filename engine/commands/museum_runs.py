@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, Final
 
 from engine.commands.exit_status import BAD, GOOD, INTERRUPTED
@@ -20,7 +21,7 @@ from engine.report.exhibit_report import show_exhibit, show_exhibits, show_mende
 from engine.report.terminal import Style
 from engine.syntax.arguments import parse_number
 
-__all__ = ("run_museum",)
+__all__ = ("exhibit_named", "run_museum")
 
 _FAULTY_SCHEDULES: Final = 20_000
 """The search of a faulty variant stops after so many schedules; the slowest takes about 2,000."""
@@ -30,7 +31,7 @@ def run_museum(args: Namespace, port: SetupPort, exhibits: Sequence[Exhibit]) ->
     """Run ``optprobe museum`` on machines of ``port``, and return the exit status."""
     most = parse_number(args.max_schedules, "--max-schedules", least=1)
     if args.name is not None:
-        return _Run(_named(args.name, exhibits), port, json=args.json).run(most)
+        return _Run(exhibit_named(args.name, exhibits), port, json=args.json).run(most)
     if args.json:
         print_json({"schema": 1, "exhibits": [_told(one) for one in exhibits]})
     else:
@@ -38,7 +39,7 @@ def run_museum(args: Namespace, port: SetupPort, exhibits: Sequence[Exhibit]) ->
     return GOOD
 
 
-def _named(name: str, exhibits: Sequence[Exhibit]) -> Exhibit:
+def exhibit_named(name: str, exhibits: Sequence[Exhibit]) -> Exhibit:
     """Return the exhibit called ``name``.
 
     :raises InputError: there is none.
@@ -46,9 +47,11 @@ def _named(name: str, exhibits: Sequence[Exhibit]) -> Exhibit:
     for one in exhibits:
         if one.name == name:
             return one
+    names = [one.name for one in exhibits]
+    close = get_close_matches(name, names, n=1) or names[:1]
     raise InputError(
         f"museum {printable(name)}: no such exhibit; optprobe museum lists the names, such as"
-        f" {exhibits[0].name}"
+        f" {close[0]}"
     )
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from engine.errors import InputError
@@ -34,6 +36,15 @@ class Parser(argparse.ArgumentParser):
 
     def print_help(self, file: Any = None) -> None:
         print(self.format_help(), end="", file=file)
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """Refuse words that the parser does not know, and say which option is like one of them."""
+        names = [name for action in self._actions for name in action.option_strings]
+        for word in words:
+            close = get_close_matches(word.partition("=")[0], names, n=1)
+            if word.startswith("--") and close:
+                self.error(f"unrecognized arguments: {' '.join(words)} (is {close[0]} meant?)")
+        self.error(f"unrecognized arguments: {' '.join(words)}")
 
     def error(self, message: str) -> NoReturn:
         shorter = re.sub(r"\S{200,}", lambda word: word[0][:197] + "...", message)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.commands.exit_status import BAD, GOOD, INTERRUPTED
 from engine.commands.searching import name_files, options_given, save, searched
+from engine.commands.users_output import users_output_apart
 from engine.patching.make_experiment import experiment_of_patch
 from engine.patching.patch_result import patch_result
 from engine.patching.patch_spec import PatchSpec
@@ -49,13 +50,15 @@ def run_patch(args: Namespace, port: SetupPort) -> int:
     """Run ``optprobe patch`` on machines of ``port``, and return the exit status."""
     request, spec, search = patch_request(args), patch_spec(args), read_search(options_given(args))
     directory = None if args.save is None else SaveDirectory(Path(args.save))
-    experiment = experiment_of_patch(request, spec, port)
+    with users_output_apart():
+        experiment = experiment_of_patch(request, spec, port)
     saved = None if directory is None else directory.of_patch(request, spec)
     for warning in experiment.image.warnings:
         complain(f"{experiment.image.name}: {warning}")
     found = searched(f"patch {args.call}", experiment, search, port)
     name_files(saved, found)
-    result = patch_result(experiment, found, port, protocol=args.protocol, without=spec.without)
+    with users_output_apart():
+        result = patch_result(experiment, found, port, protocol=args.protocol, without=spec.without)
     if args.json:
         print(json.dumps(result.to_json(), allow_nan=False), flush=True)
     else:

@@ -23,7 +23,7 @@ def _add_options(parser: ArgumentParser) -> None:
 def _run(args: Namespace) -> int:
     from engine.commands.replaying import run_replay
 
-    return run_replay(args, _found_by, wiring.X86Setup())
+    return run_replay(args, _found_by, wiring.X86Setup(), lambda: wiring.EXHIBITS)
 
 
 def _found_by(words: Sequence[str]) -> Namespace:
@@ -38,7 +38,7 @@ COMMAND: Final = Command(
     name="replay",
     description=(
         "Replay a file of --save, or a SCHEDULE with -- and the arguments of the check (or"
-        " explore) that found it, or with -- patch and those of the patch."
+        " explore) that found it, or with -- patch and those of the patch, or with -- museum NAME."
     ),
     epilog=(
         "Exit status: 1 the violation shows again, 0 it does not, 2 the schedule is of"

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from engine.commands.exit_status import BAD, GOOD
+from engine.commands.museum_runs import exhibit_named
 from engine.commands.patching_runs import patch_request, patch_spec
 from engine.commands.searching import check_request, options_given
+from engine.commands.users_output import users_output_apart
 from engine.errors import InputError, UnprobedFault, printable
-from engine.patching.experiment import Experiment
+from engine.patching.exhibit import Exhibit
+from engine.patching.experiment import Experiment, fingerprint
 from engine.patching.make_experiment import experiment_of_check, experiment_of_patch
 from engine.patching.request_options import Way, read_options
 from engine.patching.saved_violations import load_saved
@@ -27,14 +30,18 @@ __all__ = ("run_replay",)
 Parse: TypeAlias = Callable[[Sequence[str]], Namespace]
 
 
-def run_replay(args: Namespace, parse: Parse, port: SetupPort) -> int:
+def run_replay(
+    args: Namespace, parse: Parse, port: SetupPort, exhibits: Callable[[], Sequence[Exhibit]]
+) -> int:
     """Run ``optprobe replay`` on a machine of ``port``, and return the exit status.
 
     :param parse: reads the words of the ``check`` or ``explore`` that found the schedule.
+    :param exhibits: returns those of ``museum``, whose schedules can be replayed by name.
     """
-    experiment, schedule = _replayed(args, parse, port)
     try:
-        violation, lines = replay_experiment(experiment, schedule, port)
+        with users_output_apart():
+            experiment, schedule = _replayed(args, parse, port, exhibits)
+            violation, lines = replay_experiment(experiment, schedule, port)
     except UnprobedFault as error:  # This is no violation, which exit status 1 would mean.
         raise InputError(f"there is nothing to replay: {error}") from None
     if args.json:
@@ -57,19 +64,42 @@ def run_replay(args: Namespace, parse: Parse, port: SetupPort) -> int:
     return GOOD if violation is None else BAD
 
 
-def _replayed(args: Namespace, parse: Parse, port: SetupPort) -> tuple[Experiment, Schedule]:
+def _of_exhibit(
+    words: Sequence[str], schedule: Schedule, port: SetupPort, exhibits: Sequence[Exhibit]
+) -> Experiment:
+    """Return the variant of an exhibit that the schedule is of, or else the faulty one.
+
+    :param words: what stands behind the word ``museum``.
+    :raises InputError: it is not the name of one exhibit.
+    """
+    if len(words) != 1:
+        raise InputError("replay SCHEDULE -- museum: give the name of one exhibit behind it")
+    one = exhibit_named(words[0], exhibits)
+    variants = [case.experiment(port) for case in (one.faulty, one.mended)]
+    return next(
+        (variant for variant in variants if fingerprint(variant) == schedule.fingerprint),
+        variants[0],
+    )
+
+
+def _replayed(
+    args: Namespace, parse: Parse, port: SetupPort, exhibits: Callable[[], Sequence[Exhibit]]
+) -> tuple[Experiment, Schedule]:
     if not args.rest:
         if re.match(r"v\d+:[0-9a-f]{8}:", args.what) and not Path(args.what).exists():
             parse_schedule(args.what)
             raise InputError(
-                "a schedule alone says not of what; "
-                "write -- behind it, and the arguments of the check or explore that found it, or"
-                " -- patch and those of the patch"
+                "a schedule does not say what it is a schedule of; write -- behind it, and then the"
+                " arguments of the check or explore that found it, or the word patch and those of"
+                " the patch"
             )
         return load_saved(args.what, port)
     schedule = parse_schedule(args.what)
-    if args.rest[0].partition("::")[0].endswith(".py"):
-        given = parse(["explore", *args.rest])
+    words = args.rest[1:] if args.rest[0] in ("check", "explore") else args.rest
+    if args.rest[0] == "museum":
+        return _of_exhibit(args.rest[1:], schedule, port, exhibits()), schedule
+    if args.rest[0] == "explore" or (words and words[0].partition("::")[0].endswith(".py")):
+        given = parse(["explore", *words])
         scenarios = load_scenarios(given.file)
         if len(scenarios) != 1:
             raise InputError(
@@ -81,5 +111,10 @@ def _replayed(args: Namespace, parse: Parse, port: SetupPort) -> tuple[Experimen
     if args.rest[0] == "patch":
         given = parse(args.rest)
         return experiment_of_patch(patch_request(given), patch_spec(given), port), schedule
-    given = parse(["check", *args.rest])
+    if any(word.partition("=")[0] in ("--site", "--to") for word in words):
+        raise InputError(
+            "--site and --to are options of patch; write -- patch in front of them: optprobe replay"
+            " SCHEDULE -- patch IMAGE --call ..."
+        )
+    given = parse(["check", *words])
     return experiment_of_check(check_request(given), port), schedule

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.commands.exit_status import BAD, GOOD, INTERRUPTED
+from engine.commands.users_output import users_output_apart
 from engine.errors import UnprobedFault, error_text, printable
 from engine.patching.check_result import CheckResult
 from engine.patching.experiment import Experiment
@@ -63,7 +64,8 @@ def run_check(args: Namespace, port: SetupPort) -> int:
     """Run ``optprobe check`` on machines of ``port``, and return the exit status."""
     request, search = check_request(args), read_search(options_given(args))
     directory = None if args.save is None else SaveDirectory(Path(args.save))
-    experiment = experiment_of_check(request, port)
+    with users_output_apart():
+        experiment = experiment_of_check(request, port)
     saved = None if directory is None else directory.of_check(request)
     for warning in experiment.image.warnings:
         complain(f"{experiment.image.name}: {warning}")
@@ -88,9 +90,10 @@ def run_explore(args: Namespace, port: SetupPort) -> int:
     directory = None if args.save is None else SaveDirectory(Path(args.save))
     # All scenarios are set up before the first is searched, so that a mistake in the last one is
     # reported at once.
-    scenarios = load_scenarios(args.file)
-    asked = read_options(Way.EXPLORE, options_given(args))
-    experiments = [(one, one.experiment(one.asked(asked), port)) for one in scenarios]
+    with users_output_apart():
+        scenarios = load_scenarios(args.file)
+        asked = read_options(Way.EXPLORE, options_given(args))
+        experiments = [(one, one.experiment(one.asked(asked), port)) for one in scenarios]
     documents: list[dict[str, object]] = []
     worst = GOOD
     try:
@@ -181,6 +184,7 @@ def searched(
         line.schedules(schedules, expected)
 
     try:
-        return check(experiment, search, port, progress=progress, refuses=refuses)
+        with users_output_apart():
+            return check(experiment, search, port, progress=progress, refuses=refuses)
     finally:
         line.clear()

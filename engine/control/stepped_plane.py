@@ -27,6 +27,7 @@ from engine.ctrl_c import ends_all, was_interrupted
 from engine.errors import EngineBug, InputError, OptprobeError
 
 __all__ = (
+    "SENDS",
     "ControlTask",
     "LockWait",
     "MachineWait",
@@ -92,6 +93,8 @@ class StepWatch(Protocol):
 
 
 _START: Final = "start"
+SENDS: Final = "sends the interrupts of a core sync"
+"""The name of the point in front of a core sync, where there is one."""
 
 
 class _Body(greenlet):
@@ -432,7 +435,7 @@ class SteppedPlane(ControlPlane):
     def _sync(self, kind: WaitKind, why: str) -> None:
         self.stats.syncs += 1
         if self._late:
-            self._pause(f"sends the interrupts of a core sync ({why})")
+            self._pause(f"{SENDS} ({why})")
         self._wait(kind, why)
 
     def traps_over(self, why: str) -> None:

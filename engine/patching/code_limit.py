@@ -16,10 +16,14 @@ from typing import Any, Final
 from engine.errors import InputError, printable
 from engine.patching.own_code import OwnCode
 
-__all__ = ("INSTRUCTIONS_MOST", "CodeLimit")
+__all__ = ("INSTRUCTIONS_MOST", "CodeLimit", "EndlessCodeError")
 
 INSTRUCTIONS_MOST: Final = 5_000_000
 """A control task's own code may execute so many bytecode instructions in one step."""
+
+
+class EndlessCodeError(InputError):
+    """A control task's own code has gone on for too long. The message has the place."""
 
 
 class CodeLimit:
@@ -65,13 +69,13 @@ class CodeLimit:
     def _execute(self, frame: FrameType, event: str, _arg: object) -> Any:
         """Count an instruction.
 
-        :raises InputError: there were too many.
+        :raises EndlessCodeError: there were too many.
         """
         if event == "opcode":
             self._left -= 1
             if self._left < 0:
                 place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-                raise InputError(
+                raise EndlessCodeError(
                     f"{printable(place)}: a control task's code has executed {INSTRUCTIONS_MOST:,}"
                     " bytecode instructions without an operation at which others can go on; a"
                     " control task has to end, and its loops, too"

@@ -8,9 +8,10 @@ from traceback import walk_tb
 from typing import cast
 
 from engine.errors import InputError, OptprobeError, printable
+from engine.patching.error_in_file import is_of_users_code
 from engine.patching.operations import Control
 
-__all__ = ("ControlCode", "ControlCodes", "run_control_code")
+__all__ = ("ControlCode", "ControlCodes", "require_done", "run_control_code")
 
 ControlCode = Callable[[Control], None]
 """Such a function does a control task's work by operations on a :class:`Control`."""
@@ -33,7 +34,9 @@ def run_control_code(name: str, work: ControlCode, control: Control) -> None:
         left = cast("object", work(control))
     except OptprobeError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if not is_of_users_code(error):
+            raise
         code = getattr(work, "__code__", None)  # A ``functools.partial`` has no code of its own.
         own = [
             (frame.f_code.co_filename, line)
@@ -44,9 +47,20 @@ def run_control_code(name: str, work: ControlCode, control: Control) -> None:
         raise InputError(
             f"{where}control task {name}: {type(error).__name__}: {printable(str(error))}"
         ) from error
+    require_done(f"control task {name}", left)
+
+
+def require_done(what: str, left: object) -> None:
+    """Require that a call of a user's function has done its work.
+
+    :param what: whose function it is.
+    :param left: what the call has returned.
+    :raises InputError: it is only an object that has yet to be run.
+    """
     if isinstance(left, Generator | Coroutine):
-        what = "generator" if isinstance(left, Generator) else "coroutine"
+        kind = "generator" if isinstance(left, Generator) else "coroutine"
+        left.close()  # Python warns of a coroutine that is never run.
         raise InputError(
-            f"control task {name}: its function is a {what}, which does nothing; make it one"
-            " without yield or async"
+            f"{what}: its function is a {kind}, which does nothing; make it one without yield or"
+            " async"
         )

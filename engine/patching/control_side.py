@@ -156,6 +156,16 @@ class ExploredArch(Arch, Protocol):
         """Return the state of the poke protocol."""
         ...
 
+    def handler_sends_to(self, addr: int) -> int | None:
+        """Return where CPUs go on now that hit the poke protocol's breakpoint at ``addr``.
+
+        Of a call, that is where the function returns to; of a conditional jump, the address behind
+        it.
+
+        :returns: None where the protocol handles no breakpoint there, or where the handler crashes.
+        """
+        ...
+
     def originals(self, image: Image, addr: int, size: int) -> dict[int, bytes]:
         """Return the instructions of ``image`` in ``size`` bytes from ``addr``, by their addresses.
 

@@ -42,6 +42,7 @@ class PatchCase:
     :ivar sites: the places whose code is replaced.
     :ivar codes: the new code, as of ``--to``.
     :ivar user: the places ``FROM..TO`` at which a vCPU in a call still counts as in user mode.
+    :ivar old: what stands at the sites, in words, where the variants differ in that; or "".
     :ivar back: whether the old code comes back.
     :ivar protocol: the name of the patch protocol.
     :ivar without: the steps of the protocol that are left out.
@@ -52,6 +53,7 @@ class PatchCase:
     argument: str = "5"
     sites: tuple[str, ...]
     codes: tuple[str, ...]
+    old: str = ""
     user: str | None = None
     back: bool = False
     protocol: str
@@ -63,10 +65,12 @@ class PatchCase:
 
     @property
     def how(self) -> str:
-        """The protocol, what is left out of it, and what fetches and preemption are."""
+        """The protocol, what is left out of it and what it replaces, and how CPUs run meanwhile."""
         left_out = f" without {', '.join(self.without)}" if self.without else ""
         preempt = ", preemption" if self.preempt else ""
-        return f"{self.protocol}{left_out}, fetch model {self.fetch}{preempt}"
+        old = f" over {self.old}" if self.old else ""
+        user = f", user mode at {self.user}" if self.user else ""
+        return f"{self.protocol}{left_out}{old}, fetch model {self.fetch}{preempt}{user}"
 
     def in_model(self, fetch: str) -> PatchCase:
         """Return the same case in another fetch model."""

@@ -12,6 +12,7 @@ from engine.patching.passes import Seen
 from engine.patching.port_records import Fault
 from engine.patching.sites import Site
 from engine.patching.situation import Situation
+from engine.patching.stray_stores import with_stray_store
 from engine.patching.unprobed import CallOutcome
 from engine.patching.vcpu import VcpuState
 from engine.search.explorable import Violation
@@ -34,6 +35,7 @@ class Judge:
     """
 
     def __init__(self, now: Situation, oracles: Sequence[MakeOracle]) -> None:
+        self._now = now
         self.violation: Violation | None = None
         self.oracles = tuple(make(now) for make in oracles)
         self._remembering = tuple(one for one in self.oracles if type(one).save is not Oracle.save)
@@ -73,13 +75,15 @@ class Judge:
 
     def _event(self, name: str) -> Callable[..., None]:
         """Return the function that tells the oracles of the event ``name``."""
-        heard = self._heard(name)
+        heard, now = self._heard(name), self._now
+        # Beside static branches and static calls, probes write to the text, too.
+        only_patches = bool(now.patches) and not now.experiment.switched
 
         def tell(*what: Any) -> None:
             for hear in heard:
                 violation = hear(*what)
                 if violation is not None and self.violation is None:
-                    self.violation = violation
+                    self.violation = with_stray_store(now, violation) if only_patches else violation
 
         return tell
 

@@ -7,7 +7,7 @@ they take the new code, and, where the old code comes back, the old code again f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from engine.brief import count
@@ -15,10 +15,10 @@ from engine.errors import InputError, UnprobedFault
 from engine.patching.patched_sites import PatchedSite
 from engine.patching.planned_call import PlannedCall
 from engine.patching.port import Port
-from engine.patching.port_records import Stop
+from engine.patching.port_records import PatchFacts, Stop
 from engine.patching.unprobed import CallOutcome
 
-__all__ = ("patched_outcomes",)
+__all__ = ("difference_of_patched", "patched_outcomes")
 
 _PASSES_MOST: Final = 100_000
 """All calls together may pass sites so often, to find out what calls may leave (some seconds)."""
@@ -28,6 +28,8 @@ _TOO_OFTEN: Final = (
     " --calls"
 )
 _TO_THE_END: Final = 1 << 40
+_SHOWN: Final = 4
+"""At most so many right values of a register are shown."""
 
 Outcomes = dict[int, list[frozenset[CallOutcome]]]
 """For each task, what each of its calls may leave."""
@@ -60,6 +62,27 @@ def patched_outcomes(
     port.memory.restore(start)
     port.memory.release(start)
     return found, frozenset(runner.passed)
+
+
+def difference_of_patched(
+    got: CallOutcome, known: Collection[CallOutcome], facts: PatchFacts
+) -> str:
+    """Return a text on what a call has left that it may not leave.
+
+    :param got: what the call has left while the code of sites was replaced.
+    :param known: what it leaves where each pass over a site takes the old code or the new.
+    :param facts: the names of the parts.
+    """
+    for number, name in enumerate(facts.registers):
+        left, right = got[0][number], sorted({one[0][number] for one in known})
+        if left not in right:
+            values = " or ".join(f"{value:#x}" for value in right[:_SHOWN])
+            others = " or others" if len(right) > _SHOWN else ""
+            return f"{name} = {left:#x}; with the old code or the new it leaves {values}{others}"
+    for number, part in enumerate(facts.parts, 1):
+        if all(got[number] != one[number] for one in known):
+            return f"{part} that differs from what it leaves with the old code or the new"
+    return "registers and memory of which each is right, but not all of them together"
 
 
 class _Runner:
@@ -153,10 +176,19 @@ class _Runner:
             raise UnprobedFault(
                 f"the call dies with no patch protocol at work, where the new code is taken in"
                 f" {new:,} of {count(len(passes), 'pass', 'passes')} over the sites:"
-                f" {fault.kind} at {fault.place}; give code that is right whichever code each"
-                " pass takes"
+                f" {fault.kind} at {fault.place}{self._replaced()}; give code that is right"
+                " whichever code each pass takes"
             )
         return cpus.outcome(task), tuple(passes)
+
+    def _replaced(self) -> str:
+        """Return which sites have several old instructions: the user may have meant one of them."""
+        several = [site for site in self._sites.values() if len(site.replaces) > 1]
+        return "".join(
+            f"; the new code at {self._port.text.where(site.addr)} replaces"
+            f" {len(site.replaces)} instructions, {', '.join(site.replaces)}"
+            for site in several
+        )
 
 
 def _others(passes: _Passes, fixed: int, changes: int) -> list[_Passes]:

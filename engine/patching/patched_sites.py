@@ -32,6 +32,7 @@ class PatchedSite:
     :ivar new: the new code, as many bytes as ``old`` has.
     :ivar again: the code that is there when the old code was put back: the old code, or what does
         the same.
+    :ivar replaces: the old instructions, as an assembler writes them.
     :ivar insns: by address, the instructions that are whole there, in the old code or the new.
     :ivar functions: of a static call, the names of the functions that the old code and the new code
         call.
@@ -45,6 +46,7 @@ class PatchedSite:
     insns: Mapping[int, frozenset[bytes]]
     functions: tuple[str, str] | None = None
     guards: tuple[bytes, ...] = ()
+    replaces: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return described(self, f"{self.addr:#x}", f"{self.old.hex()} -> {self.new.hex()}")
@@ -57,6 +59,22 @@ class PatchedSite:
     def first(self, code: bytes) -> bytes:
         """Return the first instruction of ``code``, which is the old code or the new."""
         return max((one for one in self.insns[self.addr] if code.startswith(one)), key=len)
+
+    def starts(self, code: bytes) -> frozenset[int]:
+        """Return where instructions of ``code`` begin behind its first one.
+
+        :param code: the old code or the new.
+        """
+        found: list[int] = []
+        at = self.addr
+        while at < self.end:
+            here = code[at - self.addr :]
+            size = max((len(raw) for raw in self.insns[at] if here.startswith(raw)), default=0)
+            if size == 0:
+                break
+            at += size
+            found.append(at)
+        return frozenset(found) - {self.end}
 
     def right(self, now: TextIs) -> tuple[bytes, ...]:
         """Return the first instructions that are right while no protocol is at work."""

@@ -14,8 +14,11 @@ class PatchFacts:
     """This record has the sizes, bytes and names of code patching on the processor.
 
     :ivar traps: the instructions of one byte that a patch protocol may put over an instruction.
+    :ivar trap_faults: for each of ``traps``, the kind of the fault of a call that executes it and
+        has no handler.
     :ivar breakpoint: the breakpoint instruction that a probe writes over the first byte of an
         instruction.
+    :ivar breakpoint_fault: that one of ``trap_faults`` which ``breakpoint`` brings.
     :ivar jump: the first byte of the jump that an optimized probe writes.
     :ivar jump_size: how many bytes that jump has.
     :ivar patch_size_max: the most bytes that a probe puts at its site.
@@ -26,7 +29,9 @@ class PatchFacts:
     """
 
     traps: tuple[bytes, ...]
+    trap_faults: tuple[str, ...]
     breakpoint: bytes
+    breakpoint_fault: str
     jump: bytes
     jump_size: int
     patch_size_max: int

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
-from engine.errors import InputError, error_text, printable
-from engine.patching.error_in_file import error_in_file
+from engine.errors import InputError, printable
+from engine.patching.python_file import names_of_file
 from engine.patching.scenario_record import Scenario
 
 __all__ = ("load_scenarios",)
@@ -20,17 +17,8 @@ def load_scenarios(spec: str) -> list[Scenario]:
         is run.
     """
     name, _, wanted = spec.partition("::")
-    path = Path(name)
-    what = _no_file(path)
-    if what is not None:
-        raise InputError(
-            f"{printable(name)}: {what}; give a Python file of scenarios, FILE.py or"
-            " FILE.py::SCENARIO"
-        )
-    try:
-        names = runpy.run_path(str(path))
-    except (Exception, SystemExit) as error:
-        raise InputError(error_in_file(error, str(path))) from None
+    right = "give a Python file of scenarios, FILE.py or FILE.py::SCENARIO"
+    names = names_of_file(name, "", right)
     found = [value for value in names.values() if isinstance(value, Scenario)]
     if not found:
         raise InputError(
@@ -49,22 +37,3 @@ def load_scenarios(spec: str) -> list[Scenario]:
             f" {', '.join(one.name for one in found)}"
         )
     return chosen
-
-
-def _no_file(path: Path) -> str | None:
-    """Return why ``path`` is no regular file, or None if it is one.
-
-    No other file is opened, since reading a FIFO would wait, and a device may never end.
-    """
-    try:
-        if path.is_file():
-            return None
-        return (
-            "a directory"
-            if path.is_dir()
-            else "not a regular file"
-            if path.exists()
-            else "no such file"
-        )
-    except (OSError, ValueError) as error:  # the name may be too long, for example
-        return error_text(error)

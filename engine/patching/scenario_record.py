@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from engine import defaults
 from engine.brief import count, described, shortened
 from engine.core.profiles import Profile
 from engine.errors import InputError, OptprobeError, printable
-from engine.patching.control_code import ControlCode
-from engine.patching.error_in_file import error_in_file
+from engine.patching.control_code import ControlCode, require_done
+from engine.patching.error_in_file import error_in_file, is_of_users_code
 from engine.patching.experiment import Experiment
 from engine.patching.make_experiment import by_protocol, experiment_of_request, profile_of
 from engine.patching.operations import Control
@@ -124,9 +124,12 @@ class Scenario:
         """Return the control tasks, which share what the scenario's function keeps."""
         setup = Setup(profile)
         try:
-            self.build(setup)
+            left = cast("object", self.build(setup))
         except OptprobeError:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if not is_of_users_code(error):
+                raise
             raise InputError(error_in_file(error, self.build.__code__.co_filename)) from None
+        require_done(f"scenario {self.name}", left)
         return setup.code

@@ -149,7 +149,7 @@ def _refuse_bad_poke(system: Exploration) -> None:
         if system.experiment.patches and isinstance(error, InputError):
             raise error
         raise InputError(
-            f"with this protocol, the control tasks end in an error when nobody else runs: {error}"
+            f"this protocol ends in an error even where no CPU comes in between: {error}"
         ) from None
 
 

@@ -22,6 +22,18 @@ _COLOURS: Final = {
     "inconclusive": "yellow",
 }
 """The colour of each verdict."""
+_NEVER: Final = {
+    "int3": "never hit by breakpoint",
+    "boosted": "no hit was boosted",
+    "stepped": "no hit was stepped",
+    "jump": "never hit by jump",
+    "ftrace": "never hit by ftrace",
+}
+"""What is said of each count of hits that is 0."""
+_REPLAY: Final = (
+    "optprobe replay SCHEDULE -- and the arguments of this command show it step by step"
+)
+"""A line behind violations, which are shown here without a timeline."""
 
 
 def show_result(
@@ -54,11 +66,13 @@ def show_result(
         end="",
     )
     print(f"{result.points:,} points")
-    for method in result.missing:
-        print(f"  never hit by {method}, though the site allows it: nothing is shown for that")
+    for method in () if result.violations else result.missing:
+        print(f"  {_NEVER[method]}, though the site allows it: nothing is shown for that")
     for line in result.refused:
         print(f"  {line}")
     _show_violations(result, style)
+    if result.violations:
+        print(f"  {_REPLAY}")
     sys.stdout.flush()
 
 
@@ -77,7 +91,7 @@ def show_patch(experiment: Experiment, result: PatchResult, style: Style) -> Non
     print(f"  {_extent(result)}")
     c = result.coverage
     print(
-        f"  executed at the sites: the old code {c.old_code:,} times, the new code"
+        f"  executed at the sites: the old code {count(c.old_code, 'time')}, the new code"
         f" {c.new_code:,}, a breakpoint {c.trapped:,}"
     )
     print(

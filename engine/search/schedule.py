@@ -16,7 +16,15 @@ from engine.errors import InputError, printable
 from engine.search.actor import Actor, actor_from
 from engine.search.explorable import System, Trace
 
-__all__ = ("Schedule", "parse_schedule", "replay", "segments_from", "segments_of", "text_of")
+__all__ = (
+    "CHOICES_MAX",
+    "Schedule",
+    "parse_schedule",
+    "replay",
+    "segments_from",
+    "segments_of",
+    "text_of",
+)
 
 _VERSION: Final = "v3"
 _TEXT: Final = re.compile(
@@ -30,7 +38,7 @@ _STEPS_DIGITS_MAX: Final = 12
 """A number of steps has no more digits than this. Python refuses to convert a number of thousands
 of digits, so the number of digits is checked first.
 """
-_CHOICES_MAX: Final = 100_000
+CHOICES_MAX: Final = 100_000
 """A replay makes no more choices than this behind the last segment of its schedule. Schedules of
 the shipped scenarios end after some hundreds of choices, so one that needs more is in a loop.
 """
@@ -117,7 +125,7 @@ def segments_of(trace: Trace) -> Segments:
 
 
 def replay(
-    system: System, segments: Segments, *, strict: bool = False, limit: int = _CHOICES_MAX
+    system: System, segments: Segments, *, strict: bool = False, limit: int = CHOICES_MAX
 ) -> bool:
     """Run ``segments`` from the start, and then go on by default to the end or to a violation.
 

@@ -190,7 +190,10 @@ class TestScenarios:
             ({"profiles": "()"}, "profiles=(): give some of"),
             ({"without": "('x',)"}, "x: no such step; give one of"),
             ({"asleep": "('x',)"}, "asleep=('x',): give a tuple of offsets"),
-            ({"asleep": "(3,)"}, "no instruction of work starts there; one does at work+0x2"),
+            (
+                {"asleep": "(3,)"},
+                "inside of `inc eax` at work+0x2; the next instruction begins at work+0x4",
+            ),
             ({"colour": "1"}, "unexpected keyword argument 'colour'"),
         ],
         ids=str,
@@ -374,7 +377,10 @@ class TestOptions:
         ("more", "right"),
         [
             (("--resched", "work+1000"), "outside of work, which has 13 bytes"),
-            (("--resched", "work+3"), "no instruction of work starts there; one does at work+0x2"),
+            (
+                ("--resched", "work+3"),
+                "inside of `inc eax` at work+0x2; the next instruction begins at work+0x4",
+            ),
             (("--resched", "0x5"), "outside of every function"),
             (("--resched", "p:e work"), "give SYM+OFF"),
             (("--call", "work"), "--call is there twice; give it once"),

@@ -305,3 +305,35 @@ def test_the_matrix_in_a_fetch_model_says_which_and_has_no_argument_of_coherent_
 def test_a_fetch_model_that_there_is_not_is_refused_by_the_matrix(capsys):
     status, out, err = call(capsys, "matrix", "--fetch", "unit:7")
     assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        ("    raise Odd('b')\n", 2, "sc.py, line 5: Odd: b"),
+        ("    yield\n", 2, "scenario one: its function is a generator, which does nothing"),
+        (
+            "    @setup.control\n    def main(k):\n        raise Odd('x')\n",
+            1,
+            "a control task ended in an error: sc.py:7: control task main: Odd: x",
+        ),
+        (
+            "    @setup.control\n    async def main(k):\n        pass\n",
+            1,
+            "control task main: its function is a coroutine, which does nothing",
+        ),
+    ],
+)
+def test_what_a_scenarios_code_raises_is_told_whatever_its_class(
+    tmp_path, capsys, body, status, told
+):
+    file = tmp_path / "sc.py"
+    file.write_text(
+        "import optprobe\nclass Odd(BaseException): pass\n"
+        '@optprobe.scenario(image="f: nop; ret", call="f", preemptions=0)\n'
+        f"def one(setup):\n{body}"
+    )
+    ended, out, err = call(capsys, "explore", str(file))
+    assert ended == status
+    assert told in out + err
+    assert "Traceback" not in err

@@ -105,6 +105,39 @@ def test_a_later_signal_ends_what_the_first_one_did_not():
     process.stdout.close()
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has installed a handler of the signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_sigterm_is_answered_as_ctrl_c_is(image):
+    words = [image, "--call", "work", "--arg", "5", "--probe", "work", "--calls", "4"]
+    words += ["--cpus", "4", "--preemptions", "none"]
+    process = interrupts.start(["check", *words, "--json"])
+    while not catches(process.pid, signal.SIGTERM):
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert json.loads(out)["interrupted"] if out else err == "optprobe: interrupted\n"
+
+
+def test_sigterm_raises_what_ctrl_c_raises_and_a_process_that_is_done_dies_of_it():
+    script = (
+        "import os, signal; from engine.ctrl_c import CtrlC; handler = CtrlC.installed()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM); print('not answered')\n"
+        "except KeyboardInterrupt: print('answered', flush=True)\n"
+        "handler.done(); os.kill(os.getpid(), signal.SIGTERM); print('not dead')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.stdout, done.returncode) == ("answered\n", -signal.SIGTERM)
+
+
 def test_where_the_interrupt_is_ignored_it_stays_ignored():
     script = (
         "import signal; signal.signal(2, signal.SIG_IGN); "
@@ -121,6 +154,7 @@ def test_an_interrupt_whose_exception_nobody_can_catch_comes_again(capfd):
     them.
     """
     usual = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    terminating = signal.getsignal(signal.SIGTERM)
 
     class Dying:
         def __del__(self) -> None:
@@ -137,6 +171,7 @@ def test_an_interrupt_whose_exception_nobody_can_catch_comes_again(capfd):
         with pytest.raises(KeyboardInterrupt):
             dies()
     finally:
+        signal.signal(signal.SIGTERM, terminating)
         signal.signal(signal.SIGINT, usual[0])
         sys.unraisablehook = usual[1]
     assert capfd.readouterr().err == ""

@@ -41,6 +41,11 @@ def test_the_faulty_variant_breaks_as_told_on_a_short_schedule(pool, exhibit):
     assert report.schedule.choices <= CHOICES_MAX
 
 
+@pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda one: one.name)
+def test_what_is_said_of_the_two_variants_says_what_was_mended(exhibit):
+    assert exhibit.faulty.how != exhibit.mended.how
+
+
 @pytest.mark.parametrize("exhibit", CASES)
 def test_the_mended_variant_is_clean(pool, exhibit):
     schedules = FOUND_LATE.get(exhibit.name, 150)

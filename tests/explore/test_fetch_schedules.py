@@ -125,7 +125,7 @@ def test_a_schedule_with_old_fetches_replays_to_the_same_timeline(pool, found):
     first, second = (replay_experiment(broken(), found, pool=pool) for _ in range(2))
     assert first == second
     assert first[0] is not None
-    assert any("-- still fetches e9 " in line for line in first[1])
+    assert any("-- fetches e9 " in line for line in first[1])
 
 
 @pytest.mark.parametrize("other", [{"fetch": "stale"}, {"fetch": "coherent"}, {"strict": True}])

@@ -108,7 +108,10 @@ def test_a_timeline_names_the_trampoline_and_the_hit(pool):
         case(steps=("unregister-wait",)), result.violations[0].schedule, pool=pool
     )
     told = "\n".join(lines)
-    assert ("stub ftrace_caller+0x0  pushfq" in told, "hit: ftrace, found" in told) == (True, True)
+    assert (
+        "stub ftrace_caller+0x0  pushfq" in told,
+        "hit by ftrace: runs the first handler" in told,
+    ) == (True, True)
 
 
 def test_hits_at_breakpoints_are_not_asked_of_sites_that_have_none(pool):

@@ -117,6 +117,7 @@ def test_a_loop_without_an_end_ends_with_its_line(files, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "own.py:13: a control task's code has executed 5,000,000 bytecode" in error
+    assert error.count("own.py") == 1
 
 
 def test_a_name_of_data_is_said_to_be_one(files, capsys):

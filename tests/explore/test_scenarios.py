@@ -187,7 +187,7 @@ class TestFinds:
         assert violation is not None
         assert violation.kind is ViolationKind.USE_AFTER_FREE
         assert "detour buffer" in violation.explain
-        assert "-- interrupt; on its return another task runs --" in "".join(lines)
+        assert "-- interrupt; on its return the task is preempted --" in "".join(lines)
 
     @both_sizes
     def test_a_wait_for_tasks_mends_that_in_next(self, pool, most):
@@ -217,7 +217,7 @@ class TestFinds:
         violation, lines = replay_experiment(case, Schedule(fingerprint(case), segments), pool=pool)
         assert violation is not None
         assert violation.kind is ViolationKind.GUEST_FAULT
-        assert "breakpoint that no probe put there" in violation.explain
+        assert "the breakpoint of a probe or of a poke, which nobody handles" in violation.explain
         assert "second: write arm" in "".join(lines)
 
     def test_a_probe_joining_a_disabled_one_while_all_disarm_leaves_int3_in_6_1(self, pool):

@@ -95,7 +95,7 @@ def test_a_patch_by_an_array_is_safe_with_late_fetches(protocol):
 def test_an_array_that_is_not_flushed_out_of_order_loses_a_breakpoint():
     result = judged("smp_text_poke_single", "flush-out-of-order", sites=SITES[:2])
     (report,) = result.violations
-    assert "breakpoint that no probe put there" in report.violation.explain
+    assert "the protocol's breakpoint, cc, and no handler takes that" in report.violation.explain
 
 
 @pytest.mark.parametrize("protocol", ARRAYS)

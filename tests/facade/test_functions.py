@@ -275,7 +275,7 @@ def test_a_check_finds_what_is_wrong_with_the_users_poke_protocol():
 def test_a_poke_protocol_that_raises_is_bad_input_and_no_finding():
     with pytest.raises(
         optprobe.InputError,
-        match=r"with this protocol, the control tasks end in an .*: RuntimeError: no idea how",
+        match=r"this protocol ends in an error even where no .*: RuntimeError: no idea how",
     ):
         optprobe.check(WORK, **ONCE, poke=Raises)
 

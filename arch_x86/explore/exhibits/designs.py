@@ -90,6 +90,7 @@ def _to_jump(protocol: str, site: str) -> _Site:
             image=function(site, _LEAVES, at),
             sites=("f+0x3",),
             codes=("jmp:g",),
+            old="one no-op of five bytes" if site == NOP5 else "five no-ops of one byte",
             protocol=protocol,
             preempt=True,
         )
@@ -301,7 +302,7 @@ DESIGNS: Final = (
     Design(
         name="five-nops-one-store",
         what="five no-ops of one byte become a jump by one store of 8 bytes",
-        used="the same proposal",
+        used="a proposal of 2026 for uprobes",
         site=_to_jump("one_store", _NOPS),
         refuted=_ALL,
         told=(

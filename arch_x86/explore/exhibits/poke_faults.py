@@ -79,12 +79,16 @@ def _two_sites(*without: str) -> PatchCase:
     )
 
 
-def _traced(site: str) -> PatchCase:
-    """Return the change of ``site`` to a call while no CPU runs, with preemption."""
+def _traced(site: str, old: str) -> PatchCase:
+    """Return the change of ``site`` to a call while no CPU runs, with preemption.
+
+    :param old: what ``site`` is, in words.
+    """
     return PatchCase(
         image=function(site),
         sites=("f+0x3",),
         codes=("call:g",),
+        old=old,
         protocol="text_poke_smp",
         preempt=True,
     )
@@ -101,12 +105,16 @@ def _padding(*without: str) -> PatchCase:
     )
 
 
-def _returns_0(site: str) -> PatchCase:
-    """Return the change of ``site``, which returns 0, to a call, with preemption."""
+def _returns_0(site: str, old: str) -> PatchCase:
+    """Return the change of ``site``, which returns 0, to a call, with preemption.
+
+    :param old: what ``site`` is, in words.
+    """
     return PatchCase(
         image=function(site),
         sites=("f+0x3",),
         codes=("call:g",),
+        old=old,
         protocol="text_poke_bp",
         preempt=True,
     )
@@ -124,8 +132,8 @@ POKE_FAULTS = (
             " that had been written over both.",
         ),
         source="Linux commit 732f3ca7d4ba",
-        faulty=_traced(".byte 0x66, 0x90\n .byte 0x0f, 0x1f, 0x00"),
-        mended=_traced(NOP5),
+        faulty=_traced(".byte 0x66, 0x90\n .byte 0x0f, 0x1f, 0x00", "a no-op of two parts"),
+        mended=_traced(NOP5, "a no-op of one part"),
         kind=ViolationKind.TORN,
     ),
     Exhibit(
@@ -183,8 +191,8 @@ POKE_FAULTS = (
             "When a call took the place of both, the task went on in the middle of it.",
         ),
         source="Linux commit 1cd5f059d956 (v5.18)",
-        faulty=_returns_0(".byte 0x66, 0x66, 0x90\n xor eax, eax"),
-        mended=_returns_0(".byte 0x2e, 0x2e, 0x2e, 0x31, 0xc0"),
+        faulty=_returns_0(".byte 0x66, 0x66, 0x90\n xor eax, eax", "two instructions"),
+        mended=_returns_0(".byte 0x2e, 0x2e, 0x2e, 0x31, 0xc0", "one instruction"),
         kind=ViolationKind.TORN,
     ),
     Exhibit(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from engine.patching.oracles.oracle import Oracle
 from engine.patching.orders import Left, add_call, difference, name_of
+from engine.patching.patched_calls import difference_of_patched
 from engine.patching.port_records import Fault
 from engine.patching.situation import Situation
 from engine.patching.unprobed import CallOutcome
@@ -62,10 +63,13 @@ class CallResults(Oracle):
         patched = self.now.patched
         if patched is not None and outcome in patched[vcpu.task][vcpu.calls - 1]:
             return None
-        text = (
-            f"call {vcpu.calls} of CPU {vcpu.index} left"
-            f" {difference(outcome, want, self.now.port.text.facts)}"
-        )
+        facts = self.now.port.text.facts
+        left = f"call {vcpu.calls} of CPU {vcpu.index} left"
+        if patched is None:
+            text = f"{left} {difference(outcome, want, facts)}"
+        else:
+            known = patched[vcpu.task][vcpu.calls - 1]
+            text = f"{left} {difference_of_patched(outcome, known, facts)}"
         return Violation(ViolationKind.WRONG_RESULT, vcpu.index, addr, text)
 
     def _in_some_order(self, vcpu: VcpuState, addr: int, outcome: CallOutcome) -> Violation | None:
@@ -83,7 +87,12 @@ class CallResults(Oracle):
             and self._in_some_order(vcpu, 0, port.cpus.way_to_die(vcpu.task)) is None
         ):
             return None  # it dies of that in some order without probes, too
-        text = f"CPU {vcpu.index} at {fault.place}: {fault.kind}: {fault.explain}"
+        explain = fault.explain
+        if fault.rip in self.now.sites and fault.kind == port.text.facts.breakpoint_fault:
+            others = self.now.node.state.control.foreign.all
+            whose = "a probe, of a poke or of another user" if others else "a probe or of a poke"
+            explain = f"the breakpoint of {whose}, which nobody handles"
+        text = f"CPU {vcpu.index} at {fault.place}: {fault.kind}: {explain}"
         return Violation(
             ViolationKind.GUEST_FAULT, vcpu.index, fault.rip or port.cpus.ip(vcpu.index), text
         )

@@ -9,7 +9,8 @@ execute the breakpoint, or what stands there otherwise.
 
 from __future__ import annotations
 
-from engine.patching.fetch_model import Store
+from engine.brief import count
+from engine.patching.fetch_model import Store, fetch_model
 from engine.patching.oracles.oracle import Oracle
 from engine.patching.vcpu import VcpuState
 from engine.search.explorable import Violation, ViolationKind
@@ -52,13 +53,16 @@ class PendingStores(Oracle):
     def _pending(self, vcpu: VcpuState, ip: int, insn: bytes, store: Store) -> Violation:
         """Return the violation that the vCPU may fetch ``insn`` in spite of ``store``."""
         where = self.now.port.text.where
+        unit = fetch_model(self.now.experiment.fetch).unit
+        size = 1 if unit is None else unit
+        part = f", the part of the store in a unit of {count(size, 'byte')}" if size else ""
         return Violation(
             ViolationKind.TORN,
             vcpu.index,
             ip,
             f"CPU {vcpu.index} executes {where(ip)}, where it may fetch {insn.hex(' ')}, and has"
             f" not synchronized since {store.old.hex(' ')} became {store.new.hex(' ')} at"
-            f" {where(store.addr)}",
+            f" {where(store.addr)}{part}",
         )
 
     def _is_breakpoint(self, store: Store) -> bool:
