@@ -68,6 +68,7 @@ class Exhaustive:
         self._levels = Levels(max_schedules, violations_max)
         self._kept: dict[bytes, list[KeptStart]] = {}
         self._kept_starts = 0
+        self._keeper: System | None = None
 
     def batch(self, outcome: Outcome) -> Sequence[Part]:
         """Return parts of the lowest level that has starts left."""
@@ -85,18 +86,26 @@ class Exhaustive:
         """Note that the search has gone on from the states with these keys."""
         self.seen.update(array("Q", keys))
 
-    def keep(self, states: dict[bytes, list[KeptStart]]) -> None:
-        """Keep the states that groups of starts begin with, as far as there is room for them."""
+    def keep(self, system: System, states: dict[bytes, list[KeptStart]]) -> None:
+        """Keep the states that groups of starts begin with, as far as there is room for them.
+
+        :param system: the system whose states they are; no other one can go back to them.
+        """
+        if self._keeper is not system:  # A worker begins with what its leader has kept.
+            self._keeper = system
+            self._kept, self._kept_starts = {}, 0
         for text, kept in states.items():
             if self._kept_starts + len(kept) <= _KEPT_MOST and text not in self._kept:
                 self._kept[text] = kept
                 self._kept_starts += len(kept)
 
-    def kept(self, texts: Sequence[bytes]) -> list[KeptStart] | None:
+    def kept(self, system: System, texts: Sequence[bytes]) -> list[KeptStart] | None:
         """Return the starts of these groups with their states, and keep them no longer.
 
-        :returns: None if some of the states are not kept here.
+        :returns: None if some of the states are not kept here, or are not of ``system``.
         """
+        if self._keeper is not system:
+            return None
         groups = [self._kept.pop(text, None) for text in texts]
         found = [group for group in groups if group is not None]
         self._kept_starts -= sum(map(len, found))
@@ -148,13 +157,13 @@ class _Walk:
         """Go on from each of the part's starts, and return what the part comes to."""
         system, result = self._system, self._result
         system.coverage, system.points = Coverage(), set()
-        kept = self._strategy.kept(self._part.blobs) if self._keeps else None
+        kept = self._strategy.kept(system, self._part.blobs) if self._keeps else None
         if kept is None:
             self._walk_from_paths()
         else:
             self._walk_from_states(kept)
         result.groups = self._writer.close()
-        self._strategy.keep(self._writer.states)
+        self._strategy.keep(system, self._writer.states)
         result.coverage, result.points = system.coverage, array("Q", system.points).tobytes()
         result.keys = array("Q", self._fresh).tobytes()
         return result

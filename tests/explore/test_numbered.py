@@ -229,11 +229,11 @@ def test_a_plain_search_finds_the_same_and_says_the_same(pool, steps):
         experiment_of(life.optimize, LINUX_2010, cpus=2),
         profile=without(LINUX_2010, frozenset(steps), preempt=False),
     )
-    numbers, machine = (
-        verdict.check(case, Search(plain=plain, preemptions=1), X86Setup(pool)).to_json()
-        for plain in (False, True)
+    numbers, machine, two_processes = (
+        verdict.check(case, Search(preemptions=1, **how), X86Setup(pool)).to_json()
+        for how in ({}, {"plain": True}, {"jobs": 2})
     )
-    assert numbers == machine
+    assert numbers == machine == two_processes
 
 
 def test_a_call_with_more_live_stack_than_a_page_is_told_apart_by_all_of_it(pool):
