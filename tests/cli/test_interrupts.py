@@ -71,9 +71,9 @@ def test_a_second_signal_right_behind_the_first_takes_no_result_away(image):
         "--call",
         "sse2_find",
         "--arg",
-        "buf:68656c6c6f20776f726c64",
+        f"buf:{'68656c6c6f20' * 400}776f726c64",
         "--arg",
-        "11",
+        "2405",
     )
     process = interrupts.start(
         [*words, "--arg", "buf:776f", "--arg", "2", "--interrupts", "boundaries", "--json"]

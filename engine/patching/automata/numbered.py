@@ -21,9 +21,9 @@ from engine.patching.automata.rules import Rules
 from engine.patching.automata.shared_state import SharedStates
 from engine.patching.automata.state_names import StateNames
 from engine.patching.automata.transition_table import TransitionTable
-from engine.patching.automata.transitions import Row, Transitions, joined
 from engine.patching.automata.vcpu_record import Records
 from engine.patching.automata.vcpu_run import VcpuRun, run_of
+from engine.patching.automata.vcpu_transitions import Row, Transitions, joined
 from engine.patching.automata.wait_numbers import NO_WAITS, WaitNumbers
 from engine.patching.control_tree import STEPS_MAX, ControlNode, endless
 from engine.patching.exploration import Exploration

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from engine.patching.automata.transitions import Row
+from engine.patching.automata.vcpu_transitions import Row
 from engine.patching.control_tree import ControlNode
 
 __all__ = ("Key", "TransitionTable")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from engine.patching.automata.rules import Left, Rules
-from engine.patching.automata.transitions import Event
 from engine.patching.automata.vcpu_record import stable_hash
+from engine.patching.automata.vcpu_transitions import Event
 
 __all__ = ("NO_WAITS", "WaitNumbers")
 
