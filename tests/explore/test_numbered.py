@@ -20,6 +20,7 @@ from arch_x86.explore.x86_setup import X86Setup
 from engine.core.ablation import without
 from engine.core.profiles import LINUX_6_1, LINUX_2010, PROFILES, profile_named
 from engine.patching import verdict
+from engine.patching.automata import numbered
 from engine.patching.automata.numbered import NumberedExploration
 from engine.patching.automata.vcpu_record import Records
 from engine.patching.control_tree import ControlNode
@@ -93,6 +94,11 @@ def test_numbers_and_the_machine_agree_on_schedules_that_are_drawn(pool):
     case = experiment_of(load.LOAD[0], LINUX_6_1, cpus=2)
     with both(case, pool) as systems:
         explore(Drawn(Pct(seed=3, depth=3), schedules=40, bound=None, recheck_every=0), systems)
+
+
+def test_numbers_and_the_machine_agree_where_transitions_are_forgotten(pool, monkeypatch):
+    monkeypatch.setattr(numbered, "ROWS_MOST", 40)
+    compare(experiment_of(life.optimize, LINUX_2010, cpus=2), pool, bound=1, most=300)
 
 
 # Random scenarios ---------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ is made: a control state notes when somebody looks at more of it than the class 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from engine.patching.automata.control_moves import ControlMoves
 from engine.patching.automata.rules import Rules
@@ -33,7 +33,11 @@ from engine.search.explorable import Choice, Coverage, Trace, Violation
 from engine.search.parts import ReplayDivergence, run_again
 from engine.search.schedule import segments_of
 
-__all__ = ("NumberedExploration", "NumberedState")
+__all__ = ("ROWS_MOST", "NumberedExploration", "NumberedState")
+
+
+ROWS_MOST: Final = 1_000_000
+"""So many transitions are kept, which take some hundred MiB; then all of them are forgotten."""
 
 
 class NumberedState(NamedTuple):
@@ -112,7 +116,10 @@ class NumberedExploration:
         self.reset()
 
     def _forget(self) -> None:
-        """Forget all transitions, since runs stop at places at which they did not stop before."""
+        """Forget all transitions.
+
+        There are too many, or runs stop at places at which they did not stop before.
+        """
         self._table.clear()
         self._offered: dict[tuple[Any, ...], list[Choice]] = {}
         self._moves.clear()
@@ -376,6 +383,8 @@ class NumberedExploration:
         number, shared, node = self._sids[index], self._shared, self.node
         row, self.violation = self._make_on_machine(index, run, spent)
         if self.violation is None:
+            if len(self._table.rows) >= ROWS_MOST:
+                self._forget()
             asked = self._transitions.asked
             key = self._table.key(number, run.how, shared, node, asked=asked)
             self._table.add(key, row, asked=asked, made=run.most is None)
