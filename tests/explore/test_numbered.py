@@ -232,7 +232,7 @@ def test_a_transition_that_is_taken_for_another_one_is_found(pool, monkeypatch):
 @pytest.mark.parametrize("steps", [[], ["free-wait"]])
 def test_a_plain_search_finds_the_same_and_says_the_same(pool, steps):
     case = replace(
-        experiment_of(life.optimize, LINUX_2010, cpus=2),
+        experiment_of(life.optimize, LINUX_2010),
         profile=without(LINUX_2010, frozenset(steps), preempt=False),
     )
     numbers, machine, two_processes = (
