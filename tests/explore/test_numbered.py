@@ -206,6 +206,14 @@ def test_a_byte_that_is_left_out_of_a_states_name_is_found(pool, monkeypatch, se
         search_numbers(case, pool)
 
 
+def test_a_schedule_of_numbers_ends_on_the_machine_as_it_does_in_numbers(pool):
+    """Also where it matters not which address an idle task was left at."""
+    case = experiment_of(life.optimize, LINUX_6_1, cpus=2, preempt=True)
+    with closing(open_experiment(case, pool)) as plain:
+        numbers = NumberedExploration(plain, again_every=1)
+        explore(Exhaustive(bound=None, max_schedules=1_500, recheck_every=9), numbers)
+
+
 def test_a_part_of_a_vcpus_state_that_is_left_out_of_its_name_is_found(pool, monkeypatch):
     identity = Records._identity
 

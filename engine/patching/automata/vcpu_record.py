@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from engine.hit_phases import HitPhase
 from engine.patching.expectations import Life, Lives
-from engine.patching.parked_task import Mode
+from engine.patching.parked_task import Mode, ParkedTask
 from engine.patching.passes import Pass, Seen
 from engine.patching.port import Port
 from engine.patching.vcpu import VcpuState
@@ -135,16 +135,24 @@ def settle(vcpu: VcpuState, lives: Lives) -> None:
     """
     if vcpu.passing is not None:
         vcpu.passing = _settled(vcpu.passing, lives)
-    if any(one.passing is not None for one in vcpu.parked):
-        vcpu.parked = tuple(
-            one
-            if one.passing is None or (passing := _settled(one.passing, lives)) is one.passing
-            else replace(one, passing=passing)
-            for one in vcpu.parked
-        )
+    if vcpu.parked:
+        vcpu.parked = tuple(_settled_task(one, lives) for one in vcpu.parked)
     before = vcpu.interrupted
     if before is not None and before.passing is not None:
         vcpu.interrupted = before._replace(passing=_settled(before.passing, lives))
+
+
+def _settled_task(one: ParkedTask, lives: Lives) -> ParkedTask:
+    """Return a task that does not run without what nothing can depend on any more.
+
+    Where a task between two calls would go on does not matter, since its next call sets that.
+    """
+    if one.mode is not Mode.CALL:
+        return replace(one, rip=0, resume=0) if one.rip or one.resume else one
+    if one.passing is None:
+        return one
+    passing = _settled(one.passing, lives)
+    return one if passing is one.passing else replace(one, passing=passing)
 
 
 def _settled(one: Pass, lives: Lives) -> Pass:
