@@ -271,7 +271,8 @@ class NumberedExploration:
             same = here == (self.node, self._sids, self._shared, self._left)
         if not same:
             raise ReplayDivergence(
-                f"a schedule of {len(segments)} segments ended differently on the machine"
+                f"a schedule of {len(segments)} segments ended differently on the machine, which is"
+                " a fault of optprobe's own; --plain searches without numbers"
             )
 
     # Steps ----------------------------------------------------------------------------------------
