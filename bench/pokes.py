@@ -59,6 +59,7 @@ CASES: Final = (
     Case("text_poke_bp", 1),
     Case("text_poke_bp", 2),
     Case("text_poke_bp_batch", 2),
+    Case("smp_text_poke_batch", 2),
 )
 
 
@@ -98,14 +99,19 @@ def main() -> int:
     parser.add_argument("--preemptions", type=int, default=2, help="the bound with two vCPUs")
     names = [model.name for model in FETCH_MODELS]
     parser.add_argument("--fetch", action="append", choices=names, help="only this model")
+    protocols = list(dict.fromkeys(case.protocol for case in CASES))
+    parser.add_argument(
+        "--protocol", action="append", choices=protocols, metavar="P", help="only this protocol"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     line, wrong = Progress("pokes"), False
     print("| protocol | sites | model | two vCPUs, exhaustive | four vCPUs, preemption, PCT |")
     print("| --- | ---: | --- | --- | --- |", flush=True)
-    for number, case in enumerate(CASES):
+    cases = [case for case in CASES if args.protocol is None or case.protocol in args.protocol]
+    for number, case in enumerate(cases):
         for model in args.fetch or names:
-            line.update(number, len(CASES), f"protocols; {case.protocol} in {model}")
+            line.update(number, len(cases), f"protocols; {case.protocol} in {model}")
             whole = explored(
                 case,
                 model,
