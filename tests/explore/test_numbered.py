@@ -96,6 +96,15 @@ def test_numbers_and_the_machine_agree_on_schedules_that_are_drawn(pool):
         explore(Drawn(Pct(seed=3, depth=3), schedules=40, bound=None, recheck_every=0), systems)
 
 
+@pytest.mark.parametrize("limit", [30, 60, 90])
+def test_numbers_and_the_machine_agree_where_a_call_comes_to_its_limit(pool, limit):
+    """With probes a call takes more instructions than it may, at different places."""
+    case = small(looping, text=LOOP, profile=LINUX_6_1, max_instructions=limit, interrupts=True)
+    with both(case, pool) as systems:
+        search = Exhaustive(bound=1, max_schedules=300, violations_max=300, recheck_every=0)
+        assert explore(search, systems).found
+
+
 def test_numbers_and_the_machine_agree_where_transitions_are_forgotten(pool, monkeypatch):
     monkeypatch.setattr(numbered, "ROWS_MOST", 40)
     compare(experiment_of(life.optimize, LINUX_2010, cpus=2), pool, bound=1, most=300)

@@ -74,6 +74,7 @@ class NumberedExploration:
         self.plain = plain
         self.again_every = again_every
         self._asked_to_check = 0
+        self._limited = False
         self._confirmed: Trace = None
         plain.reset()
         port, vcpus = plain.port, plain.vcpus
@@ -322,12 +323,12 @@ class NumberedExploration:
         table, node = self._table, self.node
         record, shared, how = self._sids[index], self._shared, run_of(waits, alone=True).how
         row = table.find(record, how, shared, node)
-        if row is not None:
+        if row is not None and not self._is_over(row, index):
             return self._come_to(row, index).steps
         rows: list[Row] = []
-        table.asked = False
+        table.asked = self._limited = False
         steps = self._go_on_alone(index, waits, None, rows)
-        if self.violation is None and rows:
+        if self.violation is None and rows and not self._limited:
             key = table.key(record, how, shared, node, asked=table.asked)
             table.add(key, joined(rows), asked=table.asked, made=False)
         return steps
@@ -374,15 +375,23 @@ class NumberedExploration:
         row = self._table.find(self._sids[index], run.how, self._shared, self.node)
         if row is None:
             row = self._watched(index, run)
-        spent = self._spent[index]
-        if row is None or (not row.begins and spent + row.spent > self._limit):
-            row = self._make(index, run, 0 if row is None else spent)
+        if row is None:
+            row = self._make(index, run)
+        if self.violation is None and self._is_over(row, index):
+            # The call dies on the way. Where it does is told by no key, so the table does not have
+            # that.
+            self._limited = True
+            row, self.violation = self._make_on_machine(index, run, self._spent[index])
         return self._come_to(row, index, event=run.kind is not ActorKind.VCPU)
 
-    def _make(self, index: int, run: VcpuRun, spent: int) -> Row:
+    def _is_over(self, row: Row, index: int) -> bool:
+        """Return whether the call retires more instructions on the way than a call may."""
+        return not row.begins and self._spent[index] + row.spent > self._limit
+
+    def _make(self, index: int, run: VcpuRun) -> Row:
         """Make a transition on the machine, and add it to the table."""
         number, shared, node = self._sids[index], self._shared, self.node
-        row, self.violation = self._make_on_machine(index, run, spent)
+        row, self.violation = self._make_on_machine(index, run)
         if self.violation is None:
             if len(self._table.rows) >= ROWS_MOST:
                 self._forget()

@@ -20,7 +20,7 @@ class SharedStates:
     """The shared states of ``plain`` that were met, by number; the start has the number 0.
 
     :param apart: the physical spans of memory that belong to one vCPU each.
-    :ivar names: of each state, a hash of 64 bits that is the same in every process.
+    :ivar names: of each state, a hash of 63 bits that is the same in every process.
     """
 
     def __init__(self, plain: Exploration, apart: Iterable[tuple[int, int]]) -> None:

@@ -42,16 +42,16 @@ class VcpuRecord:
     :ivar content: a digest of registers, live stacks and buffers.
     :ivar kept: what the machine needs to go on from here
         (:meth:`engine.patching.port.MemoryPort.keep`), and the content of the buffers.
-    :ivar name: a hash of 64 bits, equal for records that a state's hash does not tell apart.
+    :ivar name: a hash of 63 bits, equal for records that a state's hash does not tell apart.
     :ivar facts: the number of all that rules ask about the record (:class:`Records`).
     :ivar ip: the address of the next instruction; 0 outside of a call and an NMI.
     :ivar takes_interrupt: whether the machine would take an interrupt here.
     :ivar takes_nmi: whether the machine would take an NMI here.
+    :ivar asleep: a task of the vCPU will never run again.
     :ivar live: the vCPU is in a call or in an NMI.
     :ivar idle: none of the vCPU's tasks is in the middle of a call.
     :ivar busy: the running task is in its call, or in an NMI.
     :ivar parked_busy: a task that does not run is in its call.
-    :ivar chosen: as in :class:`engine.patching.vcpu.VcpuState`.
     :ivar leaves_status: as in :class:`engine.patching.vcpu.VcpuState`.
     :ivar alone: no step of a control task can change the record, but for what it says of passes
         and for stores that the vCPU has not seen.
@@ -65,7 +65,6 @@ class VcpuRecord:
         "alone",
         "asleep",
         "busy",
-        "chosen",
         "content",
         "facts",
         "held_back",
@@ -74,7 +73,6 @@ class VcpuRecord:
         "ip",
         "kept",
         "leaves_status",
-        "left",
         "live",
         "name",
         "number",
@@ -102,18 +100,12 @@ class VcpuRecord:
     busy: bool
     parked_busy: bool
     asleep: bool
-    chosen: int
     held_back: bool
     leaves_status: bool
     alone: bool
     viewed: bool
     stops: bool
     rests: bool
-    left: int
-
-    def restore(self, vcpu: VcpuState) -> None:
-        """Put the record into ``vcpu``, apart from what the machine holds."""
-        vcpu.restore(self.state)
 
 
 def _without_contexts(state: tuple[Any, ...]) -> list[Any]:
@@ -273,7 +265,6 @@ class Records:
         record.busy = vcpu.mode is Mode.CALL or vcpu.nmi
         record.parked_busy = any(one.mode is Mode.CALL for one in vcpu.parked)
         record.asleep = bool(vcpu.asleep)
-        record.chosen = vcpu.chosen
         record.held_back = vcpu.frozen or vcpu.shut_out
         record.viewed = bool(vcpu.view) or vcpu.shut_out
         passing = vcpu.passing is not None or any(one.passing is not None for one in vcpu.parked)
